@@ -1,0 +1,45 @@
+# `make` lists the targets. On a fresh machine with Python 3.11 or newer, `make demo` and `make test` need nothing else.
+
+VENV := .venv
+READY := $(VENV)/.ready
+# The first of these that runs; the lock file is resolved for 3.11.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+# More arguments for pytest: make test ARGS="-k journal"
+ARGS ?=
+
+.PHONY: help setup demo test lint kafka crash clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
+
+demo: $(READY) ## engines wear out, alarms ring, a query answers
+	@$(VENV)/bin/tocsin demo
+
+test: $(READY) ## every test, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some
+	@$(VENV)/bin/pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+kafka: $(READY) ## Apache Kafka on 127.0.0.1:9092, until Ctrl-C (Java 17 and Maven)
+	@$(VENV)/bin/python -m deploy.kafka
+
+crash: $(READY) ## 200 kills, each with rows and alarms in flight
+	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)
+
+clean: ## remove what make and the tools made; lake, tracking and .tocsin stay
+	rm -rf $(VENV) build dist *.egg-info deploy/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Tocsin needs Python 3.11 or newer, and none is on PATH: install one, or pass PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --requirements requirements.lock
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
+	@touch $@

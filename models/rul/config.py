@@ -1,0 +1,105 @@
+"""What a RUL model needs to know about its table: columns, window, scaling, levels, and the sizes of its network."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """Widths of the network; `lstm` is the width each way."""
+
+    conv: tuple[int, int] = (32, 64)
+    lstm: int = 48
+    attention: int = 32
+    head: tuple[int, int] = (64, 32)
+    dropout: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulConfig:
+    """A RUL model's settings, stored as `config.json` beside its weights.
+
+    Args:
+        key: column that names the asset; a window holds rows of one key.
+        key_type: `int64` or `string`.
+        order: column that orders the rows of a key and counts its life (cycles, hours, ...).
+        features: sensor columns, in the order of the network's input.
+        window: rows per window.
+        cap: labels above it are trained as the cap; predictions stay in `[0, cap]`. Unit of `order`.
+        warning, critical: RUL below which each alarm rings; unit of `order`.
+        label: column with the true RUL; None when each key runs to failure at its last row.
+        mean, scale: of each feature over the training rows; empty before training.
+        network: widths.
+
+    Raises:
+        ValueError: if the values contradict each other.
+    """
+
+    key: str
+    order: str
+    features: tuple[str, ...]
+    key_type: str = "int64"
+    window: int = 30
+    cap: float = 125.0
+    warning: float = 50.0
+    critical: float = 20.0
+    label: str | None = None
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    network: NetworkSize = field(default_factory=NetworkSize)
+
+    def __post_init__(self) -> None:
+        if self.key_type not in ("int64", "string"):
+            raise ValueError(f"key_type is {self.key_type!r}; expected 'int64' or 'string'")
+        if not self.features or self.window < 1:
+            raise ValueError(f"{len(self.features)} features and a window of {self.window}; both must be at least 1")
+        if not 0 <= self.critical <= self.warning <= self.cap:
+            raise ValueError(
+                f"expected 0 <= critical <= warning <= cap; got {self.critical:g}, {self.warning:g}, {self.cap:g}"
+            )
+        for name in ("mean", "scale"):
+            if len(getattr(self, name)) not in (0, len(self.features)):
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.features)} features")
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` into `directory`."""
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> RulConfig:
+        """Read `config.json` from `directory`."""
+        return cls.from_dict(json.loads((directory / CONFIG_FILE).read_text()), where=str(directory / CONFIG_FILE))
+
+    @classmethod
+    def from_toml(cls, path: Path) -> RulConfig:
+        """Read the settings of a new model, written by hand: a `[network]` table, the other fields at the top."""
+        return cls.from_dict(tomllib.loads(path.read_text()), where=str(path))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, where: str) -> RulConfig:
+        """Build from plain JSON or TOML values.
+
+        Raises:
+            ValueError: for an unknown or a missing field; names `where`.
+        """
+        sizes = values.get("network", {})
+        for given, known in ((values, fields(cls)), (sizes, fields(NetworkSize))):
+            if unknown := sorted(set(given) - {f.name for f in known}):
+                raise ValueError(f"{where}: unknown {unknown}; expected any of {[f.name for f in known]}")
+        if missing := sorted({"key", "order", "features"} - set(values)):
+            raise ValueError(f"{where}: {missing} missing; name the columns of the table there")
+        top = {name: value for name, value in values.items() if name != "network"}
+        return cls(**_tuples(top), network=NetworkSize(**_tuples(sizes)))
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON and TOML know lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

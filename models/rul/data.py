@@ -1,0 +1,156 @@
+"""Run-to-failure tables: NASA's C-MAPSS files, directories of CSV files, and the windows cut from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from models.rul.config import RulConfig
+
+SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
+SENSORS = tuple(f"s{i}" for i in range(1, 22))
+CMAPSS_COLUMNS = ("unit", "cycle", *SETTINGS, *SENSORS)
+# The other seven are constant, or take two values, in FD001.
+FD001_SENSORS = tuple(f"s{i}" for i in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21))
+CMAPSS = RulConfig(key="unit", order="cycle", features=FD001_SENSORS)
+
+
+def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") -> pl.DataFrame:
+    """Read `<split>_<subset>.txt` or `.txt.gz` of C-MAPSS (Saxena et al. 2008, NASA).
+
+    Returns:
+        Columns `unit`, `cycle` (int64) and `setting1..3`, `s1..s21` (float64), in file order.
+
+    Raises:
+        FileNotFoundError: if neither file is there.
+        ValueError: if a line does not have 26 values.
+    """
+    path = _find(directory, f"{split}_{subset}.txt")
+    values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
+    if values.shape[1] != len(CMAPSS_COLUMNS):
+        raise ValueError(f"{path}: {values.shape[1]} columns, expected {len(CMAPSS_COLUMNS)}; is it a C-MAPSS file?")
+    table = pl.DataFrame(values, schema=list(CMAPSS_COLUMNS), orient="row")
+    return table.with_columns(pl.col("unit", "cycle").cast(pl.Int64))
+
+
+def read_cmapss_rul(directory: Path, subset: str = "FD001") -> np.ndarray:
+    """True RUL after the last row of each test engine, `[engines] float64` cycles, in order of unit."""
+    return np.loadtxt(_find(directory, f"RUL_{subset}.txt"), ndmin=1)
+
+
+def read_csv_directory(directory: Path, config: RulConfig) -> pl.DataFrame:
+    """Read every `*.csv` of a directory into one table, sorted by key and order.
+
+    Args:
+        directory: holds one or many assets a file; every file has a header.
+        config: names the columns; others are ignored.
+
+    Raises:
+        FileNotFoundError: if there is no CSV file.
+        ValueError: if a file lacks a column, a value does not parse, or a reading is missing.
+    """
+    paths = sorted(directory.glob("*.csv"))
+    if not paths:
+        raise FileNotFoundError(f"{directory}: no *.csv; expected one or more files of run-to-failure rows")
+    key_type = pl.Int64() if config.key_type == "int64" else pl.String()
+    numbers = (config.order, *config.features, *((config.label,) if config.label else ()))
+    tables = []
+    for path in paths:
+        table = pl.read_csv(path, infer_schema=False)
+        if missing := [name for name in (config.key, *numbers) if name not in table.columns]:
+            raise ValueError(f"{path}: columns {missing} missing, got {table.columns}; correct the config or the file")
+        try:
+            table = table.select(
+                pl.col(config.key).cast(key_type),
+                *(pl.col(name).str.strip_chars().cast(pl.Float64) for name in numbers),
+            )
+        except pl.exceptions.InvalidOperationError as error:
+            raise ValueError(f"{path}: expected numbers; {str(error).splitlines()[0]}") from error
+        if sum(table.null_count().row(0)):
+            gaps = {name: n for name, n in table.null_count().row(0, named=True).items() if n}
+            raise ValueError(f"{path}: empty cells {gaps}; expected a value in each row, fill or drop those rows")
+        tables.append(table)
+    return pl.concat(tables).sort(config.key, config.order)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over a table, cut when a batch asks for them: the rows are stored once.
+
+    Attributes:
+        rows: `[R, C] float32`, raw sensor units, sorted by key and order.
+        ends: `[N] int64`, index of each window's last row.
+        rul: `[N] float32`, true RUL at that row, not capped.
+        engine: `[N] int64`, number of the key.
+        length: rows per window.
+    """
+
+    rows: Tensor
+    ends: Tensor
+    rul: Tensor
+    engine: Tensor
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Windows `[len(index), T, C]`."""
+        return self.rows[self.ends[index, None] + torch.arange(1 - self.length, 1)]
+
+    def where(self, keep: Tensor) -> Windows:
+        """The windows at a boolean or integer index, over the same rows."""
+        return replace(self, ends=self.ends[keep], rul=self.rul[keep], engine=self.engine[keep])
+
+    def last(self) -> Windows:
+        """The last window of each engine."""
+        changes = torch.ones(len(self), dtype=torch.bool)
+        changes[:-1] = self.engine[1:] != self.engine[:-1]
+        return self.where(changes)
+
+
+def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | None = None) -> Windows:
+    """Every full window of every key; keys with fewer rows than a window have none.
+
+    Args:
+        table: columns of `config`, any row order.
+        config: names the columns and the window.
+        final_rul: `[keys]` RUL after the last row, in order of key; None means 0 (run to failure). Not used where the
+            config names a label column.
+
+    Raises:
+        ValueError: if `final_rul` does not have one value a key, or no key has a full window.
+    """
+    table = table.sort(config.key, config.order)
+    engine = table[config.key].rle_id().cast(pl.Int64).to_numpy()
+    first = np.flatnonzero(np.diff(engine, prepend=-1))
+    last = np.append(first[1:], len(table)) - 1
+    if config.label is not None:
+        rul = table[config.label].to_numpy()
+    else:
+        if final_rul is not None and len(final_rul) != len(first):
+            raise ValueError(f"final_rul has {len(final_rul)} values for {len(first)} keys")
+        life = table[config.order].cast(pl.Float64).to_numpy()
+        rul = (life[last] + (0 if final_rul is None else final_rul))[engine] - life
+    ends = np.flatnonzero(np.arange(len(table)) - first[engine] >= config.window - 1)
+    if not len(ends):
+        raise ValueError(f"no key has {config.window} rows, the longest {np.max(last - first) + 1}; shorten the window")
+    return Windows(
+        rows=torch.tensor(table.select(config.features).cast(pl.Float32).to_numpy()),
+        ends=torch.from_numpy(ends),
+        rul=torch.from_numpy(rul[ends].astype(np.float32)),
+        engine=torch.from_numpy(engine[ends].copy()),
+        length=config.window,
+    )
+
+
+def _find(directory: Path, name: str) -> Path:
+    for path in (directory / name, directory / f"{name}.gz"):
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"{directory / name}[.gz] is missing; point --data at the folder of C-MAPSS files")

@@ -1,0 +1,92 @@
+"""A trained RUL model, ready to judge windows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.rul.config import WEIGHTS_FILE, RulConfig
+from models.rul.network import RulNetwork
+
+FD001 = Path(__file__).parent / "weights" / "fd001"
+
+
+class RulModel:
+    """Network, scaling and settings in one: raw sensor windows in, RUL and attention out.
+
+    Args:
+        config: with `mean` and `scale` set.
+        network: its weights; moved to `device` and set to evaluation.
+        device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
+
+    Raises:
+        ValueError: if the config was never fitted.
+    """
+
+    def __init__(self, config: RulConfig, network: RulNetwork, device: torch.device) -> None:
+        if not config.mean or not config.scale:
+            raise ValueError("config has no mean and scale; train the model, or load a trained one")
+        self.config = config
+        self.device = device
+        self._network = network.to(device).eval()
+        self._mean = torch.tensor(config.mean, device=device)
+        self._factor = 1 / torch.tensor(config.scale, device=device)
+
+    def __call__(self, windows: Tensor) -> dict[str, Tensor]:
+        """Judge a batch.
+
+        Args:
+            windows: `[B, T, C] float32`, raw sensor units, channels as in `config.features`; B may be 0.
+
+        Returns:
+            `rul` `[B] float32` in `[0, cap]`, and `attention` `[B, T] float32`; on the windows' device.
+
+        Raises:
+            ValueError: if T or C is not the config's.
+        """
+        expected = (self.config.window, len(self.config.features))
+        if windows.dim() != 3 or windows.shape[1:] != expected:
+            raise ValueError(f"windows are {list(windows.shape)}, expected [B, {expected[0]}, {expected[1]}]")
+        if not len(windows):  # LSTM kernels refuse an empty batch
+            return {"rul": windows.new_zeros(0), "attention": windows.new_zeros(0, expected[0])}
+        cuda = self.device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
+            scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
+            rul, attention = self._network(scaled)
+            rul = rul.float().clamp(0, self.config.cap)
+            return {"rul": rul.to(windows.device), "attention": attention.float().to(windows.device)}
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.save(directory)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
+        save_file(weights, directory / WEIGHTS_FILE)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self._network.parameters())
+
+
+def build(config: RulConfig) -> RulNetwork:
+    """A network of the config's sizes, with fresh weights."""
+    return RulNetwork(channels=len(config.features), cap=config.cap, size=config.network)
+
+
+def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
+    """Load a model that `RulModel.save` or training has written.
+
+    Args:
+        directory: holds `config.json` and `model.safetensors`; the default is the shipped FD001 model.
+        device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes the first GPU if there is one.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = RulConfig.load(Path(directory))
+    network = build(config)
+    network.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+    return RulModel(config, network, torch.device(device))

@@ -1,0 +1,85 @@
+"""Remaining useful life: machines' readings in, cycles left and where the model looked out, alarms at two levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from models.rul.model import load
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.runtime.stages import Judge, Last, Sorted
+
+OPTIONS = (
+    "name",
+    "topic",
+    "warning",
+    "critical",
+    "hysteresis",
+    "hold",
+    "rows",
+    "wait",
+    "every",
+    "size",
+    "forget_after",
+)
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """The RUL pipeline; columns, key, window and levels are the model's.
+
+    Args:
+        options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels in the unit of the
+            model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends, 5), `hold` (rows in a row
+            below it, 1), `rows` and `wait` of a step, `every` and `size` of a checkpoint, `forget_after`.
+        model: as written by `tocsin train rul`.
+
+    Raises:
+        ConfigError: an unknown option, or a critical level above the warning level.
+    """
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ConfigError(
+            f"pipelines.rul: expected options of {', '.join(OPTIONS)}, got {', '.join(unknown)}; mend tocsin.toml"
+        )
+    if model is None:
+        raise ModelError(
+            "pipelines.rul: expected a model, got none; set model = 'rul@champion' or a folder that training wrote"
+        )
+    judge = load(model.folder, device=model.device)
+    config = judge.config
+    levels = {level: float(options.get(level, getattr(config, level))) for level in ("warning", "critical")}
+    if levels["critical"] > levels["warning"]:
+        raise ConfigError(
+            f"pipelines.rul: expected critical <= warning, got {levels['critical']:g} > {levels['warning']:g}"
+        )
+    end = {level: at + float(options.get("hysteresis", 5)) for level, at in levels.items()}
+    key, order = pa.field(config.key, pa.type_for_alias(config.key_type)), pa.field(config.order, pa.int64())
+    return Pipeline(
+        name=options.get("name", "rul"),
+        topic=options.get("topic", "sensors.industrial"),
+        schema=pa.schema(
+            [f.with_nullable(False) for f in (key, order, *(pa.field(s, pa.float64()) for s in config.features))]
+        ),
+        key=config.key,
+        stages=[Sorted(by=config.order), Last(config.window, config.features), Judge(judge)],
+        results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
+        rules=[
+            AlertRule(
+                name=level,
+                severity=level,
+                when=pl.col("rul") < levels[level],
+                clear=pl.col("rul") > end[level],
+                hold=int(options.get("hold", 1)),
+                data=[config.key, config.order, "rul"],
+            )
+            for level in ("warning", "critical")
+        ],
+        model_version=model.version,
+        batch=Batch(**{k: options[k] for k in ("rows", "wait") if k in options}),
+        commit=Commit(**{k: options[k] for k in ("every", "size") if k in options}),
+        **{k: options[k] for k in ("forget_after",) if k in options},
+    )

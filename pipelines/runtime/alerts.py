@@ -1,0 +1,100 @@
+"""Alarms, as CloudEvents 1.0 in Kafka's binary mode."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import polars as pl
+
+if TYPE_CHECKING:
+    from pipelines.runtime.pipeline import Pipeline
+    from pipelines.runtime.rules import Edge
+
+_PREFIX = "io.tocsin.alert."
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A rule was raised or cleared for a key.
+
+    Args:
+        id: the same after any number of restarts: a hash of what rang, not of when it was sent.
+        time: the event time of the row that rang.
+        data: the row's evidence; its table row becomes visible only at the next commit.
+    """
+
+    id: str
+    pipeline: str
+    rule: str
+    severity: str
+    transition: str
+    key: str
+    time: datetime
+    data: Mapping[str, Any]
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """CloudEvents attributes as Kafka headers."""
+        attributes = {
+            "ce_specversion": "1.0",
+            "ce_id": self.id,
+            "ce_source": f"/tocsin/{self.pipeline}",
+            "ce_type": _PREFIX + self.transition,
+            "ce_subject": self.key,
+            "ce_time": self.time.isoformat(),
+            "content-type": "application/json",
+        }
+        return [(name, value.encode()) for name, value in attributes.items()]
+
+    def value(self) -> bytes:
+        """The event's data."""
+        return orjson.dumps({"rule": self.rule, "severity": self.severity, **self.data})
+
+    @classmethod
+    def read(cls, headers: Sequence[tuple[str, bytes]], value: bytes) -> Alert:
+        """An alarm as it was published."""
+        ce = {name: content.decode() for name, content in headers}
+        data = orjson.loads(value)
+        return cls(
+            id=ce["ce_id"],
+            pipeline=ce["ce_source"].rsplit("/", 1)[-1],
+            rule=data.pop("rule"),
+            severity=data.pop("severity"),
+            transition=ce["ce_type"].removeprefix(_PREFIX),
+            key=ce["ce_subject"],
+            time=datetime.fromisoformat(ce["ce_time"]),
+            data=data,
+        )
+
+
+def alerts_of(pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Edge]) -> list[Alert]:
+    """The alarms of one step's rule edges, in the rows' order."""
+    if not edges:
+        return []
+    rows = frame[[e.row for e in edges]].drop("event_date").to_dicts()
+    return [_alert(pipeline, edge, row) for edge, row in zip(edges, rows, strict=True)]
+
+
+def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any]) -> Alert:
+    rule = edge.rule
+    if row["offset"] is None:  # a timer's: no record rang, so the key and its time name it
+        origin: list[Any] = [row["key"], row["event_time"].isoformat()]
+    else:
+        origin = [row["topic"], row["partition"], row["offset"], row["row"]]
+    name = orjson.dumps([pipeline.name, *origin, rule.name, edge.transition])
+    lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
+    evidence = {n: row[n] for n in (rule.data or pipeline.results.names)}
+    return Alert(
+        id=hashlib.sha256(name).hexdigest()[:32],
+        pipeline=pipeline.name,
+        rule=rule.name,
+        severity=rule.severity,
+        transition=edge.transition,
+        key=row["key"],
+        time=row["event_time"],
+        data=lineage | evidence,
+    )

@@ -1,0 +1,76 @@
+"""A checkpoint's outside steps: files, snapshot, Delta commit; written beside the steps, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.runtime import crash
+from pipelines.runtime.sink import Sink
+from pipelines.runtime.snapshots import Snapshots
+from pipelines.runtime.state import Cut
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What is set aside when a checkpoint is taken: all that it will make durable.
+
+    Args:
+        name: epoch << 32 | sequence.
+        results: rows since the checkpoint before.
+        positions: each partition's next offset (R) once it has landed.
+        facts: what takeover must know beside the state: topic id, plan, signature.
+    """
+
+    name: int
+    cut: Cut
+    results: Sequence[pa.RecordBatch]
+    positions: Mapping[int, int]
+    facts: Mapping[str, Any]
+
+
+class Checkpoints:
+    """Writes checkpoints; step 1, the Kafka transaction with the mark, has been made by the shard before.
+
+    Guarantee: a checkpoint lands whole or not at all, and one after the other. Any error is the shard's end.
+    """
+
+    def __init__(self, sink: Sink, snapshots: Snapshots) -> None:
+        self._sink, self._snapshots = sink, snapshots
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._flight: Future[int] | None = None
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether one is being written."""
+        return self._flight is not None
+
+    def start(self, taken: Taken) -> None:
+        """Write one in the background."""
+        self._flight = self._thread.submit(self._write, taken)
+
+    def landed(self, *, wait: bool) -> int | None:
+        """The name of the checkpoint that landed since the last call, if any; raises what went wrong in it."""
+        if self._flight is None or not (wait or self._flight.done()):
+            return None
+        name, self._flight = self._flight.result(), None
+        return name
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._thread.shutdown(wait=False)
+
+    def _write(self, taken: Taken) -> int:
+        files = self._sink.write(taken.results)  # 2. invisible until step 4
+        crash.point("checkpoint.files")
+        self._snapshots.write(taken.name, taken.cut, taken.facts)  # 3. before 4: a commit must never lack its state
+        crash.point("checkpoint.snapshot")
+        self._sink.publish(files, taken.positions, taken.name)  # 4. the one atomic step
+        crash.point("checkpoint.delta")
+        self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless
+        crash.point("checkpoint.dropped")
+        return taken.name

@@ -1,0 +1,53 @@
+"""Named points at which a test may kill or stop this process; nothing in production.
+
+With `TOCSIN_CRASH` naming a folder, a file `<point>` in it arms the point: its text is the signal's name (`SIGKILL`, `SIGSTOP`).
+An armed point waits until both uncommitted rows and unpublished alarms are in flight, writes `<point>.hit` and sends the signal.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+POINTS = (
+    "alerts.begin",
+    "alerts.sent",
+    "alerts.committed",
+    "checkpoint.begin",
+    "checkpoint.marked",
+    "checkpoint.files",
+    "checkpoint.snapshot",
+    "checkpoint.delta",
+    "checkpoint.dropped",
+    "takeover.fenced",
+    "takeover.owned",
+    "takeover.restored",
+    "takeover.rerun",
+    "takeover.live",
+)
+
+in_flight: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731
+"""Uncommitted rows and unpublished alarms of this process, set by the shard."""
+
+
+def point(name: str, *, waits: bool = True) -> None:
+    """Die or stop here if a test wants it; with `waits`, once rows and alarms are in flight (a takeover has none yet)."""
+    if (folder := os.environ.get("TOCSIN_CRASH")) and (armed := Path(folder) / name).exists():
+        _fire(armed, waits)
+
+
+def _fire(armed: Path, waits: bool) -> None:
+    deadline = time.monotonic() + 10
+    while not all(flight := in_flight()) and waits:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.0002)
+    try:
+        how = armed.read_text().strip()
+        armed.rename(armed.with_suffix(f"{armed.suffix}.hit"))
+    except FileNotFoundError:  # another thread or process took it
+        return
+    armed.with_suffix(f"{armed.suffix}.hit").write_text(f"{how} {os.getpid()} rows={flight[0]} alarms={flight[1]}")
+    os.kill(os.getpid(), getattr(signal, how))
+    time.sleep(0.05)

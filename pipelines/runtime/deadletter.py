@@ -1,0 +1,153 @@
+"""Dead letters: records that can't be judged, kept with the reason and, byte for byte, the original."""
+
+import hashlib
+import uuid
+from base64 import b64encode
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from kafka.consumer.fetcher import ConsumerRecord
+from pyarrow import fs
+
+# Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
+SIZE_LIMIT = 512 * 1024
+# Several rows of one message can be dead, each with the same original: small ones only are repeated.
+ROW_SIZE_LIMIT = SIZE_LIMIT // 100
+MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record, or one row of a record, that can't be judged, with why.
+
+    Args:
+        topic, partition, offset: where the record was read.
+        row: row in a many-row message; None for the whole message.
+        stage: what gave up: "decode", "sorted", ...
+        error: class name of the reason, such as "BadValue" or "TooLate".
+        message: the reason, without the position, such as "expected 21 sensors, got 20".
+        timestamp: Kafka's, ms since 1970 UTC; -1 if unknown.
+        key, value, headers: the original's, untouched.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None
+    stage: str
+    error: str
+    message: str
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def of(
+        cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None
+    ) -> "DeadLetter":
+        """The dead letter of a consumed record, or of one row of it."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            row=row,
+            stage=stage,
+            error=error,
+            message=message,
+            timestamp=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers),
+        )
+
+    @property
+    def destination(self) -> str:
+        """The topic that takes the dead letters of this one's topic."""
+        return f"{self.topic}.dlq"
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f" row {self.row}"
+        return f"{self.topic}[{self.partition}]@{self.offset}{row}: {self.message}; sent to {self.destination}"
+
+    def headers_out(self) -> list[tuple[str, bytes]]:
+        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts."""
+        reason: dict[str, str] = {
+            "__connect.errors.topic": self.topic,
+            "__connect.errors.partition": str(self.partition),
+            "__connect.errors.offset": str(self.offset),
+            "__connect.errors.stage": self.stage,
+            "__connect.errors.exception.class.name": self.error,
+            "__connect.errors.exception.message": self.message[:MESSAGE_LIMIT],
+            "tocsin-timestamp": str(self.timestamp),
+        }
+        if self.row is not None:
+            reason["tocsin-row"] = str(self.row)
+        return [*self.headers, *((name, text.encode("utf-8", "replace")) for name, text in reason.items())]
+
+    def to_record(self) -> dict[str, Any]:
+        """Keyword arguments for `KafkaProducer.send`.
+
+        The original's timestamp goes in a header: as the record's own, retention could delete an old one at once.
+        """
+        return {"topic": self.destination, "key": self.key, "value": self.value, "headers": self.headers_out()}
+
+
+class OriginalStore:
+    """Originals too large for a dead-letter topic, as files `<lake>/_dead/<sha256>`.
+
+    Guarantee: a file is there in full or not at all, and the same content is the same file, so that writing it
+    again after a crash changes nothing.
+
+    Args:
+        filesystem: holds the lake.
+        lake: the lake's path in `filesystem`.
+        uri: how readers name the lake, such as `s3://bucket/lake`; default `lake`.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, lake: str, uri: str | None = None) -> None:
+        self._filesystem = filesystem
+        self._directory = f"{lake.rstrip('/')}/_dead"
+        self._uri = f"{(uri or lake).rstrip('/')}/_dead"
+        self._last = ""  # rows of one message come one after the other: ask the file system once
+
+    def put(self, content: bytes) -> tuple[str, str]:
+        """Store `content` unless it is there. Returns its URI and its SHA-256 in hexadecimal."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = f"{self._directory}/{digest}"
+        if digest != self._last and self._filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            self._filesystem.create_dir(self._directory, recursive=True)
+            temporary = f"{path}.{uuid.uuid4().hex}"
+            with self._filesystem.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self._filesystem.move(temporary, path)
+        self._last = digest
+        return f"{self._uri}/{digest}", digest
+
+
+def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+    """Replace an original that is too large by a reference to it. Call this before the transaction begins.
+
+    The value goes to the store over 512 KB in all (5 KB for one row of a message), and the headers `tocsin-dead-uri`,
+    `tocsin-dead-sha256` and `tocsin-dead-size` (bytes) tell where. When key and headers alone are over 512 KB the
+    whole record goes, as JSON `{key, value, headers}` with bytes in base64, and `tocsin-dead-format` is `record`.
+
+    Returns:
+        `letter` itself if it is small enough; otherwise one whose value is None.
+    """
+    value = letter.value or b""
+    beside = len(letter.key or b"") + sum(len(name) + len(content or b"") for name, content in letter.headers)
+    limit = SIZE_LIMIT if letter.row is None else ROW_SIZE_LIMIT
+    if beside > SIZE_LIMIT:
+        whole = {"key": letter.key, "value": letter.value, "headers": letter.headers}
+        content = orjson.dumps(whole, default=lambda data: b64encode(data).decode())
+        letter = replace(letter, key=None, headers=(("tocsin-dead-format", b"record"),))
+    elif value and beside + len(value) > limit:
+        content = value
+    else:
+        return letter
+    uri, digest = store.put(content)
+    reference = {"tocsin-dead-uri": uri, "tocsin-dead-sha256": digest, "tocsin-dead-size": str(len(content))}
+    headers = (*letter.headers, *((name, text.encode()) for name, text in reference.items()))
+    return replace(letter, value=None, headers=headers)

@@ -1,0 +1,133 @@
+"""The journal: what a takeover re-runs, so that alarms already published stay true.
+
+One compacted topic a pipeline, one partition a shard, one record in each alert transaction. A record stands alone: the checkpoint
+it builds on, and every step and mark since. Its partition's newest committed record says how far what was published reaches (A).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import orjson
+from kafka import TopicPartition
+
+from pipelines.runtime import clients
+
+
+class Ran(NamedTuple):
+    """A step: its clock, and the offsets at which it ended."""
+
+    now: int
+    ends: Mapping[int, int]
+
+
+class Mark(NamedTuple):
+    """Where a checkpoint was taken that may not have landed yet, what had been sent by then, and the plan from here on."""
+
+    checkpoint: int
+    sent: int
+    digest: int
+    plan: str
+
+
+@dataclass
+class Journal:
+    """Steps and marks since the checkpoint `base`, and what has been published since it.
+
+    Args:
+        base: name of the checkpoint it builds on; 0: the very start.
+        sent: alarms and dead letters published since `base`, counted; `digest` their hashes, summed modulo 2**64.
+    """
+
+    base: int
+    items: list[Ran | Mark] = field(default_factory=list)
+    sent: int = 0
+    digest: int = 0
+
+    def ran(self, now: int, ends: Mapping[int, int]) -> None:
+        """A step was taken."""
+        self.items.append(Ran(now, dict(ends)))
+
+    def publishes(self, hashes: Sequence[int]) -> None:
+        """Alarms or dead letters go out with the next record."""
+        self.sent += len(hashes)
+        self.digest = (self.digest + sum(hashes)) % 2**64
+
+    def mark(self, checkpoint: int, plan: str) -> None:
+        """A checkpoint is taken here."""
+        self.items.append(Mark(checkpoint, self.sent, self.digest, plan))
+
+    def landed(self, checkpoint: int) -> None:
+        """A marked checkpoint is in Delta: what comes before its mark will not be re-run any more."""
+        rest = self.since(checkpoint)
+        assert rest is not None, checkpoint
+        self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
+
+    def since(self, checkpoint: int) -> Journal | None:
+        """What came after a checkpoint; None: this journal is older than it."""
+        if checkpoint == self.base:
+            return self
+        for at, item in enumerate(self.items):
+            if isinstance(item, Mark) and item.checkpoint == checkpoint:
+                later = [_shifted(i, item) for i in self.items[at + 1 :]]
+                return Journal(checkpoint, later, self.sent - item.sent, (self.digest - item.digest) % 2**64)
+        return None
+
+    def dump(self) -> bytes:
+        """One record's value."""
+        items: list[Any] = []
+        for item in self.items:
+            if isinstance(item, Mark):
+                items.append([item.checkpoint, item.sent, item.digest, item.plan])
+            else:
+                items.append([item.now, [n for pair in item.ends.items() for n in pair]])
+        return orjson.dumps({"base": self.base, "sent": self.sent, "digest": self.digest, "items": items})
+
+    @classmethod
+    def load(cls, value: bytes) -> Journal:
+        """A record that `dump` wrote."""
+        stored = orjson.loads(value)
+        items: list[Ran | Mark] = []
+        for item in stored["items"]:
+            if len(item) == 4:
+                items.append(Mark(*item))
+            else:
+                items.append(Ran(item[0], dict(zip(item[1][::2], item[1][1::2], strict=True))))
+        return cls(stored["base"], items, stored["sent"], stored["digest"])
+
+
+def _shifted(item: Ran | Mark, passed: Mark) -> Ran | Mark:
+    """A later item, counting from `passed` instead of from the base before it."""
+    if isinstance(item, Ran):
+        return item
+    return item._replace(sent=item.sent - passed.sent, digest=(item.digest - passed.digest) % 2**64)
+
+
+def last(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
+    """The shard's newest committed journal record; None: the topic holds none.
+
+    Read back from the end, doubling the distance, since transaction markers and aborted records take up offsets too.
+    """
+    tp = TopicPartition(topic, shard)
+    consumer = clients.consumer(options, fetch_max_wait_ms=100)
+    try:
+        consumer.assign([tp])
+        begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+        distance = 16
+        while end > begin:
+            start = max(begin, end - distance)
+            consumer.seek(tp, start)
+            newest = None
+            while consumer.position(tp) < end:
+                for record in consumer.poll(timeout_ms=1000).get(tp, []):
+                    newest = record if record.value is not None else newest
+            if newest is not None:
+                return Journal.load(newest.value)
+            if start == begin:
+                return None
+            distance *= 4
+        return None
+    finally:
+        consumer.close()

@@ -1,0 +1,79 @@
+"""What a shard says to Kafka: alarms, dead letters, journal and lag, in one transaction."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
+from kafka.errors import InvalidProducerEpochError, ProducerFencedError
+from pyarrow import fs
+
+from pipelines.runtime import clients, crash
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.deadletter import DeadLetter, externalise
+from pipelines.runtime.errors import Fenced
+from pipelines.runtime.journal import Journal
+from pipelines.runtime.machine import Refusal
+from pipelines.runtime.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+
+class Outbox:
+    """One shard's transactional producer.
+
+    Guarantee: what one `commit` sends is seen by a `read_committed` consumer all or not at all, together with the journal
+    record that says so; and by nobody once another process has opened the same shard's outbox. The transactional id is the
+    shard's, not the worker's: a stalled worker with an id of its own could still commit.
+    """
+
+    def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, store: fs.FileSystem) -> None:
+        self._pipeline, self._shard, self._store = pipeline, shard, store
+        self._producer: KafkaProducer = clients.producer(
+            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
+        )
+        try:
+            self._producer.init_transactions()
+        except (ProducerFencedError, InvalidProducerEpochError) as reason:
+            raise Fenced(f"{pipeline.name}/{shard}: another process took this shard over: {reason!r}") from reason
+
+    def commit(
+        self, alerts: Sequence[Alert], letters: Sequence[DeadLetter], journal: Journal, positions: Mapping[int, int]
+    ) -> None:
+        """Send all of it, or nothing.
+
+        Raises:
+            Fenced: another process owns the shard now. Any other error leaves the outcome open: only a takeover can tell.
+        """
+        p, producer = self._pipeline, self._producer
+        letters = [externalise(letter, self._store) for letter in letters]
+        try:
+            producer.begin_transaction()
+            sent = [producer.send(p.alerts, key=a.key.encode(), value=a.value(), headers=a.headers()) for a in alerts]
+            sent += [producer.send(p.dead_letters, key=d.key, value=d.value, headers=d.headers_out()) for d in letters]
+            sent.append(
+                producer.send(p.journal, key=str(self._shard).encode(), value=journal.dump(), partition=self._shard)
+            )
+            crash.point("alerts.sent")
+            offsets = {TopicPartition(p.topic, n): OffsetAndMetadata(o, "", -1) for n, o in positions.items()}
+            producer.send_offsets_to_transaction(offsets, f"tocsin.{p.name}")  # for people's lag tools only
+            producer.commit_transaction()
+            for future in sent:
+                future.get(timeout=0)
+        except (ProducerFencedError, InvalidProducerEpochError) as reason:
+            raise Fenced(f"{p.name}/{self._shard}: another process took this shard over: {reason!r}") from reason
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._producer.close(timeout=5)
+
+
+def fingerprint(said: Alert | DeadLetter | Refusal) -> int:
+    """64 bits by which a takeover checks that it would say the same again."""
+    if isinstance(said, Alert):
+        return int(said.id[:16], 16)
+    place = f"{said.partition}/{said.offset}/{said.row}/{said.stage}/{said.error}".encode()
+    return zlib.crc32(place) << 32 | zlib.crc32(place[::-1])

@@ -1,0 +1,165 @@
+"""A pipeline as it is declared: what comes in, the stages, what goes out, when to ring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.units import milliseconds, size
+
+if TYPE_CHECKING:
+    from pipelines.runtime.machine import Step
+    from pipelines.runtime.rows import Rows
+    from pipelines.runtime.state import Declared, Store
+
+IDENTITY = pa.schema(
+    [
+        pa.field("_partition", pa.int32()),
+        pa.field("_offset", pa.int64()),
+        pa.field("_row", pa.int32()),
+        pa.field("_timestamp", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+"""Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
+
+LINEAGE = pa.schema(
+    [
+        pa.field("topic", pa.string()),
+        pa.field("partition", pa.int32()),
+        pa.field("offset", pa.int64()),
+        pa.field("row", pa.int32()),
+        pa.field("key", pa.string()),
+        pa.field("event_time", pa.timestamp("us", tz="UTC")),
+        pa.field("processed_at", pa.timestamp("us", tz="UTC")),
+        pa.field("model_version", pa.string()),
+    ]
+)
+"""Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
+
+
+class Stage(Protocol):
+    """Rows in, rows out: fewer (waiting), more (a grid) or as many.
+
+    Deterministic: no I/O and no clock but `at.now`, or a takeover could not re-run it. May be called with no rows (a tick).
+    """
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        """What it remembers, declared: the runtime stores, snapshots, expires and moves it."""
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        """Take one step's rows, return what goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRule:
+    """Ring when a condition over the result columns holds for a key.
+
+    Args:
+        when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alarm stays as it is.
+        hold: rows in a row of the key for which `when` must hold.
+        cooldown: event time since the key's last ring of this rule within which it does not ring again.
+        data: result columns that go into the alarm as its evidence (all of them when empty).
+    """
+
+    name: str
+    severity: str
+    when: pl.Expr
+    clear: pl.Expr | None = None
+    hold: int = 1
+    cooldown: str = "0s"
+    data: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ConfigError(f"alert rule {self.name}: expected hold of at least 1 row, got {self.hold}")
+        milliseconds(self.cooldown)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step takes at most `rows` rows, and waits at most `wait` for them once the first is there."""
+
+    rows: int = 2048
+    wait: str = "5ms"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A checkpoint is taken `every` so often, or when uncommitted results reach `size`."""
+
+    every: str = "5s"
+    size: str = "64MB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One input topic, stages in order, one results table, alert rules.
+
+    Args:
+        schema: one reading; a field with `nullable=False` must be there and finite.
+        key: the column whose value names the asset; state lives per (partition, key).
+        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime.
+        event_time: a timestamp column of `schema`; None: the Kafka timestamp.
+        unknown: "ignore" or "reject" readings with fields that `schema` does not name.
+        max_skew: how far an event time may be ahead of the Kafka timestamp.
+        forget_after: a key not seen for so long is forgotten.
+        state_version: raise it when the meaning of the state changes.
+    """
+
+    name: str
+    topic: str
+    schema: pa.Schema
+    key: str
+    stages: Sequence[Stage]
+    results: pa.Schema
+    rules: Sequence[AlertRule] = ()
+    event_time: str | None = None
+    unknown: Literal["ignore", "reject"] = "ignore"
+    max_skew: str = "1h"
+    model_version: str = ""
+    batch: Batch = field(default_factory=Batch)
+    commit: Commit = field(default_factory=Commit)
+    forget_after: str = "30d"
+    state_version: int = 1
+
+    def __post_init__(self) -> None:
+        where = f"pipeline {self.name}"
+        if self.key not in self.schema.names:
+            raise ConfigError(f"{where}: expected key to be one of {self.schema.names}, got {self.key!r}")
+        if self.event_time and self.event_time not in self.schema.names:
+            raise ConfigError(f"{where}: expected event_time to be one of {self.schema.names}, got {self.event_time!r}")
+        if reserved := [n for n in self.schema.names if n.startswith("_")]:
+            raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
+        if clash := set(self.results.names) & {*LINEAGE.names, "event_date"}:
+            raise ConfigError(
+                f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
+            )
+        for text in (self.max_skew, self.batch.wait, self.commit.every, self.forget_after):
+            milliseconds(text)
+        size(self.commit.size)
+
+    @property
+    def dead_letters(self) -> str:
+        """The dead-letter topic."""
+        return f"{self.topic}.dlq"
+
+    @property
+    def alerts(self) -> str:
+        """The alert topic."""
+        return f"alerts.{self.name}"
+
+    @property
+    def journal(self) -> str:
+        """The compacted topic of the shards' journals, a partition a shard."""
+        return f"_tocsin.{self.name}"
+
+    @property
+    def table(self) -> pa.Schema:
+        """The results table's schema, lineage first."""
+        return pa.schema([*LINEAGE, *self.results, pa.field("event_date", pa.string())])

@@ -1,0 +1,119 @@
+"""What a shard runs, by name: small enough to stand in every journal mark and snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import posixpath
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pyarrow import fs
+
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.pipeline import Pipeline
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by what it is called and by what it is: `<lake>/_models/<sha256>/`."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's files on this machine, as a pipeline's factory gets them."""
+
+    folder: Path
+    version: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pipeline's factory, its options and its model.
+
+    Args:
+        factory: `module:function`, called as `function(options, model)`, gives a `Pipeline`.
+        options: JSON; levels, columns, topic and so on.
+        model: None for a pipeline without one.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    factory: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelRef | None = None
+    device: str = "auto"
+
+    def dump(self) -> str:
+        """One line of JSON, equal for equal plans."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS).decode()
+
+    @classmethod
+    def load(cls, text: str) -> Plan:
+        """What `dump` wrote."""
+        stored = orjson.loads(text)
+        model = ModelRef(**stored["model"]) if stored["model"] else None
+        return cls(stored["factory"], stored["options"], model, stored["device"])
+
+    def build(self, lake: Lake) -> Pipeline:
+        """The pipeline itself, its model loaded.
+
+        Raises:
+            ConfigError: there is no such factory, or it refuses the options.
+            ModelError: the model's files are not in the lake.
+        """
+        module, _, name = self.factory.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as reason:
+            raise ConfigError(
+                f"pipeline {self.factory}: expected an importable module:function, got {reason}"
+            ) from reason
+        return factory(self.options, self.model and fetch_model(lake, self.model, self.device))
+
+
+def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:
+    """Copy a model's files into the lake under their hash, so that workers need no registry."""
+    contents = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json")}
+    if not any(n.endswith(".safetensors") for n in contents):
+        raise ModelError(
+            f"model {name} in {folder}: expected config.json and *.safetensors, got {sorted(contents) or 'nothing'}"
+        )
+    digest = hashlib.sha256()
+    for file, content in contents.items():
+        digest.update(file.encode() + b"\0" + hashlib.sha256(content).digest())
+    ref, files = ModelRef(name, version, digest.hexdigest()), lake.files
+    for file, content in contents.items():
+        path = posixpath.join("_models", ref.sha256, file)
+        if files.get_file_info(path).type == fs.FileType.NotFound:
+            write(files, path, content)
+    return ref
+
+
+def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
+    """A model's files on this machine."""
+    return Model(_local(lake.root, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
+
+
+@cache
+def _local(root: str, sha256: str, name: str) -> Path:
+    files = Lake(root).files
+    infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
+    if not infos:
+        raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
+    if "://" not in root:
+        return Path(root).absolute() / "_models" / sha256
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
+    for info in infos:
+        (folder / info.base_name).write_bytes(read(files, info.path))
+    return folder

@@ -1,0 +1,76 @@
+"""The topics that a pipeline needs, made when they are missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from pipelines.runtime import clients
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.pipeline import Pipeline
+
+
+def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
+    """Make the alert, dead-letter and journal topics; check the input topic.
+
+    Args:
+        create_input: partitions of the input topic if it is to be made, too; 0: it must be there.
+
+    Returns:
+        The input topic's number of partitions.
+
+    Raises:
+        ConfigError: the input topic is missing or compacted, or the journal has another number of shards.
+    """
+    with clients.admin(options) as admin:
+        try:
+            if create_input:
+                _create(admin, pipeline.topic, create_input)
+            partitions = _partitions(admin, pipeline.topic)
+            if not partitions:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
+                )
+            policy = _policy(admin, pipeline.topic)
+            if "compact" in policy:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
+                )
+            _create(admin, pipeline.alerts, partitions)
+            _create(admin, pipeline.dead_letters, 1)
+            _create(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
+            if (there := _partitions(admin, pipeline.journal)) != shards:
+                raise ConfigError(
+                    f"topic {pipeline.journal}: expected {shards} partitions, one a shard, got {there}; set shards = {there}"
+                )
+        except KafkaError as reason:
+            raise Unavailable(
+                f"Kafka at {options.get('bootstrap_servers')}: {reason!r}; check its address and your rights"
+            ) from reason
+    return partitions
+
+
+def _create(admin: Any, topic: str, partitions: int, **configs: str) -> None:
+    wanted = {topic: {"num_partitions": partitions, "configs": configs}}
+    with contextlib.suppress(TopicAlreadyExistsError):
+        admin.create_topics(wanted, wait_for_metadata=True)
+
+
+def _partitions(admin: Any, topic: str) -> int:
+    (described,) = admin.describe_topics([topic])
+    return 0 if described.get("error_code") else len(described["partitions"])
+
+
+def _policy(admin: Any, topic: str) -> str:
+    """The topic's cleanup policy; a broker that can't say (Tansu) has the default."""
+    wanted = ConfigResource(ConfigResourceType.TOPIC, topic)
+    try:
+        found = admin.describe_configs([wanted], config_filter="all")
+    except KafkaError:
+        return "delete"
+    (configs,) = (topics[topic] for topics in found.values())
+    return str(configs.get("cleanup.policy", {}).get("value", "delete"))

@@ -1,0 +1,156 @@
+"""The Reader: fetches a poll of records, decodes it to one Arrow batch. It keeps no truth: any reader can go on anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError, OffsetOutOfRangeError
+
+from pipelines.runtime import clients
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.errors import ConfigError, PositionLost, Unavailable
+
+
+@dataclass(frozen=True)
+class Poll:
+    """One poll, decoded.
+
+    Args:
+        table: identity columns, then the reading's; sorted by partition, then offset.
+        dead: what did not parse.
+        ends: partition -> next offset to read after this poll, which may lie behind records that are not ours to see.
+        behind: records in the log after this poll, all partitions.
+    """
+
+    table: pa.RecordBatch
+    dead: Sequence[DeadLetter]
+    ends: Mapping[int, int]
+    behind: int
+
+
+@dataclass(frozen=True)
+class Log:
+    """The input topic as it stands: its identity, and each partition's first and next offset."""
+
+    topic_id: str
+    begin: Mapping[int, int]
+    end: Mapping[int, int]
+
+
+class Source(Protocol):
+    """Where a shard gets its records: a `Reader`, or one in another process."""
+
+    def log(self) -> Log: ...
+    def seek(self, positions: Mapping[int, int]) -> None: ...
+    def poll(self, timeout_ms: int) -> Poll | None: ...
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
+    def close(self) -> None: ...
+
+
+class Reader:
+    """Reads fixed partitions of one topic.
+
+    Guarantee: no group and no stored position: it starts where `seek` says, and a position outside the log is an error,
+    never a silent jump. Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it
+    back; what the client library has prefetched is bounded by its fetch sizes.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], topic: str, partitions: Sequence[int], codec: Codec, max_records: int
+    ) -> None:
+        self._options, self._topic, self._codec = dict(options), topic, codec
+        self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
+        self._consumer = clients.consumer(
+            options,
+            max_poll_records=max_records,
+            max_partition_fetch_bytes=8 << 20,
+            fetch_max_wait_ms=100,
+            receive_buffer_bytes=1 << 20,
+        )
+        self._consumer.assign(self._assigned)
+        self._ends: dict[int, int] = {}
+
+    def log(self) -> Log:
+        """The topic's identity and offsets.
+
+        Raises:
+            ConfigError: there is no such topic, or it is compacted.
+        """
+        where = f"topic {self._topic}"
+        with clients.admin(self._options) as admin:
+            (described,) = admin.describe_topics([self._topic])
+            if described.get("error_code"):
+                raise ConfigError(
+                    f"{where}: expected it to exist, got error {described['error_code']}; create it first"
+                )
+        begin = self._consumer.beginning_offsets(self._assigned)
+        end = self._consumer.end_offsets(self._assigned)
+        return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Go to each partition's next offset."""
+        for tp in self._assigned:
+            self._consumer.seek(tp, positions[tp.partition])
+        self._ends = {tp.partition: positions[tp.partition] for tp in self._assigned}
+
+    def poll(self, timeout_ms: int) -> Poll | None:
+        """The next records, decoded; None: nothing came within the time.
+
+        Raises:
+            PositionLost: the position is not inside the log any more.
+        """
+        try:
+            fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        except OffsetOutOfRangeError as reason:
+            raise PositionLost(
+                f"{self._topic}: expected offsets {self._ends} inside the log, got {reason}; see `--on-gap`"
+            ) from reason
+        records = [record for tp in sorted(fetched) for record in fetched[tp]]
+        ends = {tp.partition: self._consumer.position(tp) for tp in self._assigned}
+        moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
+        if not moved:
+            return None
+        self._ends |= moved
+        table, dead = self._codec.decode(records)
+        highs = {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._assigned}
+        return Poll(table, dead, moved, sum(max(high - self._ends[p], 0) for p, high in highs.items()))
+
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        """Records as they are in the log, for dead letters that a stage asks for.
+
+        Raises:
+            PositionLost: one of them is no longer there.
+        """
+        found: list[ConsumerRecord] = []
+        consumer = clients.consumer(self._options, max_poll_records=1)
+        try:
+            for partition, wanted in offsets.items():
+                tp = TopicPartition(self._topic, partition)
+                consumer.assign([tp])
+                for offset in sorted(set(wanted)):
+                    consumer.seek(tp, offset)
+                    got = consumer.poll(timeout_ms=10_000).get(tp, [])
+                    if not got or got[0].offset != offset:
+                        raise PositionLost(
+                            f"{self._topic}[{partition}]@{offset}: expected the record that was refused, got none"
+                        )
+                    found += got
+        except KafkaError as reason:
+            raise Unavailable(f"{self._topic}: reading refused records again failed: {reason!r}") from reason
+        finally:
+            consumer.close()
+        return found
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._consumer.close()
+
+
+def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
+    return {tp.partition: offset for tp, offset in offsets.items()}

@@ -1,0 +1,80 @@
+"""A Reader in a process of its own, as a Ray actor: a saturated Python thread beside torch would slow a small network 3-5x."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from kafka.consumer.fetcher import ConsumerRecord
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.reader import Log, Poll, Reader
+
+log = logging.getLogger(__name__)
+AHEAD = 2
+"""Polls asked for in advance: the reader decodes one while the shard steps over the other; more would only wait in memory."""
+POLL_MS = 200
+
+
+class RemoteReader:
+    """A `Source` whose reader may die: it is made anew and goes on at the first offset that was not handed over.
+
+    Guarantee: as `Reader`. Reading has no outside effect, so a reader's death needs no takeover.
+    """
+
+    def __init__(
+        self, options: Mapping[str, Any], topic: str, partitions: Sequence[int], codec: Codec, max_records: int
+    ) -> None:
+        actor = ray.remote(num_cpus=0, max_restarts=0)(Reader)
+        self._spawn: Callable[[], Any] = lambda: actor.remote(options, topic, partitions, codec, max_records)
+        self._actor = self._spawn()
+        self._ahead: deque[Any] = deque()
+        self._next: dict[int, int] = {}
+
+    def log(self) -> Log:
+        return self._ask(lambda reader: reader.log.remote())
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        self._next = dict(positions)
+        self._ahead.clear()
+        self._ask(lambda reader: reader.seek.remote(self._next))
+
+    def poll(self, timeout_ms: int) -> Poll | None:
+        while len(self._ahead) < AHEAD:
+            self._ahead.append(self._actor.poll.remote(POLL_MS))
+        ready, _ = ray.wait([self._ahead[0]], timeout=timeout_ms / 1000)
+        if not ready:
+            return None
+        try:
+            polled: Poll | None = ray.get(self._ahead.popleft())
+        except (ActorDiedError, ActorUnavailableError):
+            self._revive()
+            return None
+        if polled:
+            self._next |= polled.ends
+        return polled
+
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        return self._ask(lambda reader: reader.originals.remote(offsets))
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+    def _ask(self, call: Callable[[Any], Any]) -> Any:
+        """Call the reader, a new one if it has died."""
+        try:
+            return ray.get(call(self._actor))
+        except (ActorDiedError, ActorUnavailableError):
+            self._revive()
+            return ray.get(call(self._actor))
+
+    def _revive(self) -> None:
+        log.warning("the reader died; a new one goes on at %s", self._next)
+        self._ahead.clear()
+        self._actor = self._spawn()
+        if self._next:
+            ray.get(self._actor.seek.remote(self._next))

@@ -1,0 +1,88 @@
+"""Rows on their way through the stages: an Arrow table, tensors beside it, each row's place in state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows laid together by slot, arrival order kept inside: `order` sorts, `starts`/`lengths` cut, `slots` name the groups."""
+
+    order: Tensor
+    slots: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columnar rows; may be empty (a tick).
+
+    Args:
+        table: identity columns (`_partition`, `_offset`, `_row`, `_timestamp`), then the reading's, then what stages added.
+        slots: `[B]` int64, the key's place in state.
+        tensors: name -> `[B, ...]`, what stages hand on beside the table.
+    """
+
+    table: pa.RecordBatch
+    slots: Tensor
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def take(self, index: Tensor) -> Rows:
+        """The rows at `index` (`[K]` int64), in its order."""
+        if len(index) == len(self) and bool((index == torch.arange(len(self))).all()):
+            return self
+        tensors = {name: t.index_select(0, index.to(t.device)) for name, t in self.tensors.items()}
+        return Rows(self.table.take(pa.array(index.numpy())), self.slots[index], tensors)
+
+    def keep(self, mask: Tensor) -> Rows:
+        """The rows where `mask` (`[B]` bool) is true."""
+        return self if bool(mask.all()) else self.take(mask.nonzero()[:, 0])
+
+    def with_columns(self, columns: Mapping[str, pa.Array]) -> Rows:
+        """The same rows with columns added or replaced."""
+        table = self.table
+        for name, column in columns.items():
+            at = table.schema.get_field_index(name)
+            table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
+        return replace(self, table=table)
+
+    def with_tensors(self, **tensors: Tensor) -> Rows:
+        """The same rows with tensors added or replaced."""
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def column(self, name: str) -> Tensor:
+        """A numeric column as a `[B]` tensor."""
+        return torch.from_numpy(np.asarray(self.table.column(name).to_numpy(zero_copy_only=False)).copy())
+
+    def groups(self) -> Groups:
+        """Rows laid together by slot."""
+        order = torch.argsort(self.slots, stable=True)
+        slots, lengths = torch.unique_consecutive(self.slots[order], return_counts=True)
+        return Groups(order, slots, torch.cumsum(lengths, 0) - lengths, lengths)
+
+    def rounds(self) -> list[Tensor]:
+        """Row indices in rounds: each key at most once a round, in arrival order; for recurrent models."""
+        g = self.groups()
+        rank = torch.arange(len(self)) - torch.repeat_interleave(g.starts, g.lengths)
+        by_rank = torch.argsort(rank, stable=True)
+        return list(torch.split(g.order[by_rank], torch.bincount(rank).tolist())) if len(self) else []
+
+
+def concat(parts: list[Rows]) -> Rows:
+    """Rows of one layout, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    table = pa.Table.from_batches([p.table for p in parts]).combine_chunks().to_batches()
+    tensors = {name: torch.cat([p.tensors[name] for p in parts]) for name in parts[0].tensors}
+    return Rows(table[0] if table else parts[0].table, torch.cat([p.slots for p in parts]), tensors)

@@ -1,0 +1,236 @@
+"""A shard's whole life: take over, step, publish, checkpoint, hand over. DESIGN, "The recovery rule", is its specification."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.runtime import crash
+from pipelines.runtime.checkpoint import Checkpoints, Taken
+from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.inbox import Batch, Inbox
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.machine import Refusal, empty
+from pipelines.runtime.outbox import fingerprint
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.reader import Source
+from pipelines.runtime.stats import Stats
+from pipelines.runtime.takeover import Live, take_over
+from pipelines.runtime.units import milliseconds, size
+
+log = logging.getLogger(__name__)
+TICK_MS = 500
+JOURNAL_ITEMS = 4096
+"""A journal record is written whole in each alert transaction: past this many steps a checkpoint starts it afresh."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one shard needs to run anywhere.
+
+    Args:
+        kafka: options of kafka-python's clients.
+        partitions: the input partitions that are its own.
+        start: where to begin on the very first start.
+        on_gap: what to do when recovery finds something lost.
+    """
+
+    plan: Plan
+    lake: Lake
+    kafka: Mapping[str, Any] = field(repr=False)
+    shard: int
+    partitions: Sequence[int]
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
+
+
+class Shard:
+    """The unit of placement, transaction, checkpoint and snapshot.
+
+    Guarantee: every record's rows are in the table once, every alarm reaches a `read_committed` subscriber once, whatever dies
+    and whenever. Any unexpected error ends the process: takeover is the only error path.
+    """
+
+    def __init__(self, spec: Spec, source: Source, clock: Callable[[], float] = time.time) -> None:
+        self._spec, self._source, self._clock = spec, source, clock
+        self._live: Live = take_over(spec, source)
+        live, pipeline = self._live, self._live.machine.pipeline
+        self.stats = Stats(batch=pipeline.batch.rows)
+        self._inbox = live.inbox or Inbox(empty(pipeline.schema))
+        self._checkpoints = Checkpoints(live.sink, live.snapshots)
+        self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
+        self._flying_rows = 0
+        self._committed: Mapping[int, int] = dict(live.committed)
+        self._flying: Mapping[int, int] = {}
+        self._alerts = list[Any]()
+        self._letters: list[DeadLetter] = list(live.gaps)
+        self._now = live.now
+        self._moved = bool(self._results)
+        self._due_at = 0.0
+        self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
+        crash.in_flight = lambda: (sum(r.num_rows for r in self._results) + self._flying_rows, len(self._alerts))
+        if live.fresh or live.gaps or self._next_plan:
+            self.checkpoint()  # pins the start, the gap or the new plan before anything builds on it
+        crash.point("takeover.live", waits=False)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until told to stop, then commit what there is and let go."""
+        while not stop.is_set():
+            self.turn()
+        self.close()
+
+    def turn(self) -> None:
+        """One step, and the checkpoint that may be due."""
+        self._settle(wait=False)
+        batch = self._gather()
+        self._step(batch)
+        due = self._due()
+        if due and not self._checkpoints.in_flight:
+            self._begin_checkpoint()
+        elif self._alerts or self._letters:
+            crash.point("alerts.begin")
+            self._publish()
+            crash.point("alerts.committed")
+        self._published(batch)
+        if due == "full":
+            self._settle(wait=True)  # the writer is behind: hold the input back rather than grow
+
+    def checkpoint(self) -> None:
+        """Take a checkpoint now and wait for it."""
+        self._settle(wait=True)
+        self._begin_checkpoint()
+        self._published(None)
+        self._settle(wait=True)
+
+    def change(self, plan: Plan) -> None:
+        """Go on with another model, rules or options, from the next checkpoint."""
+        self._next_plan = plan
+
+    def close(self) -> None:
+        """Commit what there is, then let go of everything."""
+        self.checkpoint()
+        self._checkpoints.close()
+        self._live.outbox.close()
+        self._source.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What `tocsin status` shows of it; read from another thread."""
+        live = self._live
+        return {
+            "epoch": live.epoch,
+            "checkpoint": live.sequence,
+            "read": dict(live.positions),  # A
+            "committed": dict(self._committed),  # R
+            "model": live.machine.pipeline.model_version,
+            "uncommitted_rows": sum(r.num_rows for r in list(self._results)) + self._flying_rows,
+        }
+
+    def _gather(self) -> Batch:
+        """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
+        batch, deadline = self._live.machine.pipeline.batch, None
+        while self._inbox.rows < batch.rows:
+            now = time.monotonic()
+            if self._inbox and deadline is None:
+                deadline = now + milliseconds(batch.wait) / 1000
+            left = TICK_MS if deadline is None else (deadline - now) * 1000
+            if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
+                break
+            self._inbox.put(poll)
+            self.stats.gauges["behind"] = poll.behind
+        return self._inbox.take(batch.rows)
+
+    def _step(self, batch: Batch) -> None:
+        live, started = self._live, time.monotonic()
+        self._now = max(self._now, round(self._clock() * 1000))
+        outcome = live.machine.step(batch.table, self._now)
+        if batch.ends or outcome.changed:
+            live.journal.ran(self._now, batch.ends)
+            self._moved = True
+        live.positions |= batch.ends
+        if outcome.results.num_rows:
+            self._results.append(outcome.results)
+        self._alerts += outcome.alerts
+        self._letters += [*batch.dead, *self._refused(outcome.refused)]
+        self.stats.add(
+            steps=1 if batch.ends else 0,
+            rows=batch.table.num_rows,
+            results=outcome.results.num_rows,
+            alerts=len(outcome.alerts),
+            dead_letters=len(batch.dead) + len(outcome.refused),
+            busy_ms=round((time.monotonic() - started) * 1000),
+            **outcome.counts,
+        )
+        self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
+
+    def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
+        """Dead letters for what a stage refused, with the originals fetched from the log again."""
+        if not refusals:
+            return []
+        wanted: dict[int, list[int]] = {}
+        for r in refusals:
+            wanted.setdefault(r.partition, []).append(r.offset)
+        found = {(o.partition, o.offset): o for o in self._source.originals(wanted)}
+        return [
+            DeadLetter.of(found[r.partition, r.offset], row=r.row, stage=r.stage, error=r.error, message=r.message)
+            for r in refusals
+        ]
+
+    def _due(self) -> Literal["", "now", "full"]:
+        """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
+        live, commit = self._live, self._live.machine.pipeline.commit
+        bytes_ = sum(r.nbytes for r in self._results)
+        if bytes_ >= 2 * size(commit.size) or len(live.journal.items) >= 2 * JOURNAL_ITEMS:
+            return "full"
+        if bytes_ >= size(commit.size) or len(live.journal.items) >= JOURNAL_ITEMS:
+            return "now"
+        return "now" if (self._moved or self._next_plan) and time.monotonic() >= self._due_at else ""
+
+    def _publish(self, mark: tuple[int, str] | None = None) -> None:
+        """One transaction with all that has to be said."""
+        live = self._live
+        live.journal.publishes([fingerprint(said) for said in [*self._alerts, *self._letters]])
+        if mark:
+            live.journal.mark(*mark)
+        live.outbox.commit(self._alerts, self._letters, live.journal, live.positions)
+
+    def _begin_checkpoint(self) -> None:
+        """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
+        live = self._live
+        plan = self._next_plan or live.plan
+        next_pipeline = plan.build(self._spec.lake) if self._next_plan else None
+        live.sequence += 1
+        name = live.epoch << 32 | live.sequence
+        crash.point("checkpoint.begin")
+        self._publish((name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
+        crash.point("checkpoint.marked")
+        cut = live.machine.cut(full=live.snapshots.full_next)
+        if next_pipeline:
+            live.machine.adopt(next_pipeline)
+            live.plan, self._next_plan = plan, None
+        facts = {"topic_id": live.topic_id, "plan": plan.dump(), "signature": live.machine.signature, "now": self._now}
+        results, self._results = self._results, []
+        self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
+        self._checkpoints.start(Taken(name, cut, results, self._flying, facts))
+        self._moved = False
+        self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
+
+    def _published(self, batch: Batch | None) -> None:
+        """After a step: what it had to say is said, its rows' latency is known."""
+        self._alerts, self._letters = [], []
+        if batch and batch.table.num_rows:
+            stamps = batch.table.column("_timestamp").cast(pa.int64()).to_numpy()
+            self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))
+
+    def _settle(self, *, wait: bool) -> None:
+        """Take note of a checkpoint that has landed: the journal builds on it from now on."""
+        if (name := self._checkpoints.landed(wait=wait)) is not None:
+            self._live.journal.landed(name)
+            self._committed, self._flying_rows = self._flying, 0
+            self.stats.add(checkpoints=1)

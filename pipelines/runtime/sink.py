@@ -1,0 +1,158 @@
+"""The results table: a Delta table, one commit a checkpoint, the input positions in the same commit."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction
+
+from pipelines.runtime.errors import ConfigError, Fenced, Unavailable
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+PARTITION = "event_date"
+ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Owned:
+    """What an owner starts from: its epoch, each partition's next offset (R), the last checkpoint's name (0: none)."""
+
+    epoch: int
+    positions: Mapping[int, int]
+    checkpoint: int
+
+
+class Sink:
+    """One shard's hand on the results table.
+
+    Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
+    ours. Delta does not deduplicate by itself: a commit made from a freshly loaded table is always accepted. So after
+    `own` every commit is made from a version at which we have seen our own epoch.
+    """
+
+    def __init__(self, lake: Lake, pipeline: Pipeline, shard: int) -> None:
+        self._lake, self._pipeline, self._files = lake, pipeline, lake.files
+        self._epoch_id = f"{pipeline.name}/{shard}#epoch"
+        self._checkpoint_id = f"{pipeline.name}/{shard}#checkpoint"
+        self._epoch = 0
+        self._table: DeltaTable
+
+    def own(self, start: Mapping[int, int]) -> Owned:
+        """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
+
+        Only what is read here, after the epoch, is the truth about R.
+        """
+        p, uri = self._pipeline, self._lake.uri(self._pipeline.name)
+        options = self._lake.options or None
+        DeltaTable.create(uri, p.table, mode="ignore", partition_by=[PARTITION], name=p.name, storage_options=options)
+        self._table = DeltaTable(uri, storage_options=options)
+        self._check_schema(uri)
+        for _ in range(ATTEMPTS):
+            self._epoch = (self._read(self._epoch_id) or 0) + 1
+            missing = {n: o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            try:
+                self._commit([], {self._epoch_id: self._epoch} | {self._position_id(n): o for n, o in missing.items()})
+                break
+            except CommitFailedError:
+                self._table.update_incremental()
+        else:
+            raise Unavailable(
+                f"{uri}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
+            )
+        self._look()
+        positions = {n: self._read(self._position_id(n)) or 0 for n in start}
+        return Owned(self._epoch, positions, self._read(self._checkpoint_id) or 0)
+
+    def write(self, results: Sequence[pa.RecordBatch]) -> list[AddAction]:
+        """Write rows as Parquet files that nobody sees until `publish`."""
+        if not results:
+            return []
+        table = pa.Table.from_batches(results)
+        return [
+            self._file(date, table.filter(pc.equal(table[PARTITION], date))) for date in pc.unique(table[PARTITION])
+        ]
+
+    def publish(self, files: Sequence[AddAction], positions: Mapping[int, int], checkpoint: int) -> None:
+        """The one atomic step: rows, positions and the checkpoint's name become visible together.
+
+        Raises:
+            Fenced: another owner has raised the epoch.
+        """
+        txn = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
+        txn |= {self._position_id(n): o for n, o in positions.items()}
+        for attempt in range(ATTEMPTS):
+            try:
+                self._commit(files, txn)
+                break
+            except CommitFailedError as reason:
+                self._look()
+                if self._read(self._checkpoint_id) == checkpoint:  # it did commit, only its reply was lost
+                    break
+                log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason)
+        else:
+            raise Unavailable(f"{self._table.table_uri}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
+        self._look()
+
+    def _look(self) -> None:
+        """Go to the newest version, which is ours to build on only if the epoch is."""
+        self._table.update_incremental()
+        if (epoch := self._read(self._epoch_id)) != self._epoch:
+            raise Fenced(f"{self._epoch_id}: expected {self._epoch}, got {epoch}: another process owns this shard now")
+
+    def _commit(self, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
+        self._table.create_write_transaction(
+            list(files),
+            mode="append",
+            schema=self._table.schema(),
+            partition_by=[PARTITION],
+            commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()]),
+        )
+
+    def _read(self, app_id: str) -> int | None:
+        return self._table.transaction_version(app_id)
+
+    def _position_id(self, partition: int) -> str:
+        return f"{self._pipeline.name}/{self._pipeline.topic}/{partition}"
+
+    def _check_schema(self, uri: str) -> None:
+        there = {f.name: str(f.type) for f in pa.schema(self._table.schema().to_arrow())}
+        missing = [n for n in self._pipeline.table.names if n not in there]
+        if missing:
+            raise ConfigError(
+                f"table {uri}: expected columns {missing}, got {sorted(there)}; use another lake or pipeline name"
+            )
+
+    def _file(self, date: pa.Scalar, table: pa.Table) -> AddAction:
+        path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
+        whole = posixpath.join(self._pipeline.name, path)
+        self._files.create_dir(posixpath.dirname(whole), recursive=True)
+        pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        bytes_ = self._files.get_file_info(whole).size
+        return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
+
+
+def _stats(table: pa.Table) -> str:
+    """Delta's file statistics, by which a query skips files."""
+    least: dict[str, Any] = {}
+    most: dict[str, Any] = {}
+    for field in table.schema:
+        if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
+            ends = pc.min_max(table[field.name])
+            if ends["min"].is_valid:
+                least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
+    nulls = {n: table[n].null_count for n in least}
+    return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()

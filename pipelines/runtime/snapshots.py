@@ -1,0 +1,133 @@
+"""A shard's snapshots: a full one now and then, between them only what changed."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from pyarrow import fs
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from pipelines.runtime.errors import SnapshotLost
+from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.rows import Rows
+from pipelines.runtime.state import Cut
+
+LONGEST = 16
+"""Cuts in a chain before the next one is full, so that a restore reads few files."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A restored snapshot: cuts in order, and what the shard wrote beside them."""
+
+    cuts: list[Cut]
+    facts: Mapping[str, Any]
+
+
+class Snapshots:
+    """Guarantee: a snapshot is complete before a checkpoint names it; one that is named is kept until two newer ones are.
+
+    Its name is the checkpoint's number (epoch << 32 | sequence), so a fenced owner never writes over its successor's.
+    """
+
+    def __init__(self, lake: Lake, pipeline: str, shard: int) -> None:
+        self._files = lake.files
+        self._folder = posixpath.join("_state", pipeline, str(shard))
+        self._chain: list[int] = []
+        self._sizes: list[int] = []
+        self._previous: set[int] = set()
+
+    @property
+    def full_next(self) -> bool:
+        """Whether the next cut should be full: none yet, a long chain, or changes that outweigh the whole."""
+        return not self._chain or len(self._chain) >= LONGEST or sum(self._sizes[1:]) > self._sizes[0]
+
+    def write(self, name: int, cut: Cut, facts: Mapping[str, Any]) -> int:
+        """Store a cut under a checkpoint's name. Returns its bytes."""
+        self._previous = set(self._chain)
+        if cut.full:
+            self._chain, self._sizes = [], []
+        parts = {
+            "keys.arrow": _ipc(cut.keys),
+            "cells.safetensors": save_tensors(dict(cut.cells) | {"\0freed": cut.freed}),
+        }
+        for stage, rows in cut.waiting.items():
+            parts[f"{_plain(stage)}.arrow"] = _ipc(rows.table)
+            parts[f"{_plain(stage)}.safetensors"] = save_tensors({**rows.tensors, "\0slots": rows.slots})
+        for file, content in parts.items():
+            write(self._files, self._path(name, file), content)
+        self._chain.append(name)
+        self._sizes.append(sum(map(len, parts.values())))
+        manifest = {
+            "chain": self._chain,
+            "sizes": self._sizes,
+            "full": cut.full,
+            "waiting": list(cut.waiting),
+            "state": dict(cut.facts),
+            "facts": dict(facts),
+        }
+        write(
+            self._files, self._path(name, "manifest.json"), orjson.dumps(manifest)
+        )  # last: it makes the rest a snapshot
+        return self._sizes[-1]
+
+    def read(self, name: int) -> Snapshot:
+        """The snapshot of a checkpoint, with those before it that it builds on.
+
+        Raises:
+            SnapshotLost: it is not there, or a part of it is.
+        """
+        try:
+            manifest = self._manifest(name)
+            cuts = [self._cut(link) for link in manifest["chain"]]
+        except (FileNotFoundError, pa.ArrowInvalid, ValueError) as reason:
+            raise SnapshotLost(
+                f"snapshot {name} in {self._folder}: expected the one that the last checkpoint names, got {reason}; "
+                "restore the lake's _state folder from a backup, or start over with `--on-gap skip`"
+            ) from reason
+        self._chain, self._sizes = list(manifest["chain"]), list(manifest["sizes"])
+        return Snapshot(cuts, manifest["facts"])
+
+    def drop_before(self, name: int) -> None:
+        """Delete what neither snapshot `name` nor the one before it needs; newer ones are a successor's."""
+        needed = self._previous | set(self._chain)
+        for info in self._files.get_file_info(fs.FileSelector(self._folder)):
+            if int(info.base_name) < name and int(info.base_name) not in needed:
+                self._files.delete_dir(info.path)
+
+    def _cut(self, name: int) -> Cut:
+        manifest = self._manifest(name)
+        cells = load_tensors(read(self._files, self._path(name, "cells.safetensors")))
+        waiting = {}
+        for stage in manifest["waiting"]:
+            tensors = load_tensors(read(self._files, self._path(name, f"{_plain(stage)}.safetensors")))
+            slots = tensors.pop("\0slots")
+            waiting[stage] = Rows(self._table(name, f"{_plain(stage)}.arrow"), slots, tensors)
+        freed = cells.pop("\0freed")
+        return Cut(manifest["full"], self._table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
+
+    def _manifest(self, name: int) -> dict[str, Any]:
+        return orjson.loads(read(self._files, self._path(name, "manifest.json")))
+
+    def _table(self, name: int, file: str) -> pa.RecordBatch:
+        return pa.ipc.open_stream(read(self._files, self._path(name, file))).read_next_batch()
+
+    def _path(self, name: int, file: str) -> str:
+        return posixpath.join(self._folder, str(name), file)
+
+
+def _ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def _plain(stage: str) -> str:
+    return stage.replace("/", "-")

@@ -1,0 +1,240 @@
+"""Stages that any pipeline can use: order, windows, a model's judgement, silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipelines.runtime.machine import Step
+from pipelines.runtime.rows import Groups, Rows, concat
+from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
+from pipelines.runtime.units import milliseconds
+
+NEVER = -(2**62)
+
+
+class Sorted:
+    """Each key's rows in order, each position once.
+
+    A row waits until the key has moved `late` past it. What comes later than that is a dead letter (`TooLate`); what
+    repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
+
+    Args:
+        by: an integer or timestamp column; None: the event time.
+        late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
+        wait: rows of a key that has gone silent are let through after this long.
+    """
+
+    def __init__(self, *, by: str | None = None, late: int | str = 0, wait: str = "10s") -> None:
+        self._by, self._late, self._wait = by, milliseconds(late) if isinstance(late, str) else late, milliseconds(wait)
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        newest = Cell(dtype=torch.int64, fill=NEVER)
+        through = {"newest": newest, "through": newest}
+        return (
+            through | {"seen_at": Cell(dtype=torch.int64), "waiting": Pending()} if self._late else {"newest": newest}
+        )
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        return self._hold(rows, state, at) if self._late else self._pass(rows, state, at)
+
+    def _position(self, rows: Rows, at: Step) -> Tensor:
+        column = rows.table.column(self._by or at.event_time)
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("ms", tz=column.type.tz), safe=False)
+        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
+
+    def _pass(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        """No lateness allowed: a row must be ahead of all its key's rows before it."""
+        newest = state["newest"]
+        assert isinstance(newest, CellStore)
+        if not len(rows):
+            return rows
+        g, position = rows.groups(), self._position(rows, at)
+        before, last = _running_max(g, position[g.order], newest[g.slots])
+        newest[g.slots] = last
+        reached = torch.empty_like(before)
+        reached[g.order] = before
+        at.counts["duplicates"] += int((position == reached).sum())
+        self._refuse(rows, position < reached, position, reached, at)
+        return rows.keep(position > reached)
+
+    def _hold(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        newest, through, seen_at, waiting = (state[n] for n in ("newest", "through", "seen_at", "waiting"))
+        assert isinstance(newest, CellStore) and isinstance(through, CellStore)
+        assert isinstance(seen_at, CellStore) and isinstance(waiting, PendingStore)
+        if len(rows):
+            g, position = rows.groups(), self._position(rows, at)
+            before, last = _running_max(g, position[g.order], newest[g.slots])
+            newest[g.slots], seen_at[g.slots] = last, at.now
+            reached = torch.empty_like(before)
+            reached[g.order] = before
+            passed = through[rows.slots]
+            floor = torch.maximum(reached - self._late, passed)
+            again = (position == passed) & (position == floor)
+            at.counts["duplicates"] += int(again.sum())
+            self._refuse(rows, position < floor, position, floor, at)
+            rows = rows.keep((position >= floor) & ~again)
+        if waiting.rows is not None:
+            rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
+        if not len(rows):
+            return rows
+        position = self._position(rows, at)
+        order = np.lexsort((position.numpy(), rows.slots.numpy()))  # stable: of two alike the first to come stays
+        rows, position = rows.take(torch.from_numpy(order)), position[torch.from_numpy(order)]
+        same = (rows.slots[1:] == rows.slots[:-1]) & (position[1:] == position[:-1])
+        at.counts["duplicates"] += int(same.sum())
+        first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
+        rows, position = rows.keep(first), position[first]
+        silent = seen_at[rows.slots] + self._wait <= at.now
+        ready = (position <= newest[rows.slots] - self._late) | silent
+        waiting.rows = rows.keep(~ready)
+        rows, position = rows.keep(ready), position[ready]
+        if len(rows):
+            g = rows.groups()
+            through[g.slots] = torch.maximum(through[g.slots], position[g.starts + g.lengths - 1])
+        return rows
+
+    def _refuse(self, rows: Rows, late: Tensor, position: Tensor, floor: Tensor, at: Step) -> None:
+        if not bool(late.any()):
+            return
+        name = self._by or at.event_time
+        lines = [
+            f"expected {name} after {f}, got {p}"
+            for p, f in zip(position[late].tolist(), floor[late].tolist(), strict=True)
+        ]
+        at.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
+
+
+def _running_max(g: Groups, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """Per group of sorted `values`, the maximum before each row (beginning with `start`), and at the end."""
+    # One cumulative maximum over all groups: lift each group above the ones before it by rank, not by value.
+    first = torch.zeros(len(values), dtype=torch.bool)
+    first[g.starts] = True
+    ranks = torch.argsort(torch.argsort(torch.cat([values, start]), stable=True))
+    sorted_all = torch.cat([values, start]).sort().values
+    n = len(values)
+    lift = torch.repeat_interleave(torch.arange(len(g.slots)), g.lengths) * (len(ranks) + 1)
+    lead = torch.repeat_interleave(ranks[n:], g.lengths)
+    here = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
+    before = torch.where(first, lead, torch.cat([here[:1], here[:-1]]))
+    return sorted_all[before], sorted_all[here[g.starts + g.lengths - 1]]
+
+
+class Last:
+    """Each row together with its key's rows before it, as a window; rows of a key with fewer so far give none.
+
+    Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first.
+    """
+
+    def __init__(self, length: int, columns: Sequence[str], *, name: str = "window") -> None:
+        self._length, self._columns, self._name = length, tuple(columns), name
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {"rows": Ring(self._length - 1, len(self._columns))}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        ring, past, width = state["rows"], self._length - 1, len(self._columns)
+        assert isinstance(ring, RingStore)
+        if not len(rows):
+            return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
+        g = rows.groups()
+        values = np.empty((len(rows), width), np.float32)
+        for i, column in enumerate(self._columns):
+            values[:, i] = rows.table.column(column).to_numpy(zero_copy_only=False)
+        # Lay every group out as its `past` rows, then its new ones: [P], then slide over it.
+        tail, count = ring.tail(g.slots)
+        rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
+        base = g.starts + past * torch.arange(len(g.slots))
+        laid = torch.empty(len(rows) + past * len(g.slots), width)
+        laid[(base[:, None] + torch.arange(past)).flatten()] = tail.flatten(0, 1)
+        at_row = torch.repeat_interleave(base, g.lengths) + past + rank
+        laid[at_row] = torch.from_numpy(values)[g.order]
+        end = base + past + g.lengths
+        ring.replace(g.slots, laid[end[:, None] - past + torch.arange(past)], count + g.lengths)
+        full = torch.repeat_interleave(count, g.lengths) + rank >= past
+        chosen, order = g.order[full].sort()
+        starts = at_row[full][order] - past
+        windows = (
+            laid.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
+            if len(starts)
+            else laid.new_empty(0, self._length, width)
+        )
+        return rows.take(chosen).with_tensors(**{self._name: windows})
+
+
+class Judge:
+    """A model's verdict on each row: its outputs become columns.
+
+    Args:
+        model: `tensor [B, ...] -> {name: [B] or [B, T] tensor}`; called with at most `batch` rows.
+        tensor: the tensor of `Rows` that it reads.
+    """
+
+    def __init__(
+        self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "window", batch: int = 512
+    ) -> None:
+        self._model, self._tensor, self._batch = model, tensor, batch
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        parts = [self._model(chunk) for chunk in rows.tensors[self._tensor].split(self._batch)]
+        joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        return rows.with_columns({name: _arrow(t) for name, t in joined.items()})
+
+
+class Silence:
+    """Adds a row for each key that has not been heard of for `after`: no offset, every reading null, `silent` true.
+
+    Its event time is the key's last one, so that the alarm is the same however late it is noticed.
+    """
+
+    def __init__(self, after: str) -> None:
+        self._after = milliseconds(after)
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {name: Cell(dtype=torch.int64) for name in ("heard", "event_time", "told")}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
+        assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
+        if len(rows):
+            g = rows.groups()
+            times = rows.table.column(at.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
+            last = torch.from_numpy(times.to_numpy().copy())[g.order[g.starts + g.lengths - 1]]
+            heard[g.slots], event_time[g.slots], told[g.slots] = at.now, last, 0
+        rows = rows.with_columns({"silent": pa.repeat(pa.scalar(False), len(rows))})
+        since = heard.all()
+        quiet = ((since > 0) & (since + self._after <= at.now) & (told.all() == 0)).nonzero()[:, 0]
+        if not len(quiet):
+            return rows
+        told[quiet] = 1
+        partitions, keys = at.keys_of(quiet)
+        times = pa.array(event_time[quiet].numpy()).cast(pa.timestamp("ms", tz="UTC"))
+        known = {"_partition": partitions, "_timestamp": times, at.event_time: times, at.key: keys}
+        known["silent"] = pa.repeat(pa.scalar(True), len(quiet))
+        fields = rows.table.schema
+        columns = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(quiet), f.type) for f in fields]
+        schema = pa.schema([f.with_nullable(True) for f in fields])
+        silent = Rows(pa.RecordBatch.from_arrays(columns, schema=schema), quiet)
+        heard_rows = Rows(rows.table.cast(schema), rows.slots)
+        return concat([heard_rows, silent])
+
+
+def _arrow(tensor: Tensor) -> pa.Array:
+    """`[B]` as a column, `[B, T]` as a column of lists."""
+    values = tensor.detach().cpu().contiguous().numpy()
+    if values.ndim == 1:
+        return pa.array(values)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))

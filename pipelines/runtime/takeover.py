@@ -1,0 +1,213 @@
+"""Takeover: fence, own, read, restore, re-run. The only way into a shard, and the only error path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipelines.runtime import crash, journal
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, StateMismatch, TopicReplaced
+from pipelines.runtime.inbox import Inbox
+from pipelines.runtime.journal import Journal, Ran
+from pipelines.runtime.machine import Machine, Refusal, empty
+from pipelines.runtime.outbox import Outbox, fingerprint
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.reader import Log, Source
+from pipelines.runtime.sink import Owned, Sink
+from pipelines.runtime.snapshots import Snapshot, Snapshots
+
+if TYPE_CHECKING:
+    from pipelines.runtime.shard import Spec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Live:
+    """A shard as takeover leaves it: everything before A judged, nothing of it said twice."""
+
+    machine: Machine
+    plan: Plan
+    outbox: Outbox
+    sink: Sink
+    snapshots: Snapshots
+    journal: Journal
+    epoch: int
+    topic_id: str
+    committed: Mapping[int, int]
+    positions: dict[int, int]
+    inbox: Inbox
+    fresh: bool
+    sequence: int = 0
+    now: int = 0
+    results: list[pa.RecordBatch] = field(default_factory=list)
+    gaps: list[DeadLetter] = field(default_factory=list)
+
+
+def take_over(spec: Spec, source: Source) -> Live:
+    """Become the one owner of a shard.
+
+    Raises:
+        Lost: something that recovery needs is gone, and `on_gap` is "stop".
+        Fenced: another process is taking it over, too.
+    """
+    declared = spec.plan.build(spec.lake)
+    outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake.files)  # 1. fences the older producer
+    crash.point("takeover.fenced", waits=False)
+    log = source.log()
+    sink, snapshots = Sink(spec.lake, declared, spec.shard), Snapshots(spec.lake, declared.name, spec.shard)
+    owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
+    crash.point("takeover.owned", waits=False)
+    stored = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
+    found = _Found(spec, declared.topic, log, owned)
+    snapshot = found.snapshot(snapshots)
+    facts = snapshot.facts if snapshot else {}
+    topic_id = facts.get("topic_id") or log.topic_id
+    positions = found.positions(topic_id)  # 4.
+    todo = found.journal(stored)
+    plan = Plan.load(facts["plan"]) if snapshot else spec.plan
+    machine = Machine(plan.build(spec.lake))
+    if snapshot:
+        if facts["signature"] != machine.signature:
+            raise StateMismatch(
+                f"{declared.name}/{spec.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
+            )
+        machine.restore(snapshot.cuts)
+    crash.point("takeover.restored", waits=False)
+    source.seek(positions)  # 5.
+    live = Live(
+        machine=machine,
+        plan=plan,
+        outbox=outbox,
+        sink=sink,
+        snapshots=snapshots,
+        journal=todo,
+        epoch=owned.epoch,
+        topic_id=log.topic_id,
+        committed=dict(positions),
+        positions=positions,
+        inbox=Inbox(empty(declared.schema)),
+        fresh=not owned.checkpoint,
+        now=int(facts.get("now", 0)),
+        gaps=found.gaps,
+    )
+    _rerun(live, spec, source)
+    crash.point("takeover.rerun", waits=False)
+    return live
+
+
+def _rerun(live: Live, spec: Spec, source: Source) -> None:
+    """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
+    again = Journal(live.journal.base)
+    for item in live.journal.items:
+        if isinstance(item, Ran):
+            ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
+            while not live.inbox.covers(ends):
+                if poll := source.poll(1000):
+                    live.inbox.put(poll)
+            batch = live.inbox.take_until(ends)
+            outcome = live.machine.step(batch.table, item.now)
+            said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *batch.dead, *outcome.refused]
+            again.publishes([fingerprint(s) for s in said])
+            live.results.append(outcome.results)
+            live.positions |= ends
+            live.now = item.now
+        elif (plan := Plan.load(item.plan)) != live.plan:
+            live.machine.adopt(plan.build(spec.lake))
+            live.plan = plan
+    if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
+        logger.error(
+            "%s/%d: re-ran %d steps: expected %d alarms and dead letters with digest %x, got %d with %x; those sent stay sent",
+            live.machine.pipeline.name,
+            spec.shard,
+            len(live.journal.items),
+            live.journal.sent,
+            live.journal.digest,
+            again.sent,
+            again.digest,
+        )
+
+
+class _Found:
+    """What takeover finds, checked; what is lost stops it, or becomes a gap that is on record."""
+
+    def __init__(self, spec: Spec, topic: str, log: Log, owned: Owned) -> None:
+        self._spec, self._topic, self._log, self._owned = spec, topic, log, owned
+        self.gaps: list[DeadLetter] = []
+
+    def _lost(self, lost: Lost, partition: int, offset: int) -> None:
+        if self._spec.on_gap == "stop":
+            raise lost
+        logger.error("skipped: %s", lost)
+        self.gaps.append(
+            DeadLetter(
+                topic=self._topic,
+                partition=partition,
+                offset=offset,
+                row=None,
+                stage="takeover",
+                error=type(lost).__name__,
+                message=str(lost),
+                timestamp=0,
+                key=None,
+                value=None,
+                headers=(),
+            )
+        )
+
+    def snapshot(self, snapshots: Snapshots) -> Snapshot | None:
+        if not self._owned.checkpoint:
+            return None
+        try:
+            return snapshots.read(self._owned.checkpoint)
+        except SnapshotLost as lost:
+            self._lost(lost, self._spec.partitions[0], 0)
+            return None
+
+    def positions(self, topic_id: str) -> dict[int, int]:
+        """R, where it is inside the log of the same topic."""
+        log, topic = self._log, self._topic
+        if log.topic_id != topic_id:
+            lost = TopicReplaced(
+                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored offsets mean other "
+                "records; restore it, or go on from its start with `--on-gap skip`"
+            )
+            self._lost(lost, self._spec.partitions[0], 0)
+            return dict(log.begin)
+        positions: dict[int, int] = {}
+        for p, position in self._owned.positions.items():
+            positions[p] = min(max(position, log.begin[p]), log.end[p])
+            if positions[p] != position:
+                lost_one = PositionLost(
+                    f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: records "
+                    f"were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
+                )
+                self._lost(lost_one, p, position)
+        return positions
+
+    def journal(self, stored: Journal | None) -> Journal:
+        """What to re-run; an empty journal when what is stored is older than the checkpoint."""
+        checkpoint, spec = self._owned.checkpoint, self._spec
+        if stored is None and checkpoint:
+            lost = JournalLost(
+                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms since it may "
+                "ring twice; restore the topic, or accept that with `--on-gap skip`"
+            )
+            self._lost(lost, spec.partitions[0], 0)
+        todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
+        reach: Mapping[int, int] = {p: e for item in todo.items if isinstance(item, Ran) for p, e in item.ends.items()}
+        for p, end in reach.items():
+            if end > self._log.end[p]:
+                lost_tail = PositionLost(
+                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at {self._log.end[p]}: records "
+                    "that were judged are gone; go on with `--on-gap skip`"
+                )
+                self._lost(lost_tail, p, end)
+                return Journal(checkpoint)
+        return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo

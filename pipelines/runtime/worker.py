@@ -1,0 +1,106 @@
+"""The Worker: a process that hosts shards, each in a thread. One shard's unexpected error ends it, for takeover is the only error path."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.remote import RemoteReader
+from pipelines.runtime.shard import Shard, Spec
+from pipelines.runtime.stats import Window
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Status:
+    """One shard as its worker sees it.
+
+    Args:
+        state: "starting", "running", "stopped" (by an order), or "refused": a person has to act on `error`.
+        facts: positions (A), committed (R), epoch, model version and so on.
+        pid: of the process; for tests and for people with a debugger.
+    """
+
+    shard: int
+    state: str
+    error: str
+    facts: dict[str, Any]
+    window: Window | None
+    pid: int
+
+
+class _Hosted:
+    """A shard and its thread."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec, self.state, self.error = spec, "starting", ""
+        self.shard: Shard | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=f"shard-{spec.shard}", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            pipeline = self.spec.plan.build(self.spec.lake)
+            codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
+            reader = RemoteReader(self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows)
+            self.shard = Shard(self.spec, reader)
+            self.state = "running"
+            self.shard.run(self.stop)
+            self.state = "stopped"
+        except (Lost, ConfigError, ModelError, StateMismatch) as reason:
+            # Starting again would end the same way: wait for a person, with the line that says what to do.
+            self.state, self.error = "refused", str(reason)
+            log.error("%s", reason)
+        except BaseException:
+            log.exception("shard %d: its process ends, another one takes over", self.spec.shard)
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(70)
+
+
+class Worker:
+    """Hosts shards; the supervisor makes it a detached Ray actor."""
+
+    def __init__(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
+        torch.set_flush_denormal(True)  # saturated gates give denormals: an LSTM on raw readings is 2x slower
+        self._hosted: dict[int, _Hosted] = {}
+
+    def host(self, spec: Spec) -> None:
+        """Start a shard, unless it is here already."""
+        held = self._hosted.get(spec.shard)
+        if held is None or held.state in ("stopped", "refused"):
+            self._hosted[spec.shard] = _Hosted(spec)
+
+    def status(self) -> list[Status]:
+        """Each shard's state, and what it counted since the last call."""
+        found = []
+        for n, h in sorted(self._hosted.items()):
+            facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
+            found.append(Status(n, h.state, h.error, facts, window, os.getpid()))
+        return found
+
+    def change(self, plan: Plan) -> None:
+        """Have every shard go on with another plan from its next checkpoint."""
+        for hosted in self._hosted.values():
+            if hosted.shard:
+                hosted.shard.change(plan)
+
+    def drain(self, timeout: float = 60) -> bool:
+        """Have every shard commit and let go; whether all did in time."""
+        for hosted in self._hosted.values():
+            hosted.stop.set()
+        for hosted in self._hosted.values():
+            hosted.thread.join(timeout)
+        return not any(h.thread.is_alive() for h in self._hosted.values())

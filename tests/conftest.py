@@ -1,0 +1,110 @@
+"""What every test may use: Apache Kafka, topics, the real recordings; and the check that nothing is left running."""
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+from kafka import KafkaAdminClient
+
+from deploy.kafka.server import KafkaServer, MissingToolError
+
+ROOT = Path(__file__).parents[1]
+SESSION = "TOCSIN_TEST_SESSION"
+
+CreateTopic = Callable[..., str]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=20, help="kills in tests/crash (default: 20)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Fail when a process that the tests started, however detached, outlives them."""
+    os.environ[SESSION] = session = uuid.uuid4().hex
+    yield
+    give_up = time.monotonic() + 10
+    while (left := _processes(session)) and time.monotonic() < give_up:
+        time.sleep(0.2)
+    if left:
+        names = "; ".join(f"{process.pid} {' '.join(process.info['cmdline'] or ())[:120]}" for process in left)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        pytest.fail(f"{len(left)} processes were left running by the tests (now killed): {names}", pytrace=False)
+
+
+def _processes(session: str) -> list[psutil.Process]:
+    """Living processes that carry the session's mark or descend from this one, but for those that end with it."""
+    descendants = {child.pid for child in psutil.Process().children(recursive=True)}
+    left = []
+    for process in psutil.process_iter(["cmdline", "environ", "status"]):
+        marked = (process.info["environ"] or {}).get(SESSION) == session and process.pid != os.getpid()
+        command = " ".join(process.info["cmdline"] or ())
+        helper = "resource_tracker" in command or "multiprocessing.forkserver" in command
+        if (marked or process.pid in descendants) and process.info["status"] != psutil.STATUS_ZOMBIE and not helper:
+            left.append(process)
+    return left
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
+    """Apache Kafka, one for the session. A test that kills it brings it back with `restart()`."""
+    server = KafkaServer(data=tmp_path_factory.mktemp("kafka"))
+    try:
+        server.start()
+    except MissingToolError as missing:
+        if "CI" in os.environ:
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
+    yield server
+    server.kill()  # a clean stop would sync every log to disk first
+    if not request.session.testsfailed:
+        shutil.rmtree(server.data)
+
+
+@pytest.fixture(scope="session")
+def create_topic(kafka: KafkaServer) -> CreateTopic:
+    """`create_topic(name="topic", *, partitions=1, config=None)` makes a topic of a unique name and returns that."""
+
+    def create(name: str = "topic", *, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
+        unique = f"{name}.{uuid.uuid4().hex[:8]}"
+        with KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers) as admin:
+            options = {"num_partitions": partitions, "replication_factor": 1, "configs": dict(config or {})}
+            admin.create_topics({unique: options}, wait_for_metadata=True)
+        return unique
+
+    return create
+
+
+@pytest.fixture
+def topic(create_topic: CreateTopic) -> str:
+    """An empty topic of one partition."""
+    return create_topic()
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The directory of the real recordings: `TOCSIN_DATA`, else `../shared/data` beside the repository."""
+    path = Path(os.environ.get("TOCSIN_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no recordings in {path}: set TOCSIN_DATA to the directory that holds them")
+    return path
+
+
+@pytest.fixture(scope="session")
+def kills(request: pytest.FixtureRequest) -> int:
+    """How many kills a crash test makes: `--kills`."""
+    return request.config.getoption("--kills")

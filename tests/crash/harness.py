@@ -1,0 +1,233 @@
+"""A job under test: its topics and lake, processes that run it and are killed, and what came out of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import polars as pl
+import psutil
+from deltalake import DeltaTable
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.shard import Spec
+from tests.crash.load import Load, Message
+from tests.crash.oracle import Outcome, judge
+from tests.crash.process import run
+
+PARTITIONS = 2
+# A process that has torch and Arrow imported and forks: a shard is up in a fraction of the seconds that imports take.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["__main__", "tests.crash.process"])
+
+
+def until(what: Callable[[], Any], why: str, seconds: float = 40) -> Any:
+    """Wait for something to become true, and return it."""
+    give_up = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
+        time.sleep(0.01)
+    return found
+
+
+class Worker:
+    """A process that runs the shard."""
+
+    def __init__(self, spec: Spec, folder: Path, flaw: str | None, armed: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True)
+        self._folder = folder
+        for point, how in armed.items():
+            self.arm(point, how)
+        self.process = _FORKS.Process(target=run, args=(spec, folder, flaw), daemon=True)
+        self.process.start()
+
+    @property
+    def said(self) -> str:
+        """What it wrote to stderr."""
+        return (self._folder / "stderr").read_text() if (self._folder / "stderr").exists() else ""
+
+    def arm(self, point: str, how: str = "SIGKILL") -> None:
+        """Have it killed or stopped at a point."""
+        (self._folder / point).write_text(how)
+
+    def fell(self, point: str) -> tuple[int, int]:
+        """Wait until it was killed or stopped at an armed point. Returns the rows and the alarms in flight."""
+        until(lambda: not self.process.is_alive() or self._stopped(), f"{point} to be reached")
+        hit = self._folder / f"{point}.hit"
+        assert hit.exists(), f"expected {point} to be reached, got exit {self.process.exitcode}: {self.said}"
+        found = re.search(r"rows=(\d+) alarms=(\d+)", hit.read_text())
+        assert found
+        return int(found[1]), int(found[2])
+
+    def fall(self, point: str, how: str = "SIGKILL") -> tuple[int, int]:
+        """Arm a point and wait for it."""
+        self.arm(point, how)
+        return self.fell(point)
+
+    def wake(self) -> None:
+        """Let a stopped one go on."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process.is_alive():
+            self._signal(signal.SIGKILL)
+        self.process.join()
+
+    def ended(self) -> int:
+        """Wait until it ends by itself. Returns its exit code."""
+        self.process.join(40)
+        assert self.process.exitcode is not None, "expected the process to end within 40 s"
+        return self.process.exitcode
+
+    def stop(self) -> None:
+        """Ask it to finish, and see that it does."""
+        self.process.terminate()
+        assert self.ended() == 0, self.said
+
+    def _stopped(self) -> bool:
+        return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
+
+    def _signal(self, number: int) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+
+
+class Job:
+    """The job of `tests.crash.job` on topics and a lake of its own.
+
+    Args:
+        topic: an input topic that is there already; None makes one.
+        options: of the job.
+    """
+
+    def __init__(self, bootstrap: str, folder: Path, *, topic: str | None = None, **options: Any) -> None:
+        self.kafka = {"bootstrap_servers": bootstrap}
+        self.name = f"job-{uuid.uuid4().hex[:8]}"
+        self.topic = topic or f"in.{self.name}"
+        self.lake = Lake(str(folder / self.name))
+        self.workers: list[Worker] = []
+        self._folder, self._options = folder / f"{self.name}.workers", options
+        counts = {f"alerts.{self.name}": 1, f"_tocsin.{self.name}": 1}
+        if topic is None:
+            counts |= {self.topic: PARTITIONS, f"{self.topic}.dlq": 1}
+        self.create(counts)
+
+    def create(self, partitions: Mapping[str, int]) -> None:
+        """Make topics."""
+        topics = {
+            name: {
+                "num_partitions": n,
+                "replication_factor": 1,
+                "configs": {"cleanup.policy": "compact"} if name.startswith("_tocsin") else {},
+            }
+            for name, n in partitions.items()
+        }
+        with KafkaAdminClient(**self.kafka) as admin:
+            admin.create_topics(topics, wait_for_metadata=True)
+
+    def load(self, rate: int = 300, seed: int = 1) -> Load:
+        """A steady load."""
+        return Load(self.kafka, self.topic, rate=rate, seed=seed)
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Send messages and wait until the broker has them."""
+        producer = KafkaProducer(**self.kafka, acks="all")
+        for m in messages:
+            producer.send(self.topic, m.value, partition=m.partition, headers=m.headers, timestamp_ms=m.at_ms)
+        producer.close(timeout=30)
+
+    def start(
+        self, *, flaw: str | None = None, on_gap: Literal["stop", "skip"] = "stop", **armed: str
+    ) -> Worker:
+        """Start a process; `armed` maps crash points, with `_` for the dot, to signals."""
+        plan = Plan("tests.crash.job:pipeline", {"name": self.name, "topic": self.topic, **self._options})
+        spec = Spec(plan, self.lake, self.kafka, 0, range(PARTITIONS), on_gap=on_gap)
+        points = {point.replace("_", ".", 1): how for point, how in armed.items()}
+        self.workers.append(Worker(spec, self._folder / str(len(self.workers)), flaw, points))
+        return self.workers[-1]
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for worker in self.workers:
+            worker.kill()
+
+    def drained(self) -> bool:
+        """Whether all that was sent is in the table."""
+        return all(self.stored(f"{self.topic}/{p}") == end for p, end in self._ends(self.topic).items())
+
+    def stored(self, what: str) -> int:
+        """A number in the Delta log: `0#epoch`, `0#checkpoint`, `<topic>/<partition>`."""
+        uri = self.lake.uri(self.name)
+        return DeltaTable(uri).transaction_version(f"{self.name}/{what}") or 0 if DeltaTable.is_deltatable(uri) else 0
+
+    def finish(self, worker: Worker) -> None:
+        """Wait until all is in the table, and end the last process cleanly."""
+        until(lambda: self.drained() or not worker.process.is_alive(), "all input to be in the table", 90)
+        worker.stop()
+
+    def differences(self, *, silent: bool = False) -> list[str]:
+        """How what came out differs from the oracle, and what re-runs found amiss themselves."""
+        amiss = [line for w in self.workers for line in w.said.splitlines() if "re-ran" in line]
+        return judge(self.read(self.topic), silent=silent).differences(self.found()) + amiss
+
+    def found(self) -> Outcome:
+        """What is in the table and what a `read_committed` subscriber has."""
+        out = Outcome()
+        table = pl.scan_delta(self.lake.uri(self.name))
+        columns = ("partition", "offset", "row", "unit", "cycle", "score", "loads")
+        for partition, offset, row, unit, cycle, score, loads in table.select(columns).collect().iter_rows():
+            identity = (partition, offset, row, unit)
+            out.rows[identity, cycle] += 1
+            if cycle is not None:
+                out.values[identity] = [score, *loads]
+        for m in self.read(f"alerts.{self.name}"):
+            ce, data = dict(m.headers), orjson.loads(m.value)
+            identity = (data["partition"], data["offset"], data["row"], int(ce["ce_subject"]))
+            at_ms = round(datetime.fromisoformat(ce["ce_time"].decode()).timestamp() * 1000)
+            transition = ce["ce_type"].decode().rsplit(".", 1)[-1]
+            out.alarms[data["rule"], transition, identity, at_ms] += 1
+        for m in self.read(f"{self.topic}.dlq"):
+            about = {name.rsplit(".", 1)[-1]: value.decode() for name, value in m.headers}
+            row = int(about["tocsin-row"]) if "tocsin-row" in about else None
+            out.letters[int(about["partition"]), int(about["offset"]), row] += 1
+        return out
+
+    def read(self, topic: str) -> list[ConsumerRecord]:
+        """All committed records of a topic."""
+        consumer = self._consumer()
+        try:
+            ends = self._ends(topic, consumer)
+            parts = [TopicPartition(topic, p) for p in ends]
+            consumer.assign(parts)
+            consumer.seek_to_beginning(*parts)
+            records: list[ConsumerRecord] = []
+            while any(consumer.position(tp) < ends[tp.partition] for tp in parts):
+                records += [r for batch in consumer.poll(timeout_ms=500).values() for r in batch]
+            return records
+        finally:
+            consumer.close()
+
+    def _ends(self, topic: str, consumer: KafkaConsumer | None = None) -> dict[int, int]:
+        using = consumer or self._consumer()
+        try:
+            parts = [TopicPartition(topic, p) for p in using.partitions_for_topic(topic)]
+            return {tp.partition: end for tp, end in using.end_offsets(parts).items()}
+        finally:
+            if consumer is None:
+                using.close()
+
+    def _consumer(self) -> KafkaConsumer:
+        return KafkaConsumer(**self.kafka, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=50)

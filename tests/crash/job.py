@@ -1,0 +1,68 @@
+"""The pipeline that crash tests run: every kind of state, every kind of alarm, and no model file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.runtime.stages import Judge, Last, Silence, Sorted
+
+SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.int64(), nullable=False),
+        pa.field("cycle", pa.int64(), nullable=False),
+        pa.field("heat", pa.float64(), nullable=False),
+        pa.field("load", pa.float64(), nullable=False),
+    ]
+)
+WINDOW = 3
+HIGH, LOW, HOLD, COOLDOWN_S = 0.75, 0.25, 2, 3
+
+
+def wear(window: Tensor) -> Mapping[str, Tensor]:
+    """A weighted mean of heat, and the loads it saw."""
+    weights = torch.tensor([0.2, 0.3, 0.5])
+    return {"score": (window[:, :, 0] * weights).sum(1), "loads": window[:, :, 1]}
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """The job; `options`: name, topic, rows a step, commit interval, silence."""
+    silence = options.get("silence", "1h")
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        schema=SCHEMA,
+        key="unit",
+        stages=[Sorted(by="cycle"), Last(WINDOW, ["heat", "load"]), Judge(wear), Silence(silence)],
+        results=pa.schema(
+            [
+                ("unit", pa.int64()),
+                ("cycle", pa.int64()),
+                ("score", pa.float32()),
+                ("loads", pa.list_(pa.float32())),
+                ("silent", pa.bool_()),
+            ]
+        ),
+        rules=[
+            AlertRule(
+                name="hot",
+                severity="warning",
+                when=pl.col("score") > HIGH,
+                clear=pl.col("score") < LOW,
+                data=["unit", "cycle", "score"],
+            ),
+            AlertRule(
+                name="steady", severity="critical", when=pl.col("score") > 0.5, hold=HOLD, cooldown=f"{COOLDOWN_S}s"
+            ),
+            AlertRule(name="silent", severity="warning", when=pl.col("silent")),
+        ],
+        batch=Batch(rows=options.get("rows", 64)),
+        commit=Commit(every=options.get("every", "300ms")),
+    )

@@ -1,0 +1,57 @@
+"""Exactly once: kill the process at every named point and at random moments; each row, alarm and dead letter is there once."""
+
+import random
+import time
+from collections import Counter
+from itertools import count
+
+import pytest
+
+from pipelines.runtime.crash import POINTS
+from tests.crash.conftest import MakeJob
+from tests.crash.process import ANYWHERE
+
+pytestmark = pytest.mark.crash
+STEPPING = [p for p in POINTS if not p.startswith("takeover.")]
+TAKEOVER = [p for p in POINTS if p.startswith("takeover.")]
+
+
+def _plan(kills: int, rng: random.Random) -> list[list[str]]:
+    """Falls in a row, each a process's end: at a point while it steps, then perhaps its successors' in their takeover."""
+    falls: list[list[str]] = []
+    for lap in count():
+        lap_points = [[p] for p in STEPPING] + [[rng.choice([*STEPPING, ANYWHERE]), p] for p in TAKEOVER]
+        rng.shuffle(lap_points)
+        lap_points += [[ANYWHERE]] * (1 + 5 * lap)
+        for fall in lap_points:
+            if sum(map(len, falls)) >= kills:
+                return falls
+            falls.append(fall)
+    raise AssertionError
+
+
+def test_each_row_and_alarm_is_there_once_wherever_the_process_is_killed(make_job: MakeJob, kills: int) -> None:
+    rng, job, seen, flights = random.Random(3), make_job(), Counter[str](), []
+    started = time.monotonic()
+    with job.load():
+        worker = job.start()
+        for fall in _plan(kills, rng):
+            time.sleep(rng.uniform(0, 0.4))
+            for point in fall:
+                if point in TAKEOVER:
+                    worker = job.start(**{point.replace(".", "_"): "SIGKILL"})
+                    worker.fell(point)
+                else:
+                    rows, alarms = worker.fall(point)
+                    assert rows > 0, point
+                    assert alarms > 0, point
+                    flights.append((rows, alarms))
+                seen[point] += 1
+            worker = job.start()
+    job.finish(worker)
+    rows, alarms = (sorted(n) for n in zip(*flights, strict=True))
+    print(f"{seen.total()} kills in {time.monotonic() - started:.0f} s: {dict(seen)}")
+    print(f"in flight, least, median and most: rows {rows[0]} {rows[len(rows) // 2]} {rows[-1]},", end=" ")
+    print(f"alarms {alarms[0]} {alarms[len(alarms) // 2]} {alarms[-1]}")
+    assert seen.total() >= kills
+    assert job.differences() == []

@@ -1,0 +1,58 @@
+"""A model's settings survive storage and refuse nonsense in one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from models.rul.config import NetworkSize, RulConfig
+
+CONFIG = RulConfig(
+    key="pump",
+    key_type="string",
+    order="hour",
+    features=("a", "b"),
+    mean=(0.1, 1e-9),
+    scale=(3.0, 1 / 3),
+    network=NetworkSize(conv=(4, 8), lstm=6),
+)
+
+
+def test_saved_config_loads_equal(tmp_path: Path) -> None:
+    CONFIG.save(tmp_path)
+    assert RulConfig.load(tmp_path) == CONFIG
+
+
+def test_toml_sets_columns_levels_and_network(tmp_path: Path) -> None:
+    path = tmp_path / "pumps.toml"
+    path.write_text(
+        'key = "pump"\norder = "hour"\nfeatures = ["a", "b"]\ncap = 90\n[network]\nlstm = 7\nhead = [9, 5]\n'
+    )
+    config = RulConfig.from_toml(path)
+    assert (config.features, config.cap, config.network.lstm, config.network.head) == (("a", "b"), 90, 7, (9, 5))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("windw = 30", r"pumps.toml: unknown \['windw'\]"),
+        ("[network]\nwidth = 3", r"pumps.toml: unknown \['width'\]"),
+        ('key_type = "float"', "key_type is 'float'"),
+        ("critical = 60", "got 60, 50, 125"),
+        ("mean = [1.0]", "mean has 1 values for 2 features"),
+        ("window = 0", "window of 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "pumps.toml"
+    path.write_text(f'key = "pump"\norder = "hour"\nfeatures = ["a", "b"]\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        RulConfig.from_toml(path)
+
+
+def test_a_missing_column_name_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pumps.toml"
+    path.write_text('key = "pump"\nfeatures = ["a"]\n')
+    with pytest.raises(ValueError, match=r"pumps.toml: \['order'\] missing"):
+        RulConfig.from_toml(path)

@@ -1,0 +1,96 @@
+"""C-MAPSS and CSV files become tables, and tables become windows with the right labels."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from models.rul.config import RulConfig
+from models.rul.data import CMAPSS_COLUMNS, read_cmapss, read_cmapss_rul, read_csv_directory, windows
+
+CONFIG = RulConfig(key="pump", key_type="string", order="hour", features=("a", "b"), window=3)
+
+
+def table(lives: dict[str, int]) -> pl.DataFrame:
+    rows = [(pump, float(h), h * 10.0, ord(pump)) for pump, life in lives.items() for h in range(1, life + 1)]
+    return pl.DataFrame(rows, schema=["pump", "hour", "a", "b"], orient="row")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cmapss_files_read_plain_and_packed(tmp_path: Path, packed: bool) -> None:
+    lines = "".join(
+        f"{unit} {cycle} " + " ".join(str(i / 2) for i in range(24)) + "  \n" for unit, cycle in [(1, 1), (1, 2)]
+    )
+    if packed:
+        (tmp_path / "train_FD001.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    else:
+        (tmp_path / "train_FD001.txt").write_text(lines)
+    read = read_cmapss(tmp_path)
+    assert read.columns == list(CMAPSS_COLUMNS)
+    assert read.schema["unit"] == read.schema["cycle"] == pl.Int64
+    assert read.row(1)[:2] == (1, 2)
+    assert read.row(1)[2:] == tuple(i / 2 for i in range(24))
+
+
+def test_cmapss_errors_say_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"RUL_FD002.txt\[.gz\] is missing; point --data"):
+        read_cmapss_rul(tmp_path, "FD002")
+    (tmp_path / "test_FD001.txt").write_text("1 2 3\n")
+    with pytest.raises(ValueError, match="3 columns, expected 26"):
+        read_cmapss(tmp_path, "FD001", "test")
+
+
+def test_windows_hold_consecutive_rows_of_one_key_and_count_down_to_failure() -> None:
+    shuffled = table({"A": 5, "B": 2, "C": 3}).sample(fraction=1, shuffle=True, seed=1)
+    cut = windows(shuffled, CONFIG)
+    assert cut.rul.tolist() == [2, 1, 0, 0]  # A ends at hours 3, 4, 5; B is too short; C ends at 3
+    assert cut.engine.tolist() == [0, 0, 0, 2]
+    batch = cut.batch(torch.tensor([1, 3]))
+    assert batch.dtype == torch.float32
+    assert batch[0].tolist() == [[20, 65], [30, 65], [40, 65]]
+    assert batch[1].tolist() == [[10, 67], [20, 67], [30, 67]]
+    assert cut.last().ends.tolist() == [4, 9]
+
+
+def test_labels_come_from_final_rul_or_from_a_column() -> None:
+    truncated = table({"A": 4, "B": 3})
+    assert windows(truncated, CONFIG, final_rul=np.array([7.0, 50.0])).rul.tolist() == [8, 7, 50]
+    with pytest.raises(ValueError, match="1 values for 2 keys"):
+        windows(truncated, CONFIG, final_rul=np.array([7.0]))
+    labelled = RulConfig(key="pump", key_type="string", order="hour", features=("b",), window=3, label="a")
+    assert windows(truncated, labelled).rul.tolist() == [30, 40, 30]
+
+
+def test_a_table_too_short_for_any_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="no key has 3 rows, the longest 2"):
+        windows(table({"A": 2}), CONFIG)
+
+
+def test_csv_directory_reads_many_files_and_keeps_string_keys(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("hour,pump,a,b,note\n2,007,1.5,2,x\n1,007,1,2,\n")
+    (tmp_path / "two.csv").write_text("pump,a,b,hour\n006, 3 ,4,1\n")
+    assert read_csv_directory(tmp_path, CONFIG).rows() == [("006", 1, 3, 4), ("007", 1, 1, 2), ("007", 2, 1.5, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pump,hour,a\nx,1,2\n", r"columns \['b'\] missing"),
+        ("pump,hour,a,b\nx,1,2,high\n", "expected numbers; .*high"),
+        ("pump,hour,a,b\nx,1,2,\n", r"empty cells \{'b': 1\}"),
+    ],
+)
+def test_csv_errors_name_the_file_and_the_column(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad.csv: {message}"):
+        read_csv_directory(tmp_path, CONFIG)
+
+
+def test_a_directory_without_csv_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no \*.csv"):
+        read_csv_directory(tmp_path, CONFIG)

@@ -1,0 +1,122 @@
+"""Training on somebody's own CSV files, and its record in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.rul.data import read_csv_directory, windows
+from models.rul.evaluate import evaluate, predict
+from models.rul.model import load
+from models.rul.train import Epoch, Recipe, train
+
+CHANNELS = [f"vibration{i}" for i in range(8)]
+TOML = f"""
+key = "pump"
+key_type = "string"
+order = "hour"
+features = {CHANNELS}
+window = 12
+cap = 60
+warning = 30
+critical = 10
+
+[network]
+conv = [8, 8]
+lstm = 8
+attention = 8
+head = [8, 8]
+dropout = 0.1
+"""
+RECIPE = Recipe(epochs=2, share=1.0, batch=16, learning_rate=1e-2, averaging=0.9)
+
+
+@pytest.fixture
+def pumps(tmp_path: Path) -> Path:
+    """Eight pumps whose vibration grows over the last 60 hours, and their config."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "pumps"
+    folder.mkdir()
+    for pump in range(8):
+        life = 80 + 10 * pump
+        wear = np.clip(1 - np.arange(life)[::-1] / 60, 0, None)
+        values = 5 + wear[:, None] * np.linspace(0.5, 3, 8) + 0.1 * random.standard_normal((life, 8))
+        lines = [f"P-{pump:02},{h}," + ",".join(f"{v:.4f}" for v in row) for h, row in enumerate(values)]
+        (folder / f"{pump}.csv").write_text("\n".join([f"pump,hour,{','.join(CHANNELS)}", *lines]))
+    (tmp_path / "pumps.toml").write_text(TOML)
+    return folder
+
+
+def test_eight_channels_train_from_a_toml_file_and_load_again(pumps: Path, tmp_path: Path) -> None:
+    seen: list[Epoch] = []
+    trained = train(
+        data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=RECIPE, progress=seen.append
+    )
+    assert seen == trained.curve
+    assert [line.epoch for line in seen] == [0, 1]
+    assert seen[1].rmse < seen[0].rmse
+
+    model = load(tmp_path / "out", device="cpu")
+    cut = windows(read_csv_directory(pumps, model.config), model.config)
+    predicted = predict(model, cut)
+    assert torch.equal(predicted, predict(trained.model, cut))
+    new, worn = predicted[cut.rul >= 60].mean(), predicted[cut.rul < 5].mean()
+    assert worn + 20 < new <= 60
+    figures = evaluate(data=pumps, model=model, csv=True)
+    assert figures["engines"] == 8
+    assert figures["windows"] == len(cut)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Path, tmp_path: Path) -> None:
+    def weights(seed: int) -> bytes:
+        out = tmp_path / "out"
+        train(data=pumps, out=out, config=tmp_path / "pumps.toml", recipe=RECIPE, seed=seed)
+        return (out / "model.safetensors").read_bytes()
+
+    assert weights(1) == weights(1)
+    assert weights(1) != weights(2)
+
+
+def test_training_stops_when_validation_no_longer_improves(pumps: Path, tmp_path: Path) -> None:
+    recipe = Recipe(epochs=9, share=0.1, learning_rate=0.0, averaging=0.0, patience=2)  # nothing is learned
+    trained = train(data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=recipe)
+    assert len(trained.curve) < 9
+
+
+def test_holding_out_every_key_or_none_is_refused(pumps: Path, tmp_path: Path) -> None:
+    for share, held in ((0.01, 0), (0.99, 8)):
+        with pytest.raises(ValueError, match=f"holds out {held} of 8 keys"):
+            train(data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=Recipe(validation=share))
+
+
+def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp_path: Path) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for seed in (0, 1):
+        trained = train(
+            data=pumps,
+            out=tmp_path / "out",
+            config=tmp_path / "pumps.toml",
+            recipe=RECIPE,
+            seed=seed,
+            tracking_uri=uri,
+            artifact_location=(tmp_path / "artifacts").as_uri(),
+        )
+    assert trained.version == "2"
+    client = mlflow.MlflowClient(uri, registry_uri=uri)
+    champion = client.get_model_version_by_alias("rul", "champion")
+    assert str(champion.version) == trained.version
+    run = client.get_run(champion.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "1"
+    curve = client.get_metric_history(champion.run_id, "validation_rmse")
+    assert [(m.step, m.value) for m in curve] == [(e.epoch, e.rmse) for e in trained.curve]
+    local = mlflow.artifacts.download_artifacts(
+        client.get_model_version_download_uri("rul", champion.version), tracking_uri=uri, dst_path=str(tmp_path / "dl")
+    )
+    batch = torch.randn(3, 12, 8)
+    assert torch.equal(load(local, "cpu")(batch)["rul"], trained.model(batch)["rul"])
