@@ -11,7 +11,7 @@ ARGS ?=
 .PHONY: help setup demo test lint kafka crash clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+from safetensors import SafetensorError
 
-from models.rul.model import load
+from models.rul.model import RulModel, load
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model
@@ -39,7 +40,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         model: as written by `tocsin train rul`.
 
     Raises:
-        ConfigError: an unknown option, or a critical level above the warning level.
+        ConfigError: an unknown option, one that is no number, or a critical level above the warning level.
+        ModelError: no model, or files that do not make one.
     """
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise ConfigError(
@@ -49,14 +51,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ModelError(
             "pipelines.rul: expected a model, got none; set model = 'rul@champion' or a folder that training wrote"
         )
-    judge = load(model.folder, device=model.device)
+    judge = _load(model)
     config = judge.config
-    levels = {level: float(options.get(level, getattr(config, level))) for level in ("warning", "critical")}
+    levels = {level: _number(options, level, getattr(config, level)) for level in ("warning", "critical")}
     if levels["critical"] > levels["warning"]:
         raise ConfigError(
             f"pipelines.rul: expected critical <= warning, got {levels['critical']:g} > {levels['warning']:g}"
         )
-    end = {level: at + float(options.get("hysteresis", 5)) for level, at in levels.items()}
+    end = {level: at + _number(options, "hysteresis", 5) for level, at in levels.items()}
     key, order = pa.field(config.key, pa.type_for_alias(config.key_type)), pa.field(config.order, pa.int64())
     return Pipeline(
         name=options.get("name", "rul"),
@@ -73,7 +75,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 severity=level,
                 when=pl.col("rul") < levels[level],
                 clear=pl.col("rul") > end[level],
-                hold=int(options.get("hold", 1)),
+                hold=int(_number(options, "hold", 1)),
                 data=[config.key, config.order, "rul"],
             )
             for level in ("warning", "critical")
@@ -83,3 +85,21 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         commit=Commit(**{k: options[k] for k in ("every", "size") if k in options}),
         **{k: options[k] for k in ("forget_after",) if k in options},
     )
+
+
+def _load(model: Model) -> RulModel:
+    try:
+        return load(model.folder, device=model.device)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
+        raise ModelError(
+            f"model {model.version} in {model.folder}: expected config.json and weights that fit it, got "
+            f"{' '.join(str(reason).split())}; train it again with `tocsin train rul`"
+        ) from reason
+
+
+def _number(options: Mapping[str, Any], name: str, default: float) -> float:
+    """An option that must be a number, not below 0."""
+    value = options.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError(f"pipelines.rul: expected {name} to be a number from 0 up, got {value!r}; mend tocsin.toml")
+    return value

@@ -16,11 +16,11 @@ WEIGHTS_FILE = "model.safetensors"
 class NetworkSize:
     """Widths of the network; `lstm` is the width each way."""
 
-    conv: tuple[int, int] = (32, 64)
-    lstm: int = 48
-    attention: int = 32
-    head: tuple[int, int] = (64, 32)
-    dropout: float = 0.2
+    conv: tuple[int, int] = (16, 32)
+    lstm: int = 32
+    attention: int = 16
+    head: tuple[int, int] = (32, 16)
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.rul.config import NetworkSize
 from operators.pooling import AdditiveAttentionPool
@@ -13,7 +14,8 @@ class RulNetwork(nn.Module):
     """Two convolutions, a BiLSTM and additive attention over time, then three dense layers.
 
     Source: arXiv 2604.13459. As in the paper: the layers, their order (dropout before layer norm, as in its code) and
-    the loss. This project's choices: narrower layers by default, standardised inputs, an output in units of `cap`.
+    the loss. This project's choices: narrower layers by default, standardised inputs, an output in units of `cap`, and
+    that the dense layers also see level and slope of each channel, which gates that saturate blur.
 
     Args:
         channels: number of sensors C.
@@ -41,7 +43,7 @@ class RulNetwork(nn.Module):
         wide, narrow = size.head
         output = nn.Linear(narrow, 1)
         self.head = nn.Sequential(
-            nn.Linear(2 * size.lstm, wide),
+            nn.Linear(2 * size.lstm + 2 * channels, wide),
             nn.ReLU(),
             nn.Dropout(size.dropout),
             nn.Linear(wide, narrow),
@@ -62,7 +64,15 @@ class RulNetwork(nn.Module):
         local = self.conv(windows.transpose(1, 2)).transpose(1, 2)  # [B, C, T] inside
         states = self.norm(self.lstm(local)[0])  # [B, T, 2 * lstm]
         context, attention = self.pool(states)
-        return self.head(context).squeeze(-1) * self.cap, attention
+        known = torch.cat([context, level_and_slope(windows)], dim=1)  # [B, 2 * lstm + 2 * C]
+        return self.head(known).squeeze(-1) * self.cap, attention
+
+
+def level_and_slope(windows: Tensor) -> Tensor:
+    """Mean, and least-squares rise over half a window, of each channel: `[B, T, C]` to `[B, 2C]`."""
+    steps = torch.linspace(-1, 1, windows.shape[1], device=windows.device)[:, None]
+    slope = (windows * steps).sum(1) / steps.square().sum()
+    return torch.cat([windows.mean(1), slope], dim=1)
 
 
 def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, late: float = 10.0) -> Tensor:
@@ -80,3 +90,12 @@ def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, l
     exponent = torch.maximum(error / late, -error / early)
     inner = exponent.clamp(max=4.0)
     return (torch.exp(inner) * (1 + exponent - inner) - 1).mean()
+
+
+def rul_loss(predicted: Tensor, target: Tensor, *, asymmetry: float) -> Tensor:
+    """Squared error, mixed with a share `asymmetry` (0 to 1) of the asymmetric loss; `[B]` each, in cycles.
+
+    The squared error is divided by 100, so that both are of a size (an error of 10 cycles: 1, and 1.2 or 1.7).
+    """
+    squared = F.mse_loss(predicted, target) / 100
+    return torch.lerp(squared, asymmetric_loss(predicted, target), asymmetry)

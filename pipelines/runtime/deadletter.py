@@ -1,10 +1,10 @@
 """Dead letters: records that can't be judged, kept with the reason and, byte for byte, the original."""
 
 import hashlib
+import posixpath
 import uuid
 from base64 import b64encode
 from dataclasses import dataclass, replace
-from typing import Any
 
 import orjson
 from kafka.consumer.fetcher import ConsumerRecord
@@ -72,7 +72,10 @@ class DeadLetter:
         return f"{self.topic}[{self.partition}]@{self.offset}{row}: {self.message}; sent to {self.destination}"
 
     def headers_out(self) -> list[tuple[str, bytes]]:
-        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts."""
+        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts.
+
+        The original's timestamp is among them: as the record's own, retention could delete an old one at once.
+        """
         reason: dict[str, str] = {
             "__connect.errors.topic": self.topic,
             "__connect.errors.partition": str(self.partition),
@@ -86,13 +89,6 @@ class DeadLetter:
             reason["tocsin-row"] = str(self.row)
         return [*self.headers, *((name, text.encode("utf-8", "replace")) for name, text in reason.items())]
 
-    def to_record(self) -> dict[str, Any]:
-        """Keyword arguments for `KafkaProducer.send`.
-
-        The original's timestamp goes in a header: as the record's own, retention could delete an old one at once.
-        """
-        return {"topic": self.destination, "key": self.key, "value": self.value, "headers": self.headers_out()}
-
 
 class OriginalStore:
     """Originals too large for a dead-letter topic, as files `<lake>/_dead/<sha256>`.
@@ -102,14 +98,14 @@ class OriginalStore:
 
     Args:
         filesystem: holds the lake.
-        lake: the lake's path in `filesystem`.
+        lake: the lake's path in `filesystem`; empty for its root.
         uri: how readers name the lake, such as `s3://bucket/lake`; default `lake`.
     """
 
     def __init__(self, filesystem: fs.FileSystem, lake: str, uri: str | None = None) -> None:
         self._filesystem = filesystem
-        self._directory = f"{lake.rstrip('/')}/_dead"
-        self._uri = f"{(uri or lake).rstrip('/')}/_dead"
+        self._directory = posixpath.join(lake, "_dead")
+        self._uri = posixpath.join(uri or lake, "_dead")
         self._last = ""  # rows of one message come one after the other: ask the file system once
 
     def put(self, content: bytes) -> tuple[str, str]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.alerts import Alert, alerts_of
-from pipelines.runtime.errors import StateMismatch
+from pipelines.runtime.errors import ConfigError, StateMismatch
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.rules import RuleBook
-from pipelines.runtime.state import Cut, Declared, State
+from pipelines.runtime.state import Cut, Declared, Pending, State
 from pipelines.runtime.units import milliseconds
 
 
@@ -57,6 +57,16 @@ class Step:
         for partition, offset, row, message in zip(*identity, messages, strict=True):
             self.refused.append(Refusal(partition, offset, row, stage, error, message))
 
+    def require(self, rows: Rows, column: str, *, stage: str) -> Rows:
+        """The rows that have a value in `column`; the others go to the dead letters."""
+        if not rows.table.column(column).null_count:
+            return rows
+        there = torch.from_numpy(rows.table.column(column).is_valid().to_numpy(zero_copy_only=False))
+        without = rows.keep(~there)
+        messages = [f"expected {column}, got null"] * len(without)
+        self.refuse(without, stage=stage, error="NoValue", messages=messages)
+        return rows.keep(there)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,7 +88,7 @@ class Machine:
 
     def _set(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._rules = RuleBook(pipeline.rules, pipeline.table)
+        self._rules = RuleBook(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
         self._max_skew = milliseconds(pipeline.max_skew)
         self._forget_after = milliseconds(pipeline.forget_after)
 
@@ -91,8 +101,12 @@ class Machine:
     @property
     def signature(self) -> str:
         """The shape of the state; a snapshot of another shape can't be restored."""
-        key = self.pipeline.schema.field(self.pipeline.key).type
-        return f"v{self.pipeline.state_version} key={key} " + " ".join(f"{n}={d}" for n, d in self._declared().items())
+        p, declared = self.pipeline, self._declared()
+        rows = (
+            [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
+        )
+        key = f"v{p.state_version} key={p.schema.field(p.key).type}"
+        return " ".join([key, *rows, *(f"{n}={d}" for n, d in declared.items())])
 
     @property
     def keys(self) -> int:
@@ -104,17 +118,30 @@ class Machine:
         """Keys seen on more than one partition: their state is split, so their feeder should be mended."""
         return self._state.key_clashes
 
+    def check(self, pipeline: Pipeline) -> None:
+        """Whether `adopt` would take it; to be asked before a journal names it, or every takeover would stop there.
+
+        Raises:
+            StateMismatch: its state, readings or results have another shape.
+        """
+        where, other = f"pipeline {pipeline.name}", Machine(pipeline)
+        if other.signature != self.signature:
+            raise StateMismatch(f"{where}: expected state {self.signature}, got {other.signature}; raise state_version")
+        for what in ("schema", "results"):
+            expected, got = (
+                " ".join(f"{f.name}:{f.type}" for f in getattr(p, what)) for p in (self.pipeline, pipeline)
+            )
+            if expected != got:
+                raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give it another name")
+
     def adopt(self, pipeline: Pipeline) -> None:
         """Go on with another model, rules or settings; only at a checkpoint.
 
         Raises:
-            StateMismatch: its state has another shape.
+            StateMismatch: see `check`.
         """
-        before, old = self.signature, self.pipeline
+        self.check(pipeline)
         self._set(pipeline)
-        if (after := self.signature) != before:
-            self._set(old)
-            raise StateMismatch(f"pipeline {pipeline.name}: expected state {before}, got {after}; raise state_version")
 
     def step(self, batch: pa.RecordBatch, now: int) -> Outcome:
         """Judge one step's readings.
@@ -143,12 +170,13 @@ class Machine:
         return Outcome(results, alerts, at.refused, at.counts, changed)
 
     def _punctual(self, batch: pa.RecordBatch, at: Step) -> Rows:
-        """Rows whose event time is not from the future: one clock in 2099 must not make everyone late."""
+        """Rows with an event time that is not from the future: one clock in 2099 must not make everyone late."""
         rows = Rows(batch, torch.zeros(batch.num_rows, dtype=torch.int64))
+        rows = at.require(rows, at.event_time, stage="event time")
         if self.pipeline.event_time is None or not len(rows):
             return rows
         event, kafka = (
-            batch.column(n).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
+            rows.table.column(n).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
             for n in (at.event_time, "_timestamp")
         )
         ahead = np.asarray(event) - np.asarray(kafka)
@@ -165,7 +193,11 @@ class Machine:
     def _results(self, rows: Rows, at: Step) -> pa.RecordBatch:
         """The result columns of the last stage's rows, lineage before them."""
         p, t, n = self.pipeline, rows.table, len(rows)
-        event_time = t.column(at.event_time).cast(pa.timestamp("us", tz="UTC"))
+        if missing := [f.name for f in p.results if f.name not in t.schema.names]:
+            raise ConfigError(
+                f"pipeline {p.name}: expected results among what its stages give, {t.schema.names}, got {missing}"
+            )
+        event_time = t.column(at.event_time).cast(pa.timestamp("us", tz="UTC"), safe=False)
         columns = [
             pa.repeat(pa.scalar(p.topic), n),
             *(t.column(name) for name in ("_partition", "_offset", "_row")),
@@ -174,7 +206,7 @@ class Machine:
             pa.repeat(pa.scalar(at.now * 1000, pa.timestamp("us", tz="UTC")), n),
             pa.repeat(pa.scalar(p.model_version), n),
             *(t.column(f.name).cast(f.type) for f in p.results),
-            pc.strftime(event_time, "%Y-%m-%d"),
+            _dates(event_time),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=p.table)
 
@@ -185,6 +217,15 @@ class Machine:
     def restore(self, cuts: Sequence[Cut]) -> None:
         """Become what a snapshot says."""
         self._state.restore(cuts)
+
+
+def _dates(times: pa.Array) -> pa.Array:
+    """The UTC dates as text; nearly always one, which is 50x cheaper."""
+    days = times.cast(pa.date32())
+    ends = pc.min_max(days)
+    if ends["min"] == ends["max"]:
+        return pa.repeat(ends["min"].cast(pa.string()), len(days))
+    return days.cast(pa.string())
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:

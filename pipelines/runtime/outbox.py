@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.errors import InvalidProducerEpochError, ProducerFencedError
-from pyarrow import fs
+from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
 
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
-from pipelines.runtime.deadletter import DeadLetter, externalise
+from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced
 from pipelines.runtime.journal import Journal
+from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
 
@@ -30,15 +31,14 @@ class Outbox:
     shard's, not the worker's: a stalled worker with an id of its own could still commit.
     """
 
-    def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, store: fs.FileSystem) -> None:
-        self._pipeline, self._shard, self._store = pipeline, shard, store
+    def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
+        self._pipeline, self._shard = pipeline, shard
+        self._originals = OriginalStore(lake.files, "", lake.uri())
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
         )
-        try:
+        with self._fencing():
             self._producer.init_transactions()
-        except (ProducerFencedError, InvalidProducerEpochError) as reason:
-            raise Fenced(f"{pipeline.name}/{shard}: another process took this shard over: {reason!r}") from reason
 
     def commit(
         self, alerts: Sequence[Alert], letters: Sequence[DeadLetter], journal: Journal, positions: Mapping[int, int]
@@ -49,8 +49,8 @@ class Outbox:
             Fenced: another process owns the shard now. Any other error leaves the outcome open: only a takeover can tell.
         """
         p, producer = self._pipeline, self._producer
-        letters = [externalise(letter, self._store) for letter in letters]
-        try:
+        letters = [externalise(letter, self._originals) for letter in letters]
+        with self._fencing():
             producer.begin_transaction()
             sent = [producer.send(p.alerts, key=a.key.encode(), value=a.value(), headers=a.headers()) for a in alerts]
             sent += [producer.send(p.dead_letters, key=d.key, value=d.value, headers=d.headers_out()) for d in letters]
@@ -63,8 +63,19 @@ class Outbox:
             producer.commit_transaction()
             for future in sent:
                 future.get(timeout=0)
-        except (ProducerFencedError, InvalidProducerEpochError) as reason:
-            raise Fenced(f"{p.name}/{self._shard}: another process took this shard over: {reason!r}") from reason
+
+    @contextmanager
+    def _fencing(self) -> Iterator[None]:
+        """Tell fencing from other errors; the client names it in the text alone when it notices in a later call."""
+        try:
+            yield
+        except KafkaError as reason:
+            if isinstance(reason, ProducerFencedError | InvalidProducerEpochError) or "ProducerFenced" in str(reason):
+                raise Fenced(
+                    f"{self._pipeline.name}/{self._shard}: expected to own the shard, got {reason!r}: another process took it "
+                    "over, or this one stalled for longer than a transaction may"
+                ) from reason
+            raise
 
     def close(self) -> None:
         """Close the connection."""

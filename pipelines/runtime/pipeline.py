@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -78,7 +79,7 @@ class AlertRule:
     def __post_init__(self) -> None:
         if self.hold < 1:
             raise ConfigError(f"alert rule {self.name}: expected hold of at least 1 row, got {self.hold}")
-        milliseconds(self.cooldown)
+        _readable(f"alert rule {self.name}: cooldown", milliseconds, self.cooldown)
 
 
 @dataclass(frozen=True)
@@ -130,19 +131,31 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"
-        if self.key not in self.schema.names:
-            raise ConfigError(f"{where}: expected key to be one of {self.schema.names}, got {self.key!r}")
-        if self.event_time and self.event_time not in self.schema.names:
-            raise ConfigError(f"{where}: expected event_time to be one of {self.schema.names}, got {self.event_time!r}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):  # it names topics and folders
+            raise ConfigError(f"{where}: expected a name of letters, digits, dots, dashes and underscores; rename it")
+        if self.key not in self.schema.names or self.schema.field(self.key).nullable:
+            required = [f.name for f in self.schema if not f.nullable]
+            raise ConfigError(
+                f"{where}: expected key to be a field that is not nullable ({required}), got {self.key!r}"
+            )
+        if self.event_time and self.event_time not in (
+            times := [f.name for f in self.schema if pa.types.is_timestamp(f.type)]
+        ):
+            raise ConfigError(
+                f"{where}: expected event_time to be a timestamp field ({times}), got {self.event_time!r}"
+            )
         if reserved := [n for n in self.schema.names if n.startswith("_")]:
             raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
-        if clash := set(self.results.names) & {*LINEAGE.names, "event_date"}:
+        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", "rule", "severity"}:
             raise ConfigError(
                 f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
             )
-        for text in (self.max_skew, self.batch.wait, self.commit.every, self.forget_after):
-            milliseconds(text)
-        size(self.commit.size)
+        if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
+            raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
+        durations = {"max_skew": self.max_skew, "wait": self.batch.wait, "every": self.commit.every}
+        for name, text in (durations | {"forget_after": self.forget_after}).items():
+            _readable(f"{where}: {name}", milliseconds, text)
+        _readable(f"{where}: size", size, self.commit.size)
 
     @property
     def dead_letters(self) -> str:
@@ -163,3 +176,11 @@ class Pipeline:
     def table(self) -> pa.Schema:
         """The results table's schema, lineage first."""
         return pa.schema([*LINEAGE, *self.results, pa.field("event_date", pa.string())])
+
+
+def _readable(where: str, read: Callable[[str], int], text: str) -> None:
+    """Raise, saying where, unless `read` understands the text."""
+    try:
+        read(text)
+    except ConfigError as reason:
+        raise ConfigError(f"{where}: {reason}") from None

@@ -75,7 +75,7 @@ class Plan:
         module, _, name = self.factory.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as reason:
+        except (ImportError, AttributeError, ValueError, TypeError) as reason:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
@@ -84,7 +84,7 @@ class Plan:
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:
     """Copy a model's files into the lake under their hash, so that workers need no registry."""
-    contents = {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json")}
+    contents = {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".json")}
     if not any(n.endswith(".safetensors") for n in contents):
         raise ModelError(
             f"model {name} in {folder}: expected config.json and *.safetensors, got {sorted(contents) or 'nothing'}"
@@ -95,7 +95,7 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     ref, files = ModelRef(name, version, digest.hexdigest()), lake.files
     for file, content in contents.items():
         path = posixpath.join("_models", ref.sha256, file)
-        if files.get_file_info(path).type == fs.FileType.NotFound:
+        if files.get_file_info(path).size != len(content):  # missing, or cut short by a crash
             write(files, path, content)
     return ref
 

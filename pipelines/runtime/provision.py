@@ -29,7 +29,7 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
     with clients.admin(options) as admin:
         try:
             if create_input:
-                _create(admin, pipeline.topic, create_input)
+                create_topic(admin, pipeline.topic, create_input)
             partitions = _partitions(admin, pipeline.topic)
             if not partitions:
                 raise ConfigError(
@@ -40,9 +40,9 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
                 raise ConfigError(
                     f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
                 )
-            _create(admin, pipeline.alerts, partitions)
-            _create(admin, pipeline.dead_letters, 1)
-            _create(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
+            create_topic(admin, pipeline.alerts, partitions)
+            create_topic(admin, pipeline.dead_letters, 1)
+            create_topic(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
             if (there := _partitions(admin, pipeline.journal)) != shards:
                 raise ConfigError(
                     f"topic {pipeline.journal}: expected {shards} partitions, one a shard, got {there}; set shards = {there}"
@@ -54,7 +54,8 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
     return partitions
 
 
-def _create(admin: Any, topic: str, partitions: int, **configs: str) -> None:
+def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> None:
+    """Make a topic, unless it is there."""
     wanted = {topic: {"num_partitions": partitions, "configs": configs}}
     with contextlib.suppress(TopicAlreadyExistsError):
         admin.create_topics(wanted, wait_for_metadata=True)

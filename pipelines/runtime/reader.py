@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import OffsetOutOfRangeError
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.errors import ConfigError, PositionLost, Unavailable
+
+FAR = 5000
+"""Records that are cheaper to seek over than to read through."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Reader:
         )
         self._consumer.assign(self._assigned)
         self._ends: dict[int, int] = {}
+        self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
     def log(self) -> Log:
         """The topic's identity and offsets.
@@ -126,30 +132,41 @@ class Reader:
 
         Raises:
             PositionLost: one of them is no longer there.
+            Unavailable: the broker does not give them within a minute.
         """
+        self._second = self._second or clients.consumer(self._options)
         found: list[ConsumerRecord] = []
-        consumer = clients.consumer(self._options, max_poll_records=1)
-        try:
-            for partition, wanted in offsets.items():
-                tp = TopicPartition(self._topic, partition)
-                consumer.assign([tp])
-                for offset in sorted(set(wanted)):
-                    consumer.seek(tp, offset)
-                    got = consumer.poll(timeout_ms=10_000).get(tp, [])
-                    if not got or got[0].offset != offset:
-                        raise PositionLost(
-                            f"{self._topic}[{partition}]@{offset}: expected the record that was refused, got none"
-                        )
-                    found += got
-        except KafkaError as reason:
-            raise Unavailable(f"{self._topic}: reading refused records again failed: {reason!r}") from reason
-        finally:
-            consumer.close()
+        for partition, wanted in offsets.items():
+            tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))
+            self._second.assign([tp])
+            self._second.seek(tp, left[0])
+            give_up = time.monotonic() + 60
+            while left:
+                try:
+                    records = self._second.poll(timeout_ms=1000).get(tp, [])
+                except OffsetOutOfRangeError as reason:
+                    raise PositionLost(
+                        f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log: {reason}"
+                    ) from reason
+                for record in records:
+                    if left and record.offset > left[0]:
+                        raise PositionLost(f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log")
+                    if left and record.offset == left[0]:
+                        found.append(record)
+                        left.popleft()
+                if left and left[0] - self._second.position(tp) > FAR:
+                    self._second.seek(tp, left[0])
+                if time.monotonic() > give_up:
+                    raise Unavailable(
+                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record in 60 s, got none; is the broker up?"
+                    )
         return found
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._consumer.close()
+        if self._second:
+            self._second.close()
 
 
 def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
 
@@ -20,21 +22,27 @@ def replay(
     Args:
         table: readings in order, columns as `pipeline.schema`; identity columns (`_partition`, `_offset`, `_row`, `_timestamp`)
             where it has them, else partition 0, offsets 0.., one row a message and one second between them.
-        splits: rows of each step; None: steps of `pipeline.batch.rows`.
+        splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
 
     Returns:
         The results, and the alarms in order. What a stage refuses is in neither.
+
+    Raises:
+        ConfigError: a column is missing, or the splits are not all of the table.
     """
     readings = _identified(pipeline, table).combine_chunks()
     machine, size = Machine(pipeline), pipeline.batch.rows
     sizes = list(splits) if splits is not None else [size] * -(-len(readings) // size)
-    results, alerts, at = [], list[Alert](), 0
+    if splits is not None and sum(sizes) != len(readings):
+        raise ConfigError(f"replay: expected splits that add up to {len(readings)} rows, got {sum(sizes)}")
+    results, alerts, at, now = [], list[Alert](), 0, 0
     for rows in sizes:
         batch = readings.slice(at, rows)
         at += rows
         if not len(batch):
             continue
-        outcome = machine.step(batch.combine_chunks().to_batches()[0], _now(batch))
+        now = max(now, pc.max(batch["_timestamp"].cast(pa.int64())).as_py() or 0)
+        outcome = machine.step(batch.combine_chunks().to_batches()[0], now)
         results.append(outcome.results)
         alerts += outcome.alerts
     frame = pl.from_arrow(pa.Table.from_batches(results, schema=pipeline.table))
@@ -51,9 +59,7 @@ def _identified(pipeline: Pipeline, table: pa.Table) -> pa.Table:
         "_timestamp": pa.array(range(0, 1000 * n, 1000)),
     }
     schema = pa.schema([*IDENTITY, *pipeline.schema])
+    if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
+        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got none of {missing}")
     columns = [table[f.name] if f.name in table.column_names else made[f.name] for f in schema]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
-
-
-def _now(batch: pa.Table) -> int:
-    return max(batch["_timestamp"].cast(pa.int64()).to_pylist())

@@ -126,6 +126,7 @@ class Shard:
         return {
             "epoch": live.epoch,
             "checkpoint": live.sequence,
+            "topic": live.machine.pipeline.topic,
             "read": dict(live.positions),  # A
             "committed": dict(self._committed),  # R
             "model": live.machine.pipeline.model_version,
@@ -205,6 +206,8 @@ class Shard:
         live = self._live
         plan = self._next_plan or live.plan
         next_pipeline = plan.build(self._spec.lake) if self._next_plan else None
+        if next_pipeline:
+            live.machine.check(next_pipeline)
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         crash.point("checkpoint.begin")
@@ -225,7 +228,7 @@ class Shard:
         """After a step: what it had to say is said, its rows' latency is known."""
         self._alerts, self._letters = [], []
         if batch and batch.table.num_rows:
-            stamps = batch.table.column("_timestamp").cast(pa.int64()).to_numpy()
+            stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()
             self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))
 
     def _settle(self, *, wait: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 from pyarrow import fs
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -86,9 +87,10 @@ class Snapshots:
         try:
             manifest = self._manifest(name)
             cuts = [self._cut(link) for link in manifest["chain"]]
-        except (FileNotFoundError, pa.ArrowInvalid, ValueError) as reason:
+        except (FileNotFoundError, ValueError, SafetensorError) as reason:  # not: a lake that does not answer
+            got = " ".join(str(reason).split())
             raise SnapshotLost(
-                f"snapshot {name} in {self._folder}: expected the one that the last checkpoint names, got {reason}; "
+                f"snapshot {name} in {self._folder}: expected the one that the last checkpoint names, got {got}; "
                 "restore the lake's _state folder from a backup, or start over with `--on-gap skip`"
             ) from reason
         self._chain, self._sizes = list(manifest["chain"]), list(manifest["sizes"])
@@ -116,7 +118,11 @@ class Snapshots:
         return orjson.loads(read(self._files, self._path(name, "manifest.json")))
 
     def _table(self, name: int, file: str) -> pa.RecordBatch:
-        return pa.ipc.open_stream(read(self._files, self._path(name, file))).read_next_batch()
+        content = read(self._files, self._path(name, file))
+        try:
+            return pa.ipc.open_stream(content).read_next_batch()
+        except (OSError, StopIteration) as reason:  # cut short
+            raise ValueError(f"{file} of {len(content)} bytes: {reason!r}") from reason
 
     def _path(self, name: int, file: str) -> str:
         return posixpath.join(self._folder, str(name), file)

@@ -15,6 +15,7 @@ from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingS
 from pipelines.runtime.units import milliseconds
 
 NEVER = -(2**62)
+_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class Sorted:
@@ -31,6 +32,7 @@ class Sorted:
 
     def __init__(self, *, by: str | None = None, late: int | str = 0, wait: str = "10s") -> None:
         self._by, self._late, self._wait = by, milliseconds(late) if isinstance(late, str) else late, milliseconds(wait)
+        self._late_is_ms = isinstance(late, str)
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -41,13 +43,17 @@ class Sorted:
         )
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        rows = at.require(rows, self._by or at.event_time, stage="sorted")
         return self._hold(rows, state, at) if self._late else self._pass(rows, state, at)
 
     def _position(self, rows: Rows, at: Step) -> Tensor:
-        column = rows.table.column(self._by or at.event_time)
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.timestamp("ms", tz=column.type.tz), safe=False)
-        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
+        return torch.from_numpy(rows.table.column(self._by or at.event_time).cast(pa.int64()).to_numpy().copy())
+
+    def _allowed(self, rows: Rows, at: Step) -> int:
+        """`late` in the column's own unit."""
+        kind = rows.table.schema.field(self._by or at.event_time).type
+        scaled = self._late_is_ms and pa.types.is_timestamp(kind)
+        return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
 
     def _pass(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         """No lateness allowed: a row must be ahead of all its key's rows before it."""
@@ -68,6 +74,7 @@ class Sorted:
         newest, through, seen_at, waiting = (state[n] for n in ("newest", "through", "seen_at", "waiting"))
         assert isinstance(newest, CellStore) and isinstance(through, CellStore)
         assert isinstance(seen_at, CellStore) and isinstance(waiting, PendingStore)
+        late = self._allowed(rows, at)
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
             before, last = _running_max(g, position[g.order], newest[g.slots])
@@ -75,7 +82,7 @@ class Sorted:
             reached = torch.empty_like(before)
             reached[g.order] = before
             passed = through[rows.slots]
-            floor = torch.maximum(reached - self._late, passed)
+            floor = torch.maximum(reached - late, passed)
             again = (position == passed) & (position == floor)
             at.counts["duplicates"] += int(again.sum())
             self._refuse(rows, position < floor, position, floor, at)
@@ -92,7 +99,7 @@ class Sorted:
         first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
         rows, position = rows.keep(first), position[first]
         silent = seen_at[rows.slots] + self._wait <= at.now
-        ready = (position <= newest[rows.slots] - self._late) | silent
+        ready = (position <= newest[rows.slots] - late) | silent
         waiting.rows = rows.keep(~ready)
         rows, position = rows.keep(ready), position[ready]
         if len(rows):
@@ -153,11 +160,11 @@ class Last:
         rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
         base = g.starts + past * torch.arange(len(g.slots))
         laid = torch.empty(len(rows) + past * len(g.slots), width)
-        laid[(base[:, None] + torch.arange(past)).flatten()] = tail.flatten(0, 1)
+        laid.index_copy_(0, (base[:, None] + torch.arange(past)).flatten(), tail.flatten(0, 1))
         at_row = torch.repeat_interleave(base, g.lengths) + past + rank
-        laid[at_row] = torch.from_numpy(values)[g.order]
-        end = base + past + g.lengths
-        ring.replace(g.slots, laid[end[:, None] - past + torch.arange(past)], count + g.lengths)
+        laid.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
+        newest = (base + g.lengths)[:, None] + torch.arange(past)
+        ring.replace(g.slots, laid.index_select(0, newest.flatten()).unflatten(0, newest.shape), count + g.lengths)
         full = torch.repeat_interleave(count, g.lengths) + rank >= past
         chosen, order = g.order[full].sort()
         starts = at_row[full][order] - past
@@ -203,7 +210,8 @@ class Silence:
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        return {name: Cell(dtype=torch.int64) for name in ("heard", "event_time", "told")}
+        time = Cell(dtype=torch.int64)
+        return {"heard": time, "event_time": time, "told": Cell(dtype=torch.bool, fill=True)}
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
@@ -212,13 +220,12 @@ class Silence:
             g = rows.groups()
             times = rows.table.column(at.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
             last = torch.from_numpy(times.to_numpy().copy())[g.order[g.starts + g.lengths - 1]]
-            heard[g.slots], event_time[g.slots], told[g.slots] = at.now, last, 0
+            heard[g.slots], event_time[g.slots], told[g.slots] = at.now, last, False
         rows = rows.with_columns({"silent": pa.repeat(pa.scalar(False), len(rows))})
-        since = heard.all()
-        quiet = ((since > 0) & (since + self._after <= at.now) & (told.all() == 0)).nonzero()[:, 0]
+        quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
         if not len(quiet):
             return rows
-        told[quiet] = 1
+        told[quiet] = True
         partitions, keys = at.keys_of(quiet)
         times = pa.array(event_time[quiet].numpy()).cast(pa.timestamp("ms", tz="UTC"))
         known = {"_partition": partitions, "_timestamp": times, at.event_time: times, at.key: keys}
@@ -235,6 +242,8 @@ def _arrow(tensor: Tensor) -> pa.Array:
     """`[B]` as a column, `[B, T]` as a column of lists."""
     values = tensor.detach().cpu().contiguous().numpy()
     if values.ndim == 1:
-        return pa.array(values)
+        return pa.array(
+            values, from_pandas=True
+        )  # NaN is no verdict: null, or `rul > 55` would hold and clear an alarm
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))

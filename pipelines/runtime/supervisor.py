@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util import list_named_actors
 
+from pipelines.runtime.cluster import NAMESPACE
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.shard import Spec
@@ -19,9 +22,9 @@ from pipelines.runtime.stats import Window
 from pipelines.runtime.worker import Status, Worker
 
 log = logging.getLogger(__name__)
-NAMESPACE = "tocsin"
 BEAT_S = 0.5
 STALLED_S = 20.0
+ADOPT_S = 5.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
@@ -84,11 +87,11 @@ class Supervisor:
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
         self._places = [
-            _Place(f"{d.name}/worker/{w}", [s for s in range(d.shards) if s % d.workers == w]) for w in range(d.workers)
+            _Place(f"{d.name}/worker-{w}", [s for s in range(d.shards) if s % d.workers == w]) for w in range(d.workers)
         ]
         self._stop = threading.Event()
         self._tracking = self._track()
-        self._windows: list[Window] = []
+        self._windows: dict[int, Window] = {}
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
         self._thread.start()
 
@@ -127,6 +130,7 @@ class Supervisor:
             ray.kill(actor)
         if self._tracking:
             self._tracking.end("FINISHED")
+            self._tracking.close()
         return done
 
     def _run(self) -> None:
@@ -137,7 +141,7 @@ class Supervisor:
                 except Exception:
                     log.exception("tending %s failed; it is tried again", place.name)
             if self._tracking and self._windows:
-                windows, self._windows = self._windows, []
+                windows, self._windows = self._windows, {}
                 self._tracking.log(windows)
             self._stop.wait(BEAT_S)
 
@@ -156,33 +160,43 @@ class Supervisor:
                 self._bury(place, f"died: {str(reason).splitlines()[0]}")
                 return
             place.heard = now
-            self._windows += [s.window for s in place.known if s.window]
+            self._windows |= {s.shard: s.window for s in place.known if s.window}
             place.asked = place.actor.status.remote()
         elif now - place.heard > STALLED_S:
             ray.kill(place.actor)  # should it still live, it is fenced
             self._bury(place, f"has not answered for {STALLED_S:.0f} s")
 
     def _fill(self, place: _Place) -> None:
-        """Adopt the worker of this name, or start one; either way it hosts the place's shards."""
+        """Adopt the living worker of this place, or start one; either way it hosts the place's shards."""
         d = self._deployment
-        try:
-            place.actor = ray.get_actor(place.name, namespace=NAMESPACE)
-            ray.get(place.actor.status.remote(), timeout=STALLED_S)
-            log.info("adopted %s", place.name)
-        except (ValueError, RayActorError, GetTimeoutError):
-            options = {
-                "name": place.name,
-                "namespace": NAMESPACE,
-                "lifetime": "detached",
-                "max_restarts": 0,
-                "max_concurrency": 4,
-            }
-            worker = ray.remote(**options, **d.resources, runtime_env={"env_vars": dict(d.env)})(Worker)
-            place.actor = worker.remote()
+        place.actor = self._adopted(place)
+        if place.actor is None:
+            place.actor = ray.remote(
+                name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
+                namespace=NAMESPACE,
+                lifetime="detached",
+                max_restarts=0,
+                max_concurrency=4,
+                runtime_env={"env_vars": dict(d.env)},
+                **d.resources,
+            )(Worker).remote()
         for shard in place.shards:
             place.actor.host.remote(d.spec(shard))
         place.born = place.heard = time.monotonic()
         place.asked = place.actor.status.remote()
+
+    def _adopted(self, place: _Place) -> Any:
+        """The newest worker that was started for this place by a supervisor before this one, if it answers."""
+        if place.born:
+            return None
+        named = [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
+        for name in sorted((n for n in named if n.startswith(f"{place.name}/")), reverse=True):
+            with contextlib.suppress(ValueError, RayActorError, GetTimeoutError):
+                worker = ray.get_actor(name, namespace=NAMESPACE)
+                ray.get(worker.status.remote(), timeout=ADOPT_S)
+                log.info("adopted %s", name)
+                return worker
+        return None
 
     def _bury(self, place: _Place, why: str) -> None:
         now = time.monotonic()
@@ -190,6 +204,7 @@ class Supervisor:
         delay = BACKOFF_S[min(place.strikes, len(BACKOFF_S)) - 1] if place.strikes else 0.0
         place.actor, place.asked, place.not_before = None, None, now + delay
         place.restarts += 1
+        place.known = [replace(s, state="restarting", window=None) for s in place.known]
         log.warning("%s %s; a new one starts in %.1f s", place.name, why, delay)
 
     def _track(self) -> Any:
@@ -205,28 +220,6 @@ class Supervisor:
         facts |= {"model": model.name, "model_version": model.version, "model_sha256": model.sha256} if model else {}
         tracking.start(d.name, {**facts, **d.params})
         return tracking
-
-
-def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None) -> None:
-    """Join a Ray cluster; "local" starts one inside this process's lifetime, on the loopback address only."""
-    import os
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address == "local" else "token")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    if env:
-        common["runtime_env"] = {"env_vars": dict(env)}
-    if address == "local":
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=512 << 20,
-            _node_ip_address="127.0.0.1",
-            **common,
-        )
-    else:
-        ray.init(address=address, **common)
 
 
 def deploy(deployment: Deployment) -> Any:

@@ -58,7 +58,7 @@ def take_over(spec: Spec, source: Source) -> Live:
         Fenced: another process is taking it over, too.
     """
     declared = spec.plan.build(spec.lake)
-    outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake.files)  # 1. fences the older producer
+    outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
     crash.point("takeover.fenced", waits=False)
     log = source.log()
     sink, snapshots = Sink(spec.lake, declared, spec.shard), Snapshots(spec.lake, declared.name, spec.shard)

@@ -19,7 +19,7 @@ def size(text: str) -> int:
 
 
 def _scaled(text: str, units: dict[str, int], expected: str) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(text))  # TOML may hold a bare number
     if not match or match[2] not in units:
         raise ConfigError(f"expected {expected}, got {text!r}")
     return round(float(match[1]) * units[match[2]])

@@ -1,4 +1,4 @@
-"""The Worker: a process that hosts shards, each in a thread. One shard's unexpected error ends it, for takeover is the only error path."""
+"""The Worker: a process that hosts shards. A shard's unexpected error ends it, for takeover is the only error path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Status:
     """One shard as its worker sees it.
 
     Args:
-        state: "starting", "running", "stopped" (by an order), or "refused": a person has to act on `error`.
+        state: "starting", "running", "stopped" (by an order), "restarting" (its worker died), or "refused": a person
+            has to act on `error`.
         facts: positions (A), committed (R), epoch, model version and so on.
         pid: of the process; for tests and for people with a debugger.
     """
@@ -56,11 +57,12 @@ class _Hosted:
             self.state = "running"
             self.shard.run(self.stop)
             self.state = "stopped"
-        except (Lost, ConfigError, ModelError, StateMismatch) as reason:
-            # Starting again would end the same way: wait for a person, with the line that says what to do.
-            self.state, self.error = "refused", str(reason)
-            log.error("%s", reason)
-        except BaseException:
+        except BaseException as reason:
+            if self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch):
+                # A takeover that found this would find it again: wait for a person, with the line that says what to do.
+                self.state, self.error = "refused", str(reason)
+                log.error("%s", reason)
+                return
             log.exception("shard %d: its process ends, another one takes over", self.spec.shard)
             logging.shutdown()
             sys.stderr.flush()

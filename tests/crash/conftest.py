@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.kafka.server import KafkaServer
-from tests.crash.harness import Job
+from tests.crash.harness import Job, warm_up
 
 MakeJob = Callable[..., Job]
 
@@ -15,6 +15,7 @@ MakeJob = Callable[..., Job]
 def make_job(kafka: KafkaServer, tmp_path: Path) -> Iterator[MakeJob]:
     """`make_job(**options)` makes a job of `tests.crash.job`; its processes end with the test."""
     jobs: list[Job] = []
+    warm_up()
 
     def make(bootstrap: str = kafka.bootstrap_servers, **options: object) -> Job:
         jobs.append(Job(bootstrap, tmp_path, **options))

@@ -1,7 +1,135 @@
-"""The recovery rule with one guard taken out, to see that the tests notice."""
+"""The recovery rule with one guard left out, to see that the tests notice. Applied in the process that runs the shard."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
-FLAWS: Mapping[str, Callable[[], None]] = {}
+from pipelines.runtime import clients, crash, journal, shard, takeover
+from pipelines.runtime.journal import Journal
+from pipelines.runtime.shard import Shard
+from pipelines.runtime.sink import Sink
+
+EARLY = "takeover.early"
+"""A crash point that only `read_before_fence` has: the journal is read, the older owner not yet fenced."""
+
+
+def txn_per_worker() -> None:
+    """Each process has a transactional id of its own, so nobody is fenced."""
+    producer = clients.producer
+
+    def own(options: Mapping[str, Any], **more: Any) -> Any:
+        return producer(options, **more | {"transactional_id": f"{more['transactional_id']}/{os.getpid()}"})
+
+    clients.producer = own
+
+
+def no_journal() -> None:
+    """What was published since the checkpoint is not known."""
+    _replace(takeover._Found, "journal", lambda _, found, stored: Journal(found._owned.checkpoint))
+
+
+def no_marks() -> None:
+    """A journal record counts only for the checkpoint that it builds on."""
+    _linger()
+
+    def based(original: Any, found: Any, stored: Journal | None) -> Journal:
+        checkpoint = found._owned.checkpoint
+        return original(found, stored) if stored and stored.base == checkpoint else Journal(checkpoint)
+
+    _replace(takeover._Found, "journal", based)
+
+
+def no_epoch() -> None:
+    """Nobody looks at whose epoch the table has."""
+    _replace(Sink, "_look", lambda _, sink: sink._table.update_incremental())
+
+
+def fresh_commit() -> None:
+    """Each commit is made from a freshly loaded table."""
+
+    def fresh(original: Any, sink: Any, *commit: Any) -> None:
+        sink._table.update_incremental()
+        original(sink, *commit)
+
+    _replace(Sink, "_commit", fresh)
+
+
+def snapshot_by_offset() -> None:
+    """A checkpoint, and so its snapshot, is named by the offsets up to which it goes."""
+
+    def by_offset(original: Any, owner: Any) -> None:
+        owner._live.epoch, owner._live.sequence = 0, sum(owner._live.positions.values()) - 1
+        original(owner)
+
+    _replace(Shard, "_begin_checkpoint", by_offset)
+
+
+def read_before_fence() -> None:
+    """The journal is read first, then the older owner is fenced."""
+    last = journal.last
+
+    def early(original: Any, spec: Any, source: Any) -> Any:
+        stored = last(spec.kafka, spec.plan.build(spec.lake).journal, spec.shard)
+        crash.point(EARLY, waits=False)
+        journal.last = lambda *_: stored
+        return original(spec, source)
+
+    _replace(shard, "take_over", early)
+
+
+def alerts_after_delta() -> None:
+    """Alarms are kept back until the checkpoint with their rows has landed."""
+
+    def publish(original: Any, owner: Any, mark: Any = None) -> None:
+        kept, owner._alerts = owner._alerts, []
+        if mark:
+            original(owner, mark)
+        owner._alerts = kept
+
+    def published(original: Any, owner: Any, batch: Any) -> None:
+        kept = owner._alerts
+        original(owner, batch)
+        owner._alerts = kept
+
+    def settle(original: Any, owner: Any, *, wait: bool) -> None:
+        flying = owner._checkpoints.in_flight
+        original(owner, wait=wait)
+        if flying and not owner._checkpoints.in_flight:
+            say(owner)
+            owner._alerts = []
+
+    say = Shard._publish
+    _replace(Shard, "_publish", publish)
+    _replace(Shard, "_published", published)
+    _replace(Shard, "_settle", settle)
+
+
+def _linger() -> None:
+    """Steps go on for a while before it is known that a checkpoint has landed."""
+
+    def slow(original: Any, name: str, **how: Any) -> None:
+        if name == "checkpoint.delta":
+            time.sleep(0.3)
+        original(name, **how)
+
+    _replace(crash, "point", slow)
+
+
+def _replace(holder: Any, name: str, new: Callable[..., Any]) -> None:
+    original = getattr(holder, name)
+    setattr(holder, name, lambda *args, **more: new(original, *args, **more))
+
+
+FLAWS: Mapping[str, Callable[[], None]] = {
+    "txn-per-worker": txn_per_worker,
+    "no-journal": no_journal,
+    "no-marks": no_marks,
+    "no-epoch": no_epoch,
+    "snapshot-by-offset": snapshot_by_offset,
+    "read-before-fence": read_before_fence,
+    "fresh-commit": fresh_commit,
+    "alerts-after-delta": alerts_after_delta,
+}

@@ -54,7 +54,9 @@ class Outcome:
         both = [k for k in self.values if k in got.values]
         wrong = [k for k in both if not np.allclose(self.values[k], got.values[k], rtol=0, atol=TOLERANCE)]
         if wrong:
-            lines.append(f"values wrong: {len(wrong)}, first {wrong[0]}: {self.values[wrong[0]]} {got.values[wrong[0]]}")
+            lines.append(
+                f"values wrong: {len(wrong)}, first {wrong[0]}: {self.values[wrong[0]]} {got.values[wrong[0]]}"
+            )
         return lines
 
 

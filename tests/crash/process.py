@@ -22,6 +22,9 @@ from tests.crash import flaws
 ANYWHERE = "anywhere"
 """A crash point that is not in the code: it fires at a random moment with rows and alarms in flight."""
 
+LIVE = "live"
+"""The file by which a process says that its takeover is over."""
+
 
 def run(spec: Spec, folder: Path, flaw: str | None) -> None:
     """Run a shard until SIGTERM.
@@ -42,7 +45,9 @@ def run(spec: Spec, folder: Path, flaw: str | None) -> None:
     pipeline = spec.plan.build(spec.lake)
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema)
     try:
-        Shard(spec, Reader(spec.kafka, pipeline.topic, spec.partitions, codec, 500)).run(stop)
+        shard = Shard(spec, Reader(spec.kafka, pipeline.topic, spec.partitions, codec, 500))
+        (folder / LIVE).touch()
+        shard.run(stop)
     except TocsinError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -32,7 +32,7 @@ def test_ray_accepts_the_cluster_and_keeps_every_worker(config: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "broken", [{"setup_comands": []}, {"file_mounts": ["models"]}, {"auth": {"ssh_usr": "me"}}, {"cluster_name": 1}]
+    "broken", [{"setup_comands": []}, {"rsync_exclude": "target"}, {"auth": {"ssh_usr": "me"}}, {"cluster_name": 1}]
 )
 def test_ray_refuses_a_mistake_in_it(config: dict[str, Any], broken: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):

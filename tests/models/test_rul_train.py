@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ attention = 8
 head = [8, 8]
 dropout = 0.1
 """
-RECIPE = Recipe(epochs=2, share=1.0, batch=16, learning_rate=1e-2, averaging=0.9)
+RECIPE = Recipe(epochs=2, share=1.0, batch=16, learning_rate=1e-2, teachers=0, averaging=0.9)
 
 
 @pytest.fixture
@@ -50,10 +51,12 @@ def pumps(tmp_path: Path) -> Path:
     return folder
 
 
-def test_eight_channels_train_from_a_toml_file_and_load_again(pumps: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("teachers", [0, 2])
+def test_eight_channels_train_from_a_toml_file_and_load_again(pumps: Path, tmp_path: Path, teachers: int) -> None:
     seen: list[Epoch] = []
+    recipe = replace(RECIPE, teachers=teachers)
     trained = train(
-        data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=RECIPE, progress=seen.append
+        data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=recipe, progress=seen.append
     )
     assert seen == trained.curve
     assert [line.epoch for line in seen] == [0, 1]
@@ -81,7 +84,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Pat
 
 
 def test_training_stops_when_validation_no_longer_improves(pumps: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=9, share=0.1, learning_rate=0.0, averaging=0.0, patience=2)  # nothing is learned
+    recipe = Recipe(epochs=9, share=0.1, learning_rate=0.0, teachers=0, averaging=0.0, patience=2)  # nothing is learned
     trained = train(data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=recipe)
     assert len(trained.curve) < 9
 
@@ -89,7 +92,12 @@ def test_training_stops_when_validation_no_longer_improves(pumps: Path, tmp_path
 def test_holding_out_every_key_or_none_is_refused(pumps: Path, tmp_path: Path) -> None:
     for share, held in ((0.01, 0), (0.99, 8)):
         with pytest.raises(ValueError, match=f"holds out {held} of 8 keys"):
-            train(data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=Recipe(validation=share))
+            train(
+                data=pumps,
+                out=tmp_path / "out",
+                config=tmp_path / "pumps.toml",
+                recipe=replace(RECIPE, validation=share),
+            )
 
 
 def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp_path: Path) -> None:

@@ -1,0 +1,19 @@
+"""The command line, `tocsin`: one file a command. Commands import what they need when they run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+def main() -> None:
+    """Run a command. An error is one line on stderr and exit status 1; `TOCSIN_DEBUG=1` adds the traceback."""
+    from pipelines.cli.app import app
+    from pipelines.cli.console import fail
+
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its errors are raised, too
+    try:
+        app(prog_name="tocsin")
+    except Exception as reason:
+        fail(reason)
+        sys.exit(1)

@@ -1,0 +1,55 @@
+"""Alarms as they ring."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.runtime.alerts import Alert
+
+
+def alerts(
+    context: typer.Context,
+    pipeline: Annotated[str | None, typer.Argument(help="One pipeline; without it, all.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones ring, until Ctrl-C.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
+) -> None:
+    """Show alarms: each one once, and only those whose transaction is committed."""
+    from pipelines import alerts as ring
+    from pipelines.cli.console import out, say_json
+
+    settings = context.obj.settings()
+    try:
+        for alert in ring(pipeline, kafka=settings.kafka.client_options(), follow=follow):
+            if json:
+                say_json(cloud_event(alert))
+            else:
+                out.print(line(alert))
+    except KeyboardInterrupt:
+        return
+
+
+def cloud_event(alert: Alert) -> dict[str, Any]:
+    """An alarm in CloudEvents' JSON form."""
+    attributes = {name.removeprefix("ce_"): value.decode() for name, value in alert.headers()}
+    attributes["datacontenttype"] = attributes.pop("content-type")
+    return {**attributes, "data": {"rule": alert.rule, "severity": alert.severity, **alert.data}}
+
+
+def line(alert: Alert) -> Any:
+    """An alarm in one line."""
+    from rich.text import Text
+
+    from pipelines.cli.console import LEVELS
+
+    style = LEVELS.get(alert.severity, "") if alert.transition == "raised" else "dim"
+    told = {"topic", "partition", "offset", "row", "model_version"}
+    shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key}
+    facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
+    return Text.assemble(
+        (f"{alert.time:%H:%M:%S} ", "dim"),
+        (f"{alert.severity:<9}{alert.transition:<8}", style),
+        f" {alert.key:<8} {facts}",
+    )

@@ -1,0 +1,50 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli import alerts, compact, demo, dlq, evaluate, feed, query, run, status, train
+from pipelines.cli.invocation import Invocation
+
+app = typer.Typer(
+    help="An alarm bell: streaming attention for sensors and cameras, exactly once from Kafka to a lake.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tocsin {metadata.version('tocsin')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tocsin(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings file [$TOCSIN_CONFIG, else ./tocsin.toml].")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One setting, such as lake.path=/data/lake. Repeatable."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = Invocation(config, sets or ())
+
+
+for command in (
+    demo.demo, feed.feed, run.run, run.up, run.stop, status.status, alerts.alerts, query.query,
+    train.train, evaluate.evaluate, compact.compact,
+):  # fmt: skip
+    app.command()(command)
+app.add_typer(dlq.app, name="dlq")

@@ -1,0 +1,90 @@
+"""Ray, for the length of a command, and the supervisors on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.settings import Settings
+
+
+@contextmanager
+def joined(settings: Settings, *, start: bool = False) -> Iterator[None]:
+    """Be part of the Ray cluster that `ray.address` names.
+
+    Args:
+        start: with "local", start one that ends with this command; else find the one on this machine.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    import ray
+
+    from pipelines.runtime.cluster import connect
+
+    address = settings.ray.address
+    connect("auto" if address == "local" and not start else address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def supervisors() -> list[str]:
+    """Names of the pipelines that run on this cluster."""
+    from ray.util import list_named_actors
+
+    from pipelines.runtime.cluster import NAMESPACE
+    from pipelines.runtime.supervisor import supervisor_name
+
+    names = {a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE}
+    return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
+
+
+def supervisor(pipeline: str) -> Any:
+    """A running pipeline's supervisor.
+
+    Raises:
+        ConfigError: it does not run here.
+    """
+    from pipelines.runtime.supervisor import find
+
+    try:
+        return find(pipeline)
+    except ValueError as reason:
+        running = ", ".join(supervisors()) or "none"
+        raise ConfigError(
+            f"pipeline {pipeline}: expected it to run on this Ray cluster, got: {running}; start it: `tocsin up {pipeline}`"
+        ) from reason
+
+
+def ask(actor: Any, timeout: float = 30) -> dict[str, Any]:
+    """A supervisor's status.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(actor.status.remote(), timeout=timeout)
+    except RayError as reason:
+        raise Unavailable(
+            f"supervisor: expected its status, got {type(reason).__name__}; it may be restarting, ask again"
+        ) from reason
+
+
+def halt(actor: Any, timeout: float) -> bool:
+    """Have all shards commit and let go, then end the supervisor; whether all did within `timeout` s."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return bool(ray.get(actor.stop.remote(timeout), timeout=timeout + 30))
+    except RayError:
+        return False
+    finally:
+        ray.kill(actor)

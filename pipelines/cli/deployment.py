@@ -1,0 +1,90 @@
+"""From settings to a deployment: the model resolved, the topics made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.cli.console import note
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from pipelines.runtime.lake import Lake
+    from pipelines.runtime.pipeline import Pipeline
+    from pipelines.runtime.plan import ModelRef, Plan
+    from pipelines.runtime.supervisor import Deployment
+
+
+def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
+    """A pipeline's plan, its model copied into the lake, and the pipeline itself.
+
+    Raises:
+        ConfigError, ModelError: what the settings name does not exist or does not fit.
+    """
+    from pipelines.runtime.plan import Plan
+
+    given, lake = settings.pipeline(name), settings.lake.open()
+    model = _model(settings, given.model, lake) if given.model else None
+    plan = Plan(given.factory, {"name": name, **given.options}, model, given.device)
+    pipeline = plan.build(lake)
+    if pipeline.name != name:
+        raise ConfigError(
+            f"pipeline {name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend {given.factory}"
+        )
+    return plan, pipeline
+
+
+def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deployment:
+    """What a supervisor needs; alert, dead-letter and journal topics are there afterwards.
+
+    Args:
+        create_input: partitions of the input topic if it is to be made, too.
+    """
+    from pipelines.runtime.provision import provision
+    from pipelines.runtime.supervisor import Deployment
+
+    given, kafka = settings.pipeline(name), settings.kafka.client_options()
+    plan, pipeline = planned(settings, name)
+    return Deployment(
+        name=name,
+        plan=plan,
+        lake=settings.lake.open(),
+        kafka=kafka,
+        partitions=provision(kafka, pipeline, shards=given.shards, create_input=create_input),
+        shards=given.shards,
+        workers=min(given.workers, given.shards),
+        start=given.start,
+        on_gap=given.on_gap,
+        resources={"num_cpus": settings.ray.num_cpus, "num_gpus": settings.ray.num_gpus},
+        tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
+        params=plan.options,
+    )
+
+
+def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
+    """The model's files in the lake; the weights that come with Tocsin when nobody has trained any yet."""
+    from pipelines.runtime.plan import store_model
+    from pipelines.runtime.tracking import resolve_model
+
+    try:
+        if not settings.mlflow.enabled or _missing(settings.mlflow.tracking_uri):
+            raise ModelError(f"model {wanted}: expected a registry, got none; train one, or name a folder")
+        name, version, folder = resolve_model(settings.mlflow.tracking_uri, wanted)
+    except ModelError:
+        if Path(wanted).is_dir():
+            name, version, folder = resolve_model("", wanted)
+        elif wanted == "rul@champion":
+            from models.rul.model import FD001
+
+            name, version, folder = "rul", "shipped", FD001
+            note("model rul@champion: not in the registry yet, so the weights that come with Tocsin (FD001) are used")
+        else:
+            raise
+    return store_model(lake, folder, name=name, version=version)
+
+
+def _missing(tracking_uri: str) -> bool:
+    """Whether it is a local database that has not been made yet; only to ask would make it, and take seconds."""
+    prefix = "sqlite:///"
+    return tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).exists()

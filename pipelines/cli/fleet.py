@@ -1,0 +1,113 @@
+"""The fleet as the demo shows it: the most worn machines, what rings, how fast it goes."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.cli.alerts import line
+from pipelines.cli.console import LEVELS
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pipelines.runtime.alerts import Alert
+
+SHOWN = 12
+LANDED_S = 2.0
+"""A machine not heard of for so long before the newest reading has left the fleet."""
+
+
+@dataclass
+class Fleet:
+    """What is known of the fleet: from the results table, the alert topic and the shard's own counts."""
+
+    watched: dict[str, dict[str, Any]] = field(default_factory=dict)
+    flying: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    judged: int = 0
+    rate: float = 0.0
+    latency: Mapping[str, float] = field(default_factory=dict)
+    rung: int = 0
+    alarms: deque[Alert] = field(default_factory=lambda: deque(maxlen=5))
+    worst: Alert | None = None
+
+    def __post_init__(self) -> None:
+        from models.rul.config import RulConfig
+        from models.rul.model import FD001
+
+        config = RulConfig.load(FD001)
+        self.cap = config.cap
+        self.levels = {"critical": config.critical, "warning": config.warning}
+
+    def fed(self, rows: int) -> None:
+        """So many readings have been sent."""
+        self.sent = rows
+
+    def read(self, table: pl.LazyFrame, window: Mapping[str, Any] | None) -> None:
+        """Take each machine's last row from the results, and the shard's counts."""
+        import polars as pl
+
+        last = pl.col("cycle", "rul", "event_time").sort_by("cycle").last()
+        latest = table.group_by("key").agg(last, pl.len()).collect()
+        self.judged = latest["len"].sum()
+        flying = latest.filter(pl.col("event_time") > pl.col("event_time").max() - pl.duration(seconds=LANDED_S))
+        self.flying = Counter(map(self.level, flying["rul"]))
+        self._watch({row["key"]: row for row in flying.sort("rul").iter_rows(named=True)})
+        if window and window["counts"].get("rows"):
+            self.rate, self.latency = window["counts"]["rows"] / window["seconds"], window["latency_ms"]
+
+    def rings(self, alarm: Alert) -> None:
+        """Take note of an alarm."""
+        if alarm.transition == "raised":
+            self.rung += 1
+            self.alarms.append(alarm)
+            if self.worst is None or alarm.severity == "critical":
+                self.worst = alarm
+
+    def _watch(self, flying: Mapping[str, dict[str, Any]]) -> None:
+        """Go on watching the same machines, each in its row; one that failed makes room for the newest."""
+        if not self.watched:  # worn and new ones alike
+            keys = list(flying)
+            self.watched = {key: flying[key] for key in keys[:: max(len(keys) // SHOWN, 1)][:SHOWN]}
+            return
+        newest = sorted(flying.keys() - self.watched.keys(), key=lambda key: -flying[key]["cycle"])
+        still = [key if key in flying or not newest else newest.pop() for key in self.watched]
+        self.watched = {key: flying.get(key) or self.watched[key] for key in still}
+
+    def level(self, rul: float) -> str:
+        """The level of a machine with so much life left."""
+        return next((name for name, below in self.levels.items() if rul < below), "healthy")
+
+    def __rich__(self) -> Group:
+        if not self.watched:  # a network needs 30 cycles of an engine before it can judge it
+            return Group(*self.headlines()[1:])
+        machines = Table(box=None, pad_edge=False, header_style="dim")
+        for name, justify in (
+            ("engine", "right"),
+            ("cycle", "right"),
+            ("cycles left", "left"),
+            ("", "right"),
+            ("", "left"),
+        ):
+            machines.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for key, machine in self.watched.items():
+            rul, style = machine["rul"], LEVELS[level := self.level(machine["rul"])]
+            bar = ProgressBar(total=self.cap, completed=rul, width=40, complete_style=style, finished_style=style)
+            machines.add_row(key, str(machine["cycle"]), bar, f"{rul:.0f}", Text(level, style))
+        return Group(*self.headlines(), Text(), machines, Text(), *map(line, self.alarms))
+
+    def headlines(self) -> tuple[Text, Text]:
+        """The fleet in two lines."""
+        levels = [(f"   {self.flying[level]} {level}", style) for level, style in reversed(LEVELS.items())]
+        alarms = (f"   {self.rung} alarms", "bold")
+        latency = "".join(f"   {p} {ms:,.0f} ms" for p, ms in self.latency.items() if p in ("p50", "p99"))
+        pace = f"{self.sent:,} readings sent, {self.judged:,} windows judged   {self.rate:,.0f}/s{latency}"
+        return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alarms), Text(pace, "dim")

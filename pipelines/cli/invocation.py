@@ -1,0 +1,44 @@
+"""What was given before the command's name: the settings file and single settings."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.runtime.settings import Settings
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of `tocsin`.
+
+    Args:
+        config: settings file; None: the default.
+        sets: `name=value`, by dotted name.
+    """
+
+    config: Path | None = None
+    sets: Sequence[str] = field(default_factory=tuple)
+
+    def settings(self, flags: Mapping[str, Any] | None = None) -> Settings:
+        """File, environment, `--set`, then the command's own flags; None values were not given."""
+        from pipelines.runtime.settings import Settings
+
+        given = {n: v for n, v in (flags or {}).items() if v is not None}
+        return Settings.load(self.config, {**dict(map(_pair, self.sets)), **given})
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"--set {text}: expected NAME=VALUE, got no `=`; such as --set lake.path=/data/lake")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value  # text need not be quoted

@@ -1,0 +1,54 @@
+"""SQL over the results."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROWS = 40
+
+
+def query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="Polars SQL; each pipeline is a table.")],
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a row.")] = False,
+) -> None:
+    """Ask the results tables, as of the last commit."""
+    from pipelines.cli.console import say_json
+    from pipelines.query import query as ask
+
+    answer = ask(sql, lake=context.obj.settings().lake.open())
+    if json:
+        for row in answer.iter_rows(named=True):
+            say_json(row)
+    else:
+        show(answer)
+
+
+def show(answer: pl.DataFrame) -> None:
+    """A table on the terminal, its first rows at least."""
+    from rich.table import Table
+
+    from pipelines.cli.console import out
+
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for name, dtype in answer.schema.items():
+        shown.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
+    for row in answer.head(ROWS).iter_rows():
+        shown.add_row(*map(_text, row))
+    out.print(shown)
+    if answer.height > ROWS:
+        out.print(f"{ROWS} of {answer.height:,} rows; `--json` gives all, LIMIT fewer", style="dim")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return str(value)

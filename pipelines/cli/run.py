@@ -1,0 +1,133 @@
+"""Pipelines started and stopped: `run` in the foreground, `up` on a cluster, `stop`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.runtime.settings import Settings
+
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
+Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
+Shards = Annotated[int | None, typer.Option(help="Fixed by the first start [pipelines.NAME.shards].")]
+Workers = Annotated[int | None, typer.Option(help="Processes that share the shards [pipelines.NAME.workers].")]
+Start = Annotated[str | None, typer.Option(help="earliest or latest: where the very first start begins.")]
+OnGap = Annotated[str | None, typer.Option(help="stop or skip, when something that recovery needs is gone.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
+
+
+def run(
+    context: typer.Context,
+    pipeline: Name,
+    model: Model = None,
+    shards: Shards = None,
+    workers: Workers = None,
+    start: Start = None,
+    on_gap: OnGap = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline here until Ctrl-C or SIGTERM, then commit and let go.
+
+    It starts Ray on this machine, unless ray.address names a cluster.
+    """
+    import ray
+
+    from pipelines.cli.cluster import joined
+    from pipelines.cli.console import note, until_told
+    from pipelines.cli.status import following
+
+    settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
+    with until_told() as told, joined(settings, start=True):
+        actor = _start(settings, pipeline)
+        note(f"{pipeline} runs on Ray at {ray.get_runtime_context().gcs_address}; Ctrl-C drains it")
+        try:
+            following(settings, [actor], told, json=json, every=2)
+        finally:
+            _halt(actor, pipeline, timeout=60)
+    note(f"{pipeline} has committed and let go")
+
+
+def up(
+    context: typer.Context,
+    pipeline: Name,
+    model: Model = None,
+    shards: Shards = None,
+    workers: Workers = None,
+    start: Start = None,
+    on_gap: OnGap = None,
+    json: Json = False,
+) -> None:
+    """Run a pipeline on a Ray cluster and leave it there; returns when its shards run."""
+    from pipelines.cli.cluster import ask, joined
+    from pipelines.cli.console import note, out, say_json, until_told, working
+    from pipelines.cli.status import look, table
+    from pipelines.runtime.errors import TocsinError
+
+    settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
+    with until_told() as told, joined(settings):
+        actor = _start(settings, pipeline)
+        with working(f"{pipeline}: shards take over"):
+            while not _settled(found := ask(actor), settings.pipeline(pipeline).shards) and not told.wait(0.2):
+                pass
+        seen = look(settings, found)
+        if json:
+            say_json(seen)
+        else:
+            out.print(table([seen]))
+        if errors := [shard["error"] for shard in seen["shards"] if shard["state"] == "refused"]:
+            raise TocsinError(errors[0])
+    note(f"{pipeline} is up; see `tocsin status --watch`, end it with `tocsin stop {pipeline}`")
+
+
+def stop(
+    context: typer.Context,
+    pipeline: Name,
+    timeout: Annotated[float, typer.Option(help="Seconds that shards have to commit.")] = 60,
+) -> None:
+    """Have a pipeline commit and let go."""
+    from pipelines.cli.cluster import joined, supervisor
+    from pipelines.cli.console import note, working
+
+    with joined(context.obj.settings()):
+        actor = supervisor(pipeline)
+        with working(f"{pipeline}: commits and lets go"):
+            _halt(actor, pipeline, timeout)
+    note(f"{pipeline} has committed and let go")
+
+
+def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
+    return context.obj.settings({f"pipelines.{pipeline}.{name}": value for name, value in flags.items()})
+
+
+def _start(settings: Settings, pipeline: str) -> Any:
+    """A new supervisor for a pipeline that does not run here yet."""
+    from pipelines.cli.cluster import supervisors
+    from pipelines.cli.console import working
+    from pipelines.cli.deployment import deployed
+    from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.supervisor import deploy
+
+    if pipeline in supervisors():
+        raise ConfigError(
+            f"pipeline {pipeline}: expected it not to run yet, but it does; `tocsin stop {pipeline}` first"
+        )
+    with working(f"{pipeline}: model and topics"):
+        return deploy(deployed(settings, pipeline))
+
+
+def _settled(found: dict[str, Any], shards: int) -> bool:
+    states = [shard["state"] for shard in found["shards"]]
+    return len(states) == shards and "starting" not in states
+
+
+def _halt(actor: Any, pipeline: str, timeout: float) -> None:
+    from pipelines.cli.cluster import halt
+    from pipelines.runtime.errors import Unavailable
+
+    if not halt(actor, timeout):
+        raise Unavailable(
+            f"pipeline {pipeline}: expected all shards to commit within {timeout:g} s, got no word from some; "
+            "they are ended, and the next start goes on from what is committed"
+        )

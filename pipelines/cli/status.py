@@ -1,0 +1,147 @@
+"""How pipelines are doing: positions, lag, rates, latency, and what a person has to act on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.console import note
+
+if TYPE_CHECKING:
+    from threading import Event
+
+    from rich.table import Table
+
+    from pipelines.runtime.settings import Settings
+
+STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
+
+
+def status(
+    context: typer.Context,
+    pipeline: Annotated[str | None, typer.Argument(help="One pipeline; without it, all on the cluster.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a look.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+) -> None:
+    """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
+    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.console import until_told
+
+    settings = context.obj.settings()
+    with until_told() as told, joined(settings):
+        if not watch:
+            told.set()
+        following(settings, [supervisor(name) for name in ([pipeline] if pipeline else supervisors())], told, json=json)
+
+
+def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: bool, every: float = 1) -> None:
+    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time."""
+    from rich.live import Live
+
+    from pipelines.cli.cluster import ask
+    from pipelines.cli.console import out, say_json
+    from pipelines.runtime.errors import Unavailable
+
+    live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
+    with live or contextlib.nullcontext():
+        while True:
+            try:
+                looks = [look(settings, ask(actor)) for actor in actors]
+            except Unavailable as reason:
+                if told.is_set():
+                    raise
+                note(str(reason))  # a supervisor that restarts answers again
+            else:
+                if json:
+                    say_json({"pipelines": looks})
+                elif live:
+                    live.update(table(looks), refresh=True)
+                else:
+                    out.print(table(looks))
+            if told.wait(every):
+                return
+
+
+def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
+    """A supervisor's status as plain JSON, with the lag that Kafka knows of."""
+    ends = _ends(settings, said["shards"])
+    return {
+        "pipeline": said["pipeline"],
+        "restarts": said["restarts"],
+        "mlflow_run": said["tracking"],
+        "shards": [_shard(shard, ends) for shard in said["shards"]],
+    }
+
+
+def table(looks: Sequence[Mapping[str, Any]]) -> Table:
+    """Shards as people read them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("shard", "state", "read", "committed", "lag", "rows/s", "p50 ms", "p95", "p99", "restarts", "model"):
+        shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right")
+    for look in looks:
+        if not look["shards"]:
+            shown.add_row(look["pipeline"], Text("starting", "yellow"))
+        for shard in look["shards"]:
+            latency = [f"{shard['latency_ms'][p]:.0f}" if shard["latency_ms"] else "" for p in ("p50", "p95", "p99")]
+            shown.add_row(
+                f"{look['pipeline']}/{shard['shard']}",
+                Text(shard["state"], STATES.get(shard["state"], "yellow")),
+                f"{sum(shard['read'].values()):,}",
+                f"{sum(shard['committed'].values()):,}",
+                "" if shard["lag"] is None else f"{shard['lag']:,}",
+                f"{shard['rows_per_s']:,.0f}",
+                *latency,
+                str(shard["restarts"]),
+                shard["model"],
+            )
+            if shard["error"]:
+                shown.add_row("", Text(shard["error"], "red", overflow="fold"))
+    return shown
+
+
+def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
+    facts, window = shard["facts"], shard["window"] or {"seconds": 0.0, "counts": {}, "latency_ms": {}, "gauges": {}}
+    read = facts.get("read", {})
+    lags = [ends[facts["topic"], p] - at for p, at in read.items() if (facts["topic"], p) in ends]
+    seconds = window["seconds"] or 1.0
+    return {
+        "shard": shard["shard"],
+        "state": shard["state"],
+        "error": shard["error"],
+        "read": read,
+        "committed": facts.get("committed", {}),
+        "lag": max(sum(lags), 0) if lags else None,
+        "uncommitted_rows": facts.get("uncommitted_rows", 0),
+        "rows_per_s": round(window["counts"].get("rows", 0) / seconds, 1),
+        "results_per_s": round(window["counts"].get("results", 0) / seconds, 1),
+        "latency_ms": window["latency_ms"],
+        "keys": int(window["gauges"].get("keys", 0)),
+        "model": facts.get("model", ""),
+        "epoch": facts.get("epoch", 0),
+        "worker": shard["worker"],
+        "pid": shard["pid"],
+        "restarts": shard["restarts"],
+    }
+
+
+def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
+    """Where each input partition's log ends now; nothing when Kafka does not answer."""
+    from kafka import TopicPartition
+    from kafka.errors import KafkaError
+
+    from pipelines.runtime import clients
+    from pipelines.runtime.errors import Unavailable
+
+    wanted = [TopicPartition(s["facts"]["topic"], p) for s in shards for p in s["facts"].get("read", {})]
+    try:
+        with contextlib.closing(clients.consumer(settings.kafka.client_options())) as consumer:
+            return {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(wanted).items()} if wanted else {}
+    except (KafkaError, Unavailable) as reason:
+        note(f"lag unknown: {reason}")
+        return {}

@@ -1,0 +1,107 @@
+"""Models trained, and the best of them registered as champion."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from models.rul.train import Epoch, Trained
+
+DOMAINS = ("rul",)
+
+
+def train(
+    context: typer.Context,
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="C-MAPSS files; with --config, CSV files.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Columns and settings of the CSV files (TOML).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the model goes [trained/NAME].")] = None,
+    name: Annotated[str | None, typer.Option(help="In the registry [DOMAIN; with --config, that file's name].")] = None,
+    subset: Annotated[str, typer.Option(help="Of C-MAPSS.")] = "FD001",
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Repeatable: the best on validation is kept, all are reported [0].")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Train a model on runs to failure, and register it in MLflow as NAME@champion."""
+    from models.rul.train import Recipe
+    from models.rul.train import train as fit
+    from pipelines.cli.console import note, progress, say_json
+    from pipelines.cli.console import out as console
+
+    check_domain(domain)
+    settings, seeds = context.obj.settings(), seed or [0]
+    recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+    name = name or (config.stem if config else domain)
+    folder = out or Path("trained", name)
+    tried: dict[int, Trained] = {}
+    with progress() as shown, TemporaryDirectory() as scratch:
+        for number in seeds:
+            task = shown.add_task(f"seed {number}", total=recipe.epochs)
+
+            def epoch(line: Epoch, number: int = number, task: TaskID = task) -> None:
+                shown.update(
+                    task, completed=line.epoch + 1, description=f"seed {number}, validation RMSE {line.rmse:.2f}"
+                )
+
+            tried[number] = fit(
+                data=data,
+                out=Path(scratch),
+                config=config,
+                subset=subset,
+                recipe=recipe,
+                seed=number,
+                progress=epoch,
+            )
+    scores = {number: min(line.rmse for line in trained.curve) for number, trained in tried.items()}
+    best = min(scores, key=lambda number: scores[number])
+    tried[best].model.save(folder)
+    version = None
+    if settings.mlflow.enabled:
+        from models.rul.train import register
+
+        params = {"data": str(data), "seed": best, "seeds": " ".join(map(str, seeds)), **asdict(recipe)}
+        uri = settings.mlflow.tracking_uri
+        version = register(
+            tried[best].model,
+            folder,
+            tried[best].curve,
+            params,
+            tracking_uri=uri,
+            name=name,
+            artifact_location=_artifacts(uri),
+        )
+    if json:
+        seeds_tried = [
+            {"seed": n, "validation_rmse": score, "epochs": len(tried[n].curve)} for n, score in scores.items()
+        ]
+        say_json({"model": str(folder), "name": name, "version": version, "seed": best, "seeds": seeds_tried})
+        return
+    for number, score in scores.items():
+        console.print(f"seed {number}: validation RMSE {score:.2f}" + (" (kept)" if number == best else ""))
+    console.print(f"model in {folder}" + (f", registered as {name}/{version} and {name}@champion" if version else ""))
+    if not version:
+        note("mlflow.enabled is false: not registered")
+
+
+def check_domain(domain: str) -> None:
+    """Refuse what has no training."""
+    from pipelines.runtime.errors import ConfigError
+
+    if domain not in DOMAINS:
+        raise ConfigError(f"domain {domain}: expected one of {', '.join(DOMAINS)}; choose one of them")
+
+
+def _artifacts(uri: str) -> str | None:
+    """Files beside a local database; a server knows its own place."""
+    return str(Path(uri.removeprefix("sqlite:///")).parent / "mlruns") if uri.startswith("sqlite:///") else None

@@ -1,0 +1,146 @@
+"""What people read: result tables and SQL over them with Polars, and the alarms as they ring."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+from deltalake import DeltaTable
+from polars.exceptions import PolarsError
+from pyarrow import fs
+
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from kafka import KafkaConsumer
+
+log = logging.getLogger(__name__)
+ALERTS = "alerts."
+REFRESH_S = 5.0
+"""How soon a subscriber sees a new pipeline's alert topic."""
+
+
+def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyFrame:
+    """A pipeline's results, as of the last commit; nothing is read until it is collected.
+
+    Args:
+        lake: None: the settings'.
+
+    Raises:
+        Unavailable: there is no table yet.
+    """
+    where = _lake(lake)
+    uri = where.uri(pipeline)
+    if not DeltaTable.is_deltatable(uri, storage_options=where.options or None):
+        there = ", ".join(_tables(where)) or "none"
+        raise Unavailable(
+            f"results of {pipeline}: expected a table in {where.uri()}, got {there}; start it: `tocsin up {pipeline}`"
+        )
+    return pl.scan_delta(uri, storage_options=where.options or None)
+
+
+def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
+    """The answer to Polars SQL over the lake's tables, each named as its pipeline.
+
+    Args:
+        lake: None: the settings'.
+
+    Raises:
+        ConfigError: the SQL is wrong, or names a table or column that is not there.
+    """
+    where = _lake(lake)
+    options = where.options or None
+    tables = {name: pl.scan_delta(where.uri(name), storage_options=options) for name in _tables(where)}
+    try:
+        return pl.SQLContext(tables).execute(sql, eager=True)
+    except PolarsError as reason:
+        there = ", ".join(tables) or "none"
+        # Polars' own now() is local time without a zone: against our UTC columns it fails, and a cast would shift it.
+        hint = "write times as text, in UTC: '2026-01-31 12:00:00'" if "Datetime" in str(reason) else ""
+        raise ConfigError(
+            f"query in {where.uri()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {there}'}"
+        ) from reason
+
+
+def alerts(
+    pipeline: str | None = None,
+    *,
+    kafka: Mapping[str, Any] | None = None,
+    follow: bool = False,
+    since: Literal["earliest", "latest"] = "earliest",
+) -> Iterator[Alert]:
+    """Alarms, in each partition's order; an alarm whose transaction was not committed is never seen.
+
+    Args:
+        pipeline: None: of all pipelines.
+        kafka: options of kafka-python's clients; None: the settings'.
+        follow: go on as new ones ring; otherwise it ends where the log ends now.
+        since: where to begin.
+
+    Raises:
+        Unavailable: Kafka does not answer, or the pipeline has no alert topic (with `follow`, it is waited for).
+    """
+    from pipelines.runtime import clients
+
+    options = Settings.load().kafka.client_options() if kafka is None else kafka
+    with closing(clients.consumer(options)) as consumer:
+        ends = _assign(consumer, pipeline, since)
+        if pipeline and not ends and not follow:
+            raise Unavailable(
+                f"alarms of {pipeline}: expected topic {ALERTS}{pipeline} at {options.get('bootstrap_servers')}, "
+                f"got none; start it: `tocsin up {pipeline}`"
+            )
+        refreshed = time.monotonic()
+        while follow or any(consumer.position(p) < end for p, end in ends.items()):
+            for records in consumer.poll(500).values():
+                for record in records:
+                    try:
+                        yield Alert.read(record.headers, record.value)
+                    except (KeyError, ValueError, TypeError) as reason:
+                        place = f"{record.topic}[{record.partition}]@{record.offset}"
+                        log.warning("%s: expected an alarm, got %r; it is passed over", place, reason)
+            if follow and time.monotonic() - refreshed > REFRESH_S:
+                _assign(consumer, pipeline, "earliest")  # a topic made while we listen is new from its start
+                refreshed = time.monotonic()
+
+
+def _assign(consumer: KafkaConsumer, pipeline: str | None, since: str) -> dict[Any, int]:
+    """Add partitions of alert topics that are not read yet; returns where each of them ends now."""
+    from kafka import TopicPartition
+
+    mine = re.escape(pipeline) if pipeline else r".+(?<!\.dlq)"
+    topics = [t for t in consumer.topics() if re.fullmatch(re.escape(ALERTS) + mine, t)]
+    there = {TopicPartition(t, p) for t in topics for p in consumer.partitions_for_topic(t) or ()}
+    new = there - consumer.assignment()
+    if not new:
+        return {}
+    consumer.assign([*consumer.assignment(), *new])
+    ends = consumer.end_offsets([*new])
+    starts = consumer.beginning_offsets([*new]) if since == "earliest" else ends
+    for partition, offset in starts.items():
+        consumer.seek(partition, offset)
+    return ends
+
+
+def _lake(lake: Lake | Path | str | None) -> Lake:
+    if isinstance(lake, Lake):
+        return lake
+    return Settings.load().lake.open() if lake is None else Lake(str(lake))
+
+
+def _tables(lake: Lake) -> list[str]:
+    """Names of the folders that hold a Delta log."""
+    files = lake.files
+    folders = [f.path for f in files.get_file_info(fs.FileSelector("", allow_not_found=True))]
+    logs = files.get_file_info([posixpath.join(f, "_delta_log") for f in folders])
+    return [f for f, there in sorted(zip(folders, logs, strict=True)) if there.type == fs.FileType.Directory]

@@ -1,0 +1,44 @@
+"""Joining Ray: a cluster that runs, or one of this process's own on the loopback address."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+
+from pipelines.runtime.errors import Unavailable
+
+NAMESPACE = "tocsin"
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None) -> None:
+    """Join a Ray cluster. Ray asks for its token unless RAY_AUTH_MODE says otherwise, and makes one for a local cluster.
+
+    Args:
+        address: "local" starts one that ends with this process and listens on 127.0.0.1 alone; "auto" finds one on this
+            machine; else `host:port` or `ray://host:port`.
+        env: environment of all actors.
+        cpus: of a local cluster; None: all of this machine.
+
+    Raises:
+        Unavailable: no cluster answers.
+    """
+    common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
+    common["runtime_env"] = {"env_vars": dict(env or {})}
+    if address != "local":
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as reason:
+            line = str(reason).splitlines()[0]
+            raise Unavailable(f"Ray at {address}: expected a cluster, got: {line}; start one with `ray start --head`") from reason
+        return
+    # Ray ignores a loopback `_node_ip_address` and listens on all interfaces, unless it is told that it is no cluster:
+    # its own processes read that from the environment, this one has read it already.
+    os.environ |= _LOOPBACK
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=512 << 20, **common)

@@ -1,0 +1,58 @@
+"""What one field of a reading accepts, as parsed JSON."""
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.runtime.errors import ConfigError
+
+RFC3339 = (
+    r"((?:1[7-9]|2[01])[0-9]{2}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])"
+    r"(?:\.([0-9]{1,9}))?(Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+TIME = re.compile(RFC3339)
+FIRST_MS = -8_520_336_000_000  # 1700-01-01: with the next, what both the pattern above and int64 nanoseconds hold
+END_MS = 7_258_118_400_000  # 2200-01-01
+PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
+
+
+def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
+    """A function from a parsed JSON value to the field's, None if it isn't one, and what it wants, in words."""
+    kind = f.type
+    if kind in (pa.float32(), pa.float64()):
+        # From here on, rounding to 32 bits gives infinity.
+        limit = 2.0**128 - 2.0**103 if kind == pa.float32() else math.inf
+        number = f"a number that fits {kind}"
+        return lambda c: float(c) if type(c) in (int, float) and -limit < c < limit else None, number
+    if pa.types.is_integer(kind):
+        low = -(2 ** (kind.bit_width - 1)) if pa.types.is_signed_integer(kind) else 0
+        high = low + 2**kind.bit_width
+        return lambda c: c if type(c) is int and low <= c < high else None, f"an integer that fits {kind}"
+    if pa.types.is_timestamp(kind) and kind.unit in PER_MS and kind.tz == "UTC":
+        time = "an RFC 3339 time with an offset, or milliseconds since 1970, from 1700 to 2199"
+        return lambda c: instant(c, kind.unit), time
+    if kind == pa.string():
+        return lambda c: c if type(c) is str else None, "a string"
+    if kind == pa.bool_():
+        return lambda c: c if type(c) is bool else None, "true or false"
+    raise ConfigError(
+        f"{topic}: field {f.name} has type {kind}; use float, double, an integer, bool, string or "
+        'timestamp("ms"|"us"|"ns", "UTC")'
+    )
+
+
+def instant(content: Any, unit: str) -> int | None:
+    """A time in `unit` since 1970 UTC, cut off downwards; None if it isn't one."""
+    if type(content) is int and FIRST_MS <= content < END_MS:
+        return content * PER_MS[unit]
+    if type(content) is str and (parts := TIME.fullmatch(content)):
+        clock, fraction, offset = parts.groups()
+        with suppress(ValueError):  # there is no such day
+            seconds = int(datetime.fromisoformat(clock + offset).timestamp())
+            return (seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))) * PER_MS[unit] // 1_000_000
+    return None

@@ -1,0 +1,326 @@
+"""Settings: `tocsin.toml`, then the environment (`TOCSIN_*`), then flags; the later one wins."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    create_model,
+    field_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings.sources import PydanticBaseSettingsSource
+
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.units import milliseconds, size
+
+FILE = "tocsin.toml"
+PREFIX = "TOCSIN_"
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
+
+
+def _absolute(path: str) -> str:
+    """A local path that means the same in every process, whatever folder that was started in."""
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _absolute_sqlite(uri: str) -> str:
+    return re.sub(r"^sqlite:///(?!/)(.+)", lambda m: f"sqlite:///{Path(m[1]).absolute()}", uri)
+
+
+def _content(path: Any) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, TypeError, ValueError) as reason:
+        raise PydanticCustomError("secret_file", "Input should be a file that can be read") from reason
+
+
+def _checked(parse: Callable[[str], int], expected: str) -> AfterValidator:
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ConfigError as reason:
+            raise PydanticCustomError("unit", "Input should be {expected}", {"expected": expected}) from reason
+        return text
+
+    return AfterValidator(check)
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise PydanticCustomError("name", "Input should be a name of small letters, digits, - and _")
+    return name
+
+
+SecretFile = Annotated[SecretStr, BeforeValidator(_content)]
+"""Given as a file's path, kept as its content."""
+Duration = Annotated[str, _checked(milliseconds, "a duration such as 20ms, 5s, 15min, 2h, 30d")]
+Size = Annotated[str, _checked(size, "a size such as 512KB, 64MB, 1GB")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class KafkaSettings(_Section):
+    """`[kafka]`: any option of kafka-python's clients, handed on untouched; here are the common and the secret ones."""
+
+    model_config = ConfigDict(extra="allow")
+
+    bootstrap_servers: str = "localhost:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_plain_password: SecretStr | None = None
+    sasl_plain_password_file: SecretFile | None = None
+    ssl_password: SecretStr | None = None
+    ssl_password_file: SecretFile | None = None
+    proxy_url: SecretStr | None = None
+    socks5_proxy: SecretStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_to_kafka_python(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        others = {name: value for name, value in given.items() if name not in cls.model_fields}
+        return {**given, **_client_config().model_validate(others).model_dump(exclude_unset=True)}
+
+    def client_options(self) -> dict[str, Any]:
+        """What kafka-python's clients take, secrets in clear. A password given as such wins over one in a file."""
+        given = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
+        from_files = {n.removesuffix("_file"): given.pop(n) for n in list(given) if n.endswith("_file")}
+        return from_files | given
+
+
+class LakeSettings(_Section):
+    """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret)."""
+
+    path: Annotated[str, AfterValidator(_absolute)] = "lake"
+    options: dict[str, SecretStr] = {}
+
+    def open(self) -> Lake:
+        """The lake itself."""
+        return Lake(self.path, {name: value.get_secret_value() for name, value in self.options.items()})
+
+
+class MlflowSettings(_Section):
+    """`[mlflow]`: where runs are tracked and models registered."""
+
+    tracking_uri: Annotated[str, Field(repr=False), AfterValidator(_absolute_sqlite)] = "sqlite:///mlflow.db"
+    experiment: str = "tocsin"
+    enabled: bool = True
+
+    @field_serializer("tracking_uri")
+    def _show(self, uri: str) -> str:
+        return without_password(uri)
+
+
+class RaySettings(_Section):
+    """`[ray]`: "local" starts Ray in this process, "auto" joins the cluster on this machine; CPUs and GPUs are a worker's."""
+
+    address: str = "local"
+    namespace: str = "tocsin"
+    num_cpus: NonNegativeFloat = 1
+    num_gpus: NonNegativeFloat = 0
+
+
+class PipelineSettings(_Section):
+    """`[pipelines.<name>]`: how a pipeline is run; everything else is an option of its own.
+
+    Args:
+        factory: `module:function`; default `pipelines.<name>:pipeline`.
+        model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
+        shards: fixed once the pipeline has run: partition p belongs to shard p mod shards.
+        rows, wait: of a step, at most.
+        every, size: of a checkpoint.
+        forget_after: a key not seen for so long is forgotten.
+    """
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    factory: str = ""
+    model: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shards: PositiveInt = 1
+    workers: PositiveInt = 1
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
+    rows: PositiveInt | None = None
+    wait: Duration | None = None
+    every: Duration | None = None
+    size: Size | None = None
+    forget_after: Duration | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was set for the pipeline's factory, as plain JSON."""
+        own = {"factory", "model", "device", "shards", "workers", "start", "on_gap"}
+        return self.model_dump(mode="json", exclude=own, exclude_none=True)
+
+
+class Settings(BaseSettings):
+    """All settings. `repr` and `model_dump` show no secrets."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    lake: LakeSettings = Field(default_factory=LakeSettings)
+    mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
+    ray: RaySettings = Field(default_factory=RaySettings)
+    pipelines: dict[Annotated[str, AfterValidator(_name)], PipelineSettings] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` has put together, for it alone knows which source a wrong value came from."""
+        return (init_settings,)
+
+    @classmethod
+    def load(cls, path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Read the settings.
+
+        Args:
+            path: the file; None: `$TOCSIN_CONFIG`, or `./tocsin.toml` if it is there.
+            overrides: flags by dotted name (`kafka.bootstrap_servers`); None values were not given.
+
+        Raises:
+            ConfigError: the first wrong setting: which, where, what was expected.
+        """
+        file, content = _read(path)
+        _check_names(os.environ)
+        try:
+            environment = EnvSettingsSource(cls)()
+        except SettingsError as reason:
+            raise ConfigError(
+                f"environment variables {PREFIX}*: expected JSON for a whole section, got an {reason}; "
+                f"set single keys, such as {PREFIX}KAFKA__BOOTSTRAP_SERVERS"
+            ) from reason
+        flags: dict[str, Any] = {}
+        for name, value in (overrides or {}).items():
+            if value is not None:
+                flags = _merged(flags, _nested(name.split("."), value))
+        try:
+            return cls(**_merged(_merged(content, environment), flags))
+        except ValidationError as wrong:
+            raise ConfigError(_line(wrong.errors()[0], file, environment, flags)) from None  # its text shows secrets
+
+    def pipeline(self, name: str) -> PipelineSettings:
+        """A pipeline's settings, defaults filled in; one without a section has the defaults alone."""
+        given = self.pipelines.get(name, PipelineSettings())
+        if given.factory:
+            return given
+        model = f"{name}@champion" if given.model is None else given.model
+        return given.model_copy(update={"factory": f"pipelines.{name}:pipeline", "model": model})
+
+
+@cache
+def _client_config() -> type[BaseModel]:
+    """The options of kafka-python's clients; numbers and switches are typed, for the environment has only text."""
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+
+    clients = (KafkaAdminClient, KafkaConsumer, KafkaProducer)
+    fields: dict[str, Any] = {}
+    for name, default in {n: d for client in clients for n, d in client.DEFAULT_CONFIG.items()}.items():
+        number = isinstance(default, int | float) or name.endswith("_bytes")
+        kind = bool if isinstance(default, bool) else int if number and name != "acks" else Any
+        fields[name] = (kind, None)
+    return create_model("ClientConfig", __config__=ConfigDict(extra="forbid"), **fields)
+
+
+def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
+    asked = path or os.environ.get(f"{PREFIX}CONFIG")
+    file = Path(asked or FILE)
+    if not asked and not file.exists():
+        return file, {}
+    try:
+        return file, tomllib.loads(file.read_text())
+    except (OSError, ValueError) as reason:
+        said = reason.strerror if isinstance(reason, OSError) else reason
+        raise ConfigError(f"settings in {file}: expected a TOML file, got: {said}; mend it or name another") from reason
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    """Refuse what pydantic-settings would pass over; other `TOCSIN_*` names are let be, Kubernetes makes some itself."""
+    meant = {_variable(s, n).replace("__", "_"): _variable(s, n) for s in Settings.model_fields for n in _names((s,))}
+    for name in environment:
+        upper = name.upper()
+        section, nested, _ = upper.removeprefix(PREFIX).lower().partition("__")
+        if upper.startswith(PREFIX) and nested and section not in Settings.model_fields:
+            known = ", ".join(f"{PREFIX}{s.upper()}__*" for s in Settings.model_fields)
+            raise ConfigError(f"environment variable {name}: expected one of {known}, got another name; rename it")
+        if upper in meant and not nested:
+            raise ConfigError(f"environment variable {name}: expected two underscores; rename it {meant[upper]}")
+
+
+def _variable(*loc: object) -> str:
+    return PREFIX + "__".join(map(str, loc)).upper()
+
+
+def _names(section: tuple[str, ...]) -> list[str]:
+    """The settings that a section knows."""
+    if not section:
+        return [*Settings.model_fields]
+    field: FieldInfo = Settings.model_fields[section[0]]
+    known = getattr(field.annotation, "model_fields", {})
+    return [*known, *(_client_config().model_fields if section == ("kafka",) else ())]
+
+
+def _nested(path: list[str], value: Any) -> dict[str, Any]:
+    return {path[0]: _nested(path[1:], value) if path[1:] else value}
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {n: _merged(under[n], over[n]) for n in over if isinstance(under.get(n), dict) and isinstance(over[n], dict)}
+    return {**under, **over, **both}
+
+
+def _has(source: Any, loc: tuple[str, ...]) -> bool:
+    return not loc or (isinstance(source, dict) and loc[0] in source and _has(source[loc[0]], loc[1:]))
+
+
+def _line(error: ErrorDetails, file: Path, environment: dict[str, Any], flags: dict[str, Any]) -> str:
+    loc = tuple(str(part) for part in error["loc"] if part != "[key]")
+    if _has(flags, loc):
+        where = "on the command line"
+    elif _has(environment, loc):
+        where = f"in environment variable {_variable(*loc)}"
+    else:
+        where = f"in {file}"
+    if error["type"] == "extra_forbidden":
+        known = _names(loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0)[0]
+        return f"{'.'.join(loc)} {where}: expected a setting that exists, got {loc[-1]!r}; the nearest is {near!r}"
+    table = error["type"] in ("model_type", "dict_type")
+    expected = re.sub(r"^Input should be |, (unable to|got a) .*", "", "a table of settings" if table else error["msg"])
+    return f"{'.'.join(loc)} {where}: expected {expected}, got {_shown(loc, error['input'])}; correct it there"
+
+
+def _shown(loc: tuple[str, ...], value: Any) -> str:
+    secret = loc[:2] == ("lake", "options") or "password" in loc[-1] or loc[-1] in ("proxy_url", "socks5_proxy")
+    if loc[-1].endswith("_file") or (isinstance(value, str | int | float) and not secret):
+        return without_password(repr(value))
+    return f"a value of type {type(value).__name__}"

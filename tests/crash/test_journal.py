@@ -1,0 +1,126 @@
+"""What a shard knows outlives it: timers, hysteresis, cool-downs and alarms that are ahead of the table."""
+
+import json
+import time
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from tests.crash.conftest import MakeJob
+from tests.crash.harness import PARTITIONS, Job, until
+from tests.crash.load import ARROW, Message, arrow, messages, reading
+from tests.crash.oracle import Outcome
+
+pytestmark = pytest.mark.crash
+START_MS = int(time.time() * 1000) - 3_600_000
+UNCOMMITTED = {"every": "1h"}
+"""No checkpoint but the first: all that a successor can know is in the journal."""
+
+LAST = [Message(partition, b"no reading", [], START_MS) for partition in range(PARTITIONS)]
+"""Behind other messages: their dead letters say that all before them is judged, in the table or not."""
+
+
+def _judged(job: Job) -> None:
+    last = {(partition, end - 1, None) for partition, end in job.ends().items()}
+    until(lambda: last <= set(job.found().letters), "all to be judged")
+
+
+def _series(heats: list[float], *, at: int = 0, unit: int = 0) -> list[Message]:
+    """One unit's readings, one a second of event time, from its cycle `at` on."""
+    return [
+        Message(0, json.dumps(reading(unit, at + i, heat)).encode(), [], START_MS + (at + i) * 1000)
+        for i, heat in enumerate(heats)
+    ]
+
+
+def _rung(outcome: Outcome) -> list[tuple[str, str, int | None]]:
+    """Rule, transition and offset of what rang, in order."""
+    return sorted(((r, t, i[1]) for r, t, i, _ in outcome.alarms), key=lambda a: (a[2] is None, a[2]))
+
+
+def test_a_timer_that_rang_before_the_kill_does_not_ring_again(make_job: MakeJob) -> None:
+    job = make_job(silence="1s", **UNCOMMITTED)
+    job.send(m for unit in range(3) for m in _series([0.3, 0.3, 0.3], unit=unit))
+    job.start().fall("alerts.committed")
+    worker = job.start()
+    time.sleep(2.5)
+    worker.stop()
+    assert job.differences(silent=True) == []
+    assert _rung(job.found()) == [("silent", "raised", None)] * 3
+
+
+def test_a_timer_that_was_running_at_the_kill_rings_once(make_job: MakeJob) -> None:
+    job = make_job(silence="2s")
+    job.send(_series([0.3, 0.3, 0.3]))
+    worker = job.drain(job.start())
+    worker.kill()
+    worker = job.start()
+    until(lambda: job.read(f"alerts.{job.name}"), "the silent unit's alarm")
+    time.sleep(1)
+    worker.stop()
+    assert job.differences(silent=True) == []
+
+
+def test_an_alarm_published_after_the_last_commit_is_not_repeated_and_its_row_is_not_lost(make_job: MakeJob) -> None:
+    job = make_job(**UNCOMMITTED)
+    job.send([*islice(messages(2), 300), *LAST])
+    job.start().fall("alerts.committed")
+    assert job.stored("0#checkpoint") == 1 << 32 | 1
+    before = job.found()
+    assert before.alarms
+    assert not before.rows
+    worker = job.start()
+    _judged(job)
+    worker.stop()
+    assert job.differences() == []
+    assert set(before.alarms) <= set(job.found().alarms)
+
+
+@pytest.mark.parametrize("options", [UNCOMMITTED, {}], ids=["journal", "snapshot"])
+def test_an_alarm_that_is_on_and_its_cool_down_outlive_a_kill(make_job: MakeJob, options: dict[str, Any]) -> None:
+    job, series = make_job(**options), [1.0] * 5 + [0.6, 0.3] + [0.6] * 5 + [0.1, 0.1, 0.1]
+    worker = job.start()
+    for start, end in ((0, 5), (5, 7), (7, 9), (9, len(series))):
+        job.send([*_series(series[start:end], at=start), *LAST])
+        _judged(job)
+        worker.kill()
+        worker = job.start()
+    worker.stop()
+    assert job.differences() == []
+
+
+def _crowd() -> list[Message]:
+    """One hot unit among others, and Arrow messages with several units and several rows of a unit."""
+    out, cycles = list[Message](), [0] * 12
+
+    def ahead(unit: int) -> dict[str, Any]:
+        cycles[unit] += 1
+        return reading(unit, cycles[unit], (cycles[unit] * 37 + unit * 11) % 100 / 100 + 0.0005, float(cycles[unit]))
+
+    for i in range(250):
+        at_ms = START_MS + i * 50
+        out.append(Message(0, json.dumps(ahead(0)).encode(), [], at_ms))
+        if i % 5 == 0:
+            mates = [ahead(u) for u in (2, 0, 4, 2, 6, 8, 10)]
+            out += [Message(0, arrow(mates), ARROW, at_ms), Message(1, arrow([ahead(1), ahead(3)]), ARROW, at_ms)]
+    return out
+
+
+def test_steps_of_1_7_and_512_rows_give_the_same_rows_and_alarms_across_kills(make_job: MakeJob) -> None:
+    crowd, found = _crowd(), []
+    for rows in (1, 7, 512):
+        job = make_job(rows=rows)
+        worker = job.start()
+        for part in (crowd[:200], crowd[200:]):
+            worker.arm("alerts.committed")
+            job.send(part)
+            worker.fell("alerts.committed")
+            worker = job.start()
+        job.finish(worker)
+        assert job.differences() == [], rows
+        found.append(job.found())
+    assert len(found[0].rows) > 300
+    assert len(found[0].alarms) > 50
+    for other in found[1:]:
+        assert found[0].differences(other) == []

@@ -1,0 +1,81 @@
+"""What recovery needs is gone: a shard stops with one line that says so, or goes on with the gap on record."""
+
+from collections.abc import Callable
+from itertools import islice
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from tests.crash.conftest import MakeJob
+from tests.crash.harness import Job, until
+from tests.crash.load import messages
+
+pytestmark = pytest.mark.crash
+
+
+def _delete(job: Job, topic: str) -> None:
+    with KafkaAdminClient(**job.kafka) as admin:
+        admin.delete_topics([topic])
+        until(lambda: topic not in admin.list_topics(), f"{topic} to be gone")
+
+
+def _replace_input(job: Job) -> None:
+    _delete(job, job.topic)
+    job.create({job.topic: 2})
+
+
+def _delete_records(job: Job) -> None:
+    """Half of what came while nobody looked is deleted."""
+    ends = job.ends()
+    with KafkaAdminClient(**job.kafka) as admin:
+        admin.delete_records({TopicPartition(job.topic, p): job.stored(f"{job.topic}/{p}") + 10 for p in ends})
+
+
+def _empty_journal(job: Job) -> None:
+    _delete(job, f"_tocsin.{job.name}")
+    job.create({f"_tocsin.{job.name}": 1})
+
+
+LOSSES: dict[str, Callable[[Job], None]] = {
+    "TopicReplaced": _replace_input,
+    "PositionLost": _delete_records,
+    "JournalLost": _empty_journal,
+}
+
+
+@pytest.mark.parametrize("error", LOSSES)
+def test_a_loss_stops_the_shard_or_goes_on_record(make_job: MakeJob, error: str) -> None:
+    job, sent = make_job(), messages(6)
+    job.send(islice(sent, 200))
+    job.finish(job.start())
+    before = job.found()
+    if error != "TopicReplaced":
+        job.send(islice(sent, 200))
+    LOSSES[error](job)
+    if error == "TopicReplaced":
+        job.send(islice(sent, 200))
+
+    stopped = job.start()
+    assert stopped.ended() == 1
+    (line,) = stopped.said.splitlines()
+    assert line.startswith(f"{error}: ")
+    assert "on-gap skip" in line
+
+    job.finish(job.start(on_gap="skip"))
+    letters = [dict(m.headers)["__connect.errors.exception.class.name"].decode() for m in job.read(f"{job.topic}.dlq")]
+    assert letters.count(error) == (2 if error == "PositionLost" else 1)
+    after = job.found()
+    assert after.rows.total() > before.rows.total()
+    if error != "TopicReplaced":
+        assert set(after.rows.values()) == {1}
+
+
+def test_without_its_journal_topic_a_shard_says_so(make_job: MakeJob) -> None:
+    job = make_job()
+    job.send(islice(messages(6), 100))
+    job.finish(job.start())
+    _delete(job, f"_tocsin.{job.name}")
+    stopped = job.start()
+    assert stopped.ended() == 1
+    (line,) = stopped.said.splitlines()
+    assert f"_tocsin.{job.name}" in line

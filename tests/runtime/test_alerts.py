@@ -1,0 +1,90 @@
+"""Alarms: what names them, what they carry, and how they travel."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import polars as pl
+
+from pipelines.runtime.alerts import Alert, alerts_of
+from pipelines.runtime.machine import empty
+from pipelines.runtime.pipeline import AlertRule
+from pipelines.runtime.rules import Edge
+from tests.crash.job import pipeline
+
+JOB = pipeline({"name": "job", "topic": "readings"}, None)
+HOT, STEADY = JOB.rules[0], JOB.rules[1]
+AT = dt.datetime(2026, 1, 1, 12, 0, 0, 500, tzinfo=dt.UTC)
+
+
+def _frame(**changes: Any) -> pl.DataFrame:
+    row = {
+        "topic": "readings",
+        "partition": 3,
+        "offset": 1042,
+        "row": 0,
+        "key": "17",
+        "event_time": AT,
+        "processed_at": AT,
+        "model_version": "rul/2",
+        "unit": 17,
+        "cycle": 9,
+        "score": 0.5,
+        "loads": [0.5, 0.25, 1.0],
+        "silent": False,
+        "event_date": "2026-01-01",
+    }
+    return pl.DataFrame([row | changes], schema=pl.DataFrame(JOB.table.empty_table()).schema)
+
+
+def _alert(rule: AlertRule = HOT, transition: str = "raised", **changes: Any) -> Alert:
+    (alert,) = alerts_of(JOB, _frame(**changes), [Edge(0, rule, transition)])
+    return alert
+
+
+def test_it_travels_as_a_cloud_event() -> None:
+    alert = _alert()
+    headers = dict(alert.headers())
+    assert headers["ce_specversion"] == b"1.0"
+    assert (headers["ce_type"], headers["ce_source"], headers["ce_subject"]) == (
+        b"io.tocsin.alert.raised",
+        b"/tocsin/job",
+        b"17",
+    )
+    assert headers["content-type"] == b"application/json"
+    assert dt.datetime.fromisoformat(headers["ce_time"].decode()) == AT
+    assert Alert.read(alert.headers(), alert.value()) == alert
+
+
+def test_it_carries_its_lineage_and_the_columns_that_the_rule_names() -> None:
+    lineage = {"topic": "readings", "partition": 3, "offset": 1042, "row": 0, "model_version": "rul/2"}
+    assert _alert(HOT).data == lineage | {"unit": 17, "cycle": 9, "score": 0.5}
+    everything = {"unit": 17, "cycle": 9, "score": 0.5, "loads": [0.5, 0.25, 1.0], "silent": False}
+    assert _alert(STEADY).data == lineage | everything
+
+
+def test_its_id_names_what_rang_and_not_when_it_was_judged() -> None:
+    one = _alert().id
+    assert _alert(processed_at=AT + dt.timedelta(hours=1), model_version="rul/3", score=0.7).id == one
+    others = [
+        _alert(offset=1043),
+        _alert(row=1),
+        _alert(partition=4),
+        _alert(topic="other"),
+        _alert(STEADY),
+        _alert(transition="cleared"),
+    ]
+    assert len({one, *(a.id for a in others)}) == 7
+
+
+def test_a_timers_id_is_the_keys_and_its_times() -> None:
+    timer = {"offset": None, "row": None}
+    one = _alert(**timer).id
+    assert _alert(**timer, processed_at=AT + dt.timedelta(hours=1)).id == one
+    assert len({one, _alert(**timer, key="18").id, _alert(**timer, event_time=AT + dt.timedelta(seconds=1)).id}) == 3
+
+
+def test_no_edges_no_alarms() -> None:
+    assert alerts_of(JOB, pl.DataFrame(JOB.table.empty_table()), []) == []
+    assert empty(JOB.schema).num_rows == 0

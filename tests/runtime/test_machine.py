@@ -1,0 +1,226 @@
+"""The shard's deterministic part: what it carries over a restart, what it refuses, what a change may change."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from pipelines.runtime.errors import ConfigError, StateMismatch
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.machine import Machine, empty
+from pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
+from pipelines.runtime.snapshots import Snapshots
+from pipelines.runtime.stages import Last, Silence, Sorted
+
+NOW = 1_767_225_600_000
+SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("us", "UTC")),
+        pa.field("x", pa.float64()),
+    ]
+)
+RESULTS = pa.schema([("x", pa.float64()), ("silent", pa.bool_())])
+RULES = [
+    AlertRule(name="high", severity="warning", when=pl.col("x") > 0.7, clear=pl.col("x") < 0.4, hold=2, cooldown="3s"),
+    AlertRule(name="silent", severity="warning", when=pl.col("silent")),
+]
+
+
+def _pipeline(**changes: Any) -> Pipeline:
+    declared: dict[str, Any] = {
+        "name": "p",
+        "topic": "t",
+        "schema": SCHEMA,
+        "key": "unit",
+        "event_time": "at",
+        "stages": [Sorted(late="2s", wait="4s"), Last(3, ["x"]), Silence("6s")],
+        "results": RESULTS,
+        "rules": RULES,
+        "forget_after": "20s",
+    }
+    return Pipeline(**declared | changes)
+
+
+def _batch(rows: Sequence[tuple[int, str, int | None, float]], first: int, kafka_ms: int | None) -> pa.RecordBatch:
+    """Rows of partition, unit, event time in ms, x."""
+    n = len(rows)
+    made = [
+        [r[0] for r in rows],
+        list(range(first, first + n)),
+        [0] * n,
+        [kafka_ms] * n,
+        [r[1] for r in rows],
+        [None if r[2] is None else 1000 * r[2] for r in rows],
+        [r[3] for r in rows],
+    ]
+    schema = pa.schema([*IDENTITY, *SCHEMA])
+    return pa.RecordBatch.from_arrays([pa.array(v, f.type) for v, f in zip(made, schema, strict=True)], schema=schema)
+
+
+def _stream(seed: int, steps: int) -> list[tuple[pa.RecordBatch, int]]:
+    """Out of order, repeated and late readings of a changing fleet with pauses long enough to fall silent and be forgotten."""
+    rng, now, first, stream = random.Random(seed), NOW, 0, []
+    for _ in range(steps):
+        now += rng.choice([100, 500, 1000, 1000, 7000])
+        fleet = [f"u{(now - NOW) // 15_000 + k}" for k in range(5)]
+        rows = sorted(
+            (rng.randrange(2), rng.choice(fleet), now - rng.choice([0, 500, 1000, 2500]), rng.random())
+            for _ in range(rng.choice([0, 0, 3, 12]))
+        )
+        stream.append((_batch(rows, first, now) if rows else empty(SCHEMA), now))
+        first += len(rows)
+    return stream
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_machine_restored_after_any_step_goes_on_exactly_as_the_one_before(seed: int, tmp_path: Path) -> None:
+    rng, machine = random.Random(seed), Machine(_pipeline())
+    snapshots = Snapshots(Lake(str(tmp_path)), "p", 0)
+    said = forgotten = restarts = 0
+    other: Machine | None = None
+    for n, (batch, now) in enumerate(_stream(seed, 120), 1):
+        outcome = machine.step(batch, now)
+        if other is not None:
+            assert other.step(batch, now) == outcome
+        said, forgotten = said + len(outcome.alerts), forgotten + outcome.counts["forgotten"]
+        if rng.random() < 0.3:
+            snapshots.write(n, machine.cut(full=snapshots.full_next), {})
+            other = Machine(_pipeline())
+            other.restore(Snapshots(Lake(str(tmp_path)), "p", 0).read(n).cuts)
+            assert other.keys == machine.keys
+            restarts += 1
+    assert said > 20 and forgotten > 5 and restarts > 20
+
+
+def test_the_same_steps_give_the_same_outcomes() -> None:
+    one, other = Machine(_pipeline()), Machine(_pipeline())
+    for batch, now in _stream(1, 50):
+        assert one.step(batch, now) == other.step(batch, now)
+
+
+def test_a_step_that_changed_nothing_says_so() -> None:
+    machine = Machine(_pipeline())
+    assert machine.step(empty(SCHEMA), NOW).changed  # when to look for forgotten keys is known from now on
+    assert not machine.step(empty(SCHEMA), NOW + 1).changed
+    assert machine.step(_batch([(0, "a", NOW, 0.5)], 0, NOW), NOW + 2).changed
+    assert not machine.step(empty(SCHEMA), NOW + 3).changed
+
+
+def test_a_reading_from_the_future_is_a_dead_letter_and_makes_nobody_late() -> None:
+    machine = Machine(_pipeline(max_skew="1min", stages=[Sorted(), Silence("1h")]))
+    year_2099 = 4_070_908_800_000
+    rows = [(0, "a", NOW, 0.1), (0, "a", year_2099, 0.2), (0, "a", NOW + 60_000, 0.3)]
+    outcome = machine.step(_batch(rows, 0, NOW), NOW)
+    assert outcome.results["offset"].to_pylist() == [0, 2]
+    (refusal,) = outcome.refused
+    assert (refusal.offset, refusal.error) == (1, "FromTheFuture")
+    assert "at most 1min ahead" in refusal.message
+
+
+def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:
+    outcome = Machine(_pipeline()).step(_batch([(0, "a", None, 0.1), (0, "a", NOW, 0.2)], 0, None), NOW)
+    assert [(r.offset, r.error, r.message) for r in outcome.refused] == [(0, "NoValue", "expected at, got null")]
+    untimed = Machine(_pipeline(event_time=None)).step(_batch([(0, "a", NOW, 0.1)], 0, None), NOW)
+    assert [(r.offset, r.message) for r in untimed.refused] == [(0, "expected _timestamp, got null")]
+
+
+def test_a_slice_of_a_larger_poll_is_judged_as_a_batch_of_its_own() -> None:
+    rows = [(0, f"u{n % 3}", NOW + 3000 * n, n / 10) for n in range(12)]
+    whole = _batch(rows, 0, NOW + 60_000)
+    sliced, copied = Machine(_pipeline()), Machine(_pipeline())
+    for start, end in ((0, 5), (5, 12)):
+        part = _batch(rows[start:end], start, NOW + 60_000)
+        assert sliced.step(whole.slice(start, end - start), NOW) == copied.step(part, NOW)
+
+
+def test_a_key_on_two_partitions_is_counted() -> None:
+    machine = Machine(_pipeline())
+    machine.step(_batch([(0, "a", NOW, 0.1), (1, "a", NOW, 0.1), (1, "b", NOW, 0.1)], 0, NOW), NOW)
+    assert (machine.keys, machine.key_clashes) == (3, 1)
+
+
+def test_rules_and_versions_may_change_and_alarms_go_on() -> None:
+    pipeline = _pipeline(stages=[Silence("1h")])
+    machine = Machine(pipeline)
+    ring = machine.step(_batch([(0, "a", NOW + n, 0.9) for n in range(3)], 0, NOW), NOW)
+    assert [a.transition for a in ring.alerts] == ["raised"]
+    lower = replace(RULES[0], clear=pl.col("x") < 0.8)
+    machine.adopt(replace(pipeline, rules=[lower, RULES[1]], model_version="rul/2"))
+    after = machine.step(_batch([(0, "a", NOW + 9, 0.65)], 3, NOW), NOW)
+    assert [(a.transition, a.data["model_version"]) for a in after.alerts] == [("cleared", "rul/2")]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"stages": [Sorted(late="2s"), Last(4, ["x"]), Silence("6s")]},
+            r"expected state .*rows=3.* raise state_version|rows=2.*rows=3",
+        ),
+        ({"state_version": 2}, r"expected state v1 .*, got v2 "),
+        ({"rules": RULES[:1]}, "raise state_version"),
+        (
+            {"results": pa.schema([*RESULTS, ("unit", pa.string())])},
+            "expected results x:double silent:bool, got x:double silent:bool unit:string; give it another name",
+        ),
+        ({"schema": pa.schema([*SCHEMA, ("y", pa.float64())])}, "y:double"),
+    ],
+)
+def test_what_state_or_table_would_not_fit_is_refused_before_anything_changed(
+    change: dict[str, Any], says: str
+) -> None:
+    machine = Machine(_pipeline())
+    other = _pipeline(**change)
+    with pytest.raises(StateMismatch, match=says) as refused:
+        machine.check(other)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(StateMismatch):
+        machine.adopt(other)
+    assert machine.pipeline.results == RESULTS
+    machine.step(_batch([(0, "a", NOW, 0.1)], 0, NOW), NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "a/b"}, "pipeline a/b: expected a name of letters"),
+        ({"key": "engine"}, r"expected key to be a field that is not nullable \(\['unit'\]\), got 'engine'"),
+        ({"key": "x"}, r"expected key to be a field that is not nullable \(\['unit'\]\), got 'x'"),
+        ({"event_time": "when"}, r"expected event_time to be a timestamp field \(\['at'\]\), got 'when'"),
+        ({"event_time": "x"}, r"expected event_time to be a timestamp field \(\['at'\]\), got 'x'"),
+        ({"schema": pa.schema([*SCHEMA, ("_row", pa.int32())])}, "must not start with an underscore"),
+        ({"results": pa.schema([("offset", pa.int64())])}, r"the runtime itself writes \['offset'\]"),
+        ({"results": pa.schema([("severity", pa.string())])}, r"the runtime itself writes \['severity'\]"),
+        ({"forget_after": "a month"}, "pipeline p: forget_after: expected a duration such as .*, got 'a month'"),
+        ({"max_skew": 5}, "pipeline p: max_skew: expected a duration such as .*, got 5"),
+        ({"commit": Commit(size="64 potatoes")}, "pipeline p: size: expected a size such as .*, got '64 potatoes'"),
+        ({"commit": Commit(every="5")}, "pipeline p: every: expected a duration"),
+        ({"batch": Batch(rows=0)}, "expected rows, of a step, to be at least 1, got 0"),
+        ({"batch": Batch(rows="512")}, "expected rows, of a step, to be at least 1, got '512'"),  # type: ignore[arg-type]
+        ({"batch": Batch(wait="soon")}, "pipeline p: wait: expected a duration"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        _pipeline(**change)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hold": 0}, "alert rule high: expected hold of at least 1 row, got 0"),
+        ({"cooldown": "often"}, "alert rule high: cooldown: expected a duration such as .*, got 'often'"),
+    ],
+)
+def test_a_wrong_rule_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        replace(RULES[0], **change)

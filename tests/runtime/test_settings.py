@@ -1,0 +1,254 @@
+"""Settings: which source wins, what kafka-python gets, what is never shown, and one line for each thing that is wrong."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.settings import Settings
+
+Write = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No `TOCSIN_*` variable and an empty folder."""
+    for name in [n for n in os.environ if n.startswith("TOCSIN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Write:
+    def write(text: str) -> Path:
+        path = tmp_path / "tocsin.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def wrong(flag: str, value: Any) -> str:
+    """What is said of one flag."""
+    with pytest.raises(ConfigError) as said:
+        Settings.load(overrides={flag: value})
+    return str(said.value)
+
+
+def test_without_any_source_there_are_defaults(tmp_path: Path) -> None:
+    settings = Settings.load()
+    assert settings.kafka.client_options() == {"bootstrap_servers": "localhost:9092", "security_protocol": "PLAINTEXT"}
+    assert settings.lake.open().root == str(tmp_path / "lake")
+    assert settings.mlflow.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert (settings.ray.address, settings.ray.namespace) == ("local", "tocsin")
+
+
+def test_environment_wins_over_the_file_and_flags_over_both(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml("""
+        [kafka]
+        bootstrap_servers = "file:1"
+        client_id = "file"
+        [ray]
+        address = "file"
+        namespace = "file"
+    """)
+    monkeypatch.setenv("TOCSIN_KAFKA__BOOTSTRAP_SERVERS", "environment:1")
+    monkeypatch.setenv("TOCSIN_RAY__ADDRESS", "environment")
+    settings = Settings.load(overrides={"kafka.bootstrap_servers": "flag:1", "ray.num_cpus": None})
+    assert settings.kafka.client_options()["bootstrap_servers"] == "flag:1"
+    assert settings.kafka.client_options()["client_id"] == "file"
+    assert (settings.ray.address, settings.ray.namespace, settings.ray.num_cpus) == ("environment", "file", 1)
+
+
+def test_the_file_is_found_by_flag_then_by_environment(tmp_path: Path, toml: Write, monkeypatch) -> None:
+    toml('lake.path = "/here"')
+    named, asked = tmp_path / "named.toml", tmp_path / "asked.toml"
+    named.write_text('lake.path = "/named"')
+    asked.write_text('lake.path = "/asked"')
+    assert Settings.load().lake.path == "/here"
+    monkeypatch.setenv("TOCSIN_CONFIG", str(named))
+    assert Settings.load().lake.path == "/named"
+    assert Settings.load(asked).lake.path == "/asked"
+
+
+def test_tls_and_sasl_reach_kafka_python_untouched(toml: Write, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "password").write_text("from a file\n")
+    toml("""
+        [kafka]
+        bootstrap_servers = "a:9093,b:9093"
+        security_protocol = "SASL_SSL"
+        ssl_cafile = "/etc/ca.pem"
+        ssl_password_file = "password"
+        sasl_mechanism = "SCRAM-SHA-512"
+        sasl_plain_username = "tocsin"
+    """)
+    monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_PASSWORD", "12345")
+    monkeypatch.setenv("TOCSIN_KAFKA__SSL_CHECK_HOSTNAME", "false")
+    monkeypatch.setenv("TOCSIN_KAFKA__REQUEST_TIMEOUT_MS", "5000")
+    assert Settings.load().kafka.client_options() == {
+        "bootstrap_servers": "a:9093,b:9093",
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "/etc/ca.pem",
+        "ssl_check_hostname": False,
+        "ssl_password": "from a file",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "tocsin",
+        "sasl_plain_password": "12345",
+        "request_timeout_ms": 5000,
+    }
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("hush-file")
+    settings = Settings.load(
+        overrides={
+            "kafka.sasl_plain_password": "hush-sasl",
+            "kafka.ssl_password_file": "password",
+            "kafka.proxy_url": "http://me:hush-proxy@proxy",
+            "lake.options": {"aws_secret_access_key": "hush-lake"},
+            "mlflow.tracking_uri": "postgresql://me:hush-mlflow@host/db",
+        }
+    )
+    for shown in (str(settings), repr(settings), str(settings.model_dump()), settings.model_dump_json()):
+        assert "hush" not in shown
+    assert "postgresql://me:***@host/db" in settings.model_dump_json()
+    assert settings.mlflow.tracking_uri == "postgresql://me:hush-mlflow@host/db"
+    assert settings.lake.open().options == {"aws_secret_access_key": "hush-lake"}
+    assert pickle.loads(pickle.dumps(settings)) == settings
+
+
+def test_a_pipeline_has_common_settings_and_options_of_its_own(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml("""
+        [pipelines.rul]
+        shards = 4
+        topic = "sensors.hall"
+        every = "2s"
+        [pipelines.pumps]
+        factory = "pipelines.rul:pipeline"
+        model = "models/pumps"
+    """)
+    monkeypatch.setenv("TOCSIN_PIPELINES__RUL__WARNING", "50")
+    settings = Settings.load(overrides={"pipelines.rul.rows": 64})
+    rul = settings.pipeline("rul")
+    assert (rul.factory, rul.model, rul.shards) == ("pipelines.rul:pipeline", "rul@champion", 4)
+    assert rul.options == {"topic": "sensors.hall", "every": "2s", "warning": 50, "rows": 64}
+    assert (settings.pipeline("pumps").factory, settings.pipeline("pumps").model) == (
+        "pipelines.rul:pipeline",
+        "models/pumps",
+    )
+    touch = settings.pipeline("touch")
+    assert (touch.factory, touch.model, touch.options) == ("pipelines.touch:pipeline", "touch@champion", {})
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("kafka.security_protocol", "TLS", "expected 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL', got 'TLS'"),
+        ("kafka.request_timeout_ms", 1.5, "expected a valid integer, got 1.5"),
+        ("kafka.sasl_plain_password", 12345, "expected a valid string, got a value of type int"),
+        ("kafka.ssl_password_file", "/no/such", "expected a file that can be read, got '/no/such'"),
+        ("lake", "here", "expected a table of settings, got 'here'"),
+        ("lake.options", "hush", "expected a table of settings, got a value of type str"),
+        ("mlflow.enabled", "perhaps", "expected a valid boolean, got 'perhaps'"),
+        ("ray.num_cpus", -1, "expected greater than or equal to 0, got -1"),
+        ("pipelines.Big", {}, "expected a name of small letters, digits, - and _, got 'Big'"),
+        ("pipelines.rul.shards", 0, "expected greater than 0, got 0"),
+        ("pipelines.rul.on_gap", "jump", "expected 'stop' or 'skip', got 'jump'"),
+        ("pipelines.rul.every", "5", "expected a duration such as 20ms, 5s, 15min, 2h, 30d, got '5'"),
+        ("pipelines.rul.size", "64M", "expected a size such as 512KB, 64MB, 1GB, got '64M'"),
+    ],
+)
+def test_a_wrong_value_is_one_line(flag: str, value: Any, said: str) -> None:
+    assert wrong(flag, value) == f"{flag} on the command line: {said}; correct it there"
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("kafka.bootstrap_server", "bootstrap_servers"),
+        ("kafka.ssl_cafil", "ssl_cafile"),
+        ("lake.paht", "path"),
+        ("lak", "lake"),
+    ],
+)
+def test_an_unknown_setting_names_the_nearest(flag: str, nearest: str) -> None:
+    name = flag.rpartition(".")[2]
+    assert (
+        wrong(flag, "x")
+        == f"{flag} on the command line: expected a setting that exists, got {name!r}; the nearest is {nearest!r}"
+    )
+
+
+def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = toml("[pipelines.rul]\nshards = 0")
+    with pytest.raises(ConfigError) as said:
+        Settings.load(path)
+    assert str(said.value) == f"pipelines.rul.shards in {path}: expected greater than 0, got 0; correct it there"
+    monkeypatch.setenv("TOCSIN_PIPELINES__RUL__SHARDS", "many")
+    with pytest.raises(ConfigError) as said:
+        Settings.load(path)
+    assert str(said.value) == (
+        "pipelines.rul.shards in environment variable TOCSIN_PIPELINES__RUL__SHARDS: "
+        "expected a valid integer, got 'many'; correct it there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        (
+            "TOCSIN_KAFKA_BOOTSTRAP_SERVERS",
+            "expected two underscores; rename it TOCSIN_KAFKA__BOOTSTRAP_SERVERS",
+        ),
+        (
+            "TOCSIN_KAFA__CLIENT_ID",
+            "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_PIPELINES__*, "
+            "got another name; rename it",
+        ),
+    ],
+)
+def test_a_misspelt_variable_is_refused(variable: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "x")
+    with pytest.raises(ConfigError) as refused:
+        Settings.load()
+    assert str(refused.value) == f"environment variable {variable}: {said}"
+
+
+def test_variables_that_kubernetes_makes_for_a_service_are_let_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_PORT", "tcp://10.0.0.1:80")
+    monkeypatch.setenv("TOCSIN_KAFKA_SERVICE_HOST", "10.0.0.1")
+    assert Settings.load().kafka.bootstrap_servers == "localhost:9092"
+
+
+def test_a_section_in_one_variable_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOCSIN_KAFKA", '{"bootstrap_servers": "a:1"}')
+    assert Settings.load().kafka.bootstrap_servers == "a:1"
+    monkeypatch.setenv("TOCSIN_KAFKA", "a:1")
+    with pytest.raises(ConfigError) as said:
+        Settings.load()
+    assert str(said.value) == (
+        "environment variables TOCSIN_*: expected JSON for a whole section, got an error parsing value for field "
+        '"kafka" from source "EnvSettingsSource"; set single keys, such as TOCSIN_KAFKA__BOOTSTRAP_SERVERS'
+    )
+
+
+def test_a_file_that_is_missing_or_no_toml_is_one_line(toml: Write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as said:
+        Settings.load(tmp_path / "none.toml")
+    assert str(said.value) == (
+        f"settings in {tmp_path}/none.toml: expected a TOML file, got: No such file or directory; "
+        "mend it or name another"
+    )
+    path = toml("kafka = ")
+    with pytest.raises(ConfigError) as said:
+        Settings.load()
+    assert str(said.value) == (
+        f"settings in {path.name}: expected a TOML file, got: Invalid value (at end of document); "
+        "mend it or name another"
+    )

@@ -1,0 +1,187 @@
+"""The results table: rows and positions in one commit, one owner at a time, and nothing lost or doubled beside other writers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction
+
+from pipelines.runtime.errors import ConfigError, Fenced
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.machine import Machine
+from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.sink import Owned, Sink
+
+SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
+PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)
+START = {0: 0, 1: 40}
+MIDNIGHT_MS = 1_767_225_600_000
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path))
+
+
+def _sink(lake: Lake, shard: int = 0) -> Sink:
+    return Sink(lake, PIPELINE, shard)
+
+
+def _owner(lake: Lake) -> Sink:
+    sink = _sink(lake)
+    sink.own(START)
+    return sink
+
+
+def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS) -> list[pa.RecordBatch]:
+    """Results of so many readings, a second apart."""
+    n = range(first, first + count)
+    values = [[0] * count, list(n), [0] * count, [at_ms + 1000 * i for i in range(count)], [7] * count, [0.5] * count]
+    schema = pa.schema([*IDENTITY, *SCHEMA])
+    arrays = [
+        pa.array(v, pa.int64() if f.name != "heat" else f.type).cast(f.type)
+        for v, f in zip(values, schema, strict=True)
+    ]
+    return [Machine(PIPELINE).step(pa.RecordBatch.from_arrays(arrays, schema=schema), at_ms).results]
+
+
+def _offsets(lake: Lake) -> list[int]:
+    return sorted(pl.scan_delta(lake.uri("p")).select("offset").collect()["offset"].to_list())
+
+
+def _txn(lake: Lake, *names: str) -> list[int | None]:
+    table = DeltaTable(lake.uri("p"))
+    return [table.transaction_version(n) for n in names]
+
+
+def _commit(table: DeltaTable, **txn: int) -> None:
+    """A commit without files, by another hand."""
+    table.create_write_transaction(
+        [],
+        mode="append",
+        schema=table.schema(),
+        partition_by=["event_date"],
+        commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()]),
+    )
+
+
+def test_the_first_owner_pins_the_start_and_the_next_begins_where_it_stopped(lake: Lake) -> None:
+    first = _sink(lake)
+    assert first.own(START) == Owned(1, START, 0)
+    first.publish(first.write(_rows(0, 5)), {0: 5, 1: 41}, 1 << 32 | 1)
+    assert _sink(lake).own({0: 900, 1: 900}) == Owned(2, {0: 5, 1: 41}, 1 << 32 | 1)
+
+
+def test_rows_and_positions_become_visible_together(lake: Lake) -> None:
+    sink = _owner(lake)
+    files = sink.write(_rows(0, 5))
+    assert _offsets(lake) == [] and _txn(lake, "p/t/0", "p/0#checkpoint") == [0, None]
+    sink.publish(files, {0: 5, 1: 40}, 77)
+    assert _offsets(lake) == [0, 1, 2, 3, 4]
+    assert _txn(lake, "p/t/0", "p/t/1", "p/0#checkpoint", "p/0#epoch") == [5, 40, 77, 1]
+
+
+def test_positions_move_without_rows(lake: Lake) -> None:
+    sink = _owner(lake)
+    assert sink.write([]) == []
+    sink.publish([], {0: 9, 1: 40}, 78)
+    assert _offsets(lake) == [] and _txn(lake, "p/t/0", "p/0#checkpoint") == [9, 78]
+
+
+def test_a_second_owner_fences_the_first(lake: Lake) -> None:
+    zombie = _owner(lake)
+    files = zombie.write(_rows(0, 5))
+    _owner(lake)
+    with pytest.raises(Fenced, match=r"p/0#epoch: expected 1, got 2"):
+        zombie.publish(files, {0: 5, 1: 40}, 1 << 32 | 1)
+    assert _offsets(lake) == [] and _txn(lake, "p/t/0", "p/0#checkpoint") == [0, None]
+
+
+def test_owners_of_other_shards_do_not_fence_each_other(lake: Lake) -> None:
+    one, other = _owner(lake), _sink(lake, shard=1)
+    other.own({2: 0})
+    one.publish(one.write(_rows(0, 3)), {0: 3, 1: 40}, 1)
+    other.publish(other.write(_rows(10, 3)), {2: 13}, 1)
+    one.publish(one.write(_rows(3, 2)), {0: 5, 1: 40}, 2)
+    assert _offsets(lake) == [0, 1, 2, 3, 4, 10, 11, 12]
+    assert _txn(lake, "p/t/0", "p/t/2", "p/0#checkpoint", "p/1#checkpoint") == [5, 13, 2, 1]
+
+
+def test_compaction_beside_it_loses_and_doubles_nothing(lake: Lake) -> None:
+    sink = _owner(lake)
+    for n in range(6):
+        files = sink.write(_rows(5 * n, 5))
+        if n % 2:
+            DeltaTable(lake.uri("p")).optimize.compact()
+        sink.publish(files, {0: 5 * n + 5, 1: 40}, n + 1)
+    assert _offsets(lake) == list(range(30))
+    assert _txn(lake, "p/t/0") == [30]
+    assert len(DeltaTable(lake.uri("p")).file_uris()) < 6
+
+
+def test_a_commit_that_conflicts_with_another_change_is_made_again(lake: Lake) -> None:
+    sink = _owner(lake)
+    files = sink.write(_rows(0, 5))
+    before = DeltaTable(lake.uri("p")).version()
+    DeltaTable(lake.uri("p")).alter.set_table_properties({"delta.appendOnly": "false"})
+    sink.publish(files, {0: 5, 1: 40}, 1)
+    assert _offsets(lake) == [0, 1, 2, 3, 4]
+    assert DeltaTable(lake.uri("p")).version() == before + 2
+
+
+def test_a_commit_whose_reply_was_lost_is_recognised(lake: Lake) -> None:
+    sink = _owner(lake)
+    files = sink.write(_rows(0, 5))
+    twin = DeltaTable(lake.uri("p"))  # the same transaction, landed behind the sink's back
+    twin.create_write_transaction(
+        list(files),
+        mode="append",
+        schema=twin.schema(),
+        partition_by=["event_date"],
+        commit_properties=CommitProperties(
+            app_transactions=[
+                Transaction(k, v) for k, v in {"p/0#epoch": 1, "p/0#checkpoint": 5, "p/t/0": 5, "p/t/1": 40}.items()
+            ]
+        ),
+    )
+    version = DeltaTable(lake.uri("p")).version()
+    sink.publish(files, {0: 5, 1: 40}, 5)
+    assert _offsets(lake) == [0, 1, 2, 3, 4] and DeltaTable(lake.uri("p")).version() == version
+    sink.publish(sink.write(_rows(5, 1)), {0: 6, 1: 40}, 6)
+    assert _offsets(lake) == [0, 1, 2, 3, 4, 5]
+
+
+def test_delta_itself_would_take_the_same_or_an_older_commit_from_a_fresh_handle(lake: Lake) -> None:
+    """Why a sink keeps the handle that it owned the table with."""
+    sink = _owner(lake)
+    sink.publish([], {0: 9, 1: 40}, 9)
+    for checkpoint in (9, 3):
+        _commit(DeltaTable(lake.uri("p")), **{"p/0#epoch": 1, "p/0#checkpoint": checkpoint})
+        assert _txn(lake, "p/0#checkpoint") == [checkpoint]
+
+
+def test_a_row_is_found_by_its_date_and_its_event_time(lake: Lake) -> None:
+    sink = _owner(lake)
+    sink.publish(sink.write(_rows(0, 4, MIDNIGHT_MS - 2000)), {0: 4, 1: 40}, 1)
+    sink.publish(sink.write(_rows(4, 4, MIDNIGHT_MS + 500)), {0: 8, 1: 40}, 2)
+    table, new_year = pl.scan_delta(lake.uri("p")), dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    for lower, offsets in ((new_year, [2, 3, 4, 5, 6, 7]), (new_year + dt.timedelta(milliseconds=3500), [7])):
+        found = table.filter(pl.col("event_time") >= lower).collect()
+        assert sorted(found["offset"]) == offsets
+        assert DeltaTable(lake.uri("p")).to_pyarrow_dataset().count_rows(
+            pa.dataset.field("event_time") >= pa.scalar(lower)  # skips files by their statistics
+        ) == len(offsets)
+    assert sorted(table.filter(pl.col("event_date") == "2025-12-31").collect()["offset"]) == [0, 1]
+
+
+def test_a_table_of_other_columns_is_refused_in_one_line(lake: Lake) -> None:
+    _owner(lake)
+    more = pa.schema([*SCHEMA, ("rul", pa.float32())])
+    wider = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=more)
+    with pytest.raises(ConfigError, match=r"expected columns \['rul'\].*use another lake or pipeline name") as refused:
+        Sink(lake, wider, 0).own(START)
+    assert "\n" not in str(refused.value)

@@ -1,0 +1,235 @@
+"""The general stages against loops over rows that share no code with them, however the rows are split into steps."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipelines.runtime.machine import Machine, Outcome, empty
+from pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from pipelines.runtime.stages import Judge, Last, Silence, Sorted
+
+NOW = 1_767_225_600_000
+FIELDS = [pa.field("unit", pa.string(), nullable=False), pa.field("at", pa.int64()), pa.field("x", pa.float64())]
+
+
+def _pipeline(*stages: Stage, results: Sequence[pa.Field] = FIELDS, **more: Any) -> Pipeline:
+    return Pipeline(
+        name="p",
+        topic="t",
+        schema=more.pop("schema", pa.schema(FIELDS)),
+        key="unit",
+        stages=stages,
+        results=pa.schema(results),
+        **more,
+    )
+
+
+def _batch(p: Pipeline, columns: dict[str, Sequence[Any]], first: int = 0) -> pa.RecordBatch:
+    """Readings of partition 0, one a message, one millisecond between them."""
+    n = len(columns["unit"])
+    made: dict[str, Sequence[Any]] = {
+        "_partition": [0] * n,
+        "_offset": range(first, first + n),
+        "_row": [0] * n,
+        "_timestamp": range(NOW + first, NOW + first + n),
+    }
+    schema = pa.schema([*IDENTITY, *p.schema])
+    return pa.RecordBatch.from_arrays([pa.array(list((made | columns)[f.name]), f.type) for f in schema], schema=schema)
+
+
+def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], cuts: Iterable[int]) -> list[Outcome]:
+    """Each row `(unit, at)` or `(unit, at, x)`."""
+    machine = Machine(p)
+    bounds = [0, *sorted(c for c in set(cuts) if c < len(rows)), len(rows)]
+    return [
+        machine.step(
+            _batch(
+                p,
+                {
+                    "unit": [r[0] for r in rows[a:b]],
+                    "at": [r[1] for r in rows[a:b]],
+                    "x": [r[2] if len(r) > 2 else 0.0 for r in rows[a:b]],
+                },
+                a,
+            ),
+            NOW,
+        )
+        for a, b in pairwise(bounds)
+    ]
+
+
+def _column(outcomes: Sequence[Outcome], name: str) -> list[Any]:
+    return [v for o in outcomes for v in o.results.column(name).to_pylist()]
+
+
+CUTS = st.sets(st.integers(1, 79), max_size=30)
+ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 25)), max_size=80)
+
+
+def _sorted_oracle(rows: Sequence[tuple[str, int]], late: int) -> tuple[dict[str, list[int]], set[int], int]:
+    """Offsets let through, a key at a time; offsets refused; how many were dropped as duplicates."""
+    newest: dict[str, int] = {}
+    passed: dict[str, int] = {}
+    waiting: dict[str, dict[int, int]] = defaultdict(dict)
+    through: dict[str, list[int]] = defaultdict(list)
+    refused, duplicates = set(), 0
+    for offset, (key, at) in enumerate(rows):
+        least = newest.get(key, -(10**9)) - late
+        if (at == passed.get(key) or at in waiting[key]) and at >= least:
+            duplicates += 1
+            continue
+        if at < max(least, passed.get(key, -(10**9))):
+            refused.add(offset)
+            continue
+        waiting[key][at] = offset
+        newest[key] = max(newest.get(key, at), at)
+        for ready in sorted(w for w in waiting[key] if w <= newest[key] - late):
+            through[key].append(waiting[key].pop(ready))
+            passed[key] = ready
+    return through, refused, duplicates
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, CUTS, st.sampled_from([0, 1, 4]))
+def test_rows_are_put_in_order_and_let_through_once_whatever_the_steps(
+    rows: list[tuple[str, int]], cuts: set[int], late: int
+) -> None:
+    through, refused, duplicates = _sorted_oracle(rows, late)
+    for at in (cuts, set[int]()):
+        outcomes = _steps(_pipeline(Sorted(by="at", late=late)), rows, at)
+        got = defaultdict(list)
+        for key, offset in zip(_column(outcomes, "key"), _column(outcomes, "offset"), strict=True):
+            got[key].append(offset)
+        assert got == {k: v for k, v in through.items() if v}
+        assert {r.offset for o in outcomes for r in o.refused} == refused
+        assert sum(o.counts["duplicates"] for o in outcomes) == duplicates
+
+
+def test_a_late_row_is_a_dead_letter_that_says_why() -> None:
+    (outcome,) = _steps(_pipeline(Sorted(by="at")), [("a", 5), ("a", 3)], ())
+    (refusal,) = outcome.refused
+    assert (refusal.offset, refusal.stage, refusal.error) == (1, "sorted", "TooLate")
+    assert refusal.message == "expected at after 5, got 3"
+
+
+def test_a_row_without_a_position_is_a_dead_letter() -> None:
+    outcomes = _steps(_pipeline(Sorted(by="at")), [("a", 1), ("a", None), ("a", 2)], (2,))
+    assert _column(outcomes, "offset") == [0, 2]
+    assert [(r.offset, r.error) for o in outcomes for r in o.refused] == [(1, "NoValue")]
+
+
+def test_rows_of_a_silent_key_are_let_through_after_a_while_and_older_ones_are_late_then() -> None:
+    p = _pipeline(Sorted(by="at", late=10, wait="5s"))
+    machine = Machine(p)
+    tick, more = empty(p.schema), {"unit": ["a"], "x": [0.0]}
+    assert not machine.step(_batch(p, {"unit": ["a", "a"], "at": [7, 5], "x": [0, 0]}), NOW).results.num_rows
+    before = machine.step(tick, NOW + 4999)
+    assert not before.results.num_rows and not before.changed
+    after = machine.step(tick, NOW + 5000)
+    assert after.results.column("at").to_pylist() == [5, 7] and after.changed
+    assert not machine.step(tick, NOW + 9000).results.num_rows
+    late = machine.step(_batch(p, {"at": [6], **more}, 2), NOW + 9000)
+    assert [r.offset for r in late.refused] == [2] and not late.results.num_rows
+    again = machine.step(_batch(p, {"at": [7], **more}, 3), NOW + 9000)
+    assert again.counts["duplicates"] == 1 and not again.refused
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_event_times_that_differ_by_their_smallest_unit_are_not_duplicates(unit: str) -> None:
+    fields = [FIELDS[0], pa.field("at", pa.timestamp(unit, "UTC"))]
+    p = _pipeline(Sorted(late="2ms"), schema=pa.schema(fields), results=[fields[0]], event_time="at")
+    tick, ms = {"ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}[unit]
+    times = [NOW * ms + 3 * ms, NOW * ms + 3 * ms + tick, NOW * ms + 3 * ms, NOW * ms + ms + tick, NOW * ms + 6 * ms]
+    outcome = Machine(p).step(_batch(p, {"unit": ["a"] * 5, "at": times}), NOW)
+    first = [3, 0] if unit != "ms" else [3, 0, 1]
+    assert outcome.results.column("offset").to_pylist() == [*first, *([1] if unit != "ms" else [])]
+    assert outcome.counts["duplicates"] == 1 and not outcome.refused
+
+
+def _total(window: Tensor) -> dict[str, Tensor]:
+    return {"total": window.sum((1, 2)), "seen": window[:, :, 0]}
+
+
+WINDOWED = [FIELDS[0], pa.field("total", pa.float32()), pa.field("seen", pa.list_(pa.float32()))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.just(0), st.floats(-9, 9, width=32)), max_size=80),
+    CUTS,
+    st.integers(1, 5),
+    st.integers(1, 7),
+)
+def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
+    rows: list[tuple[str, int, float]], cuts: set[int], length: int, batch: int
+) -> None:
+    past: dict[str, list[float]] = defaultdict(list)
+    expected = {}
+    for offset, (key, _, x) in enumerate(rows):
+        past[key].append(x)
+        if len(past[key]) >= length:
+            expected[offset] = past[key][-length:]
+    p = _pipeline(Last(length, ["x"]), Judge(_total, batch=batch), results=WINDOWED)
+    for at in (cuts, set[int]()):
+        outcomes = _steps(p, rows, at)
+        offsets = _column(outcomes, "offset")
+        assert offsets == list(expected)  # in the order in which they came
+        assert _column(outcomes, "seen") == [expected[o] for o in offsets]
+        sums = [sum(expected[o]) for o in offsets]
+        assert _column(outcomes, "total") == pytest.approx(sums, abs=1e-4)
+
+
+def test_a_verdict_that_is_not_a_number_neither_rings_nor_clears() -> None:
+    def broken(window: Tensor) -> dict[str, Tensor]:
+        return {"total": torch.where(window[:, 0, 0] < 0, torch.nan, window[:, 0, 0])}
+
+    rule = AlertRule(name="low", severity="warning", when=pl.col("total") < 5, clear=pl.col("total") > 10)
+    p = _pipeline(Last(1, ["x"]), Judge(broken), results=WINDOWED[:2], rules=[rule])
+    outcomes = _steps(p, [("a", 0, x) for x in (20, -1, 3, -1, 7, 11)], (2,))
+    assert _column(outcomes, "total") == [20, None, 3, None, 7, 11]
+    assert [(a.transition, a.data["offset"]) for o in outcomes for a in o.alerts] == [("raised", 2), ("cleared", 5)]
+
+
+Beat = tuple[int, set[str]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4000), st.sets(st.sampled_from("abc"))), max_size=30))
+def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
+    silent = pa.field("silent", pa.bool_())
+    rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
+    p = _pipeline(Silence("5s"), results=[*FIELDS, silent], rules=[rule])
+    machine, heard, told = Machine(p), dict[str, tuple[int, int]](), set[str]()
+    now, first = NOW, 0
+    for wait, keys in beats:
+        now += wait
+        units = sorted(keys)
+        batch = _batch(p, {"unit": units, "at": [1] * len(units), "x": [0.5] * len(units)}, first)
+        outcome = machine.step(batch if units else empty(p.schema), now)
+        back = told & keys
+        for i, key in enumerate(units):
+            heard[key] = now, NOW + first + i
+            told.discard(key)
+        first += len(units)
+        quiet = {k for k, (at, _) in heard.items() if at + 5000 <= now} - told
+        told |= quiet
+        rows = [r for r in outcome.results.to_pylist() if r["silent"]]
+        assert Counter(r["key"] for r in rows) == Counter(quiet)
+        assert outcome.results.num_rows == len(units) + len(quiet)
+        for r in rows:
+            assert (r["offset"], r["row"], r["at"], r["x"]) == (None, None, None, None)
+            assert r["event_time"].timestamp() * 1000 == pytest.approx(heard[r["key"]][1])
+        rang = {(a.key, a.transition) for a in outcome.alerts}
+        assert rang == {(k, "raised") for k in quiet} | {(k, "cleared") for k in back}
+        assert outcome.changed or not (units or quiet)

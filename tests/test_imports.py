@@ -1,0 +1,113 @@
+"""Imports run one way: pipelines -> models -> operators, and the runtime knows no domain. Importing a package does no work."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = {"operators", "models", "pipelines", "deploy", "benchmarks", "tests"}
+MAY_IMPORT = {
+    "operators": {"operators"},
+    "models": {"models", "operators"},
+    "pipelines": {"pipelines", "models", "operators", "deploy"},
+}
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, by its full name."""
+    package = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: -node.level]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def _offences(folder: str, *, allowed: set[str], among: set[str]) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in _files(folder)
+        for name in _imports(file)
+        if (top := name.split(".")[0]) in among and top not in allowed
+    ]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_no_package_imports_one_above_it(package: str) -> None:
+    assert len(_files(package)) > 1
+    assert _offences(package, allowed=MAY_IMPORT[package], among=OURS) == []
+
+
+def test_the_runtime_knows_no_domain() -> None:
+    for file in _files("pipelines/runtime"):
+        ours = [name for name in _imports(file) if name.split(".")[0] in OURS]
+        assert [name for name in ours if not name.startswith("pipelines.runtime")] == [], file
+
+
+def test_operators_import_torch_alone() -> None:
+    known = set(sys.stdlib_module_names) | {"torch", "operators"}
+    assert [
+        (file.name, name) for file in _files("operators") for name in _imports(file) if name.split(".")[0] not in known
+    ] == []
+
+
+def _python(code: str) -> None:
+    """Run code in a fresh interpreter that starts in the repository."""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_operators_run_where_nothing_but_torch_is_installed() -> None:
+    _python("""
+import importlib, importlib.metadata as metadata, pkgutil, re, sys
+
+def needed(name):
+    wanted = [re.match(r"[\\w.-]+", r)[0] for r in metadata.requires(name) or () if "extra ==" not in r]
+    for w in wanted:
+        try:
+            seen.add(w.lower()) or needed(w) if w.lower() not in seen else None
+        except metadata.PackageNotFoundError:
+            pass
+
+seen = {"torch"}
+needed("torch")
+owners = metadata.packages_distributions()
+
+class OnlyTorch:
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top in owners and not {d.lower() for d in owners[top]} & seen:
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, OnlyTorch())
+import operators
+for module in pkgutil.walk_packages(operators.__path__, "operators."):
+    importlib.import_module(module.name)
+assert "torch" in sys.modules and not {"pyarrow", "polars", "numpy", "ray"} & set(sys.modules)
+""")
+
+
+@pytest.mark.parametrize(
+    "package", ["pipelines", "models", "operators", "pipelines.runtime", "pipelines.runtime.errors"]
+)
+def test_importing_a_package_does_no_work(package: str) -> None:
+    heavy = ["ray", "mlflow", "polars", "pyarrow", "deltalake", "kafka", "safetensors", "torch"]
+    if package == "operators":
+        heavy.remove("torch")
+    _python(f"import sys, {package}; found = {{*{heavy!r}}} & set(sys.modules); assert not found, found")
+
+
+def test_the_runtimes_core_does_not_start_ray_or_mlflow() -> None:
+    _python("import sys, pipelines.runtime.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")

@@ -1,0 +1,204 @@
+"""The RUL pipeline over a fleet that wears out: windows, columns, alarms at two levels."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+
+from models.rul import fleet
+from models.rul.config import RulConfig
+from models.rul.model import FD001, RulModel, build, load
+from pipelines.rul import pipeline
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.runtime.replay import replay
+
+SHIPPED = Model(FD001, "rul/1", "cpu")
+WINDOW = 30
+
+
+@cache
+def _lives() -> pl.DataFrame:
+    """Three engines from new to failed, their cycles mixed as on a topic."""
+    return fleet.run_to_failure(engines=3, seed=5).sort("cycle", "unit")
+
+
+@cache
+def _judged() -> tuple[pl.DataFrame, list[Alert]]:
+    return replay(pipeline({}, SHIPPED), _lives().to_arrow())
+
+
+def test_every_reading_from_the_thirtieth_on_has_a_rul_and_where_the_model_looked() -> None:
+    frame, _ = _judged()
+    expected = _lives().filter(pl.col("cycle") >= WINDOW).select("unit", "cycle")
+    assert frame.select("unit", "cycle").equals(expected)
+    assert frame["key"].to_list() == [str(u) for u in expected["unit"]]
+    assert frame["model_version"].unique().to_list() == ["rul/1"]
+    attention = np.array(frame["attention"].to_list())
+    assert attention.shape == (len(frame), WINDOW)
+    assert attention.min() >= 0 and attention.sum(1) == pytest.approx(1, abs=1e-4)
+    assert frame["rul"].is_between(0, 125).all()
+
+
+def test_a_judgement_is_the_models_own_on_the_engines_last_thirty_readings() -> None:
+    frame, _ = _judged()
+    model = load(FD001, device="cpu")
+    for unit, cycle in ((1, 30), (2, 77), (3, 120)):
+        life = _lives().filter(unit=unit).sort("cycle")
+        window = life.select(model.config.features).to_numpy()[cycle - WINDOW : cycle]
+        expected = model(torch.tensor(window, dtype=torch.float32)[None])
+        row = frame.row(by_predicate=(pl.col("unit") == unit) & (pl.col("cycle") == cycle), named=True)
+        assert row["rul"] == pytest.approx(float(expected["rul"]), abs=1e-3)
+        assert row["attention"] == pytest.approx(expected["attention"][0].tolist(), abs=1e-4)
+
+
+def test_any_split_in_time_gives_the_same_table_and_alarms() -> None:
+    whole, alarms = _judged()
+    table = _lives().to_arrow()
+    rng = np.random.default_rng(1)
+    cuts = np.sort(rng.choice(len(table), 40, replace=False))
+    split, others = replay(pipeline({}, SHIPPED), table, splits=np.diff([0, *cuts, len(table)]).tolist())
+    assert whole.select("unit", "cycle", "offset").equals(split.select("unit", "cycle", "offset"))
+    for column in ("rul", "attention"):
+        one, other = (np.array(f[column].to_list()) for f in (whole, split))
+        np.testing.assert_allclose(one, other, atol=1e-3 if column == "rul" else 1e-4)
+    assert [a.id for a in alarms] == [a.id for a in others]
+
+
+def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alarm_obeys_its_hysteresis() -> None:
+    frame, alarms = _judged()
+    rang = defaultdict(list)
+    for a in alarms:
+        rang[int(a.key), a.rule].append((a.transition, a.data["cycle"]))
+        assert set(a.data) == {"topic", "partition", "offset", "row", "model_version", "unit", "cycle", "rul"}
+        assert a.severity == a.rule
+    config = load(FD001, device="cpu").config
+    for unit in (1, 2, 3):
+        for level, below in (("warning", config.warning), ("critical", config.critical)):
+            firing, expected = False, []
+            for cycle, rul in frame.filter(unit=unit).select("cycle", "rul").iter_rows():
+                if not firing and rul < below:
+                    firing = True
+                    expected.append(("raised", cycle))
+                elif firing and rul > below + 5:
+                    firing = False
+                    expected.append(("cleared", cycle))
+            assert rang[unit, level] == expected
+            assert expected[-1][0] == "raised"  # it failed under alarm
+
+
+def test_readings_out_of_order_or_repeated_do_not_enter_a_window() -> None:
+    life = _lives().filter(unit=1).sort("cycle")
+    disturbed = pl.concat([life[:40], life[10:20], life[39:40], life[40:]])
+    frame, _ = replay(pipeline({}, SHIPPED), disturbed.to_arrow())
+    calm, _ = replay(pipeline({}, SHIPPED), life.to_arrow())
+    assert frame["cycle"].equals(calm["cycle"])
+    np.testing.assert_allclose(frame["rul"], calm["rul"], atol=1e-3)
+
+
+def test_eight_channels_of_a_pump_run_by_its_models_config_alone(tmp_path: Path) -> None:
+    channels = tuple(f"vibration{i}" for i in range(8))
+    config = RulConfig(
+        key="pump",
+        key_type="string",
+        order="hour",
+        features=channels,
+        window=4,
+        cap=50,
+        warning=40,
+        critical=10,
+        mean=(0.0,) * 8,
+        scale=(1.0,) * 8,
+    )
+    RulModel(config, build(config), torch.device("cpu")).save(tmp_path)
+    made = pipeline({"topic": "sensors.pumps", "name": "pumps"}, Model(tmp_path, "pumps/1", "cpu"))
+    assert (made.name, made.topic, made.key, made.schema.names[:2]) == (
+        "pumps",
+        "sensors.pumps",
+        "pump",
+        ["pump", "hour"],
+    )
+    values = np.random.default_rng(0).normal(size=(20, 8))
+    table = pa.table(
+        {"pump": ["a", "b"] * 10, "hour": [i // 2 for i in range(20)]} | dict(zip(channels, values.T, strict=True))
+    )
+    frame, _ = replay(made, table)
+    assert frame["pump"].to_list() == ["a", "b"] * 7
+    assert np.array(frame["attention"].to_list()).sum(1) == pytest.approx(1, abs=1e-4)
+
+
+def test_options_change_levels_and_steps() -> None:
+    made = pipeline(
+        {"warning": 100, "critical": 99.5, "hysteresis": 1, "hold": 3, "rows": 64, "every": "1s", "forget_after": "1h"},
+        SHIPPED,
+    )
+    assert (made.batch.rows, made.commit.every, made.forget_after) == (64, "1s", "1h")
+    assert [r.hold for r in made.rules] == [3, 3]
+    _, alarms = replay(made, _lives().to_arrow())
+    frame, _ = _judged()
+    first = next(a for a in alarms if a.rule == "warning")
+    low = frame.filter(unit=int(first.key))["rul"].to_numpy() < 100
+    third = next(i for i in range(2, len(low)) if low[i - 2 : i + 1].all())
+    assert first.data["cycle"] == WINDOW + third
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"levels": 3}, r"pipelines.rul: expected options of name, topic, .*, got levels; mend tocsin.toml"),
+        ({"warning": 10, "critical": 20}, "expected critical <= warning, got 20 > 10"),
+        ({"warning": "low"}, "expected warning to be a number from 0 up, got 'low'"),
+        ({"hysteresis": -5}, "expected hysteresis to be a number from 0 up, got -5"),
+        ({"hold": "2 rows"}, "expected hold to be a number from 0 up, got '2 rows'"),
+        ({"hold": 0}, "expected hold of at least 1 row, got 0"),
+        ({"rows": 0}, "expected rows, of a step, to be at least 1, got 0"),
+        ({"wait": "soon"}, "wait: expected a duration"),
+        ({"name": "rul/eu"}, "expected a name of letters"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        pipeline(options, SHIPPED)
+    assert "\n" not in str(refused.value)
+
+
+def _model(folder: Path, *, config: str | None = None, weights: bytes | None = None) -> Model:
+    """The shipped model with one file replaced."""
+    folder.joinpath("config.json").write_text(config or (FD001 / "config.json").read_text())
+    folder.joinpath("model.safetensors").write_bytes(
+        (FD001 / "model.safetensors").read_bytes() if weights is None else weights
+    )
+    return Model(folder, "rul/7", "cpu")
+
+
+def test_a_model_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
+    wider = json.loads((FD001 / "config.json").read_text())
+    wider["network"]["lstm"] *= 2
+    broken: list[Model | None] = [None, Model(tmp_path / "nowhere", "rul/7", "cpu")]
+    for i, files in enumerate([{"config": "{}"}, {"config": json.dumps(wider)}, {"weights": b"cut short"}]):
+        (tmp_path / str(i)).mkdir()
+        broken.append(_model(tmp_path / str(i), **files))  # type: ignore[arg-type]
+    for model in broken:
+        with pytest.raises(
+            ModelError, match=r"expected (a model, got none|config.json and weights that fit it)"
+        ) as refused:
+            pipeline({}, model)
+        assert "\n" not in str(refused.value)
+
+
+def test_it_is_declared_without_looking_at_data() -> None:
+    made = pipeline({}, SHIPPED)
+    assert isinstance(made, Pipeline)
+    assert all(not f.nullable for f in made.schema)
+    assert made.schema.names[:2] == ["unit", "cycle"]
