@@ -34,9 +34,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The RUL pipeline; columns, key, window and levels are the model's.
 
     Args:
-        options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels in the unit of the
-            model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends, 5), `hold` (rows in a row
-            below it, 1), `rows` and `wait` of a step, `every` and `size` of a checkpoint, `forget_after`.
+        options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels, in the
+            unit of the model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends,
+            5), `hold` (rows in a row below it, 1), `rows` and `wait` of a step, `every` and `size` of a checkpoint,
+            `forget_after`.
         model: as written by `tocsin train rul`.
 
     Raises:

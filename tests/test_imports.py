@@ -73,22 +73,29 @@ def test_operators_run_where_nothing_but_torch_is_installed() -> None:
     _python("""
 import importlib, importlib.metadata as metadata, pkgutil, re, sys
 
-def needed(name):
-    wanted = [re.match(r"[\\w.-]+", r)[0] for r in metadata.requires(name) or () if "extra ==" not in r]
-    for w in wanted:
-        try:
-            seen.add(w.lower()) or needed(w) if w.lower() not in seen else None
-        except metadata.PackageNotFoundError:
-            pass
+def plain(name):
+    return re.sub("[-_.]+", "-", name).lower()
 
-seen = {"torch"}
-needed("torch")
+def need(name):
+    if plain(name) not in there:
+        there.add(plain(name))
+        for wanted in requires(name):
+            need(re.match(r"[\\w.-]+", wanted)[0])
+
+def requires(name):
+    try:
+        return [r for r in metadata.requires(name) or () if "extra ==" not in r]
+    except metadata.PackageNotFoundError:
+        return []
+
+there = set()
+need("torch")
 owners = metadata.packages_distributions()
 
 class OnlyTorch:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top in owners and not {d.lower() for d in owners[top]} & seen:
+        if top != "operators" and top in owners and not {plain(d) for d in owners[top]} & there:
             raise ModuleNotFoundError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, OnlyTorch())

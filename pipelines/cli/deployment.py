@@ -59,6 +59,7 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
         resources={"num_cpus": settings.ray.num_cpus, "num_gpus": settings.ray.num_gpus},
         tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
         params=plan.options,
+        follows=given.model if given.model and "@" in given.model else "",
     )
 
 

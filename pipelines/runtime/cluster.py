@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from pipelines.runtime.errors import Unavailable
 
@@ -30,15 +31,35 @@ def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | N
     """
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     common["runtime_env"] = {"env_vars": dict(env or {})}
-    if address != "local":
-        try:
-            ray.init(address=address, **common)
-        except (ConnectionError, ValueError, RuntimeError) as reason:
-            line = str(reason).splitlines()[0]
-            raise Unavailable(f"Ray at {address}: expected a cluster, got: {line}; start one with `ray start --head`") from reason
+    if address == "local":
+        _stay_on_loopback()
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=512 << 20, **common)
         return
+    here = services.find_gcs_addresses()
+    if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(here) == 1:
+        (address,) = here
+    if address in here and address.startswith("127.0.0.1:"):  # one that "local" has started
+        _stay_on_loopback()
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    try:
+        _check_answers(address)
+        ray.init(address=address, **common)
+    except (OSError, ValueError, RuntimeError) as reason:
+        line = str(reason).splitlines()[0]
+        raise Unavailable(
+            f"Ray at {address}: expected a cluster, got: {line}; start one with `ray start --head`, or name it: ray.address"
+        ) from reason
+
+
+def _stay_on_loopback() -> None:
     # Ray ignores a loopback `_node_ip_address` and listens on all interfaces, unless it is told that it is no cluster:
     # its own processes read that from the environment, this one has read it already.
     os.environ |= _LOOPBACK
     ray_constants.ENABLE_RAY_CLUSTER = False
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=512 << 20, **common)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()

@@ -14,6 +14,7 @@ import orjson
 from kafka import TopicPartition
 
 from pipelines.runtime import clients
+from pipelines.runtime.errors import ConfigError
 
 
 class Ran(NamedTuple):
@@ -109,10 +110,17 @@ def last(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
     """The shard's newest committed journal record; None: the topic holds none.
 
     Read back from the end, doubling the distance, since transaction markers and aborted records take up offsets too.
+
+    Raises:
+        ConfigError: there is no such topic, or it has no partition for this shard.
     """
     tp = TopicPartition(topic, shard)
     consumer = clients.consumer(options, fetch_max_wait_ms=100)
     try:
+        if shard not in (there := consumer.partitions_for_topic(topic) or ()):
+            raise ConfigError(
+                f"topic {topic}: expected it to have partition {shard}, got {sorted(there)}; create it first"
+            )
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         distance = 16

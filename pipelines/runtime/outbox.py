@@ -53,7 +53,9 @@ class Outbox:
         with self._fencing():
             producer.begin_transaction()
             sent = [producer.send(p.alerts, key=a.key.encode(), value=a.value(), headers=a.headers()) for a in alerts]
-            sent += [producer.send(p.dead_letters, key=d.key, value=d.value, headers=d.headers_out()) for d in letters]
+            for d in letters:
+                value = b"" if d.key is d.value is None else d.value  # the client refuses to send neither
+                sent.append(producer.send(p.dead_letters, key=d.key, value=value, headers=d.headers_out()))
             sent.append(
                 producer.send(p.journal, key=str(self._shard).encode(), value=journal.dump(), partition=self._shard)
             )

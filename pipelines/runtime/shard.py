@@ -66,6 +66,7 @@ class Shard:
         self._inbox = live.inbox or Inbox(empty(pipeline.schema))
         self._checkpoints = Checkpoints(live.sink, live.snapshots)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
+        self._bytes = sum(r.nbytes for r in self._results)
         self._flying_rows = 0
         self._committed: Mapping[int, int] = dict(live.committed)
         self._flying: Mapping[int, int] = {}
@@ -157,6 +158,7 @@ class Shard:
         live.positions |= batch.ends
         if outcome.results.num_rows:
             self._results.append(outcome.results)
+            self._bytes += outcome.results.nbytes
         self._alerts += outcome.alerts
         self._letters += [*batch.dead, *self._refused(outcome.refused)]
         self.stats.add(
@@ -186,10 +188,9 @@ class Shard:
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
         live, commit = self._live, self._live.machine.pipeline.commit
-        bytes_ = sum(r.nbytes for r in self._results)
-        if bytes_ >= 2 * size(commit.size) or len(live.journal.items) >= 2 * JOURNAL_ITEMS:
+        if self._bytes >= 2 * size(commit.size) or len(live.journal.items) >= 2 * JOURNAL_ITEMS:
             return "full"
-        if bytes_ >= size(commit.size) or len(live.journal.items) >= JOURNAL_ITEMS:
+        if self._bytes >= size(commit.size) or len(live.journal.items) >= JOURNAL_ITEMS:
             return "now"
         return "now" if (self._moved or self._next_plan) and time.monotonic() >= self._due_at else ""
 
@@ -204,8 +205,9 @@ class Shard:
     def _begin_checkpoint(self) -> None:
         """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
         live = self._live
-        plan = self._next_plan or live.plan
-        next_pipeline = plan.build(self._spec.lake) if self._next_plan else None
+        wanted, self._next_plan = self._next_plan, None
+        plan = wanted or live.plan
+        next_pipeline = wanted.build(self._spec.lake) if wanted else None
         if next_pipeline:
             live.machine.check(next_pipeline)
         live.sequence += 1
@@ -216,9 +218,9 @@ class Shard:
         cut = live.machine.cut(full=live.snapshots.full_next)
         if next_pipeline:
             live.machine.adopt(next_pipeline)
-            live.plan, self._next_plan = plan, None
+            live.plan = plan
         facts = {"topic_id": live.topic_id, "plan": plan.dump(), "signature": live.machine.signature, "now": self._now}
-        results, self._results = self._results, []
+        results, self._results, self._bytes = self._results, [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(Taken(name, cut, results, self._flying, facts))
         self._moved = False

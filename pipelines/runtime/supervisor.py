@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from ray.util import list_named_actors
 from pipelines.runtime.cluster import NAMESPACE
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.registry import Follower
 from pipelines.runtime.shard import Spec
 from pipelines.runtime.stats import Window
 from pipelines.runtime.worker import Status, Worker
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 BEAT_S = 0.5
 STALLED_S = 20.0
 ADOPT_S = 5.0
+FOLLOW_S = 15.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
@@ -40,6 +43,7 @@ class Deployment:
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
         tracking: MLflow's address and experiment; None: no tracking.
+        follows: the registry's alias whose moves the shards follow, such as "rul@champion".
     """
 
     name: str
@@ -55,11 +59,13 @@ class Deployment:
     resources: Mapping[str, float] = field(default_factory=lambda: {"num_cpus": 0})
     tracking: tuple[str, str] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    follows: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def spec(self, shard: int) -> Spec:
+    def spec(self, shard: int, plan: Plan) -> Spec:
         """What a worker needs to run one shard."""
         own = [p for p in range(self.partitions) if p % self.shards == shard]
-        return Spec(self.plan, self.lake, self.kafka, shard, own, self.start, self.on_gap)
+        return Spec(plan, self.lake, self.kafka, shard, own, self.start, self.on_gap)
 
 
 @dataclass
@@ -90,10 +96,13 @@ class Supervisor:
             _Place(f"{d.name}/worker-{w}", [s for s in range(d.shards) if s % d.workers == w]) for w in range(d.workers)
         ]
         self._stop = threading.Event()
+        self._follower = Follower(d.lake, d.name, d.id, d.plan, d.tracking[0] if d.tracking else "", d.follows)
         self._tracking = self._track()
         self._windows: dict[int, Window] = {}
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
         self._thread.start()
+        if d.follows and d.tracking:
+            threading.Thread(target=self._follow, name="follow", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
         """The deployment as `tocsin status` shows it."""
@@ -114,7 +123,7 @@ class Supervisor:
         """Have all shards go on with another plan, each from its next checkpoint."""
         for place in self._places:
             if place.actor:
-                ray.get(place.actor.change.remote(plan))
+                place.actor.change.remote(plan)  # one that dies meanwhile is started with it
 
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time."""
@@ -144,6 +153,14 @@ class Supervisor:
                 windows, self._windows = self._windows, {}
                 self._tracking.log(windows)
             self._stop.wait(BEAT_S)
+
+    def _follow(self) -> None:
+        """Look at the registry now and then; in a thread of its own, for it may take its time."""
+        while not self._stop.wait(FOLLOW_S):
+            if self._follower.look():
+                plan = self._follower.plan
+                log.info("%s: goes on with %s", self._deployment.name, plan.model)
+                self.change(plan)
 
     def _tend(self, place: _Place) -> None:
         """See that a place has a living worker with all its shards, without waiting for anyone."""
@@ -181,7 +198,7 @@ class Supervisor:
                 **d.resources,
             )(Worker).remote()
         for shard in place.shards:
-            place.actor.host.remote(d.spec(shard))
+            place.actor.host.remote(d.spec(shard, self._follower.plan))
         place.born = place.heard = time.monotonic()
         place.asked = place.actor.status.remote()
 

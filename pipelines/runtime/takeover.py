@@ -175,8 +175,8 @@ class _Found:
         log, topic = self._log, self._topic
         if log.topic_id != topic_id:
             lost = TopicReplaced(
-                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored offsets mean other "
-                "records; restore it, or go on from its start with `--on-gap skip`"
+                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored "
+                "offsets mean other records; restore it, or go on from its start with `--on-gap skip`"
             )
             self._lost(lost, self._spec.partitions[0], 0)
             return dict(log.begin)
@@ -185,8 +185,8 @@ class _Found:
             positions[p] = min(max(position, log.begin[p]), log.end[p])
             if positions[p] != position:
                 lost_one = PositionLost(
-                    f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: records "
-                    f"were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
+                    f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: "
+                    f"records were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
                 )
                 self._lost(lost_one, p, position)
         return positions
@@ -196,8 +196,8 @@ class _Found:
         checkpoint, spec = self._owned.checkpoint, self._spec
         if stored is None and checkpoint:
             lost = JournalLost(
-                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms since it may "
-                "ring twice; restore the topic, or accept that with `--on-gap skip`"
+                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms "
+                "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
             )
             self._lost(lost, spec.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
@@ -205,8 +205,8 @@ class _Found:
         for p, end in reach.items():
             if end > self._log.end[p]:
                 lost_tail = PositionLost(
-                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at {self._log.end[p]}: records "
-                    "that were judged are gone; go on with `--on-gap skip`"
+                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at {self._log.end[p]}: "
+                    "records that were judged are gone; go on with `--on-gap skip`"
                 )
                 self._lost(lost_tail, p, end)
                 return Journal(checkpoint)

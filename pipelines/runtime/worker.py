@@ -43,10 +43,17 @@ class _Hosted:
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.state, self.error = spec, "starting", ""
+        self.plan = spec.plan
         self.shard: Shard | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=f"shard-{spec.shard}", daemon=True)
         self.thread.start()
+
+    def change(self, plan: Plan) -> None:
+        """Go on with another plan; one that is still taking over does so afterwards."""
+        self.plan = plan
+        if self.shard:
+            self.shard.change(plan)
 
     def _run(self) -> None:
         try:
@@ -55,6 +62,8 @@ class _Hosted:
             reader = RemoteReader(self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows)
             self.shard = Shard(self.spec, reader)
             self.state = "running"
+            if self.plan != self.spec.plan:
+                self.shard.change(self.plan)
             self.shard.run(self.stop)
             self.state = "stopped"
         except BaseException as reason:
@@ -96,8 +105,7 @@ class Worker:
     def change(self, plan: Plan) -> None:
         """Have every shard go on with another plan from its next checkpoint."""
         for hosted in self._hosted.values():
-            if hosted.shard:
-                hosted.shard.change(plan)
+            hosted.change(plan)
 
     def drain(self, timeout: float = 60) -> bool:
         """Have every shard commit and let go; whether all did in time."""

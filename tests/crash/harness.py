@@ -8,6 +8,7 @@ import re
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -80,7 +81,7 @@ class Worker:
 
     def fall(self, point: str, how: str = "SIGKILL") -> tuple[int, int]:
         """Arm a point, once its takeover is over, and wait for it."""
-        until(lambda: (self._folder / LIVE).exists() or not self.process.is_alive(), "takeover to end")
+        self._live()
         self.arm(point, how)
         return self.fell(point)
 
@@ -101,6 +102,7 @@ class Worker:
 
     def stop(self) -> None:
         """Ask it to finish, and see that it does."""
+        self._live()
         self.process.terminate()
         assert self.ended() == 0, self.said
 
@@ -111,6 +113,9 @@ class Worker:
             return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
         except psutil.NoSuchProcess:
             return False
+
+    def _live(self) -> None:
+        until(lambda: (self._folder / LIVE).exists() or not self.process.is_alive(), "takeover to end")
 
     def _signal(self, number: int) -> None:
         assert self.process.pid
@@ -242,10 +247,16 @@ class Job:
             at_ms = round(datetime.fromisoformat(ce["ce_time"].decode()).timestamp() * 1000)
             transition = ce["ce_type"].decode().rsplit(".", 1)[-1]
             out.alarms[data["rule"], transition, identity, at_ms] += 1
+        out.letters = self.letters()
+        return out
+
+    def letters(self) -> Counter[tuple[int, int, int | None]]:
+        """Partition, offset and row in message of the dead letters."""
+        out = Counter[tuple[int, int, int | None]]()
         for m in self.read(f"{self.topic}.dlq"):
             about = {name.rsplit(".", 1)[-1]: value.decode() for name, value in m.headers}
             row = int(about["tocsin-row"]) if "tocsin-row" in about else None
-            out.letters[int(about["partition"]), int(about["offset"]), row] += 1
+            out[int(about["partition"]), int(about["offset"]), row] += 1
         return out
 
     def read(self, topic: str) -> list[ConsumerRecord]:

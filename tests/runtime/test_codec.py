@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kafka.consumer.fetcher import ConsumerRecord
 
-from pipelines.runtime import codec
+from pipelines.runtime import json_messages
 from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
 from pipelines.runtime.codec import ARROW_STREAM, Codec
 from pipelines.runtime.errors import ConfigError
@@ -452,7 +452,7 @@ def values(schema):
 
 def whole_polls_or_halves_of_one(halved):
     """Where halving ends: by default a small poll with one malformed value takes the slow way as a whole."""
-    return mock.patch.multiple(codec, SLOW_ROWS=0, HALVED_ROWS=1 if halved else HALVED_ROWS)
+    return mock.patch.multiple(json_messages, SLOW_ROWS=0, HALVED_ROWS=1 if halved else HALVED_ROWS)
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, NUMBERS_ONLY], ids=["with strings", "numbers only"])

@@ -1,0 +1,27 @@
+"""Exactly once when it is the broker that is killed."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.kafka.server import KafkaServer
+from tests.crash.conftest import MakeJob
+
+pytestmark = [pytest.mark.crash, pytest.mark.kafka]
+
+
+def test_each_row_and_alarm_is_there_once_when_the_broker_is_killed(make_job: MakeJob, tmp_path: Path) -> None:
+    with KafkaServer(data=tmp_path / "broker") as broker:
+        job = make_job(broker.bootstrap_servers)
+        with job.load():
+            worker = job.start()
+            for point in ("alerts.begin", "alerts.sent", "checkpoint.snapshot"):
+                rows, alarms = worker.fall(point, "SIGSTOP")
+                assert rows > 0, point
+                assert alarms > 0, point
+                import time; T=time.time(); broker.kill()
+                worker.wake()
+                broker.start()
+                print("up", time.time()-T); worker = job.drain(worker, restart=job.start); print("drained", time.time()-T, len(job.workers))
+        job.drain(worker, restart=job.start).stop()
+        assert job.differences() == []

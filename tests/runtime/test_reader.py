@@ -1,0 +1,137 @@
+"""The Reader on Apache Kafka: whole polls with their ends, no silent jump, no aborted record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pytest
+from kafka import KafkaProducer
+
+from deploy.kafka.server import KafkaServer
+from pipelines.runtime import clients
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.errors import ConfigError, PositionLost
+from pipelines.runtime.reader import Poll, Reader
+from tests.conftest import CreateTopic
+
+SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
+
+
+@pytest.fixture
+def two(create_topic: CreateTopic) -> str:
+    """A topic of two partitions."""
+    return create_topic(partitions=2)
+
+
+def _reader(kafka: KafkaServer, topic: str, partitions: Sequence[int] = (0, 1), max_records: int = 500) -> Reader:
+    codec = Codec(topic=topic, schema=SCHEMA)
+    return Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, partitions, codec, max_records)
+
+
+def _send(producer: KafkaProducer, topic: str, partition: int, values: Sequence[object]) -> None:
+    for value in values:
+        producer.send(topic, json.dumps(value).encode(), partition=partition)
+    producer.flush()
+
+
+@pytest.fixture
+def producer(kafka: KafkaServer) -> Iterator[KafkaProducer]:
+    made = clients.producer({"bootstrap_servers": kafka.bootstrap_servers}, linger_ms=5)
+    yield made
+    made.close(timeout=5)
+
+
+def _drain(reader: Reader, ends: dict[int, int]) -> list[Poll]:
+    """Polls until these offsets are reached."""
+    polls, reached = list[Poll](), dict[int, int]()
+    for _ in range(100):
+        if any(reached.get(p, 0) < end for p, end in ends.items()) and (poll := reader.poll(200)):
+            polls.append(poll)
+            reached |= poll.ends
+    assert reached == ends
+    return polls
+
+
+def test_polls_are_the_log_in_order_with_their_ends_and_what_is_behind(
+    kafka: KafkaServer, two: str, producer: KafkaProducer
+) -> None:
+    _send(producer, two, 0, [{"unit": n} for n in range(25)])
+    _send(producer, two, 1, [{"unit": n} for n in range(100, 110)] + ["not a reading"])
+    reader = _reader(kafka, two, max_records=10)
+    reader.seek({0: 3, 1: 0})
+    polls = _drain(reader, {0: 25, 1: 11})
+    reader.close()
+    for partition, units in ((0, list(range(3, 25))), (1, list(range(100, 110)))):
+        got = [r["unit"] for p in polls for r in p.table.to_pylist() if r["_partition"] == partition]
+        assert got == units
+    for poll in polls:
+        places = [(r["_partition"], r["_offset"]) for r in poll.table.to_pylist()]
+        assert places == sorted(places) and len(places) <= 10
+        assert all(offset < poll.ends[partition] for partition, offset in places)
+    (dead,) = [d for p in polls for d in p.dead]
+    assert (dead.partition, dead.offset) == (1, 10)
+    assert polls[-1].behind == 0 and polls[0].behind > 0
+
+
+def test_it_reads_its_own_partitions_alone(kafka: KafkaServer, two: str, producer: KafkaProducer) -> None:
+    _send(producer, two, 0, [{"unit": 1}])
+    _send(producer, two, 1, [{"unit": 2}])
+    reader = _reader(kafka, two, partitions=[1])
+    reader.seek({1: 0})
+    (poll,) = _drain(reader, {1: 1})
+    assert poll.table["unit"].to_pylist() == [2]
+    assert reader.log().end == {1: 1}
+    reader.close()
+
+
+def test_the_end_of_a_transaction_moves_the_position_and_aborted_readings_are_not_seen(
+    kafka: KafkaServer, two: str
+) -> None:
+    transactional = clients.producer({"bootstrap_servers": kafka.bootstrap_servers}, transactional_id=two)
+    transactional.init_transactions()
+    for unit, end in ((1, "commit"), (2, "abort"), (3, "commit")):
+        transactional.begin_transaction()
+        _send(transactional, two, 0, [{"unit": unit}])
+        getattr(transactional, f"{end}_transaction")()
+    transactional.close(timeout=5)
+    reader = _reader(kafka, two, partitions=[0])
+    reader.seek({0: 0})
+    polls = _drain(reader, {0: 6})  # three readings, three markers
+    assert [u for p in polls for u in p.table["unit"].to_pylist()] == [1, 3]
+    assert reader.poll(100) is None
+    reader.close()
+
+
+def test_a_position_outside_the_log_is_an_error_and_no_jump(
+    kafka: KafkaServer, two: str, producer: KafkaProducer
+) -> None:
+    _send(producer, two, 0, [{"unit": 1}])
+    reader = _reader(kafka, two, partitions=[0])
+    reader.seek({0: 99})
+    with pytest.raises(PositionLost, match=r"expected offsets .*99.* inside the log") as lost:
+        _drain(reader, {0: 100})
+    assert "\n" not in str(lost.value)
+    reader.close()
+
+
+def test_originals_are_the_records_as_they_are(kafka: KafkaServer, two: str, producer: KafkaProducer) -> None:
+    _send(producer, two, 0, [{"unit": n} for n in range(20)])
+    _send(producer, two, 1, ["x"])
+    reader = _reader(kafka, two)
+    found = reader.originals({0: [7, 3, 7], 1: [0]})
+    assert [(r.partition, r.offset, r.value) for r in found] == [
+        (0, 3, b'{"unit": 3}'),
+        (0, 7, b'{"unit": 7}'),
+        (1, 0, b'"x"'),
+    ]
+    reader.close()
+
+
+def test_a_topic_that_is_not_there_is_one_line(kafka: KafkaServer) -> None:
+    reader = _reader(kafka, "nowhere", partitions=[0])
+    with pytest.raises(ConfigError, match=r"topic nowhere: expected it to exist, got .*; create it first") as refused:
+        reader.log()
+    assert "\n" not in str(refused.value)
+    reader.close()

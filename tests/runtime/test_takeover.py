@@ -1,0 +1,130 @@
+"""What takeover does about something that is lost: it stops with one line, or goes on and leaves the gap on record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced
+from pipelines.runtime.journal import Journal
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.machine import Machine
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.reader import Log
+from pipelines.runtime.shard import Spec
+from pipelines.runtime.sink import Owned
+from pipelines.runtime.snapshots import Snapshots
+from pipelines.runtime.takeover import _Found
+from tests.crash.job import pipeline
+
+OPTIONS = {"name": "job", "topic": "readings"}
+LOG = Log("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})
+CHECKPOINT = 3 << 32 | 7
+
+
+def _found(
+    lake: Lake,
+    *,
+    positions: dict[int, int] | None = None,
+    checkpoint: int = CHECKPOINT,
+    log: Log = LOG,
+    on_gap: Literal["stop", "skip"] = "stop",
+) -> _Found:
+    plan = Plan("tests.crash.job:pipeline", OPTIONS)
+    spec = Spec(plan=plan, lake=lake, kafka={}, shard=0, partitions=[0, 2], on_gap=on_gap)
+    return _Found(spec, "readings", log, Owned(4, positions or {0: 500, 2: 20}, checkpoint))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path))
+
+
+def _journal(base: int = CHECKPOINT, **ends: int) -> Journal:
+    journal = Journal(base)
+    journal.ran(1000, {0: ends.get("end", 600)})
+    journal.publishes([11, 12])
+    return journal
+
+
+def _snapshots(lake: Lake) -> Snapshots:
+    return Snapshots(lake, "job", 0)
+
+
+def test_when_all_is_there_it_goes_on_from_r_and_re_runs_the_journal(lake: Lake) -> None:
+    found = _found(lake)
+    machine = Machine(pipeline(OPTIONS, None))
+    _snapshots(lake).write(CHECKPOINT, machine.cut(full=True), {"topic_id": "uuid-1"})
+    snapshot = found.snapshot(_snapshots(lake))
+    assert snapshot is not None and snapshot.facts == {"topic_id": "uuid-1"}
+    assert found.positions("uuid-1") == {0: 500, 2: 20}
+    assert found.journal(_journal()) == _journal()
+    assert found.gaps == []
+
+
+def test_at_the_very_start_there_is_nothing_to_restore(lake: Lake) -> None:
+    found = _found(lake, checkpoint=0)
+    assert found.snapshot(_snapshots(lake)) is None
+    assert found.journal(None) == Journal(0)
+    assert found.gaps == []
+
+
+def test_of_a_journal_that_is_older_than_the_checkpoint_nothing_is_re_run(lake: Lake) -> None:
+    assert _found(lake).journal(_journal(base=3 << 32 | 6)) == Journal(CHECKPOINT)
+
+
+def test_of_a_journal_whose_checkpoint_has_landed_the_rest_is_re_run(lake: Lake) -> None:
+    journal = _journal(base=3 << 32 | 6)
+    journal.mark(CHECKPOINT, "plan")
+    journal.ran(2000, {2: 30})
+    rest = Journal(CHECKPOINT)
+    rest.ran(2000, {2: 30})
+    assert _found(lake).journal(journal) == rest
+
+
+LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {
+    "the topic is another": (
+        TopicReplaced,
+        {"log": Log("uuid-2", LOG.begin, LOG.end)},
+        "expected id uuid-1, got uuid-2",
+    ),
+    "R lies below the log": (PositionLost, {"positions": {0: 40, 2: 20}}, r"readings\[0\]@40: expected .* 100..900"),
+    "R lies above the log": (PositionLost, {"positions": {0: 500, 2: 51}}, r"readings\[2\]@51: expected .* 0..50"),
+    "the snapshot is gone": (SnapshotLost, {}, f"snapshot {CHECKPOINT} in _state/job/0"),
+    "the journal is gone": (JournalLost, {}, f"journal that goes with checkpoint {CHECKPOINT}, got none"),
+    "the log ends before the journal": (PositionLost, {}, r"readings\[0\]@901: expected the log to reach .* 900"),
+}
+
+
+def _meet(found: _Found, loss: str, lake: Lake) -> tuple[dict[int, int], Journal]:
+    """Where it goes on, and what it re-runs."""
+    journal = None if loss == "the journal is gone" else _journal(end=901 if loss.startswith("the log ends") else 600)
+    if loss == "the snapshot is gone":
+        assert found.snapshot(_snapshots(lake)) is None
+    return found.positions("uuid-1"), found.journal(journal)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_stops_with_one_line_that_says_what_to_do(lake: Lake, loss: str) -> None:
+    error, given, says = LOSSES[loss]
+    with pytest.raises(error, match=says) as lost:
+        _meet(_found(lake, **given), loss, lake)
+    assert "--on-gap" in str(lost.value) and "\n" not in str(lost.value)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_or_it_goes_on_inside_the_log_with_the_gap_on_record(lake: Lake, loss: str) -> None:
+    error, given, _ = LOSSES[loss]
+    found = _found(lake, on_gap="skip", **given)
+    positions, todo = _meet(found, loss, lake)
+    (gap,) = found.gaps
+    assert (gap.stage, gap.error, gap.topic, gap.value) == ("takeover", error.__name__, "readings", None)
+    assert all(LOG.begin[p] <= at <= LOG.end[p] for p, at in positions.items()) and positions.keys() == {0, 2}
+    if loss == "the topic is another":
+        assert (positions, todo) == (dict(LOG.begin), Journal(CHECKPOINT))
+    elif error is SnapshotLost:
+        assert (positions, todo) == ({0: 500, 2: 20}, _journal())
+    elif loss.startswith("R lies below"):
+        assert positions == {0: 100, 2: 20}
