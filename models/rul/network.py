@@ -15,7 +15,7 @@ class RulNetwork(nn.Module):
 
     Source: arXiv 2604.13459. As in the paper: the layers, their order (dropout before layer norm, as in its code) and
     the loss. This project's choices: narrower layers by default, standardised inputs, an output in units of `cap`, and
-    that the dense layers also see level and slope of each channel, which gates that saturate blur.
+    that the dense layers also see level and slope of each channel, which the gates would blur.
 
     Args:
         channels: number of sensors C.

@@ -205,8 +205,8 @@ class _Found:
         for p, end in reach.items():
             if end > self._log.end[p]:
                 lost_tail = PositionLost(
-                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at {self._log.end[p]}: "
-                    "records that were judged are gone; go on with `--on-gap skip`"
+                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at "
+                    f"{self._log.end[p]}: records that were judged are gone; go on with `--on-gap skip`"
                 )
                 self._lost(lost_tail, p, end)
                 return Journal(checkpoint)

@@ -33,7 +33,7 @@ def wear(window: Tensor) -> Mapping[str, Tensor]:
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The job; `options`: name, topic, rows a step, commit interval, silence."""
+    """The job; `options`: name, topic, rows a step, commit interval, silence, level of the first rule."""
     silence = options.get("silence", "1h")
     return Pipeline(
         name=options["name"],
@@ -54,7 +54,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             AlertRule(
                 name="hot",
                 severity="warning",
-                when=pl.col("score") > HIGH,
+                when=pl.col("score") > options.get("high", HIGH),
                 clear=pl.col("score") < LOW,
                 data=["unit", "cycle", "score"],
             ),

@@ -22,6 +22,6 @@ def test_each_row_and_alarm_is_there_once_when_the_broker_is_killed(make_job: Ma
                 import time; T=time.time(); broker.kill()
                 worker.wake()
                 broker.start()
-                print("up", time.time()-T); worker = job.drain(worker, restart=job.start); print("drained", time.time()-T, len(job.workers))
+                print("up", time.time()-T, flush=True); worker = job.drain(worker, restart=job.start); print("drained", time.time()-T, len(job.workers), flush=True)
         job.drain(worker, restart=job.start).stop()
         assert job.differences() == []

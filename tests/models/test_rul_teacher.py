@@ -19,6 +19,7 @@ def test_level_and_slope_are_those_of_the_line_through_the_window() -> None:
 
 def test_teacher_learns_a_wear_signal_and_is_frozen_afterwards() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     life = torch.arange(400.0)
     rows = torch.stack([(life / 200 - 1) * 1.7, torch.randn(400)], dim=1)
     rul = 399 - life
