@@ -3,7 +3,8 @@
     python -m benchmarks.engine [--records 300000] [--rounds 3] [--only trivial,rul,latency,checkpoints]
 
 - trivial: JSON of 24 sensors through a stage that does nothing, against a bare kafka-python poll loop on the same topic
-- rul: the same with the RUL network, against the network alone on ready windows of the same batch size
+- rul: the same with the RUL network, against the network alone on ready windows of the same batch size: the shipped weights
+  (24 thousand parameters), and random ones at the paper's widths (some 500 thousand), for a network that is the bottleneck
 - latency: from produce to a `read_committed` subscriber at 5,000 messages a second
 - checkpoints: the RUL job with a checkpoint every 2 s, against none
 """
@@ -16,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ import ray
 import torch
 
 from deploy.kafka.server import KafkaServer
+from models.rul.config import NetworkSize, RulConfig
 from models.rul.fleet import live
-from models.rul.model import FD001, load
+from models.rul.model import FD001, RulModel, build, load
 from pipelines.runtime import clients, feeder
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.lake import Lake
@@ -77,12 +80,12 @@ class Bench:
         with clients.admin(self.kafka) as admin:
             admin.create_topics({name: {"num_partitions": 4, "replication_factor": 1}}, wait_for_metadata=True)
 
-    def deploy(self, factory: str, topic: str, **options: Any) -> tuple[str, Lake, Any]:
+    def deploy(self, factory: str, topic: str, weights: Path = FD001, **options: Any) -> tuple[str, Lake, Any]:
         """Start a job that begins at the earliest record; its name, lake and supervisor."""
         self._runs += 1
         name = f"{topic}-{self._runs}"
         lake = Lake(str(self._folder / name))
-        ref = store_model(lake, FD001, name="rul", version="fd001") if "rul" in factory else None
+        ref = store_model(lake, weights, name="rul", version="1") if "rul" in factory else None
         plan = Plan(factory, {"name": name, "topic": topic, **options}, ref, "cpu")
         partitions = provision(self.kafka, plan.build(lake), shards=1)
         deployment = Deployment(
@@ -118,11 +121,19 @@ class Bench:
         return seen / (time.perf_counter() - started)
 
 
-def network_alone(seconds: float = 6.0) -> float:
-    """Windows a second of the shipped network on ready windows, one thread as in a worker."""
+def paper_sized(folder: Path) -> Path:
+    """A model of the paper's widths with random weights: its verdicts mean nothing, its cost does."""
+    sizes = NetworkSize(conv=(64, 128), lstm=128, attention=64, head=(64, 32))
+    config = replace(RulConfig.load(FD001), network=sizes)
+    RulModel(config, build(config), torch.device("cpu")).save(folder)
+    return folder
+
+
+def network_alone(weights: Path, seconds: float = 6.0) -> float:
+    """Windows a second of a network on ready windows, one thread as in a worker."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    judge = load(FD001, device="cpu")
+    judge = load(weights, device="cpu")
     mean, scale = torch.tensor(judge.config.mean), torch.tensor(judge.config.scale)
     windows = torch.randn(NETWORK_BATCH, judge.config.window, len(mean)) * scale + mean
     judge(windows)
@@ -224,10 +235,13 @@ def main() -> None:
                     flush=True,
                 )
         if "rul" in wanted:
-            ours, alone, ratio = beside(
-                args.rounds, lambda: bench.rate("pipelines.rul:pipeline", "few", few), network_alone
-            )
-            print(f"RUL: {ours:,.0f} windows/s; network alone {alone:,.0f}; ratio {ratio:.2f}", flush=True)
+            for name, weights in (("shipped", FD001), ("paper-sized", paper_sized(Path(folder) / "paper"))):
+                ours, alone, ratio = beside(
+                    args.rounds,
+                    lambda weights=weights: bench.rate("pipelines.rul:pipeline", "few", few, weights=weights),
+                    lambda weights=weights: network_alone(weights),
+                )
+                print(f"RUL, {name} network: {ours:,.0f} windows/s; alone {alone:,.0f}; ratio {ratio:.2f}", flush=True)
         if "latency" in wanted:
             print("alarm latency at 5,000 messages/s, ms:", latency(bench, 5000, 30), flush=True)
         if "checkpoints" in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 
@@ -11,6 +12,7 @@ def main() -> None:
     from pipelines.cli.app import app
     from pipelines.cli.console import fail
 
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and joins without one otherwise
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its errors are raised, too
     try:
         app(prog_name="tocsin")

@@ -15,15 +15,17 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+PIPED = 120
+"""Columns where there is no terminal to ask."""
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
 
 LEVELS = {"critical": "bold red", "warning": "yellow", "healthy": "green"}
 
 
 def say_json(value: Any) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY).decode() + "\n")
+    sys.stdout.write(orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -50,10 +52,16 @@ def working(text: str) -> Iterator[None]:
         yield
 
 
-def progress(*columns: Any) -> Progress:
-    """A bar on stderr."""
-    shown = columns or (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(SpinnerColumn(), TextColumn("{task.description}"), *shown, console=err, transient=True)
+def progress() -> Progress:
+    """A bar on stderr; gone at the end."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 @contextmanager

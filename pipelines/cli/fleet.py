@@ -57,7 +57,7 @@ class Fleet:
 
         last = pl.col("cycle", "rul", "event_time").sort_by("cycle").last()
         latest = table.group_by("key").agg(last, pl.len()).collect()
-        self.judged = latest["len"].sum()
+        self.judged = int(latest["len"].sum())
         flying = latest.filter(pl.col("event_time") > pl.col("event_time").max() - pl.duration(seconds=LANDED_S))
         self.flying = Counter(map(self.level, flying["rul"]))
         self._watch({row["key"]: row for row in flying.sort("rul").iter_rows(named=True)})

@@ -13,7 +13,7 @@ from pipelines.cli.console import note
 if TYPE_CHECKING:
     from threading import Event
 
-    from rich.table import Table
+    from rich.console import Group
 
     from pipelines.runtime.settings import Settings
 
@@ -76,19 +76,20 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def table(looks: Sequence[Mapping[str, Any]]) -> Table:
+def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     """Shards as people read them."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
+    errors = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("shard", "state", "read", "committed", "lag", "rows/s", "p50 ms", "p95", "p99", "restarts", "model"):
-        shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right")
+    for name in ("shard", "state", "read", "committed", "lag", "rows/s", "p50/p95/p99 ms", "restarts", "model"):
+        shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right", no_wrap=True)
     for look in looks:
         if not look["shards"]:
             shown.add_row(look["pipeline"], Text("starting", "yellow"))
         for shard in look["shards"]:
-            latency = [f"{shard['latency_ms'][p]:.0f}" if shard["latency_ms"] else "" for p in ("p50", "p95", "p99")]
             shown.add_row(
                 f"{look['pipeline']}/{shard['shard']}",
                 Text(shard["state"], STATES.get(shard["state"], "yellow")),
@@ -96,13 +97,13 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Table:
                 f"{sum(shard['committed'].values()):,}",
                 "" if shard["lag"] is None else f"{shard['lag']:,}",
                 f"{shard['rows_per_s']:,.0f}",
-                *latency,
+                "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
                 str(shard["restarts"]),
                 shard["model"],
             )
             if shard["error"]:
-                shown.add_row("", Text(shard["error"], "red", overflow="fold"))
-    return shown
+                errors.append(Text(f"{look['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
+    return Group(shown, *errors)
 
 
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:

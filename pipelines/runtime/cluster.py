@@ -40,7 +40,6 @@ def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | N
         (address,) = here
     if address in here and address.startswith("127.0.0.1:"):  # one that "local" has started
         _stay_on_loopback()
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         _check_answers(address)
         ray.init(address=address, **common)

@@ -126,21 +126,19 @@ class Job:
     """The job of `tests.crash.job` on topics and a lake of its own.
 
     Args:
-        topic: an input topic that is there already; None makes one.
         options: of the job.
     """
 
-    def __init__(self, bootstrap: str, folder: Path, *, topic: str | None = None, **options: Any) -> None:
+    def __init__(self, bootstrap: str, folder: Path, **options: Any) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
         self.name = f"job-{uuid.uuid4().hex[:8]}"
-        self.topic = topic or f"in.{self.name}"
+        self.topic = f"in.{self.name}"
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
         self._folder, self._options = folder / f"{self.name}.workers", options
-        counts = {f"alerts.{self.name}": 1, f"_tocsin.{self.name}": 1}
-        if topic is None:
-            counts |= {self.topic: PARTITIONS, f"{self.topic}.dlq": 1}
-        self.create(counts)
+        self.create(
+            {self.topic: PARTITIONS, f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": 1}
+        )
 
     def create(self, partitions: Mapping[str, int]) -> None:
         """Make topics."""
@@ -181,7 +179,11 @@ class Job:
 
     def ends(self) -> dict[int, int]:
         """Each input partition's next offset."""
-        return self._ends(self.topic)
+        consumer = self._consumer()
+        try:
+            return _ends(consumer, self.topic)
+        finally:
+            consumer.close()
 
     def drained(self, ends: Mapping[int, int]) -> bool:
         """Whether all before these offsets is in the table."""
@@ -191,7 +193,7 @@ class Job:
         """Start a process in the place of one that has stalled, and wait until it has gone on past a checkpoint."""
         before = self.stored("0#epoch")
         worker = self.start()
-        until(lambda: self.stored("0#checkpoint") >> 32 > before, f"a checkpoint of the next owner: {worker.said}")
+        until(lambda: self.stored("0#checkpoint") >> 32 > before, "a checkpoint of the next owner")
         return worker
 
     def stored(self, what: str) -> int:
@@ -263,7 +265,7 @@ class Job:
         """All committed records of a topic."""
         consumer = self._consumer()
         try:
-            ends = self._ends(topic, consumer)
+            ends = _ends(consumer, topic)
             parts = [TopicPartition(topic, p) for p in ends]
             consumer.assign(parts)
             consumer.seek_to_beginning(*parts)
@@ -274,14 +276,10 @@ class Job:
         finally:
             consumer.close()
 
-    def _ends(self, topic: str, consumer: KafkaConsumer | None = None) -> dict[int, int]:
-        using = consumer or self._consumer()
-        try:
-            parts = [TopicPartition(topic, p) for p in using.partitions_for_topic(topic)]
-            return {tp.partition: end for tp, end in using.end_offsets(parts).items()}
-        finally:
-            if consumer is None:
-                using.close()
-
     def _consumer(self) -> KafkaConsumer:
         return KafkaConsumer(**self.kafka, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=50)
+
+
+def _ends(consumer: KafkaConsumer, topic: str) -> dict[int, int]:
+    parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+    return {tp.partition: end for tp, end in consumer.end_offsets(parts).items()}

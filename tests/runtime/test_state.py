@@ -166,6 +166,20 @@ def test_a_new_keys_slot_does_not_depend_on_a_restart() -> None:
     assert _slots(state, new, 5000).tolist() == _slots(restarted, new, 5000).tolist()
 
 
+def test_keys_that_change_places_between_two_cuts_are_all_there() -> None:
+    state = _state()
+    _write(state, [(0, k) for k in range(8)], 1, 1000)
+    state.forget(1000, FORGET_MS)
+    chain = [state.cut(full=True)]
+    _write(state, [(0, k) for k in range(8) if k not in (3, 5)], 1, 5000)
+    assert state.forget(5000, FORGET_MS) == 2
+    _write(state, [(0, 5), (0, 9)], 1, 5000)  # the first takes the place of 3, the second that of 5
+    restored = _state()
+    restored.restore([*chain, state.cut(full=False)])
+    assert _view(restored) == _view(state)
+    assert _slots(restored, [(0, 5), (0, 9)], 6000).tolist() == _slots(state, [(0, 5), (0, 9)], 6000).tolist()
+
+
 def test_a_key_is_forgotten_only_when_nothing_of_it_waits() -> None:
     state = _state()
     _wait(state, [(0, 1)], 1000)

@@ -1,0 +1,218 @@
+"""The command line as people and scripts use it: a process each time, on a real Ray cluster and a real broker."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaProducer
+
+from deploy.kafka.server import KafkaServer
+from tests.conftest import ROOT
+
+ROWS = 6000
+CLUSTER = """
+import sys
+from pipelines.runtime.cluster import connect
+connect("local", cpus=2)
+import ray
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+class Cli:
+    """`tocsin` in one folder, with one environment."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", **variables}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipelines", *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def __call__(self, *arguments: str, status: int = 0) -> str:
+        """Standard output; on a failure that was expected, standard error."""
+        out, err = (process := self.start(*arguments)).communicate(timeout=180)
+        assert process.returncode == status, out + err
+        return err if status else out
+
+    def json(self, *arguments: str) -> list[Any]:
+        """Standard output, each line of which must be JSON."""
+        return [json.loads(line) for line in self(*arguments, "--json").splitlines()]
+
+    def eventually(self, holds: Callable[[list[Any]], bool], *arguments: str, seconds: float = 60) -> list[Any]:
+        give_up = time.monotonic() + seconds
+        while not holds(said := self.json(*arguments)):
+            assert time.monotonic() < give_up, said
+            time.sleep(0.5)
+        return said
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster in a process of its own, as `tocsin run` has one."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, "-c", CLUSTER]
+    cluster = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert cluster.stdin
+    assert cluster.stdout
+    yield cluster.stdout.readline().strip()
+    cluster.stdin.close()
+    cluster.wait(60)
+
+
+@pytest.fixture(scope="module")
+def tocsin(kafka: KafkaServer, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """A pipeline `turbines` that is up and has judged `ROWS` readings, one of which no one can."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tocsin.toml").write_text(
+        f"""
+        ray.address = "{ray_address}"
+        ray.num_cpus = 0
+        mlflow.enabled = false
+        [pipelines.turbines]
+        factory = "pipelines.rul:pipeline"
+        model = "rul@champion"
+        topic = "sensors.turbines"
+        every = "500ms"
+        """
+    )
+    cli = Cli(folder, TOCSIN_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers)
+    report = cli.json("feed", "turbines", "--from", "sim", "--limit", str(ROWS), "--rate", "0")
+    assert report[0]["rows"] == ROWS
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    producer.send("sensors.turbines", b"not JSON", partition=0)
+    producer.close()
+    (up,) = cli.json("up", "turbines")
+    assert [shard["state"] for shard in up["shards"]] == ["running"]
+    cli.eventually(lambda said: committed(said) == ROWS + 1, "status", "turbines")
+    yield cli
+    cli("stop", "turbines")
+    assert cli.json("status") == [{"pipelines": []}]
+
+
+def committed(said: list[Any]) -> int:
+    return sum(sum(s["committed"].values()) for p in said[-1]["pipelines"] for s in p["shards"])
+
+
+def test_status_shows_positions_lag_and_model_of_each_shard(tocsin: Cli) -> None:
+    (pipeline,) = tocsin.json("status")[0]["pipelines"]
+    (shard,) = pipeline["shards"]
+    assert pipeline["pipeline"] == "turbines"
+    assert sum(shard["read"].values()) == sum(shard["committed"].values()) == ROWS + 1
+    assert (shard["lag"], shard["error"], shard["restarts"]) == (0, "", 0)
+    assert shard["model"] == "rul/shipped"
+    assert "turbines/0" in tocsin("status", "turbines")
+
+
+def test_query_answers_sql_in_json_and_as_a_table(tocsin: Cli) -> None:
+    sql = "SELECT unit, COUNT(*) AS windows, MIN(rul) AS rul FROM turbines GROUP BY unit ORDER BY unit LIMIT 3"
+    answer = tocsin.json("query", sql)
+    assert [row["unit"] for row in answer] == [1, 2, 3]
+    assert all(row["windows"] > 0 and 0 <= row["rul"] <= 125 for row in answer)
+    assert tocsin("query", sql).split()[:3] == ["unit", "windows", "rul"]
+
+
+def test_alerts_are_cloud_events_each_once(tocsin: Cli) -> None:
+    events = tocsin.json("alerts", "turbines")
+    assert len(events) > 10
+    assert len({event["id"] for event in events}) == len(events)
+    assert {event["type"] for event in events} <= {"io.tocsin.alert.raised", "io.tocsin.alert.cleared"}
+    assert all(event["specversion"] == "1.0" and event["source"] == "/tocsin/turbines" for event in events)
+    raised = [event["data"] for event in events if event["type"].endswith("raised")]
+    assert all(data["rul"] < {"warning": 50, "critical": 20}[data["rule"]] for data in raised)
+
+
+def test_following_alerts_ends_at_ctrl_c(tocsin: Cli) -> None:
+    following = tocsin.start("alerts", "turbines", "--follow", "--json")
+    assert following.stdout
+    assert json.loads(following.stdout.readline())["specversion"] == "1.0"
+    following.send_signal(signal.SIGINT)
+    _, err = following.communicate(timeout=20)
+    assert (following.returncode, err) == (0, "")
+
+
+def test_dead_letters_say_where_and_why(tocsin: Cli) -> None:
+    for of in ("turbines", "sensors.turbines"):
+        (letter,) = tocsin.json("dlq", "list", of)
+        assert (letter["topic"], letter["partition"], letter["stage"]) == ("sensors.turbines", 0, "decode")
+        assert letter["size"] == len(b"not JSON")
+        assert letter["error"]
+        assert letter["message"]
+
+
+def test_compaction_beside_a_running_shard_neither_fences_it_nor_loses_rows(tocsin: Cli) -> None:
+    before = tocsin.json("status")[0]["pipelines"][0]["shards"][0]
+    feeding = tocsin.start(
+        "feed", "turbines", "--from", "sim", "--seed", "7", "--limit", "9000", "--rate", "1500", "--json"
+    )
+    compacted = []
+    while feeding.poll() is None:
+        compacted += tocsin.json("compact", "turbines")
+    report = json.loads(feeding.communicate()[0])
+    assert any(done["files_before"] > done["files_after"] > 0 for done in compacted)
+    said = tocsin.eventually(lambda said: committed(said) == ROWS + 1 + report["rows"], "status", "turbines")
+    shard = said[0]["pipelines"][0]["shards"][0]
+    assert (shard["pid"], shard["epoch"], shard["restarts"]) == (before["pid"], before["epoch"], 0)
+    (counts,) = tocsin.json(
+        "query", 'SELECT COUNT(*) AS rows, COUNT(DISTINCT partition * 1000000 + "offset") AS records FROM turbines'
+    )
+    assert counts["rows"] == counts["records"] > 0
+    assert tocsin("compact", "turbines", "--vacuum", "23h", status=1).startswith("tocsin: --vacuum 23h: expected 24h")
+
+
+def test_a_pipeline_that_runs_is_not_started_twice(tocsin: Cli) -> None:
+    assert "expected it not to run yet" in tocsin("up", "turbines", status=1)
+
+
+def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) -> None:
+    tocsin("feed", "rul", "--from", "sim", "--limit", "4000", "--rate", "0")
+    running = tocsin.start("--set", "pipelines.rul.every=1h", "run", "rul", "--json")
+    assert running.stdout
+    for line in running.stdout:
+        shards = json.loads(line)["pipelines"][0]["shards"]
+        if shards and sum(shards[0]["read"].values()) == 4000:
+            assert sum(shards[0]["committed"].values()) == 0
+            break
+    running.send_signal(signal.SIGTERM)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 0, err
+    (counts,) = tocsin.json("query", 'SELECT MAX("offset") AS last, COUNT(*) AS windows FROM rul')
+    assert counts["windows"] > 0
+    assert counts["last"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["query", "SELECT * FROM nothing"], "relation 'nothing' was not found"),
+        (["feed", "rul", "--from", "/nowhere"], "train_FD001.txt[.gz] is missing"),
+        (["feed", "rul", "--from", "sim", "--format", "xml"], "expected json or arrow"),
+        (["--set", "kafka.bootstrap", "query", "SELECT 1"], "expected NAME=VALUE"),
+        (["--set", "lake.pth=x", "query", "SELECT 1"], "lake.pth on the command line: expected a setting that exists"),
+        (["train", "occupancy", "--data", "."], "domain occupancy: expected one of rul"),
+        (["alerts", "nothing"], "expected topic alerts.nothing"),
+        (["status", "--json"], "Ray at 127.0.0.1:9: expected a cluster"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr(
+    kafka: KafkaServer, tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    cli = Cli(tmp_path, TOCSIN_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers, TOCSIN_RAY__ADDRESS="127.0.0.1:9")
+    process = cli.start(*arguments)
+    out, err = process.communicate(timeout=60)
+    last = err.splitlines()[-1]
+    assert (process.returncode, out) == (1, "")
+    assert "Traceback" not in err
+    assert last.startswith("tocsin: ")
+    assert expected in last
