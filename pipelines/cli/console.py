@@ -66,7 +66,7 @@ def progress() -> Progress:
 
 @contextmanager
 def until_told() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that what runs can end in order."""
+    """An event that Ctrl-C and SIGTERM set, so that what runs can end in order. After joining Ray, which takes SIGTERM."""
     told = threading.Event()
     before = {s: signal.signal(s, lambda *_: told.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -55,7 +55,6 @@ def demo(
     _clear(folder)
     fleet = Fleet()
     with ExitStack() as stack:
-        told = stack.enter_context(until_told())
         broker = stack.enter_context(EmbeddedBroker(log=folder / "broker.log"))
         beside = stack.enter_context(ThreadPoolExecutor(1))
         settings = _settings(folder, broker.bootstrap_servers)
@@ -63,6 +62,7 @@ def demo(
         deployment = beside.submit(deployed, settings, NAME, create_input=2)  # loads torch while Ray starts
         with working("a broker, Ray and a shard start on this machine"):
             stack.enter_context(joined(settings, start=True))
+            told = stack.enter_context(until_told())
             actor = deploy(deployment.result())
             stack.callback(halt, actor, PATIENCE_S)
             _await_running(actor, told)
@@ -153,11 +153,11 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
                 out.print(fleet)
             if flight.done():
                 give_up = min(give_up, time.monotonic() + PATIENCE_S)
-                if (
-                    sum(shard["facts"].get("committed", {}).values()) >= flight.result().rows
-                    or time.monotonic() > give_up
-                ):
-                    return run
+                landed = sum(shard["facts"].get("committed", {}).values()) >= flight.result().rows
+                if landed or time.monotonic() > give_up:
+                    break
+    if not live:
+        out.print(fleet)
     return run
 
 

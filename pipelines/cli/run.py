@@ -39,7 +39,7 @@ def run(
     from pipelines.cli.status import following
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with until_told() as told, joined(settings, start=True):
+    with joined(settings, start=True), until_told() as told:
         actor = _start(settings, pipeline)
         note(f"{pipeline} runs on Ray at {ray.get_runtime_context().gcs_address}; Ctrl-C drains it")
         try:
@@ -66,7 +66,7 @@ def up(
     from pipelines.runtime.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with until_told() as told, joined(settings):
+    with joined(settings), until_told() as told:
         actor = _start(settings, pipeline)
         with working(f"{pipeline}: shards take over"):
             while not _settled(found := ask(actor), settings.pipeline(pipeline).shards) and not told.wait(0.2):

@@ -31,7 +31,7 @@ def status(
     from pipelines.cli.console import until_told
 
     settings = context.obj.settings()
-    with until_told() as told, joined(settings):
+    with joined(settings), until_told() as told:
         if not watch:
             told.set()
         following(settings, [supervisor(name) for name in ([pipeline] if pipeline else supervisors())], told, json=json)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,13 +15,14 @@ from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedEr
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
-from pipelines.runtime.errors import Fenced
+from pipelines.runtime.errors import Fenced, Unavailable
 from pipelines.runtime.journal import Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
 
-log = logging.getLogger(__name__)
+TRANSACTION_S = 20
+"""The broker aborts a transaction that is older than 15 s."""
 
 
 class Outbox:
@@ -61,10 +63,30 @@ class Outbox:
             )
             crash.point("alerts.sent")
             offsets = {TopicPartition(p.topic, n): OffsetAndMetadata(o, "", -1) for n, o in positions.items()}
-            producer.send_offsets_to_transaction(offsets, f"tocsin.{p.name}")  # for people's lag tools only
-            producer.commit_transaction()
+            self._end(offsets)
             for future in sent:
                 future.get(timeout=0)
+
+    def _end(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+        """Commit, within bounds: the client waits without end, and was seen never to wake when a broker had restarted."""
+        ended: Future[None] = Future()
+
+        def end() -> None:
+            try:
+                # The offsets are for people's lag tools only.
+                self._producer.send_offsets_to_transaction(offsets, f"tocsin.{self._pipeline.name}")
+                ended.set_result(self._producer.commit_transaction())
+            except BaseException as reason:
+                ended.set_exception(reason)
+
+        threading.Thread(target=end, daemon=True).start()
+        try:
+            ended.result(TRANSACTION_S)
+        except TimeoutError as reason:
+            raise Unavailable(
+                f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, got no answer; "
+                "start again"
+            ) from reason
 
     @contextmanager
     def _fencing(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,13 +42,13 @@ def warm_up() -> None:
     process.join()
 
 
-def until(what: Callable[[], Any], why: str, seconds: float = 40) -> Any:
-    """Wait for something to become true, and return it."""
+def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker | None = None) -> None:
+    """Wait for something to become true, by the doing of `worker` if given."""
     give_up = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
+    while not what():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"expected within {seconds:g} s: {why}{worker.where if worker else ''}")
         time.sleep(0.03)
-    return found
 
 
 class Worker:
@@ -66,13 +67,21 @@ class Worker:
         """What it wrote to stderr."""
         return (self._folder / "stderr").read_text() if (self._folder / "stderr").exists() else ""
 
+    @property
+    def where(self) -> str:
+        """What it wrote to stderr, and where its threads stand."""
+        if self.process.is_alive():
+            self._signal(signal.SIGUSR1)
+            time.sleep(0.5)
+        return f"; exit code {self.process.exitcode}\n{self.said}"
+
     def arm(self, point: str, how: str = "SIGKILL") -> None:
         """Have it killed or stopped at a point."""
         (self._folder / point).write_text(how)
 
     def fell(self, point: str) -> tuple[int, int]:
         """Wait until it was killed or stopped at an armed point. Returns the rows and the alarms in flight."""
-        until(lambda: not self.process.is_alive() or self.stopped, f"{point} to be reached")
+        until(lambda: not self.process.is_alive() or self.stopped, f"{point} to be reached", worker=self)
         hit = self._folder / f"{point}.hit"
         assert hit.exists(), f"expected {point} to be reached, got exit {self.process.exitcode}: {self.said}"
         found = re.search(r"rows=(\d+) alarms=(\d+)", hit.read_text())
@@ -115,7 +124,7 @@ class Worker:
             return False
 
     def _live(self) -> None:
-        until(lambda: (self._folder / LIVE).exists() or not self.process.is_alive(), "takeover to end")
+        until(lambda: (self._folder / LIVE).exists() or not self.process.is_alive(), "takeover to end", worker=self)
 
     def _signal(self, number: int) -> None:
         assert self.process.pid
@@ -189,11 +198,14 @@ class Job:
         """Whether all before these offsets is in the table."""
         return all(self.stored(f"{self.topic}/{p}") >= end for p, end in ends.items())
 
+    def _drained_or_dead(self, ends: Mapping[int, int], worker: Worker) -> bool:
+        return self.drained(ends) or not worker.process.is_alive()
+
     def replace(self) -> Worker:
         """Start a process in the place of one that has stalled, and wait until it has gone on past a checkpoint."""
         before = self.stored("0#epoch")
         worker = self.start()
-        until(lambda: self.stored("0#checkpoint") >> 32 > before, "a checkpoint of the next owner")
+        until(lambda: self.stored("0#checkpoint") >> 32 > before, "a checkpoint of the next owner", worker=worker)
         return worker
 
     def stored(self, what: str) -> int:
@@ -205,7 +217,8 @@ class Job:
         """Wait until all that was sent is in the table; with `restart`, start again what ends. Returns who is there then."""
         ends = self.ends()
         for _ in range(5):
-            until(lambda worker=worker: self.drained(ends) or not worker.process.is_alive(), "all in the table", 90)
+            over = partial(self._drained_or_dead, ends, worker)
+            until(over, "all in the table", 90, worker)
             if worker.process.is_alive():
                 return worker
             assert restart, worker.said

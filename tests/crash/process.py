@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ LIVE = "live"
 
 
 def run(spec: Spec, folder: Path, flaw: str | None) -> None:
-    """Run a shard until SIGTERM.
+    """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
 
     Args:
         folder: of armed crash points; what the process says goes to `stderr` in it.
@@ -36,6 +37,7 @@ def run(spec: Spec, folder: Path, flaw: str | None) -> None:
     os.environ["TOCSIN_CRASH"] = str(folder)
     with (folder / "stderr").open("wb") as said:
         os.dup2(said.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1)
     torch.set_num_threads(1)
     if flaw:
         flaws.FLAWS[flaw]()

@@ -1,0 +1,89 @@
+"""`tocsin demo` from end to end, as `make demo` runs it: no terminal, nothing but this machine."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+MARK = "TOCSIN_TEST_DEMO"
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """The demo's folder, what it said, and the mark that its processes carry."""
+    folder, mark = tmp_path_factory.mktemp("demo"), uuid.uuid4().hex
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": "not.here:1"}
+    command = [sys.executable, "-m", "pipelines", "demo", "--seconds", "8"]
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=180)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout, mark
+
+
+def test_the_demo_shows_fleet_alarm_answer_run_and_what_is_next(shown: tuple[Path, str, str]) -> None:
+    _, said, _ = shown
+    assert re.search(r"\d+ engines +\d+ healthy +\d+ warning +\d+ critical +\d+ alarms", said)
+    assert re.search(r"\n +\d+ +\d+ +━+.* \d+  (healthy|warning|critical)", said)
+    assert '"specversion": "1.0"' in said
+    assert '"type": "io.tocsin.alert.raised"' in said
+    assert re.search(r"\ncritical +\d+ +\d+ +\d", said)
+    assert re.search(r"run [0-9a-f]{32} of experiment tocsin", said)
+    assert len(said.partition("\nnext ")[2].strip().splitlines()) == 4
+
+
+def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, str]) -> None:
+    from pipelines import results
+
+    folder, said, _ = shown
+    table = results("rul", lake=folder / ".tocsin/demo/lake").collect()
+    assert table.select("partition", "offset").is_duplicated().sum() == 0
+    (judged,) = re.findall(r"([\d,]+) windows judged", said)[-1:]
+    assert table.height == int(judged.replace(",", "")) > 10_000
+
+
+def test_the_commands_that_it_names_next_work(shown: tuple[Path, str, str]) -> None:
+    folder, said, _ = shown
+    command = next(line for line in said.splitlines() if " query " in line)
+    arguments = command.partition("tocsin ")[2]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = f"{sys.executable} -m pipelines {arguments}"
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:2] == ["unit", "rul"]
+
+
+def test_the_demo_leaves_no_process(shown: tuple[Path, str, str]) -> None:
+    mark, give_up = shown[2], time.monotonic() + 10
+    while left := [p for p in psutil.process_iter(["environ"]) if (p.info["environ"] or {}).get(MARK) == mark]:
+        assert time.monotonic() < give_up, left
+        time.sleep(0.2)
+
+
+def test_the_embedded_broker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from deploy.embedded import EmbeddedBroker
+broker = EmbeddedBroker(log=Path({str(tmp_path / "log")!r}))
+broker.start()
+print(broker.port, flush=True)
+input()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout
+    port = int(parent.stdout.readline())
+    (guard,) = psutil.Process(parent.pid).children()
+    (broker,) = guard.children()
+    assert any(c.laddr.port == port for c in broker.net_connections())
+    parent.kill()
+    parent.wait()
+    broker.wait(10)

@@ -1,0 +1,139 @@
+"""The README's tour, run from the README itself: each block of commands as it stands there."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from deploy.kafka.server import KafkaServer
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+README = {
+    kind: re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE) for kind in ("sh", "python", "toml")
+}
+COMMANDS = [line for block in README["sh"] for line in block.splitlines()]
+
+
+class Tour:
+    """A folder, and an environment in which `tocsin` is this checkout's."""
+
+    def __init__(self, folder: Path, bootstrap_servers: str) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir()
+        command = folder / "bin" / "tocsin"
+        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipelines "$@"\n')
+        command.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
+            "TOCSIN_RAY__NUM_CPUS": "0",
+        }
+        self.running: subprocess.Popen[str] | None = None
+
+    def __call__(self, command: str) -> str:
+        done = subprocess.run(
+            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=180
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def run(self, command: str) -> None:
+        """Start what the README puts in the background, and wait until it has judged what was fed."""
+        self.running = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, text=True, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.running.stderr
+        for line in self.running.stderr:
+            if address := re.search(r"Ray at (\S+);", line):
+                self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
+                return
+        pytest.fail("the pipeline did not start")
+
+    def stop(self) -> None:
+        if self.running:
+            self.running.send_signal(signal.SIGINT)
+            self.running.communicate(timeout=90)
+            assert self.running.returncode == 0
+            self.running = None
+
+
+@pytest.fixture(scope="module")
+def tour(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
+    tour = Tour(tmp_path_factory.mktemp("readme"), kafka.bootstrap_servers)
+    yield tour
+    tour.stop()
+
+
+def only(beginning: str) -> str:
+    """The README's one command that begins so."""
+    (command,) = (c for c in COMMANDS if c.startswith(beginning))
+    return command
+
+
+def test_feed_run_alarms_and_queries(tour: Tour) -> None:
+    assert tour(only("tocsin feed rul")).startswith("12,000 rows in 12,000 messages to sensors.industrial")
+    tour.run(only("tocsin run rul").removesuffix(" &"))
+    give_up = time.monotonic() + 90
+    while True:
+        (pipeline,) = json.loads(tour(only("tocsin status rul")))["pipelines"]
+        if sum(sum(shard["committed"].values()) for shard in pipeline["shards"]) == 12_000:
+            break
+        assert time.monotonic() < give_up, pipeline
+        time.sleep(0.5)
+    events = [json.loads(line) for line in tour(only("tocsin alerts rul")).splitlines()]
+    assert {e["data"]["rule"] for e in events if e["type"].endswith("raised")} == {"warning", "critical"}
+    answer = [json.loads(line) for line in tour(f"{only('tocsin query')} --json").splitlines()]
+    assert [list(row) for row in answer] == [["unit", "cycle", "rul"]] * 5
+    assert answer[0]["rul"] < 20
+    assert tour(only("tocsin dlq list rul")) == "no dead letters\n"
+    assert "small files became" in tour(only("tocsin compact rul"))
+
+
+def test_python_reads_the_same(tour: Tour) -> None:
+    (block,) = README["python"]
+    (tour.folder / "tour.py").write_text(block)
+    said = tour(f"{sys.executable} tour.py")
+    assert "unit" in said
+    assert "critical raised" in said
+    tour.stop()  # the pumps train without it
+
+
+def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
+    for block in README["toml"]:
+        name = re.match(r"# (\S+)\n", block)
+        assert name
+        (tour.folder / name[1]).write_text(block)
+    write_pumps(tour.folder / "pumps")
+    trained = json.loads(tour(f"{only('tocsin train rul')} --epochs 3 --json"))
+    assert [tried["seed"] for tried in trained["seeds"]] == [0, 1]
+    assert (trained["name"], trained["version"]) == ("pumps", "1")
+    figures = json.loads(tour(f"{only('tocsin evaluate rul --data pumps')} --json"))
+    assert figures["windows"] > 0
+    assert figures["rmse"] < 30
+    fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
+    assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
+
+
+def write_pumps(folder: Path) -> None:
+    """Twelve pumps that fail after 100 hours; their channels drift as they wear."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for pump in range(12):
+        hour = np.arange(1, 101)
+        wear = (hour / 100)[:, None] ** 2 * np.linspace(-3, 3, 8)
+        channels = rng.normal(wear, 0.2)
+        table = {"pump": [f"P{pump}"] * 100, "hour": hour} | {f"v{i + 1}": channels[:, i] for i in range(8)}
+        pl.DataFrame(table).write_csv(folder / f"{pump}.csv")
