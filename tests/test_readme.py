@@ -65,9 +65,9 @@ class Tour:
     def stop(self) -> None:
         if self.running:
             self.running.send_signal(signal.SIGINT)
-            self.running.communicate(timeout=90)
-            assert self.running.returncode == 0
-            self.running = None
+            _, said = self.running.communicate(timeout=90)
+            status, self.running = self.running.returncode, None
+            assert status == 0, said
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def only(beginning: str) -> str:
 def test_feed_run_alarms_and_queries(tour: Tour) -> None:
     assert tour(only("tocsin feed rul")).startswith("12,000 rows in 12,000 messages to sensors.industrial")
     tour.run(only("tocsin run rul").removesuffix(" &"))
-    give_up = time.monotonic() + 90
+    give_up = time.monotonic() + 150
     while True:
         (pipeline,) = json.loads(tour(only("tocsin status rul")))["pipelines"]
         if sum(sum(shard["committed"].values()) for shard in pipeline["shards"]) == 12_000:

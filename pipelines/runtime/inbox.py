@@ -50,6 +50,11 @@ class Inbox:
         """Rows that wait."""
         return sum(r.table.num_rows for r in self._runs)
 
+    @property
+    def partitions(self) -> set[int]:
+        """Partitions of what waits."""
+        return {r.partition for r in self._runs}
+
     def __bool__(self) -> bool:
         return bool(self._runs)
 

@@ -18,10 +18,11 @@ from pipelines.runtime.errors import ConfigError
 
 
 class Ran(NamedTuple):
-    """A step: its clock, and the offsets at which it ended."""
+    """A step: its clock, the offsets at which it ended, and the wall's clock."""
 
     now: int
     ends: Mapping[int, int]
+    wall: int
 
 
 class Mark(NamedTuple):
@@ -47,9 +48,9 @@ class Journal:
     sent: int = 0
     digest: int = 0
 
-    def ran(self, now: int, ends: Mapping[int, int]) -> None:
-        """A step was taken."""
-        self.items.append(Ran(now, dict(ends)))
+    def ran(self, now: int, ends: Mapping[int, int], wall: int | None = None) -> None:
+        """A step was taken; `wall` where it is not `now`."""
+        self.items.append(Ran(now, dict(ends), now if wall is None else wall))
 
     def publishes(self, hashes: Sequence[int]) -> None:
         """Alarms or dead letters go out with the next record."""
@@ -83,7 +84,7 @@ class Journal:
             if isinstance(item, Mark):
                 items.append([item.checkpoint, item.sent, item.digest, item.plan])
             else:
-                items.append([item.now, [n for pair in item.ends.items() for n in pair]])
+                items.append([item.now, item.wall - item.now, [n for pair in item.ends.items() for n in pair]])
         return orjson.dumps({"base": self.base, "sent": self.sent, "digest": self.digest, "items": items})
 
     @classmethod
@@ -95,7 +96,8 @@ class Journal:
             if len(item) == 4:
                 items.append(Mark(*item))
             else:
-                items.append(Ran(item[0], dict(zip(item[1][::2], item[1][1::2], strict=True))))
+                now, ahead, ends = item
+                items.append(Ran(now, dict(zip(ends[::2], ends[1::2], strict=True)), now + ahead))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
 
 

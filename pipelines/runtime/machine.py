@@ -143,12 +143,13 @@ class Machine:
         self.check(pipeline)
         self._set(pipeline)
 
-    def step(self, batch: pa.RecordBatch, now: int) -> Outcome:
+    def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> Outcome:
         """Judge one step's readings.
 
         Args:
             batch: `IDENTITY` columns, then the reading's, sorted by partition and offset; no rows: a tick.
-            now: ms since the epoch.
+            now: ms since the epoch, never going back.
+            wall: what the rows say of when they were processed; None: `now`.
         """
         p, state = self.pipeline, self._state
         state.changed = False
@@ -158,7 +159,7 @@ class Machine:
         rows = Rows(rows.table, slots)
         for i, stage in enumerate(p.stages):
             rows = stage.step(rows, state.of(f"{i}-{type(stage).__name__}"), at)
-        results = self._results(rows, at)
+        results = self._results(rows, at, now if wall is None else wall)
         alerts: list[Alert] = []
         if len(rows) and p.rules:
             frame = pl.DataFrame(results)
@@ -190,7 +191,7 @@ class Machine:
         at.refuse(rows.keep(early), stage="event time", error="FromTheFuture", messages=lines)
         return rows.keep(~early)
 
-    def _results(self, rows: Rows, at: Step) -> pa.RecordBatch:
+    def _results(self, rows: Rows, at: Step, wall: int) -> pa.RecordBatch:
         """The result columns of the last stage's rows, lineage before them."""
         p, t, n = self.pipeline, rows.table, len(rows)
         if missing := [f.name for f in p.results if f.name not in t.schema.names]:
@@ -203,7 +204,7 @@ class Machine:
             *(t.column(name) for name in ("_partition", "_offset", "_row")),
             t.column(p.key).cast(pa.string()),
             event_time,
-            pa.repeat(pa.scalar(at.now * 1000, pa.timestamp("us", tz="UTC")), n),
+            pa.repeat(pa.scalar(wall * 1000, pa.timestamp("us", tz="UTC")), n),
             pa.repeat(pa.scalar(p.model_version), n),
             *(t.column(f.name).cast(f.type) for f in p.results),
             _dates(event_time),

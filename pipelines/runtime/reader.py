@@ -30,13 +30,13 @@ class Poll:
         table: identity columns, then the reading's; sorted by partition, then offset.
         dead: what did not parse.
         ends: partition -> next offset to read after this poll, which may lie behind records that are not ours to see.
-        behind: records in the log after this poll, all partitions.
+        behind: partition -> records in the log after this poll.
     """
 
     table: pa.RecordBatch
     dead: Sequence[DeadLetter]
     ends: Mapping[int, int]
-    behind: int
+    behind: Mapping[int, int]
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,10 @@ class Reader:
             return None
         self._ends |= moved
         table, dead = self._codec.decode(records)
-        highs = {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._assigned}
-        return Poll(table, dead, moved, sum(max(high - self._ends[p], 0) for p, high in highs.items()))
+        highs = {tp.partition: self._consumer.highwater(tp) for tp in self._assigned}
+        # A partition that has not been fetched yet says nothing: what was known of it stays.
+        behind = {p: max(high - self._ends[p], 0) for p, high in highs.items() if high is not None}
+        return Poll(table, dead, moved, behind)
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log, for dead letters that a stage asks for.

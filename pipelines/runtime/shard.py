@@ -73,6 +73,8 @@ class Shard:
         self._alerts = list[Any]()
         self._letters: list[DeadLetter] = list(live.gaps)
         self._now = live.now
+        self._behind = live.behind
+        self._newest: dict[int, int] = {}
         self._moved = bool(self._results)
         self._due_at = 0.0
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
@@ -145,15 +147,17 @@ class Shard:
             if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
                 break
             self._inbox.put(poll)
-            self.stats.gauges["behind"] = poll.behind
+            self._behind |= poll.behind
+            self.stats.gauges["behind"] = sum(self._behind.values())
         return self._inbox.take(batch.rows)
 
     def _step(self, batch: Batch) -> None:
         live, started = self._live, time.monotonic()
-        self._now = max(self._now, round(self._clock() * 1000))
-        outcome = live.machine.step(batch.table, self._now)
+        wall = round(self._clock() * 1000)
+        self._now = self._time(batch, wall)
+        outcome = live.machine.step(batch.table, self._now, wall=wall)
         if batch.ends or outcome.changed:
-            live.journal.ran(self._now, batch.ends)
+            live.journal.ran(self._now, batch.ends, wall)
             self._moved = True
         live.positions |= batch.ends
         if outcome.results.num_rows:
@@ -171,6 +175,18 @@ class Shard:
             **outcome.counts,
         )
         self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
+
+    def _time(self, batch: Batch, wall: int) -> int:
+        """The step's clock: the wall's, or while partitions have a backlog, how far all of those have been read.
+
+        So after an outage nobody has been silent, and nothing is too late because it was read late.
+        """
+        partitions = batch.table.column("_partition").to_numpy()
+        stamps = batch.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        for p in batch.ends:
+            self._newest[p] = max(self._newest.get(p, 0), int(stamps[partitions == p].max(initial=0)))
+        backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
+        return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
     def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
         """Dead letters for what a stage refused, with the originals fetched from the log again."""

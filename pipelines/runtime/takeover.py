@@ -44,6 +44,7 @@ class Live:
     positions: dict[int, int]
     inbox: Inbox
     fresh: bool
+    behind: dict[int, int]
     sequence: int = 0
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
@@ -94,6 +95,7 @@ def take_over(spec: Spec, source: Source) -> Live:
         positions=positions,
         inbox=Inbox(empty(declared.schema)),
         fresh=not owned.checkpoint,
+        behind={p: log.end[p] - position for p, position in positions.items()},
         now=int(facts.get("now", 0)),
         gaps=found.gaps,
     )
@@ -112,7 +114,7 @@ def _rerun(live: Live, spec: Spec, source: Source) -> None:
                 if poll := source.poll(1000):
                     live.inbox.put(poll)
             batch = live.inbox.take_until(ends)
-            outcome = live.machine.step(batch.table, item.now)
+            outcome = live.machine.step(batch.table, item.now, wall=item.wall)
             said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *batch.dead, *outcome.refused]
             again.publishes([fingerprint(s) for s in said])
             live.results.append(outcome.results)
