@@ -78,13 +78,20 @@ def ask(actor: Any, timeout: float = 30) -> dict[str, Any]:
 
 
 def halt(actor: Any, timeout: float) -> bool:
-    """Have all shards commit and let go, then end the supervisor; whether all did within `timeout` s."""
+    """Have all shards commit and let go, then end the supervisor; whether all did within `timeout` s.
+
+    Raises:
+        Unavailable: the supervisor failed in it.
+    """
     import ray
     from ray.exceptions import RayError
 
     try:
         return bool(ray.get(actor.stop.remote(timeout), timeout=timeout + 30))
-    except RayError:
-        return False
+    except RayError as reason:
+        raise Unavailable(
+            f"supervisor: expected it to drain its shards, got {str(reason).splitlines()[-1]}; the next start goes on from what "
+            "is committed"
+        ) from reason
     finally:
         ray.kill(actor)

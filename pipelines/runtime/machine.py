@@ -57,6 +57,11 @@ class Step:
         for partition, offset, row, message in zip(*identity, messages, strict=True):
             self.refused.append(Refusal(partition, offset, row, stage, error, message))
 
+    def heard(self, rows: Rows) -> Tensor:
+        """When each row was heard of, ms, `[B]` int64: now, or by Kafka's clock where `now` is held back by a backlog."""
+        stamps = rows.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        return torch.from_numpy(np.maximum(stamps, self.now))
+
     def require(self, rows: Rows, column: str, *, stage: str) -> Rows:
         """The rows that have a value in `column`; the others go to the dead letters."""
         if not rows.table.column(column).null_count:
@@ -149,17 +154,18 @@ class Machine:
         Args:
             batch: `IDENTITY` columns, then the reading's, sorted by partition and offset; no rows: a tick.
             now: ms since the epoch, never going back.
-            wall: what the rows say of when they were processed; None: `now`.
+            wall: when it really is: for what the rows say of when they were processed, and for when a key was last seen;
+                None: `now`.
         """
-        p, state = self.pipeline, self._state
+        p, state, wall = self.pipeline, self._state, now if wall is None else wall
         state.changed = False
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
         rows = self._punctual(batch, at)
-        slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key), now)
+        slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key), wall)
         rows = Rows(rows.table, slots)
         for i, stage in enumerate(p.stages):
             rows = stage.step(rows, state.of(f"{i}-{type(stage).__name__}"), at)
-        results = self._results(rows, at, now if wall is None else wall)
+        results = self._results(rows, at, wall)
         alerts: list[Alert] = []
         if len(rows) and p.rules:
             frame = pl.DataFrame(results)

@@ -78,7 +78,7 @@ class Sorted:
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
             before, last = _running_max(g, position[g.order], newest[g.slots])
-            newest[g.slots], seen_at[g.slots] = last, at.now
+            newest[g.slots], seen_at[g.slots] = last, at.heard(rows)[g.order[g.starts + g.lengths - 1]]
             reached = torch.empty_like(before)
             reached[g.order] = before
             passed = through[rows.slots]
@@ -219,8 +219,9 @@ class Silence:
         if len(rows):
             g = rows.groups()
             times = rows.table.column(at.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
-            last = torch.from_numpy(times.to_numpy().copy())[g.order[g.starts + g.lengths - 1]]
-            heard[g.slots], event_time[g.slots], told[g.slots] = at.now, last, False
+            last = g.order[g.starts + g.lengths - 1]
+            heard[g.slots], told[g.slots] = at.heard(rows)[last], False
+            event_time[g.slots] = torch.from_numpy(times.to_numpy().copy())[last]
         rows = rows.with_columns({"silent": pa.repeat(pa.scalar(False), len(rows))})
         quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
         if not len(quiet):

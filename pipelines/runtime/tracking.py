@@ -201,7 +201,7 @@ def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
     )
     if steps := counts["steps"]:
         point["batch_occupancy"] = sum(w.occupancy * w.counts.get("steps", 0) for w in every) / steps
-    if heard := [w for w in every if w.latency_ms]:
+    if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:  # a window may end between the two
         rows = sum(w.counts["rows"] for w in heard)
         point["latency_ms_p50"] = sum(w.latency_ms["p50"] * w.counts["rows"] for w in heard) / rows
         point |= {f"latency_ms_{p}": max(w.latency_ms[p] for w in heard) for p in ("p95", "p99")}

@@ -42,13 +42,14 @@ def warm_up() -> None:
     process.join()
 
 
-def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker | None = None) -> None:
-    """Wait for something to become true, by the doing of `worker` if given."""
+def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker | None = None) -> Any:
+    """Wait for something to become true, by the doing of `worker` if given, and return it."""
     give_up = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         if time.monotonic() > give_up:
             raise AssertionError(f"expected within {seconds:g} s: {why}{worker.where if worker else ''}")
         time.sleep(0.03)
+    return found
 
 
 class Worker:
@@ -77,7 +78,8 @@ class Worker:
 
     def arm(self, point: str, how: str = "SIGKILL") -> None:
         """Have it killed or stopped at a point."""
-        (self._folder / point).write_text(how)
+        (whole := self._folder / "arming").write_text(how)
+        whole.rename(self._folder / point)  # it may be looked at at any moment
 
     def fell(self, point: str) -> tuple[int, int]:
         """Wait until it was killed or stopped at an armed point. Returns the rows and the alarms in flight."""

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -75,16 +76,17 @@ class Load:
         self._producer = KafkaProducer(**kafka, acks="all", delivery_timeout_ms=120_000)
         self._topic, self._rate, self._messages = topic, rate, messages(seed)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Load:
-        self._thread.start()
+        self._sent = self._thread.submit(self._run)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.shutdown()
         self._producer.close(timeout=60)
+        assert not self._sent.exception(), self._sent.exception()
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):

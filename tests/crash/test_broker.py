@@ -7,7 +7,7 @@ import pytest
 from deploy.kafka.server import KafkaServer
 from tests.crash.conftest import MakeJob
 
-pytestmark = [pytest.mark.crash, pytest.mark.kafka]
+pytestmark = [pytest.mark.crash, pytest.mark.kafka, pytest.mark.slow]
 
 
 def test_each_row_and_alarm_is_there_once_when_the_broker_is_killed(make_job: MakeJob, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import os
 import random
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.supervisor import Deployment, deploy, find
-from tests.crash.harness import PARTITIONS, Job, until
+from tests.crash.harness import PARTITIONS, Job
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -26,6 +27,15 @@ def cluster() -> Iterator[None]:
     connect("local", env={"PYTHONPATH": ROOT}, cpus=2)
     yield
     ray.shutdown()
+
+
+def until(what: Callable[[], Any], why: str) -> Any:
+    """Wait for something to become true, and return it."""
+    give_up = time.monotonic() + 90
+    while not (found := what()):
+        assert time.monotonic() < give_up, f"expected within 90 s: {why}"
+        time.sleep(0.05)
+    return found
 
 
 class Deployed:
@@ -49,7 +59,7 @@ class Deployed:
                 return None
             return shards[0] if shards and shards[0]["state"] == "running" else None
 
-        return until(running, "the shard to run", 90)
+        return until(running, "the shard to run")
 
     def goes_on(self) -> dict[str, Any]:
         """Wait until it has read more than it had, and holds rows that are not committed."""
@@ -59,14 +69,14 @@ class Deployed:
             facts = (found := self.shard())["facts"]
             return found if sum(facts["read"].values()) > before + 50 and facts["uncommitted_rows"] else None
 
-        return until(busy, "the shard to go on", 90)
+        return until(busy, "the shard to go on")
 
     def kill(self, what: str) -> None:
         """SIGKILL a part, with uncommitted rows in flight."""
         if what == "worker":
             pid = self.goes_on()["pid"]
             os.kill(pid, signal.SIGKILL)
-            until(lambda: self.shard()["pid"] != pid, "another worker to take over", 90)
+            until(lambda: self.shard()["pid"] != pid, "another worker to take over")
         else:
             os.kill(_actor(what), signal.SIGKILL)
 
@@ -102,7 +112,7 @@ def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Pa
                 else:
                     deployed.kill(part)
             deployed.goes_on()
-        until(lambda: job.drained(job.ends()), "all input to be in the table", 90)
+        until(lambda: job.drained(job.ends()), "all input to be in the table")
         deployed.stop()
         assert job.differences() == []
 
@@ -114,7 +124,7 @@ def test_a_restarted_supervisor_adopts_the_living_worker(cluster: None, kafka: K
         worker = deployed.goes_on()["pid"]
         deployed.kill("Supervisor")
         assert deployed.goes_on()["pid"] == worker
-    until(lambda: job.drained(job.ends()), "all input to be in the table", 90)
+    until(lambda: job.drained(job.ends()), "all input to be in the table")
     deployed.stop()
     assert job.differences() == []
     assert job.stored("0#epoch") == 1
@@ -137,5 +147,5 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
         shards = ray.get(find(job.name).status.remote())["shards"]
         return shards[0] if shards and shards[0]["state"] == "refused" else None
 
-    assert "expected the journal that goes with checkpoint" in until(refused, "the shard to be refused", 60)["error"]
+    assert "expected the journal that goes with checkpoint" in until(refused, "the shard to be refused")["error"]
     again.stop()

@@ -88,7 +88,7 @@ STORIES: dict[str, tuple[Story, str]] = {
 @pytest.mark.parametrize("flaw", STORIES)
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
-    job = make_job(silence="3s" if story is _quiet else "1h")
+    job = make_job(silence="3s" if story is _quiet else "9999d")
     worker = story(job, lambda **armed: job.start(flaw=flaw, **armed))
     worker = job.drain(worker, restart=lambda: job.start(flaw=flaw))
     worker.process.terminate()
@@ -99,6 +99,6 @@ def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
 
 @pytest.mark.parametrize("story", [_quiet, _overlap])
 def test_with_all_guards_the_oracle_finds_nothing(make_job: MakeJob, story: Story) -> None:
-    job = make_job(silence="3s" if story is _quiet else "1h")
+    job = make_job(silence="3s" if story is _quiet else "9999d")
     job.finish(story(job, job.start))
     assert job.differences(silent=story is _quiet) == []

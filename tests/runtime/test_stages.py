@@ -134,9 +134,9 @@ def test_rows_of_a_silent_key_are_let_through_after_a_while_and_older_ones_are_l
     machine = Machine(p)
     tick, more = empty(p.schema), {"unit": ["a"], "x": [0.0]}
     assert not machine.step(_batch(p, {"unit": ["a", "a"], "at": [7, 5], "x": [0, 0]}), NOW).results.num_rows
-    before = machine.step(tick, NOW + 4999)
+    before = machine.step(tick, NOW + 5000)  # the last one is stamped NOW + 1
     assert not before.results.num_rows and not before.changed
-    after = machine.step(tick, NOW + 5000)
+    after = machine.step(tick, NOW + 5001)
     assert after.results.column("at").to_pylist() == [5, 7] and after.changed
     assert not machine.step(tick, NOW + 9000).results.num_rows
     late = machine.step(_batch(p, {"at": [6], **more}, 2), NOW + 9000)
