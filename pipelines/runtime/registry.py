@@ -10,7 +10,6 @@ import orjson
 
 from pipelines.runtime.errors import TocsinError
 from pipelines.runtime.lake import Lake, read, write
-from pipelines.runtime.machine import Machine
 from pipelines.runtime.plan import Plan, store_model
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,7 @@ class Follower:
 
     def look(self) -> bool:
         """Ask the registry; whether there is another model to go on with."""
+        from pipelines.runtime.machine import Machine  # loads torch
         from pipelines.runtime.tracking import resolve_model
 
         try:

@@ -142,7 +142,6 @@ class RaySettings(_Section):
     """`[ray]`: "local" starts Ray in this process, "auto" joins the cluster on this machine; CPUs and GPUs are a worker's."""
 
     address: str = "local"
-    namespace: str = "tocsin"
     num_cpus: NonNegativeFloat = 1
     num_gpus: NonNegativeFloat = 0
 

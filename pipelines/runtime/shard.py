@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +15,11 @@ from pipelines.runtime import crash
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.inbox import Batch, Inbox
-from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal, empty
 from pipelines.runtime.outbox import fingerprint
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Source
+from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Stats
 from pipelines.runtime.takeover import Live, take_over
 from pipelines.runtime.units import milliseconds, size
@@ -29,26 +28,6 @@ log = logging.getLogger(__name__)
 TICK_MS = 500
 JOURNAL_ITEMS = 4096
 """A journal record is written whole in each alert transaction: past this many steps a checkpoint starts it afresh."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What one shard needs to run anywhere.
-
-    Args:
-        kafka: options of kafka-python's clients.
-        partitions: the input partitions that are its own.
-        start: where to begin on the very first start.
-        on_gap: what to do when recovery finds something lost.
-    """
-
-    plan: Plan
-    lake: Lake
-    kafka: Mapping[str, Any] = field(repr=False)
-    shard: int
-    partitions: Sequence[int]
-    start: Literal["earliest", "latest"] = "earliest"
-    on_gap: Literal["stop", "skip"] = "stop"
 
 
 class Shard:

@@ -19,7 +19,7 @@ from pipelines.runtime.cluster import NAMESPACE
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.registry import Follower
-from pipelines.runtime.shard import Spec
+from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Window
 from pipelines.runtime.worker import Status, Worker
 

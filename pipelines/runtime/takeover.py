@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -21,9 +20,7 @@ from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Log, Source
 from pipelines.runtime.sink import Owned, Sink
 from pipelines.runtime.snapshots import Snapshot, Snapshots
-
-if TYPE_CHECKING:
-    from pipelines.runtime.shard import Spec
+from pipelines.runtime.spec import Spec
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,17 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.remote import RemoteReader
-from pipelines.runtime.shard import Shard, Spec
+from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Window
+
+if TYPE_CHECKING:
+    from pipelines.runtime.shard import Shard
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,10 @@ class _Hosted:
             self.shard.change(plan)
 
     def _run(self) -> None:
+        from pipelines.runtime.shard import (
+            Shard,  # loads torch, which the supervisor that names this class has no use for
+        )
+
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)

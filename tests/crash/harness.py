@@ -24,7 +24,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.shard import Spec
+from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import LIVE, run

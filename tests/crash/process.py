@@ -17,7 +17,8 @@ from pipelines.runtime import crash
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import TocsinError
 from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard, Spec
+from pipelines.runtime.shard import Shard
+from pipelines.runtime.spec import Spec
 from tests.crash import flaws
 
 ANYWHERE = "anywhere"

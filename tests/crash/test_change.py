@@ -11,8 +11,9 @@ import pytest
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard, Spec
+from pipelines.runtime.shard import Shard
 from pipelines.runtime.sink import Sink
+from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import PARTITIONS, Job
 from tests.crash.job import SCHEMA

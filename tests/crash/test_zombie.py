@@ -27,7 +27,7 @@ def test_one_that_stalled_between_two_steps_of_a_commit_ends_without_another_wor
             zombie.wake()
             assert zombie.ended() == 1, point
             assert "Fenced: " in zombie.said, zombie.said
-            assert worker.process.is_alive(), worker.said
+            assert worker.process.is_alive(), f"{point}: {worker.said}\nthe zombie: {zombie.said}"
     job.finish(worker)
     assert job.differences() == []
     for where, epochs in job.epochs().items():

@@ -46,7 +46,7 @@ def test_without_any_source_there_are_defaults(tmp_path: Path) -> None:
     assert settings.kafka.client_options() == {"bootstrap_servers": "localhost:9092", "security_protocol": "PLAINTEXT"}
     assert settings.lake.open().root == str(tmp_path / "lake")
     assert settings.mlflow.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
-    assert (settings.ray.address, settings.ray.namespace) == ("local", "tocsin")
+    assert (settings.ray.address, settings.ray.num_gpus) == ("local", 0)
 
 
 def test_environment_wins_over_the_file_and_flags_over_both(toml: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,14 +56,14 @@ def test_environment_wins_over_the_file_and_flags_over_both(toml: Write, monkeyp
         client_id = "file"
         [ray]
         address = "file"
-        namespace = "file"
+        num_gpus = 2
     """)
     monkeypatch.setenv("TOCSIN_KAFKA__BOOTSTRAP_SERVERS", "environment:1")
     monkeypatch.setenv("TOCSIN_RAY__ADDRESS", "environment")
     settings = Settings.load(overrides={"kafka.bootstrap_servers": "flag:1", "ray.num_cpus": None})
     assert settings.kafka.client_options()["bootstrap_servers"] == "flag:1"
     assert settings.kafka.client_options()["client_id"] == "file"
-    assert (settings.ray.address, settings.ray.namespace, settings.ray.num_cpus) == ("environment", "file", 1)
+    assert (settings.ray.address, settings.ray.num_gpus, settings.ray.num_cpus) == ("environment", 2, 1)
 
 
 def test_the_file_is_found_by_flag_then_by_environment(tmp_path: Path, toml: Write, monkeypatch) -> None:

@@ -13,9 +13,9 @@ from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Log
-from pipelines.runtime.shard import Spec
 from pipelines.runtime.sink import Owned
 from pipelines.runtime.snapshots import Snapshots
+from pipelines.runtime.spec import Spec
 from pipelines.runtime.takeover import _Found
 from tests.crash.job import pipeline
 

@@ -1,0 +1,30 @@
+"""One shard's order: what to run, on which partitions, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.plan import Plan
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one shard needs to run anywhere.
+
+    Args:
+        kafka: options of kafka-python's clients.
+        partitions: the input partitions that are its own.
+        start: where to begin on the very first start.
+        on_gap: what to do when recovery finds something lost.
+    """
+
+    plan: Plan
+    lake: Lake
+    kafka: Mapping[str, Any] = field(repr=False)
+    shard: int
+    partitions: Sequence[int]
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
