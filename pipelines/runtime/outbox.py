@@ -47,6 +47,9 @@ class Outbox:
     ) -> None:
         """Send all of it, or nothing.
 
+        Args:
+            positions: of the group that people's lag tools look at; empty: they stay, which makes an alarm 2 ms faster.
+
         Raises:
             Fenced: another process owns the shard now. Any other error leaves the outcome open: only a takeover can tell.
         """
@@ -73,8 +76,8 @@ class Outbox:
 
         def end() -> None:
             try:
-                # The offsets are for people's lag tools only.
-                self._producer.send_offsets_to_transaction(offsets, f"tocsin.{self._pipeline.name}")
+                if offsets:
+                    self._producer.send_offsets_to_transaction(offsets, f"tocsin.{self._pipeline.name}")
                 ended.set_result(self._producer.commit_transaction())
             except BaseException as reason:
                 ended.set_exception(reason)

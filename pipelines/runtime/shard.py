@@ -195,7 +195,7 @@ class Shard:
         live.journal.publishes([fingerprint(said) for said in [*self._alerts, *self._letters]])
         if mark:
             live.journal.mark(*mark)
-        live.outbox.commit(self._alerts, self._letters, live.journal, live.positions)
+        live.outbox.commit(self._alerts, self._letters, live.journal, live.positions if mark else {})
 
     def _begin_checkpoint(self) -> None:
         """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
