@@ -47,17 +47,19 @@ class RulModel:
         Raises:
             ValueError: if T or C is not the config's.
         """
-        expected = (self.config.window, len(self.config.features))
+        home, expected = windows.device, (self.config.window, len(self.config.features))
         if windows.dim() != 3 or windows.shape[1:] != expected:
             raise ValueError(f"windows are {list(windows.shape)}, expected [B, {expected[0]}, {expected[1]}]")
         if not len(windows):  # LSTM kernels refuse an empty batch
             return {"rul": windows.new_zeros(0), "attention": windows.new_zeros(0, expected[0])}
         cuda = self.device.type == "cuda"
+        if cuda and not windows.is_cuda:
+            windows = windows.pin_memory()  # from pageable memory the copy below would wait
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
             rul, attention = self._network(scaled)
             rul = rul.float().clamp(0, self.config.cap)
-            return {"rul": rul.to(windows.device), "attention": attention.float().to(windows.device)}
+            return {"rul": rul.to(home), "attention": attention.float().to(home)}
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""

@@ -21,7 +21,7 @@ from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Source
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Stats
-from pipelines.runtime.takeover import Live, take_over
+from pipelines.runtime.takeover import GAP, Live, take_over
 from pipelines.runtime.units import milliseconds, size
 
 log = logging.getLogger(__name__)
@@ -192,7 +192,8 @@ class Shard:
     def _publish(self, mark: tuple[int, str] | None = None) -> None:
         """One transaction with all that has to be said."""
         live = self._live
-        live.journal.publishes([fingerprint(said) for said in [*self._alerts, *self._letters]])
+        letters = [d for d in self._letters if d.stage != GAP]  # a gap is found again, not re-run
+        live.journal.publishes([fingerprint(said) for said in [*self._alerts, *letters]])
         if mark:
             live.journal.mark(*mark)
         live.outbox.commit(self._alerts, self._letters, live.journal, live.positions if mark else {})

@@ -23,6 +23,8 @@ from pipelines.runtime.snapshots import Snapshot, Snapshots
 from pipelines.runtime.spec import Spec
 
 logger = logging.getLogger(__name__)
+GAP = "takeover"
+"""The stage of a dead letter that stands for records that were lost."""
 
 
 @dataclass
@@ -150,7 +152,7 @@ class _Found:
                 partition=partition,
                 offset=offset,
                 row=None,
-                stage="takeover",
+                stage=GAP,
                 error=type(lost).__name__,
                 message=str(lost),
                 timestamp=0,
