@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,14 @@ def no_process_is_left() -> Iterator[None]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         pytest.fail(f"{len(left)} processes were left running by the tests (now killed): {names}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def floats_are_whole() -> Iterator[None]:
+    """Training has torch flush denormals in the whole process; here others come after it who need them."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)
 
 
 def _processes(session: str) -> list[psutil.Process]:

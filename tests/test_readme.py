@@ -72,9 +72,11 @@ class Tour:
 
 @pytest.fixture(scope="module")
 def tour(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
-    tour = Tour(tmp_path_factory.mktemp("readme"), kafka.bootstrap_servers)
-    yield tour
-    tour.stop()
+    folder = tmp_path_factory.mktemp("readme")  # a broker of its own: others feed the README's topics, too
+    with KafkaServer(data=folder / "kafka") as server:
+        tour = Tour(folder, server.bootstrap_servers)
+        yield tour
+        tour.stop()
 
 
 def only(beginning: str) -> str:

@@ -21,6 +21,7 @@ from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
 
+FENCING = (ProducerFencedError, InvalidProducerEpochError)
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
@@ -39,6 +40,8 @@ class Outbox:
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
         )
+        # Fenced in the middle of a transaction, this client would ask for a new epoch (KIP-360), which aborts its successor's.
+        self._producer._transaction_manager._supports_epoch_bump = lambda: False
         with self._fencing():
             self._producer.init_transactions()
 
@@ -97,7 +100,7 @@ class Outbox:
         try:
             yield
         except KafkaError as reason:
-            if isinstance(reason, ProducerFencedError | InvalidProducerEpochError) or "ProducerFenced" in str(reason):
+            if isinstance(reason, FENCING) or any(kind.__name__ in str(reason) for kind in FENCING):
                 raise Fenced(
                     f"{self._pipeline.name}/{self._shard}: expected to own the shard, got {reason!r}: another process took it "
                     "over, or this one stalled for longer than a transaction may"

@@ -224,8 +224,8 @@ class Job:
             if worker.process.is_alive():
                 return worker
             assert restart, worker.said
-            worker = restart()
-        raise AssertionError(f"expected a process to stay, got five that ended: {worker.said}")
+            said, worker = worker.said, restart()
+        raise AssertionError(f"expected a process to stay, got five that ended: {said}")
 
     def finish(self, worker: Worker) -> None:
         """Wait until all that was sent is in the table, and end the process cleanly."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 
 import pytest
@@ -90,9 +91,8 @@ def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
     job = make_job(silence="3s" if story is _quiet else "9999d")
     worker = story(job, lambda **armed: job.start(flaw=flaw, **armed))
-    worker = job.drain(worker, restart=lambda: job.start(flaw=flaw))
-    worker.process.terminate()
-    worker.ended()
+    with suppress(AssertionError):  # a guard less can also leave what nobody can take over
+        job.drain(worker, restart=lambda: job.start(flaw=flaw)).stop()
     found = job.differences(silent=story is _quiet)
     assert any(line.startswith(expected) for line in found), found
 

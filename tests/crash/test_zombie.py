@@ -45,9 +45,8 @@ def test_one_that_stalled_in_its_takeover_leaves_every_row_and_alarm_there_once(
             zombie.fell(point)
             worker = job.replace()
             zombie.wake()
-            assert zombie.ended() == 1, point
-            assert "Fenced: " in zombie.said, zombie.said
-            worker.kill()  # one that woke before it owned the table may have taken it away from its successor
+            assert zombie.ended() == 1, point  # fenced, or with what it read before and after the stall not fitting
+            worker.kill()  # one that woke before it owned the table has taken it away from its successor
             worker = job.start()
     job.finish(worker)
     assert job.differences() == []
