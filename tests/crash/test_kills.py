@@ -4,6 +4,7 @@ import random
 import time
 from collections import Counter
 from itertools import count
+from statistics import median
 
 import pytest
 
@@ -49,9 +50,8 @@ def test_each_row_and_alarm_is_there_once_wherever_the_process_is_killed(make_jo
                 seen[point] += 1
             worker = job.start()
     job.finish(worker)
-    rows, alarms = (sorted(n) for n in zip(*flights, strict=True))
     print(f"{seen.total()} kills in {time.monotonic() - started:.0f} s: {dict(seen)}")
-    print(f"in flight, least, median and most: rows {rows[0]} {rows[len(rows) // 2]} {rows[-1]},", end=" ")
-    print(f"alarms {alarms[0]} {alarms[len(alarms) // 2]} {alarms[-1]}")
+    for what, counts in zip(("rows", "alarms"), zip(*flights, strict=True), strict=True):
+        print(f"{what} in flight: least {min(counts)}, median {median(counts):g}, most {max(counts)}")
     assert seen.total() >= kills
     assert job.differences() == []
