@@ -34,12 +34,10 @@ def joined(settings: Settings, *, start: bool = False) -> Iterator[None]:
 
 def supervisors() -> list[str]:
     """Names of the pipelines that run on this cluster."""
-    from ray.util import list_named_actors
-
-    from pipelines.runtime.cluster import NAMESPACE
+    from pipelines.runtime.cluster import actors
     from pipelines.runtime.supervisor import supervisor_name
 
-    names = {a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE}
+    names = actors()
     return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
 
 

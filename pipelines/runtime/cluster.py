@@ -10,11 +10,11 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, services
+from ray.util import list_named_actors
 
 from pipelines.runtime.errors import Unavailable
 
 NAMESPACE = "tocsin"
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None) -> None:
@@ -50,10 +50,15 @@ def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | N
         ) from reason
 
 
+def actors() -> list[str]:
+    """Names of Tocsin's living actors on this cluster."""
+    return [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
+
+
 def _stay_on_loopback() -> None:
     # Ray ignores a loopback `_node_ip_address` and listens on all interfaces, unless it is told that it is no cluster:
     # its own processes read that from the environment, this one has read it already.
-    os.environ |= _LOOPBACK
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pipelines.runtime import crash
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.inbox import Batch, Inbox
-from pipelines.runtime.machine import Refusal, empty
+from pipelines.runtime.inbox import Batch
+from pipelines.runtime.machine import Refusal
 from pipelines.runtime.outbox import fingerprint
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Source
@@ -42,7 +42,7 @@ class Shard:
         self._live: Live = take_over(spec, source)
         live, pipeline = self._live, self._live.machine.pipeline
         self.stats = Stats(batch=pipeline.batch.rows)
-        self._inbox = live.inbox or Inbox(empty(pipeline.schema))
+        self._inbox = live.inbox
         self._checkpoints = Checkpoints(live.sink, live.snapshots)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
         self._bytes = sum(r.nbytes for r in self._results)

@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.util import list_named_actors
 
-from pipelines.runtime.cluster import NAMESPACE
+from pipelines.runtime.cluster import NAMESPACE, actors
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.registry import Follower
@@ -206,8 +205,7 @@ class Supervisor:
         """The newest worker that was started for this place by a supervisor before this one, if it answers."""
         if place.born:
             return None
-        named = [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
-        for name in sorted((n for n in named if n.startswith(f"{place.name}/")), reverse=True):
+        for name in sorted((n for n in actors() if n.startswith(f"{place.name}/")), reverse=True):
             with contextlib.suppress(ValueError, RayActorError, GetTimeoutError):
                 worker = ray.get_actor(name, namespace=NAMESPACE)
                 ray.get(worker.status.remote(), timeout=ADOPT_S)

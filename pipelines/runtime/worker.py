@@ -59,9 +59,8 @@ class _Hosted:
             self.shard.change(plan)
 
     def _run(self) -> None:
-        from pipelines.runtime.shard import (
-            Shard,  # loads torch, which the supervisor that names this class has no use for
-        )
+        # Here, for it loads torch, which the supervisor that names this class has no use for.
+        from pipelines.runtime.shard import Shard
 
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
