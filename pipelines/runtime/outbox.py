@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
@@ -29,13 +30,17 @@ TRANSACTION_S = 20
 class Outbox:
     """One shard's transactional producer.
 
-    Guarantee: what one `commit` sends is seen by a `read_committed` consumer all or not at all, together with the journal
+    Guarantee: what one `send` takes is seen by a `read_committed` consumer all or not at all, together with the journal
     record that says so; and by nobody once another process has opened the same shard's outbox. The transactional id is the
     shard's, not the worker's: a stalled worker with an id of its own could still commit.
     """
 
     def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
         self._pipeline, self._shard = pipeline, shard
+        self._flight: Future[None] | None = None
+        self._give_up = 0.0
+        self.unsaid = 0
+        """Alarms in a transaction that has not ended."""
         self._originals = OriginalStore(lake.files, "", lake.uri())
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
@@ -45,17 +50,63 @@ class Outbox:
         with self._fencing():
             self._producer.init_transactions()
 
-    def commit(
-        self, alerts: Sequence[Alert], letters: Sequence[DeadLetter], journal: Journal, positions: Mapping[int, int]
+    def send(
+        self,
+        alerts: Sequence[Alert],
+        letters: Sequence[DeadLetter],
+        journal: Journal,
+        positions: Mapping[int, int],
+        said: Callable[[], None],
     ) -> None:
-        """Send all of it, or nothing.
+        """Begin a transaction with all of it, beside the steps; `settle` tells how it ended. One at a time.
 
         Args:
             positions: of the group that people's lag tools look at; empty: they stay, which makes an alarm 2 ms faster.
+            said: called once it is committed, in another thread.
+        """
+        self.settle(wait=True)
+        record, self._flight, self.unsaid = journal.dump(), Future(), len(alerts)
+        self._give_up = time.monotonic() + TRANSACTION_S
+        flight, work = self._flight, (alerts, letters, record, positions, said)
+
+        def run() -> None:
+            try:
+                self._commit(*work)
+            except BaseException as reason:
+                flight.set_exception(reason)
+            else:
+                self.unsaid = 0
+                flight.set_result(None)
+
+        # A daemon: one that hangs must not hold the process back.
+        threading.Thread(target=run, name="outbox", daemon=True).start()
+
+    def settle(self, *, wait: bool) -> None:
+        """See how the transaction ended, if there is one and it has, or `wait` for it.
 
         Raises:
             Fenced: another process owns the shard now. Any other error leaves the outcome open: only a takeover can tell.
         """
+        left = self._give_up - time.monotonic()
+        if self._flight is None or not (wait or self._flight.done() or left <= 0):
+            return
+        try:  # within bounds: the client waits without end, and was seen never to wake when a broker had restarted
+            self._flight.result(max(left, 0))
+        except TimeoutError as reason:
+            raise Unavailable(
+                f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, got no answer; "
+                "start again"
+            ) from reason
+        self._flight = None
+
+    def _commit(
+        self,
+        alerts: Sequence[Alert],
+        letters: Sequence[DeadLetter],
+        record: bytes,
+        positions: Mapping[int, int],
+        said: Callable[[], None],
+    ) -> None:
         p, producer = self._pipeline, self._producer
         letters = [externalise(letter, self._originals) for letter in letters]
         with self._fencing():
@@ -64,35 +115,15 @@ class Outbox:
             for d in letters:
                 value = b"" if d.key is d.value is None else d.value  # the client refuses to send neither
                 sent.append(producer.send(p.dead_letters, key=d.key, value=value, headers=d.headers_out()))
-            sent.append(
-                producer.send(p.journal, key=str(self._shard).encode(), value=journal.dump(), partition=self._shard)
-            )
+            sent.append(producer.send(p.journal, key=str(self._shard).encode(), value=record, partition=self._shard))
             crash.point("alerts.sent")
-            offsets = {TopicPartition(p.topic, n): OffsetAndMetadata(o, "", -1) for n, o in positions.items()}
-            self._end(offsets)
+            if positions:
+                offsets = {TopicPartition(p.topic, n): OffsetAndMetadata(o, "", -1) for n, o in positions.items()}
+                producer.send_offsets_to_transaction(offsets, f"tocsin.{p.name}")
+            producer.commit_transaction()
             for future in sent:
                 future.get(timeout=0)
-
-    def _end(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """Commit, within bounds: the client waits without end, and was seen never to wake when a broker had restarted."""
-        ended: Future[None] = Future()
-
-        def end() -> None:
-            try:
-                if offsets:
-                    self._producer.send_offsets_to_transaction(offsets, f"tocsin.{self._pipeline.name}")
-                ended.set_result(self._producer.commit_transaction())
-            except BaseException as reason:
-                ended.set_exception(reason)
-
-        threading.Thread(target=end, daemon=True).start()
-        try:
-            ended.result(TRANSACTION_S)
-        except TimeoutError as reason:
-            raise Unavailable(
-                f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, got no answer; "
-                "start again"
-            ) from reason
+        said()
 
     @contextmanager
     def _fencing(self) -> Iterator[None]:

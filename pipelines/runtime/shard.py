@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.runtime import crash
+from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.inbox import Batch
@@ -49,7 +51,7 @@ class Shard:
         self._flying_rows = 0
         self._committed: Mapping[int, int] = dict(live.committed)
         self._flying: Mapping[int, int] = {}
-        self._alerts = list[Any]()
+        self._alerts = list[Alert]()
         self._letters: list[DeadLetter] = list(live.gaps)
         self._now = live.now
         self._behind = live.behind
@@ -57,7 +59,7 @@ class Shard:
         self._moved = bool(self._results)
         self._due_at = 0.0
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
-        crash.in_flight = lambda: (sum(r.num_rows for r in self._results) + self._flying_rows, len(self._alerts))
+        crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         if live.fresh or live.gaps or self._next_plan:
             self.checkpoint()  # pins the start, the gap or the new plan before anything builds on it
         crash.point("takeover.live", waits=False)
@@ -70,25 +72,25 @@ class Shard:
 
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
+        self._live.outbox.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
         self._step(batch)
         due = self._due()
         if due and not self._checkpoints.in_flight:
-            self._begin_checkpoint()
+            self._begin_checkpoint(batch)
         elif self._alerts or self._letters:
             crash.point("alerts.begin")
-            self._publish()
-            crash.point("alerts.committed")
-        self._published(batch)
+            self._publish(batch)
+        else:
+            self._note_latency(batch)
         if due == "full":
             self._settle(wait=True)  # the writer is behind: hold the input back rather than grow
 
     def checkpoint(self) -> None:
         """Take a checkpoint now and wait for it."""
         self._settle(wait=True)
-        self._begin_checkpoint()
-        self._published(None)
+        self._begin_checkpoint(None)
         self._settle(wait=True)
 
     def change(self, plan: Plan) -> None:
@@ -112,8 +114,12 @@ class Shard:
             "read": dict(live.positions),  # A
             "committed": dict(self._committed),  # R
             "model": live.machine.pipeline.model_version,
-            "uncommitted_rows": sum(r.num_rows for r in list(self._results)) + self._flying_rows,
+            "uncommitted_rows": self._uncommitted,
         }
+
+    @property
+    def _uncommitted(self) -> int:
+        return sum(r.num_rows for r in list(self._results)) + self._flying_rows
 
     def _gather(self) -> Batch:
         """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
@@ -189,16 +195,18 @@ class Shard:
             return "now"
         return "now" if (self._moved or self._next_plan) and time.monotonic() >= self._due_at else ""
 
-    def _publish(self, mark: tuple[int, str] | None = None) -> None:
-        """One transaction with all that has to be said."""
+    def _publish(self, batch: Batch | None, mark: tuple[int, str] | None = None) -> None:
+        """One transaction with all that has to be said; the next step need not wait for it."""
         live = self._live
-        letters = [d for d in self._letters if d.stage != GAP]  # a gap is found again, not re-run
-        live.journal.publishes([fingerprint(said) for said in [*self._alerts, *letters]])
+        alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
+        again = [d for d in letters if d.stage != GAP]  # a gap is found again, not re-run
+        live.journal.publishes([*map(fingerprint, alerts), *map(fingerprint, again)])
         if mark:
             live.journal.mark(*mark)
-        live.outbox.commit(self._alerts, self._letters, live.journal, live.positions if mark else {})
+        said = partial(self._said, batch, "checkpoint.marked" if mark else "alerts.committed")
+        live.outbox.send(alerts, letters, live.journal, live.positions if mark else {}, said)
 
-    def _begin_checkpoint(self) -> None:
+    def _begin_checkpoint(self, batch: Batch | None) -> None:
         """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
         live = self._live
         wanted, self._next_plan = self._next_plan, None
@@ -209,8 +217,8 @@ class Shard:
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         crash.point("checkpoint.begin")
-        self._publish((name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
-        crash.point("checkpoint.marked")
+        self._publish(batch, (name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
+        live.outbox.settle(wait=True)
         cut = live.machine.cut(full=live.snapshots.full_next)
         if next_pipeline:
             live.machine.adopt(next_pipeline)
@@ -222,9 +230,13 @@ class Shard:
         self._moved = False
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 
-    def _published(self, batch: Batch | None) -> None:
-        """After a step: what it had to say is said, its rows' latency is known."""
-        self._alerts, self._letters = [], []
+    def _said(self, batch: Batch | None, point: str) -> None:
+        """A transaction is committed; called in the outbox's thread."""
+        crash.point(point)
+        self._note_latency(batch)
+
+    def _note_latency(self, batch: Batch | None) -> None:
+        """What a step had to say is said: the age of its rows is known."""
         if batch and batch.table.num_rows:
             stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()
             self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))

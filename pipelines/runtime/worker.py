@@ -60,8 +60,14 @@ class _Hosted:
 
     def _run(self) -> None:
         # Here, for it loads torch, which the supervisor that names this class has no use for.
+        import torch
+
         from pipelines.runtime.shard import Shard
 
+        torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
+        torch.set_flush_denormal(
+            True
+        )  # this thread's: saturated gates give denormals, an LSTM on raw readings is 2x slower
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
@@ -88,10 +94,6 @@ class Worker:
     """Hosts shards; the supervisor makes it a detached Ray actor."""
 
     def __init__(self) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
-        torch.set_flush_denormal(True)  # saturated gates give denormals: an LSTM on raw readings is 2x slower
         self._hosted: dict[int, _Hosted] = {}
 
     def host(self, spec: Spec) -> None:

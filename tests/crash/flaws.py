@@ -60,9 +60,9 @@ def fresh_commit() -> None:
 def snapshot_by_offset() -> None:
     """A checkpoint, and so its snapshot, is named by the offsets up to which it goes."""
 
-    def by_offset(original: Any, owner: Any) -> None:
+    def by_offset(original: Any, owner: Any, batch: Any) -> None:
         owner._live.epoch, owner._live.sequence = 0, sum(owner._live.positions.values()) - 1
-        original(owner)
+        original(owner, batch)
 
     _replace(Shard, "_begin_checkpoint", by_offset)
 
@@ -83,27 +83,20 @@ def read_before_fence() -> None:
 def alerts_after_delta() -> None:
     """Alarms are kept back until the checkpoint with their rows has landed."""
 
-    def publish(original: Any, owner: Any, mark: Any = None) -> None:
+    def publish(original: Any, owner: Any, batch: Any, mark: Any = None) -> None:
         kept, owner._alerts = owner._alerts, []
         if mark:
-            original(owner, mark)
-        owner._alerts = kept
-
-    def published(original: Any, owner: Any, batch: Any) -> None:
-        kept = owner._alerts
-        original(owner, batch)
+            original(owner, batch, mark)
         owner._alerts = kept
 
     def settle(original: Any, owner: Any, *, wait: bool) -> None:
         flying = owner._checkpoints.in_flight
         original(owner, wait=wait)
         if flying and not owner._checkpoints.in_flight:
-            say(owner)
-            owner._alerts = []
+            say(owner, None)
 
     say = Shard._publish
     _replace(Shard, "_publish", publish)
-    _replace(Shard, "_published", published)
     _replace(Shard, "_settle", settle)
 
 
