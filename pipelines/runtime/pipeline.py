@@ -86,7 +86,7 @@ class AlertRule:
 class Batch:
     """A step takes at most `rows` rows, and waits at most `wait` for them once the first is there."""
 
-    rows: int = 4096
+    rows: int = 8192
     wait: str = "5ms"
 
 

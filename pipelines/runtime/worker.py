@@ -65,9 +65,7 @@ class _Hosted:
         from pipelines.runtime.shard import Shard
 
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
-        torch.set_flush_denormal(
-            True
-        )  # this thread's: saturated gates give denormals, an LSTM on raw readings is 2x slower
+        torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)

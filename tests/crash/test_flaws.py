@@ -61,21 +61,28 @@ def _overlap(job: Job, start: Start) -> Worker:
         return successor
 
 
+SILENCE_S = 6
+
+
 def _quiet(job: Job, start: Start) -> Worker:
     """Units fall silent one group after the other: state changes and alarms ring while no offset moves."""
-    worker = start()
+    worker, begun = start(), 0.0
     for group in range(2):
-        time.sleep(1.2 * group)
+        time.sleep(SILENCE_S / 3 * group)
         job.send(m for m in islice(messages(4), 200) if m.partition == group)
+        begun = begun or time.monotonic()
         job.drain(worker)
+    # Armed before the first group falls silent: its alarms are in the snapshot, the second's in flight.
+    assert time.monotonic() - begun < SILENCE_S, "expected both groups in the table before the first falls silent"
     worker.fall("checkpoint.snapshot")
     worker = start()
-    time.sleep(4)
+    time.sleep(SILENCE_S + 1)
     return worker
 
 
-STORIES: dict[str, tuple[Story, str]] = {
-    "txn-per-worker": (_stall("alerts.begin"), "alarms twice"),
+STORIES: dict[str, tuple[Story, str | tuple[str, ...]]] = {
+    # Lost, where the zombie ends inside its transaction: nobody aborts that, and subscribers wait behind it.
+    "txn-per-worker": (_stall("alerts.begin"), ("alarms twice", "alarms lost")),
     "no-journal": (_kill("alerts.committed"), "alarms twice"),
     "no-marks": (_kill("checkpoint.delta"), "alarms twice"),
     "no-epoch": (_stall("checkpoint.snapshot"), "rows twice"),
@@ -89,7 +96,7 @@ STORIES: dict[str, tuple[Story, str]] = {
 @pytest.mark.parametrize("flaw", STORIES)
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
-    job = make_job(silence="3s" if story is _quiet else "9999d")
+    job = make_job(silence=f"{SILENCE_S}s" if story is _quiet else "9999d")
     worker = story(job, lambda **armed: job.start(flaw=flaw, **armed))
     with suppress(AssertionError):  # a guard less can also leave what nobody can take over
         job.drain(worker, restart=lambda: job.start(flaw=flaw)).stop()
@@ -99,6 +106,6 @@ def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
 
 @pytest.mark.parametrize("story", [_quiet, _overlap])
 def test_with_all_guards_the_oracle_finds_nothing(make_job: MakeJob, story: Story) -> None:
-    job = make_job(silence="3s" if story is _quiet else "9999d")
+    job = make_job(silence=f"{SILENCE_S}s" if story is _quiet else "9999d")
     job.finish(story(job, job.start))
     assert job.differences(silent=story is _quiet) == []
