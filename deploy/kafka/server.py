@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,18 +36,25 @@ class KafkaServer:
         data: Directory of properties, log file and records; made when absent, used again when it holds a broker's data.
         port: Port of the clients; 0 takes a free one.
         heap: Java heap, as in `-Xmx`.
+        secure: Of a second listener, with TLS and SASL: Kafka's settings by the names that they have behind
+            `listener.name.secure.`, such as `ssl.keystore.location`.
 
     Attributes:
         port: Port of the clients, the same after a restart.
+        secure_port: That of the second listener, if there is one.
         log: Log file, warnings and errors only.
     """
 
-    def __init__(self, *, data: Path, port: int = 0, heap: str = "512m") -> None:
+    def __init__(
+        self, *, data: Path, port: int = 0, heap: str = "512m", secure: Mapping[str, str] | None = None
+    ) -> None:
         self.data = data.absolute()
         self.log = self.data / "kafka.log"
         self.port = port or _free_port()
         self._controller_port = _free_port()
         self._heap = heap
+        self._secure = secure
+        self.secure_port = _free_port() if secure else 0
         self._cluster = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -133,8 +141,10 @@ class KafkaServer:
         properties = self.data / "server.properties"
         records = self.data / "records"
         controller = f"127.0.0.1:{self._controller_port}"
+        second = f",SECURE://127.0.0.1:{self.secure_port}" if self._secure else ""
         here = [
-            f"listeners=PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}",
+            f"listeners=PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}{second}",
+            *(f"listener.name.secure.{name}={value}" for name, value in (self._secure or {}).items()),
             f"controller.quorum.voters=1@{controller}",
             f"log.dirs={records}",
         ]

@@ -175,10 +175,17 @@ class Job:
             producer.send(self.topic, m.value, partition=m.partition, headers=m.headers, timestamp_ms=m.at_ms)
         producer.close(timeout=30)
 
-    def start(self, *, flaw: str | None = None, on_gap: Literal["stop", "skip"] = "stop", **armed: str) -> Worker:
-        """Start a process; `armed` maps crash points, with `_` for the dot, to signals."""
+    def start(
+        self,
+        *,
+        flaw: str | None = None,
+        on_gap: Literal["stop", "skip"] = "stop",
+        kafka: Mapping[str, Any] | None = None,
+        **armed: str,
+    ) -> Worker:
+        """Start a process; `kafka` is how it reaches the broker, `armed` maps crash points, with `_` for the dot, to signals."""
         plan = Plan("tests.crash.job:pipeline", {"name": self.name, "topic": self.topic, **self._options})
-        spec = Spec(plan, self.lake, self.kafka, 0, range(PARTITIONS), on_gap=on_gap)
+        spec = Spec(plan, self.lake, kafka or self.kafka, 0, range(PARTITIONS), on_gap=on_gap)
         points = {point.replace("_", ".", 1): how for point, how in armed.items()}
         self.workers.append(Worker(spec, self._folder / str(len(self.workers)), flaw, points))
         return self.workers[-1]
