@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,32 @@ def test_compaction_beside_a_running_shard_neither_fences_it_nor_loses_rows(tocs
 
 def test_a_pipeline_that_runs_is_not_started_twice(tocsin: Cli) -> None:
     assert "expected it not to run yet" in tocsin("up", "turbines", status=1)
+
+
+def test_a_dead_letter_is_shown_as_it_was_read_and_sent_again_once(tocsin: Cli) -> None:
+    (letter,) = tocsin.json("dlq", "list", "turbines", "--stage", "decode", "--partition", "0", "--since", "1h")
+    place = f"0@{letter['offset']}"
+    (shown,) = tocsin.json("dlq", "show", "turbines", place)
+    assert b64decode(shown["value_base64"]) == b"not JSON" and shown["message"] == letter["message"]
+    assert tocsin("dlq", "show", "turbines", place, "--raw") == "not JSON"
+    assert letter["message"] in tocsin("dlq", "show", "turbines", place)
+    assert tocsin.json("dlq", "replay", "turbines", "--error", "Nothing")[0]["sent"] == 0
+    assert tocsin.json("dlq", "replay", "turbines", "--stage", "decode") == [
+        {"sent": 1, "before": 0, "exhausted": 0, "lost": 0}
+    ]
+    died = tocsin.eventually(
+        lambda said: len(said) == 2, "dlq", "list", "turbines", "--stage", "decode"
+    )  # it is still no JSON
+    assert [x["replays"] for x in died] == [0, 1]
+    assert died[1]["offset"] > letter["offset"]
+    (done,) = tocsin.json("dlq", "replay", "turbines", "--stage", "decode", "--until", died[1]["at"])
+    assert done == {"sent": 0, "before": 1, "exhausted": 0, "lost": 0}
+    for wrong, says in (
+        ("3", "expected PARTITION@OFFSET"),
+        ("0@999999", "expected a dead letter of 0@999999, got none"),
+    ):
+        assert says in tocsin("dlq", "show", "turbines", wrong, status=1)
+    assert "expected a duration such as 2h or a time" in tocsin("dlq", "list", "--since", "yesterday", status=1)
 
 
 def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) -> None:

@@ -1,16 +1,29 @@
-"""Dead letters: records that could not be judged, and why."""
+"""Dead letters: records that could not be judged, and why; and how to have them judged again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any
+from datetime import UTC, datetime, timedelta
+from heapq import nlargest
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from pipelines.runtime.redelivery import Held
+    from pipelines.runtime.settings import Settings
+
 app = typer.Typer(help="Dead letters.", no_args_is_help=True)
 SUFFIX = ".dlq"
-_REASON = "__connect.errors."
+Of = Annotated[str, typer.Argument(metavar="PIPELINE|TOPIC", help="A pipeline, or its input topic.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
+Stage = Annotated[str | None, typer.Option(help="Of what gave up, such as decode or sorted.")]
+Error = Annotated[str | None, typer.Option(help="Such as BadValue or TooLate.")]
+Partition = Annotated[int | None, typer.Option(help="Of the input topic.")]
+Key = Annotated[str | None, typer.Option(help="The record's key, as text.")]
+Since = Annotated[str | None, typer.Option(help="Not older: 2h (ago), or a time such as 2026-01-31T12:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Older than that.")]
 
 
 @app.callback()
@@ -24,70 +37,212 @@ def letters(
     of: Annotated[
         str | None, typer.Argument(metavar="[PIPELINE|TOPIC]", help="One input topic's; without it, all.")
     ] = None,
+    stage: Stage = None,
+    error: Error = None,
+    partition: Partition = None,
+    key: Key = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a letter.")] = False,
+    json: Json = False,
 ) -> None:
     """List dead letters: where each record was read, what gave up on it, and why."""
     from rich.table import Table
 
     from pipelines.cli.console import out, say_json
-    from pipelines.cli.deployment import planned
+    from pipelines.runtime.redelivery import held
 
-    settings = context.obj.settings()
-    if of is not None:
-        topic = of if "." in of else planned(settings, of)[1].topic
-        of = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
-    found = read(settings.kafka.client_options(), of, limit)
+    settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
+    topics = _topics(settings, of)
+    numbered = enumerate(filter(wanted, held(settings.kafka.client_options(), *topics)))
+    newest = nlargest(limit, numbered, key=lambda x: (x[1].at, x[0]))  # of one time, the one read last
     if json:
-        for letter in found:
-            say_json(letter)
+        for _, x in reversed(newest):
+            say_json(_facts(x))
         return
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("record", "stage", "error", "message", "bytes"):
-        shown.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
-    for x in found:
-        row = "" if x["row"] is None else f" row {x['row']}"
-        place = f"{x['topic']}[{x['partition']}]@{x['offset']}{row}"
-        shown.add_row(place, x["stage"], x["error"], x["message"], f"{x['size']:,}")
-    out.print(shown if found else "no dead letters")
+    for name in ("record", "stage", "error", "message", "bytes", "replays"):
+        shown.add_column(name, justify="right" if name in ("bytes", "replays") else "left", overflow="fold")
+    for _, x in reversed(newest):
+        letter = x.letter
+        shown.add_row(_place(x), letter.stage, letter.error, letter.message, f"{letter.size:,}", str(x.again or ""))
+    out.print(shown if newest else "no dead letters")
 
 
-def read(options: Mapping[str, Any], topic: str | None, limit: int) -> list[dict[str, Any]]:
-    """The newest dead letters of one dead-letter topic or of all, oldest first.
+@app.command()
+def show(
+    context: typer.Context,
+    of: Of,
+    record: Annotated[str, typer.Argument(metavar="PARTITION@OFFSET", help="As `list` names it, such as 3@1042.")],
+    raw: Annotated[bool, typer.Option("--raw", help="The original value, byte for byte, and nothing else.")] = False,
+    json: Json = False,
+) -> None:
+    """Show one record's dead letters: the reason, and the original as it was read, also where it lies in the lake."""
+    import sys
+    from base64 import b64encode
+
+    from pipelines.cli.console import out, say_json
+    from pipelines.runtime.deadletter import OriginalStore, internalise
+    from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.redelivery import held
+
+    settings = context.obj.settings()
+    at, (topic,) = _record(record), _topics(settings, of)
+    lake = settings.lake.open()
+    found = [x for x in held(settings.kafka.client_options(), topic) if (x.letter.partition, x.letter.offset) == at]
+    if not found:
+        raise ConfigError(f"{topic}: expected a dead letter of {record}, got none; see `tocsin dlq list {of}`")
+    store = OriginalStore(lake.files, "", lake.uri())
+    for x in found[:1] if raw else found:
+        original = internalise(x.letter, store)
+        value = original.value or b""
+        if raw:
+            sys.stdout.buffer.write(value)
+            sys.stdout.buffer.flush()
+            return
+        headers = {name: (content or b"").decode("utf-8", "replace") for name, content in original.headers}
+        if json:
+            say_json({**_facts(x), "headers": headers, "value_base64": b64encode(value).decode()})
+            continue
+        out.print(f"{_place(x)}  {x.letter.stage}  {x.letter.error}", style="bold", markup=False)
+        out.print(x.letter.message, markup=False, soft_wrap=True)
+        for name, content in headers.items():
+            out.print(f"{name}: {content}", style="dim", markup=False, soft_wrap=True)
+        out.print(_readable(value), markup=False, soft_wrap=True)
+
+
+@app.command()
+def replay(
+    context: typer.Context,
+    of: Of,
+    stage: Stage = None,
+    error: Error = None,
+    partition: Partition = None,
+    key: Key = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    json: Json = False,
+) -> None:
+    """Send dead letters' records to their topic again, once the reason is mended; each letter once, however often you ask.
+
+    A record that dies again is a new letter; one that has died three times after a replay is not sent any more.
+    """
+    from dataclasses import asdict
+
+    from pipelines.cli.console import note, out, say_json, working
+    from pipelines.runtime.redelivery import redeliver
+
+    settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
+    (topic,) = _topics(settings, of)
+    with working(f"{topic}: sent again"):
+        done = redeliver(settings.kafka.client_options(), settings.lake.open(), topic, wanted, limit)
+    if json:
+        say_json(asdict(done))
+        return
+    out.print(f"{done.sent:,} sent again to {topic.removesuffix(SUFFIX)}")
+    if done.before:
+        note(f"{done.before:,} had been sent before")
+    if done.exhausted:
+        note(f"{done.exhausted:,} have died three times after a replay and stay where they are")
+    if done.lost:
+        note(f"{done.lost:,} have no original any more")
+
+
+def _topics(settings: Settings, of: str | None) -> list[str]:
+    """The dead-letter topic of a pipeline or an input topic, or all there are.
 
     Raises:
         Unavailable: Kafka does not answer, or there is no such topic.
     """
-    from kafka import TopicPartition
-
+    from pipelines.cli.deployment import planned
     from pipelines.runtime import clients
     from pipelines.runtime.errors import Unavailable
 
-    with closing(clients.consumer(options)) as consumer:
-        there = [t for t in consumer.topics() if t == topic or (topic is None and t.endswith(SUFFIX))]
-        if topic and not there:
-            raise Unavailable(f"topic {topic}: expected it to exist, got none; a pipeline makes it at its first start")
-        assigned = [TopicPartition(t, p) for t in there for p in consumer.partitions_for_topic(t) or ()]
-        consumer.assign(assigned)
-        begins, ends = consumer.beginning_offsets(assigned), consumer.end_offsets(assigned)
-        for tp, begin in begins.items():
-            consumer.seek(tp, begin)
-        records: list[Any] = []
-        while any(consumer.position(tp) < end for tp, end in ends.items()):
-            for got in consumer.poll(500).values():
-                records = sorted([*records, *got], key=lambda r: r.timestamp)[-limit:]
-    return [_letter(record) for record in records]
+    with closing(clients.consumer(settings.kafka.client_options())) as consumer:
+        there = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
+    if of is None:
+        return there
+    topic = of if "." in of else planned(settings, of)[1].topic
+    topic = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
+    if topic not in there:
+        raise Unavailable(f"topic {topic}: expected it to exist, got none; a pipeline makes it at its first start")
+    return [topic]
 
 
-def _letter(record: Any) -> dict[str, Any]:
-    said = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
-    return {
-        "topic": said.get(f"{_REASON}topic", ""),
-        "partition": int(said.get(f"{_REASON}partition", -1)),
-        "offset": int(said.get(f"{_REASON}offset", -1)),
-        "row": int(said["tocsin-row"]) if "tocsin-row" in said else None,
-        "stage": said.get(f"{_REASON}stage", ""),
-        "error": said.get(f"{_REASON}exception.class.name", ""),
-        "message": said.get(f"{_REASON}exception.message", ""),
-        "size": int(said.get("tocsin-dead-size", len(record.value or b""))),
+def _wanted(
+    stage: str | None, error: str | None, partition: int | None, key: str | None, since: str | None, until: str | None
+) -> Callable[[Held], bool]:
+    """Whether a letter is what the filters ask for."""
+    first, last = (_moment(text) if text else None for text in (since, until))
+
+    def wanted(x: Held) -> bool:
+        letter = x.letter
+        return (
+            (stage is None or letter.stage == stage)
+            and (error is None or letter.error == error)
+            and (partition is None or letter.partition == partition)
+            and (key is None or (letter.key or b"").decode("utf-8", "replace") == key)
+            and (first is None or x.at >= first)
+            and (last is None or x.at < last)
+        )
+
+    return wanted
+
+
+def _moment(text: str) -> int:
+    """A time, or a duration before now, in ms since the epoch.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.units import milliseconds
+
+    try:
+        return round((datetime.now(UTC) - timedelta(milliseconds=milliseconds(text))).timestamp() * 1000)
+    except ConfigError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ConfigError(
+                f"time {text}: expected a duration such as 2h or a time such as 2026-01-31T12:00:00Z; correct it"
+            ) from None
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _record(text: str) -> tuple[int, int]:
+    """Partition and offset.
+
+    Raises:
+        ConfigError: it is not `PARTITION@OFFSET`.
+    """
+    from pipelines.runtime.errors import ConfigError
+
+    partition, at, offset = text.partition("@")
+    if not (at and partition.isdigit() and offset.isdigit()):
+        raise ConfigError(f"record {text}: expected PARTITION@OFFSET, such as 3@1042; see `tocsin dlq list`")
+    return int(partition), int(offset)
+
+
+def _place(x: Held) -> str:
+    row = "" if x.letter.row is None else f" row {x.letter.row}"
+    return f"{x.letter.topic}[{x.letter.partition}]@{x.letter.offset}{row}"
+
+
+def _facts(x: Held) -> dict[str, Any]:
+    names = ("topic", "partition", "offset", "row", "stage", "error", "message", "size")
+    return {name: getattr(x.letter, name) for name in names} | {
+        "at": datetime.fromtimestamp(x.at / 1000, UTC),
+        "replays": x.again,
     }
+
+
+def _readable(value: bytes) -> str:
+    """Text as text, anything else in hexadecimal; the first 4 KB."""
+    shown = value[:4096]
+    more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
+    try:
+        return shown.decode() + more
+    except UnicodeDecodeError:
+        return shown.hex(" ") + more

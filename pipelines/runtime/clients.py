@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from pipelines.runtime.errors import Unavailable
@@ -27,12 +29,29 @@ def producer(options: Mapping[str, Any], **more: Any) -> KafkaProducer:
     """An idempotent producer; with `transactional_id` a transactional one."""
     # 2 ms: kafka-python waits this long between the steps of a transaction; its default of 100 ms makes a commit 110 ms.
     fixed = {"acks": "all", "retry_backoff_ms": 2, "transaction_timeout_ms": 15_000, "allow_auto_create_topics": False}
-    return _connect(KafkaProducer, {**options, **fixed, **more})
+    made = _connect(KafkaProducer, {**options, **fixed, **more})
+    if made.config["transactional_id"]:
+        # Fenced in the middle of a transaction, it would ask for a new epoch (KIP-360), which aborts its successor's.
+        made._transaction_manager._supports_epoch_bump = lambda: False
+    return made
 
 
 def admin(options: Mapping[str, Any]) -> KafkaAdminClient:
     """An admin client."""
     return _connect(KafkaAdminClient, dict(options))
+
+
+def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
+    """All committed records of topics, as far as they go now; each partition's in order."""
+    with closing(consumer(options)) as reading:
+        assigned = [TopicPartition(t, p) for t in topics for p in reading.partitions_for_topic(t) or ()]
+        reading.assign(assigned)
+        begins, ends = reading.beginning_offsets(assigned), reading.end_offsets(assigned)
+        for tp, begin in begins.items():
+            reading.seek(tp, begin)
+        while any(reading.position(tp) < end for tp, end in ends.items()):
+            for records in reading.poll(500).values():
+                yield from records
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:

@@ -76,7 +76,7 @@ class Codec:
         """
         values = [record.value for record in records]
         headers = [record.headers for record in records]
-        others = {i: kind for i, h in enumerate(headers) if h and (kind := _content_type(h)) != JSON}
+        others = {i: kind for i, h in enumerate(headers) if h and (kind := content_type(h)) != JSON}
         everything = range(len(records))
         out = Decoded()
         self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
@@ -112,7 +112,7 @@ class Codec:
         return batch if len(out.pieces) == 1 else batch.take(pa.array(np.argsort(positions, kind="stable")))
 
 
-def _content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
+def content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
     """The media type that the last `content-type` header names; JSON without one."""
     named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
     return named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower() if named else JSON

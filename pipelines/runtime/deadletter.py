@@ -3,7 +3,7 @@
 import hashlib
 import posixpath
 import uuid
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 
 import orjson
@@ -15,6 +15,8 @@ SIZE_LIMIT = 512 * 1024
 # Several rows of one message can be dead, each with the same original: small ones only are repeated.
 ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
+_REASON = "__connect.errors."
+_OURS = ("tocsin-timestamp", "tocsin-row")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,29 @@ class DeadLetter:
             headers=tuple(record.headers),
         )
 
+    @classmethod
+    def read(cls, record: ConsumerRecord) -> "DeadLetter":
+        """A dead letter as it was published: the last header of a name is the reason's, what is left the original's."""
+        said = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
+        return cls(
+            topic=said.get(f"{_REASON}topic", ""),
+            partition=int(said.get(f"{_REASON}partition", -1)),
+            offset=int(said.get(f"{_REASON}offset", -1)),
+            row=int(said["tocsin-row"]) if "tocsin-row" in said else None,
+            stage=said.get(f"{_REASON}stage", ""),
+            error=said.get(f"{_REASON}exception.class.name", ""),
+            message=said.get(f"{_REASON}exception.message", ""),
+            timestamp=int(said.get("tocsin-timestamp", -1)),
+            key=record.key,
+            value=record.value,
+            headers=tuple((n, v) for n, v in record.headers if not n.startswith(_REASON) and n not in _OURS),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of the original's value, wherever that is."""
+        return int(dict(self.headers).get("tocsin-dead-size", b"") or len(self.value or b""))
+
     @property
     def destination(self) -> str:
         """The topic that takes the dead letters of this one's topic."""
@@ -77,12 +102,12 @@ class DeadLetter:
         The original's timestamp is among them: as the record's own, retention could delete an old one at once.
         """
         reason: dict[str, str] = {
-            "__connect.errors.topic": self.topic,
-            "__connect.errors.partition": str(self.partition),
-            "__connect.errors.offset": str(self.offset),
-            "__connect.errors.stage": self.stage,
-            "__connect.errors.exception.class.name": self.error,
-            "__connect.errors.exception.message": self.message[:MESSAGE_LIMIT],
+            f"{_REASON}topic": self.topic,
+            f"{_REASON}partition": str(self.partition),
+            f"{_REASON}offset": str(self.offset),
+            f"{_REASON}stage": self.stage,
+            f"{_REASON}exception.class.name": self.error,
+            f"{_REASON}exception.message": self.message[:MESSAGE_LIMIT],
             "tocsin-timestamp": str(self.timestamp),
         }
         if self.row is not None:
@@ -107,6 +132,20 @@ class OriginalStore:
         self._directory = posixpath.join(lake, "_dead")
         self._uri = posixpath.join(uri or lake, "_dead")
         self._last = ""  # rows of one message come one after the other: ask the file system once
+
+    def get(self, digest: str) -> bytes:
+        """What `put` stored under this SHA-256.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it is not what was stored.
+        """
+        path = f"{self._directory}/{digest}"
+        with self._filesystem.open_input_stream(path) as stream:
+            content = stream.read()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError(f"{self._uri}/{digest}: expected a file of that SHA-256, got another")
+        return content
 
     def put(self, content: bytes) -> tuple[str, str]:
         """Store `content` unless it is there. Returns its URI and its SHA-256 in hexadecimal."""
@@ -147,3 +186,22 @@ def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     reference = {"tocsin-dead-uri": uri, "tocsin-dead-sha256": digest, "tocsin-dead-size": str(len(content))}
     headers = (*letter.headers, *((name, text.encode()) for name, text in reference.items()))
     return replace(letter, value=None, headers=headers)
+
+
+def internalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+    """The inverse of `externalise`: the original as it was read.
+
+    Raises:
+        FileNotFoundError, ValueError: the store does not have it any more.
+    """
+    held = {name: content.decode() for name, content in letter.headers if name.startswith("tocsin-dead-")}
+    if not held:
+        return letter
+    content = store.get(held["tocsin-dead-sha256"])
+    if held.get("tocsin-dead-format") == "record":
+        whole = orjson.loads(content)
+        key, value = (None if whole[part] is None else b64decode(whole[part]) for part in ("key", "value"))
+        headers = tuple((name, b64decode(text)) for name, text in whole["headers"])
+        return replace(letter, key=key, value=value, headers=headers)
+    headers = tuple((name, text) for name, text in letter.headers if name not in held)
+    return replace(letter, value=content, headers=headers)

@@ -45,8 +45,6 @@ class Outbox:
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
         )
-        # Fenced in the middle of a transaction, this client would ask for a new epoch (KIP-360), which aborts its successor's.
-        self._producer._transaction_manager._supports_epoch_bump = lambda: False
         with self._fencing():
             self._producer.init_transactions()
 
