@@ -87,14 +87,16 @@ class Deployed:
 
 
 def _actor(name: str) -> int:
-    """Process id of the newest actor of a class; Ray writes it into the process's title."""
-    found = [
-        p
-        for p in psutil.process_iter(["cmdline", "create_time"])
-        if (p.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
-    ]
-    assert found, f"expected an actor of class {name}"
-    return max(found, key=lambda p: p.info["create_time"]).pid
+    """Process id of the newest actor of a class, one that starts waited for; Ray writes it into the process's title."""
+
+    def living() -> list[psutil.Process]:
+        return [
+            p
+            for p in psutil.process_iter(["cmdline", "create_time"])
+            if (p.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
+        ]
+
+    return max(until(living, f"an actor of class {name}"), key=lambda p: p.info["create_time"]).pid
 
 
 def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Path, kills: int) -> None:
