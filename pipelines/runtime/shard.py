@@ -58,6 +58,7 @@ class Shard:
         self._newest: dict[int, int] = {}
         self._moved = bool(self._results)
         self._due_at = 0.0
+        self._turned_at = time.monotonic()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         if live.fresh or live.gaps or self._next_plan:
@@ -72,6 +73,7 @@ class Shard:
 
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
+        self._turned_at = time.monotonic()
         self._live.outbox.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
@@ -115,6 +117,7 @@ class Shard:
             "committed": dict(self._committed),  # R
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
+            "turn_s": round(time.monotonic() - self._turned_at, 1),  # for how long the step under way has taken
         }
 
     @property

@@ -45,6 +45,7 @@ class Deployment:
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
         tracking: MLflow's address and experiment; None: no tracking.
         follows: the registry's alias whose moves the shards follow, such as "rul@champion".
+        stuck_s: a shard whose step takes longer than this hangs, and its worker is replaced.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Deployment:
     tracking: tuple[str, str] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     follows: str = ""
+    stuck_s: float = 120.0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def spec(self, shard: int, plan: Plan) -> Spec:
@@ -178,6 +180,11 @@ class Supervisor:
                 self._bury(place, f"died: {str(reason).splitlines()[0]}")
                 return
             place.heard = now
+            for status in place.known:
+                if status.state == "running" and status.facts["turn_s"] > self._deployment.stuck_s:
+                    ray.kill(place.actor)
+                    self._bury(place, f"hangs: shard {status.shard}'s step has taken {status.facts['turn_s']:.0f} s")
+                    return
             self._windows |= {s.shard: s.window for s in place.known if s.window}
             place.asked = place.actor.status.remote()
         elif now - place.heard > STALLED_S:

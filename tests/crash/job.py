@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -33,14 +35,20 @@ def wear(window: Tensor) -> Mapping[str, Tensor]:
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The job; `options`: name, topic, rows a step, commit interval, silence, level of the first rule."""
+    """The job; `options`: name, topic, rows a step, commit interval, silence, level of the first rule, a file to hang on."""
+
+    def judge(window: Tensor) -> Mapping[str, Tensor]:
+        while "hang" in options and Path(options["hang"]).exists():
+            time.sleep(0.05)
+        return wear(window)
+
     silence = options.get("silence", "9999d")  # the load's timestamps are old
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
         schema=SCHEMA,
         key="unit",
-        stages=[Sorted(by="cycle"), Last(WINDOW, ["heat", "load"]), Judge(wear), Silence(silence)],
+        stages=[Sorted(by="cycle"), Last(WINDOW, ["heat", "load"]), Judge(judge), Silence(silence)],
         results=pa.schema(
             [
                 ("unit", pa.int64()),

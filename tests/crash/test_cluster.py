@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.supervisor import Deployment, deploy, find
+from tests.conftest import SESSION
 from tests.crash.harness import PARTITIONS, Job
 
 ROOT = str(Path(__file__).parents[2])
@@ -41,8 +42,9 @@ def until(what: Callable[[], Any], why: str) -> Any:
 class Deployed:
     """A job on Ray, and the hands to kill its parts with."""
 
-    def __init__(self, job: Job, **more: Any) -> None:
-        plan = Plan("tests.crash.job:pipeline", {"name": job.name, "topic": job.topic, "every": "500ms"})
+    def __init__(self, job: Job, *, options: Mapping[str, Any] | None = None, **more: Any) -> None:
+        own = {"name": job.name, "topic": job.topic, "every": "500ms"}
+        plan = Plan("tests.crash.job:pipeline", {**own, **(options or {})})
         self._name = job.name
         env = {"PYTHONPATH": ROOT}
         deploy(
@@ -87,13 +89,14 @@ class Deployed:
 
 
 def _actor(name: str) -> int:
-    """Process id of the newest actor of a class, one that starts waited for; Ray writes it into the process's title."""
+    """Process id of these tests' newest actor of a class, waited for; Ray writes the class into the process's title."""
 
     def living() -> list[psutil.Process]:
         return [
             p
-            for p in psutil.process_iter(["cmdline", "create_time"])
+            for p in psutil.process_iter(["cmdline", "create_time", "environ"])
             if (p.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
+            and (p.info["environ"] or {}).get(SESSION) == os.environ[SESSION]
         ]
 
     return max(until(living, f"an actor of class {name}"), key=lambda p: p.info["create_time"]).pid
@@ -130,6 +133,22 @@ def test_a_restarted_supervisor_adopts_the_living_worker(cluster: None, kafka: K
     deployed.stop()
     assert job.differences() == []
     assert job.stored("0#epoch") == 1
+
+
+def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
+    cluster: None, kafka: KafkaServer, tmp_path: Path
+) -> None:
+    job, hang = Job(kafka.bootstrap_servers, tmp_path), tmp_path / "hang"
+    deployed = Deployed(job, options={"hang": str(hang)}, stuck_s=10)
+    with job.load(rate=100):
+        pid = deployed.goes_on()["pid"]
+        hang.touch()
+        until(lambda: not psutil.pid_exists(pid), "the worker to be ended")
+        hang.unlink()
+        assert deployed.goes_on()["restarts"] == 1
+    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    deployed.stop()
+    assert job.differences() == []
 
 
 def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
