@@ -181,9 +181,9 @@ class Supervisor:
                 return
             place.heard = now
             for status in place.known:
-                if status.state == "running" and status.facts["turn_s"] > self._deployment.stuck_s:
+                if status.state == "running" and (turn := status.facts.get("turn_s", 0)) > self._deployment.stuck_s:
                     ray.kill(place.actor)
-                    self._bury(place, f"hangs: shard {status.shard}'s step has taken {status.facts['turn_s']:.0f} s")
+                    self._bury(place, f"hangs: shard {status.shard}'s step has taken {turn:.0f} s")
                     return
             self._windows |= {s.shard: s.window for s in place.known if s.window}
             place.asked = place.actor.status.remote()
