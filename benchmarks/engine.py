@@ -40,11 +40,12 @@ from models.rul.fleet import live
 from models.rul.model import FD001, RulModel, build, load
 from pipelines.runtime import clients, feeder
 from pipelines.runtime.cluster import connect
+from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model, Plan, store_model
 from pipelines.runtime.provision import provision
-from pipelines.runtime.supervisor import KEEP_MEMORY, Deployment, deploy
+from pipelines.runtime.supervisor import KEEP_MEMORY, deploy
 
 ROOT = str(Path(__file__).parents[1])
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
@@ -67,8 +68,8 @@ def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         rules=[AlertRule(name="hundredth", severity="info", when=rings, data=["cycle"])]
         if options.get("alarms")
         else [],
-        batch=Batch(rows=options.get("rows", 5000)),
-        commit=Commit(every=options.get("every", "5s"), size="256MB"),
+        batch=Batch(rows=5000),
+        commit=Commit(size="256MB"),
     )
 
 
@@ -97,9 +98,7 @@ class Bench:
         ref = store_model(lake, weights, name="rul", version="1") if "rul" in factory else None
         plan = Plan(factory, {"name": name, "topic": topic, **options}, ref, "cpu")
         partitions = provision(self.kafka, plan.build(lake), shards=1)
-        deployment = Deployment(
-            name=name, plan=plan, lake=lake, kafka=self.kafka, partitions=partitions, env={"PYTHONPATH": ROOT}
-        )
+        deployment = Deployment(plan=plan, lake=lake, kafka=self.kafka, partitions=partitions, env={"PYTHONPATH": ROOT})
         return name, lake, deploy(deployment)
 
     def rate(self, factory: str, topic: str, readings: int, *, own_core: bool = False, **options: Any) -> float:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from models.rul.model import RulModel, load
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
+from pipelines.runtime.pipeline import AlertRule, Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.stages import Judge, Last, Sorted
 
@@ -22,11 +22,6 @@ OPTIONS = (
     "critical",
     "hysteresis",
     "hold",
-    "rows",
-    "wait",
-    "every",
-    "size",
-    "forget_after",
 )
 
 
@@ -36,8 +31,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     Args:
         options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels, in the
             unit of the model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends,
-            5), `hold` (rows in a row below it, 1), `rows` and `wait` of a step, `every` and `size` of a checkpoint,
-            `forget_after`.
+            5), `hold` (rows in a row below it, 1).
         model: as written by `tocsin train rul`.
 
     Raises:
@@ -82,9 +76,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             for level in ("warning", "critical")
         ],
         model_version=model.version,
-        batch=Batch(**{k: options[k] for k in ("rows", "wait") if k in options}),
-        commit=Commit(**{k: options[k] for k in ("every", "size") if k in options}),
-        **{k: options[k] for k in ("forget_after",) if k in options},
     )
 
 

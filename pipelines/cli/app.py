@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import alerts, compact, demo, dlq, evaluate, feed, query, run, status, train
+from pipelines.cli import alerts, compact, demo, dlq, evaluate, feed, orders, query, run, status, train
 from pipelines.cli.invocation import Invocation
 
 app = typer.Typer(
@@ -43,8 +43,8 @@ def tocsin(
 
 
 for command in (
-    demo.demo, feed.feed, run.run, run.up, run.stop, status.status, alerts.alerts, query.query,
-    train.train, evaluate.evaluate, compact.compact,
+    demo.demo, feed.feed, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
+    orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(dlq.app, name="dlq")

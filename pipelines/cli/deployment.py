@@ -10,10 +10,10 @@ from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.settings import Settings
 
 if TYPE_CHECKING:
+    from pipelines.runtime.deployment import Deployment
     from pipelines.runtime.lake import Lake
     from pipelines.runtime.pipeline import Pipeline
     from pipelines.runtime.plan import ModelRef, Plan
-    from pipelines.runtime.supervisor import Deployment
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
@@ -41,24 +41,25 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     Args:
         create_input: partitions of the input topic if it is to be made, too.
     """
+    from pipelines.runtime.deployment import Deployment
     from pipelines.runtime.provision import provision
-    from pipelines.runtime.supervisor import Deployment
+    from pipelines.runtime.scaling import Scaling
 
     given, kafka = settings.pipeline(name), settings.kafka.client_options()
     plan, pipeline = planned(settings, name)
     return Deployment(
-        name=name,
         plan=plan,
         lake=settings.lake.open(),
         kafka=kafka,
         partitions=provision(kafka, pipeline, shards=given.shards, create_input=create_input),
         shards=given.shards,
-        workers=min(given.workers, given.shards),
+        scaling=Scaling(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
         start=given.start,
         on_gap=given.on_gap,
         resources={"num_cpus": settings.ray.num_cpus, "num_gpus": settings.ray.num_gpus},
         tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
         params=plan.options,
+        compact=(settings.lake.compact, settings.lake.vacuum),
         follows=given.model if given.model and "@" in given.model else "",
     )
 

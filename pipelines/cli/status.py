@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +71,10 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
     ends = _ends(settings, said["shards"])
     return {
         "pipeline": said["pipeline"],
+        "workers": said["workers"],
         "restarts": said["restarts"],
+        "paused": said["paused"],
+        "silences": {asset: datetime.fromtimestamp(until / 1000, UTC) for asset, until in said["silences"].items()},
         "mlflow_run": said["tracking"],
         "shards": [_shard(shard, ends) for shard in said["shards"]],
     }
@@ -82,16 +86,18 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    errors = list[Text]()
+    below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("shard", "state", "read", "committed", "lag", "rows/s", "p50/p95/p99 ms", "restarts", "model"):
         shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right", no_wrap=True)
     for look in looks:
         if not look["shards"]:
-            shown.add_row(look["pipeline"], Text("starting", "yellow"))
+            shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
+        for asset, until in look["silences"].items():
+            below.append(Text(f"{look['pipeline']}: {asset} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow"))
         for shard in look["shards"]:
             shown.add_row(
-                f"{look['pipeline']}/{shard['shard']}",
+                f"{shard['pipeline']}/{shard['shard']}",
                 Text(shard["state"], STATES.get(shard["state"], "yellow")),
                 f"{sum(shard['read'].values()):,}",
                 f"{sum(shard['committed'].values()):,}",
@@ -102,8 +108,8 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 shard["model"],
             )
             if shard["error"]:
-                errors.append(Text(f"{look['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
-    return Group(shown, *errors)
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
+    return Group(shown, *below)
 
 
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
@@ -112,6 +118,7 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
     lags = [ends[facts["topic"], p] - at for p, at in read.items() if (facts["topic"], p) in ends]
     seconds = window["seconds"] or 1.0
     return {
+        "pipeline": shard["pipeline"],
         "shard": shard["shard"],
         "state": shard["state"],
         "error": shard["error"],

@@ -17,6 +17,8 @@ ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
 _REASON = "__connect.errors."
 _OURS = ("tocsin-timestamp", "tocsin-row")
+GAP, OVERLOAD = "takeover", "overload"
+"""Stages of letters that stand for records which nobody read: lost before a takeover, or skipped to keep up."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class DeadLetter:
             value=record.value,
             headers=tuple(record.headers),
         )
+
+    @classmethod
+    def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> "DeadLetter":
+        """A letter without an original: it stands for the records from `offset` on that nobody read."""
+        return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
 
     @classmethod
     def read(cls, record: ConsumerRecord) -> "DeadLetter":

@@ -80,6 +80,10 @@ class Inbox:
             taken.append(run)
         return self._batch(taken)
 
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._runs = []
+
     def covers(self, ends: Mapping[int, int]) -> bool:
         """Whether everything before these offsets is here."""
         reached = {r.partition: r.end for r in self._runs}

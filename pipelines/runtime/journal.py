@@ -14,6 +14,7 @@ import orjson
 from kafka import TopicPartition
 
 from pipelines.runtime import clients
+from pipelines.runtime.deadletter import OVERLOAD, DeadLetter
 from pipelines.runtime.errors import ConfigError
 
 
@@ -25,6 +26,24 @@ class Ran(NamedTuple):
     wall: int
 
 
+class Skipped(NamedTuple):
+    """Records that were left out to keep up, between two steps: each partition's first, and the next one read."""
+
+    starts: Mapping[int, int]
+    ends: Mapping[int, int]
+
+    def letters(self, topic: str) -> list[DeadLetter]:
+        """What the dead letters say of them."""
+        return [
+            DeadLetter.of_none(topic, p, start, stage=OVERLOAD, error="Skipped", message=self._line(p))
+            for p, start in self.starts.items()
+        ]
+
+    def _line(self, partition: int) -> str:
+        start, end = self.starts[partition], self.ends[partition]
+        return f"expected to keep up, got {end - start} records behind: went on from {end}, by the policy `latest`"
+
+
 class Mark(NamedTuple):
     """Where a checkpoint was taken that may not have landed yet, what had been sent by then, and the plan from here on."""
 
@@ -32,6 +51,9 @@ class Mark(NamedTuple):
     sent: int
     digest: int
     plan: str
+
+
+Item = Ran | Skipped | Mark
 
 
 @dataclass
@@ -44,13 +66,17 @@ class Journal:
     """
 
     base: int
-    items: list[Ran | Mark] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
     sent: int = 0
     digest: int = 0
 
     def ran(self, now: int, ends: Mapping[int, int], wall: int | None = None) -> None:
         """A step was taken; `wall` where it is not `now`."""
         self.items.append(Ran(now, dict(ends), now if wall is None else wall))
+
+    def skips(self, skipped: Skipped) -> None:
+        """Records were left out after the last step."""
+        self.items.append(skipped)
 
     def publishes(self, hashes: Sequence[int]) -> None:
         """Alarms or dead letters go out with the next record."""
@@ -83,27 +109,39 @@ class Journal:
         for item in self.items:
             if isinstance(item, Mark):
                 items.append([item.checkpoint, item.sent, item.digest, item.plan])
+            elif isinstance(item, Skipped):
+                items.append([_flat(item.starts), _flat(item.ends)])
             else:
-                items.append([item.now, item.wall - item.now, [n for pair in item.ends.items() for n in pair]])
+                items.append([item.now, item.wall - item.now, _flat(item.ends)])
         return orjson.dumps({"base": self.base, "sent": self.sent, "digest": self.digest, "items": items})
 
     @classmethod
     def load(cls, value: bytes) -> Journal:
         """A record that `dump` wrote."""
         stored = orjson.loads(value)
-        items: list[Ran | Mark] = []
+        items: list[Item] = []
         for item in stored["items"]:
             if len(item) == 4:
                 items.append(Mark(*item))
+            elif len(item) == 2:
+                items.append(Skipped(*map(_paired, item)))
             else:
                 now, ahead, ends = item
-                items.append(Ran(now, dict(zip(ends[::2], ends[1::2], strict=True)), now + ahead))
+                items.append(Ran(now, _paired(ends), now + ahead))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
 
 
-def _shifted(item: Ran | Mark, passed: Mark) -> Ran | Mark:
+def _flat(offsets: Mapping[int, int]) -> list[int]:
+    return [n for pair in offsets.items() for n in pair]
+
+
+def _paired(flat: Sequence[int]) -> dict[int, int]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _shifted(item: Item, passed: Mark) -> Item:
     """A later item, counting from `passed` instead of from the base before it."""
-    if isinstance(item, Ran):
+    if not isinstance(item, Mark):
         return item
     return item._replace(sent=item.sent - passed.sent, digest=(item.digest - passed.digest) % 2**64)
 

@@ -97,16 +97,18 @@ class Machine:
         self._max_skew = milliseconds(pipeline.max_skew)
         self._forget_after = milliseconds(pipeline.forget_after)
 
-    def _declared(self) -> dict[str, Declared]:
-        declared = {
+    def _stages(self) -> dict[str, Declared]:
+        return {
             f"{i}-{type(s).__name__}/{n}": d for i, s in enumerate(self.pipeline.stages) for n, d in s.state.items()
         }
-        return declared | {f"rules/{name}": cell for name, cell in self._rules.state.items()}
+
+    def _declared(self) -> dict[str, Declared]:
+        return self._stages() | {f"rules/{name}": cell for name, cell in self._rules.state.items()}
 
     @property
     def signature(self) -> str:
-        """The shape of the state; a snapshot of another shape can't be restored."""
-        p, declared = self.pipeline, self._declared()
+        """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
+        p, declared = self.pipeline, self._stages()
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
         )
@@ -139,14 +141,21 @@ class Machine:
             if expected != got:
                 raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give it another name")
 
-    def adopt(self, pipeline: Pipeline) -> None:
+    def adopt(self, pipeline: Pipeline) -> bool:
         """Go on with another model, rules or settings; only at a checkpoint.
+
+        A rule that stays by name goes on from where it is: an alarm that stands is cleared by the new condition. One that is
+        taken away falls silent.
+
+        Returns:
+            Whether the state has another shape, so that the next cut has to be full.
 
         Raises:
             StateMismatch: see `check`.
         """
         self.check(pipeline)
         self._set(pipeline)
+        return self._state.declare(self._declared())
 
     def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> Outcome:
         """Judge one step's readings.
@@ -170,11 +179,18 @@ class Machine:
         if len(rows) and p.rules:
             frame = pl.DataFrame(results)
             times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
-            edges = self._rules.step(frame, rows.slots, times, state.of("rules"))  # type: ignore[arg-type]
+            if (silent := self._silent(frame, wall)) is not None:
+                at.counts["silenced"] += int(silent.sum())
+            edges = self._rules.step(frame, rows.slots, times, state.of("rules"), silent)  # type: ignore[arg-type]
             alerts = alerts_of(p, frame, edges)
         at.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(rows) or state.changed)
         return Outcome(results, alerts, at.refused, at.counts, changed)
+
+    def _silent(self, frame: pl.DataFrame, wall: int) -> np.ndarray | None:
+        """Which rows are of assets that people have silenced."""
+        assets = [asset for asset, until in self.pipeline.silences.items() if wall < until]
+        return frame["key"].is_in(assets).to_numpy() if assets else None
 
     def _punctual(self, batch: pa.RecordBatch, at: Step) -> Rows:
         """Rows with an event time that is not from the future: one clock in 2099 must not make everyone late."""

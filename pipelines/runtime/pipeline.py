@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -27,6 +27,9 @@ IDENTITY = pa.schema(
     ]
 )
 """Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
+
+TUNING = ("rows", "wait", "every", "size", "forget_after", "max_skew", "overload", "max_lag")
+"""Options of every pipeline: the runtime takes them, a factory need not know them."""
 
 LINEAGE = pa.schema(
     [
@@ -109,8 +112,11 @@ class Pipeline:
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
+        overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
+            "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
         forget_after: a key not seen for so long is forgotten.
         state_version: raise it when the meaning of the state changes.
+        silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
     """
 
     name: str
@@ -123,11 +129,14 @@ class Pipeline:
     event_time: str | None = None
     unknown: Literal["ignore", "reject"] = "ignore"
     max_skew: str = "1h"
+    overload: Literal["block", "latest"] = "block"
+    max_lag: str = "30s"
     model_version: str = ""
     batch: Batch = field(default_factory=Batch)
     commit: Commit = field(default_factory=Commit)
     forget_after: str = "30d"
     state_version: int = 1
+    silences: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"
@@ -152,7 +161,14 @@ class Pipeline:
             )
         if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
             raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
-        durations = {"max_skew": self.max_skew, "wait": self.batch.wait, "every": self.commit.every}
+        if self.overload not in (policies := ("block", "latest")):
+            raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
+        durations = {
+            "max_skew": self.max_skew,
+            "max_lag": self.max_lag,
+            "wait": self.batch.wait,
+            "every": self.commit.every,
+        }
         for name, text in (durations | {"forget_after": self.forget_after}).items():
             _readable(f"{where}: {name}", milliseconds, text)
         _readable(f"{where}: size", size, self.commit.size)
@@ -176,6 +192,17 @@ class Pipeline:
     def table(self) -> pa.Schema:
         """The results table's schema, lineage first."""
         return pa.schema([*LINEAGE, *self.results, pa.field("event_date", pa.string())])
+
+
+def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
+    """A pipeline with what an operator may set of any one; see `TUNING`."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names if name in options}
+
+    batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
+    own = given("forget_after", "max_skew", "overload", "max_lag")
+    return replace(pipeline, batch=batch, commit=commit, **own)
 
 
 def _readable(where: str, read: Callable[[str], int], text: str) -> None:

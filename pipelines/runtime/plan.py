@@ -7,7 +7,7 @@ import importlib
 import posixpath
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.lake import Lake, read, write
-from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,22 @@ class Plan:
 
     Args:
         factory: `module:function`, called as `function(options, model)`, gives a `Pipeline`.
-        options: JSON; levels, columns, topic and so on.
+        options: JSON; levels, columns, topic and so on, and those of `TUNING`, which the factory does not see.
         model: None for a pipeline without one.
         device: "auto", "cpu" or "cuda".
+        silences: asset -> until when it does not ring, ms since the epoch.
     """
 
     factory: str
     options: Mapping[str, Any] = field(default_factory=dict)
     model: ModelRef | None = None
     device: str = "auto"
+    silences: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's."""
+        return str(self.options.get("name", self.factory))
 
     def dump(self) -> str:
         """One line of JSON, equal for equal plans."""
@@ -63,7 +70,7 @@ class Plan:
         """What `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        return cls(stored["factory"], stored["options"], model, stored["device"])
+        return cls(stored["factory"], stored["options"], model, stored["device"], stored.get("silences", {}))
 
     def build(self, lake: Lake) -> Pipeline:
         """The pipeline itself, its model loaded.
@@ -79,7 +86,9 @@ class Plan:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
-        return factory(self.options, self.model and fetch_model(lake, self.model, self.device))
+        own = {name: value for name, value in self.options.items() if name not in TUNING}
+        pipeline = factory(own, self.model and fetch_model(lake, self.model, self.device))
+        return replace(tuned(pipeline, self.options), silences=self.silences)
 
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:

@@ -15,7 +15,7 @@ from kafka.errors import KafkaError
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import ARROW_STREAM, content_type
-from pipelines.runtime.deadletter import DeadLetter, OriginalStore, internalise
+from pipelines.runtime.deadletter import GAP, OVERLOAD, DeadLetter, OriginalStore, internalise
 from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.provision import create_topic
@@ -135,7 +135,7 @@ def _sendable(
 
 
 def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
-    if x.letter.partition < 0 or x.letter.stage == "takeover":
+    if x.letter.partition < 0 or x.letter.stage in (GAP, OVERLOAD):
         return None
     try:
         original = internalise(x.letter, store)

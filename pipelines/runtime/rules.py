@@ -90,7 +90,14 @@ class RuleBook:
         }
         self.state: Mapping[str, Cell] = {f"{name}/{part}": cell for name in names for part, cell in cells.items()}
 
-    def step(self, frame: pl.DataFrame, slots: Tensor, times: np.ndarray, state: Mapping[str, CellStore]) -> list[Edge]:
+    def step(
+        self,
+        frame: pl.DataFrame,
+        slots: Tensor,
+        times: np.ndarray,
+        state: Mapping[str, CellStore],
+        silent: np.ndarray | None = None,
+    ) -> list[Edge]:
         """Judge one step's result rows; how rows are split into steps makes no difference.
 
         Args:
@@ -98,6 +105,7 @@ class RuleBook:
             slots: `[B]` int64, each row's key.
             times: `[B]` int64, event time in ms; need not ascend.
             state: the stores of what `state` declares.
+            silent: `[B]` bool, rows that may not ring: an alarm that still holds rings at the first row after them.
 
         Returns:
             By row, then in the order of the rules.
@@ -113,6 +121,8 @@ class RuleBook:
                 continue
             runs = _runs(when, keys, run, rule.hold)
             ring = runs == rule.hold
+            if silent is not None:
+                ring &= ~silent[keys.order]
             if cooldown := milliseconds(rule.cooldown):
                 ring = _rings(ring, clear, times, keys, firing, rung, cooldown)
             was, now = _latch(ring, clear, keys, firing)

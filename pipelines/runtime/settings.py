@@ -116,10 +116,17 @@ class KafkaSettings(_Section):
 
 
 class LakeSettings(_Section):
-    """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret)."""
+    """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
+
+    Args:
+        compact: how often supervisors make their tables' small files into large ones; "0s": never.
+        vacuum: the age from which files that no version needs are deleted then, 24h at least.
+    """
 
     path: Annotated[str, AfterValidator(_absolute)] = "lake"
     options: dict[str, SecretStr] = {}
+    compact: Duration = "1h"
+    vacuum: Duration = "24h"
 
     def open(self) -> Lake:
         """The lake itself."""
@@ -153,9 +160,12 @@ class PipelineSettings(_Section):
         factory: `module:function`; default `pipelines.<name>:pipeline`.
         model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
         shards: fixed once the pipeline has run: partition p belongs to shard p mod shards.
+        workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
         rows, wait: of a step, at most.
         every, size: of a checkpoint.
         forget_after: a key not seen for so long is forgotten.
+        max_skew: how far an event time may be ahead of Kafka's timestamp.
+        overload: "block", or "latest" to skip readings older than `max_lag`.
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -165,6 +175,7 @@ class PipelineSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shards: PositiveInt = 1
     workers: PositiveInt = 1
+    max_workers: PositiveInt | None = None
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
     rows: PositiveInt | None = None
@@ -172,11 +183,14 @@ class PipelineSettings(_Section):
     every: Duration | None = None
     size: Size | None = None
     forget_after: Duration | None = None
+    max_skew: Duration | None = None
+    overload: Literal["block", "latest"] | None = None
+    max_lag: Duration | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """What was set for the pipeline's factory, as plain JSON."""
-        own = {"factory", "model", "device", "shards", "workers", "start", "on_gap"}
+        own = {"factory", "model", "device", "shards", "workers", "max_workers", "start", "on_gap"}
         return self.model_dump(mode="json", exclude=own, exclude_none=True)
 
 

@@ -15,15 +15,16 @@ import pyarrow as pa
 from pipelines.runtime import crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
-from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.inbox import Batch
+from pipelines.runtime.journal import Skipped
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.outbox import fingerprint
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Source
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Stats
-from pipelines.runtime.takeover import GAP, Live, take_over
+from pipelines.runtime.takeover import Live, take_over
 from pipelines.runtime.units import milliseconds, size
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class Shard:
         self._settle(wait=False)
         batch = self._gather()
         self._step(batch)
+        if self._live.machine.pipeline.overload == "latest":
+            self._keep_up()
         due = self._due()
         if due and not self._checkpoints.in_flight:
             self._begin_checkpoint(batch)
@@ -164,6 +167,25 @@ class Shard:
         )
         self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
 
+    def _keep_up(self) -> None:
+        """Leave out what is older than `max_lag`: from partitions that lie so far behind, go on with what is newest."""
+        live, wall = self._live, self._clock() * 1000
+        oldest = wall - milliseconds(live.machine.pipeline.max_lag)
+        late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
+        if not late:
+            return
+        end = self._source.log().end
+        starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
+        skipped = Skipped(starts, {p: end[p] for p in starts})
+        letters = skipped.letters(live.machine.pipeline.topic)
+        for letter in letters:
+            log.warning("%s", letter)
+        self._letters += letters
+        live.journal.skips(skipped)
+        live.skip(skipped, self._source)
+        self._behind |= dict.fromkeys(late, 0)
+        self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
+
     def _time(self, batch: Batch, wall: int) -> int:
         """The step's clock: the wall's, or while partitions have a backlog, how far all of those have been read.
 
@@ -222,10 +244,9 @@ class Shard:
         crash.point("checkpoint.begin")
         self._publish(batch, (name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
         live.outbox.settle(wait=True)
-        cut = live.machine.cut(full=live.snapshots.full_next)
-        if next_pipeline:
-            live.machine.adopt(next_pipeline)
-            live.plan = plan
+        reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
+        live.plan = plan
+        cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
         facts = {"topic_id": live.topic_id, "plan": plan.dump(), "signature": live.machine.signature, "now": self._now}
         results, self._results, self._bytes = self._results, [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)

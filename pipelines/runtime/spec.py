@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
+
+
+class ShardId(NamedTuple):
+    """A shard's name on a cluster."""
+
+    pipeline: str
+    shard: int
+
+    def __str__(self) -> str:
+        return f"{self.pipeline}/{self.shard}"
 
 
 @dataclass(frozen=True)
@@ -28,3 +38,8 @@ class Spec:
     partitions: Sequence[int]
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
+
+    @property
+    def id(self) -> ShardId:
+        """The shard's name."""
+        return ShardId(self.plan.name, self.shard)

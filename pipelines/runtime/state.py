@@ -165,7 +165,17 @@ class State:
         self._freed: set[int] = set()
         self._next_sweep = 0
         self.key_clashes = 0
-        self._stores: dict[str, Store] = {name: d.store(self) for name, d in declared.items()}
+        self._declared: dict[str, Declared] = {}
+        self._stores: dict[str, Store] = {}
+        self.declare(declared)
+
+    def declare(self, declared: Mapping[str, Declared]) -> bool:
+        """Hold what is declared and no more: what was there before keeps its content. Returns whether anything changed."""
+        changed = dict(declared) != self._declared
+        kept = {n: s for n, s in self._stores.items() if self._declared[n] == declared.get(n)}
+        self._stores = {n: kept[n] if n in kept else d.store(self) for n, d in declared.items()}
+        self._declared = dict(declared)
+        return changed
 
     def __len__(self) -> int:
         return sum(map(len, self._index.values()))
@@ -287,9 +297,9 @@ class State:
             for name, store in self._stores.items():
                 if not isinstance(store, PendingStore):
                     marked = f"{name}|"
-                    store.restore(
-                        slots, {n.removeprefix(marked): t for n, t in cut.cells.items() if n.startswith(marked)}
-                    )
+                    parts = {n.removeprefix(marked): t for n, t in cut.cells.items() if n.startswith(marked)}
+                    if parts:  # a rule that was added since has none
+                        store.restore(slots, parts)
         last = cuts[-1]
         for name, store in self._stores.items():
             if isinstance(store, PendingStore):

@@ -1,4 +1,4 @@
-"""The Supervisor: places shards on workers, replaces workers that die or stall, and alone talks to MLflow."""
+"""The Supervisor: places shards on workers, replaces workers that die or stall, scales them, and alone talks to MLflow."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from pipelines.runtime.cluster import NAMESPACE, actors
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.compaction import compact
+from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.orders import Orders
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.registry import Follower
-from pipelines.runtime.spec import Spec
+from pipelines.runtime.scaling import Scaler, spread
+from pipelines.runtime.spec import ShardId
 from pipelines.runtime.stats import Window
+from pipelines.runtime.units import milliseconds
 from pipelines.runtime.worker import Status, Worker
 
 log = logging.getLogger(__name__)
@@ -32,59 +33,29 @@ STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
 """glibc's: tensors come from memory that was used before; given back after each step, its page faults cost a third."""
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """One pipeline as deployed; the supervisor's only memory, and the same after its own restart.
-
-    Args:
-        shards: fixed; partition p belongs to shard p mod shards.
-        partitions: of the input topic.
-        env: environment of the worker processes.
-        resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
-        tracking: MLflow's address and experiment; None: no tracking.
-        follows: the registry's alias whose moves the shards follow, such as "rul@champion".
-        stuck_s: a shard whose step takes longer than this hangs, and its worker is replaced.
-    """
-
-    name: str
-    plan: Plan
-    lake: Lake
-    kafka: Mapping[str, Any] = field(repr=False)
-    partitions: int
-    shards: int = 1
-    workers: int = 1
-    start: Literal["earliest", "latest"] = "earliest"
-    on_gap: Literal["stop", "skip"] = "stop"
-    env: Mapping[str, str] = field(default_factory=dict)
-    resources: Mapping[str, float] = field(default_factory=lambda: {"num_cpus": 0})
-    tracking: tuple[str, str] | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    follows: str = ""
-    stuck_s: float = 120.0
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def spec(self, shard: int, plan: Plan) -> Spec:
-        """What a worker needs to run one shard."""
-        own = [p for p in range(self.partitions) if p % self.shards == shard]
-        return Spec(plan, self.lake, self.kafka, shard, own, self.start, self.on_gap)
+ACTIVE = ("running", "stopping")
 
 
 @dataclass
 class _Place:
-    """One worker's place: the process that fills it now, and how its restarts went."""
+    """One worker's place: the process that fills it now, what runs in it, and how its restarts went."""
 
     name: str
-    shards: list[int]
     actor: Any = None
+    shards: dict[ShardId, str] = field(default_factory=dict)  # each one's state, as ordered or as heard
     restarts: int = 0
     strikes: int = 0
     born: float = 0.0
     heard: float = 0.0
     not_before: float = 0.0
     asked: Any = None
-    known: list[Status] = field(default_factory=list)
+
+    def note(self, known: list[Status]) -> None:
+        """Take note of what the worker says; a shard that it has just been given may be missing yet."""
+        for status in known:
+            self.shards[status.id] = status.state
+            if status.state == "stopped":
+                del self.shards[status.id]
 
 
 class Supervisor:
@@ -95,38 +66,57 @@ class Supervisor:
 
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
-        self._places = [
-            _Place(f"{d.name}/worker-{w}", [s for s in range(d.shards) if s % d.workers == w]) for w in range(d.workers)
-        ]
+        self._orders = Orders(d.lake, d.id, d.plan)
+        self._ids = list(d.specs(d.plan))
+        self._places = [_Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._scaler = Scaler(d.scaling, d.scaling.least)
+        self._homes: dict[ShardId, int] = {}
+        self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop = threading.Event()
-        self._follower = Follower(d.lake, d.name, d.id, d.plan, d.tracking[0] if d.tracking else "", d.follows)
         self._tracking = self._track()
-        self._windows: dict[int, Window] = {}
+        self._windows: dict[ShardId, Window] = {}
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
         self._thread.start()
         if d.follows and d.tracking:
             threading.Thread(target=self._follow, name="follow", daemon=True).start()
+        if milliseconds(d.compact[0]):
+            threading.Thread(target=self._compact, name="compact", daemon=True).start()
 
     def status(self) -> dict[str, Any]:
         """The deployment as `tocsin status` shows it."""
-        shards = [
-            {**asdict(s), "worker": place.name, "restarts": place.restarts}
-            for place in self._places
-            for s in place.known
-        ]
+        restarts = {place.name: place.restarts for place in self._places}
         return {
             "pipeline": self._deployment.name,
-            "workers": len(self._places),
-            "restarts": sum(p.restarts for p in self._places),
+            "workers": sum(place.actor is not None for place in self._places),
+            "restarts": sum(restarts.values()),
+            "paused": self._orders.paused,
+            "silences": dict(self._orders.plan.silences),
             "tracking": self._tracking.run_id if self._tracking else None,
-            "shards": shards,
+            "shards": [
+                {**asdict(status), **status.id._asdict(), "worker": worker, "restarts": restarts[worker]}
+                for _, (status, worker) in sorted(self._known.items())
+            ],
         }
 
+    def pause(self, paused: bool = True) -> None:
+        """Have all shards commit and let go, or go on; a refused one tries again."""
+        self._orders.pause(paused)
+        self._retry()
+
     def change(self, plan: Plan) -> None:
-        """Have all shards go on with another plan, each from its next checkpoint."""
-        for place in self._places:
-            if place.actor:
-                place.actor.change.remote(plan)  # one that dies meanwhile is started with it
+        """Have all shards go on with another plan, each from its next checkpoint; a refused one tries again with it.
+
+        Raises:
+            TocsinError: it does not fit; see `Orders.change`.
+        """
+        self._orders.change(plan)
+        self._pass_on()
+        self._retry()
+
+    def silence(self, asset: str, until: int) -> None:
+        """Have an asset not ring before a time, ms since the epoch, each shard from its next checkpoint."""
+        self._orders.silence(asset, until)
+        self._pass_on()
 
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time."""
@@ -145,82 +135,155 @@ class Supervisor:
             self._tracking.close()
         return done
 
+    def _pass_on(self) -> None:
+        for place in self._places:
+            if place.actor:
+                place.actor.change.remote(self._orders.plan)  # one that dies meanwhile is started with it
+
+    def _retry(self) -> None:
+        for place in self._places:
+            for shard, state in list(place.shards.items()):
+                if state == "refused":
+                    place.actor.release.remote(shard)
+
     def _run(self) -> None:
+        self._adopt()
         while not self._stop.is_set():
-            for place in self._places:
-                try:
+            try:
+                for place in self._places:
                     self._tend(place)
-                except Exception:
-                    log.exception("tending %s failed; it is tried again", place.name)
-            if self._tracking and self._windows:
-                windows, self._windows = self._windows, {}
-                self._tracking.log(windows)
+                self._scale()
+                self._arrange()
+                if self._tracking and self._windows:
+                    windows, self._windows = self._windows, {}
+                    self._tracking.log({id.shard: window for id, window in windows.items()})
+            except Exception:
+                log.exception("%s: a beat of the supervisor failed; the next one tries again", self._deployment.name)
             self._stop.wait(BEAT_S)
 
     def _follow(self) -> None:
         """Look at the registry now and then; in a thread of its own, for it may take its time."""
+        d = self._deployment
         while not self._stop.wait(FOLLOW_S):
-            if self._follower.look():
-                plan = self._follower.plan
-                log.info("%s: goes on with %s", self._deployment.name, plan.model)
-                self.change(plan)
+            if d.tracking and self._orders.follow(d.tracking[0], d.follows):
+                log.info("%s: goes on with %s", d.name, self._orders.plan.model)
+                self._pass_on()
+
+    def _compact(self) -> None:
+        """Compact now and then, in a process that ends with it."""
+        d = self._deployment
+        every, vacuum = d.compact
+        while not self._stop.wait(milliseconds(every) / 1000):
+            try:
+                done = ray.get(
+                    ray.remote(num_cpus=0, max_retries=0, max_calls=1)(compact).remote(d.lake, d.name, vacuum)
+                )
+                log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
+            except Exception as reason:  # tables get slower to read, streams go on; the next time may do
+                log.warning("%s: compaction failed: %s", d.name, str(reason).splitlines()[-1])
+
+    def _adopt(self) -> None:
+        """Go on with the workers that a supervisor before this one has started, if they answer."""
+        for n, place in enumerate(self._places):
+            for name in sorted((a for a in actors() if a.startswith(f"{place.name}/")), reverse=True):
+                with contextlib.suppress(ValueError, RayActorError, GetTimeoutError):
+                    worker = ray.get_actor(name, namespace=NAMESPACE)
+                    known = ray.get(worker.status.remote(), timeout=ADOPT_S)
+                    self._settle(place, worker)
+                    self._note(place, known)
+                    self._homes |= dict.fromkeys(place.shards, n)
+                    worker.change.remote(self._orders.plan)
+                    log.info("adopted %s", name)
+                    break
+        living = [n for n, place in enumerate(self._places) if place.actor]
+        self._scaler = Scaler(self._deployment.scaling, max(living, default=-1) + 1)
 
     def _tend(self, place: _Place) -> None:
-        """See that a place has a living worker with all its shards, without waiting for anyone."""
+        """Hear from a place's worker, and see whether it still lives, without waiting for it."""
         now = time.monotonic()
         if place.actor is None:
-            if now >= place.not_before:
-                self._fill(place)
             return
         ready, _ = ray.wait([place.asked], timeout=0)
         if ready:
             try:
-                place.known = ray.get(ready[0])
+                known = ray.get(ready[0])
             except RayActorError as reason:
                 self._bury(place, f"died: {str(reason).splitlines()[0]}")
                 return
             place.heard = now
-            for status in place.known:
-                if status.state == "running" and (turn := status.facts.get("turn_s", 0)) > self._deployment.stuck_s:
+            for status in known:
+                if status.state in ACTIVE and (turn := status.facts.get("turn_s", 0)) > self._deployment.stuck_s:
                     ray.kill(place.actor)
-                    self._bury(place, f"hangs: shard {status.shard}'s step has taken {turn:.0f} s")
+                    self._bury(place, f"hangs: the step of {status.id} has taken {turn:.0f} s")
                     return
-            self._windows |= {s.shard: s.window for s in place.known if s.window}
+            self._note(place, known)
             place.asked = place.actor.status.remote()
         elif now - place.heard > STALLED_S:
             ray.kill(place.actor)  # should it still live, it is fenced
             self._bury(place, f"has not answered for {STALLED_S:.0f} s")
 
-    def _fill(self, place: _Place) -> None:
-        """Adopt the living worker of this place, or start one; either way it hosts the place's shards."""
-        d = self._deployment
-        place.actor = self._adopted(place)
-        if place.actor is None:
-            place.actor = ray.remote(
-                name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
-                namespace=NAMESPACE,
-                lifetime="detached",
-                max_restarts=0,
-                max_concurrency=4,
-                runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
-                **d.resources,
-            )(Worker).remote()
-        for shard in place.shards:
-            place.actor.host.remote(d.spec(shard, self._follower.plan))
-        place.born = place.heard = time.monotonic()
-        place.asked = place.actor.status.remote()
+    def _note(self, place: _Place, known: list[Status]) -> None:
+        place.note(known)
+        for status in known:
+            state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
+            self._known[status.id] = replace(status, state=state), place.name
+            if status.window:
+                self._windows[status.id] = status.window
 
-    def _adopted(self, place: _Place) -> Any:
-        """The newest worker that was started for this place by a supervisor before this one, if it answers."""
-        if place.born:
-            return None
-        for name in sorted((n for n in actors() if n.startswith(f"{place.name}/")), reverse=True):
-            with contextlib.suppress(ValueError, RayActorError, GetTimeoutError):
-                worker = ray.get_actor(name, namespace=NAMESPACE)
-                ray.get(worker.status.remote(), timeout=ADOPT_S)
-                log.info("adopted %s", name)
-                return worker
-        return None
+    def _scale(self) -> None:
+        """See how many workers there should be, once all shards run."""
+        shards = [status for status, _ in self._known.values()]
+        if len(shards) == len(self._ids) and all(s.state == "running" and s.window for s in shards):
+            read = sum(sum(s.facts["read"].values()) for s in shards)
+            windows = [s.window for s in shards if s.window]
+            lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
+            busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
+            before = self._scaler.workers
+            if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
+                log.info("%s: %d workers from now on; %d records behind", self._deployment.name, workers, lag)
+
+    def _arrange(self) -> None:
+        """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
+        workers = self._scaler.workers
+        self._homes = {} if self._orders.paused else spread(self._ids, workers, self._homes)
+        at = {shard: place for place in self._places for shard in place.shards}
+        for shard, place in at.items():
+            if place is not self._home(shard):
+                place.actor.release.remote(shard)
+        for n, place in enumerate(self._places):
+            wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
+            if place.actor is None and wanted and time.monotonic() >= place.not_before:
+                self._settle(place, self._start(place))
+            if place.actor:
+                for shard in wanted:
+                    if shard not in place.shards:
+                        place.actor.host.remote(self._deployment.specs(self._orders.plan)[shard])
+                        place.shards[shard] = "starting"
+                if not place.shards:
+                    ray.kill(place.actor)
+                    place.actor = None
+
+    def _home(self, shard: ShardId) -> _Place | None:
+        home = self._homes.get(shard)
+        return None if home is None else self._places[home]
+
+    def _start(self, place: _Place) -> Any:
+        """A new worker for a place."""
+        d = self._deployment
+        return ray.remote(
+            name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=0,
+            max_concurrency=4,
+            runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
+            **d.resources,
+        )(Worker).remote()
+
+    def _settle(self, place: _Place, worker: Any) -> None:
+        place.actor, place.shards = worker, {}
+        place.born = place.heard = time.monotonic()
+        place.asked = worker.status.remote()
 
     def _bury(self, place: _Place, why: str) -> None:
         now = time.monotonic()
@@ -228,7 +291,11 @@ class Supervisor:
         delay = BACKOFF_S[min(place.strikes, len(BACKOFF_S)) - 1] if place.strikes else 0.0
         place.actor, place.asked, place.not_before = None, None, now + delay
         place.restarts += 1
-        place.known = [replace(s, state="restarting", window=None) for s in place.known]
+        for shard in place.shards:
+            if shard in self._known:
+                status, worker = self._known[shard]
+                self._known[shard] = replace(status, state="restarting", window=None), worker
+        place.shards = {}
         log.warning("%s %s; a new one starts in %.1f s", place.name, why, delay)
 
     def _track(self) -> Any:
@@ -240,7 +307,7 @@ class Supervisor:
 
         tracking = Tracking(tracking_uri=d.tracking[0], experiment=d.tracking[1])
         model = d.plan.model
-        facts = {"shards": d.shards, "workers": d.workers, "partitions": d.partitions, "device": d.plan.device}
+        facts = {"shards": d.shards, "workers": d.scaling.least, "partitions": d.partitions, "device": d.plan.device}
         facts |= {"model": model.name, "model_version": model.version, "model_sha256": model.sha256} if model else {}
         tracking.start(d.name, {**facts, **d.params})
         return tracking

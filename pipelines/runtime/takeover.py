@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from pipelines.runtime import crash, journal
 from pipelines.runtime.alerts import Alert
-from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, StateMismatch, TopicReplaced
 from pipelines.runtime.inbox import Inbox
-from pipelines.runtime.journal import Journal, Ran
+from pipelines.runtime.journal import Journal, Ran, Skipped
 from pipelines.runtime.machine import Machine, Refusal, empty
 from pipelines.runtime.outbox import Outbox, fingerprint
 from pipelines.runtime.plan import Plan
@@ -23,8 +23,6 @@ from pipelines.runtime.snapshots import Snapshot, Snapshots
 from pipelines.runtime.spec import Spec
 
 logger = logging.getLogger(__name__)
-GAP = "takeover"
-"""The stage of a dead letter that stands for records that were lost."""
 
 
 @dataclass
@@ -48,6 +46,12 @@ class Live:
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
+
+    def skip(self, skipped: Skipped, source: Source) -> None:
+        """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
+        self.positions |= skipped.ends
+        self.inbox.clear()
+        source.seek(self.positions)
 
 
 def take_over(spec: Spec, source: Source) -> Live:
@@ -119,6 +123,9 @@ def _rerun(live: Live, spec: Spec, source: Source) -> None:
             live.results.append(outcome.results)
             live.positions |= ends
             live.now = item.now
+        elif isinstance(item, Skipped):
+            again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
+            live.skip(item, source)
         elif (plan := Plan.load(item.plan)) != live.plan:
             live.machine.adopt(plan.build(spec.lake))
             live.plan = plan
@@ -146,21 +153,8 @@ class _Found:
         if self._spec.on_gap == "stop":
             raise lost
         logger.error("skipped: %s", lost)
-        self.gaps.append(
-            DeadLetter(
-                topic=self._topic,
-                partition=partition,
-                offset=offset,
-                row=None,
-                stage=GAP,
-                error=type(lost).__name__,
-                message=str(lost),
-                timestamp=0,
-                key=None,
-                value=None,
-                headers=(),
-            )
-        )
+        error, message = type(lost).__name__, str(lost)
+        self.gaps.append(DeadLetter.of_none(self._topic, partition, offset, stage=GAP, error=error, message=message))
 
     def snapshot(self, snapshots: Snapshots) -> Snapshot | None:
         if not self._owned.checkpoint:

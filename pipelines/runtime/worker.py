@@ -13,7 +13,7 @@ from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.remote import RemoteReader
-from pipelines.runtime.spec import Spec
+from pipelines.runtime.spec import ShardId, Spec
 from pipelines.runtime.stats import Window
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ class Status:
     """One shard as its worker sees it.
 
     Args:
-        state: "starting", "running", "stopped" (by an order), "restarting" (its worker died), or "refused": a person
-            has to act on `error`.
+        state: "starting", "running", "stopping", "stopped" (by an order), or "refused": a person has to act on `error`.
+            A supervisor adds "restarting" (its worker died), "moving" (to another worker) and "paused".
         facts: positions (A), committed (R), epoch, model version and so on.
         pid: of the process; for tests and for people with a debugger.
     """
 
-    shard: int
+    id: ShardId
     state: str
     error: str
     facts: dict[str, Any]
@@ -45,12 +45,23 @@ class _Hosted:
     """A shard and its thread."""
 
     def __init__(self, spec: Spec) -> None:
-        self.spec, self.state, self.error = spec, "starting", ""
+        self.spec, self._state, self.error = spec, "starting", ""
         self.plan = spec.plan
         self.shard: Shard | None = None
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, name=f"shard-{spec.shard}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
         self.thread.start()
+
+    @property
+    def state(self) -> str:
+        """See `Status`."""
+        return "stopping" if self._state == "running" and self.stop.is_set() else self._state
+
+    def let_go(self) -> None:
+        """Have it commit and end; a refused one has nothing to commit."""
+        self.stop.set()
+        if self._state == "refused":
+            self._state = "stopped"
 
     def change(self, plan: Plan) -> None:
         """Go on with another plan; one that is still taking over does so afterwards."""
@@ -71,18 +82,18 @@ class _Hosted:
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
             reader = RemoteReader(self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows)
             self.shard = Shard(self.spec, reader)
-            self.state = "running"
+            self._state = "running"
             if self.plan != self.spec.plan:
                 self.shard.change(self.plan)
             self.shard.run(self.stop)
-            self.state = "stopped"
+            self._state = "stopped"
         except BaseException as reason:
             if self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch):
                 # A takeover that found this would find it again: wait for a person, with the line that says what to do.
-                self.state, self.error = "refused", str(reason)
+                self._state, self.error = "refused", str(reason)
                 log.error("%s", reason)
                 return
-            log.exception("shard %d: its process ends, another one takes over", self.spec.shard)
+            log.exception("%s: its process ends, another one takes over", self.spec.id)
             logging.shutdown()
             sys.stderr.flush()
             os._exit(70)
@@ -92,31 +103,40 @@ class Worker:
     """Hosts shards; the supervisor makes it a detached Ray actor."""
 
     def __init__(self) -> None:
-        self._hosted: dict[int, _Hosted] = {}
+        self._hosted: dict[ShardId, _Hosted] = {}
 
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""
-        held = self._hosted.get(spec.shard)
-        if held is None or held.state in ("stopped", "refused"):
-            self._hosted[spec.shard] = _Hosted(spec)
+        if spec.id not in self._hosted:
+            self._hosted[spec.id] = _Hosted(spec)
+
+    def release(self, shard: ShardId) -> None:
+        """Have a shard commit and let go; `status` says when it has."""
+        if held := self._hosted.get(shard):
+            held.let_go()
 
     def status(self) -> list[Status]:
-        """Each shard's state, and what it counted since the last call."""
+        """Each shard's state, and what it counted since the last call. One that has stopped is told of once."""
         found = []
-        for n, h in sorted(self._hosted.items()):
+        for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
-            found.append(Status(n, h.state, h.error, facts, window, os.getpid()))
+            found.append(Status(id, h.state, h.error, facts, window, os.getpid()))
+        for status in found:
+            if status.state == "stopped":
+                del self._hosted[status.id]
         return found
 
     def change(self, plan: Plan) -> None:
-        """Have every shard go on with another plan from its next checkpoint."""
-        for hosted in self._hosted.values():
-            hosted.change(plan)
+        """Have every shard of its pipeline go on with another plan from its next checkpoint."""
+        for id, hosted in self._hosted.items():
+            if id.pipeline == plan.name:
+                hosted.change(plan)
 
     def drain(self, timeout: float = 60) -> bool:
         """Have every shard commit and let go; whether all did in time."""
-        for hosted in self._hosted.values():
-            hosted.stop.set()
-        for hosted in self._hosted.values():
-            hosted.thread.join(timeout)
-        return not any(h.thread.is_alive() for h in self._hosted.values())
+        hosted = list(self._hosted.values())
+        for h in hosted:
+            h.let_go()
+        for h in hosted:
+            h.thread.join(timeout)
+        return not any(h.thread.is_alive() for h in hosted)

@@ -35,11 +35,12 @@ def wear(window: Tensor) -> Mapping[str, Tensor]:
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The job; `options`: name, topic, rows a step, commit interval, silence, level of the first rule, a file to hang on."""
+    """The job; `options`: name, topic, silence, level of the first rule, a file to hang on, ms that a row takes."""
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
         while "hang" in options and Path(options["hang"]).exists():
             time.sleep(0.05)
+        time.sleep(len(window) * options.get("slow", 0) / 1000)
         return wear(window)
 
     silence = options.get("silence", "9999d")  # the load's timestamps are old
@@ -71,6 +72,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             ),
             AlertRule(name="silent", severity="warning", when=pl.col("silent")),
         ],
-        batch=Batch(rows=options.get("rows", 64)),
-        commit=Commit(every=options.get("every", "300ms")),
+        batch=Batch(rows=64),
+        commit=Commit(every="300ms"),
     )

@@ -70,11 +70,11 @@ def messages(seed: int, *, units: int = 20, partitions: int = 2) -> Iterator[Mes
 
 
 class Load:
-    """Messages at a steady rate, from a thread, while in the `with` block."""
+    """Messages at a steady `rate` a second, from a thread, while in the `with` block."""
 
-    def __init__(self, kafka: Mapping[str, Any], topic: str, *, rate: int, seed: int) -> None:
+    def __init__(self, kafka: Mapping[str, Any], topic: str, *, rate: int, seed: int, partitions: int = 2) -> None:
         self._producer = KafkaProducer(**kafka, acks="all", delivery_timeout_ms=120_000)
-        self._topic, self._rate, self._messages = topic, rate, messages(seed)
+        self._topic, self.rate, self._messages = topic, rate, messages(seed, partitions=partitions)
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1)
 
@@ -90,7 +90,7 @@ class Load:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            for _ in range(self._rate // 20):
+            for _ in range(self.rate // 20):
                 m = next(self._messages)
                 self._producer.send(
                     self._topic, m.value, partition=m.partition, headers=m.headers, timestamp_ms=m.at_ms

@@ -1,0 +1,99 @@
+"""Orders to a running pipeline: pause, go on, other settings, silence for an asset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
+
+
+def pause(context: typer.Context, pipeline: Name) -> None:
+    """Have a pipeline commit and let go, and stay so until `resume`; readings wait in Kafka."""
+    from pipelines.cli.console import note
+
+    with _ordered(context, pipeline) as order:
+        order("pause", True)
+    note(f"{pipeline} commits and lets go; `tocsin resume {pipeline}` has it go on")
+
+
+def resume(context: typer.Context, pipeline: Name) -> None:
+    """Have a paused pipeline go on where it was; shards that were refused try again."""
+    from pipelines.cli.console import note
+
+    with _ordered(context, pipeline) as order:
+        order("pause", False)
+    note(f"{pipeline} goes on; see `tocsin status {pipeline} --watch`")
+
+
+def reload(context: typer.Context, pipeline: Name) -> None:
+    """Have a running pipeline take up its settings anew: levels, rules, model, options; each shard at its next checkpoint.
+
+    Shards, workers, Kafka and the lake are of the deployment: `stop` and `up` change those.
+    """
+    from pipelines.cli.console import note, working
+    from pipelines.cli.deployment import planned
+
+    settings = context.obj.settings()
+    with _ordered(context, pipeline) as order, working(f"{pipeline}: settings, model and rules"):
+        plan, _ = planned(settings, pipeline)
+        order("change", plan)
+    note(f"{pipeline} goes on with its new settings from each shard's next checkpoint")
+
+
+def silence(
+    context: typer.Context,
+    asset: Annotated[str, typer.Argument(metavar="ASSET", help="Its key, as alarms show it.")],
+    last: Annotated[str, typer.Option("--for", metavar="AGE", help="How long, such as 2h; 0s ends a silence.")],
+    pipeline: Annotated[str | None, typer.Option(help="One pipeline; without it, all that run.")] = None,
+) -> None:
+    """Have an asset not ring for a while; an alarm that still holds afterwards rings then. Its results go on."""
+    import time
+
+    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.console import note
+    from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.units import milliseconds
+
+    until = round(time.time() * 1000) + milliseconds(last)
+    with joined(context.obj.settings()):
+        names = [pipeline] if pipeline else supervisors()
+        if not names:
+            raise ConfigError(
+                f"silence {asset}: expected a pipeline that runs on this Ray cluster, got none; start one"
+            )
+        for name in names:
+            _tell(supervisor(name), "silence", asset, until)
+    ends = f"does not ring until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
+    note(f"{asset} {ends if milliseconds(last) else 'may ring again'} ({', '.join(names)})")
+
+
+@contextmanager
+def _ordered(context: typer.Context, pipeline: str) -> Iterator[Any]:
+    """How to tell the supervisor of a running pipeline what to do."""
+    from pipelines.cli.cluster import joined, supervisor
+
+    with joined(context.obj.settings()):
+        actor = supervisor(pipeline)
+        yield lambda *order: _tell(actor, *order)
+
+
+def _tell(actor: Any, order: str, *what: Any) -> None:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    from pipelines.runtime.errors import TocsinError, Unavailable
+
+    try:
+        ray.get(getattr(actor, order).remote(*what), timeout=60)
+    except RayTaskError as reason:
+        if isinstance(reason.cause, TocsinError):
+            raise reason.cause from None
+        raise
+    except RayError as reason:
+        raise Unavailable(
+            f"supervisor: expected it to take the order, got {type(reason).__name__}; it may be restarting, order again"
+        ) from reason

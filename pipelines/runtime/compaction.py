@@ -1,0 +1,53 @@
+"""Compaction: a table's small files made into large ones, and what nobody needs any more deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.units import milliseconds
+
+LEAST_MS = 24 * 3_600_000
+"""Shards write files first and commit them later: younger ones may belong to a commit under way."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What was done: small files that were there, large ones that took their place, old ones deleted."""
+
+    table: str
+    files_before: int
+    files_after: int
+    vacuumed: int
+
+
+def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
+    """Rewrite a table's small files as few large ones; safe beside running shards, and readers see the same rows.
+
+    Args:
+        vacuum: also delete files that no version of this age needs, 24h at least.
+
+    Raises:
+        ConfigError: too short an age.
+        Unavailable: there is no table, or another compaction was at work.
+    """
+    if vacuum and milliseconds(vacuum) < LEAST_MS:
+        raise ConfigError(
+            f"vacuum {vacuum}: expected 24h at least, or it would take files that shards are about to commit"
+        )
+    uri, options = lake.uri(name), lake.options or None
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        raise Unavailable(f"{uri}: expected a table, got none; start its pipeline with `tocsin up`")
+    table = DeltaTable(uri, storage_options=options)
+    try:
+        done = table.optimize.compact()
+        hours = milliseconds(vacuum) // 3_600_000 if vacuum else 0
+        gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True) if vacuum else []
+        table.cleanup_metadata()
+    except CommitFailedError as reason:
+        raise Unavailable(f"{uri}: compaction met another one: {reason}; nothing has changed, try again") from reason
+    return Compacted(uri, done["numFilesRemoved"], done["numFilesAdded"], len(gone))

@@ -1,0 +1,58 @@
+"""A deployment: one pipeline as people have asked for it to be run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.scaling import Scaling
+from pipelines.runtime.spec import ShardId, Spec
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One pipeline as deployed; with the orders in the lake the supervisor's only memory, and the same after its restart.
+
+    Args:
+        partitions: of the input topic.
+        shards: fixed; partition p belongs to shard p mod shards.
+        scaling: how many workers share them.
+        env: environment of the worker processes.
+        resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
+        tracking: MLflow's address and experiment; None: no tracking.
+        follows: the registry's alias whose moves the shards follow, such as "rul@champion".
+        compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
+        stuck_s: a shard whose step takes longer than this hangs, and its worker is replaced.
+    """
+
+    plan: Plan
+    lake: Lake
+    kafka: Mapping[str, Any] = field(repr=False)
+    partitions: int
+    shards: int = 1
+    scaling: Scaling = field(default_factory=Scaling)
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=lambda: {"num_cpus": 0})
+    tracking: tuple[str, str] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    follows: str = ""
+    compact: tuple[str, str] = ("0s", "24h")
+    stuck_s: float = 120.0
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's."""
+        return self.plan.name
+
+    def specs(self, plan: Plan) -> dict[ShardId, Spec]:
+        """What a worker needs to run each shard."""
+        own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
+        specs = (Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap) for s in range(self.shards))
+        return {spec.id: spec for spec in specs}

@@ -1,0 +1,120 @@
+"""How many workers a deployment needs, and which shards each of them gets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+BACKLOG_S = 2.0
+"""A lag that is worked off in this time is no backlog."""
+
+Shard = TypeVar("Shard", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Between how many workers, and by which measure.
+
+    Args:
+        least, most: workers.
+        catch_up_s: a backlog that will not be worked off within this calls for one more.
+        look_s: over this long the rate is measured; so long a change has to show what it is worth, too.
+        calm_s: for so long one worker less must have sufficed before one goes.
+        share: of their time that workers may be busy at most for that.
+    """
+
+    least: int = 1
+    most: int = 1
+    catch_up_s: float = 30
+    look_s: float = 10
+    calm_s: float = 120
+    share: float = 0.6
+
+
+class _Sample(NamedTuple):
+    at: float
+    read: int
+    lag: int
+    busy: float
+
+
+class Scaler:
+    """Decides by lag and by the rate at which it falls; one worker more or less at a time.
+
+    Args:
+        workers: that are there now.
+    """
+
+    def __init__(self, scaling: Scaling, workers: int) -> None:
+        self._scaling = scaling
+        self.workers = min(max(workers, scaling.least), scaling.most)
+        self._samples: deque[_Sample] = deque()
+
+    def look(self, now: float, read: int, lag: int, busy: float) -> int:
+        """How many workers there should be.
+
+        Args:
+            now: s, monotonic.
+            read: records that all shards have read so far.
+            lag: records that they have not.
+            busy: seconds that they work, per second, summed.
+        """
+        s, samples = self._scaling, self._samples
+        samples.append(_Sample(now, read, lag, busy))
+        while len(samples) > 1 and samples[1].at <= now - max(s.look_s, s.calm_s):
+            samples.popleft()
+        if s.least < s.most:
+            if self.workers < s.most and self._too_few(now):
+                self._go(1)
+            elif self.workers > s.least and self._too_many(now):
+                self._go(-1)
+        return self.workers
+
+    def _go(self, by: int) -> None:
+        self.workers += by
+        self._samples.clear()
+
+    def _too_few(self, now: float) -> bool:
+        """Whether the backlog grows, or falls too slowly."""
+        s, last = self._scaling, self._samples[-1]
+        if self._samples[0].at > now - s.look_s:
+            return False
+        then = next(x for x in reversed(self._samples) if x.at <= now - s.look_s)
+        seconds = last.at - then.at
+        falls = (then.lag - last.lag) / seconds
+        return last.lag > BACKLOG_S * self._rate(then) and last.lag > max(falls, 0) * s.catch_up_s
+
+    def _too_many(self, now: float) -> bool:
+        """Whether one less would have sufficed all the time."""
+        s, first = self._scaling, self._samples[0]
+        if first.at > now - s.calm_s:
+            return False
+        busy = sum(x.busy for x in self._samples) / len(self._samples)
+        least_lag = max(x.lag for x in self._samples)
+        return busy < s.share * (self.workers - 1) and least_lag <= BACKLOG_S * self._rate(first)
+
+    def _rate(self, then: _Sample) -> float:
+        """Records a second that were read since."""
+        last = self._samples[-1]
+        return max(last.read - then.read, 1) / (last.at - then.at)
+
+
+def spread(shards: Sequence[Shard], places: int, now: Mapping[Shard, int]) -> dict[Shard, int]:
+    """Each shard's place, evenly, and with as few moves as that takes.
+
+    Args:
+        places: how many there are.
+        now: where shards are.
+    """
+    held: list[list[Shard]] = [[] for _ in range(places)]
+    homeless: list[Shard] = []
+    for shard in shards:
+        place = now.get(shard, places)
+        (held[place] if place < places else homeless).append(shard)
+    for shard in homeless:
+        min(held, key=len).append(shard)
+    while len(fullest := max(held, key=len)) > len(emptiest := min(held, key=len)) + 1:
+        emptiest.append(fullest.pop())
+    return {shard: place for place, of in enumerate(held) for shard in of}

@@ -1,0 +1,97 @@
+"""A job on Ray, and the hands to kill its parts with."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.supervisor import deploy, find
+from tests.conftest import SESSION
+from tests.crash.harness import Job
+
+ROOT = str(Path(__file__).parents[2])
+
+
+def until(what: Callable[[], Any], why: str) -> Any:
+    """Wait for something to become true, and return it."""
+    give_up = time.monotonic() + 90
+    while not (found := what()):
+        assert time.monotonic() < give_up, f"expected within 90 s: {why}"
+        time.sleep(0.05)
+    return found
+
+
+class Deployed:
+    """A job on Ray, and the hands to kill its parts with."""
+
+    def __init__(self, job: Job, *, options: Mapping[str, Any] | None = None, **more: Any) -> None:
+        own = {"name": job.name, "topic": job.topic, "every": "500ms"}
+        plan = Plan("tests.crash.job:pipeline", {**own, **(options or {})})
+        self._name = job.name
+        env = {"PYTHONPATH": ROOT}
+        deploy(Deployment(plan=plan, lake=job.lake, kafka=job.kafka, partitions=job.partitions, env=env, **more))
+
+    @property
+    def supervisor(self) -> Any:
+        """The handle of its supervisor."""
+        return find(self._name)
+
+    def status(self) -> dict[str, Any]:
+        """What the supervisor says; nothing while it is away."""
+        try:
+            return ray.get(self.supervisor.status.remote(), timeout=10)
+        except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return {"workers": 0, "shards": []}
+
+    def shard(self, number: int = 0) -> dict[str, Any]:
+        """A shard's status, once it runs; also while the supervisor itself is away."""
+
+        def running() -> dict[str, Any] | None:
+            return next((s for s in self.status()["shards"] if (s["shard"], s["state"]) == (number, "running")), None)
+
+        return until(running, "the shard to run")
+
+    def goes_on(self) -> dict[str, Any]:
+        """Wait until it has read more than it had, and holds rows that are not committed."""
+        before = sum(self.shard()["facts"]["read"].values())
+
+        def busy() -> dict[str, Any] | None:
+            facts = (found := self.shard())["facts"]
+            return found if sum(facts["read"].values()) > before + 50 and facts["uncommitted_rows"] else None
+
+        return until(busy, "the shard to go on")
+
+    def kill(self, what: str) -> None:
+        """SIGKILL a part, with uncommitted rows in flight."""
+        if what == "worker":
+            pid = self.goes_on()["pid"]
+            os.kill(pid, signal.SIGKILL)
+            until(lambda: self.shard()["pid"] != pid, "another worker to take over")
+        else:
+            os.kill(actor(what), signal.SIGKILL)
+
+    def stop(self) -> None:
+        supervisor = self.supervisor
+        assert ray.get(supervisor.stop.remote(), timeout=90)
+        ray.kill(supervisor)
+
+
+def actor(name: str) -> int:
+    """Process id of these tests' newest actor of a class, waited for; Ray writes the class into the process's title."""
+
+    def living() -> list[psutil.Process]:
+        return [
+            p
+            for p in psutil.process_iter(["cmdline", "create_time", "environ"])
+            if (p.info["cmdline"] or [""])[0].startswith(f"ray::{name}")
+            and (p.info["environ"] or {}).get(SESSION) == os.environ[SESSION]
+        ]
+
+    return max(until(living, f"an actor of class {name}"), key=lambda p: p.info["create_time"]).pid

@@ -1,0 +1,68 @@
+"""Orders: kept in the lake, taken up by a restarted supervisor, and what of them a new deployment keeps."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.orders import Orders
+from pipelines.runtime.plan import Plan
+
+PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "t"})
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path))
+
+
+def _soon() -> int:
+    return round(time.time() * 1000) + 60_000
+
+
+def test_a_restarted_supervisor_goes_on_with_what_was_ordered(lake: Lake) -> None:
+    orders, until = Orders(lake, "d1", PLAN), _soon()
+    assert (orders.plan, orders.paused) == (PLAN, False)
+    orders.pause(True)
+    orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
+    orders.silence("7", until)
+    again = Orders(lake, "d1", PLAN)
+    assert again.paused
+    assert again.plan == replace(PLAN, options={**PLAN.options, "high": 0.9}, silences={"7": until})
+
+
+def test_a_new_deployment_keeps_silences_that_last_and_no_other_order(lake: Lake) -> None:
+    orders, until = Orders(lake, "d1", PLAN), _soon()
+    orders.pause(True)
+    orders.silence("7", until)
+    orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
+    again = Orders(lake, "d2", PLAN)
+    assert (again.plan, again.paused) == (replace(PLAN, silences={"7": until}), False)
+
+
+def test_a_silence_ends_by_a_time_that_has_passed(lake: Lake) -> None:
+    orders = Orders(lake, "d1", PLAN)
+    orders.silence("7", _soon())
+    orders.silence("7", 0)
+    assert orders.plan.silences == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"factory": "tests.crash.job:none"}, ConfigError, "expected an importable module:function"),
+        ({"options": {**PLAN.options, "rows": 0}}, ConfigError, "expected rows, of a step, to be at least 1, got 0"),
+        ({"factory": "pipelines.rul:pipeline", "options": {}}, ModelError, "expected a model"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_and_changes_nothing(
+    lake: Lake, change: dict[str, object], error: type[Exception], says: str
+) -> None:
+    orders = Orders(lake, "d1", PLAN)
+    orders.pause(True)
+    with pytest.raises(error, match=says):
+        orders.change(replace(PLAN, **change))  # type: ignore[arg-type]
+    assert (orders.plan, Orders(lake, "d1", PLAN).plan) == (PLAN, PLAN)
