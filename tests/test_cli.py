@@ -202,6 +202,50 @@ def test_a_dead_letter_is_shown_as_it_was_read_and_sent_again_once(tocsin: Cli) 
     assert "expected a duration such as 2h or a time" in tocsin("dlq", "list", "--since", "yesterday", status=1)
 
 
+def test_a_pipeline_is_paused_and_goes_on_where_it_was(tocsin: Cli) -> None:
+    before = committed(tocsin.json("status", "turbines"))
+    tocsin("pause", "turbines")
+
+    def paused(said: list[Any]) -> bool:
+        (pipeline,) = said[0]["pipelines"]
+        return (pipeline["paused"], pipeline["workers"], pipeline["shards"][0]["state"]) == (True, 0, "paused")
+
+    tocsin.eventually(paused, "status", "turbines")
+    (fed,) = tocsin.json("feed", "turbines", "--from", "sim", "--seed", "8", "--limit", "500", "--rate", "0")
+    assert committed(tocsin.json("status", "turbines")) == before
+    tocsin("resume", "turbines")
+    tocsin.eventually(lambda said: committed(said) == before + fed["rows"], "status", "turbines")
+
+
+def test_other_levels_are_taken_up_without_a_stop_and_wrong_ones_are_refused(tocsin: Cli) -> None:
+    before = tocsin.json("status", "turbines")[0]["pipelines"][0]["shards"][0]
+    settings, given = (file := tocsin.folder / "tocsin.toml").read_text(), len(tocsin.json("alerts", "turbines"))
+    file.write_text(settings + "        warning = 10\n        critical = 20\n")
+    assert "expected critical <= warning, got 20 > 10" in tocsin("reload", "turbines", status=1)
+    file.write_text(settings + "        warning = 120\n        hold = 2\n")
+    tocsin("reload", "turbines")
+    tocsin("silence", "3", "--for", "1h")
+    tocsin.eventually(lambda said: list(said[0]["pipelines"][0]["silences"]) == ["3"], "status", "turbines")
+    time.sleep(2)  # a checkpoint
+    tocsin("feed", "turbines", "--from", "sim", "--seed", "9", "--limit", "6000", "--rate", "0")
+    end = tocsin.json("status", "turbines")[0]["pipelines"][0]["shards"][0]
+    tocsin.eventually(lambda said: said[0]["pipelines"][0]["shards"][0]["lag"] == 0, "status", "turbines")
+    file.write_text(settings)
+    raised = [e for e in tocsin.json("alerts", "turbines")[given:] if e["type"].endswith("raised")]
+    assert any(60 < e["data"]["rul"] < 120 for e in raised if e["data"]["rule"] == "warning")
+    assert "3" not in {e["subject"] for e in raised}
+    assert (end["pid"], end["restarts"]) == (before["pid"], 0)
+    tocsin("silence", "3", "--for", "0s", "--pipeline", "turbines")
+    assert tocsin.json("status", "turbines")[0]["pipelines"][0]["silences"] == {}
+    assert "expected a duration" in tocsin("silence", "3", "--for", "long", status=1)
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "reload"])
+def test_an_order_to_a_pipeline_that_does_not_run_is_one_line(tocsin: Cli, order: str) -> None:
+    said = tocsin("--set", "pipelines.idle.factory=tests.crash.job:pipeline", order, "idle", status=1)
+    assert "pipeline idle: expected it to run on this Ray cluster, got: turbines; start it: `tocsin up idle`" in said
+
+
 def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) -> None:
     tocsin("feed", "rul", "--from", "sim", "--limit", "4000", "--rate", "0")
     running = tocsin.start("--set", "pipelines.rul.every=1h", "run", "rul", "--json")

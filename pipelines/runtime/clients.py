@@ -41,6 +41,25 @@ def admin(options: Mapping[str, Any]) -> KafkaAdminClient:
     return _connect(KafkaAdminClient, dict(options))
 
 
+class Patience:
+    """Whether to wait on for Kafka: a broker that is away comes back, from one that answers nothing more is to be expected."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self.waiting = False
+        """Whether it was away when it was last asked."""
+
+    def lasts(self) -> bool:
+        """Ask it, within a few seconds; once it is back, whatever waits for it has its whole time again."""
+        before, quick = self.waiting, {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000}
+        try:
+            _connect(KafkaAdminClient, {**self._options, **quick}).close()
+            self.waiting = False
+        except (Unavailable, KafkaError):
+            self.waiting = True
+        return self.waiting or before
+
+
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics, as far as they go now; each partition's in order."""
     with closing(consumer(options)) as reading:

@@ -41,6 +41,7 @@ class Outbox:
         self._give_up = 0.0
         self.unsaid = 0
         """Alarms in a transaction that has not ended."""
+        self.patience = clients.Patience(options)
         self._originals = OriginalStore(lake.files, "", lake.uri())
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
@@ -88,14 +89,18 @@ class Outbox:
         left = self._give_up - time.monotonic()
         if self._flight is None or not (wait or self._flight.done() or left <= 0):
             return
-        try:  # within bounds: the client waits without end, and was seen never to wake when a broker had restarted
-            self._flight.result(max(left, 0))
-        except TimeoutError as reason:
-            raise Unavailable(
-                f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, got no answer; "
-                "start again"
-            ) from reason
-        self._flight = None
+        while True:
+            try:  # within bounds: the client waits without end, and was seen never to wake when a broker had restarted
+                self._flight.result(max(self._give_up - time.monotonic(), 0))
+                break
+            except TimeoutError as reason:
+                if not self.patience.lasts():  # a takeover would have to wait, too
+                    raise Unavailable(
+                        f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, "
+                        "got no answer; start again"
+                    ) from reason
+                self._give_up = time.monotonic() + TRANSACTION_S
+        self._flight, self.patience.waiting = None, False
 
     def _commit(
         self,

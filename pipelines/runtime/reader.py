@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import OffsetOutOfRangeError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.errors import ConfigError, PositionLost, Unavailable
 
+ORIGINALS_S = 20
+LAG_S = 1.0
 FAR = 5000
 """Records that are cheaper to seek over than to read through."""
 
@@ -71,21 +75,29 @@ class Reader:
     ) -> None:
         self._options, self._topic, self._codec = dict(options), topic, codec
         self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
-        self._consumer = clients.consumer(
-            options,
-            max_poll_records=max_records,
+        self._max_records = max_records
+        self._ends: dict[int, int] = {}
+        self._highs: dict[int, int] = {}
+        self._asked_at = 0.0
+        self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
+
+    @cached_property
+    def _consumer(self) -> KafkaConsumer:
+        consumer = clients.consumer(
+            self._options,
+            max_poll_records=self._max_records,
             max_partition_fetch_bytes=8 << 20,
             fetch_max_wait_ms=100,
             receive_buffer_bytes=1 << 20,
         )
-        self._consumer.assign(self._assigned)
-        self._ends: dict[int, int] = {}
-        self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
+        consumer.assign(self._assigned)
+        return consumer
 
     def log(self) -> Log:
         """The topic's identity and offsets.
 
         Raises:
+            Unavailable: no broker answers.
             ConfigError: there is no such topic, or it is compacted.
         """
         where = f"topic {self._topic}"
@@ -124,17 +136,25 @@ class Reader:
             return None
         self._ends |= moved
         table, dead = self._codec.decode(records)
-        highs = {tp.partition: self._consumer.highwater(tp) for tp in self._assigned}
-        # A partition that has not been fetched yet says nothing: what was known of it stays.
-        behind = {p: max(high - self._ends[p], 0) for p, high in highs.items() if high is not None}
-        return Poll(table, dead, moved, behind)
+        return Poll(table, dead, moved, self._behind())
+
+    def _behind(self) -> dict[int, int]:
+        """Records in the log behind what has been handed over; a partition that is not known yet says nothing."""
+        if time.monotonic() - self._asked_at > LAG_S:  # a fetch says it too, but of a time long before its last record
+            self._asked_at = time.monotonic()
+            with suppress(KafkaError):
+                self._highs |= _by_partition(self._consumer.end_offsets(self._assigned, timeout_ms=1000))
+        for tp in self._assigned:
+            if high := self._consumer.highwater(tp):
+                self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
+        return {p: max(high - self._ends[p], 0) for p, high in self._highs.items()}
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log, for dead letters that a stage asks for.
 
         Raises:
             PositionLost: one of them is no longer there.
-            Unavailable: the broker does not give them within a minute.
+            Unavailable: the broker does not give them within 20 s.
         """
         self._second = self._second or clients.consumer(self._options)
         found: list[ConsumerRecord] = []
@@ -142,7 +162,7 @@ class Reader:
             tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))
             self._second.assign([tp])
             self._second.seek(tp, left[0])
-            give_up = time.monotonic() + 60
+            give_up = time.monotonic() + ORIGINALS_S
             while left:
                 try:
                     records = self._second.poll(timeout_ms=1000).get(tp, [])
@@ -160,7 +180,8 @@ class Reader:
                     self._second.seek(tp, left[0])
                 if time.monotonic() > give_up:
                     raise Unavailable(
-                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record in 60 s, got none; is the broker up?"
+                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record in {ORIGINALS_S} s, "
+                        "got none; is the broker up?"
                     )
         return found
 

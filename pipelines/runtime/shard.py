@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime import crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.deadletter import GAP, DeadLetter
+from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.inbox import Batch
 from pipelines.runtime.journal import Skipped
 from pipelines.runtime.machine import Refusal
@@ -110,8 +112,8 @@ class Shard:
         self._source.close()
 
     def facts(self) -> dict[str, Any]:
-        """What `tocsin status` shows of it; read from another thread."""
-        live = self._live
+        """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
+        live, waits = self._live, self._live.outbox.patience.waiting
         return {
             "epoch": live.epoch,
             "checkpoint": live.sequence,
@@ -120,7 +122,8 @@ class Shard:
             "committed": dict(self._committed),  # R
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
-            "turn_s": round(time.monotonic() - self._turned_at, 1),  # for how long the step under way has taken
+            "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
+            "waits_for": "Kafka" if waits else "",
         }
 
     @property
@@ -205,11 +208,24 @@ class Shard:
         wanted: dict[int, list[int]] = {}
         for r in refusals:
             wanted.setdefault(r.partition, []).append(r.offset)
-        found = {(o.partition, o.offset): o for o in self._source.originals(wanted)}
+        found = {(o.partition, o.offset): o for o in self._originals(wanted)}
         return [
             DeadLetter.of(found[r.partition, r.offset], row=r.row, stage=r.stage, error=r.error, message=r.message)
             for r in refusals
         ]
+
+    def _originals(self, wanted: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        """Records as they are in the log, which is still there once the broker is back."""
+        patience = self._live.outbox.patience
+        while True:
+            try:
+                found = self._source.originals(wanted)
+            except Unavailable:
+                if not patience.lasts():
+                    raise
+            else:
+                patience.waiting = False
+                return found
 
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""

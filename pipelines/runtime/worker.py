@@ -9,8 +9,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kafka.errors import KafkaError
+
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch
+from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch, Unavailable
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.remote import RemoteReader
 from pipelines.runtime.spec import ShardId, Spec
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from pipelines.runtime.shard import Shard
 
 log = logging.getLogger(__name__)
+AGAIN_S = 2.0
+"""A takeover that found no broker, or no lake, is tried again after this."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,9 @@ class Status:
     """One shard as its worker sees it.
 
     Args:
-        state: "starting", "running", "stopping", "stopped" (by an order), or "refused": a person has to act on `error`.
-            A supervisor adds "restarting" (its worker died), "moving" (to another worker) and "paused".
+        state: "starting", "waiting" (for what `error` says), "running", "stopping", "stopped" (by an order), or
+            "refused": a person has to act on `error`. A supervisor adds "restarting" (its worker died), "moving" (to
+            another worker) and "paused".
         facts: positions (A), committed (R), epoch, model version and so on.
         pid: of the process; for tests and for people with a debugger.
     """
@@ -81,8 +86,16 @@ class _Hosted:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
             reader = RemoteReader(self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows)
-            self.shard = Shard(self.spec, reader)
-            self._state = "running"
+            while self.shard is None:
+                try:
+                    self.shard = Shard(self.spec, reader)
+                except (Unavailable, KafkaError) as reason:  # nobody else could take over either
+                    self._state, self.error = "waiting", str(reason)
+                    log.warning("%s waits: %s", self.spec.id, reason)
+                    if self.stop.wait(AGAIN_S):
+                        self._state = "stopped"
+                        return
+            self._state, self.error = "running", ""
             if self.plan != self.spec.plan:
                 self.shard.change(self.plan)
             self.shard.run(self.stop)

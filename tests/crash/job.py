@@ -35,12 +35,18 @@ def wear(window: Tensor) -> Mapping[str, Tensor]:
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The job; `options`: name, topic, silence, level of the first rule, a file to hang on, ms that a row takes."""
+    """The job.
+
+    Args:
+        options: name, topic, silence, `high` (level of the first rule), `hang` (a file on which it hangs), `slow` (ms a row
+            takes) and `slow_while` (only while this file is there).
+    """
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
         while "hang" in options and Path(options["hang"]).exists():
             time.sleep(0.05)
-        time.sleep(len(window) * options.get("slow", 0) / 1000)
+        if "slow" in options and Path(options.get("slow_while", "/")).exists():
+            time.sleep(len(window) * options["slow"] / 1000)
         return wear(window)
 
     silence = options.get("silence", "9999d")  # the load's timestamps are old

@@ -1,11 +1,26 @@
-"""More than can be judged: with `latest`, what is skipped is on record, and everything else is judged once."""
+"""More than can be judged: memory stays flat and nothing is lost; with `latest`, what is skipped is on record."""
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
+import psutil
+import pytest
+import ray
 
+from deploy.kafka.server import KafkaServer
+from pipelines.runtime.cluster import connect
 from tests.crash.conftest import MakeJob
+from tests.crash.deployed import ROOT, Deployed, actor, until
 from tests.crash.harness import Job
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    connect("local", env={"PYTHONPATH": ROOT}, cpus=2)
+    yield
+    ray.shutdown()
 
 
 def _skipped(job: Job) -> dict[int, list[range]]:
@@ -32,3 +47,45 @@ def test_latest_skips_what_is_too_old_and_tells_of_it_across_kills(make_job: Mak
     skipped = _skipped(job)
     assert sum(len(r) for ranges in skipped.values() for r in ranges) > 300
     assert job.differences(skipped=skipped) == []
+
+
+def _memory(*processes: psutil.Process) -> float:
+    """MB that processes hold."""
+    return sum(p.memory_info().rss for p in processes) / 1e6
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_the_broker_is_away(
+    cluster: None, tmp_path: Path
+) -> None:
+    with KafkaServer(data=tmp_path / "kafka") as server:
+        job, wild = Job(server.bootstrap_servers, tmp_path), tmp_path / "wild"
+        wild.touch()
+        deployed = Deployed(job, options={"slow": 10, "slow_while": str(wild)})
+        with job.load(rate=1000) as load:  # ten times what it can judge
+            worker = psutil.Process(deployed.goes_on()["pid"])
+            processes = [worker, *(psutil.Process(actor(name)) for name in ("Reader", "Supervisor"))]
+            time.sleep(20)
+            at_20_s, lag_at_20_s = _memory(*processes), _lag(deployed)
+            time.sleep(100)
+            at_120_s, lag_at_120_s = _memory(*processes), _lag(deployed)
+            load.rate = 100
+            wild.unlink()
+            until(lambda: _lag(deployed) < 1000, "the backlog to be worked off")
+            server.kill()
+            time.sleep(60)
+            away, said = _memory(*processes), deployed.status()
+            server.restart()
+            deployed.goes_on()
+        print(f"MB at 20 s {at_20_s:.0f}, at 120 s {at_120_s:.0f}, after 60 s without a broker {away:.0f}")
+        print(f"records behind at 20 s {lag_at_20_s}, at 120 s {lag_at_120_s}")
+        assert max(at_120_s, away) <= 1.2 * at_20_s
+        assert lag_at_120_s > 3 * lag_at_20_s > 3000
+        assert said["restarts"] == 0
+        until(lambda: job.drained(job.ends()), "all input to be in the table")
+        deployed.stop()
+        assert job.differences() == []
+
+
+def _lag(deployed: Deployed) -> int:
+    return int(deployed.shard()["window"]["gauges"]["behind"])
