@@ -88,7 +88,18 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
 
     below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("shard", "state", "read", "committed", "lag", "rows/s", "p50/p95/p99 ms", "restarts", "model"):
+    for name in (
+        "shard",
+        "state",
+        "read",
+        "committed",
+        "lag",
+        "to commit",
+        "rows/s",
+        "p50/p95/p99 ms",
+        "restarts",
+        "model",
+    ):
         shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right", no_wrap=True)
     for look in looks:
         if not look["shards"]:
@@ -101,7 +112,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 Text(shard["state"], STATES.get(shard["state"], "yellow")),
                 f"{sum(shard['read'].values()):,}",
                 f"{sum(shard['committed'].values()):,}",
-                "" if shard["lag"] is None else f"{shard['lag']:,}",
+                *("" if shard[lag] is None else f"{shard[lag]:,}" for lag in ("lag", "committed_lag")),
                 f"{shard['rows_per_s']:,.0f}",
                 "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
                 str(shard["restarts"]),
@@ -114,8 +125,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
 
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
     facts, window = shard["facts"], shard["window"] or {"seconds": 0.0, "counts": {}, "latency_ms": {}, "gauges": {}}
-    read = facts.get("read", {})
-    lags = [ends[facts["topic"], p] - at for p, at in read.items() if (facts["topic"], p) in ends]
+    read, committed = facts.get("read", {}), facts.get("committed", {})
     seconds = window["seconds"] or 1.0
     return {
         "pipeline": shard["pipeline"],
@@ -123,8 +133,9 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "state": shard["state"],
         "error": shard["error"],
         "read": read,
-        "committed": facts.get("committed", {}),
-        "lag": max(sum(lags), 0) if lags else None,
+        "committed": committed,
+        "lag": _lag(facts.get("topic", ""), read, ends),
+        "committed_lag": _lag(facts.get("topic", ""), committed, ends),
         "uncommitted_rows": facts.get("uncommitted_rows", 0),
         "rows_per_s": round(window["counts"].get("rows", 0) / seconds, 1),
         "results_per_s": round(window["counts"].get("results", 0) / seconds, 1),
@@ -136,6 +147,12 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "pid": shard["pid"],
         "restarts": shard["restarts"],
     }
+
+
+def _lag(topic: str, positions: Mapping[int, int], ends: Mapping[tuple[str, int], int]) -> int | None:
+    """Records behind the positions; None when Kafka does not say."""
+    lags = [max(ends[topic, p] - at, 0) for p, at in positions.items() if (topic, p) in ends]
+    return sum(lags) if lags else None
 
 
 def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
