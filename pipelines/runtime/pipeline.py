@@ -106,7 +106,9 @@ class Pipeline:
     """One input topic, stages in order, one results table, alert rules.
 
     Args:
-        schema: one reading; a field with `nullable=False` must be there and finite.
+        into: the results table's folder in the lake, which several pipelines may share; default: `name`.
+        schema: one reading; a field with `nullable=False` must be there and finite. A field whose metadata has
+            `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
         key: the column whose value names the asset; state lives per (partition, key).
         results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
@@ -125,6 +127,7 @@ class Pipeline:
     key: str
     stages: Sequence[Stage]
     results: pa.Schema
+    into: str = ""
     rules: Sequence[AlertRule] = ()
     event_time: str | None = None
     unknown: Literal["ignore", "reject"] = "ignore"
@@ -140,8 +143,11 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):  # it names topics and folders
-            raise ConfigError(f"{where}: expected a name of letters, digits, dots, dashes and underscores; rename it")
+        for name in (self.name, self.folder):  # they name topics and folders
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ConfigError(
+                    f"{where}: expected a name of letters, digits, dots, dashes and underscores, got {name!r}; rename it"
+                )
         if self.key not in self.schema.names or self.schema.field(self.key).nullable:
             required = [f.name for f in self.schema if not f.nullable]
             raise ConfigError(
@@ -155,7 +161,8 @@ class Pipeline:
             )
         if reserved := [n for n in self.schema.names if n.startswith("_")]:
             raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
-        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", "rule", "severity"}:
+        said = {"rule", "severity"} if self.rules else set()  # an alarm's data has them beside the results
+        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *said}:
             raise ConfigError(
                 f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
             )
@@ -172,6 +179,11 @@ class Pipeline:
         for name, text in (durations | {"forget_after": self.forget_after}).items():
             _readable(f"{where}: {name}", milliseconds, text)
         _readable(f"{where}: size", size, self.commit.size)
+
+    @property
+    def folder(self) -> str:
+        """The results table's folder in the lake."""
+        return self.into or self.name
 
     @property
     def dead_letters(self) -> str:

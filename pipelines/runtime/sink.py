@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import posixpath
 import time
@@ -37,7 +38,7 @@ class Owned:
 
 
 class Sink:
-    """One shard's hand on the results table.
+    """One shard's hand on the results table, which other shards and other pipelines may write to as well.
 
     Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
     ours. Delta does not deduplicate by itself: a commit made from a freshly loaded table is always accepted. So after
@@ -56,9 +57,12 @@ class Sink:
 
         Only what is read here, after the epoch, is the truth about R.
         """
-        p, uri = self._pipeline, self._lake.uri(self._pipeline.name)
+        p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
         options = self._lake.options or None
-        DeltaTable.create(uri, p.table, mode="ignore", partition_by=[PARTITION], name=p.name, storage_options=options)
+        with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
+            DeltaTable.create(
+                uri, p.table, mode="ignore", partition_by=[PARTITION], name=p.folder, storage_options=options
+            )
         self._table = DeltaTable(uri, storage_options=options)
         self._check_schema(uri)
         for _ in range(ATTEMPTS):
@@ -138,7 +142,7 @@ class Sink:
 
     def _file(self, date: pa.Scalar, table: pa.Table) -> AddAction:
         path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
-        whole = posixpath.join(self._pipeline.name, path)
+        whole = posixpath.join(self._pipeline.folder, path)
         self._files.create_dir(posixpath.dirname(whole), recursive=True)
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
         bytes_ = self._files.get_file_info(whole).size

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import multiprocessing
+from dataclasses import replace
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError
 
 from pipelines.runtime.errors import ConfigError, Fenced
 from pipelines.runtime.lake import Lake
@@ -37,7 +42,7 @@ def _owner(lake: Lake) -> Sink:
     return sink
 
 
-def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS) -> list[pa.RecordBatch]:
+def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS, pipeline: Pipeline = PIPELINE) -> list[pa.RecordBatch]:
     """Results of so many readings, a second apart."""
     n = range(first, first + count)
     values = [[0] * count, list(n), [0] * count, [at_ms + 1000 * i for i in range(count)], [7] * count, [0.5] * count]
@@ -46,7 +51,7 @@ def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS) -> list[pa.RecordBat
         pa.array(v, pa.int64() if f.name != "heat" else f.type).cast(f.type)
         for v, f in zip(values, schema, strict=True)
     ]
-    return [Machine(PIPELINE).step(pa.RecordBatch.from_arrays(arrays, schema=schema), at_ms).results]
+    return [Machine(pipeline).step(pa.RecordBatch.from_arrays(arrays, schema=schema), at_ms).results]
 
 
 def _offsets(lake: Lake) -> list[int]:
@@ -109,6 +114,62 @@ def test_owners_of_other_shards_do_not_fence_each_other(lake: Lake) -> None:
     one.publish(one.write(_rows(3, 2)), {0: 5, 1: 40}, 2)
     assert _offsets(lake) == [0, 1, 2, 3, 4, 10, 11, 12]
     assert _txn(lake, "p/t/0", "p/t/2", "p/0#checkpoint", "p/1#checkpoint") == [5, 13, 2, 1]
+
+
+def test_owners_of_other_pipelines_share_a_table_and_do_not_fence_each_other(lake: Lake) -> None:
+    sinks = []
+    for name in ("one", "two"):
+        sinks.append(Sink(lake, replace(PIPELINE, name=name, into="p"), 0))
+        assert sinks[-1].own(START) == Owned(1, START, 0)
+    for n, sink in enumerate(sinks):
+        sink.publish(sink.write(_rows(10 * n, 3)), {0: 3 + n, 1: 40}, 7 + n)
+    assert _offsets(lake) == [0, 1, 2, 10, 11, 12]
+    again = Sink(lake, replace(PIPELINE, name="one", into="p"), 0)
+    assert again.own(START) == Owned(2, {0: 3, 1: 40}, 7)
+    with pytest.raises(Fenced, match="one/0#epoch: expected 1, got 2"):
+        sinks[0].publish([], {0: 9, 1: 40}, 9)
+    sinks[1].publish(sinks[1].write(_rows(13, 1)), {0: 5, 1: 40}, 9)
+    assert _txn(lake, "one/t/0", "one/0#epoch", "two/t/0", "two/0#epoch", "two/0#checkpoint") == [3, 2, 5, 1, 9]
+    assert [f.name for f in Path(lake.root).iterdir()] == ["p"]
+
+
+def _write_shared(name: str, lakes: list[Lake], together: Barrier) -> None:
+    """Make the table and add to it, in each lake beside another process that does the same."""
+    pipeline = replace(PIPELINE, name=name, topic=name, into="p")
+    for lake in lakes:
+        sink = Sink(lake, pipeline, 0)
+        together.wait()
+        sink.own({0: 0})
+        for n in range(4):
+            sink.publish(sink.write(_rows(5 * n, 5, pipeline=pipeline)), {0: 5 * n + 5}, n + 1)
+
+
+def test_processes_that_make_and_fill_a_table_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    lakes, names = [Lake(str(tmp_path / f"{n}")) for n in range(15)], ("one", "two")
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(len(names), timeout=60)
+    processes = [spawn.Process(target=_write_shared, args=(name, lakes, together)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    for lake in lakes:
+        rows = pl.scan_delta(lake.uri("p")).select("topic", "offset").collect().rows()
+        assert sorted(rows) == [(name, offset) for name in names for offset in range(20)]
+        for name in names:
+            assert _txn(lake, f"{name}/{name}/0", f"{name}/0#epoch", f"{name}/0#checkpoint") == [20, 1, 4]
+
+
+def test_a_table_that_another_one_makes_at_the_same_moment_is_used(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = DeltaTable.create
+
+    def beaten(*args: Any, **more: Any) -> None:
+        make(*args, **more)
+        raise CommitFailedError("Protocol changed since last commit: protocol changed")  # as deltalake 1.6 says it
+
+    monkeypatch.setattr(DeltaTable, "create", beaten)
+    assert _sink(lake).own(START) == Owned(1, START, 0)
 
 
 def test_compaction_beside_it_loses_and_doubles_nothing(lake: Lake) -> None:
