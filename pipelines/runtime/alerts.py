@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from pipelines.runtime.pipeline import Pipeline
     from pipelines.runtime.rules import Edge
 
-_PREFIX = "io.tocsin.alert."
+TYPE = "io.tocsin.alert."
+"""What a type begins with, before the transition."""
+SOURCE = "/tocsin/"
+"""What a source begins with, before the pipeline."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Alert:
         attributes = {
             "ce_specversion": "1.0",
             "ce_id": self.id,
-            "ce_source": f"/tocsin/{self.pipeline}",
-            "ce_type": _PREFIX + self.transition,
+            "ce_source": SOURCE + self.pipeline,
+            "ce_type": TYPE + self.transition,
             "ce_subject": self.key,
             "ce_time": self.time.isoformat(),
             "content-type": "application/json",
@@ -61,10 +64,10 @@ class Alert:
         data = orjson.loads(value)
         return cls(
             id=ce["ce_id"],
-            pipeline=ce["ce_source"].rsplit("/", 1)[-1],
+            pipeline=ce["ce_source"].removeprefix(SOURCE),
             rule=data.pop("rule"),
             severity=data.pop("severity"),
-            transition=ce["ce_type"].removeprefix(_PREFIX),
+            transition=ce["ce_type"].removeprefix(TYPE),
             key=ce["ce_subject"],
             time=datetime.fromisoformat(ce["ce_time"]),
             data=data,

@@ -9,6 +9,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime.arrow_messages import StreamReader
 from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.envelope import Envelope, source
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.json_messages import JsonReader
 from pipelines.runtime.pipeline import IDENTITY
@@ -30,18 +31,21 @@ class Codec:
     - times are RFC 3339 strings with an offset (`2026-01-31T12:00:00.5+01:00`) or integers, milliseconds since
       1970 UTC, from 1700 to 2199; digits finer than the schema's unit are cut off;
     - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;
+    - a field whose metadata has `{"from": "header:<name>"}` is the text of the record's last header of that name, a time,
+      number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
     - a stream has all the schema's fields in any order and any width that holds the values, and ends with its end
       mark; with more than 100 bad rows it is refused as a whole.
 
     Args:
         topic: for messages.
-        schema: a row's fields: float, double, integers, bool, string, `timestamp("ms"|"us"|"ns", "UTC")`.
+        schema: a row's fields, at least one of them the value's: float, double, integers, bool, string,
+            `timestamp("ms"|"us"|"ns", "UTC")`.
         unknown: what to do about other fields: "ignore" or "reject".
         max_bytes: largest value, and largest stream once decoded, bytes.
         max_rows: most rows in a stream.
 
     Raises:
-        ConfigError: the schema has no fields, a field twice, one named as an identity column or of another type.
+        ConfigError: the schema has no fields of the value, a field twice, one named as an identity column or of another type.
     """
 
     def __init__(
@@ -60,7 +64,11 @@ class Codec:
             )
         self.schema = schema
         self.batch_schema = pa.schema([*IDENTITY, *schema])
-        reading = Reading(topic, schema, unknown, max_bytes)
+        body = pa.schema([f for f in schema if source(f) is None])
+        if not body:
+            raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
+        self._envelope = Envelope(topic, schema) if len(body) < len(schema) else None
+        reading = Reading(topic, body, unknown, max_bytes)
         self._json = JsonReader(reading)
         self._streams = StreamReader(reading, max_rows)
 
@@ -85,6 +93,8 @@ class Codec:
             if kind != ARROW_STREAM:
                 wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
                 out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+        if self._envelope:
+            self._envelope.add(records, out)
         out.rejected.sort(key=lambda rejected: rejected[0])
         letters = [
             DeadLetter.of(records[i], stage="decode", error=why.error, message=why.message, row=row)

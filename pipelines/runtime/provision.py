@@ -15,7 +15,7 @@ from pipelines.runtime.pipeline import Pipeline
 
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
-    """Make the alert, dead-letter and journal topics; check the input topic.
+    """Make the alert topic of a pipeline that has rules, dead-letter and journal topics; check the input topic.
 
     Args:
         create_input: partitions of the input topic if it is to be made, too; 0: it must be there.
@@ -40,7 +40,8 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
                 raise ConfigError(
                     f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
                 )
-            create_topic(admin, pipeline.alerts, partitions)
+            if pipeline.rules:
+                create_topic(admin, pipeline.alerts, partitions)
             create_topic(admin, pipeline.dead_letters, 1)
             create_topic(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
             if (there := _partitions(admin, pipeline.journal)) != shards:

@@ -185,11 +185,18 @@ class Job:
         flaw: str | None = None,
         on_gap: Literal["stop", "skip"] = "stop",
         kafka: Mapping[str, Any] | None = None,
+        spec: Spec | None = None,
         **armed: str,
     ) -> Worker:
-        """Start a process; `kafka` is how it reaches the broker, `armed` maps crash points, with `_` for the dot, to signals."""
+        """Start a process.
+
+        Args:
+            kafka: how it reaches the broker.
+            spec: of another shard than the job's.
+            armed: crash points, with `_` for the dot, and their signals.
+        """
         plan = Plan("tests.crash.job:pipeline", {"name": self.name, "topic": self.topic, **self._options})
-        spec = Spec(plan, self.lake, kafka or self.kafka, 0, range(self.partitions), on_gap=on_gap)
+        spec = spec or Spec(plan, self.lake, kafka or self.kafka, 0, range(self.partitions), on_gap=on_gap)
         points = {point.replace("_", ".", 1): how for point, how in armed.items()}
         self.workers.append(Worker(spec, self._folder / str(len(self.workers)), flaw, points))
         return self.workers[-1]

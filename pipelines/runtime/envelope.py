@@ -1,0 +1,109 @@
+"""What a record says outside its value's fields: in its headers, and the value itself as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
+
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.fields import field_reader
+from pipelines.runtime.readings import Decoded, RejectedError, show
+
+VALUE = "value"
+HEADER = "header:"
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """One field that is read from beside the value's fields; `header` None: from the value itself."""
+
+    field: pa.Field
+    header: str | None
+    read: Callable[[bytes], Any]
+    wanted: str
+
+    def refused(self, content: bytes | None) -> RejectedError:
+        """Why this is not what the field wants."""
+        if content is None:
+            return RejectedError("SchemaMismatch", f"missing header {self.header}")
+        got = show(content.decode("utf-8", "backslashreplace"))
+        return RejectedError("BadValue", f"{self.field.name}: expected {self.wanted}, got {got}")
+
+
+class Envelope:
+    """Adds to rows read from values the columns that their records say outside of them.
+
+    Args:
+        schema: of the whole row; fields whose metadata says `from` are read here, the others are the value's own.
+
+    Raises:
+        ConfigError: a field is from elsewhere, or of a type that can't be read.
+    """
+
+    def __init__(self, topic: str, schema: pa.Schema) -> None:
+        self._facts = [_fact(topic, f, place) for f in schema if (place := source(f)) is not None]
+        read = [f.name for f in schema if source(f) is None] + [fact.field.name for fact in self._facts]
+        self._order = [read.index(name) for name in schema.names]
+
+    def add(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+        """Put the columns into each piece, where the schema has them; a record that lacks one is refused, all its rows."""
+        if not out.pieces:
+            return
+        some = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
+        values = [records[i].value for i in some.tolist()]
+        headers = [dict(records[i].headers) for i in some.tolist()]
+        columns, refused = [], dict[int, RejectedError]()
+        for fact in self._facts:
+            found = values if fact.header is None else [header.get(fact.header) for header in headers]
+            column = pa.array([None if content is None else fact.read(content) for content in found], fact.field.type)
+            for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
+                if found[i] is not None or not fact.field.nullable:
+                    refused.setdefault(i, fact.refused(found[i]))
+            columns.append(column)
+        usable = np.ones(len(some), bool)
+        usable[list(refused)] = False
+        whole = {int(some[i]): why for i, why in refused.items()}
+        out.rejected = [r for r in out.rejected if r[0] not in whole] + [(i, None, why) for i, why in whole.items()]
+        for n, (positions, rows, own) in enumerate(out.pieces):
+            at = np.searchsorted(some, positions)
+            if not (keep := usable[at]).all():
+                at, positions, rows = at[keep], positions[keep], rows[keep]
+                own = [column.filter(pa.array(keep)) for column in own]
+            row = [*own, *(column.take(pa.array(at)) for column in columns)]
+            out.pieces[n] = (positions, rows, [row[i] for i in self._order])
+
+
+def source(f: pa.Field) -> str | None:
+    """Where a field says that it is from; None: it is one of the value's."""
+    said = (f.metadata or {}).get(b"from")
+    return None if said is None else said.decode()
+
+
+def _fact(topic: str, f: pa.Field, place: str) -> _Fact:
+    read, wanted = field_reader(topic, f)
+    if place.startswith(HEADER):
+        return _Fact(f, place.removeprefix(HEADER), partial(_cell, read, f.type == pa.string()), wanted)
+    if place == VALUE and f.type == pa.string():
+        return _Fact(f, None, partial(_cell, read, True), "text in UTF-8")
+    raise ConfigError(
+        f"{topic}: field {f.name}, {f.type}, is from {place!r}; expected 'header:<name>', or 'value' for a string"
+    )
+
+
+def _cell(read: Callable[[Any], Any], text: bool, content: bytes) -> Any:
+    """What a field reads in a header's bytes; None if that is nothing of its kind."""
+    try:
+        written = content.decode()
+        parsed = written if text else orjson.loads(content)
+    except UnicodeDecodeError:
+        return None
+    except orjson.JSONDecodeError:  # a time, which is written without quotes here
+        parsed = written
+    return read(written if type(parsed) is str else parsed)

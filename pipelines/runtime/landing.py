@@ -1,0 +1,95 @@
+"""Alarms into the lake: what a pipeline says on its alert topic lands in one table, `<lake>/alerts`, that all of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.runtime.alerts import SOURCE, TYPE
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.pipeline import Batch, Commit, Pipeline
+from pipelines.runtime.plan import Model, Plan
+
+if TYPE_CHECKING:
+    from pipelines.runtime.machine import Step
+    from pipelines.runtime.rows import Rows
+    from pipelines.runtime.state import Declared, Store
+
+ALERTS = "alerts"
+OPTIONS = ("name", "topic", "into", "rows", "wait", "every", "size", "forget_after")
+
+
+def landing(pipeline: str, **options: Any) -> Plan:
+    """The plan by which the alarms of a pipeline land in the table `alerts`.
+
+    Args:
+        pipeline: its name.
+        options: more of the factory's own, such as `every`.
+    """
+    name = f"{ALERTS}.{pipeline}"
+    return Plan(f"{__name__}:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """An alert topic's records, each a row: `key` is the asset, `event_time` the alarm's, `data` its JSON as it was sent.
+
+    Args:
+        options: `name` and `topic`; may be absent: `into` ("alerts"), `rows` and `wait` of a step, `every` and `size` of a
+            checkpoint, `forget_after`.
+        model: none is needed.
+
+    Raises:
+        ConfigError: an unknown option, or one of the two is missing.
+    """
+    if not {"name", "topic"} <= set(options) <= set(OPTIONS):
+        raise ConfigError(
+            f"{__name__}: expected name, topic and perhaps {', '.join(OPTIONS[2:])}, got {', '.join(options)}; mend them"
+        )
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        into=options.get("into", ALERTS),
+        schema=pa.schema(
+            [
+                _field("id", "header:ce_id"),
+                _field("source", "header:ce_source"),
+                _field("type", "header:ce_type"),
+                _field("subject", "header:ce_subject"),
+                _field("time", "header:ce_time", pa.timestamp("us", tz="UTC")),
+                pa.field("rule", pa.string(), nullable=False),
+                pa.field("severity", pa.string(), nullable=False),
+                _field("data", "value"),
+            ]
+        ),
+        key="subject",
+        event_time="time",
+        max_skew="90000d",  # an alarm may be of any time that the codec reads: its readings have been judged
+        stages=[Named()],
+        results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
+        batch=Batch(**{k: options[k] for k in ("rows", "wait") if k in options}),
+        commit=Commit(**{k: options[k] for k in ("every", "size") if k in options}),
+        **{k: options[k] for k in ("forget_after",) if k in options},
+    )
+
+
+class Named:
+    """The event's source and type as the pipeline and the transition that they name."""
+
+    state: Mapping[str, Declared] = {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        named = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}
+        return rows.with_columns(
+            {
+                name: pc.replace_substring_regex(rows.table.column(whole), f"^{re.escape(start)}", "")
+                for name, (whole, start) in named.items()
+            }
+        )
+
+
+def _field(name: str, place: str, kind: pa.DataType | None = None) -> pa.Field:
+    return pa.field(name, kind or pa.string(), nullable=False, metadata={"from": place})

@@ -1,0 +1,71 @@
+"""Alarms land in the lake exactly once, whichever of the two is killed: the process that rings, or the one that lands them."""
+
+import random
+import time
+
+import pytest
+from deltalake import DeltaTable
+from kafka import KafkaAdminClient
+
+from pipelines.query import query, results
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.landing import landing
+from pipelines.runtime.provision import provision
+from pipelines.runtime.spec import Spec
+from tests.crash.conftest import MakeJob
+from tests.crash.harness import Job, until
+from tests.crash.process import ANYWHERE
+from tests.crash.test_kills import TAKEOVER
+
+pytestmark = pytest.mark.crash
+RINGING = ("alerts.sent", "alerts.committed", "checkpoint.delta", ANYWHERE)
+
+
+def _landed(job: Job) -> int:
+    """The offset before which all of the alert topic is in the table."""
+    uri, name = job.lake.uri("alerts"), f"alerts.{job.name}"
+    return DeltaTable(uri).transaction_version(f"{name}/{name}/0") or 0 if DeltaTable.is_deltatable(uri) else 0
+
+
+def test_each_alarm_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
+    rng, job, lost = random.Random(8), make_job(), list[int]()
+    plan, topic = landing(job.name, every="500ms"), f"alerts.{job.name}"
+    spec = Spec(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
+    made, lands_at = 0, 0
+    with job.load():
+        rings, lands = job.start(), job.start(spec=spec)
+        while made < kills:
+            _, alarms = rings.fall(rng.choice(RINGING))
+            assert alarms > 0
+            rings = job.start()
+            until(lambda at=lands_at: _landed(job) > at, "alarms to land", worker=lands)
+            time.sleep(rng.uniform(0, 0.3))
+            lands.kill()
+            killed_ms, lands_at = time.time() * 1000, _landed(job)
+            lost.append(sum(m.offset >= lands_at and m.timestamp < killed_ms for m in job.read(topic)))
+            made += 2
+            if (point := rng.choice([None, *TAKEOVER])) is not None:
+                job.start(spec=spec, **{point.replace(".", "_"): "SIGKILL"}).fell(point)
+                made += 1
+            lands = job.start(spec=spec)
+    job.finish(rings)
+    said = job.read(topic)
+    until(lambda: _landed(job) > said[-1].offset, "all alarms to land", worker=lands)
+    lands.stop()
+    print(f"{made} kills, {len(said)} alarms; said and not in the table at a kill: {lost}")
+    assert max(lost) > 0
+    alarms = [(m, Alert.read(m.headers, m.value)) for m in said]
+    facts = ("offset", "id", "pipeline", "rule", "severity", "transition", "key", "event_time", "data")
+    assert results("alerts", lake=job.lake).select(facts).sort("offset").collect().rows() == [
+        (m.offset, a.id, a.pipeline, a.rule, a.severity, a.transition, a.key, a.time, m.value.decode())
+        for m, a in alarms
+    ]
+    assert len({a.id for _, a in alarms}) == len(alarms)
+    assert job.differences() == []
+    asked = query("SELECT rule, count(*) AS n FROM alerts WHERE transition = 'raised' GROUP BY rule", lake=job.lake)
+    assert dict(asked.rows()) == {
+        rule: sum((a.rule, a.transition) == (rule, "raised") for _, a in alarms) for rule in ("hot", "steady")
+    }
+    assert job.read(f"{topic}.dlq") == []
+    with KafkaAdminClient(**job.kafka) as admin:
+        assert f"alerts.{topic}" not in admin.list_topics()
