@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -97,9 +98,16 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
         time.sleep(0.5)
     events = [json.loads(line) for line in tour(only("tocsin alerts rul")).splitlines()]
     assert {e["data"]["rule"] for e in events if e["type"].endswith("raised")} == {"warning", "critical"}
-    answer = [json.loads(line) for line in tour(f"{only('tocsin query')} --json").splitlines()]
+    answer = [json.loads(line) for line in tour(f"""{only('tocsin query "SELECT unit')} --json""").splitlines()]
     assert [list(row) for row in answer] == [["unit", "cycle", "rul"]] * 5
     assert answer[0]["rul"] < 20
+    while json.loads(tour('tocsin query "SELECT count(*) AS n FROM alerts" --json'))["n"] < len(events):
+        assert time.monotonic() < give_up, "expected all alarms in the table"
+        time.sleep(0.5)
+    landed = [json.loads(line) for line in tour(f"""{only('tocsin query "SELECT event_time')} --json""").splitlines()]
+    newest = sorted((e["time"] for e in events), reverse=True)[:5]
+    assert [datetime.fromisoformat(row["event_time"]) for row in landed] == [*map(datetime.fromisoformat, newest)]
+    assert {json.loads(row["data"])["rule"] for row in landed} <= {"warning", "critical"}
     assert tour(only("tocsin dlq list rul")) == "no dead letters\n"
     assert "small files became" in tour(only("tocsin compact rul"))
 
