@@ -42,17 +42,21 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
         create_input: partitions of the input topic if it is to be made, too.
     """
     from pipelines.runtime.deployment import Deployment
+    from pipelines.runtime.landing import landing
     from pipelines.runtime.provision import provision
     from pipelines.runtime.scaling import Scaling
 
-    given, kafka = settings.pipeline(name), settings.kafka.client_options()
+    given, lake, kafka = settings.pipeline(name), settings.lake.open(), settings.kafka.client_options()
     plan, pipeline = planned(settings, name)
+    partitions = provision(kafka, pipeline, shards=given.shards, create_input=create_input)
+    lands = pipeline.rules and settings.lake.alerts
     return Deployment(
         plan=plan,
-        lake=settings.lake.open(),
+        lake=lake,
         kafka=kafka,
-        partitions=provision(kafka, pipeline, shards=given.shards, create_input=create_input),
+        partitions=partitions,
         shards=given.shards,
+        lands=provision(kafka, landing(name).build(lake), shards=1) if lands else 0,
         scaling=Scaling(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
         start=given.start,
         on_gap=given.on_gap,

@@ -36,10 +36,14 @@ def reload(context: typer.Context, pipeline: Name) -> None:
     """
     from pipelines.cli.console import note, working
     from pipelines.cli.deployment import planned
+    from pipelines.runtime.provision import provision
 
     settings = context.obj.settings()
     with _ordered(context, pipeline) as order, working(f"{pipeline}: settings, model and rules"):
-        plan, _ = planned(settings, pipeline)
+        plan, declared = planned(settings, pipeline)
+        provision(
+            settings.kafka.client_options(), declared, shards=settings.pipeline(pipeline).shards
+        )  # a first rule's topic
         order("change", plan)
     note(f"{pipeline} goes on with its new settings from each shard's next checkpoint")
 

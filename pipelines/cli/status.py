@@ -68,7 +68,7 @@ def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: b
 
 def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
     """A supervisor's status as plain JSON, with the lag that Kafka knows of."""
-    ends = _ends(settings, said["shards"])
+    ends = _ends(settings, [*said["shards"], *said["landing"]])
     return {
         "pipeline": said["pipeline"],
         "workers": said["workers"],
@@ -77,6 +77,7 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
         "silences": {asset: datetime.fromtimestamp(until / 1000, UTC) for asset, until in said["silences"].items()},
         "mlflow_run": said["tracking"],
         "shards": [_shard(shard, ends) for shard in said["shards"]],
+        "landing": [_shard(shard, ends) for shard in said["landing"]],
     }
 
 
@@ -106,7 +107,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
             shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
         for asset, until in look["silences"].items():
             below.append(Text(f"{look['pipeline']}: {asset} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow"))
-        for shard in look["shards"]:
+        for shard in (*look["shards"], *look["landing"]):
             shown.add_row(
                 f"{shard['pipeline']}/{shard['shard']}",
                 Text(shard["state"], STATES.get(shard["state"], "yellow")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
@@ -51,3 +52,9 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
     except CommitFailedError as reason:
         raise Unavailable(f"{uri}: compaction met another one: {reason}; nothing has changed, try again") from reason
     return Compacted(uri, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
+
+
+def tidy(lake: Lake, names: Sequence[str], vacuum: str) -> list[Compacted]:
+    """Compact tables that are there by now."""
+    there = [n for n in names if DeltaTable.is_deltatable(lake.uri(n), storage_options=lake.options or None)]
+    return [compact(lake, name, vacuum) for name in there]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.landing import landing
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaling
 from pipelines.runtime.spec import ShardId, Spec
@@ -20,6 +21,7 @@ class Deployment:
     Args:
         partitions: of the input topic.
         shards: fixed; partition p belongs to shard p mod shards.
+        lands: partitions of the alert topic, whose alarms land in the table `alerts` by a shard of its own; 0: they do not.
         scaling: how many workers share them.
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
@@ -34,6 +36,7 @@ class Deployment:
     kafka: Mapping[str, Any] = field(repr=False)
     partitions: int
     shards: int = 1
+    lands: int = 0
     scaling: Scaling = field(default_factory=Scaling)
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
@@ -52,7 +55,9 @@ class Deployment:
         return self.plan.name
 
     def specs(self, plan: Plan) -> dict[ShardId, Spec]:
-        """What a worker needs to run each shard."""
+        """What a worker needs to run each shard; the one that lands the alarms is of a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
-        specs = (Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap) for s in range(self.shards))
+        specs = [Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap) for s in range(self.shards)]
+        if self.lands:
+            specs.append(Spec(landing(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap))
         return {spec.id: spec for spec in specs}

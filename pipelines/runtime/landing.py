@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.runtime.alerts import SOURCE, TYPE
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.pipeline import Batch, Commit, Pipeline
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Model, Plan
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipelines.runtime.state import Declared, Store
 
 ALERTS = "alerts"
-OPTIONS = ("name", "topic", "into", "rows", "wait", "every", "size", "forget_after")
+OPTIONS = ("name", "topic", "into")
 
 
 def landing(pipeline: str, **options: Any) -> Plan:
@@ -28,7 +28,7 @@ def landing(pipeline: str, **options: Any) -> Plan:
 
     Args:
         pipeline: its name.
-        options: more of the factory's own, such as `every`.
+        options: more, such as `every`.
     """
     name = f"{ALERTS}.{pipeline}"
     return Plan(f"{__name__}:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})
@@ -38,17 +38,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """An alert topic's records, each a row: `key` is the asset, `event_time` the alarm's, `data` its JSON as it was sent.
 
     Args:
-        options: `name` and `topic`; may be absent: `into` ("alerts"), `rows` and `wait` of a step, `every` and `size` of a
-            checkpoint, `forget_after`.
+        options: `name` and `topic`; `into` ("alerts") may be absent.
         model: none is needed.
 
     Raises:
         ConfigError: an unknown option, or one of the two is missing.
     """
     if not {"name", "topic"} <= set(options) <= set(OPTIONS):
-        raise ConfigError(
-            f"{__name__}: expected name, topic and perhaps {', '.join(OPTIONS[2:])}, got {', '.join(options)}; mend them"
-        )
+        raise ConfigError(f"{__name__}: expected name, topic and perhaps into, got {', '.join(options)}; mend them")
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
@@ -70,9 +67,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         max_skew="90000d",  # an alarm may be of any time that the codec reads: its readings have been judged
         stages=[Named()],
         results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
-        batch=Batch(**{k: options[k] for k in ("rows", "wait") if k in options}),
-        commit=Commit(**{k: options[k] for k in ("every", "size") if k in options}),
-        **{k: options[k] for k in ("forget_after",) if k in options},
     )
 
 

@@ -73,6 +73,8 @@ def _checked(parse: Callable[[str], int], expected: str) -> AfterValidator:
 def _name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise PydanticCustomError("name", "Input should be a name of small letters, digits, - and _")
+    if name == "alerts":
+        raise PydanticCustomError("name", "Input should be another name: alarms land in a table of that one")
     return name
 
 
@@ -119,12 +121,14 @@ class LakeSettings(_Section):
     """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
 
     Args:
+        alerts: whether alarms land in the table `alerts`, too.
         compact: how often supervisors make their tables' small files into large ones; "0s": never.
         vacuum: the age from which files that no version needs are deleted then, 24h at least.
     """
 
     path: Annotated[str, AfterValidator(_absolute)] = "lake"
     options: dict[str, SecretStr] = {}
+    alerts: bool = True
     compact: Duration = "1h"
     vacuum: Duration = "24h"
 

@@ -13,8 +13,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from pipelines.runtime.cluster import NAMESPACE, actors
-from pipelines.runtime.compaction import compact
+from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.orders import Orders
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaler, spread
@@ -74,7 +75,7 @@ class Supervisor:
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop = threading.Event()
         self._tracking = self._track()
-        self._windows: dict[ShardId, Window] = {}
+        self._windows: dict[int, Window] = {}
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
         self._thread.start()
         if d.follows and d.tracking:
@@ -85,6 +86,10 @@ class Supervisor:
     def status(self) -> dict[str, Any]:
         """The deployment as `tocsin status` shows it."""
         restarts = {place.name: place.restarts for place in self._places}
+        shards = [
+            {**asdict(status), **status.id._asdict(), "worker": worker, "restarts": restarts[worker]}
+            for _, (status, worker) in sorted(self._known.items())
+        ]
         return {
             "pipeline": self._deployment.name,
             "workers": sum(place.actor is not None for place in self._places),
@@ -92,10 +97,8 @@ class Supervisor:
             "paused": self._orders.paused,
             "silences": dict(self._orders.plan.silences),
             "tracking": self._tracking.run_id if self._tracking else None,
-            "shards": [
-                {**asdict(status), **status.id._asdict(), "worker": worker, "restarts": restarts[worker]}
-                for _, (status, worker) in sorted(self._known.items())
-            ],
+            "shards": [shard for shard in shards if shard["pipeline"] == self._deployment.name],
+            "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
         }
 
     def pause(self, paused: bool = True) -> None:
@@ -156,7 +159,7 @@ class Supervisor:
                 self._arrange()
                 if self._tracking and self._windows:
                     windows, self._windows = self._windows, {}
-                    self._tracking.log({id.shard: window for id, window in windows.items()})
+                    self._tracking.log(windows)
             except Exception:
                 log.exception("%s: a beat of the supervisor failed; the next one tries again", self._deployment.name)
             self._stop.wait(BEAT_S)
@@ -172,13 +175,12 @@ class Supervisor:
     def _compact(self) -> None:
         """Compact now and then, in a process that ends with it."""
         d = self._deployment
-        every, vacuum = d.compact
+        tables, (every, vacuum) = [d.name, *([ALERTS] if d.lands else [])], d.compact
         while not self._stop.wait(milliseconds(every) / 1000):
             try:
-                done = ray.get(
-                    ray.remote(num_cpus=0, max_retries=0, max_calls=1)(compact).remote(d.lake, d.name, vacuum)
-                )
-                log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
+                work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
+                for done in ray.get(work.remote(d.lake, tables, vacuum)):
+                    log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
             except Exception as reason:  # tables get slower to read, streams go on; the next time may do
                 log.warning("%s: compaction failed: %s", d.name, str(reason).splitlines()[-1])
 
@@ -227,20 +229,21 @@ class Supervisor:
         for status in known:
             state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
             self._known[status.id] = replace(status, state=state), place.name
-            if status.window:
-                self._windows[status.id] = status.window
+            if status.window and status.id.pipeline == self._deployment.name:
+                self._windows[status.id.shard] = status.window
 
     def _scale(self) -> None:
         """See how many workers there should be, once all shards run."""
-        shards = [status for status, _ in self._known.values()]
-        if len(shards) == len(self._ids) and all(s.state == "running" and s.window for s in shards):
+        d = self._deployment
+        shards = [status for id, (status, _) in self._known.items() if id.pipeline == d.name]
+        if len(shards) == d.shards and all(s.state == "running" and s.window for s in shards):
             read = sum(sum(s.facts["read"].values()) for s in shards)
             windows = [s.window for s in shards if s.window]
             lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
             busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
             before = self._scaler.workers
             if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
-                log.info("%s: %d workers from now on; %d records behind", self._deployment.name, workers, lag)
+                log.info("%s: %d workers from now on; %d records behind", d.name, workers, lag)
 
     def _arrange(self) -> None:
         """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
