@@ -80,7 +80,7 @@ def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_
         print(f"MB at 20 s {at_20_s:.0f}, at 120 s {at_120_s:.0f}, after 60 s without a broker {away:.0f}")
         print(f"records behind at 20 s {lag_at_20_s}, at 120 s {lag_at_120_s}")
         assert max(at_120_s, away) <= 1.2 * at_20_s
-        assert lag_at_120_s > 3 * lag_at_20_s > 3000
+        assert lag_at_120_s > lag_at_20_s + 20_000
         assert said["restarts"] == 0
         until(lambda: job.drained(job.ends()), "all input to be in the table")
         deployed.stop()
