@@ -1,5 +1,6 @@
 """The command line as people and scripts use it: a process each time, on a real Ray cluster and a real broker."""
 
+import itertools
 import json
 import os
 import signal
@@ -11,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from kafka import KafkaProducer
 
 from deploy.kafka.server import KafkaServer
+from models.rul.fleet import live
+from pipelines.runtime.feeder import feed
 from tests.conftest import ROOT
 
 ROWS = 6000
@@ -224,18 +228,22 @@ def test_other_levels_are_taken_up_without_a_stop_and_wrong_ones_are_refused(toc
     assert "expected critical <= warning, got 20 > 10" in tocsin("reload", "turbines", status=1)
     file.write_text(settings + "        warning = 120\n        hold = 2\n")
     tocsin("reload", "turbines")
-    tocsin("silence", "3", "--for", "1h")
-    tocsin.eventually(lambda said: list(said[0]["pipelines"][0]["silences"]) == ["3"], "status", "turbines")
+    tocsin("silence", "1003", "--for", "1h")
+    tocsin.eventually(lambda said: list(said[0]["pipelines"][0]["silences"]) == ["1003"], "status", "turbines")
     time.sleep(2)  # a checkpoint
-    tocsin("feed", "turbines", "--from", "sim", "--seed", "9", "--limit", "6000", "--rate", "0")
+    fleet = itertools.islice(live(engines=40, seed=9), 100)  # of other engines than those before
+    others = (frame.drop("rul").with_columns(pl.col("unit") + 1000) for frame in fleet)
+    address = tocsin.environment["TOCSIN_KAFKA__BOOTSTRAP_SERVERS"]
+    feed(others, kafka={"bootstrap_servers": address}, topic="sensors.turbines", key="unit")
     end = tocsin.json("status", "turbines")[0]["pipelines"][0]["shards"][0]
     tocsin.eventually(lambda said: said[0]["pipelines"][0]["shards"][0]["lag"] == 0, "status", "turbines")
     file.write_text(settings)
     raised = [e for e in tocsin.json("alerts", "turbines")[given:] if e["type"].endswith("raised")]
     assert any(60 < e["data"]["rul"] < 120 for e in raised if e["data"]["rule"] == "warning")
-    assert "3" not in {e["subject"] for e in raised}
+    assert "1004" in (rang := {e["subject"] for e in raised})
+    assert "1003" not in rang
     assert (end["pid"], end["restarts"]) == (before["pid"], 0)
-    tocsin("silence", "3", "--for", "0s", "--pipeline", "turbines")
+    tocsin("silence", "1003", "--for", "0s", "--pipeline", "turbines")
     assert tocsin.json("status", "turbines")[0]["pipelines"][0]["silences"] == {}
     assert "expected a duration" in tocsin("silence", "3", "--for", "long", status=1)
 

@@ -26,7 +26,7 @@ from pipelines.runtime.worker import Status, Worker
 
 log = logging.getLogger(__name__)
 BEAT_S = 0.5
-STALLED_S = 20.0
+STALLED_S, STARTING_S = 20.0, 60.0
 ADOPT_S = 5.0
 FOLLOW_S = 15.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
@@ -220,9 +220,9 @@ class Supervisor:
                     return
             self._note(place, known)
             place.asked = place.actor.status.remote()
-        elif now - place.heard > STALLED_S:
+        elif now - place.heard > (limit := STALLED_S if place.heard > place.born else STARTING_S):
             ray.kill(place.actor)  # should it still live, it is fenced
-            self._bury(place, f"has not answered for {STALLED_S:.0f} s")
+            self._bury(place, f"has not answered for {limit:.0f} s")
 
     def _note(self, place: _Place, known: list[Status]) -> None:
         place.note(known)
