@@ -29,7 +29,7 @@ class RemoteReader:
     def __init__(
         self, options: Mapping[str, Any], topic: str, partitions: Sequence[int], codec: Codec, max_records: int
     ) -> None:
-        actor = ray.remote(num_cpus=0, max_restarts=0)(Reader)
+        actor, self._topic = ray.remote(num_cpus=0, max_restarts=0)(Reader), topic
         self._spawn: Callable[[], Any] = lambda: actor.remote(options, topic, partitions, codec, max_records)
         self._actor = self._spawn()
         self._ahead: deque[Any] = deque()
@@ -73,7 +73,7 @@ class RemoteReader:
             return ray.get(call(self._actor))
 
     def _revive(self) -> None:
-        log.warning("the reader died; a new one goes on at %s", self._next)
+        log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
         self._ahead.clear()
         self._actor = self._spawn()
         if self._next:

@@ -20,6 +20,7 @@ from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.inbox import Batch
 from pipelines.runtime.journal import Skipped
+from pipelines.runtime.logs import Mentions
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.outbox import fingerprint
 from pipelines.runtime.plan import Plan
@@ -46,7 +47,7 @@ class Shard:
         self._spec, self._source, self._clock = spec, source, clock
         self._live: Live = take_over(spec, source)
         live, pipeline = self._live, self._live.machine.pipeline
-        self.stats = Stats(batch=pipeline.batch.rows)
+        self.stats, self._mentions = Stats(batch=pipeline.batch.rows), Mentions()
         self._inbox = live.inbox
         self._checkpoints = Checkpoints(live.sink, live.snapshots)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
@@ -122,6 +123,7 @@ class Shard:
             "committed": dict(self._committed),  # R
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
+            "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
             "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
             "waits_for": "Kafka" if waits else "",
         }
@@ -158,13 +160,15 @@ class Shard:
             self._results.append(outcome.results)
             self._bytes += outcome.results.nbytes
         self._alerts += outcome.alerts
-        self._letters += [*batch.dead, *self._refused(outcome.refused)]
+        letters = [*batch.dead, *self._refused(outcome.refused)]
+        self._letters += letters
+        self._mentions.note(letters)
         self.stats.add(
             steps=1 if batch.ends else 0,
             rows=batch.table.num_rows,
             results=outcome.results.num_rows,
             alerts=len(outcome.alerts),
-            dead_letters=len(batch.dead) + len(outcome.refused),
+            dead_letters=len(letters),
             busy_ms=round((time.monotonic() - started) * 1000),
             **outcome.counts,
         )

@@ -46,7 +46,7 @@ class Sink:
     """
 
     def __init__(self, lake: Lake, pipeline: Pipeline, shard: int) -> None:
-        self._lake, self._pipeline, self._files = lake, pipeline, lake.files
+        self._lake, self._pipeline, self._shard, self._files = lake, pipeline, shard, lake.files
         self._epoch_id = f"{pipeline.name}/{shard}#epoch"
         self._checkpoint_id = f"{pipeline.name}/{shard}#checkpoint"
         self._epoch = 0
@@ -106,7 +106,8 @@ class Sink:
                 self._look()
                 if self._read(self._checkpoint_id) == checkpoint:  # it did commit, only its reply was lost
                     break
-                log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason)
+                owner = {"pipeline": self._pipeline.name, "shard": self._shard}
+                log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
         else:
             raise Unavailable(f"{self._table.table_uri}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
         self._look()

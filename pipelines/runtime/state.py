@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.rows import Rows
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,12 @@ class State:
         index = self._index[partition]
         if key in index:
             return index[key]
-        self.key_clashes += any(key in other for p, other in self._index.items() if p != partition)
+        if other := [p for p, keys in self._index.items() if p != partition and key in keys]:
+            if not self.key_clashes:  # the first is an example, `keys_on_two_partitions` says how many
+                place = {"partition": partition, "asset": str(key)}
+                line = "key %s: expected it on partition %d alone, got it on %d too, so its state is split; mend its feeder"
+                log.warning(line, key, other[0], partition, extra=place)
+            self.key_clashes += 1
         if not self._free:
             self._reserve(max(1024, 2 * self.capacity))
         slot = heapq.heappop(self._free)

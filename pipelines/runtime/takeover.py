@@ -139,6 +139,7 @@ def _rerun(live: Live, spec: Spec, source: Source) -> None:
             live.journal.digest,
             again.sent,
             again.digest,
+            extra={"pipeline": live.machine.pipeline.name, "shard": spec.shard},
         )
 
 
@@ -152,8 +153,9 @@ class _Found:
     def _lost(self, lost: Lost, partition: int, offset: int) -> None:
         if self._spec.on_gap == "stop":
             raise lost
-        logger.error("skipped: %s", lost)
         error, message = type(lost).__name__, str(lost)
+        place = {"topic": self._topic, "partition": partition, "offset": offset}
+        logger.error("skipped: %s", lost, extra={**place, "stage": GAP, "error": error})
         self.gaps.append(DeadLetter.of_none(self._topic, partition, offset, stage=GAP, error=error, message=message))
 
     def snapshot(self, snapshots: Snapshots) -> Snapshot | None:

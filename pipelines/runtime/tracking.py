@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.errors import ModelError, Unavailable
-from pipelines.runtime.settings import without_password
+from pipelines.runtime.logs import without_password
 from pipelines.runtime.stats import Window
 from pipelines.runtime.units import milliseconds
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kafka.errors import KafkaError
 
+from pipelines.runtime import logs
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch, Unavailable
 from pipelines.runtime.plan import Plan
@@ -80,6 +81,7 @@ class _Hosted:
 
         from pipelines.runtime.shard import Shard
 
+        logs.about(**self.spec.id._asdict())
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
@@ -116,6 +118,7 @@ class Worker:
     """Hosts shards; the supervisor makes it a detached Ray actor."""
 
     def __init__(self) -> None:
+        logs.start()
         self._hosted: dict[ShardId, _Hosted] = {}
 
     def host(self, spec: Spec) -> None:
