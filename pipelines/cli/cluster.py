@@ -25,7 +25,7 @@ def joined(settings: Settings, *, start: bool = False) -> Iterator[None]:
     from pipelines.runtime.cluster import connect
 
     address = settings.ray.address
-    connect("auto" if address == "local" and not start else address)
+    connect("auto" if address == "local" and not start else address, metrics_port=settings.ray.metrics_port)
     try:
         yield
     finally:

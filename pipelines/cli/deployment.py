@@ -60,10 +60,12 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
         scaling=Scaling(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
         start=given.start,
         on_gap=given.on_gap,
+        env=settings.logs.environment(),
         resources={"num_cpus": settings.ray.num_cpus, "num_gpus": settings.ray.num_gpus},
         tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
         params=plan.options,
         compact=(settings.lake.compact, settings.lake.vacuum),
+        health=(settings.health.host, settings.health.port),
         follows=given.model if given.model and "@" in given.model else "",
     )
 

@@ -37,11 +37,13 @@ def run(
     from pipelines.cli.cluster import joined
     from pipelines.cli.console import note, until_told
     from pipelines.cli.status import following
+    from pipelines.runtime.metrics import endpoints
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
     with joined(settings, start=True), until_told() as told:
         actor = _start(settings, pipeline)
-        note(f"{pipeline} runs on Ray at {ray.get_runtime_context().gcs_address}; Ctrl-C drains it")
+        where, seen = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
+        note(f"{pipeline} runs on Ray at {where}, metrics at {seen}; Ctrl-C drains it")
         try:
             following(settings, [actor], told, json=json, every=2)
         finally:

@@ -75,6 +75,8 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
         "restarts": said["restarts"],
         "paused": said["paused"],
         "silences": {asset: datetime.fromtimestamp(until / 1000, UTC) for asset, until in said["silences"].items()},
+        "ready": not said["problems"],
+        "problems": said["problems"],
         "mlflow_run": said["tracking"],
         "shards": [_shard(shard, ends) for shard in said["shards"]],
         "landing": [_shard(shard, ends) for shard in said["landing"]],

@@ -17,7 +17,9 @@ from pipelines.runtime.errors import Unavailable
 NAMESPACE = "tocsin"
 
 
-def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None) -> None:
+def connect(
+    address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None, metrics_port: int = 0
+) -> None:
     """Join a Ray cluster. Ray asks for its token unless RAY_AUTH_MODE says otherwise, and makes one for a local cluster.
 
     Args:
@@ -25,6 +27,7 @@ def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | N
             machine; else `host:port` or `ray://host:port`.
         env: environment of all actors.
         cpus: of a local cluster; None: all of this machine.
+        metrics_port: where a local cluster serves metrics; 0: any that is free.
 
     Raises:
         Unavailable: no cluster answers.
@@ -33,7 +36,12 @@ def connect(address: str, *, env: Mapping[str, str] | None = None, cpus: int | N
     common["runtime_env"] = {"env_vars": dict(env or {})}
     if address == "local":
         _stay_on_loopback()
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=512 << 20, **common)
+        common |= {
+            "include_dashboard": False,
+            "object_store_memory": 512 << 20,
+            "_metrics_export_port": metrics_port or None,
+        }
+        ray.init(address="local", num_cpus=cpus, **common)
         return
     here = services.find_gcs_addresses()
     if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(here) == 1:

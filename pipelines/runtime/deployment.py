@@ -28,6 +28,7 @@ class Deployment:
         tracking: MLflow's address and experiment; None: no tracking.
         follows: the registry's alias whose moves the shards follow, such as "rul@champion".
         compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
+        health: host and port of the health endpoint; port 0: none.
         stuck_s: a shard whose step takes longer than this hangs, and its worker is replaced.
     """
 
@@ -46,6 +47,7 @@ class Deployment:
     params: Mapping[str, Any] = field(default_factory=dict)
     follows: str = ""
     compact: tuple[str, str] = ("0s", "24h")
+    health: tuple[str, int] = ("127.0.0.1", 0)
     stuck_s: float = 120.0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 

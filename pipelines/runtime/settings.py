@@ -30,17 +30,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
+from pipelines.runtime import logs
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.logs import without_password
 from pipelines.runtime.units import milliseconds, size
 
 FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"
-
-
-def without_password(address: str) -> str:
-    """An address as it may be shown."""
-    return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
 
 
 def _absolute(path: str) -> str:
@@ -80,6 +77,7 @@ def _name(name: str) -> str:
 
 SecretFile = Annotated[SecretStr, BeforeValidator(_content)]
 """Given as a file's path, kept as its content."""
+Port = Annotated[int, Field(ge=0, le=65535)]
 Duration = Annotated[str, _checked(milliseconds, "a duration such as 20ms, 5s, 15min, 2h, 30d")]
 Size = Annotated[str, _checked(size, "a size such as 512KB, 64MB, 1GB")]
 
@@ -150,11 +148,36 @@ class MlflowSettings(_Section):
 
 
 class RaySettings(_Section):
-    """`[ray]`: "local" starts Ray in this process, "auto" joins the cluster on this machine; CPUs and GPUs are a worker's."""
+    """`[ray]`: "local" starts Ray in this process, "auto" joins the cluster on this machine; CPUs and GPUs are a worker's.
+
+    A local cluster serves metrics on 127.0.0.1 at `metrics_port`; 0: any that is free.
+    """
 
     address: str = "local"
     num_cpus: NonNegativeFloat = 1
     num_gpus: NonNegativeFloat = 0
+    metrics_port: Port = 0
+
+
+class LogSettings(_Section):
+    """`[logs]`: what workers and supervisors write to stderr, one line each; of libraries, warnings only."""
+
+    format: Literal["json", "text"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def environment(self) -> dict[str, str]:
+        """The variables that say so to a deployment's processes."""
+        return {logs.FORMAT: self.format, logs.LEVEL: self.level}
+
+
+class HealthSettings(_Section):
+    """`[health]`: the endpoint for /livez, /readyz and /healthz where a pipeline's supervisor runs.
+
+    Port 0: none. Kubernetes asks from outside the pod's loopback: host "0.0.0.0".
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 0
 
 
 class PipelineSettings(_Section):
@@ -207,6 +230,8 @@ class Settings(BaseSettings):
     lake: LakeSettings = Field(default_factory=LakeSettings)
     mlflow: MlflowSettings = Field(default_factory=MlflowSettings)
     ray: RaySettings = Field(default_factory=RaySettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+    health: HealthSettings = Field(default_factory=HealthSettings)
     pipelines: dict[Annotated[str, AfterValidator(_name)], PipelineSettings] = {}
 
     @classmethod

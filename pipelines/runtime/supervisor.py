@@ -12,10 +12,13 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from pipelines.runtime import logs
 from pipelines.runtime.cluster import NAMESPACE, actors
 from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
+from pipelines.runtime.metrics import Metrics
 from pipelines.runtime.orders import Orders
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaler, spread
@@ -67,6 +70,7 @@ class Supervisor:
 
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
+        logs.start(pipeline=d.name)
         self._orders = Orders(d.lake, d.id, d.plan)
         self._ids = list(d.specs(d.plan))
         self._places = [_Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
@@ -76,6 +80,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._tracking = self._track()
         self._windows: dict[int, Window] = {}
+        self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
         self._thread.start()
         if d.follows and d.tracking:
@@ -87,9 +92,16 @@ class Supervisor:
         """The deployment as `tocsin status` shows it."""
         restarts = {place.name: place.restarts for place in self._places}
         shards = [
-            {**asdict(status), **status.id._asdict(), "worker": worker, "restarts": restarts[worker]}
+            {
+                **asdict(status),
+                **status.id._asdict(),
+                "worker": worker,
+                "restarts": restarts[worker],
+                "uncommitted_s": self._commits.age(status.id, status.facts),
+            }
             for _, (status, worker) in sorted(self._known.items())
         ]
+        own = [shard for shard in shards if shard["pipeline"] == self._deployment.name]
         return {
             "pipeline": self._deployment.name,
             "workers": sum(place.actor is not None for place in self._places),
@@ -97,8 +109,9 @@ class Supervisor:
             "paused": self._orders.paused,
             "silences": dict(self._orders.plan.silences),
             "tracking": self._tracking.run_id if self._tracking else None,
-            "shards": [shard for shard in shards if shard["pipeline"] == self._deployment.name],
+            "shards": own,
             "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
+            "problems": problems(self._deployment.shards, own),
         }
 
     def pause(self, paused: bool = True) -> None:
@@ -150,15 +163,20 @@ class Supervisor:
                     place.actor.release.remote(shard)
 
     def _run(self) -> None:
-        self._adopt()
+        adopted = False
         while not self._stop.is_set():
             try:
+                if not adopted:
+                    self._adopt()
+                    adopted = True
                 for place in self._places:
                     self._tend(place)
                 self._scale()
                 self._arrange()
-                if self._tracking and self._windows:
-                    windows, self._windows = self._windows, {}
+                windows, self._windows, status = self._windows, {}, self.status()
+                self._health.beat(status)
+                self._metrics.export(status, windows)
+                if self._tracking and windows:
                     self._tracking.log(windows)
             except Exception:
                 log.exception("%s: a beat of the supervisor failed; the next one tries again", self._deployment.name)

@@ -146,6 +146,16 @@ def test_a_pipeline_has_common_settings_and_options_of_its_own(toml: Write, monk
     assert (touch.factory, touch.model, touch.options) == ("pipelines.touch:pipeline", "touch@champion", {})
 
 
+def test_logs_are_json_and_reach_a_deployments_processes_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().logs.environment() == {"TOCSIN_LOGS__FORMAT": "json", "TOCSIN_LOGS__LEVEL": "info"}
+    monkeypatch.setenv("TOCSIN_LOGS__FORMAT", "text")
+    assert Settings.load().logs.environment()["TOCSIN_LOGS__FORMAT"] == "text"
+
+
+def test_there_is_no_health_endpoint_unless_it_is_asked_for() -> None:
+    assert (Settings.load().health.host, Settings.load().health.port) == ("127.0.0.1", 0)
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
@@ -157,6 +167,8 @@ def test_a_pipeline_has_common_settings_and_options_of_its_own(toml: Write, monk
         ("lake.options", "hush", "expected a table of settings, got a value of type str"),
         ("mlflow.enabled", "perhaps", "expected a valid boolean, got 'perhaps'"),
         ("ray.num_cpus", -1, "expected greater than or equal to 0, got -1"),
+        ("logs.format", "xml", "expected 'json' or 'text', got 'xml'"),
+        ("health.port", 70000, "expected less than or equal to 65535, got 70000"),
         ("pipelines.Big", {}, "expected a name of small letters, digits, - and _, got 'Big'"),
         ("pipelines.rul.shards", 0, "expected greater than 0, got 0"),
         ("pipelines.rul.on_gap", "jump", "expected 'stop' or 'skip', got 'jump'"),
@@ -208,8 +220,8 @@ def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyP
         ),
         (
             "TOCSIN_KAFA__CLIENT_ID",
-            "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_PIPELINES__*, "
-            "got another name; rename it",
+            "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_LOGS__*, "
+            "TOCSIN_HEALTH__*, TOCSIN_PIPELINES__*, got another name; rename it",
         ),
     ],
 )
