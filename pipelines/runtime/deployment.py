@@ -20,7 +20,7 @@ class Deployment:
 
     Args:
         partitions: of the input topic.
-        shards: fixed; partition p belongs to shard p mod shards.
+        shards: partition p belongs to shard p mod shards; see `reshard`.
         lands: partitions of the alert topic, whose alarms land in the table `alerts` by a shard of its own; 0: they do not.
         scaling: how many workers share them.
         env: environment of the worker processes.
@@ -59,7 +59,10 @@ class Deployment:
     def specs(self, plan: Plan) -> dict[ShardId, Spec]:
         """What a worker needs to run each shard; the one that lands the alarms is of a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
-        specs = [Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap) for s in range(self.shards)]
+        specs = [
+            Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
+            for s in range(self.shards)
+        ]
         if self.lands:
             specs.append(Spec(landing(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap))
         return {spec.id: spec for spec in specs}

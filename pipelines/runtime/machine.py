@@ -129,15 +129,21 @@ class Machine:
         """Whether `adopt` would take it; to be asked before a journal names it, or every takeover would stop there.
 
         Raises:
-            StateMismatch: its state, readings or results have another shape.
+            StateMismatch: its state or readings have another shape, or a result column has another type.
         """
         where, other = f"pipeline {pipeline.name}", Machine(pipeline)
+        if pipeline.state_version != self.pipeline.state_version:
+            raise StateMismatch(
+                f"{where}: expected state_version {self.pipeline.state_version} while it runs, got {pipeline.state_version}; "
+                "stop it and start it again"
+            )
         if other.signature != self.signature:
             raise StateMismatch(f"{where}: expected state {self.signature}, got {other.signature}; raise state_version")
-        for what in ("schema", "results"):
-            expected, got = (
-                " ".join(f"{f.name}:{f.type}" for f in getattr(p, what)) for p in (self.pipeline, pipeline)
-            )
+        kept = [f for f in pipeline.results if f.name in self.pipeline.results.names]  # other columns come and go
+        for what, fields in {"schema": pipeline.schema, "results": kept}.items():
+            before = getattr(self.pipeline, what)
+            known = before if what == "schema" else [before.field(f.name) for f in kept]
+            expected, got = (" ".join(f"{f.name}:{f.type}" for f in side) for side in (known, fields))
             if expected != got:
                 raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give it another name")
 

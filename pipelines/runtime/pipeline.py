@@ -203,7 +203,8 @@ class Pipeline:
     @property
     def table(self) -> pa.Schema:
         """The results table's schema, lineage first."""
-        return pa.schema([*LINEAGE, *self.results, pa.field("event_date", pa.string())])
+        results = [f.with_nullable(True) for f in self.results]  # rows of another version may lack it
+        return pa.schema([*LINEAGE, *results, pa.field("event_date", pa.string())])
 
 
 def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:

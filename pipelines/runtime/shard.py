@@ -259,6 +259,7 @@ class Shard:
         next_pipeline = wanted.build(self._spec.lake) if wanted else None
         if next_pipeline:
             live.machine.check(next_pipeline)
+            live.sink.check(next_pipeline.table)
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         crash.point("checkpoint.begin")

@@ -15,7 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
@@ -43,10 +43,15 @@ class Sink:
     Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
     ours. Delta does not deduplicate by itself: a commit made from a freshly loaded table is always accepted. So after
     `own` every commit is made from a version at which we have seen our own epoch.
+    Columns that are new are added; those that nobody writes any more stay. Rows that lack a column read null there.
+
+    Args:
+        shards: of the pipeline; the table knows their number, and refuses whoever goes by another.
     """
 
-    def __init__(self, lake: Lake, pipeline: Pipeline, shard: int) -> None:
-        self._lake, self._pipeline, self._shard, self._files = lake, pipeline, shard, lake.files
+    def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
+        self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
+        self._files = lake.files
         self._epoch_id = f"{pipeline.name}/{shard}#epoch"
         self._checkpoint_id = f"{pipeline.name}/{shard}#checkpoint"
         self._epoch = 0
@@ -56,6 +61,9 @@ class Sink:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
         Only what is read here, after the epoch, is the truth about R.
+
+        Raises:
+            ConfigError: the table has a column of another type, or the pipeline another number of shards.
         """
         p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
         options = self._lake.options or None
@@ -64,12 +72,19 @@ class Sink:
                 uri, p.table, mode="ignore", partition_by=[PARTITION], name=p.folder, storage_options=options
             )
         self._table = DeltaTable(uri, storage_options=options)
-        self._check_schema(uri)
+        self._widen(p.table)
         for _ in range(ATTEMPTS):
             self._epoch = (self._read(self._epoch_id) or 0) + 1
-            missing = {n: o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            if (shards := self._read(shards_id(p.name))) is None:
+                missing[shards_id(p.name)] = self._shards
+            elif shards != self._shards:
+                raise ConfigError(
+                    f"{p.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
+                    "`tocsin up` moves its state"
+                )
             try:
-                self._commit([], {self._epoch_id: self._epoch} | {self._position_id(n): o for n, o in missing.items()})
+                self._commit([], {self._epoch_id: self._epoch} | missing)
                 break
             except CommitFailedError:
                 self._table.update_incremental()
@@ -81,11 +96,22 @@ class Sink:
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
         return Owned(self._epoch, positions, self._read(self._checkpoint_id) or 0)
 
+    def check(self, columns: pa.Schema) -> None:
+        """Whether the table would take rows with these columns.
+
+        Raises:
+            ConfigError: it has one of them with another type.
+        """
+        self._missing(columns)
+
     def write(self, results: Sequence[pa.RecordBatch]) -> list[AddAction]:
-        """Write rows as Parquet files that nobody sees until `publish`."""
+        """Write rows as Parquet files that nobody sees until `publish`; the table gets the columns that they need."""
         if not results:
             return []
-        table = pa.Table.from_batches(results)
+        # A re-run may have passed a change of plan: rows before it lack the new columns.
+        table = pa.concat_tables([pa.Table.from_batches([r]) for r in results], promote_options="default")
+        if self._widen(table.schema):
+            self._look()  # adding columns went to a version at which we had not seen our epoch
         return [
             self._file(date, table.filter(pc.equal(table[PARTITION], date))) for date in pc.unique(table[PARTITION])
         ]
@@ -119,13 +145,7 @@ class Sink:
             raise Fenced(f"{self._epoch_id}: expected {self._epoch}, got {epoch}: another process owns this shard now")
 
     def _commit(self, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
-        self._table.create_write_transaction(
-            list(files),
-            mode="append",
-            schema=self._table.schema(),
-            partition_by=[PARTITION],
-            commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()]),
-        )
+        commit(self._table, files, txn)
 
     def _read(self, app_id: str) -> int | None:
         return self._table.transaction_version(app_id)
@@ -133,13 +153,30 @@ class Sink:
     def _position_id(self, partition: int) -> str:
         return f"{self._pipeline.name}/{self._pipeline.topic}/{partition}"
 
-    def _check_schema(self, uri: str) -> None:
-        there = {f.name: str(f.type) for f in pa.schema(self._table.schema().to_arrow())}
-        missing = [n for n in self._pipeline.table.names if n not in there]
-        if missing:
-            raise ConfigError(
-                f"table {uri}: expected columns {missing}, got {sorted(there)}; use another lake or pipeline name"
-            )
+    def _widen(self, columns: pa.Schema) -> bool:
+        """Add columns that the table lacks; whether it lacked any."""
+        for attempt in range(ATTEMPTS):
+            if not (missing := self._missing(columns)):
+                return attempt > 0
+            try:
+                self._table.alter.add_columns(missing)
+                log.info("%s: new columns %s", self._table.table_uri, [f.name for f in missing])
+            except CommitFailedError:  # another shard may have added them
+                self._table.update_incremental()
+        raise Unavailable(
+            f"{self._table.table_uri}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
+        )
+
+    def _missing(self, columns: pa.Schema) -> list[Field]:
+        there = {f.name: f.type for f in self._table.schema().fields}
+        wanted = Schema.from_arrow(columns).fields
+        for f in wanted:
+            if f.name in there and there[f.name] != f.type:
+                raise ConfigError(
+                    f"table {self._table.table_uri}: expected column {f.name} as {there[f.name].to_json()}, got "
+                    f"{f.type.to_json()}; give the new one another name"
+                )
+        return [f for f in wanted if f.name not in there]
 
     def _file(self, date: pa.Scalar, table: pa.Table) -> AddAction:
         path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
@@ -148,6 +185,22 @@ class Sink:
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
         bytes_ = self._files.get_file_info(whole).size
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
+
+
+def shards_id(pipeline: str) -> str:
+    """Under which id a table knows a pipeline's number of shards."""
+    return f"{pipeline}#shards"
+
+
+def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
+    """Commit files and numbers in one step, unless a number of these has changed since the version that `table` is at."""
+    table.create_write_transaction(
+        list(files),
+        mode="append",
+        schema=table.schema(),
+        partition_by=[PARTITION],
+        commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()]),
+    )
 
 
 def _stats(table: pa.Table) -> str:

@@ -27,6 +27,7 @@ class Spec:
     Args:
         kafka: options of kafka-python's clients.
         partitions: the input partitions that are its own.
+        shards: how many the pipeline has.
         start: where to begin on the very first start.
         on_gap: what to do when recovery finds something lost.
     """
@@ -38,6 +39,7 @@ class Spec:
     partitions: Sequence[int]
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
+    shards: int = 1
 
     @property
     def id(self) -> ShardId:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -32,8 +34,13 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(str(tmp_path))
 
 
-def _sink(lake: Lake, shard: int = 0) -> Sink:
-    return Sink(lake, PIPELINE, shard)
+LOADS = pa.field("loads", pa.list_(pa.float32()), nullable=False)
+WIDER = replace(PIPELINE, results=pa.schema([*SCHEMA, LOADS]))
+NARROWER = replace(PIPELINE, results=pa.schema([SCHEMA.field("unit")]))
+
+
+def _sink(lake: Lake, shard: int = 0, pipeline: Pipeline = PIPELINE, shards: int = 2) -> Sink:
+    return Sink(lake, pipeline, shard, shards)
 
 
 def _owner(lake: Lake) -> Sink:
@@ -52,6 +59,21 @@ def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS, pipeline: Pipeline =
         for v, f in zip(values, schema, strict=True)
     ]
     return [Machine(pipeline).step(pa.RecordBatch.from_arrays(arrays, schema=schema), at_ms).results]
+
+
+def _as(pipeline: Pipeline, rows: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """The same rows as a pipeline of other result columns gives them."""
+    loads = {LOADS.name: [[0.5, 1.5]]}
+    return [
+        pa.RecordBatch.from_arrays(
+            [
+                r[f.name] if f.name in r.schema.names else pa.array(loads[f.name] * len(r), f.type)
+                for f in pipeline.table
+            ],
+            schema=pipeline.table,
+        )
+        for r in rows
+    ]
 
 
 def _offsets(lake: Lake) -> list[int]:
@@ -239,10 +261,73 @@ def test_a_row_is_found_by_its_date_and_its_event_time(lake: Lake) -> None:
     assert sorted(table.filter(pl.col("event_date") == "2025-12-31").collect()["offset"]) == [0, 1]
 
 
-def test_a_table_of_other_columns_is_refused_in_one_line(lake: Lake) -> None:
+def test_a_new_column_is_added_and_one_that_is_gone_stays_both_null_where_rows_lack_them(lake: Lake) -> None:
+    for n, pipeline in enumerate([PIPELINE, WIDER, NARROWER]):
+        sink = _sink(lake, pipeline=pipeline)
+        sink.own(START)
+        sink.publish(sink.write(_as(pipeline, _rows(2 * n, 2))), {0: 2 * n + 2, 1: 40}, n + 1)
+    columns = ["offset", "heat", "loads", "unit"]
+    expected = [(0, 0.5, None, 7), (2, 0.5, [0.5, 1.5], 7), (4, None, None, 7)]
+    for _ in range(2):
+        rows = pl.scan_delta(lake.uri("p")).filter(pl.col("offset") % 2 == 0).sort("offset").select(columns).collect()
+        assert rows.rows() == expected
+        DeltaTable(lake.uri("p")).optimize.compact()
+
+
+def test_rows_before_and_after_a_change_of_columns_go_into_one_commit(lake: Lake) -> None:
+    sink = _owner(lake)
+    sink.check(WIDER.table)
+    sink.publish(sink.write([*_rows(0, 1), *_as(WIDER, _rows(1, 1)), *_as(NARROWER, _rows(2, 1))]), {0: 3, 1: 40}, 1)
+    rows = pl.scan_delta(lake.uri("p")).sort("offset").select("heat", "loads").collect().rows()
+    assert rows == [(0.5, None), (0.5, [0.5, 1.5]), (None, None)]
+
+
+def test_a_column_of_another_type_is_refused_in_one_line(lake: Lake) -> None:
+    owner = _owner(lake)
+    other = replace(PIPELINE, results=pa.schema([SCHEMA.field("unit"), ("heat", pa.float32())]))
+    says = r'expected column heat as "double", got "float"; give the new one another name$'
+    with pytest.raises(ConfigError, match=says):
+        owner.check(other.table)
+    with pytest.raises(ConfigError, match=says):
+        _sink(lake, pipeline=other).own(START)
+
+
+def test_shards_commit_while_others_add_columns(lake: Lake) -> None:
+    first = _sink(lake, shards=4)
+    first.own({0: 0})  # makes the table
+    shards = [first]
+    for n in range(1, 4):
+        shards.append(_sink(lake, n, shards=4))
+        shards[n].own({n: 0})
+
+    def run(n: int) -> None:
+        sink = shards[n]
+        for i in range(8):
+            if n >= 2 and i == 4:  # it is started again with another plan
+                sink = _sink(lake, n, WIDER, 4)
+                sink.own({n: 0})
+            rows = _rows(100 * n + i, 1)
+            wider = n == 1 and i >= 4  # it changes its plan as it runs
+            sink.publish(sink.write(_as(WIDER, rows) if wider else rows), {n: i + 1}, i + 1)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(4)))
+    assert _offsets(lake) == [100 * n + i for n in range(4) for i in range(8)]
+    assert _txn(lake, *(f"p/t/{n}" for n in range(4))) == [8] * 4
+    with_loads = pl.scan_delta(lake.uri("p")).filter(pl.col("loads").is_not_null()).sort("offset").collect()
+    assert with_loads["offset"].to_list() == [104, 105, 106, 107]
+
+
+def test_a_zombie_that_adds_a_column_is_fenced_all_the_same(lake: Lake) -> None:
+    zombie = _owner(lake)
     _owner(lake)
-    more = pa.schema([*SCHEMA, ("rul", pa.float32())])
-    wider = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=more)
-    with pytest.raises(ConfigError, match=r"expected columns \['rul'\].*use another lake or pipeline name") as refused:
-        Sink(lake, wider, 0).own(START)
-    assert "\n" not in str(refused.value)
+    with pytest.raises(Fenced, match=r"p/0#epoch: expected 1, got 2"):
+        zombie.write(_as(WIDER, _rows(0, 1)))
+    assert _offsets(lake) == []
+
+
+def test_who_goes_by_another_number_of_shards_is_refused(lake: Lake) -> None:
+    _owner(lake)
+    with pytest.raises(ConfigError, match=r"p: expected 2 shards, as its table has it, got 3; `tocsin stop` it, then"):
+        _sink(lake, shards=3).own(START)
+    assert _txn(lake, "p/0#epoch", "p#shards") == [1, 2]
