@@ -19,6 +19,8 @@ TYPE = "io.tocsin.alert."
 """What a type begins with, before the transition."""
 SOURCE = "/tocsin/"
 """What a source begins with, before the pipeline."""
+TEXT_LIMIT = 1000
+"""Characters of a text that an alarm carries as evidence; the table has all of it."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any]) -> Alert:
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
     name = orjson.dumps([pipeline.name, *origin, rule.name, edge.transition])
     lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
-    evidence = {n: row[n] for n in (rule.data or pipeline.results.names)}
+    shown = {n: row[n] for n in (rule.data or pipeline.results.names)}
+    evidence = {n: v[:TEXT_LIMIT] if isinstance(v, str) else v for n, v in shown.items()}
     return Alert(
         id=hashlib.sha256(name).hexdigest()[:32],
         pipeline=pipeline.name,

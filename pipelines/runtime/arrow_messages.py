@@ -33,8 +33,7 @@ class StreamReader:
                 messages.append((i, self._batches(values[i])))
             except RejectedError as rejected:
                 out.rejected.append((i, None, rejected))
-        filled = [message for message in messages if message[1]]
-        for _, alike in groupby(filled, key=lambda message: message[1][0].schema):
+        for _, alike in groupby(messages, key=lambda message: message[1][0].schema):
             self._align(list(alike), out)
 
     def _batches(self, value: bytes | None) -> list[pa.RecordBatch]:
@@ -47,14 +46,17 @@ class StreamReader:
                     self._checked = stream.schema
                     self._views = [i for i, f in enumerate(stream.schema) if pa.types.is_string_view(f.type)]
                 self._weigh(content)
-                batches = [batch for batch in stream if batch.num_rows]
+                batches = list(stream)
             for batch in batches:
                 batch.validate(full=True)
+            batches = [batch for batch in batches if batch.num_rows]
         except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as why:
             reason = str(why).splitlines()[0] if str(why) else type(why).__name__
             raise RejectedError(
                 "Malformed", f"expected an Arrow IPC stream, got bytes that are none: {reason}"
             ) from None
+        if not batches:
+            raise RejectedError("EmptyValue", "expected rows, got a stream without any")
         # A string view may show the same bytes in every row, and becomes as many copies.
         shown = sum(pl.Series(batch.column(i)).str.len_bytes().sum() for i in self._views for batch in batches)
         if shown > self._reading.max_bytes:

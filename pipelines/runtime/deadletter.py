@@ -10,15 +10,20 @@ import orjson
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
+from pipelines.runtime.errors import Lost
+
 # Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
 SIZE_LIMIT = 512 * 1024
 # Several rows of one message can be dead, each with the same original: small ones only are repeated.
 ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
 _REASON = "__connect.errors."
-_OURS = ("tocsin-timestamp", "tocsin-row")
-GAP, OVERLOAD = "takeover", "overload"
-"""Stages of letters that stand for records which nobody read: lost before a takeover, or skipped to keep up."""
+_KEPT = "tocsin-dead-"
+_NULL = "tocsin-null-headers"
+GAP, OVERLOAD, READ = "takeover", "overload", "read"
+GAPS = (GAP, OVERLOAD, READ)
+"""Stages of letters that stand for records which nobody judged, without an original: lost before a takeover, skipped to keep up,
+or damaged in the log."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class DeadLetter:
         message: the reason, without the position, such as "expected 21 sensors, got 20".
         timestamp: Kafka's, ms since 1970 UTC; -1 if unknown.
         key, value, headers: the original's, untouched.
+        kept: headers that tell where the original is, if it is too large to be here.
     """
 
     topic: str
@@ -45,7 +51,8 @@ class DeadLetter:
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
+    kept: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
     def of(
@@ -72,9 +79,19 @@ class DeadLetter:
         return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
 
     @classmethod
+    def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> "DeadLetter":
+        """A letter that stands for records which are lost, from an offset on."""
+        return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
+
+    @classmethod
     def read(cls, record: ConsumerRecord) -> "DeadLetter":
-        """A dead letter as it was published: the last header of a name is the reason's, what is left the original's."""
-        said = {name: value.decode("utf-8", "replace") for name, value in record.headers if value is not None}
+        """A dead letter as it was published: its own headers come last, whatever the original's are called."""
+        ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
+        cut = ours[-1] if ours else len(record.headers)
+        own = {name: value for name, value in record.headers[cut:] if value is not None}
+        said = {name: value.decode("utf-8", "replace") for name, value in own.items()}
+        null = {int(i) for i in said.get(_NULL, "").split(",") if i}
+        headers = record.headers[:cut]
         return cls(
             topic=said.get(f"{_REASON}topic", ""),
             partition=int(said.get(f"{_REASON}partition", -1)),
@@ -86,13 +103,14 @@ class DeadLetter:
             timestamp=int(said.get("tocsin-timestamp", -1)),
             key=record.key,
             value=record.value,
-            headers=tuple((n, v) for n, v in record.headers if not n.startswith(_REASON) and n not in _OURS),
+            headers=tuple((name, None if i in null else value) for i, (name, value) in enumerate(headers)),
+            kept=tuple((name, value) for name, value in own.items() if name.startswith(_KEPT)),
         )
 
     @property
     def size(self) -> int:
         """Bytes of the original's value, wherever that is."""
-        return int(dict(self.headers).get("tocsin-dead-size", b"") or len(self.value or b""))
+        return int(dict(self.kept).get(f"{_KEPT}size", b"") or len(self.value or b""))
 
     @property
     def destination(self) -> str:
@@ -106,7 +124,8 @@ class DeadLetter:
     def headers_out(self) -> list[tuple[str, bytes]]:
         """The original's headers, then the reason under Kafka Connect's names; the last of a name counts.
 
-        The original's timestamp is among them: as the record's own, retention could delete an old one at once.
+        The original's timestamp is among them: as the record's own, retention could delete an old one at once. So are the
+        places of its headers that are null: the client does not write those.
         """
         reason: dict[str, str] = {
             f"{_REASON}topic": self.topic,
@@ -119,7 +138,10 @@ class DeadLetter:
         }
         if self.row is not None:
             reason["tocsin-row"] = str(self.row)
-        return [*self.headers, *((name, text.encode("utf-8", "replace")) for name, text in reason.items())]
+        if null := [str(i) for i, (_, value) in enumerate(self.headers) if value is None]:
+            reason[_NULL] = ",".join(null)
+        own = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
+        return [*((name, value or b"") for name, value in self.headers), *own, *self.kept]
 
 
 class OriginalStore:
@@ -184,15 +206,15 @@ def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     if beside > SIZE_LIMIT:
         whole = {"key": letter.key, "value": letter.value, "headers": letter.headers}
         content = orjson.dumps(whole, default=lambda data: b64encode(data).decode())
-        letter = replace(letter, key=None, headers=(("tocsin-dead-format", b"record"),))
+        letter = replace(letter, key=None, headers=(), kept=((f"{_KEPT}format", b"record"),))
     elif value and beside + len(value) > limit:
         content = value
     else:
         return letter
     uri, digest = store.put(content)
-    reference = {"tocsin-dead-uri": uri, "tocsin-dead-sha256": digest, "tocsin-dead-size": str(len(content))}
-    headers = (*letter.headers, *((name, text.encode()) for name, text in reference.items()))
-    return replace(letter, value=None, headers=headers)
+    reference = {"uri": uri, "sha256": digest, "size": str(len(content))}
+    kept = (*letter.kept, *((f"{_KEPT}{name}", text.encode()) for name, text in reference.items()))
+    return replace(letter, value=None, kept=kept)
 
 
 def internalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
@@ -201,14 +223,17 @@ def internalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     Raises:
         FileNotFoundError, ValueError: the store does not have it any more.
     """
-    held = {name: content.decode() for name, content in letter.headers if name.startswith("tocsin-dead-")}
-    if not held:
+    if not letter.kept:
         return letter
-    content = store.get(held["tocsin-dead-sha256"])
-    if held.get("tocsin-dead-format") == "record":
+    held = {name.removeprefix(_KEPT): content.decode() for name, content in letter.kept}
+    content = store.get(held["sha256"])
+    if held.get("format") == "record":
         whole = orjson.loads(content)
-        key, value = (None if whole[part] is None else b64decode(whole[part]) for part in ("key", "value"))
-        headers = tuple((name, b64decode(text)) for name, text in whole["headers"])
-        return replace(letter, key=key, value=value, headers=headers)
-    headers = tuple((name, text) for name, text in letter.headers if name not in held)
-    return replace(letter, value=content, headers=headers)
+        key, value = (_bytes(whole[part]) for part in ("key", "value"))
+        headers = tuple((name, _bytes(text)) for name, text in whole["headers"])
+        return replace(letter, key=key, value=value, headers=headers, kept=())
+    return replace(letter, value=content, kept=())
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)

@@ -33,6 +33,10 @@ class PositionLost(Lost):
     """The next offset to read is no longer (or not yet) inside the topic's log."""
 
 
+class RecordsCorrupt(Lost):
+    """The log holds bytes that are no records any more."""
+
+
 class JournalLost(Lost):
     """A checkpoint exists, but the journal that must go with it does not."""
 

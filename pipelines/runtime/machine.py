@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.alerts import Alert, alerts_of
+from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
 from pipelines.runtime.errors import ConfigError, StateMismatch
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
 from pipelines.runtime.rows import Rows
@@ -21,14 +22,17 @@ from pipelines.runtime.rules import RuleBook
 from pipelines.runtime.state import Cut, Declared, Pending, State
 from pipelines.runtime.units import milliseconds
 
+KEY_BYTES = 1024
+"""An alarm carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""
+
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that a stage can't judge; the shard fetches the original and makes it a dead letter."""
+    """A row that a stage can't judge, or a message with many; the shard fetches the original and makes it a dead letter."""
 
     partition: int
     offset: int
-    row: int
+    row: int | None
     stage: str
     error: str
     message: str
@@ -175,7 +179,7 @@ class Machine:
         p, state, wall = self.pipeline, self._state, now if wall is None else wall
         state.changed = False
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
-        rows = self._punctual(batch, at)
+        rows = self._nameable(self._punctual(batch, at), at)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key), wall)
         rows = Rows(rows.table, slots)
         for i, stage in enumerate(p.stages):
@@ -191,7 +195,7 @@ class Machine:
             alerts = alerts_of(p, frame, edges)
         at.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(rows) or state.changed)
-        return Outcome(results, alerts, at.refused, at.counts, changed)
+        return Outcome(results, alerts, _folded(at.refused), at.counts, changed)
 
     def _silent(self, frame: pl.DataFrame, wall: int) -> np.ndarray | None:
         """Which rows are of assets that people have silenced."""
@@ -218,6 +222,18 @@ class Machine:
         ]
         at.refuse(rows.keep(early), stage="event time", error="FromTheFuture", messages=lines)
         return rows.keep(~early)
+
+    def _nameable(self, rows: Rows, at: Step) -> Rows:
+        """Rows with a key of a bearable length."""
+        keys = rows.table.column(at.key)
+        if not pa.types.is_string(keys.type):
+            return rows
+        lengths = pc.binary_length(keys).to_numpy(zero_copy_only=False)
+        if (short := torch.from_numpy(lengths <= KEY_BYTES)).all():
+            return rows
+        lines = [f"expected {at.key} of at most {KEY_BYTES} bytes, got {n}" for n in lengths[~short.numpy()]]
+        at.refuse(rows.keep(~short), stage="key", error="BadValue", messages=lines)
+        return rows.keep(short)
 
     def _results(self, rows: Rows, at: Step, wall: int) -> pa.RecordBatch:
         """The result columns of the last stage's rows, lineage before them."""
@@ -246,6 +262,19 @@ class Machine:
     def restore(self, cuts: Sequence[Cut]) -> None:
         """Become what a snapshot says."""
         self._state.restore(cuts)
+
+
+def _folded(refused: list[Refusal]) -> list[Refusal]:
+    """One refusal for all rows of a message if they are many: a million letters would not fit a transaction."""
+    many = Counter((r.partition, r.offset, r.stage) for r in refused)
+    if len(refused) <= MAX_BAD_ROWS or max(many.values()) <= MAX_BAD_ROWS:
+        return refused
+    folded = dict[tuple[int, int, str], Refusal]()
+    for r in refused:
+        place = (r.partition, r.offset, r.stage)
+        if many[place] > MAX_BAD_ROWS and place not in folded:
+            folded[place] = replace(r, row=None, message=f"{many[place]} rows; the first, row {r.row}: {r.message}")
+    return [r for r in refused if many[r.partition, r.offset, r.stage] <= MAX_BAD_ROWS] + [*folded.values()]
 
 
 def _dates(times: pa.Array) -> pa.Array:

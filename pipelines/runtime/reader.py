@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
@@ -17,13 +18,17 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import Codec
+from pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage
 from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.errors import ConfigError, PositionLost, Unavailable
+from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Unavailable
 
+log = logging.getLogger(__name__)
 ORIGINALS_S = 20
 LAG_S = 1.0
 FAR = 5000
 """Records that are cheaper to seek over than to read through."""
+SILENT_S = 30.0
+"""After so long without a record from a log that has more, damage is looked for."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +71,35 @@ class Reader:
     """Reads fixed partitions of one topic.
 
     Guarantee: no group and no stored position: it starts where `seek` says, and a position outside the log is an error,
-    never a silent jump. Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it
-    back; what the client library has prefetched is bounded by its fetch sizes.
+    never a silent jump; so is damage in the log, unless `on_gap` is "skip": then a dead letter stands for what can't be read.
+    Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it back; what the client
+    library has prefetched is bounded by its fetch sizes.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], topic: str, partitions: Sequence[int], codec: Codec, max_records: int
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        partitions: Sequence[int],
+        codec: Codec,
+        max_records: int,
+        on_gap: Literal["stop", "skip"] = "stop",
     ) -> None:
         self._options, self._topic, self._codec = dict(options), topic, codec
+        self._max_records, self._on_gap = max_records, on_gap
         self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
-        self._max_records = max_records
         self._ends: dict[int, int] = {}
         self._highs: dict[int, int] = {}
         self._asked_at = 0.0
+        self._corrupt: RecordsCorrupt | None = None
+        self._moved_at: dict[int, float] = {}
         self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
+        return self._open()
+
+    def _open(self) -> KafkaConsumer:
         consumer = clients.consumer(
             self._options,
             max_poll_records=self._max_records,
@@ -91,7 +108,7 @@ class Reader:
             receive_buffer_bytes=1 << 20,
         )
         consumer.assign(self._assigned)
-        return consumer
+        return chained(consumer)
 
     def log(self) -> Log:
         """The topic's identity and offsets.
@@ -116,25 +133,40 @@ class Reader:
         for tp in self._assigned:
             self._consumer.seek(tp, positions[tp.partition])
         self._ends = {tp.partition: positions[tp.partition] for tp in self._assigned}
+        self._moved_at = dict.fromkeys(self._ends, time.monotonic())
+        self._corrupt = None
 
     def poll(self, timeout_ms: int) -> Poll | None:
         """The next records, decoded; None: nothing came within the time.
 
         Raises:
             PositionLost: the position is not inside the log any more.
+            RecordsCorrupt: what the log holds there can't be read; all before it has been handed out.
         """
+        if self._corrupt:
+            raise self._corrupt
+        if found := self._silence():
+            return self._pass_over(found)
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms)
         except OffsetOutOfRangeError as reason:
             raise PositionLost(
                 f"{self._topic}: expected offsets {self._ends} inside the log, got {reason}; see `--on-gap`"
             ) from reason
+        except Displaced as lie:
+            return self._pass_over(lie.damage)
+        except UNREADABLE:
+            self._consumer.close()
+            self._consumer = self._open()
+            self.seek(self._ends)
+            return self._pass_over(damage(self._options, self._topic, self._ends))
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
         ends = {tp.partition: self._consumer.position(tp) for tp in self._assigned}
         moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
         if not moved:
             return None
         self._ends |= moved
+        self._moved_at |= dict.fromkeys(moved, time.monotonic())
         table, dead = self._codec.decode(records)
         return Poll(table, dead, moved, self._behind())
 
@@ -148,6 +180,34 @@ class Reader:
             if high := self._consumer.highwater(tp):
                 self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
         return {p: max(high - self._ends[p], 0) for p, high in self._highs.items()}
+
+    def _silence(self) -> Damage | None:
+        """Damage by which the broker itself finds nothing: it answers with neither a record nor an error, for ever."""
+        now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._assigned}
+        silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
+        self._moved_at |= dict.fromkeys(silent, now)
+        try:
+            return damage(self._options, self._topic, silent) if silent else None
+        except Unavailable:  # that explains it
+            return None
+
+    def _pass_over(self, found: Damage | None) -> Poll | None:
+        """Go on behind damage, with a dead letter for what lay there, or raise; None: nothing was found."""
+        if found is None:
+            return None
+        partition, start, end, why = found
+        lost = RecordsCorrupt(
+            f"{self._topic}[{partition}]@{start}: expected records as they were written, got {why}; restore the partition "
+            f"from a replica" + (f", or go on from {end} with `--on-gap skip`" if end else "")
+        )
+        if end is None or self._on_gap == "stop":
+            self._corrupt = lost
+            raise lost
+        log.error("skipped: %s", lost)
+        self._ends[partition] = end
+        self._consumer.seek(TopicPartition(self._topic, partition), end)
+        table, _ = self._codec.decode([])
+        return Poll(table, [DeadLetter.gap(lost, self._topic, partition, start, stage="read")], {partition: end}, {})
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log, for dead letters that a stage asks for.
@@ -170,6 +230,13 @@ class Reader:
                     raise PositionLost(
                         f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log: {reason}"
                     ) from reason
+                except UNREADABLE as reason:  # damage that was passed over may lie between two of them
+                    if self._second.position(tp) >= left[0]:
+                        raise PositionLost(
+                            f"{self._topic}[{partition}]@{left[0]}: refused, and now damaged in the log: {reason}"
+                        ) from reason
+                    self._second.seek(tp, left[0])
+                    continue
                 for record in records:
                     if left and record.offset > left[0]:
                         raise PositionLost(f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log")

@@ -15,7 +15,7 @@ from kafka.errors import KafkaError
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import ARROW_STREAM, content_type
-from pipelines.runtime.deadletter import GAP, OVERLOAD, DeadLetter, OriginalStore, internalise
+from pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, internalise
 from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.provision import create_topic
@@ -69,8 +69,8 @@ def held(options: Mapping[str, Any], *topics: str) -> Iterator[Held]:
     """The dead letters of dead-letter topics."""
     for r in clients.committed(options, topics):
         letter = DeadLetter.read(r)
-        again = dict(letter.headers).get(HEADER, b"")
-        yield Held(r.partition, r.offset, r.timestamp, int(again) if again.isdigit() else 0, letter)
+        again = dict(letter.headers).get(HEADER) or b""
+        yield Held(r.partition, r.offset, r.timestamp, int(again) if again.isdigit() and len(again) < 9 else 0, letter)
 
 
 def redeliver(
@@ -135,7 +135,7 @@ def _sendable(
 
 
 def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
-    if x.letter.partition < 0 or x.letter.stage in (GAP, OVERLOAD):
+    if x.letter.partition < 0 or x.letter.stage in GAPS:
         return None
     try:
         original = internalise(x.letter, store)
@@ -143,8 +143,9 @@ def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
         return None
     if original.row is not None and original.value and content_type(original.headers) == ARROW_STREAM:
         original = replace(original, value=_row(original.value, original.row))
-    headers = [(name, value) for name, value in original.headers if name != HEADER]
-    value = b"" if original.key is original.value is None else original.value  # the client refuses to send neither
+    # The client refuses to send a header without a value, and a record with neither key nor value.
+    headers = [(name, value or b"") for name, value in original.headers if name != HEADER]
+    value = b"" if original.key is original.value is None else original.value
     return {
         "topic": original.topic,
         "partition": original.partition,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from kafka.consumer.fetcher import ConsumerRecord
-from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.reader import Log, Poll, Reader
@@ -27,10 +27,16 @@ class RemoteReader:
     """
 
     def __init__(
-        self, options: Mapping[str, Any], topic: str, partitions: Sequence[int], codec: Codec, max_records: int
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        partitions: Sequence[int],
+        codec: Codec,
+        max_records: int,
+        on_gap: Literal["stop", "skip"] = "stop",
     ) -> None:
         actor, self._topic = ray.remote(num_cpus=0, max_restarts=0)(Reader), topic
-        self._spawn: Callable[[], Any] = lambda: actor.remote(options, topic, partitions, codec, max_records)
+        self._spawn: Callable[[], Any] = lambda: actor.remote(options, topic, partitions, codec, max_records, on_gap)
         self._actor = self._spawn()
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
@@ -50,7 +56,7 @@ class RemoteReader:
         if not ready:
             return None
         try:
-            polled: Poll | None = ray.get(self._ahead.popleft())
+            polled: Poll | None = _answer(self._ahead.popleft())
         except (ActorDiedError, ActorUnavailableError):
             self._revive()
             return None
@@ -67,10 +73,10 @@ class RemoteReader:
     def _ask(self, call: Callable[[Any], Any]) -> Any:
         """Call the reader, a new one if it has died."""
         try:
-            return ray.get(call(self._actor))
+            return _answer(call(self._actor))
         except (ActorDiedError, ActorUnavailableError):
             self._revive()
-            return ray.get(call(self._actor))
+            return _answer(call(self._actor))
 
     def _revive(self) -> None:
         log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
@@ -78,3 +84,11 @@ class RemoteReader:
         self._actor = self._spawn()
         if self._next:
             ray.get(self._actor.seek.remote(self._next))
+
+
+def _answer(reference: Any) -> Any:
+    """What the reader returns, or its own error: one line, not Ray's many about it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as reason:
+        raise reason.cause from None

@@ -17,7 +17,7 @@ from pipelines.runtime import crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.deadletter import GAP, DeadLetter
-from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.errors import RecordsCorrupt, Unavailable
 from pipelines.runtime.inbox import Batch
 from pipelines.runtime.journal import Skipped
 from pipelines.runtime.logs import Mentions
@@ -70,9 +70,17 @@ class Shard:
         crash.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
-        """Step until told to stop, then commit what there is and let go."""
-        while not stop.is_set():
-            self.turn()
+        """Step until told to stop, then commit what there is and let go.
+
+        Raises:
+            RecordsCorrupt: the log is damaged; what lies before that is committed.
+        """
+        try:
+            while not stop.is_set():
+                self.turn()
+        except RecordsCorrupt:
+            self.close()
+            raise
         self.close()
 
     def turn(self) -> None:
@@ -140,8 +148,13 @@ class Shard:
             if self._inbox and deadline is None:
                 deadline = now + milliseconds(batch.wait) / 1000
             left = TICK_MS if deadline is None else (deadline - now) * 1000
-            if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
-                break
+            try:
+                if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
+                    break
+            except RecordsCorrupt:
+                if self._inbox:
+                    break  # what lies before it first
+                raise
             self._inbox.put(poll)
             self._behind |= poll.behind
             self.stats.gauges["behind"] = sum(self._behind.values())

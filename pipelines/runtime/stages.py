@@ -43,8 +43,19 @@ class Sorted:
         )
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        rows = at.require(rows, self._by or at.event_time, stage="sorted")
+        rows = self._placed(at.require(rows, self._by or at.event_time, stage="sorted"), at)
         return self._hold(rows, state, at) if self._late else self._pass(rows, state, at)
+
+    def _placed(self, rows: Rows, at: Step) -> Rows:
+        """Rows whose position is a number that can be counted with; the others go to the dead letters."""
+        name = self._by or at.event_time
+        column = rows.table.column(name)
+        values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
+        fits = torch.from_numpy((values > NEVER) & (values < 2**63))
+        if not bool(fits.all()):
+            lines = [f"expected {name} above -2**62 and below 2**63, got {v}" for v in values[~fits.numpy()].tolist()]
+            at.refuse(rows.keep(~fits), stage="sorted", error="BadValue", messages=lines)
+        return rows.keep(fits)
 
     def _position(self, rows: Rows, at: Step) -> Tensor:
         return torch.from_numpy(rows.table.column(self._by or at.event_time).cast(pa.int64()).to_numpy().copy())
@@ -136,7 +147,8 @@ def _running_max(g: Groups, values: Tensor, start: Tensor) -> tuple[Tensor, Tens
 class Last:
     """Each row together with its key's rows before it, as a window; rows of a key with fewer so far give none.
 
-    Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first.
+    Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A number that float32 can't hold is a dead
+    letter: as infinity it would spoil every window that it is in.
     """
 
     def __init__(self, length: int, columns: Sequence[str], *, name: str = "window") -> None:
@@ -149,12 +161,10 @@ class Last:
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         ring, past, width = state["rows"], self._length - 1, len(self._columns)
         assert isinstance(ring, RingStore)
+        rows, values = self._values(rows, at)
         if not len(rows):
             return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
         g = rows.groups()
-        values = np.empty((len(rows), width), np.float32)
-        for i, column in enumerate(self._columns):
-            values[:, i] = rows.table.column(column).to_numpy(zero_copy_only=False)
         # Lay every group out as its `past` rows, then its new ones: [P], then slide over it.
         tail, count = ring.tail(g.slots)
         rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
@@ -174,6 +184,21 @@ class Last:
             else laid.new_empty(0, self._length, width)
         )
         return rows.take(chosen).with_tensors(**{self._name: windows})
+
+    def _values(self, rows: Rows, at: Step) -> tuple[Rows, np.ndarray]:
+        """The rows that float32 can hold, and their columns, `[B, C]` float32."""
+        values = np.empty((len(rows), len(self._columns)), np.float32)
+        with np.errstate(over="ignore"):
+            for i, column in enumerate(self._columns):
+                values[:, i] = rows.table.column(column).to_numpy(zero_copy_only=False)
+        if not (endless := np.isinf(values)).any():
+            return rows, values
+        fits = torch.from_numpy(~endless.any(1))
+        large = rows.keep(~fits)
+        first = [self._columns[i] for i in endless[~fits.numpy()].argmax(1)]
+        lines = [f"expected {c} to fit float32, got {large.table.column(c)[i]}" for i, c in enumerate(first)]
+        at.refuse(large, stage="last", error="BadValue", messages=lines)
+        return rows.keep(fits), values[fits.numpy()]
 
 
 class Judge:

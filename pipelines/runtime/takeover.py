@@ -153,10 +153,9 @@ class _Found:
     def _lost(self, lost: Lost, partition: int, offset: int) -> None:
         if self._spec.on_gap == "stop":
             raise lost
-        error, message = type(lost).__name__, str(lost)
         place = {"topic": self._topic, "partition": partition, "offset": offset}
-        logger.error("skipped: %s", lost, extra={**place, "stage": GAP, "error": error})
-        self.gaps.append(DeadLetter.of_none(self._topic, partition, offset, stage=GAP, error=error, message=message))
+        logger.error("skipped: %s", lost, extra={**place, "stage": GAP, "error": type(lost).__name__})
+        self.gaps.append(DeadLetter.gap(lost, self._topic, partition, offset, stage=GAP))
 
     def snapshot(self, snapshots: Snapshots) -> Snapshot | None:
         if not self._owned.checkpoint:

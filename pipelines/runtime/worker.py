@@ -13,7 +13,7 @@ from kafka.errors import KafkaError
 
 from pipelines.runtime import logs
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, Lost, ModelError, StateMismatch, Unavailable
+from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, StateMismatch, Unavailable
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.remote import RemoteReader
 from pipelines.runtime.spec import ShardId, Spec
@@ -87,7 +87,9 @@ class _Hosted:
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
-            reader = RemoteReader(self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows)
+            reader = RemoteReader(
+                self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows, self.spec.on_gap
+            )
             while self.shard is None:
                 try:
                     self.shard = Shard(self.spec, reader)
@@ -103,7 +105,8 @@ class _Hosted:
             self.shard.run(self.stop)
             self._state = "stopped"
         except BaseException as reason:
-            if self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch):
+            found = self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch)
+            if found or isinstance(reason, RecordsCorrupt):
                 # A takeover that found this would find it again: wait for a person, with the line that says what to do.
                 self._state, self.error = "refused", str(reason)
                 log.error("%s", reason)

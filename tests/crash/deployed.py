@@ -58,6 +58,10 @@ class Deployed:
 
         return until(running, "the shard to run")
 
+    def refused(self) -> dict[str, Any]:
+        """The shard's status, once it waits for a person."""
+        return until(lambda: next((s for s in self.status()["shards"] if s["state"] == "refused"), None), "a refusal")
+
     def goes_on(self) -> dict[str, Any]:
         """Wait until it has read more than it had, and holds rows that are not committed."""
         before = sum(self.shard()["facts"]["read"].values())

@@ -22,14 +22,17 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
-from tests.crash.process import LIVE, run
+from tests.crash.process import COUNTS, LIVE, run
 
 PARTITIONS = 2
+LARGEST = 32 << 20
+"""Bytes of a message that the input topic takes."""
 # A process that has imported everything and forks: a shard is up in 0.3 s instead of 3 s and more.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["__main__", "tests.crash.process", "tests.crash.job", "pandas"])  # Arrow wants pandas
@@ -67,6 +70,11 @@ class Worker:
     def said(self) -> str:
         """What it wrote to stderr."""
         return (self._folder / "stderr").read_text() if (self._folder / "stderr").exists() else ""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What it counted until it ended by itself."""
+        return orjson.loads((self._folder / COUNTS).read_bytes())
 
     @property
     def where(self) -> str:
@@ -134,16 +142,24 @@ class Worker:
 
 
 class Job:
-    """The job of `tests.crash.job` on topics and a lake of its own.
+    """A job of `tests.crash.job` on topics and a lake of its own.
 
     Args:
+        factory: which one.
         partitions: of its topic.
         shards: of its journal; the processes of `start` run one.
         options: of the job.
     """
 
     def __init__(
-        self, bootstrap: str, folder: Path, *, partitions: int = PARTITIONS, shards: int = 1, **options: Any
+        self,
+        bootstrap: str,
+        folder: Path,
+        *,
+        factory: str = "pipeline",
+        partitions: int = PARTITIONS,
+        shards: int = 1,
+        **options: Any,
     ) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
         self.name = f"job-{uuid.uuid4().hex[:8]}"
@@ -151,17 +167,17 @@ class Job:
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
         self._folder, self._options = folder / f"{self.name}.workers", options
-        self.partitions = partitions
-        outputs = {f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": shards}
-        self.create({self.topic: partitions} | outputs)
+        self.partitions, self._factory = partitions, f"tests.crash.job:{factory}"
+        self.create({f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": shards})
+        self.create({self.topic: partitions}, **{"max.message.bytes": str(LARGEST)})
 
-    def create(self, partitions: Mapping[str, int]) -> None:
+    def create(self, partitions: Mapping[str, int], **configs: str) -> None:
         """Make topics."""
         topics = {
             name: {
                 "num_partitions": n,
                 "replication_factor": 1,
-                "configs": {"cleanup.policy": "compact"} if name.startswith("_tocsin") else {},
+                "configs": {"cleanup.policy": "compact"} if name.startswith("_tocsin") else configs,
             }
             for name, n in partitions.items()
         }
@@ -174,9 +190,9 @@ class Job:
 
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages and wait until the broker has them."""
-        producer = KafkaProducer(**self.kafka, acks="all")
+        producer = KafkaProducer(**self.kafka, acks="all", max_request_size=LARGEST)
         for m in messages:
-            producer.send(self.topic, m.value, partition=m.partition, headers=m.headers, timestamp_ms=m.at_ms)
+            producer.send(self.topic, m.value, m.key, m.headers, m.partition, m.at_ms)
         producer.close(timeout=30)
 
     def start(
@@ -195,7 +211,7 @@ class Job:
             spec: of another shard than the job's.
             armed: crash points, with `_` for the dot, and their signals.
         """
-        plan = Plan("tests.crash.job:pipeline", {"name": self.name, "topic": self.topic, **self._options})
+        plan = Plan(self._factory, {"name": self.name, "topic": self.topic, **self._options})
         spec = spec or Spec(plan, self.lake, kafka or self.kafka, 0, range(self.partitions), on_gap=on_gap)
         points = {point.replace("_", ".", 1): how for point, how in armed.items()}
         self.workers.append(Worker(spec, self._folder / str(len(self.workers)), flaw, points))
@@ -261,16 +277,24 @@ class Job:
             journal.append(max([stored["base"], *(item[0] for item in stored["items"] if len(item) == 4)]) >> 32)
         return {"delta": delta, "journal": journal}
 
-    def differences(self, *, silent: bool = False, skipped: Mapping[int, Sequence[range]] | None = None) -> list[str]:
-        """How what came out differs from the oracle, and what re-runs found amiss themselves.
+    def differences(
+        self,
+        expected: Outcome | None = None,
+        *,
+        silent: bool = False,
+        skipped: Mapping[int, Sequence[range]] | None = None,
+    ) -> list[str]:
+        """How what came out differs from the oracle's or another outcome, and what re-runs found amiss themselves.
 
         Args:
             skipped: each partition's offsets that were left out; a dead letter stands for each range.
         """
         amiss = [line for w in self.workers for line in w.said.splitlines() if "re-ran" in line]
         left_out = skipped or {}
-        messages = (m for m in self.read(self.topic) if not any(m.offset in r for r in left_out.get(m.partition, ())))
-        expected = judge(messages, silent=silent)
+        if expected is None:
+            read = self.read(self.topic)
+            messages = (m for m in read if not any(m.offset in r for r in left_out.get(m.partition, ())))
+            expected = judge(messages, silent=silent)
         expected.letters.update((p, r.start, None) for p, ranges in left_out.items() for r in ranges)
         return expected.differences(self.found()) + amiss
 
@@ -295,12 +319,8 @@ class Job:
 
     def letters(self) -> Counter[tuple[int, int, int | None]]:
         """Partition, offset and row in message of the dead letters."""
-        out = Counter[tuple[int, int, int | None]]()
-        for m in self.read(f"{self.topic}.dlq"):
-            about = {name.rsplit(".", 1)[-1]: value.decode() for name, value in m.headers}
-            row = int(about["tocsin-row"]) if "tocsin-row" in about else None
-            out[int(about["partition"]), int(about["offset"]), row] += 1
-        return out
+        letters = map(DeadLetter.read, self.read(f"{self.topic}.dlq"))
+        return Counter((x.partition, x.offset, x.row) for x in letters)
 
     def read(self, topic: str) -> list[ConsumerRecord]:
         """All committed records of a topic."""

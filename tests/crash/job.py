@@ -1,4 +1,4 @@
-"""The pipeline that crash tests run: every kind of state, every kind of alarm, and no model file."""
+"""The pipelines that crash tests run: every kind of state, every kind of alarm, and no model file; one by event time."""
 
 from __future__ import annotations
 
@@ -80,4 +80,29 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ],
         batch=Batch(rows=64),
         commit=Commit(every="300ms"),
+    )
+
+
+TIMED = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("heat", pa.float64(), nullable=False),
+        pa.field("note", pa.string()),
+    ]
+)
+
+
+def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """Readings in the order of their own times, every one a row; `options`: name, topic, commit interval."""
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        schema=TIMED,
+        key="unit",
+        event_time="at",
+        stages=[Sorted(late="2s", wait="1s")],
+        results=pa.schema([("unit", pa.string()), ("heat", pa.float64()), ("note", pa.string())]),
+        rules=[AlertRule(name="hot", severity="warning", when=pl.col("heat") > HIGH)],
+        commit=Commit(every=options.get("every", "300ms")),
     )

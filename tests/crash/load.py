@@ -23,9 +23,10 @@ class Message(NamedTuple):
     """One message, before Kafka gives it an offset."""
 
     partition: int
-    value: bytes
+    value: bytes | None
     headers: list[tuple[str, bytes]]
     at_ms: int
+    key: bytes | None = None
 
 
 def reading(unit: int, cycle: int, heat: float, load: float = 1.0) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import random
 import signal
@@ -27,6 +28,9 @@ ANYWHERE = "anywhere"
 LIVE = "live"
 """The file by which a process says that its takeover is over."""
 
+COUNTS = "counts"
+"""The file in which a process leaves what it counted, as JSON, if it ends by itself."""
+
 
 def run(spec: Spec, folder: Path, flaw: str | None) -> None:
     """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
@@ -48,9 +52,10 @@ def run(spec: Spec, folder: Path, flaw: str | None) -> None:
     pipeline = spec.plan.build(spec.lake)
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema)
     try:
-        shard = Shard(spec, Reader(spec.kafka, pipeline.topic, spec.partitions, codec, 500))
+        shard = Shard(spec, Reader(spec.kafka, pipeline.topic, spec.partitions, codec, 500, spec.on_gap))
         (folder / LIVE).touch()
         shard.run(stop)
+        (folder / COUNTS).write_text(json.dumps(shard.stats.window().counts))
     except TocsinError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -2,8 +2,8 @@
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,6 +14,8 @@ from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
+from tests.crash.load import messages
+from tests.segments import damage
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +86,21 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
         admin.delete_topics([f"_tocsin.{job.name}"])
     job.create({f"_tocsin.{job.name}": 1})
     again = Deployed(job)
-
-    def refused() -> dict[str, Any] | None:
-        shards = again.status()["shards"]
-        return shards[0] if shards and shards[0]["state"] == "refused" else None
-
-    assert "expected the journal that goes with checkpoint" in until(refused, "the shard to be refused")["error"]
+    assert "expected the journal that goes with checkpoint" in again.refused()["error"]
     again.stop()
+
+
+def test_a_shard_that_meets_damage_commits_what_lies_before_it_and_says_where(
+    cluster: None, kafka: KafkaServer, tmp_path: Path
+) -> None:
+    job, load = Job(kafka.bootstrap_servers, tmp_path), messages(9)
+    for _ in range(2):
+        job.send(islice(load, 400))
+    lost = damage(kafka, job.topic, job.ends()[0] - 1)
+    deployed = Deployed(job)
+    refused = deployed.refused()
+    assert refused["error"].startswith(f"{job.topic}[0]@{lost.first}: expected records as they were written, got ")
+    assert "\n" not in refused["error"]
+    assert refused["restarts"] == 0
+    assert job.stored(f"{job.topic}/0") == lost.first > 0
+    deployed.stop()

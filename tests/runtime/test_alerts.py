@@ -57,6 +57,13 @@ def test_it_travels_as_a_cloud_event() -> None:
     assert Alert.read(alert.headers(), alert.value()) == alert
 
 
+def test_a_long_text_is_evidence_in_part() -> None:
+    rule = AlertRule(name="any", severity="warning", when=pl.lit(True), data=["unit", "model_version"])
+    (alert,) = alerts_of(JOB, _frame(model_version="x" * 2_000_000), [Edge(0, rule, "raised")])
+    assert alert.data["model_version"] == "x" * 1000
+    assert len(alert.value()) < 2000
+
+
 def test_it_carries_its_lineage_and_the_columns_that_the_rule_names() -> None:
     lineage = {"topic": "readings", "partition": 3, "offset": 1042, "row": 0, "model_version": "rul/2"}
     assert _alert(HOT).data == lineage | {"unit": 17, "cycle": 9, "score": 0.5}

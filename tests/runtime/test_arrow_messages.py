@@ -31,8 +31,7 @@ def test_an_arrow_message_gives_its_rows_in_order():
     records = [
         record(written([readings(5), readings(3)]), 10, ARROW),
         record(json.dumps(GOOD).encode(), 11),
-        record(written(readings(0)), 12, ARROW),
-        record(written(readings(4)), 13, ARROW, partition=1),
+        record(written([readings(4).slice(0, 0), readings(4)]), 13, ARROW, partition=1),
     ]
     batch, letters = decoder.decode(records)
     assert letters == []
@@ -138,6 +137,7 @@ def not_utf8():
 BAD_STREAMS = {
     "tombstone": (None, "EmptyValue", "tombstone"),
     "empty": (b"", "EmptyValue", "no bytes"),
+    "no rows": (written(readings(0)), "EmptyValue", "expected rows, got a stream without any"),
     "JSON": (json.dumps(GOOD).encode(), "Malformed", "Arrow IPC stream"),
     "cut short in a batch": (written(readings(50))[:-300], "Malformed", "Arrow IPC stream"),
     "cut short between batches": (written([readings(5), readings(5)], end=False), "Malformed", "cut short"),

@@ -8,7 +8,7 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
-from pipelines.runtime.deadletter import ROW_SIZE_LIMIT, SIZE_LIMIT, DeadLetter, OriginalStore, externalise
+from pipelines.runtime.deadletter import ROW_SIZE_LIMIT, SIZE_LIMIT, DeadLetter, OriginalStore, externalise, internalise
 
 KAFKA_DEFAULT_LIMIT = 1024 * 1024
 
@@ -56,6 +56,34 @@ def test_a_tombstone_stays_one_and_any_text_fits_a_header():
     assert size(dead) < 2000
 
 
+OURS = (
+    ("__connect.errors.topic", b"elsewhere"),
+    ("__connect.errors.offset", b"x"),
+    ("tocsin-row", b"x"),
+    ("tocsin-timestamp", b""),
+    ("tocsin-null-headers", b"0"),
+    ("tocsin-dead-sha256", b"0" * 64),
+    ("tocsin-dead-size", b"x"),
+)
+
+
+@pytest.mark.parametrize(
+    "headers", [(("a", None), ("a", b""), ("a", None)), OURS], ids=["null values", "named like ours"]
+)
+@pytest.mark.parametrize("value", [b"x", b"x" * 600_000], ids=["small", "large"])
+@pytest.mark.parametrize("key", [b"\xff", b"k" * 600_000], ids=["short key", "long key"])
+@pytest.mark.parametrize("row", [None, 7])
+def test_what_is_published_is_read_back_as_it_was_whatever_the_headers(store, headers, value, key, row):
+    dead = letter(value=value, key=key, headers=headers, row=row)
+    small = externalise(dead, store)
+    out = small.headers_out()
+    assert all(type(content) is bytes for _, content in out)  # the client takes no others
+    published = ConsumerRecord("sensors.industrial.dlq", 0, 0, 5, 99, 0, small.key, small.value, out, None, 1, 1, 1)
+    back = DeadLetter.read(published)
+    assert back == small and internalise(back, store) == dead
+    assert back.size == (len(value) if key == b"\xff" else int(dict(small.kept)["tocsin-dead-size"]))
+
+
 def test_a_small_original_is_left_alone(store, tmp_path):
     small = letter(value=b"x" * (SIZE_LIMIT - 100))
     assert externalise(small, store) is small
@@ -69,8 +97,8 @@ def test_a_large_original_goes_to_the_lake_by_its_hash(store, tmp_path):
     large = externalise(letter(value=value), store)
     assert large.value is None
     assert large.key == b"k"
-    assert large.headers == (
-        ("trace", b"1"),
+    assert large.headers == (("trace", b"1"),)
+    assert large.kept == (
         ("tocsin-dead-uri", f"s3://bucket/lake/_dead/{digest}".encode()),
         ("tocsin-dead-sha256", digest.encode()),
         ("tocsin-dead-size", str(len(value)).encode()),

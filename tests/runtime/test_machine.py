@@ -132,6 +132,31 @@ def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:
     assert [(r.offset, r.message) for r in untimed.refused] == [(0, "expected _timestamp, got null")]
 
 
+def test_a_key_too_long_for_an_alarm_is_a_dead_letter() -> None:
+    outcome = Machine(_pipeline(stages=[Sorted(), Silence("1h")])).step(
+        _batch([(0, "\u00e9" * 512, NOW, 0.1), (0, "\u00e9" * 513, NOW, 0.2)], 0, NOW), NOW
+    )
+    assert outcome.results["offset"].to_pylist() == [0]
+    (refusal,) = outcome.refused
+    assert (refusal.offset, refusal.stage, refusal.error) == (1, "key", "BadValue")
+    assert refusal.message == "expected unit of at most 1024 bytes, got 1026"
+
+
+@pytest.mark.parametrize("late", [100, 101])
+def test_many_late_rows_of_one_message_are_one_dead_letter(late: int) -> None:
+    rows = [(0, "a", NOW + 1000, 0.1), *((0, "a", NOW - n, 0.1) for n in range(late)), (0, "a", NOW, 0.2)]
+    batch = _batch(rows, 7, NOW)
+    batch = batch.set_column(1, "_offset", pa.array([7, *[8] * late, 9]))
+    batch = batch.set_column(2, "_row", pa.array([0, *range(late), 0], pa.int32()))
+    outcome = Machine(_pipeline(stages=[Sorted(), Silence("1h")])).step(batch, NOW)
+    assert outcome.results["offset"].to_pylist() == [7]
+    refused = sorted((r.offset, r.row is None) for r in outcome.refused)
+    assert refused == ([(8, False)] * 100 if late == 100 else [(8, True)]) + [(9, False)]
+    if late > 100:
+        (whole,) = [r for r in outcome.refused if r.offset == 8]
+        assert whole.message.startswith("101 rows; the first, row 0: expected at after ")
+
+
 def test_a_slice_of_a_larger_poll_is_judged_as_a_batch_of_its_own() -> None:
     rows = [(0, f"u{n % 3}", NOW + 3000 * n, n / 10) for n in range(12)]
     whole = _batch(rows, 0, NOW + 60_000)

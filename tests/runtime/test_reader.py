@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -11,10 +15,13 @@ from kafka import KafkaProducer
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients
+from pipelines.runtime import damage as damage_module
+from pipelines.runtime import reader as reader_module
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, PositionLost
+from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt
 from pipelines.runtime.reader import Poll, Reader
 from tests.conftest import CreateTopic
+from tests.segments import BASE_OFFSET, CRC, LAST_RECORD, damage
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 
@@ -25,9 +32,15 @@ def two(create_topic: CreateTopic) -> str:
     return create_topic(partitions=2)
 
 
-def _reader(kafka: KafkaServer, topic: str, partitions: Sequence[int] = (0, 1), max_records: int = 500) -> Reader:
+def _reader(
+    kafka: KafkaServer,
+    topic: str,
+    partitions: Sequence[int] = (0, 1),
+    max_records: int = 500,
+    on_gap: Literal["stop", "skip"] = "stop",
+) -> Reader:
     codec = Codec(topic=topic, schema=SCHEMA)
-    return Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, partitions, codec, max_records)
+    return Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, partitions, codec, max_records, on_gap)
 
 
 def _send(producer: KafkaProducer, topic: str, partition: int, values: Sequence[object]) -> None:
@@ -113,6 +126,94 @@ def test_a_position_outside_the_log_is_an_error_and_no_jump(
     with pytest.raises(PositionLost, match=r"expected offsets .*99.* inside the log") as lost:
         _drain(reader, {0: 100})
     assert "\n" not in str(lost.value)
+    reader.close()
+
+
+DAMAGES = {
+    "a record": (LAST_RECORD, "failed crc check"),
+    "the checksum": (CRC, "failed crc check"),
+    "a length that hides what follows": (8, "nothing, though the log goes on"),
+}
+"""A place in the batch, and what the line says of it."""
+
+
+@pytest.mark.parametrize(("at", "says"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_in_the_log_is_an_error_or_a_dead_letter_and_what_surrounds_it_is_read(
+    kafka: KafkaServer,
+    topic: str,
+    producer: KafkaProducer,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr(reader_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(damage_module, "PATIENCE_S", 0.3)
+    units = iter(range(322))
+    for size in (5, 7, 300, 4, 6):
+        _send(producer, topic, 0, [{"unit": unit} for unit in islice(units, size)])
+    lost = damage(kafka, topic, 20, at)
+
+    stopping = _reader(kafka, topic, partitions=[0], max_records=100)
+    stopping.seek({0: 0})
+    with pytest.raises(RecordsCorrupt, match=says) as line:
+        _drain(stopping, {0: 322})
+    assert str(line.value).startswith(f"{topic}[0]@{lost.first}: expected ") and "\n" not in str(line.value)
+    with pytest.raises(RecordsCorrupt):  # a second poll in flight
+        stopping.poll(100)
+    stopping.close()
+
+    skipping = _reader(kafka, topic, partitions=[0], max_records=100, on_gap="skip")
+    skipping.seek({0: 0})
+    polls = _drain(skipping, {0: 322})
+    (letter,) = [d for p in polls for d in p.dead]
+    assert (letter.offset, letter.stage, letter.error, letter.value) == (lost.first, "read", "RecordsCorrupt", None)
+    (end,) = map(int, re.findall(r"go on from (\d+) with", letter.message))
+    # A length leads the broker itself astray, up to the next place that its index knows.
+    assert end == lost.last + 1 if at != 8 else end > lost.last
+    rows = [(r["_offset"], r["unit"]) for p in polls for r in p.table.to_pylist()]
+    assert rows == [(n, n) for n in range(322) if not lost.first <= n < end]
+    if at != 8:
+        around = [lost.first - 1, lost.last + 1]
+        assert [r.offset for r in skipping.originals({0: around})] == around
+    skipping.close()
+
+
+@pytest.mark.parametrize("at", [0, BASE_OFFSET], ids=["beyond the log", "inside the log"])
+@pytest.mark.parametrize("on_gap", ["stop", "skip"])
+def test_a_batch_that_lies_about_its_offset_is_an_error_and_never_a_wrong_offset(
+    kafka: KafkaServer, topic: str, producer: KafkaProducer, at: int, on_gap: Literal["stop", "skip"]
+) -> None:
+    for size in (12, 30, 200):
+        _send(producer, topic, 0, [{"unit": unit} for unit in range(size)])
+    lie = damage(kafka, topic, 12, at)
+    assert lie.first == 12
+    reader = _reader(kafka, topic, partitions=[0], max_records=10, on_gap=on_gap)
+    reader.seek({0: 0})
+    polls = [poll for poll in (reader.poll(500), reader.poll(500)) if poll]
+    assert [r["_offset"] for p in polls for r in p.table.to_pylist()] == list(range(12))
+    with pytest.raises(RecordsCorrupt, match=r"@12: expected .*, got a batch that says it begins at \d+") as lost:
+        _drain(reader, {0: 242})
+    assert "on-gap" not in str(lost.value)  # there is no telling how far it goes
+    reader.close()
+
+
+def test_a_silent_log_that_is_sound_is_no_damage(
+    kafka: KafkaServer, topic: str, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "SILENT_S", 0.2)
+    open_one = clients.producer({"bootstrap_servers": kafka.bootstrap_servers}, transactional_id=topic)
+    open_one.init_transactions()
+    open_one.begin_transaction()
+    _send(open_one, topic, 0, [{"unit": 1}])
+    reader = _reader(kafka, topic, partitions=[0])
+    reader.seek({0: 0})
+    give_up = time.monotonic() + 2
+    while time.monotonic() < give_up:
+        assert reader.poll(100) is None
+    open_one.commit_transaction()
+    open_one.close(timeout=5)
+    (poll,) = _drain(reader, {0: 2})
+    assert poll.table["unit"].to_pylist() == [1]
     reader.close()
 
 

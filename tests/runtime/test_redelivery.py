@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients
-from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
+from pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, externalise
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
 from tests.conftest import CreateTopic
@@ -104,6 +104,17 @@ def test_of_a_message_with_many_rows_only_the_dead_one_is_sent(desk: Desk) -> No
     assert desk.again() == Redelivered(sent=1)
     (record,) = desk.records()
     assert pa.ipc.open_stream(record.value).read_all().to_pylist() == [{"unit": 2, "cycle": 8}]
+
+
+def test_a_gap_has_no_original_and_a_header_without_a_value_comes_back_empty(desk: Desk) -> None:
+    odd = (("trace", None), (HEADER, b"9" * 5000), ("tocsin-row", b"x"))
+    gaps = [desk.letter(None, stage=stage, key=None) for stage in GAPS]
+    desk.die(*gaps, desk.letter(headers=odd), desk.letter(headers=((HEADER, None),)))
+    assert desk.again() == Redelivered(sent=2, lost=len(GAPS))
+    assert [r.headers for r in desk.records()] == [
+        [("trace", b""), ("tocsin-row", b"x"), (HEADER, b"1")],
+        [(HEADER, b"1")],
+    ]
 
 
 @pytest.mark.parametrize(("key", "value", "comes"), [(b"1", None, None), (None, b"x", b"x"), (None, None, b"")])

@@ -123,6 +123,21 @@ def test_a_late_row_is_a_dead_letter_that_says_why() -> None:
     assert refusal.message == "expected at after 5, got 3"
 
 
+@pytest.mark.parametrize("late", [0, 3])
+@pytest.mark.parametrize(("kind", "first", "beyond"), [(pa.int64(), -(2**62) + 1, -(2**62)), (pa.uint64(), 1, 2**63)])
+def test_a_position_that_cannot_be_counted_with_is_a_dead_letter_and_no_duplicate(
+    late: int, kind: pa.DataType, first: int, beyond: int
+) -> None:
+    fields = [pa.field("at", kind) if f.name == "at" else f for f in FIELDS]
+    declared = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    outcomes = _steps(declared, [("a", beyond), ("a", first), ("a", first + 5)], (1, 2))
+    assert _column(outcomes, "offset") == ([1] if late else [1, 2])
+    assert sum(o.counts["duplicates"] for o in outcomes) == 0
+    (refusal,) = [r for o in outcomes for r in o.refused]
+    assert (refusal.offset, refusal.stage, refusal.error) == (0, "sorted", "BadValue")
+    assert str(beyond) in refusal.message
+
+
 def test_a_row_without_a_position_is_a_dead_letter() -> None:
     outcomes = _steps(_pipeline(Sorted(by="at")), [("a", 1), ("a", None), ("a", 2)], (2,))
     assert _column(outcomes, "offset") == [0, 2]
@@ -188,6 +203,15 @@ def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
         assert _column(outcomes, "seen") == [expected[o] for o in offsets]
         sums = [sum(expected[o]) for o in offsets]
         assert _column(outcomes, "total") == pytest.approx(sums, abs=1e-4)
+
+
+def test_a_number_that_float32_cannot_hold_is_a_dead_letter_and_spoils_no_window() -> None:
+    p = _pipeline(Last(2, ["x"]), Judge(_total), results=WINDOWED)
+    outcomes = _steps(p, [("a", 1, 0.5), ("a", 2, -1e39), ("a", 3, 3.4e38), ("b", 1, 1.0)], (3,))
+    assert _column(outcomes, "offset") == [2]
+    ((refusal,), ()) = (o.refused for o in outcomes)
+    assert (refusal.offset, refusal.stage, refusal.error) == (1, "last", "BadValue")
+    assert refusal.message == "expected x to fit float32, got -1e+39"
 
 
 def test_a_verdict_that_is_not_a_number_neither_rings_nor_clears() -> None:
