@@ -8,7 +8,22 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import alerts, compact, demo, dlq, evaluate, feed, orders, query, run, status, train
+from pipelines.cli import (
+    alerts,
+    backfill,
+    compact,
+    demo,
+    dlq,
+    evaluate,
+    feed,
+    orders,
+    query,
+    reset,
+    run,
+    state,
+    status,
+    train,
+)  # fmt: skip
 from pipelines.cli.invocation import Invocation
 
 app = typer.Typer(
@@ -44,7 +59,9 @@ def tocsin(
 
 for command in (
     demo.demo, feed.feed, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
-    orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact,
+    orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
+    backfill.backfill,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(state.app, name="state")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from heapq import nlargest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipelines.cli.times import moment
 
 if TYPE_CHECKING:
     from pipelines.runtime.redelivery import Held
@@ -174,7 +176,7 @@ def _wanted(
     stage: str | None, error: str | None, partition: int | None, key: str | None, since: str | None, until: str | None
 ) -> Callable[[Held], bool]:
     """Whether a letter is what the filters ask for."""
-    first, last = (_moment(text) if text else None for text in (since, until))
+    first, last = (moment(text) if text else None for text in (since, until))
 
     def wanted(x: Held) -> bool:
         letter = x.letter
@@ -188,27 +190,6 @@ def _wanted(
         )
 
     return wanted
-
-
-def _moment(text: str) -> int:
-    """A time, or a duration before now, in ms since the epoch.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.units import milliseconds
-
-    try:
-        return round((datetime.now(UTC) - timedelta(milliseconds=milliseconds(text))).timestamp() * 1000)
-    except ConfigError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ConfigError(
-                f"time {text}: expected a duration such as 2h or a time such as 2026-01-31T12:00:00Z; correct it"
-            ) from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _record(text: str) -> tuple[int, int]:

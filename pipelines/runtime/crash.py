@@ -25,6 +25,11 @@ POINTS = (
     "takeover.restored",
     "takeover.rerun",
     "takeover.live",
+    "reset.owned",
+    "reset.said",
+    "reset.snapshot",
+    "reset.delta",
+    "backfill.written",
 )
 
 in_flight: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -123,6 +123,11 @@ class Machine:
     def keys(self) -> int:
         """How many keys have state."""
         return len(self._state)
+
+    @property
+    def waiting(self) -> Collection[Rows]:
+        """Rows that have come and not gone on yet."""
+        return self._state.waiting.values()
 
     @property
     def key_clashes(self) -> int:

@@ -88,6 +88,7 @@ class Reader:
         self._options, self._topic, self._codec = dict(options), topic, codec
         self._max_records, self._on_gap = max_records, on_gap
         self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
+        self._reading = self._assigned
         self._ends: dict[int, int] = {}
         self._highs: dict[int, int] = {}
         self._asked_at = 0.0
@@ -107,7 +108,7 @@ class Reader:
             fetch_max_wait_ms=100,
             receive_buffer_bytes=1 << 20,
         )
-        consumer.assign(self._assigned)
+        consumer.assign(self._reading)
         return chained(consumer)
 
     def log(self) -> Log:
@@ -129,12 +130,22 @@ class Reader:
         return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
-        """Go to each partition's next offset."""
-        for tp in self._assigned:
+        """Go to each partition's next offset; partitions that are not named are not read."""
+        reading = [tp for tp in self._assigned if tp.partition in positions]
+        if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
+            self._consumer.assign(reading)
+            self._reading = reading
+        for tp in reading:
             self._consumer.seek(tp, positions[tp.partition])
-        self._ends = {tp.partition: positions[tp.partition] for tp in self._assigned}
+        self._ends = {tp.partition: positions[tp.partition] for tp in reading}
         self._moved_at = dict.fromkeys(self._ends, time.monotonic())
         self._corrupt = None
+
+    def at(self, ms: int) -> dict[int, int]:
+        """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
+        found = self._consumer.offsets_for_times(dict.fromkeys(self._assigned, max(ms, 0)))
+        end = self._consumer.end_offsets(self._assigned)  # which an open transaction may hold back
+        return {tp.partition: min(found[tp].offset, end[tp]) if found.get(tp) else end[tp] for tp in self._assigned}
 
     def poll(self, timeout_ms: int) -> Poll | None:
         """The next records, decoded; None: nothing came within the time.
@@ -161,7 +172,7 @@ class Reader:
             self.seek(self._ends)
             return self._pass_over(damage(self._options, self._topic, self._ends))
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
-        ends = {tp.partition: self._consumer.position(tp) for tp in self._assigned}
+        ends = {tp.partition: self._consumer.position(tp) for tp in self._reading}
         moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
         if not moved:
             return None
@@ -175,15 +186,15 @@ class Reader:
         if time.monotonic() - self._asked_at > LAG_S:  # a fetch says it too, but of a time long before its last record
             self._asked_at = time.monotonic()
             with suppress(KafkaError):
-                self._highs |= _by_partition(self._consumer.end_offsets(self._assigned, timeout_ms=1000))
-        for tp in self._assigned:
+                self._highs |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
+        for tp in self._reading:
             if high := self._consumer.highwater(tp):
                 self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
-        return {p: max(high - self._ends[p], 0) for p, high in self._highs.items()}
+        return {p: max(high - self._ends[p], 0) for p, high in self._highs.items() if p in self._ends}
 
     def _silence(self) -> Damage | None:
         """Damage by which the broker itself finds nothing: it answers with neither a record nor an error, for ever."""
-        now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._assigned}
+        now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
         silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
         self._moved_at |= dict.fromkeys(silent, now)
         try:

@@ -53,7 +53,7 @@ class Sink:
         self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
         self._files = lake.files
         self._epoch_id = f"{pipeline.name}/{shard}#epoch"
-        self._checkpoint_id = f"{pipeline.name}/{shard}#checkpoint"
+        self._checkpoint_id = _checkpoint_id(pipeline.name, shard)
         self._epoch = 0
         self._table: DeltaTable
 
@@ -122,8 +122,7 @@ class Sink:
         Raises:
             Fenced: another owner has raised the epoch.
         """
-        txn = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
-        txn |= {self._position_id(n): o for n, o in positions.items()}
+        txn = self._stamp(positions, checkpoint)
         for attempt in range(ATTEMPTS):
             try:
                 self._commit(files, txn)
@@ -146,6 +145,11 @@ class Sink:
 
     def _commit(self, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
         commit(self._table, files, txn)
+
+    def _stamp(self, positions: Mapping[int, int], checkpoint: int) -> dict[str, int]:
+        """What a checkpoint's commit says beside its rows."""
+        own = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
+        return own | {self._position_id(n): o for n, o in positions.items()}
 
     def _read(self, app_id: str) -> int | None:
         return self._table.transaction_version(app_id)
@@ -199,8 +203,62 @@ def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]
         mode="append",
         schema=table.schema(),
         partition_by=[PARTITION],
-        commit_properties=CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()]),
+        commit_properties=_properties(txn),
     )
+
+
+def start_over(owners: Sequence[tuple[Sink, int]], positions: Mapping[int, int], rows: str) -> int | None:
+    """Delete rows, move all shards' positions and name their checkpoints, in one commit.
+
+    Guarantee: as `Sink.publish`, for all of them at once.
+
+    Args:
+        owners: of all shards of the pipeline, in the order in which they raised their epochs; with the checkpoints' names.
+        rows: which ones, as SQL.
+
+    Returns:
+        How many rows are gone; None: it is done, but the commit's reply was lost.
+
+    Raises:
+        Fenced: another owner has raised a shard's epoch.
+    """
+    table = owners[-1][0]._table  # it has seen the others' epochs, too
+    txn: dict[str, int] = {}
+    for sink, name in owners:
+        sink._table = table
+        txn |= sink._stamp(positions, name)
+    for _ in range(ATTEMPTS):
+        for sink, _name in owners:
+            sink._look()
+        if all(sink._read(sink._checkpoint_id) == name for sink, name in owners):
+            return None
+        version = table.version()
+        try:
+            deleted = table.delete(rows, commit_properties=_properties(txn))["num_deleted_rows"]
+            if table.version() == version:  # no row matches, so there was nothing for it to commit
+                owners[0][0]._commit([], txn)
+            return deleted
+        except CommitFailedError as reason:
+            log.info("starting over is tried again: %s", reason)
+    raise Unavailable(
+        f"{table.table_uri}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
+    )
+
+
+def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
+    """The name of a shard's newest checkpoint, for those who only look; 0: there is none."""
+    uri, options = lake.uri(pipeline), lake.options or None
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        return 0
+    return DeltaTable(uri, storage_options=options).transaction_version(_checkpoint_id(pipeline, shard)) or 0
+
+
+def _checkpoint_id(pipeline: str, shard: int) -> str:
+    return f"{pipeline}/{shard}#checkpoint"
+
+
+def _properties(txn: Mapping[str, int]) -> CommitProperties:
+    return CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()])
 
 
 def _stats(table: pa.Table) -> str:

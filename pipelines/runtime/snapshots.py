@@ -59,10 +59,10 @@ class Snapshots:
             "cells.safetensors": save_tensors(dict(cut.cells) | {"\0freed": cut.freed}),
         }
         for stage, rows in cut.waiting.items():
-            parts[f"{_plain(stage)}.arrow"] = _ipc(rows.table)
-            parts[f"{_plain(stage)}.safetensors"] = save_tensors({**rows.tensors, "\0slots": rows.slots})
+            parts[f"{plain(stage)}.arrow"] = _ipc(rows.table)
+            parts[f"{plain(stage)}.safetensors"] = save_tensors({**rows.tensors, "\0slots": rows.slots})
         for file, content in parts.items():
-            write(self._files, self._path(name, file), content)
+            write(self._files, self.path(name, file), content)
         self._chain.append(name)
         self._sizes.append(sum(map(len, parts.values())))
         manifest = {
@@ -74,7 +74,7 @@ class Snapshots:
             "facts": dict(facts),
         }
         write(
-            self._files, self._path(name, "manifest.json"), orjson.dumps(manifest)
+            self._files, self.path(name, "manifest.json"), orjson.dumps(manifest)
         )  # last: it makes the rest a snapshot
         return self._sizes[-1]
 
@@ -85,7 +85,7 @@ class Snapshots:
             SnapshotLost: it is not there, or a part of it is.
         """
         try:
-            manifest = self._manifest(name)
+            manifest = self.manifest(name)
             cuts = [self._cut(link) for link in manifest["chain"]]
         except (FileNotFoundError, ValueError, SafetensorError) as reason:  # not: a lake that does not answer
             got = " ".join(str(reason).split())
@@ -104,27 +104,30 @@ class Snapshots:
                 self._files.delete_dir(info.path)
 
     def _cut(self, name: int) -> Cut:
-        manifest = self._manifest(name)
-        cells = load_tensors(read(self._files, self._path(name, "cells.safetensors")))
+        manifest = self.manifest(name)
+        cells = load_tensors(read(self._files, self.path(name, "cells.safetensors")))
         waiting = {}
         for stage in manifest["waiting"]:
-            tensors = load_tensors(read(self._files, self._path(name, f"{_plain(stage)}.safetensors")))
+            tensors = load_tensors(read(self._files, self.path(name, f"{plain(stage)}.safetensors")))
             slots = tensors.pop("\0slots")
-            waiting[stage] = Rows(self._table(name, f"{_plain(stage)}.arrow"), slots, tensors)
+            waiting[stage] = Rows(self.table(name, f"{plain(stage)}.arrow"), slots, tensors)
         freed = cells.pop("\0freed")
-        return Cut(manifest["full"], self._table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
+        return Cut(manifest["full"], self.table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
 
-    def _manifest(self, name: int) -> dict[str, Any]:
-        return orjson.loads(read(self._files, self._path(name, "manifest.json")))
+    def manifest(self, name: int) -> dict[str, Any]:
+        """What one cut says of itself."""
+        return orjson.loads(read(self._files, self.path(name, "manifest.json")))
 
-    def _table(self, name: int, file: str) -> pa.RecordBatch:
-        content = read(self._files, self._path(name, file))
+    def table(self, name: int, file: str) -> pa.RecordBatch:
+        """One of a cut's tables."""
+        content = read(self._files, self.path(name, file))
         try:
             return pa.ipc.open_stream(content).read_next_batch()
         except (OSError, StopIteration) as reason:  # cut short
             raise ValueError(f"{file} of {len(content)} bytes: {reason!r}") from reason
 
-    def _path(self, name: int, file: str) -> str:
+    def path(self, name: int, file: str) -> str:
+        """Where one of a cut's files lies in the lake."""
         return posixpath.join(self._folder, str(name), file)
 
 
@@ -135,5 +138,6 @@ def _ipc(batch: pa.RecordBatch) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _plain(stage: str) -> str:
+def plain(stage: str) -> str:
+    """A store's name as its files have it."""
     return stage.replace("/", "-")

@@ -156,7 +156,7 @@ class Last:
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        return {"rows": Ring(self._length - 1, len(self._columns))}
+        return {"rows": Ring(self._length - 1, len(self._columns), columns=self._columns)}
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         ring, past, width = state["rows"], self._length - 1, len(self._columns)

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Ring:
-    """The last rows of a key."""
+    """The last rows of a key; `columns` are what people call a row's values, and no part of its shape."""
 
     rows: int
     width: int
     dtype: torch.dtype = torch.float32
+    columns: Sequence[str] = field(default=(), repr=False, compare=False)
 
     def store(self, state: State) -> RingStore:
         return RingStore(state, self)
@@ -187,6 +188,12 @@ class State:
         """The stores of one stage, by the names it declared."""
         return {name.split("/", 1)[1]: s for name, s in self._stores.items() if name.startswith(f"{stage}/")}
 
+    @property
+    def waiting(self) -> dict[str, Rows]:
+        """Rows that wait, by the store that holds them."""
+        held = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
+        return {name: rows for name, rows in held.items() if rows is not None}
+
     def slots(self, partitions: np.ndarray, keys: pa.Array, now: int) -> Tensor:
         """Each row's slot, `[B]` int64; new keys get one. `partitions` is sorted."""
         out = np.empty(len(keys), np.int64)
@@ -275,18 +282,14 @@ class State:
             names=["slot", "partition", "key", "last_seen"],
         )
         cells: dict[str, Tensor] = {}
-        waiting: dict[str, Rows] = {}
         for name, store in self._stores.items():
-            if isinstance(store, PendingStore):
-                if store.rows is not None:
-                    waiting[name] = store.rows
-            else:
+            if not isinstance(store, PendingStore):
                 cells |= {f"{name}|{part}": t for part, t in store.cut(slots).items()}
         freed = torch.tensor(sorted(() if full else self._freed), dtype=torch.int64)
         self._dirty[:] = False
         self._freed.clear()
         facts = {"next_sweep": self._next_sweep, "capacity": self.capacity}
-        return Cut(full, keys, freed, cells, waiting, facts)
+        return Cut(full, keys, freed, cells, self.waiting, facts)
 
     def restore(self, cuts: Sequence[Cut]) -> None:
         """Become what the cuts say: a full one, then those that follow it."""

@@ -16,6 +16,7 @@ from pipelines.runtime.inbox import Inbox
 from pipelines.runtime.journal import Journal, Ran, Skipped
 from pipelines.runtime.machine import Machine, Refusal, empty
 from pipelines.runtime.outbox import Outbox, fingerprint
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.reader import Log, Source
 from pipelines.runtime.sink import Owned, Sink
@@ -54,6 +55,35 @@ class Live:
         source.seek(self.positions)
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a shard's owner works with from the moment that nobody else can say or commit anything for it.
+
+    Args:
+        log: the input topic, after the last owner has read from it.
+        journal: as that one left it.
+    """
+
+    outbox: Outbox
+    sink: Sink
+    snapshots: Snapshots
+    log: Log
+    owned: Owned
+    journal: Journal | None
+
+    @classmethod
+    def make(cls, spec: Spec, declared: Pipeline, source: Source) -> Claim:
+        """Fence whoever owns the shard."""
+        outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
+        crash.point("takeover.fenced", waits=False)
+        log = source.log()
+        sink, snapshots = Sink(spec.lake, declared, spec.shard), Snapshots(spec.lake, declared.name, spec.shard)
+        owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
+        crash.point("takeover.owned", waits=False)
+        last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
+        return cls(outbox, sink, snapshots, log, owned, last)
+
+
 def take_over(spec: Spec, source: Source) -> Live:
     """Become the one owner of a shard.
 
@@ -62,19 +92,14 @@ def take_over(spec: Spec, source: Source) -> Live:
         Fenced: another process is taking it over, too.
     """
     declared = spec.plan.build(spec.lake)
-    outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
-    crash.point("takeover.fenced", waits=False)
-    log = source.log()
-    sink, snapshots = Sink(spec.lake, declared, spec.shard), Snapshots(spec.lake, declared.name, spec.shard)
-    owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
-    crash.point("takeover.owned", waits=False)
-    stored = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
+    claim = Claim.make(spec, declared, source)  # 1. to 3.
+    log, owned = claim.log, claim.owned
     found = _Found(spec, declared.topic, log, owned)
-    snapshot = found.snapshot(snapshots)
+    snapshot = found.snapshot(claim.snapshots)
     facts = snapshot.facts if snapshot else {}
     topic_id = facts.get("topic_id") or log.topic_id
     positions = found.positions(topic_id)  # 4.
-    todo = found.journal(stored)
+    todo = found.journal(claim.journal)
     plan = Plan.load(facts["plan"]) if snapshot else spec.plan
     machine = Machine(plan.build(spec.lake))
     if snapshot:
@@ -88,9 +113,9 @@ def take_over(spec: Spec, source: Source) -> Live:
     live = Live(
         machine=machine,
         plan=plan,
-        outbox=outbox,
-        sink=sink,
-        snapshots=snapshots,
+        outbox=claim.outbox,
+        sink=claim.sink,
+        snapshots=claim.snapshots,
         journal=todo,
         epoch=owned.epoch,
         topic_id=log.topic_id,

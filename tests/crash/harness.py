@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,15 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from pipelines.runtime.backfill import Span
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.reset import To
 from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
-from tests.crash.process import COUNTS, LIVE, run
+from tests.crash.process import COUNTS, LIVE, judge_again, run, start_over
 
 PARTITIONS = 2
 LARGEST = 32 << 20
@@ -56,14 +59,14 @@ def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker
 
 
 class Worker:
-    """A process that runs the shard."""
+    """A process that runs the shard, or does something else to it."""
 
-    def __init__(self, spec: Spec, folder: Path, flaw: str | None, armed: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
         for point, how in armed.items():
             self.arm(point, how)
-        self.process = _FORKS.Process(target=run, args=(spec, folder, flaw), daemon=True)
+        self.process = _FORKS.Process(target=what, args=(folder, *arguments), daemon=True)
         self.process.start()
 
     @property
@@ -167,7 +170,7 @@ class Job:
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
         self._folder, self._options = folder / f"{self.name}.workers", options
-        self.partitions, self._factory = partitions, f"tests.crash.job:{factory}"
+        self.partitions, self._shards, self._factory = partitions, shards, f"tests.crash.job:{factory}"
         self.create({f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": shards})
         self.create({self.topic: partitions}, **{"max.message.bytes": str(LARGEST)})
 
@@ -201,6 +204,7 @@ class Job:
         flaw: str | None = None,
         on_gap: Literal["stop", "skip"] = "stop",
         kafka: Mapping[str, Any] | None = None,
+        shard: int = 0,
         spec: Spec | None = None,
         **armed: str,
     ) -> Worker:
@@ -208,13 +212,29 @@ class Job:
 
         Args:
             kafka: how it reaches the broker.
-            spec: of another shard than the job's.
+            spec: of another pipeline's shard.
             armed: crash points, with `_` for the dot, and their signals.
         """
+        spec = spec or replace(self.specs()[shard], kafka=kafka or self.kafka, on_gap=on_gap)
+        return self._process(armed, run, spec, flaw)
+
+    def reset(self, to: To, **armed: str) -> Worker:
+        """Start a process that has the job start over."""
+        return self._process(armed, start_over, self.specs(), to)
+
+    def judge_again(self, span: Span, into: str, *, overwrite: bool = False, **armed: str) -> Worker:
+        """Start a process that judges a span of the topic again."""
+        return self._process(armed, judge_again, self.specs()[0], span, into, overwrite)
+
+    def specs(self) -> list[Spec]:
+        """Of each shard."""
         plan = Plan(self._factory, {"name": self.name, "topic": self.topic, **self._options})
-        spec = spec or Spec(plan, self.lake, kafka or self.kafka, 0, range(self.partitions), on_gap=on_gap)
+        own = [range(n, self.partitions, self._shards) for n in range(self._shards)]
+        return [Spec(plan, self.lake, self.kafka, n, own[n], shards=self._shards) for n in range(self._shards)]
+
+    def _process(self, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> Worker:
         points = {point.replace("_", ".", 1): how for point, how in armed.items()}
-        self.workers.append(Worker(spec, self._folder / str(len(self.workers)), flaw, points))
+        self.workers.append(Worker(self._folder / str(len(self.workers)), points, what, *arguments))
         return self.workers[-1]
 
     def close(self) -> None:

@@ -38,8 +38,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The job.
 
     Args:
-        options: name, topic, silence, `high` (level of the first rule), `hang` (a file on which it hangs), `slow` (ms a row
-            takes) and `slow_while` (only while this file is there).
+        options: name, topic, lateness, silence, `high` (level of the first rule), `hang` (a file on which it hangs), `slow` (ms
+            a row takes) and `slow_while` (only while this file is there).
     """
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
@@ -55,7 +55,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         topic=options["topic"],
         schema=SCHEMA,
         key="unit",
-        stages=[Sorted(by="cycle"), Last(WINDOW, ["heat", "load"]), Judge(judge), Silence(silence)],
+        stages=[
+            Sorted(by="cycle", late=options.get("late", 0)),
+            Last(WINDOW, ["heat", "load"]),
+            Judge(judge),
+            Silence(silence),
+        ],
         results=pa.schema(
             [
                 ("unit", pa.int64()),
@@ -104,5 +109,5 @@ def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[Sorted(late="2s", wait="1s")],
         results=pa.schema([("unit", pa.string()), ("heat", pa.float64()), ("note", pa.string())]),
         rules=[AlertRule(name="hot", severity="warning", when=pl.col("heat") > HIGH)],
-        commit=Commit(every=options.get("every", "300ms")),
+        commit=Commit(every="300ms"),
     )

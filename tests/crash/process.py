@@ -1,4 +1,4 @@
-"""One shard in a process of its own, to be killed."""
+"""One shard, or what is done to it, in a process of its own, to be killed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pipelines.runtime import crash
+from pipelines.runtime.backfill import Span, backfill
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import TocsinError
 from pipelines.runtime.reader import Reader
+from pipelines.runtime.reset import To, reset
 from pipelines.runtime.shard import Shard
 from pipelines.runtime.spec import Spec
 from tests.crash import flaws
@@ -32,18 +35,14 @@ COUNTS = "counts"
 """The file in which a process leaves what it counted, as JSON, if it ends by itself."""
 
 
-def run(spec: Spec, folder: Path, flaw: str | None) -> None:
+def run(folder: Path, spec: Spec, flaw: str | None) -> None:
     """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
 
     Args:
         folder: of armed crash points; what the process says goes to `stderr` in it.
         flaw: a guard of the recovery rule to leave out.
     """
-    os.environ["TOCSIN_CRASH"] = str(folder)
-    with (folder / "stderr").open("wb") as said:
-        os.dup2(said.fileno(), 2)
-    faulthandler.register(signal.SIGUSR1)
-    torch.set_num_threads(1)
+    _settle(folder)
     if flaw:
         flaws.FLAWS[flaw]()
     stop = threading.Event()
@@ -58,6 +57,29 @@ def run(spec: Spec, folder: Path, flaw: str | None) -> None:
         (folder / COUNTS).write_text(json.dumps(shard.stats.window().counts))
     except TocsinError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def start_over(folder: Path, specs: Sequence[Spec], to: To) -> None:
+    """Have a job start over; the arguments are as of `run`."""
+    _settle(folder)
+    try:
+        reset(specs, to)
+    except TocsinError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def judge_again(folder: Path, spec: Spec, span: Span, into: str, overwrite: bool) -> None:
+    """Judge a span of a job's topic again; the arguments are as of `run`."""
+    _settle(folder)
+    backfill(spec.plan.build(spec.lake), spec.kafka, spec.lake, span, into, overwrite=overwrite)
+
+
+def _settle(folder: Path) -> None:
+    os.environ["TOCSIN_CRASH"] = str(folder)
+    with (folder / "stderr").open("wb") as said:
+        os.dup2(said.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1)
+    torch.set_num_threads(1)
 
 
 def _anywhere() -> None:

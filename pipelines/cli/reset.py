@@ -1,0 +1,77 @@
+"""A pipeline made to begin anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.runtime.settings import Settings
+
+
+def reset(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="earliest|latest|TIME",
+            help="Where to go on: the log's start or end, a time such as 2026-01-31T12:00:00Z, or an age such as 2h.",
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Have a stopped pipeline forget all state and go on from another place in its topic, with the settings as they are now.
+
+    Rows of records from there on are deleted in the same commit and come again as the pipeline judges them once more; so do
+    alarms, with the ids that they had (a subscriber that must see each once compares ce_id), and dead letters.
+    """
+    from pipelines.cli.console import note, out, say_json, working
+    from pipelines.cli.deployment import deployed
+    from pipelines.cli.times import moment, written
+    from pipelines.runtime.reset import To
+    from pipelines.runtime.reset import reset as start_over
+
+    place: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
+    where = place if isinstance(place, str) else written(place)
+    settings = context.obj.settings()
+    _check_stopped(settings, pipeline)
+    deployment = deployed(settings, pipeline)
+    if not yes:
+        typer.confirm(
+            f"{pipeline}: forget all state, delete the rows of records from {where} on, and go on from there?",
+            abort=True,
+            err=True,
+        )
+    with working(f"{pipeline}: starts over"):
+        specs = [spec for id, spec in deployment.specs(deployment.plan).items() if id.pipeline == pipeline]
+        done = start_over(specs, place)
+    if json:
+        say_json({"pipeline": pipeline, "deleted_rows": done.deleted, "positions": done.positions})
+        return
+    rows = "its rows from there on" if done.deleted is None else f"{done.deleted:,} rows"
+    positions = ", ".join(f"{p}@{offset}" for p, offset in sorted(done.positions.items()))
+    out.print(f"{pipeline} goes on from {where} ({positions}); {rows} deleted, all state forgotten")
+    note(f"start it with `tocsin up {pipeline}`")
+
+
+def _check_stopped(settings: Settings, pipeline: str) -> None:
+    """To spare people a shard that ends as fenced; a pipeline on a cluster that can't be seen from here is fenced.
+
+    Raises:
+        ConfigError: it runs.
+    """
+    from pipelines.cli.cluster import joined, supervisors
+    from pipelines.runtime.errors import ConfigError, Unavailable
+
+    try:
+        with joined(settings):
+            running = pipeline in supervisors()
+    except Unavailable:
+        return
+    if running:
+        raise ConfigError(
+            f"pipeline {pipeline}: expected it to be stopped, but it runs; `tocsin stop {pipeline}` first"
+        )

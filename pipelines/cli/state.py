@@ -1,0 +1,93 @@
+"""What the engine remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.cli.times import at, written
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from pipelines.runtime.inspection import Memory, Rule
+
+app = typer.Typer(help="State.", no_args_is_help=True)
+SHOWN = 8
+"""A ring's rows on a terminal, the newest."""
+
+
+@app.callback()
+def state() -> None:
+    """State: what the engine remembers of each asset."""
+
+
+@app.command()
+def show(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
+    partition: Annotated[int | None, typer.Option(help="Of the input topic, where the key is on several.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a partition.")] = False,
+) -> None:
+    """Show what the engine remembers of an asset, as of the last checkpoint; the pipeline may run or not."""
+    from pipelines.cli.console import out, say_json
+    from pipelines.runtime.inspection import recall
+
+    settings = context.obj.settings()
+    shards = settings.pipeline(pipeline).shards
+    own = range(shards) if partition is None else [partition % shards]
+    for memory in recall(settings.lake.open(), pipeline, key, shards=own, partition=partition):
+        if json:
+            say_json(_facts(memory))
+        else:
+            for line in _lines(memory):
+                out.print(line)
+
+
+def _facts(memory: Memory) -> dict[str, Any]:
+    return {
+        "partition": memory.partition,
+        "key": memory.key,
+        "last_seen": at(memory.last_seen),
+        "checkpoint": memory.checkpoint,
+        "state": {**memory.cells, **{name: rows.to_dicts() for name, (rows, _) in memory.rings.items()}},
+        "rules": {
+            name: {"firing": r.firing, "rang": r.rang and at(r.rang), "run": r.run, "hold": r.hold}
+            for name, r in memory.rules.items()
+        },
+        "waiting": {name: rows.to_dicts() for name, rows in memory.waiting.items()},
+    }
+
+
+def _lines(memory: Memory) -> Iterator[Text]:
+    from rich.text import Text
+
+    def line(name: str, text: str, style: str = "") -> Text:
+        return Text.assemble((f"{name:<24} ", "dim"), (text, style))
+
+    seen = f"last seen {written(memory.last_seen)}"
+    yield Text.assemble((memory.key, "bold"), f" on partition {memory.partition}, {seen}")
+    for name, value in memory.cells.items():
+        yield line(name, "-" if value is None else str(value))
+    for name, (rows, room) in memory.rings.items():
+        yield line(name, f"{rows.height} of {room} rows" + (f", the newest {SHOWN}:" if rows.height > SHOWN else ""))
+        for column in rows.tail(SHOWN):
+            yield line(f"  {column.name}", " ".join(f"{value:>10.5g}" for value in column))
+    for name, rule in memory.rules.items():
+        yield line(f"rule {name}", _said(rule), "bold red" if rule.firing else "")
+    for name, rows in memory.waiting.items():
+        yield line(name, f"{rows.height} rows wait")
+        for row in rows.iter_rows(named=True):
+            yield Text("  " + "  ".join(f"{n} {v}" for n, v in row.items()))
+
+
+def _said(rule: Rule) -> str:
+    """A rule's memory in words."""
+    rang = written(rule.rang) if rule.rang is not None else ""
+    if rule.firing:
+        return f"firing since {rang}"
+    said = f"quiet, last rang {rang}" if rang else "quiet, never rang"
+    return f"{said}; {rule.run} of {rule.hold} rows in a row" if 0 < rule.run < rule.hold else said
