@@ -176,6 +176,17 @@ def test_compaction_beside_a_running_shard_neither_fences_it_nor_loses_rows(tocs
     assert tocsin("compact", "turbines", "--vacuum", "23h", status=1).startswith("tocsin: vacuum 23h: expected 24h")
 
 
+def test_check_finds_nothing_wrong_with_a_living_pipeline_and_leaves_it_alone(tocsin: Cli, ray_address: str) -> None:
+    facts = ("pid", "epoch", "restarts")
+    before = tocsin.json("status")[0]["pipelines"][0]["shards"][0]
+    found = {f["check"]: (f["state"], f["said"]) for f in tocsin.json("check", "turbines")}
+    assert [*(check for check, (state, _) in found.items() if state != "ok")] == ["model"]  # nobody has trained one
+    assert found["ray"][1].startswith(f"{ray_address}: 2 CPUs")
+    assert found["snapshots"][1].startswith("shard 0 at ")
+    after = tocsin.json("status")[0]["pipelines"][0]["shards"][0]
+    assert [before[f] for f in facts] == [after[f] for f in facts]
+
+
 def test_a_pipeline_that_runs_is_not_started_twice(tocsin: Cli) -> None:
     assert "expected it not to run yet" in tocsin("up", "turbines", status=1)
 

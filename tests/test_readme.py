@@ -88,6 +88,7 @@ def only(beginning: str) -> str:
 
 def test_feed_run_alarms_and_queries(tour: Tour) -> None:
     assert tour(only("tocsin feed rul")).startswith("12,000 rows in 12,000 messages to sensors.industrial")
+    assert "\nok      input topic        sensors.industrial" in tour(only("tocsin check rul"))
     tour.run(only("tocsin run rul").removesuffix(" &"))
     give_up = time.monotonic() + 150
     while True:

@@ -38,6 +38,7 @@ class KafkaServer:
         heap: Java heap, as in `-Xmx`.
         secure: Of a second listener, with TLS and SASL: Kafka's settings by the names that they have behind
             `listener.name.secure.`, such as `ssl.keystore.location`.
+        more: Any other settings of Kafka's, such as `authorizer.class.name`.
 
     Attributes:
         port: Port of the clients, the same after a restart.
@@ -46,7 +47,13 @@ class KafkaServer:
     """
 
     def __init__(
-        self, *, data: Path, port: int = 0, heap: str = "512m", secure: Mapping[str, str] | None = None
+        self,
+        *,
+        data: Path,
+        port: int = 0,
+        heap: str = "512m",
+        secure: Mapping[str, str] | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> None:
         self.data = data.absolute()
         self.log = self.data / "kafka.log"
@@ -54,6 +61,7 @@ class KafkaServer:
         self._controller_port = _free_port()
         self._heap = heap
         self._secure = secure
+        self._more = more
         self.secure_port = _free_port() if secure else 0
         self._cluster = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -145,6 +153,7 @@ class KafkaServer:
         here = [
             f"listeners=PLAINTEXT://{self.bootstrap_servers},CONTROLLER://{controller}{second}",
             *(f"listener.name.secure.{name}={value}" for name, value in (self._secure or {}).items()),
+            *(f"{name}={value}" for name, value in (self._more or {}).items()),
             f"controller.quorum.voters=1@{controller}",
             f"log.dirs={records}",
         ]

@@ -11,6 +11,7 @@ import typer
 from pipelines.cli import (
     alerts,
     backfill,
+    check,
     compact,
     demo,
     dlq,
@@ -58,7 +59,7 @@ def tocsin(
 
 
 for command in (
-    demo.demo, feed.feed, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
+    demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill,
 ):  # fmt: skip

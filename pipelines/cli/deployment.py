@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pipelines.runtime.pipeline import Pipeline
     from pipelines.runtime.plan import ModelRef, Plan
 
+SHIPPED = "shipped"
+
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
     """A pipeline's plan, its model copied into the lake, and the pipeline itself.
@@ -22,10 +24,19 @@ def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
     Raises:
         ConfigError, ModelError: what the settings name does not exist or does not fit.
     """
+    given, lake = settings.pipeline(name), settings.lake.open()
+    return built(settings, name, _model(settings, given.model, lake) if given.model else None, lake)
+
+
+def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> tuple[Plan, Pipeline]:
+    """A pipeline with a model that lies in the lake.
+
+    Raises:
+        ConfigError, ModelError: what the settings name does not fit.
+    """
     from pipelines.runtime.plan import Plan
 
-    given, lake = settings.pipeline(name), settings.lake.open()
-    model = _model(settings, given.model, lake) if given.model else None
+    given = settings.pipeline(name)
     plan = Plan(given.factory, {"name": name, **given.options}, model, given.device)
     pipeline = plan.build(lake)
     if pipeline.name != name:
@@ -70,29 +81,40 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     )
 
 
-def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
-    """The model's files in the lake; the weights that come with Tocsin when nobody has trained any yet."""
-    from pipelines.runtime.plan import store_model
+def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
+    """A model's name, version and folder; of version `SHIPPED` the weights that come with Tocsin, when none are trained yet.
+
+    Raises:
+        ModelError: there is no such model.
+        Unavailable: the registry does not answer.
+    """
     from pipelines.runtime.tracking import resolve_model
 
     try:
-        if not settings.mlflow.enabled or _missing(settings.mlflow.tracking_uri):
+        if not settings.mlflow.enabled or missing(settings.mlflow.tracking_uri):
             raise ModelError(f"model {wanted}: expected a registry, got none; train one, or name a folder")
-        name, version, folder = resolve_model(settings.mlflow.tracking_uri, wanted)
+        return resolve_model(settings.mlflow.tracking_uri, wanted)
     except ModelError:
         if Path(wanted).is_dir():
-            name, version, folder = resolve_model("", wanted)
-        elif wanted == "rul@champion":
-            from models.rul.model import FD001
-
-            name, version, folder = "rul", "shipped", FD001
-            note("model rul@champion: not in the registry yet, so the weights that come with Tocsin (FD001) are used")
-        else:
+            return resolve_model("", wanted)
+        if wanted != "rul@champion":
             raise
+        from models.rul.model import FD001
+
+        return "rul", SHIPPED, FD001
+
+
+def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
+    """The model's files in the lake."""
+    from pipelines.runtime.plan import store_model
+
+    name, version, folder = resolved(settings, wanted)
+    if version == SHIPPED:
+        note(f"model {wanted}: not in the registry yet, so the weights that come with Tocsin (FD001) are used")
     return store_model(lake, folder, name=name, version=version)
 
 
-def _missing(tracking_uri: str) -> bool:
+def missing(tracking_uri: str) -> bool:
     """Whether it is a local database that has not been made yet; only to ask would make it, and take seconds."""
     prefix = "sqlite:///"
     return tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).exists()

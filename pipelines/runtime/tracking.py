@@ -245,6 +245,21 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         raise ModelError(f"{where}: {said}; run `tocsin train {name}` again") from reason
 
 
+def answers(tracking_uri: str) -> None:
+    """Ask MLflow's registry something.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    try:
+        _client(tracking_uri).search_registered_models(max_results=1)
+    except Exception as reason:  # whatever ails MLflow or its store
+        raise Unavailable(
+            f"MLflow at {without_password(tracking_uri)}: expected an answer, got {_first_line(reason)}; is it running, and "
+            "mlflow.tracking_uri right?"
+        ) from reason
+
+
 def _folder(model: str) -> tuple[str, str, Path]:
     folder = Path(model).absolute()
     weights = sorted(folder.glob("*.safetensors"))

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients
@@ -20,41 +14,15 @@ from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.settings import Settings
 from tests.crash.harness import Job
 from tests.crash.load import messages
-
-PASSWORD = "open sesame"
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1, signed by itself: alone for clients, and with its key for the broker."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin tests")])
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    basic = x509.BasicConstraints(ca=True, path_length=None)
-    signed = builder.add_extension(here, False).add_extension(basic, True).sign(key, hashes.SHA256())
-    public = signed.public_bytes(serialization.Encoding.PEM)
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (alone := folder / "ca.pem").write_bytes(public)
-    (both := folder / "broker.pem").write_bytes(private + public)
-    return alone, both
+from tests.secured import PASSWORD, USER, certificate, secure
 
 
 @pytest.fixture(scope="module")
 def secured(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
     """The broker and the certificate to trust."""
     folder = tmp_path_factory.mktemp("secured")
-    trusted, own = _certificate(folder)
-    plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
-    secure = {
-        "ssl.keystore.type": "PEM",
-        "ssl.keystore.location": str(own),
-        "sasl.enabled.mechanisms": "PLAIN",
-        "plain.sasl.jaas.config": f'{plain} required user_tocsin="{PASSWORD}";',
-    }
-    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure) as server:
+    trusted, own = certificate(folder)
+    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own)) as server:
         yield server, trusted
 
 
@@ -67,7 +35,7 @@ def settings(secured: tuple[KafkaServer, Path], tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("TOCSIN_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("TOCSIN_KAFKA__SSL_CAFILE", str(trusted))
     monkeypatch.setenv("TOCSIN_KAFKA__SASL_MECHANISM", "PLAIN")
-    monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_USERNAME", "tocsin")
+    monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_USERNAME", USER)
     monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_PASSWORD_FILE", str(tmp_path / "password"))
     return Settings.load(tmp_path / "tocsin.toml")
 

@@ -1,0 +1,257 @@
+"""Whether everything that a pipeline needs is there and right, before it is started."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pipelines.cli.invocation import Invocation
+    from pipelines.runtime.broker_checks import Broker
+    from pipelines.runtime.checks import Checkup, Finding
+    from pipelines.runtime.journal import Journal
+    from pipelines.runtime.lake import Lake
+    from pipelines.runtime.pipeline import Pipeline
+    from pipelines.runtime.plan import ModelRef
+    from pipelines.runtime.settings import Settings
+
+MARKS = {"ok": "green", "warning": "yellow", "wrong": "bold red", "skipped": "dim"}
+
+
+def check(
+    context: typer.Context,
+    pipeline: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PIPELINE]", help="One pipeline; without it, all in the settings, and what they share."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a check.")] = False,
+) -> None:
+    """Look at all that a pipeline needs, before it is started: each thing in one line, and what to do if it is wrong.
+
+    Settings, Kafka (login, topics, rights, transactions), lake, snapshots and journal, model and registry, Ray, clocks.
+
+    Nothing is changed: no topic is made, no file is left, no running shard is disturbed.
+
+    Exit status: 1 if anything is wrong, else 0, whatever the warnings.
+    """
+    from pipelines.cli.console import note
+    from pipelines.runtime.checks import Checkup
+
+    checkup = Checkup(_say_json if json else _teller())
+    settings = _Settings(context.obj)
+    checkup.look("settings", settings.load)
+    if settings.loaded:
+        _look(checkup, settings.loaded, [pipeline] if pipeline else [*settings.loaded.pipelines])
+    else:
+        for what in ("kafka", "lake", "registry", "ray"):
+            checkup.look(what, str, "settings")
+    if checkup.wrong:
+        note(f"{checkup.wrong} wrong")
+        raise typer.Exit(1)
+
+
+def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
+    """At what all pipelines share, then at each one."""
+    from pipelines.runtime.broker_checks import Broker
+    from pipelines.runtime.lake import Lake
+    from pipelines.runtime.lake_checks import LakeFolder
+
+    broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)
+    needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
+    try:
+        checkup.look("kafka", broker.reach)
+        checkup.look("lake", folder.writable)
+        checkup.look("space", folder.space, "lake")
+        checkup.look("registry", partial(_registry, settings, needed))
+        checkup.look("ray", ray.reach)
+        with tempfile.TemporaryDirectory(prefix="tocsin-check-") as scratch:
+            tempfile.tempdir = scratch  # models from afar are downloaded to where nobody else would delete them
+            for name in names:
+                _look_at(name, checkup, settings, broker, ray, Lake(scratch))
+    finally:
+        tempfile.tempdir = None
+        broker.close()
+
+
+def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
+    """At one pipeline: what it is, its topics, what it has left in the lake."""
+    from pipelines.runtime import journal
+    from pipelines.runtime.lake_checks import LakeTable
+    from pipelines.runtime.topic_checks import Topics
+
+    given, look, lake = settings.pipeline(name), partial(checkup.look, pipeline=name), settings.lake.open()
+    made, table = _Made(settings, name, scratch), LakeTable(lake, name, given.shards)
+    if given.model:
+        look("model", made.find, *(() if Path(given.model).is_dir() else ("registry",)))
+        look("model's copy", lambda: table.model(made.ref, scratch), "model", "lake")
+    look("pipeline", made.build, "model")
+    look("workers", partial(ray.room, given.workers, given.shards), "ray")
+
+    topic = made.pipeline.topic if made.pipeline else str(given.options.get("topic", ""))
+    topics = Topics(broker, name, topic, shards=given.shards, workers=given.workers)
+    look("input topic", topics.input, "kafka", *(() if topic else ("pipeline",)))
+    look("cleanup policy", topics.cleanup, "input topic")
+    look("shards", topics.shards, "input topic")
+    look("alert topic", topics.alerts, "kafka")
+    look("dead-letter topic", topics.dead_letters, "kafka", *(() if topic else ("pipeline",)))
+    look("journal", topics.journal, "kafka")
+    look("replication", topics.replication, "input topic")
+    look("rights", topics.rights, "input topic")
+    look("transactional ids", topics.identities, "kafka")
+    look("transactions", topics.transactions, "kafka")
+    look("clocks", topics.clock, "input topic")
+
+    def newest(shard: int) -> Journal | None:
+        return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
+
+    look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
+    look("snapshots", lambda: table.snapshots(made.pipeline), "table")
+    look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
+    look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")
+
+
+class _Settings:
+    """The settings, and where they come from."""
+
+    loaded: Settings | None = None
+
+    def __init__(self, invocation: Invocation) -> None:
+        self._invocation = invocation
+
+    def load(self) -> str:
+        from pipelines.runtime.settings import FILE, PREFIX
+
+        self.loaded = self._invocation.settings()
+        file = Path(self._invocation.config or os.environ.get(f"{PREFIX}CONFIG") or FILE)
+        return str(file.absolute()) if file.exists() else f"no {file}; environment, command line and defaults"
+
+
+class _Made:
+    """A pipeline as a start would make it, but in a scratch lake."""
+
+    ref: ModelRef | None = None
+    pipeline: Pipeline | None = None
+
+    def __init__(self, settings: Settings, name: str, scratch: Lake) -> None:
+        self._settings, self._name, self._scratch = settings, name, scratch
+
+    def find(self) -> str:
+        from pipelines.cli.deployment import SHIPPED, resolved
+        from pipelines.runtime.checks import Doubt
+        from pipelines.runtime.plan import store_model
+
+        wanted = self._settings.pipeline(self._name).model or ""
+        name, version, folder = resolved(self._settings, wanted)
+        self.ref = store_model(self._scratch, folder, name=name, version=version)
+        if version == SHIPPED:
+            raise Doubt(
+                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin (FD001) are used; "
+                "train one: `tocsin train rul`"
+            )
+        return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
+
+    def build(self) -> str:
+        """The pipeline, and a tick of it: stages, rules and results fit each other."""
+        from pipelines.cli.deployment import built
+        from pipelines.runtime.machine import Machine, empty
+
+        plan, pipeline = built(self._settings, self._name, self.ref, self._scratch)
+        Machine(pipeline).step(empty(pipeline.schema), 0)
+        self.pipeline = pipeline
+        return f"{plan.factory}: {len(pipeline.stages)} stages, {len(pipeline.rules)} rules, key {pipeline.key}"
+
+
+class _Ray:
+    """The Ray cluster that a pipeline would run on."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._there: dict[str, float] = {}
+
+    def reach(self) -> str:
+        if self._settings.ray.address == "local":
+            self._there = {"CPU": os.cpu_count() or 1}
+            if self._settings.ray.num_gpus:
+                import torch
+
+                self._there["GPU"] = torch.cuda.device_count()
+            return "local: `tocsin run` starts it"
+        import ray
+
+        from pipelines.cli.cluster import joined
+
+        with joined(self._settings):
+            self._there = ray.cluster_resources()
+        return f"{self._settings.ray.address}: {self._amount('CPU'):g} CPUs, {self._amount('GPU'):g} GPUs"
+
+    def room(self, workers: int, shards: int) -> str:
+        from pipelines.runtime.errors import ConfigError
+
+        workers, each = min(workers, shards), {"CPU": self._settings.ray.num_cpus, "GPU": self._settings.ray.num_gpus}
+        for what, number in each.items():
+            if (wanted := workers * number) > (there := self._amount(what)):
+                raise ConfigError(
+                    f"workers = {workers} with ray.num_{what.lower()}s = {number:g} each: expected {wanted:g} {what}s on Ray "
+                    f"({self._settings.ray.address}), got {there:g}: some would wait without end; lower either, or add machines"
+                )
+        return f"{workers} with {each['CPU']:g} CPUs and {each['GPU']:g} GPUs each"
+
+    def _amount(self, what: str) -> float:
+        return self._there.get(what, 0)
+
+
+def _registry(settings: Settings, needed: bool) -> str:
+    """Whether MLflow answers; what runs goes on without it, but a start that takes its model from there does not."""
+    from pipelines.cli.deployment import missing
+    from pipelines.runtime.checks import Doubt
+    from pipelines.runtime.errors import Unavailable
+    from pipelines.runtime.settings import without_password
+    from pipelines.runtime.tracking import answers
+
+    uri = settings.mlflow.tracking_uri
+    if not settings.mlflow.enabled:
+        return "disabled: nothing is tracked, models are folders"
+    if missing(uri):
+        return f"{uri}: none yet, the first start makes it"
+    try:
+        answers(uri)
+    except Unavailable as reason:
+        if needed:
+            raise
+        raise Doubt(f"{reason} No model is taken from it, and streams go on without") from reason
+    return without_password(uri)
+
+
+def _teller() -> Callable[[Finding], None]:
+    """Lines for people, under the pipeline's name."""
+    from rich.text import Text
+
+    from pipelines.cli.console import out
+
+    of = ""
+
+    def tell(found: Finding) -> None:
+        nonlocal of
+        if found.pipeline != of:
+            out.print(Text(of := found.pipeline, "bold"))
+        dim = "dim" if found.state in ("ok", "skipped") else ""
+        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (found.said, dim))
+        out.print(line, soft_wrap=True)
+
+    return tell
+
+
+def _say_json(found: Finding) -> None:
+    from dataclasses import asdict
+
+    from pipelines.cli.console import say_json
+
+    say_json(asdict(found))

@@ -1,0 +1,178 @@
+"""Looks at a broker as a pipeline's processes will reach it. Nothing is produced and no topic is made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+from pipelines.runtime import clients
+from pipelines.runtime.errors import Unavailable
+
+LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
+MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
+
+
+class Broker:
+    """A Kafka cluster.
+
+    Args:
+        options: of kafka-python's clients; waits are shortened.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = {"bootstrap_servers": "localhost", "security_protocol": "PLAINTEXT", **options, **LIMITS_MS}
+        self.admin: KafkaAdminClient
+        self.brokers = 0
+
+    def reach(self) -> str:
+        """Connect and log in; the other looks need it.
+
+        Raises:
+            Unavailable: nobody answers, or we are not let in: which of it, and which setting.
+        """
+        servers = self.options["bootstrap_servers"]
+        with _failures() as failed:
+            try:
+                self.admin = clients.admin(self.options)
+            except Unavailable as reason:
+                raise _not_let_in(self.options, failed) from reason
+            try:
+                cluster = self.admin.describe_cluster()
+            except KafkaError as reason:
+                there = ", ".join(f"{b.host}:{b.port}" for b in self.admin._manager.cluster.brokers())
+                raise Unavailable(
+                    f"Kafka at {servers}: expected to reach its brokers at the addresses that it names, {there}, got "
+                    f"{failed[0] if failed else reason}; correct the brokers' advertised.listeners, or the route to them"
+                ) from reason
+        self.brokers = len(cluster["brokers"])
+        return f"{servers}: {count(self.brokers, 'broker')}, {self.options['security_protocol']}"
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if hasattr(self, "admin"):
+            self.admin.close()
+
+    def describe(self, topic: str) -> dict[str, Any] | None:
+        """A topic's id, partitions and what we may do with it; None: there is none."""
+        (described,) = self.admin.describe_topics([topic])
+        if (code := described["error_code"]) and code != MISSING:
+            reason = kafka_errors.for_code(code)
+            raise Unavailable(
+                f"topic {topic}: expected to see it, got {reason.__name__}; "
+                + (
+                    "grant this user DESCRIBE on it"
+                    if issubclass(reason, kafka_errors.AuthorizationError)
+                    else "try again"
+                )
+            )
+        return None if code else described
+
+    def configs(self, topic: str) -> dict[str, str]:
+        """A topic's settings, defaults included; empty if we may not see them."""
+        found = self.admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+        return {name: str(config["value"]) for name, config in found["topic"][topic].items()}
+
+    def makeable(self, topic: str, partitions: int, **configs: str) -> dict[str, str]:
+        """Ask whether a topic could be made, and with which settings.
+
+        Raises:
+            Unavailable: it could not.
+        """
+        wanted = {topic: {"num_partitions": partitions, "configs": configs}}
+        (made,) = self.admin.create_topics(wanted, validate_only=True, raise_errors=False)["topics"]
+        if code := made["error_code"]:
+            with_ = "".join(f" and {n}={v}" for n, v in configs.items())
+            raise Unavailable(
+                f"topic {topic}: expected that the first start can make it, got "
+                f"{made.get('error_message') or kafka_errors.for_code(code).__name__}; make it with "
+                f"{count(partitions, 'partition')}{with_}, or grant this user CREATE on it"
+            )
+        return {name: str(config["value"]) for name, config in made.get("configs", {}).items()}
+
+
+@contextmanager
+def _failures() -> Iterator[list[BaseException]]:
+    """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
+    found: list[BaseException] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failures = (a for a in record.args or () if isinstance(a, BaseException))
+            found.extend(f for f in failures if "Unable to bootstrap" not in str(f))
+
+    logger, ear = logging.getLogger("kafka.net.manager"), Ear()
+    read = {kind: kind._sock_recv for kind in (KafkaTCPTransport, KafkaSSLTransport)}
+    for kind, original in read.items():
+        kind._sock_recv = _first_what_came(original)
+    before = logger.level, logger.propagate
+    logger.addHandler(ear)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        for kind, original in read.items():
+            kind._sock_recv = original
+        logger.removeHandler(ear)
+        logger.level, logger.propagate = before
+
+
+def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What came before the other side hung up counts; the client would throw it away, and it says why."""
+
+    def receive(transport: Any) -> Any:
+        data, error = read(transport)
+        return data, None if data else error
+
+    return receive
+
+
+def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable:
+    """Why a bootstrap failed, in the words of the settings.
+
+    Args:
+        failed: why each attempt did; one is as good as the other, but some tell more.
+    """
+
+    def first(kind: type[BaseException], text: str = "") -> BaseException | None:
+        return next((f for f in failed if isinstance(f, kind) and text in str(f)), None)
+
+    where, protocol = f"Kafka at {options['bootstrap_servers']}", options["security_protocol"]
+    mechanism = options.get("sasl_mechanism")
+    if reason := first(kafka_errors.SaslAuthenticationFailedError):
+        expected = f"to be let in as {options.get('sasl_plain_username')}"
+        do = "correct kafka.sasl_plain_username and its password"
+    elif reason := first(kafka_errors.UnsupportedSaslMechanismError):
+        expected, do = f"it to take kafka.sasl_mechanism = {mechanism}", "set one that it takes"
+    elif reason := first(kafka_errors.IllegalSaslStateError):
+        expected = f"it to take a login, as kafka.security_protocol = {protocol} says"
+        do = "this listener takes none: set PLAINTEXT or SSL"
+    elif reason := first(OSError):
+        expected = "the files that kafka.ssl_cafile, ssl_certfile and ssl_keyfile name to be there and whole"
+        do = "correct their paths"
+    elif reason := first(KafkaError, "CERTIFICATE_VERIFY_FAILED"):
+        expected = "a certificate that kafka.ssl_cafile vouches for"
+        do = "name the file of the CA that signed it, and the broker by the name that it is for"
+    elif reason := first(KafkaError, "Handshake failed"):
+        expected = f"TLS, as kafka.security_protocol = {protocol} says"
+        do = "this listener may speak without: set PLAINTEXT or SASL_PLAINTEXT"
+    elif reason := first(KafkaError, "ECONN") or first(KafkaError, "timed out") or first(KafkaError, "DNS"):
+        expected, do = "a broker to answer", "is it running, and the address right?"
+    else:
+        reason = failed[0] if failed else None
+        expected = f"an answer in {protocol}" + (f" with {mechanism}" if mechanism else "")
+        do = "this listener may want TLS, or a login of another kind: correct kafka.security_protocol and kafka.sasl_mechanism"
+    return Unavailable(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
+
+
+def count(number: int, of: str) -> str:
+    """Such as 3 shards."""
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"

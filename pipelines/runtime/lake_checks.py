@@ -1,0 +1,248 @@
+"""Looks at a lake as a pipeline will use it, and at what the pipeline has left there. A probe is removed again."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+from deltalake import DeltaTable, Schema
+from pyarrow import fs
+
+from pipelines.runtime.errors import ConfigError, ModelError, Unavailable
+from pipelines.runtime.journal import Journal, Mark
+from pipelines.runtime.lake import Lake, read
+from pipelines.runtime.machine import Machine
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
+from pipelines.runtime.reader import Log
+
+SPACE = 10**9
+"""Bytes that should be free."""
+
+
+class LakeFolder:
+    """Where all pipelines' tables lie."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake, self._path = lake, None if "://" in lake.root else Path(lake.root)
+
+    def writable(self) -> str:
+        """Whether files can be made and deleted."""
+        root, probe = self._lake.root, f".tocsin-check-{uuid.uuid4().hex}"
+        try:
+            if self._path and not self._path.exists():  # and the look must not make it
+                tempfile.TemporaryDirectory(prefix=probe, dir=self._nearest()).cleanup()
+                return f"{root}: none yet, the first start makes it"
+            files = self._lake.files
+            files.open_output_stream(probe).close()
+            files.delete_file(probe)
+        except (OSError, ValueError) as reason:
+            raise Unavailable(
+                f"lake {root}: expected to make a file there and delete it, got {reason}; give this user the right to write "
+                "there, or set lake.path and lake.options"
+            ) from reason
+        return f"{root}: files can be made and deleted"
+
+    def space(self) -> str:
+        """Whether there is room."""
+        if not self._path:
+            return "an object store has no end"
+        free = shutil.disk_usage(self._nearest()).free
+        if free < SPACE:
+            raise Unavailable(
+                f"lake {self._path}: expected {SPACE / 1e9:g} GB free at least, got {free / 1e9:.2f}: checkpoints would fail; make "
+                "room, or set lake.path"
+            )
+        return f"{free / 1e9:,.1f} GB free"
+
+    def _nearest(self) -> Path:
+        assert self._path
+        return next(p for p in (self._path, *self._path.parents) if p.exists())
+
+
+class LakeTable:
+    """What a pipeline's shards have left in the lake.
+
+    Args:
+        name: the pipeline's.
+    """
+
+    def __init__(self, lake: Lake, name: str, shards: int) -> None:
+        self._lake, self._name, self._shards = lake, name, shards
+        self._uri, self._options = lake.uri(name), lake.options or None
+        self._topic_ids: set[str] = set()
+
+    def schema(self, pipeline: Pipeline | None) -> str:
+        """Whether the table is this pipeline's and takes its results."""
+        assert pipeline
+        table = self._table()
+        if table is None:
+            return f"{self._uri}: none yet, the first start makes it"
+        if (owner := table.metadata().name) != self._name:
+            raise ConfigError(
+                f"table {self._uri}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
+                "another lake or pipeline name"
+            )
+        there = {f.name: f.type for f in table.schema().fields}
+        for field in Schema.from_arrow(pipeline.table).fields:
+            if there.get(field.name) != field.type:
+                raise ConfigError(
+                    f"table {self._uri}: expected a column {field.name} of {_plain(field.type)}, got "
+                    f"{_plain(there[field.name]) if field.name in there else 'none'}; use another lake or pipeline name"
+                )
+        return f"{self._uri}: {len(there)} columns"
+
+    def model(self, ref: ModelRef | None, scratch: Lake) -> str:
+        """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
+        assert ref
+        if not self._names(posixpath.join("_models", ref.sha256)):
+            return f"{ref.name}/{ref.version}: not in the lake yet, the next start copies it"
+        folder = fetch_model(self._lake, ref, "cpu").folder
+        if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
+            raise ModelError(
+                f"model {ref.name}/{ref.version} in {self._lake.uri('_models', ref.sha256)}: expected files of that SHA-256, got "
+                f"{again}: they were damaged; delete that folder, the next start copies it again"
+            )
+        return f"{ref.name}/{ref.version}: the lake's copy is sound"
+
+    def snapshots(self, pipeline: Pipeline | None) -> str:
+        """Whether the snapshots that the table names are there, with their models, and fit the pipeline."""
+        assert pipeline
+        signature = Machine(pipeline).signature
+        named = self._checkpoints()
+        for shard, checkpoint in named:
+            where = f"snapshot {_short(checkpoint)} in {self._lake.uri('_state', self._name, str(shard))}"
+            try:
+                manifest = self._manifest(shard, checkpoint)
+                for link in manifest["chain"]:
+                    self._manifest(shard, link)
+            except (FileNotFoundError, ValueError) as reason:
+                if named != self._checkpoints():  # a living shard went on, and dropped old ones
+                    return self.snapshots(pipeline)
+                raise Unavailable(
+                    f"{where}: expected the one that the table's last checkpoint names, and those it builds on, got {reason}; "
+                    "restore the lake's _state folder from a backup, or start over with `--on-gap skip`"
+                ) from reason
+            facts = manifest["facts"]
+            self._topic_ids.add(facts["topic_id"])
+            if facts["signature"] != signature:
+                raise ConfigError(
+                    f"{where}: expected state {signature}, got {facts['signature']}; go back to what the pipeline was, or give it "
+                    "another name"
+                )
+            model = Plan.load(facts["plan"]).model
+            if model and not self._names(posixpath.join("_models", model.sha256)):
+                raise ModelError(
+                    f"{where}: expected its model {model.name}/{model.version} in {self._lake.uri('_models', model.sha256)}, got "
+                    "none; restore that folder from a backup or from the registry"
+                )
+        return ", ".join(f"shard {shard} at {_short(c)}" for shard, c in named) or "no checkpoint yet"
+
+    def positions(self, topic: str, look: Callable[[], Log]) -> str:
+        """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
+        table = self._table()
+        log = look()  # after the table: a living shard's offsets are inside the log of later
+        for topic_id in self._topic_ids - {log.topic_id}:
+            raise ConfigError(
+                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored offsets mean "
+                "other records; restore it, or go on from its start with `--on-gap skip`"
+            )
+        at = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
+        for p, offset in at.items():
+            if not log.begin[p] <= offset <= log.end[p]:
+                raise ConfigError(
+                    f"{topic}[{p}]@{offset}: expected the next offset inside the log's {log.begin[p]}..{log.end[p]}, got one "
+                    "outside: records were deleted before they were judged; restore the topic, or go on with `--on-gap skip`"
+                )
+        to_judge = sum(log.end[p] - offset for p, offset in at.items())
+        return f"{topic}: {to_judge:,} records to judge" if at else f"{topic}: the very start"
+
+    def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
+        """Whether table and journal belong together: one pipeline, in one lake, writes both.
+
+        Args:
+            topic: the input.
+            newest: a shard's newest journal record; None: there is none.
+        """
+        for shard in range(self._shards):
+            where = f"topic _tocsin.{self._name}[{shard}]"
+            table = self._table()  # a living shard goes on meanwhile: look at the table on both sides
+            before, record = self._checkpoint(table, shard), newest(shard)
+            after = self._checkpoint(self._table(), shard)
+            if record is None and before:
+                raise ConfigError(
+                    f"{where}: expected the journal that goes with checkpoint {_short(before)} of {self._uri}, got none: "
+                    "alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                )
+            position = partial(self._position, table, topic)
+            if record and not goes_with(record, before, after, position):
+                raise ConfigError(
+                    f"{where}: expected its newest record to go with checkpoint {_short(after)} of {self._uri}, got one that "
+                    f"builds on {_short(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
+                    "pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes with, or "
+                    "rename this one"
+                )
+        return "table and journal go together"
+
+    def _table(self) -> DeltaTable | None:
+        if not DeltaTable.is_deltatable(self._uri, storage_options=self._options):
+            return None
+        return DeltaTable(self._uri, storage_options=self._options)
+
+    def _checkpoint(self, table: DeltaTable | None, shard: int) -> int:
+        return (table and table.transaction_version(f"{self._name}/{shard}#checkpoint")) or 0
+
+    def _position(self, table: DeltaTable | None, topic: str, partition: int) -> int | None:
+        return table and table.transaction_version(f"{self._name}/{topic}/{partition}")
+
+    def _checkpoints(self) -> list[tuple[int, int]]:
+        """Shards that have made a checkpoint, with its name."""
+        table = self._table()
+        return [(shard, c) for shard in range(self._shards) if (c := self._checkpoint(table, shard))]
+
+    def _manifest(self, shard: int, checkpoint: int) -> dict[str, Any]:
+        path = posixpath.join("_state", self._name, str(shard), str(checkpoint), "manifest.json")
+        return orjson.loads(read(self._lake.files, path))
+
+    def _names(self, folder: str) -> set[str]:
+        if "://" not in self._lake.root and not Path(self._lake.root).exists():
+            return set()  # to look there would make it
+        return {i.base_name for i in self._lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
+
+
+def goes_with(record: Journal, before: int, after: int, position: Callable[[int], int | None]) -> bool:
+    """Whether a shard's newest journal record can be of a table's writer.
+
+    Args:
+        before, after: the table's checkpoint, looked at before the record was read and after it; 0: none.
+        position: a partition -> the next offset that the table had before, if any.
+    """
+    if record.base > before:
+        return record.base <= after  # it went on between the looks
+    passed, known = record.base == before, {record.base}
+    for item in record.items:
+        if isinstance(item, Mark):
+            known.add(item.checkpoint)
+            passed = passed or item.checkpoint == before
+            continue
+        for partition, end in item.ends.items():  # numbers may agree by chance, but hardly what was read by then, too
+            at = position(partition)
+            if at is not None and (end < at if passed else end > at):
+                return False
+    return before in known
+
+
+def _short(checkpoint: int) -> str:
+    """A checkpoint's name for people: epoch and sequence."""
+    return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
+
+
+def _plain(type_: Any) -> str:
+    return str(getattr(type_, "type", type_))

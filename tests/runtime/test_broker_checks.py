@@ -1,0 +1,196 @@
+"""Who is not let in, or may not do what a shard does, is told so: which login, which right, on what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
+from kafka.admin._acls import ACLResourcePatternType
+
+from deploy.kafka.server import KafkaServer
+from pipelines.cli.deployment import deployed
+from pipelines.cli.invocation import Invocation
+from pipelines.runtime import clients
+from tests.secured import AUTHORIZER, PASSWORD, USER, certificate, secure
+from tests.setups import Setup
+
+
+@pytest.fixture(scope="module")
+def guarded(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
+    """A broker with TLS, a password and rights, and the certificate to trust. Its other listener's users may do all."""
+    folder = tmp_path_factory.mktemp("guarded")
+    trusted, own = certificate(folder)
+    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own), more=AUTHORIZER) as server:
+        yield server, trusted
+
+
+class Guarded(Setup):
+    """A set-up whose user needs rights."""
+
+    def __init__(self, folder: Path, server: KafkaServer, trusted: Path) -> None:
+        super().__init__(folder, server.bootstrap_servers, shards=2)
+        (folder / "password").write_text(PASSWORD)
+        self.settings |= {
+            "kafka.bootstrap_servers": f"127.0.0.1:{server.secure_port}",
+            "kafka.security_protocol": "SASL_SSL",
+            "kafka.ssl_cafile": str(trusted),
+            "kafka.sasl_mechanism": "PLAIN",
+            "kafka.sasl_plain_username": USER,
+            "kafka.sasl_plain_password_file": str(folder / "password"),
+        }
+
+    def rule(self, permission: str, operation: str, kind: str, name: str, pattern: str = "LITERAL") -> None:
+        """Grant or deny the user something."""
+        resource = ResourcePattern(ResourceType[kind], name, ACLResourcePatternType[pattern])
+        rule = ACL(f"User:{USER}", "*", ACLOperation[operation], ACLPermissionType[permission], resource)
+        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+            assert not admin.create_acls([rule])["failed"]
+
+    def needed(self) -> None:
+        """Grant the least with which all is ok."""
+        self.rule("ALLOW", "READ", "TOPIC", self.topic)
+        self.rule("ALLOW", "DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")
+        for topic in (f"alerts.{self.name}", f"{self.topic}.dlq", f"_tocsin.{self.name}"):
+            for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS"):
+                self.rule("ALLOW", operation, "TOPIC", topic)
+        self.rule("ALLOW", "READ", "TOPIC", f"_tocsin.{self.name}")
+        self.rule("ALLOW", "WRITE", "TRANSACTIONAL_ID", f"{self.name}/", "PREFIXED")
+        self.rule("ALLOW", "READ", "GROUP", f"tocsin.{self.name}")
+
+    def make(self) -> None:
+        """The topics that a first start would make."""
+        self.create(f"alerts.{self.name}", 2)
+        self.create(f"{self.topic}.dlq")
+        self.create(f"_tocsin.{self.name}", 2, **{"cleanup.policy": "compact"})
+
+
+@pytest.fixture
+def setup(guarded: tuple[KafkaServer, Path], tmp_path: Path) -> Iterator[Guarded]:
+    made = Guarded(tmp_path, *guarded)
+    made.create(made.topic, 2)
+    yield made
+    anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
+    with KafkaAdminClient(bootstrap_servers=made.bootstrap) as admin:
+        admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["before the first start", "after it"])
+def test_with_the_rights_that_it_needs_all_is_ok(setup: Guarded, made: bool) -> None:
+    setup.needed()
+    if made:
+        setup.make()
+    assert setup.amiss() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            {"kafka.sasl_plain_password": "guessed"},
+            "expected to be let in as tocsin, got [Error 58] SaslAuthenticationFailedError",
+        ),
+        ({"kafka.sasl_mechanism": "SCRAM-SHA-256"}, "expected it to take kafka.sasl_mechanism = SCRAM-SHA-256, got "),
+        ({"kafka.ssl_cafile": "/nowhere/ca.pem"}, "expected the files that kafka.ssl_cafile, ssl_certfile and ssl_keyfile"),
+        ({"kafka.security_protocol": "SASL_PLAINTEXT"}, "expected an answer in SASL_PLAINTEXT with PLAIN, got "),
+        ({"kafka.security_protocol": "SSL"}, "expected an answer in SSL"),
+        ({"kafka.security_protocol": "PLAINTEXT"}, "expected an answer in PLAINTEXT"),
+    ],
+)  # fmt: skip
+def test_who_is_not_let_in_is_told_why_within_seconds(setup: Guarded, given: dict[str, Any], says: str) -> None:
+    began = time.monotonic()
+    state, said = setup.check(given)["kafka"]
+    assert time.monotonic() - began < 15
+    assert state == "wrong"
+    assert says in said
+    assert PASSWORD not in said and "guessed" not in said
+    assert said.rsplit("; ", 1)[1].startswith(("correct", "set one", "this listener may want TLS"))
+
+
+def test_a_broker_that_nobody_vouches_for(setup: Guarded) -> None:
+    del setup.settings["kafka.ssl_cafile"]
+    state, said = setup.check()["kafka"]
+    assert state == "wrong"
+    assert "expected a certificate that kafka.ssl_cafile vouches for" in said
+
+
+def test_tls_or_a_login_where_there_is_none(kafka: KafkaServer, setup: Guarded) -> None:
+    here = {"kafka.bootstrap_servers": kafka.bootstrap_servers}
+    state, said = setup.check(here)["kafka"]
+    assert state == "wrong"
+    assert "expected TLS, as kafka.security_protocol = SASL_SSL says" in said
+    state, said = setup.check({**here, "kafka.security_protocol": "SASL_PLAINTEXT"})["kafka"]
+    assert state == "wrong"
+    assert said.endswith("this listener takes none: set PLAINTEXT or SSL")
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "name", "check", "says"),
+    [
+        ("READ", "TOPIC", "in.{}", "rights", "got no right to READ on topic in.{};"),
+        ("WRITE", "TOPIC", "alerts.{}", "rights", "got no right to WRITE on topic alerts.{};"),
+        ("WRITE", "TOPIC", "in.{}.dlq", "rights", "got no right to WRITE on topic in.{}.dlq;"),
+        ("WRITE", "TOPIC", "_tocsin.{}", "rights", "got no right to WRITE on topic _tocsin.{};"),
+        ("READ", "TOPIC", "_tocsin.{}", "rights", "got no right to READ on topic _tocsin.{};"),
+        ("WRITE", "TRANSACTIONAL_ID", "{}/1", "transactional ids", "transactional id {}/1: expected the right to write"),
+        ("READ", "GROUP", "tocsin.{}", "transactional ids", "group tocsin.{}: expected the right to read, got none"),
+        ("DESCRIBE", "TOPIC", "in.{}", "input topic", "topic in.{}: expected to see it, got TopicAuthorizationFailedError"),
+        ("WRITE", "TRANSACTIONAL_ID", "{}/check", "transactions", "expected to try it, got no right"),
+        ("DESCRIBE_CONFIGS", "TOPIC", "in.{}", "cleanup policy", "grant this user DESCRIBE_CONFIGS on it"),
+    ],
+)  # fmt: skip
+def test_a_right_that_is_denied(setup: Guarded, operation: str, kind: str, name: str, check: str, says: str) -> None:
+    setup.needed()
+    setup.make()
+    setup.rule("DENY", operation, kind, name.format(setup.name))
+    found = setup.amiss()
+    assert [*found] == [check]
+    state, said = found[check]
+    assert state == ("warning" if check in ("transactions", "cleanup policy") else "wrong")
+    assert says.format(setup.name) in said
+    assert "grant" in said
+
+
+def test_a_topic_that_is_missing_and_may_not_be_made(setup: Guarded) -> None:
+    setup.needed()
+    setup.rule("DENY", "CREATE", "TOPIC", f"_tocsin.{setup.name}")
+    (check, (state, said)) = setup.amiss().popitem()
+    assert (check, state) == ("journal", "wrong")
+    assert said.endswith("make it with 2 partitions and cleanup.policy=compact, or grant this user CREATE on it")
+
+
+def test_topics_that_are_there_need_no_right_to_make_them(setup: Guarded) -> None:
+    setup.needed()
+    setup.make()
+    for topic in (f"alerts.{setup.name}", f"{setup.topic}.dlq", f"_tocsin.{setup.name}"):
+        setup.rule("DENY", "CREATE", "TOPIC", topic)
+    assert setup.amiss() == {}
+    sets = [f"{name}={value}" for name, value in setup.settings.items()]
+    assert deployed(Invocation(sets=sets).settings(), setup.name).partitions == 2
+
+
+def test_a_shard_in_the_middle_of_a_transaction_is_not_fenced(kafka: KafkaServer, tmp_path: Path) -> None:
+    setup = Setup(tmp_path, kafka.bootstrap_servers)
+    setup.create(setup.topic)
+    setup.create(f"alerts.{setup.name}")
+    options = {"bootstrap_servers": setup.bootstrap}
+    with closing(clients.producer(options, transactional_id=f"{setup.name}/0")) as shard:
+        shard.init_transactions()
+        shard.begin_transaction()
+        shard.send(f"alerts.{setup.name}", b"alarm").get(10)
+        assert setup.amiss() == {}
+        shard.commit_transaction()
+    assert [m.value for m in clients.committed(options, [f"alerts.{setup.name}"])] == [b"alarm"]

@@ -1,0 +1,65 @@
+"""Each look gives one finding; those that depend on one that failed are not taken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipelines.runtime import checks
+from pipelines.runtime.checks import Checkup, Doubt, Finding
+from pipelines.runtime.errors import ConfigError
+
+
+def fails(reason: Exception) -> Callable[[], str]:
+    def look() -> str:
+        raise reason
+
+    return look
+
+
+def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone() -> None:
+    found: list[Finding] = []
+    checkup = Checkup(found.append)
+    checkup.look("kafka", lambda: "here")
+    checkup.look("topic", fails(ConfigError("topic t: expected it, got none; make it")), "kafka", pipeline="a")
+    checkup.look("shards", lambda: pytest.fail("it was looked at"), "topic", pipeline="a")
+    checkup.look("rights", lambda: pytest.fail("it was looked at"), "kafka", "shards", pipeline="a")
+    checkup.look("topic", fails(Doubt("old")), "kafka", pipeline="b")
+    checkup.look("shards", lambda: "2", "topic", pipeline="b")
+    assert [(f.pipeline, f.check, f.state, f.said) for f in found] == [
+        ("", "kafka", "ok", "here"),
+        ("a", "topic", "wrong", "topic t: expected it, got none; make it"),
+        ("a", "shards", "skipped", "not looked at: it needs topic"),
+        ("a", "rights", "skipped", "not looked at: it needs shards"),
+        ("b", "topic", "warning", "old"),
+        ("b", "shards", "ok", "2"),
+    ]
+    assert checkup.wrong == 1
+
+
+def test_a_failure_of_all_is_one_of_each_pipeline() -> None:
+    found: list[Finding] = []
+    checkup = Checkup(found.append)
+    checkup.look("kafka", fails(ConfigError("gone")))
+    checkup.look("topic", lambda: "there", "kafka", pipeline="a")
+    assert found[-1].state == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (fails(ValueError("one\ntwo")), "expected an answer, got ValueError: one two; mend that and look again"),
+        (fails(TimeoutError("slow")), "expected an answer, got TimeoutError: slow; mend that and look again"),
+        (threading.Event().wait, "expected an answer within 0 s, got none; see whether what it asks is up"),
+    ],
+)
+def test_what_nobody_thought_of_or_hangs_is_wrong_in_one_line(
+    how: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "LONGEST_S", 0.1)
+    found: list[Finding] = []
+    Checkup(found.append).look("it", how)
+    assert (found[0].state, found[0].said) == ("wrong", said)

@@ -1,0 +1,75 @@
+"""A set-up as `tocsin check` finds it: settings in a folder, topics, a lake."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaAdminClient
+from typer.testing import CliRunner
+
+from pipelines.cli.app import app
+
+JOB = "tests.crash.job:pipeline"
+
+
+class Setup:
+    """A pipeline that could be started, but for what a test breaks.
+
+    Args:
+        given: the pipeline's section; a factory and a topic at least.
+    """
+
+    def __init__(self, folder: Path, bootstrap: str, name: str = "", **given: Any) -> None:
+        self.folder, self.bootstrap = folder, bootstrap
+        self.name = name or f"job-{uuid.uuid4().hex[:8]}"
+        self.topic = given.setdefault("topic", f"in.{self.name}")
+        given.setdefault("factory", JOB)
+        self.settings = {
+            "kafka.bootstrap_servers": bootstrap,
+            "lake.path": str(folder / "lake"),
+            "mlflow.enabled": "false",
+            "ray.num_cpus": "0",
+        } | {f"pipelines.{self.name}.{n}": str(v) for n, v in given.items()}
+
+    @property
+    def lake(self) -> Path:
+        return self.folder / "lake"
+
+    def create(self, topic: str, partitions: int = 1, **configs: str) -> None:
+        """Make a topic."""
+        wanted = {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
+        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+            admin.create_topics(wanted, wait_for_metadata=True)
+
+    def topics(self) -> set[str]:
+        """All that there are, but for the broker's own."""
+        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+            return {t for t in admin.list_topics() if not t.startswith("__")}
+
+    def files(self) -> Mapping[str, tuple[int, int]]:
+        """All that lies in the lake, with sizes and times."""
+        stats = {str(p): p.stat() for p in self.lake.rglob("*")}
+        return {p: (s.st_size, s.st_mtime_ns) for p, s in stats.items()}
+
+    def run(self, sets: Mapping[str, Any] | None = None, *arguments: str) -> Any:
+        """`tocsin check` of the pipeline, with some settings otherwise."""
+        both = self.settings | {n: str(v) for n, v in (sets or {}).items()}
+        given = [part for n, v in both.items() for part in ("--set", f"{n}={v}")]
+        return CliRunner().invoke(app, [*given, "check", self.name, *arguments], catch_exceptions=False)
+
+    def check(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
+        """What each look found: its state and its line."""
+        done = self.run(sets, "--json")
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert all("\n" not in f["said"] for f in found)
+        wrong = [f for f in found if f["state"] == "wrong"]
+        assert done.exit_code == bool(wrong), done.stdout
+        return {f["check"]: (f["state"], f["said"]) for f in found}
+
+    def amiss(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
+        """What is wrong or doubtful alone."""
+        return {check: found for check, found in self.check(sets).items() if found[0] in ("wrong", "warning")}
