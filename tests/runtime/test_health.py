@@ -62,7 +62,7 @@ def status(*shards: dict[str, Any], of: int = 1) -> dict[str, Any]:
         (shard(state="refused", error="lake s3://me:hush@host: gone"), "lake s3://me:***@host: gone"),
         (shard(state="restarting"), "its worker ended, another one starts"),
         (shard(state="starting"), "it is taking over"),
-        (shard(state="stopped"), "it was told to stop"),
+        (shard(state="paused"), "a person has paused the pipeline"),
         (shard(turn_s=SLOW_S + 15), "its step has taken 45 s"),
         (shard(age=COMMIT_S + 12), "it has committed nothing for 312 s"),
         (shard(age=COMMIT_S + 12, commit_every_s=600.0), ""),
