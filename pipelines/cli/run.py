@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
 Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
-Shards = Annotated[int | None, typer.Option(help="Fixed by the first start [pipelines.NAME.shards].")]
+Shards = Annotated[
+    int | None, typer.Option(help="Another number than before moves the state first [pipelines.NAME.shards].")
+]
 Workers = Annotated[int | None, typer.Option(help="Processes that share the shards [pipelines.NAME.workers].")]
 Start = Annotated[str | None, typer.Option(help="earliest or latest: where the very first start begins.")]
 OnGap = Annotated[str | None, typer.Option(help="stop or skip, when something that recovery needs is gone.")]
@@ -106,9 +108,10 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
 def _start(settings: Settings, pipeline: str) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
     from pipelines.cli.cluster import supervisors
-    from pipelines.cli.console import working
+    from pipelines.cli.console import note, working
     from pipelines.cli.deployment import deployed
     from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.reshard import reshard, shards_now
     from pipelines.runtime.supervisor import deploy
 
     if pipeline in supervisors():
@@ -116,7 +119,12 @@ def _start(settings: Settings, pipeline: str) -> Any:
             f"pipeline {pipeline}: expected it not to run yet, but it does; `tocsin stop {pipeline}` first"
         )
     with working(f"{pipeline}: model and topics"):
-        return deploy(deployed(settings, pipeline))
+        deployment = deployed(settings, pipeline)
+    if (before := shards_now(deployment)) not in (0, deployment.shards):
+        with working(f"{pipeline}: state moves from {before} to {deployment.shards} shards"):
+            reshard(deployment)
+        note(f"{pipeline}: state moved from {before} to {deployment.shards} shards")
+    return deploy(deployment)
 
 
 def _settled(found: dict[str, Any], shards: int) -> bool:

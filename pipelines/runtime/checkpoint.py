@@ -23,7 +23,7 @@ class Taken:
         name: epoch << 32 | sequence.
         results: rows since the checkpoint before.
         positions: each partition's next offset (R) once it has landed.
-        facts: what takeover must know beside the state: topic id, plan, signature.
+        facts: what takeover must know beside the state: topic id, plan, signature, version, clock.
     """
 
     name: int

@@ -31,6 +31,7 @@ POINTS = (
     "reset.delta",
     "backfill.written",
 )
+RESHARDING = ("reshard.taken", "reshard.written", "reshard.journals", "reshard.committed")
 
 in_flight: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731
 """Uncommitted rows and unpublished alarms of this process, set by the shard."""

@@ -20,6 +20,13 @@ class Batch:
     dead: Sequence[DeadLetter]
     ends: Mapping[int, int]
 
+    def newest(self, so_far: Mapping[int, int]) -> dict[int, int]:
+        """How far each partition has been read by Kafka's timestamps, ms since the epoch, after this step."""
+        partitions = self.table.column("_partition").to_numpy()
+        stamps = self.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        here = {p: int(stamps[partitions == p].max(initial=0)) for p in self.ends}
+        return {**so_far, **{p: max(so_far.get(p, 0), stamp) for p, stamp in here.items()}}
+
 
 @dataclass
 class _Run:

@@ -268,6 +268,35 @@ class Machine:
         """Become what a snapshot says."""
         self._state.restore(cuts)
 
+    def migrate(self, cut: Cut) -> None:
+        """Become what a pipeline's `migrate` has made of another version's state; a cell that it lacks starts at its fill.
+
+        Raises:
+            StateMismatch: it holds what this version does not declare, or what has another shape.
+        """
+        declared, blank = self._stages(), Machine(self.pipeline).cut(full=True)
+        fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
+        found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in cut.cells.items() if not name.startswith("rules/")}
+        wrong = [
+            f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items() if fits.get(name) != (shape, dtype)
+        ]
+        wrong += [name for name, t in cut.cells.items() if len(t) != len(cut.keys)]
+        wrong += [name for name in cut.waiting if not isinstance(declared.get(name), Pending)]
+        reading = empty(self.pipeline.schema).schema
+        for name, rows in cut.waiting.items():
+            there = rows.table.schema
+            wrong += [
+                f"{name} {f.name}" for f in reading if f.name not in there.names or there.field(f.name).type != f.type
+            ]
+        if cut.keys.schema != blank.keys.schema or not cut.full:
+            wrong.append(f"keys {cut.keys.schema.names}")
+        if wrong:
+            raise StateMismatch(
+                f"pipeline {self.pipeline.name}: expected migrate to give what version {self.pipeline.state_version} declares, "
+                f"got {', '.join(wrong)}; cells are {fits}"
+            )
+        self.restore([cut])
+
 
 def _folded(refused: list[Refusal]) -> list[Refusal]:
     """One refusal for all rows of a message if they are many: a million letters would not fit a transaction."""

@@ -16,7 +16,7 @@ from pipelines.runtime.units import milliseconds, size
 if TYPE_CHECKING:
     from pipelines.runtime.machine import Step
     from pipelines.runtime.rows import Rows
-    from pipelines.runtime.state import Declared, Store
+    from pipelines.runtime.state import Cut, Declared, Store
 
 IDENTITY = pa.schema(
     [
@@ -28,7 +28,7 @@ IDENTITY = pa.schema(
 )
 """Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
 
-TUNING = ("rows", "wait", "every", "size", "forget_after", "max_skew", "overload", "max_lag")
+TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "overload", "max_lag")
 """Options of every pipeline: the runtime takes them, a factory need not know them."""
 
 LINEAGE = pa.schema(
@@ -117,7 +117,12 @@ class Pipeline:
         overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
             "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
         forget_after: a key not seen for so long is forgotten.
-        state_version: raise it when the meaning of the state changes.
+        state_version: raise it when the meaning or the shape of the state changes; what there is of an older version is then
+            migrated, or else rebuilt, or else refused.
+        migrate: called with a version and its state, gives this version's (`dataclasses.replace` of `cells` and `waiting`) or
+            None. Cells are `[K, ...]` tensors, a row a key, by names such as "0-Sorted/newest|", "1-Last/rows|data" and
+            "1-Last/rows|count"; one that is left out starts at its fill. Rows that wait have a reading's columns.
+        warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alarms are dropped. "0s": none.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
     """
 
@@ -139,6 +144,8 @@ class Pipeline:
     commit: Commit = field(default_factory=Commit)
     forget_after: str = "30d"
     state_version: int = 1
+    migrate: Callable[[int, Cut], Cut | None] | None = None
+    warmup: str = "0s"
     silences: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,6 +180,7 @@ class Pipeline:
         durations = {
             "max_skew": self.max_skew,
             "max_lag": self.max_lag,
+            "warmup": self.warmup,
             "wait": self.batch.wait,
             "every": self.commit.every,
         }
@@ -214,7 +222,7 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return {name: options[name] for name in names if name in options}
 
     batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
-    own = given("forget_after", "max_skew", "overload", "max_lag")
+    own = given("forget_after", "warmup", "max_skew", "overload", "max_lag")
     return replace(pipeline, batch=batch, commit=commit, **own)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,13 @@ from pipelines.runtime import clients
 from pipelines.runtime.errors import ConfigError, Unavailable
 from pipelines.runtime.pipeline import Pipeline
 
+GROW_S = 30
+
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
     """Make the alert topic of a pipeline that has rules, dead-letter and journal topics; check the input topic.
+
+    The journal has a partition a shard at least.
 
     Args:
         create_input: partitions of the input topic if it is to be made, too; 0: it must be there.
@@ -24,7 +29,7 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
         The input topic's number of partitions.
 
     Raises:
-        ConfigError: the input topic is missing or compacted, or the journal has another number of shards.
+        ConfigError: the input topic is missing or compacted.
     """
     with clients.admin(options) as admin:
         try:
@@ -44,10 +49,8 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
                 create_topic(admin, pipeline.alerts, partitions)
             create_topic(admin, pipeline.dead_letters, 1)
             create_topic(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
-            if (there := _partitions(admin, pipeline.journal)) != shards:
-                raise ConfigError(
-                    f"topic {pipeline.journal}: expected {shards} partitions, one a shard, got {there}; set shards = {there}"
-                )
+            if _partitions(admin, pipeline.journal) < shards:
+                _grow(admin, pipeline.journal, shards)
         except KafkaError as reason:
             raise Unavailable(
                 f"Kafka at {options.get('bootstrap_servers')}: {reason!r}; check its address and your rights"
@@ -62,6 +65,18 @@ def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> Non
     wanted = {topic: {"num_partitions": partitions, "configs": configs}}
     with contextlib.suppress(TopicAlreadyExistsError):
         admin.create_topics(wanted, wait_for_metadata=True)
+
+
+def _grow(admin: Any, topic: str, partitions: int) -> None:
+    """Give a topic more partitions, and wait until the broker says so."""
+    admin.create_partitions({topic: partitions})
+    give_up = time.monotonic() + GROW_S
+    while (there := _partitions(admin, topic)) < partitions:
+        if time.monotonic() > give_up:
+            raise Unavailable(
+                f"topic {topic}: expected {partitions} partitions within {GROW_S} s, got {there}; try again"
+            )
+        time.sleep(0.1)
 
 
 def _partitions(admin: Any, topic: str) -> int:

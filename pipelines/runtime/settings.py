@@ -186,11 +186,12 @@ class PipelineSettings(_Section):
     Args:
         factory: `module:function`; default `pipelines.<name>:pipeline`.
         model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
-        shards: fixed once the pipeline has run: partition p belongs to shard p mod shards.
+        shards: partition p belongs to shard p mod shards; another number than before moves the state at the next start.
         workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
         rows, wait: of a step, at most.
         every, size: of a checkpoint.
         forget_after: a key not seen for so long is forgotten.
+        warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.
         max_skew: how far an event time may be ahead of Kafka's timestamp.
         overload: "block", or "latest" to skip readings older than `max_lag`.
     """
@@ -210,6 +211,7 @@ class PipelineSettings(_Section):
     every: Duration | None = None
     size: Size | None = None
     forget_after: Duration | None = None
+    warmup: Duration | None = None
     max_skew: Duration | None = None
     overload: Literal["block", "latest"] | None = None
     max_lag: Duration | None = None

@@ -65,8 +65,8 @@ class Shard:
         self._turned_at = time.monotonic()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
-        if live.fresh or live.gaps or self._next_plan:
-            self.checkpoint()  # pins the start, the gap or the new plan before anything builds on it
+        if live.fresh or live.gaps or live.migrated or self._next_plan:
+            self.checkpoint()  # pins the start, the gap, the new state or plan before anything builds on it
         crash.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
@@ -211,10 +211,7 @@ class Shard:
 
         So after an outage nobody has been silent, and nothing is too late because it was read late.
         """
-        partitions = batch.table.column("_partition").to_numpy()
-        stamps = batch.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
-        for p in batch.ends:
-            self._newest[p] = max(self._newest.get(p, 0), int(stamps[partitions == p].max(initial=0)))
+        self._newest = batch.newest(self._newest)
         backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
         return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
@@ -281,7 +278,13 @@ class Shard:
         reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
         live.plan = plan
         cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
-        facts = {"topic_id": live.topic_id, "plan": plan.dump(), "signature": live.machine.signature, "now": self._now}
+        facts = {
+            "topic_id": live.topic_id,
+            "plan": plan.dump(),
+            "signature": live.machine.signature,
+            "state_version": live.machine.pipeline.state_version,
+            "now": self._now,
+        }
         results, self._results, self._bytes = self._results, [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(Taken(name, cut, results, self._flying, facts))

@@ -13,8 +13,9 @@ from pipelines.runtime.alerts import Alert
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, StateMismatch, TopicReplaced
 from pipelines.runtime.inbox import Inbox
-from pipelines.runtime.journal import Journal, Ran, Skipped
+from pipelines.runtime.journal import Journal, Mark, Ran, Skipped
 from pipelines.runtime.machine import Machine, Refusal, empty
+from pipelines.runtime.migration import carry
 from pipelines.runtime.outbox import Outbox, fingerprint
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Plan
@@ -43,6 +44,7 @@ class Live:
     inbox: Inbox
     fresh: bool
     behind: dict[int, int]
+    migrated: bool = False
     sequence: int = 0
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
@@ -77,7 +79,10 @@ class Claim:
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         crash.point("takeover.fenced", waits=False)
         log = source.log()
-        sink, snapshots = Sink(spec.lake, declared, spec.shard), Snapshots(spec.lake, declared.name, spec.shard)
+        sink, snapshots = (
+            Sink(spec.lake, declared, spec.shard, spec.shards),
+            Snapshots(spec.lake, declared.name, spec.shard),
+        )
         owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
         crash.point("takeover.owned", waits=False)
         last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
@@ -100,9 +105,13 @@ def take_over(spec: Spec, source: Source) -> Live:
     topic_id = facts.get("topic_id") or log.topic_id
     positions = found.positions(topic_id)  # 4.
     todo = found.journal(claim.journal)
-    plan = Plan.load(facts["plan"]) if snapshot else spec.plan
+    # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
+    migrated = facts.get("state_version", declared.state_version) != declared.state_version
+    plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
     machine = Machine(plan.build(spec.lake))
-    if snapshot:
+    if snapshot and migrated:
+        carry(machine, snapshot, positions, spec, source)
+    elif snapshot:
         if facts["signature"] != machine.signature:
             raise StateMismatch(
                 f"{declared.name}/{spec.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
@@ -124,6 +133,7 @@ def take_over(spec: Spec, source: Source) -> Live:
         inbox=Inbox(empty(declared.schema)),
         fresh=not owned.checkpoint,
         behind={p: log.end[p] - position for p, position in positions.items()},
+        migrated=migrated,
         now=int(facts.get("now", 0)),
         gaps=found.gaps,
     )
@@ -134,8 +144,14 @@ def take_over(spec: Spec, source: Source) -> Live:
 
 def _rerun(live: Live, spec: Spec, source: Source) -> None:
     """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
-    again = Journal(live.journal.base)
+    again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
+        if isinstance(item, Mark):
+            plan = live.plan if live.migrated else Plan.load(item.plan)
+            continue
+        if plan != live.plan:  # not at its mark: a plan by which nothing was judged may be one that could not go on
+            live.machine.adopt(plan.build(spec.lake))
+            live.plan = plan
         if isinstance(item, Ran):
             ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
             while not live.inbox.covers(ends):
@@ -148,12 +164,9 @@ def _rerun(live: Live, spec: Spec, source: Source) -> None:
             live.results.append(outcome.results)
             live.positions |= ends
             live.now = item.now
-        elif isinstance(item, Skipped):
+        else:
             again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
             live.skip(item, source)
-        elif (plan := Plan.load(item.plan)) != live.plan:
-            live.machine.adopt(plan.build(spec.lake))
-            live.plan = plan
     if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
         logger.error(
             "%s/%d: re-ran %d steps: expected %d alarms and dead letters with digest %x, got %d with %x; those sent stay sent",

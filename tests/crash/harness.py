@@ -25,13 +25,16 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime.backfill import Span
 from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.provision import provision
 from pipelines.runtime.reset import To
+from pipelines.runtime.reshard import shards_now
 from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
-from tests.crash.process import COUNTS, LIVE, judge_again, run, start_over
+from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
 
 PARTITIONS = 2
 LARGEST = 32 << 20
@@ -59,13 +62,13 @@ def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker
 
 
 class Worker:
-    """A process that runs the shard, or does something else to it."""
+    """A process that runs the shard, or does something else to it; `armed` maps crash points, with `_` for the dot, to signals."""
 
     def __init__(self, folder: Path, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> None:
         folder.mkdir(parents=True)
         self._folder = folder
         for point, how in armed.items():
-            self.arm(point, how)
+            self.arm(point.replace("_", ".", 1), how)
         self.process = _FORKS.Process(target=what, args=(folder, *arguments), daemon=True)
         self.process.start()
 
@@ -151,6 +154,7 @@ class Job:
         factory: which one.
         partitions: of its topic.
         shards: of its journal; the processes of `start` run one.
+        factory: of its pipeline.
         options: of the job.
     """
 
@@ -159,9 +163,9 @@ class Job:
         bootstrap: str,
         folder: Path,
         *,
-        factory: str = "pipeline",
         partitions: int = PARTITIONS,
         shards: int = 1,
+        factory: str = "tests.crash.job:pipeline",
         **options: Any,
     ) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
@@ -169,8 +173,8 @@ class Job:
         self.topic = f"in.{self.name}"
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
-        self._folder, self._options = folder / f"{self.name}.workers", options
-        self.partitions, self._shards, self._factory = partitions, shards, f"tests.crash.job:{factory}"
+        self._folder, self.partitions, self._shards = folder / f"{self.name}.workers", partitions, shards
+        self.plan = Plan(factory, {"name": self.name, "topic": self.topic, **options})
         self.create({f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": shards})
         self.create({self.topic: partitions}, **{"max.message.bytes": str(LARGEST)})
 
@@ -205,6 +209,7 @@ class Job:
         on_gap: Literal["stop", "skip"] = "stop",
         kafka: Mapping[str, Any] | None = None,
         shard: int = 0,
+        shards: int | None = None,
         spec: Spec | None = None,
         **armed: str,
     ) -> Worker:
@@ -212,10 +217,11 @@ class Job:
 
         Args:
             kafka: how it reaches the broker.
+            shard, shards: which one it runs, of how many; None: of the job's.
             spec: of another pipeline's shard.
             armed: crash points, with `_` for the dot, and their signals.
         """
-        spec = spec or replace(self.specs()[shard], kafka=kafka or self.kafka, on_gap=on_gap)
+        spec = spec or replace(self.specs(shards)[shard], kafka=kafka or self.kafka, on_gap=on_gap)
         return self._process(armed, run, spec, flaw)
 
     def reset(self, to: To, **armed: str) -> Worker:
@@ -226,15 +232,20 @@ class Job:
         """Start a process that judges a span of the topic again."""
         return self._process(armed, judge_again, self.specs()[0], span, into, overwrite)
 
-    def specs(self) -> list[Spec]:
+    def move(self, shards: int, **armed: str) -> Worker:
+        """Start a process that moves the state to so many shards."""
+        provision(self.kafka, self.plan.build(self.lake), shards=shards)
+        deployment = Deployment(self.plan, self.lake, self.kafka, self.partitions, shards)
+        return self._process(armed, move, deployment)
+
+    def specs(self, shards: int | None = None) -> list[Spec]:
         """Of each shard."""
-        plan = Plan(self._factory, {"name": self.name, "topic": self.topic, **self._options})
-        own = [range(n, self.partitions, self._shards) for n in range(self._shards)]
-        return [Spec(plan, self.lake, self.kafka, n, own[n], shards=self._shards) for n in range(self._shards)]
+        n = shards or self._shards
+        own = [range(s, self.partitions, n) for s in range(n)]
+        return [Spec(self.plan, self.lake, self.kafka, s, own[s], shards=n) for s in range(n)]
 
     def _process(self, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> Worker:
-        points = {point.replace("_", ".", 1): how for point, how in armed.items()}
-        self.workers.append(Worker(self._folder / str(len(self.workers)), points, what, *arguments))
+        self.workers.append(Worker(self._folder / str(len(self.workers)), armed, what, *arguments))
         return self.workers[-1]
 
     def close(self) -> None:
@@ -263,6 +274,11 @@ class Job:
         worker = self.start()
         until(lambda: self.stored("0#checkpoint") >> 32 > before, "a checkpoint of the next owner", worker=worker)
         return worker
+
+    @property
+    def shards(self) -> int:
+        """How many its table knows."""
+        return shards_now(Deployment(self.plan, self.lake, self.kafka, self.partitions))
 
     def stored(self, what: str) -> int:
         """A number in the Delta log: `0#epoch`, `0#checkpoint`, `<topic>/<partition>`."""

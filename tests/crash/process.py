@@ -18,9 +18,11 @@ import torch
 from pipelines.runtime import crash
 from pipelines.runtime.backfill import Span, backfill
 from pipelines.runtime.codec import Codec
+from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.errors import TocsinError
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.reset import To, reset
+from pipelines.runtime.reshard import reshard
 from pipelines.runtime.shard import Shard
 from pipelines.runtime.spec import Spec
 from tests.crash import flaws
@@ -64,6 +66,15 @@ def start_over(folder: Path, specs: Sequence[Spec], to: To) -> None:
     _settle(folder)
     try:
         reset(specs, to)
+    except TocsinError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def move(folder: Path, deployment: Deployment) -> None:
+    """Move a job's state to the deployment's number of shards."""
+    _settle(folder)
+    try:
+        reshard(deployment)
     except TocsinError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -211,7 +211,7 @@ TIMES = {
 
 
 def test_each_kind_of_bad_time_has_its_end_and_its_neighbours_are_on_time(make_job: MakeJob) -> None:
-    job, sent = make_job(factory="timed"), list[Message]()
+    job, sent = make_job(factory="tests.crash.job:timed"), list[Message]()
     for name, kind in TIMES.items():
         good = [_timed(name, after) for after in (0, 1000, 5000)]
         for value, key, headers in [

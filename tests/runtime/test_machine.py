@@ -18,6 +18,7 @@ from pipelines.runtime.machine import Machine, empty
 from pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
 from pipelines.runtime.snapshots import Snapshots
 from pipelines.runtime.stages import Last, Silence, Sorted
+from pipelines.runtime.state import Cut
 
 NOW = 1_767_225_600_000
 SCHEMA = pa.schema(
@@ -222,6 +223,51 @@ def test_result_columns_come_and_go_while_it_runs() -> None:
     machine.adopt(_pipeline(results=pa.schema([("unit", pa.string()), ("x", pa.float64())]), rules=RULES[:1]))
     machine.adopt(_pipeline())
     assert machine.pipeline.results == RESULTS
+
+
+def _old_cut() -> Cut:
+    """Of a machine with a row that waits and an alarm that stands."""
+    machine = Machine(_pipeline())
+    machine.step(_batch([(0, "a", NOW + 4000 * i, 0.9) for i in range(6)], 0, NOW + 20_000), NOW)
+    return machine.cut(full=True)
+
+
+def test_a_migrated_state_goes_on_and_a_cell_that_is_new_starts_at_its_fill() -> None:
+    old = _old_cut()
+    wider = _pipeline(state_version=2, stages=[Sorted(late="2s", wait="4s"), Last(3, ["x", "x"]), Silence("6s")])
+    ring = old.cells["1-Last/rows|data"].repeat(1, 1, 2)
+    cells = {n: t for n, t in old.cells.items() if not n.startswith("2-Silence/")} | {"1-Last/rows|data": ring}
+    machine = Machine(wider)
+    machine.migrate(replace(old, cells=cells))
+    new = machine.cut(full=True)
+    assert new.cells["1-Last/rows|data"].equal(ring) and new.cells["2-Silence/told|"].tolist() == [True]
+    assert new.cells["0-Sorted/newest|"].equal(old.cells["0-Sorted/newest|"])
+    assert new.cells["rules/high/firing|"].tolist() == [True]
+    assert new.waiting["0-Sorted/waiting"].table == old.waiting["0-Sorted/waiting"].table
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: {"cells": c.cells | {"1-Last/raws|data": c.cells["1-Last/rows|data"]}}, "1-Last/raws"),
+        (
+            lambda c: {"cells": c.cells | {"1-Last/rows|data": c.cells["1-Last/rows|data"][:, 1:]}},
+            r"rows\|data \(1, 1\)",
+        ),
+        (lambda c: {"cells": c.cells | {"1-Last/rows|data": c.cells["1-Last/rows|data"].double()}}, "float64"),
+        (lambda c: {"cells": c.cells | {"2-Silence/told|": c.cells["2-Silence/told|"][:0]}}, "got 2-Silence/told"),
+        (lambda c: {"waiting": {"1-Last/rows": c.waiting["0-Sorted/waiting"]}}, "got 1-Last/rows;"),
+        (lambda c: {"keys": c.keys.select(["slot", "partition", "key"])}, "got keys"),
+        (lambda c: {"full": False}, "got keys"),
+    ],
+)
+def test_a_migration_that_does_not_fit_is_refused_in_one_line(change: Any, says: str) -> None:
+    old, machine = _old_cut(), Machine(_pipeline())
+    with pytest.raises(StateMismatch, match=f"expected migrate to give .*{says}") as refused:
+        machine.migrate(replace(old, **change(old)))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(StateMismatch, match="got 0-Sorted/waiting y;"):
+        Machine(_pipeline(schema=pa.schema([*SCHEMA, ("y", pa.float64())]))).migrate(old)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""Cuts made whole and dealt out: every key keeps its tensors and its rows that wait, in exactly one shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.runtime.cuts import deal, whole
+from pipelines.runtime.state import Cut, State
+from tests.runtime.test_state import FORGET_MS, KEYS, WAITING, Key, _state, _view, _wait, _write
+
+SHARDS = st.integers(1, 4)
+OPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), KEYS),
+        st.tuples(st.just("wait"), KEYS),
+        st.tuples(st.just("pass"), st.integers(1, 900)),
+        st.tuples(st.just("cut"), st.booleans()),
+    ),
+    max_size=25,
+)
+
+
+def _restored(chain: Sequence[Cut]) -> State:
+    state = _state()
+    state.restore(chain)
+    return state
+
+
+def _all(states: Sequence[State]) -> dict[Key, Any]:
+    """All of it by key, which lives in one state alone."""
+    seen: dict[Key, Any] = {}
+    waiting: list[Key] = []
+    for n, state in enumerate(states):
+        view = _view(state)
+        waiting += view.pop(WAITING, [])
+        assert not view.keys() & seen.keys()
+        assert {partition % len(states) for partition, _ in view} <= {n}
+        seen |= view
+    assert len(waiting) == len({*waiting})
+    return seen | ({WAITING: sorted(waiting)} if waiting else {})
+
+
+@settings(max_examples=150, deadline=None)
+@given(OPS, SHARDS, SHARDS)
+def test_dealt_out_to_other_shards_and_back_every_key_is_as_it_was(
+    ops: list[tuple[str, Any]], before: int, after: int
+) -> None:
+    now, states = 1000, [_state() for _ in range(before)]
+    chains = [[state.cut(full=True)] for state in states]
+    for value, (op, given_) in enumerate(ops, 1):
+        if op == "pass":
+            now += given_
+        for n, state in enumerate(states):
+            if op == "pass":
+                state.forget(now, FORGET_MS)
+            elif op == "cut":
+                chains[n] = [*([] if given_ else chains[n]), state.cut(full=given_)]
+            elif keys := [(p, k) for p, k in given_ if p % before == n]:
+                (_write if op == "write" else lambda s, k, _, t: _wait(s, k, t))(state, keys, value, now)
+    for chain, state in zip(chains, states, strict=True):
+        chain.append(state.cut(full=False))
+    expected = _all(states)
+
+    cuts = [whole(chain) for chain in chains]
+    assert _all([_restored([cut]) for cut in cuts]) == expected
+    moved = deal(cuts, after)
+    assert _all([_restored([cut]) for cut in moved]) == expected
+    back = deal([_restored([cut]).cut(full=True) for cut in moved], before)
+    assert _all([_restored([cut]) for cut in back]) == expected
+    sweeps = {cut.facts["next_sweep"] for cut in (*moved, *back)}
+    assert sweeps == {min(state._next_sweep for state in states)}

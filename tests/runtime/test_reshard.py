@@ -1,0 +1,32 @@
+"""What a table says of a pipeline's number of shards."""
+
+from pathlib import Path
+
+from deltalake import DeltaTable
+
+from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.lake import Lake
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.reshard import reshard, shards_now
+from pipelines.runtime.sink import Sink, commit
+
+PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "readings"})
+
+
+def _deployment(folder: Path) -> Deployment:
+    return Deployment(PLAN, Lake(str(folder)), {}, partitions=4, shards=3)
+
+
+def test_a_pipeline_that_has_not_run_has_nothing_to_move(tmp_path: Path) -> None:
+    assert shards_now(_deployment(tmp_path)) == 0
+    reshard(_deployment(tmp_path))
+    Sink(Lake(str(tmp_path)), PLAN.build(Lake(str(tmp_path))), 1, 3).own({1: 0})
+    assert shards_now(_deployment(tmp_path)) == 3
+    reshard(_deployment(tmp_path))
+
+
+def test_a_table_from_before_the_number_was_stored_counts_its_owners(tmp_path: Path) -> None:
+    pipeline, uri = PLAN.build(Lake(str(tmp_path))), Lake(str(tmp_path)).uri("job")
+    table = DeltaTable.create(uri, pipeline.table, partition_by=["event_date"])
+    commit(table, [], {"job/0#epoch": 3, "job/2#epoch": 1, "other/7#epoch": 1})
+    assert shards_now(_deployment(tmp_path)) == 3
