@@ -101,7 +101,7 @@ def backfill(
         raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
-        run = _Run(pipeline, reader, span, Sink(lake, replace(pipeline, name=into), 0), rings)
+        run = _Run(pipeline, reader, span, Sink(lake, replace(pipeline, name=into, into=""), 0), rings)
         try:
             run.all(progress)
         except BaseException:
@@ -265,7 +265,8 @@ class _Run:
         return self._first[partition] <= offset < self._end[partition]
 
     def _write(self) -> None:
-        self.files += self._sink.write(self._results)
+        if self._results:
+            self.files += self._sink.files(pa.Table.from_batches(self._results))
         self._results = []
 
 

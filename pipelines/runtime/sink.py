@@ -112,6 +112,10 @@ class Sink:
         table = pa.concat_tables([pa.Table.from_batches([r]) for r in results], promote_options="default")
         if self._widen(table.schema):
             self._look()  # adding columns went to a version at which we had not seen our epoch
+        return self.files(table)
+
+    def files(self, table: pa.Table) -> list[AddAction]:
+        """Write rows as files of a table that need not be there yet."""
         return [
             self._file(date, table.filter(pc.equal(table[PARTITION], date))) for date in pc.unique(table[PARTITION])
         ]

@@ -178,7 +178,7 @@ def test_topics_that_are_there_need_no_right_to_make_them(setup: Guarded) -> Non
     for topic in (f"alerts.{setup.name}", f"{setup.topic}.dlq", f"_tocsin.{setup.name}"):
         setup.rule("DENY", "CREATE", "TOPIC", topic)
     assert setup.amiss() == {}
-    sets = [f"{name}={value}" for name, value in setup.settings.items()]
+    sets = [f"{name}={value}" for name, value in setup.settings.items()] + ["lake.alerts=false"]
     assert deployed(Invocation(sets=sets).settings(), setup.name).partitions == 2
 
 
