@@ -13,6 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError, KafkaError
 from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines.runtime import clients
 from pipelines.runtime.errors import Unavailable
@@ -39,6 +40,30 @@ class Displaced(CorruptRecordError):
         self.damage = Damage(tp.partition, start, None, f"a batch that says it begins at {base}")
 
 
+class _Lenient(bytearray):
+    """Bytes of which text is cut that may be no UTF-8."""
+
+    def __getitem__(self, at: Any) -> Any:
+        part = super().__getitem__(at)
+        return _Lenient(part) if isinstance(at, slice) else part
+
+    def decode(self, *_: str) -> str:
+        return super().decode("utf-8", "replace")
+
+
+class _Batch(DefaultRecordBatch):
+    """Reads a header whose name is no UTF-8: a producer's fault, for which the client would never get past the batch."""
+
+    __slots__ = ()
+
+    def _read_msg(self) -> Any:
+        try:
+            return super()._read_msg()
+        except UnicodeDecodeError:
+            self._buffer = _Lenient(self._buffer)  # type: ignore[misc, has-type]
+            return super()._read_msg()
+
+
 class _Chain:
     """A fetch's batches, one after the other."""
 
@@ -57,6 +82,7 @@ class _Chain:
             if batch.base_offset > self._start or (batch.base_offset < self._start and not self._first):
                 raise Displaced(self._tp, self._start, batch.base_offset)
             self._start, self._first = batch.next_offset, False
+            batch.__class__ = _Batch
         return batch
 
 
@@ -66,7 +92,10 @@ class _ChainedRecords(Fetcher.PartitionRecords):
 
 
 def chained(consumer: KafkaConsumer) -> KafkaConsumer:
-    """Have a consumer check that batches follow on each other, as they do in a log that is not compacted."""
+    """Have a consumer check that batches follow on each other, as they do in a log that is not compacted.
+
+    Names of headers that are no UTF-8 are read, too, with U+FFFD for what is none.
+    """
     consumer._fetcher.PartitionRecords = _ChainedRecords
     return consumer
 

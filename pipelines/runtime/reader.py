@@ -227,7 +227,7 @@ class Reader:
             PositionLost: one of them is no longer there.
             Unavailable: the broker does not give them within 20 s.
         """
-        self._second = self._second or clients.consumer(self._options)
+        self._second = self._second or chained(clients.consumer(self._options))
         found: list[ConsumerRecord] = []
         for partition, wanted in offsets.items():
             tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))

@@ -91,4 +91,4 @@ def _answer(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as reason:
-        raise reason.cause from None
+        raise reason.cause from reason

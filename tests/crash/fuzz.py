@@ -51,6 +51,13 @@ def mutants(count: int, *, seed: int) -> Iterator[Message]:
         yield Message(rng.randrange(2), value, headers, 0, b"mutant %d \xff" % i)
 
 
+class Name(str):
+    """A header's name that is no UTF-8, as a producer in C may write it."""
+
+    def encode(self, *_: str) -> bytes:
+        return super().encode() + b"\xff"
+
+
 @contextmanager
 def null_headers() -> Iterator[None]:
     """Meanwhile kafka-python writes `NULL` as a header without a value, as other clients do and it itself will not."""
@@ -219,6 +226,7 @@ _STREAMS = [_other_stream, _other_stream, lambda rng, value: _flip(rng, value or
 _HEADERS: list[Callable[[random.Random], tuple[str, bytes]]] = [
     lambda rng: ("trace", rng.randbytes(rng.randrange(20))),
     lambda rng: ("null", NULL),
+    lambda rng: (Name("name"), b"\xff"),
     lambda rng: (CONTENT, NULL),
     lambda rng: ("Content-Type", rng.choice([JSON, STREAM, b"Application/JSON; charset=utf-8", b" application/json "])),
     lambda rng: (CONTENT, rng.choice([b"text/csv", b"", b"\xff\xfe", b"application/jso", STREAM + b"x"])),

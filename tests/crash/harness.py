@@ -23,7 +23,11 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+<<<<<<< ours
 from pipelines.runtime.backfill import Span
+=======
+from pipelines.runtime.damage import chained
+>>>>>>> theirs
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
@@ -374,7 +378,9 @@ class Job:
             consumer.close()
 
     def _consumer(self) -> KafkaConsumer:
-        return KafkaConsumer(**self.kafka, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=50)
+        return chained(
+            KafkaConsumer(**self.kafka, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=50)
+        )
 
 
 def _ends(consumer: KafkaConsumer, topic: str) -> dict[int, int]:

@@ -116,6 +116,10 @@ def _kinds(unit: int) -> dict[str, Kind]:
             headers=[("a", b"\xff"), ("tocsin-row", b"y"), ("tocsin-replay", fuzz.NULL), ("tocsin-dead-size", b"z"),
                      ("tocsin-dead-sha256", b"0" * 64), ("__connect.errors.topic", b"in"), ("none", fuzz.NULL), ("a", b"")],
         ),
+        "a header's name that is not UTF-8": Kind(_json(), rows=[4], headers=[(fuzz.Name("a"), b"\xff")]),
+        "a header's name that is not UTF-8 on an old reading": Kind(
+            _json(cycle=2), _dead("TooLate", "sorted", 0), headers=[(fuzz.Name("a"), b"\xff")]
+        ),
         "a header of 600 KB": Kind(b"x", _dead("Malformed"), headers=[("a", b"\xff" * 600_000), ("none", fuzz.NULL)]),
     }  # fmt: skip
 
@@ -205,7 +209,7 @@ TIMES = {
     "from before 1700": Kind(_timed("from before 1700", -330 * 365 * DAY_MS), _dead("BadValue")),
     "without an offset": Kind(_timed("without an offset", 0, at="2026-01-31T12:00:00"), _dead("BadValue")),
     "two MB of key": Kind(_timed("u" * 2_000_000, 1500, heat=1), _dead("BadValue", "key", 0)),
-    "one MB of text": Kind(_timed("one MB of text", 1500, heat=1, note="x" * 1_000_000), rows=[1500]),
+    "one MB of text": Kind(_timed("one MB of text", 1500, heat=1, note="x" * 1_100_000), rows=[1500]),
     "150 late rows": Kind(_late("150 late rows", 150), _dead("TooLate", "sorted"), headers=ARROW),
 }
 
