@@ -23,11 +23,8 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-<<<<<<< ours
 from pipelines.runtime.backfill import Span
-=======
 from pipelines.runtime.damage import chained
->>>>>>> theirs
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
