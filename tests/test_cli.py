@@ -266,6 +266,23 @@ def test_an_order_to_a_pipeline_that_does_not_run_is_one_line(tocsin: Cli, order
     assert "pipeline idle: expected it to run on this Ray cluster, got: turbines; start it: `tocsin up idle`" in said
 
 
+def test_another_number_of_shards_moves_the_state_at_the_next_start(tocsin: Cli) -> None:
+    before = committed(tocsin.json("status", "turbines"))
+    for shards, wanted in ((2, ["--shards", "2"]), (1, [])):
+        tocsin("stop", "turbines")
+        up = tocsin.start("up", "turbines", *wanted, "--json")
+        out, err = up.communicate(timeout=180)
+        assert up.returncode == 0, err
+        assert f"turbines: state moved from {3 - shards} to {shards} shards" in err
+        (said,) = map(json.loads, out.splitlines())
+        assert [shard["state"] for shard in said["shards"]] == ["running"] * shards
+        assert committed([{"pipelines": [said]}]) == before
+    assert (
+        tocsin.json("query", "SELECT COUNT(*) AS n, COUNT(DISTINCT unit || ' ' || cycle) AS k FROM turbines")[0]["n"]
+        > 0
+    )
+
+
 def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) -> None:
     tocsin("feed", "rul", "--from", "sim", "--limit", "4000", "--rate", "0")
     running = tocsin.start("--set", "pipelines.rul.every=1h", "run", "rul", "--json")

@@ -39,7 +39,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
     Args:
         options: name, topic, lateness, silence, `high` (level of the first rule), `hang` (a file on which it hangs), `slow` (ms
-            a row takes) and `slow_while` (only while this file is there).
+            a row takes) and `slow_while` (only while this file is there), `extra` result columns.
     """
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
@@ -68,6 +68,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 ("score", pa.float32()),
                 ("loads", pa.list_(pa.float32())),
                 ("silent", pa.bool_()),
+                *((name, pa.float64()) for name in options.get("extra", ())),
             ]
         ),
         rules=[
