@@ -8,7 +8,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 # More arguments for pytest: make test ARGS="-k journal"
 ARGS ?=
 
-.PHONY: help setup demo test lint kafka crash clean
+.PHONY: help setup demo test lint docs kafka crash clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+docs: $(READY) ## the documentation, into build/docs
+	@$(VENV)/bin/mkdocs build --strict --quiet
 
 kafka: $(READY) ## Apache Kafka on 127.0.0.1:9092, until Ctrl-C (Java 17 and Maven)
 	@$(VENV)/bin/python -m deploy.kafka

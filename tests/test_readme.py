@@ -1,10 +1,7 @@
 """The README's tour, run from the README itself: each block of commands as it stands there."""
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,58 +14,11 @@ import pytest
 
 from deploy.kafka.server import KafkaServer
 from tests.conftest import ROOT
+from tests.tour import Tour, blocks
 
-TEXT = (ROOT / "README.md").read_text()
-README = {
-    kind: re.findall(rf"^```{kind}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE) for kind in ("sh", "python", "toml")
-}
+BLOCKS = blocks(ROOT / "README.md")
+README = {kind: [text for of, text in BLOCKS if of == kind] for kind in ("sh", "python", "toml")}
 COMMANDS = [line for block in README["sh"] for line in block.splitlines()]
-
-
-class Tour:
-    """A folder, and an environment in which `tocsin` is this checkout's."""
-
-    def __init__(self, folder: Path, bootstrap_servers: str) -> None:
-        self.folder = folder
-        (folder / "bin").mkdir()
-        command = folder / "bin" / "tocsin"
-        command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipelines "$@"\n')
-        command.chmod(0o755)
-        self.environment = {
-            **os.environ,
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
-            "TOCSIN_RAY__NUM_CPUS": "0",
-        }
-        self.running: subprocess.Popen[str] | None = None
-
-    def __call__(self, command: str) -> str:
-        done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=180
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def run(self, command: str) -> None:
-        """Start what the README puts in the background, and wait until it has judged what was fed."""
-        self.running = subprocess.Popen(
-            ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, text=True, stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert self.running.stderr
-        for line in self.running.stderr:
-            if address := re.search(r"Ray at (\S+);", line):
-                self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
-                return
-        pytest.fail("the pipeline did not start")
-
-    def stop(self) -> None:
-        if self.running:
-            self.running.send_signal(signal.SIGINT)
-            _, said = self.running.communicate(timeout=90)
-            status, self.running = self.running.returncode, None
-            assert status == 0, said
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 
 
 def main() -> None:
@@ -12,6 +13,9 @@ def main() -> None:
     from pipelines.cli.app import app
     from pipelines.cli.console import fail
 
+    sys.path.append(
+        str(Path.cwd())
+    )  # where a pipeline of one's own lies; last, so that nothing in it hides another module
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and joins without one otherwise
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its errors are raised, too
     try:

@@ -21,7 +21,8 @@ def replay(
 
     Args:
         table: readings in order, columns as `pipeline.schema`; identity columns (`_partition`, `_offset`, `_row`, `_timestamp`)
-            where it has them, else partition 0, offsets 0.., one row a message and one second between them.
+            where it has them, else partition 0, offsets 0.., one row a message, and Kafka's timestamp is the event time or,
+            in a pipeline without one, a second after the row before.
         splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
 
     Returns:
@@ -58,6 +59,8 @@ def _identified(pipeline: Pipeline, table: pa.Table) -> pa.Table:
         "_row": pa.repeat(pa.scalar(0), n),
         "_timestamp": pa.array(range(0, 1000 * n, 1000)),
     }
+    if pipeline.event_time in table.column_names:
+        made["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
     schema = pa.schema([*IDENTITY, *pipeline.schema])
     if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
         raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got none of {missing}")

@@ -87,7 +87,18 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    """`[kafka]`: any option of kafka-python's clients, handed on untouched; here are the common and the secret ones."""
+    """`[kafka]`: any option of kafka-python's clients, handed on untouched; here are the common and the secret ones.
+
+    Args:
+        bootstrap_servers: one broker or several, `host:port`, separated by commas.
+        security_protocol: with TLS (`SSL`), with a password (`SASL`), with both, or with neither.
+        sasl_plain_password: for every SASL mechanism that has one; its user is `sasl_plain_username`.
+        sasl_plain_password_file: a file that holds it, such as a mounted secret.
+        ssl_password: of the client's private key, where `ssl_keyfile` is encrypted.
+        ssl_password_file: a file that holds it.
+        proxy_url: of a SOCKS5 proxy on the way to the brokers.
+        socks5_proxy: the same by its old name.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -119,6 +130,8 @@ class LakeSettings(_Section):
     """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
 
     Args:
+        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same.
+        options: of the object store, by Delta's names; Arrow's client goes by the address and the environment.
         alerts: whether alarms land in the table `alerts`, too.
         compact: how often supervisors make their tables' small files into large ones; "0s": never.
         vacuum: the age from which files that no version needs are deleted then, 24h at least.
@@ -136,7 +149,13 @@ class LakeSettings(_Section):
 
 
 class MlflowSettings(_Section):
-    """`[mlflow]`: where runs are tracked and models registered."""
+    """`[mlflow]`: where runs are tracked and models registered.
+
+    Args:
+        tracking_uri: a local database, or a server's address.
+        experiment: in which runs are kept.
+        enabled: whether to track at all; without it, models are folders.
+    """
 
     tracking_uri: Annotated[str, Field(repr=False), AfterValidator(_absolute_sqlite)] = "sqlite:///mlflow.db"
     experiment: str = "tocsin"
@@ -148,9 +167,13 @@ class MlflowSettings(_Section):
 
 
 class RaySettings(_Section):
-    """`[ray]`: "local" starts Ray in this process, "auto" joins the cluster on this machine; CPUs and GPUs are a worker's.
+    """`[ray]`: where workers run, and what each of them takes.
 
-    A local cluster serves metrics on 127.0.0.1 at `metrics_port`; 0: any that is free.
+    Args:
+        address: "local" starts Ray for the length of `run`, "auto" joins the cluster on this machine; else `host:port`.
+        num_cpus: of a worker, as Ray counts them.
+        num_gpus: of a worker, as Ray counts them.
+        metrics_port: where a local cluster serves metrics, on 127.0.0.1; 0: any port that is free.
     """
 
     address: str = "local"
@@ -160,7 +183,12 @@ class RaySettings(_Section):
 
 
 class LogSettings(_Section):
-    """`[logs]`: what workers and supervisors write to stderr, one line each; of libraries, warnings only."""
+    """`[logs]`: what workers and supervisors write to stderr, one line each; of libraries, warnings only.
+
+    Args:
+        format: JSON, one object a line, or text for people.
+        level: the least severe lines that are written.
+    """
 
     format: Literal["json", "text"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -173,7 +201,9 @@ class LogSettings(_Section):
 class HealthSettings(_Section):
     """`[health]`: the endpoint for /livez, /readyz and /healthz where a pipeline's supervisor runs.
 
-    Port 0: none. Kubernetes asks from outside the pod's loopback: host "0.0.0.0".
+    Args:
+        host: where it listens; Kubernetes asks from outside the pod's loopback: "0.0.0.0".
+        port: 0: no endpoint.
     """
 
     host: str = "127.0.0.1"
@@ -188,12 +218,19 @@ class PipelineSettings(_Section):
         model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
         shards: partition p belongs to shard p mod shards; another number than before moves the state at the next start.
         workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
-        rows, wait: of a step, at most.
-        every, size: of a checkpoint.
+        rows: in a step, at most.
+        wait: for more rows once a step has its first one, at most.
+        every: a checkpoint, as long as there is something to commit.
+        size: of results that wait to be committed, from which on a checkpoint is taken at once.
         forget_after: a key not seen for so long is forgotten.
         warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.
         max_skew: how far an event time may be ahead of Kafka's timestamp.
         overload: "block", or "latest" to skip readings older than `max_lag`.
+        max_lag: by Kafka's timestamp; it matters with `overload` "latest" alone.
+        device: "auto" takes a GPU where there is one.
+        max_workers: the most workers; by default as many as `workers`.
+        start: where the very first start begins in the topic.
+        on_gap: what a shard does that finds something lost: stop with one line, or record the gap and go on.
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())

@@ -114,6 +114,16 @@ def test_a_plain_table_gets_offsets_and_seconds_and_steps_of_the_batch() -> None
     assert frame["processed_at"].n_unique() == 4  # 64 rows a step
 
 
+def test_a_plain_table_came_when_it_was_measured() -> None:
+    at = pa.array([START_MS * 1000 + 1_500 * i for i in range(200)], pa.timestamp("us", tz="UTC"))
+    schema = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("at", at.type, nullable=False)])
+    timed = Pipeline(
+        name="job", topic="readings", schema=schema, key="unit", event_time="at", stages=[], results=schema
+    )
+    frame, _ = replay(timed, pa.table({"unit": [1] * 200, "at": at}))
+    assert frame["event_time"].to_list() == at.to_pylist()
+
+
 def test_no_readings_give_an_empty_table() -> None:
     frame, alerts = replay(JOB, SCHEMA.empty_table())
     assert frame.columns == JOB.table.names and frame.is_empty() and alerts == []

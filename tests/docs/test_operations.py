@@ -1,0 +1,47 @@
+"""The pages for those who run it, followed command by command on a pipeline that is up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaProducer
+
+from deploy.kafka.server import KafkaServer
+from tests.conftest import ROOT
+from tests.docs.test_site import PENDING
+from tests.test_cli import ray_address  # noqa: F401  (a fixture)
+from tests.tour import Tour, blocks
+
+ROWS = 4000
+
+
+@pytest.fixture
+def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]:  # noqa: F811
+    """`rul` up and at the end of its topic; a broker of its own, for others feed that topic, too."""
+    with KafkaServer(data=tmp_path / "kafka") as server:
+        tour = Tour(tmp_path / "tour", server.bootstrap_servers)
+        tour.environment |= {"TOCSIN_RAY__ADDRESS": ray_address, "TOCSIN_MLFLOW__ENABLED": "false"}
+        tour(f"tocsin feed rul --from sim --limit {ROWS} --rate 0")
+        producer = KafkaProducer(bootstrap_servers=server.bootstrap_servers)
+        producer.send("sensors.industrial", b'{"unit": 1, "cycle": "first"}', partition=0)
+        producer.close()
+        tour("tocsin up rul")
+        tour.judged("rul", ROWS + 1)
+        yield tour
+        tour("tocsin stop rul")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["operations.md", "upkeep.md"])
+def test_every_command_of_the_page_works(tour: Tour, page: str) -> None:
+    said = {}
+    for command in [line for kind, text in blocks(ROOT / "docs" / page) if kind == "sh" for line in text.splitlines()]:
+        if command.split()[1] in PENDING:
+            continue
+        said[command] = tour(command)
+        if command == "tocsin pause rul":
+            tour.until(lambda shards: {s["state"] for s in shards} == {"paused"}, "all shards to be paused", "rul")
+    tour.judged("rul", ROWS + 1)
+    assert {s["state"] for s in tour.shards("rul")} == {"running"}

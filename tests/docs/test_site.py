@@ -1,0 +1,134 @@
+"""The documentation: it builds without a warning, knows every setting, and shows no example that no test runs."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import typer
+
+from pipelines.cli.app import app
+from pipelines.runtime import errors
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.settings import PipelineSettings, Settings
+from tests.conftest import ROOT
+from tests.tour import TYPED, blocks
+
+DOCS = ROOT / "docs"
+FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md"}
+"""Pages of which a test runs every block."""
+PENDING = {"check", "state", "reset", "backfill"}
+"""Commands that are described but not there yet; whoever adds one takes it out here, and the pages' tests run it."""
+COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    built = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True
+    )
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_it_is_whole_by_itself(site: Path) -> None:
+    pages = {page.parent.name: page.read_text() for page in site.rglob("index.html")}
+    assert pages.keys() == {site.name, *(page.stem for page in DOCS.glob("*.md"))} - {"index"}
+    loaded = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//""")
+    assert [name for name, page in pages.items() if loaded.search(page)] == []
+    assert [
+        css for css in site.rglob("*.css") if re.search(r"url\(['\"]?(?:https?:)?//|@import", css.read_text())
+    ] == []
+    assert not [*site.rglob("*.py"), *site.rglob("*.pyc")]
+    assert not re.search(r"<!-- (readme|settings|options)", "".join(pages.values()))
+
+
+def test_the_tour_and_the_guarantee_are_the_readmes(site: Path) -> None:
+    assert "tocsin feed rul --from sim" in (site / "tour" / "index.html").read_text()
+    assert "each one is seen exactly once" in (site / "concepts" / "index.html").read_text()
+    assert "](docs/index.md)" in (ROOT / "README.md").read_text()
+
+
+def test_every_setting_is_there_with_meaning_default_and_variable(site: Path) -> None:
+    page = (site / "configuration" / "index.html").read_text()
+    found = {
+        html.unescape(name): html.unescape(re.sub(r"<.+?>", "", text)).strip()
+        for name, text in re.findall(r"<dt><code>(.+?)</code></dt>\s*<dd>(.+?)</dd>", page, re.DOTALL)
+    }
+    wanted = defaults()
+    assert found.keys() == wanted.keys()
+    for name, default in wanted.items():
+        meaning, facts = found[name].split("\n", 1)
+        assert len(meaning) > 10, name
+        variable = "TOCSIN_" + name.replace(".", "__").upper()
+        kind = re.fullmatch(
+            rf"(.+)\. Default: {re.escape(default)}\. Environment: {re.escape(variable)}", facts.strip()
+        )
+        assert kind and len(kind[1]) > 3, f"{name}: expected default {default}, got {facts}"
+
+
+def defaults() -> dict[str, str]:
+    """Every setting's, as a person writes it; where a pipeline has its own, that of one that says nothing."""
+    key = pa.field("key", pa.string(), nullable=False)
+    bare = Pipeline(name="x", topic="x", schema=pa.schema([key]), key="key", stages=[], results=pa.schema([]))
+    of_pipelines: dict[str, Any] = vars(bare.batch) | vars(bare.commit) | vars(bare)
+    found = {}
+    for section in Settings.model_fields:
+        model = type(getattr(Settings(), section)) if section != "pipelines" else PipelineSettings
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            own = model is PipelineSettings and name in of_pipelines.keys() - {"model"}
+            shown = of_pipelines[name] if own else default
+            text = "none" if shown in (None, "", {}) else str(shown).lower() if isinstance(shown, bool) else str(shown)
+            prefix = f"{section}.<name>" if section == "pipelines" else section
+            found[f"{prefix}.{name}"] = f"the pipeline's own, else {text}" if own else text
+    return found
+
+
+def test_the_settings_file_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((kind, text),) = blocks(DOCS / "configuration.md")
+    (tmp_path / "tocsin.toml").write_text(text)
+    (tmp_path / "kafka.password").write_text("secret\n")
+    settings = Settings.load()
+    assert kind == "toml"
+    assert settings.kafka.client_options()["sasl_plain_password"] == "secret"
+    assert settings.pipeline("rul").options == {"warning": 60.0}
+
+
+def test_every_example_is_run_by_a_test_or_is_plain_text() -> None:
+    for page in DOCS.glob("*.md"):
+        kinds = {kind for kind, _ in blocks(page)}
+        run = {"toml"} if page.name == "configuration.md" else {*TYPED} if page.name in FOLLOWED else set()
+        assert kinds <= run | {"text"}, f"{page.name}: {kinds}"
+        assert not re.search(r"^(~~~|    [^ ].*\n\n    )", page.read_text(), re.MULTILINE), (
+            "expected fenced blocks alone"
+        )
+
+
+def test_every_command_that_a_page_names_exists() -> None:
+    known = {name for name, command in COMMANDS.items() if not hasattr(command, "commands")}
+    known |= {f"{name} {sub}" for name, group in COMMANDS.items() for sub in getattr(group, "commands", ())}
+    assert PENDING.isdisjoint({name.split()[0] for name in known})
+    for page in DOCS.glob("*.md"):
+        for words in re.findall(r"(?:^|`)tocsin ([a-z ]+)", page.read_text(), re.MULTILINE):
+            one, two = words.split()[0], " ".join(words.split()[:2])
+            assert {one, two} & known or one in PENDING, f"{page.name}: tocsin {two}"
+
+
+def test_every_refusal_is_explained() -> None:
+    page = (DOCS / "operations.md").read_text()
+    rows = re.findall(r"^\| `(.+?)` \| `(\w+)` \|", page, re.MULTILINE)
+    refusals = {error.__name__ for error in (*errors.Lost.__subclasses__(), errors.StateMismatch)}
+    assert refusals <= {name for _, name in rows}
+    source = "".join(file.read_text() for file in (ROOT / "pipelines" / "runtime").glob("*.py"))
+    assert [line for line, name in rows if name in refusals and line not in source] == []

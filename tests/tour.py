@@ -1,0 +1,124 @@
+"""Pages followed as a reader would: their files written, their commands typed, in a folder of one's own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import ROOT
+
+TYPED = ("sh", "python", "toml")
+"""Kinds of blocks that a reader types; what is shown for reading alone is `text`."""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """A page's fenced blocks in order, each with its kind."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+class Tour:
+    """A folder, and an environment in which `tocsin` is this checkout's."""
+
+    def __init__(self, folder: Path, bootstrap_servers: str) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir(parents=True)
+        # -P: an installed command does not find modules in the current folder by itself, as `python -m` does.
+        for name, command in {"tocsin": "-P -m pipelines", "python": ""}.items():
+            shim = folder / "bin" / name
+            shim.write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
+            shim.chmod(0o755)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
+            "TOCSIN_RAY__NUM_CPUS": "0",
+        }
+        self.running: subprocess.Popen[str] | None = None
+
+    def __call__(self, command: str) -> str:
+        done = subprocess.run(
+            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=180
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def json(self, command: str) -> list[Any]:
+        """What a command says with `--json`, line by line."""
+        return [json.loads(line) for line in self(f"{command} --json").splitlines()]
+
+    def write(self, page: Path) -> dict[str, str]:
+        """Write the files of a page, which name themselves in their first line. Returns them by name."""
+        files = {}
+        for kind, text in blocks(page):
+            if kind in ("python", "toml"):
+                name = re.match(r"# (\S+\.\w+)\n", text)
+                assert name, f"{page.name}: expected a file's name in the first line, got {text[:40]!r}"
+                files[name[1]] = text
+                (self.folder / name[1]).write_text(text)
+        return files
+
+    def run(self, command: str) -> None:
+        """Start what a page puts in the background, and wait until it runs."""
+        self.environment.pop("TOCSIN_RAY__ADDRESS", None)
+        self.running = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, text=True, stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.running.stderr
+        said = ""
+        for line in self.running.stderr:
+            said += line
+            if address := re.search(r"Ray at ([\d.:]+)", line):
+                self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
+                return
+        pytest.fail(f"expected {command} to run, got: {said}")
+
+    def shards(self, pipeline: str) -> list[dict[str, Any]]:
+        """What `tocsin status` says of a pipeline's shards."""
+        (look,) = self.json(f"tocsin status {pipeline}")
+        return look["pipelines"][0]["shards"]
+
+    def until(self, what: Callable[[list[dict[str, Any]]], bool], why: str, pipeline: str) -> list[dict[str, Any]]:
+        """Wait until a pipeline's shards are as they should be, and return them."""
+        give_up = time.monotonic() + 240
+        while not what(shards := self.shards(pipeline)):
+            assert time.monotonic() < give_up, f"expected within 240 s: {why}; got {shards}"
+            time.sleep(0.5)
+        return shards
+
+    def judged(self, pipeline: str, records: int) -> None:
+        """Wait until so many records, or more, are committed."""
+
+        def committed(shards: list[dict[str, Any]]) -> bool:
+            return sum(sum(s["committed"].values()) for s in shards) >= records
+
+        self.until(committed, f"{records} records to be committed", pipeline)
+
+    def kill(self) -> None:
+        """SIGKILL what runs and all that it has started, as if the machine had died."""
+        assert self.running
+        died = [process := psutil.Process(self.running.pid), *process.children(recursive=True)]
+        for process in died:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.running.communicate()
+        psutil.wait_procs(died)
+        self.running = None
+
+    def stop(self) -> None:
+        if self.running:
+            self.running.send_signal(signal.SIGINT)
+            _, said = self.running.communicate(timeout=90)
+            status, self.running = self.running.returncode, None
+            assert status == 0, said
