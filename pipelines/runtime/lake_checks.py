@@ -22,6 +22,7 @@ from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
 from pipelines.runtime.reader import Log
+from pipelines.runtime.units import milliseconds
 
 SPACE = 10**9
 """Bytes that should be free."""
@@ -92,10 +93,10 @@ class LakeTable:
             )
         there = {f.name: f.type for f in table.schema().fields}
         for field in Schema.from_arrow(pipeline.table).fields:
-            if there.get(field.name) != field.type:
+            if field.name in there and there[field.name] != field.type:  # a new one is added by the next start
                 raise ConfigError(
                     f"table {self._uri}: expected a column {field.name} of {_plain(field.type)}, got "
-                    f"{_plain(there[field.name]) if field.name in there else 'none'}; use another lake or pipeline name"
+                    f"{_plain(there[field.name])}; use another lake or pipeline name"
                 )
         return f"{self._uri}: {len(there)} columns"
 
@@ -132,7 +133,9 @@ class LakeTable:
                 ) from reason
             facts = manifest["facts"]
             self._topic_ids.add(facts["topic_id"])
-            if facts["signature"] != signature:
+            another = facts.get("state_version", pipeline.state_version) != pipeline.state_version
+            carried = another and (pipeline.migrate or milliseconds(pipeline.warmup))
+            if facts["signature"] != signature and not carried:
                 raise ConfigError(
                     f"{where}: expected state {signature}, got {facts['signature']}; go back to what the pipeline was, or give it "
                     "another name"

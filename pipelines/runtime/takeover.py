@@ -79,10 +79,8 @@ class Claim:
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         crash.point("takeover.fenced", waits=False)
         log = source.log()
-        sink, snapshots = (
-            Sink(spec.lake, declared, spec.shard, spec.shards),
-            Snapshots(spec.lake, declared.name, spec.shard),
-        )
+        sink = Sink(spec.lake, declared, spec.shard, spec.shards)
+        snapshots = Snapshots(spec.lake, declared.name, spec.shard)
         owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
         crash.point("takeover.owned", waits=False)
         last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
