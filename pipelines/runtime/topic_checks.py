@@ -101,7 +101,7 @@ class Topics:
         return self._kept(self._dead, 1)
 
     def journal(self) -> str:
-        """Whether the journal is there, as a shard needs it, or can be made. After a move to fewer shards it has more partitions."""
+        """Whether the journal is there, as a shard needs it, or can be made; one shard a partition at least."""
         j, s = self.journal_topic, self._shards
         described = self._broker.describe(j)
         if described is None:
