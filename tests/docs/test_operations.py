@@ -10,7 +10,6 @@ from kafka import KafkaProducer
 
 from deploy.kafka.server import KafkaServer
 from tests.conftest import ROOT
-from tests.docs.test_site import PENDING
 from tests.test_cli import ray_address  # noqa: F401  (a fixture)
 from tests.tour import Tour, blocks
 
@@ -38,8 +37,6 @@ def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]
 def test_every_command_of_the_page_works(tour: Tour, page: str) -> None:
     said = {}
     for command in [line for kind, text in blocks(ROOT / "docs" / page) if kind == "sh" for line in text.splitlines()]:
-        if command.split()[1] in PENDING:
-            continue
         said[command] = tour(command)
         if command == "tocsin pause rul":
             tour.until(lambda shards: {s["state"] for s in shards} == {"paused"}, "all shards to be paused", "rul")
