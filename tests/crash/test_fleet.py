@@ -48,11 +48,12 @@ def test_shards_move_while_workers_come_and_go_and_are_killed(
 ) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path, partitions=4, shards=2)
     deployed = Deployed(job, options={"slow": 4}, shards=2, scaling=QUICK)
-    with job.load(rate=800) as load:  # more than two shards that take 4 ms a row can do
+    with job.load(rate=50) as load:
         (first,) = until(lambda: _workers(deployed), "one worker to run both shards")
+        load.rate = 800  # more than two shards that take 4 ms a row can do
         until(lambda: deployed.status()["workers"] == 2, "a second worker")
         psutil.Process(first).send_signal(signal.SIGKILL)  # while a shard moves away from it
-        load.rate = 200
+        load.rate = 50
         until(lambda: len(_workers(deployed)) == 2, "a worker for each shard")
         deployed.kill("Supervisor")
         deployed.kill("worker")
