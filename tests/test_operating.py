@@ -35,7 +35,7 @@ class Plant(Cli):
         self.running = self.start("run", "presses")
         assert self.running.stderr
         for line in self.running.stderr:
-            if address := re.search(r"Ray at (\S+);", line):
+            if address := re.search(r"Ray at ([\w.:]+)", line):
                 self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
                 break
         self.eventually(lambda said: committed(said) == rows, "status", "presses", seconds=120)
