@@ -19,11 +19,11 @@ from tests.crash.harness import Job
 ROOT = str(Path(__file__).parents[2])
 
 
-def until(what: Callable[[], Any], why: str) -> Any:
+def until(what: Callable[[], Any], why: str, seconds: float = 90) -> Any:
     """Wait for something to become true, and return it."""
-    give_up = time.monotonic() + 90
+    give_up = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < give_up, f"expected within 90 s: {why}"
+        assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
         time.sleep(0.05)
     return found
 

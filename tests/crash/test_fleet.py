@@ -58,7 +58,7 @@ def test_shards_move_while_workers_come_and_go_and_are_killed(
         deployed.kill("Supervisor")
         deployed.kill("worker")
         until(lambda: len(_workers(deployed)) == 2, "a worker for each shard again")
-    until(lambda: len(_workers(deployed)) == 1, "one worker to suffice once the load is over")
+    until(lambda: len(_workers(deployed)) == 1, "one worker to suffice once the load is over", 240)
     assert deployed.status()["workers"] == 1
     _finish(job, deployed)
 

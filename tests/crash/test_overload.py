@@ -61,7 +61,7 @@ def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_
     with KafkaServer(data=tmp_path / "kafka") as server:
         job, wild = Job(server.bootstrap_servers, tmp_path), tmp_path / "wild"
         wild.touch()
-        deployed = Deployed(job, options={"slow": 10, "slow_while": str(wild), "rows": 256})
+        deployed = Deployed(job, options={"slow": 10, "slow_while": str(wild), "rows": 512})
         with job.load(rate=1000) as load:  # ten times what it can judge
             worker = psutil.Process(deployed.goes_on()["pid"])
             processes = [worker, *(psutil.Process(actor(name)) for name in ("Reader", "Supervisor"))]
@@ -71,7 +71,7 @@ def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_
             at_120_s, lag_at_120_s = _memory(*processes), _lag(deployed)
             load.rate = 100
             wild.unlink()
-            until(lambda: _lag(deployed) < 1000, "the backlog to be worked off")
+            until(lambda: _lag(deployed) < 1000, "the backlog to be worked off", 300)
             server.kill()
             time.sleep(60)
             away, said = _memory(*processes), deployed.status()
