@@ -55,7 +55,7 @@ class Cli:
         """Standard output, each line of which must be JSON."""
         return [json.loads(line) for line in self(*arguments, "--json").splitlines()]
 
-    def eventually(self, holds: Callable[[list[Any]], bool], *arguments: str, seconds: float = 60) -> list[Any]:
+    def eventually(self, holds: Callable[[list[Any]], bool], *arguments: str, seconds: float = 120) -> list[Any]:
         give_up = time.monotonic() + seconds
         while not holds(said := self.json(*arguments)):
             assert time.monotonic() < give_up, said

@@ -52,7 +52,7 @@ def warm_up() -> None:
     process.join()
 
 
-def until(what: Callable[[], Any], why: str, seconds: float = 40, worker: Worker | None = None) -> Any:
+def until(what: Callable[[], Any], why: str, seconds: float = 90, worker: Worker | None = None) -> Any:
     """Wait for something to become true, by the doing of `worker` if given, and return it."""
     give_up = time.monotonic() + seconds
     while not (found := what()):
@@ -122,8 +122,8 @@ class Worker:
 
     def ended(self) -> int:
         """Wait until it ends by itself. Returns its exit code."""
-        self.process.join(40)
-        assert self.process.exitcode is not None, "expected the process to end within 40 s"
+        self.process.join(90)
+        assert self.process.exitcode is not None, "expected the process to end within 90 s"
         return self.process.exitcode
 
     def stop(self) -> None:
