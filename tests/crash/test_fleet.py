@@ -146,6 +146,7 @@ def test_after_the_loss_of_the_ray_head_up_goes_on(kafka: KafkaServer, tmp_path:
         factory = "tests.crash.job:pipeline"
         topic = "{job.topic}"
         every = "500ms"
+        rows = 512
         shards = 2
         workers = 2
         """
@@ -156,7 +157,7 @@ def test_after_the_loss_of_the_ray_head_up_goes_on(kafka: KafkaServer, tmp_path:
         (seen,) = cli.json("--set", f"ray.address={head.address}", "up", job.name)
         return [shard["state"] for shard in seen["shards"]]
 
-    with job.load(rate=300):
+    with job.load(rate=100):
         head = Head(cli)
         assert up(head) == ["running", "running"]
         before = job.stored("0#checkpoint")
