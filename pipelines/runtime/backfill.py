@@ -216,10 +216,7 @@ class _Run:
 
     def _time(self, batch: Batch) -> int:
         """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
-        partition = batch.table.column("_partition").to_numpy()
-        stamps = batch.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
-        for p in batch.ends:
-            self._newest[p] = max(self._newest.get(p, 0), int(stamps[partition == p].max(initial=0)))
+        self._newest = batch.newest(self._newest)
         waiting = self._inbox.partitions
         reached = []
         for p in waiting | {p for p, at in self._read.items() if at < self._log.end[p]}:
