@@ -147,6 +147,7 @@ def test_more_shards_than_partitions_and_more_workers_than_shards(setup: Setup) 
         ("_tocsin.{}", 2, {}, "journal", "wrong", "expected cleanup.policy=compact, got delete"),
         ("alerts.{}", 2, {"cleanup.policy": "compact"}, "alert topic", "warning", "expected cleanup.policy=delete"),
         ("in.{}.dlq", 1, {"max.message.bytes": "500000"}, "dead-letter topic", "wrong", "expected max.message.bytes of 532480"),
+        ("alerts.{}.dlq", 1, {"max.message.bytes": "9"}, "landing", "wrong", "expected max.message.bytes of 532480"),
         ("alerts.{}", 2, {"min.insync.replicas": "2"}, "replication", "wrong", "at most the 1 in sync, got 2"),
     ],
 )  # fmt: skip

@@ -29,7 +29,7 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
         The input topic's number of partitions.
 
     Raises:
-        ConfigError: the input topic is missing or compacted.
+        ConfigError: the input topic is missing or compacted, or has fewer partitions than there are shards.
     """
     with clients.admin(options) as admin:
         try:
@@ -39,6 +39,11 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
             if not partitions:
                 raise ConfigError(
                     f"topic {pipeline.topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
+                )
+            if shards > partitions:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected a partition for each of the {shards} shards at least, got {partitions}; "
+                    f"set pipelines.{pipeline.name}.shards = {partitions}, or add partitions"
                 )
             policy = _policy(admin, pipeline.topic)
             if "compact" in policy:

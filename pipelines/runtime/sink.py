@@ -26,6 +26,8 @@ from pipelines.runtime.pipeline import Pipeline
 log = logging.getLogger(__name__)
 PARTITION = "event_date"
 ATTEMPTS = 20
+KEPT = {"delta.logRetentionDuration": "interval 1 days"}
+"""A commit every few seconds: Delta's own 30 days of log would be half a million files, which nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,13 @@ class Sink:
         options = self._lake.options or None
         with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
             DeltaTable.create(
-                uri, p.table, mode="ignore", partition_by=[PARTITION], name=p.folder, storage_options=options
+                uri,
+                p.table,
+                mode="ignore",
+                partition_by=[PARTITION],
+                name=p.folder,
+                configuration=KEPT,
+                storage_options=options,
             )
         self._table = DeltaTable(uri, storage_options=options)
         self._widen(p.table)

@@ -86,6 +86,12 @@ class Topics:
         """Whether the alert topic is there or can be made."""
         return self._kept(self._alerts, self._partitions)
 
+    def landing(self) -> str:
+        """Whether the alarms can land in the lake: a shard with dead letters, a journal and an identity of its own."""
+        lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
+        lands.dead_letters(), lands.journal(), lands.rights(), lands.identities()
+        return f"{self._alerts} into the table alerts"
+
     def dead_letters(self) -> str:
         """Whether the dead-letter topic is there or can be made, and takes the largest letter."""
         described = self._broker.describe(self._dead)
