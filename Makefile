@@ -7,6 +7,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 # More arguments for pytest: make test ARGS="-k journal"
 ARGS ?=
+# Processes that share the test files; most tests wait for brokers and workers, so two on two cores take little more than half.
+JOBS ?= 2
 
 .PHONY: help setup demo test lint docs kafka crash clean
 
@@ -19,7 +21,7 @@ demo: $(READY) ## engines wear out, alarms ring, a query answers
 	@$(VENV)/bin/tocsin demo
 
 test: $(READY) ## every test, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some
-	@$(VENV)/bin/pytest $(ARGS)
+	@$(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

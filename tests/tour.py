@@ -105,6 +105,13 @@ class Tour:
 
         self.until(committed, f"{records} records to be committed", pipeline)
 
+    def once(self, command: str, ready: Callable[[str], bool]) -> None:
+        """Wait until a command says what it should."""
+        give_up = time.monotonic() + 120
+        while not ready(said := self(command)):
+            assert time.monotonic() < give_up, f"expected another answer of {command} within 120 s, got {said}"
+            time.sleep(0.5)
+
     def kill(self) -> None:
         """SIGKILL what runs and all that it has started, as if the machine had died."""
         assert self.running

@@ -1,5 +1,6 @@
 """Apache Kafka on this machine: one broker, its own controller (KRaft), on 127.0.0.1 alone."""
 
+import fcntl
 import hashlib
 import os
 import random
@@ -214,25 +215,28 @@ def classpath() -> str:
     pom = HERE / "pom.xml"
     jars = HERE / "target" / hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
     if not jars.exists():
-        maven = shutil.which("mvn")
-        if maven is None:
-            raise MissingToolError(f"Apache Kafka needs Maven for its jars, and `mvn` is not on PATH: {INSTALL}")
         jars.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
-            done = subprocess.run(
-                [maven, "--batch-mode", "--quiet", "-Dstyle.color=never", "--file", str(pom),
-                 "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={scratch}/jars"],
-                capture_output=True, text=True,
-            )  # fmt: skip
-            if done.returncode:
-                why = next((line for line in done.stdout.splitlines() if line.startswith("[ERROR]")), done.stderr)
-                raise RuntimeError(f"Maven cannot resolve the jars of {pom}; is its repository in reach? {why.strip()}")
-            try:
-                Path(scratch, "jars").rename(jars)
-            except OSError:  # another process was first, with the same jars
-                if not jars.exists():
-                    raise
+        with open(jars.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # Maven's own cache does not bear two at once
+            if not jars.exists():
+                _resolve(pom, jars)
     return os.pathsep.join(sorted(map(str, jars.glob("*.jar"))))
+
+
+def _resolve(pom: Path, jars: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise MissingToolError(f"Apache Kafka needs Maven for its jars, and `mvn` is not on PATH: {INSTALL}")
+    with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
+        done = subprocess.run(
+            [maven, "--batch-mode", "--quiet", "-Dstyle.color=never", "--file", str(pom),
+             "dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={scratch}/jars"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            why = next((line for line in done.stdout.splitlines() if line.startswith("[ERROR]")), done.stderr)
+            raise RuntimeError(f"Maven cannot resolve the jars of {pom}; is its repository in reach? {why.strip()}")
+        Path(scratch, "jars").rename(jars)
 
 
 def _java() -> str:
