@@ -108,7 +108,8 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
     look("transactional ids", topics.identities, "kafka")
     look("transactions", topics.transactions, "kafka")
     look("clocks", topics.clock, "input topic")
-    look("landing", topics.landing, "alert topic")
+    if settings.lake.alerts:
+        look("landing", topics.landing, "alert topic")
 
     def newest(shard: int) -> Journal | None:
         return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None

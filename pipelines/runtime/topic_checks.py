@@ -87,9 +87,10 @@ class Topics:
         return self._kept(self._alerts, self._partitions)
 
     def landing(self) -> str:
-        """Whether the alarms can land in the lake: a shard with dead letters, a journal and an identity of its own."""
+        """Whether the alarms can land in the lake: by a shard with dead letters, a journal and an identity of its own."""
         lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
-        lands.dead_letters(), lands.journal(), lands.rights(), lands.identities()
+        lands.dead_letters(), lands.journal(), lands.identities()
+        self._granted({self._alerts: ["READ"], lands._dead: ["WRITE"], lands.journal_topic: ["READ", "WRITE"]})
         return f"{self._alerts} into the table alerts"
 
     def dead_letters(self) -> str:
@@ -158,12 +159,17 @@ class Topics:
 
     def rights(self) -> str:
         """Whether we may read and write what is there; a broker without an authorizer allows all."""
-        wanted = {
-            self._topic: ["READ"],
-            self._alerts: ["WRITE"],
-            self._dead: ["WRITE"],
-            self.journal_topic: ["READ", "WRITE"],
-        }
+        self._granted(
+            {
+                self._topic: ["READ"],
+                self._alerts: ["WRITE"],
+                self._dead: ["WRITE"],
+                self.journal_topic: ["READ", "WRITE"],
+            }
+        )
+        return "topics that are there: read the input, write alerts, dead letters and journal"
+
+    def _granted(self, wanted: Mapping[str, list[str]]) -> None:
         lacking = list[str]()
         for topic, operations in wanted.items():
             if (described := self._broker.describe(topic)) is None:
@@ -176,7 +182,6 @@ class Topics:
                 f"expected to read the input and to write the rest, got no right to {', '.join(lacking)}; grant it to this user "
                 "with kafka-acls"
             )
-        return "topics that are there: read the input, write alerts, dead letters and journal"
 
     def identities(self) -> str:
         """Whether we may write under each shard's transactional id, and with the group that lag tools look at.

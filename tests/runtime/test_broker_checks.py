@@ -64,12 +64,16 @@ class Guarded(Setup):
         """Grant the least with which all is ok."""
         self.rule("ALLOW", "READ", "TOPIC", self.topic)
         self.rule("ALLOW", "DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")
-        for topic in (f"alerts.{self.name}", f"{self.topic}.dlq", f"_tocsin.{self.name}"):
+        lands = f"alerts.{self.name}"  # the alarms on their way into the lake, a pipeline of their own
+        made = (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"{lands}.dlq", f"_tocsin.{lands}")
+        for topic in made:
             for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS"):
                 self.rule("ALLOW", operation, "TOPIC", topic)
-        self.rule("ALLOW", "READ", "TOPIC", f"_tocsin.{self.name}")
-        self.rule("ALLOW", "WRITE", "TRANSACTIONAL_ID", f"{self.name}/", "PREFIXED")
-        self.rule("ALLOW", "READ", "GROUP", f"tocsin.{self.name}")
+        for topic in (lands, f"_tocsin.{self.name}", f"_tocsin.{lands}"):
+            self.rule("ALLOW", "READ", "TOPIC", topic)
+        for name in (self.name, lands):
+            self.rule("ALLOW", "WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED")
+            self.rule("ALLOW", "READ", "GROUP", f"tocsin.{name}")
 
     def make(self) -> None:
         """The topics that a first start would make."""
@@ -148,6 +152,8 @@ def test_tls_or_a_login_where_there_is_none(kafka: KafkaServer, setup: Guarded) 
         ("WRITE", "TRANSACTIONAL_ID", "{}/1", "transactional ids", "transactional id {}/1: expected the right to write"),
         ("READ", "GROUP", "tocsin.{}", "transactional ids", "group tocsin.{}: expected the right to read, got none"),
         ("DESCRIBE", "TOPIC", "in.{}", "input topic", "topic in.{}: expected to see it, got TopicAuthorizationFailedError"),
+        ("READ", "TOPIC", "alerts.{}", "landing", "got no right to READ on topic alerts.{};"),
+        ("READ", "GROUP", "tocsin.alerts.{}", "landing", "group tocsin.alerts.{}: expected the right to read, got none"),
         ("WRITE", "TRANSACTIONAL_ID", "{}/check", "transactions", "expected to try it, got no right"),
         ("DESCRIBE_CONFIGS", "TOPIC", "in.{}", "cleanup policy", "grant this user DESCRIBE_CONFIGS on it"),
     ],
