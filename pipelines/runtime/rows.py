@@ -20,6 +20,20 @@ class Groups:
     starts: Tensor
     lengths: Tensor
 
+    def running_max(self, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `values` in the groups' order: the maximum before each row, beginning with a group's `start`, and at its end."""
+        # One cumulative maximum over all groups: lift each group above the ones before it by rank, not by value.
+        first = torch.zeros(len(values), dtype=torch.bool)
+        first[self.starts] = True
+        ranks = torch.argsort(torch.argsort(torch.cat([values, start]), stable=True))
+        sorted_all = torch.cat([values, start]).sort().values
+        n = len(values)
+        lift = torch.repeat_interleave(torch.arange(len(self.slots)), self.lengths) * (len(ranks) + 1)
+        lead = torch.repeat_interleave(ranks[n:], self.lengths)
+        here = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
+        before = torch.where(first, lead, torch.cat([here[:1], here[:-1]]))
+        return sorted_all[before], sorted_all[here[self.starts + self.lengths - 1]]
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.runtime.machine import Step
-from pipelines.runtime.rows import Groups, Rows, concat
+from pipelines.runtime.rows import Rows, concat
 from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
 from pipelines.runtime.units import milliseconds
 
@@ -73,7 +73,7 @@ class Sorted:
         if not len(rows):
             return rows
         g, position = rows.groups(), self._position(rows, at)
-        before, last = _running_max(g, position[g.order], newest[g.slots])
+        before, last = g.running_max(position[g.order], newest[g.slots])
         newest[g.slots] = last
         reached = torch.empty_like(before)
         reached[g.order] = before
@@ -88,7 +88,7 @@ class Sorted:
         late = self._allowed(rows, at)
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
-            before, last = _running_max(g, position[g.order], newest[g.slots])
+            before, last = g.running_max(position[g.order], newest[g.slots])
             newest[g.slots], seen_at[g.slots] = last, at.heard(rows)[g.order[g.starts + g.lengths - 1]]
             reached = torch.empty_like(before)
             reached[g.order] = before
@@ -127,21 +127,6 @@ class Sorted:
             for p, f in zip(position[late].tolist(), floor[late].tolist(), strict=True)
         ]
         at.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
-
-
-def _running_max(g: Groups, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Per group of sorted `values`, the maximum before each row (beginning with `start`), and at the end."""
-    # One cumulative maximum over all groups: lift each group above the ones before it by rank, not by value.
-    first = torch.zeros(len(values), dtype=torch.bool)
-    first[g.starts] = True
-    ranks = torch.argsort(torch.argsort(torch.cat([values, start]), stable=True))
-    sorted_all = torch.cat([values, start]).sort().values
-    n = len(values)
-    lift = torch.repeat_interleave(torch.arange(len(g.slots)), g.lengths) * (len(ranks) + 1)
-    lead = torch.repeat_interleave(ranks[n:], g.lengths)
-    here = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
-    before = torch.where(first, lead, torch.cat([here[:1], here[:-1]]))
-    return sorted_all[before], sorted_all[here[g.starts + g.lengths - 1]]
 
 
 class Last:

@@ -1,0 +1,219 @@
+"""The grid against a loop over readings that shares no code with it, whatever the steps that they come in."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.runtime.grid import Grid
+from pipelines.runtime.machine import Machine, Outcome, empty
+from pipelines.runtime.pipeline import IDENTITY, Pipeline
+
+NOW = 1_767_225_600_000  # a whole minute
+MINUTE = 60_000
+TIME = pa.timestamp("ms", tz="UTC")
+READING = pa.schema(
+    [
+        pa.field("room", pa.string(), nullable=False),
+        pa.field("property", pa.string(), nullable=False),
+        pa.field("at", TIME, nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+COLUMNS = [f"{p}{part}" for p in ("co2", "t") for part in ("", "_mean", "_slope", "_age")]
+Reading = tuple[str, str, int, float]
+"""Room, property, ms after `NOW`, value."""
+
+
+def pipeline(**options: Any) -> Pipeline:
+    given = {"late": "3min", "slope": "2min", "gap": "4min", "wait": "10min"} | options
+    return Pipeline(
+        name="rooms",
+        topic="sensors.rooms",
+        schema=READING,
+        key="room",
+        event_time="at",
+        max_skew="1d",
+        stages=[Grid("1min", ("co2", "t"), **given)],
+        results=pa.schema([("room", pa.string()), *((c, pa.float64()) for c in COLUMNS)]),
+    )
+
+
+def run(p: Pipeline, readings: Sequence[Reading], cuts: Iterable[int] = (), ticks: Sequence[int] = ()) -> list[Outcome]:
+    """Readings in steps at `NOW`, then a step without any at each of `ticks`, ms after it."""
+    machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
+    bounds = [0, *sorted(c for c in set(cuts) if 0 < c < len(readings)), len(readings)]
+    outcomes = []
+    for a, b in pairwise(bounds):
+        rows = [
+            {"_partition": 0, "_offset": a + i, "_row": 0, "_timestamp": NOW, "room": room, "property": kind, "at": NOW + at,
+             "value": value}
+            for i, (room, kind, at, value) in enumerate(readings[a:b])
+        ]  # fmt: skip
+        outcomes.append(machine.step(pa.RecordBatch.from_pylist(rows, schema=schema), NOW))
+    return outcomes + [machine.step(empty(READING), NOW + tick) for tick in ticks]
+
+
+def table(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[float | None]]:
+    """Rows by room and minute after `NOW`."""
+    rows = [row for o in outcomes for row in o.results.to_pylist()]
+    found = {
+        (row["room"], round((row["event_time"].timestamp() * 1000 - NOW) / MINUTE)): [row[c] for c in COLUMNS]
+        for row in rows
+    }
+    assert len(found) == len(rows)
+    assert all(row["offset"] is None and row["key"] == row["room"] for row in rows)
+    return found
+
+
+def refused(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
+    return sorted((r.error, r.offset) for o in outcomes for r in o.refused)
+
+
+class Oracle:
+    """The same, reading by reading: late 3 min, slope over 2, gap of 4."""
+
+    def __init__(self, readings: Sequence[Reading]) -> None:
+        self.late: list[tuple[str, int]] = []
+        self.duplicates = 0
+        self.rows: dict[tuple[str, int], list[float | None]] = {}
+        rooms: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
+        newest: dict[str, int] = {}
+        for offset, (room, kind, at, value) in enumerate(readings):
+            reached = newest.get(room, -(10**9))
+            if at >= reached - 3 * MINUTE and (kind, at) in {(k, t) for k, t, _ in rooms[room]}:
+                self.duplicates += 1
+            elif at < (reached - 3 * MINUTE) // MINUTE * MINUTE:
+                self.late.append(("TooLate", offset))
+            else:
+                rooms[room].append((kind, at, value))
+            newest[room] = max(reached, at)
+        for room, kept in rooms.items():
+            self._grid(room, kept, (newest[room] - 3 * MINUTE) // MINUTE)
+
+    def _grid(self, room: str, kept: list[tuple[str, int, float]], upto: int) -> None:
+        with_reading = {at // MINUTE for _, at, _ in kept}
+        for minute in range(min(with_reading), upto):
+            if not any(minute - back in with_reading for back in range(5)):
+                continue
+            end, row = (minute + 1) * MINUTE, []
+            for kind in ("co2", "t"):
+                before = sorted((at, value) for k, at, value in kept if k == kind and at < end)
+                inside = [value for at, value in before if at >= end - MINUTE]
+                row.append(before[-1][1] if before else None)
+                row.append(math.fsum(inside) / len(inside) if inside else None)
+                row.append(self._slope([(at / 1000, value) for at, value in before if at >= end - 2 * MINUTE]))
+                row.append((end - before[-1][0]) / 1000 if before else None)
+            self.rows[room, minute + 1] = row
+
+    @staticmethod
+    def _slope(points: list[tuple[float, float]]) -> float | None:
+        if len(points) < 2:
+            return None
+        x, y = (math.fsum(c) / len(points) for c in zip(*points, strict=True))
+        return math.fsum((a - x) * (b - y) for a, b in points) / math.fsum((a - x) ** 2 for a, _ in points)
+
+
+READINGS = st.lists(
+    st.tuples(
+        st.sampled_from("ab"), st.sampled_from(["co2", "t"]), st.integers(0, 40).map(lambda n: n * 20_000), st.integers(0, 9)
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(readings=READINGS, cuts=st.sets(st.integers(1, 59), max_size=20))
+def test_rows_late_ones_and_duplicates_are_those_of_a_loop_whatever_the_steps(
+    readings: list[Reading], cuts: set[int]
+) -> None:
+    outcomes, oracle = run(pipeline(), readings, cuts), Oracle(readings)
+    found = table(outcomes)
+    assert found.keys() == oracle.rows.keys()
+    for place, row in oracle.rows.items():
+        assert found[place] == pytest.approx(row, abs=1e-9, nan_ok=True), place
+    assert refused(outcomes) == oracle.late
+    assert sum(o.counts["duplicates"] for o in outcomes) == oracle.duplicates
+
+
+@settings(max_examples=50, deadline=None)
+@given(readings=READINGS, cuts=st.sets(st.integers(1, 59), max_size=20))
+def test_the_split_into_steps_changes_no_bit(readings: list[Reading], cuts: set[int]) -> None:
+    readings = [(room, kind, at, value / 7) for room, kind, at, value in readings]
+    assert table(run(pipeline(), readings, cuts)) == table(run(pipeline(), readings))
+
+
+def test_a_silent_property_or_room_holds_no_other() -> None:
+    readings = [("a", "t", 0, 20.0), ("b", "co2", 0, 400.0)]
+    readings += [("a", "co2", n * MINUTE, 500.0 + n) for n in range(8)]
+    found = table(run(pipeline(), readings))
+    assert [minute for room, minute in found if room == "a"] == [1, 2, 3, 4]
+    assert found["a", 4][:4] == [503.0, 503.0, 1 / 60, 60.0]
+    assert found["a", 4][4:] == [20.0, None, None, 240.0]
+    assert ("b", 1) not in found
+
+
+def test_a_silent_rooms_steps_are_closed_by_the_clock_once_and_what_comes_for_them_is_late() -> None:
+    p, readings = pipeline(), [("a", "co2", 0, 1.0), ("a", "co2", MINUTE, 2.0)]
+    outcomes = run(p, readings, ticks=[9 * MINUTE, 10 * MINUTE, 30 * MINUTE])
+    assert [len(o.results) for o in outcomes] == [0, 0, 2, 0]
+    assert [row[0] for row in table(outcomes).values()] == [1.0, 2.0]
+    machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
+
+    def come(offset: int, at: int, now: int) -> Outcome:
+        row = {
+            "_partition": 0,
+            "_offset": offset,
+            "_row": 0,
+            "_timestamp": NOW,
+            "room": "a",
+            "property": "co2",
+            "at": NOW + at,
+        }
+        return machine.step(pa.RecordBatch.from_pylist([row | {"value": 1.0}], schema=schema), NOW + now)
+
+    come(0, 0, 0)
+    assert len(machine.step(empty(READING), NOW + 10 * MINUTE).results) == 1
+    again, late, next_ = come(1, 0, 11 * MINUTE), come(2, 30_000, 11 * MINUTE), come(3, MINUTE, 11 * MINUTE)
+    assert again.counts["duplicates"] == 1
+    assert refused([again, late, next_]) == [("TooLate", 2)]
+
+
+def test_a_long_gap_is_not_filled_and_a_short_one_is() -> None:
+    readings = [("a", "co2", minute * MINUTE, 1.0) for minute in (0, 3, 60, 70)]
+    found = table(run(pipeline(), readings))
+    assert [minute for _, minute in found] == [*range(1, 9), *range(61, 66)]
+    assert [found["a", minute][1] for minute in (1, 2, 4, 8)] == [1.0, None, 1.0, None]
+
+
+def test_a_property_that_is_not_listed_is_counted_and_left_out() -> None:
+    outcomes = run(pipeline(), [("a", "lux", 0, 1.0), ("a", "co2", 0, 1.0), ("a", "lux", 9 * MINUTE, 1.0)])
+    assert sum(o.counts["ignored"] for o in outcomes) == 2
+    assert table(outcomes) == {}
+
+
+def test_more_readings_in_open_steps_than_there_is_room_for_are_dead_letters_and_a_backlog_is_not() -> None:
+    p = pipeline(most=8)
+    burst = [("a", "co2", 100 * n, float(n)) for n in range(10)]
+    outcomes = run(p, burst)
+    assert refused(outcomes) == [("TooMany", 8), ("TooMany", 9)]
+    assert "most 8 readings of a key in open steps" in outcomes[0].refused[0].message
+    backlog = [("a", "co2", n * MINUTE, float(n)) for n in range(500)]
+    outcomes = run(p, backlog)
+    assert refused(outcomes) == []
+    assert len(table(outcomes)) == 496
+
+
+def test_two_readings_of_different_properties_at_one_time_are_no_duplicates() -> None:
+    outcomes = run(pipeline(), [("a", "co2", 0, 1.0), ("a", "t", 0, 2.0), ("a", "t", 0, 3.0)], ticks=[10 * MINUTE])
+    assert sum(o.counts["duplicates"] for o in outcomes) == 1
+    ((_, row),) = table(outcomes).items()
+    assert (row[0], row[4]) == (1.0, 2.0)
