@@ -50,7 +50,7 @@ def test_the_page_as_a_reader_follows_it(tour: Tour) -> None:
             tour.run(command.removesuffix(" &"))
             tour.judged("freezers", 4 * 120 + 2)
             # The last rows of each key wait some seconds for what might still come before them.
-            count = "tocsin query \"SELECT COUNT(*) AS rows FROM freezers\""
+            count = 'tocsin query "SELECT COUNT(*) AS rows FROM freezers"'
             tour.once(count, lambda text: text.split() == ["rows", str(4 * 109)])
         else:
             said[command] = tour(command)
