@@ -1,4 +1,4 @@
-"""What `mkdocs build` puts into the pages: sections of the README, and the reference of all settings.
+"""What `mkdocs build` puts into the pages: sections of the README, the reference of all settings, the operators' pictures.
 
 In a page, `<!-- readme: The tour -->` stands for a section by its heading, `<!-- settings -->` for the reference, and
 `<!-- options: pipelines/rul.py -->` for what that pipeline's docstring says of its options.
@@ -13,8 +13,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
+from docs import pictures
 from pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
 from pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
 
@@ -24,6 +27,13 @@ KINDS: dict[Any, str] = {
     Size: "a size",
     SecretFile: "a file's path; its content is kept secret",
 }
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """MkDocs calls this with the site's files."""
+    for name in pictures.names():
+        files.append(File.generated(config, f"operators/{name}.svg", content=pictures.svg(name)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from operators.shapes import match
+
 
 def additive_attention(
     states: Tensor, weight: Tensor, bias: Tensor, score: Tensor, mask: Tensor | None = None
@@ -24,9 +26,9 @@ def additive_attention(
         Context `[B, D]` and weights `[B, T]`, which sum to 1 over the steps that count.
 
     Raises:
-        ValueError: if the shapes do not fit together.
+        ValueError: if the shapes or dtypes do not fit together.
     """
-    _check(states, weight, mask)
+    _check(states, weight, bias, score, mask)
     logits = torch.tanh(states @ weight.T + bias) @ score  # [B, T]
     if mask is None:
         weights = torch.softmax(logits, dim=1)
@@ -41,7 +43,7 @@ def naive_additive_attention(
     states: Tensor, weight: Tensor, bias: Tensor, score: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """`additive_attention` step by step: the oracle of its tests. Arguments and results are the same."""
-    _check(states, weight, mask)
+    _check(states, weight, bias, score, mask)
     contexts, rows = [], []
     for b, row in enumerate(states):
         kept = [t for t in range(len(row)) if mask is None or mask[b, t]]
@@ -72,10 +74,7 @@ class AdditiveAttentionPool(nn.Module):
         return additive_attention(states, self.project.weight, self.project.bias, self.score.weight[0], mask)
 
 
-def _check(states: Tensor, weight: Tensor, mask: Tensor | None) -> None:
-    if states.dim() != 3:
-        raise ValueError(f"states must be [B, T, D], three dimensions; got {states.dim()}: {list(states.shape)}")
-    if states.shape[2] != weight.shape[1]:
-        raise ValueError(f"states have width {states.shape[2]}, the pooling layer {weight.shape[1]}; make them equal")
-    if mask is not None and mask.shape != states.shape[:2]:
-        raise ValueError(f"mask is {list(mask.shape)}, states need {list(states.shape[:2])} ([B, T])")
+def _check(states: Tensor, weight: Tensor, bias: Tensor, score: Tensor, mask: Tensor | None) -> None:
+    match(states=(states, "B T D"), weight=(weight, "H D"), bias=(bias, "H"), score=(score, "H"))
+    if mask is not None:
+        match(states=(states, "B T D"), mask=(mask, "B T"))

@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_whole_by_itself(site: Path) -> None:
     pages = {page.parent.name: page.read_text() for page in site.rglob("index.html")}
-    assert pages.keys() == {site.name, *(page.stem for page in DOCS.glob("*.md"))} - {"index"}
+    assert pages.keys() == {site.name, *(page.stem for page in DOCS.rglob("*.md"))} - {"index"}
     loaded = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//""")
     assert [name for name, page in pages.items() if loaded.search(page)] == []
     assert [

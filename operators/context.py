@@ -1,0 +1,264 @@
+"""Geometric context attention: a stream of frames attends to its first frames, its last ones, and a few tokens of each between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from operators.shapes import match
+
+
+def context_mask(
+    frames: int,
+    *,
+    tokens: int,
+    anchor: int,
+    window: int,
+    special: int,
+    keyframes: Sequence[bool] | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Which tokens of a clip see which, for attention over all of it at once.
+
+    The first `anchor` frames see each other, whole, and every later frame sees them whole. A later frame sees itself and the
+    frames before it: the last `window` keyframes whole, itself among them if it is one, and of earlier keyframes the first
+    `special` tokens. Frames that are no keyframes are seen by themselves alone.
+    Source: geometric context attention of LingBot-Map (arXiv 2604.14141) as in its public code; the mask is reconstructed.
+
+    Args:
+        frames: F, at least `anchor`.
+        tokens: P of a frame, its special ones first.
+        anchor, window, special: see above.
+        keyframes: F of them; None makes every frame one. Anchor frames always are.
+
+    Returns:
+        `[F P, F P] bool`, True where a query (row) sees a key (column).
+
+    Raises:
+        ValueError: if the numbers do not fit together.
+    """
+    _check_sizes(anchor, window, special)
+    _check_frames(frames, tokens, anchor, special, keyframes)
+    stored = (
+        torch.ones(frames, dtype=torch.bool) if keyframes is None else torch.tensor(list(keyframes), dtype=torch.bool)
+    )
+    stored[:anchor] = True
+    at = torch.arange(frames)
+    anchored = at < anchor
+    count = (stored & ~anchored).cumsum(0)  # keyframes after the anchor, up to and with each frame
+    past = stored & (at <= at.unsqueeze(1))  # [F, F]: queries' frames, keys' frames
+    recent = past & (count > count.unsqueeze(1) - window)
+    whole = torch.where(anchored.unsqueeze(1), anchored, anchored | recent | torch.eye(frames, dtype=torch.bool))
+    some = past & ~anchored.unsqueeze(1)
+    seen = torch.where(torch.arange(tokens) < special, (whole | some).unsqueeze(-1), whole.unsqueeze(-1))  # [F, F, P]
+    return seen.flatten(1).to(device).repeat_interleave(tokens, dim=0)
+
+
+def context_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    anchor: int,
+    window: int,
+    special: int,
+    keyframes: Sequence[bool] | None = None,
+) -> Tensor:
+    """Attention over a whole clip under `context_mask`: the form to train with. `ContextCache` gives the same frame by frame.
+
+    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the masked form over a clip is a reconstruction.
+
+    Args:
+        q, k, v: `[B, H, F, P, D]`, any float dtype; P tokens a frame, its special ones first. Keys and queries carry their
+            rotary position already, if any.
+        anchor, window, special, keyframes: as in `context_mask`.
+
+    Returns:
+        `[B, H, F, P, D]`, dtype of `q`.
+
+    Raises:
+        ValueError: if the shapes or dtypes do not fit together.
+    """
+    sizes = match(q=(q, "B H F P D"), k=(k, "B H F P D"), v=(v, "B H F P D"))
+    mask = context_mask(
+        sizes["F"],
+        tokens=sizes["P"],
+        anchor=anchor,
+        window=window,
+        special=special,
+        keyframes=keyframes,
+        device=q.device,
+    )
+    out = F.scaled_dot_product_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), attn_mask=mask)
+    return out.unflatten(2, (sizes["F"], sizes["P"]))
+
+
+def naive_context_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    anchor: int,
+    window: int,
+    special: int,
+    keyframes: Sequence[bool] | None = None,
+) -> Tensor:
+    """`context_attention` a frame at a time, over lists of what it sees: the oracle of its tests."""
+    frames, tokens = match(q=(q, "B H F P D"), k=(k, "B H F P D"), v=(v, "B H F P D"))["F"], q.shape[3]
+    _check_sizes(anchor, window, special)
+    _check_frames(frames, tokens, anchor, special, keyframes)
+    outs, stored = [], list[int]()
+    for t in range(frames):
+        if t >= anchor and (keyframes is None or keyframes[t]):
+            stored.append(t)
+        recent = stored[-window:]
+        seen = [(f, tokens) for f in range(anchor)]
+        if t >= anchor:
+            seen += [(f, special) for f in stored if f not in recent]
+            seen += [(f, tokens) for f in recent]
+            seen += [(t, tokens)] if t not in recent else []
+        keys, values = (torch.cat([x[:, :, f, :count] for f, count in seen], dim=2) for x in (k, v))
+        logits = q[:, :, t] @ keys.mT * q.shape[-1] ** -0.5
+        outs.append(torch.softmax(logits, dim=-1) @ values)
+    return torch.stack(outs, dim=2)
+
+
+class ContextCache:
+    """The state of `context_attention` over a stream of frames, for inference: it holds no gradient.
+
+    Keys are stored as they come, after their rotary embedding: a frame keeps its position, that of its number in the stream,
+    when others leave. One buffer holds the anchor, a ring of the last frames (attention does not mind the order) and, at its
+    end, the memory: `(anchor + window) P + special (t - anchor - window)` tokens after t keyframes. The memory's room doubles
+    when it is full, so a step copies the tokens of one frame, not the cache.
+    Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the layout of the buffer is this project's.
+
+    Args:
+        anchor: how many first frames stay whole for good, at least 1. The paper's text has 3, its code 8.
+        window: how many last keyframes are whole, at least 1. The paper's text has 16 to 64, its code 64.
+        special: how many tokens of a frame, its first ones, stay when it leaves the window. The paper has 6.
+    """
+
+    def __init__(self, *, anchor: int, window: int, special: int) -> None:
+        _check_sizes(anchor, window, special)
+        self.anchor, self.window, self.special = anchor, window, special
+        self.frames = 0
+        """How many it has stored, the anchor's among them."""
+        self._patches = 0  # P
+        self._buffer: Tensor | None = None  # [2, B, H, (anchor + window) P + room, D]: keys, values
+
+    @property
+    def tokens(self) -> int:
+        """How many are stored."""
+        whole = min(self.frames, self.anchor + self.window)
+        return whole * self._patches + (self.frames - whole) * self.special
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, spare room included."""
+        return 0 if self._buffer is None else self._buffer.nbytes
+
+    @torch.no_grad()
+    def start(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Take the anchor frames, which see each other whole.
+
+        Args:
+            q, k, v: `[B, H, anchor, P, D]`, any float dtype, each frame's special tokens first.
+
+        Returns:
+            `[B, H, anchor, P, D]`, dtype of `q`.
+
+        Raises:
+            ValueError: if the shapes or dtypes do not fit together, or the stream has started.
+        """
+        dims = f"B H {self.anchor} P D"
+        patches = match(q=(q, dims), k=(k, dims), v=(v, dims))["P"]
+        if self.frames:
+            raise ValueError(f"the anchor comes before all frames, and {self.frames} are here; use a new cache")
+        _check_frames(self.anchor, patches, self.anchor, self.special, None)
+        self._patches, self.frames = patches, self.anchor
+        anchors = torch.stack((k.flatten(2, 3), v.flatten(2, 3)))
+        self._room(anchors, 0)[..., : self.tokens, :] = anchors
+        return F.scaled_dot_product_attention(q.flatten(2, 3), *anchors).unflatten(2, q.shape[2:4])
+
+    @torch.no_grad()
+    def step(self, q: Tensor, k: Tensor, v: Tensor, *, keyframe: bool = True) -> Tensor:
+        """Take the next frame, which sees itself, the anchor, the last frames, and the memory of those between.
+
+        Args:
+            q: `[B, H, T, D]`, any float dtype: the queries of the frame, all or some.
+            k, v: `[B, H, P, D]`, special tokens first.
+            keyframe: store the frame. If not, it sees itself and what is stored, and leaves no trace.
+
+        Returns:
+            `[B, H, T, D]`, dtype of `q`.
+
+        Raises:
+            ValueError: if the shapes or dtypes do not fit together, or the stream has not started.
+        """
+        if self._buffer is None:
+            raise ValueError(f"start() comes first, with {self.anchor} anchor frames; this stream has 0")
+        dims = f"B H {self._patches} D"
+        match(stored=(self._buffer[0], "B H S D"), q=(q, "B H T D"), k=(k, dims), v=(v, dims))
+        end = self.tokens
+        buffer = self._room(self._buffer, end + self._patches)
+        turn = self.frames - self.anchor  # of this frame in the ring
+        if keyframe and turn >= self.window:
+            at = (self.anchor + turn % self.window) * self._patches  # the place of the oldest, which leaves
+            buffer[..., end : end + self.special, :] = buffer[..., at : at + self.special, :]
+            used = end + self.special
+        else:  # the ring is not full, or the frame is here for this step alone
+            at, used = end, end + self._patches
+        buffer[0, :, :, at : at + self._patches], buffer[1, :, :, at : at + self._patches] = k, v
+        self.frames += keyframe
+        keys, values = buffer[..., :used, :].to(q.dtype)
+        return F.scaled_dot_product_attention(q, keys, values)
+
+    def snapshot(self) -> dict[str, Tensor | int]:
+        """All that `restore` needs: tensors and ints that later steps do not change."""
+        state: dict[str, Tensor | int] = {
+            name: getattr(self, name) for name in ("anchor", "window", "special", "frames")
+        }
+        if self._buffer is not None:
+            state |= {"patches": self._patches, "stored": self._buffer[..., : self.tokens, :].clone()}
+        return state
+
+    def restore(self, state: dict[str, Tensor | int]) -> None:
+        """Go on from a `snapshot` of a cache with the same anchor, window and special tokens."""
+        for name in ("anchor", "window", "special"):
+            if state[name] != getattr(self, name):
+                raise ValueError(
+                    f"the snapshot has {name} {state[name]}, this cache {getattr(self, name)}; make them equal"
+                )
+        self.frames, self._patches, self._buffer = int(state["frames"]), int(state.get("patches", 0)), None
+        if isinstance(stored := state.get("stored"), Tensor):
+            self._room(stored, self.tokens)[..., : self.tokens, :] = stored
+
+    @torch.inference_mode(False)  # a tensor made in inference mode could not be written to outside of it
+    def _room(self, like: Tensor, tokens: int) -> Tensor:
+        """The buffer, with room for so many tokens; made at first for tensors such as `like`."""
+        fixed = (self.anchor + self.window) * self._patches
+        if self._buffer is None:
+            self._buffer = like.new_empty(*like.shape[:3], fixed + max(self._patches, tokens - fixed), like.shape[4])
+        elif tokens > self._buffer.shape[3]:
+            room = max(tokens - fixed, self._buffer.shape[3] - fixed)
+            spare = self._buffer.new_empty(*self._buffer.shape[:3], room, self._buffer.shape[4])
+            self._buffer = torch.cat((self._buffer, spare), dim=3)
+        return self._buffer
+
+
+def _check_sizes(anchor: int, window: int, special: int) -> None:
+    for name, size, least in (("anchor", anchor, 1), ("window", window, 1), ("special", special, 0)):
+        if size < least:
+            raise ValueError(f"{name} must be at least {least}, got {size}")
+
+
+def _check_frames(frames: int, tokens: int, anchor: int, special: int, keyframes: Sequence[bool] | None) -> None:
+    if frames < anchor:
+        raise ValueError(f"a clip must have its anchor, {anchor} frames; got {frames}")
+    if special > tokens:
+        raise ValueError(f"special ({special}) must be at most the tokens of a frame ({tokens})")
+    if keyframes is not None and len(keyframes) != frames:
+        raise ValueError(f"keyframes must be one for each of {frames} frames; got {len(keyframes)}")

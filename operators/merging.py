@@ -1,0 +1,271 @@
+"""Token merging by matrices alone (MaMe), and its inverse (MaRe)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from operators.shapes import match
+
+# A weight at its column's mean survives. Equal weights are their own mean, which a sum may round above them.
+ROUNDING = 1 - 1e-5
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Fewer tokens, and what `restore` needs to undo it. P protected tokens, T targets, S sources of which K are kept.
+
+    Args:
+        tokens: `[B, P + T + K, C]`: the protected, the targets, the sources that were kept.
+        sizes: `[B, P + T + K]`, how many tokens each stands for; float32 where the tokens are narrower, else their dtype.
+        weights: `[B, T, S]`, the share of each source that went into each target; a column sums to 1, that of a kept one to 0.
+        kept: `[S] bool`, True where some image of the batch had no match for the source.
+        protected: P.
+    """
+
+    tokens: Tensor
+    sizes: Tensor
+    weights: Tensor
+    kept: Tensor
+    protected: int
+
+
+def merge(
+    tokens: Tensor,
+    sizes: Tensor | None = None,
+    *,
+    threshold: float,
+    protected: int = 0,
+    features: Tensor | None = None,
+) -> Merged:
+    """Every second token goes into the tokens that are like it, without sort, top-k or scatter.
+
+    Of the tokens after the protected ones, those at 0, 2, 4, ... are targets and the others sources. A source goes into the
+    targets whose cosine lies above `threshold`, by its excess over it, without those below the mean of its column. One without
+    such a target is kept, in the whole batch if in one image: images of a batch share a shape. Differentiable in tokens, sizes
+    and features; the choice of what is merged is not.
+    Source: MaMe (arXiv 2604.13432), reconstructed from its description: the alternating split, the size-weighted mean and
+    comparing with `>=` (a second ReLU would delete a source with a single match) are this project's choices.
+
+    Args:
+        tokens: `[B, N, C]`, any float dtype; narrower ones are compared and summed in float32.
+        sizes: `[B, N]`, positive, how many tokens each stands for; None for one each.
+        threshold: the least cosine to merge at, not negative; from 1 on nothing is merged.
+        protected: how many tokens at the front stay as they are, such as a class token.
+        features: `[B, N, F]` to compare in place of the tokens, such as attention keys.
+
+    Raises:
+        ValueError: if the shapes do not fit together, or the threshold is negative.
+    """
+    sizes, features = _check(tokens, sizes, features, threshold, protected)
+    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 would decide by rounding and lose sizes
+        weights, kept = _weights(features[:, protected:], threshold)
+        n_target, n_source = sizes[:, protected::2], sizes[:, protected + 1 :: 2]
+        moved = weights * n_source.unsqueeze(1)  # [B, T, S], how many tokens go where
+        whole = n_target + moved.sum(2)  # [B, T]
+        own = tokens[:, protected::2].to(weights.dtype) * (n_target / whole).unsqueeze(
+            2
+        )  # times 1 where nothing arrives
+        source = tokens[:, protected + 1 :: 2]
+        target = torch.baddbmm(own, moved / whole.unsqueeze(2), source.to(weights.dtype))
+    stay = kept.nonzero()[:, 0]
+    tokens = torch.cat((tokens[:, :protected], target.to(tokens.dtype), source.index_select(1, stay)), dim=1)
+    sizes = torch.cat((sizes[:, :protected], whole, n_source.index_select(1, stay)), dim=1)
+    return Merged(tokens, sizes, weights, kept, protected)
+
+
+def restore(tokens: Tensor, merged: Merged) -> Tensor:
+    """As many tokens as before the merge, in their order: a merged source is the mean of its targets, the others are exact.
+
+    Source: MaRe (arXiv 2604.13432), reconstructed: the transpose of the merge, whose columns sum to 1.
+
+    Args:
+        tokens: `[B, M, D]`, what became of `merged.tokens`, in the same order; of any width.
+        merged: what `merge` returned.
+
+    Returns:
+        `[B, N, D]`, dtype of `tokens`.
+
+    Raises:
+        ValueError: if the tokens are not as many as those that were merged.
+    """
+    match(tokens=(tokens, "B M D"), sizes=(merged.sizes.to(tokens.dtype), "B M"))
+    with torch.autocast(tokens.device.type, enabled=False):
+        target = tokens[:, merged.protected :][:, : merged.weights.shape[1]].to(merged.weights.dtype)
+        source = (merged.weights.mT @ target).to(tokens.dtype)  # [B, S, D]
+    return torch.cat((tokens, source), dim=1).index_select(1, _places(merged))
+
+
+def naive_merge(
+    tokens: Tensor,
+    sizes: Tensor | None = None,
+    *,
+    threshold: float,
+    protected: int = 0,
+    features: Tensor | None = None,
+) -> Merged:
+    """`merge` a source at a time: the oracle of its tests."""
+    sizes, features = _check(tokens, sizes, features, threshold, protected)
+    places = list(range(protected, tokens.shape[1]))
+    targets, sources = places[::2], places[1::2]
+    shares: list[dict[tuple[int, int], Tensor]] = []  # for each image, (target, source) -> weight
+    kept = set()
+    for looks in features:
+        share: dict[tuple[int, int], Tensor] = {}
+        for s in sources:
+            over = {t: F.cosine_similarity(looks[t], looks[s], dim=0).clamp(max=1) - threshold for t in targets}
+            over = {t: w for t, w in over.items() if w > 0}
+            mean = sum(over.values()) / max(len(over), 1)
+            over = {t: w for t, w in over.items() if w >= mean * ROUNDING}
+            share |= {(t, s): w / sum(over.values()) for t, w in over.items()}
+            if not over:
+                kept.add(s)
+        shares.append(share)
+    zero = tokens.new_zeros((), dtype=sizes.dtype)
+    images, counts, matrices = [], [], []
+    for share, image, n in zip(shares, tokens, sizes, strict=True):
+        rows, numbers = list(image[:protected]), list(n[:protected])
+        for t in targets:
+            into = [(w, s) for (to, s), w in share.items() if to == t and s not in kept]
+            number = n[t] + sum(w * n[s] for w, s in into)
+            rows.append((n[t] * image[t] + sum(w * n[s] * image[s] for w, s in into)) / number)
+            numbers.append(number)
+        stay = [s for s in sources if s in kept]
+        images.append(torch.stack([r.to(tokens.dtype) for r in rows + [image[s] for s in stay]]))
+        counts.append(torch.stack(numbers + [n[s] for s in stay]))
+        matrix = [zero if s in kept else share.get((t, s), zero) for t in targets for s in sources]
+        matrices.append(torch.stack(matrix).view(len(targets), -1) if matrix else zero.expand(len(targets), 0))
+    mask = torch.tensor([s in kept for s in sources], dtype=torch.bool, device=tokens.device)
+    if not images:
+        fewer = protected + len(targets)
+        return Merged(tokens[:, :fewer], sizes[:, :fewer], zero.expand(0, len(targets), len(sources)), mask, protected)
+    return Merged(torch.stack(images), torch.stack(counts), torch.stack(matrices), mask, protected)
+
+
+def naive_restore(tokens: Tensor, merged: Merged) -> Tensor:
+    """`restore` a token at a time: the oracle of its tests."""
+    (_, t, s), p = merged.weights.shape, merged.protected
+    images = []
+    for image, weights in zip(tokens, merged.weights, strict=True):
+        rows, target, kept = list(image[:p]), image[p : p + t], iter(image[p + t :])
+        for i in range(t):
+            rows.append(target[i])
+            if i < s:
+                rows.append(
+                    next(kept) if merged.kept[i] else (weights[:, i] @ target.to(weights.dtype)).to(tokens.dtype)
+                )
+        images.append(torch.stack(rows))
+    return torch.stack(images) if images else tokens.new_zeros(0, p + t + s, tokens.shape[2])
+
+
+def merge_in(block: Callable[[Tensor], Tensor], tokens: Tensor, *, threshold: float, protected: int = 0) -> Tensor:
+    """A residual block run on fewer tokens: what it adds to the merged tokens is restored and added to all of them.
+
+    Source: MaMe before a layer and MaRe before the residual sum, as in arXiv 2604.13432's diffusion models.
+
+    Args:
+        block: maps `[B, M, C]` to `[B, M, C]` for any M.
+        tokens: `[B, N, C]`.
+        threshold, protected: see `merge`.
+
+    Returns:
+        `[B, N, C]`, about `block(tokens)`.
+    """
+    merged = merge(tokens, threshold=threshold, protected=protected)
+    return tokens + restore(block(merged.tokens) - merged.tokens, merged)
+
+
+class MergingBlock(nn.Module):
+    """A pre-norm ViT block that merges tokens between attention and MLP; see `merge`.
+
+    Args:
+        dim: width of a token.
+        heads: number of heads, which must divide `dim`.
+        threshold: the least cosine to merge at; from 1 on it is a plain block.
+        protected: how many tokens at the front are never merged: the class token.
+        proportional: attend to a token as to as many as it stands for (log size on its logit, as in ToMe, arXiv 2210.09461).
+        expansion: width of the MLP over `dim`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        threshold: float,
+        protected: int = 1,
+        proportional: bool = True,
+        expansion: int = 4,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads ({heads}) must divide dim ({dim})")
+        self.heads, self.threshold, self.protected, self.proportional = heads, threshold, protected, proportional
+        self.before_attention = nn.LayerNorm(dim)
+        self.project = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim)
+        )
+
+    def forward(self, tokens: Tensor, sizes: Tensor | None = None) -> Merged:
+        """The block's output, merged, of `tokens` `[B, N, dim]` that stand for `sizes` `[B, N]` tokens each."""
+        match(tokens=(tokens, f"B N {self.out.in_features}"))
+        merged = merge(self.attend(tokens, sizes), sizes, threshold=self.threshold, protected=self.protected)
+        return replace(merged, tokens=merged.tokens + self.mlp(merged.tokens))
+
+    def attend(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
+        """The first half of the block: `tokens` and what they attend to."""
+        qkv = self.project(self.before_attention(tokens)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, D]
+        bias = sizes.log().to(q.dtype)[:, None, None] if self.proportional and sizes is not None else None
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return tokens + self.out(context.transpose(1, 2).flatten(2))
+
+
+def _weights(features: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    unit = F.normalize(features, dim=-1)
+    cosine = unit[:, 0::2] @ unit[:, 1::2].mT  # [B, T, S]
+    # At most what a cosine of 1 leaves: rounded above 1, it must not pass a threshold of 1.
+    over = (cosine - threshold).clamp(0, max(1 - threshold, 0))
+    with torch.no_grad():  # 1 at or above the mean, else 0; by signs, since a CPU is slow at comparing
+        above = over * over.sign().sum(1, keepdim=True) - over.sum(1, keepdim=True) * ROUNDING
+        chosen = above.sign().relu()
+    over = over * chosen
+    total = over.sum(1, keepdim=True)
+    lost = total == 0
+    kept = lost.any(0)  # [1, S]
+    return over * (~kept / torch.where(lost, 1, total)), kept[0]
+
+
+def _places(merged: Merged) -> Tensor:
+    """Where in [merged tokens; sources] each token of before is found: `[N]`."""
+    (_, t, s), p, kept = merged.weights.shape, merged.protected, merged.kept
+    index = torch.empty(p + t + s, dtype=torch.long, device=kept.device)
+    index[:p] = torch.arange(p, device=kept.device)
+    index[p::2] = torch.arange(p, p + t, device=kept.device)
+    apart = merged.tokens.shape[1] + torch.arange(s, device=kept.device)
+    index[p + 1 :: 2] = torch.where(kept, p + t + kept.cumsum(0) - 1, apart)
+    return index
+
+
+def _check(
+    tokens: Tensor, sizes: Tensor | None, features: Tensor | None, threshold: float, protected: int
+) -> tuple[Tensor, Tensor]:
+    """Sizes and features, wide."""
+    n = match(tokens=(tokens, "B N C"))["N"]
+    if threshold < 0:
+        raise ValueError(
+            f"threshold is {threshold}, at least 0 is needed: tokens that point away from each other do not merge"
+        )
+    if not 0 <= protected <= n:
+        raise ValueError(f"protected is {protected}, there are {n} tokens")
+    wide = torch.promote_types(tokens.dtype, torch.float32)
+    sizes = tokens.new_ones(tokens.shape[:2], dtype=wide) if sizes is None else sizes.to(wide)
+    features = tokens if features is None else features
+    match(tokens=(tokens, "B N C"), sizes=(sizes.to(tokens.dtype), "B N"), features=(features, "B N F"))
+    return sizes, features.to(wide)

@@ -1,0 +1,50 @@
+"""Named dimensions: one line says which sizes must agree, and an error says which do not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def match(**tensors: tuple[Tensor, str]) -> dict[str, int]:
+    """The size of each named dimension, once all tensors agree on it.
+
+    `match(q=(q, "B H T D"), k=(k, "B H S D"))` gives `{"B": 2, "H": 8, "T": 1, "D": 64, "S": 512}`. A number in place of a name
+    is a size that must be met. Nothing is broadcast.
+
+    Args:
+        tensors: each with its dimensions, separated by blanks.
+
+    Raises:
+        ValueError: if two tensors differ in a dimension, in device, or, where both are floating point and autocast does not
+            see to it, in dtype.
+    """
+    sizes: dict[str, int] = {}
+    said: dict[str, str] = {}  # which tensor gave a dimension its size
+    for name, (tensor, dims) in tensors.items():
+        names, shape = dims.split(), list(tensor.shape)
+        if len(names) != len(shape):
+            raise ValueError(f"{name} must be [{', '.join(names)}], {len(names)} dimensions; got {len(shape)}: {shape}")
+        for dim, size in zip(names, shape, strict=True):
+            if dim.isdigit() and size != int(dim):
+                raise ValueError(f"{name} is {shape}, expected [{', '.join(names)}]: {size} must be {dim}")
+            if size != sizes.setdefault(dim, size):
+                raise ValueError(f"{name} is {shape} with {dim} = {size}, {said[dim]} has {dim} = {sizes[dim]}")
+            said.setdefault(dim, name)
+    _same_kind({name: tensor for name, (tensor, _) in tensors.items()})
+    return sizes
+
+
+def _same_kind(tensors: dict[str, Tensor]) -> None:
+    first, one = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tensor.device != one.device:
+            raise ValueError(f"{name} is on {tensor.device}, {first} on {one.device}; move one of them")
+        if not (tensor.is_floating_point() and one.is_floating_point()) or tensor.dtype == one.dtype:
+            continue
+        if not torch.is_autocast_enabled(one.device.type):
+            raise ValueError(f"{name} is {_short(tensor)}, {first} is {_short(one)}; cast one of them")
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
