@@ -1,0 +1,1 @@
+"""Whether a room is occupied, from the air in it."""
