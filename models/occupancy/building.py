@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.occupancy.data import PROPERTIES
+
 Array = NDArray[np.float64]
 
 BREATH = 18.0  # l of CO2 a person gives off in an hour, at a desk
@@ -27,8 +29,6 @@ VAPOUR = 50.0  # g of water
 WARMTH = 75.0  # W
 DAY = 1440  # minutes
 START = 1_767_571_200_000  # Monday 2026-01-05, 00:00 UTC, ms
-PROPERTIES = ("co2", "temperature", "humidity", "ventilation")
-"""ppm, degrees C, % relative humidity, share of full flow."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.occupancy.building import BREATH, PROPERTIES, Rooms, air, people
+from models.occupancy.building import BREATH, Rooms, air, people
+from models.occupancy.data import PROPERTIES
 from models.occupancy.sensors import Line, simulate
 
 CLEAN = Line(skew=0, jitter=0, lost=0, outages=0, repeated=0, delayed=0)

@@ -1,0 +1,103 @@
+"""Recordings of rooms: three kinds of files become the same events, and what they lack is said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from models.occupancy.data import read
+
+NOON = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
+
+
+def measurements(folder: Path, rows: list[tuple[int, str, int, str, float]]) -> None:
+    """Rows `(id, source, minute after noon, property, value)` as Windesheim's."""
+    table = pl.DataFrame(rows, schema=["id", "source", "minute", "property", "value"], orient="row")
+    time = (pl.lit(NOON) + pl.col("minute") * 60_000).cast(pl.Datetime("ms", "UTC"))
+    table.with_columns(timestamp=time.dt.convert_time_zone("Europe/Amsterdam")).write_parquet(folder / "b4b.parquet")
+
+
+def test_measurements_are_taken_in_our_units_from_the_source_that_says_most(tmp_path: Path) -> None:
+    rows = [(7, "bms", n, "co2__ppm", 500.0 + n) for n in range(3)] + [(7, "meter", 0, "co2__ppm", 900.0)]
+    rows += [
+        (7, "meter", 1, "rel_humidity__0", 0.45),
+        (7, "bms", 0, "occupancy__bool", 1.0),
+        (7, "xovis", 0, "occupancy__p", 2.0),
+    ]
+    measurements(tmp_path, rows)
+    found = read(tmp_path)
+    assert found.timezone == "Europe/Amsterdam"
+    assert found.rooms == ["7"]
+    assert found.events.rows() == [
+        ("7", "co2", NOON, 500.0),
+        ("7", "co2", NOON + 60_000, 501.0),
+        ("7", "humidity", NOON + 60_000, 45.0),
+        ("7", "co2", NOON + 120_000, 502.0),
+    ]
+    assert found.truth.rows() == [("7", NOON, True)]
+
+
+def test_ucis_text_files_are_a_room_each_and_light_is_left_out(tmp_path: Path) -> None:
+    text = '"date","Temperature","Humidity","Light","CO2","HumidityRatio","Occupancy"\n'
+    text += (
+        '"1","2026-01-31 12:00:00",21.5,26.2,585.2,749.2,0.0047,1\n"2","2026-01-31 12:01:00",21.4,26.3,0,750,0.0047,0\n'
+    )
+    (tmp_path / "datatest.txt").write_text(text)
+    found = read(tmp_path)
+    assert found.rooms == ["datatest"]
+    assert sorted(found.events.filter(pl.col("time") == NOON)["property"]) == ["co2", "humidity", "temperature"]
+    assert found.events.filter(pl.col("property") == "co2")["value"].to_list() == [749.2, 750.0]
+    assert found.truth["occupied"].to_list() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "events", "occupied"),
+    [
+        ("Time,CO2 [ppm],Occupancy\n2026-01-31T12:00:00Z,500,1\n", [("co2", 500.0)], [True]),
+        ("date,temp,RH\n2026-01-31 12:00,20.5,40\n", [("humidity", 40.0), ("temperature", 20.5)], []),
+        ("timestamp,co2,occupied\n2026-01-31 12:00:00,,0\n2026-01-31 12:00:00,1,\n", [("co2", 1.0)], [False]),
+    ],
+)
+def test_csv_files_may_lack_any_property(
+    tmp_path: Path, text: str, events: list[tuple[str, float]], occupied: list[bool]
+) -> None:
+    (tmp_path / "office.csv").write_text(text)
+    found = read(tmp_path)
+    assert found.events.rows() == [("office", name, NOON, value) for name, value in events]
+    assert found.truth["occupied"].to_list() == occupied
+
+
+def test_a_column_of_rooms_names_them(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("room,time,co2\na,2026-01-31 12:00:00,1\nb,2026-01-31 12:00:00,2\n")
+    assert read(tmp_path).rooms == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.csv", "when,co2\n1,2\n", "expected a time and one of"),
+        ("a.csv", "time,lux\n2026-01-31 12:00:00,2\n", "expected a time and one of"),
+        ("a.csv", "time,co2\nyesterday,2\n", "1 times do not parse"),
+        ("a.txt", '"date","CO2"\n"1","2026-01-31 12:00:00",2,3\n', "4 columns, expected 3"),
+    ],
+)
+def test_what_is_no_recording_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path)
+
+
+def test_an_empty_directory_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="with recordings of rooms, got none"):
+        read(tmp_path)
+
+
+def test_the_real_recordings_are_read_whole(data: Path) -> None:
+    offices, uci = read(data / "occupancy_windesheim"), read(data / "occupancy_uci")
+    assert offices.rooms == ["917810", "999169"]
+    assert len(offices.events) == 2 * 4 * 34_446
+    assert offices.truth["occupied"].mean() == pytest.approx(0.1098, abs=1e-3)
+    assert len(uci.truth) == 8143 + 2665
