@@ -58,9 +58,8 @@ def sine_positions(height: int, width: int, dim: int) -> Tensor:
     rates = 10_000 ** (-4 * torch.arange(dim // 4) / dim)
     halves = []
     for size in (height, width):
-        angles = (
-            2 * math.pi * torch.arange(1, size + 1)[:, None] / size * rates
-        )  # one turn over the grid at the first rate
+        turns = torch.arange(1, size + 1)[:, None] / size  # one over the grid, at the first rate
+        angles = 2 * math.pi * turns * rates
         halves.append(torch.cat((angles.sin(), angles.cos()), dim=-1))
     rows, columns = halves[0].unsqueeze(1), halves[1].unsqueeze(0)
     return torch.cat((rows.expand(-1, width, -1), columns.expand(height, -1, -1)), dim=-1).flatten(0, 1)

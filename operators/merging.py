@@ -67,9 +67,8 @@ def merge(
         n_target, n_source = sizes[:, protected::2], sizes[:, protected + 1 :: 2]
         moved = weights * n_source.unsqueeze(1)  # [B, T, S], how many tokens go where
         whole = n_target + moved.sum(2)  # [B, T]
-        own = tokens[:, protected::2].to(weights.dtype) * (n_target / whole).unsqueeze(
-            2
-        )  # times 1 where nothing arrives
+        share = n_target / whole  # 1 where nothing arrives
+        own = tokens[:, protected::2].to(weights.dtype) * share.unsqueeze(2)
         source = tokens[:, protected + 1 :: 2]
         target = torch.baddbmm(own, moved / whole.unsqueeze(2), source.to(weights.dtype))
     stay = kept.nonzero()[:, 0]

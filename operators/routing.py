@@ -14,9 +14,8 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from operators.shapes import match
 
-BLOCK = (
-    128  # rows of queries at a time; measured best of 128, 256, 512 and 1,024 on a CPU, and FlexAttention's own size
-)
+BLOCK = 128
+"""Rows of queries at a time; measured best of 128, 256, 512 and 1,024 on a CPU, and FlexAttention's own size."""
 
 
 def sink_window_attention(q: Tensor, k: Tensor, v: Tensor, *, sink: int, window: int) -> Tensor:
@@ -263,9 +262,8 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
         mask = inner if rows.shape[2] == BLOCK else None
         if mask is None:
             mask = _seen(places[i][:, None], torch.cat([places[j] for j in kept]), sink, window)
-            inner = (
-                mask if i * BLOCK >= window and near >= far else None
-            )  # from there on blocks see the same, moved along
+            # From there on blocks see the same, moved along.
+            inner = mask if i * BLOCK >= window and near >= far else None
         few_keys, few_values = torch.cat([keys[j] for j in kept], dim=2), torch.cat([values[j] for j in kept], dim=2)
         out.append(F.scaled_dot_product_attention(rows, few_keys, few_values, attn_mask=mask))
     return torch.cat(out, dim=2)

@@ -53,7 +53,6 @@ def local(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys whose scores are those given, and more the nearer: up to 10, falling like a bell curve over `RANGE`."""
     tokens, dim = q.shape[-2:]
     angles = torch.arange(tokens)[:, None] * torch.randn(dim // 2) / RANGE
-    waves = (
-        torch.cat((angles.cos(), angles.sin()), dim=-1) * (dim // 2) ** -0.5
-    )  # w_t . w_s is about exp(-(t - s)² / 2 RANGE²)
+    # w_t . w_s is about exp(-(t - s)² / 2 RANGE²)
+    waves = torch.cat((angles.cos(), angles.sin()), dim=-1) * (dim // 2) ** -0.5
     return 10 * dim**0.5 * waves + q / 2, waves + k / (20 * dim**0.5)
