@@ -17,7 +17,7 @@ from pipelines.runtime.state import Cell, CellStore, Declared, Ring, RingStore, 
 from pipelines.runtime.units import milliseconds
 
 Array = np.ndarray
-FAR = 2**62
+FAR = -NEVER
 
 
 class Grid:
@@ -89,17 +89,13 @@ class Grid:
 
     def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, at: Step) -> Rows:
         """Rows of keys at the ends of steps."""
-        partitions, keys = at.keys_of(torch.from_numpy(slots))
-        times = pa.array(end, pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
-        known = {"_partition": partitions, "_timestamp": times, at.event_time: times, at.key: keys}
-        there = [rows.table.schema.field(name) for name in dict.fromkeys([*IDENTITY.names, at.key, at.event_time])]
-        fields = [f.with_nullable(True) for f in there]
-        made = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in fields]
-        for p in self.properties:
-            for name in (p, f"{p}_mean", f"{p}_slope", f"{p}_age"):
-                fields.append(pa.field(name, pa.float64()))
-                made.append(pa.array(columns.get(name, np.empty(0)), pa.float64(), from_pandas=True))
-        return Rows(pa.RecordBatch.from_arrays(made, schema=pa.schema(fields)), torch.from_numpy(slots))
+        names = dict.fromkeys([*IDENTITY.names, at.key, at.event_time])
+        made = at.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
+        parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
+        empty = np.empty(0)
+        return made.with_columns(
+            {name: pa.array(columns.get(name, empty), pa.float64(), from_pandas=True) for name in parts}
+        )
 
 
 class _Keys:
@@ -136,12 +132,12 @@ class _Keys:
     def take(self, rows: Rows, kinds: Array, values: Array, at: Step) -> None:
         """Put what came among the rest; what is late or repeated does not get in, whatever the steps it comes in."""
         grid, g = self._grid, self._groups
-        times = rows.table.column(at.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
-        time, key = times.to_numpy(), np.searchsorted(self.slots, rows.slots.numpy())
+        times = at.times(rows)
+        time, key = times.numpy(), np.searchsorted(self.slots, rows.slots.numpy())
         reached = np.full(len(rows), NEVER)
         if len(rows):
             touched = np.searchsorted(self.slots, g.slots.numpy())
-            before, last = g.running_max(torch.from_numpy(time.copy())[g.order], torch.from_numpy(self.newest[touched]))
+            before, last = g.running_max(times[g.order], torch.from_numpy(self.newest[touched]))
             reached[g.order.numpy()], self.newest[touched] = before.numpy(), last.numpy()
         floor = np.maximum((reached - grid.late) // grid.step_ms * grid.step_ms, self.closed[key])
         late = np.concatenate([np.zeros(len(self.row), bool), time < floor])
@@ -161,6 +157,9 @@ class _Keys:
             late & ~again, "TooLate", lambda i: f"expected {at.event_time} from {floor[i]} on, got {time[i]}", rows, at
         )
         self._order(np.flatnonzero(~late & ~again))
+        # Places are found by rank: a reading of the year 1 must not make numbers too large.
+        self._times = np.unique(self.time)
+        self._flat = self._rank(self.key, self.kind, self.time)
 
     def close(self) -> tuple[Array, Array]:
         """Close what is due. Returns key and end of each step that gets a row, in order."""
@@ -199,10 +198,12 @@ class _Keys:
 
     def _place(self, key: Array, kind: int, time: Array) -> Array:
         """Where in the flat order a reading of a key and a property would stand that is of `time`."""
-        times = np.unique(self.time)  # by rank: a reading of the year 1 must not make numbers too large
-        kinds, span = len(self._grid.properties), len(times) + 1
-        flat = (self.key * kinds + self.kind) * span + np.searchsorted(times, self.time)
-        return np.searchsorted(flat, (key * kinds + kind) * span + np.searchsorted(times, time))
+        return np.searchsorted(self._flat, self._rank(key, kind, time))
+
+    def _rank(self, key: Array, kind: Array | int, time: Array) -> Array:
+        """One number that sorts by key, property, time."""
+        ranks = np.searchsorted(self._times, time)
+        return (key * len(self._grid.properties) + kind) * (len(self._times) + 1) + ranks
 
     def _sums(self, begin: Array, until: Array, end: Array, level: Array) -> tuple[Array, ...]:
         """Of the readings in `begin` to `until`: number, sums of y, x, x², xy; y above `level`, x in s before `end`.

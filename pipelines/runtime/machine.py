@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -65,6 +65,20 @@ class Step:
         """When each row was heard of, ms, `[B]` int64: now, or by Kafka's clock where `now` is held back by a backlog."""
         stamps = rows.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
         return torch.from_numpy(np.maximum(stamps, self.now))
+
+    def times(self, rows: Rows) -> Tensor:
+        """Each row's event time, ms, `[B]` int64."""
+        column = rows.table.column(self.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False)
+        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
+
+    def timed(self, slots: Tensor, times: Tensor, fields: Iterable[pa.Field]) -> Rows:
+        """Rows that a stage makes itself, of the keys in `slots` at `times` (ms): no offset, and all else null."""
+        partitions, keys = self.keys_of(slots)
+        moments = pa.array(times.numpy(), pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
+        known = {"_partition": partitions, "_timestamp": moments, self.event_time: moments, self.key: keys}
+        schema = pa.schema([f.with_nullable(True) for f in fields])
+        made = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in schema]
+        return Rows(pa.RecordBatch.from_arrays(made, schema=schema), slots)
 
     def require(self, rows: Rows, column: str, *, stage: str) -> Rows:
         """The rows that have a value in `column`; the others go to the dead letters."""

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipelines.runtime.machine import Step
 from pipelines.runtime.rows import Rows, concat
+from pipelines.runtime.rules import NEVER
 from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
 from pipelines.runtime.units import milliseconds
 
-NEVER = -(2**62)
 _PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -228,24 +228,17 @@ class Silence:
         assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
         if len(rows):
             g = rows.groups()
-            times = rows.table.column(at.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
             last = g.order[g.starts + g.lengths - 1]
             heard[g.slots], told[g.slots] = at.heard(rows)[last], False
-            event_time[g.slots] = torch.from_numpy(times.to_numpy().copy())[last]
+            event_time[g.slots] = at.times(rows)[last]
         rows = rows.with_columns({"silent": pa.repeat(pa.scalar(False), len(rows))})
         quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
         if not len(quiet):
             return rows
         told[quiet] = True
-        partitions, keys = at.keys_of(quiet)
-        times = pa.array(event_time[quiet].numpy()).cast(pa.timestamp("ms", tz="UTC"))
-        known = {"_partition": partitions, "_timestamp": times, at.event_time: times, at.key: keys}
-        known["silent"] = pa.repeat(pa.scalar(True), len(quiet))
-        fields = rows.table.schema
-        columns = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(quiet), f.type) for f in fields]
-        schema = pa.schema([f.with_nullable(True) for f in fields])
-        silent = Rows(pa.RecordBatch.from_arrays(columns, schema=schema), quiet)
-        heard_rows = Rows(rows.table.cast(schema), rows.slots)
+        silent = at.timed(quiet, event_time[quiet], rows.table.schema)
+        heard_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
+        silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(quiet))})
         return concat([heard_rows, silent])
 
 
