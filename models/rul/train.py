@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import time
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.rul.config import CONFIG_FILE, WEIGHTS_FILE, RulConfig
+from models import registry
+from models.rul.config import RulConfig
 from models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
 from models.rul.evaluate import metrics, predict
 from models.rul.model import RulModel, build
@@ -217,34 +217,21 @@ def register(
     Returns:
         The version that `champion` now points to.
     """
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
-    from mlflow.exceptions import MlflowException
-
-    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
-    experiment = client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, artifact_location)
-    run = client.create_run(experiment_id, run_name=f"train {name}")
-    now = int(time.time() * 1000)
     figures = [
-        Metric(figure, value, now, line.epoch)
+        (figure, value, line.epoch)
         for line in curve
         for figure, value in (("loss", line.loss), ("validation_rmse", line.rmse), ("validation_score", line.score))
         if not math.isnan(value)
     ]
     settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
-    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in settings.items()])
-    for start in range(0, len(figures), 1000):  # MLflow's limit a call
-        client.log_batch(run.info.run_id, metrics=figures[start : start + 1000])
-    for file in (CONFIG_FILE, WEIGHTS_FILE):
-        client.log_artifact(run.info.run_id, str(directory / file), "model")
-    client.set_terminated(run.info.run_id)
-    with contextlib.suppress(MlflowException):  # it exists
-        client.create_registered_model(name)
-    source = f"{run.info.artifact_uri}/model"
-    version = client.create_model_version(name, source, run.info.run_id)
-    client.set_registered_model_alias(name, "champion", version.version)
-    return str(version.version)
+    return registry.register(
+        directory,
+        name=name,
+        params=settings,
+        metrics=figures,
+        tracking_uri=tracking_uri,
+        artifact_location=artifact_location,
+    )
 
 
 def _step(

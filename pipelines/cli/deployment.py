@@ -97,11 +97,16 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
     except ModelError:
         if Path(wanted).is_dir():
             return resolve_model("", wanted)
-        if wanted != "rul@champion":
+        if not (folder := _shipped(wanted)):
             raise
-        from models.rul.model import FD001
+        return wanted.removesuffix("@champion"), SHIPPED, folder
 
-        return "rul", SHIPPED, FD001
+
+def _shipped(wanted: str) -> Path | None:
+    from models.occupancy.model import OFFICES
+    from models.rul.model import FD001
+
+    return {"rul@champion": FD001, "occupancy@champion": OFFICES}.get(wanted)
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
@@ -110,7 +115,7 @@ def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
 
     name, version, folder = resolved(settings, wanted)
     if version == SHIPPED:
-        note(f"model {wanted}: not in the registry yet, so the weights that come with Tocsin (FD001) are used")
+        note(f"model {wanted}: not in the registry yet, so the weights that come with Tocsin ({folder.name}) are used")
     return store_model(lake, folder, name=name, version=version)
 
 

@@ -24,7 +24,7 @@ def feed(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
     source: Annotated[
-        str, typer.Option("--from", metavar="DIR|sim", help="C-MAPSS files, CSV files, or a simulated turbofan fleet.")
+        str, typer.Option("--from", metavar="DIR|sim", help="Recordings, or a simulated turbofan fleet or building.")
     ],
     rate: Annotated[float, typer.Option(help="Rows a second; 0: as fast as the broker takes them.")] = 1000,
     format: Annotated[str, typer.Option(help="json, or arrow with many rows a message.")] = "json",
@@ -32,12 +32,17 @@ def feed(
     subset: Annotated[str, typer.Option(help="Of C-MAPSS.")] = "FD001",
     split: Annotated[str, typer.Option(help="Of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
     engines: Annotated[int, typer.Option(help="In the simulated fleet.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the simulated fleet.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Rows in all; without it, the simulated fleet flies on.")] = None,
+    rooms: Annotated[int, typer.Option(help="In the simulated building.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Rows in all; without it, the simulated fleet flies on, and a building ends after 14 days."),
+    ] = None,
     partitions: Annotated[int, typer.Option(help="Of the topic, if it is to be made.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is made if it is missing."""
+    from pipelines.cli import occupancy
     from pipelines.cli.console import out, progress, say_json, until_told
     from pipelines.cli.deployment import planned
     from pipelines.runtime import clients
@@ -49,7 +54,10 @@ def feed(
         raise ConfigError(f"--format {format}: expected json or arrow; choose one of them")
     settings = context.obj.settings()
     plan, declared = planned(settings, pipeline)
-    if source == "sim":
+    if plan.factory == occupancy.FACTORY:
+        frames, known = occupancy.frames(source, rooms=rooms, seed=seed)
+        total: int | None = min(limit or known, known)
+    elif source == "sim":
         frames, total = fleet(engines, seed), limit
     else:
         table = recorded(Path(source), settings, plan, subset=subset, split=split)

@@ -9,18 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.runtime.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from models.rul.train import Epoch, Trained
+    from pipelines.runtime.settings import Settings
 
-DOMAINS = ("rul",)
+DOMAINS = ("rul", "occupancy")
 
 
 def train(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul.")],
-    data: Annotated[Path, typer.Option(metavar="DIR", help="C-MAPSS files; with --config, CSV files.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul or occupancy.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="DIR|sim",
+            help="C-MAPSS files; with --config, CSV files. Of occupancy: recordings of rooms or a simulated building; repeatable.",
+        ),
+    ],
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Columns and settings of the CSV files (TOML).")
     ] = None,
@@ -30,19 +39,40 @@ def train(
     seed: Annotated[
         list[int] | None, typer.Option(help="Repeatable: the best on validation is kept, all are reported [0].")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="At most.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of rul, at most.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of occupancy.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Train a model on runs to failure, and register it in MLflow as NAME@champion."""
+    """Train a model on runs to failure, or on rooms, and register it in MLflow as NAME@champion."""
+    check_domain(domain)
+    settings, seeds = context.obj.settings(), seed or [0]
+    if domain == "occupancy":
+        _occupancy(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
+        return
+    if len(data) > 1:
+        raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
+    _rul(settings, Path(data[0]), config, out=out, name=name, subset=subset, seeds=seeds, epochs=epochs, json=json)
+
+
+def _rul(
+    settings: Settings,
+    data: Path,
+    config: Path | None,
+    *,
+    out: Path | None,
+    name: str | None,
+    subset: str,
+    seeds: list[int],
+    epochs: int | None,
+    json: bool,
+) -> None:
     from models.rul.train import Recipe
     from models.rul.train import train as fit
     from pipelines.cli.console import note, progress, say_json
     from pipelines.cli.console import out as console
 
-    check_domain(domain)
-    settings, seeds = context.obj.settings(), seed or [0]
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
-    name = name or (config.stem if config else domain)
+    name = name or (config.stem if config else "rul")
     folder = out or Path("trained", name)
     tried: dict[int, Trained] = {}
     with progress() as shown, TemporaryDirectory() as scratch:
@@ -79,7 +109,7 @@ def train(
             params,
             tracking_uri=uri,
             name=name,
-            artifact_location=_artifacts(uri),
+            artifact_location=artifacts(uri),
         )
     if json:
         seeds_tried = [
@@ -94,14 +124,36 @@ def train(
         note("mlflow.enabled is false: not registered")
 
 
+def _occupancy(
+    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
+) -> None:
+    from models.occupancy.train import Recipe
+    from pipelines.cli.console import note, say_json
+    from pipelines.cli.console import out as console
+    from pipelines.cli.occupancy import train as fit
+
+    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+    made = fit(settings, data, out=out or Path("trained", name), name=name, seeds=seeds, recipe=recipe)
+    if json:
+        say_json(made)
+        return
+    for tried in made["seeds"]:
+        figure = f": F1 {tried['left_out_f1']:.3f} on sources left out" if "left_out_f1" in tried else ""
+        console.print(f"seed {tried['seed']}{figure}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
+    version = made["version"]
+    console.print(
+        f"model in {made['model']}" + (f", registered as {name}/{version} and {name}@champion" if version else "")
+    )
+    if not version:
+        note("mlflow.enabled is false: not registered")
+
+
 def check_domain(domain: str) -> None:
     """Refuse what has no training."""
-    from pipelines.runtime.errors import ConfigError
-
     if domain not in DOMAINS:
         raise ConfigError(f"domain {domain}: expected one of {', '.join(DOMAINS)}; choose one of them")
 
 
-def _artifacts(uri: str) -> str | None:
+def artifacts(uri: str) -> str | None:
     """Files beside a local database; a server knows its own place."""
     return str(Path(uri.removeprefix("sqlite:///")).parent / "mlruns") if uri.startswith("sqlite:///") else None

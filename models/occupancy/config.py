@@ -1,0 +1,76 @@
+"""What an occupancy model needs to know: its inputs, window, scaling, threshold and the sizes of its network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.occupancy.features import FEATURES
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """Widths of the network; `patch` rows are read at once."""
+
+    patch: int = 5
+    lstm: int = 24
+    attention: int = 16
+    dropout: float = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class OccupancyConfig:
+    """An occupancy model's settings, stored as `config.json` beside its weights.
+
+    Args:
+        features: of `models.occupancy.features`, in the order of the network's input.
+        window: rows, one a minute, per window; a multiple of the network's patch.
+        threshold: probability from which a room counts as occupied.
+        mean, scale: of each feature over the training rows; empty before training.
+        network: widths.
+
+    Raises:
+        ValueError: if the values contradict each other.
+    """
+
+    features: tuple[str, ...] = FEATURES
+    window: int = 60
+    threshold: float = 0.4
+    mean: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    network: NetworkSize = field(default_factory=NetworkSize)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.features) - set(FEATURES)):
+            raise ValueError(f"features {unknown}; expected some of {list(FEATURES)}")
+        if self.window < 1 or self.window % self.network.patch:
+            raise ValueError(f"a window of {self.window} rows; expected a multiple of the patch, {self.network.patch}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"a threshold of {self.threshold:g}; expected a probability between 0 and 1")
+        for name in ("mean", "scale"):
+            if len(getattr(self, name)) not in (0, len(self.features)):
+                raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.features)} features")
+
+    @classmethod
+    def load(cls, directory: Path) -> OccupancyConfig:
+        """Read `config.json` in `directory`.
+
+        Raises:
+            ValueError: a setting is missing, unknown or contradicts another.
+        """
+        values: dict[str, Any] = json.loads((directory / CONFIG_FILE).read_text())
+        try:
+            network = NetworkSize(**values.pop("network"))
+            values |= {name: tuple(values[name]) for name in ("features", "mean", "scale")}
+            return cls(**values, network=network)
+        except (KeyError, TypeError) as reason:
+            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it an occupancy model's?") from None
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` into `directory`."""
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")

@@ -1,0 +1,34 @@
+"""How well occupancy is told: accuracy, precision, recall, F1, AUROC."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+
+
+def metrics(
+    occupied: NDArray[np.bool_], told: NDArray[np.bool_], probability: NDArray[np.floating] | None = None
+) -> dict[str, float]:
+    """Figures of what was told, `[N]`, against the truth.
+
+    Args:
+        occupied: the truth.
+        told: what was said.
+        probability: behind it; for `auroc`.
+
+    Returns:
+        `accuracy`, `precision`, `recall`, `f1`; `auroc` (nan without both classes or a probability); `majority`, the accuracy of
+        always saying what is more frequent; `occupied`, the share of it.
+    """
+    share = float(occupied.mean()) if len(occupied) else float("nan")
+    both = probability is not None and 0 < share < 1
+    return {
+        "accuracy": float(accuracy_score(occupied, told)),
+        "precision": float(precision_score(occupied, told, zero_division=0)),
+        "recall": float(recall_score(occupied, told, zero_division=0)),
+        "f1": float(f1_score(occupied, told, zero_division=0)),
+        "auroc": float(roc_auc_score(occupied, probability)) if both else float("nan"),
+        "majority": max(share, 1 - share),
+        "occupied": share,
+    }

@@ -1,0 +1,181 @@
+"""Training of an occupancy model, on rooms of one or several sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from models.occupancy.config import OccupancyConfig
+from models.occupancy.evaluate import metrics
+from models.occupancy.model import OccupancyModel, build
+from models.occupancy.network import OccupancyNetwork
+
+FRESH = 5 * 60_000  # ms for which the last word on the truth holds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        steps: of the optimizer; the learning rate falls to 0 over them along a cosine.
+        batch: windows per step, from all sources by their shares.
+        learning_rate, weight_decay: of AdamW.
+        noise: standard deviation of noise added to every input value, in units of each feature's scale.
+        shift: standard deviation of an offset added to each feature of a window, in the same unit: sensors differ.
+        left_out: share of a window's features that are left out, as if the room had no such sensor.
+        averaging: decay per step of the running mean of the weights; the mean is what is kept.
+    """
+
+    steps: int = 500
+    batch: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    noise: float = 0.1
+    shift: float = 0.3
+    left_out: float = 0.1
+    averaging: float = 0.99
+
+
+@dataclass(frozen=True)
+class Room:
+    """A room's minutes: features `[T, F]` and whether it was occupied `[T]`, both float32, NaN where unknown."""
+
+    features: Tensor
+    occupied: Tensor
+
+    def windows(self, ends: Tensor, length: int) -> Tensor:
+        """The windows `[B, length, F]` whose last rows are `ends` `[B] int64`."""
+        return self.features[ends[:, None] + torch.arange(1 - length, 1)]
+
+    def known(self, length: int) -> Tensor:
+        """The rows `[N] int64` that end a whole window and whose truth is known."""
+        rows = (~self.occupied.isnan()).nonzero()[:, 0]
+        return rows[rows >= length - 1]
+
+
+def labelled(minutes: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
+    """Rows of rooms' minutes (`room`, `time` in ms) with `occupied`, the last that the truth says; null where too old."""
+    return minutes.sort("time").join_asof(
+        truth.select("room", "time", "occupied").sort("time"),
+        on="time",
+        by="room",
+        tolerance=FRESH,
+        check_sortedness=False,
+    )
+
+
+def rooms(table: pl.DataFrame, features: Sequence[str]) -> list[Room]:
+    """The rooms of a labelled table."""
+    parts = table.sort("room", "time").partition_by("room", maintain_order=True)
+    return [
+        Room(part.select(features).to_torch(dtype=pl.Float32), _numbers(part["occupied"].cast(pl.Float32)))
+        for part in parts
+    ]
+
+
+def fit(
+    sources: Sequence[Sequence[Room]],
+    config: OccupancyConfig,
+    recipe: Recipe | None = None,
+    *,
+    shares: Sequence[float] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> OccupancyModel:
+    """Train on the rooms of one or several sources.
+
+    Args:
+        sources: rooms of each source; a source's rooms are drawn alike.
+        config: what to train; its `mean` and `scale` are set from the sources.
+        recipe: how to train.
+        shares: of each batch; default: as much of each source.
+        seed: of the weights, the windows and the noise.
+        progress: called after each step with its number and its loss.
+
+    Raises:
+        ValueError: a source has no window whose truth is known.
+    """
+    recipe = recipe or Recipe()
+    torch.set_flush_denormal(True)  # saturated gates give denormals, which halve the speed
+    torch.set_num_threads(1)  # layers this small gain nothing from more, and on busy cores lose a hundredfold
+    torch.manual_seed(seed)
+    kept = [[(room, ends) for room in source if len(ends := room.known(config.window))] for source in sources]
+    if empty := [i for i, source in enumerate(kept) if not source]:
+        raise ValueError(
+            f"source {empty[0]}: no window of {config.window} minutes whose truth is known; train on others"
+        )
+    config = _scaled(config, torch.cat([room.features for source in kept for room, _ in source]))
+    mean, scale = torch.tensor(config.mean), torch.tensor(config.scale)
+    network = build(config)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    weights = torch.tensor(shares if shares is not None else [1.0] * len(kept))
+    counts = (weights / weights.sum() * recipe.batch).round().int().tolist()
+    network.train()
+    for step in range(recipe.steps):
+        drawn = [_draw(source, count, config.window) for source, count in zip(kept, counts, strict=True) if count]
+        windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        logits, _ = network(_varied((windows - mean) / scale, recipe))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, occupied)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(network)
+        if progress:
+            progress(step, loss.item())
+    return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
+
+
+def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
+    """`models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
+    length, probability, occupied = model.config.window, [], []
+    for room in source:
+        for ends in room.known(length).split(4096):
+            probability.append(model(room.windows(ends, length))["probability"])
+            occupied.append(room.occupied[ends] > 0.5)
+    p, truth = torch.cat(probability).numpy(), torch.cat(occupied).numpy()
+    return metrics(truth, p >= model.config.threshold, p)
+
+
+def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:
+    """Windows and truth of `count` random minutes, from at most eight of the rooms."""
+    chosen = torch.randperm(len(source))[:8].tolist()
+    windows, occupied = [], []
+    for number, each in enumerate(chosen):
+        room, ends = source[each]
+        share = count * (number + 1) // len(chosen) - count * number // len(chosen)
+        index = ends[torch.randint(len(ends), (share,))]
+        windows.append(room.windows(index, length))
+        occupied.append(room.occupied[index])
+    return torch.cat(windows), torch.cat(occupied)
+
+
+def _varied(windows: Tensor, recipe: Recipe) -> Tensor:
+    """Standardised windows with noise, shifts and features left out; what is unknown is 0, the mean."""
+    whole = windows[:, :1]
+    windows = windows + recipe.noise * torch.randn_like(windows) + recipe.shift * torch.randn_like(whole)
+    return (windows * (torch.rand_like(whole) >= recipe.left_out)).nan_to_num(0.0)
+
+
+def _scaled(config: OccupancyConfig, rows: Tensor) -> OccupancyConfig:
+    """The config with mean and standard deviation of each feature of `[N, F]`, without what is unknown; at least 1e-3."""
+    rows = rows.double()
+    mean = rows.nanmean(0).nan_to_num(0.0)
+    scale = (rows - mean).square().nanmean(0).sqrt().nan_to_num(1.0)
+    scale = torch.where(scale > 1e-3, scale, 1.0)
+    return replace(config, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
+
+
+def _numbers(column: pl.Series) -> Tensor:
+    return column.fill_null(math.nan).to_torch()
