@@ -54,7 +54,7 @@ def memory() -> dict[str, tuple[tuple[int, ...], float]]:
     """
     numbers = ("floor", "before", "still", "usual", "day", "time")
     return {
-        **{name: ((), math.nan) for name in numbers},
+        **dict.fromkeys(numbers, ((), math.nan)),
         "averages": ((len(_AVERAGES),), math.nan),
         "levels": ((len(EDGES) + 1,), 0.0),
     }

@@ -1,0 +1,79 @@
+"""The page on occupancy, followed as a reader would, in a folder with a recording of two rooms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from models.occupancy.data import PROPERTIES
+from pipelines.cli.occupancy import recorded
+from tests.conftest import ROOT
+from tests.tour import Tour, blocks
+
+PAGE = ROOT / "docs" / "occupancy.md"
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
+    tour = Tour(tmp_path_factory.mktemp("occupancy"), "127.0.0.1:1")
+    recording = recorded("sim", rooms=2, seed=1)
+    (tour.folder / "rooms").mkdir()
+    for room in recording.rooms:
+        events, truth = recording.events.filter(room=room), recording.truth.filter(room=room)
+        table = truth.select("time", occupancy=pl.col("occupied").cast(pl.Int8)).head(3 * 1440)
+        for name in PROPERTIES[:3]:
+            values = events.filter(property=name).select("time", pl.col("value").alias(name)).sort("time")
+            table = table.join_asof(values, on="time", strategy="forward", check_sortedness=False)
+        table.with_columns(pl.from_epoch("time", "ms")).write_csv(tour.folder / "rooms" / f"{room}.csv")
+    return tour
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tour: Tour) -> None:
+    commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
+    trained = json.loads(tour(f"{commands[0]} --steps 60 --json"))
+    assert trained["version"] == "1" and trained["name"] == "occupancy"
+    assert {tried["seed"] for tried in trained["seeds"]} == {0, 1} and trained["seed"] in (0, 1)
+    assert all(0 <= tried["left_out_f1"] <= 1 for tried in trained["seeds"])
+    shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
+    assert shipped["model"] == "shipped offices" and own["model"] == "occupancy@champion"
+    assert set(shipped["rooms"]) == {"room-000", "room-001"}
+    for figures in (shipped, own):
+        assert figures["minutes"] > 2 * (3 * 1440 - 80)
+        assert figures["auroc"] > 0.8
+    assert "room room-001: f1" in tour(commands[1])
+
+
+def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.occupancy.model import OFFICES
+    from pipelines.occupancy import pipeline
+    from pipelines.runtime.plan import Model
+    from pipelines.runtime.settings import Settings
+
+    ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]
+    (tour.folder / "tocsin.toml").write_text(text)
+    monkeypatch.chdir(tour.folder)
+    options = Settings.load().pipeline("occupancy").options
+    made = pipeline(options, Model(OFFICES, "offices", "cpu"))
+    assert [rule.name for rule in made.rules] == ["unexpected", "stale_air", "stuck_sensor", "silent_sensor"]
+    assert options["rooms"]["lab-2"]["days"] == "mon-sun"
+    (tour.folder / "tocsin.toml").unlink()
+
+
+def test_its_example_in_python_prints_what_the_page_says(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((_, text),) = [block for block in blocks(PAGE) if block[0] == "python"]
+    monkeypatch.chdir(tour.folder)
+    said: list[str] = []
+    exec(compile(text, "occupancy.md", "exec"), {"__name__": "example", "print": lambda x: said.append(str(x))})
+    assert len(said) == 1 and "room-000" in said[0] and "occupied" in said[0]
+
+
+def test_a_recording_without_truth_is_refused(tour: Tour, tmp_path: Path) -> None:
+    path = next((tour.folder / "rooms").glob("*.csv"))
+    pl.read_csv(path).drop("occupancy").write_csv(tmp_path / "room.csv")
+    with pytest.raises(AssertionError, match="expected the truth beside the readings"):
+        tour(f"tocsin evaluate occupancy --data {tmp_path}")
