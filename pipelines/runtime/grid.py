@@ -167,10 +167,15 @@ class _Keys:
         due = np.where(self._silent, (self.newest // step + 1) * step, (self.newest - grid.late) // step * step)
         due = np.maximum(due, self.closed)
         number, was_read = self.time // step, np.flatnonzero(self.read != NEVER)
-        closing = number * step < due[self.key]
+        # Of what is closed already `read` says the last one, and the others give no row again.
+        closing = (number * step < due[self.key]) & (self.time >= self.closed[self.key])
         key = np.concatenate([self.key[closing], was_read])
-        pairs = np.unique(np.stack([key, np.concatenate([number[closing], self.read[was_read]])]), axis=1)
-        key, number = pairs
+        number = np.concatenate([number[closing], self.read[was_read]])
+        order = np.lexsort((number, key))
+        key, number = key[order], number[order]
+        new = np.ones(len(key), bool)
+        new[1:] = (key[1:] != key[:-1]) | (number[1:] != number[:-1])
+        key, number = key[new], number[new]
         following = np.full(len(key), FAR)
         following[:-1][key[1:] == key[:-1]] = number[1:][key[1:] == key[:-1]]
         first = np.maximum(number, np.where(self.closed == NEVER, -FAR, self.closed // step)[key])

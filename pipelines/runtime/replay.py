@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.errors import ConfigError
@@ -31,6 +32,9 @@ def replay(
     Raises:
         ConfigError: a column is missing, or the splits are not all of the table.
     """
+    torch.set_num_threads(
+        1
+    )  # as in a worker, since it has to give the same; and two threads on busy cores are far slower
     readings = _identified(pipeline, table).combine_chunks()
     machine, size = Machine(pipeline), pipeline.batch.rows
     sizes = list(splits) if splits is not None else [size] * -(-len(readings) // size)
