@@ -1,0 +1,144 @@
+"""The occupancy pipeline on a simulated building, killed again and again: each minute of a room, alarm and late reading once."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import orjson
+import polars as pl
+import pyarrow as pa
+import pytest
+from kafka.consumer.fetcher import ConsumerRecord
+from polars.testing import assert_frame_equal
+
+from models.occupancy.model import OFFICES
+from models.occupancy.sensors import simulate
+from pipelines.occupancy import READING
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.plan import store_model
+from pipelines.runtime.replay import replay
+from tests.crash.conftest import MakeJob
+from tests.crash.harness import Job
+from tests.crash.load import Message
+
+pytestmark = pytest.mark.crash
+PARTITIONS, LATE_MS, MINUTE = 3, 300_000, 60_000
+FALLS = ["alerts.sent", "alerts.sent", "alerts.committed", "any time", "any time", "any time"]
+"""Where it is killed: with an alarm that is half said or just said, or by the clock."""
+BEFORE, AFTER = 300, 200
+"""Readings that come after a checkpoint and before it falls: up to one upon which an alarm rings, and from that one on."""
+BETWEEN = 0.3
+"""A kill by the clock comes at most so many seconds after readings; checkpoints are further apart."""
+
+
+def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process_is_killed(make_job: MakeJob) -> None:
+    rng = random.Random(3)
+    job = make_job(
+        factory="pipelines.occupancy:pipeline",
+        partitions=PARTITIONS,
+        hours="09:00-11:00",
+        co2=500,
+        hold=2,
+        silent="9999d",  # the day is long past
+        rows=256,
+        every="3s",
+    )
+    job.plan = replace(job.plan, model=store_model(job.lake, OFFICES, name="occupancy", version="1"), device="cpu")
+    readings, _ = simulate(rooms=4, days=1, seed=7)
+    pipeline, sent = job.plan.build(job.lake), _messages(readings)
+    _, alarms = _whole(pipeline, readings)
+    chosen = sorted(rng.sample(_ringing(readings, alarms), len(FALLS)))
+    falls, flights, left, at = rng.sample(FALLS, len(FALLS)), [], list[int](), 0
+    for fall, ring in zip(falls, chosen, strict=True):
+        worker, begin = job.start(), ring - BEFORE
+        job.send(sent[at:begin])
+        job.drain(worker)  # a checkpoint has been: an alarm is said before the next one
+        if fall != "any time":
+            worker.arm(fall)
+        job.send(sent[begin : (at := ring + AFTER)])
+        if fall != "any time":
+            flights.append(worker.fell(fall))
+            continue
+        time.sleep(rng.uniform(0, BETWEEN))
+        worker.kill()
+        left.append(sum(job.ends().values()) - sum(job.stored(f"{job.topic}/{p}") for p in range(PARTITIONS)))
+    worker = job.start()
+    job.send(sent[at:])
+    job.finish(worker)
+
+    print(f"rows and alarms in flight: {flights}; readings not committed when killed by the clock: {left}")
+    assert all(rows and alarms for rows, alarms in flights)
+    assert any(left)
+    records = job.read(job.topic)
+    assert len(records) == len(sent)
+    _see(job, pipeline, records)
+
+
+def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> None:
+    """That table, alarms and dead letters are what these records make, each once.
+
+    Kafka's timestamps are of now and a room is closed by the clock only after 10 minutes, so the watermark alone closes minutes.
+    """
+    came = pl.DataFrame(
+        {"_partition": r.partition, "_offset": r.offset, "_row": 0, "_timestamp": r.timestamp, **orjson.loads(r.value)}
+        for r in sorted(records, key=lambda r: (r.partition, r.offset))
+    )
+    parts = [_whole(pipeline, part) for part in came.partition_by("_partition")]
+    expected, got = pl.concat(rows for rows, _ in parts), pl.read_delta(job.lake.uri(job.name))
+    assert len(expected) > 5000
+    assert not got.select("room", "event_time").is_duplicated().any()
+    both = (frame.drop("processed_at").sort("room", "event_time") for frame in (got, expected))
+    assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4, check_dtypes=False)
+
+    said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
+    rang = Counter((a.rule, a.key, a.transition, a.time) for _, alarms in parts for a in alarms)
+    assert len(rang) > 20
+    assert Counter((a.rule, a.key, a.transition, a.time) for a in said) == rang
+    assert len({a.id for a in said}) == len(said)
+
+    # Without the runtime's code: which readings come too late, and what CO2 was at each minute's end.
+    reached = pl.col("time").cum_max().shift(1).over("room")
+    late = pl.col("time") < (reached - LATE_MS) // MINUTE * MINUTE
+    came = came.with_columns(late=late.fill_null(False))
+    letters = came.filter("late").select("_partition", "_offset", "_row").rows()
+    assert letters
+    assert job.letters() == Counter(letters)
+    co2 = came.filter(~pl.col("late"), property="co2").select("room", "time", read="value").sort("time")
+    ends = got.select("room", "co2", pl.col("event_time").dt.epoch("ms").alias("time")).sort("time")
+    known = ends.join_asof(co2, on="time", by="room", allow_exact_matches=False, check_sortedness=False)
+    assert known["co2"].equals(known["read"])
+
+
+def _messages(readings: pl.DataFrame) -> list[Message]:
+    now = int(time.time() * 1000)
+    rows = readings.select("room", "property", "time", "value").to_dicts()
+    return [
+        Message(int(row["room"][-3:]) % PARTITIONS, orjson.dumps(row), [], now, row["room"].encode()) for row in rows
+    ]
+
+
+def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, list[Alert]]:
+    """What readings make in one step, with or without their places in the topic."""
+    schema = pa.schema([*IDENTITY, *READING])
+    table = readings.to_arrow().select([name for name in schema.names if name in readings.columns])
+    table = table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+    return replay(pipeline, table, splits=[len(table)])
+
+
+def _ringing(readings: pl.DataFrame, alarms: Sequence[Alert]) -> list[int]:
+    """The places of the readings upon which something rings, far enough apart."""
+    numbered, places = readings.with_row_index(), list[int]()
+    for alarm in alarms:
+        closing = round(alarm.time.timestamp() * 1000) + LATE_MS
+        (place,) = numbered.filter(pl.col("time") >= closing, room=alarm.key)["index"].head(1)
+        places.append(place)
+    apart = list[int]()
+    for place in sorted(places):
+        if not apart or place >= apart[-1] + AFTER + BEFORE:
+            apart.append(place)
+    return apart
