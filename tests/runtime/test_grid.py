@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pipelines.runtime.grid import Grid
 from pipelines.runtime.machine import Machine, Outcome, empty
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.stages import Silence
 
 NOW = 1_767_225_600_000  # a whole minute
 MINUTE = 60_000
@@ -217,3 +219,25 @@ def test_two_readings_of_different_properties_at_one_time_are_no_duplicates() ->
     assert sum(o.counts["duplicates"] for o in outcomes) == 1
     ((_, row),) = table(outcomes).items()
     assert (row[0], row[4]) == (1.0, 2.0)
+
+
+def test_a_key_of_old_readings_that_came_just_now_is_not_silent() -> None:
+    p = pipeline()
+    results = pa.schema([*p.results, ("silent", pa.bool_())])
+    machine = Machine(replace(p, stages=[*p.stages, Silence("15min")], results=results))
+    schema = pa.schema([*IDENTITY, *READING])
+
+    def come(room: str, offset: int, now: int) -> Outcome:
+        rows = [
+            {"_partition": 0, "_offset": offset + n, "_row": 0, "_timestamp": NOW, "room": room, "property": "co2",
+             "at": NOW - (60 - n) * MINUTE, "value": 1.0}
+            for n in range(20)
+        ]  # fmt: skip
+        return machine.step(pa.RecordBatch.from_pylist(rows, schema=schema), now, wall=NOW)
+
+    # The first step of a job that has not seen the newest of its log yet: its clock stands still.
+    assert [o.results["silent"].to_pylist().count(True) for o in (come("a", 0, 0), come("b", 20, NOW))] == [0, 0]
+    silent = machine.step(empty(READING), NOW + 26 * MINUTE).results
+    assert silent["silent"].to_pylist().count(True) <= 2
+    late = machine.step(empty(READING), NOW + 60 * MINUTE).results
+    assert {row["room"] for o in (silent, late) for row in o.to_pylist() if row["silent"]} == {"a", "b"}
