@@ -20,7 +20,7 @@ from models.occupancy.config import OccupancyConfig
 from models.occupancy.data import read
 from models.occupancy.evaluate import metrics
 from models.occupancy.features import CLOCK, FEATURES
-from models.occupancy.train import Room, fit, labelled, rooms
+from models.occupancy.train import Room, fit, labelled, probabilities, rooms, truth
 from pipelines.occupancy import minutes
 
 SEEDS = range(5)
@@ -56,12 +56,12 @@ def main(directory: Path) -> None:
     }
     for name, (training, test) in settings.items():
         print(f"\n### {name}\n\n| model | {' | '.join(FIGURES)} |\n|---|" + "---|" * len(FIGURES))
-        truth = truth_of(test)
-        share = truth.mean()
+        occupied = truth(test, 60)
+        share = occupied.mean()
         print(f"| majority | {max(share, 1 - share):.3f} | 0 | 0 | 0 | 0.5 |")
         for baseline in BASELINES:
-            report(baseline, truth, [fit_baseline(baseline, training, 60, FEATURES, seed=s)(test) for s in SEEDS])
-        report("LSTM with attention", truth, [network(training, test, FEATURES, s) for s in SEEDS])
+            report(baseline, occupied, [fit_baseline(baseline, training, 60, FEATURES, seed=s)(test) for s in SEEDS])
+        report("LSTM with attention", occupied, [network(training, test, FEATURES, s) for s in SEEDS])
     print(
         "\n### What each sensor is worth (F1, AUROC)\n\n| sensors | 917810 to 999169 | 999169 to 917810 |\n|---|---|---|"
     )
@@ -69,7 +69,7 @@ def main(directory: Path) -> None:
         cells = []
         for one, other in ((0, 1), (1, 0)):
             tried = [
-                scores(truth_of([offices[other]]), network([offices[one]], [offices[other]], features, s))
+                scores(truth([offices[other]], 60), network([offices[one]], [offices[other]], features, s))
                 for s in SEEDS
             ]
             cells.append(" ".join(spread([t[figure] for t in tried]) for figure in ("f1", "auroc")))
@@ -83,12 +83,7 @@ def main(directory: Path) -> None:
 
 def network(training: Rooms, test: Rooms, features: Sequence[str], seed: int) -> np.ndarray:
     model = fit([only(training, features)], OccupancyConfig(features=tuple(features)), seed=seed)
-    judged = [
-        model(room.windows(ends, 60))["probability"]
-        for room in only(test, features)
-        for ends in room.known(60).split(4096)
-    ]
-    return torch.cat(judged).numpy()
+    return probabilities(model, only(test, features))
 
 
 def only(source: Rooms, features: Sequence[str]) -> list[Room]:
@@ -101,16 +96,12 @@ def halves(room: Room) -> tuple[Rooms, Rooms]:
     return [Room(room.features[:cut], room.occupied[:cut])], [Room(room.features[cut:], room.occupied[cut:])]
 
 
-def truth_of(source: Rooms) -> np.ndarray:
-    return np.concatenate([room.occupied[room.known(60)].numpy() > 0.5 for room in source])
+def scores(occupied: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    return metrics(occupied, probability >= OccupancyConfig().threshold, probability)
 
 
-def scores(truth: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    return metrics(truth, probability >= OccupancyConfig().threshold, probability)
-
-
-def report(name: str, truth: np.ndarray, probabilities: list[np.ndarray]) -> None:
-    tried = [scores(truth, p) for p in probabilities]
+def report(name: str, occupied: np.ndarray, probabilities: list[np.ndarray]) -> None:
+    tried = [scores(occupied, p) for p in probabilities]
     print(f"| {name} | " + " | ".join(spread([t[figure] for t in tried]) for figure in FIGURES) + " |", flush=True)
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from safetensors import SafetensorError
+from torch import Tensor
 
 from models.occupancy.data import PROPERTIES, Recording
 from models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
-from models.occupancy.model import OccupancyModel, load
+from models.occupancy.model import load
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.grid import Grid
 from pipelines.runtime.machine import Step
@@ -78,7 +78,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ModelError(
             "pipelines.occupancy: expected a model, got none; set model = 'occupancy@champion' or a folder that training wrote"
         )
-    judge = _load(model)
+    judge = model.load(load, training="tocsin train occupancy")
     limit, hold = _number(options, "co2", 1200), int(_number(options, "hold", 5))
     silent = options.get("silent", "15min")
     return Pipeline(
@@ -89,7 +89,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         event_time="time",
         stages=[
             _grid(options.get("late", "5min")),
-            Air(options.get("timezone", "UTC"), Schedules.of(options)),
+            Air(options.get("timezone", "UTC"), Schedules(options)),
             Last(judge.config.window, judge.config.features),
             Judge(judge),
             Held(judge.config.threshold),
@@ -132,7 +132,7 @@ def minutes(recording: Recording) -> pl.DataFrame:
         schema=READING,
         key="room",
         event_time="time",
-        stages=[_grid("5min"), Air(recording.timezone, Schedules.of({}))],
+        stages=[_grid("5min"), Air(recording.timezone, Schedules({}))],
         results=pa.schema([("room", pa.string()), *((name, pa.float32()) for name in FEATURES)]),
     )
     frame, _ = replay(declared, readings(recording))
@@ -149,29 +149,23 @@ def readings(recording: Recording) -> pa.Table:
     return recording.events.select("room", "property", pl.from_epoch("time", "ms"), "value").to_arrow().cast(READING)
 
 
-@dataclass(frozen=True)
 class Schedules:
-    """When people are expected in a room: minutes of the day from `[0]` to before `[1]`, on the days in `[2]` (Monday is 0)."""
+    """When people are expected in a room."""
 
-    usual: tuple[int, int, frozenset[int]]
-    rooms: Mapping[str, tuple[int, int, frozenset[int]]]
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Schedules:
+    def __init__(self, options: Mapping[str, Any]) -> None:
         usual = {"days": options.get("days", "mon-fri"), "hours": options.get("hours", "07:00-19:00")}
-        return cls(
-            _schedule(usual), {room: _schedule({**usual, **own}) for room, own in options.get("rooms", {}).items()}
-        )
+        own = options.get("rooms", {})
+        read = [_schedule(usual), *(_schedule({**usual, **given}) for given in own.values())]
+        self._rooms = pa.array(list(own), pa.string())
+        self._begin, self._end = (np.array([schedule[i] for schedule in read]) for i in (0, 1))
+        self._days = np.array([[day in days for day in range(7)] for _, _, days in read])
 
-    def at(self, rooms: list[str], clock: Clock) -> np.ndarray:
+    def at(self, rooms: pa.Array, clock: Clock) -> np.ndarray:
         """Whether people are expected, `[B] bool`."""
-        if not rooms:
-            return np.zeros(0, bool)
-        known = {room: self.rooms.get(room, self.usual) for room in set(rooms)}
-        begin, end = (np.array([known[room][i] for room in rooms]) for i in (0, 1))
-        days = np.array([[day in known[room][2] for day in range(7)] for room in rooms])
+        which = pc.index_in(rooms, value_set=self._rooms).fill_null(-1).to_numpy() + 1  # the usual one is the first
         minute = clock.hour.numpy() * 60
-        return (begin <= minute) & (minute < end) & days[np.arange(len(rooms)), clock.weekday.numpy()]
+        hours = (self._begin[which] <= minute) & (minute < self._end[which])
+        return hours & self._days[which, clock.weekday.numpy()]
 
 
 class Air:
@@ -192,7 +186,8 @@ class Air:
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         cells = {name: store for name, store in state.items() if isinstance(store, CellStore)}
-        time, clock = at.times(rows), self._clock(rows, at)
+        time = at.times(rows)
+        clock = self._clock(time)
         air = {name: rows.column(name).double() for name in COLUMNS}
         seen = torch.empty(len(rows), len(FEATURES))
         kept = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still")}
@@ -205,7 +200,7 @@ class Air:
                 cell[slots] = then[name]
             for name, column in kept.items():
                 column[index] = then[name]
-        scheduled = self._schedules.at(rows.table.column(at.key).to_pylist(), clock)
+        scheduled = self._schedules.at(rows.table.column(at.key), clock)
         columns = {name: pa.array(seen[:, i].numpy()) for i, name in enumerate(FEATURES)}
         # The reading's own ventilation is a feature, too; what is remembered goes into the table as float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
@@ -213,8 +208,8 @@ class Air:
             columns | {"co2_usual": pa.array(kept["usual"].numpy()), "still": pa.array(kept["still"].numpy())}
         )
 
-    def _clock(self, rows: Rows, at: Step) -> Clock:
-        times = pl.Series(at.times(rows).numpy()).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(self._timezone)
+    def _clock(self, time: Tensor) -> Clock:
+        times = pl.Series(time.numpy()).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(self._timezone)
         minute = times.dt.hour().cast(pl.Int64) * 60 + times.dt.minute().cast(pl.Int64)
         days = times.dt.date().cast(pl.Int64)
         return Clock(
@@ -271,16 +266,6 @@ def _days(text: str) -> set[int]:
         first, last = DAYS.index(names[0]), DAYS.index(names[-1])
         days |= {day % 7 for day in range(first, (last if last >= first else last + 7) + 1)}
     return days
-
-
-def _load(model: Model) -> OccupancyModel:
-    try:
-        return load(model.folder, device=model.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
-        raise ModelError(
-            f"model {model.version} in {model.folder}: expected config.json and weights that fit it, got "
-            f"{' '.join(str(reason).split())}; train it again with `tocsin train occupancy`"
-        ) from reason
 
 
 def _number(options: Mapping[str, Any], name: str, default: float) -> float:

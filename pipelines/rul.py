@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from safetensors import SafetensorError
 
-from models.rul.model import RulModel, load
+from models.rul.model import load
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.pipeline import AlertRule, Pipeline
 from pipelines.runtime.plan import Model
@@ -46,7 +45,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ModelError(
             "pipelines.rul: expected a model, got none; set model = 'rul@champion' or a folder that training wrote"
         )
-    judge = _load(model)
+    judge = model.load(load, training="tocsin train rul")
     config = judge.config
     levels = {level: _number(options, level, getattr(config, level)) for level in ("warning", "critical")}
     if levels["critical"] > levels["warning"]:
@@ -77,16 +76,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ],
         model_version=model.version,
     )
-
-
-def _load(model: Model) -> RulModel:
-    try:
-        return load(model.folder, device=model.device)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
-        raise ModelError(
-            f"model {model.version} in {model.folder}: expected config.json and weights that fit it, got "
-            f"{' '.join(str(reason).split())}; train it again with `tocsin train rul`"
-        ) from reason
 
 
 def _number(options: Mapping[str, Any], name: str, default: float) -> float:

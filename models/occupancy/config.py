@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.occupancy.features import FEATURES
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from models.trained import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

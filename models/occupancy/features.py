@@ -78,15 +78,18 @@ def advance(
     co2 = _valid(air["co2_mean"], air["co2"])
     vapour = 4.85 * torch.exp(0.0625 * air["temperature"]) * air["humidity"] / 100  # g of water in a m³ of air
     step = (co2 - known["before"]).abs().clamp(max=60.0)
-    now = [co2, step, torch.full_like(co2, math.nan), air["temperature"], vapour, air["ventilation"]]
     averages = dict(zip(_AVERAGES, known["averages"].unbind(1), strict=True))
-    smooth = {n: _average(averages[n], x, passed, tau) for (n, tau), x in zip(_AVERAGES.items(), now, strict=True)}
 
+    def average(name: str, now: Tensor) -> Tensor:
+        return _average(averages[name], now, passed, _AVERAGES[name])
+
+    smooth = {name: average(name, air[name]) for name in ("temperature", "ventilation")}
+    smooth |= {"co2": average("co2", co2), "roughness": average("roughness", step), "vapour": average("vapour", vapour)}
     floor = torch.fmin(smooth["co2"], known["floor"] + RISE / 60 * passed)
     above = (co2 - floor).clamp(min=0)
     levels, usual = _usual(known, above, clock)
     level = (above / usual).clamp(max=5)
-    smooth["past"] = _average(averages["past"], level, passed, _AVERAGES["past"])
+    smooth["past"] = average("past", level)
 
     angle = clock.hour / 24 * 2 * math.pi
     work = torch.sigmoid((clock.hour - 8.3) * 3) * torch.sigmoid((17.3 - clock.hour) * 2)

@@ -34,11 +34,13 @@ class OccupancyNetwork(nn.Module):
         """Judge standardised windows.
 
         Args:
-            windows: `[B, T, F] float32`, oldest first; T a multiple of the patch, B at least 1.
+            windows: `[B, T, F] float32`, oldest first, NaN where nothing is known, which counts as the mean; T a multiple of
+                the patch, B at least 1.
 
         Returns:
             The logit of "occupied at the window's last row" `[B]`, and the weight of each patch `[B, T / patch]`.
         """
+        windows = windows.nan_to_num(0.0)
         patches = torch.tanh(self.patches(windows.transpose(1, 2)).transpose(1, 2))
         states, _ = self.lstm(patches)
         context, weights = self.pool(states)

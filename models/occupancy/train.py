@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -26,7 +28,7 @@ class Recipe:
 
     Args:
         steps: of the optimizer; the learning rate falls to 0 over them along a cosine.
-        batch: windows per step, from all sources by their shares.
+        batch: windows per step, as many from each source.
         learning_rate, weight_decay: of AdamW.
         noise: standard deviation of noise added to every input value, in units of each feature's scale.
         shift: standard deviation of an offset added to each feature of a window, in the same unit: sensors differ.
@@ -86,19 +88,15 @@ def fit(
     config: OccupancyConfig,
     recipe: Recipe | None = None,
     *,
-    shares: Sequence[float] | None = None,
     seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
 ) -> OccupancyModel:
     """Train on the rooms of one or several sources.
 
     Args:
-        sources: rooms of each source; a source's rooms are drawn alike.
+        sources: rooms of each source; as much of each batch comes from each, and a source's rooms are drawn alike.
         config: what to train; its `mean` and `scale` are set from the sources.
         recipe: how to train.
-        shares: of each batch; default: as much of each source.
         seed: of the weights, the windows and the noise.
-        progress: called after each step with its number and its loss.
 
     Raises:
         ValueError: a source has no window whose truth is known.
@@ -118,11 +116,10 @@ def fit(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
-    weights = torch.tensor(shares if shares is not None else [1.0] * len(kept))
-    counts = (weights / weights.sum() * recipe.batch).round().int().tolist()
+    count = round(recipe.batch / len(kept))
     network.train()
-    for step in range(recipe.steps):
-        drawn = [_draw(source, count, config.window) for source, count in zip(kept, counts, strict=True) if count]
+    for _ in range(recipe.steps):
+        drawn = [_draw(source, count, config.window) for source in kept]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_varied((windows - mean) / scale, recipe))
         loss = nn.functional.binary_cross_entropy_with_logits(logits, occupied)
@@ -132,20 +129,25 @@ def fit(
         optimizer.step()
         schedule.step()
         average.update_parameters(network)
-        if progress:
-            progress(step, loss.item())
     return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
+
+
+def probabilities(model: OccupancyModel, source: Sequence[Room]) -> NDArray[np.float32]:
+    """What the model says of all minutes of some rooms that end a whole window and whose truth is known, `[N]`."""
+    length = model.config.window
+    ends = ((room, part) for room in source for part in room.known(length).split(4096))
+    return torch.cat([model(room.windows(part, length))["probability"] for room, part in ends]).numpy()
+
+
+def truth(source: Sequence[Room], length: int) -> NDArray[np.bool_]:
+    """Whether the rooms were occupied in these minutes, `[N]`."""
+    return torch.cat([room.occupied[room.known(length)] > 0.5 for room in source]).numpy()
 
 
 def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
     """`models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
-    length, probability, occupied = model.config.window, [], []
-    for room in source:
-        for ends in room.known(length).split(4096):
-            probability.append(model(room.windows(ends, length))["probability"])
-            occupied.append(room.occupied[ends] > 0.5)
-    p, truth = torch.cat(probability).numpy(), torch.cat(occupied).numpy()
-    return metrics(truth, p >= model.config.threshold, p)
+    p = probabilities(model, source)
+    return metrics(truth(source, model.config.window), p >= model.config.threshold, p)
 
 
 def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:
@@ -162,10 +164,10 @@ def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tup
 
 
 def _varied(windows: Tensor, recipe: Recipe) -> Tensor:
-    """Standardised windows with noise, shifts and features left out; what is unknown is 0, the mean."""
+    """Standardised windows with noise, shifts and features left out, which are then 0, the mean."""
     whole = windows[:, :1]
     windows = windows + recipe.noise * torch.randn_like(windows) + recipe.shift * torch.randn_like(whole)
-    return (windows * (torch.rand_like(whole) >= recipe.left_out)).nan_to_num(0.0)
+    return windows * (torch.rand_like(whole) >= recipe.left_out)
 
 
 def _scaled(config: OccupancyConfig, rows: Tensor) -> OccupancyConfig:

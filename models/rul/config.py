@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+from models.trained import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

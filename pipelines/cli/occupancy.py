@@ -121,12 +121,11 @@ def frames(source: str, *, rooms: int, seed: int) -> tuple[Iterator[pl.DataFrame
     """Readings as they would have arrived, and how many."""
     import polars as pl
 
+    from models.occupancy.data import read
     from models.occupancy.sensors import simulate
 
-    found = None if source == "sim" else recorded(source, rooms=rooms, seed=seed).events
-    events = (
-        simulate(rooms=rooms, days=DAYS, seed=seed)[0] if found is None else found
-    )  # as they arrive, not by their time
+    # A building's readings as they arrive, not by their time.
+    events = simulate(rooms=rooms, days=DAYS, seed=seed)[0] if source == "sim" else read(Path(source)).events
     table = events.select("room", "property", pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"), "value")
     return table.iter_slices(ROWS), table.height
 

@@ -68,8 +68,8 @@ def _rul(
 ) -> None:
     from models.rul.train import Recipe
     from models.rul.train import train as fit
-    from pipelines.cli.console import note, progress, say_json
     from pipelines.cli.console import out as console
+    from pipelines.cli.console import progress, say_json
 
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     name = name or (config.stem if config else "rul")
@@ -119,17 +119,15 @@ def _rul(
         return
     for number, score in scores.items():
         console.print(f"seed {number}: validation RMSE {score:.2f}" + (" (kept)" if number == best else ""))
-    console.print(f"model in {folder}" + (f", registered as {name}/{version} and {name}@champion" if version else ""))
-    if not version:
-        note("mlflow.enabled is false: not registered")
+    _say(str(folder), name, version)
 
 
 def _occupancy(
     settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
 ) -> None:
     from models.occupancy.train import Recipe
-    from pipelines.cli.console import note, say_json
     from pipelines.cli.console import out as console
+    from pipelines.cli.console import say_json
     from pipelines.cli.occupancy import train as fit
 
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
@@ -140,10 +138,14 @@ def _occupancy(
     for tried in made["seeds"]:
         figure = f": F1 {tried['left_out_f1']:.3f} on sources left out" if "left_out_f1" in tried else ""
         console.print(f"seed {tried['seed']}{figure}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
-    version = made["version"]
-    console.print(
-        f"model in {made['model']}" + (f", registered as {name}/{version} and {name}@champion" if version else "")
-    )
+    _say(made["model"], name, made["version"])
+
+
+def _say(folder: str, name: str, version: str | None) -> None:
+    """Where the model is."""
+    from pipelines.cli.console import note, out
+
+    out.print(f"model in {folder}" + (f", registered as {name}/{version} and {name}@champion" if version else ""))
     if not version:
         note("mlflow.enabled is false: not registered")
 

@@ -6,11 +6,11 @@ import hashlib
 import importlib
 import posixpath
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from pyarrow import fs
@@ -18,6 +18,8 @@ from pyarrow import fs
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.lake import Lake, read, write
 from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,25 @@ class Model:
     folder: Path
     version: str
     device: str
+
+    def load(self, read: Callable[[Path, str], T], *, training: str) -> T:
+        """What `read(folder, device)` makes of the files.
+
+        Args:
+            training: the command that makes such a model, for whoever has one that does not load.
+
+        Raises:
+            ModelError: they do not make one.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            return read(self.folder, self.device)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
+            raise ModelError(
+                f"model {self.version} in {self.folder}: expected config.json and weights that fit it, got "
+                f"{' '.join(str(reason).split())}; train it again with `{training}`"
+            ) from reason
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,7 @@ def replay(
     Raises:
         ConfigError: a column is missing, or the splits are not all of the table.
     """
-    torch.set_num_threads(
-        1
-    )  # as in a worker, since it has to give the same; and two threads on busy cores are far slower
+    torch.set_num_threads(1)  # as in a worker, since it has to give the same
     readings = _identified(pipeline, table).combine_chunks()
     machine, size = Machine(pipeline), pipeline.batch.rows
     sizes = list(splits) if splits is not None else [size] * -(-len(readings) // size)

@@ -10,11 +10,12 @@ import polars as pl
 import pytest
 import torch
 
-from models.occupancy.config import CONFIG_FILE, OccupancyConfig
+from models.occupancy.config import OccupancyConfig
 from models.occupancy.evaluate import metrics
 from models.occupancy.features import FEATURES
 from models.occupancy.model import OFFICES, OccupancyModel, build, load
 from models.occupancy.train import Recipe, Room, fit, labelled, rooms, score
+from models.trained import CONFIG_FILE
 
 CONFIG = OccupancyConfig(features=("level", "past", "ventilation"), window=10, threshold=0.5)
 

@@ -1,0 +1,95 @@
+"""What every trained network over windows has in common: its scaling, where it runs, and how it is stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Config(Protocol):
+    """What a model's settings say of its windows; stored as `config.json`."""
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
+    @property
+    def window(self) -> int: ...
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+    @property
+    def scale(self) -> tuple[float, ...]: ...
+    def save(self, directory: Path) -> None: ...
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Trained(Generic[C]):
+    """A network over standardised windows, its scaling and its settings in one.
+
+    Args:
+        config: with `mean` and `scale` set.
+        network: `[B, T, F]` -> a verdict `[B]` and attention `[B, A]`; moved to `device` and set to evaluation.
+        device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
+        attended: A.
+
+    Raises:
+        ValueError: if the config was never fitted.
+    """
+
+    def __init__(self, config: C, network: nn.Module, device: torch.device, *, attended: int) -> None:
+        if not config.mean or not config.scale:
+            raise ValueError("config has no mean and scale; train the model, or load a trained one")
+        self.config = config
+        self.device = device
+        self._attended = attended
+        self._network = network.to(device).eval()
+        self._mean = torch.tensor(config.mean, device=device)
+        self._factor = 1 / torch.tensor(config.scale, device=device)
+
+    def run(self, windows: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's verdict `[B]` and attention `[B, A]`, float32, on the device of `windows`; B may be 0.
+
+        Raises:
+            ValueError: if T or F is not the config's.
+        """
+        home, expected = windows.device, (self.config.window, len(self.config.features))
+        if windows.dim() != 3 or windows.shape[1:] != expected:
+            raise ValueError(f"windows are {list(windows.shape)}, expected [B, {expected[0]}, {expected[1]}]")
+        if not len(windows):  # LSTM kernels refuse an empty batch
+            return windows.new_zeros(0), windows.new_zeros(0, self._attended)
+        cuda = self.device.type == "cuda"
+        if cuda and not windows.is_cuda:
+            windows = windows.pin_memory()  # from pageable memory the copy below would wait
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
+            scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
+            verdict, attention = self._network(scaled)
+            return verdict.float().to(home), attention.float().to(home)
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.save(directory)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
+        save_file(weights, directory / WEIGHTS_FILE)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self._network.parameters())
+
+
+def restore(network: nn.Module, directory: Path) -> None:
+    """Give a network the weights that `Trained.save` has written."""
+    network.load_state_dict(load_file(directory / WEIGHTS_FILE))
+
+
+def placed(device: str) -> torch.device:
+    """The device of that name; of "auto" the first GPU if there is one, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
