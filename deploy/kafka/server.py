@@ -137,6 +137,8 @@ class KafkaServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error:
+            error.add_note(f"Kafka's log {self.log} ends: {_last_line(self.log.read_text())}")
         self.stop()
 
     @property

@@ -22,6 +22,7 @@ class Taken:
     Args:
         name: epoch << 32 | sequence.
         results: rows since the checkpoint before.
+        files: path in the lake and content of what these rows name.
         positions: each partition's next offset (R) once it has landed.
         facts: what takeover must know beside the state: topic id, plan, signature, version, clock.
     """
@@ -29,6 +30,7 @@ class Taken:
     name: int
     cut: Cut
     results: Sequence[pa.RecordBatch]
+    files: Sequence[tuple[str, bytes]]
     positions: Mapping[int, int]
     facts: Mapping[str, Any]
 
@@ -65,6 +67,7 @@ class Checkpoints:
         self._thread.shutdown(wait=False)
 
     def _write(self, taken: Taken) -> int:
+        self._sink.keep(taken.files)  # before the rows that name them; a re-run writes the same again
         files = self._sink.write(taken.results)  # 2. invisible until step 4
         crash.point("checkpoint.files")
         self._snapshots.write(taken.name, taken.cut, taken.facts)  # 3. before 4: a commit must never lack its state

@@ -11,6 +11,7 @@ from pipelines.runtime.arrow_messages import StreamReader
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.envelope import Envelope, source
 from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.frames import PIXELS, WHOLE, FrameReader
 from pipelines.runtime.json_messages import JsonReader
 from pipelines.runtime.pipeline import IDENTITY
 from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
@@ -35,6 +36,8 @@ class Codec:
       number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
     - a stream has all the schema's fields in any order and any width that holds the values, and ends with its end
       mark; with more than 100 bad rows it is refused as a whole.
+
+    A topic whose schema has `frame_fields` holds frames and nothing else; see `FrameReader`. Their facts are in headers.
 
     Args:
         topic: for messages.
@@ -65,9 +68,16 @@ class Codec:
         self.schema = schema
         self.batch_schema = pa.schema([*IDENTITY, *schema])
         body = pa.schema([f for f in schema if source(f) is None])
-        if not body:
+        images = [f for f in schema if source(f) in (PIXELS, WHOLE)]
+        if images and body:
+            raise ConfigError(
+                f"{topic}: expected all facts of a frame from headers, got {body.names} from a value; give them metadata "
+                '{"from": "header:<name>"}'
+            )
+        if not body and not images:
             raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
         self._envelope = Envelope(topic, schema) if len(body) < len(schema) else None
+        self._frames = FrameReader(topic, images, max_bytes) if images else None
         reading = Reading(topic, body, unknown, max_bytes)
         self._json = JsonReader(reading)
         self._streams = StreamReader(reading, max_rows)
@@ -82,17 +92,11 @@ class Codec:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
             rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
         """
-        values = [record.value for record in records]
-        headers = [record.headers for record in records]
-        others = {i: kind for i, h in enumerate(headers) if h and (kind := content_type(h)) != JSON}
-        everything = range(len(records))
         out = Decoded()
-        self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
-        self._streams.read(values, [i for i, kind in others.items() if kind == ARROW_STREAM], out)
-        for i, kind in others.items():
-            if kind != ARROW_STREAM:
-                wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
-                out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+        if self._frames:
+            self._frames.read(records, out)
+        else:
+            self._read(records, out)
         if self._envelope:
             self._envelope.add(records, out)
         out.rejected.sort(key=lambda rejected: rejected[0])
@@ -101,6 +105,19 @@ class Codec:
             for i, row, why in out.rejected
         ]
         return self._batch(records, out), letters
+
+    def _read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+        """The rows of a poll of JSON and Arrow."""
+        values = [record.value for record in records]
+        headers = [record.headers for record in records]
+        others = {i: kind for i, h in enumerate(headers) if h and (kind := content_type(h)) != JSON}
+        everything = range(len(records))
+        self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
+        self._streams.read(values, [i for i, kind in others.items() if kind == ARROW_STREAM], out)
+        for i, kind in others.items():
+            if kind != ARROW_STREAM:
+                wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
+                out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
 
     def _batch(self, records: Sequence[ConsumerRecord], out: Decoded) -> pa.RecordBatch:
         """Put the pieces together and in order, and say where each row comes from."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
+from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake import FRAMES, Lake
 from pipelines.runtime.units import milliseconds
 
 LEAST_MS = 24 * 3_600_000
@@ -54,7 +56,19 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
     return Compacted(uri, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
 
 
-def tidy(lake: Lake, names: Sequence[str], vacuum: str) -> list[Compacted]:
-    """Compact tables that are there by now."""
+def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
+    """Delete the days of kept frames that are over for longer than `age`. Returns how many days were deleted."""
+    files, folder = lake.files, f"{FRAMES}/{pipeline}"
+    oldest = (datetime.now(UTC) - timedelta(milliseconds=milliseconds(age))).date().isoformat()
+    days = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    old = [day.path for day in days if day.type == fs.FileType.Directory and day.base_name < oldest]
+    for path in old:
+        files.delete_dir(path)
+    return len(old)
+
+
+def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
+    """Compact tables that are there by now, and drop the frames of a pipeline that are older than an age."""
+    drop_frames(lake, *frames)
     there = [n for n in names if DeltaTable.is_deltatable(lake.uri(n), storage_options=lake.options or None)]
     return [compact(lake, name, vacuum) for name in there]

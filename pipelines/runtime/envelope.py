@@ -14,9 +14,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.fields import field_reader
+from pipelines.runtime.frames import PIXELS, WHOLE
 from pipelines.runtime.readings import Decoded, RejectedError, show
 
 VALUE = "value"
+_CONTENT = (None, PIXELS, WHOLE)
+"""Sources of fields that a reader of values has read."""
 HEADER = "header:"
 
 
@@ -48,8 +51,8 @@ class Envelope:
     """
 
     def __init__(self, topic: str, schema: pa.Schema) -> None:
-        self._facts = [_fact(topic, f, place) for f in schema if (place := source(f)) is not None]
-        read = [f.name for f in schema if source(f) is None] + [fact.field.name for fact in self._facts]
+        self._facts = [_fact(topic, f, place) for f in schema if (place := source(f)) and place not in _CONTENT]
+        read = [f.name for f in schema if source(f) in _CONTENT] + [fact.field.name for fact in self._facts]
         self._order = [read.index(name) for name in schema.names]
 
     def add(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:

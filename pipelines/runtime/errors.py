@@ -37,6 +37,10 @@ class RecordsCorrupt(Lost):
     """The log holds bytes that are no records any more."""
 
 
+class FrameLost(Lost):
+    """A frame that was judged is no longer where its message says, and has to be judged again."""
+
+
 class JournalLost(Lost):
     """A checkpoint exists, but the journal that must go with it does not."""
 

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,9 @@ from pipelines.runtime.errors import ConfigError, Unavailable
 SLICE = 0.01  # s of JSON readings sent without a look at the clock
 SLICE_ROWS = 1000  # and at most so many
 IN_FLIGHT = 16 << 20  # bytes not yet acknowledged; the client's own queue has no bound
-CONTENT_TYPE = {"json": b"application/json", "arrow": b"application/vnd.apache.arrow.stream"}
+CONTENT_TYPE = {"json": b"application/json", "arrow": b"application/vnd.apache.arrow.stream", "jpeg": b"image/jpeg"}
+JPEG = "jpeg"
+"""The column of a frame's file."""
 DEFAULTS = {
     "linger_ms": 5,
     "batch_size": 1 << 17,
@@ -57,7 +59,7 @@ def feed(
     topic: str,
     key: str,
     rate: float | None = None,
-    format: Literal["json", "arrow"] = "json",
+    format: Literal["json", "arrow", "jpeg"] = "json",
     rows_per_message: int = 1000,
     event_time: str | None = None,
     stop: Event | None = None,
@@ -65,8 +67,9 @@ def feed(
 ) -> FeedReport:
     """Send every row to a topic: all rows of a key to one partition, in order.
 
-    The partition is Kafka's default for the key's text, in both formats, so that other producers agree with it. In JSON
-    a message is one row under its key; in Arrow it is a stream of one batch, rows of one partition, without a key.
+    The partition is Kafka's default for the key's text, in each format, so that other producers agree with it. In JSON
+    a message is one row under its key; in Arrow it is a stream of one batch, rows of one partition, without a key; as JPEG it is
+    the row's column `jpeg`, the other columns being headers.
 
     Args:
         batches: drawn no faster than they are sent, so they may be endless.
@@ -75,7 +78,7 @@ def feed(
         topic: must exist.
         key: column that decides the partition; no nulls.
         rate: rows/s, held by deadline: after a stall the feed catches up. None is as fast as the broker takes them.
-        format: `json` or `arrow`; Arrow keeps the column types.
+        format: `json`, `arrow`, which keeps the column types, or `jpeg`, for frames.
         rows_per_message: the most rows in an Arrow message; a message does not reach across batches.
         event_time: column to write the time of sending into (UTC, microseconds), added if missing.
         stop: when set, the feed ends early.
@@ -99,10 +102,11 @@ def feed(
     rows, behind = 0, 0.0
     try:
         route = _Route(_partitions(options, topic, where))
-        if format == "json":
-            encode, pieces = _json, _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
-        else:
+        if format == "arrow":
             encode, pieces = _arrow, _parts(batches, key, rows_per_message, route)
+        else:
+            encode = _json if format == "json" else _frames
+            pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
         with _Outbox(options, topic, [("content-type", CONTENT_TYPE[format])]) as outbox:
             start = time.monotonic()
             for piece in pieces:
@@ -128,7 +132,8 @@ def feed(
         raise Unavailable(f"{where}: {error}; check that the broker is up, the topic and the options") from error
 
 
-Message = tuple[bytes | None, bytes, int]  # key, value, partition
+Header = tuple[str, bytes]
+Message = tuple[bytes | None, bytes, int, Sequence[Header]]  # key, value, partition, headers beside the content type
 
 
 class _Route(dict[Any, tuple[bytes, int]]):
@@ -146,7 +151,7 @@ class _Route(dict[Any, tuple[bytes, int]]):
 class _Outbox:
     """A producer that bounds what is in flight and loses no error."""
 
-    def __init__(self, options: Mapping[str, Any], topic: str, headers: list[tuple[str, bytes]]) -> None:
+    def __init__(self, options: Mapping[str, Any], topic: str, headers: list[Header]) -> None:
         self.messages = 0
         self._topic, self._headers = topic, headers
         self._pending: deque[tuple[FutureRecordMetadata, int]] = deque()
@@ -157,9 +162,9 @@ class _Outbox:
             raise ConfigError(f"kafka: {error}; see kafka-python's KafkaProducer for what it knows") from error
         self._producer.partitions_for(topic)  # now, not while the first message is due
 
-    def send(self, key: bytes | None, value: bytes, partition: int) -> None:
+    def send(self, key: bytes | None, value: bytes, partition: int, headers: Sequence[Header]) -> None:
         """Queue a message; waits while too much is in flight."""
-        future = self._producer.send(self._topic, value, key, self._headers, partition)
+        future = self._producer.send(self._topic, value, key, [*self._headers, *headers], partition)
         self._pending.append((future, len(value)))
         self._bytes += len(value)
         self.messages += 1
@@ -231,14 +236,27 @@ def _parts(
 def _json(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
     for row in pl.DataFrame(batch).iter_rows(named=True):
         text, partition = route[row[key]]
-        yield text, orjson.dumps(row), partition
+        yield text, orjson.dumps(row), partition, ()
+
+
+def _frames(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
+    if JPEG not in batch.schema.names:
+        raise ConfigError(f"feed: expected a column {JPEG} with each frame's file, got {batch.schema.names}")
+    for row in pl.DataFrame(batch).iter_rows(named=True):
+        file, (text, partition) = row.pop(JPEG), route[row[key]]
+        yield text, file, partition, [(name, _fact(value)) for name, value in row.items() if value is not None]
 
 
 def _arrow(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    yield None, sink.getvalue().to_pybytes(), route[batch[key][0].as_py()][1]
+    yield None, sink.getvalue().to_pybytes(), route[batch[key][0].as_py()][1], ()
+
+
+def _fact(value: Any) -> bytes:
+    """A header's text: a string and a time as they are, a number as JSON has it."""
+    return value.encode() if isinstance(value, str) else orjson.dumps(value).strip(b'"')
 
 
 def _stamped(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.frames import VOLATILE
 from pipelines.runtime.reader import Poll
 
 
@@ -26,6 +27,17 @@ class Batch:
         stamps = self.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
         here = {p: int(stamps[partitions == p].max(initial=0)) for p in self.ends}
         return {**so_far, **{p: max(so_far.get(p, 0), stamp) for p, stamp in here.items()}}
+
+    @property
+    def unread(self) -> list[tuple[int, int, str]]:
+        """Partition, offset and error of records whose frame was not where they say."""
+        return [(d.partition, d.offset, d.error) for d in self.dead if d.error in VOLATILE]
+
+    def without(self, records: Collection[tuple[int, int]]) -> Batch:
+        """The step without some records, by partition and offset."""
+        places = zip(self.table.column("_partition").to_pylist(), self.table.column("_offset").to_pylist(), strict=True)
+        kept = self.table.filter(pa.array([place not in records for place in places], pa.bool_()))
+        return Batch(kept, [d for d in self.dead if (d.partition, d.offset) not in records], self.ends)
 
 
 @dataclass

@@ -19,11 +19,17 @@ from pipelines.runtime.errors import ConfigError
 
 
 class Ran(NamedTuple):
-    """A step: its clock, the offsets at which it ended, and the wall's clock."""
+    """A step: its clock, the offsets at which it ended, the wall's clock, and what could not be read.
+
+    Args:
+        unread: partition, offset and error of records whose frame was not where they say: asked again, the store may answer
+            otherwise.
+    """
 
     now: int
     ends: Mapping[int, int]
     wall: int
+    unread: Sequence[tuple[int, int, str]] = ()
 
 
 class Skipped(NamedTuple):
@@ -70,9 +76,15 @@ class Journal:
     sent: int = 0
     digest: int = 0
 
-    def ran(self, now: int, ends: Mapping[int, int], wall: int | None = None) -> None:
+    def ran(
+        self,
+        now: int,
+        ends: Mapping[int, int],
+        wall: int | None = None,
+        unread: Sequence[tuple[int, int, str]] = (),
+    ) -> None:
         """A step was taken; `wall` where it is not `now`."""
-        self.items.append(Ran(now, dict(ends), now if wall is None else wall))
+        self.items.append(Ran(now, dict(ends), now if wall is None else wall, tuple(unread)))
 
     def skips(self, skipped: Skipped) -> None:
         """Records were left out after the last step."""
@@ -112,7 +124,8 @@ class Journal:
             elif isinstance(item, Skipped):
                 items.append([_flat(item.starts), _flat(item.ends)])
             else:
-                items.append([item.now, item.wall - item.now, _flat(item.ends)])
+                unread = [list(item.unread)] if item.unread else []
+                items.append([item.now, item.wall - item.now, _flat(item.ends), *unread])
         return orjson.dumps({"base": self.base, "sent": self.sent, "digest": self.digest, "items": items})
 
     @classmethod
@@ -121,13 +134,14 @@ class Journal:
         stored = orjson.loads(value)
         items: list[Item] = []
         for item in stored["items"]:
-            if len(item) == 4:
-                items.append(Mark(*item))
-            elif len(item) == 2:
-                items.append(Skipped(*map(_paired, item)))
-            else:
-                now, ahead, ends = item
-                items.append(Ran(now, _paired(ends), now + ahead))
+            match item:
+                case [starts, ends]:
+                    items.append(Skipped(_paired(starts), _paired(ends)))
+                case [checkpoint, sent, digest, str(plan)]:
+                    items.append(Mark(checkpoint, sent, digest, plan))
+                case [now, ahead, ends, *unread]:
+                    read = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
+                    items.append(Ran(now, _paired(ends), now + ahead, read))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
+FRAMES = "frames"
+"""The folder of frames that rows name: `frames/<pipeline>/<day>/`, the day by Kafka's timestamps."""
+
 
 @dataclass(frozen=True)
 class Lake:

@@ -100,6 +100,7 @@ class Outcome:
     refused: list[Refusal]
     counts: Counter[str]
     changed: bool  # False: nothing happened, the step need not be journaled
+    files: list[tuple[str, bytes]]  # path, content
 
 
 class Machine:
@@ -214,7 +215,15 @@ class Machine:
             alerts = alerts_of(p, frame, edges)
         at.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(rows) or state.changed)
-        return Outcome(results, alerts, _folded(at.refused), at.counts, changed)
+        return Outcome(results, alerts, _folded(at.refused), at.counts, changed, self._files(rows))
+
+    def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
+        """The files that the last stage's rows name."""
+        columns = [
+            (rows.table.column(path), rows.table.column(content)) for path, content in self.pipeline.files.items()
+        ]
+        pairs = [pair for path, content in columns for pair in zip(path.to_pylist(), content.to_pylist(), strict=True)]
+        return [(path, content) for path, content in pairs if path is not None and content is not None]
 
     def _silent(self, frame: pl.DataFrame, wall: int) -> np.ndarray | None:
         """Which rows are of assets that people have silenced."""

@@ -45,6 +45,9 @@ LINEAGE = pa.schema(
 )
 """Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
 
+FORGET_AFTER = "30d"
+"""A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
+
 
 class Stage(Protocol):
     """Rows in, rows out: fewer (waiting), more (a grid) or as many.
@@ -123,6 +126,8 @@ class Pipeline:
             None. Cells are `[K, ...]` tensors, a row a key, by names such as "0-Sorted/newest|", "1-Last/rows|data" and
             "1-Last/rows|count"; one that is left out starts at its fill. Rows that wait have a reading's columns.
         warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alarms are dropped. "0s": none.
+        files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
+            neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
     """
 
@@ -142,10 +147,11 @@ class Pipeline:
     model_version: str = ""
     batch: Batch = field(default_factory=Batch)
     commit: Commit = field(default_factory=Commit)
-    forget_after: str = "30d"
+    forget_after: str = FORGET_AFTER
     state_version: int = 1
     migrate: Callable[[int, Cut], Cut | None] | None = None
     warmup: str = "0s"
+    files: Mapping[str, str] = field(default_factory=dict)
     silences: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -71,6 +71,10 @@ class Rows:
             table = table.append_column(name, column) if at < 0 else table.set_column(at, name, column)
         return replace(self, table=table)
 
+    def without(self, *columns: str) -> Rows:
+        """The same rows without some columns."""
+        return replace(self, table=self.table.drop_columns(list(columns)))
+
     def with_tensors(self, **tensors: Tensor) -> Rows:
         """The same rows with tensors added or replaced."""
         return replace(self, tensors={**self.tensors, **tensors})

@@ -51,7 +51,8 @@ class Shard:
         self._inbox = live.inbox
         self._checkpoints = Checkpoints(live.sink, live.snapshots)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
-        self._bytes = sum(r.nbytes for r in self._results)
+        self._files: list[tuple[str, bytes]] = list(live.files)
+        self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
         self._flying_rows = 0
         self._committed: Mapping[int, int] = dict(live.committed)
         self._flying: Mapping[int, int] = {}
@@ -166,12 +167,14 @@ class Shard:
         self._now = self._time(batch, wall)
         outcome = live.machine.step(batch.table, self._now, wall=wall)
         if batch.ends or outcome.changed:
-            live.journal.ran(self._now, batch.ends, wall)
+            live.journal.ran(self._now, batch.ends, wall, batch.unread)
             self._moved = True
         live.positions |= batch.ends
         if outcome.results.num_rows:
             self._results.append(outcome.results)
             self._bytes += outcome.results.nbytes
+        self._files += outcome.files
+        self._bytes += sum(len(content) for _, content in outcome.files)
         self._alerts += outcome.alerts
         letters = [*batch.dead, *self._refused(outcome.refused)]
         self._letters += letters
@@ -285,9 +288,10 @@ class Shard:
             "state_version": live.machine.pipeline.state_version,
             "now": self._now,
         }
-        results, self._results, self._bytes = self._results, [], 0
+        results, files = self._results, self._files
+        self._results, self._files, self._bytes = [], [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
-        self._checkpoints.start(Taken(name, cut, results, self._flying, facts))
+        self._checkpoints.start(Taken(name, cut, results, files, self._flying, facts))
         self._moved = False
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 

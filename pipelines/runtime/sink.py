@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction
 
 from pipelines.runtime.errors import ConfigError, Fenced, Unavailable
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake import Lake, write
 from pipelines.runtime.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,11 @@ class Sink:
             ConfigError: it has one of them with another type.
         """
         self._missing(columns)
+
+    def keep(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """Write files that rows name: path in the lake, content."""
+        for path, content in files:
+            write(self._files, path, content)
 
     def write(self, results: Sequence[pa.RecordBatch]) -> list[AddAction]:
         """Write rows as Parquet files that nobody sees until `publish`; the table gets the columns that they need."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -204,9 +207,114 @@ class Judge:
         return {}
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        parts = [self._model(chunk) for chunk in rows.tensors[self._tensor].split(self._batch)]
-        joined = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-        return rows.with_columns({name: _arrow(t) for name, t in joined.items()})
+        verdict = _batched(self._model, rows.tensors[self._tensor], self._batch)
+        return rows.with_columns({name: _arrow(t) for name, t in verdict.items()})
+
+
+class Pixels:
+    """Each row's frame as a tensor, `tensors["pixels"]`, `[B, 3, height, width]` uint8 RGB; its column goes.
+
+    Args:
+        field: of the schema, from `frame_fields`.
+    """
+
+    def __init__(self, field: pa.Field) -> None:
+        self._column, facts = field.name, field.metadata
+        self._shape = int(facts[b"height"]), int(facts[b"width"]), 3
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        column, size = rows.table.column(self._column), math.prod(self._shape)
+        flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)[column.offset * size :][: len(rows) * size]
+        with warnings.catch_warnings():  # Arrow's memory is not to be written to, and nobody does
+            warnings.simplefilter("ignore", UserWarning)
+            pixels = torch.from_numpy(flat).view(len(rows), *self._shape)
+        return rows.without(self._column).with_tensors(pixels=pixels.permute(0, 3, 1, 2))
+
+
+class Encode:
+    """What a frozen network makes of each row, as tensors for the stages after it.
+
+    Args:
+        model: `tensor [B, ...] -> {name: [B, ...] tensor}`; called with at most `batch` rows.
+        tensor: the tensor of `Rows` that it reads.
+    """
+
+    def __init__(
+        self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "pixels", batch: int = 32
+    ) -> None:
+        self._model, self._tensor, self._batch = model, tensor, batch
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        return rows.with_tensors(**_batched(self._model, rows.tensors[self._tensor], self._batch))
+
+
+class Gaps:
+    """Adds how many positions of its key are missing right before each row: `missed`, 0 for a key's first.
+
+    A position that goes back is a source that has started again: nothing is missing.
+
+    Args:
+        by: an integer column that a source counts up by one, such as a camera's frame number.
+    """
+
+    def __init__(self, *, by: str) -> None:
+        self._by = by
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {"last": Cell(dtype=torch.int64, fill=NEVER)}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        last = state["last"]
+        assert isinstance(last, CellStore)
+        position = rows.column(self._by)
+        missed = torch.zeros(len(rows), dtype=torch.int64)
+        if len(rows):
+            g = rows.groups()
+            ordered = position[g.order]
+            before = torch.cat([ordered[:1], ordered[:-1]])
+            before[g.starts] = last[g.slots]
+            steps = torch.where(before > NEVER, ordered - before - 1, 0)
+            missed[g.order] = steps.clamp(min=0)
+            last[g.slots] = ordered[g.starts + g.lengths - 1]
+        at.counts["missed"] += int(missed.sum())
+        return rows.with_columns({"missed": pa.array(missed.numpy())})
+
+
+class Keep:
+    """Adds the path under which a row's file is kept, where it is to be kept: `into`, null elsewhere. See `Pipeline.files`.
+
+    Args:
+        when: a boolean column; the rows whose file is kept.
+        folder: in the lake; each day (UTC, by Kafka's timestamp) has one of its own in it.
+        suffix: of the file's name, such as `.jpg`.
+        into: the new column.
+    """
+
+    def __init__(self, *, when: str, folder: str, suffix: str, into: str) -> None:
+        self._when, self._folder, self._suffix, self._into = when, folder, suffix, into
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        place = pl.DataFrame(rows.table.select(["_timestamp", "_partition", "_offset", "_row"]))
+        day, ms = pl.col("_timestamp").dt.date(), pl.col("_timestamp").dt.epoch("ms")  # a topic made again counts anew
+        path = pl.format(
+            f"{self._folder}/{{}}/{{}}-{{}}-{{}}-{{}}{self._suffix}", day, ms, "_partition", "_offset", "_row"
+        )
+        kept = pl.Series(rows.table.column(self._when)).fill_null(False)
+        paths = place.select(pl.when(kept).then(path)).to_series()
+        return rows.with_columns({self._into: paths.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())})
 
 
 class Silence:
@@ -240,6 +348,12 @@ class Silence:
         heard_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
         silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(quiet))})
         return concat([heard_rows, silent])
+
+
+def _batched(model: Callable[[Tensor], Mapping[str, Tensor]], rows: Tensor, batch: int) -> dict[str, Tensor]:
+    """A model over rows, at most `batch` of them at once."""
+    parts = [model(chunk) for chunk in rows.split(batch)]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
 
 def _arrow(tensor: Tensor) -> pa.Array:

@@ -20,6 +20,7 @@ from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
 from pipelines.runtime.orders import Orders
+from pipelines.runtime.pipeline import FORGET_AFTER
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaler, spread
 from pipelines.runtime.spec import ShardId
@@ -194,10 +195,11 @@ class Supervisor:
         """Compact now and then, in a process that ends with it."""
         d = self._deployment
         tables, (every, vacuum) = [d.name, *([ALERTS] if d.lands else [])], d.compact
+        frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
         while not self._stop.wait(milliseconds(every) / 1000):
             try:
                 work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
-                for done in ray.get(work.remote(d.lake, tables, vacuum)):
+                for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
                     log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
             except Exception as reason:  # tables get slower to read, streams go on; the next time may do
                 log.warning("%s: compaction failed: %s", d.name, str(reason).splitlines()[-1])

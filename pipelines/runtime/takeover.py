@@ -11,8 +11,16 @@ import pyarrow as pa
 from pipelines.runtime import crash, journal
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.deadletter import GAP, DeadLetter
-from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, StateMismatch, TopicReplaced
-from pipelines.runtime.inbox import Inbox
+from pipelines.runtime.errors import (
+    FrameLost,
+    JournalLost,
+    Lost,
+    PositionLost,
+    SnapshotLost,
+    StateMismatch,
+    TopicReplaced,
+)
+from pipelines.runtime.inbox import Batch, Inbox
 from pipelines.runtime.journal import Journal, Mark, Ran, Skipped
 from pipelines.runtime.machine import Machine, Refusal, empty
 from pipelines.runtime.migration import carry
@@ -48,6 +56,7 @@ class Live:
     sequence: int = 0
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
 
     def skip(self, skipped: Skipped, source: Source) -> None:
@@ -135,12 +144,12 @@ def take_over(spec: Spec, source: Source) -> Live:
         now=int(facts.get("now", 0)),
         gaps=found.gaps,
     )
-    _rerun(live, spec, source)
+    _rerun(live, found, spec, source)
     crash.point("takeover.rerun", waits=False)
     return live
 
 
-def _rerun(live: Live, spec: Spec, source: Source) -> None:
+def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
     """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
     again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
@@ -155,11 +164,12 @@ def _rerun(live: Live, spec: Spec, source: Source) -> None:
             while not live.inbox.covers(ends):
                 if poll := source.poll(1000):
                     live.inbox.put(poll)
-            batch = live.inbox.take_until(ends)
+            batch = found.as_judged(live.inbox.take_until(ends), item)
             outcome = live.machine.step(batch.table, item.now, wall=item.wall)
             said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *batch.dead, *outcome.refused]
             again.publishes([fingerprint(s) for s in said])
             live.results.append(outcome.results)
+            live.files += outcome.files
             live.positions |= ends
             live.now = item.now
         else:
@@ -243,3 +253,22 @@ class _Found:
                 self._lost(lost_tail, p, end)
                 return Journal(checkpoint)
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
+
+    def as_judged(self, batch: Batch, ran: Ran) -> Batch:
+        """A step's input as it was at its time: what a store gives now and did not give then is left out again."""
+        then = {(partition, offset): error for partition, offset, error in ran.unread}
+        for p, offset, error in batch.unread:
+            if (p, offset) not in then:
+                lost = FrameLost(
+                    f"{self._topic}[{p}]@{offset}: expected the frame that was judged before, got {error}; put it back where its "
+                    "message says, or go on without it with `--on-gap skip`"
+                )
+                self._lost(lost, p, offset)
+        if not then and not batch.unread:
+            return batch
+        rest = batch.without({*then, *((p, offset) for p, offset, _ in batch.unread)})
+        told = [
+            DeadLetter.of_none(self._topic, p, offset, stage="decode", error=error, message="as it was told")
+            for (p, offset), error in then.items()
+        ]
+        return Batch(rest.table, [*rest.dead, *told], rest.ends)

@@ -311,7 +311,9 @@ class Job:
             delta += [txn[f"{self.name}/0#epoch"]] if txn else []
         for record in self.read(f"_tocsin.{self.name}"):
             stored = orjson.loads(record.value)
-            journal.append(max([stored["base"], *(item[0] for item in stored["items"] if len(item) == 4)]) >> 32)
+            journal.append(
+                max([stored["base"], *(item[0] for item in stored["items"] if isinstance(item[-1], str))]) >> 32
+            )
         return {"delta": delta, "journal": journal}
 
     def differences(

@@ -12,9 +12,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipelines.runtime.frames import frame_fields
+from pipelines.runtime.machine import Step
 from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model
-from pipelines.runtime.stages import Judge, Last, Silence, Sorted
+from pipelines.runtime.rows import Rows
+from pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
+from pipelines.runtime.state import Cell, CellStore, Declared, Store
 
 SCHEMA = pa.schema(
     [
@@ -86,6 +90,69 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ],
         batch=Batch(rows=64),
         commit=Commit(every="300ms"),
+    )
+
+
+HEIGHT, WIDTH = 12, 16
+FRAME = [
+    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
+    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
+    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
+]
+
+
+class Changes:
+    """How much lighter or darker than its camera's frame before each frame is, and whether that is much: `change`, `jump`."""
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {"before": Cell(fill=-1)}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        before = state["before"]
+        assert isinstance(before, CellStore)
+        light, change = rows.tensors["light"], torch.zeros(len(rows))
+        for index in rows.rounds():
+            known = before[rows.slots[index]]
+            change[index] = torch.where(known < 0, 0, light[index] - known)
+            before[rows.slots[index]] = light[index]
+        jump = change.abs() > JUMP
+        return rows.with_columns({"change": pa.array(change.numpy()), "jump": pa.array(jump.numpy())})
+
+
+JUMP = 60.0
+
+
+def filmed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """Frames, each a row with how light it is; those that differ much from the one before ring and are kept."""
+    frame = frame_fields(HEIGHT, WIDTH, roots=options.get("roots", ()))
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        schema=pa.schema([*FRAME, *frame]),
+        key="camera",
+        event_time="time",
+        stages=[
+            Sorted(),
+            Gaps(by="sequence"),
+            Pixels(frame[1]),
+            Encode(lambda pixels: {"light": pixels.float().mean((1, 2, 3))}),
+            Changes(),
+            Keep(when="jump", folder=f"frames/{options['name']}", suffix=".jpg", into="frame"),
+        ],
+        results=pa.schema(
+            [
+                ("camera", pa.string()),
+                ("sequence", pa.int64()),
+                ("missed", pa.int64()),
+                ("change", pa.float32()),
+                ("frame", pa.string()),
+            ]
+        ),
+        rules=[AlertRule(name="jump", severity="warning", when=pl.col("change").abs() > JUMP)],
+        files={"frame": "jpeg"},
+        batch=Batch(rows=16),
+        commit=Commit(every=options.get("every", "300ms")),
     )
 
 

@@ -258,3 +258,27 @@ def assert_one_line(raised: pytest.ExceptionInfo[Exception], *parts: str) -> Non
     text = str(raised.value)
     assert "\n" not in text
     assert all(part in text for part in parts), text
+
+
+def test_a_frame_is_a_message_with_its_facts_in_headers(kafka, topic, options) -> None:
+    name, at = topic(), datetime(2026, 1, 31, 12, tzinfo=UTC)
+    facts = {
+        "camera": ["a", "b"],
+        "sequence": [1, 2],
+        "time": [at, at],
+        "note": [None, "x"],
+        "jpeg": [b"first", b"second"],
+    }
+    report = feed([pl.DataFrame(facts)], kafka=options, topic=name, key="camera", format="jpeg")
+    sent = sorted((record for on in read(kafka, name).values() for record in on), key=lambda record: record.key)
+    assert report.messages == report.rows == 2
+    assert [(record.key, record.value) for record in sent] == [(b"a", b"first"), (b"b", b"second")]
+    said = [
+        ("content-type", b"image/jpeg"),
+        ("camera", b"b"),
+        ("sequence", b"2"),
+        ("time", b"2026-01-31T12:00:00+00:00"),
+    ]
+    assert sent[1].headers == [*said, ("note", b"x")]
+    with pytest.raises(ConfigError, match="expected a column jpeg with each frame's file, got \\['camera'\\]"):
+        feed([pl.DataFrame({"camera": ["a"]})], kafka=options, topic=name, key="camera", format="jpeg")

@@ -13,6 +13,10 @@ HASH = st.integers(0, 2**64 - 1)
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("ran"), st.dictionaries(st.integers(0, 3), st.integers(0, 2**40), max_size=3)),
+        st.tuples(
+            st.just("unread"),
+            st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2**40), st.text(max_size=5)), max_size=3),
+        ),
         st.tuples(st.just("publishes"), st.lists(HASH, max_size=3)),
         st.tuples(st.just("mark"), st.text(max_size=5)),
     ),
@@ -27,6 +31,8 @@ def _journal(base: int, events: list[tuple[int, Event]]) -> Journal:
     for n, (kind, what) in events:
         if kind == "ran":
             journal.ran(n, what)
+        elif kind == "unread":
+            journal.ran(n, {0: n}, n + 1, what)
         elif kind == "mark":
             journal.mark(n, what)
         else:

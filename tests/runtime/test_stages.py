@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from pipelines.runtime.frames import frame_fields
 from pipelines.runtime.machine import Machine, Outcome, empty
 from pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
-from pipelines.runtime.stages import Judge, Last, Silence, Sorted
+from pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
 
 NOW = 1_767_225_600_000
 FIELDS = [pa.field("unit", pa.string(), nullable=False), pa.field("at", pa.int64()), pa.field("x", pa.float64())]
@@ -257,3 +258,71 @@ def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
         rang = {(a.key, a.transition) for a in outcome.alerts}
         assert rang == {(k, "raised") for k in quiet} | {(k, "cleared") for k in back}
         assert outcome.changed or not (units or quiet)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, CUTS)
+def test_what_is_missing_before_a_row_is_counted_a_key_at_a_time_whatever_the_steps(
+    rows: list[tuple[str, int]], cuts: set[int]
+) -> None:
+    last: dict[str, int] = {}
+    wanted = []
+    for key, at in rows:
+        wanted.append(max(at - last.get(key, at - 1) - 1, 0))
+        last[key] = at
+    fields = [*FIELDS, pa.field("missed", pa.int64())]
+    outcomes = _steps(_pipeline(Gaps(by="at"), results=fields), rows, cuts)
+    assert _column(outcomes, "missed") == wanted
+    assert sum(o.counts["missed"] for o in outcomes) == sum(wanted)
+
+
+def _filmed(*stages: Stage, results: Sequence[pa.Field] = FIELDS, **more: Any) -> Pipeline:
+    """Frames of 2 x 3 pixels beside the readings."""
+    (file, pixels) = frame_fields(2, 3)
+    schema = pa.schema([*FIELDS, file, pixels])
+    return _pipeline(Pixels(pixels), *stages, schema=schema, results=results, **more)
+
+
+def _frames(p: Pipeline, count: int, first: int = 0) -> pa.RecordBatch:
+    """Frame i is i, i + 1, ... from the first pixel on; its file is its number."""
+    pixels = [bytes(range(i, i + 18)) for i in range(first, first + count)]
+    files = [str(i).encode() for i in range(first, first + count)]
+    columns = {"unit": ["a"] * count, "at": range(count), "x": [0.0] * count, "jpeg": files, "pixels": pixels}
+    return _batch(p, columns, first)
+
+
+@pytest.mark.parametrize("cut", [(0, 5), (2, 5), (1, 1)])
+def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tuple[int, int]) -> None:
+    seen: list[Tensor] = []
+
+    def look(pixels: Tensor) -> dict[str, Tensor]:
+        seen.append(pixels)
+        return {"mean": pixels.float().mean((1, 2, 3))}
+
+    p = _filmed(
+        Encode(look, batch=2),
+        Judge(lambda mean: {"mean": mean}, tensor="mean"),
+        results=[pa.field("mean", pa.float32())],
+    )
+    start, end = cut
+    outcome = Machine(p).step(_frames(p, 5).slice(start, end - start), NOW)
+    assert outcome.results.column("mean").to_pylist() == [i + 8.5 for i in range(start, end)]
+    assert all(len(pixels) <= 2 for pixels in seen)
+    whole = torch.cat(seen)
+    assert (whole.dtype, whole.shape) == (torch.uint8, (end - start, 3, 2, 3))
+    for i, pixels in enumerate(whole, start):
+        assert pixels.permute(1, 2, 0).flatten().tolist() == list(range(i, i + 18))
+
+
+def test_a_row_that_is_kept_names_a_file_by_its_day_and_place_and_the_others_none() -> None:
+    chosen = Judge(lambda pixels: {"chosen": pixels[:, 0, 0, 0] % 2 == 1}, tensor="pixels")
+    p = _filmed(
+        chosen,
+        Keep(when="chosen", folder="frames/p", suffix=".jpg", into="frame"),
+        results=[pa.field("frame", pa.string())],
+        files={"frame": "jpeg"},
+    )
+    outcome = Machine(p).step(_frames(p, 4, first=7), NOW)
+    paths = [f"frames/p/2026-01-01/{NOW + i}-0-{i}-0.jpg" for i in (7, 9)]
+    assert outcome.results.column("frame").to_pylist() == [paths[0], None, paths[1], None]
+    assert outcome.files == [(paths[0], b"7"), (paths[1], b"9")]

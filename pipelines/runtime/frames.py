@@ -1,0 +1,199 @@
+"""Frames: a JPEG in the message, or where it lies; looked at before it is decoded, decoded in threads at reduced scale."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.readings import Decoded, RejectedError, show
+
+JPEG = "image/jpeg"
+PIXELS, WHOLE = "pixels", "jpeg"
+"""What the metadata of a frame's fields say that they are from: the decoded image, the file as it came."""
+URI, SHA256 = "frame-uri", "frame-sha256"
+MAX_PIXELS = 36_000_000
+"""8K, and a little more: a header that says more is refused before a byte of the image is decoded."""
+MISSING, UNREACHABLE, ALTERED = "FrameMissing", "FrameUnreachable", "FrameAltered"
+VOLATILE = (MISSING, UNREACHABLE, ALTERED)
+"""Reasons that lie outside the log: asked again, the store may answer otherwise."""
+ATTEMPTS, PAUSE_S = 3, 0.2
+COLOURS = ("Gray", "YCbCr", "RGB")
+
+
+def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[pa.Field]:
+    """The fields of a schema whose records are frames: `jpeg`, the file as it came, and `pixels`, `height * width * 3` bytes RGB.
+
+    Args:
+        height, width: to which every frame is scaled, whatever its own; the whole of it, so that another shape is squeezed.
+        roots: folders (paths or URIs) in which a message may say that its frame lies; none: frames must be in their messages.
+    """
+    said = {"from": PIXELS, "height": str(height), "width": str(width), "roots": orjson.dumps(list(roots)).decode()}
+    return [
+        pa.field("jpeg", pa.binary(), nullable=False, metadata={"from": WHOLE}),
+        pa.field("pixels", pa.binary(height * width * 3), nullable=False, metadata=said),
+    ]
+
+
+class FrameReader:
+    """Reads records that are frames.
+
+    A value is one JPEG, `content-type: image/jpeg`. Or the headers say where the file lies and what is in it (a claim check):
+    `frame-uri`, under one of the schema's roots, and `frame-sha256` in hexadecimal; then the value counts for nothing. What is
+    no JPEG, cut off, damaged, larger than `MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
+
+    Args:
+        topic: for messages.
+        fields: of the schema, those that are from `jpeg` and `pixels`.
+        max_bytes: of a file.
+
+    Raises:
+        ConfigError: there are not one or two such fields, or a root can't be one.
+    """
+
+    def __init__(self, topic: str, fields: Sequence[pa.Field], max_bytes: int) -> None:
+        said = {(f.metadata or {})[b"from"].decode(): f for f in fields}
+        if len(said) < len(fields) or PIXELS not in said:
+            raise ConfigError(
+                f"{topic}: expected one field from {PIXELS!r} and at most one from {WHOLE!r}, got {list(fields)}"
+            )
+        facts = {name.decode(): text.decode() for name, text in said[PIXELS].metadata.items()}
+        self._fields, self._pixels, self._max_bytes = fields, said[PIXELS], max_bytes
+        self._height, self._width = int(facts["height"]), int(facts["width"])
+        self._roots: list[str] = orjson.loads(facts.get("roots", "[]"))
+        for root in self._roots:
+            _root(topic, root)
+
+    def read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+        """Decode a poll's frames, many at a time."""
+        if not records:
+            return
+        pixels = np.empty((len(records), self._height, self._width, 3), np.uint8)
+        files = list(self._threads.map(self._one, records, pixels))
+        good = [i for i, file in enumerate(files) if not isinstance(file, RejectedError)]
+        out.rejected += [(i, None, file) for i, file in enumerate(files) if isinstance(file, RejectedError)]
+        if not good:
+            return
+        buffer = pa.py_buffer(pixels if len(good) == len(files) else pixels[good])
+        columns = {
+            self._pixels.name: pa.FixedSizeBinaryArray.from_buffers(self._pixels.type, len(good), [None, buffer]),
+        }
+        whole = pa.array([files[i] for i in good], pa.binary())
+        positions = np.array(good, np.int64)
+        row = [columns.get(f.name, whole) for f in self._fields]
+        out.pieces.append((positions, np.zeros_like(positions), row))
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        # Both decoder and scaler let go of the interpreter's lock.
+        return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+
+    def _one(self, record: ConsumerRecord, pixels: NDArray[np.uint8]) -> bytes | RejectedError:
+        """A record's file, and its image into `pixels`; or why not."""
+        try:
+            file = self._file(record)
+            self._decode(file, pixels)
+        except RejectedError as why:
+            return why
+        return file
+
+    def _decode(self, file: bytes, pixels: NDArray[np.uint8]) -> None:
+        import cv2
+        import simplejpeg
+
+        try:
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
+            if height * width > MAX_PIXELS:
+                raise RejectedError("BadFrame", f"expected at most {MAX_PIXELS} pixels, got {width} x {height}")
+            if colours not in COLOURS:
+                raise RejectedError("BadFrame", f"expected colours in one of {', '.join(COLOURS)}, got {colours}")
+            # The decoder scales by eighths for next to nothing; it stays above what is wanted, and the rest is averaged.
+            image = simplejpeg.decode_jpeg(file, "RGB", min_height=self._height, min_width=self._width)
+        except ValueError as reason:
+            raise RejectedError("BadFrame", f"expected a whole JPEG, got {len(file)} bytes: {reason}") from None
+        shrinks = image.shape[0] >= self._height and image.shape[1] >= self._width
+        scaled = cv2.resize(
+            image, (self._width, self._height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+        pixels[:] = scaled
+
+    def _file(self, record: ConsumerRecord) -> bytes:
+        """The JPEG file of a record."""
+        said = {name.lower(): content for name, content in record.headers}
+        if uri := said.get(URI):
+            return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
+        kind = (said.get("content-type") or b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
+        if kind != JPEG:
+            raise RejectedError(
+                "UnknownContentType", f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}"
+            )
+        if not record.value:
+            raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if record.value is None else 'no bytes'}")
+        self._check_size(len(record.value))
+        return record.value
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise RejectedError("TooLarge", f"expected at most {self._max_bytes} bytes, got {size}")
+
+    def _fetched(self, uri: str, wanted: bytes | None) -> bytes:
+        """The file that a message refers to, if it is the one that it means."""
+        if wanted is None:
+            raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which goes with {URI}")
+        files, path = self._place(uri)
+        for attempt in range(ATTEMPTS):
+            try:
+                with files.open_input_stream(path) as stream:
+                    content = stream.read(self._max_bytes + 1)
+                break
+            except FileNotFoundError:
+                raise RejectedError(MISSING, f"expected a file at {uri}, got none") from None
+            except OSError as reason:
+                if attempt == ATTEMPTS - 1:
+                    raise RejectedError(UNREACHABLE, f"expected the file at {uri}, got {reason}") from None
+                time.sleep(PAUSE_S)
+        self._check_size(len(content))
+        if (got := hashlib.sha256(content).hexdigest()) != wanted.decode("ascii", "replace").lower():
+            raise RejectedError(ALTERED, f"expected a file of SHA-256 {wanted[:64]!r} at {uri}, got {got}")
+        return content
+
+    def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
+        """Where a URI leads, if that is inside a root: a message must not have other files read."""
+        for root, (files, path) in self._stores.items():
+            if (
+                uri.startswith(f"{root}/")
+                and not {"..", "."} & {*uri.split("/")}
+                and "%" not in uri
+                and "\\" not in uri
+            ):
+                return files, path + uri[len(root) :]
+        inside = f"inside {' or '.join(self._roots)}" if self._roots else "nowhere, since no `roots` are set"
+        raise RejectedError("ForbiddenPlace", f"{URI}: expected a file {inside}, got {show(uri)}")
+
+    @cached_property
+    def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
+        return {root.rstrip("/"): _root("", root) for root in self._roots}
+
+
+def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a root, and the path in it."""
+    try:
+        if "://" not in root and not root.startswith("/"):
+            raise pa.ArrowInvalid("a relative path")
+        files, path = fs.FileSystem.from_uri(root)
+    except (pa.ArrowInvalid, OSError) as reason:
+        raise ConfigError(
+            f"{topic}: roots: expected absolute paths or URIs of folders, got {root!r}: {reason}"
+        ) from None
+    return files, path.rstrip("/")
