@@ -1,0 +1,282 @@
+"""Real footage: reading it, novelties that are drawn into it, a camera that moves over a still of it, and the truth about it.
+
+A directory for `tocsin evaluate surprise --data DIR` holds clips and one table. A clip is a video file (`VIDEOS`) or a directory of
+pictures (`PICTURES`), which are taken in the order of their names. The table is `novelties.csv`, with a header and the columns
+
+    clip        the file's or directory's name, as it is in DIR
+    start_s     when something new comes into sight, s from the clip's first frame
+    end_s       when it was last in sight, s, not before start_s
+    kind        what it is, any text
+
+one row an interval, in any order. Each clip in DIR takes part: one without a row has nothing new, and every alarm in it is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from models.surprise.actors import Actor
+from models.surprise.novelties import SIZES, Novelty, View, appear
+from models.surprise.scene import Clip
+from models.surprise.vehicle import WIDTH, drive
+from models.surprise.water import wrapped
+
+Array = NDArray[np.float64]
+Frame = NDArray[np.uint8]
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+TRUTH = "novelties.csv"
+MAX_PIXELS = 1 << 24  # of a frame, before it is decoded: 4096 x 4096
+MAX_FRAMES = 36_000  # of a clip: an hour at ten a second
+GREY = 110.0  # the level of light that sprites are painted for
+HAZE = 0.45  # of the water in real footage, where nobody has measured it
+DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # how much more of red than of green
+
+
+def read(
+    path: Path,
+    *,
+    rate: float = 10,
+    size: tuple[int, int] = (180, 320),
+    max_pixels: int = MAX_PIXELS,
+    max_frames: int = MAX_FRAMES,
+) -> Iterator[Frame]:
+    """Decode a clip frame by frame; no more than one is held at a time.
+
+    Args:
+        path: a video file, or a directory of pictures.
+        rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
+            taken to be at this rate already.
+        size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled.
+        max_pixels: of a frame as it is stored.
+        max_frames: of what is yielded.
+
+    Yields:
+        `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ValueError: `path` is no clip, cannot be decoded, or is over a limit.
+    """
+    frames = _pictures(path, max_pixels) if path.is_dir() else _video(path, rate, max_pixels)
+    for count, frame in enumerate(frames):
+        if count >= max_frames:
+            raise ValueError(
+                f"{path} has more than {max_frames} frames at {rate:g} a second; cut it into shorter clips"
+            )
+        yield _fitted(frame, size)
+
+
+def clips(directory: Path) -> dict[Path, tuple[tuple[float, float, str], ...]]:
+    """The clips of a directory in the order of their names, each with its intervals (start s, end s, kind) by start.
+
+    Raises:
+        ValueError: there is no table or no clip, a column is missing, a clip of the table is not there, or an interval is none.
+    """
+    table = directory / TRUTH
+    if not table.is_file():
+        raise ValueError(f"{directory} has no {TRUTH}; expected one with the columns clip, start_s, end_s, kind")
+    found = {path.name: path for path in sorted(directory.iterdir()) if _is_clip(path)}
+    if not found:
+        raise ValueError(f"{directory} has no clips; expected files {', '.join(VIDEOS)} or directories of pictures")
+    wanted = {"clip": pl.String, "start_s": pl.Float64, "end_s": pl.Float64, "kind": pl.String}
+    try:
+        rows = pl.read_csv(table, schema_overrides=wanted).select(list(wanted))
+    except pl.exceptions.PolarsError as reason:
+        raise ValueError(f"{table}: {reason}; expected the columns {', '.join(wanted)}") from None
+    truth: dict[str, list[tuple[float, float, str]]] = {name: [] for name in found}
+    for line, (clip, start, end, kind) in enumerate(rows.iter_rows(), 2):
+        if clip not in truth:
+            raise ValueError(f"{table}, line {line}: no clip {clip!r} in {directory}; it has {', '.join(found)}")
+        if start is None or end is None or not 0 <= start <= end < np.inf:
+            raise ValueError(f"{table}, line {line}: from {start} to {end} s; expected 0 <= start_s <= end_s")
+        truth[clip].append((start, end, kind or "unknown"))
+    return {found[name]: tuple(sorted(intervals)) for name, intervals in truth.items()}
+
+
+def intervals(truth: Sequence[tuple[float, float, str]], rate: float) -> tuple[Novelty, ...]:
+    """Intervals in seconds as frames at `rate` a second."""
+    return tuple(Novelty(int(start * rate), int(end * rate), kind) for start, end, kind in truth)
+
+
+def injected(
+    frames: Iterable[Frame],
+    seed: int,
+    *,
+    rate: float = 10,
+    kinds: tuple[str, ...] = tuple(SIZES),
+    often: tuple[int, int] = (2, 4),
+    max_frames: int = MAX_FRAMES // 10,
+) -> Clip:
+    """Draw simulated novelties into real footage, in its colours; things lie where they are while the camera moves.
+
+    How the camera moves is measured between frames, so things drift where that fails. What is in the footage already is taken to be
+    known: leave out of `kinds` what lives there anyway.
+
+    Args:
+        frames: each `[H, W, 3]` uint8 RGB, all of one size; all are held in memory.
+        seed: the same gives the same bytes.
+        rate: frames a second.
+        kinds: names in `novelties.SIZES`.
+        often: least and most in a minute.
+        max_frames: how many may be held.
+
+    Returns:
+        The clip; its `motion` is None.
+
+    Raises:
+        ValueError: no frame, or more than `max_frames`.
+    """
+    held: list[Frame] = []
+    for frame in frames:
+        if len(held) == max_frames:
+            raise ValueError(f"more than {max_frames} frames to draw into; take shorter clips")
+        held.append(frame)
+    if not held:
+        raise ValueError("no frames to draw into")
+    made = np.stack(held)
+    size = (made.shape[1], made.shape[2])
+    found = appear(
+        View(_followed(made), size, rate, HAZE), np.random.default_rng(seed), kinds=kinds, often=often, empty=0.0
+    )
+    for _, actors in found:
+        _draw(made, actors)
+    return Clip(made, np.arange(len(made)) / rate, None, tuple(novelty for novelty, _ in found))
+
+
+def panned(
+    still: Frame,
+    seed: int,
+    *,
+    seconds: float = 30,
+    rate: float = 10,
+    size: tuple[int, int] = (180, 320),
+    grain: float = 2.0,
+) -> Clip:
+    """Move a camera over a still picture as a vehicle moves, its edges never in sight: nothing is new, every alarm is false.
+
+    Args:
+        still: `[H, W, 3]` uint8 RGB; about half its width is in sight at a time.
+        seed: the same gives the same bytes.
+        seconds: how long.
+        rate: frames a second.
+        size: rows and columns of what is made.
+        grain: standard deviation of the noise that is added, levels.
+    """
+    rng = np.random.default_rng(seed)
+    count = max(1, round(seconds * rate))
+    path = drive(count, rate, rng, tilt=(0.0, 0.0))
+    rows, columns = still.shape[:2]
+    heading, altitude = 0.15 * np.sin(path.heading / 0.15), np.clip(path.altitude, 0.6, 1.1)
+    whole = min(columns / 2 / WIDTH, rows / 2 / (WIDTH * size[0] / size[1]))  # pixels of the still to a unit
+    reach = 1.1 * np.array([[1.0, 0.15], [0.15, 1.0]]) @ (np.array(size[::-1]) / size[1] * WIDTH / 2)
+    room = np.maximum(np.array([columns, rows]) / 2 / whole - reach, 1)
+    place = room * np.sin((path.place - path.place[0]) / room)  # back where it would leave the still
+    path = replace(path, place=place, heading=heading, altitude=altitude)
+    onto = np.array([[whole, 0, (columns - 1) / 2], [0, whole, (rows - 1) / 2], [0, 0, 1]])
+    frames = np.empty((count, *size, 3), np.uint8)
+    for at, camera in enumerate(path.cameras(size)):
+        view = wrapped(still, onto @ camera, size)
+        noisy = view + grain * rng.standard_normal(view.shape, np.float32)
+        frames[at] = np.clip(noisy, 0, 255).astype(np.uint8)
+    return Clip(frames, np.arange(count) / rate, path.motion(size))
+
+
+def _is_clip(path: Path) -> bool:
+    if path.is_dir():
+        return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
+    return path.suffix.lower() in VIDEOS
+
+
+def _video(path: Path, rate: float, max_pixels: int) -> Iterator[Frame]:
+    import av  # here, for most who import this module have no video
+
+    if not path.is_file():
+        raise ValueError(f"{path} is not there; expected a video file or a directory of pictures")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path} has no video stream; expected one of {', '.join(VIDEOS)}")
+            stream = container.streams.video[0]
+            _within(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # for headers within that say otherwise
+            stream.thread_type = "NONE"
+            start, time, due = 0.0, 0.0, 0
+            shown: Frame | None = None
+            for number, frame in enumerate(container.decode(stream)):
+                time = number / float(stream.average_rate or rate) if frame.time is None else frame.time
+                start = time if shown is None else start
+                while shown is not None and time - start > due / rate + 1e-6:
+                    yield shown
+                    due += 1
+                _within(path, frame.width, frame.height, max_pixels)
+                shown = frame.to_ndarray(format="rgb24")
+            if shown is not None and time - start > due / rate - 1e-6:
+                yield shown
+    except av.FFmpegError as reason:
+        raise ValueError(f"{path}: {reason}; expected a video that FFmpeg can decode") from None
+
+
+def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
+    found = sorted(picture for picture in path.iterdir() if picture.suffix.lower() in PICTURES)
+    if not found:
+        raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
+    for picture in found:
+        yield next(_video(picture, 1, max_pixels))
+
+
+def _within(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{path} is {width} x {height}, over {max_pixels} pixels; scale it down first")
+
+
+def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    rows, columns = frame.shape[:2]
+    scale = min(rows / size[0], columns / size[1])
+    tall, wide = min(rows, round(size[0] * scale)), min(columns, round(size[1] * scale))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    return cv2.resize(frame[top : top + tall, left : left + wide], size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _followed(frames: Frame) -> Array:
+    """From each frame's pixels to the first one's, in units, `[T, 3, 3]`: the motion on which most tracked corners agree."""
+    unit = WIDTH / frames.shape[2]
+    camera = np.diag([unit, unit, 1.0])
+    cameras = [camera]
+    greys = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
+    before = next(greys)
+    for grey in greys:
+        moved = np.eye(3)
+        corners = cv2.goodFeaturesToTrack(before, 150, 0.01, 7)
+        if corners is not None and len(corners) >= 8:
+            tracked, kept, _ = cv2.calcOpticalFlowPyrLK(before, grey, corners, None)
+            good = kept[:, 0] > 0
+            if good.sum() >= 8:
+                found, _ = cv2.estimateAffinePartial2D(tracked[good], corners[good], ransacReprojThreshold=1.0)
+                if found is not None:
+                    moved[:2] = found
+        camera = camera @ moved
+        cameras.append(camera)
+        before = grey
+    return np.stack(cameras)
+
+
+def _draw(frames: Frame, actors: list[Actor]) -> None:
+    """Draw actors into all their frames, in place, in the light and behind the water of each."""
+    begin = max(min(actor.first for actor in actors), 0)
+    end = min(max(actor.first + len(actor.placings) for actor in actors), len(frames))
+    for at in range(begin, end):
+        picture = frames[at].astype(np.float32)
+        color = picture[::8, ::8].reshape(-1, 3).mean(0)
+        light = np.float32(np.clip(color.mean() / GREY, 0.4, 1.6))
+        picture /= light
+        for actor in actors:
+            actor.draw(picture, at, color / light, HAZE * DIMMED)
+        frames[at] = np.clip(picture * light, 0, 255).astype(np.uint8)

@@ -1,0 +1,277 @@
+"""What is new in a scene, and when: how each kind appears before a camera whose motion is known.
+
+Animals enter at an edge or come out of the haze, and follow the vehicle's smoothed way, so that a knock moves them in the picture
+as it moves everything; things lie on the bottom until the camera passes over them; bubbles rise from a spot. How long each is in
+sight is then measured, and only what is seen for `LASTS` counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.surprise.actors import Actor
+from models.surprise.shapes import LENGTH, Sprite, paint
+from models.surprise.vehicle import WIDTH
+
+Array = NDArray[np.float64]
+
+SIZES = {
+    "fish": (40, 110), "reef fish": (35, 80), "eel": (80, 160), "ray": (70, 140), "turtle": (70, 140), "squid": (50, 95),
+    "jellyfish": (45, 90), "diver": (110, 190), "school": (18, 34), "light": (70, 130), "bubbles": (7, 16), "anchor": (70, 120),
+    "crate": (50, 95), "tyre": (45, 85), "pipe": (110, 220), "amphora": (60, 105),
+}  # fmt: skip
+"""Kinds, and how long each is, pixels of a picture 320 wide."""
+THINGS = ("anchor", "crate", "tyre", "pipe", "amphora")
+FLOATERS = ("ray", "turtle", "squid", "jellyfish")  # they look the way they go, however that is
+LASTS = (1.5, 8.0)  # s in sight
+GAP = 3.0  # s between two
+SETTLED = 3.0  # s before the first
+SIGHT = 0.0025  # of the picture that must be filled, haze taken off, for something to be in sight
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """An interval of frames, both ends included, in which something of `kind` is in sight."""
+
+    first: int
+    last: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class View:
+    """What a camera does, for whoever is to appear before it.
+
+    Args:
+        cameras: `[T, 3, 3]`, from pixels to the bottom's plane, whose unit is `WIDTH` to a picture's width at altitude 1.
+        size: rows and columns.
+        rate: frames a second.
+        haze: attenuation at distance 1.
+    """
+
+    cameras: Array
+    size: tuple[int, int]
+    rate: float
+    haze: float
+
+    @property
+    def unit(self) -> float:
+        """Pixels to one of a picture `WIDTH` wide."""
+        return self.size[1] / WIDTH
+
+    def sways(self) -> Array:
+        """How far each frame is knocked off the smoothed way, `[T, 2]` pixels, right and down."""
+        centre = np.array([(self.size[1] - 1) / 2, (self.size[0] - 1) / 2, 1])
+        points = self.cameras @ centre
+        reach = min(int(1.5 * self.rate), (len(points) - 1) // 2)
+        padded = np.pad(points, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd") if reach else points
+        sums = np.cumsum(np.vstack([np.zeros((1, 3)), padded]), axis=0)
+        smooth = (sums[2 * reach + 1 :] - sums[: len(points)]) / (2 * reach + 1)
+        back = np.linalg.solve(self.cameras, smooth[:, :, None])[:, :, 0]
+        return back[:, :2] / back[:, 2:] - centre[:2]
+
+
+def appear(
+    view: View, rng: np.random.Generator, *, kinds: tuple[str, ...], often: tuple[int, int], empty: float
+) -> list[tuple[Novelty, list[Actor]]]:
+    """Draw what appears, minute by minute, in order and at least `GAP` apart.
+
+    Args:
+        kinds: which, of `SIZES`; each as often as another, but for things that the camera does not happen to pass.
+        often: least and most in a minute.
+        empty: share of minutes without any.
+    """
+    count = len(view.cameras)
+    found: list[tuple[Novelty, list[Actor]]] = []
+    sways = view.sways()
+    minutes = max(1, round(count / view.rate / 60))
+    for minute in range(minutes):
+        wanted = 0 if rng.random() < empty else int(rng.integers(often[0], often[1] + 1))
+        low, high = max(minute * count // minutes, int(SETTLED * view.rate)), (minute + 1) * count // minutes
+        for _ in range(round(wanted * min(1, count / view.rate / 60 / minutes))):
+            for attempt in range(160):
+                if (
+                    attempt % 40 == 0
+                ):  # the camera may not pass a bottom where such a thing would be in sight for long enough
+                    kind = str(rng.choice(kinds))
+                    sprites = [paint({"school": "fish", "bubbles": "bubble"}.get(kind, kind), rng) for _ in range(2)]
+                actors = _actors(kind, sprites, view, sways, int(rng.integers(low, max(high, low + 1))), rng)
+                novelty = _interval(kind, actors, view)
+                if novelty and not any(_near(novelty, other, GAP * view.rate) for other, _ in found):
+                    found.append((novelty, actors))
+                    break
+    return sorted(found, key=lambda pair: pair[0].first)
+
+
+def _near(one: Novelty, other: Novelty, gap: float) -> bool:
+    return one.first <= other.last + gap and other.first <= one.last + gap
+
+
+def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
+    """When they are in sight, if that is once, long enough, not for too long, and after the start."""
+    count = len(view.cameras)
+    share = np.sum([actor.seen(count, view.size, view.haze) for actor in actors], axis=0)
+    frames = np.flatnonzero(share >= SIGHT)
+    if not len(frames):
+        return None
+    first, last = int(frames[0]), int(frames[-1])
+    lasts = (last + 1 - first) / view.rate
+    broken = len(frames) < last + 1 - first and np.diff(frames).max() > 0.7 * view.rate
+    outside = np.delete(share, slice(max(first - int(view.rate), 0), last + int(view.rate) + 1))
+    if broken or not LASTS[0] <= lasts <= LASTS[1] or first < SETTLED * view.rate or last >= count - 1:
+        return None
+    if share.max() < 1.6 * SIGHT or (outside > 0.3 * SIGHT).any():  # hardly there, or there for much longer
+        return None
+    return Novelty(first, last, kind)
+
+
+def _actors(
+    kind: str, sprites: list[Sprite], view: View, sways: Array, begin: int, rng: np.random.Generator
+) -> list[Actor]:
+    length = rng.uniform(*SIZES[kind])
+    if kind in THINGS:
+        return [_lying(sprites[0], length, view, begin, rng)]
+    if kind == "bubbles":
+        return _rising(sprites[0], length, view, begin, rng)
+    lasts = max(4, int(view.rate * rng.uniform(1.8, 7.5)))
+    count = int(rng.integers(9, 26)) if kind == "school" else 1
+    room = length * (5 if kind == "school" else 1) * view.unit / 2
+    way, distance = _way(view, room, lasts, rng)
+    inside = np.clip(np.arange(begin, begin + lasts), 0, len(sways) - 1)
+    way = way + sways[inside]
+    swimmers = []
+    for member in range(count):
+        own, size = way, length
+        if count > 1:
+            time = np.arange(lasts)[:, None] / view.rate
+            beat = rng.uniform(0.3, 0.9, 2) * time + rng.random(2)
+            own = way + view.unit * length * (rng.normal(0, (1.6, 0.9)) + 0.35 * np.sin(2 * np.pi * beat))
+            size = length * rng.uniform(0.75, 1.2)
+        swimmers.append(_swimmer(kind, sprites[member % 2], size, own, distance, begin, view, rng))
+    return swimmers
+
+
+def _way(view: View, room: float, lasts: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A way through the picture `[lasts, 2]` and the distance along it: from edge to edge, or out of the haze, or into it."""
+    rows, columns = view.size
+
+    def edge() -> Array:
+        side = rng.choice(4, p=(0.38, 0.38, 0.12, 0.12))
+        x, y = rng.uniform(0.1, 0.9) * columns, rng.uniform(0.1, 0.9) * rows
+        return np.array([(-room - 4, y), (columns + room + 4, y), (x, -room - 4), (x, rows + room + 4)][side])
+
+    middle = np.array([rng.uniform(0.2, 0.8) * columns, rng.uniform(0.2, 0.8) * rows])
+    near = rng.uniform(0.35, 0.8)
+    share = np.linspace(0, 1, lasts)
+    bursts = int(rng.integers(1, 4))
+    share = share + rng.uniform(0, 0.8) * np.sin(2 * np.pi * bursts * share) / (2 * np.pi * bursts)
+    distance = near * (1 + 0.15 * np.sin(2 * np.pi * (share + rng.random())))
+    ends = [edge(), edge()]
+    hazy = rng.random()
+    if hazy < 0.4:
+        far = near + rng.uniform(2, 4) / view.haze
+        closer = 1 - np.clip(share / rng.uniform(0.3, 0.6), 0, 1)
+        ends[0] = middle + rng.normal(0, 0.12, 2) * (columns, rows)
+        distance = distance * np.exp(np.log(far / near) * closer)
+        if hazy < 0.15:  # the same, going away
+            ends, share = ends[::-1], share[::-1]
+            share, distance = 1 - share, distance[::-1]
+    share = share[:, None]
+    return (1 - share) ** 2 * ends[0] + 2 * share * (1 - share) * middle + share**2 * ends[1], distance
+
+
+def _swimmer(
+    kind: str,
+    sprite: Sprite,
+    length: float,
+    way: Array,
+    distance: Array,
+    begin: int,
+    view: View,
+    rng: np.random.Generator,
+) -> Actor:
+    lasts = len(way)
+    pace = np.gradient(way, axis=0) * view.rate / view.unit  # px/s
+    reach = np.ones(min(5, lasts)) / min(5, lasts)
+    pace = np.stack([np.convolve(np.pad(p, len(reach) // 2, mode="edge"), reach, "valid")[:lasts] for p in pace.T], 1)
+    scale = length / LENGTH * view.unit * np.minimum(1.2, distance.min() * 1.2 / distance)
+    drawn = np.zeros((lasts, 2, 3))
+    if kind in FLOATERS:
+        angle = np.arctan2(pace[:, 1], pace[:, 0])
+        ahead, aside = np.stack([np.cos(angle), np.sin(angle)], 1), np.stack([-np.sin(angle), np.cos(angle)], 1)
+    else:
+        lean = np.clip(np.arctan2(pace[:, 1], np.abs(pace[:, 0]) + 25), -0.6, 0.6)
+        facing = np.where(pace[:, 0] >= 0, 1, -1) * np.clip(np.abs(pace[:, 0]) / 15, 0.4, 1)  # narrow while it turns
+        ahead = np.stack([facing * np.cos(lean), np.sin(lean)], 1)
+        aside = np.stack([-np.sign(facing) * np.sin(lean), np.cos(lean)], 1)
+    pulse = 1 + (0.14 if kind in ("jellyfish", "ray") else 0.0) * np.sin(2 * np.pi * np.arange(lasts) / view.rate * 0.8)
+    drawn[:, :, 0] = ahead * scale[:, None]
+    drawn[:, :, 1] = aside * (scale * pulse)[:, None]
+    rows, columns = sprite.size
+    drawn[:, :, 2] = way - drawn[:, :, :2] @ np.array([columns / 2, rows / 2])
+    slow = rng.uniform(0.4, 0.8) if length > 60 else rng.uniform(0.8, 1.8)
+    phase = 2 * np.pi * np.cumsum(slow + np.hypot(*pace.T) / 120) / view.rate + rng.uniform(0, 6)
+    opacity = np.ones(lasts)
+    if kind == "light":
+        opacity = 0.75 + 0.25 * np.sin(2 * np.pi * rng.uniform(0.2, 1) * np.arange(lasts) / view.rate)
+    return Actor(sprite, begin, drawn, distance, phase, opacity)
+
+
+def _spots(view: View, place: Array) -> tuple[Array, Array, Array]:
+    """Where a place on the plane is in each picture `[T, 2]`, how the plane is drawn there `[T, 2, 2]`, and how far it is `[T]`."""
+    at = np.linalg.solve(view.cameras, np.tile(np.append(place, 1)[:, None], (len(view.cameras), 1, 1)))[:, :, 0]
+    ahead = at[:, 2] > 1e-3
+    at = np.where(ahead[:, None], at[:, :2] / np.where(ahead, at[:, 2], 1)[:, None], -1e6)
+    over = (view.cameras[:, 2, :2] * at).sum(1) + view.cameras[:, 2, 2]
+    # beyond, what is drawn by the slope of the plane alone would fill the picture
+    drawable = ahead & (over > 0.05) & (over < 2.5)
+    over = np.where(drawable, over, 1e6)
+    grown = (view.cameras[:, :2, :2] - place[None, :, None] * view.cameras[:, 2:, :2]) / over[:, None, None]
+    grown = np.where(drawable[:, None, None], grown, np.eye(2) * 1e3)
+    distance: Array = np.sqrt(np.abs(np.linalg.det(grown))) * view.unit
+    slope = np.asarray(np.linalg.inv(grown), np.float64)
+    return at, slope, distance
+
+
+def _lying(sprite: Sprite, length: float, view: View, begin: int, rng: np.random.Generator) -> Actor:
+    rows, columns = view.size
+    pixel = np.array([rng.uniform(0.1, 0.9) * columns, rng.uniform(0.1, 0.9) * rows, 1])
+    place = view.cameras[begin] @ pixel
+    at, drawn, distance = _spots(view, place[:2] / place[2])
+    angle = rng.uniform(0, 2 * np.pi)
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * length / LENGTH
+    placings = np.zeros((len(at), 2, 3))
+    placings[:, :, :2] = drawn @ turned
+    middle = np.array([sprite.size[1] / 2, sprite.size[0] / 2])
+    placings[:, :, 2] = at - placings[:, :, :2] @ middle
+    return Actor(sprite, 0, placings, distance, np.zeros(len(at)), (distance < 50).astype(float), floor=True)
+
+
+def _rising(sprite: Sprite, length: float, view: View, begin: int, rng: np.random.Generator) -> list[Actor]:
+    rows, columns = view.size
+    count = len(view.cameras)
+    pixel = np.array([rng.uniform(0.15, 0.85) * columns, rng.uniform(0.5, 1.0) * rows, 1])
+    place = view.cameras[begin] @ pixel
+    at, _, distance = _spots(view, place[:2] / place[2])
+    lasts = int(view.rate * rng.uniform(1.0, 6.0))
+    bubbles, pace = [], rng.uniform(45, 90)
+    for birth in np.sort(rng.uniform(begin, begin + lasts, int(lasts / view.rate * rng.uniform(14, 28)) + 4)).astype(
+        int
+    ):
+        frames = np.arange(birth, min(birth + int(view.rate * rng.uniform(1.0, 2.2)), count))
+        if not len(frames):
+            continue
+        age = (frames - birth) / view.rate
+        grown = length * rng.uniform(0.5, 1.4) * (1 + 0.3 * age) * view.unit
+        aside = rng.normal(0, 7) + 4 * np.sin(2 * np.pi * (rng.uniform(1, 2) * age + rng.random()))
+        placings = np.zeros((len(frames), 2, 3))
+        placings[:, 0, 0] = placings[:, 1, 1] = grown / LENGTH
+        centre = at[frames] + view.unit * np.stack([aside * (0.3 + age), -pace * rng.uniform(0.85, 1.2) * age], 1)
+        placings[:, :, 2] = centre - (grown / LENGTH)[:, None] * np.array([sprite.size[1] / 2, sprite.size[0] / 2])
+        bubbles.append(
+            Actor(sprite, birth, placings, np.minimum(0.8, distance[frames]), age, np.full(len(frames), 0.9))
+        )
+    return bubbles

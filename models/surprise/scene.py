@@ -1,0 +1,192 @@
+"""A dive whose truth is known: what the camera did, and when something new was in sight.
+
+A vehicle's camera moves over a bottom under haze, caustics and particles (`vehicle`, `bottom`, `water`, `life`); now and then
+something new appears (`novelties`). What changes most in the picture is the vehicle's own motion and the light, and none of that is
+new; nor is weed, small fry, or a piece of the bottom that was not seen before.
+
+All of it is this project's own choice; no picture of a data set is contained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.surprise import bottom
+from models.surprise.life import Life
+from models.surprise.novelties import Novelty, View, appear
+from models.surprise.vehicle import drive
+from models.surprise.water import Water, wrapped
+
+TRAIN_SEEDS = tuple(range(100, 140))
+VALIDATION_SEEDS = tuple(range(700, 708))
+TEST_SEEDS = tuple(range(9000, 9012))
+"""Fixed before any model was made: test clips are for reporting, never for training or choosing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What clips are drawn from, and how hard they are. The defaults are those of training.
+
+    Args:
+        speed: factor on the vehicle's motion.
+        jerks: knocks a minute.
+        tilt: bounds of the camera's tilt; 0 looks straight down, 1 at the horizon.
+        haze: bounds of the attenuation at the distance of the bottom.
+        caustics: bounds of the strength of the sun's net, 0 to 1.
+        flicker: bounds of the slow changes of light, 0 to 1.
+        particles: bounds of how many drift in sight.
+        grain: bounds of the sensor's noise, levels.
+        quality: of JPEG, 1 to 100; None keeps what the sensor saw.
+        often: least and most novelties a minute.
+        empty: share of minutes without any.
+        kinds: what is new, names in `novelties.SIZES`.
+        grounds: the bottoms, names in `bottom.GROUNDS`.
+    """
+
+    speed: float = 1.0
+    jerks: float = 5.0
+    tilt: tuple[float, float] = (0.1, 0.75)
+    haze: tuple[float, float] = (0.25, 0.8)
+    caustics: tuple[float, float] = (0.1, 0.6)
+    flicker: tuple[float, float] = (0.02, 0.10)
+    particles: tuple[int, int] = (40, 160)
+    grain: tuple[float, float] = (1.5, 5.0)
+    quality: int | None = 85
+    often: tuple[int, int] = (2, 4)
+    empty: float = 0.15
+    kinds: tuple[str, ...] = ("fish", "school", "eel", "turtle", "crate", "tyre", "pipe", "bubbles")
+    grounds: tuple[str, ...] = ("sand", "gravel", "rock", "meadow")
+
+
+TRAIN = Scene()
+VALIDATION = Scene(
+    kinds=("fish", "school", "turtle", "ray", "squid", "tyre", "pipe", "amphora", "bubbles"),
+    grounds=("sand", "gravel", "rock", "meadow", "mud"),
+)
+TEST = Scene(
+    kinds=("fish", "school", "eel", "reef fish", "jellyfish", "diver", "crate", "anchor", "bubbles", "light"),
+    grounds=("sand", "rock", "reef", "rubble"),
+)
+"""Validation meets three kinds and a bottom that training does not, test five kinds and two bottoms that neither does."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames and the truth about them.
+
+    Args:
+        frames: `[T, H, W, 3]` uint8 RGB.
+        times: `[T]` float64, s from the first frame.
+        motion: `[T, 4]` float64, what the camera did since the frame before: right, down (pixels that what is seen at the centre
+            has moved), zoom (factor), roll (rad, clockwise). None where nobody knows.
+        novelties: when something new is in sight, in order.
+    """
+
+    frames: NDArray[np.uint8]
+    times: NDArray[np.float64]
+    motion: NDArray[np.float64] | None
+    novelties: tuple[Novelty, ...] = field(default=())
+
+
+def scene_of(seed: int) -> Scene:
+    """`TEST` or `VALIDATION` for their seeds, `TRAIN` for any other."""
+    return TEST if seed in TEST_SEEDS else VALIDATION if seed in VALIDATION_SEEDS else TRAIN
+
+
+def simulate(
+    seed: int,
+    *,
+    seconds: float = 60,
+    rate: float = 10,
+    size: tuple[int, int] = (180, 320),
+    scene: Scene | None = None,
+) -> Clip:
+    """Render a clip; the same arguments give the same bytes.
+
+    Args:
+        seed: one of the seeds above, or any other.
+        seconds: how long.
+        rate: frames a second.
+        size: rows and columns; what is seen is the same in any, but for the aspect.
+        scene: what to draw from; by default `scene_of(seed)`.
+    """
+    dive = Dive(seed, seconds=seconds, rate=rate, size=size, scene=scene)
+    frames = np.empty((len(dive.times), *size, 3), np.uint8)
+    for at, frame in enumerate(dive):
+        frames[at] = frame
+    return Clip(frames, dive.times, dive.motion, dive.novelties)
+
+
+class Dive:
+    """A clip that is rendered frame by frame while it is iterated over, once; arguments as in `simulate`.
+
+    Attributes:
+        times, motion, novelties: as in `Clip`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        seconds: float = 60,
+        rate: float = 10,
+        size: tuple[int, int] = (180, 320),
+        scene: Scene | None = None,
+    ) -> None:
+        scene = scene or scene_of(seed)
+        count = max(1, round(seconds * rate))
+        ways, looks, lights, lives, news = (np.random.default_rng((seed, part)) for part in range(5))
+        path = drive(count, rate, ways, speed=scene.speed, jerks=scene.jerks, tilt=scene.tilt)
+        self.size, self.quality = size, scene.quality
+        self.times, self.motion = np.arange(count) / rate, path.motion(size)
+        self._cameras = path.cameras(size)
+        self._ground = bottom.paint(str(looks.choice(scene.grounds)), looks)
+        haze = lights.uniform(*scene.haze)
+        self._water = Water(
+            lights,
+            count=count,
+            rate=rate,
+            size=size,
+            haze=haze,
+            caustics=lights.uniform(*scene.caustics),
+            flicker=lights.uniform(*scene.flicker),
+            grain=lights.uniform(*scene.grain),
+        )
+        self._life = Life(lives, size=size, rate=rate, particles=int(lives.integers(*scene.particles, endpoint=True)))
+        tall = np.linspace(-1, 1, size[0])
+        self._distances = (path.altitude[:, None] / (1 + path.tilt * tall)).astype(np.float32)
+        found = appear(
+            View(self._cameras, size, rate, haze), news, kinds=scene.kinds, often=scene.often, empty=scene.empty
+        )
+        self.novelties = tuple(novelty for novelty, _ in found)
+        self._actors = sorted(
+            (actor for _, actors in found for actor in actors),
+            key=lambda actor: (not actor.floor, -actor.distance.min()),
+        )
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for frame, camera in enumerate(self._cameras):
+            yield self._render(frame, camera)
+
+    def _render(self, frame: int, camera: NDArray[np.float64]) -> NDArray[np.uint8]:
+        water, motion, distance = self._water, self.motion[frame], self._distances[frame]
+        ground = wrapped(self._ground, camera, self.size)
+        self._life.weed(ground, camera, frame)
+        self._life.swim(ground, motion)
+        picture = ground.astype(np.float32)
+        clear = np.zeros(3, np.float32)
+        for actor in self._actors:
+            if actor.floor:
+                actor.draw(picture, frame, water.color, clear)
+        water.sunlit(picture, camera, frame, distance)
+        water.veiled(picture, frame, distance)
+        for actor in self._actors:
+            if not actor.floor:
+                actor.draw(picture, frame, water.color, water.attenuation)
+        picture = water.smeared(picture, motion)
+        self._life.snow(picture, motion, light=0.5)
+        return water.sensed(picture, frame, self.quality)

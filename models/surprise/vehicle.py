@@ -1,0 +1,127 @@
+"""How the vehicle moves, and with it the camera that looks down upon the bottom: cruises, pans, hovers, climbs, rolls and jerks.
+
+The bottom is a plane; its unit is a pixel of a picture 320 wide, seen from altitude 1. A camera is a homography `[3, 3]` that takes
+pixels (column, row, 1) to the plane, so that everything that lies there moves as the lens says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+WIDTH = 320.0  # columns of a picture whose pixel is the plane's unit
+
+
+@dataclass(frozen=True)
+class Path:
+    """Where the camera was, frame by frame.
+
+    Args:
+        place: `[T, 2]` on the plane, below the picture's centre, units.
+        heading: `[T]` rad, turning and rolling together: both turn the picture.
+        altitude: `[T]`, 1 is where a unit is a pixel.
+        tilt: 0 looks straight down; towards 1 the upper edge reaches the horizon.
+    """
+
+    place: Array
+    heading: Array
+    altitude: Array
+    tilt: float
+
+    def cameras(self, size: tuple[int, int]) -> Array:
+        """Homographies from pixels to the plane `[T, 3, 3]` for pictures of `size` (rows, columns)."""
+        rows, columns = size
+        unit = WIDTH / columns
+        centred = np.array([[unit, 0, -unit * (columns - 1) / 2], [0, unit, -unit * (rows - 1) / 2], [0, 0, 1]])
+        lens = np.array([[1, 0, 0], [0, 1, 0], [0, 2 * self.tilt / (unit * rows), 1]])
+        turned = np.zeros((len(self.place), 3, 3))
+        cos, sin = self.altitude * np.cos(self.heading), self.altitude * np.sin(self.heading)
+        turned[:, 0] = np.stack([cos, -sin, self.place[:, 0]], 1)
+        turned[:, 1] = np.stack([sin, cos, self.place[:, 1]], 1)
+        turned[:, 2, 2] = 1
+        return turned @ lens @ centred
+
+    def motion(self, size: tuple[int, int]) -> Array:
+        """What the camera did since the frame before, `[T, 4]` float64, zeros for the first.
+
+        Columns: how far what was at the centre has moved, to the right and down (pixels); zoom, the factor by which the centre has
+        grown; roll, by how much the picture has turned, clockwise (rad).
+        """
+        cameras = self.cameras(size)
+        rows, columns = size
+        centre = np.array([(columns - 1) / 2, (rows - 1) / 2, 1])
+        before = cameras[:-1] @ centre
+        now = np.linalg.solve(cameras[1:], before[:, :, None])[:, :, 0]
+        made = np.zeros((len(cameras), 4))
+        made[:, 2] = 1
+        made[1:, :2] = now[:, :2] / now[:, 2:] - centre[:2]
+        made[1:, 2] = self.altitude[:-1] / self.altitude[1:]
+        made[1:, 3] = -np.diff(self.heading)
+        return made
+
+
+def drive(
+    count: int,
+    rate: float,
+    rng: np.random.Generator,
+    *,
+    speed: float = 1.0,
+    jerks: float = 5.0,
+    tilt: tuple[float, float] = (0.1, 0.75),
+) -> Path:
+    """Draw a dive of `count` frames at `rate` frames a second.
+
+    Args:
+        speed: factor on every motion but the jerks.
+        jerks: how often a minute the vehicle is knocked.
+        tilt: bounds of the camera's tilt, drawn once.
+    """
+    wish = np.zeros((count, 4))  # velocities wished for: right, down (units/s), turn (rad/s), climb (1/s)
+    at = 0
+    while at < count:
+        length = int(rate * rng.uniform(1.5, 7)) + 1
+        what = rng.choice(["cruise", "pan", "hover", "stop", "climb", "turn"], p=(0.3, 0.25, 0.15, 0.1, 0.1, 0.1))
+        way = rng.uniform(0, 2 * np.pi)
+        pace = {"cruise": rng.uniform(20, 60), "pan": rng.uniform(50, 130), "hover": 6.0}.get(what, 10.0)
+        turn = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35) if what == "turn" else rng.normal(0, 0.03)
+        climb = rng.choice([-1, 1]) * rng.uniform(0.06, 0.2) if what == "climb" else rng.normal(0, 0.01)
+        if what == "stop":
+            pace = turn = climb = 0.0
+        elif what == "pan":  # sideways, as a camera is swept
+            way = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
+        wish[at : at + length] = (pace * np.cos(way), pace * np.sin(way), turn, climb)
+        at += length
+    lag = np.exp(-1 / (rate * np.array([0.5, 0.5, 0.6, 0.8])))  # water holds the vehicle, s
+    velocity, height = wish[0], 0.0
+    steps, heights = np.zeros((count, 3)), np.zeros(count)
+    for frame in range(count):
+        velocity = lag * velocity + (1 - lag) * wish[frame]
+        steps[frame] = velocity[:3] * speed / rate
+        height += (velocity[3] * speed - 0.08 * height) / rate  # the pilot holds an altitude
+        heights[frame] = height
+    seconds = np.arange(count) / rate
+    swell = np.zeros((count, 4))
+    for column, most in enumerate((5.0, 5.0, 0.035, 0.02)):
+        for period in (rng.uniform(2.5, 5), rng.uniform(5, 11)):
+            swell[:, column] += (
+                speed * most * rng.uniform(0.2, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
+            )
+    shake = speed * rng.standard_normal((count, 4)) * (0.4, 0.4, 0.003, 0.002)
+    knocks = np.zeros((count, 4))
+    for _ in range(rng.poisson(jerks * count / rate / 60)):
+        hit = rng.integers(0, count)
+        way, force = rng.uniform(0, 2 * np.pi), rng.uniform(15, 50)
+        since = np.maximum(seconds - seconds[hit], 0)
+        pulse = (1 - np.exp(-since / 0.12)) * np.exp(-since / rng.uniform(0.5, 3))
+        knocks += pulse[:, None] * (force * np.cos(way), force * np.sin(way), rng.normal(0, 0.08), rng.normal(0, 0.04))
+    over = swell + shake + knocks
+    heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + over[:, 2]
+    cos, sin = np.cos(heading), np.sin(heading)
+    ahead = np.stack([cos * steps[:, 0] - sin * steps[:, 1], sin * steps[:, 0] + cos * steps[:, 1]], 1)
+    place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + over[:, :2]
+    altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + over[:, 3]), 0.5, 2.2)
+    return Path(place, heading, altitude, rng.uniform(*tilt))
