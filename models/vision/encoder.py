@@ -1,0 +1,169 @@
+"""Frames to tokens by a frozen backbone: one interface over EfficientNet-Lite0 and the DINO vision transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.trained import placed
+
+DEFAULT = "efficientnet-lite0"
+ON_CPU = 4
+"""Frames that go through the network at once on a CPU: more of them leave its caches, and are slower each."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What an encoder sees in B frames: N patches in rows from the top left, and one vector a frame.
+
+    Args:
+        tokens: `[B, N, D] float32`, N = h * w of the encoder's `grid`.
+        pooled: `[B, D] float32`, the mean of the patches, or a transformer's class token where that was asked for.
+    """
+
+    tokens: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A network that was trained elsewhere, with what one must know to use it.
+
+    Args:
+        network: standardised frames `[B, 3, H, W]` -> tokens `[B, N, D]` and pooled `[B, D]`.
+        name: which network, with the options that change what it returns.
+        version: the first digits of a sha256 over its weights.
+        size: (H, W) of a frame in pixels.
+        grid: (h, w) of the patches; N = h * w.
+        width: D.
+        mean, std: of red, green and blue in what it was trained on, of 0..255.
+    """
+
+    network: nn.Module
+    name: str
+    version: str
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Encoder:
+    """A backbone on a device. It is never trained, and gives the same for a frame in any batch, but for rounding.
+
+    Args:
+        backbone: see `Backbone`; its network is moved to `device` and frozen.
+        device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
+        compiled: compile the network for `cuda` at its first frames (about a minute); of no effect elsewhere.
+    """
+
+    def __init__(self, backbone: Backbone, device: torch.device, *, compiled: bool = False) -> None:
+        self.device, self._backbone = device, backbone
+        network = backbone.network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.eval().requires_grad_(False)
+        if compiled and device.type == "cuda":
+            self._network = torch.compile(self._network, dynamic=True)  # the size of a micro-batch varies
+        self._mean = torch.tensor(backbone.mean, device=device)[:, None, None]
+        self._factor = 1 / torch.tensor(backbone.std, device=device)[:, None, None]
+
+    def __call__(self, frames: Tensor) -> Encoded:
+        """Encode frames.
+
+        Args:
+            frames: `[B, 3, H, W] uint8`, RGB, on any device; B may be 0. Fastest when laid out as `[B, H, W, 3]`.
+
+        Returns:
+            Tokens and pooled, on the device of `frames`.
+
+        Raises:
+            ValueError: if the frames are not uint8, or H and W are not the encoder's `size`.
+        """
+        if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[1:] != (3, *self.size):
+            got, (h, w) = f"{list(frames.shape)} {str(frames.dtype).removeprefix('torch.')}", self.size
+            raise ValueError(
+                f"frames are {got}, expected [B, 3, {h}, {w}] uint8; scale them to the encoder's size first"
+            )
+        home = frames.device
+        cuda = self.device.type == "cuda"
+        if cuda and not frames.is_cuda:
+            frames = frames.pin_memory()  # from pageable memory the copy below would wait
+        parts = []
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
+            for some in frames.split(max(len(frames), 1) if cuda else ON_CPU):
+                moved = some.to(self.device, non_blocking=True)  # as bytes, a quarter of the floats
+                scaled = moved.to(torch.float32, memory_format=torch.channels_last).sub_(self._mean).mul_(self._factor)
+                parts.append([part.float().to(home) for part in self._network(scaled)])
+        # Outside, so that what a model learns from may be saved for its gradients.
+        tokens, pooled = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Encoded(tokens, pooled)
+
+    @property
+    def name(self) -> str:
+        """Which network, with the options that change what it returns."""
+        return self._backbone.name
+
+    @property
+    def version(self) -> str:
+        """The first digits of a sha256 over the weights."""
+        return self._backbone.version
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of a frame, in pixels."""
+        return self._backbone.size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the patches; N = h * w."""
+        return self._backbone.grid
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return self._backbone.width
+
+
+def load(
+    source: str | Path = DEFAULT,
+    *,
+    size: tuple[int, int],
+    device: str = "auto",
+    layer: str | None = None,
+    merge: float | None = None,
+    class_token: bool = False,
+    compiled: bool = False,
+) -> Encoder:
+    """An encoder for frames of one size.
+
+    Args:
+        source: "efficientnet-lite0", whose weights a package brings along; or a directory with `config.json` and
+            `model.safetensors` of a DINOv2 or DINOv3 vision transformer, see `models.vision.vit`.
+        size: (H, W) of a frame, in pixels; of a transformer multiples of its patch.
+        device: see `models.trained.placed`.
+        layer: of EfficientNet-Lite0, where to look: see `models.vision.efficientnet.LAYERS`.
+        merge: of a transformer, the least cosine at which each block merges tokens: see `operators.merging.merge`.
+        class_token: of a transformer, whether `pooled` is its class token.
+        compiled: see `Encoder`.
+
+    Raises:
+        ValueError: if there is no such encoder, an option is not for it, or its weights are not as they should be.
+    """
+    if str(source) == DEFAULT:
+        if merge is not None or class_token:
+            raise ValueError(f"merge and class_token are for vision transformers, not for {DEFAULT}")
+        from models.vision import efficientnet
+
+        backbone = efficientnet.backbone(size, layer=layer or efficientnet.LAYER)
+    elif (directory := Path(source)).is_dir():
+        if layer is not None:
+            raise ValueError(f"layer is for {DEFAULT}, not for the vision transformer in {directory}")
+        from models.vision import vit
+
+        backbone = vit.backbone(directory, size, merge=merge, class_token=class_token)
+    else:
+        raise ValueError(f"encoder {str(source)!r} is neither {DEFAULT!r} nor a directory with a vision transformer")
+    return Encoder(backbone, placed(device), compiled=compiled)
