@@ -26,6 +26,7 @@ from pipelines.runtime.replay import replay
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.stages import Judge, Last, Silence
 from pipelines.runtime.state import Cell, CellStore, Declared, Store
+from pipelines.runtime.units import milliseconds
 
 OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -88,7 +89,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="room",
         event_time="time",
         stages=[
-            _grid(options.get("late", "5min")),
+            _grid(options.get("late", "5min"), min("10min", silent, key=milliseconds)),
             Air(options.get("timezone", "UTC"), Schedules(options)),
             Last(judge.config.window, judge.config.features),
             Judge(judge),
@@ -238,8 +239,9 @@ class Held:
         return rows.with_columns({"occupied": pa.array(told.numpy())})
 
 
-def _grid(late: str) -> Grid:
-    return Grid("1min", PROPERTIES, late=late, wait="10min", slope="10min", gap="1h", most=256)
+def _grid(late: str, wait: str = "10min") -> Grid:
+    """Minutes; `wait` is no longer than silence takes, so that its alarm comes after the room's last row and is of its time."""
+    return Grid("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
 
 
 def _schedule(own: Mapping[str, Any]) -> tuple[int, int, frozenset[int]]:

@@ -80,30 +80,22 @@ class Grid:
         rows, kinds = rows.keep(known), kinds[kinds >= 0]
         keys = _Keys(self, rows, state, at)
         if not len(keys.slots):
-            return self._rows(keys.slots, keys.slots, {}, rows, state, at)
+            return self._rows(keys.slots, keys.slots, {}, rows, at)
         keys.take(rows, kinds, rows.column(self._value).double().numpy(), at)
         key, end = keys.close()
         columns = keys.columns(key, end)
         keys.keep(rows, at)
-        return self._rows(keys.slots[key], end, columns, rows, state, at)
+        return self._rows(keys.slots[key], end, columns, rows, at)
 
-    def _rows(
-        self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, state: Mapping[str, Store], at: Step
-    ) -> Rows:
-        """Rows of keys at the ends of steps, with when their keys were last heard of as Kafka's timestamp."""
+    def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, at: Step) -> Rows:
+        """Rows of keys at the ends of steps."""
         names = dict.fromkeys([*IDENTITY.names, at.key, at.event_time])
         made = at.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
         parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
         empty = np.empty(0)
-        made = made.with_columns(
+        return made.with_columns(
             {name: pa.array(columns.get(name, empty), pa.float64(), from_pandas=True) for name in parts}
         )
-        if at.event_time == "_timestamp":
-            return made
-        seen_at = state["seen_at"]
-        assert isinstance(seen_at, CellStore)
-        heard = pa.array(seen_at[torch.from_numpy(slots)].numpy(), pa.int64())
-        return made.with_columns({"_timestamp": heard.cast(made.table.schema.field("_timestamp").type)})
 
 
 class _Keys:

@@ -46,12 +46,14 @@ class Step:
         now: ms since the epoch, the step's only clock, journaled.
         key, event_time: the columns of `rows.table` with the key and the event time.
         keys_of: slots -> their partitions and keys; for rows that a stage makes itself.
+        came: the step's readings, before any stage.
     """
 
     now: int
     key: str
     event_time: str
     keys_of: Callable[[Tensor], tuple[pa.Array, pa.Array]]
+    came: Rows = field(init=False)
     refused: list[Refusal] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -201,7 +203,7 @@ class Machine:
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
         rows = self._nameable(self._punctual(batch, at), at)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key), wall)
-        rows = Rows(rows.table, slots)
+        at.came = rows = Rows(rows.table, slots)
         for i, stage in enumerate(p.stages):
             rows = stage.step(rows, state.of(f"{i}-{type(stage).__name__}"), at)
         results = self._results(rows, at, wall)

@@ -320,7 +320,9 @@ class Keep:
 class Silence:
     """Adds a row for each key that has not been heard of for `after`: no offset, every reading null, `silent` true.
 
-    Its event time is the key's last one, so that the alarm is the same however late it is noticed.
+    Its event time is that of the key's last row, so that the alarm is the same however late it is noticed; a key that has had
+    none is not told of. What counts is when readings came, not when a stage lets go of what it made of them: a row that comes
+    out while its key is silent, closed by the clock, is `silent` too and ends nothing.
     """
 
     def __init__(self, after: str) -> None:
@@ -334,12 +336,15 @@ class Silence:
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
         assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
+        if len(at.came):
+            g = at.came.groups()
+            heard[g.slots] = at.heard(at.came)[g.order[g.starts + g.lengths - 1]]
         if len(rows):
             g = rows.groups()
-            last = g.order[g.starts + g.lengths - 1]
-            heard[g.slots], told[g.slots] = at.heard(rows)[last], False
-            event_time[g.slots] = at.times(rows)[last]
-        rows = rows.with_columns({"silent": pa.repeat(pa.scalar(False), len(rows))})
+            known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
+            told[g.slots] = told[g.slots] & known & (heard[g.slots] + self._after <= at.now)
+            event_time[g.slots] = at.times(rows)[g.order[g.starts + g.lengths - 1]]
+        rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
         quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
         if not len(quiet):
             return rows

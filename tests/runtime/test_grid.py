@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipelines.runtime.grid import Grid
 from pipelines.runtime.machine import Machine, Outcome, empty
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
 from pipelines.runtime.stages import Silence
 
 NOW = 1_767_225_600_000  # a whole minute
@@ -241,3 +242,29 @@ def test_a_key_of_old_readings_that_came_just_now_is_not_silent() -> None:
     assert silent["silent"].to_pylist().count(True) <= 2
     late = machine.step(empty(READING), NOW + 60 * MINUTE).results
     assert {row["room"] for o in (silent, late) for row in o.to_pylist() if row["silent"]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("wait", ["1min", "5min", "10min"])
+def test_a_silence_counts_from_the_last_reading_and_rows_that_the_clock_closes_later_do_not_end_it(wait: str) -> None:
+    p = pipeline(wait=wait)
+    results = pa.schema([*p.results, ("silent", pa.bool_())])
+    rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
+    p = replace(p, stages=[*p.stages, Silence("5min")], results=results, rules=[rule])
+    readings = [("a", "co2", n * MINUTE + second * 1000, 1.0) for n in range(6) for second in (0, 50)]
+    ticks = range(MINUTE, 60 * MINUTE, MINUTE)
+    _, *outcomes = run(p, readings, ticks=ticks)
+    rang = [(tick, a.transition) for tick, o in zip(ticks, outcomes, strict=True) for a in o.alerts]
+    assert rang == [(5 * MINUTE, "raised")]
+    silent = [row["silent"] for o in outcomes for row in o.results.to_pylist()].count(True)
+    assert silent == (1 + 4 if wait == "10min" else 1)  # four minutes were open
+
+
+def test_readings_that_make_no_row_yet_are_heard() -> None:
+    p = pipeline(late="0s")
+    p = replace(p, stages=[*p.stages, Silence("30s")], results=pa.schema([*p.results, ("silent", pa.bool_())]))
+    machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
+    for n, at in enumerate(range(0, 10 * MINUTE, 20_000)):
+        row = {"_partition": 0, "_offset": n, "_row": 0, "_timestamp": NOW + at, "room": "a", "property": "co2"}
+        reading = pa.RecordBatch.from_pylist([row | {"at": NOW + at, "value": 1.0}], schema=schema)
+        for outcome in (machine.step(reading, NOW + at), machine.step(empty(READING), NOW + at + 15_000)):
+            assert not any(outcome.results["silent"].to_pylist())
