@@ -48,7 +48,7 @@ class Tour:
 
     def __call__(self, command: str) -> str:
         done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=180
+            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=400
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout

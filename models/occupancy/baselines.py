@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +19,81 @@ from models.occupancy.features import CLOCK
 from models.occupancy.train import Room
 
 Array = NDArray[np.float64]
+Settings = Mapping[str, float]
 
 MOST = 6_000
 """Minutes that the SVM, whose cost grows with their square, is trained on; drawn at random."""
 
-BASELINES: Mapping[str, Callable[[int], ClassifierMixin]] = {
-    "logistic regression": lambda seed: make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)),
-    "RBF-SVM": lambda seed: make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(C=1.0), ensemble=False)),
-    "gradient boosting": lambda seed: HistGradientBoostingClassifier(
-        max_iter=60,
-        learning_rate=0.08,
-        max_leaf_nodes=8,
-        min_samples_leaf=300,
-        l2_regularization=10,
-        random_state=seed,
-    ),
-    "clock only": lambda seed: HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, random_state=seed),
+
+def _logistic(seed: int, settings: Settings) -> ClassifierMixin:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **settings))
+
+
+def _svm(seed: int, settings: Settings) -> ClassifierMixin:
+    return make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(**settings), ensemble=False))
+
+
+def _boosting(seed: int, settings: Settings) -> ClassifierMixin:
+    return HistGradientBoostingClassifier(random_state=seed, **settings)
+
+
+_MADE: Mapping[str, Callable[[int, Settings], ClassifierMixin]] = {
+    "logistic regression": _logistic,
+    "RBF-SVM": _svm,
+    "gradient boosting": _boosting,
+    "clock only": _boosting,
 }
+BASELINES: Mapping[str, Settings] = {
+    "logistic regression": {"C": 0.01},
+    "RBF-SVM": {"C": 1.0, "gamma": 0.0256},
+    "gradient boosting": {
+        "max_iter": 60,
+        "learning_rate": 0.08,
+        "max_leaf_nodes": 8,
+        "min_samples_leaf": 300,
+        "l2_regularization": 10,
+    },
+    "clock only": {"max_iter": 60, "max_leaf_nodes": 8},
+}
+"""Each baseline's settings, as scikit-learn calls them."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One of `BASELINES`, trained.
+
+    Args:
+        name: of it.
+        classifier: over `summaries`.
+        length: rows of the windows.
+        features: of the rooms, in their order.
+    """
+
+    name: str
+    classifier: ClassifierMixin
+    length: int
+    features: Sequence[str]
+
+    def __call__(self, rooms: Sequence[Room]) -> Array:
+        """The probability `[N]` of each window whose truth is known."""
+        x, _ = summaries(rooms, self.length, self.features, clock=self.name == "clock only")
+        return self.classifier.predict_proba(x)[:, 1]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that it has learned, but for the scaling: weights, support vectors with theirs, or splits (two) and leaves."""
+        if self.name in ("gradient boosting", "clock only"):
+            trees = [
+                tree for trees in self.classifier._predictors for tree in trees
+            ]  # scikit-learn shows them nowhere else
+            leaves = sum(tree.get_n_leaf_nodes() for tree in trees)
+            return int(leaves + 2 * (leaves - len(trees)))
+        last = self.classifier[-1]
+        if self.name == "logistic regression":
+            return last.coef_.size + last.intercept_.size
+        (calibrated,) = last.calibrated_classifiers_
+        svm, sigmoid = calibrated.estimator, 2
+        return svm.support_vectors_.size + svm.dual_coef_.size + svm.intercept_.size + sigmoid
 
 
 def summaries(
@@ -64,12 +123,21 @@ def summaries(
 
 
 def fit_baseline(
-    name: str, rooms: Sequence[Room], length: int, features: Sequence[str], *, seed: int = 0
-) -> Callable[[Sequence[Room]], Array]:
-    """Train one of `BASELINES`; what comes back gives the probability `[N]` of each window of other rooms whose truth is known."""
-    clock = name == "clock only"
-    x, y = summaries(rooms, length, features, clock=clock)
+    name: str,
+    rooms: Sequence[Room],
+    length: int,
+    features: Sequence[str],
+    *,
+    seed: int = 0,
+    settings: Settings | None = None,
+) -> Baseline:
+    """Train one of `BASELINES` on the windows of some rooms whose truth is known.
+
+    Args:
+        settings: instead of its own, or of some of them.
+    """
+    x, y = summaries(rooms, length, features, clock=name == "clock only")
     rng = np.random.default_rng(seed)
     some = rng.permutation(len(x))[: MOST if name == "RBF-SVM" else round(0.9 * len(x))]
-    model = BASELINES[name](seed).fit(x[some], y[some] > 0.5)
-    return lambda others: model.predict_proba(summaries(others, length, features, clock=clock)[0])[:, 1]
+    classifier = _MADE[name](seed, {**BASELINES[name], **(settings or {})})
+    return Baseline(name, classifier.fit(x[some], y[some] > 0.5), length, features)

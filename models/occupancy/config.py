@@ -13,10 +13,11 @@ from models.trained import CONFIG_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Widths of the network; `patch` rows are read at once."""
+    """Sizes of the network: `patch` rows are read at once, by an LSTM of so many `layers`."""
 
     patch: int = 5
     lstm: int = 24
+    layers: int = 1
     attention: int = 16
     dropout: float = 0.3
 
@@ -30,7 +31,7 @@ class OccupancyConfig:
         window: rows, one a minute, per window; a multiple of the network's patch.
         threshold: probability from which a room counts as occupied.
         mean, scale: of each feature over the training rows; empty before training.
-        network: widths.
+        network: sizes.
 
     Raises:
         ValueError: if the values contradict each other.

@@ -18,14 +18,14 @@ class OccupancyNetwork(nn.Module):
 
     Args:
         channels: number of features F.
-        size: widths.
+        size: of its parts.
     """
 
     def __init__(self, *, channels: int, size: NetworkSize) -> None:
         super().__init__()
         width = size.lstm
         self.patches = nn.Conv1d(channels, width, size.patch, stride=size.patch)
-        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.lstm = nn.LSTM(width, width, size.layers, batch_first=True)
         self.pool = AdditiveAttentionPool(dim=width, hidden=size.attention)
         self.now = nn.Linear(channels, width)
         self.head = nn.Sequential(nn.Dropout(size.dropout), nn.Linear(3 * width, 1))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import polars as pl
+    from rich.progress import Progress
 
+    from models.occupancy.config import OccupancyConfig
     from models.occupancy.data import Recording
-    from models.occupancy.train import Recipe
+    from models.occupancy.search import Trial
+    from models.occupancy.train import Recipe, Room
     from pipelines.runtime.settings import Settings
 
 FACTORY = "pipelines.occupancy:pipeline"
@@ -20,61 +25,118 @@ ROWS = 1000
 """Rows handed to the feeder at once."""
 
 
+class Search(NamedTuple):
+    """Trials of a search, and its run in MLflow."""
+
+    trials: list[Trial]
+    run: str | None
+
+
 def train(
-    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+    settings: Settings,
+    data: list[str],
+    *,
+    out: Path,
+    name: str,
+    seeds: list[int],
+    recipe: Recipe | None = None,
+    trials: int = 0,
 ) -> dict[str, Any]:
     """Train on all rooms of some recordings, each of which gets the same share; the best on the others' rooms is kept.
 
-    A seed's score is its F1 on sources left out in turn, so that it says how well the model does in buildings that it has never
-    seen; with a single source there is nothing to leave out, and the first seed is kept.
+    A seed's score is its F1 on what is left out in turn, as `models.occupancy.search.folds` says, so that it says how well the
+    model does in rooms that it has never seen; with a single room there is nothing to leave out, and the first seed is kept.
+
+    Args:
+        trials: of a search for the network's sizes and its recipe by the same score with the first seed; 0 searches nothing.
 
     Returns:
-        `model` (the folder), `name`, `version` in the registry, `seed`, and `seeds` with the figures of each.
+        `model` (the folder), `name`, `version` in the registry, `seed`, `seeds` with the figures of each, and `search`: its
+        trials, or None.
     """
     from models import registry
     from models.occupancy.config import OccupancyConfig
-    from models.occupancy.train import fit, labelled, rooms, score
+    from models.occupancy.search import best, folds, settled
+    from models.occupancy.train import Recipe, fit, labelled, rooms, score
     from pipelines.cli.console import progress
+    from pipelines.cli.train import artifacts
     from pipelines.occupancy import minutes
 
-    config = OccupancyConfig()
-    sources = []
+    config, recipe, found = OccupancyConfig(), recipe or Recipe(), Search([], None)
+    sources, tried = [], {}
     with progress() as shown:
         task = shown.add_task("reading", total=len(data))
         for source in data:
             recording = recorded(source, rooms=16, seed=0)
             sources.append(rooms(labelled(minutes(recording), recording.truth), config.features))
             shown.advance(task)
-        tried = {}
+        if trials:
+            found = _search(
+                settings, sources, config, recipe, data=data, name=name, trials=trials, seed=seeds[0], shown=shown
+            )
+            config, recipe = settled(config, recipe, best(found.trials).settings)
+        turns = folds(sources)
         for number in seeds:
-            task = shown.add_task(f"seed {number}", total=len(sources) + 1 if len(sources) > 1 else 1)
+            task = shown.add_task(f"seed {number}", total=len(turns) + 1)
             scores = []
-            for left_out in range(len(sources) if len(sources) > 1 else 0):
-                others = [source for i, source in enumerate(sources) if i != left_out]
-                scores.append(score(fit(others, config, recipe, seed=number), sources[left_out])["f1"])
+            for others, left_out in turns:
+                scores.append(score(fit(others, config, recipe, seed=number), left_out)["f1"])
                 shown.advance(task)
             tried[number] = (sum(scores) / max(len(scores), 1), fit(sources, config, recipe, seed=number))
             shown.advance(task)
-    best = max(tried, key=lambda number: tried[number][0])
-    model = tried[best][1]
+    kept = max(tried, key=lambda number: tried[number][0])
+    model = tried[kept][1]
     model.save(out)
-    figures = [
-        {"seed": number, **({"left_out_f1": f1} if len(sources) > 1 else {})} for number, (f1, _) in tried.items()
-    ]
+    figures = [{"seed": number, **({"left_out_f1": f1} if turns else {})} for number, (f1, _) in tried.items()]
     version = None
     if settings.mlflow.enabled:
-        from pipelines.cli.train import artifacts
-
         uri = settings.mlflow.tracking_uri
+        params = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, "window": config.window}
         version = registry.register(
             out,
             name=name,
-            params={"data": " ".join(data), "seed": best, "parameters": model.parameters, "window": config.window},
-            metrics=[("left_out_f1", f1, number) for number, (f1, _) in tried.items() if len(sources) > 1],
+            params={**params, **asdict(config.network), **asdict(recipe), **({"search": found.run} if trials else {})},
+            metrics=[("left_out_f1", f1, number) for number, (f1, _) in tried.items() if turns],
             tracking_uri=uri,
             artifact_location=artifacts(uri),
         )
-    return {"model": str(out), "name": name, "version": version, "seed": best, "seeds": figures}
+    search = [asdict(trial) for trial in found.trials] or None
+    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": figures, "search": search}
+
+
+def _search(
+    settings: Settings,
+    sources: Sequence[Sequence[Room]],
+    config: OccupancyConfig,
+    recipe: Recipe,
+    *,
+    data: list[str],
+    name: str,
+    trials: int,
+    seed: int,
+    shown: Progress,
+) -> Search:
+    """Search, each trial recorded in MLflow when it ends, if that is enabled."""
+    from models import registry
+    from models.occupancy.search import Trial, best, search
+    from pipelines.cli.train import artifacts
+
+    uri, run, done = settings.mlflow.tracking_uri, None, list[Trial]()
+    params = {"data": " ".join(data), "trials": trials, "seed": seed, "window": config.window, "steps": recipe.steps}
+    task = shown.add_task("search", total=trials)
+    with ExitStack() as tracked:
+        if settings.mlflow.enabled:
+            run, record = tracked.enter_context(
+                registry.searching(name, params, tracking_uri=uri, artifact_location=artifacts(uri))
+            )
+
+        def tell(trial: Trial) -> None:
+            done.append(trial)
+            if run:
+                record(trial.number, trial.settings, {"left_out_f1": trial.f1})
+            shown.update(task, advance=1, description=f"search, best F1 {best(done).f1:.3f}")
+
+        return Search(search(sources, config, recipe, trials=trials, seed=seed, tell=tell), run)
 
 
 def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:

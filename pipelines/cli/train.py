@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from models.rul.train import Epoch, Trained
     from pipelines.runtime.settings import Settings
 
-DOMAINS = ("rul", "occupancy")
+DOMAINS = ("rul", "occupancy", "surprise")
 
 
 def train(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul or occupancy.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy or surprise.")],
     data: Annotated[
         list[str],
         typer.Option(
             metavar="DIR|sim",
-            help="C-MAPSS files; with --config, CSV files. Of occupancy: recordings of rooms or a simulated building; repeatable.",
+            help="C-MAPSS files; with --config, CSV files. Repeatable: recordings of rooms, or a simulated building; clips, or "
+            "simulated dives.",
         ),
     ],
     config: Annotated[
@@ -40,14 +41,22 @@ def train(
         list[int] | None, typer.Option(help="Repeatable: the best on validation is kept, all are reported [0].")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of rul, at most.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of occupancy.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of occupancy and surprise.")] = None,
+    search: Annotated[
+        int, typer.Option(metavar="TRIALS", min=0, help="Of occupancy: a Bayesian search for sizes and recipe before.")
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Train a model on runs to failure, or on rooms, and register it in MLflow as NAME@champion."""
+    """Train a model on runs to failure, rooms or clips, and register it in MLflow as NAME@champion."""
     check_domain(domain)
     settings, seeds = context.obj.settings(), seed or [0]
     if domain == "occupancy":
-        _occupancy(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
+        _occupancy(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, trials=search, json=json)
+        return
+    if search:
+        raise ConfigError(f"--search: expected occupancy, got {domain}, whose settings are not searched; leave it out")
+    if domain == "surprise":
+        _surprise(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
         return
     if len(data) > 1:
         raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
@@ -123,7 +132,15 @@ def _rul(
 
 
 def _occupancy(
-    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
+    settings: Settings,
+    data: list[str],
+    *,
+    out: Path | None,
+    name: str,
+    seeds: list[int],
+    steps: int | None,
+    trials: int,
+    json: bool,
 ) -> None:
     from models.occupancy.train import Recipe
     from pipelines.cli.console import out as console
@@ -131,14 +148,51 @@ def _occupancy(
     from pipelines.cli.occupancy import train as fit
 
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+    folder = out or Path("trained", name)
+    made = fit(settings, data, out=folder, name=name, seeds=seeds, recipe=recipe, trials=trials)
+    if json:
+        say_json(made)
+        return
+    if made["search"]:
+        _say_search(made["search"])
+    for tried in made["seeds"]:
+        figure = f": F1 {tried['left_out_f1']:.3f} on what was left out" if "left_out_f1" in tried else ""
+        console.print(f"seed {tried['seed']}{figure}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
+    _say(made["model"], name, made["version"])
+
+
+def _surprise(
+    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
+) -> None:
+    from models.surprise.train import Recipe
+    from pipelines.cli.console import out as console
+    from pipelines.cli.console import say_json
+    from pipelines.cli.surprise import train as fit
+
+    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
     made = fit(settings, data, out=out or Path("trained", name), name=name, seeds=seeds, recipe=recipe)
     if json:
         say_json(made)
         return
     for tried in made["seeds"]:
-        figure = f": F1 {tried['left_out_f1']:.3f} on sources left out" if "left_out_f1" in tried else ""
-        console.print(f"seed {tried['seed']}{figure}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
+        kept = " (kept)" if tried["seed"] == made["seed"] else ""
+        console.print(f"seed {tried['seed']}: F1 {tried['f1']:.3f} of events on validation dives{kept}")
     _say(made["model"], name, made["version"])
+
+
+def _say_search(trials: list[dict[str, Any]]) -> None:
+    """The best five trials beside the first, which is how the settings were."""
+    from rich.table import Table
+
+    from pipelines.cli.console import out
+
+    ranked = sorted(trials, key=lambda trial: -trial["f1"])[:5]
+    shown = ranked if trials[0] in ranked else [*ranked, trials[0]]
+    table = Table("setting", *("as it was" if trial["number"] == 0 else f"trial {trial['number']}" for trial in shown))
+    table.add_row("F1 left out", *(f"{trial['f1']:.3f}" for trial in shown), style="bold")
+    for name in trials[0]["settings"]:
+        table.add_row(name, *(f"{trial['settings'][name]:.3g}" for trial in shown))
+    out.print(table)
 
 
 def _say(folder: str, name: str, version: str | None) -> None:

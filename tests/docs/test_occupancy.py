@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -34,18 +35,21 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour) -> None:
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
-    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate", "train"]
     trained = json.loads(tour(f"{commands[0]} --steps 60 --json"))
     assert trained["version"] == "1" and trained["name"] == "occupancy"
     assert {tried["seed"] for tried in trained["seeds"]} == {0, 1} and trained["seed"] in (0, 1)
     assert all(0 <= tried["left_out_f1"] <= 1 for tried in trained["seeds"])
-    shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
+    shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:3])
     assert shipped["model"] == "shipped offices" and own["model"] == "occupancy@champion"
     assert set(shipped["rooms"]) == {"room-000", "room-001"}
     for figures in (shipped, own):
         assert figures["minutes"] > 2 * (3 * 1440 - 80)
         assert figures["auroc"] > 0.8
     assert "room room-001: f1" in tour(commands[1])
+    said = tour(f"{commands[3].replace('--data sim --search 20', '--search 2')} --steps 20")
+    assert re.search(r"setting.+as it was", said) and "trial 1" in said and "weight_decay" in said
+    assert "registered as searched/1 and searched@champion" in said
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
