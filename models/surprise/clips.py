@@ -42,22 +42,22 @@ DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # how much more of red than of g
 
 
 def read(
-    path: Path,
+    path: Path | str,
     *,
     rate: float = 10,
-    size: tuple[int, int] = (180, 320),
+    size: tuple[int, int] | None = (180, 320),
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
 ) -> Iterator[Frame]:
     """Decode a clip frame by frame; no more than one is held at a time.
 
     Args:
-        path: a video file, or a directory of pictures.
+        path: a video file, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
         rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
             taken to be at this rate already.
-        size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled.
+        size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled; None: they stay as they are.
         max_pixels: of a frame as it is stored.
-        max_frames: of what is yielded.
+        max_frames: of what is yielded; a live stream has no end.
 
     Yields:
         `[H, W, 3]` uint8 RGB.
@@ -65,13 +65,16 @@ def read(
     Raises:
         ValueError: `path` is no clip, cannot be decoded, or is over a limit.
     """
-    frames = _pictures(path, max_pixels) if path.is_dir() else _video(path, rate, max_pixels)
+    live = isinstance(path, str) and "://" in path
+    place = path if live else Path(path)
+    pictures = isinstance(place, Path) and place.is_dir()
+    frames = _pictures(Path(path), max_pixels) if pictures else _video(place, rate, max_pixels)
     for count, frame in enumerate(frames):
-        if count >= max_frames:
+        if count >= max_frames and not live:
             raise ValueError(
                 f"{path} has more than {max_frames} frames at {rate:g} a second; cut it into shorter clips"
             )
-        yield _fitted(frame, size)
+        yield frame if size is None else _fitted(frame, size)
 
 
 def clips(directory: Path) -> dict[Path, tuple[tuple[float, float, str], ...]]:
@@ -83,7 +86,7 @@ def clips(directory: Path) -> dict[Path, tuple[tuple[float, float, str], ...]]:
     table = directory / TRUTH
     if not table.is_file():
         raise ValueError(f"{directory} has no {TRUTH}; expected one with the columns clip, start_s, end_s, kind")
-    found = {path.name: path for path in sorted(directory.iterdir()) if _is_clip(path)}
+    found = {path.name: path for path in sorted(directory.iterdir()) if is_clip(path)}
     if not found:
         raise ValueError(f"{directory} has no clips; expected files {', '.join(VIDEOS)} or directories of pictures")
     wanted = {"clip": pl.String, "start_s": pl.Float64, "end_s": pl.Float64, "kind": pl.String}
@@ -189,16 +192,17 @@ def panned(
     return Clip(frames, np.arange(count) / rate, path.motion(size))
 
 
-def _is_clip(path: Path) -> bool:
+def is_clip(path: Path) -> bool:
+    """Whether it is a video file or a directory with pictures, by its name."""
     if path.is_dir():
         return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
     return path.suffix.lower() in VIDEOS
 
 
-def _video(path: Path, rate: float, max_pixels: int) -> Iterator[Frame]:
+def _video(path: Path | str, rate: float, max_pixels: int) -> Iterator[Frame]:
     import av  # here, for most who import this module have no video
 
-    if not path.is_file():
+    if isinstance(path, Path) and not path.is_file():
         raise ValueError(f"{path} is not there; expected a video file or a directory of pictures")
     try:
         with av.open(str(path)) as container:
@@ -232,7 +236,7 @@ def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
         yield next(_video(picture, 1, max_pixels))
 
 
-def _within(path: Path, width: int, height: int, max_pixels: int) -> None:
+def _within(path: Path | str, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ValueError(f"{path} is {width} x {height}, over {max_pixels} pixels; scale it down first")
 

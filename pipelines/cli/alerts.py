@@ -46,7 +46,7 @@ def line(alert: Alert) -> Any:
 
     style = LEVELS.get(alert.severity, "") if alert.transition == "raised" else "dim"
     told = {"topic", "partition", "offset", "row", "model_version"}
-    shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key}
+    shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key and not isinstance(v, list)}
     facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
     return Text.assemble(
         (f"{alert.time:%H:%M:%S} ", "dim"),

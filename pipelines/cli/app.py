@@ -17,6 +17,7 @@ from pipelines.cli import (
     dlq,
     evaluate,
     feed,
+    frames,
     orders,
     query,
     reset,
@@ -61,7 +62,7 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
-    backfill.backfill,
+    backfill.backfill, frames.frames,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(dlq.app, name="dlq")

@@ -105,8 +105,9 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 def _shipped(wanted: str) -> Path | None:
     from models.occupancy.model import OFFICES
     from models.rul.model import FD001
+    from models.surprise.model import SHIPPED as DIVES
 
-    return {"rul@champion": FD001, "occupancy@champion": OFFICES}.get(wanted)
+    return {"rul@champion": FD001, "occupancy@champion": OFFICES, "surprise@champion": DIVES}.get(wanted)
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:

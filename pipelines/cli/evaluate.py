@@ -13,10 +13,14 @@ from pipelines.cli.train import check_domain
 
 def evaluate(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul or occupancy.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy or surprise.")],
     data: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="C-MAPSS files, CSV files of the model's columns, recordings of rooms."),
+        typer.Option(
+            metavar="DIR",
+            help="C-MAPSS files, CSV files of the model's columns, recordings of rooms, or clips with novelties.csv; of surprise "
+            "also sim, the test dives.",
+        ),
     ],
     subset: Annotated[str, typer.Option(help="Of C-MAPSS.")] = "FD001",
     model: Annotated[
@@ -24,7 +28,7 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Score a model on the last window of each C-MAPSS test engine, on every window of CSV files, or on every minute of rooms."""
+    """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
     from pipelines.cli.console import out, say_json, working
     from pipelines.runtime.tracking import resolve_model
 
@@ -37,6 +41,12 @@ def evaluate(
 
             shipped = "offices"
             figures = judge(found[2] if found else OFFICES, found[1] if found else SHIPPED, data)
+        elif domain == "surprise":
+            from models.surprise.model import SHIPPED as DIVES
+            from pipelines.cli.surprise import evaluate as watch
+
+            shipped = DIVES.name
+            figures = watch(found[2] if found else DIVES, found[1] if found else SHIPPED, data)
         else:
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
@@ -46,11 +56,14 @@ def evaluate(
     if json:
         say_json({"model": model or f"shipped {shipped}", **figures})
         return
-    rooms = figures.pop("rooms", {})
-    digits = 3 if domain == "occupancy" else 2
+    rooms, clips = figures.pop("rooms", {}), figures.pop("clips", {})
+    digits = 2 if domain == "rul" else 3
     for name, value in figures.items():
         out.print(f"{name:<20}{value:.{digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
     for room, own in rooms.items():
         out.print(
             f"room {room}: " + ", ".join(f"{name} {own[name]:.3f}" for name in ("f1", "precision", "recall", "auroc"))
         )
+    for clip, own in clips.items():
+        named = ", ".join(f"{name} {own[name]:.2f}" for name in ("precision", "recall", "false_per_hour"))
+        out.print(f"{clip}: {own['novelties']} novelties, {named}")

@@ -24,15 +24,23 @@ def feed(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
     source: Annotated[
-        str, typer.Option("--from", metavar="DIR|sim", help="Recordings, or a simulated turbofan fleet or building.")
+        str,
+        typer.Option(
+            "--from",
+            metavar="DIR|FILE|URL|sim",
+            help="Recordings, a camera's stream, or a simulated fleet, building or dive.",
+        ),
     ],
-    rate: Annotated[float, typer.Option(help="Rows a second; 0: as fast as the broker takes them.")] = 1000,
+    rate: Annotated[
+        float | None, typer.Option(help="Rows a second [1000, of frames 10]; 0: as fast as the broker takes them.")
+    ] = None,
     format: Annotated[str, typer.Option(help="json, or arrow with many rows a message.")] = "json",
     rows_per_message: Annotated[int, typer.Option(help="At most, in an Arrow message.")] = 1000,
     subset: Annotated[str, typer.Option(help="Of C-MAPSS.")] = "FD001",
     split: Annotated[str, typer.Option(help="Of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
     engines: Annotated[int, typer.Option(help="In the simulated fleet.")] = 100,
     rooms: Annotated[int, typer.Option(help="In the simulated building.")] = 8,
+    camera: Annotated[str, typer.Option(help="Whose frames they are.")] = "camera",
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
     limit: Annotated[
         int | None,
@@ -42,7 +50,7 @@ def feed(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is made if it is missing."""
-    from pipelines.cli import occupancy
+    from pipelines.cli import occupancy, surprise
     from pipelines.cli.console import out, progress, say_json, until_told
     from pipelines.cli.deployment import planned
     from pipelines.runtime import clients
@@ -54,11 +62,16 @@ def feed(
         raise ConfigError(f"--format {format}: expected json or arrow; choose one of them")
     settings = context.obj.settings()
     plan, declared = planned(settings, pipeline)
-    if plan.factory == occupancy.FACTORY:
+    total: int | None = limit
+    frames: Iterable[pl.DataFrame]
+    if plan.factory == surprise.FACTORY:
+        format, rate = "jpeg", surprise.RATE if rate is None else rate
+        frames = surprise.frames(source, camera=camera, rate=rate or surprise.RATE, seed=seed)
+    elif plan.factory == occupancy.FACTORY:
         frames, known = occupancy.frames(source, rooms=rooms, seed=seed)
-        total: int | None = min(limit or known, known)
+        total = min(limit or known, known)
     elif source == "sim":
-        frames, total = fleet(engines, seed), limit
+        frames = fleet(engines, seed)
     else:
         table = recorded(Path(source), settings, plan, subset=subset, split=split)
         frames, total = table.iter_slices(ROWS), min(limit or table.height, table.height)
@@ -68,12 +81,12 @@ def feed(
     with until_told() as told, progress() as shown:
         task = shown.add_task(f"{declared.topic}", total=total)
         report = send(
-            limited(_checked(frames, declared), limit),
+            limited(frames if format == "jpeg" else _checked(frames, declared), limit),
             kafka=kafka,
             topic=declared.topic,
             key=declared.key,
-            rate=rate or None,
-            format=cast(Literal["json", "arrow"], format),
+            rate=(1000 if rate is None else rate) or None,
+            format=cast(Literal["json", "arrow", "jpeg"], format),
             rows_per_message=rows_per_message,
             stop=told,
             progress=lambda rows: shown.update(task, completed=rows),

@@ -103,30 +103,10 @@ class FrameReader:
         """A record's file, and its image into `pixels`; or why not."""
         try:
             file = self._file(record)
-            self._decode(file, pixels)
+            decode(file, pixels)
         except RejectedError as why:
             return why
         return file
-
-    def _decode(self, file: bytes, pixels: NDArray[np.uint8]) -> None:
-        import cv2
-        import simplejpeg
-
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
-            if height * width > MAX_PIXELS:
-                raise RejectedError("BadFrame", f"expected at most {MAX_PIXELS} pixels, got {width} x {height}")
-            if colours not in COLOURS:
-                raise RejectedError("BadFrame", f"expected colours in one of {', '.join(COLOURS)}, got {colours}")
-            # The decoder scales by eighths for next to nothing; it stays above what is wanted, and the rest is averaged.
-            image = simplejpeg.decode_jpeg(file, "RGB", min_height=self._height, min_width=self._width)
-        except ValueError as reason:
-            raise RejectedError("BadFrame", f"expected a whole JPEG, got {len(file)} bytes: {reason}") from None
-        shrinks = image.shape[0] >= self._height and image.shape[1] >= self._width
-        scaled = cv2.resize(
-            image, (self._width, self._height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
-        pixels[:] = scaled
 
     def _file(self, record: ConsumerRecord) -> bytes:
         """The JPEG file of a record."""
@@ -184,6 +164,30 @@ class FrameReader:
     @cached_property
     def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
         return {root.rstrip("/"): _root("", root) for root in self._roots}
+
+
+def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
+    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, scaled to its size.
+
+    Raises:
+        RejectedError: it is no whole JPEG, too large, or in another colour space.
+    """
+    import cv2
+    import simplejpeg
+
+    wanted = pixels.shape[:2]
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if height * width > MAX_PIXELS:
+            raise RejectedError("BadFrame", f"expected at most {MAX_PIXELS} pixels, got {width} x {height}")
+        if colours not in COLOURS:
+            raise RejectedError("BadFrame", f"expected colours in one of {', '.join(COLOURS)}, got {colours}")
+        # The decoder scales by eighths for next to nothing; it stays above what is wanted, and the rest is averaged.
+        image = simplejpeg.decode_jpeg(file, "RGB", min_height=wanted[0], min_width=wanted[1])
+    except ValueError as reason:
+        raise RejectedError("BadFrame", f"expected a whole JPEG, got {len(file)} bytes: {reason}") from None
+    shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
+    pixels[:] = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:

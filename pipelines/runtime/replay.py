@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 import polars as pl
 import pyarrow as pa
@@ -16,14 +17,15 @@ from pipelines.runtime.pipeline import IDENTITY, Pipeline
 
 
 def replay(
-    pipeline: Pipeline, table: pa.Table, *, splits: Sequence[int] | None = None
+    pipeline: Pipeline, table: pa.Table | Iterable[pa.Table], *, splits: Sequence[int] | None = None
 ) -> tuple[pl.DataFrame, list[Alert]]:
     """What the pipeline would have put into its table and said, had these readings come as a stream.
 
     Args:
         table: readings in order, columns as `pipeline.schema`; identity columns (`_partition`, `_offset`, `_row`, `_timestamp`)
             where it has them, else partition 0, offsets 0.., one row a message, and Kafka's timestamp is the event time or,
-            in a pipeline without one, a second after the row before.
+            in a pipeline without one, a second after the row before. Or tables of these one after the other, drawn a step each,
+            such as frames that are too many to be held.
         splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
 
     Returns:
@@ -33,19 +35,15 @@ def replay(
         ConfigError: a column is missing, or the splits are not all of the table.
     """
     torch.set_num_threads(1)  # as in a worker, since it has to give the same
-    readings = _identified(pipeline, table).combine_chunks()
-    machine, size = Machine(pipeline), pipeline.batch.rows
-    sizes = list(splits) if splits is not None else [size] * -(-len(readings) // size)
-    if splits is not None and sum(sizes) != len(readings):
-        raise ConfigError(f"replay: expected splits that add up to {len(readings)} rows, got {sum(sizes)}")
-    results, alerts, at, now = [], list[Alert](), 0, 0
-    for rows in sizes:
-        batch = readings.slice(at, rows)
-        at += rows
-        if not len(batch):
+    tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
+    machine, results, alerts, at, now = Machine(pipeline), list[pa.RecordBatch](), list[Alert](), 0, 0
+    for part in tables:
+        if not len(part):
             continue
+        batch = _identified(pipeline, part, at).combine_chunks().to_batches()[0]
+        at += len(part)
         now = max(now, pc.max(batch["_timestamp"].cast(pa.int64())).as_py() or 0)
-        outcome = machine.step(batch.combine_chunks().to_batches()[0], now)
+        outcome = machine.step(batch, now)
         results.append(outcome.results)
         alerts += outcome.alerts
     frame = pl.from_arrow(pa.Table.from_batches(results, schema=pipeline.table))
@@ -53,13 +51,25 @@ def replay(
     return frame, alerts
 
 
-def _identified(pipeline: Pipeline, table: pa.Table) -> pa.Table:
+def _cut(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
+    """A table's steps."""
+    size = pipeline.batch.rows
+    sizes = [size] * -(-len(table) // size) if splits is None else list(splits)
+    if splits is not None and sum(sizes) != len(table):
+        raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}")
+    _identified(pipeline, table.slice(0, 0), 0)  # what it lacks is said of an empty one, too
+    for end, rows in zip(accumulate(sizes), sizes, strict=True):
+        yield table.slice(end - rows, rows)
+
+
+def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
+    """With identity columns, the offsets from `first` on."""
     n = len(table)
     made = {
         "_partition": pa.repeat(pa.scalar(0), n),
-        "_offset": pa.array(range(n)),
+        "_offset": pa.array(range(first, first + n)),
         "_row": pa.repeat(pa.scalar(0), n),
-        "_timestamp": pa.array(range(0, 1000 * n, 1000)),
+        "_timestamp": pa.array(range(1000 * first, 1000 * (first + n), 1000)),
     }
     if pipeline.event_time in table.column_names:
         made["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)

@@ -1,0 +1,140 @@
+"""How well events under water are found, by the model and by what it is held against; `docs/surprise.md` shows the tables.
+
+    python -m benchmarks.surprise DATA      # DATA holds underwater_fish and underwater_subvo; about an hour on one core
+
+Every form's level is chosen on the validation dives and then used as it is on the test dives and on real footage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.surprise.baselines import bank, difference, nearest, uniform
+from models.surprise.clips import injected, panned, read
+from models.surprise.config import SurpriseConfig
+from models.surprise.detector import DetectorConfig
+from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect
+from models.surprise.novelties import SIZES
+from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
+from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
+from models.vision.encoder import Encoder, load
+from pipelines.cli.surprise import RATE, looked_at
+
+SEEDS = range(3)
+REAL_SEEDS = range(4)
+"""Of what is drawn into real footage, and of the pans over stills of it."""
+NOT_NEW = ("fish", "school", "eel", "reef fish", "ray", "squid")
+"""Kinds that live in the footage of a tank."""
+RECALL = 0.788
+Score = Callable[[Footage], Tensor]
+
+
+def main(data: Path) -> None:
+    torch.set_num_threads(1)
+    config = SurpriseConfig()
+    eye = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
+    train, validation, test = (
+        [looked_at(seed, eye) for seed in seeds] for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
+    )
+    report(train, validation, {"test dives": test, **real(data, eye)}, config, eye)
+
+
+def report(
+    train: Sequence[Footage],
+    validation: Sequence[Footage],
+    tests: dict[str, Sequence[Footage]],
+    config: SurpriseConfig,
+    eye: Encoder,
+    recipe: Recipe | None = None,
+) -> None:
+    """Print a table for each set of test clips."""
+    forms: dict[str, list[Score]] = {}
+    for name, compensates in (("with ego-motion", True), ("uncompensated", False)):
+        told = replace(config, network=replace(config.network, compensates=compensates))
+        models = [fit(train, told, eye, recipe, seed=seed) for seed in SEEDS]
+        forms[name] = [lambda clip, model=model: judged(model, clip) for model in models]  # type: ignore[misc]
+    known = bank(train)
+    forms |= {"kNN novelty": [lambda clip: nearest(clip, known)], "frame difference": [difference]}
+    levels = {
+        name: [best(curved(score, validation, config.detector)) for score in scores] for name, scores in forms.items()
+    }
+    for title, clips in {"validation dives": validation, **tests}.items():
+        print(f"\n### {title}: {sum(len(c.novelties) for c in clips)} novelties in {_minutes(clips):.0f} minutes\n")
+        print(
+            "| form | precision | recall | F1 | false an hour | frames saved | false at recall 0.788 | curve (recall/precision) |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
+        for name, scores in forms.items():
+            _line(name, scores, levels[name], clips, config.detector)
+        pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
+        print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
+
+
+def curved(score: Score, clips: Sequence[Footage], config: DetectorConfig) -> dict[float, Counted]:
+    return curve([score(clip) for clip in clips], [clip.novelties for clip in clips], config, rate=RATE)
+
+
+def _line(
+    name: str, scores: Sequence[Score], levels: Sequence[float], clips: Sequence[Footage], config: DetectorConfig
+) -> None:
+    counts, falses, curves = [], [], []
+    for score, level in zip(scores, levels, strict=True):
+        found = [score(clip) for clip in clips]
+        parts = [
+            counted(*detect(s, replace(config, factor=level)), clip.novelties, rate=RATE)
+            for s, clip in zip(found, clips, strict=True)
+        ]
+        counts.append(sum(parts, Counted()))
+        traced = curve(found, [clip.novelties for clip in clips], config, rate=RATE)
+        reached = at_recall(traced, RECALL)
+        falses.append(str(reached.false) if reached else "-")
+        curves.append(
+            " ".join(f"{f['recall']:.2f}/{f['precision']:.2f}" for f in (c.figures() for c in traced.values()))
+        )
+    print(f"| {name} | {_figures(counts)} | {' '.join(falses)} | {curves[0]} |", flush=True)
+
+
+def _figures(counts: Sequence[Counted]) -> str:
+    """Mean and spread over seeds."""
+    told = []
+    for figure, digits in (("precision", 2), ("recall", 2), ("f1", 2), ("false_per_hour", 0), ("saved", 3)):
+        values = np.array([count.figures()[figure] for count in counts])
+        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+        told.append(f"{values.mean():.{digits}f}{spread}")
+    return " | ".join(told)
+
+
+def _minutes(clips: Sequence[Footage]) -> float:
+    return sum(len(clip.tokens) for clip in clips) / RATE / 60
+
+
+def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
+    """Real footage with novelties drawn into it, and pans over stills of it, in which every alarm is false."""
+    drawn, pans = [], []
+    for name, path in (
+        ("fish", data / "underwater_fish" / "fish.mp4"),
+        ("subvo", data / "underwater_subvo" / "frames_640x360"),
+    ):
+        frames = list(read(path, rate=RATE))
+        kinds = tuple(kind for kind in SIZES if name != "fish" or kind not in NOT_NEW)
+        for seed in REAL_SEEDS:
+            drawn.append(seen(injected(iter(frames), seed, rate=RATE, kinds=kinds), eye))
+        for at in (0, len(frames) // 2):
+            pans.append(seen(panned(frames[at], at, rate=RATE), eye))
+    return {"real footage, novelties drawn into it": drawn, "pans over stills of real footage": pans}
+
+
+def seen(clip: Clip, eye: Encoder) -> Footage:
+    """A clip in memory, as `looked_at` sees one."""
+    return footage(pieces(clip.frames, eye.size), eye, clip.novelties)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

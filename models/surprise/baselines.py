@@ -1,0 +1,36 @@
+"""What the predictor is held against: scores of a clip's frames that know nothing of motion, and alarms that look at nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.surprise.train import Footage
+
+NEIGHBOURS = 5
+BANK = 2000
+"""Frames that kNN remembers."""
+
+
+def difference(clip: Footage) -> Tensor:
+    """The mean absolute change of brightness from frame to frame, `[T]`."""
+    light = clip.shades.float()
+    return torch.cat([torch.zeros(1), (light[1:] - light[:-1]).abs().mean((1, 2))])
+
+
+def bank(clips: Sequence[Footage], *, seed: int = 0) -> Tensor:
+    """Pooled tokens of some frames of the training clips, `[M, D]`, for `nearest`."""
+    pooled = torch.cat([clip.tokens.float().mean(1) for clip in clips])
+    return pooled[torch.randperm(len(pooled), generator=torch.Generator().manual_seed(seed))[:BANK]]
+
+
+def nearest(clip: Footage, known: Tensor) -> Tensor:
+    """How far each frame's pooled tokens are from the nearest known ones, a mean over `NEIGHBOURS` of them, `[T]`."""
+    return torch.cdist(clip.tokens.float().mean(1), known).topk(NEIGHBOURS, largest=False).values.mean(1)
+
+
+def uniform(count: int, every: int) -> list[int]:
+    """Alarms at a fixed pace: frames `every` apart."""
+    return list(range(every, count, every))

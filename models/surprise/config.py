@@ -1,0 +1,72 @@
+"""What a trained model of surprise is made of, as `config.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from models.surprise.detector import DetectorConfig
+from models.surprise.network import NetworkConfig
+from models.trained import CONFIG_FILE
+from models.vision.encoder import DEFAULT
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, and for frames of what size; see `models.vision.encoder.load`.
+
+    Args:
+        source: "efficientnet-lite0", or the directory of a vision transformer.
+        layer: of EfficientNet-Lite0.
+        merge: of a vision transformer.
+        height, width: of the frames, pixels.
+        version: of its weights when the model was trained; another encoder's tokens mean nothing to it.
+    """
+
+    source: str = DEFAULT
+    layer: str | None = "stride8"
+    merge: float | None = None
+    height: int = 144
+    width: int = 256
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurpriseConfig:
+    """A model and how it judges.
+
+    Args:
+        cosine: weight of the angle in a place's surprise, the other being that of the squared error.
+        top: share of a frame's places, the most surprising ones, whose mean is the frame's score.
+        rank: of each camera's own adapter.
+        rate: at which it learns, a frame; 0: not at all.
+        lapse: seconds without a frame after which a camera begins anew.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    cosine: float = 0.0
+    top: float = 0.03
+    rank: int = 4
+    rate: float = 0.02
+    lapse: float = 2.0
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json`."""
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> SurpriseConfig:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it names settings that there are not.
+        """
+        stored = json.loads((directory / CONFIG_FILE).read_text())
+        parts = {"encoder": EncoderConfig, "network": NetworkConfig, "detector": DetectorConfig}
+        try:
+            return cls(**{name: parts[name](**value) if name in parts else value for name, value in stored.items()})
+        except TypeError as reason:
+            raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None

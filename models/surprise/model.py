@@ -1,0 +1,167 @@
+"""A trained model of surprise: frames in, and how much each place of each frame surprises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.surprise import detector
+from models.surprise.config import SurpriseConfig
+from models.surprise.detector import Verdict, Watch
+from models.surprise.motion import Motion
+from models.surprise.network import Expected, Predictor, Seen, surprise
+from models.trained import WEIGHTS_FILE, restore
+from models.vision.encoder import Encoder
+from models.vision.encoder import load as encoder
+
+CALM = 0.2
+"""Surprise of a frame in which nothing moves, below which the rest of a frame makes a place stand out no more."""
+SHIPPED = Path(__file__).parent / "weights" / "dives"
+
+
+class Memory(NamedTuple):
+    """All that is remembered of B cameras: what was seen, the scores, and `[B, C, rank]` of each one's own adapter."""
+
+    seen: Seen
+    watch: Watch
+    adapter: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, `[B, ...]` each."""
+        return {**self.seen._asdict(), **self.watch._asdict(), "adapter": self.adapter}
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> Memory:
+        """The inverse of `tensors`."""
+        seen, watch = ([tensors[name] for name in kind._fields] for kind in (Seen, Watch))
+        return cls(Seen(*seen), Watch(*watch), tensors["adapter"])
+
+
+class SurpriseModel:
+    """Encoder, predictor and detector in one.
+
+    Args:
+        config: its encoder's version says which weights the predictor was trained on.
+        predictor: set to evaluation, and frozen.
+        eye: the encoder.
+
+    Raises:
+        ValueError: the encoder is another one.
+    """
+
+    def __init__(self, config: SurpriseConfig, predictor: Predictor, eye: Encoder) -> None:
+        if config.encoder.version not in ("", eye.version):
+            raise ValueError(
+                f"the model was trained on encoder {config.encoder.version}, got {eye.name} {eye.version}; take that one, "
+                "or train the model on this one"
+            )
+        self.config = replace(config, encoder=replace(config.encoder, version=eye.version))
+        self.predictor, self._eye = predictor.eval().requires_grad_(False), eye
+        self._top = max(1, round(config.top * eye.grid[0] * eye.grid[1]))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames that it judges."""
+        return self._eye.size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of places in a frame."""
+        return self._eye.grid
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters, without the encoder's."""
+        return sum(p.numel() for p in self.predictor.parameters())
+
+    def encode(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`[B, 3, H, W] uint8` -> `tokens`, `[B, C, h, w]`, whitened."""
+        return {"tokens": self.whitened(self._eye(pixels).tokens)}
+
+    def whitened(self, tokens: Tensor) -> Tensor:
+        """The encoder's tokens `[B, N, D]` as the predictor takes them, `[B, C, h, w]`."""
+        return self.predictor.whitened(tokens, self.grid)
+
+    def blank(self, count: int) -> Memory:
+        """What is remembered of `count` cameras before their first frames."""
+        c = self.config
+        adapter = torch.zeros(count, c.network.tokens, c.rank)
+        return Memory(self.predictor.blank(count, self.grid), detector.blank(count, c.detector), adapter)
+
+    @torch.inference_mode()
+    def __call__(self, memory: Memory, tokens: Tensor, motion: Motion) -> tuple[Tensor, Verdict, Memory]:
+        """Judge each camera's next frame.
+
+        Args:
+            tokens: `[B, C, h, w]`, from `encode`.
+            motion: from the frame before to this one.
+
+        Returns:
+            `[B, h, w]`, how much each place surprises; the verdict on the frame; and what is remembered from now on.
+            A camera's first frame surprises nobody.
+        """
+        c, first = self.config, memory.seen.known == 0
+        expected, moved, basis = self.predictor.expect(memory.seen, motion, memory.adapter)
+        places = surprise(expected, tokens, cosine=c.cosine).masked_fill(first[:, None, None], 0.0)
+        flat = places.flatten(1)
+        # In units of what the rest of the frame has: blur, flicker and a jerk are everywhere.
+        score = flat.topk(self._top, 1).values.mean(1) / (flat.median(1).values + CALM)
+        verdict, watched = detector.watch(memory.watch, score, c.detector)
+        watched = Watch(
+            *(torch.where(_like(first, new), old, new) for old, new in zip(memory.watch, watched, strict=True))
+        )
+        verdict = Verdict(*(value.masked_fill(first, 0) for value in verdict))
+        usual = ~(verdict.novel | first)
+        adapter = memory.adapter + c.rate * usual[:, None, None] * _step(expected, tokens, basis)
+        return places, verdict, Memory(self.predictor.update(moved, tokens), watched, adapter)
+
+    def begin_anew(self, memory: Memory, where: Tensor) -> Memory:
+        """Forget the picture, not the usual scores, of cameras `where` (`[B]` bool) there was a lapse."""
+        if not where.any():
+            return memory
+        blank = self.predictor.blank(len(where), self.grid)
+        seen = Seen(*(torch.where(_like(where, new), new, old) for old, new in zip(memory.seen, blank, strict=True)))
+        return memory._replace(seen=seen)
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config.save(directory)
+        save_file({name: t.contiguous() for name, t in self.predictor.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel:
+    """Read a model; the predictor, tiny and recurrent, runs on the CPU, the encoder on `device`.
+
+    Raises:
+        ValueError: it does not fit the encoder that is here.
+    """
+    config = SurpriseConfig.load(Path(directory))
+    predictor = Predictor(
+        config.network, width=load_file(Path(directory) / WEIGHTS_FILE)["centre"].shape[0], rank=config.rank
+    )
+    restore(predictor, Path(directory))
+    e = config.encoder
+    eye = encoder(e.source, size=(e.height, e.width), device=device, layer=e.layer, merge=e.merge)
+    return SurpriseModel(config, predictor, eye)
+
+
+def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
+    """Where each camera's adapter should go: normalised least mean squares over the places of a frame, `[B, C, rank]`.
+
+    Args:
+        basis: `[B, rank, h, w]`, what the adapter saw.
+    """
+    error = (tokens - expected.mean).clamp(-3, 3)
+    power = basis.square().sum(1).mean((1, 2)).clamp(min=1e-3)
+    return error.flatten(2) @ basis.flatten(2).mT / (power * error[0, 0].numel())[:, None, None]
+
+
+def _like(mask: Tensor, other: Tensor) -> Tensor:
+    """A mask `[B]` with as many dimensions as `other`."""
+    return mask.view(-1, *[1] * (other.dim() - 1))

@@ -1,0 +1,173 @@
+"""Training: the predictor learns what to expect of frames in which nothing has to be new; the detector's level is then chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.surprise.config import SurpriseConfig
+from models.surprise.evaluate import best, curve
+from models.surprise.model import SurpriseModel
+from models.surprise.motion import Motion, ego_motion, grey, still
+from models.surprise.network import Predictor
+from models.surprise.novelties import Novelty
+from models.vision.encoder import Encoder
+
+FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
+"""Signs of `ACTION` in a mirror."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it is trained.
+
+    Args:
+        steps: of the optimizer.
+        clips: pieces of clips a step, of `length` frames; the first `lead` of which are only looked at.
+        learning_rate: largest, of a cycle; weight_decay: of AdamW.
+    """
+
+    steps: int = 800
+    clips: int = 12
+    length: int = 20
+    lead: int = 3
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A clip as the predictor sees it.
+
+    Args:
+        tokens: the encoder's, `[T, N, D]`, half precision.
+        motion: into each frame; shades: `[T, *SIZE] uint8`, what it was found between.
+        novelties: the truth, where it is known.
+    """
+
+    tokens: Tensor
+    motion: Motion
+    shades: Tensor
+    novelties: Sequence[Novelty] = ()
+
+
+def pieces(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Frames `[H, W, 3]` RGB, scaled to an encoder's size, some at a time: `[B, 3, *size] uint8`."""
+    import cv2
+
+    taken, (height, width) = iter(frames), size
+    while some := list(islice(taken, 64)):
+        scaled = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in some]
+        yield torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
+
+
+def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty] = ()) -> Footage:
+    """Look at a clip, given in pieces `[B, 3, H, W] uint8` of the encoder's size."""
+    tokens, shades = [], []
+    for some in pixels:
+        tokens.append(eye(some).tokens.half())
+        shades.append(grey(some))
+    greys, first = torch.cat(shades), still(1)
+    rest = ego_motion(greys[:-1], greys[1:])
+    motion = Motion(torch.cat([first.warp, rest.warp]), torch.cat([first.action, rest.action]))
+    return Footage(torch.cat(tokens), motion, greys, novelties)
+
+
+def fit(
+    clips: Sequence[Footage], config: SurpriseConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0
+) -> SurpriseModel:
+    """Train a predictor on clips of the encoder's tokens; what is new in them is rare, and not told.
+
+    Args:
+        clips: each longer than the recipe's length.
+        config: its detector is taken as it is; see `settled`.
+        seed: of the weights and the pieces.
+    """
+    recipe = recipe or Recipe()
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    generator = torch.Generator().manual_seed(seed)
+    predictor = Predictor(config.network, width=clips[0].tokens.shape[2], rank=config.rank)
+    _standardise(predictor, clips)
+    seen = [(predictor.whitened(clip.tokens.float(), eye.grid), clip.motion) for clip in clips]
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    for _ in range(recipe.steps):
+        tokens, motion = _drawn(seen, recipe, generator)
+        loss = _loss(predictor, tokens, motion, recipe.lead)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return SurpriseModel(config, predictor, eye)
+
+
+def settled(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
+    """The model's config with the detector's factor that is best on clips with a truth, for validation."""
+    scores = [judged(model, clip) for clip in clips]
+    found = curve(scores, [clip.novelties for clip in clips], model.config.detector, rate=rate)
+    return replace(model.config, detector=replace(model.config.detector, factor=best(found)))
+
+
+@torch.inference_mode()
+def judged(model: SurpriseModel, clip: Footage) -> Tensor:
+    """The raw scores of a clip's frames, `[T]`."""
+    memory, scores = model.blank(1), []
+    for at in range(len(clip.tokens)):
+        tokens = model.whitened(clip.tokens[at : at + 1].float())
+        motion = Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1])
+        _, verdict, memory = model(memory, tokens, motion)
+        scores.append(verdict.raw)
+    return torch.cat(scores)
+
+
+def _standardise(predictor: Predictor, clips: Sequence[Footage]) -> None:
+    """Set the predictor's buffers: centre and main directions of the tokens, scale of the actions, what adapters look at."""
+    some = torch.cat([clip.tokens[::20].flatten(0, 1).float() for clip in clips])
+    centre = some.mean(0)
+    values, vectors = torch.linalg.eigh((some - centre).T @ (some - centre) / len(some))
+    count = predictor.config.tokens
+    predictor.centre.copy_(centre)
+    predictor.basis.copy_(vectors[:, -count:] / values[-count:].clamp(min=1e-6).sqrt())
+    predictor.scale.copy_(1 / torch.cat([clip.motion.action for clip in clips]).std(0).clamp(min=1e-6))
+    predictor.looks_at.copy_(torch.randn(predictor.looks_at.shape) / predictor.looks_at.shape[1] ** 0.5)
+
+
+def _drawn(seen: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Motion]:
+    """Pieces of clips, `[B, T, ...]`, half of the time in a mirror."""
+
+    def below(limit: int) -> int:
+        return int(torch.randint(limit, (), generator=generator))
+
+    tokens, warps, actions = [], [], []
+    for _ in range(recipe.clips):
+        clip, motion = seen[below(len(seen))]
+        piece = slice(start := below(len(clip) - recipe.length + 1), start + recipe.length)
+        tokens.append(clip[piece])
+        warps.append(motion.warp[piece])
+        actions.append(motion.action[piece])
+    drawn, motion = torch.stack(tokens), Motion(torch.stack(warps), torch.stack(actions))
+    if below(2):
+        turned = motion.warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
+        return drawn.flip(-1), Motion(turned, motion.action * FLIPPED)
+    return drawn, motion
+
+
+def _loss(predictor: Predictor, tokens: Tensor, motion: Motion, lead: int) -> Tensor:
+    """The negative log-likelihood of each frame behind the lead, a mean over places and channels."""
+    seen = predictor.update(predictor.blank(len(tokens), (tokens.shape[3], tokens.shape[4])), tokens[:, 0])
+    total = torch.zeros(())
+    for at in range(1, tokens.shape[1]):
+        expected, moved = predictor(seen, Motion(motion.warp[:, at], motion.action[:, at]))
+        if at >= lead:
+            error = (tokens[:, at] - expected.mean).square() * torch.exp(-expected.log_variance)
+            total = total + 0.5 * (error + expected.log_variance).mean()
+        seen = predictor.update(moved, tokens[:, at])
+    return total / (tokens.shape[1] - lead)

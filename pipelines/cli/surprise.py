@@ -1,0 +1,175 @@
+"""What `train`, `evaluate` and `feed` do for surprise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from models.surprise.novelties import Novelty
+    from models.surprise.train import Footage, Recipe
+    from models.vision.encoder import Encoder
+    from pipelines.runtime.settings import Settings
+
+FACTORY = "pipelines.surprise:pipeline"
+RATE = 10.0
+"""Frames a second of what is fed, trained on and evaluated."""
+SIM = "sim"
+
+
+def train(
+    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+) -> dict[str, Any]:
+    """Train a predictor on clips, and choose the detector's level on clips that it has not seen.
+
+    Args:
+        data: directories of clips, whose truth is not needed; or "sim", simulated dives.
+
+    Returns:
+        `model` (the folder), `name`, `version` in the registry, `seed`, and `seeds` with the event F1 of each on validation dives.
+    """
+    from models import registry
+    from models.surprise.config import EncoderConfig, SurpriseConfig
+    from models.surprise.evaluate import Counted, counted, detect
+    from models.surprise.model import SurpriseModel
+    from models.surprise.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from models.surprise.train import fit, judged, settled
+    from models.vision.encoder import load
+    from pipelines.cli.console import progress
+    from pipelines.cli.train import artifacts
+    from pipelines.runtime.errors import ConfigError
+
+    seen = EncoderConfig()
+    eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
+    clips: list[Footage] = []
+    unseen: list[Footage] = []
+    tried = {}
+    with progress() as shown:
+        dives = [*TRAIN_SEEDS] if SIM in data else []
+        paths = [path for folder in data if folder != SIM for path in _clips(Path(folder))]
+        task = shown.add_task("looking", total=len(dives) + len(paths) + len(VALIDATION_SEEDS))
+        sources: list[Path | int] = [*dives, *paths, *VALIDATION_SEEDS]
+        for source in sources:
+            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eye))
+            shown.advance(task)
+        if not clips:
+            raise ConfigError(f"--data {' '.join(data)}: expected clips to train on, got none")
+        for number in seeds:
+            task = shown.add_task(f"seed {number}", total=1)
+            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number)
+            model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye)
+            parts = [
+                counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE)
+                for clip in unseen
+            ]
+            tried[number] = (sum(parts, Counted()).figures(), model)
+            shown.advance(task)
+    kept = max(tried, key=lambda number: tried[number][0]["f1"])
+    model = tried[kept][1]
+    model.save(out)
+    version = None
+    if settings.mlflow.enabled:
+        uri = settings.mlflow.tracking_uri
+        version = registry.register(
+            out,
+            name=name,
+            params={
+                "data": " ".join(data),
+                "seed": kept,
+                "parameters": model.parameters,
+                **asdict(model.config.network),
+            },
+            metrics=[
+                (f"validation_{f}", v, number) for number, (figures, _) in tried.items() for f, v in figures.items()
+            ],
+            tracking_uri=uri,
+            artifact_location=artifacts(uri),
+        )
+    figures = [{"seed": number, **found} for number, (found, _) in tried.items()]
+    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": figures}
+
+
+def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
+    """The pipeline over clips with a truth, see `models.surprise.clips`; or, where `data` is "sim", over the test dives.
+
+    Returns:
+        Figures of all clips together, as `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
+        `clips` with the figures of each; `seconds` of footage and `novelties` in it, and `parameters`.
+    """
+
+    from models.surprise.clips import clips, intervals, read
+    from models.surprise.evaluate import Counted, counted
+    from models.surprise.model import load
+    from models.surprise.scene import TEST_SEEDS, Dive
+    from pipelines.runtime.plan import Model
+    from pipelines.surprise import judged
+
+    def all() -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
+        if str(data) == SIM:
+            for seed in TEST_SEEDS:
+                yield f"{SIM} {seed}", iter(dive := Dive(seed, rate=RATE)), dive.novelties
+            return
+        for path, truth in clips(data).items():
+            yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
+
+    each, sent, kept = {}, 0, 0
+    for name, frames, truth in all():
+        table, alerts, size = judged(frames, Model(folder, version, "auto"), rate=RATE)
+        begins = [alert.data["sequence"] for alert in alerts if alert.transition == "raised"]
+        each[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
+        sent += size
+        kept += round(size * table["frame"].count() / max(len(table), 1))
+    whole = sum(each.values(), Counted())
+    return {
+        **whole.figures(),
+        "saved_bytes": 1 - kept / max(sent, 1),
+        "seconds": whole.seconds,
+        "novelties": whole.there,
+        "parameters": load(folder).parameters,
+        "clips": {name: {**one.figures(), "novelties": one.there} for name, one in each.items()},
+    }
+
+
+def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.DataFrame]:
+    """Frames to feed, one a table: camera, sequence, time (from now on, as they would have been taken) and `jpeg`."""
+    import time
+
+    import numpy as np
+    import polars as pl
+    import simplejpeg
+
+    from models.surprise.clips import read
+    from models.surprise.scene import Dive
+    from pipelines.surprise import QUALITY
+
+    taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
+    start, live, last = time.time(), "://" in source, 0
+    for number, frame in enumerate(taken):
+        at = time.time() if live else start + number / rate
+        last = max(round(1000 * at), last + 1)  # a stream's first frames come all at once; two of one time pass for one
+        file = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=QUALITY)
+        facts = {"camera": [camera], "sequence": [number], "time": [last], "jpeg": [file]}
+        yield pl.DataFrame(facts)
+
+
+def _clips(folder: Path) -> list[Path]:
+    from models.surprise.clips import is_clip
+
+    return [path for path in sorted(folder.iterdir()) if is_clip(path)]
+
+
+def looked_at(source: Path | int, eye: Encoder) -> Footage:
+    """A clip, or a dive by its seed, as the predictor sees it."""
+    from models.surprise.clips import read
+    from models.surprise.scene import Dive
+    from models.surprise.train import footage, pieces
+
+    if isinstance(source, int):
+        dive = Dive(source, rate=RATE)
+        return footage(pieces(dive, eye.size), eye, dive.novelties)
+    return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)

@@ -1,0 +1,234 @@
+"""Under water: which frames of a moving camera show what its own motion does not explain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import simplejpeg
+import torch
+
+from models.surprise.model import Memory, SurpriseModel, load
+from models.surprise.motion import SIZE, Motion, ego_motion, grey
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.frames import decode, frame_fields
+from pipelines.runtime.machine import Step
+from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.runtime.replay import replay
+from pipelines.runtime.rows import Rows
+from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
+from pipelines.runtime.state import Cell, CellStore, Declared, Store
+
+QUALITY = 90
+"""Of the JPEG files that recorded clips become."""
+
+FACTS = [
+    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
+    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
+    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
+]
+"""What a frame's message says of it in headers; its file is the value, see `pipelines.runtime.frames`."""
+
+RESULTS = pa.schema(
+    [
+        ("camera", pa.string()),
+        ("sequence", pa.int64()),
+        ("missed", pa.int64()),
+        ("score", pa.float32()),
+        ("level", pa.float32()),
+        ("novel", pa.bool_()),
+        ("flow", pa.float32()),
+        ("map", pa.list_(pa.list_(pa.float32()))),
+        ("frame", pa.string()),
+    ]
+)
+"""Of each frame: how many are missing before it; how much it surprises, the level that the camera's last minutes set for that, and
+whether it belongs to something new; how far the picture has moved, in frame widths; how much each place surprises, in rows from the
+top; and where in the lake the frame is kept, if it is."""
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """The underwater pipeline.
+
+    Args:
+        options: `late`, by how much frames of a camera may be out of order (they wait for so long); `roots`, folders in which
+            messages may say that their frames lie; `keep_every`, of an event's frames one in so many is kept; `name`, `topic`.
+        model: written by `tocsin train surprise`.
+
+    Raises:
+        ConfigError: an option is not what it should be.
+        ModelError: there is no model, or it does not load.
+    """
+    if model is None:
+        raise ModelError(
+            "pipelines.surprise: expected a model, got none; set model = 'surprise@champion' or a folder that training wrote"
+        )
+    judge, name = model.load(load, training="tocsin train surprise"), options.get("name", "surprise")
+    every = options.get("keep_every", 5)
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ConfigError(f"pipelines.{name}: keep_every: expected a whole number of at least 1, got {every!r}")
+    roots = options.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
+        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
+    fields = frame_fields(*judge.size, roots=roots)
+    return Pipeline(
+        name=name,
+        topic=options.get("topic", "video.underwater"),
+        schema=pa.schema([*FACTS, *fields]),
+        key="camera",
+        event_time="time",
+        stages=[
+            Sorted(late=options.get("late", 0)),
+            Gaps(by="sequence"),
+            Pixels(fields[1]),
+            Encode(judge.encode),
+            Ego(lapse=judge.config.lapse),
+            Predict(judge, keep_every=every),
+            Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
+        ],
+        results=RESULTS,
+        rules=[
+            AlertRule(
+                name="surprise",
+                severity="warning",
+                when=pl.col("novel"),
+                data=["sequence", "score", "level", "flow", "map", "frame"],
+            )
+        ],
+        files={"frame": "jpeg"},
+        model_version=model.version,
+        batch=Batch(rows=64, wait="20ms"),
+    )
+
+
+class Ego:
+    """Adds what the camera did since its frame before: `tensors["warp"]` and `["action"]`, see `Motion`; the columns `flow` and
+    `fresh`, true for a camera's first frame and after a lapse.
+
+    Args:
+        lapse: seconds between two frames after which the one before says nothing of the next.
+    """
+
+    def __init__(self, *, lapse: float) -> None:
+        self._lapse, self._threads = round(lapse * 1000), ThreadPoolExecutor(min(4, os.cpu_count() or 1), "flow")
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {"grey": Cell(SIZE, torch.uint8), "time": Cell(dtype=torch.int64, fill=-(2**62))}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        last, time = state["grey"], state["time"]
+        assert isinstance(last, CellStore) and isinstance(time, CellStore)
+        shades, now = grey(rows.tensors["pixels"]), at.times(rows)
+        before, then = torch.empty_like(shades), torch.empty_like(now)
+        if len(rows):
+            g = rows.groups()
+            before[g.order[1:]], then[g.order[1:]] = shades[g.order[:-1]], now[g.order[:-1]]
+            first, newest = g.order[g.starts], g.order[g.starts + g.lengths - 1]
+            before[first], then[first] = last[g.slots], time[g.slots]
+            last[g.slots], time[g.slots] = shades[newest], now[newest]
+        fresh = now - then > self._lapse
+        motion = ego_motion(before, shades, each=self._threads.map)
+        flow = motion.action[:, 4].masked_fill(fresh, torch.nan)
+        columns = {"flow": pa.array(flow.numpy(), from_pandas=True), "fresh": pa.array(fresh.numpy())}
+        tensors = {name: t for name, t in rows.tensors.items() if name != "pixels"}
+        told = Rows(rows.table, rows.slots, tensors).with_columns(columns)
+        return told.with_tensors(warp=motion.warp, action=motion.action, fresh=fresh)
+
+
+class Predict:
+    """Adds the model's verdict: `score`, `level`, `novel`, `map`, and `keep`, true for some frames of an event.
+
+    A camera's frames go one after the other, those of different cameras side by side.
+    """
+
+    def __init__(self, model: SurpriseModel, *, keep_every: int) -> None:
+        self._model, self._every = model, keep_every
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        blank = self._model.blank(1).tensors()
+        return {name: Cell(tuple(t.shape[1:]), t.dtype, float(t.flatten()[0])) for name, t in blank.items()}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        cells = {name: store for name, store in state.items() if isinstance(store, CellStore)}
+        h, w = self._model.grid
+        places = torch.zeros(len(rows), h * w)
+        told = torch.zeros(4, len(rows))
+        slots, memory = rows.slots[:0], self._model.blank(0)
+        for index in rows.rounds():
+            if not torch.equal(rows.slots[index], slots):  # mostly the same cameras go on, round after round
+                _store(memory, cells, slots)
+                slots = rows.slots[index]
+                memory = Memory.of({name: cell[slots] for name, cell in cells.items()})
+            memory = self._model.begin_anew(memory, rows.tensors["fresh"][index])
+            motion = Motion(rows.tensors["warp"][index], rows.tensors["action"][index])
+            seen, verdict, memory = self._model(memory, rows.tensors["tokens"][index], motion)
+            places[index] = seen.flatten(1)
+            keep = verdict.novel.bool() & ((memory.watch.since - 1) % self._every == 0)
+            told[:, index] = torch.stack([verdict.score, verdict.level, verdict.novel.float(), keep.float()])
+        _store(memory, cells, slots)
+        score, level, novel, keep = told
+        fresh = rows.tensors["fresh"].numpy()
+        lines = pa.array(np.arange(0, places.numel() + 1, w, dtype=np.int32))
+        whole = pa.array(np.arange(0, len(rows) * h + 1, h, dtype=np.int32))
+        values = pa.ListArray.from_arrays(lines, pa.array(places.flatten().numpy()))
+        return rows.with_columns(
+            {
+                "score": pa.array(score.numpy(), mask=fresh),
+                "level": pa.array(level.numpy(), mask=fresh),
+                "novel": pa.array(novel.bool().numpy()),
+                "keep": pa.array(keep.bool().numpy()),
+                "map": pa.ListArray.from_arrays(whole, values),
+            }
+        )
+
+
+def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) -> None:
+    """Remember what is known of the cameras in `slots`, if there are any."""
+    for name, then in memory.tensors().items() if len(slots) else ():
+        cells[name][slots] = then
+
+
+def judged(
+    frames: Iterable[np.ndarray], model: Model, *, rate: float, **options: Any
+) -> tuple[pl.DataFrame, list[Alert], int]:
+    """What the pipeline makes of a clip, a frame after the other, as from a topic.
+
+    Args:
+        frames: each `[H, W, 3]` uint8 RGB.
+        rate: frames a second.
+
+    Returns:
+        Its table and alarms, as of `replay`, and the bytes of all frames as JPEG.
+    """
+    declared, sent = pipeline(options, model), 0
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal sent
+        kind, start, source = declared.schema.field("pixels"), 0, iter(frames)
+        shape = [int(kind.metadata[name]) for name in (b"height", b"width")]
+        while some := list(islice(source, declared.batch.rows)):
+            files = [simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=QUALITY) for frame in some]
+            pixels = np.empty((len(files), *shape, 3), np.uint8)
+            for file, image in zip(files, pixels, strict=True):
+                decode(file, image)
+            sent += sum(map(len, files))
+            numbers = range(start, start + len(files))
+            start += len(files)
+            times = [round(1000 * n / rate) for n in numbers]
+            rows = {"camera": ["clip"] * len(files), "sequence": numbers, "time": times, "jpeg": files}
+            columns = [pa.array(rows[f.name], f.type) for f in declared.schema if f.name in rows]
+            flat = pa.FixedSizeBinaryArray.from_buffers(kind.type, len(files), [None, pa.py_buffer(pixels)])
+            yield pa.table([*columns, flat], schema=declared.schema)
+
+    table, alerts = replay(declared, tables())
+    return table, alerts, sent

@@ -1,0 +1,48 @@
+"""A small model of surprise and clips to try it on: a camera over a texture, and something bright that comes into its picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from models.surprise.config import EncoderConfig, SurpriseConfig
+from models.surprise.detector import DetectorConfig
+from models.surprise.network import NetworkConfig
+from models.surprise.train import Recipe, fit, footage
+from models.vision.encoder import load as encoder
+
+SIZE = (64, 96)
+SEEN = EncoderConfig(height=SIZE[0], width=SIZE[1])
+CONFIG = SurpriseConfig(encoder=SEEN, network=NetworkConfig(tokens=8, state=8, hidden=12), rank=2)
+RECIPE = Recipe(steps=60, clips=4, length=10)
+
+
+def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, speed: float = 3.0) -> torch.Tensor:
+    """A camera that moves to and fro over a texture, `[T, 3, H, W] uint8`; something bright is there from one frame to another."""
+    rng = np.random.default_rng(seed)
+    ground = cv2.resize(rng.integers(40, 160, (24, 60, 3), np.uint8), (480, 160), interpolation=cv2.INTER_CUBIC)
+    made = []
+    for at in range(frames):
+        x = round(190 + 150 * np.sin(at * speed / 150))
+        frame = ground[40 : 40 + SIZE[0], x : x + SIZE[1]].copy()
+        if fish and fish[0] <= at <= fish[1]:
+            cv2.ellipse(frame, (20 + 4 * (at - fish[0]), 34), (22, 11), 0, 0, 360, (250, 240, 40), -1)
+        made.append(frame)
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+
+
+def small_model(folder: Path) -> Path:
+    """Train a model on a few such clips and save it."""
+    torch.set_num_threads(1)
+    eye = encoder(size=SIZE, device="cpu")
+    config = SurpriseConfig(
+        encoder=SEEN,
+        network=CONFIG.network,
+        rank=2,
+        detector=DetectorConfig(warmup=10, window=60, cooldown=10, factor=8.0),
+    )
+    fit([footage([pan(60, seed=n, speed=3.0 + 3 * n)], eye) for n in range(3)], config, eye, RECIPE).save(folder)
+    return folder

@@ -1,0 +1,61 @@
+"""The page on surprise, followed as a reader would, in a folder with clips."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+
+from models.surprise.scene import Dive
+from tests.conftest import ROOT
+from tests.tour import Tour, blocks
+
+PAGE = ROOT / "docs" / "surprise.md"
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
+    tour = Tour(tmp_path_factory.mktemp("surprise"), "127.0.0.1:1")
+    (folder := tour.folder / "clips").mkdir()
+    for seed in (100, 101):
+        with av.open(str(folder / f"{seed}.mp4"), "w") as video:
+            stream = video.add_stream("mpeg4", rate=10)
+            stream.width, stream.height = 320, 180
+            for picture in Dive(seed, seconds=6):
+                video.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            video.mux(stream.encode())
+    (folder / "novelties.csv").write_text("clip,start_s,end_s,kind\n100.mp4,3.0,4.5,fish\n")
+    return tour
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs(tour: Tour) -> None:
+    commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
+    assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
+    trained = json.loads(tour(f"{commands[0]} --steps 10 --json"))
+    assert (trained["version"], trained["name"], trained["seed"]) == ("1", "surprise", 0)
+    assert 0 <= trained["seeds"][0]["f1"] <= 1
+    shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
+    assert shipped["model"] == "shipped dives" and own["model"] == "surprise@champion"
+    for figures in (shipped, own):
+        assert set(figures["clips"]) == {"100.mp4", "101.mp4"}
+        assert figures["novelties"] == 1 and figures["seconds"] == pytest.approx(12, abs=0.5)
+        assert 0 <= figures["saved_bytes"] <= 1
+
+
+def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.surprise.model import SHIPPED
+    from pipelines.runtime.plan import Model
+    from pipelines.runtime.settings import Settings
+    from pipelines.surprise import pipeline
+
+    ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]
+    (tour.folder / "tocsin.toml").write_text(text)
+    monkeypatch.chdir(tour.folder)
+    given = Settings.load().pipeline("surprise")
+    (tour.folder / "tocsin.toml").unlink()
+    own = {name: value for name, value in given.options.items() if name != "forget_after"}
+    made = pipeline(own, Model(Path(SHIPPED), "dives", "cpu"))
+    assert [rule.name for rule in made.rules] == ["surprise"] and given.options["forget_after"] == "30d"

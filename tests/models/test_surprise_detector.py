@@ -1,0 +1,108 @@
+"""Events: what stands out from a camera's own last minutes, once, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.surprise.detector import DetectorConfig, blank, watch
+from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect
+from models.surprise.novelties import Novelty
+
+CONFIG = DetectorConfig(smoothing=1.0, window=50, warmup=10, factor=5.0, release=0.5, longest=20, cooldown=8)
+
+
+def usual(count: int, seed: int = 0) -> torch.Tensor:
+    """Scores between 1 and 2."""
+    return 1 + torch.rand(count, generator=torch.Generator().manual_seed(seed))
+
+
+def with_events(count: int, events: Sequence[tuple[int, int]], height: float = 20.0) -> torch.Tensor:
+    scores = usual(count)
+    for first, last in events:
+        scores[first : last + 1] = height
+    return scores
+
+
+def test_an_event_begins_once_and_lasts_until_it_is_over() -> None:
+    begins, novel = detect(with_events(120, [(60, 69), (90, 95)]), CONFIG)
+    assert begins == [60, 90]
+    assert [at for at, is_new in enumerate(novel) if is_new] == [*range(60, 70), *range(90, 96)]
+
+
+def test_nothing_is_an_event_before_a_camera_is_known_or_too_soon_after_the_last() -> None:
+    assert detect(with_events(30, [(5, 8)]), CONFIG)[0] == []
+    assert detect(with_events(100, [(60, 61), (64, 65), (70, 71)]), CONFIG)[0] == [60, 70]
+
+
+def test_an_event_does_not_raise_the_level_and_the_usual_does() -> None:
+    def level_after(scores: torch.Tensor) -> float:
+        seen = blank(1, CONFIG)
+        for at in range(1, len(scores)):
+            verdict, seen = watch(seen, scores[at : at + 1], CONFIG)
+        return float(verdict.level)
+
+    calm = usual(110)
+    event = calm.clone()
+    event[90:105] = 50.0
+    assert level_after(event) == pytest.approx(level_after(calm), rel=0.2)
+    assert level_after(torch.cat([calm, 3 * usual(60)])) > 2 * level_after(calm)
+
+
+def test_what_stays_becomes_usual_and_is_no_event_again_until_it_has_been_away() -> None:
+    scores = usual(260)
+    scores[60:200] += 18
+    begins, novel = detect(scores, CONFIG)
+    assert begins == [60] and sum(novel) == CONFIG.longest
+    scores[230:235] += 40
+    assert detect(scores, CONFIG)[0] == [60, 230]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 100, width=32), min_size=2, max_size=80), st.floats(1, 20))
+def test_cameras_side_by_side_are_as_each_alone(scores: list[float], factor: float) -> None:
+    config = replace(CONFIG, factor=factor, smoothing=0.4)
+    one = torch.tensor(scores)
+    two = torch.stack([one, one.flip(0), usual(len(one))])
+    seen, together = blank(3, config), []
+    for at in range(1, len(one)):
+        verdict, seen = watch(seen, two[:, at], config)
+        together.append(torch.stack([verdict.novel, verdict.begins]))
+    for camera in range(3):
+        begins, novel = detect(two[camera], config)
+        assert [bool(v[0, camera]) for v in together] == novel[1:]
+        assert [at + 1 for at, v in enumerate(together) if v[1, camera]] == begins
+
+
+def test_alarms_are_counted_against_the_truth_each_novelty_once() -> None:
+    truth = [Novelty(10, 20, "fish"), Novelty(40, 60, "crate"), Novelty(80, 90, "eel")]
+    count = counted([5, 12, 18, 29, 65, 105], [False] * 90 + [True] * 10, truth, rate=10)
+    # 12 and 18 find one fish, 29 is within a second of it, 65 of the crate; 5 and 100 are false.
+    assert (count.found, count.there, count.false, count.kept, count.seconds) == (2, 3, 2, 10, 10.0)
+    figures = (count + Counted(1, 1, 0, 0, 100, 10.0)).figures()
+    assert figures["precision"] == pytest.approx(3 / 5) and figures["recall"] == pytest.approx(3 / 4)
+    assert figures["saved"] == pytest.approx(0.95) and figures["false_per_hour"] == pytest.approx(360)
+
+
+def test_of_novelties_at_the_same_time_each_alarm_finds_one() -> None:
+    truth = [Novelty(10, 30, "fish"), Novelty(12, 30, "eel")]
+    assert counted([15], [], truth, rate=10).found == 1
+    assert counted([15, 25], [], truth, rate=10).found == 2
+
+
+def test_a_curve_trades_recall_for_precision_and_its_best_point_is_the_best_f1() -> None:
+    scores = with_events(400, [(100, 110), (200, 210)], height=6.0)
+    scores[300:303] = 3.2  # false, and lower
+    truth = [[Novelty(100, 110, "fish"), Novelty(200, 210, "fish")]]
+    found = curve([scores], truth, CONFIG, rate=10)
+    recalls = [count.figures()["recall"] for count in found.values()]
+    assert recalls[0] == 1.0 and recalls[-1] == 0.0 and recalls == sorted(recalls, reverse=True)
+    chosen = found[best(found)]
+    assert (chosen.found, chosen.false) == (2, 0)
+    assert at_recall(found, 1.0) is not None and at_recall(found, 1.0).false == 0
+    assert at_recall({1.0: Counted(1, 2, 0)}, 0.8) is None

@@ -1,0 +1,97 @@
+"""The camera's motion is found where it is known: shifts, zooms and rolls of a picture, things that move by themselves left out."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.surprise.motion import ACTION, SIZE, ego_motion, grey, still
+
+HEIGHT, WIDTH = SIZE
+
+
+def ground(seed: int = 0) -> np.ndarray:
+    """A texture larger than a frame."""
+    rng = np.random.default_rng(seed)
+    layers = [cv2.resize(rng.random((HEIGHT // k, WIDTH // k)), (4 * WIDTH, 4 * HEIGHT)) for k in (1, 2, 4, 8)]
+    return (sum(layers) / len(layers) * 255).astype(np.uint8)
+
+
+def view(shift: tuple[float, float] = (0, 0), zoom: float = 1.0, roll: float = 0.0) -> np.ndarray:
+    """What a camera over the texture's middle sees; `shift` in pixels, to the right and down in the picture."""
+    c, s = np.cos(roll), np.sin(roll)
+    turn = np.array([[c, -s], [s, c]]) / zoom
+    middle = np.array([2 * WIDTH, 2 * HEIGHT])
+    to = middle - turn @ (np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2]) + shift)
+    matrix = np.hstack([turn, to[:, None]])
+    return cv2.warpAffine(ground(), matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+
+
+def motion(after: np.ndarray, before: np.ndarray | None = None):
+    pair = [view() if before is None else before, after]
+    return ego_motion(*(torch.from_numpy(np.ascontiguousarray(frame))[None] for frame in pair))
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, 0), (0, -2), (-5.5, 4), (12, 0)])
+def test_a_shift_is_found_to_a_fifth_of_a_pixel(shift: tuple[float, float]) -> None:
+    action = dict(zip(ACTION, motion(view(shift)).action[0].tolist(), strict=True))
+    # Where a place was before lies against the direction in which the picture has moved.
+    assert (action["shift_x"] * WIDTH, action["shift_y"] * WIDTH) == pytest.approx((-shift[0], -shift[1]), abs=0.2)
+    assert (action["zoom"], action["roll"]) == pytest.approx((0, 0), abs=0.004)
+    assert action["flow"] * WIDTH == pytest.approx(float(np.hypot(*shift)), abs=0.4)
+
+
+def test_zoom_and_roll_are_told_apart() -> None:
+    near = dict(zip(ACTION, motion(view(zoom=1.05)).action[0].tolist(), strict=True))
+    assert near["zoom"] == pytest.approx(-np.log(1.05), abs=0.005) and abs(near["roll"]) < 0.005
+    assert near["divergence"] < -0.05 and abs(near["curl"]) < 0.02
+    rolled = dict(zip(ACTION, motion(view(roll=0.05)).action[0].tolist(), strict=True))
+    assert abs(rolled["roll"]) == pytest.approx(0.05, abs=0.005) and abs(rolled["zoom"]) < 0.005
+    assert abs(rolled["curl"]) > 0.05 and abs(rolled["divergence"]) < 0.02
+
+
+def test_the_warp_takes_the_frame_before_to_this_one() -> None:
+    before, after = view(), view((6, -3), zoom=1.03)
+    found = motion(after, before)
+    grid = F.affine_grid(found.warp, [1, 1, HEIGHT, WIDTH], align_corners=False)
+    moved = F.grid_sample(torch.from_numpy(before)[None, None].float(), grid, align_corners=False)[0, 0]
+    inside = (slice(10, -10), slice(10, -10))
+    error = (moved - torch.from_numpy(after).float()).abs()[inside].mean()
+    unmoved = (torch.from_numpy(before).float() - torch.from_numpy(after).float()).abs()[inside].mean()
+    assert error < 0.3 * unmoved
+
+
+def test_what_moves_by_itself_is_not_taken_for_the_cameras_motion() -> None:
+    before, after = view(), view((4, 0))
+    fish = ground(9)[:20, :40]
+    before[30:50, 20:60], after[30:50, 32:72] = fish, fish
+    action = dict(zip(ACTION, motion(after, before).action[0].tolist(), strict=True))
+    assert action["shift_x"] * WIDTH == pytest.approx(-4, abs=0.4)
+
+
+def test_frames_without_any_texture_have_no_motion() -> None:
+    flat = np.full(SIZE, 90, np.uint8)
+    found = motion(flat, flat)
+    assert torch.isfinite(found.warp).all() and torch.isfinite(found.action).all()
+    assert torch.allclose(found.warp, still(1).warp, atol=0.02)
+
+
+def test_pairs_are_judged_by_themselves_and_none_is_none() -> None:
+    frames = torch.from_numpy(np.stack([view(), view((3, 0)), view((3, 5))]))
+    whole = ego_motion(frames[:-1], frames[1:])
+    for n in range(2):
+        one = ego_motion(frames[n : n + 1], frames[n + 1 : n + 2])
+        assert torch.equal(one.warp[0], whole.warp[n]) and torch.equal(one.action[0], whole.action[n])
+    empty = ego_motion(frames[:0], frames[:0])
+    assert empty.warp.shape == (0, 2, 3) and empty.action.shape == (0, len(ACTION))
+
+
+def test_grey_is_brightness_averaged() -> None:
+    pixels = torch.zeros(2, 3, 2 * HEIGHT, 2 * WIDTH, dtype=torch.uint8)
+    pixels[1, :, ::2] = 200
+    assert grey(pixels).shape == (2, *SIZE)
+    assert set(grey(pixels)[1].flatten().tolist()) == {100}
+    assert grey(pixels[:0]).shape == (0, *SIZE)
