@@ -37,7 +37,7 @@ def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, spee
 def small_model(folder: Path) -> Path:
     """Train a model on a few such clips and save it."""
     torch.set_num_threads(1)
-    eye = encoder(size=SIZE, device="cpu")
+    eye = encoder(size=SIZE, device="cpu", layer=SEEN.layer)
     config = SurpriseConfig(
         encoder=SEEN,
         network=CONFIG.network,

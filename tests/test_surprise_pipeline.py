@@ -77,8 +77,8 @@ def test_something_new_rings_once_names_its_place_and_a_frame_of_it_is_kept(even
     assert raised[0].data["frame"] == rows.row(raised[0].data["sequence"], named=True)["frame"]
     assert raised[0].data["score"] > raised[0].data["level"]
     grid = np.array(raised[0].data["map"])
-    assert grid.shape == (4, 6)
-    assert np.unravel_index(grid.argmax(), grid.shape)[0] in (1, 2)  # it comes in half way up
+    assert grid.shape == (8, 12)
+    assert np.unravel_index(grid.argmax(), grid.shape)[0] in (2, 3, 4, 5)  # it comes in half way up
     assert [a.transition for a in alerts] == ["raised", "cleared"]
     kept = rows.filter(pl.col("frame").is_not_null())
     assert kept["novel"].all() and 1 <= len(kept) < 10 and sent > 60 * 500

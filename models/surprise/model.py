@@ -121,12 +121,13 @@ class SurpriseModel:
         return places, verdict, Memory(self.predictor.update(moved, tokens), watched, adapter)
 
     def begin_anew(self, memory: Memory, where: Tensor) -> Memory:
-        """Forget the picture, not the usual scores, of cameras `where` (`[B]` bool) there was a lapse."""
+        """Forget the picture, not the usual scores, of cameras `where` (`[B]` bool) there was a lapse; it ends an event."""
         if not where.any():
             return memory
         blank = self.predictor.blank(len(where), self.grid)
         seen = Seen(*(torch.where(_like(where, new), new, old) for old, new in zip(memory.seen, blank, strict=True)))
-        return memory._replace(seen=seen)
+        novel = memory.watch.novel.masked_fill(where, 0.0)
+        return memory._replace(seen=seen, watch=memory.watch._replace(novel=novel))
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""

@@ -88,8 +88,13 @@ def fit(
         clips: each longer than the recipe's length.
         config: its detector is taken as it is; see `settled`.
         seed: of the weights and the pieces.
+
+    Raises:
+        ValueError: a clip is too short.
     """
     recipe = recipe or Recipe()
+    if (shortest := min(len(clip.tokens) for clip in clips)) < recipe.length:
+        raise ValueError(f"expected clips of at least {recipe.length} frames, got one of {shortest}; leave it out")
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     generator = torch.Generator().manual_seed(seed)

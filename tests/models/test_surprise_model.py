@@ -21,7 +21,7 @@ from tests.dives import CONFIG, RECIPE, SIZE, pan
 @pytest.fixture(scope="module")
 def eye() -> Encoder:
     torch.set_num_threads(1)  # two on busy cores are far slower
-    return encoder(size=SIZE, device="cpu")
+    return encoder(size=SIZE, device="cpu", layer=CONFIG.encoder.layer)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_adapter_learns_a_cameras_own_ways_and_not_an_event(model: SurpriseM
         for at in range(40):
             tokens = judge.whitened(clip.tokens[at : at + 1].float())
             if bump is not None and at >= bump:
-                tokens[:, :, 1:3, 2:4] += 9.0
+                tokens[:, :, 2:5, 4:7] += 9.0
             motion = Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1])
             _, verdict, memory = judge(memory, tokens, motion)
             found.append((memory.adapter.clone(), bool(verdict.novel)))
@@ -106,6 +106,11 @@ def test_the_adapter_learns_a_cameras_own_ways_and_not_an_event(model: SurpriseM
     assert all(a.abs().max() == 0 for a, _ in adapters(replace(CONFIG, rate=0.0)))
     shocked = adapters(CONFIG, bump=30)
     assert shocked[30][1] and torch.equal(shocked[30][0], shocked[29][0])
+
+
+def test_a_clip_too_short_to_train_on_is_refused_in_one_line(clips: list[Footage], eye: Encoder) -> None:
+    with pytest.raises(ValueError, match="expected clips of at least 10 frames, got one of 5; leave it out"):
+        fit([*clips, footage([pan(5)], eye)], CONFIG, eye, RECIPE)
 
 
 def test_a_lapse_forgets_the_picture_and_keeps_the_level(model: SurpriseModel, eye: Encoder) -> None:
@@ -134,7 +139,7 @@ def test_a_stored_model_is_the_same_and_refuses_another_encoder(
     clip = footage([pan(6)], eye)
     assert torch.equal(judged(again, clip), judged(model, clip))
     other = replace(model.config, encoder=replace(model.config.encoder, version="0123"))
-    with pytest.raises(ValueError, match=f"was trained on encoder 0123, got efficientnet-lite0-stride16 {eye.version}"):
+    with pytest.raises(ValueError, match=f"was trained on encoder 0123, got {eye.name} {eye.version}"):
         SurpriseModel(other, model.predictor, eye)
     (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"top"', '"bottom"'))
     with pytest.raises(ValueError, match="bottom"):
