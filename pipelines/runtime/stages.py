@@ -235,22 +235,13 @@ class Pixels:
         return rows.without(self._column).with_tensors(pixels=pixels.permute(0, 3, 1, 2))
 
 
-class Encode:
-    """What a frozen network makes of each row, as tensors for the stages after it.
-
-    Args:
-        model: `tensor [B, ...] -> {name: [B, ...] tensor}`; called with at most `batch` rows.
-        tensor: the tensor of `Rows` that it reads.
-    """
+class Encode(Judge):
+    """What a frozen network makes of each row, as tensors for the stages after it instead of columns; arguments as of `Judge`."""
 
     def __init__(
         self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "pixels", batch: int = 32
     ) -> None:
-        self._model, self._tensor, self._batch = model, tensor, batch
-
-    @property
-    def state(self) -> Mapping[str, Declared]:
-        return {}
+        super().__init__(model, tensor=tensor, batch=batch)
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         return rows.with_tensors(**_batched(self._model, rows.tensors[self._tensor], self._batch))
