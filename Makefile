@@ -8,7 +8,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 # More arguments for pytest: make test ARGS="-k journal"
 ARGS ?=
 # Processes that share the test files; most tests wait for brokers and workers, so two on two cores take little more than half.
-# Files go in their order, the long ones of tests/crash first, or one process would be left with them in the end.
+# One torch thread each, as workers have: two on busy cores are far slower. Files go in their order, the long ones of tests/crash
+# first, or one process would be left with them in the end.
 JOBS ?= 2
 
 .PHONY: help setup demo test lint docs kafka crash clean
@@ -22,7 +23,7 @@ demo: $(READY) ## engines wear out, alarms ring, a query answers
 	@$(VENV)/bin/tocsin demo
 
 test: $(READY) ## every test, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some
-	@$(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
