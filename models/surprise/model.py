@@ -15,7 +15,7 @@ from models.surprise.config import SurpriseConfig
 from models.surprise.detector import Verdict, Watch
 from models.surprise.motion import Motion
 from models.surprise.network import Expected, Predictor, Seen, surprise
-from models.trained import WEIGHTS_FILE, restore
+from models.trained import WEIGHTS_FILE
 from models.vision.encoder import Encoder
 from models.vision.encoder import load as encoder
 
@@ -143,10 +143,9 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
         ValueError: it does not fit the encoder that is here.
     """
     config = SurpriseConfig.load(Path(directory))
-    predictor = Predictor(
-        config.network, width=load_file(Path(directory) / WEIGHTS_FILE)["centre"].shape[0], rank=config.rank
-    )
-    restore(predictor, Path(directory))
+    weights = load_file(Path(directory) / WEIGHTS_FILE)
+    predictor = Predictor(config.network, width=len(weights["centre"]), rank=config.rank)
+    predictor.load_state_dict(weights)
     e = config.encoder
     eye = encoder(e.source, size=(e.height, e.width), device=device, layer=e.layer, merge=e.merge)
     return SurpriseModel(config, predictor, eye)
