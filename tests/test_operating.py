@@ -38,13 +38,13 @@ class Plant(Cli):
             if address := re.search(r"Ray at ([\w.:]+)", line):
                 self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
                 break
-        self.eventually(lambda said: committed(said) == rows, "status", "presses", seconds=120)
+        self.eventually(lambda said: committed(said) == rows, "status", "presses")
 
     def halt(self) -> None:
         """Have it commit and end."""
         if self.running:
             self.running.send_signal(signal.SIGINT)
-            _, said = self.running.communicate(timeout=90)
+            _, said = self.running.communicate(timeout=180)
             status, self.running = self.running.returncode, None
             assert status == 0, said
 
@@ -204,7 +204,7 @@ def test_an_error_is_one_line_on_stderr(
         TOCSIN_MLFLOW__ENABLED="false",
     )
     process = cli.start(*arguments)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
     last = err.splitlines()[-1]
     assert (process.returncode, out) == (1, "")
     assert "Traceback" not in err

@@ -333,7 +333,7 @@ def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, t
         if shards and sum(shards[0]["committed"].values()) == 120:
             break
     run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=90)
+    _, err = run.communicate(timeout=180)
     assert run.returncode == 0, err
     rows = results("surprise", lake=Lake(settings["lake.path"])).sort("key", "sequence").collect()
     assert rows.select("key", "sequence").rows() == [(c, n) for c in ("bow", "stern") for n in range(60)]

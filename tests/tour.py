@@ -126,6 +126,6 @@ class Tour:
     def stop(self) -> None:
         if self.running:
             self.running.send_signal(signal.SIGINT)
-            _, said = self.running.communicate(timeout=90)
+            _, said = self.running.communicate(timeout=400)
             status, self.running = self.running.returncode, None
             assert status == 0, said

@@ -19,7 +19,7 @@ from tests.crash.harness import Job
 ROOT = str(Path(__file__).parents[2])
 
 
-def until(what: Callable[[], Any], why: str, seconds: float = 180) -> Any:
+def until(what: Callable[[], Any], why: str, seconds: float = 400) -> Any:
     """Wait for something to become true, and return it."""
     give_up = time.monotonic() + seconds
     while not (found := what()):

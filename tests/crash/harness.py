@@ -52,7 +52,7 @@ def warm_up() -> None:
     process.join()
 
 
-def until(what: Callable[[], Any], why: str, seconds: float = 90, worker: Worker | None = None) -> Any:
+def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
     """Wait for something to become true, by the doing of `worker` if given, and return it."""
     give_up = time.monotonic() + seconds
     while not (found := what()):
@@ -291,7 +291,7 @@ class Job:
         ends = self.ends()
         for _ in range(5):
             over = partial(self._drained_or_dead, ends, worker)
-            until(over, "all in the table", 90, worker)
+            until(over, "all in the table", worker=worker)
             if worker.process.is_alive():
                 return worker
             assert restart, worker.said

@@ -275,5 +275,5 @@ def _as_replayed(
     seen = {a.id: a.data for a in alarms}
     for a in said:
         assert (a.data["frame"], a.data["sequence"]) == (seen[a.id]["frame"], seen[a.id]["sequence"])
-        assert a.data["score"] == pytest.approx(seen[a.id]["score"], abs=1e-4)
-        assert np.allclose(a.data["map"], seen[a.id]["map"], rtol=0, atol=1e-4)
+        assert a.data["score"] == pytest.approx(seen[a.id]["score"], rel=1e-3, abs=1e-3)
+        assert np.allclose(a.data["map"], seen[a.id]["map"], rtol=1e-3, atol=1e-3)

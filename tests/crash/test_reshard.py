@@ -34,7 +34,7 @@ def _gone_on(job: Job, workers: Sequence[Worker]) -> None:
 
 def _finish(job: Job, workers: Sequence[Worker]) -> None:
     ends = job.ends()
-    until(lambda: job.drained(ends), "all in the table", 90, workers[0])
+    until(lambda: job.drained(ends), "all in the table", worker=workers[0])
     for worker in workers:
         worker.stop()
 

@@ -195,15 +195,14 @@ def _said(job: Job) -> list[Alert]:
 
 def _rings(job: Job, alarms: int, worker: Worker) -> None:
     """Wait for so many alarms in all."""
-    until(lambda: len(_said(job)) >= alarms, f"{alarms} alarms", 30, worker)
+    until(lambda: len(_said(job)) >= alarms, f"{alarms} alarms", worker=worker)
 
 
 def _go_on(job: Job, building: Building, rooms: str, worker: Worker) -> None:
     """Wait until each of these rooms has a row in the table of a minute that is still to come."""
     now = building.now
-    until(
-        lambda: job.stored("0#checkpoint") and _newest(job, rooms) > now, f"minutes of {rooms} after {now}", 30, worker
-    )
+    why = f"minutes of {rooms} after {now}"
+    until(lambda: job.stored("0#checkpoint") and _newest(job, rooms) > now, why, worker=worker)
 
 
 def _newest(job: Job, rooms: str) -> datetime:
