@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.surprise.baselines import bank, difference, nearest, uniform
-from models.surprise.clips import injected, panned, read
+from models.surprise.clips import injected, panned
 from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
 from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect
@@ -25,6 +25,7 @@ from models.surprise.novelties import SIZES
 from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
 from models.vision.encoder import Encoder, load
+from models.vision.video import read
 from pipelines.cli.surprise import RATE, looked_at
 
 SEEDS = range(3)

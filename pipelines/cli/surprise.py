@@ -102,10 +102,11 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
         `clips` with the figures of each; `seconds` of footage and `novelties` in it, and `parameters`.
     """
 
-    from models.surprise.clips import clips, intervals, read
+    from models.surprise.clips import clips, intervals
     from models.surprise.evaluate import Counted, counted
     from models.surprise.model import load
     from models.surprise.scene import TEST_SEEDS, Dive
+    from models.vision.video import read
     from pipelines.runtime.plan import Model
     from pipelines.surprise import judged
 
@@ -143,8 +144,8 @@ def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.D
     import polars as pl
     import simplejpeg
 
-    from models.surprise.clips import read
     from models.surprise.scene import Dive
+    from models.vision.video import read
     from pipelines.surprise import QUALITY
 
     taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
@@ -158,16 +159,16 @@ def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.D
 
 
 def _clips(folder: Path) -> list[Path]:
-    from models.surprise.clips import is_clip
+    from models.vision.video import is_clip
 
     return [path for path in sorted(folder.iterdir()) if is_clip(path)]
 
 
 def looked_at(source: Path | int, eye: Encoder) -> Footage:
     """A clip, or a dive by its seed, as the predictor sees it."""
-    from models.surprise.clips import read
     from models.surprise.scene import Dive
     from models.surprise.train import footage, pieces
+    from models.vision.video import read
 
     if isinstance(source, int):
         dive = Dive(source, rate=RATE)

@@ -1,0 +1,113 @@
+"""Recorded footage and live streams, decoded frame by frame.
+
+A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frame = NDArray[np.uint8]
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+MAX_PIXELS = 1 << 24  # of a frame, before it is decoded: 4096 x 4096
+MAX_FRAMES = 36_000  # of a clip: an hour at ten a second
+
+
+def read(
+    path: Path | str,
+    *,
+    rate: float = 10,
+    size: tuple[int, int] | None = (180, 320),
+    max_pixels: int = MAX_PIXELS,
+    max_frames: int = MAX_FRAMES,
+) -> Iterator[Frame]:
+    """Decode a clip frame by frame; no more than one is held at a time.
+
+    Args:
+        path: a video file, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
+        rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
+            taken to be at this rate already.
+        size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled; None: they stay as they are.
+        max_pixels: of a frame as it is stored.
+        max_frames: of what is yielded; a live stream has no end.
+
+    Yields:
+        `[H, W, 3]` uint8 RGB.
+
+    Raises:
+        ValueError: `path` is no clip, cannot be decoded, or is over a limit.
+    """
+    live = isinstance(path, str) and "://" in path
+    place = path if live else Path(path)
+    pictures = isinstance(place, Path) and place.is_dir()
+    frames = _pictures(Path(path), max_pixels) if pictures else _video(place, rate, max_pixels)
+    for count, frame in enumerate(frames):
+        if count >= max_frames and not live:
+            raise ValueError(
+                f"{path} has more than {max_frames} frames at {rate:g} a second; cut it into shorter clips"
+            )
+        yield frame if size is None else _fitted(frame, size)
+
+
+def is_clip(path: Path) -> bool:
+    """Whether it is a video file or a directory with pictures, by its name."""
+    if path.is_dir():
+        return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
+    return path.suffix.lower() in VIDEOS
+
+
+def _video(path: Path | str, rate: float, max_pixels: int) -> Iterator[Frame]:
+    import av
+
+    if isinstance(path, Path) and not path.is_file():
+        raise ValueError(f"{path} is not there; expected a video file or a directory of pictures")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path} has no video stream; expected one of {', '.join(VIDEOS)}")
+            stream = container.streams.video[0]
+            _within(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # for headers within that say otherwise
+            stream.thread_type = "NONE"
+            start, time, due = 0.0, 0.0, 0
+            shown: Frame | None = None
+            for number, frame in enumerate(container.decode(stream)):
+                time = number / float(stream.average_rate or rate) if frame.time is None else frame.time
+                start = time if shown is None else start
+                while shown is not None and time - start > due / rate + 1e-6:
+                    yield shown
+                    due += 1
+                _within(path, frame.width, frame.height, max_pixels)
+                shown = frame.to_ndarray(format="rgb24")
+            if shown is not None and time - start > due / rate - 1e-6:
+                yield shown
+    except av.FFmpegError as reason:
+        raise ValueError(f"{path}: {reason}; expected a video that FFmpeg can decode") from None
+
+
+def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
+    found = sorted(picture for picture in path.iterdir() if picture.suffix.lower() in PICTURES)
+    if not found:
+        raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
+    for picture in found:
+        yield next(_video(picture, 1, max_pixels))
+
+
+def _within(path: Path | str, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ValueError(f"{path} is {width} x {height}, over {max_pixels} pixels; scale it down first")
+
+
+def _fitted(frame: Frame, size: tuple[int, int]) -> Frame:
+    rows, columns = frame.shape[:2]
+    scale = min(rows / size[0], columns / size[1])
+    tall, wide = min(rows, round(size[0] * scale)), min(columns, round(size[1] * scale))
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    return cv2.resize(frame[top : top + tall, left : left + wide], size[::-1], interpolation=cv2.INTER_AREA)
