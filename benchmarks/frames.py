@@ -46,6 +46,7 @@ from models.surprise.scene import Dive
 from models.surprise.train import Recipe, fit, footage
 from models.vision.encoder import Encoder, load
 from pipelines.runtime import feeder
+from pipelines.runtime.clips import QUALITY
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine, Step
@@ -58,7 +59,7 @@ from pipelines.runtime.shard import Shard
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.state import Declared, Store
 from pipelines.runtime.supervisor import KEEP_MEMORY
-from pipelines.surprise import QUALITY, pipeline
+from pipelines.surprise import pipeline
 
 STEP = 64
 """Frames a step, as the pipeline takes them from a backlog."""

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import simplejpeg
 import torch
 
 from models.surprise.model import Memory, SurpriseModel, load
 from models.surprise.motion import SIZE, Motion, ego_motion, grey
-from pipelines.runtime.alerts import Alert
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import decode, frame_fields
+from pipelines.runtime.frames import frame_fields
 from pipelines.runtime.machine import Step
 from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
 from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import replay
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
 from pipelines.runtime.state import Cell, CellStore, Declared, Store
-
-QUALITY = 90
-"""Of the JPEG files that recorded clips become."""
 
 FACTS = [
     pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
@@ -196,39 +189,3 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
     """Remember what is known of the cameras in `slots`, if there are any."""
     for name, then in memory.tensors().items() if len(slots) else ():
         cells[name][slots] = then
-
-
-def judged(
-    frames: Iterable[np.ndarray], model: Model, *, rate: float, **options: Any
-) -> tuple[pl.DataFrame, list[Alert], int]:
-    """What the pipeline makes of a clip, a frame after the other, as from a topic.
-
-    Args:
-        frames: each `[H, W, 3]` uint8 RGB.
-        rate: frames a second.
-
-    Returns:
-        Its table and alarms, as of `replay`, and the bytes of all frames as JPEG.
-    """
-    declared, sent = pipeline(options, model), 0
-
-    def tables() -> Iterator[pa.Table]:
-        nonlocal sent
-        kind, start, source = declared.schema.field("pixels"), 0, iter(frames)
-        shape = [int(kind.metadata[name]) for name in (b"height", b"width")]
-        while some := list(islice(source, declared.batch.rows)):
-            files = [simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=QUALITY) for frame in some]
-            pixels = np.empty((len(files), *shape, 3), np.uint8)
-            for file, image in zip(files, pixels, strict=True):
-                decode(file, image)
-            sent += sum(map(len, files))
-            numbers = range(start, start + len(files))
-            start += len(files)
-            times = [round(1000 * n / rate) for n in numbers]
-            rows = {"camera": ["clip"] * len(files), "sequence": numbers, "time": times, "jpeg": files}
-            columns = [pa.array(rows[f.name], f.type) for f in declared.schema if f.name in rows]
-            flat = pa.FixedSizeBinaryArray.from_buffers(kind.type, len(files), [None, pa.py_buffer(pixels)])
-            yield pa.table([*columns, flat], schema=declared.schema)
-
-    table, alerts = replay(declared, tables())
-    return table, alerts, sent

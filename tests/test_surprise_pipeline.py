@@ -14,13 +14,14 @@ import pytest
 import simplejpeg
 from polars.testing import assert_frame_equal
 
+from pipelines.runtime.clips import Frame, judged
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.frames import decode
 from pipelines.runtime.machine import Machine, empty
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.replay import replay
-from pipelines.surprise import RESULTS, judged, pipeline
+from pipelines.surprise import RESULTS, pipeline
 from tests.dives import SIZE, pan, small_model
 
 RATE_MS = 100
@@ -67,7 +68,7 @@ def same(one: pl.DataFrame, other: pl.DataFrame) -> None:
 def event(model: Model) -> tuple[pl.DataFrame, list[Any], int]:
     """A clip into which something comes at frame 40, as a recording is judged."""
     frames = pan(60, fish=(40, 50), seed=3).permute(0, 2, 3, 1).numpy()
-    return judged(frames, model, rate=10)
+    return judged(pipeline({}, model), map(Frame, frames), rate=10)
 
 
 def test_something_new_rings_once_names_its_place_and_a_frame_of_it_is_kept(event) -> None:

@@ -107,8 +107,9 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
     from models.surprise.model import load
     from models.surprise.scene import TEST_SEEDS, Dive
     from models.vision.video import read
+    from pipelines.runtime.clips import Frame, judged
     from pipelines.runtime.plan import Model
-    from pipelines.surprise import judged
+    from pipelines.surprise import pipeline
 
     def all() -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
         if str(data) == SIM:
@@ -118,9 +119,10 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
         for path, truth in clips(data).items():
             yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
+    declared = pipeline({}, Model(folder, version, "auto"))
     each, sent, kept = {}, 0, 0
     for name, frames, truth in all():
-        table, alerts, size = judged(frames, Model(folder, version, "auto"), rate=RATE)
+        table, alerts, size = judged(declared, map(Frame, frames), rate=RATE)
         begins = [alert.data["sequence"] for alert in alerts if alert.transition == "raised"]
         each[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
         sent += size
@@ -137,25 +139,13 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
 
 
 def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.DataFrame]:
-    """Frames to feed, one a table: camera, sequence, time (from now on, as they would have been taken) and `jpeg`."""
-    import time
-
-    import numpy as np
-    import polars as pl
-    import simplejpeg
-
+    """Frames to feed, see `pipelines.runtime.clips.sent`."""
     from models.surprise.scene import Dive
     from models.vision.video import read
-    from pipelines.surprise import QUALITY
+    from pipelines.runtime.clips import Frame, sent
 
     taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
-    start, live, last = time.time(), "://" in source, 0
-    for number, frame in enumerate(taken):
-        at = time.time() if live else start + number / rate
-        last = max(round(1000 * at), last + 1)  # a stream's first frames come all at once; two of one time pass for one
-        file = simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=QUALITY)
-        facts = {"camera": [camera], "sequence": [number], "time": [last], "jpeg": [file]}
-        yield pl.DataFrame(facts)
+    return sent(map(Frame, taken), camera=camera, rate=rate, live="://" in source)
 
 
 def _clips(folder: Path) -> list[Path]:

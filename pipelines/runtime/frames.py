@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import orjson
@@ -85,10 +86,8 @@ class FrameReader:
         out.rejected += [(i, None, file) for i, file in enumerate(files) if isinstance(file, RejectedError)]
         if not good:
             return
-        buffer = pa.py_buffer(pixels if len(good) == len(files) else pixels[good])
-        columns = {
-            self._pixels.name: pa.FixedSizeBinaryArray.from_buffers(self._pixels.type, len(good), [None, buffer]),
-        }
+        image = _column(self._pixels, pixels if len(good) == len(files) else pixels[good])
+        columns = {self._pixels.name: image}
         whole = pa.array([files[i] for i in good], pa.binary())
         positions = np.array(good, np.int64)
         row = [columns.get(f.name, whole) for f in self._fields]
@@ -188,6 +187,33 @@ def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
         raise RejectedError("BadFrame", f"expected a whole JPEG, got {len(file)} bytes: {reason}") from None
     shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
     pixels[:] = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Frames as the rows of a schema with both `frame_fields`, for `replay`.
+
+    Args:
+        files: JPEG.
+        facts: of each, the other fields by name; what is left out is null.
+
+    Raises:
+        RejectedError: a file is no whole JPEG, see `decode`.
+    """
+    kind = next(f for f in schema if (f.metadata or {}).get(b"from") == PIXELS.encode())
+    pixels = np.empty((len(files), int(kind.metadata[b"height"]), int(kind.metadata[b"width"]), 3), np.uint8)
+    for file, image in zip(files, pixels, strict=True):
+        decode(file, image)
+    rows = [{**fact, WHOLE: file} for fact, file in zip(facts, files, strict=True)]
+    given = [
+        _column(f, pixels) if f.name == kind.name else pa.array([row.get(f.name) for row in rows], f.type)
+        for f in schema
+    ]
+    return pa.table(given, schema=schema)
+
+
+def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
+    """Images `[B, H, W, 3]` as a column."""
+    return pa.FixedSizeBinaryArray.from_buffers(field.type, len(pixels), [None, pa.py_buffer(pixels)])
 
 
 def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:

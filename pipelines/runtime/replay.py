@@ -12,12 +12,17 @@ import torch
 
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.machine import Machine
+from pipelines.runtime.machine import Machine, Outcome
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.units import milliseconds
 
 
 def replay(
-    pipeline: Pipeline, table: pa.Table | Iterable[pa.Table], *, splits: Sequence[int] | None = None
+    pipeline: Pipeline,
+    table: pa.Table | Iterable[pa.Table],
+    *,
+    splits: Sequence[int] | None = None,
+    after: str = "0s",
 ) -> tuple[pl.DataFrame, list[Alert]]:
     """What the pipeline would have put into its table and said, had these readings come as a stream.
 
@@ -27,6 +32,7 @@ def replay(
             in a pipeline without one, a second after the row before. Or tables of these one after the other, drawn a step each,
             such as frames that are too many to be held.
         splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
+        after: how long the stream then stays silent, so that what waits for more may go on; "0s": it might still come.
 
     Returns:
         The results, and the alarms in order. What a stage refuses is in neither.
@@ -36,19 +42,20 @@ def replay(
     """
     torch.set_num_threads(1)  # as in a worker, since it has to give the same
     tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
-    machine, results, alerts, at, now = Machine(pipeline), list[pa.RecordBatch](), list[Alert](), 0, 0
+    machine, outcomes, at, now = Machine(pipeline), list[Outcome](), 0, 0
     for part in tables:
         if not len(part):
             continue
         batch = _identified(pipeline, part, at).combine_chunks().to_batches()[0]
         at += len(part)
         now = max(now, pc.max(batch["_timestamp"].cast(pa.int64())).as_py() or 0)
-        outcome = machine.step(batch, now)
-        results.append(outcome.results)
-        alerts += outcome.alerts
-    frame = pl.from_arrow(pa.Table.from_batches(results, schema=pipeline.table))
+        outcomes.append(machine.step(batch, now))
+    if silent := milliseconds(after):
+        nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([*IDENTITY, *pipeline.schema]))
+        outcomes.append(machine.step(nothing, now + silent))
+    frame = pl.from_arrow(pa.Table.from_batches([o.results for o in outcomes], schema=pipeline.table))
     assert isinstance(frame, pl.DataFrame)
-    return frame, alerts
+    return frame, [alert for outcome in outcomes for alert in outcome.alerts]
 
 
 def _cut(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
