@@ -23,7 +23,7 @@ MAX_FRAMES = 36_000  # of a clip: an hour at ten a second
 def read(
     path: Path | str,
     *,
-    rate: float = 10,
+    rate: float | None = 10,
     size: tuple[int, int] | None = (180, 320),
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
@@ -33,7 +33,7 @@ def read(
     Args:
         path: a video file, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
         rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
-            taken to be at this rate already.
+            taken to be at this rate already. None: each frame, as it is stored.
         size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled; None: they stay as they are.
         max_pixels: of a frame as it is stored.
         max_frames: of what is yielded; a live stream has no end.
@@ -47,12 +47,14 @@ def read(
     live = isinstance(path, str) and "://" in path
     place = path if live else Path(path)
     pictures = isinstance(place, Path) and place.is_dir()
-    frames = _pictures(Path(path), max_pixels) if pictures else _video(place, rate, max_pixels)
+    if pictures:
+        frames = _pictures(Path(path), max_pixels)
+    else:
+        timed = _video(place, max_pixels)
+        frames = (frame for _, frame in timed) if rate is None else _sampled(timed, rate)
     for count, frame in enumerate(frames):
         if count >= max_frames and not live:
-            raise ValueError(
-                f"{path} has more than {max_frames} frames at {rate:g} a second; cut it into shorter clips"
-            )
+            raise ValueError(f"{path} has more than {max_frames} frames; cut it into shorter clips")
         yield frame if size is None else _fitted(frame, size)
 
 
@@ -63,7 +65,8 @@ def is_clip(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
-def _video(path: Path | str, rate: float, max_pixels: int) -> Iterator[Frame]:
+def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
+    """Each frame with its time in s."""
     import av
 
     if isinstance(path, Path) and not path.is_file():
@@ -76,20 +79,26 @@ def _video(path: Path | str, rate: float, max_pixels: int) -> Iterator[Frame]:
             _within(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
             stream.codec_context.options = {"max_pixels": str(max_pixels)}  # for headers within that say otherwise
             stream.thread_type = "NONE"
-            start, time, due = 0.0, 0.0, 0
-            shown: Frame | None = None
             for number, frame in enumerate(container.decode(stream)):
-                time = number / float(stream.average_rate or rate) if frame.time is None else frame.time
-                start = time if shown is None else start
-                while shown is not None and time - start > due / rate + 1e-6:
-                    yield shown
-                    due += 1
                 _within(path, frame.width, frame.height, max_pixels)
-                shown = frame.to_ndarray(format="rgb24")
-            if shown is not None and time - start > due / rate - 1e-6:
-                yield shown
+                time = number / float(stream.average_rate or 1) if frame.time is None else frame.time
+                yield time, frame.to_ndarray(format="rgb24")
     except av.FFmpegError as reason:
         raise ValueError(f"{path}: {reason}; expected a video that FFmpeg can decode") from None
+
+
+def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Frame]:
+    """What is in sight at each multiple of 1 / `rate` from the first frame on."""
+    start, time, due = 0.0, 0.0, 0
+    shown: Frame | None = None
+    for time, frame in frames:
+        start = time if shown is None else start
+        while shown is not None and time - start > due / rate + 1e-6:
+            yield shown
+            due += 1
+        shown = frame
+    if shown is not None and time - start > due / rate - 1e-6:
+        yield shown
 
 
 def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
@@ -97,7 +106,8 @@ def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
     if not found:
         raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
     for picture in found:
-        yield next(_video(picture, 1, max_pixels))
+        _, frame = next(_video(picture, max_pixels))
+        yield frame
 
 
 def _within(path: Path | str, width: int, height: int, max_pixels: int) -> None:

@@ -33,6 +33,11 @@ def test_a_video_is_sampled_at_the_rate_asked_for(tmp_path: Path, rate: int) -> 
     assert np.abs(np.array(levels) - wanted).max() < 0.6
 
 
+def test_without_a_rate_each_frame_comes(tmp_path: Path) -> None:
+    levels = [frame.mean() / 8 for frame in read(film(tmp_path / "a.mp4"), rate=None)]
+    assert np.abs(np.array(levels) - np.arange(30)).max() < 0.6
+
+
 def test_a_frame_is_cut_to_the_aspect_and_not_squeezed(tmp_path: Path) -> None:
     picture = np.zeros((100, 300, 3), np.uint8)
     cv2.circle(picture, (150, 50), 40, (255, 255, 255), -1)
