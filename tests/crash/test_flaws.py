@@ -39,8 +39,9 @@ def _stall(point: str) -> Story:
             zombie.fall(point, "SIGSTOP")
             before, worker = job.stored("0#epoch"), start()
             until(lambda: job.stored("0#checkpoint") >> 32 > before, "a checkpoint of the replacement")
+            zombie.arm("alerts.committed")
             zombie.wake()
-            time.sleep(1)
+            zombie.process.join(10)  # until it is fenced, or has published
             zombie.kill()
         return worker
 

@@ -1,0 +1,153 @@
+"""From what is said of each frame to events, and from those to touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.touch.truth import KINDS, Touch
+from operators.shapes import match
+
+LEAST = 0.01
+"""Below it an offline candidate is none."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """An event that was found.
+
+    Args:
+        hand: 0 left, 1 right; kind: 0 contact, 1 release.
+        frame: of it; score: 0 to 1.
+    """
+
+    hand: int
+    kind: int
+    frame: int
+    score: float
+
+
+def decode(scores: Tensor, displacement: Tensor, *, radius: int) -> Tensor:
+    """Each frame's score goes to the frame that it points at, and the largest that arrives there stays.
+
+    One that points between two frames is split linearly. So frame t gets `max_i score[t+i] * relu(1 - |i - displacement[t+i]|)`,
+    which asks no frame beyond the radius. Source: HiCE (arXiv 2604.12343), there as a scatter by maximum.
+
+    Args:
+        scores: `[..., T, 2, 2]`, 0 to 1; 0 of frames that are not there.
+        displacement: `[..., T, 2, 2]`, frames since the event; held to the radius.
+
+    Returns:
+        `[..., T, 2, 2]`.
+
+    Raises:
+        ValueError: if the shapes are others.
+    """
+    if scores.shape != displacement.shape or scores.shape[-2:] != (2, 2):
+        raise ValueError(
+            f"scores are {list(scores.shape)}, displacement {list(displacement.shape)}; expected [..., T, 2, 2]"
+        )
+    padding = (0, 0, 0, 0, radius, radius)
+    sent, since = (F.pad(x, padding).unfold(-3, 2 * radius + 1, 1) for x in (scores, displacement))
+    i = torch.arange(-radius, radius + 1, device=scores.device)
+    arrives = torch.relu(1 - (i - since.clamp(-radius, radius)).abs())
+    return (sent * arrives).amax(-1)  # over [..., T, 2, 2, 2 * radius + 1]
+
+
+def peaks(decoded: Tensor, *, apart: int) -> Tensor:
+    """Where no frame within `apart` to either side has more, nor an earlier one as much: `[..., T, 2, 2] bool` of `decode`'s."""
+    padded = F.pad(decoded, (0, 0, 0, 0, apart, apart))
+    around = padded.unfold(-3, 2 * apart + 1, 1)
+    before, after = around[..., :apart], around[..., apart + 1 :]
+    none = decoded.new_zeros(*decoded.shape, 1)
+    before, after = (torch.cat([none, side], -1).amax(-1) for side in (before, after))
+    return (decoded > before) & (decoded >= after)
+
+
+def peak(scores: Tensor, displacement: Tensor, there: Tensor, *, radius: int, apart: int) -> tuple[Tensor, Tensor]:
+    """What `decode` and `peaks` of the whole clip say of a window's middle frame, bit for bit.
+
+    Args:
+        scores, displacement: `[B, 2 w + 1, 2, 2]` with w = radius + apart; what absent frames hold changes nothing.
+        there: `[B, 2 w + 1] bool`, False before the clip and after it.
+
+    Returns:
+        The decoded score, and whether it is a peak, `[B, 2, 2]` both.
+
+    Raises:
+        ValueError: if the shapes are others.
+    """
+    dims = f"B {2 * (radius + apart) + 1}"
+    match(scores=(scores, f"{dims} 2 2"), displacement=(displacement, f"{dims} 2 2"), there=(there, dims))
+    present = there[..., None, None]
+    scores, displacement = torch.where(present, scores, 0), torch.where(present, displacement, 0)
+    # What points beyond the clip is lost there, and must not be the larger neighbour of its first or last frame here.
+    decoded = torch.where(present, decode(scores, displacement, radius=radius), 0)[:, radius : radius + 2 * apart + 1]
+    return decoded[:, apart], peaks(decoded, apart=apart)[:, apart]
+
+
+def spots(decoded: Tensor, *, apart: int, least: float = LEAST) -> list[Spot]:
+    """The peaks of a clip that reach `least`, in order of time: what a stream finds. `decoded` is `[T, 2, 2]`."""
+    return _spots(decoded, peaks(decoded, apart=apart) & (decoded >= least))
+
+
+def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
+    """The candidates of a clip after soft suppression, in order of time: what the benchmark's metric is taken of.
+
+    From the largest down, each leaves every lesser one of its hand and kind less than `window` frames away a share of
+    `(distance / window) ** 2`. Source: HiCE's evaluation (arXiv 2604.12343).
+
+    Args:
+        decoded: `[T, 2, 2]`, of `decode`.
+    """
+    series = decoded.flatten(1).mT.tolist()
+    kept = torch.tensor([_softened(scores, window) for scores in series], dtype=torch.float64).mT
+    scores = kept.unflatten(1, decoded.shape[1:])
+    return _spots(scores, scores >= LEAST)
+
+
+def paired(found: Iterable[Spot], thresholds: Sequence[float]) -> list[Touch]:
+    """Touches, as an alarm would have them that contact raises and release clears.
+
+    A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
+    releases come first: a hand may let go and take.
+
+    Args:
+        found: events of a clip.
+        thresholds: least scores of `KINDS`, in that order.
+    """
+    holds: dict[int, Touch] = {}
+    touches = []
+    counts = (spot for spot in found if spot.score >= thresholds[spot.kind])
+    for spot in sorted(counts, key=lambda spot: (spot.frame, -spot.kind)):
+        if KINDS[spot.kind] == "contact":
+            holds.setdefault(spot.hand, Touch(spot.hand, spot.frame, None))
+        elif touch := holds.pop(spot.hand, None):
+            touches.append(replace(touch, release=spot.frame))
+    return sorted([*touches, *holds.values()], key=lambda touch: (touch.contact, touch.hand))
+
+
+def _spots(scores: Tensor, where: Tensor) -> list[Spot]:
+    at = where.nonzero().tolist()
+    return [Spot(hand, kind, frame, float(scores[frame, hand, kind])) for frame, hand, kind in at]
+
+
+def _softened(scores: list[float], window: int) -> list[float]:
+    waiting = [(-score, frame) for frame, score in enumerate(scores)]
+    heapify(waiting)
+    taken = set[int]()
+    while waiting:
+        score, top = heappop(waiting)
+        if top in taken or -score != scores[top]:
+            continue  # what it had before a neighbour took from it
+        taken.add(top)
+        for frame in range(max(top - window + 1, 0), min(top + window, len(scores))):
+            if frame not in taken:
+                scores[frame] *= ((frame - top) / window) ** 2
+                heappush(waiting, (-scores[frame], frame))
+    return scores

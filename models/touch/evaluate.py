@@ -1,0 +1,195 @@
+"""How well events are found, to the frame: average precision for benchmarks, and what rings at an operating point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from models.touch.decode import Spot, paired
+from models.touch.truth import KINDS, Miss, Touch
+
+TOLERANCES = (0, 1, 2)
+"""Frames by which an event may be off, of the benchmark."""
+REACH = 10
+"""Frames within which an event counts as meant, however late or early, when errors are measured."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found in a clip, and what there was.
+
+    Args:
+        found: events; of `decode.softened` for average precision, of `decode.spots` for what a stream rings.
+        touches, misses: the truth.
+        frames: of the clip.
+    """
+
+    found: Sequence[Spot]
+    touches: Sequence[Touch]
+    misses: Sequence[Miss]
+    frames: int
+
+
+@dataclass(frozen=True)
+class Matched:
+    """An event that was found, and the true frame that it is taken for; None: it is false."""
+
+    spot: Spot
+    truth: int | None
+
+
+def matched(clip: Judged, kind: int, tolerance: int, *, hands: bool = True) -> list[Matched]:
+    """A clip's events of a kind from the surest down, each with the closest true one that is left and near enough.
+
+    Args:
+        kind: 0 contact, 1 release.
+        tolerance: frames.
+        hands: whether the hand must be the right one.
+    """
+    left = _events(clip, kind)
+    pairs = []
+    for spot in sorted((spot for spot in clip.found if spot.kind == kind), key=lambda spot: -spot.score):
+        fits = [
+            (hand, at) for hand, at in left if abs(at - spot.frame) <= tolerance and (hand == spot.hand or not hands)
+        ]
+        best = min(fits, key=lambda event: abs(event[1] - spot.frame), default=None)
+        if best:
+            left.remove(best)
+        pairs.append(Matched(spot, best and best[1]))
+    return pairs
+
+
+def average_precision(clips: Sequence[Judged], kind: int, tolerance: int, *, hands: bool = True) -> float:
+    """Area under the curve of interpolated precision over recall, all clips counted together; NaN without true events.
+
+    Source: HiCE's TouchMoment (arXiv 2604.12343). Arguments as of `matched`.
+    """
+    pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
+    pairs.sort(key=lambda pair: -pair.spot.score)
+    hits = [rank for rank, pair in enumerate(pairs, 1) if pair.truth is not None]
+    precisions = [n / rank for n, rank in enumerate(hits, 1)]
+    best, total = 0.0, 0.0
+    for precision in reversed(precisions):  # the best at this recall or a higher one
+        best = max(best, precision)
+        total += best
+    there = _count(clips, kind)
+    return total / there if there else math.nan
+
+
+def precision_figures(clips: Sequence[Judged], *, hands: bool = True) -> dict[str, float]:
+    """`ap_contact_0` to `ap_release_2`, `map_0` to `map_2` over the kinds, and `map` over them all."""
+    figures = {
+        f"ap_{name}_{tolerance}": average_precision(clips, kind, tolerance, hands=hands)
+        for tolerance in TOLERANCES
+        for kind, name in enumerate(KINDS)
+    }
+    means = {f"map_{t}": fmean(figures[f"ap_{name}_{t}"] for name in KINDS) for t in TOLERANCES}
+    return figures | means | {"map": fmean(means.values())}
+
+
+def operating_figures(
+    clips: Sequence[Judged], thresholds: Sequence[float], *, tolerance: int = 2, rate: float = 30.0, hands: bool = True
+) -> dict[str, float]:
+    """What comes of events that reach a threshold.
+
+    Args:
+        clips: with events of `decode.spots`.
+        thresholds: least scores of `KINDS`, in that order.
+        tolerance: frames.
+        rate: frames a second.
+        hands: whether the hand must be the right one, in all but touches, whose hand always must.
+
+    Returns:
+        - `contact_precision`, `contact_recall`, `contact_f1`, the same of `release`;
+        - `contact_error` and `release_error`, the median of how many frames one is off, of those off by `REACH` at most;
+          `contact_lag` the same with its sign, positive where it comes late; NaN of none;
+        - `touches_f1`, of touches of which both ends are right;
+        - `missed_rings_per_minute`: near misses that were taken for a contact; `false_rings_per_minute`: contacts that were none.
+    """
+    clips = [
+        Judged([s for s in clip.found if s.score >= thresholds[s.kind]], clip.touches, clip.misses, clip.frames)
+        for clip in clips
+    ]
+    figures: dict[str, float] = {}
+    for kind, name in enumerate(KINDS):
+        pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
+        hits = sum(pair.truth is not None for pair in pairs)
+        precision, recall = hits / max(len(pairs), 1), hits / max(_count(clips, kind), 1)
+        off = errors(clips, kind, hands=hands)
+        figures |= {
+            f"{name}_precision": precision,
+            f"{name}_recall": recall,
+            f"{name}_f1": _f1(precision, recall),
+            f"{name}_error": median(map(abs, off)) if off else math.nan,
+            f"{name}_lag": median(off) if off else math.nan,
+        }
+    minutes = max(sum(clip.frames for clip in clips), 1) / rate / 60
+    false = [[pair.spot for pair in matched(clip, 0, tolerance, hands=hands) if pair.truth is None] for clip in clips]
+    rung = sum(
+        any(miss.first <= spot.frame <= miss.last and (spot.hand == miss.hand or not hands) for spot in spots)
+        for clip, spots in zip(clips, false, strict=True)
+        for miss in clip.misses
+    )
+    return figures | {
+        "touches_f1": _touches_f1(clips, tolerance),
+        "missed_rings_per_minute": rung / minutes,
+        "false_rings_per_minute": sum(map(len, false)) / minutes,
+    }
+
+
+def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: bool = True) -> list[int]:
+    """Frames by which events are late, negative where early, of those within `reach` of a true one."""
+    return [
+        pair.spot.frame - pair.truth
+        for clip in clips
+        for pair in matched(clip, kind, reach, hands=hands)
+        if pair.truth is not None
+    ]
+
+
+def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, hands: bool = True) -> float:
+    """The least score of the best F1; of several the largest, 1 where nothing is right."""
+    pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
+    pairs.sort(key=lambda pair: -pair.spot.score)
+    hits, best, there = 0, (0.0, 1.0), max(_count(clips, kind), 1)
+    for rank, pair in enumerate(pairs, 1):
+        hits += pair.truth is not None
+        if rank == len(pairs) or pairs[rank].spot.score < pair.spot.score:  # equal scores count together
+            best = max(best, (_f1(hits / rank, hits / there), pair.spot.score))
+    return best[1]
+
+
+def _touches_f1(clips: Sequence[Judged], tolerance: int) -> float:
+    hits = found = 0
+    for clip in clips:
+        left = list(clip.touches)
+        for touch in paired(clip.found, (0, 0)):
+            found += 1
+            fits = [true for true in left if _same(touch, true, tolerance)]
+            if fits:
+                hits += 1
+                left.remove(min(fits, key=lambda true: abs(true.contact - touch.contact)))
+    there = sum(len(clip.touches) for clip in clips)
+    return _f1(hits / max(found, 1), hits / max(there, 1))
+
+
+def _same(touch: Touch, true: Touch, tolerance: int) -> bool:
+    ends = ((touch.contact, true.contact), (touch.release, true.release))
+    near = (a == b if a is None or b is None else abs(a - b) <= tolerance for a, b in ends)
+    return touch.hand == true.hand and all(near)
+
+
+def _events(clip: Judged, kind: int) -> list[tuple[int, int]]:
+    """Hand and frame of the true events of a kind."""
+    ends = ((touch.hand, touch.release if kind else touch.contact) for touch in clip.touches)
+    return [(hand, at) for hand, at in ends if at is not None]
+
+
+def _count(clips: Sequence[Judged], kind: int) -> int:
+    return sum(len(_events(clip, kind)) for clip in clips)
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / max(precision + recall, 1e-9)

@@ -1,0 +1,103 @@
+"""Where the hands are, and what there is to see of them: crops around boxes, and a detector for frames that come without boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+AT_ONCE = 4
+"""Frames cropped together: more of them, as floats, leave a CPU's caches."""
+UNSEEN = 0.03
+"""Share of a hand's frames in which a detector does not find it."""
+MIN_CONFIDENCE = 0.3
+"""Of the detector; a hand that moves is blurred, and one that is missed is worse than one too many."""
+
+
+def present(boxes: Tensor) -> Tensor:
+    """Which hands are there: `[B, 2, 4]` with NaN for those that are not -> `[B, 2] bool`."""
+    return ~boxes.isnan().any(-1)
+
+
+def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor:
+    """A square around each hand, black where it leaves the frame.
+
+    Args:
+        pixels: `[B, 3, H, W] uint8`.
+        boxes: `[B, 2, 4] float32`, x0, y0, x1, y1 as shares of the frame, left hand and right; NaN where there is none.
+        size: pixels of a side.
+        enlarge: a square's side over the longer one of its box.
+
+    Returns:
+        `[B, 2, 3, size, size] uint8`; of a hand that is not there the middle of the frame, which nothing looks at.
+    """
+    height, width = pixels.shape[2:]
+    scale = boxes.new_tensor([width, height])
+    low, high = torch.where(boxes.isnan(), 0.5, boxes).mul(scale.repeat(2)).split(2, -1)
+    centre, half = (low + high) / 2, ((high - low).amax(-1, keepdim=True) / 2 * enlarge).clamp(min=1.0)
+    # From a crop's places, -1 to 1, to the frame's.
+    theta = torch.zeros(*boxes.shape[:2], 2, 3)
+    theta[..., 0, 0], theta[..., 1, 1] = (half / scale * 2).unbind(-1)
+    theta[..., 2] = centre / scale * 2 - 1
+    made = []
+    for some, where in zip(pixels.split(AT_ONCE), theta.split(AT_ONCE), strict=True):
+        grid = F.affine_grid(where.flatten(0, 1), [2 * len(where), 1, size, size], align_corners=False)
+        both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # one over the other, so that a frame is looked at once
+        seen = F.grid_sample(some.float(), both, align_corners=False).unflatten(2, (2, size))
+        made.append(seen.transpose(1, 2).round().to(torch.uint8))
+    return torch.cat(made) if made else pixels.new_empty(0, 2, 3, size, size)
+
+
+def shaken(boxes: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
+    """True boxes `[2, 4]` as a detector would have found them: a little off, and now and then not at all."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    centre = (low + high) / 2 + draw.normal(0, 0.03, (2, 2)) * (high - low)
+    half = (high - low) / 2 * draw.uniform(0.9, 1.12, (2, 2))
+    found = np.clip(np.concatenate([centre - half, centre + half], 1), 0, 1).astype(np.float32)
+    found[(draw.random(2) < UNSEEN) | (found[:, :2] >= found[:, 2:]).any(1)] = np.nan
+    return found
+
+
+class HandDetector:
+    """MediaPipe's hand landmarker, a frame at a time, on the CPU.
+
+    Args:
+        model: its `.task` file, which MediaPipe publishes; it is not part of the package.
+
+    Raises:
+        ValueError: the package or the file is missing.
+    """
+
+    def __init__(self, model: Path | str) -> None:
+        try:
+            import mediapipe
+            from mediapipe.tasks.python import BaseOptions, vision
+        except ImportError:
+            raise ValueError("hands: expected the package mediapipe, got none; pip install 'tocsin[hands]'") from None
+        if not Path(model).is_file():
+            raise ValueError(f"hands: expected MediaPipe's hand_landmarker.task at {model}, got no file; download it")
+        options = vision.HandLandmarkerOptions(
+            base_options=BaseOptions(model_asset_path=str(model)),
+            num_hands=2,
+            min_hand_detection_confidence=MIN_CONFIDENCE,
+        )
+        self._landmarker, self._mediapipe = vision.HandLandmarker.create_from_options(options), mediapipe
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes around the landmarks as of `crops`; of two left hands the surer one."""
+        boxes = torch.full((len(pixels), 2, 4), torch.nan)
+        for frame, found in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), boxes, strict=True):
+            image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=frame)
+            seen = self._landmarker.detect(image)
+            for sides, points in sorted(
+                zip(seen.handedness, seen.hand_landmarks, strict=True), key=lambda hand: hand[0][0].score
+            ):
+                places = np.array([(point.x, point.y) for point in points], np.float32)
+                found[sides[0].category_name == "Right"] = torch.from_numpy(
+                    np.concatenate([places.min(0), places.max(0)])
+                )
+        return boxes

@@ -1,0 +1,144 @@
+"""Frames of a window look at each other: a U-net of gated convolutions over time, for which absent frames are not there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from operators.shapes import match
+
+
+class Gated(nn.Module):
+    """A frame's own features gated by the window's mean, and its near and farther neighbours gated by the frame itself.
+
+    `fc(x) * relu(gfc(mean x)) + (near(x) + far(x)) * psi(x)`, each convolution a channel by itself. Source: the SGP layer of
+    TriDet, as HiCE (arXiv 2604.12343) uses it; the layers' widths, and that `psi` is a convolution, are a reconstruction.
+
+    Args:
+        dim: channels.
+        kernel: frames, odd, that `near` and `psi` see; reach: `far` sees this many times as far to either side.
+    """
+
+    def __init__(self, *, dim: int, kernel: int, reach: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(
+            dim
+        )  # of each frame: a GroupNorm's statistics would run over frames that are not there
+        self.fc, self.gfc = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.near, self.far, self.psi = (
+            nn.Conv1d(dim, dim, 2 * side + 1, padding=side, groups=dim)
+            for side in (kernel // 2, reach * (kernel // 2), kernel // 2)
+        )
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """`[B, L, dim]` -> the same; `there` is `[B, L, 1] bool`."""
+        x = self.norm(x) * there
+        mean = x.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+        over_time = x.mT
+        window = (self.near(over_time) + self.far(over_time)) * self.psi(over_time)
+        return self.fc(x) * torch.relu(self.gfc(mean)) + window.mT
+
+
+class SGPBlock(nn.Module):
+    """Scalable-granularity perception: `Gated` and a feed-forward layer, each added to what goes in.
+
+    Args:
+        dim, kernel, reach: see `Gated`.
+        expansion: width of the feed-forward layer, over `dim`.
+        dropout: share of its results dropped in training.
+    """
+
+    def __init__(self, *, dim: int, kernel: int, reach: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.gated = Gated(dim=dim, kernel=kernel, reach=reach)
+        self.feed_forward = _feed_forward(dim, expansion, dropout)
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """`[B, L, dim]` -> the same; `there` is `[B, L, 1] bool`."""
+        x = x + self.gated(x, there)
+        return x + self.feed_forward(x)
+
+
+class SGPMixer(nn.Module):
+    """An `SGPBlock` of two inputs: a window, and what half its resolution has made of it. Arguments as of `SGPBlock`.
+
+    Each goes through `Gated` by itself, and a linear layer joins them; how is a reconstruction.
+    """
+
+    def __init__(self, *, dim: int, kernel: int, reach: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        self.fine, self.coarse = (Gated(dim=dim, kernel=kernel, reach=reach) for _ in range(2))
+        self.join = nn.Linear(2 * dim, dim)
+        self.feed_forward = _feed_forward(dim, expansion, dropout)
+
+    def forward(self, x: Tensor, half: Tensor, there: Tensor) -> Tensor:
+        """`[B, L, dim]` and `[B, L / 2, dim]` -> `[B, L, dim]`; `there` is `[B, L, 1] bool`."""
+        coarse = half.repeat_interleave(2, dim=1)
+        gated = torch.cat([self.fine(x, there) + x, self.coarse(coarse, there) + coarse], dim=-1)
+        x = x + self.join(gated)
+        return x + self.feed_forward(x)
+
+
+class Mixer(nn.Module):
+    """The U-net: `layers` times a block and the larger of each two frames, a block, and back up with what was there before.
+
+    Source: the ED-SGP-Mixer of T-DEED and HiCE (arXiv 2604.12343).
+
+    Args:
+        layers: halvings.
+        dim, kernel, reach, expansion, dropout: see `SGPBlock`.
+    """
+
+    def __init__(self, *, layers: int, dim: int, kernel: int, reach: int, expansion: int, dropout: float) -> None:
+        super().__init__()
+        options = {"dim": dim, "kernel": kernel, "reach": reach, "expansion": expansion, "dropout": dropout}
+        self.down = nn.ModuleList(SGPBlock(**options) for _ in range(layers))  # type: ignore[arg-type]
+        self.bottom = SGPBlock(**options)  # type: ignore[arg-type]
+        self.up = nn.ModuleList(SGPMixer(**options) for _ in range(layers))  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+        """Mix the frames that are there.
+
+        Args:
+            x: `[B, L, dim]`, L a multiple of `2 ** layers`; what absent frames hold changes nothing, be it NaN.
+            there: `[B, L] bool`.
+
+        Returns:
+            `[B, L, dim]`, of no meaning where no frame is.
+
+        Raises:
+            ValueError: if the shapes do not fit together.
+        """
+        length, least = match(x=(x, "B L D"), there=(there, "B L"))["L"], 2 ** len(self.down)
+        if length % least:
+            raise ValueError(
+                f"x has {length} frames, expected a multiple of {least}: it is halved {len(self.down)} times"
+            )
+        present = there[..., None]
+        x = torch.where(present, x, 0)
+        before = []
+        for block in self.down:
+            x = block(x, present)
+            before.append((x, present))
+            x, present = _halved(x, present)
+        x = self.bottom(x, present)
+        for block, (fine, present) in zip(self.up, reversed(before), strict=True):
+            x = block(fine, x, present)
+        return x
+
+
+def _halved(x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """The larger of each two frames that are there; zeros where neither is."""
+    pairs = x.masked_fill(~there, -torch.inf).unflatten(1, (-1, 2)).amax(2)
+    either = there.unflatten(1, (-1, 2)).any(2)
+    return torch.where(either, pairs, 0), either
+
+
+def _feed_forward(dim: int, expansion: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, expansion * dim),
+        nn.GELU(),
+        nn.Linear(expansion * dim, dim),
+        nn.Dropout(dropout),
+    )

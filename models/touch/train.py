@@ -1,0 +1,208 @@
+"""Training: the network learns from clips that the frozen encoder has looked at; what counts as an event is then chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.touch.config import TouchConfig
+from models.touch.decode import decode, softened, spots
+from models.touch.evaluate import Judged, best_threshold
+from models.touch.hands import present
+from models.touch.loss import losses, targets
+from models.touch.model import Eyes, TouchModel
+from models.touch.network import TouchNet
+from models.touch.truth import Miss, Touch
+
+POINTING = 0.05
+"""Weight of the displacements' loss."""
+AT_ONCE = 32
+"""Frames that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it is trained.
+
+    Args:
+        steps: of the optimizer.
+        windows: a step; every second has an event in it.
+        learning_rate: largest, of a cycle; weight_decay: of AdamW.
+        blind: share of windows in which no hand is given, so that it works without a detector.
+        q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
+    """
+
+    steps: int = 2000
+    windows: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    blind: float = 0.25
+    q: float | None = None
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A clip as the encoder sees it.
+
+    Args:
+        scene: `[T, N, C1]`, hands: `[T, 2, M, C2]`, half precision.
+        boxes: `[T, 2, 4]`, NaN where no hand is known.
+        touches, misses: the truth.
+    """
+
+    scene: Tensor
+    hands: Tensor
+    boxes: Tensor
+    touches: Sequence[Touch]
+    misses: Sequence[Miss]
+
+    def __len__(self) -> int:
+        return len(self.scene)
+
+
+def footage(
+    shots: Iterable[tuple[NDArray[np.uint8], NDArray[np.float32]]],
+    eyes: Eyes,
+    touches: Sequence[Touch] = (),
+    misses: Sequence[Miss] = (),
+) -> Footage:
+    """Look at a clip: pictures `[H, W, 3]` RGB of the encoder's size, and boxes `[2, 4]`."""
+    scene, hands, boxes = list[Tensor](), list[Tensor](), list[Tensor]()
+    taken = iter(shots)
+    while some := list(islice(taken, AT_ONCE)):
+        pixels = torch.from_numpy(np.stack([picture for picture, _ in some])).permute(0, 3, 1, 2)
+        where = torch.from_numpy(np.stack([box for _, box in some]))
+        for part, seen in zip((scene, hands), eyes(pixels, where), strict=True):
+            part.append(seen.half())
+        boxes.append(where)
+    return Footage(torch.cat(scene), torch.cat(hands), torch.cat(boxes), touches, misses)
+
+
+def fit(
+    clips: Sequence[Footage],
+    config: TouchConfig,
+    eyes: Eyes,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> TouchModel:
+    """Train a network on clips.
+
+    Args:
+        clips: with their touches.
+        config: its thresholds are taken as they are; see `settled`.
+        seed: of the weights and the windows.
+        progress: called with each step and its loss.
+    """
+    recipe = recipe or Recipe()
+    torch.manual_seed(seed)
+    torch.set_flush_denormal(True)
+    draw = np.random.default_rng(seed)
+    net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
+    net.look.fit(*_some(clips))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
+    truths = [targets(clip.touches, len(clip), radius=config.decode.radius) for clip in clips]
+    for step in range(recipe.steps):
+        batch = [_window(clips, config.network.window, draw, event=i % 2 == 0) for i in range(recipe.windows)]
+        parts = [_piece(clips[clip], truths[clip], at, blind=draw.random() < recipe.blind) for clip, at in batch]
+        scene, hands, boxes, labels, displacement, there = (torch.stack(part) for part in zip(*parts, strict=True))
+        if draw.random() < 0.5:
+            scene, hands, boxes = mirrored(scene, hands, boxes, eyes)
+            labels, displacement = labels.flip(2), displacement.flip(2)
+        seen = net.look(scene.flatten(0, 1), hands.flatten(0, 1), present(boxes).flatten(0, 1), boxes.flatten(0, 1))
+        said = net.judge(seen.unflatten(0, there.shape), there)
+        target = truths[0]._replace(labels=labels, displacement=displacement)
+        found = losses(said.logits, said.displacement, target, there, radius=config.decode.radius, q=recipe.q)
+        loss = found.score + POINTING * found.displacement
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if progress:
+            progress(step, float(loss))
+    return TouchModel(config, net, eyes)
+
+
+@torch.inference_mode()
+def said(model: TouchModel, clip: Footage) -> Tensor:
+    """What the model says of a clip's frames, as a stream would hear it: `[T, 2, 2, 2]`, see `TouchModel.judge`."""
+    pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
+    seen = torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
+    c = model.config.network
+    padded = torch.cat([seen.new_zeros(c.past, c.dim), seen, seen.new_zeros(c.ahead, c.dim)])
+    there = torch.zeros(len(padded), dtype=torch.bool)
+    there[c.past : c.past + len(seen)] = True
+    windows = padded.unfold(0, c.window, 1).mT.split(AT_ONCE)
+    return torch.cat(
+        [model.judge(w, t) for w, t in zip(windows, there.unfold(0, c.window, 1).split(AT_ONCE), strict=True)]
+    )
+
+
+def judged(model: TouchModel, clip: Footage, *, soft: bool = False) -> Judged:
+    """What is found in a clip: what a stream finds, or with `soft` what the benchmark's metric is taken of."""
+    c = model.config.decode
+    scores, displacement = said(model, clip).unbind(1)
+    decoded = decode(scores, displacement, radius=c.radius)
+    found = softened(decoded) if soft else spots(decoded, apart=c.apart)
+    return Judged(found, clip.touches, clip.misses, len(clip))
+
+
+def settled(model: TouchModel, clips: Sequence[Footage]) -> TouchConfig:
+    """The model's config with the thresholds of the best F1 at two frames on clips that it was not trained on."""
+    found = [judged(model, clip) for clip in clips]
+    contact, release = (best_threshold(found, kind) for kind in (0, 1))
+    return replace(model.config, decode=replace(model.config.decode, contact=contact, release=release))
+
+
+def mirrored(scene: Tensor, hands: Tensor, boxes: Tensor, eyes: Eyes) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens and boxes `[..., N, C]`, `[..., 2, M, C]`, `[..., 2, 4]` as if the picture had been seen in a mirror, nearly."""
+    turned = [
+        tokens.unflatten(-2, kind.grid).flip(-2).flatten(-3, -2)
+        for tokens, kind in ((scene, eyes.scene), (hands.flip(-3), eyes.hands))
+    ]
+    x0, y0, x1, y1 = boxes.flip(-2).unbind(-1)
+    return turned[0], turned[1], torch.stack([1 - x1, y0, 1 - x0, y1], -1)
+
+
+def _some(clips: Sequence[Footage]) -> tuple[Tensor, Tensor, Tensor]:
+    """Every fiftieth frame: scene, hands, which are there."""
+    scene, hands, boxes = (
+        torch.cat([part[::50] for part in parts]) for parts in zip(*map(_tokens, clips), strict=True)
+    )
+    return scene, hands, present(boxes)
+
+
+def _tokens(clip: Footage) -> tuple[Tensor, Tensor, Tensor]:
+    return clip.scene, clip.hands, clip.boxes
+
+
+def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *, event: bool) -> tuple[int, range]:
+    """A clip and some frames of it, which may begin before its first one or end after its last; with an event in it, or any."""
+    with_events = [i for i, clip in enumerate(clips) if clip.touches]
+    clip = int(draw.choice(with_events)) if event and with_events else int(draw.integers(len(clips)))
+    frames = len(clips[clip])
+    if event and with_events:
+        touch = clips[clip].touches[int(draw.integers(len(clips[clip].touches)))]
+        at = touch.release if touch.release is not None and draw.random() < 0.5 else touch.contact
+        begin = at - int(draw.integers(length))
+    else:
+        begin = int(draw.integers(8 - length, frames - 8))
+    return clip, range(begin, begin + length)
+
+
+def _piece(clip: Footage, truth: Sequence[Tensor], frames: range, *, blind: bool) -> tuple[Tensor, ...]:
+    """Frames of a clip: scene, hands, boxes, labels, displacement, and which frames are there."""
+    at = torch.tensor(frames)
+    there = (at >= 0) & (at < len(clip))
+    at = at.clamp(0, len(clip) - 1)
+    boxes = torch.full_like(clip.boxes[at], torch.nan) if blind else clip.boxes[at]
+    return clip.scene[at].float(), clip.hands[at].float(), boxes, truth[0][at], truth[1][at], there

@@ -1,0 +1,216 @@
+"""What `train`, `evaluate` and `feed` do for touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from models.touch.clips import Labelled
+    from models.touch.decode import Spot
+    from models.touch.model import Eyes
+    from models.touch.scene import Scene
+    from models.touch.train import Footage, Recipe
+    from models.touch.truth import Miss
+    from pipelines.runtime.clips import Frame
+    from pipelines.runtime.settings import Settings
+
+FACTORY = "pipelines.touch:pipeline"
+RATE = 30.0
+"""Frames a second of what is fed, trained on and evaluated."""
+SIM = "sim"
+
+
+def train(
+    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+) -> dict[str, Any]:
+    """Train a network on simulated scenes and labelled clips, and choose its thresholds on scenes that it has not seen.
+
+    Args:
+        data: directories of clips with their touches, see `models.touch.clips`; or "sim", simulated scenes.
+
+    Returns:
+        `model` (the folder), `name`, `version` in the registry, `seed`, and `seeds` with the figures of each on validation scenes.
+    """
+    from models import registry
+    from models.touch.clips import clips as labelled
+    from models.touch.config import TouchConfig
+    from models.touch.evaluate import operating_figures, precision_figures
+    from models.touch.model import Eyes, TouchModel
+    from models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from models.touch.train import fit, judged, settled
+    from pipelines.cli.console import progress
+    from pipelines.cli.train import artifacts
+
+    config = TouchConfig()
+    eyes, tried = Eyes(config.eye), {}
+    sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
+    sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
+    clips, unseen = list[Footage](), list[Footage]()
+    with progress() as shown:
+        task = shown.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
+        for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
+            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth))
+            shown.advance(task)
+        for number in seeds:
+            task = shown.add_task(f"seed {number}", total=1)
+            model = fit(clips, config, eyes, recipe, seed=number)
+            model = TouchModel(settled(model, unseen), model.net, eyes)
+            figures = precision_figures([judged(model, clip, soft=True) for clip in unseen])
+            thresholds = model.config.decode.thresholds
+            figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
+            tried[number] = (figures, model)
+            shown.advance(task)
+    kept = max(tried, key=lambda number: tried[number][0]["map_2"])
+    model = tried[kept][1]
+    model.save(out)
+    version = None
+    if settings.mlflow.enabled:
+        uri = settings.mlflow.tracking_uri
+        facts = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, **asdict(config.network)}
+        version = registry.register(
+            out,
+            name=name,
+            params=facts,
+            metrics=[(f"validation_{f}", v, number) for number, (found, _) in tried.items() for f, v in found.items()],
+            tracking_uri=uri,
+            artifact_location=artifacts(uri),
+        )
+    told = [{"seed": number, **found} for number, (found, _) in tried.items()]
+    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": told}
+
+
+def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None) -> dict[str, Any]:
+    """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
+
+    Args:
+        hands: MediaPipe's model file, to look for hands in clips, which bring no boxes; None: they are judged without.
+
+    Returns:
+        Figures of all clips together, as `precision_figures` and `operating_figures` of `models.touch.evaluate`; `touches` that
+        there were, `seconds`, `delay` (frames until an event is known) and `parameters`; and `clips`, of each its truth, the
+        events that rang, and the likeliest frame of each kind.
+    """
+    import numpy as np
+    import torch
+
+    from models.touch.decode import softened
+    from models.touch.evaluate import Judged, operating_figures, precision_figures
+    from models.touch.model import load
+    from models.touch.truth import KINDS
+    from pipelines.runtime.clips import judged
+    from pipelines.runtime.plan import Model
+    from pipelines.touch import SCORES, pipeline
+
+    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
+    soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
+    for name, shots, truth, misses in _sources(data):
+        table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")
+        rung, touches = _rung(table), truth.touches
+        scores = torch.from_numpy(np.stack([table[column].to_numpy() for column in SCORES], 1)).unflatten(1, (2, 2))
+        soft.append(Judged(softened(scores), touches, misses, len(table)))
+        hard.append(Judged(rung, touches, misses, len(table)))
+        known &= truth.hands
+        each[name] = {
+            "touches": [asdict(touch) for touch in touches],
+            "events": [asdict(spot) for spot in rung],
+            **{f"likeliest_{kind}": int(scores[..., n].amax(1).argmax()) for n, kind in enumerate(KINDS)},
+        }
+    model = load(folder)
+    return {
+        **precision_figures(soft, hands=known),
+        **operating_figures(hard, (0, 0), rate=RATE, hands=known),
+        "touches": sum(len(clip.touches) for clip in hard),
+        "seconds": sum(clip.frames for clip in hard) / RATE,
+        "delay": model.delay,
+        "parameters": model.parameters,
+        "clips": each,
+    }
+
+
+def frames(source: str, *, camera: str, seed: int) -> Iterator[pl.DataFrame]:
+    """Frames to feed, see `pipelines.runtime.clips.sent`; those of a simulated scene with the boxes of its hands."""
+    from models.vision.video import read
+    from pipelines.runtime.clips import Frame, sent
+
+    taken = _shots(seed) if source == SIM else map(Frame, read(source, rate=RATE, size=None))
+    return sent(taken, camera=camera, rate=RATE, live="://" in source)
+
+
+def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> Footage:
+    """A simulated scene by its seed, or a clip whose truth is known, as the encoder sees it."""
+    import cv2
+    import numpy as np
+
+    from models.touch.scene import Scene
+    from models.touch.train import footage
+    from models.vision.video import read
+
+    size = eyes.config.height, eyes.config.width
+    if isinstance(source, int):
+        scene = Scene(source, size=size, rate=RATE)
+        return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
+    assert truth is not None
+    nowhere = np.full((2, 4), np.nan, np.float32)
+    scaled = (
+        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
+    )
+    return footage(((np.asarray(frame, np.uint8), nowhere) for frame in scaled), eyes, truth.touches)
+
+
+def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
+    """What is to be judged: names, frames, and the truth."""
+    from models.touch.clips import Labelled, clips
+    from models.touch.scene import TEST_SEEDS, Scene
+    from models.vision.video import read
+    from pipelines.runtime.clips import Frame
+
+    if str(data) == SIM:
+        for seed in TEST_SEEDS:
+            scene = Scene(seed, rate=RATE)
+            yield f"{SIM} {seed}", _shots(seed), Labelled(tuple(scene.touches), hands=True), scene.misses
+        return
+    for path, truth in clips(data).items():
+        yield path.name, map(Frame, read(path, rate=None, size=None)), truth, ()
+
+
+def _shots(seed: int) -> Iterator[Frame]:
+    """A simulated scene's frames, with the boxes that a detector would have found."""
+    from models.touch.scene import Scene
+    from pipelines.runtime.clips import Frame
+    from pipelines.touch import BOXES
+
+    for picture, boxes in _seen(Scene(seed, rate=RATE), seed):
+        facts = zip((field.name for field in BOXES), boxes.flatten().tolist(), strict=True)
+        yield Frame(picture, {name: value for name, value in facts if value == value})
+
+
+def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """A scene's pictures and the boxes that a detector would have found."""
+    import numpy as np
+
+    from models.touch.hands import shaken
+
+    draw = np.random.default_rng((seed, 99))
+    for shot in scene:
+        yield shot.picture, shaken(shot.hands, draw)
+
+
+def _rung(table: pl.DataFrame) -> list[Spot]:
+    """The events of a clip's table."""
+    import polars as pl
+
+    from models.touch.decode import Spot
+    from models.touch.truth import HANDS, KINDS
+
+    return [
+        Spot(hand, KINDS.index(row[f"{name}_event"]), row["sequence"], row[f"{name}_{row[f'{name}_event']}"])
+        for hand, name in enumerate(HANDS)
+        for row in table.filter(pl.col(f"{name}_event").is_not_null()).to_dicts()
+    ]

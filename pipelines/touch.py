@@ -1,0 +1,234 @@
+"""Egocentric video: in which frame a hand touches something, and in which it lets go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from models.touch.hands import HandDetector
+from models.touch.model import TouchModel, load
+from models.touch.truth import HANDS, KINDS
+from pipelines.runtime.around import Around
+from pipelines.runtime.errors import ConfigError, ModelError
+from pipelines.runtime.frames import frame_fields
+from pipelines.runtime.machine import Step
+from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.runtime.rows import Rows
+from pipelines.runtime.stages import Gaps, Keep, Pixels, Sorted
+from pipelines.runtime.state import Cell, CellStore, Declared, Store
+from pipelines.runtime.units import milliseconds
+
+LAPSE = "500ms"
+"""Between two frames, after which the one before says nothing of the next."""
+WAIT = "2s"
+"""After which a camera that sends nothing is waited for no longer."""
+CLOSE = 0.2
+"""Least score of a frame that is kept: those around an event, and where one nearly was."""
+NOTHING = -(2**62)
+"""In place of the frame since which a hand holds something."""
+SIDES = ("x0", "y0", "x1", "y1")
+
+FACTS = [
+    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
+    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
+    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
+]
+"""What a frame's message says of it in headers; its file is the value, see `pipelines.runtime.frames`."""
+BOXES = [
+    pa.field(f"{hand}_{side}", pa.float32(), metadata={"from": f"header:{hand}_{side}"})
+    for hand in HANDS
+    for side in SIDES
+]
+"""Where the hands are, in headers too: left, top, right and bottom as shares of the frame; left out of a hand that is not seen."""
+
+SCORES = [f"{hand}_{kind}" for hand in HANDS for kind in KINDS]
+RESULTS = pa.schema(
+    [
+        ("camera", pa.string()),
+        ("sequence", pa.int64()),
+        ("missed", pa.int64()),
+        *[
+            column
+            for hand in HANDS
+            for column in (
+                *[(f"{hand}_{kind}", pa.float32()) for kind in KINDS],
+                (f"{hand}_event", pa.string()),
+                (f"{hand}_touches", pa.bool_()),
+                (f"{hand}_since", pa.int64()),
+            )
+        ],
+        ("frame", pa.string()),
+    ]
+)
+"""Of each frame: how many are missing before it; of each hand how likely it makes contact or lets go here, 0 to 1, which of
+both it does, if any, whether it touches something, and since which frame, which the frame of the release says, too; and where in
+the lake the frame is kept, if it is."""
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """The touch pipeline.
+
+    Args:
+        options: `late`, by how much frames of a camera may be out of order (they wait for so long); `roots`, folders in which
+            messages may say that their frames lie; `hands`, MediaPipe's model file, to look for hands in frames that come
+            without boxes; `name`, `topic`.
+        model: written by `tocsin train touch`.
+
+    Raises:
+        ConfigError: an option is not what it should be.
+        ModelError: there is no model, or it does not load.
+    """
+    if model is None:
+        raise ModelError(
+            "pipelines.touch: expected a model, got none; set model = 'touch@champion' or a folder that training wrote"
+        )
+    judge, name = model.load(load, training="tocsin train touch"), options.get("name", "touch")
+    roots = options.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
+        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
+    c, fields = judge.config, frame_fields(*judge.size, roots=roots)
+    return Pipeline(
+        name=name,
+        topic=options.get("topic", "video.egocentric"),
+        schema=pa.schema([*FACTS, *BOXES, *fields]),
+        key="camera",
+        event_time="time",
+        stages=[
+            Sorted(late=options.get("late", 0)),
+            Gaps(by="sequence"),
+            Pixels(fields[1]),
+            Look(judge, detector=_detector(name, options.get("hands"))),
+            Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=WAIT),
+            Judge(judge),
+            Around(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=WAIT),
+            Touches(judge),
+            Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
+        ],
+        results=RESULTS,
+        rules=[
+            AlertRule(
+                name=hand,
+                severity="info",
+                when=pl.col(f"{hand}_touches"),
+                data=["sequence", f"{hand}_since", f"{hand}_contact", f"{hand}_release", "frame"],
+            )
+            for hand in HANDS
+        ],
+        files={"frame": "jpeg"},
+        model_version=model.version,
+        batch=Batch(rows=64, wait="20ms"),
+    )
+
+
+def _detector(name: str, file: object) -> HandDetector | None:
+    if file is None:
+        return None
+    try:
+        return HandDetector(str(file))
+    except ValueError as reason:
+        raise ConfigError(f"pipelines.{name}: {reason}") from None
+
+
+class Look:
+    """Each frame becomes a vector, `tensors["seen"]`; its pixels and boxes go.
+
+    A box that is none, because it is empty or leaves the frame, is a dead letter.
+    """
+
+    def __init__(self, model: TouchModel, *, detector: HandDetector | None) -> None:
+        self._model, self._detector = model, detector
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        boxes = torch.stack([rows.column(f.name) for f in BOXES], 1).float().unflatten(1, (len(HANDS), len(SIDES)))
+        known = ~boxes.isnan()
+        whole = (boxes[..., :2] < boxes[..., 2:]).all(-1) & (boxes >= 0).all(-1) & (boxes <= 1).all(-1)
+        fits = (whole | ~known.any(-1)).all(1)
+        if not bool(fits.all()):
+            lines = [
+                f"expected boxes 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, got {box}" for box in boxes[~fits].tolist()
+            ]
+            at.refuse(rows.keep(~fits), stage="look", error="BadValue", messages=lines)
+            rows, boxes, known = rows.keep(fits), boxes[fits], known[fits]
+        pixels = rows.tensors["pixels"]
+        told = Rows(rows.table, rows.slots, {}).without(*[f.name for f in BOXES])
+        if self._detector and bool((blind := ~known.flatten(1).any(1)).any()):
+            boxes[blind] = self._detector(pixels[blind])
+        return told.with_tensors(seen=self._model.look(pixels, boxes))
+
+
+class Judge:
+    """What a window says of its own frame, `tensors["said"]`."""
+
+    def __init__(self, model: TouchModel) -> None:
+        self._model = model
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        said = self._model.judge(rows.tensors["window"], rows.tensors["window_there"])
+        return Rows(rows.table, rows.slots, {}).with_tensors(said=said)
+
+
+class Touches:
+    """Adds what happens in each frame, see `RESULTS`, and `keep`, true near events.
+
+    A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
+    the release comes first. After a lapse nothing is held.
+    """
+
+    def __init__(self, model: TouchModel) -> None:
+        self._model = model
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {
+            "since": Cell((len(HANDS),), torch.int64, NOTHING),
+            "time": Cell(dtype=torch.int64, fill=-(2**62)),
+        }
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        since, time = state["since"], state["time"]
+        assert isinstance(since, CellStore) and isinstance(time, CellStore)
+        scores, events = self._model.decide(rows.tensors["window"], rows.tensors["window_there"])
+        now, sequence = at.times(rows), rows.column("sequence")
+        told, holds = (
+            torch.empty(len(rows), len(HANDS), dtype=torch.int64),
+            torch.empty(len(rows), len(HANDS), dtype=torch.bool),
+        )
+        for index in rows.rounds():
+            slots = rows.slots[index]
+            lapsed = now[index] - time[slots] > milliseconds(LAPSE)
+            held = torch.where(lapsed[:, None], NOTHING, since[slots])
+            contact, release = events[index].unbind(2)
+            free = release | (held == NOTHING)
+            begun = torch.where(contact & free, sequence[index, None], torch.where(release, NOTHING, held))
+            told[index], holds[index] = torch.where(begun == NOTHING, held, begun), begun != NOTHING
+            since[slots], time[slots] = begun, now[index]
+        return Rows(rows.table, rows.slots, {}).with_columns(_columns(scores, events, told, holds))
+
+
+def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> dict[str, pa.Array]:
+    """As `RESULTS` has them; `since` and `holds` are `[B, 2]`, the others `[B, 2, 2]`."""
+    columns: dict[str, pa.Array] = {"keep": pa.array((scores > CLOSE).flatten(1).any(1).numpy())}
+    for number, hand in enumerate(HANDS):
+        for kind, score in zip(KINDS, scores[:, number].unbind(1), strict=True):
+            columns[f"{hand}_{kind}"] = pa.array(score.numpy())
+        contact, release = events[:, number].unbind(1)
+        which = np.select([contact.numpy(), release.numpy()], [0, 1], 2)
+        columns[f"{hand}_event"] = pa.array([*KINDS, None], pa.string()).take(pa.array(which))
+        columns[f"{hand}_touches"] = pa.array(holds[:, number].numpy())
+        columns[f"{hand}_since"] = pa.array(since[:, number].numpy(), mask=(since[:, number] == NOTHING).numpy())
+    return columns

@@ -1,0 +1,115 @@
+"""Targets around events, and losses against their formulas number by number."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.touch.loss import Q, Targets, losses, targets
+from models.touch.truth import Touch
+
+LENGTH = 20
+TOUCHES = st.lists(
+    st.builds(
+        lambda hand, contact, held: Touch(hand, contact, None if held is None else contact + held),
+        st.integers(0, 1),
+        st.integers(0, LENGTH - 1),
+        st.none() | st.integers(1, 12),
+    ),
+    max_size=5,
+)
+
+
+def given_values(seed: int = 0) -> tuple[Tensor, Tensor, Targets, Tensor]:
+    """Logits, displacement, targets and which frames are there, of two windows."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, displacement = (
+        2 * torch.randn(2, LENGTH, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    windows = [targets([Touch(0, 5, 14), Touch(1, 9, None)], LENGTH), targets([Touch(1, 2, 4)], LENGTH)]
+    target = Targets(*(torch.stack(part).double() for part in zip(*windows, strict=True)))
+    return logits, displacement, target, torch.rand(2, LENGTH, generator=generator) < 0.7
+
+
+@given(TOUCHES, st.integers(1, 5))
+def test_a_frame_has_the_closest_event_of_its_hand_and_kind(touches: list[Touch], radius: int) -> None:
+    got = targets(touches, LENGTH, radius=radius)
+    assert got.labels.shape == got.displacement.shape == (LENGTH, 2, 2)
+    for frame in range(LENGTH):
+        for hand in range(2):
+            for kind in range(2):
+                events = [t.release if kind else t.contact for t in touches if t.hand == hand]
+                since = [frame - at for at in events if at is not None and abs(frame - at) <= radius]
+                best = min(since, key=lambda i: (abs(i), -i), default=None)  # of two the earlier
+                label = 0 if best is None else math.exp(-(best**2) / (2 * radius**2)) if best else 1
+                assert got.labels[frame, hand, kind].item() == pytest.approx(label)
+                assert got.displacement[frame, hand, kind].item() == (best or 0)
+
+
+@given(TOUCHES, st.integers(0, LENGTH - 1), st.integers(1, LENGTH))
+def test_a_piece_has_the_targets_of_the_clip(touches: list[Touch], first: int, length: int) -> None:
+    whole, piece = targets(touches, 3 * LENGTH), targets(touches, length, first=first)
+    for part, all_of_it in zip(piece, whole, strict=True):
+        assert torch.equal(part, all_of_it[first : first + length])
+
+
+def test_the_loss_of_scores_is_focal_and_the_mean_over_what_is_there() -> None:
+    logits, displacement, target, there = given_values()
+    terms = []
+    for z, y in zip(logits[there].flatten().tolist(), target.labels[there].flatten().tolist(), strict=True):
+        p = 1 / (1 + math.exp(-z))
+        alpha, right = 0.9 * y + 0.1 * (1 - y), y * p + (1 - y) * (1 - p)
+        terms.append(-alpha * (1 - right) ** 2 * (y * math.log(p) + (1 - y) * math.log(1 - p)))
+    assert losses(logits, displacement, target, there).score.item() == pytest.approx(sum(terms) / len(terms))
+
+
+def test_generalised_cross_entropy_is_its_formula_and_bounded() -> None:
+    logits, displacement, target, there = given_values()
+    terms = []
+    for z, y in zip(logits[there].flatten().tolist(), target.labels[there].flatten().tolist(), strict=True):
+        p, alpha = 1 / (1 + math.exp(-z)), 0.9 * y + 0.1 * (1 - y)
+        terms.append(alpha * (y * (1 - p**Q) / Q + (1 - y) * (1 - (1 - p) ** Q) / Q))
+    got = losses(logits, displacement, target, there, q=Q)
+    assert got.score.item() == pytest.approx(sum(terms) / len(terms))
+    surely_wrong = torch.full((1, 1, 2, 2), -200.0, requires_grad=True)
+    one = Targets(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
+    score = losses(surely_wrong, torch.zeros(1, 1, 2, 2), one, torch.ones(1, 1, dtype=torch.bool), q=Q).score
+    score.backward()
+    assert score.item() == pytest.approx(0.9 / Q)
+    assert surely_wrong.grad is not None and torch.isfinite(surely_wrong.grad).all()
+
+
+def test_displacement_counts_within_the_radius_alone_in_radii() -> None:
+    logits, displacement, target, there = given_values()
+    within = (target.labels > 0) & there[..., None, None]
+    assert 0 < within.sum() < there.sum() * 4
+    expected = ((displacement - target.displacement)[within] / 4).square().mean()
+    torch.testing.assert_close(losses(logits, displacement, target, there).displacement, expected)
+
+
+@pytest.mark.parametrize("q", [None, Q])
+def test_frames_that_are_not_there_count_for_nothing(q: float | None) -> None:
+    results = []
+    for content in (0.0, torch.nan, 1e6):
+        logits, displacement, target, there = given_values()
+        leaves = [torch.where(there[..., None, None], x, content).requires_grad_() for x in (logits, displacement)]
+        got = losses(*leaves, target, there, q=q)
+        sum(got).backward()
+        results.append([*got, *(leaf.grad for leaf in leaves)])
+    for zero, nan, large in zip(*results, strict=True):
+        assert torch.equal(zero, nan) and torch.equal(zero, large) and torch.isfinite(zero).all()
+    logits, displacement, target, there = given_values()
+    nothing = losses(logits, displacement, target, torch.zeros_like(there), q=q)
+    assert nothing.score == 0 and nothing.displacement == 0
+
+
+@pytest.mark.parametrize("q", [None, Q])
+def test_gradients_are_those_of_finite_differences(q: float | None) -> None:
+    logits, displacement, target, there = given_values()
+    leaves = [x.requires_grad_() for x in (logits, displacement)]
+    assert torch.autograd.gradcheck(lambda *x: tuple(losses(*x, target, there, q=q)), leaves)
