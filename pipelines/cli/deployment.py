@@ -106,8 +106,14 @@ def _shipped(wanted: str) -> Path | None:
     from models.occupancy.model import OFFICES
     from models.rul.model import FD001
     from models.surprise.model import SHIPPED as DIVES
+    from models.touch.model import SHIPPED as TABLE
 
-    return {"rul@champion": FD001, "occupancy@champion": OFFICES, "surprise@champion": DIVES}.get(wanted)
+    return {
+        "rul@champion": FD001,
+        "occupancy@champion": OFFICES,
+        "surprise@champion": DIVES,
+        "touch@champion": TABLE,
+    }.get(wanted)
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:

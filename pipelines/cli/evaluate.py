@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,18 +13,21 @@ from pipelines.cli.train import check_domain
 
 def evaluate(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy or surprise.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy, surprise or touch.")],
     data: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="C-MAPSS files, CSV files of the model's columns, recordings of rooms, or clips with novelties.csv; of surprise "
-            "also sim, the test dives.",
+            help="C-MAPSS files, CSV files of the model's columns, recordings of rooms, or clips with novelties.csv or "
+            "touches.csv; of clips also sim, the test seeds.",
         ),
     ],
     subset: Annotated[str, typer.Option(help="Of C-MAPSS.")] = "FD001",
     model: Annotated[
         str | None, typer.Option(help="name@alias, name/version or a folder [the weights that come with Tocsin].")
+    ] = None,
+    hands: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of touch: MediaPipe's model, to look for hands in clips.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -47,6 +50,12 @@ def evaluate(
 
             shipped = DIVES.name
             figures = watch(found[2] if found else DIVES, found[1] if found else SHIPPED, data)
+        elif domain == "touch":
+            from models.touch.model import SHIPPED as TABLE
+            from pipelines.cli.touch import evaluate as spot
+
+            shipped = TABLE.name
+            figures = spot(found[2] if found else TABLE, found[1] if found else SHIPPED, data, hands=hands)
         else:
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
@@ -65,5 +74,14 @@ def evaluate(
             f"room {room}: " + ", ".join(f"{name} {own[name]:.3f}" for name in ("f1", "precision", "recall", "auroc"))
         )
     for clip, own in clips.items():
-        named = ", ".join(f"{name} {own[name]:.2f}" for name in ("precision", "recall", "false_per_hour"))
-        out.print(f"{clip}: {own['novelties']} novelties, {named}")
+        out.print(f"{clip}: {_told(own)}")
+
+
+def _told(clip: dict[str, Any]) -> str:
+    """A clip's figures in a line."""
+    if "touches" in clip:
+        found = f"likeliest contact {clip['likeliest_contact']} and release {clip['likeliest_release']}"
+        truth = ", ".join(f"{touch['contact']} to {touch['release']}" for touch in clip["touches"][:3])
+        return f"{len(clip['touches'])} touches ({truth}), {len(clip['events'])} events rang, {found}"
+    named = ", ".join(f"{name} {clip[name]:.2f}" for name in ("precision", "recall", "false_per_hour"))
+    return f"{clip['novelties']} novelties, {named}"

@@ -28,11 +28,12 @@ def feed(
         typer.Option(
             "--from",
             metavar="DIR|FILE|URL|sim",
-            help="Recordings, a camera's stream, or a simulated fleet, building or dive.",
+            help="Recordings, a camera's stream, or a simulated fleet, building, dive or table.",
         ),
     ],
     rate: Annotated[
-        float | None, typer.Option(help="Rows a second [1000, of frames 10]; 0: as fast as the broker takes them.")
+        float | None,
+        typer.Option(help="Rows a second [1000, of frames 10 or 30]; 0: as fast as the broker takes them."),
     ] = None,
     format: Annotated[str, typer.Option(help="json, or arrow with many rows a message.")] = "json",
     rows_per_message: Annotated[int, typer.Option(help="At most, in an Arrow message.")] = 1000,
@@ -50,7 +51,7 @@ def feed(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is made if it is missing."""
-    from pipelines.cli import occupancy, surprise
+    from pipelines.cli import occupancy, surprise, touch
     from pipelines.cli.console import out, progress, say_json, until_told
     from pipelines.cli.deployment import planned
     from pipelines.runtime import clients
@@ -67,6 +68,9 @@ def feed(
     if plan.factory == surprise.FACTORY:
         format, rate = "jpeg", surprise.RATE if rate is None else rate
         frames = surprise.frames(source, camera=camera, rate=rate or surprise.RATE, seed=seed)
+    elif plan.factory == touch.FACTORY:
+        format, rate = "jpeg", touch.RATE if rate is None else rate
+        frames = touch.frames(source, camera=camera, seed=seed)
     elif plan.factory == occupancy.FACTORY:
         frames, known = occupancy.frames(source, rooms=rooms, seed=seed)
         total = min(limit or known, known)

@@ -1,7 +1,8 @@
-"""Kept frames on one sheet, what surprised drawn over them."""
+"""Kept frames on one sheet: what surprised drawn over them, or a line of them around each event."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,13 +10,17 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
+    import polars as pl
     from numpy.typing import NDArray
+    from pyarrow.fs import FileSystem
 
     Image = NDArray[np.uint8]
 
 WIDTH = 320
 """Pixels of a frame on the sheet."""
 COLUMNS = 4
+AROUND = 4
+"""Frames to either side of an event, on its line of the sheet."""
 LINE = 18
 """Pixels of the line of text under a frame."""
 
@@ -25,10 +30,13 @@ def frames(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as surprise.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the sheet goes [PIPELINE.png].")] = None,
     camera: Annotated[str | None, typer.Option(help="Of this one only.")] = None,
-    last: Annotated[int, typer.Option(min=1, max=200, help="How many frames.")] = 12,
+    last: Annotated[int, typer.Option(min=1, max=200, help="How many frames, or events.")] = 12,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Write the last kept frames to a contact sheet (PNG), newest last; the brighter a place, the more it surprised."""
+    """Write the last kept frames to a contact sheet (PNG), newest last.
+
+    Of surprise, the brighter a place, the more it surprised; of touch, each contact and release is a line of the frames around it.
+    """
     import cv2
     import polars as pl
 
@@ -36,7 +44,6 @@ def frames(
     from pipelines.cli.console import say_json
     from pipelines.query import results
     from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.lake import read
 
     lake, file = context.obj.settings().lake, out or Path(f"{pipeline}.png")
     table = results(pipeline, lake=lake.open())
@@ -47,26 +54,56 @@ def frames(
     kept = table.filter(pl.col("frame").is_not_null())
     if camera is not None:
         kept = kept.filter(pl.col("key") == camera)
-    rows = kept.sort("event_time").tail(last).collect().to_dicts()
-    if not rows:
+    wanted = _lines(kept, last)
+    if not wanted:
         raise ConfigError(f"pipeline {pipeline}: expected kept frames, got none yet; wait for an alarm")
-    files, gone, drawn = lake.open().files, 0, []
-    for row in rows:
-        try:
-            drawn.append(_drawn(read(files, row["frame"]), row))
-        except FileNotFoundError:  # older than `forget_after`
-            gone += 1
+    files = lake.open().files
+    lines = [[_drawn(whole, row) for row in line if (whole := _file(files, row["frame"]))] for line in wanted]
+    drawn = sum(map(len, lines))
+    gone = sum(map(len, wanted)) - drawn
     if not drawn:
-        raise ConfigError(
-            f"pipeline {pipeline}: expected {len(rows)} kept frames in the lake, got none; they are forgotten"
-        )
-    written, png = cv2.imencode(".png", _sheet(drawn))
+        raise ConfigError(f"pipeline {pipeline}: expected {gone} kept frames in the lake, got none; they are forgotten")
+    written, png = cv2.imencode(".png", _sheet([line for line in lines if line]))
     assert written
     file.write_bytes(png.tobytes())
     if json:
-        say_json({"file": str(file), "frames": len(drawn), "forgotten": gone})
+        say_json({"file": str(file), "frames": drawn, "forgotten": gone})
     else:
-        console.print(f"{len(drawn)} frames on {file}" + (f", {gone} are forgotten" if gone else ""))
+        console.print(f"{drawn} frames on {file}" + (f", {gone} are forgotten" if gone else ""))
+
+
+def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
+    """What goes on each line of the sheet: the frames around each of the last events, or `COLUMNS` of the last frames."""
+    import polars as pl
+
+    names = [name for name in kept.collect_schema().names() if name.endswith("_event")]
+    if not names:
+        rows = kept.sort("event_time").tail(last).collect().to_dicts()
+        return [rows[n : n + COLUMNS] for n in range(0, len(rows), COLUMNS)]
+    happens = pl.any_horizontal(pl.col(names).is_not_null())
+    events = kept.filter(happens).sort("event_time").tail(last).collect().to_dicts()
+    if not events:
+        return []
+    rows = (
+        kept.filter(pl.col("event_time") > events[0]["event_time"] - timedelta(seconds=1))
+        .sort("event_time")
+        .collect()
+        .to_dicts()
+    )
+    return [
+        [row for row in rows if row["key"] == event["key"] and abs(row["sequence"] - event["sequence"]) <= AROUND]
+        for event in events
+    ]
+
+
+def _file(files: FileSystem, path: str) -> bytes | None:
+    """A kept frame, unless it is older than `forget_after`."""
+    from pipelines.runtime.lake import read
+
+    try:
+        return read(files, path)
+    except FileNotFoundError:
+        return None
 
 
 def _drawn(file: bytes, row: dict[str, Any]) -> Image:
@@ -86,21 +123,22 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
         strength = (0.7 * share**1.5)[..., None]
         image = (image * (1 - strength) + coloured * strength).astype(np.uint8)
     line = np.zeros((LINE, WIDTH, 3), np.uint8)
-    score = "" if row.get("score") is None else f"  {row['score']:.2f}"
-    text = f"{row['key'][:20]}  {row['event_time']:%Y-%m-%d %H:%M:%S}{score}"
+    events = [f"{name.removesuffix('_event')} {row[name]}" for name in row if name.endswith("_event") and row[name]]
+    told = [f"{row['score']:.2f}"] if row.get("score") is not None else events
+    text = "  ".join([row["key"][:20], f"{row['event_time']:%Y-%m-%d %H:%M:%S}", *told])
+    if events:
+        cv2.rectangle(image, (0, 0), (WIDTH - 1, height - 1), (80, 200, 255), 3)
     cv2.putText(line, text, (4, LINE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)
     return np.vstack([image, line])
 
 
-def _sheet(drawn: list[Image]) -> Image:
-    """Frames in rows, from the top left."""
+def _sheet(lines: list[list[Image]]) -> Image:
+    """Frames in lines, from the top left."""
     import numpy as np
 
-    height = max(len(image) for image in drawn)
-    columns = min(COLUMNS, len(drawn))
-    places = -(-len(drawn) // columns) * columns
-    sheet = np.zeros((places // columns * height, columns * WIDTH, 3), np.uint8)
-    for n, image in enumerate(drawn):
-        y, x = n // columns * height, n % columns * WIDTH
-        sheet[y : y + len(image), x : x + WIDTH] = image
+    height = max(len(image) for line in lines for image in line)
+    sheet = np.zeros((len(lines) * height, max(map(len, lines)) * WIDTH, 3), np.uint8)
+    for n, line in enumerate(lines):
+        for m, image in enumerate(line):
+            sheet[n * height : n * height + len(image), m * WIDTH : (m + 1) * WIDTH] = image
     return sheet

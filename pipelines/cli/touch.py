@@ -86,7 +86,7 @@ def train(
     return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": told}
 
 
-def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None) -> dict[str, Any]:
+def evaluate(folder: Path, version: str, data: Path, *, hands: Path | None = None) -> dict[str, Any]:
     """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
 
     Args:
@@ -108,7 +108,7 @@ def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None
     from pipelines.runtime.plan import Model
     from pipelines.touch import SCORES, pipeline
 
-    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
+    declared = pipeline({"hands": str(hands)} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
     for name, shots, truth, misses in _sources(data):
         table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from models.rul.train import Epoch, Trained
     from pipelines.runtime.settings import Settings
 
-DOMAINS = ("rul", "occupancy", "surprise")
+DOMAINS = ("rul", "occupancy", "surprise", "touch")
 
 
 def train(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy or surprise.")],
+    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="rul, occupancy, surprise or touch.")],
     data: Annotated[
         list[str],
         typer.Option(
             metavar="DIR|sim",
             help="C-MAPSS files; with --config, CSV files. Repeatable: recordings of rooms, or a simulated building; clips, or "
-            "simulated dives.",
+            "simulated dives or tables.",
         ),
     ],
     config: Annotated[
@@ -41,7 +41,7 @@ def train(
         list[int] | None, typer.Option(help="Repeatable: the best on validation is kept, all are reported [0].")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of rul, at most.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of occupancy and surprise.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of all but rul.")] = None,
     search: Annotated[
         int, typer.Option(metavar="TRIALS", min=0, help="Of occupancy: a Bayesian search for sizes and recipe before.")
     ] = 0,
@@ -57,6 +57,9 @@ def train(
         raise ConfigError(f"--search: expected occupancy, got {domain}, whose settings are not searched; leave it out")
     if domain == "surprise":
         _surprise(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
+        return
+    if domain == "touch":
+        _touch(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
         return
     if len(data) > 1:
         raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
@@ -177,6 +180,25 @@ def _surprise(
     for tried in made["seeds"]:
         kept = " (kept)" if tried["seed"] == made["seed"] else ""
         console.print(f"seed {tried['seed']}: F1 {tried['f1']:.3f} of events on validation dives{kept}")
+    _say(made["model"], name, made["version"])
+
+
+def _touch(
+    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
+) -> None:
+    from models.touch.train import Recipe
+    from pipelines.cli.console import out as console
+    from pipelines.cli.console import say_json
+    from pipelines.cli.touch import train as fit
+
+    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+    made = fit(settings, data, out=out or Path("trained", name), name=name, seeds=seeds, recipe=recipe)
+    if json:
+        say_json(made)
+        return
+    for tried in made["seeds"]:
+        kept = " (kept)" if tried["seed"] == made["seed"] else ""
+        console.print(f"seed {tried['seed']}: mAP at 2 frames {tried['map_2']:.3f} on validation scenes{kept}")
     _say(made["model"], name, made["version"])
 
 
