@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from models.surprise.baselines import bank, difference, nearest, uniform
 from models.surprise.clips import injected, panned
 from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
-from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect
+from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
 from models.surprise.novelties import SIZES
 from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
@@ -37,12 +39,20 @@ RECALL = 0.788
 Score = Callable[[Footage], Tensor]
 
 
+class Form(NamedTuple):
+    """A way to score clips: one or several, by seed, and the detectors that are tried on it."""
+
+    scores: Sequence[Score]
+    levels: Sequence[DetectorConfig]
+
+
 def main(data: Path) -> None:
     torch.set_num_threads(1)
     config = SurpriseConfig()
     eye = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
     train, validation, test = (
-        [looked_at(seed, eye) for seed in seeds] for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
+        [looked_at(seed, eye, covers=seeds == TRAIN_SEEDS) for seed in seeds]
+        for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
     )
     report(train, validation, {"test dives": test, **real(data, eye)}, config, eye)
 
@@ -56,44 +66,40 @@ def report(
     recipe: Recipe | None = None,
 ) -> None:
     """Print a table for each set of test clips."""
-    forms: dict[str, list[Score]] = {}
+    d, forms = config.detector, dict[str, Form]()
     for name, compensates in (("with ego-motion", True), ("uncompensated", False)):
         told = replace(config, network=replace(config.network, compensates=compensates))
         models = [fit(train, told, eye, recipe, seed=seed) for seed in SEEDS]
-        forms[name] = [lambda clip, model=model: judged(model, clip) for model in models]  # type: ignore[misc]
+        forms[name] = Form([partial(judged, model) for model in models], levels(d, triaged=True))
+    blind = [fit([replace(clip, covered=None) for clip in train], config, eye, recipe)]
+    forms["error alone, no triage"] = Form([partial(judged, model) for model in blind], levels(d, triaged=False))
     known = bank(train)
-    forms |= {"kNN novelty": [lambda clip: nearest(clip, known)], "frame difference": [difference]}
-    levels = {
-        name: [best(curved(score, validation, config.detector)) for score in scores] for name, scores in forms.items()
-    }
+    forms["kNN novelty"] = Form([lambda clip: nearest(clip, known)], levels(d, triaged=False))
+    forms["frame difference"] = Form([difference], levels(d, triaged=False))
+    chosen = {name: [best(curved(score, validation, form)) for score in form.scores] for name, form in forms.items()}
     for title, clips in {"validation dives": validation, **tests}.items():
         print(f"\n### {title}: {sum(len(c.novelties) for c in clips)} novelties in {_minutes(clips):.0f} minutes\n")
         print(
             "| form | precision | recall | F1 | false an hour | frames saved | false at recall 0.788 | curve (recall/precision) |"
         )
         print("|---|---|---|---|---|---|---|---|")
-        for name, scores in forms.items():
-            _line(name, scores, levels[name], clips, config.detector)
+        for name, form in forms.items():
+            _line(name, form, chosen[name], clips)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
         print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
 
 
-def curved(score: Score, clips: Sequence[Footage], config: DetectorConfig) -> dict[float, Counted]:
-    return curve([score(clip) for clip in clips], [clip.novelties for clip in clips], config, rate=RATE)
+def curved(score: Score, clips: Sequence[Footage], form: Form) -> dict[DetectorConfig, Counted]:
+    return curve([score(clip) for clip in clips], [clip.novelties for clip in clips], form.levels, rate=RATE)
 
 
-def _line(
-    name: str, scores: Sequence[Score], levels: Sequence[float], clips: Sequence[Footage], config: DetectorConfig
-) -> None:
+def _line(name: str, form: Form, chosen: Sequence[DetectorConfig], clips: Sequence[Footage]) -> None:
     counts, falses, curves = [], [], []
-    for score, level in zip(scores, levels, strict=True):
+    for score, detector in zip(form.scores, chosen, strict=True):
         found = [score(clip) for clip in clips]
-        parts = [
-            counted(*detect(s, replace(config, factor=level)), clip.novelties, rate=RATE)
-            for s, clip in zip(found, clips, strict=True)
-        ]
+        parts = [counted(*detect(s, detector), clip.novelties, rate=RATE) for s, clip in zip(found, clips, strict=True)]
         counts.append(sum(parts, Counted()))
-        traced = curve(found, [clip.novelties for clip in clips], config, rate=RATE)
+        traced = curve(found, [clip.novelties for clip in clips], form.levels, rate=RATE)
         reached = at_recall(traced, RECALL)
         falses.append(str(reached.false) if reached else "-")
         curves.append(

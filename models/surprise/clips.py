@@ -33,6 +33,7 @@ Array = NDArray[np.float64]
 
 TRUTH = "novelties.csv"
 MAX_FRAMES = 3_600  # of what is drawn into: all of it is held
+DIFFERS = 18  # levels by which what is new stands out from what is behind it; less nobody could see
 GREY = 110.0  # the level of light that sprites are painted for
 HAZE = 0.45  # of the water in real footage, where nobody has measured it
 DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # how much more of red than of green
@@ -68,6 +69,12 @@ def clips(directory: Path) -> dict[Path, tuple[tuple[float, float, str], ...]]:
 def intervals(truth: Sequence[tuple[float, float, str]], rate: float) -> tuple[Novelty, ...]:
     """Intervals in seconds as frames at `rate` a second."""
     return tuple(Novelty(int(start * rate), int(end * rate), kind) for start, end, kind in truth)
+
+
+def covered(picture: Frame, bare: Frame, grid: tuple[int, int]) -> NDArray[np.float32]:
+    """The share of each place that something new covers, `[*grid]`: where a picture differs from the same one without it."""
+    differs = np.abs(picture.astype(np.int16) - bare).max(2) > DIFFERS
+    return np.asarray(cv2.resize(differs.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
 def injected(

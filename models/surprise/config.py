@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.surprise.detector import DetectorConfig
 from models.surprise.network import NetworkConfig
+from models.surprise.triage import TriageConfig
 from models.trained import CONFIG_FILE
 from models.vision.encoder import DEFAULT
 
@@ -38,7 +39,8 @@ class SurpriseConfig:
 
     Args:
         cosine: weight of the angle in a place's surprise, the other being that of the squared error.
-        top: share of a frame's places, the most surprising ones, whose mean is the frame's score.
+        top: share of a frame's places, the most surprising ones, whose mean is the frame's score; without triage.
+        triage: what tells the new from the unexpected, where it could be trained; None: how much a place surprises is its error.
         rank: of each camera's own adapter.
         rate: at which it learns, a frame; 0: not at all.
         lapse: seconds without a frame after which a camera begins anew.
@@ -49,6 +51,7 @@ class SurpriseConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     cosine: float = 0.0
     top: float = 0.03
+    triage: TriageConfig | None = None
     rank: int = 4
     rate: float = 0.02
     lapse: float = 2.0
@@ -65,8 +68,15 @@ class SurpriseConfig:
             ValueError: it names settings that there are not.
         """
         stored = json.loads((directory / CONFIG_FILE).read_text())
-        parts = {"encoder": EncoderConfig, "network": NetworkConfig, "detector": DetectorConfig}
+        parts = {
+            "encoder": EncoderConfig,
+            "network": NetworkConfig,
+            "detector": DetectorConfig,
+            "triage": TriageConfig,
+        }
         try:
-            return cls(**{name: parts[name](**value) if name in parts else value for name, value in stored.items()})
+            return cls(
+                **{name: parts[name](**value) if name in parts and value else value for name, value in stored.items()}
+            )
         except TypeError as reason:
             raise ValueError(f"{directory / CONFIG_FILE}: {reason}; train the model again") from None

@@ -18,6 +18,7 @@ class DetectorConfig:
         window: frames from which the usual level is taken.
         warmup: frames after a camera's first, or after a cut, before anything can be an event.
         factor: an event begins this many median absolute deviations above the median of the window,
+        least: but at no score below this,
         release: and ends when the running score is below this share of that height.
         longest: frames after which what is there counts as usual.
         cooldown: frames from one event's beginning to the next one's, at least.
@@ -27,6 +28,7 @@ class DetectorConfig:
     window: int = 300
     warmup: int = 20
     factor: float = 5.0
+    least: float = 0.0
     release: float = 0.5
     longest: int = 100
     cooldown: int = 30
@@ -67,8 +69,10 @@ def blank(count: int, config: DetectorConfig) -> Watch:
     return Watch(torch.full((count, config.window), -1.0), zero, zero, torch.full((count,), 1e6), zero)
 
 
-def watch(seen: Watch, score: Tensor, config: DetectorConfig, *, factor: Tensor | None = None) -> tuple[Verdict, Watch]:
-    """Take each camera's next score `[B]`; `factor` `[B]` in place of the config's, to try several.
+def watch(
+    seen: Watch, score: Tensor, config: DetectorConfig, *, heights: tuple[Tensor, Tensor] | None = None
+) -> tuple[Verdict, Watch]:
+    """Take each camera's next score `[B]`; `heights`, `factor` and `least` `[B]` each in place of the config's, to try several.
 
     Median and deviation do not follow a few large scores, and an event's own are left out: a novelty does not raise the level.
     """
@@ -77,7 +81,8 @@ def watch(seen: Watch, score: Tensor, config: DetectorConfig, *, factor: Tensor 
     known = seen.past.masked_fill(seen.past < 0, torch.nan)
     median = known.nanmedian(1).values.nan_to_num(0.0)
     spread = (known - median[:, None]).abs().nanmedian(1).values.nan_to_num(0.0)
-    height = (c.factor if factor is None else factor) * spread + 1e-6
+    factor, least = heights or (c.factor, spread.new_tensor(c.least))
+    height = torch.maximum(factor * spread + 1e-6, least - median)
     level = median + height
     ready = (seen.frames >= c.warmup) & (seen.since >= c.cooldown)
     high = smooth > median + c.release * height

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from models.surprise.novelties import Novelty
 GRACE_S = 1.0
 """An alarm may come so long after the novelty was last in sight: the running score lags behind."""
 FACTORS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0)
-"""Of the detector, for curves."""
+LEASTS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0)
+"""Of the detector, for curves: of scores without a meaning of their own, and of those of triage."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class Counted:
         return Counted(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def figures(self) -> dict[str, float]:
-        """Precision, recall and F1 of events, false alarms an hour, and the share of frames that need not be sent."""
+        """Precision, recall, F1 and F2 of events, false alarms an hour, and the share of frames that need not be sent."""
         precision = self.found / max(self.found + self.false, 1)
         recall = self.found / max(self.there, 1)
         return {
             "precision": precision,
             "recall": recall,
             "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+            "f2": 5 * precision * recall / max(4 * precision + recall, 1e-9),
             "false_per_hour": self.false / max(self.seconds, 1e-9) * 3600,
             "saved": 1 - self.kept / max(self.frames, 1),
         }
@@ -71,38 +73,51 @@ def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[No
 
 def detect(scores: Tensor, config: DetectorConfig) -> tuple[list[int], list[bool]]:
     """What a detector makes of a clip's scores `[T]`, the first frame's being none: where events begin, which frames are of one."""
-    (found,) = _detect(scores, config, torch.tensor([config.factor]))
+    (found,) = _detect(scores, [config])
     return found
 
 
-def _detect(scores: Tensor, config: DetectorConfig, factors: Tensor) -> list[tuple[list[int], list[bool]]]:
-    """`detect` for several factors at once, as if each were a camera."""
-    seen, novel, begins = detector.blank(len(factors), config), [torch.zeros(len(factors))], [torch.zeros(len(factors))]
+def _detect(scores: Tensor, configs: Sequence[DetectorConfig]) -> list[tuple[list[int], list[bool]]]:
+    """`detect` for detectors that differ in how high their levels are, as if each were a camera."""
+    count, config = len(configs), configs[0]
+    heights = torch.tensor([c.factor for c in configs]), torch.tensor([c.least for c in configs])
+    seen, novel, begins = detector.blank(count, config), [torch.zeros(count)], [torch.zeros(count)]
     for score in scores[1:]:
-        verdict, seen = detector.watch(seen, score.expand(len(factors)), config, factor=factors)
+        verdict, seen = detector.watch(seen, score.expand(count), config, heights=heights)
         novel.append(verdict.novel.float())
         begins.append(verdict.begins.float())
     told = zip(torch.stack(begins, 1), torch.stack(novel, 1), strict=True)
     return [(b.nonzero()[:, 0].tolist(), n.bool().tolist()) for b, n in told]
 
 
+def levels(config: DetectorConfig, *, triaged: bool) -> list[DetectorConfig]:
+    """Detectors to try: those of a score that triage gives differ in `least`, of another one in `factor`."""
+    if triaged:
+        return [replace(config, least=least) for least in LEASTS]
+    return [replace(config, factor=factor) for factor in FACTORS]
+
+
 def curve(
-    scores: Sequence[Tensor], truths: Sequence[Sequence[Novelty]], config: DetectorConfig, *, rate: float
-) -> dict[float, Counted]:
-    """What each factor of the detector finds in some clips, counted together."""
-    found = dict.fromkeys(FACTORS, Counted())
+    scores: Sequence[Tensor],
+    truths: Sequence[Sequence[Novelty]],
+    configs: Sequence[DetectorConfig],
+    *,
+    rate: float,
+) -> dict[DetectorConfig, Counted]:
+    """What each of some detectors finds in some clips, counted together."""
+    found = dict.fromkeys(configs, Counted())
     for clip, truth in zip(scores, truths, strict=True):
-        for factor, told in zip(FACTORS, _detect(clip, config, torch.tensor(FACTORS)), strict=True):
-            found[factor] += counted(*told, truth, rate=rate)
+        for config, told in zip(configs, _detect(clip, configs), strict=True):
+            found[config] += counted(*told, truth, rate=rate)
     return found
 
 
-def best(found: dict[float, Counted]) -> float:
-    """The factor of the best F1; of several the largest."""
-    return max(found, key=lambda factor: (found[factor].figures()["f1"], factor))
+def best(found: dict[DetectorConfig, Counted]) -> DetectorConfig:
+    """The detector of the best F2, since a novelty missed costs more than an alarm for nothing; of several the highest level."""
+    return max(found, key=lambda config: (found[config].figures()["f2"], config.factor, config.least))
 
 
-def at_recall(found: dict[float, Counted], recall: float) -> Counted | None:
+def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | None:
     """The fewest false alarms at that recall or more; None where it is not reached. It compares forms at the same recall."""
     reached = [count for count in found.values() if count.figures()["recall"] >= recall - 1e-9]
     return min(reached, key=lambda count: count.false) if reached else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -15,46 +16,52 @@ from models.surprise.config import SurpriseConfig
 from models.surprise.detector import Verdict, Watch
 from models.surprise.motion import Motion
 from models.surprise.network import Expected, Predictor, Seen, surprise
+from models.surprise.triage import CALM, Triage, evidence
 from models.trained import WEIGHTS_FILE
 from models.vision.encoder import Encoder
 from models.vision.encoder import load as encoder
 
-CALM = 0.2
-"""Surprise of a frame in which nothing moves, below which the rest of a frame makes a place stand out no more."""
+TRIAGE = "triage."
+"""What the names of its weights begin with."""
 SHIPPED = Path(__file__).parent / "weights" / "dives"
 
 
 class Memory(NamedTuple):
-    """All that is remembered of B cameras: what was seen, the scores, and `[B, C, rank]` of each one's own adapter."""
+    """All that is remembered of B cameras: what was seen, the scores, `[B, C, rank]` of each one's own adapter, and what triage
+    remembers, `[B, memory, h, w]`."""
 
     seen: Seen
     watch: Watch
     adapter: Tensor
+    suspects: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, `[B, ...]` each."""
-        return {**self.seen._asdict(), **self.watch._asdict(), "adapter": self.adapter}
+        return {**self.seen._asdict(), **self.watch._asdict(), "adapter": self.adapter, "suspects": self.suspects}
 
     @classmethod
     def of(cls, tensors: dict[str, Tensor]) -> Memory:
         """The inverse of `tensors`."""
         seen, watch = ([tensors[name] for name in kind._fields] for kind in (Seen, Watch))
-        return cls(Seen(*seen), Watch(*watch), tensors["adapter"])
+        return cls(Seen(*seen), Watch(*watch), tensors["adapter"], tensors["suspects"])
 
 
 class SurpriseModel:
-    """Encoder, predictor and detector in one.
+    """Encoder, predictor, triage and detector in one.
 
     Args:
         config: its encoder's version says which weights the predictor was trained on.
         predictor: set to evaluation, and frozen.
         eye: the encoder.
+        triage: as the config has it; set to evaluation and frozen, too.
 
     Raises:
         ValueError: the encoder is another one.
     """
 
-    def __init__(self, config: SurpriseConfig, predictor: Predictor, eye: Encoder) -> None:
+    def __init__(
+        self, config: SurpriseConfig, predictor: Predictor, eye: Encoder, triage: Triage | None = None
+    ) -> None:
         if config.encoder.version not in ("", eye.version):
             raise ValueError(
                 f"the model was trained on encoder {config.encoder.version}, got {eye.name} {eye.version}; take that one, "
@@ -62,6 +69,7 @@ class SurpriseModel:
             )
         self.config = replace(config, encoder=replace(config.encoder, version=eye.version))
         self.predictor, self._eye = predictor.eval().requires_grad_(False), eye
+        self.triage = triage and triage.eval().requires_grad_(False)
         self._top = max(1, round(config.top * eye.grid[0] * eye.grid[1]))
 
     @property
@@ -77,7 +85,8 @@ class SurpriseModel:
     @property
     def parameters(self) -> int:
         """Number of trained parameters, without the encoder's."""
-        return sum(p.numel() for p in self.predictor.parameters())
+        networks = [self.predictor, *([self.triage] if self.triage else [])]
+        return sum(p.numel() for network in networks for p in network.parameters())
 
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, H, W] uint8` -> `tokens`, `[B, C, h, w]`, whitened."""
@@ -91,7 +100,8 @@ class SurpriseModel:
         """What is remembered of `count` cameras before their first frames."""
         c = self.config
         adapter = torch.zeros(count, c.network.tokens, c.rank)
-        return Memory(self.predictor.blank(count, self.grid), detector.blank(count, c.detector), adapter)
+        suspects = torch.zeros(count, c.triage.memory if c.triage else 1, *self.grid)
+        return Memory(self.predictor.blank(count, self.grid), detector.blank(count, c.detector), adapter, suspects)
 
     @torch.inference_mode()
     def __call__(self, memory: Memory, tokens: Tensor, motion: Motion) -> tuple[Tensor, Verdict, Memory]:
@@ -107,10 +117,15 @@ class SurpriseModel:
         """
         c, first = self.config, memory.seen.known == 0
         expected, moved, basis = self.predictor.expect(memory.seen, motion, memory.adapter)
-        places = surprise(expected, tokens, cosine=c.cosine).masked_fill(first[:, None, None], 0.0)
-        flat = places.flatten(1)
-        # In units of what the rest of the frame has: blur, flicker and a jerk are everywhere.
-        score = flat.topk(self._top, 1).values.mean(1) / (flat.median(1).values + CALM)
+        if self.triage:
+            logits, suspects = self.triage(memory.suspects, evidence(expected, tokens), motion.warp)
+            suspects = torch.where(_like(first, suspects), memory.suspects, suspects)
+            places, score = F.softplus(logits), F.softplus(self.triage.score(logits))
+        else:
+            places, suspects = surprise(expected, tokens, cosine=c.cosine), memory.suspects
+            flat = places.flatten(1)
+            score = flat.topk(self._top, 1).values.mean(1) / (flat.median(1).values + CALM)
+        places, score = places.masked_fill(first[:, None, None], 0.0), score.masked_fill(first, 0.0)
         verdict, watched = detector.watch(memory.watch, score, c.detector)
         watched = Watch(
             *(torch.where(_like(first, new), old, new) for old, new in zip(memory.watch, watched, strict=True))
@@ -118,7 +133,7 @@ class SurpriseModel:
         verdict = Verdict(*(value.masked_fill(first, 0) for value in verdict))
         usual = ~(verdict.novel | first)
         adapter = memory.adapter + c.rate * usual[:, None, None] * _step(expected, tokens, basis)
-        return places, verdict, Memory(self.predictor.update(moved, tokens), watched, adapter)
+        return places, verdict, Memory(self.predictor.update(moved, tokens), watched, adapter, suspects)
 
     def begin_anew(self, memory: Memory, where: Tensor) -> Memory:
         """Forget the picture, not the usual scores, of cameras `where` (`[B]` bool) there was a lapse; it ends an event."""
@@ -127,13 +142,16 @@ class SurpriseModel:
         blank = self.predictor.blank(len(where), self.grid)
         seen = Seen(*(torch.where(_like(where, new), new, old) for old, new in zip(memory.seen, blank, strict=True)))
         novel = memory.watch.novel.masked_fill(where, 0.0)
-        return memory._replace(seen=seen, watch=memory.watch._replace(novel=novel))
+        suspects = memory.suspects.masked_fill(_like(where, memory.suspects), 0.0)
+        return memory._replace(seen=seen, watch=memory.watch._replace(novel=novel), suspects=suspects)
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
         directory.mkdir(parents=True, exist_ok=True)
         self.config.save(directory)
-        save_file({name: t.contiguous() for name, t in self.predictor.state_dict().items()}, directory / WEIGHTS_FILE)
+        weights = dict(self.predictor.state_dict())
+        weights |= {f"{TRIAGE}{name}": t for name, t in self.triage.state_dict().items()} if self.triage else {}
+        save_file({name: t.contiguous() for name, t in weights.items()}, directory / WEIGHTS_FILE)
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel:
@@ -145,10 +163,14 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
     config = SurpriseConfig.load(Path(directory))
     weights = load_file(Path(directory) / WEIGHTS_FILE)
     predictor = Predictor(config.network, width=len(weights["centre"]), rank=config.rank)
-    predictor.load_state_dict(weights)
+    predictor.load_state_dict({name: t for name, t in weights.items() if not name.startswith(TRIAGE)})
+    triage = None
+    if config.triage:
+        triage = Triage(config.triage, tokens=config.network.tokens, compensates=config.network.compensates)
+        triage.load_state_dict({n.removeprefix(TRIAGE): t for n, t in weights.items() if n.startswith(TRIAGE)})
     e = config.encoder
     eye = encoder(e.source, size=(e.height, e.width), device=device, layer=e.layer, merge=e.merge)
-    return SurpriseModel(config, predictor, eye)
+    return SurpriseModel(config, predictor, eye, triage)
 
 
 def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:

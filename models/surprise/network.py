@@ -123,11 +123,9 @@ class Predictor(nn.Module):
         if not self.config.compensates:
             warp, action = torch.eye(2, 3, device=warp.device).expand_as(warp), torch.zeros_like(action)
         state = self.gru(torch.cat([seen.last.mean((2, 3)), action], 1), seen.state)
-        size = seen.last.shape
-        grid = F.affine_grid(warp, [size[0], 1, *size[2:]], align_corners=False)
-        both = torch.cat([seen.last, seen.usual, torch.ones_like(seen.last[:, :1])], 1)
-        moved = F.grid_sample(both, grid, align_corners=False, padding_mode="zeros")
-        last, usual, inside = moved.split([size[1], size[1], 1], 1)
+        width = seen.last.shape[1]
+        moved = warped(torch.cat([seen.last, seen.usual, torch.ones_like(seen.last[:, :1])], 1), warp)
+        last, usual, inside = moved.split([width, width, 1], 1)
         h = (
             self.look(torch.cat([last, usual, inside, _places(last)], 1))
             + self.told(torch.cat([state, action], 1))[:, :, None, None]
@@ -141,6 +139,12 @@ class Predictor(nn.Module):
         share = torch.where(moved.known > 0, self.config.memory, 1.0)[:, None, None, None]
         usual = moved.usual + share * (tokens - moved.usual)
         return Seen(tokens, usual, moved.state, torch.ones_like(moved.known))
+
+
+def warped(maps: Tensor, warp: Tensor) -> Tensor:
+    """Maps `[B, C, h, w]` moved to where the camera is now, zero where it has not been; `warp` as of `Motion`."""
+    grid = F.affine_grid(warp, [len(maps), 1, *maps.shape[2:]], align_corners=False)
+    return F.grid_sample(maps, grid, align_corners=False, padding_mode="zeros")
 
 
 def _places(like: Tensor) -> Tensor:

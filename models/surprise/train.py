@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.surprise.config import SurpriseConfig
-from models.surprise.evaluate import best, curve
+from models.surprise.evaluate import best, curve, levels
 from models.surprise.model import SurpriseModel
 from models.surprise.motion import Motion, ego_motion, grey, still
 from models.surprise.network import Predictor
 from models.surprise.novelties import Novelty
+from models.surprise.triage import Triage, TriageConfig, evidence
+from models.surprise.triage_train import Lesson, teach
 from models.vision.encoder import Encoder
 
 FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
@@ -31,6 +33,7 @@ class Recipe:
         steps: of the optimizer.
         clips: pieces of clips a step, of `length` frames; the first `lead` of which are only looked at.
         learning_rate: largest, of a cycle; weight_decay: of AdamW.
+        triage_steps: of the optimizer, for triage.
     """
 
     steps: int = 800
@@ -39,6 +42,7 @@ class Recipe:
     lead: int = 3
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3
+    triage_steps: int = 500
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ class Footage:
         tokens: the encoder's, `[T, N, D]`, half precision.
         motion: into each frame; shades: `[T, *SIZE] uint8`, what it was found between.
         novelties: the truth, where it is known.
+        covered: the share of each place that something new covers, `[T, h, w]`, where that is known, too.
     """
 
     tokens: Tensor
     motion: Motion
     shades: Tensor
     novelties: Sequence[Novelty] = ()
+    covered: Tensor | None = None
 
 
 def pieces(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> Iterator[Tensor]:
@@ -82,7 +88,8 @@ def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty]
 def fit(
     clips: Sequence[Footage], config: SurpriseConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0
 ) -> SurpriseModel:
-    """Train a predictor on clips of the encoder's tokens; what is new in them is rare, and not told.
+    """Train a predictor on clips of the encoder's tokens; what is new in them is rare, and not told. Then triage, on those of which
+    it is known what covers what; without one there is no triage.
 
     Args:
         clips: each longer than the recipe's length.
@@ -111,14 +118,15 @@ def fit(
         nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return SurpriseModel(config, predictor, eye)
+    told = [clip for clip in clips if clip.covered is not None]
+    triage = _triage(predictor, told, config, recipe, eye, generator) if told else None
+    return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, eye, triage)
 
 
 def settled(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
-    """The model's config with the detector's factor that is best on clips with a truth, for validation."""
-    scores = [judged(model, clip) for clip in clips]
-    found = curve(scores, [clip.novelties for clip in clips], model.config.detector, rate=rate)
-    return replace(model.config, detector=replace(model.config.detector, factor=best(found)))
+    """The model's config with the detector whose level is best on clips with a truth, for validation."""
+    scores, tried = [judged(model, clip) for clip in clips], levels(model.config.detector, triaged=bool(model.triage))
+    return replace(model.config, detector=best(curve(scores, [c.novelties for c in clips], tried, rate=rate)))
 
 
 @torch.inference_mode()
@@ -176,3 +184,35 @@ def _loss(predictor: Predictor, tokens: Tensor, motion: Motion, lead: int) -> Te
             total = total + 0.5 * (error + expected.log_variance).mean()
         seen = predictor.update(moved, tokens[:, at])
     return total / (tokens.shape[1] - lead)
+
+
+def _triage(
+    predictor: Predictor,
+    clips: Sequence[Footage],
+    config: SurpriseConfig,
+    recipe: Recipe,
+    eye: Encoder,
+    generator: torch.Generator,
+) -> Triage:
+    """Train triage on what the predictor, which is done, gets wrong."""
+    c = config.network
+    triage = Triage(config.triage or TriageConfig(), tokens=c.tokens, compensates=c.compensates)
+    lessons = [
+        Lesson(_evidence(predictor, clip, eye), clip.motion.warp, clip.covered)
+        for clip in clips
+        if clip.covered is not None
+    ]
+    teach(triage, lessons, steps=recipe.triage_steps, clips=recipe.clips, length=recipe.length, generator=generator)
+    return triage
+
+
+@torch.inference_mode()
+def _evidence(predictor: Predictor, clip: Footage, eye: Encoder) -> Tensor:
+    """What triage gets to see of a clip, `[T, C + 1, h, w]`, half precision; nothing of the first frame."""
+    found, seen = [], predictor.blank(1, eye.grid)
+    for at in range(len(clip.tokens)):
+        tokens = predictor.whitened(clip.tokens[at : at + 1].float(), eye.grid)
+        expected, moved = predictor(seen, Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1]))
+        found.append((evidence(expected, tokens) * (at > 0)).half())
+        seen = predictor.update(moved, tokens)
+    return torch.cat(found)

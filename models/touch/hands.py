@@ -35,6 +35,8 @@ def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor
     Returns:
         `[B, 2, 3, size, size] uint8`; of a hand that is not there the middle of the frame, which nothing looks at.
     """
+    if not len(pixels):
+        return pixels.new_empty(0, 2, 3, size, size)
     height, width = pixels.shape[2:]
     scale = boxes.new_tensor([width, height])
     low, high = torch.where(boxes.isnan(), 0.5, boxes).mul(scale.repeat(2)).split(2, -1)
@@ -49,7 +51,7 @@ def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor
         both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # one over the other, so that a frame is looked at once
         seen = F.grid_sample(some.float(), both, align_corners=False).unflatten(2, (2, size))
         made.append(seen.transpose(1, 2).round().to(torch.uint8))
-    return torch.cat(made) if made else pixels.new_empty(0, 2, 3, size, size)
+    return torch.cat(made)
 
 
 def shaken(boxes: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
@@ -97,7 +99,7 @@ class HandDetector:
                 zip(seen.handedness, seen.hand_landmarks, strict=True), key=lambda hand: hand[0][0].score
             ):
                 places = np.array([(point.x, point.y) for point in points], np.float32)
-                found[sides[0].category_name == "Right"] = torch.from_numpy(
+                found[int(sides[0].category_name == "Right")] = torch.from_numpy(
                     np.concatenate([places.min(0), places.max(0)])
                 )
         return boxes

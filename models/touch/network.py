@@ -106,9 +106,10 @@ class Glance(nn.Module):
         self.join = nn.Linear(c.tokens + len(HANDS) * (c.tokens + 5), c.dim)
 
     def fit(self, scene: Tensor, hands: Tensor, present: Tensor) -> None:
-        """Take centre and scale of the encoder's channels from some frames, as `forward` gets them."""
+        """Take centre and scale of the encoder's channels from some frames, as `forward` gets them; of hands if there are any."""
         self.scene.fit(scene)
-        self.hands.fit(hands[present])
+        if present.any():
+            self.hands.fit(hands[present])
 
     def forward(self, scene: Tensor, hands: Tensor, present: Tensor, boxes: Tensor) -> Tensor:
         """Look at frames. What is given of an absent hand changes nothing, be it NaN.

@@ -128,7 +128,7 @@ def fit(
         optimizer.step()
         schedule.step()
         if progress:
-            progress(step, float(loss))
+            progress(step, float(loss.detach()))
     return TouchModel(config, net, eyes)
 
 

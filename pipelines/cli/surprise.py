@@ -55,7 +55,10 @@ def train(
         task = shown.add_task("looking", total=len(dives) + len(paths) + len(VALIDATION_SEEDS))
         sources: list[Path | int] = [*dives, *paths, *VALIDATION_SEEDS]
         for source in sources:
-            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eye))
+            if source in VALIDATION_SEEDS:
+                unseen.append(looked_at(source, eye))
+            else:
+                clips.append(looked_at(source, eye, covers=True))
             shown.advance(task)
         if not clips:
             raise ConfigError(f"--data {' '.join(data)}: expected clips to train on, got none")
@@ -154,13 +157,29 @@ def _clips(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if is_clip(path)]
 
 
-def looked_at(source: Path | int, eye: Encoder) -> Footage:
-    """A clip, or a dive by its seed, as the predictor sees it."""
-    from models.surprise.scene import Dive
+def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:
+    """A clip, or a dive by its seed, as the predictor sees it; of a dive with `covers` what is new is known place by place."""
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from models.surprise.clips import covered
+    from models.surprise.scene import Dive, scene_of
     from models.surprise.train import footage, pieces
     from models.vision.video import read
 
-    if isinstance(source, int):
-        dive = Dive(source, rate=RATE)
+    if not isinstance(source, int):
+        return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)
+    dive = Dive(source, rate=RATE)
+    if not covers:
         return footage(pieces(dive, eye.size), eye, dive.novelties)
-    return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)
+    shares, bare = [], Dive(source, rate=RATE, scene=replace(scene_of(source), often=(0, 0)))
+
+    def shown() -> Iterator[np.ndarray]:
+        for frame, without in zip(dive, bare, strict=True):
+            shares.append(covered(frame, without, eye.grid))
+            yield frame
+
+    seen = footage(pieces(shown(), eye.size), eye, dive.novelties)
+    return replace(seen, covered=torch.from_numpy(np.stack(shares)))

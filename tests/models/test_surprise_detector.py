@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.surprise.detector import DetectorConfig, blank, watch
-from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect
+from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
 from models.surprise.novelties import Novelty
 
 CONFIG = DetectorConfig(smoothing=1.0, window=50, warmup=10, factor=5.0, release=0.5, longest=20, cooldown=8)
@@ -99,10 +99,19 @@ def test_a_curve_trades_recall_for_precision_and_its_best_point_is_the_best_f1()
     scores = with_events(400, [(100, 110), (200, 210)], height=6.0)
     scores[300:303] = 3.2  # false, and lower
     truth = [[Novelty(100, 110, "fish"), Novelty(200, 210, "fish")]]
-    found = curve([scores], truth, CONFIG, rate=10)
+    found = curve([scores], truth, levels(CONFIG, triaged=False), rate=10)
     recalls = [count.figures()["recall"] for count in found.values()]
     assert recalls[0] == 1.0 and recalls[-1] == 0.0 and recalls == sorted(recalls, reverse=True)
     chosen = found[best(found)]
     assert (chosen.found, chosen.false) == (2, 0)
     assert at_recall(found, 1.0) is not None and at_recall(found, 1.0).false == 0
-    assert at_recall({1.0: Counted(1, 2, 0)}, 0.8) is None
+    assert at_recall({CONFIG: Counted(1, 2, 0)}, 0.8) is None
+
+
+def test_a_score_with_a_meaning_has_a_least_level_above_which_a_quiet_camera_rings() -> None:
+    scores = with_events(400, [(100, 110), (200, 210)], height=6.0)
+    config = replace(CONFIG, least=float(scores.max()) + 1)
+    assert detect(scores, CONFIG)[0] and not detect(scores, config)[0]
+    heights = [detect(scores, each)[0] for each in (CONFIG, config, replace(CONFIG, least=2.0))]
+    together = curve([scores], [[]], [CONFIG, config, replace(CONFIG, least=2.0)], rate=10)
+    assert [count.false for count in together.values()] == [len(begins) for begins in heights]

@@ -1,0 +1,82 @@
+"""Training of triage: clips of which it is known where something new is, place by place and frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.surprise.triage import Triage
+
+COVERED, BARE = 0.3, 0.02
+"""Shares of a place that is part of something new, and of one that is not; what is in between counts for neither."""
+WEIGHT = 4.0
+"""Of a covered place over a bare one: few are covered."""
+WHOLE = 0.05
+"""Weight of the loss of a frame's score over that of its places."""
+LEAST = 2
+"""Covered places that make a frame's score true."""
+LEAD = 2
+"""Frames of a piece that are only looked at."""
+LEARNING_RATE = 3e-3
+
+
+class Lesson(NamedTuple):
+    """A clip: `[T, C + 1, h, w]` evidence and `[T, 2, 3]` warps, and what is covered, `[T, h, w]`."""
+
+    evidence: Tensor
+    warp: Tensor
+    covered: Tensor
+
+
+def teach(
+    triage: Triage, lessons: Sequence[Lesson], *, steps: int, clips: int, length: int, generator: torch.Generator
+) -> None:
+    """Train it, in place.
+
+    Args:
+        lessons: each longer than `length`.
+        steps: of the optimizer; clips: pieces a step, of `length` frames, every second with something new in it.
+    """
+    optimizer = torch.optim.AdamW(triage.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length)]
+    eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > LEAST] or places
+    for _ in range(steps):
+        drawn = []
+        for number in range(clips):
+            among = places if number % 2 else eventful
+            n, at = among[int(torch.randint(len(among), (), generator=generator))]
+            drawn.append([part[at : at + length].float() for part in lessons[n]])
+        evidence, warp, covered = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+        if torch.randint(2, (), generator=generator):  # in a mirror
+            evidence, covered = evidence.flip(-1), covered.flip(-1)
+            warp = warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
+        loss = _loss(triage, evidence, warp, covered)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(triage.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:
+    """Cross-entropy of places and of frames behind the lead, `[B, T, ...]` each."""
+    seen = evidence.new_zeros(len(evidence), triage.config.memory, *evidence.shape[3:])
+    total = evidence.new_zeros(())
+    for at in range(evidence.shape[1]):
+        logits, seen = triage(seen, evidence[:, at], warp[:, at])
+        if at < LEAD:
+            continue
+        share = covered[:, at]
+        new, some = share > COVERED, share.flatten(1).sum(1)
+        counts = torch.where(new, WEIGHT, (share < BARE).float())
+        there = new.flatten(1).sum(1) >= LEAST
+        sure = (there | (some < 0.1)).float()
+        each = F.binary_cross_entropy_with_logits(logits, new.float(), weight=counts)
+        whole = F.binary_cross_entropy_with_logits(triage.score(logits), there.float(), weight=sure)
+        total = total + each + WHOLE * whole
+    return total / (evidence.shape[1] - LEAD)

@@ -1,0 +1,108 @@
+"""Labelled clips: both kinds of table, and what is wrong with one in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from models.touch.clips import Labelled, clips
+from models.touch.truth import Touch
+
+HEADER = "clip,hand,contact,release\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A video and a directory of pictures; what else lies there is no clip."""
+    (tmp_path / "b.mp4").touch()
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "1.png"), np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "notes.txt").touch()
+    return tmp_path
+
+
+def test_the_table_gives_each_clip_its_touches_in_order(folder: Path) -> None:
+    (folder / "touches.csv").write_text(HEADER + "b.mp4,right,30,\nb.mp4,left,0,12\n")
+    touches = (Touch(0, 0, 12), Touch(1, 30, None))
+    assert list(clips(folder).items()) == [
+        (folder / "a", Labelled((), True)),
+        (folder / "b.mp4", Labelled(touches, True)),
+    ]
+
+
+def test_a_hand_that_nobody_knows_makes_all_hands_unknown_and_its_touch_the_rights(folder: Path) -> None:
+    (folder / "touches.csv").write_text(HEADER + "b.mp4,,3,26\na,left,1,2\n")
+    found = clips(folder)
+    assert found[folder / "b.mp4"] == Labelled((Touch(1, 3, 26),), False)
+    assert found[folder / "a"] == Labelled((Touch(0, 1, 2),), False)
+
+
+def test_columns_are_found_by_name_beside_others(folder: Path) -> None:
+    (folder / "touches.csv").write_text("who,release,contact,clip,hand\nme,26,3,a,left\n")
+    assert clips(folder)[folder / "a"].touches == (Touch(0, 3, 26),)
+
+
+def test_labels_are_taken_of_clips_that_are_there_and_have_both_ends(folder: Path) -> None:
+    labels: dict[str, Any] = {
+        "b": {"contact": 3, "separation": 26, "verb": "take"},
+        "a": {"contact": 3, "separation": None},
+        "elsewhere": {"contact": 1, "separation": 2},
+        "version": "1.0",
+    }
+    (folder / "labels.json").write_text(json.dumps(labels))
+    assert clips(folder) == {folder / "b.mp4": Labelled((Touch(1, 3, 26),), hands=False)}
+    (folder / "touches.csv").write_text(HEADER)  # goes before labels
+    assert clips(folder) == dict.fromkeys([folder / "a", folder / "b.mp4"], Labelled((), True))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("clip,hand,contact\na,left,1\n", "expected the columns clip, hand, contact, release"),
+        (HEADER + "a,left,soon,2\n", "(?s)soon.*expected the columns"),
+        (HEADER + "c.mp4,left,1,2\n", "touches.csv, line 2: no clip 'c.mp4' in .*; it has a, b.mp4"),
+        (HEADER + "a,left,1,2\na,both,1,2\n", "line 3: hand 'both'; expected left or right, or nothing"),
+        (HEADER + "a,left,-1,2\n", "line 2: contact -1, release 2; expected 0 <= contact < release"),
+        (HEADER + "a,left,2,2\n", "line 2: contact 2, release 2"),
+        (HEADER + "a,left,,2\n", "line 2: contact None"),
+    ],
+)
+def test_a_wrong_table_is_refused_with_its_place(folder: Path, table: str, words: str) -> None:
+    (folder / "touches.csv").write_text(table)
+    with pytest.raises(ValueError, match=words):
+        clips(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ("{", "expected contact and separation of each clip"),
+        ("[1, 2]", "expected contact and separation of each clip"),
+        ('{"a": {"contact": "soon", "separation": 2}}', "soon.*expected contact and separation"),
+        ('{"a": {"contact": [1], "separation": 2}}', "expected contact and separation"),
+        ('{"c": {"contact": 1, "separation": 2}}', "no label of a, b.mp4; it has c"),
+    ],
+)
+def test_wrong_labels_are_refused_in_words(folder: Path, labels: str, words: str) -> None:
+    (folder / "labels.json").write_text(labels)
+    with pytest.raises(ValueError, match=f"labels.json: .*{words}"):
+        clips(folder)
+
+
+def test_a_directory_without_clips_or_truth_or_with_two_truths_is_refused(folder: Path, tmp_path: Path) -> None:
+    expected = "expected clips and touches.csv, or one JSON file of labels, got"
+    with pytest.raises(ValueError, match=f"{expected} 2 clips and 0 JSON files"):
+        clips(folder)
+    for name in ("one.json", "two.json"):
+        (folder / name).write_text('{"a": {"contact": 1, "separation": 2}}')
+    with pytest.raises(ValueError, match=f"{expected} 2 clips and 2 JSON files"):
+        clips(folder)
+    (empty := tmp_path / "empty").mkdir()
+    (empty / "touches.csv").write_text(HEADER)
+    with pytest.raises(ValueError, match=f"{expected} 0 clips"):
+        clips(empty)

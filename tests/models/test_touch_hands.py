@@ -1,0 +1,145 @@
+"""Crops of hands and where their boxes come from: a loop over pixels is the oracle, and a detector that is made up."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, present, shaken
+
+NAN = float("nan")
+NOWHERE = [NAN] * 4
+
+
+def picture(frames: int = 1, height: int = 12, width: int = 20) -> Tensor:
+    return torch.randint(0, 256, (frames, 3, height, width), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def naive(pixels: NDArray[np.uint8], box: NDArray[np.float64], size: int, enlarge: float) -> NDArray[np.float64]:
+    """One crop of `[3, H, W]`, a pixel at a time: its middle lies between four of the frame's, and black ones around that."""
+    _, height, width = pixels.shape
+    x0, y0, x1, y1 = box * (width, height, width, height)
+    side = max(max(x1 - x0, y1 - y0) * enlarge, 2)
+    made = np.zeros((3, size, size))
+    for row in range(size):
+        for column in range(size):
+            y = (y0 + y1) / 2 + side * ((row + 0.5) / size - 0.5) - 0.5
+            x = (x0 + x1) / 2 + side * ((column + 0.5) / size - 0.5) - 0.5
+            for j in (int(np.floor(y)), int(np.floor(y)) + 1):
+                for i in (int(np.floor(x)), int(np.floor(x)) + 1):
+                    if 0 <= j < height and 0 <= i < width:
+                        made[:, row, column] += (1 - abs(y - j)) * (1 - abs(x - i)) * pixels[:, j, i]
+    return made
+
+
+@pytest.mark.parametrize(("size", "enlarge"), [(5, 1.0), (8, 1.5), (3, 2.0)])
+def test_crops_are_what_a_loop_over_their_pixels_gives(size: int, enlarge: float) -> None:
+    frames = 2 * AT_ONCE + 1  # more than are cropped together, and some left over
+    pixels, generator = picture(frames), torch.Generator().manual_seed(1)
+    boxes = torch.rand(frames, 2, 2, 2, generator=generator).sort(2).values.flatten(2)
+    boxes[0, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    boxes[1, 1] = torch.tensor([0.5, 0.5, 0.501, 0.501])  # less than a pixel
+    made = crops(pixels, boxes, size=size, enlarge=enlarge)
+    assert made.dtype == torch.uint8 and made.shape == (frames, 2, 3, size, size)
+    for frame in range(frames):
+        for hand in range(2):
+            wanted = naive(pixels[frame].numpy(), boxes[frame, hand].double().numpy(), size, enlarge)
+            assert np.abs(made[frame, hand].numpy() - wanted).max() < 0.51
+
+
+def test_a_crop_is_black_where_it_leaves_the_frame() -> None:
+    white = torch.full((1, 3, 40, 80), 255, dtype=torch.uint8)
+    corner = torch.tensor([[[0.0, 0.0, 0.1, 0.2], [0.9, 0.8, 1.0, 1.0]]])  # 8 x 8 pixels
+    left, right = crops(white, corner, size=16, enlarge=2.0)[0]
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[4:, 4:] = True
+    assert (left[:, inside] == 255).all() and (left[:, ~inside] == 0).all()
+    assert torch.equal(right, left.flip(1, 2))
+
+
+def test_an_absent_hand_leaves_the_others_crop_alone_and_no_frames_are_no_crops() -> None:
+    pixels, there = picture(2), [0.1, 0.2, 0.4, 0.6]
+    made = crops(pixels, torch.tensor([[NOWHERE, there], [there, NOWHERE]]), size=6, enlarge=1.5)
+    both = crops(pixels, torch.tensor([[there, there], [there, there]]), size=6, enlarge=1.5)
+    assert torch.equal(made[0, 1], both[0, 1]) and torch.equal(made[1, 0], both[1, 0])
+    assert crops(pixels[:0], torch.empty(0, 2, 4), size=6, enlarge=1.5).shape == (0, 2, 3, 6, 6)
+
+
+def test_a_hand_is_there_if_its_whole_box_is() -> None:
+    boxes = torch.tensor([[NOWHERE, [0.0, 0.0, 1.0, 1.0]], [[0.1, 0.2, NAN, 0.4], NOWHERE]])
+    assert present(boxes).tolist() == [[False, True], [False, False]]
+
+
+def test_shaken_boxes_are_a_little_off_and_now_and_then_gone() -> None:
+    true = np.array([[0.2, 0.3, 0.4, 0.7], [0.9, 0.5, 1.0, 0.6]], np.float32)
+    draw = np.random.default_rng(0)
+    found = np.stack([shaken(true, draw) for _ in range(4000)])
+    assert found.dtype == np.float32
+    assert np.isnan(found).any(2).mean(0) == pytest.approx(UNSEEN, abs=0.01)
+    assert (np.isnan(found).any(2) == np.isnan(found).all(2)).all()
+    sizes, centres = found[:, 0, 2:] - found[:, 0, :2], (found[:, 0, 2:] + found[:, 0, :2]) / 2
+    assert np.nanmin(sizes / (0.2, 0.4)) > 0.89 and np.nanmax(sizes / (0.2, 0.4)) < 1.13
+    assert np.nanstd(centres, 0) == pytest.approx(0.03 * np.array([0.2, 0.4]), rel=0.1)
+    assert np.nanmax(found) == 1.0  # the right hand is at the edge, and a box ends there
+    again = np.random.default_rng(0)
+    assert np.array_equal(found[:20], np.stack([shaken(true, again) for _ in range(20)]), equal_nan=True)
+
+
+def test_no_detector_finds_hands_that_are_not_there_or_outside_the_frame() -> None:
+    draw = np.random.default_rng(0)
+    out = np.array([NOWHERE, [1.2, 0.1, 1.4, 0.3]], np.float32)
+    assert all(np.isnan(shaken(out, draw)).all() for _ in range(20))
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, float, list[tuple[float, float]]]) -> list[Any]:
+    """Put a MediaPipe in place that finds these hands (side, score, landmarks) in each frame. Returns what it is given."""
+    asked: list[Any] = []
+
+    def detect(image: SimpleNamespace) -> SimpleNamespace:
+        asked.append(image.data)
+        sides = [[SimpleNamespace(category_name=side, score=score)] for side, score, _ in found]
+        points = [[SimpleNamespace(x=x, y=y) for x, y in marks] for *_, marks in found]
+        return SimpleNamespace(handedness=sides, hand_landmarks=points)
+
+    vision = SimpleNamespace(
+        HandLandmarkerOptions=SimpleNamespace,
+        HandLandmarker=SimpleNamespace(create_from_options=lambda options: SimpleNamespace(detect=detect)),
+    )
+    package, python = ModuleType("mediapipe"), ModuleType("mediapipe.tasks.python")
+    vars(package).update(Image=SimpleNamespace, ImageFormat=SimpleNamespace(SRGB="srgb"))
+    vars(python).update(BaseOptions=SimpleNamespace, vision=vision)
+    names = {"mediapipe": package, "mediapipe.tasks": ModuleType("mediapipe.tasks"), "mediapipe.tasks.python": python}
+    for name, module in names.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return asked
+
+
+def test_the_detectors_landmarks_become_boxes_and_of_two_left_hands_the_surer_one_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (file := tmp_path / "hand_landmarker.task").touch()
+    sure, unsure = [(0.1, 0.5), (0.3, 0.2), (0.2, 0.9)], [(0.6, 0.6), (0.8, 0.7)]
+    asked, pixels = made_up(monkeypatch, ("Left", 0.9, sure), ("Left", 0.4, unsure)), picture(2)
+    boxes = HandDetector(file)(pixels)
+    assert torch.allclose(boxes[:, 0], torch.tensor([0.1, 0.2, 0.3, 0.9])) and boxes[:, 1].isnan().all()
+    assert [image.shape for image in asked] == [(12, 20, 3)] * 2
+    assert np.array_equal(asked[1], pixels[1].permute(1, 2, 0).numpy())
+    made_up(monkeypatch, ("Right", 0.4, unsure))
+    assert present(HandDetector(file)(pixels)).tolist() == [[False, True]] * 2
+
+
+def test_a_detector_without_its_file_or_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_up(monkeypatch)
+    with pytest.raises(ValueError, match=r"expected MediaPipe's hand_landmarker.task at /nowhere.task, got no file"):
+        HandDetector("/nowhere.task")
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(ValueError, match=r"expected the package mediapipe, got none; pip install 'tocsin\[hands\]'"):
+        HandDetector("/nowhere.task")

@@ -1,0 +1,283 @@
+"""The touch model whole: what it looks at, that it learns, that training hears what a stream does, and how it is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.touch.config import EyeConfig, TouchConfig
+from models.touch.decode import decode, spots
+from models.touch.evaluate import operating_figures
+from models.touch.hands import present
+from models.touch.loss import targets
+from models.touch.model import Eyes, TouchModel, load
+from models.touch.network import TouchNet
+from models.touch.scene import Scene
+from models.touch.train import Footage, Recipe, _piece, _window, fit, footage, judged, mirrored, said, settled
+from models.touch.truth import Touch
+from models.trained import CONFIG_FILE
+from pipelines.runtime.clips import _file
+from pipelines.runtime.clips import judged as streamed
+from pipelines.runtime.frames import readings
+from pipelines.runtime.plan import Model
+from pipelines.touch import SCORES, pipeline
+from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, Shot, clip, eyes, seen, small_model, touches
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def eye() -> Eyes:
+    return eyes()
+
+
+@pytest.fixture(scope="module")
+def model() -> TouchModel:
+    return small_model()
+
+
+def tensors(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
+    """Pixels `[B, 3, H, W]` and boxes `[B, 2, 4]`."""
+    pixels = np.stack([shot.picture for shot in shots])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(np.stack([shot.boxes for shot in shots]))
+
+
+def test_a_small_network_learns_to_the_frame_when_hands_take_and_let_go(model: TouchModel, eye: Eyes) -> None:
+    unseen = [judged(model, one) for one in seen([9, 10], eye)]
+    figures = operating_figures(unseen, model.config.decode.thresholds, tolerance=1)
+    assert figures["contact_f1"] > 0.85 and figures["release_f1"] > 0.85
+    assert figures["contact_error"] == figures["release_error"] == 0
+
+
+def test_training_is_the_same_again_by_its_seed_and_its_loss_falls(eye: Eyes) -> None:
+    clips, short = seen([0], eye, frames=60), replace(RECIPE, steps=30)
+    losses = list[list[float]]()
+    for seed in (0, 0, 1):
+        losses.append([])
+        fit(clips, CONFIG, eye, short, seed=seed, progress=lambda _, loss: losses[-1].append(loss))
+    assert losses[0] == losses[1] != losses[2]
+    assert np.mean(losses[0][-5:]) < 0.6 * np.mean(losses[0][:5])
+
+
+def test_clips_in_which_no_hand_is_known_can_be_learned_from(eye: Eyes) -> None:
+    nowhere = np.full((2, 4), NAN, np.float32)
+    blind = footage((shot._replace(boxes=nowhere) for shot in clip(40)), eye, touches(40, seed=0))
+    losses = list[float]()
+    model = fit([blind], CONFIG, eye, Recipe(steps=3, windows=2), progress=lambda _, loss: losses.append(loss))
+    assert np.isfinite(losses).all()
+    assert all(p.isfinite().all() for p in model.net.state_dict().values())
+
+
+def test_eyes_see_each_frame_as_alone_and_nothing_of_an_absent_hand(eye: Eyes) -> None:
+    pixels, boxes = tensors(list(clip(6)))
+    boxes[1, 0] = boxes[4] = NAN
+    scene, hands = eye(pixels, boxes)
+    for at in range(6):
+        alone = eye(pixels[at : at + 1], boxes[at : at + 1])
+        assert torch.allclose(alone[0][0], scene[at], atol=1e-4)
+        assert torch.allclose(alone[1][0], hands[at], atol=1e-4)
+    there = hands.flatten(2).abs().amax(2) > 0
+    assert there.tolist() == [[True, True], [False, True], [True, True], [True, True], [False, False], [True, True]]
+    assert [len(part) for part in eye(pixels[:0], boxes[:0])] == [0, 0]
+
+
+def test_a_hands_crop_matters_to_its_hand_alone(eye: Eyes) -> None:
+    pixels, boxes = tensors(list(clip(1)))
+    changed = pixels.clone()
+    x, y = (boxes[0, 1, :2] * torch.tensor([SEEN.width, SEEN.height])).round().int().tolist()
+    changed[:, :, y : y + 20, x : x + 20] = 0
+    before, after = eye(pixels, boxes), eye(changed, boxes)
+    assert torch.equal(before[1][0, 0], after[1][0, 0]) and not torch.allclose(
+        before[1][0, 1], after[1][0, 1], atol=0.1
+    )
+    assert not torch.allclose(before[0], after[0], atol=0.1)
+
+
+def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model: TouchModel, eye: Eyes) -> None:
+    window = torch.randn(3, NETWORK.window, NETWORK.dim, generator=torch.Generator().manual_seed(0))
+    there = torch.ones(3, NETWORK.window, dtype=torch.bool)
+    there[1, :2] = there[2, -1] = False
+    whole, told = model.net.judge(window, there), model.judge(window, there)
+    assert told.shape == (3, 2, 2, 2)
+    assert torch.equal(told[:, 0], whole.logits[:, NETWORK.past].sigmoid())
+    assert torch.equal(told[:, 1], whole.displacement[:, NETWORK.past])
+    pixels, boxes = tensors(list(clip(2)))
+    boxes[1, 0] = NAN
+    there = torch.tensor([[True, True], [False, True]])
+    assert torch.equal(model.look(pixels, boxes), model.net.look(*eye(pixels, boxes), there, boxes))
+    assert model.look(pixels[:0], boxes[:0]).shape == (0, NETWORK.dim)
+
+
+def test_an_event_is_decided_by_its_own_kinds_threshold(model: TouchModel, eye: Eyes) -> None:
+    config = replace(model.config, decode=replace(model.config.decode, contact=0.8, release=0.3))
+    strict = TouchModel(config, model.net, eye)
+    wait = config.decode.wait
+    window = torch.zeros(1, 2 * wait + 1, 2, 2, 2)
+    window[0, wait, 0] = torch.tensor([[0.7, 0.7], [0.9, 0.2]])  # left, right: contact, release
+    scores, events = strict.decide(window, torch.ones(1, 2 * wait + 1, dtype=torch.bool))
+    assert torch.equal(scores, window[:, wait, 0])
+    assert events.tolist() == [[[False, True], [True, False]]]
+    assert strict.delay == NETWORK.ahead + wait
+
+
+def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye: Eyes, tmp_path: Path) -> None:
+    model.save(tmp_path)
+    declared = pipeline({}, Model(tmp_path, "1", "cpu"))
+    shots = list(clip(90, seed=9))
+    shots[20].boxes[0] = shots[50].boxes[:] = NAN
+    files = [_file(shot.frame) for shot in shots]
+    facts = [{"camera": "c", "sequence": n, "time": n} for n in range(len(shots))]
+    size = (*model.size, 3)
+    pixels = [
+        np.frombuffer(p, np.uint8).reshape(size) for p in readings(declared.schema, files, facts)["pixels"].to_pylist()
+    ]
+    as_sent = [shot._replace(picture=picture) for shot, picture in zip(shots, pixels, strict=True)]
+    exact = Footage(*eye(*tensors(as_sent)), tensors(shots)[1], [], [])
+    table = streamed(declared, (shot.frame for shot in shots), rate=30, after="10s").table.sort("sequence")
+
+    streams = torch.from_numpy(table.select(SCORES).to_numpy().copy()).unflatten(1, (2, 2))
+    scores, displacement = said(model, exact).unbind(1)
+    c = model.config.decode
+    decoded = decode(scores, displacement, radius=c.radius)
+    assert torch.allclose(streams, decoded, atol=1e-4)
+    found = {(s.frame, s.hand, s.kind) for s in judged(model, exact).found if s.score >= c.thresholds[s.kind]}
+    rang = {
+        (row["sequence"], hand, ("contact", "release").index(row[f"{name}_event"]))
+        for hand, name in enumerate(("left", "right"))
+        for row in table.to_dicts()
+        if row[f"{name}_event"]
+    }
+    assert rang == found and len(rang) > 8
+    halved = said(model, footage(as_sent, eye))
+    assert torch.allclose(halved[:, 0], scores, atol=0.02)
+    assert judged(model, exact).found == spots(decoded, apart=c.apart)
+
+
+def test_a_mirror_swaps_the_hands_and_turns_boxes_and_rows_of_tokens(eye: Eyes) -> None:
+    boxes = torch.tensor([[[0.1, 0.2, 0.4, 0.6], [NAN] * 4]])
+    scene = torch.arange(6.0).view(1, 6, 1)  # two rows of three
+    hands = torch.arange(32.0).view(1, 2, 16, 1)  # four rows of four each
+    turned = mirrored(scene, hands, boxes, eye)
+    assert turned[0].flatten().tolist() == [2, 1, 0, 5, 4, 3]
+    assert turned[1][0, 0].flatten().tolist()[:5] == [19, 18, 17, 16, 23] and turned[1][0, 1, 0] == 3
+    assert turned[2][0, 0].isnan().all() and torch.allclose(turned[2][0, 1], torch.tensor([0.6, 0.2, 0.9, 0.6]))
+    back = mirrored(*turned, eye)
+    assert torch.equal(back[0], scene) and torch.equal(back[1], hands)
+    assert torch.allclose(back[2], boxes, equal_nan=True)
+
+
+def test_a_mirrored_picture_looks_like_that_to_the_encoder_more_or_less() -> None:
+    large, shot = Eyes(EyeConfig(), "cpu"), Scene(3).shot(300)
+    pixels, boxes = tensors([Shot(shot.picture, shot.hands)])
+    assert present(boxes).all()
+    here = (*large(pixels, boxes), boxes)
+    turned = mirrored(*here, large)
+    there = large(pixels.flip(-1), turned[2])
+    for ours, other, unturned in zip(turned[:2], there, here[:2], strict=True):
+        assert (ours - other).square().mean() < 0.6 * (unturned - other).square().mean()
+
+
+def numbered(frames: int, *events: Touch) -> Footage:
+    """A clip whose tokens say which frame they are of."""
+    numbers = torch.arange(frames).half()
+    boxes = torch.full((frames, 2, 4), 0.25)
+    return Footage(numbers.view(-1, 1, 1), numbers.view(-1, 1, 1, 1).expand(-1, 2, 1, 1), boxes, events, [])
+
+
+def test_a_piece_says_which_of_its_frames_there_are() -> None:
+    one = numbered(10, Touch(0, 2, 8))
+    truth = targets(one.touches, 10, radius=2)
+    scene, hands, boxes, labels, displacement, there = _piece(one, truth, range(-3, 6), blind=False)
+    assert there.tolist() == [False] * 3 + [True] * 6
+    assert scene[there].flatten().tolist() == [0, 1, 2, 3, 4, 5] and scene.dtype == torch.float32
+    assert hands[there][:, 1, 0, 0].tolist() == [0, 1, 2, 3, 4, 5] and (boxes == 0.25).all()
+    assert torch.equal(labels[there], truth.labels[:6]) and torch.equal(displacement[there], truth.displacement[:6])
+    *_, there = _piece(one, truth, range(7, 12), blind=False)
+    assert there.tolist() == [True] * 3 + [False] * 2
+    scene, _, boxes, labels, _, _ = _piece(one, truth, range(7, 12), blind=True)
+    assert boxes.isnan().all() and labels[1, 0, 1] == 1 and scene[1] == 8
+    assert (one.boxes == 0.25).all()
+
+
+def test_windows_have_an_event_in_them_where_they_should_and_reach_over_both_ends() -> None:
+    clips = [numbered(40), numbered(30, Touch(0, 1, 28)), numbered(40, Touch(1, 3, None))]
+    draw = np.random.default_rng(0)
+    begins: dict[int, set[int]] = {1: set(), 2: set()}
+    for _ in range(1000):
+        number, frames = _window(clips, 12, draw, event=True)
+        ends = (1, 28) if number == 1 else (3,)
+        assert len(frames) == 12 and any(end in frames for end in ends)
+        begins[number].add(frames.start)
+    assert begins == {1: {*range(-10, 2), *range(17, 29)}, 2: {*range(-8, 4)}}
+    drawn = [_window(clips, 12, draw, event=False) for _ in range(3000)]
+    for number, one in enumerate(clips):  # at least eight frames are there, and every such window comes up
+        assert {frames.start for n, frames in drawn if n == number} == {*range(-4, len(one) - 8)}
+    assert {_window(clips[:1], 12, draw, event=True)[0] for _ in range(9)} == {0}  # none has an event
+
+
+def test_thresholds_are_settled_on_clips_that_were_not_trained_on(model: TouchModel, eye: Eyes) -> None:
+    unseen = seen([9], eye)
+    config = settled(model, unseen)
+    found = [judged(model, one) for one in unseen]
+    for kind in ("contact", "release"):
+        best = operating_figures(found, config.decode.thresholds)[f"{kind}_f1"]
+        assert all(best >= operating_figures(found, (at, at))[f"{kind}_f1"] for at in np.linspace(0.02, 0.98, 49))
+    assert replace(config, decode=model.config.decode) == model.config
+
+
+def test_a_stored_model_is_the_same(model: TouchModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "new")
+    again = load(tmp_path / "new", device="cpu")
+    assert again.config == model.config and again.config.eye.version and again.parameters == model.parameters > 1000
+    pixels, boxes = tensors(list(clip(3)))
+    vectors = model.look(pixels, boxes)
+    assert torch.equal(again.look(pixels, boxes), vectors)
+    window, there = vectors[[0, 1, 2, 0, 1, 2, 0, 1]][None], torch.ones(1, 8, dtype=torch.bool)
+    assert torch.equal(again.judge(window, there), model.judge(window, there))
+
+
+def test_another_encoder_and_unknown_settings_are_refused(model: TouchModel, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"was trained on encoder 0123, got efficientnet-lite0.*; take that one, or train"
+    ):
+        Eyes(replace(SEEN, version="0123"), "cpu")
+    model.save(tmp_path)
+    stored = json.loads((tmp_path / CONFIG_FILE).read_text())
+    wrongs: list[dict[str, Any]] = [{"network": {"depth": 3}}, {"ear": {}}]
+    for wrong in wrongs:
+        (tmp_path / CONFIG_FILE).write_text(json.dumps(stored | wrong))
+        with pytest.raises(
+            ValueError, match=rf"{CONFIG_FILE}: .*({'|'.join(['depth', 'ear'])}).*; train the model again"
+        ):
+            load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"past": 6}, r"past \+ 1 \+ ahead \(9\) must be a multiple of 2 to be halved 1 times"),
+        ({"kernel": 4}, r"kernel \(4\) must be odd"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(NETWORK, **sizes)
+
+
+def test_a_config_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
+    CONFIG.save(tmp_path)
+    assert TouchConfig.load(tmp_path) == CONFIG != TouchConfig()
+
+
+def test_a_model_is_frozen(model: TouchModel, eye: Eyes) -> None:
+    net = TouchNet(NETWORK, scene=eye.scene, hands=eye.hands)
+    frozen = TouchModel(CONFIG, net, eye).net
+    assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())

@@ -1,0 +1,92 @@
+"""A small model of touches and clips to try it on: two squares for hands over a texture, blue inside while they hold a thing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
+from models.touch.model import Eyes, TouchModel
+from models.touch.train import Footage, Recipe, fit, footage
+from models.touch.truth import Touch
+from pipelines.runtime.clips import Frame
+from pipelines.touch import BOXES
+
+SIZE = (64, 96)
+SEEN = EyeConfig(height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48, crop=32)
+NETWORK = NetworkConfig(tokens=8, heads=2, dim=16, past=5, ahead=2, layers=1, kernel=3, reach=2, dropout=0.0)
+CONFIG = TouchConfig(SEEN, NETWORK, DecodeConfig(radius=2, apart=2))
+RECIPE = Recipe(steps=250, windows=3, learning_rate=1e-2, blind=0.0)
+SKIN, THING = (200, 150, 120), (30, 60, 230)
+
+
+class Shot(NamedTuple):
+    """A picture `[H, W, 3]` uint8 RGB and the boxes of its hands, `[2, 4]` float32 in shares of it."""
+
+    picture: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+
+    @property
+    def frame(self) -> Frame:
+        """As the stream has it; what is not known of hands is left out."""
+        facts = zip((field.name for field in BOXES), self.boxes.flatten().tolist(), strict=True)
+        return Frame(self.picture, {name: value for name, value in facts if value == value})
+
+
+def touches(frames: int, *, seed: int) -> list[Touch]:
+    """Each hand takes and lets go, again and again, for 6 to 11 frames each."""
+    rng, made = np.random.default_rng((seed, 1)), list[Touch]()
+    for hand in (0, 1):
+        at = int(rng.integers(6, 12))
+        while at < frames - 6:
+            until = at + int(rng.integers(6, 12))
+            made.append(Touch(hand, at, until if until < frames else None))
+            at = until + int(rng.integers(6, 12))
+    return sorted(made, key=lambda touch: (touch.contact, touch.hand))
+
+
+def clip(frames: int, *, seed: int = 0) -> Iterator[Shot]:
+    """The scene of `touches` of the same seed: hands go up and down on their sides, and hold a thing that is blue."""
+    rng = np.random.default_rng((seed, 0))
+    ground = cv2.resize(rng.integers(40, 160, (8, 12, 3), np.uint8), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+    made = touches(frames, seed=seed)
+    for at in range(frames):
+        picture, boxes = ground.copy(), np.empty((2, 4), np.float32)
+        for hand in (0, 1):
+            x, y = 14 + 46 * hand, 22 + round(8 * np.sin(at / 9 + hand + seed))
+            picture[y : y + 20, x : x + 20] = SKIN
+            if any(t.hand == hand and t.contact <= at < (t.release or frames) for t in made):
+                picture[y + 5 : y + 15, x + 5 : x + 15] = THING
+            boxes[hand] = x / SIZE[1], y / SIZE[0], (x + 20) / SIZE[1], (y + 20) / SIZE[0]
+        yield Shot(picture, boxes)
+
+
+def seen(seeds: Sequence[int], eyes: Eyes, *, frames: int = 120) -> list[Footage]:
+    """Such clips as the encoder sees them."""
+    return [footage(clip(frames, seed=seed), eyes, touches(frames, seed=seed)) for seed in seeds]
+
+
+@cache
+def eyes() -> Eyes:
+    """The encoder of the small model."""
+    torch.set_num_threads(1)  # two on busy cores are far slower
+    return Eyes(SEEN, "cpu")
+
+
+@cache
+def small_model() -> TouchModel:
+    """A model that has learned a few such clips."""
+    return fit(seen(range(4), eyes()), CONFIG, eyes(), RECIPE)
+
+
+def stored(folder: Path) -> Path:
+    """The small model on disk."""
+    small_model().save(folder)
+    return folder
