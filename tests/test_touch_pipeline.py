@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,7 +21,6 @@ from models.touch.truth import HANDS, Touch
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.clips import Frame, _file
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import readings
 from pipelines.runtime.machine import Machine, Outcome, Step, empty
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Model
@@ -29,22 +28,12 @@ from pipelines.runtime.replay import _identified, replay
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.state import Declared, Store
 from pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
-from tests.touches import CONFIG, SIZE, clip, stored, touches
+from tests.touches import CONFIG, RATE_MS, SIZE, Taken, stored, table, taken, touches
 
-RATE_MS = 33
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
 COLUMNS = [name for name in RESULTS.names if name != "frame"]
 OVER = "30s"
 """Of silence, after which nothing waits."""
-
-
-class Taken(NamedTuple):
-    """A frame as it comes: of which camera, its number, its time in ms."""
-
-    camera: str
-    sequence: int
-    at: int
-    frame: Frame
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +44,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.fixture(scope="module")
 def declared(model: Model) -> Pipeline:
     return pipeline({}, model)
-
-
-def taken(camera: str, count: int, *, seed: int = 9) -> list[Taken]:
-    return [Taken(camera, n, n * RATE_MS, shot.frame) for n, shot in enumerate(clip(count, seed=seed))]
-
-
-def table(p: Pipeline, shots: Sequence[Taken]) -> pa.Table:
-    """Frames as the engine reads them."""
-    facts = [{"camera": s.camera, "sequence": s.sequence, "time": s.at, **s.frame.facts} for s in shots]
-    return readings(p.schema, [_file(shot.frame) for shot in shots], facts)
 
 
 def side_by_side(*clips: Sequence[Taken]) -> list[Taken]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -16,7 +17,9 @@ from models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchCon
 from models.touch.model import Eyes, TouchModel
 from models.touch.train import Footage, Recipe, fit, footage
 from models.touch.truth import Touch
-from pipelines.runtime.clips import Frame
+from pipelines.runtime.clips import Frame, _file
+from pipelines.runtime.frames import readings
+from pipelines.runtime.pipeline import Pipeline
 from pipelines.touch import BOXES
 
 SIZE = (64, 96)
@@ -24,6 +27,7 @@ SEEN = EyeConfig(height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48,
 NETWORK = NetworkConfig(tokens=8, heads=2, dim=16, past=5, ahead=2, layers=1, kernel=3, reach=2, dropout=0.0)
 CONFIG = TouchConfig(SEEN, NETWORK, DecodeConfig(radius=2, apart=2))
 RECIPE = Recipe(steps=250, windows=3, learning_rate=1e-2, blind=0.0)
+RATE_MS = 33
 SKIN, THING = (200, 150, 120), (30, 60, 230)
 
 
@@ -38,6 +42,15 @@ class Shot(NamedTuple):
         """As the stream has it; what is not known of hands is left out."""
         facts = zip((field.name for field in BOXES), self.boxes.flatten().tolist(), strict=True)
         return Frame(self.picture, {name: value for name, value in facts if value == value})
+
+
+class Taken(NamedTuple):
+    """A frame as it comes: of which camera, its number, its time in ms."""
+
+    camera: str
+    sequence: int
+    at: int
+    frame: Frame
 
 
 def touches(frames: int, *, seed: int) -> list[Touch]:
@@ -66,6 +79,17 @@ def clip(frames: int, *, seed: int = 0) -> Iterator[Shot]:
                 picture[y + 5 : y + 15, x + 5 : x + 15] = THING
             boxes[hand] = x / SIZE[1], y / SIZE[0], (x + 20) / SIZE[1], (y + 20) / SIZE[0]
         yield Shot(picture, boxes)
+
+
+def taken(camera: str, count: int, *, seed: int = 9) -> list[Taken]:
+    """Such a clip as a camera sends it."""
+    return [Taken(camera, n, n * RATE_MS, shot.frame) for n, shot in enumerate(clip(count, seed=seed))]
+
+
+def table(p: Pipeline, shots: Sequence[Taken]) -> pa.Table:
+    """Frames as the engine reads them."""
+    facts = [{"camera": s.camera, "sequence": s.sequence, "time": s.at, **s.frame.facts} for s in shots]
+    return readings(p.schema, [_file(shot.frame) for shot in shots], facts)
 
 
 def seen(seeds: Sequence[int], eyes: Eyes, *, frames: int = 120) -> list[Footage]:

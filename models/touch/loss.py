@@ -56,6 +56,14 @@ def targets(touches: Iterable[Touch], length: int, *, first: int = 0, radius: in
     return Targets(labels, displacement)
 
 
+def holding(touches: Iterable[Touch], length: int) -> Tensor:
+    """Whether each hand touches something in each frame of a clip, `[length, 2]`, 0 or 1."""
+    holds = torch.zeros(length, len(HANDS))
+    for touch in touches:
+        holds[touch.contact : touch.release, touch.hand] = 1
+    return holds
+
+
 def losses(
     logits: Tensor, displacement: Tensor, target: Targets, there: Tensor, *, radius: int = 4, q: float | None = None
 ) -> Losses:

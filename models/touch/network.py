@@ -146,6 +146,9 @@ class Glance(nn.Module):
 class TouchNet(nn.Module):
     """`look` at each frame once; `judge` windows of what was seen.
 
+    `holding`, of a frame's vector, are logits of each hand's touching something. Only training asks for them: there is far more to
+    learn from in what each frame is than in the few events, as HiCE's auxiliary head for grasps has it.
+
     Args:
         config: sizes.
         scene, hands: what the encoder gives of the whole frame and of a hand's crop.
@@ -159,6 +162,7 @@ class TouchNet(nn.Module):
         self.mixer = Mixer(
             layers=c.layers, dim=c.dim, kernel=c.kernel, reach=c.reach, expansion=c.expansion, dropout=c.dropout
         )
+        self.holding = nn.Linear(c.dim, len(HANDS))
         events = len(HANDS) * len(KINDS)
         self.before_saying = nn.Sequential(nn.LayerNorm(c.dim), nn.Dropout(c.dropout))
         self.say = nn.Linear(c.dim, 2 * events)

@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,13 +16,15 @@ from models.touch.config import TouchConfig
 from models.touch.decode import decode, softened, spots
 from models.touch.evaluate import Judged, best_threshold
 from models.touch.hands import present
-from models.touch.loss import losses, targets
+from models.touch.loss import Targets, holding, losses, targets
 from models.touch.model import Eyes, TouchModel
 from models.touch.network import TouchNet
 from models.touch.truth import Miss, Touch
 
 POINTING = 0.05
 """Weight of the displacements' loss."""
+HOLDING = 0.1
+"""Weight of the loss of what each frame by itself says of a hand's touching something."""
 AT_ONCE = 32
 """Frames that are looked at together."""
 
@@ -109,19 +112,22 @@ def fit(
     net.look.fit(*_some(clips))
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
-    truths = [targets(clip.touches, len(clip), radius=config.decode.radius) for clip in clips]
+    truths = [
+        [*targets(clip.touches, len(clip), radius=config.decode.radius), holding(clip.touches, len(clip))]
+        for clip in clips
+    ]
     for step in range(recipe.steps):
         batch = [_window(clips, config.network.window, draw, event=i % 2 == 0) for i in range(recipe.windows)]
         parts = [_piece(clips[clip], truths[clip], at, blind=draw.random() < recipe.blind) for clip, at in batch]
-        scene, hands, boxes, labels, displacement, there = (torch.stack(part) for part in zip(*parts, strict=True))
-        if draw.random() < 0.5:
-            scene, hands, boxes = mirrored(scene, hands, boxes, eyes)
-            labels, displacement = labels.flip(2), displacement.flip(2)
+        scene, hands, boxes, labels, displacement, holds, there = (
+            torch.stack(part) for part in zip(*parts, strict=True)
+        )
         seen = net.look(scene.flatten(0, 1), hands.flatten(0, 1), present(boxes).flatten(0, 1), boxes.flatten(0, 1))
-        said = net.judge(seen.unflatten(0, there.shape), there)
-        target = truths[0]._replace(labels=labels, displacement=displacement)
+        seen = seen.unflatten(0, there.shape)
+        said, target = net.judge(seen, there), Targets(labels, displacement)
         found = losses(said.logits, said.displacement, target, there, radius=config.decode.radius, q=recipe.q)
-        loss = found.score + POINTING * found.displacement
+        held = F.binary_cross_entropy_with_logits(net.holding(seen)[there], holds[there])
+        loss = found.score + POINTING * found.displacement + HOLDING * held
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -163,16 +169,6 @@ def settled(model: TouchModel, clips: Sequence[Footage]) -> TouchConfig:
     return replace(model.config, decode=replace(model.config.decode, contact=contact, release=release))
 
 
-def mirrored(scene: Tensor, hands: Tensor, boxes: Tensor, eyes: Eyes) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens and boxes `[..., N, C]`, `[..., 2, M, C]`, `[..., 2, 4]` as if the picture had been seen in a mirror, nearly."""
-    turned = [
-        tokens.unflatten(-2, kind.grid).flip(-2).flatten(-3, -2)
-        for tokens, kind in ((scene, eyes.scene), (hands.flip(-3), eyes.hands))
-    ]
-    x0, y0, x1, y1 = boxes.flip(-2).unbind(-1)
-    return turned[0], turned[1], torch.stack([1 - x1, y0, 1 - x0, y1], -1)
-
-
 def _some(clips: Sequence[Footage]) -> tuple[Tensor, Tensor, Tensor]:
     """Every fiftieth frame: scene, hands, which are there."""
     scene, hands, boxes = (
@@ -200,9 +196,9 @@ def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *,
 
 
 def _piece(clip: Footage, truth: Sequence[Tensor], frames: range, *, blind: bool) -> tuple[Tensor, ...]:
-    """Frames of a clip: scene, hands, boxes, labels, displacement, and which frames are there."""
+    """Frames of a clip: scene, hands, boxes, labels, displacement, what is held, and which frames are there."""
     at = torch.tensor(frames)
     there = (at >= 0) & (at < len(clip))
     at = at.clamp(0, len(clip) - 1)
     boxes = torch.full_like(clip.boxes[at], torch.nan) if blind else clip.boxes[at]
-    return clip.scene[at].float(), clip.hands[at].float(), boxes, truth[0][at], truth[1][at], there
+    return clip.scene[at].float(), clip.hands[at].float(), boxes, *(part[at] for part in truth), there

@@ -22,7 +22,7 @@ from tests.conftest import ROOT
 from tests.tour import TYPED, blocks
 
 DOCS = ROOT / "docs"
-FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md"}
+FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
 """Pages of which a test runs every block."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import av
 import pytest
+from typer.testing import CliRunner
 
 from models.surprise.scene import Dive
+from pipelines.cli.app import app
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
 
@@ -31,10 +34,15 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 
 
 @pytest.mark.slow
-def test_every_command_of_the_page_runs(tour: Tour) -> None:
+def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one short dive for validation."""
+    monkeypatch.setattr("models.surprise.scene.VALIDATION_SEEDS", (700,))
+    monkeypatch.setattr("models.surprise.scene.Dive", partial(Dive, seconds=6))
+    monkeypatch.chdir(tour.folder)
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
     assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
-    trained = json.loads(tour(f"{commands[0]} --steps 10 --json"))
+    done = CliRunner().invoke(app, [*commands[0].split()[1:], "--steps", "10", "--json"], catch_exceptions=False)
+    trained = json.loads(done.stdout.splitlines()[-1])
     assert (trained["version"], trained["name"], trained["seed"]) == ("1", "surprise", 0)
     assert 0 <= trained["seeds"][0]["f1"] <= 1
     shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])

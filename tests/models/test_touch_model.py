@@ -13,15 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.touch.config import EyeConfig, TouchConfig
+from models.touch.config import TouchConfig
 from models.touch.decode import decode, spots
 from models.touch.evaluate import operating_figures
-from models.touch.hands import present
 from models.touch.loss import targets
 from models.touch.model import Eyes, TouchModel, load
 from models.touch.network import TouchNet
-from models.touch.scene import Scene
-from models.touch.train import Footage, Recipe, _piece, _window, fit, footage, judged, mirrored, said, settled
+from models.touch.train import Footage, Recipe, _piece, _window, fit, footage, judged, said, settled
 from models.touch.truth import Touch
 from models.trained import CONFIG_FILE
 from pipelines.runtime.clips import _file
@@ -101,6 +99,13 @@ def test_a_hands_crop_matters_to_its_hand_alone(eye: Eyes) -> None:
     assert not torch.allclose(before[0], after[0], atol=0.1)
 
 
+def test_the_scene_is_reduced_by_means_of_pixels(eye: Eyes) -> None:
+    grid = torch.zeros(1, 3, SEEN.height, SEEN.width, dtype=torch.uint8)
+    grid[..., ::2, ::2] = grid[..., 1::2, 1::2] = 200
+    nowhere = torch.full((1, 2, 4), NAN)
+    assert torch.allclose(eye(grid, nowhere)[0], eye(torch.full_like(grid, 100), nowhere)[0], atol=1e-4)
+
+
 def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model: TouchModel, eye: Eyes) -> None:
     window = torch.randn(3, NETWORK.window, NETWORK.dim, generator=torch.Generator().manual_seed(0))
     there = torch.ones(3, NETWORK.window, dtype=torch.bool)
@@ -159,30 +164,6 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
     halved = said(model, footage(as_sent, eye))
     assert torch.allclose(halved[:, 0], scores, atol=0.02)
     assert judged(model, exact).found == spots(decoded, apart=c.apart)
-
-
-def test_a_mirror_swaps_the_hands_and_turns_boxes_and_rows_of_tokens(eye: Eyes) -> None:
-    boxes = torch.tensor([[[0.1, 0.2, 0.4, 0.6], [NAN] * 4]])
-    scene = torch.arange(6.0).view(1, 6, 1)  # two rows of three
-    hands = torch.arange(32.0).view(1, 2, 16, 1)  # four rows of four each
-    turned = mirrored(scene, hands, boxes, eye)
-    assert turned[0].flatten().tolist() == [2, 1, 0, 5, 4, 3]
-    assert turned[1][0, 0].flatten().tolist()[:5] == [19, 18, 17, 16, 23] and turned[1][0, 1, 0] == 3
-    assert turned[2][0, 0].isnan().all() and torch.allclose(turned[2][0, 1], torch.tensor([0.6, 0.2, 0.9, 0.6]))
-    back = mirrored(*turned, eye)
-    assert torch.equal(back[0], scene) and torch.equal(back[1], hands)
-    assert torch.allclose(back[2], boxes, equal_nan=True)
-
-
-def test_a_mirrored_picture_looks_like_that_to_the_encoder_more_or_less() -> None:
-    large, shot = Eyes(EyeConfig(), "cpu"), Scene(3).shot(300)
-    pixels, boxes = tensors([Shot(shot.picture, shot.hands)])
-    assert present(boxes).all()
-    here = (*large(pixels, boxes), boxes)
-    turned = mirrored(*here, large)
-    there = large(pixels.flip(-1), turned[2])
-    for ours, other, unturned in zip(turned[:2], there, here[:2], strict=True):
-        assert (ours - other).square().mean() < 0.6 * (unturned - other).square().mean()
 
 
 def numbered(frames: int, *events: Touch) -> Footage:
