@@ -16,7 +16,7 @@ from torch import Tensor
 from models.touch.config import TouchConfig
 from models.touch.decode import decode, spots
 from models.touch.evaluate import operating_figures
-from models.touch.loss import targets
+from models.touch.loss import holding, targets
 from models.touch.model import Eyes, TouchModel, load
 from models.touch.network import TouchNet
 from models.touch.train import Footage, Recipe, _piece, _window, fit, footage, judged, said, settled
@@ -176,14 +176,16 @@ def numbered(frames: int, *events: Touch) -> Footage:
 def test_a_piece_says_which_of_its_frames_there_are() -> None:
     one = numbered(10, Touch(0, 2, 8))
     truth = targets(one.touches, 10, radius=2)
-    scene, hands, boxes, labels, displacement, there = _piece(one, truth, range(-3, 6), blind=False)
+    holds = holding(one.touches, 10)
+    scene, hands, boxes, labels, displacement, held, there = _piece(one, [*truth, holds], range(-3, 6), blind=False)
     assert there.tolist() == [False] * 3 + [True] * 6
     assert scene[there].flatten().tolist() == [0, 1, 2, 3, 4, 5] and scene.dtype == torch.float32
     assert hands[there][:, 1, 0, 0].tolist() == [0, 1, 2, 3, 4, 5] and (boxes == 0.25).all()
+    assert torch.equal(held[there], holds[:6]) and holds[2:8, 0].all() and holds.sum() == 6
     assert torch.equal(labels[there], truth.labels[:6]) and torch.equal(displacement[there], truth.displacement[:6])
-    *_, there = _piece(one, truth, range(7, 12), blind=False)
+    *_, there = _piece(one, [*truth, holds], range(7, 12), blind=False)
     assert there.tolist() == [True] * 3 + [False] * 2
-    scene, _, boxes, labels, _, _ = _piece(one, truth, range(7, 12), blind=True)
+    scene, _, boxes, labels, _, _, _ = _piece(one, [*truth, holds], range(7, 12), blind=True)
     assert boxes.isnan().all() and labels[1, 0, 1] == 1 and scene[1] == 8
     assert (one.boxes == 0.25).all()
 
