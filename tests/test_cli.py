@@ -306,7 +306,7 @@ def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) 
         (["feed", "rul", "--from", "sim", "--format", "xml"], "expected json or arrow"),
         (["--set", "kafka.bootstrap", "query", "SELECT 1"], "expected NAME=VALUE"),
         (["--set", "lake.pth=x", "query", "SELECT 1"], "lake.pth on the command line: expected a setting that exists"),
-        (["train", "touch", "--data", "."], "domain touch: expected one of rul, occupancy, surprise"),
+        (["train", "fraud", "--data", "."], "domain fraud: expected one of rul, occupancy, surprise, touch"),
         (["alerts", "nothing"], "expected topic alerts.nothing"),
         (["status", "--json"], "Ray at 127.0.0.1:9: expected a cluster"),
     ],

@@ -27,7 +27,7 @@ class DetectorConfig:
     smoothing: float = 0.4
     window: int = 300
     warmup: int = 20
-    factor: float = 5.0
+    factor: float = 4.0
     least: float = 0.0
     release: float = 0.5
     longest: int = 100

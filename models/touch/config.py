@@ -63,7 +63,7 @@ class NetworkConfig:
     kernel: int = 9
     reach: int = 4
     expansion: int = 2
-    dropout: float = 0.1
+    dropout: float = 0.2
 
     def __post_init__(self) -> None:
         if self.window % 2**self.layers:

@@ -51,13 +51,13 @@ class Judgement(NamedTuple):
 class Projection(nn.Module):
     """Frozen tokens, each channel standardised by what it had in training, reduced to fewer channels."""
 
-    def __init__(self, width: int, dim: int) -> None:
+    def __init__(self, width: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.centre: Tensor
         self.scale: Tensor
         self.register_buffer("centre", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.reduce = nn.Linear(width, dim)
+        self.drop, self.reduce = nn.Dropout(dropout), nn.Linear(width, dim)
 
     def fit(self, tokens: Tensor) -> None:
         """Take centre and scale from some tokens, `[..., width]`."""
@@ -67,7 +67,7 @@ class Projection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[..., width]` -> `[..., dim]`."""
-        reduced: Tensor = self.reduce((tokens - self.centre) / self.scale)
+        reduced: Tensor = self.reduce(self.drop((tokens - self.centre) / self.scale))
         return reduced
 
 
@@ -85,7 +85,7 @@ class Glance(nn.Module):
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:
         super().__init__()
         c, self.scene_tokens, self.hand_tokens = config, scene, hands
-        self.scene, self.hands = Projection(scene.width, c.tokens), Projection(hands.width, c.tokens)
+        self.scene, self.hands = (Projection(kind.width, c.tokens, c.dropout) for kind in (scene, hands))
         self.told = HandCrossAttention(
             dim=c.tokens,
             heads=c.heads,

@@ -41,11 +41,11 @@ class Recipe:
         q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
     """
 
-    steps: int = 2000
+    steps: int = 1500
     windows: int = 8
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    blind: float = 0.25
+    weight_decay: float = 3e-2
+    blind: float = 0.15
     q: float | None = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +149,14 @@ def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> 
     import cv2
     import numpy as np
 
-    from models.touch.scene import Scene
+    from models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
     from models.touch.train import footage
     from models.vision.video import read
 
     size = eyes.config.height, eyes.config.width
     if isinstance(source, int):
-        scene = Scene(source, size=size, rate=RATE)
+        whole = partial(Scene, source, size=size, rate=RATE)
+        scene = whole(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else whole()
         return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
     assert truth is not None
     nowhere = np.full((2, 4), np.nan, np.float32)

@@ -92,7 +92,7 @@ def test_each_hands_own_tokens_have_their_own_place_in_the_vector() -> None:
 
 
 def test_tokens_are_standardised_by_those_that_it_was_fitted_to() -> None:
-    projection, tokens = Projection(3, 3), 5 + 2 * torch.randn(50, 7, 3)
+    projection, tokens = Projection(3, 3, 0.0), 5 + 2 * torch.randn(50, 7, 3)
     tokens[..., 2] = 4.0  # a channel that never changes
     projection.fit(tokens.half())
     with torch.no_grad():
