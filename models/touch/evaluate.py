@@ -150,14 +150,16 @@ def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: boo
 
 
 def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, hands: bool = True) -> float:
-    """The least score of the best F1; of several the largest, 1 where nothing is right."""
+    """The least score of the best F1, of several the largest, half way to the next score below: a threshold that is an event's own
+    score would be a matter of rounding. 1 where nothing is right."""
     pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
     pairs.sort(key=lambda pair: -pair.spot.score)
+    scores = [pair.spot.score for pair in pairs] + [0.0]
     hits, best, there = 0, (0.0, 1.0), max(_count(clips, kind), 1)
     for rank, pair in enumerate(pairs, 1):
         hits += pair.truth is not None
-        if rank == len(pairs) or pairs[rank].spot.score < pair.spot.score:  # equal scores count together
-            best = max(best, (_f1(hits / rank, hits / there), pair.spot.score))
+        if scores[rank] < pair.spot.score:  # equal scores count together
+            best = max(best, (_f1(hits / rank, hits / there), (pair.spot.score + scores[rank]) / 2))
     return best[1]
 
 

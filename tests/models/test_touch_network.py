@@ -147,7 +147,7 @@ def test_the_default_has_fewer_than_400_000_parameters_and_trains_all_of_them() 
     assert sum(p.numel() for p in net.parameters()) < 400_000
     seen = net.look(*frames(config.window))
     judged = net.judge(seen[None], torch.ones(1, config.window, dtype=torch.bool))
-    (judged.logits.square().sum() + judged.displacement.square().sum()).backward()
+    (judged.logits.square().sum() + judged.displacement.square().sum() + net.holding(seen).sum()).backward()
     blind = {"look.told.key.bias"}  # shifts all logits of a query alike, which softmax does not see
     assert all(p.grad is not None and (name in blind or p.grad.any()) for name, p in net.named_parameters())
 
