@@ -139,7 +139,7 @@ def _detector(name: str, file: object) -> HandDetector | None:
 class Look:
     """Each frame becomes a vector, `tensors["seen"]`; its pixels and boxes go.
 
-    A box that is none, because it is empty or leaves the frame, is a dead letter.
+    A box may reach beyond the frame a little, as detectors' do; one that is empty, half given or in pixels is a dead letter.
     """
 
     def __init__(self, model: TouchModel, *, detector: HandDetector | None) -> None:
@@ -151,20 +151,32 @@ class Look:
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         boxes = torch.stack([rows.column(f.name) for f in BOXES], 1).float().unflatten(1, (len(HANDS), len(SIDES)))
-        known = ~boxes.isnan()
-        whole = (boxes[..., :2] < boxes[..., 2:]).all(-1) & (boxes >= 0).all(-1) & (boxes <= 1).all(-1)
-        fits = (whole | ~known.any(-1)).all(1)
+        fits = _are_boxes(boxes)
         if not bool(fits.all()):
-            lines = [
-                f"expected boxes 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1, got {box}" for box in boxes[~fits].tolist()
-            ]
-            at.refuse(rows.keep(~fits), stage="look", error="BadValue", messages=lines)
-            rows, boxes, known = rows.keep(fits), boxes[fits], known[fits]
+            at.refuse(rows.keep(~fits.all(1)), stage="look", error="BadValue", messages=_complaints(boxes, fits))
+            rows, boxes = rows.keep(fits.all(1)), boxes[fits.all(1)]
+        boxes = boxes.clamp(0, 1)
         pixels = rows.tensors["pixels"]
         told = Rows(rows.table, rows.slots, {}).without(*[f.name for f in BOXES])
-        if self._detector and bool((blind := ~known.flatten(1).any(1)).any()):
+        if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
             boxes[blind] = self._detector(pixels[blind])
         return told.with_tensors(seen=self._model.look(pixels, boxes))
+
+
+def _are_boxes(boxes: Tensor) -> Tensor:
+    """Which are boxes, or not given at all: `[B, 2, 4]` -> `[B, 2] bool`."""
+    near, inside = ((boxes >= -1) & (boxes <= 2)).all(-1), boxes.clamp(0, 1)
+    return (near & (inside[..., :2] < inside[..., 2:]).all(-1)) | boxes.isnan().all(-1)
+
+
+def _complaints(boxes: Tensor, fits: Tensor) -> list[str]:
+    """A line for each frame with a box that is none."""
+    lines = []
+    for both, good in zip(boxes[~fits.all(1)], fits[~fits.all(1)], strict=True):
+        hand = int(good.int().argmin())
+        got = ", ".join(f"{value:.6g}" for value in both[hand].tolist())
+        lines.append(f"expected {HANDS[hand]} x0 < x1 and y0 < y1 as shares of the frame, got {got}")
+    return lines
 
 
 class Judge:

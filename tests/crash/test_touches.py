@@ -77,7 +77,7 @@ def frames(seed: int) -> Iterator[Sent]:
             if chance < 0.04:
                 yield one._replace(file=one.file[:-40], fate="cut off")
             elif chance < 0.06:
-                yield one._replace(boxes={**one.boxes, "left_x1": 1.5}, fate="no box")
+                yield one._replace(boxes={**one.boxes, "left_x1": 500.0}, fate="no box")
             else:
                 yield one
             if 0.94 < chance < 0.97:
