@@ -376,7 +376,7 @@ def test_clips_are_evaluated_against_their_table(
     assert not called.why
     (figures,) = called.said
     assert set(figures) == {
-        "model", "precision", "recall", "f1", "false_per_hour", "saved", "saved_bytes", "seconds", "novelties",
+        "model", "precision", "recall", "f1", "f2", "false_per_hour", "saved", "saved_bytes", "seconds", "novelties",
         "parameters", "clips",
     }  # fmt: skip
     assert (figures["novelties"], figures["seconds"], figures["parameters"] > 0) == (1, 12.0, True)
