@@ -53,7 +53,8 @@ def train(
     eyes, tried = Eyes(config.eye), {}
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
     sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
-    clips, unseen = list[Footage](), list[Footage]()
+    clips: list[Footage] = []
+    unseen: list[Footage] = []
     with progress() as shown:
         task = shown.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
         for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
