@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-TYPED = ("sh", "python", "toml")
+TYPED = ("sh", "python", "sql", "toml")
 """Kinds of blocks that a reader types; what is shown for reading alone is `text`."""
 
 
