@@ -97,12 +97,16 @@ STORIES: dict[str, tuple[Story, str | tuple[str, ...]]] = {
 @pytest.mark.parametrize("flaw", STORIES)
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
-    job = make_job(silence=f"{SILENCE_S}s" if story is _quiet else "9999d")
-    worker = story(job, lambda **armed: job.start(flaw=flaw, **armed))
-    with suppress(AssertionError):  # a guard less can also leave what nobody can take over
-        job.drain(worker, restart=lambda: job.start(flaw=flaw)).stop()
-    found = job.differences(silent=story is _quiet)
-    assert any(line.startswith(expected) for line in found), found
+    found: list[str] = []
+    for _ in range(3):  # what a zombie still gets done once it wakes is chance
+        job = make_job(silence=f"{SILENCE_S}s" if story is _quiet else "9999d")
+        worker = story(job, lambda job=job, **armed: job.start(flaw=flaw, **armed))
+        with suppress(AssertionError):  # a guard less can also leave what nobody can take over
+            job.drain(worker, restart=lambda job=job: job.start(flaw=flaw)).stop()
+        found = job.differences(silent=story is _quiet)
+        if any(line.startswith(expected) for line in found):
+            return
+    pytest.fail(f"expected {expected}, got {found}")
 
 
 @pytest.mark.parametrize("story", [_quiet, _overlap])
