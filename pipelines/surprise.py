@@ -15,20 +15,13 @@ import torch
 from models.surprise.model import Memory, SurpriseModel, load
 from models.surprise.motion import SIZE, Motion, ego_motion, grey
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import frame_fields
+from pipelines.runtime.frames import FACTS, frame_fields, roots_of
 from pipelines.runtime.machine import Step
 from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
 from pipelines.runtime.state import Cell, CellStore, Declared, Store
-
-FACTS = [
-    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
-    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
-    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
-]
-"""What a frame's message says of it in headers; its file is the value, see `pipelines.runtime.frames`."""
 
 RESULTS = pa.schema(
     [
@@ -68,10 +61,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     every = options.get("keep_every", 5)
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
         raise ConfigError(f"pipelines.{name}: keep_every: expected a whole number of at least 1, got {every!r}")
-    roots = options.get("roots", [])
-    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
-        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
-    fields = frame_fields(*judge.size, roots=roots)
+    fields = frame_fields(*judge.size, roots=roots_of(options, name))
     return Pipeline(
         name=name,
         topic=options.get("topic", "video.underwater"),

@@ -16,11 +16,12 @@ from models.touch.model import TouchModel, load
 from models.touch.truth import HANDS, KINDS
 from pipelines.runtime.around import Around
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import frame_fields
+from pipelines.runtime.frames import FACTS, frame_fields, roots_of
 from pipelines.runtime.machine import Step
 from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.rows import Rows
+from pipelines.runtime.rules import NEVER
 from pipelines.runtime.stages import Gaps, Keep, Pixels, Sorted
 from pipelines.runtime.state import Cell, CellStore, Declared, Store
 from pipelines.runtime.units import milliseconds
@@ -31,16 +32,10 @@ WAIT = "2s"
 """After which a camera that sends nothing is waited for no longer."""
 CLOSE = 0.2
 """Least score of a frame that is kept: those around an event, and where one nearly was."""
-NOTHING = -(2**62)
+NOTHING = NEVER
 """In place of the frame since which a hand holds something."""
 SIDES = ("x0", "y0", "x1", "y1")
 
-FACTS = [
-    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
-    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
-    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
-]
-"""What a frame's message says of it in headers; its file is the value, see `pipelines.runtime.frames`."""
 BOXES = [
     pa.field(f"{hand}_{side}", pa.float32(), metadata={"from": f"header:{hand}_{side}"})
     for hand in HANDS
@@ -90,10 +85,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             "pipelines.touch: expected a model, got none; set model = 'touch@champion' or a folder that training wrote"
         )
     judge, name = model.load(load, training="tocsin train touch"), options.get("name", "touch")
-    roots = options.get("roots", [])
-    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
-        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
-    c, fields = judge.config, frame_fields(*judge.size, roots=roots)
+    c, fields = judge.config, frame_fields(*judge.size, roots=roots_of(options, name))
     return Pipeline(
         name=name,
         topic=options.get("topic", "video.egocentric"),
@@ -208,7 +200,7 @@ class Touches:
     def state(self) -> Mapping[str, Declared]:
         return {
             "since": Cell((len(HANDS),), torch.int64, NOTHING),
-            "time": Cell(dtype=torch.int64, fill=-(2**62)),
+            "time": Cell(dtype=torch.int64, fill=NEVER),
         }
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
@@ -220,9 +212,10 @@ class Touches:
             torch.empty(len(rows), len(HANDS), dtype=torch.int64),
             torch.empty(len(rows), len(HANDS), dtype=torch.bool),
         )
+        lapse = milliseconds(LAPSE)
         for index in rows.rounds():
             slots = rows.slots[index]
-            lapsed = now[index] - time[slots] > milliseconds(LAPSE)
+            lapsed = now[index] - time[slots] > lapse
             held = torch.where(lapsed[:, None], NOTHING, since[slots])
             contact, release = events[index].unbind(2)
             free = release | (held == NOTHING)

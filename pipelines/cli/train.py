@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,11 +56,10 @@ def train(
         return
     if search:
         raise ConfigError(f"--search: expected occupancy, got {domain}, whose settings are not searched; leave it out")
-    if domain == "surprise":
-        _surprise(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
-        return
-    if domain == "touch":
-        _touch(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, json=json)
+    if domain in ("surprise", "touch"):
+        fit = _surprise if domain == "surprise" else _touch
+        folder = out or Path("trained", name or domain)
+        fit(settings, data, out=folder, name=name or domain, seeds=seeds, steps=steps, json=json)
         return
     if len(data) > 1:
         raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
@@ -164,42 +164,32 @@ def _occupancy(
     _say(made["model"], name, made["version"])
 
 
-def _surprise(
-    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
-) -> None:
+def _surprise(settings: Settings, data: list[str], *, steps: int | None, json: bool, **more: Any) -> None:
     from models.surprise.train import Recipe
-    from pipelines.cli.console import out as console
-    from pipelines.cli.console import say_json
     from pipelines.cli.surprise import train as fit
 
-    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    made = fit(settings, data, out=out or Path("trained", name), name=name, seeds=seeds, recipe=recipe)
-    if json:
-        say_json(made)
-        return
-    for tried in made["seeds"]:
-        kept = " (kept)" if tried["seed"] == made["seed"] else ""
-        console.print(f"seed {tried['seed']}: F1 {tried['f1']:.3f} of events on validation dives{kept}")
-    _say(made["model"], name, made["version"])
+    made = fit(settings, data, recipe=Recipe() if steps is None else replace(Recipe(), steps=steps), **more)
+    _say_seeds(made, lambda tried: f"F1 {tried['f1']:.3f} of events on validation dives", json=json)
 
 
-def _touch(
-    settings: Settings, data: list[str], *, out: Path | None, name: str, seeds: list[int], steps: int | None, json: bool
-) -> None:
+def _touch(settings: Settings, data: list[str], *, steps: int | None, json: bool, **more: Any) -> None:
     from models.touch.train import Recipe
-    from pipelines.cli.console import out as console
-    from pipelines.cli.console import say_json
     from pipelines.cli.touch import train as fit
 
-    recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    made = fit(settings, data, out=out or Path("trained", name), name=name, seeds=seeds, recipe=recipe)
+    made = fit(settings, data, recipe=Recipe() if steps is None else replace(Recipe(), steps=steps), **more)
+    _say_seeds(made, lambda tried: f"mAP at 2 frames {tried['map_2']:.3f} on validation scenes", json=json)
+
+
+def _say_seeds(made: dict[str, Any], figure: Callable[[dict[str, Any]], str], *, json: bool) -> None:
+    """What became of each seed, and where the model is."""
+    from pipelines.cli.console import out, say_json
+
     if json:
         say_json(made)
         return
     for tried in made["seeds"]:
-        kept = " (kept)" if tried["seed"] == made["seed"] else ""
-        console.print(f"seed {tried['seed']}: mAP at 2 frames {tried['map_2']:.3f} on validation scenes{kept}")
-    _say(made["model"], name, made["version"])
+        out.print(f"seed {tried['seed']}: {figure(tried)}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
+    _say(made["model"], made["name"], made["version"])
 
 
 def _say_search(trials: list[dict[str, Any]]) -> None:

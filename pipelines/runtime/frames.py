@@ -31,6 +31,24 @@ VOLATILE = (MISSING, UNREACHABLE, ALTERED)
 """Reasons that lie outside the log: asked again, the store may answer otherwise."""
 ATTEMPTS, PAUSE_S = 3, 0.2
 COLOURS = ("Gray", "YCbCr", "RGB")
+FACTS = [
+    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
+    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
+    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
+]
+"""What a camera's messages say of their frames in headers; see `pipelines.runtime.clips`."""
+
+
+def roots_of(options: Mapping[str, Any], name: str) -> list[str]:
+    """The option `roots` of a pipeline `name`: folders in which messages may say that their frames lie.
+
+    Raises:
+        ConfigError: it is no list of folders.
+    """
+    roots = options.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
+        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
+    return roots
 
 
 def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[pa.Field]:
