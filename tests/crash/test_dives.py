@@ -247,9 +247,8 @@ def _plainly(
             if novel != standing:
                 edges[str(camera), "raised" if novel else "cleared", sequence] += 1
                 standing = novel
-            if score is None:
-                continue  # behind a lapse: nothing to compare it with, and what went on may go on
-            assert score > level or not novel or run
+            # Behind a lapse there is nothing to compare a frame with, and what went on has ended.
+            assert not novel if score is None else score > level or not novel or run
             if novel and run % KEEP_EVERY == 0:
                 kept.add((str(camera), sequence))
             run = run + 1 if novel else 0
