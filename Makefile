@@ -12,6 +12,9 @@ ARGS ?=
 # first, or one process would be left with them in the end.
 JOBS ?= 2
 
+# Hundreds of processes import torch: what Python compiles for one is kept for the next, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test lint docs kafka crash clean
 
 help: ## this list

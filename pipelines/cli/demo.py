@@ -132,7 +132,7 @@ def _listen(kafka: dict[str, Any], fleet: Fleet) -> None:
 
 
 def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedReport], told: Event) -> str | None:
-    """Show the fleet until all that it sent is in the table; returns the MLflow run."""
+    """Show the fleet until all that it sent is in the table and MLflow, slower to start, has a run, which it returns."""
     from rich.live import Live
 
     from pipelines import results
@@ -154,7 +154,7 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
             if flight.done():
                 give_up = min(give_up, time.monotonic() + PATIENCE_S)
                 landed = sum(shard["facts"].get("committed", {}).values()) >= flight.result().rows
-                if landed or time.monotonic() > give_up:
+                if (landed and run) or time.monotonic() > give_up:
                     break
     if not live:
         out.print(fleet)
