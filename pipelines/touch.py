@@ -22,7 +22,7 @@ from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.rules import NEVER
-from pipelines.runtime.stages import Gaps, Keep, Pixels, Sorted
+from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
 from pipelines.runtime.state import Cell, CellStore, Declared, Store
 from pipelines.runtime.units import milliseconds
 
@@ -96,6 +96,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Sorted(late=options.get("late", 0)),
             Gaps(by="sequence"),
             Pixels(fields[1]),
+            Boxes(),
+            Encode(judge.grey),
+            Around(1, 0, "grey", shape=judge.shades, dtype=torch.uint8, name="pair", lapse=LAPSE, wait=WAIT),
             Look(judge, detector=_detector(name, options.get("hands"))),
             Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=WAIT),
             Judge(judge),
@@ -128,14 +131,11 @@ def _detector(name: str, file: object) -> HandDetector | None:
         raise ConfigError(f"pipelines.{name}: {reason}") from None
 
 
-class Look:
-    """Each frame becomes a vector, `tensors["seen"]`; its pixels and boxes go.
+class Boxes:
+    """The columns of boxes become `tensors["boxes"]`, `[B, 2, 4]`, NaN where no hand is.
 
     A box may reach beyond the frame a little, as detectors' do; one that is empty, half given or in pixels is a dead letter.
     """
-
-    def __init__(self, model: TouchModel, *, detector: HandDetector | None) -> None:
-        self._model, self._detector = model, detector
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -145,14 +145,28 @@ class Look:
         boxes = torch.stack([rows.column(f.name) for f in BOXES], 1).float().unflatten(1, (len(HANDS), len(SIDES)))
         fits = _are_boxes(boxes)
         if not bool(fits.all()):
-            at.refuse(rows.keep(~fits.all(1)), stage="look", error="BadValue", messages=_complaints(boxes, fits))
+            at.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_complaints(boxes, fits))
             rows, boxes = rows.keep(fits.all(1)), boxes[fits.all(1)]
-        boxes = boxes.clamp(0, 1)
-        pixels = rows.tensors["pixels"]
-        told = Rows(rows.table, rows.slots, {}).without(*[f.name for f in BOXES])
+        return rows.without(*[f.name for f in BOXES]).with_tensors(boxes=boxes.clamp(0, 1))
+
+
+class Look:
+    """Each frame becomes a vector, `tensors["seen"]`; its pixels, boxes and the pair of grey frames go."""
+
+    def __init__(self, model: TouchModel, *, detector: HandDetector | None) -> None:
+        self._model, self._detector = model, detector
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        pixels, boxes = rows.tensors["pixels"], rows.tensors["boxes"]
         if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
             boxes[blind] = self._detector(pixels[blind])
-        return told.with_tensors(seen=self._model.look(pixels, boxes))
+        pairs, there = rows.tensors["pair"], rows.tensors["pair_there"]
+        pairs[:, 0] = torch.where(there[:, :1, None], pairs[:, 0], pairs[:, 1])
+        return Rows(rows.table, rows.slots, {}).with_tensors(seen=self._model.look(pixels, boxes, pairs))
 
 
 def _are_boxes(boxes: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def test_a_box_that_is_none_is_a_dead_letter_and_the_stream_goes_on(
     first = step(machine, [*shots[:8], bad, *shots[9:]])
     last = machine.step(empty(declared.schema), 10**9)
     (letter,) = first.refused
-    assert (letter.offset, letter.stage, letter.error) == (8, "look", "BadValue")
+    assert (letter.offset, letter.stage, letter.error) == (8, "boxes", "BadValue")
     words, _, got = letter.message.partition(", got ")
     hand = next(iter(box)).partition("_")[0]
     assert words == f"expected {hand} x0 < x1 and y0 < y1 as shares of the frame"

@@ -23,7 +23,7 @@ from pipelines.runtime.pipeline import Pipeline
 from pipelines.touch import BOXES
 
 SIZE = (64, 96)
-SEEN = EyeConfig(height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48, crop=32)
+SEEN = EyeConfig(looks=True, height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48, crop=32)
 NETWORK = NetworkConfig(tokens=8, heads=2, dim=16, past=5, ahead=2, layers=1, kernel=3, reach=2, dropout=0.0)
 CONFIG = TouchConfig(SEEN, NETWORK, DecodeConfig(radius=2, apart=2))
 RECIPE = Recipe(steps=400, windows=3, learning_rate=1e-2, weight_decay=1e-2, blind=0.0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from models.touch.scene import Shot
 
@@ -43,3 +45,19 @@ def _gaps(shot: Shot) -> NDArray[np.float64]:
     apart = np.maximum(things[..., :2] - hands[..., 2:], hands[..., :2] - things[..., 2:])
     gap = np.where((apart > 0).any(-1), np.linalg.norm(np.maximum(apart, 0), axis=-1), apart.max(-1))
     return np.where(np.isnan(gap), np.inf, gap)
+
+
+def changes(holding: Tensor, *, span: int = 5) -> Tensor:
+    """What a classifier of single frames says of events: how much likelier a hand touches something after a frame than before.
+
+    Args:
+        holding: `[T, 2]`, 0 to 1, of each frame by itself.
+        span: frames to either side whose mean counts; the frame itself is of those after it.
+
+    Returns:
+        `[T, 2, 2]`, scores as of `decode.decode`, a hand and a kind.
+    """
+    padded = torch.cat([holding[:1].expand(span, 2), holding, holding[-1:].expand(span - 1, 2)])
+    means = padded.unfold(0, span, 1).mean(-1)  # of the `span` frames from each place on
+    rise = means[span:] - means[:-span]
+    return torch.stack([rise, -rise], -1).clamp(min=0)

@@ -12,9 +12,11 @@ from models.vision.encoder import DEFAULT
 
 @dataclass(frozen=True)
 class EyeConfig:
-    """Which encoder looks at a frame, and at what of it; see `models.vision.encoder.load`.
+    """What is seen of a frame.
 
     Args:
+        looks: whether a frozen encoder tells what places look like, see `models.vision.encoder.load`, or only their motion is
+            known. Of few tables a network learns the looks by heart, and is worse on others.
         source: of the frozen encoder.
         scene_layer, hands_layer: of EfficientNet-Lite0, for the whole frame and for the hands' crops.
         height, width: of a frame, pixels.
@@ -24,6 +26,7 @@ class EyeConfig:
         version: of the encoder's weights when the model was trained; another encoder's tokens mean nothing to it.
     """
 
+    looks: bool = False
     source: str = DEFAULT
     scene_layer: str | None = "stride16"
     hands_layer: str | None = "stride8"
@@ -63,7 +66,7 @@ class NetworkConfig:
     kernel: int = 9
     reach: int = 4
     expansion: int = 2
-    dropout: float = 0.2
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if self.window % 2**self.layers:

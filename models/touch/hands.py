@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from models.touch.truth import HANDS
 
 AT_ONCE = 4
 """Frames cropped together: more of them, as floats, leave a CPU's caches."""
@@ -24,34 +27,43 @@ def present(boxes: Tensor) -> Tensor:
 
 
 def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor:
-    """A square around each hand, black where it leaves the frame.
+    """A square around each hand, `[B, 2, 3, size, size] uint8`, of pixels `[B, 3, H, W] uint8`; the rest as of `cut`."""
+    parts = zip(pixels.split(AT_ONCE), boxes.split(AT_ONCE), strict=True)
+    return torch.cat(
+        [cut(some.float(), where, size=size, enlarge=enlarge).round().to(torch.uint8) for some, where in parts]
+    )
+
+
+def cut(pictures: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor:
+    """A square around each hand, zeros where it leaves the picture.
 
     Args:
-        pixels: `[B, 3, H, W] uint8`.
+        pictures: `[B, C, H, W] float32`.
         boxes: `[B, 2, 4] float32`, x0, y0, x1, y1 as shares of the frame, left hand and right; NaN where there is none.
         size: pixels of a side.
         enlarge: a square's side over the longer one of its box.
 
     Returns:
-        `[B, 2, 3, size, size] uint8`; of a hand that is not there the middle of the frame, which nothing looks at.
+        `[B, 2, C, size, size]`; of a hand that is not there the middle of the frame, which nothing looks at.
     """
-    if not len(pixels):
-        return pixels.new_empty(0, 2, 3, size, size)
-    height, width = pixels.shape[2:]
-    scale = boxes.new_tensor([width, height])
-    low, high = torch.where(boxes.isnan(), 0.5, boxes).mul(scale.repeat(2)).split(2, -1)
-    centre, half = (low + high) / 2, ((high - low).amax(-1, keepdim=True) / 2 * enlarge).clamp(min=1.0)
-    # From a crop's places, -1 to 1, to the frame's.
+    if not len(pictures):
+        return pictures.new_empty(0, len(HANDS), pictures.shape[1], size, size)
+    centre, half = squares(boxes, pictures.shape[2:], enlarge)
+    scale = boxes.new_tensor(pictures.shape[:1:-1])
+    # From a square's places, -1 to 1, to the picture's.
     theta = torch.zeros(*boxes.shape[:2], 2, 3)
     theta[..., 0, 0], theta[..., 1, 1] = (half / scale * 2).unbind(-1)
     theta[..., 2] = centre / scale * 2 - 1
-    made = []
-    for some, where in zip(pixels.split(AT_ONCE), theta.split(AT_ONCE), strict=True):
-        grid = F.affine_grid(where.flatten(0, 1), [2 * len(where), 1, size, size], align_corners=False)
-        both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # one over the other, so that a frame is looked at once
-        seen = F.grid_sample(some.float(), both, align_corners=False).unflatten(2, (2, size))
-        made.append(seen.transpose(1, 2).round().to(torch.uint8))
-    return torch.cat(made)
+    grid = F.affine_grid(theta.flatten(0, 1), [2 * len(boxes), 1, size, size], align_corners=False)
+    both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # one over the other, so that a picture is looked at once
+    return F.grid_sample(pictures, both, align_corners=False).unflatten(2, (2, size)).transpose(1, 2)
+
+
+def squares(boxes: Tensor, size: Sequence[int], enlarge: float) -> tuple[Tensor, Tensor]:
+    """Centres `[B, 2, 2]` (x, y) and half sides `[B, 2, 1]` of the squares of `cut` in pictures of `size` (H, W), pixels."""
+    scale = boxes.new_tensor([size[1], size[0]])
+    low, high = torch.where(boxes.isnan(), 0.5, boxes).mul(scale.repeat(2)).split(2, -1)
+    return (low + high) / 2, ((high - low).amax(-1, keepdim=True) / 2 * enlarge).clamp(min=1.0)
 
 
 def shaken(boxes: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:

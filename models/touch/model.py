@@ -12,16 +12,25 @@ from torch import Tensor
 
 from models.touch.config import EyeConfig, TouchConfig
 from models.touch.decode import peak
-from models.touch.hands import crops, present
+from models.touch.hands import crops, cut, present, squares
+from models.touch.moving import CHANNELS, moving
 from models.touch.network import Tokens, TouchNet
 from models.trained import WEIGHTS_FILE
+from models.vision import flow
+from models.vision.encoder import Encoder
 from models.vision.encoder import load as encoder
 
 SHIPPED = Path(__file__).parent / "weights" / "table"
+SCENE_GAIN, HAND_GAIN = 2.0, 30.0
+"""Motions of up to 1 over these are told as they are, larger ones by their logarithm: a pixel, half the side of a hand's square."""
+SCENE_PLACE, HAND_PLACE = 16, 8
+"""Sides of the places whose motion is told where there is no encoder, pixels of the reduced frame and of a hand's crop."""
+FINER = 2
+"""A hand's motion is read at so many times its tokens' rows and columns, and averaged."""
 
 
 class Eyes:
-    """The frozen encoder, over whole frames and over hands.
+    """What is seen of whole frames and of hands: how places move, and how they look to a frozen encoder.
 
     Args:
         config: what it looks at.
@@ -32,34 +41,63 @@ class Eyes:
     """
 
     def __init__(self, config: EyeConfig, device: str = "auto") -> None:
-        self._scene = encoder(
-            config.source, size=(config.scene_height, config.scene_width), device=device, layer=config.scene_layer
-        )
-        self._hands = encoder(config.source, size=(config.crop, config.crop), device=device, layer=config.hands_layer)
-        if config.version not in ("", self._scene.version):
+        c, self.config = config, config
+        self._encoders: tuple[Encoder, Encoder] | None = None
+        self.scene = Tokens(CHANNELS, (c.scene_height // SCENE_PLACE, c.scene_width // SCENE_PLACE))
+        self.hands = Tokens(CHANNELS, (c.crop // HAND_PLACE, c.crop // HAND_PLACE))
+        if not c.looks:
+            return
+        scene = encoder(c.source, size=(c.scene_height, c.scene_width), device=device, layer=c.scene_layer)
+        hands = encoder(c.source, size=(c.crop, c.crop), device=device, layer=c.hands_layer)
+        if c.version not in ("", scene.version):
             raise ValueError(
-                f"the model was trained on encoder {config.version}, got {self._scene.name} {self._scene.version}; take "
-                "that one, or train the model on this one"
+                f"the model was trained on encoder {c.version}, got {scene.name} {scene.version}; take that one, or train "
+                "the model on this one"
             )
-        self.config = replace(config, version=self._scene.version)
-        self.scene, self.hands = (Tokens(eye.width, eye.grid) for eye in (self._scene, self._hands))
+        self._encoders, self.config = (scene, hands), replace(c, version=scene.version)
+        self.scene, self.hands = (Tokens(eye.width + CHANNELS, eye.grid) for eye in (scene, hands))
 
-    def __call__(self, pixels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def shades(self) -> tuple[int, int]:
+        """Height and width of the grey frames between which motion is seen."""
+        return self.config.scene_height, self.config.scene_width
+
+    def grey(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W] uint8` -> `[B, *shades] uint8`."""
+        return flow.grey(pixels, self.shades)
+
+    def __call__(self, pixels: Tensor, boxes: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Look at frames, and at the hands that are there.
 
         Args:
             pixels: `[B, 3, H, W] uint8`.
             boxes: `[B, 2, 4] float32`, as of `models.touch.hands.crops`.
+            pairs: `[B, 2, *shades] uint8`, of `grey`, the frame before and the frame; a first frame's before is the frame.
 
         Returns:
-            The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros of a hand that is not there.
+            The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros of a hand that is not there: what
+            the encoder sees, if there is one, and last how it moves (`models.touch.moving`).
         """
         c, there = self.config, present(boxes)
-        small = F.interpolate(pixels.float(), (c.scene_height, c.scene_width), mode="area").round().to(torch.uint8)
-        seen = self._hands(crops(pixels, boxes, size=c.crop, enlarge=c.enlarged)[there]).tokens
+        moved = moving(pairs)
+        fine = cut(moved, boxes, size=FINER * self.hands.grid[0], enlarge=c.enlarged)[there]
+        _, half = squares(boxes, self.shades, c.enlarged)
+        scene = _tokens(F.adaptive_avg_pool2d(moved, self.scene.grid), SCENE_GAIN)
+        seen = _tokens(F.avg_pool2d(fine, FINER), HAND_GAIN / half[there][..., None, None])
+        if self._encoders:
+            whole, near = self._encoders
+            small = F.interpolate(pixels.float(), self.shades, mode="area").round().to(torch.uint8)
+            scene = torch.cat([whole(small).tokens, scene], -1)
+            squared = crops(pixels, boxes, size=c.crop, enlarge=c.enlarged)[there]
+            seen = torch.cat([near(squared).tokens, seen], -1)
         hands = seen.new_zeros(*there.shape, *seen.shape[1:])
         hands[there] = seen
-        return self._scene(small).tokens, hands
+        return scene, hands
+
+
+def _tokens(moved: Tensor, gain: Tensor | float) -> Tensor:
+    """Motion of places `[B, CHANNELS, h, w]` as tokens `[B, h * w, CHANNELS]`, large motions by their logarithm."""
+    return torch.cat([torch.asinh(moved[:, :2] * gain), moved[:, 2:]], 1).flatten(2).mT
 
 
 class TouchModel:
@@ -81,6 +119,15 @@ class TouchModel:
         return self.config.eye.height, self.config.eye.width
 
     @property
+    def shades(self) -> tuple[int, int]:
+        """Height and width of the grey frames of `grey`."""
+        return self._eyes.shades
+
+    def grey(self, pixels: Tensor) -> dict[str, Tensor]:
+        """`[B, 3, H, W] uint8` -> `grey`, `[B, *shades] uint8`."""
+        return {"grey": self._eyes.grey(pixels)}
+
+    @property
     def parameters(self) -> int:
         """Number of trained parameters, without the encoder's."""
         return sum(p.numel() for p in self.net.parameters())
@@ -91,9 +138,9 @@ class TouchModel:
         return self.config.network.ahead + self.config.decode.wait
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor, boxes: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` and `[B, 2, 4]`, NaN where no hand is, to a vector a frame: `[B, dim]`."""
-        scene, hands = self._eyes(pixels, boxes)
+    def look(self, pixels: Tensor, boxes: Tensor, pairs: Tensor) -> Tensor:
+        """What `Eyes` takes, to a vector a frame: `[B, dim]`."""
+        scene, hands = self._eyes(pixels, boxes, pairs)
         seen: Tensor = self.net.look(scene, hands, present(boxes), boxes)
         return seen
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.touch.config import NetworkConfig
 from models.touch.mixer import Mixer
+from models.touch.moving import CHANNELS
 from models.touch.truth import HANDS, KINDS
 from operators.hands import HandCrossAttention
 from operators.pooling import AdditiveAttentionPool
@@ -28,7 +29,7 @@ class Tokens(NamedTuple):
     """What a frozen encoder gives of one part of the picture.
 
     Args:
-        width: of a token.
+        width: of a token, whose last channels tell of motion, see `models.touch.moving`.
         grid: rows and columns of the tokens.
     """
 
@@ -49,7 +50,10 @@ class Judgement(NamedTuple):
 
 
 class Projection(nn.Module):
-    """Frozen tokens, each channel standardised by what it had in training, reduced to fewer channels."""
+    """Frozen tokens, each channel standardised by what it had in training, reduced to fewer channels.
+
+    None of their last channels, which tell of motion, is dropped: there are few, and they tell most.
+    """
 
     def __init__(self, width: int, dim: int, dropout: float) -> None:
         super().__init__()
@@ -67,7 +71,8 @@ class Projection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[..., width]` -> `[..., dim]`."""
-        reduced: Tensor = self.reduce(self.drop((tokens - self.centre) / self.scale))
+        seen, moved = ((tokens - self.centre) / self.scale).split([tokens.shape[-1] - CHANNELS, CHANNELS], -1)
+        reduced: Tensor = self.reduce(torch.cat([self.drop(seen), moved], -1))
         return reduced
 
 

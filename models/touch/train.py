@@ -18,6 +18,7 @@ from models.touch.evaluate import Judged, best_threshold
 from models.touch.hands import present
 from models.touch.loss import Targets, holding, losses, targets
 from models.touch.model import Eyes, TouchModel
+from models.touch.moving import CHANNELS
 from models.touch.network import TouchNet
 from models.touch.truth import Miss, Touch
 
@@ -25,6 +26,8 @@ POINTING = 0.05
 """Weight of the displacements' loss."""
 HOLDING = 0.1
 """Weight of the loss of what each frame by itself says of a hand's touching something."""
+MARGIN, SHORTEST = 10, 80
+"""Frames before a touch without end at which a clip played backwards begins, and that it must have at least."""
 AT_ONCE = 32
 """Frames that are looked at together."""
 
@@ -43,7 +46,7 @@ class Recipe:
 
     steps: int = 1500
     windows: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 3e-2
     blind: float = 0.15
     q: float | None = None
@@ -77,14 +80,41 @@ def footage(
 ) -> Footage:
     """Look at a clip: pictures `[H, W, 3]` RGB of the encoder's size, and boxes `[2, 4]`."""
     scene, hands, boxes = list[Tensor](), list[Tensor](), list[Tensor]()
-    taken = iter(shots)
+    taken, last = iter(shots), None
     while some := list(islice(taken, AT_ONCE)):
         pixels = torch.from_numpy(np.stack([picture for picture, _ in some])).permute(0, 3, 1, 2)
         where = torch.from_numpy(np.stack([box for _, box in some]))
-        for part, seen in zip((scene, hands), eyes(pixels, where), strict=True):
+        greys = eyes.grey(pixels)
+        pairs = torch.stack([torch.cat([greys[:1] if last is None else last, greys[:-1]]), greys], 1)
+        last = greys[-1:]
+        for part, seen in zip((scene, hands), eyes(pixels, where, pairs), strict=True):
             part.append(seen.half())
         boxes.append(where)
     return Footage(torch.cat(scene), torch.cat(hands), torch.cat(boxes), touches, misses)
+
+
+def backwards(clip: Footage) -> Footage | None:
+    """A clip from its end to its beginning: a hand takes where it let go. None of one that has too little of that to learn from.
+
+    It ends where a hand that still holds something when the clip ends has not yet taken it, since nobody knows when it lets go.
+    """
+    length = min([len(clip), *(touch.contact - MARGIN for touch in clip.touches if touch.release is None)])
+    if length < SHORTEST:
+        return None
+    scene, hands = (_reversed(tokens[:length]) for tokens in (clip.scene, clip.hands))
+    ends = [(touch.hand, touch.contact, touch.release) for touch in clip.touches]
+    touches = [
+        Touch(hand, length - end, length - begin) for hand, begin, end in reversed(ends) if end and end <= length
+    ]
+    misses = [Miss(m.hand, length - 1 - m.last, length - 1 - m.first) for m in reversed(clip.misses) if m.last < length]
+    return Footage(scene, hands, clip.boxes[:length].flip(0), touches, misses)
+
+
+def _reversed(tokens: Tensor) -> Tensor:
+    """A frame's motion is from the frame before, which is now the one that came after it."""
+    looks, motion = tokens.split([tokens.shape[-1] - CHANNELS, CHANNELS], -1)
+    back = -torch.cat([motion[1:], torch.zeros_like(motion[:1])])
+    return torch.cat([looks, back], -1).flip(0)
 
 
 def fit(
@@ -99,7 +129,7 @@ def fit(
     """Train a network on clips.
 
     Args:
-        clips: with their touches.
+        clips: with their touches; they are learned from in both directions of time.
         config: its thresholds are taken as they are; see `settled`.
         seed: of the weights and the windows.
         progress: called with each step and its loss.
@@ -108,6 +138,7 @@ def fit(
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     draw = np.random.default_rng(seed)
+    clips = [*clips, *(back for clip in clips if (back := backwards(clip)))]
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
     net.look.fit(*_some(clips))
     optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)

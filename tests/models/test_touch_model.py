@@ -18,9 +18,10 @@ from models.touch.decode import decode, spots
 from models.touch.evaluate import operating_figures
 from models.touch.loss import holding, targets
 from models.touch.model import Eyes, TouchModel, load
+from models.touch.moving import CHANNELS
 from models.touch.network import TouchNet
-from models.touch.train import Footage, Recipe, _piece, _window, fit, footage, judged, said, settled
-from models.touch.truth import Touch
+from models.touch.train import Footage, Recipe, _piece, _window, backwards, fit, footage, judged, said, settled
+from models.touch.truth import Miss, Touch
 from models.trained import CONFIG_FILE
 from pipelines.runtime.clips import _file
 from pipelines.runtime.clips import judged as streamed
@@ -46,6 +47,12 @@ def tensors(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
     """Pixels `[B, 3, H, W]` and boxes `[B, 2, 4]`."""
     pixels = np.stack([shot.picture for shot in shots])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(np.stack([shot.boxes for shot in shots]))
+
+
+def paired(eye: Eyes, pixels: Tensor) -> Tensor:
+    """Grey frames as `Eyes` takes them, each with the one before."""
+    greys = eye.grey(pixels)
+    return torch.stack([torch.cat([greys[:1], greys[:-1]]), greys], 1)
 
 
 def test_a_small_network_learns_to_the_frame_when_hands_take_and_let_go(model: TouchModel, eye: Eyes) -> None:
@@ -77,14 +84,15 @@ def test_clips_in_which_no_hand_is_known_can_be_learned_from(eye: Eyes) -> None:
 def test_eyes_see_each_frame_as_alone_and_nothing_of_an_absent_hand(eye: Eyes) -> None:
     pixels, boxes = tensors(list(clip(6)))
     boxes[1, 0] = boxes[4] = NAN
-    scene, hands = eye(pixels, boxes)
+    pairs = paired(eye, pixels)
+    scene, hands = eye(pixels, boxes, pairs)
     for at in range(6):
-        alone = eye(pixels[at : at + 1], boxes[at : at + 1])
+        alone = eye(pixels[at : at + 1], boxes[at : at + 1], pairs[at : at + 1])
         assert torch.allclose(alone[0][0], scene[at], atol=1e-4)
         assert torch.allclose(alone[1][0], hands[at], atol=1e-4)
     there = hands.flatten(2).abs().amax(2) > 0
     assert there.tolist() == [[True, True], [False, True], [True, True], [True, True], [False, False], [True, True]]
-    assert [len(part) for part in eye(pixels[:0], boxes[:0])] == [0, 0]
+    assert [len(part) for part in eye(pixels[:0], boxes[:0], pairs[:0])] == [0, 0]
 
 
 def test_a_hands_crop_matters_to_its_hand_alone(eye: Eyes) -> None:
@@ -92,18 +100,32 @@ def test_a_hands_crop_matters_to_its_hand_alone(eye: Eyes) -> None:
     changed = pixels.clone()
     x, y = (boxes[0, 1, :2] * torch.tensor([SEEN.width, SEEN.height])).round().int().tolist()
     changed[:, :, y : y + 20, x : x + 20] = 0
-    before, after = eye(pixels, boxes), eye(changed, boxes)
+    before, after = (eye(p, boxes, paired(eye, p)) for p in (pixels, changed))
     assert torch.equal(before[1][0, 0], after[1][0, 0]) and not torch.allclose(
         before[1][0, 1], after[1][0, 1], atol=0.1
     )
     assert not torch.allclose(before[0], after[0], atol=0.1)
 
 
+def test_without_looks_motion_alone_is_told_and_no_encoder_is_loaded(
+    eye: Eyes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.touch.model.encoder", lambda *_, **__: pytest.fail("an encoder was loaded"))
+    plain = Eyes(replace(SEEN, looks=False))
+    assert plain.scene == (CHANNELS, (2, 3)) and plain.hands == (CHANNELS, (4, 4)) and not plain.config.version
+    pixels, boxes = tensors(list(clip(6)))
+    boxes[1, 0] = NAN
+    pairs = paired(eye, pixels)
+    for part, other in zip(plain(pixels, boxes, pairs), eye(pixels, boxes, pairs), strict=True):
+        assert torch.equal(part, other[..., -CHANNELS:]) and part.abs().sum() > 0
+
+
 def test_the_scene_is_reduced_by_means_of_pixels(eye: Eyes) -> None:
     grid = torch.zeros(1, 3, SEEN.height, SEEN.width, dtype=torch.uint8)
     grid[..., ::2, ::2] = grid[..., 1::2, 1::2] = 200
     nowhere = torch.full((1, 2, 4), NAN)
-    assert torch.allclose(eye(grid, nowhere)[0], eye(torch.full_like(grid, 100), nowhere)[0], atol=1e-4)
+    seen, plain = (eye(p, nowhere, paired(eye, p))[0] for p in (grid, torch.full_like(grid, 100)))
+    assert torch.allclose(seen, plain, atol=1e-4)
 
 
 def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model: TouchModel, eye: Eyes) -> None:
@@ -117,8 +139,9 @@ def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model:
     pixels, boxes = tensors(list(clip(2)))
     boxes[1, 0] = NAN
     there = torch.tensor([[True, True], [False, True]])
-    assert torch.equal(model.look(pixels, boxes), model.net.look(*eye(pixels, boxes), there, boxes))
-    assert model.look(pixels[:0], boxes[:0]).shape == (0, NETWORK.dim)
+    pairs = paired(eye, pixels)
+    assert torch.equal(model.look(pixels, boxes, pairs), model.net.look(*eye(pixels, boxes, pairs), there, boxes))
+    assert model.look(pixels[:0], boxes[:0], pairs[:0]).shape == (0, NETWORK.dim)
 
 
 def test_an_event_is_decided_by_its_own_kinds_threshold(model: TouchModel, eye: Eyes) -> None:
@@ -145,7 +168,8 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
         np.frombuffer(p, np.uint8).reshape(size) for p in readings(declared.schema, files, facts)["pixels"].to_pylist()
     ]
     as_sent = [shot._replace(picture=picture) for shot, picture in zip(shots, pixels, strict=True)]
-    exact = Footage(*eye(*tensors(as_sent)), tensors(shots)[1], [], [])
+    sent, boxes = tensors(as_sent)
+    exact = Footage(*eye(sent, boxes, paired(eye, sent)), tensors(shots)[1], [], [])
     table = streamed(declared, (shot.frame for shot in shots), rate=30, after="10s").table.sort("sequence")
 
     streams = torch.from_numpy(table.select(SCORES).to_numpy().copy()).unflatten(1, (2, 2))
@@ -206,6 +230,28 @@ def test_windows_have_an_event_in_them_where_they_should_and_reach_over_both_end
     assert {_window(clips[:1], 12, draw, event=True)[0] for _ in range(9)} == {0}  # none has an event
 
 
+def test_backwards_a_hand_takes_where_it_let_go_and_what_moved_right_moves_left() -> None:
+    frames = torch.arange(120.0)
+    moved = torch.stack(
+        [frames, frames, frames + 1, frames + 2, frames + 3], -1
+    )  # two channels of looks, three of motion
+    clip = Footage(
+        moved[:, None],
+        moved[:, None, None].expand(-1, 2, 4, -1),
+        frames[:, None, None].expand(-1, 2, 4),
+        [Touch(0, 10, 30), Touch(1, 40, 60), Touch(0, 110, None)],
+        [Miss(1, 70, 80), Miss(1, 95, 105)],
+    )
+    back = backwards(clip)
+    assert back and len(back) == 100 and len(back.boxes) == len(back.hands) == 100
+    assert back.touches == [Touch(1, 40, 60), Touch(0, 70, 90)] and back.misses == [Miss(1, 19, 29)]
+    assert back.scene[30, 0].tolist() == [69, 69, -71, -72, -73] and back.scene[0, 0].tolist() == [99, 99, 0, 0, 0]
+    assert torch.equal(back.hands[:, 1, 2], back.scene[:, 0]) and back.boxes[30, 0, 0] == 69
+    again = backwards(back)
+    assert again and again.touches == clip.touches[:2]
+    assert backwards(replace(clip, touches=[Touch(0, 85, None)])) is None
+
+
 def test_thresholds_are_settled_on_clips_that_were_not_trained_on(model: TouchModel, eye: Eyes) -> None:
     unseen = seen([9], eye)
     config = settled(model, unseen)
@@ -221,8 +267,9 @@ def test_a_stored_model_is_the_same(model: TouchModel, tmp_path: Path) -> None:
     again = load(tmp_path / "new", device="cpu")
     assert again.config == model.config and again.config.eye.version and again.parameters == model.parameters > 1000
     pixels, boxes = tensors(list(clip(3)))
-    vectors = model.look(pixels, boxes)
-    assert torch.equal(again.look(pixels, boxes), vectors)
+    pairs = paired(eyes(), pixels)
+    vectors = model.look(pixels, boxes, pairs)
+    assert torch.equal(again.look(pixels, boxes, pairs), vectors)
     window, there = vectors[[0, 1, 2, 0, 1, 2, 0, 1]][None], torch.ones(1, 8, dtype=torch.bool)
     assert torch.equal(again.judge(window, there), model.judge(window, there))
 

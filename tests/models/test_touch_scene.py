@@ -7,8 +7,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
-from models.touch.baselines import near
+from models.touch.baselines import changes, near
 from models.touch.hand import LEFT, RIGHT
 from models.touch.scene import (
     TEST,
@@ -195,6 +196,17 @@ def boxed(*lefts: float, clip: int = 100) -> list[Shot]:
     picture, away = np.zeros((50, clip, 3), np.uint8), [np.nan] * 4
     thing = np.array([[0.6, 0.2, 0.8, 0.6]], np.float32)
     return [Shot(picture, np.array([away, [x / clip, 0.2, (x + 20) / clip, 0.6]], np.float32), thing) for x in lefts]
+
+
+def test_single_frames_tell_an_event_where_what_is_held_changes() -> None:
+    held = torch.zeros(40, 2)
+    held[12:30, RIGHT] = 1
+    held[20, RIGHT] = 0  # one frame is taken for another
+    scores = changes(held)
+    assert scores.shape == (40, 2, 2) and not scores[:, 0].any()
+    assert [int(scores[:, RIGHT, kind].argmax()) for kind in (0, 1)] == [12, 30]
+    assert scores[12, RIGHT, 0] == scores[30, RIGHT, 1] == 1 and scores[20, RIGHT].max() < 0.3
+    assert torch.equal(changes(held[:1]), torch.zeros(1, 2, 2))
 
 
 def test_the_distance_baseline_tells_when_boxes_come_within_its_threshold() -> None:

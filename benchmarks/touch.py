@@ -1,0 +1,181 @@
+"""How well touches are found, by the model and by what it is held against; `docs/touch.md` shows the tables.
+
+    python -m benchmarks.touch [--seeds 3] [--only forms,labels]
+
+- forms: the model; without hands, in training and in tests; a classifier of single frames; boxes of hands and things that are near
+- labels: of the training tables' touches none, 20 % and 40 % are put elsewhere; focal loss against generalised cross-entropy
+
+Thresholds are chosen on the validation tables. About five hours on one core, most of which is training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from models.touch.baselines import changes, near
+from models.touch.config import TouchConfig
+from models.touch.decode import Spot, softened, spots
+from models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
+from models.touch.hands import present
+from models.touch.loss import Q
+from models.touch.model import Eyes, TouchModel
+from models.touch.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
+from models.touch.train import AT_ONCE, Footage, Recipe, fit, judged
+from models.touch.truth import Touch
+from pipelines.cli.touch import RATE, looked_at
+
+WRONG = (0.0, 0.2, 0.4)
+"""Shares of touches that are put elsewhere."""
+NEAR = (-0.06, -0.03, 0.0, 0.02)
+"""Distances of boxes that are tried, shares of the frame's larger side."""
+
+
+class Found(NamedTuple):
+    """Of each clip: candidates for the benchmark's metric, and what a stream would ring."""
+
+    soft: Sequence[Judged]
+    hard: Sequence[Judged]
+
+
+Form = Callable[[Sequence[Footage]], Found]
+
+
+def main(seeds: int, only: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    config = TouchConfig()
+    eyes = Eyes(config.eye)
+    train, validation, test = (
+        [looked_at(seed, eyes) for seed in some] for some in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
+    )
+    sets = {"validation": validation, "test": test}
+    print(f"{len(train)} training tables, {sum(len(clip.touches) for clip in train)} touches\n")
+    if "forms" in only:
+        _head("form")
+        blind = [_unseen(clip) for clip in train]
+        models = [fit(train, config, eyes, seed=seed) for seed in range(seeds)]
+        without = [fit(blind, config, eyes, replace(Recipe(), blind=0.0), seed=seed) for seed in range(seeds)]
+        _line("with hands", [partial(heard, model) for model in models], sets)
+        _line("the same, no hand given", [partial(heard, m, blind=True) for m in models], sets)
+        _line("trained without hands", [partial(heard, m, blind=True) for m in without], sets)
+        _line("each frame by itself", [partial(alone, m) for m in models], sets)
+        for name, some in (("validation", VALIDATION_SEEDS), ("test", TEST_SEEDS)):
+            _boxes(name, some)
+    if "labels" in only:
+        print()
+        _head("wrong labels, loss")
+        for wrong in WRONG:
+            spoilt = [_spoilt(clip, wrong, seed) for seed, clip in enumerate(train)]
+            for name, q in (("focal", None), ("generalised cross-entropy", Q)):
+                model = fit(spoilt, config, eyes, replace(Recipe(), q=q))
+                _line(f"{wrong:.0%}, {name}", [partial(heard, model)], sets)
+
+
+def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
+    """What the model finds."""
+    some = [_unseen(clip) for clip in clips] if blind else clips
+    return Found(*([judged(model, clip, soft=soft) for clip in some] for soft in (True, False)))
+
+
+def alone(model: TouchModel, clips: Sequence[Footage]) -> Found:
+    """What follows from each frame by itself: where what is held changes."""
+    found = Found([], [])
+    for clip in clips:
+        scores = changes(_held(model, clip))
+        for kind, part in zip((softened(scores), spots(scores, apart=model.config.decode.apart)), found, strict=True):
+            part.append(Judged(kind, clip.touches, clip.misses, len(clip)))
+    return found
+
+
+@torch.inference_mode()
+def _held(model: TouchModel, clip: Footage) -> torch.Tensor:
+    pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
+    seen = torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
+    return model.net.holding(seen).sigmoid()
+
+
+def _head(first: str) -> None:
+    print(
+        f"| {first} | tables | mAP at 0 | at 1 | at 2 | contact F1 | release F1 | contact error | "
+        "near misses that rang, a minute | false contacts a minute |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+
+
+def _line(name: str, forms: Sequence[Form], sets: dict[str, Sequence[Footage]]) -> None:
+    """A form's line of each set; its thresholds are chosen on the first."""
+    chosen = list[tuple[float, float]]()
+    for where, clips in sets.items():
+        found = [form(clips) for form in forms]
+        chosen = chosen or [(best_threshold(f.hard, 0), best_threshold(f.hard, 1)) for f in found]
+        figures = [
+            precision_figures(f.soft) | operating_figures(f.hard, least, rate=RATE)
+            for f, least in zip(found, chosen, strict=True)
+        ]
+        _told(name, where, figures)
+
+
+def _boxes(where: str, seeds: Iterable[int]) -> None:
+    """The best distance's line."""
+    clips, scenes = list[list[Judged]](), [Scene(seed, rate=RATE) for seed in seeds]
+    nothing = np.empty((*scenes[0].size, 0), np.uint8)  # of the pictures no more than their size counts
+    shots = [[shot._replace(picture=nothing) for shot in scene] for scene in scenes]
+    for least in NEAR:
+        clips.append([])
+        for scene, some in zip(scenes, shots, strict=True):
+            events = [Spot(hand, kind, frame, sure) for frame, hand, kind, sure in near(some, least)]
+            clips[-1].append(Judged(events, scene.touches, scene.misses, len(scene)))
+    best = max(clips, key=lambda some: precision_figures(some)["map_2"])
+    least = best_threshold(best, 0), best_threshold(best, 1)
+    _told("boxes that are near", where, [precision_figures(best) | operating_figures(best, least, rate=RATE)])
+
+
+def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
+    """Mean and spread over seeds."""
+    told = []
+    for figure, digits in (
+        ("map_0", 3),
+        ("map_1", 3),
+        ("map_2", 3),
+        ("contact_f1", 2),
+        ("release_f1", 2),
+        ("contact_error", 1),
+        ("missed_rings_per_minute", 1),
+        ("false_rings_per_minute", 1),
+    ):
+        values = np.array([f[figure] for f in figures])
+        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
+        told.append(f"{values.mean():.{digits}f}{spread}")
+    print(f"| {name} | {where} | {' | '.join(told)} |", flush=True)
+
+
+def _unseen(clip: Footage) -> Footage:
+    """A clip in which no hand is given."""
+    return replace(clip, boxes=torch.full_like(clip.boxes, torch.nan))
+
+
+def _spoilt(clip: Footage, share: float, seed: int) -> Footage:
+    """A clip of whose touches some are labelled where they are not: of the same length, anywhere, of either hand."""
+    draw, touches = np.random.default_rng((seed, 5)), list[Touch]()
+    for touch in clip.touches:
+        if draw.random() < share:
+            lasts = None if touch.release is None else touch.release - touch.contact
+            contact = int(draw.integers(len(clip)))
+            until = None if lasts is None or contact + lasts >= len(clip) else contact + lasts
+            touch = Touch(int(draw.integers(2)), contact, until)
+        touches.append(touch)
+    return replace(clip, touches=touches)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", type=lambda text: text.split(","), default=["forms", "labels"])
+    told = parser.parse_args()
+    main(told.seeds, told.only)
