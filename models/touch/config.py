@@ -44,7 +44,7 @@ class NetworkConfig:
     """Sizes of the network.
 
     Args:
-        tokens: channels to which the encoder's tokens are reduced, a multiple of 4 and of `heads`.
+        tokens: channels to which tokens are brought, a multiple of 4 and of `heads`.
         heads: of the scene's attention to the hands.
         dim: of a frame's vector.
         past, ahead: frames before and after the one that is judged.

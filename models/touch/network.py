@@ -1,4 +1,4 @@
-"""The trained part: a vector a frame from frozen tokens of scene and hands, and what a window of them says of each frame."""
+"""The trained part: a vector a frame from tokens of scene and hands, and what a window of them says of each frame."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RARE = 0.02
 
 
 class Tokens(NamedTuple):
-    """What a frozen encoder gives of one part of the picture.
+    """What `models.touch.model.Eyes` give of one part of the picture.
 
     Args:
         width: of a token, whose last channels tell of motion, see `models.touch.moving`.
@@ -50,7 +50,7 @@ class Judgement(NamedTuple):
 
 
 class Projection(nn.Module):
-    """Frozen tokens, each channel standardised by what it had in training, reduced to fewer channels.
+    """Tokens, each channel standardised by what it had in training, brought to as many channels as the network has.
 
     None of their last channels, which tell of motion, is dropped: there are few, and they tell most.
     """
@@ -79,12 +79,12 @@ class Projection(nn.Module):
 class Glance(nn.Module):
     """One frame becomes one vector: its scene, told of the hands; each hand; and where the hands are.
 
-    Source: HiCE (arXiv 2604.12343) for the scene's attention to the hands. The frozen backbone, and that each hand's own tokens
-    and box come along (a grip is finer than the scene's tokens, and boxes tell velocities), are this project's choices.
+    Source: HiCE (arXiv 2604.12343) for the scene's attention to the hands. That tokens tell of motion, and that each hand's own
+    tokens and box come along (a grip is finer than the scene's tokens, and boxes tell velocities), are this project's choices.
 
     Args:
         config: sizes.
-        scene, hands: what the encoder gives of the whole frame and of a hand's crop.
+        scene, hands: what is given of the whole frame and of a hand's crop.
     """
 
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:
@@ -111,7 +111,7 @@ class Glance(nn.Module):
         self.join = nn.Linear(c.tokens + len(HANDS) * (c.tokens + 5), c.dim)
 
     def fit(self, scene: Tensor, hands: Tensor, present: Tensor) -> None:
-        """Take centre and scale of the encoder's channels from some frames, as `forward` gets them; of hands if there are any."""
+        """Take centre and scale of the tokens' channels from some frames, as `forward` gets them; of hands if there are any."""
         self.scene.fit(scene)
         if present.any():
             self.hands.fit(hands[present])
@@ -156,7 +156,7 @@ class TouchNet(nn.Module):
 
     Args:
         config: sizes.
-        scene, hands: what the encoder gives of the whole frame and of a hand's crop.
+        scene, hands: what is given of the whole frame and of a hand's crop.
     """
 
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:

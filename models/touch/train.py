@@ -1,4 +1,4 @@
-"""Training: the network learns from clips that the frozen encoder has looked at; what counts as an event is then chosen."""
+"""Training: the network learns from clips that have been looked at once; what counts as an event is then chosen."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Footage:
-    """A clip as the encoder sees it.
+    """A clip as `Eyes` see it.
 
     Args:
         scene: `[T, N, C1]`, hands: `[T, 2, M, C2]`, half precision.
@@ -78,7 +78,7 @@ def footage(
     touches: Sequence[Touch] = (),
     misses: Sequence[Miss] = (),
 ) -> Footage:
-    """Look at a clip: pictures `[H, W, 3]` RGB of the encoder's size, and boxes `[2, 4]`."""
+    """Look at a clip: pictures `[H, W, 3]` RGB of the model's size, and boxes `[2, 4]`."""
     scene, hands, boxes = list[Tensor](), list[Tensor](), list[Tensor]()
     taken, last = iter(shots), None
     while some := list(islice(taken, AT_ONCE)):

@@ -146,7 +146,7 @@ def frames(source: str, *, camera: str, seed: int) -> Iterator[pl.DataFrame]:
 
 
 def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> Footage:
-    """A simulated scene by its seed, or a clip whose truth is known, as the encoder sees it."""
+    """A simulated scene by its seed, or a clip whose truth is known, as `Eyes` see it."""
     import cv2
     import numpy as np
 
