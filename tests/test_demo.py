@@ -22,7 +22,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     folder, mark = tmp_path_factory.mktemp("demo"), uuid.uuid4().hex
     environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": "not.here:1"}
     command = [sys.executable, "-m", "pipelines", "demo", "--seconds", "8"]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=180)
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout, mark
 
