@@ -23,11 +23,10 @@ from models.touch.baselines import changes, near
 from models.touch.config import TouchConfig
 from models.touch.decode import Spot, softened, spots
 from models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
-from models.touch.hands import present
 from models.touch.loss import Q
 from models.touch.model import Eyes, TouchModel
 from models.touch.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
-from models.touch.train import AT_ONCE, Footage, Recipe, fit, judged
+from models.touch.train import Footage, Recipe, fit, judged, vectors
 from models.touch.truth import Touch
 from pipelines.cli.touch import RATE, looked_at
 
@@ -87,17 +86,10 @@ def alone(model: TouchModel, clips: Sequence[Footage]) -> Found:
     """What follows from each frame by itself: where what is held changes."""
     found = Found([], [])
     for clip in clips:
-        scores = changes(_held(model, clip))
+        scores = changes(model.net.holding(vectors(model, clip)).sigmoid())
         for kind, part in zip((softened(scores), spots(scores, apart=model.config.decode.apart)), found, strict=True):
             part.append(Judged(kind, clip.touches, clip.misses, len(clip)))
     return found
-
-
-@torch.inference_mode()
-def _held(model: TouchModel, clip: Footage) -> torch.Tensor:
-    pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
-    seen = torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
-    return model.net.holding(seen).sigmoid()
 
 
 def _head(first: str) -> None:

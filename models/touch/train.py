@@ -170,11 +170,16 @@ def fit(
 
 
 @torch.inference_mode()
+def vectors(model: TouchModel, clip: Footage) -> Tensor:
+    """What the model sees of each frame of a clip, `[T, dim]`."""
+    pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
+    return torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
+
+
+@torch.inference_mode()
 def said(model: TouchModel, clip: Footage) -> Tensor:
     """What the model says of a clip's frames, as a stream would hear it: `[T, 2, 2, 2]`, see `TouchModel.judge`."""
-    pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
-    seen = torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
-    c = model.config.network
+    seen, c = vectors(model, clip), model.config.network
     padded = torch.cat([seen.new_zeros(c.past, c.dim), seen, seen.new_zeros(c.ahead, c.dim)])
     there = torch.zeros(len(padded), dtype=torch.bool)
     there[c.past : c.past + len(seen)] = True
