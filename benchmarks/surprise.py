@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.spread import spread
 from models.surprise.baselines import bank, difference, nearest, uniform
 from models.surprise.clips import injected, panned
 from models.surprise.config import SurpriseConfig
@@ -112,9 +112,7 @@ def _figures(counts: Sequence[Counted]) -> str:
     """Mean and spread over seeds."""
     told = []
     for figure, digits in (("precision", 2), ("recall", 2), ("f1", 2), ("false_per_hour", 0), ("saved", 3)):
-        values = np.array([count.figures()[figure] for count in counts])
-        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-        told.append(f"{values.mean():.{digits}f}{spread}")
+        told.append(spread([count.figures()[figure] for count in counts], digits))
     return " | ".join(told)
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.spread import spread
 from models.touch.baselines import changes, near
 from models.touch.config import TouchConfig
 from models.touch.decode import Spot, softened, spots
@@ -141,9 +142,7 @@ def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
         ("missed_rings_per_minute", 1),
         ("false_rings_per_minute", 1),
     ):
-        values = np.array([f[figure] for f in figures])
-        spread = f" ± {values.std():.{digits}f}" if len(values) > 1 else ""
-        told.append(f"{values.mean():.{digits}f}{spread}")
+        told.append(spread([f[figure] for f in figures], digits))
     print(f"| {name} | {where} | {' | '.join(told)} |", flush=True)
 
 

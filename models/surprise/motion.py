@@ -61,10 +61,6 @@ def ego_motion(
     """
     if not len(after):
         return still(0)
-    import cv2
-
-    # Pairs are what is shared out; over pictures this small OpenCV's own threads mostly wait for each other.
-    cv2.setNumThreads(1)
     found = list(each(partial(flow.between, every=EVERY), before.numpy(), after.numpy()))
     moved, fitted = (np.stack(parts) for parts in zip(*found, strict=True))  # [B, *SIZE, 2], [B, 2, 3]
     height, width = SIZE

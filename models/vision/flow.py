@@ -41,6 +41,8 @@ def between(
     """
     import cv2
 
+    # Pairs are what is shared out; over pictures this small OpenCV's own threads mostly wait for each other.
+    cv2.setNumThreads(1)
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # Less than half the time, and what most of the flow agrees with is as near to the simulator's truth as before.
     finder.setVariationalRefinementIterations(0)
