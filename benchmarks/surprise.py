@@ -8,6 +8,7 @@ Every form's level is chosen on the validation dives and then used as it is on t
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
 from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
 from models.surprise.novelties import SIZES
+from models.surprise.model import SurpriseModel
 from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
 from models.vision.encoder import Encoder, load
@@ -69,10 +71,11 @@ def report(
     d, forms = config.detector, dict[str, Form]()
     for name, compensates in (("with ego-motion", True), ("uncompensated", False)):
         told = replace(config, network=replace(config.network, compensates=compensates))
-        models = [fit(train, told, eye, recipe, seed=seed) for seed in SEEDS]
+        models = [_fitted(train, told, eye, recipe, seed, name) for seed in SEEDS]
         forms[name] = Form([partial(judged, model) for model in models], levels(d, triaged=True))
-    blind = [fit([replace(clip, covered=None) for clip in train], config, eye, recipe)]
-    forms["error alone, no triage"] = Form([partial(judged, model) for model in blind], levels(d, triaged=False))
+    uncovered, name = [replace(clip, covered=None) for clip in train], "error alone, no triage"
+    blind = [_fitted(uncovered, config, eye, recipe, 0, name)]
+    forms[name] = Form([partial(judged, model) for model in blind], levels(d, triaged=False))
     known = bank(train)
     forms["kNN novelty"] = Form([lambda clip: nearest(clip, known)], levels(d, triaged=False))
     forms["frame difference"] = Form([difference], levels(d, triaged=False))
@@ -87,6 +90,15 @@ def report(
             _line(name, form, chosen[name], clips)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
         print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
+
+
+def _fitted(
+    train: Sequence[Footage], config: SurpriseConfig, eye: Encoder, recipe: Recipe | None, seed: int, name: str
+) -> SurpriseModel:
+    started = time.monotonic()
+    model = fit(train, config, eye, recipe, seed=seed)
+    print(f"{name}, seed {seed}: fitted in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return model
 
 
 def curved(score: Score, clips: Sequence[Footage], form: Form) -> dict[DetectorConfig, Counted]:

@@ -44,7 +44,8 @@ class Tour:
             "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
             "TOCSIN_RAY__NUM_CPUS": "0",
         }
-        self.running: subprocess.Popen[str] | None = None
+        self.running: subprocess.Popen[bytes] | None = None
+        self.said = folder / "said"
 
     def __call__(self, command: str) -> str:
         done = subprocess.run(
@@ -71,18 +72,17 @@ class Tour:
     def run(self, command: str) -> None:
         """Start what a page puts in the background, and wait until it runs."""
         self.environment.pop("TOCSIN_RAY__ADDRESS", None)
-        self.running = subprocess.Popen(
-            ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, text=True, stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert self.running.stderr
-        said = ""
-        for line in self.running.stderr:
-            said += line
-            if address := re.search(r"Ray at ([\d.:]+)", line):
-                self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
-                return
-        pytest.fail(f"expected {command} to run, got: {said}")
+        with self.said.open("w") as said:  # a pipe would fill up, or stay open as long as any process that it started
+            self.running = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, stderr=said,
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        give_up = time.monotonic() + 240
+        while not (address := re.search(r"Ray at ([\d.:]+),", self.said.read_text())):
+            runs = self.running.poll() is None and time.monotonic() < give_up
+            assert runs, f"expected {command} to run, got: {self.said.read_text()}"
+            time.sleep(0.2)
+        self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
 
     def shards(self, pipeline: str) -> list[dict[str, Any]]:
         """What `tocsin status` says of a pipeline's shards."""
@@ -119,13 +119,12 @@ class Tour:
         for process in died:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.running.communicate()
-        psutil.wait_procs(died)
+        self.running.wait()
+        psutil.wait_procs(died, timeout=30)
         self.running = None
 
     def stop(self) -> None:
         if self.running:
             self.running.send_signal(signal.SIGINT)
-            _, said = self.running.communicate(timeout=400)
-            status, self.running = self.running.returncode, None
-            assert status == 0, said
+            status, self.running = self.running.wait(400), None
+            assert status == 0, self.said.read_text()
