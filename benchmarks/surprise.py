@@ -24,8 +24,8 @@ from models.surprise.clips import injected, panned
 from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
 from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
-from models.surprise.novelties import SIZES
 from models.surprise.model import SurpriseModel
+from models.surprise.novelties import SIZES
 from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
 from models.vision.encoder import Encoder, load
