@@ -30,24 +30,12 @@ from pipelines.cli.app import app
 from pipelines.query import results
 from pipelines.runtime import clients
 from pipelines.runtime.lake import Lake
+from tests.cameras import LEVELS
+from tests.conftest import ROOT
 from tests.dives import SEEN, SIZE, pan, small_model
 from tests.test_cli import Cli
 
 FRAME_HEIGHT, LINE, WIDTH = 213, 18, 320  # of 64 x 96 on a sheet
-STREAM = """
-import sys
-import av, numpy as np
-levels = range(40, 240, 8)
-with av.open(sys.argv[1], "w", format="mpegts") as container:
-    stream = container.add_stream("mpeg4", rate=10)
-    stream.height, stream.width, stream.pix_fmt, stream.bit_rate = 64, 96, "yuv420p", 8_000_000
-    for level in levels:
-        frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), level, np.uint8), format="rgb24")
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode(None))
-"""
-"""A camera that shows a lighter picture each time, to the first who asks."""
-LEVELS = np.arange(40, 240, 8)
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +152,12 @@ def test_a_simulated_dive_is_fed_as_its_seed_makes_it_and_no_further_than_the_li
         assert np.abs(simplejpeg.decode_jpeg(record.value).astype(int) - frame).mean() < 6
 
 
-def test_a_live_stream_is_fed_until_it_ends(settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("scheme", ["tcp", "rtsp"])
+def test_a_live_stream_is_fed_until_it_ends(settings: dict[str, str], scheme: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    camera = subprocess.Popen([sys.executable, "-c", STREAM, f"{url}?listen=1"])
+        url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"
+    camera = subprocess.Popen([sys.executable, "-m", "tests.cameras", url], cwd=ROOT)
     try:
         give_up = time.monotonic() + 60
         while (called := tocsin(settings, "feed", "surprise", "--from", url, "--rate", "0", "--json")).why:
