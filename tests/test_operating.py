@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import polars as pl
 import pytest
 
 from deploy.kafka.server import KafkaServer
+from tests.background import Background
 from tests.test_cli import Cli, committed
 
 ROWS = 6000
@@ -27,26 +27,21 @@ PRESSES = (
 class Plant(Cli):
     """`tocsin`, and a pipeline that it runs in the background on a Ray of its own."""
 
-    running: subprocess.Popen[str] | None = None
+    running: Background | None = None
 
     def run(self, rows: int) -> None:
         """Start it, and wait until it has committed so many readings."""
         self.environment.pop("TOCSIN_RAY__ADDRESS", None)  # of the Ray that ended with the last one
-        self.running = self.start("run", "presses")
-        assert self.running.stderr
-        for line in self.running.stderr:
-            if address := re.search(r"Ray at ([\w.:]+)", line):
-                self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
-                break
+        command = [sys.executable, "-m", "pipelines", "run", "presses"]
+        self.running = Background(command, folder=self.folder, environment=self.environment)
+        self.environment["TOCSIN_RAY__ADDRESS"] = self.running.ray
         self.eventually(lambda said: committed(said) == rows, "status", "presses")
 
     def halt(self) -> None:
         """Have it commit and end."""
         if self.running:
-            self.running.send_signal(signal.SIGINT)
-            _, said = self.running.communicate(timeout=180)
-            status, self.running = self.running.returncode, None
-            assert status == 0, said
+            self.running.stop()
+            self.running = None
 
     def rows(self, sql: str = PRESSES) -> pl.DataFrame:
         return pl.DataFrame(self.json("query", sql))

@@ -3,17 +3,14 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from tests.background import Background
 from tests.conftest import ROOT
 
 TYPED = ("sh", "python", "sql", "toml")
@@ -43,8 +40,7 @@ class Tour:
             "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
             "TOCSIN_RAY__NUM_CPUS": "0",
         }
-        self.running: subprocess.Popen[bytes] | None = None
-        self.said = folder / "said"
+        self.running: Background | None = None
 
     def __call__(self, command: str) -> str:
         done = subprocess.run(
@@ -71,17 +67,9 @@ class Tour:
     def run(self, command: str) -> None:
         """Start what a page puts in the background, and wait until it runs."""
         self.environment.pop("TOCSIN_RAY__ADDRESS", None)
-        with self.said.open("w") as said:  # a pipe would fill up, or stay open as long as any process that it started
-            self.running = subprocess.Popen(
-                ["sh", "-c", f"exec {command}"], cwd=self.folder, env=self.environment, stderr=said,
-                stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-        give_up = time.monotonic() + 240
-        while not (address := re.search(r"Ray at ([\d.:]+),", self.said.read_text())):
-            runs = self.running.poll() is None and time.monotonic() < give_up
-            assert runs, f"expected {command} to run, got: {self.said.read_text()}"
-            time.sleep(0.2)
-        self.environment["TOCSIN_RAY__ADDRESS"] = address[1]
+        typed = ["sh", "-c", f"exec {command}"]
+        self.running = Background(typed, folder=self.folder, environment=self.environment)
+        self.environment["TOCSIN_RAY__ADDRESS"] = self.running.ray
 
     def shards(self, pipeline: str) -> list[dict[str, Any]]:
         """What `tocsin status` says of a pipeline's shards."""
@@ -112,18 +100,12 @@ class Tour:
             time.sleep(0.5)
 
     def kill(self) -> None:
-        """SIGKILL what runs and all that it has started, as if the machine had died."""
+        """End what runs as if the machine had died."""
         assert self.running
-        died = [process := psutil.Process(self.running.pid), *process.children(recursive=True)]
-        for process in died:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.running.wait()
-        psutil.wait_procs(died, timeout=30)
+        self.running.kill()
         self.running = None
 
     def stop(self) -> None:
         if self.running:
-            self.running.send_signal(signal.SIGINT)
-            status, self.running = self.running.wait(400), None
-            assert status == 0, self.said.read_text()
+            self.running.stop()
+            self.running = None

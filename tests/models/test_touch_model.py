@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,17 +19,30 @@ from models.touch.decode import decode, spots
 from models.touch.evaluate import operating_figures
 from models.touch.loss import holding, targets
 from models.touch.model import Eyes, TouchModel, load
-from models.touch.moving import CHANNELS
+from models.touch.moving import MOTION
 from models.touch.network import TouchNet
-from models.touch.train import Footage, Recipe, _piece, _window, backwards, fit, footage, judged, said, settled
+from models.touch.train import (
+    Footage,
+    Recipe,
+    _piece,
+    _window,
+    backwards,
+    fit,
+    footage,
+    judged,
+    mirrored,
+    said,
+    settled,
+)
 from models.touch.truth import Miss, Touch
 from models.trained import CONFIG_FILE
+from models.vision import flow
 from pipelines.runtime.clips import _file
 from pipelines.runtime.clips import judged as streamed
 from pipelines.runtime.frames import readings
 from pipelines.runtime.plan import Model
 from pipelines.touch import SCORES, pipeline
-from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, Shot, clip, eyes, seen, small_model, touches
+from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Shot, clip, eyes, seen, small_model, touches
 
 NAN = float("nan")
 
@@ -51,7 +65,7 @@ def tensors(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
 
 def paired(eye: Eyes, pixels: Tensor) -> Tensor:
     """Grey frames as `Eyes` takes them, each with the one before."""
-    greys = eye.grey(pixels)
+    greys = flow.grey(pixels, eye.size)
     return torch.stack([torch.cat([greys[:1], greys[:-1]]), greys], 1)
 
 
@@ -111,13 +125,14 @@ def test_without_looks_motion_alone_is_told_and_no_encoder_is_loaded(
     eye: Eyes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.touch.model.encoder", lambda *_, **__: pytest.fail("an encoder was loaded"))
-    plain = Eyes(replace(SEEN, looks=False))
-    assert plain.scene == (CHANNELS, (2, 3)) and plain.hands == (CHANNELS, (4, 4)) and not plain.config.version
+    plain = Eyes(replace(SEEN, looks=False, scene_height=64, scene_width=96, crop=48))
+    assert plain.scene == (MOTION, (2, 3)) and plain.hands == (MOTION, (4, 4)) and not plain.config.version
     pixels, boxes = tensors(list(clip(6)))
     boxes[1, 0] = NAN
-    pairs = paired(eye, pixels)
-    for part, other in zip(plain(pixels, boxes, pairs), eye(pixels, boxes, pairs), strict=True):
-        assert torch.equal(part, other[..., -CHANNELS:]) and part.abs().sum() > 0
+    scene, hands = plain(pixels, boxes, paired(eye, pixels))
+    assert scene.shape == (6, 6, MOTION) and hands.shape == (6, 2, 16, MOTION)
+    assert scene[1].any() and hands[1, 1].any() and not hands[1, 0].any()
+    assert not scene[0].any() and not hands[0].any()  # nothing was before it
 
 
 def test_the_scene_is_reduced_by_means_of_pixels(eye: Eyes) -> None:
@@ -232,9 +247,7 @@ def test_windows_have_an_event_in_them_where_they_should_and_reach_over_both_end
 
 def test_backwards_a_hand_takes_where_it_let_go_and_what_moved_right_moves_left() -> None:
     frames = torch.arange(120.0)
-    moved = torch.stack(
-        [frames, frames, frames + 1, frames + 2, frames + 3], -1
-    )  # two channels of looks, three of motion
+    moved = torch.stack([frames] * 2 + [frames + n for n in range(1, 1 + MOTION)], -1)  # two channels of looks first
     clip = Footage(
         moved[:, None],
         moved[:, None, None].expand(-1, 2, 4, -1),
@@ -245,11 +258,34 @@ def test_backwards_a_hand_takes_where_it_let_go_and_what_moved_right_moves_left(
     back = backwards(clip)
     assert back and len(back) == 100 and len(back.boxes) == len(back.hands) == 100
     assert back.touches == [Touch(1, 40, 60), Touch(0, 70, 90)] and back.misses == [Miss(1, 19, 29)]
-    assert back.scene[30, 0].tolist() == [69, 69, -71, -72, -73] and back.scene[0, 0].tolist() == [99, 99, 0, 0, 0]
+    assert back.scene[30, 0].tolist() == [69, 69, *range(-71, -71 - MOTION, -1)]
+    assert back.scene[0, 0].tolist() == [99, 99, *[0] * MOTION]
     assert torch.equal(back.hands[:, 1, 2], back.scene[:, 0]) and back.boxes[30, 0, 0] == 69
     again = backwards(back)
     assert again and again.touches == clip.touches[:2]
     assert backwards(replace(clip, touches=[Touch(0, 85, None)])) is None
+
+
+def test_in_a_mirror_the_left_hand_is_the_right_one_and_moves_the_other_way() -> None:
+    plain, (height, width) = Eyes(replace(SEEN, looks=False, scene_height=64, scene_width=96, crop=48)), SIZE
+    ground = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    shots = []
+    for at in range(3):  # the left hand goes to the right and down, the right one up
+        picture, boxes = cv2.GaussianBlur(ground, (0, 0), 1.5), np.empty((2, 4), np.float32)
+        for hand, (x, y) in enumerate(((12 + 2 * at, 22 + at), (60, 24 - 2 * at))):
+            picture[y : y + 20, x : x + 20] = cv2.GaussianBlur(ground, (0, 0), 1)[hand * 20 :, 30:][:20, :20]
+            boxes[hand] = x / width, y / height, (x + 20) / width, (y + 20) / height
+        shots.append((picture, boxes))
+    there = footage(iter(shots), plain, [Touch(0, 1, 2)], [Miss(1, 0, 2)])
+    flipped = [(picture[:, ::-1].copy(), np.stack([b[[2, 1, 0, 3]] * [-1, 1, -1, 1] + [1, 0, 1, 0] for b in boxes[::-1]]))
+               for picture, boxes in shots]  # fmt: skip
+    seen, told = footage(((p, b.astype(np.float32)) for p, b in flipped), plain), mirrored(there, plain)
+    assert told.touches == [Touch(1, 1, 2)] and told.misses == [Miss(0, 0, 2)]
+    assert torch.allclose(told.boxes, seen.boxes, atol=1e-6)
+    for part, mirror in ((seen.scene, told.scene), (seen.hands, told.hands)):
+        assert torch.corrcoef(torch.stack([part.flatten(), mirror.flatten()]).float())[0, 1] > 0.95
+    again = mirrored(told, plain)
+    assert torch.equal(again.scene, there.scene) and torch.equal(again.hands, there.hands)
 
 
 def test_thresholds_are_settled_on_clips_that_were_not_trained_on(model: TouchModel, eye: Eyes) -> None:

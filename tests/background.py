@@ -1,0 +1,52 @@
+"""`tocsin run` in the background, as a shell's `&` has it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+START_S, END_S = 240, 400
+
+
+class Background:
+    """A pipeline that runs on a Ray of its own, once it does.
+
+    What it says goes to a file: a pipe would fill up, or stay open as long as any process that it has started.
+
+    Attributes:
+        ray: the cluster's address.
+    """
+
+    def __init__(self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
+        self._said = folder / "said"
+        with self._said.open("w") as said:
+            self._process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said
+            )
+        give_up = time.monotonic() + START_S
+        while not (found := re.search(r"Ray at ([\w.:]+),", self._said.read_text())):
+            starts = self._process.poll() is None and time.monotonic() < give_up
+            assert starts, f"expected {' '.join(command)} to run, got: {self._said.read_text()}"
+            time.sleep(0.2)
+        self.ray = found[1]
+
+    def stop(self) -> None:
+        """Have it commit and end."""
+        self._process.send_signal(signal.SIGINT)
+        assert self._process.wait(END_S) == 0, self._said.read_text()
+
+    def kill(self) -> None:
+        """SIGKILL it and all that it has started, as if the machine had died."""
+        died = [process := psutil.Process(self._process.pid), *process.children(recursive=True)]
+        for process in died:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+        psutil.wait_procs(died, timeout=30)
