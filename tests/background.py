@@ -37,9 +37,16 @@ class Background:
             time.sleep(0.2)
         self.ray = found[1]
 
-    def stop(self) -> None:
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:  # a test has failed
+            self.kill()
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Have it commit and end."""
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(how)
         assert self._process.wait(END_S) == 0, self._said.read_text()
 
     def kill(self) -> None:

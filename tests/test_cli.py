@@ -19,6 +19,7 @@ from kafka import KafkaProducer
 from deploy.kafka.server import KafkaServer
 from models.rul.fleet import live
 from pipelines.runtime.feeder import feed
+from tests.background import Background
 from tests.conftest import ROOT
 
 ROWS = 6000
@@ -44,6 +45,14 @@ class Cli:
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+
+    def run(self, pipeline: str, *settings: str) -> Background:
+        """`tocsin run` in the background; from now on its Ray is asked."""
+        self.environment.pop("TOCSIN_RAY__ADDRESS", None)
+        command = [sys.executable, "-m", "pipelines", *settings, "run", pipeline]
+        running = Background(command, folder=self.folder, environment=self.environment)
+        self.environment["TOCSIN_RAY__ADDRESS"] = running.ray
+        return running
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         """Standard output; on a failure that was expected, standard error."""
@@ -283,16 +292,15 @@ def test_another_number_of_shards_moves_the_state_at_the_next_start(tocsin: Cli)
 
 def test_run_drains_at_sigterm(tocsin: Cli, kafka: KafkaServer, tmp_path: Path) -> None:
     tocsin("feed", "rul", "--from", "sim", "--limit", "4000", "--rate", "0")
-    running = tocsin.start("--set", "pipelines.rul.every=1h", "run", "rul", "--json")
-    assert running.stdout
-    for line in running.stdout:
-        shards = json.loads(line)["pipelines"][0]["shards"]
-        if shards and sum(shards[0]["read"].values()) == 4000:
-            assert sum(shards[0]["committed"].values()) == 0
-            break
-    running.send_signal(signal.SIGTERM)
-    _, err = running.communicate(timeout=180)
-    assert running.returncode == 0, err
+    mine = Cli(tocsin.folder)
+    mine.environment |= tocsin.environment
+
+    def read(said: list[Any]) -> bool:
+        return sum(sum(s["read"].values()) for p in said[0]["pipelines"] for s in p["shards"]) == 4000
+
+    with mine.run("rul", "--set", "pipelines.rul.every=1h") as running:
+        assert committed(mine.eventually(read, "status", "rul")) == 0
+        running.stop(signal.SIGTERM)
     (counts,) = tocsin.json("query", 'SELECT MAX("offset") AS last, COUNT(*) AS windows FROM rul')
     assert counts["windows"] > 0
     assert counts["last"] > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +28,9 @@ class Plant(Cli):
 
     running: Background | None = None
 
-    def run(self, rows: int) -> None:
+    def begin(self, rows: int) -> None:
         """Start it, and wait until it has committed so many readings."""
-        self.environment.pop("TOCSIN_RAY__ADDRESS", None)  # of the Ray that ended with the last one
-        command = [sys.executable, "-m", "pipelines", "run", "presses"]
-        self.running = Background(command, folder=self.folder, environment=self.environment)
-        self.environment["TOCSIN_RAY__ADDRESS"] = self.running.ray
+        self.running = self.run("presses")
         self.eventually(lambda said: committed(said) == rows, "status", "presses")
 
     def halt(self) -> None:
@@ -65,7 +61,7 @@ def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     plant = Plant(folder, TOCSIN_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers)
     plant("feed", "presses", "--from", "sim", "--limit", str(ROWS), "--rate", "0")
-    plant.run(ROWS)
+    plant.begin(ROWS)
     yield plant
     plant.halt()
 
@@ -156,7 +152,7 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert done == {"pipeline": "presses", "deleted_rows": len(before), "positions": {str(p): 0 for p in range(4)}}
     assert plant.rows("SELECT COUNT(*) AS rows FROM presses")["rows"].to_list() == [0]
     assert "expected one of its 0 keys" in plant("state", "show", "presses", "7", status=1)
-    plant.run(ROWS)
+    plant.begin(ROWS)
     after = plant.rows()
     same = ["partition", "offset", "unit", "cycle", "event_time"]
     assert after.select(same).equals(before.select(same))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from pipelines.runtime.lake import Lake
 from tests.cameras import LEVELS
 from tests.conftest import ROOT
 from tests.dives import SEEN, SIZE, pan, small_model
-from tests.test_cli import Cli
+from tests.test_cli import Cli, committed
 
 FRAME_HEIGHT, LINE, WIDTH = 213, 18, 320  # of 64 x 96 on a sheet
 
@@ -315,15 +314,9 @@ def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, t
     for camera, frames in (("bow", seen(60, fish=(40, 50), seed=3)), ("stern", seen(60, seed=4, speed=6.0))):
         clip = pictures(tmp_path / camera, frames)
         fed(settings, "--from", str(clip), "--camera", camera, "--rate", "0", "--partitions", "2")
-    run = running.start("run", "surprise", "--json")
-    assert run.stdout
-    for line in run.stdout:
-        shards = json.loads(line)["pipelines"][0]["shards"]
-        if shards and sum(shards[0]["committed"].values()) == 120:
-            break
-    run.send_signal(signal.SIGTERM)
-    _, err = run.communicate(timeout=180)
-    assert run.returncode == 0, err
+    with running.run("surprise") as run:
+        running.eventually(lambda said: committed(said) == 120, "status", "surprise")
+        run.stop()
     rows = results("surprise", lake=Lake(settings["lake.path"])).sort("key", "sequence").collect()
     assert rows.select("key", "sequence").rows() == [(c, n) for c in ("bow", "stern") for n in range(60)]
     raised = [e for e in running.json("alerts", "surprise") if e["type"].endswith("raised")]
