@@ -1,16 +1,15 @@
-"""What a frame costs the underwater pipeline: decoding, the encoder, all else, by the number of cameras; and how old an alarm is.
+"""What a frame costs a pipeline of cameras: decoding, its network, all else, by the number of cameras; and how old an alarm is.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.frames [--rounds 9] [--only machine,decoding,engine] [--model DIR]
+    OMP_NUM_THREADS=1 python -m benchmarks.frames [--pipeline touch] [--rounds 9] [--only machine,decoding,engine]
 
-- machine: decoded frames to results (`Machine.step`, 64 frames a step) against the encoder alone on the same frames, ready, with
+- machine: decoded frames to results (`Machine.step`, 64 frames a step) against the network alone on the same frames, ready, with
   1, 4, 16 and 64 cameras in turn; and what each stage costs
 - decoding: messages with a JPEG to Arrow batches, at a camera's usual sizes
 - engine: a shard and its reader in this process on Apache Kafka, 640 x 360; then the age of alarms at 20 frames a second, from
   Kafka's timestamp to the commit of their transaction
 
-Frames are of a simulated dive; the encoder is the default one at its shipped size. Where no model is shipped, a predictor of its
-size is trained for two steps: its verdicts mean nothing, its cost does. Times are the process's processor time, all threads
-together, but for ages and where it says wall.
+Frames are of a simulated scene; models are the shipped ones, and what counts as the network is said in `benchmarks.watches`. Times
+are the process's processor time, all threads together, but for ages and where it says wall.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -36,17 +35,12 @@ import pyarrow as pa
 import simplejpeg
 import torch
 from kafka.consumer.fetcher import ConsumerRecord
-from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.watches import WATCHES, Watch
 from deploy.kafka.server import KafkaServer
-from models.surprise.config import EncoderConfig, SurpriseConfig
-from models.surprise.model import SHIPPED
-from models.surprise.scene import Dive
-from models.surprise.train import Recipe, fit, footage
-from models.vision.encoder import Encoder, load
 from pipelines.runtime import feeder
-from pipelines.runtime.clips import QUALITY
+from pipelines.runtime.clips import QUALITY, Frame
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine, Step
@@ -59,16 +53,22 @@ from pipelines.runtime.shard import Shard
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.state import Declared, Store
 from pipelines.runtime.supervisor import KEEP_MEMORY
-from pipelines.surprise import pipeline
 
 STEP = 64
 """Frames a step, as the pipeline takes them from a backlog."""
 CAMERAS = (1, 4, 16, 64)
 SIZES = ((360, 640), (720, 1280), (1080, 1920))
-SEED, LENGTH = 1, 50
-"""Of the dive, which is neither trained nor tested on; frames."""
+LENGTH = 50
+"""Frames of the scene, which begins anew then."""
 RATE, SENT, WARM, HEARD = 20.0, 640, 60, 400
 """Frames a second for the age of alarms; frames in a backlog; frames at that rate to warm up, and then to be timed."""
+
+
+class Sent(NamedTuple):
+    """A frame's JPEG, and what it is of."""
+
+    file: bytes
+    frame: Frame
 
 
 class Timed:
@@ -94,49 +94,34 @@ class Timed:
 
 def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The pipeline with a rule for which every frame is news: alarms begin and end in turn."""
-    rule = AlertRule(name="even", severity="info", when=pl.col("sequence") % 2 == 0, data=["score", "map", "frame"])
-    return replace(pipeline(options, model), rules=[rule])
+    rule = AlertRule(name="even", severity="info", when=pl.col("sequence") % 2 == 0, data=["sequence", "frame"])
+    watch = WATCHES[options["of"]]
+    return replace(watch.factory(options, model), rules=[rule])
 
 
-def dive(size: tuple[int, int]) -> Iterator[NDArray[np.uint8]]:
-    """The dive's frames, `[H, W, 3]`, scaled."""
-    for frame in Dive(SEED, seconds=LENGTH / 10):
-        yield cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+def files(watch: Watch, size: tuple[int, int]) -> list[Sent]:
+    """What a camera sees, scaled, as JPEG files."""
+    sent = []
+    for frame in islice(watch.frames(), LENGTH):
+        picture = cv2.resize(frame.picture, size[::-1], interpolation=cv2.INTER_AREA)
+        sent.append(Sent(simplejpeg.encode_jpeg(np.ascontiguousarray(picture), quality=QUALITY), frame))
+    return sent
 
 
-def files(size: tuple[int, int]) -> list[bytes]:
-    """The same as JPEG files."""
-    return [simplejpeg.encode_jpeg(frame, quality=QUALITY) for frame in dive(size)]
-
-
-def hardly_trained(folder: Path) -> Path:
-    """A model of the default size."""
-    torch.set_num_threads(1)
-    eye = encoder()
-    clip = footage([torch.from_numpy(np.stack([*dive(eye.size)])).permute(0, 3, 1, 2)], eye)
-    fit([clip], SurpriseConfig(), eye, Recipe(steps=2, clips=2)).save(folder)
-    return folder
-
-
-def encoder() -> Encoder:
-    """The default one."""
-    c = EncoderConfig()
-    return load(c.source, size=(c.height, c.width), device="cpu", layer=c.layer)
-
-
-def shots(jpegs: Sequence[bytes], cameras: int, began: int) -> Iterator[dict[str, Any]]:
-    """Frames without end of cameras in turn, ten a second each, every one at another place of the dive."""
+def shots(sent: Sequence[Sent], cameras: int, began: int, rate: float) -> Iterator[dict[str, Any]]:
+    """Frames without end of cameras in turn, so many a second each, every one at another place of the scene."""
     for n in count():
         number, camera = divmod(n, cameras)
-        file = jpegs[(number + camera) % len(jpegs)]
-        yield {"camera": f"camera-{camera}", "sequence": number, "time": began + 100 * number, "jpeg": file}
+        file, frame = sent[(number + camera) % len(sent)]
+        at = began + round(1000 / rate * number)
+        yield {"camera": f"camera-{camera}", "sequence": number, "time": at, **frame.facts, "jpeg": file}
 
 
-def records(jpegs: Sequence[bytes], cameras: int) -> Iterator[ConsumerRecord]:
+def records(sent: Sequence[Sent], cameras: int, rate: float) -> Iterator[ConsumerRecord]:
     """The same as they come from Kafka."""
-    for offset, shot in enumerate(shots(jpegs, cameras, 0)):
-        facts = [(name, str(shot[name]).encode()) for name in ("camera", "sequence", "time")]
-        headers, file = [*facts, ("content-type", b"image/jpeg")], shot["jpeg"]
+    for offset, shot in enumerate(shots(sent, cameras, 0, rate)):
+        headers = [(name, str(value).encode()) for name, value in shot.items() if name != "jpeg"]
+        headers, file = [*headers, ("content-type", b"image/jpeg")], shot["jpeg"]
         yield ConsumerRecord("t", 0, None, offset, shot["time"], 0, None, file, headers, None, 0, len(file), 0)
 
 
@@ -159,14 +144,17 @@ def as_worker() -> None:
     torch.set_flush_denormal(True)
 
 
-def machine(model: Path, rounds: int) -> None:
+def machine(name: str, rounds: int) -> None:
     """A line a number of cameras, medians over rounds of all of them in turn; then a line a stage."""
     as_worker()
-    declared, eye = pipeline({}, Model(model, "", "cpu")), encoder()
-    jpegs, codec = files(eye.size), Codec(topic="t", schema=declared.schema)
+    watch = WATCHES[name]
+    declared, network = watch.declared(), watch.network(watch.model)
+    size = _size(declared)
+    sent, codec = files(watch, size), Codec(topic="t", schema=declared.schema)
     stages = {n: [Timed(stage) for stage in declared.stages] for n in CAMERAS}
     machines = {n: Machine(replace(declared, stages=stages[n])) for n in CAMERAS}
-    sources = {n: records(jpegs, n) for n in CAMERAS}
+    sources = {n: records(sent, n, watch.rate) for n in CAMERAS}
+    frames = [sent[n % LENGTH].frame for n in range(STEP)]
     alone: dict[int, list[float]] = {n: [] for n in CAMERAS}
     whole: dict[int, list[float]] = {n: [] for n in CAMERAS}
     parts: dict[tuple[int, str], list[float]] = {(n, s.name): [] for n in CAMERAS for s in stages[n]}
@@ -174,14 +162,14 @@ def machine(model: Path, rounds: int) -> None:
         for n in CAMERAS:
             taken = [*islice(sources[n], STEP)]
             batch, _ = codec.decode(taken)
-            by_itself = cost(partial(eye, ready(batch, eye.size)))
+            by_itself = cost(partial(network, ready(batch, size), frames))
             seconds = cost(partial(machines[n].step, batch, max(record.timestamp for record in taken)))
             if turn:  # the first one warms up
                 alone[n].append(by_itself / STEP)
                 whole[n].append(seconds / STEP)
                 for stage in stages[n]:
                     parts[n, stage.name].append(stage.seconds / STEP)
-    print("| cameras | encoder alone, frames/s | whole step, frames/s | ratio | of the cost with 1 camera |")
+    print("| cameras | network alone, frames/s | whole step, frames/s | ratio | of the cost with 1 camera |")
     print("|---|---|---|---|---|")
     for n in CAMERAS:
         ratio = statistics.median(a / w for a, w in zip(alone[n], whole[n], strict=True))
@@ -189,56 +177,60 @@ def machine(model: Path, rounds: int) -> None:
         rates = " | ".join(f"{1 / statistics.median(side[n]):.1f}" for side in (alone, whole))
         print(f"| {n} | {rates} | {ratio:.2f} | {share:.2f} |", flush=True)
     print(f"\n| ms a frame | {' | '.join(f'{n} cameras' for n in CAMERAS)} |\n|---|{'---|' * len(CAMERAS)}")
-    each = {(n, "Encoder alone"): alone[n] for n in CAMERAS} | parts | {(n, "Whole step"): whole[n] for n in CAMERAS}
+    each = {(n, "Network alone"): alone[n] for n in CAMERAS} | parts | {(n, "Whole step"): whole[n] for n in CAMERAS}
     for name in dict.fromkeys(name for _, name in each):
         print(
             f"| {name} | {' | '.join(f'{1e3 * statistics.median(each[n, name]):.2f}' for n in CAMERAS)} |", flush=True
         )
 
 
-def decoding(model: Path, rounds: int) -> None:
+def decoding(name: str, rounds: int) -> None:
     """A line a size of the JPEG files in messages."""
     as_worker()
-    codec = Codec(topic="t", schema=pipeline({}, Model(model, "", "cpu")).schema)
+    watch = WATCHES[name]
+    codec = Codec(topic="t", schema=watch.declared().schema)
     print("| JPEG | KB a frame | ms a frame | frames/s a thread |\n|---|---|---|---|")
     for height, width in SIZES:
-        jpegs = files((height, width))
-        taken = [*islice(records(jpegs, 1), STEP)]
+        sent = files(watch, (height, width))
+        taken = [*islice(records(sent, 1, watch.rate), STEP)]
         each = statistics.median([cost(partial(codec.decode, taken)) / STEP for _ in range(rounds + 1)][1:])
-        size = statistics.mean(map(len, jpegs)) / 1e3
+        size = statistics.mean(len(file) for file, _ in sent) / 1e3
         print(f"| {width} x {height} | {size:.0f} | {1e3 * each:.2f} | {1 / each:,.0f} |", flush=True)
 
 
-def engine(model: Path, rounds: int) -> None:
+def engine(name: str, rounds: int) -> None:
     """Frames a second from a backlog, then the age of alarms at a moderate rate; one line each."""
     as_worker()
-    jpegs, eye = files(SIZES[0]), encoder()
-    pixels = torch.from_numpy(np.stack([*dive(eye.size)])).permute(0, 3, 1, 2)
+    watch = WATCHES[name]
+    sent, network = files(watch, SIZES[0]), watch.network(watch.model)
+    height, width = _size(watch.declared())
+    scaled = [cv2.resize(s.frame.picture, (width, height), interpolation=cv2.INTER_AREA) for s in sent]
+    frames, pixels = [s.frame for s in sent], torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         kafka, lake = {"bootstrap_servers": server.bootstrap_servers}, Lake(str(Path(folder) / "lake"))
-        backlog = _shard("backlog", model, kafka, lake, send=(jpegs, 16, SENT))
+        backlog = _shard("backlog", name, kafka, lake, send=(sent, 16, SENT))
         rates, shares, walls = [], [], []
         _read(backlog, STEP)
         while (at := _at(backlog)) < SENT:
             began, spent = time.perf_counter(), time.process_time()
             _read(backlog, min(at + 2 * STEP, SENT))
-            frames, spent = _at(backlog) - at, time.process_time() - spent
-            walls.append(frames / (time.perf_counter() - began))
-            rates.append(frames / spent)
-            shares.append(cost(partial(eye, pixels)) / len(pixels) / (spent / frames))
+            judged, spent = _at(backlog) - at, time.process_time() - spent
+            walls.append(judged / (time.perf_counter() - began))
+            rates.append(judged / spent)
+            shares.append(cost(partial(network, pixels, frames)) / len(pixels) / (spent / judged))
         backlog.close()
         print(
             f"a backlog of 16 cameras, decoding included: {statistics.median(rates):.1f} frames/s of processor time, "
-            f"{statistics.median(shares):.2f} of the encoder alone; {statistics.median(walls):.1f} frames/s wall",
+            f"{statistics.median(shares):.2f} of the network alone; {statistics.median(walls):.1f} frames/s wall",
             flush=True,
         )
-        live = _shard("live", model, kafka, lake)
-        for first, frames in ((0, WARM), (WARM, HEARD)):
+        live = _shard("live", name, kafka, lake)
+        for first, some in ((0, WARM), (WARM, HEARD)):
             live.stats.window()
-            feed = partial(_feed, kafka, "live", jpegs, 4, first, frames, RATE)
+            feed = partial(_feed, kafka, "live", watch, sent, 4, first, some, RATE)
             sender = threading.Thread(target=feed)
             sender.start()
-            _read(live, first + frames)
+            _read(live, first + some)
             sender.join()
             live.turn()  # sees the last transaction's end
         seen = live.stats.window()
@@ -247,26 +239,40 @@ def engine(model: Path, rounds: int) -> None:
         print(f"{seen.counts['alerts']} alarms of 4 cameras at {RATE:.0f} frames/s in all, age in ms: {ages}")
 
 
+def _size(declared: Pipeline) -> tuple[int, int]:
+    """Height and width of the frames that it judges."""
+    facts = declared.schema.field("pixels").metadata
+    return int(facts[b"height"]), int(facts[b"width"])
+
+
 def _shard(
-    name: str, model: Path, kafka: dict[str, Any], lake: Lake, send: tuple[list[bytes], int, int] | None = None
+    topic: str, of: str, kafka: dict[str, Any], lake: Lake, send: tuple[list[Sent], int, int] | None = None
 ) -> Shard:
     """A shard of `ringing` on a topic with what is sent, at its beginning."""
-    options = {"name": name, "topic": name}
-    plan = Plan("benchmarks.frames:ringing", options, store_model(lake, model, name="surprise", version="1"), "cpu")
+    options, watch = {"name": topic, "topic": topic, "of": of}, WATCHES[of]
+    model = store_model(lake, watch.model, name=of, version="1")
+    plan = Plan("benchmarks.frames:ringing", options, model, "cpu")
     made = plan.build(lake)
     provision(kafka, made, shards=1, create_input=1)
     if send:
-        jpegs, cameras, frames = send
-        _feed(kafka, name, jpegs, cameras, 0, frames, None)
-    reader = Reader(kafka, name, [0], Codec(topic=name, schema=made.schema), made.batch.rows)
+        sent, cameras, frames = send
+        _feed(kafka, topic, watch, sent, cameras, 0, frames, None)
+    reader = Reader(kafka, topic, [0], Codec(topic=topic, schema=made.schema), made.batch.rows)
     return Shard(Spec(plan, lake, kafka, 0, [0]), reader)
 
 
 def _feed(
-    kafka: dict[str, Any], topic: str, jpegs: list[bytes], cameras: int, first: int, frames: int, rate: float | None
+    kafka: dict[str, Any],
+    topic: str,
+    watch: Watch,
+    sent: list[Sent],
+    cameras: int,
+    first: int,
+    frames: int,
+    rate: float | None,
 ) -> None:
-    began = round(1000 * time.time()) - (0 if rate else 100 * frames)
-    rows = islice(shots(jpegs, cameras, began), first, first + frames)
+    began = round(1000 * time.time()) - (0 if rate else round(1000 / watch.rate * frames))
+    rows = islice(shots(sent, cameras, began, watch.rate), first, first + frames)
     feeder.feed(map(pl.DataFrame, rows), kafka=kafka, topic=topic, key="camera", rate=rate, format="jpeg")
 
 
@@ -287,18 +293,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default=",".join(PARTS))
-    parser.add_argument("--model", type=Path, help="a folder that training wrote")
+    parser.add_argument("--pipeline", choices=WATCHES, default="surprise")
     args = parser.parse_args()
     os.environ.update(KEEP_MEMORY)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool,
-    ):
-        model = args.model or SHIPPED
-        if not model.is_dir():
-            model = pool.apply(hardly_trained, (Path(folder) / "model",))
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for part in args.only.split(","):
-            pool.apply(PARTS[part], (model, args.rounds))
+            pool.apply(PARTS[part], (args.pipeline, args.rounds))
             print(flush=True)
 
 

@@ -1,23 +1,28 @@
 """How well touches are found, by the model and by what it is held against; `docs/touch.md` shows the tables.
 
-    python -m benchmarks.touch [--seeds 3] [--only forms,labels]
+    python -m benchmarks.touch [--seeds 3] [--only forms,labels] [--keep build/touch]
 
 - forms: the model; without hands, in training and in tests; a classifier of single frames; boxes of hands and things that are near
 - labels: of the training tables' touches none, 20 % and 40 % are put elsewhere; focal loss against generalised cross-entropy
 
-Thresholds are chosen on the validation tables. About five hours on one core, most of which is training.
+Thresholds are chosen on the validation tables. Hours on one core, most of which is training: what has been looked at and trained is
+kept, and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.spread import spread
 from models.touch.baselines import changes, near
@@ -25,10 +30,11 @@ from models.touch.config import TouchConfig
 from models.touch.decode import Spot, softened, spots
 from models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
 from models.touch.loss import Q
-from models.touch.model import Eyes, TouchModel
-from models.touch.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
+from models.touch.model import Eyes, TouchModel, load
+from models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
 from models.touch.train import Footage, Recipe, fit, judged, vectors
 from models.touch.truth import Touch
+from models.trained import CONFIG_FILE
 from pipelines.cli.touch import RATE, looked_at
 
 WRONG = (0.0, 0.2, 0.4)
@@ -47,20 +53,29 @@ class Found(NamedTuple):
 Form = Callable[[Sequence[Footage]], Found]
 
 
-def main(seeds: int, only: Sequence[str]) -> None:
+def main(seeds: int, only: Sequence[str], keep: Path) -> None:
     torch.set_num_threads(1)
     config = TouchConfig()
     eyes = Eyes(config.eye)
     train, validation, test = (
-        [looked_at(seed, eyes) for seed in some] for some in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
+        [_looked_at(seed, eyes, keep) for seed in some] for some in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
     )
+
+    def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
+        """The model of this name, trained if it is not kept yet."""
+        if not (keep / name / CONFIG_FILE).exists():
+            started = time.monotonic()
+            fit(clips, config, eyes, replace(Recipe(), **recipe), seed=seed).save(keep / name)
+            print(f"{name}: fitted in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        return load(keep / name, "cpu")
+
     sets = {"validation": validation, "test": test}
     print(f"{len(train)} training tables, {sum(len(clip.touches) for clip in train)} touches\n")
     if "forms" in only:
         _head("form")
         blind = [_unseen(clip) for clip in train]
-        models = [fit(train, config, eyes, seed=seed) for seed in range(seeds)]
-        without = [fit(blind, config, eyes, replace(Recipe(), blind=0.0), seed=seed) for seed in range(seeds)]
+        models = [fitted(f"hands-{seed}", train, seed) for seed in range(seeds)]
+        without = [fitted(f"blind-{seed}", blind, seed, blind=0.0) for seed in range(seeds)]
         _line("with hands", [partial(heard, model) for model in models], sets)
         _line("the same, no hand given", [partial(heard, m, blind=True) for m in models], sets)
         _line("trained without hands", [partial(heard, m, blind=True) for m in without], sets)
@@ -73,8 +88,19 @@ def main(seeds: int, only: Sequence[str]) -> None:
         for wrong in WRONG:
             spoilt = [_spoilt(clip, wrong, seed) for seed, clip in enumerate(train)]
             for name, q in (("focal", None), ("generalised cross-entropy", Q)):
-                model = fit(spoilt, config, eyes, replace(Recipe(), q=q))
+                model = fitted(f"wrong-{wrong:.0%}-{name}", spoilt, q=q)
                 _line(f"{wrong:.0%}, {name}", [partial(heard, model)], sets)
+
+
+def _looked_at(seed: int, eyes: Eyes, keep: Path) -> Footage:
+    """As `looked_at`, once."""
+    file, seconds = keep / f"{seed}.safetensors", TRAIN_SECONDS if seed in TRAIN_SEEDS else 30
+    if not file.exists():
+        clip = looked_at(seed, eyes)
+        keep.mkdir(parents=True, exist_ok=True)
+        save_file({"scene": clip.scene, "hands": clip.hands, "boxes": clip.boxes}, file)
+    truth = Scene(seed, seconds=seconds, rate=RATE)
+    return Footage(**load_file(file), touches=truth.touches, misses=truth.misses)
 
 
 def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
@@ -168,5 +194,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["forms", "labels"])
+    parser.add_argument("--keep", type=Path, default=Path("build/touch"))
     told = parser.parse_args()
-    main(told.seeds, told.only)
+    main(told.seeds, told.only, told.keep)

@@ -96,10 +96,18 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Sorted(late=options.get("late", 0)),
             Gaps(by="sequence"),
             Pixels(fields[1]),
-            Boxes(),
+            Boxes(_detector(name, options.get("hands"))),
             Encode(judge.grey),
-            Around(1, 0, "grey", shape=judge.shades, dtype=torch.uint8, name="pair", lapse=LAPSE, wait=WAIT),
-            Look(judge, detector=_detector(name, options.get("hands"))),
+            Around(
+                *(1, 0, "grey"),
+                shape=judge.size,
+                dtype=torch.uint8,
+                name="pair",
+                lapse=LAPSE,
+                wait=WAIT,
+                without=() if c.eye.looks else ("pixels",),
+            ),
+            Look(judge),
             Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=WAIT),
             Judge(judge),
             Around(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=WAIT),
@@ -135,7 +143,13 @@ class Boxes:
     """The columns of boxes become `tensors["boxes"]`, `[B, 2, 4]`, NaN where no hand is.
 
     A box may reach beyond the frame a little, as detectors' do; one that is empty, half given or in pixels is a dead letter.
+
+    Args:
+        detector: looks for hands in frames that come without boxes.
     """
+
+    def __init__(self, detector: HandDetector | None) -> None:
+        self._detector = detector
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -147,26 +161,26 @@ class Boxes:
         if not bool(fits.all()):
             at.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_complaints(boxes, fits))
             rows, boxes = rows.keep(fits.all(1)), boxes[fits.all(1)]
+        if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
+            boxes[blind] = self._detector(rows.tensors["pixels"][blind])
         return rows.without(*[f.name for f in BOXES]).with_tensors(boxes=boxes.clamp(0, 1))
 
 
 class Look:
     """Each frame becomes a vector, `tensors["seen"]`; its pixels, boxes and the pair of grey frames go."""
 
-    def __init__(self, model: TouchModel, *, detector: HandDetector | None) -> None:
-        self._model, self._detector = model, detector
+    def __init__(self, model: TouchModel) -> None:
+        self._model = model
 
     @property
     def state(self) -> Mapping[str, Declared]:
         return {}
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        pixels, boxes = rows.tensors["pixels"], rows.tensors["boxes"]
-        if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
-            boxes[blind] = self._detector(pixels[blind])
         pairs, there = rows.tensors["pair"], rows.tensors["pair_there"]
         pairs[:, 0] = torch.where(there[:, :1, None], pairs[:, 0], pairs[:, 1])
-        return Rows(rows.table, rows.slots, {}).with_tensors(seen=self._model.look(pixels, boxes, pairs))
+        seen = self._model.look(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
+        return Rows(rows.table, rows.slots, {}).with_tensors(seen=seen)
 
 
 def _are_boxes(boxes: Tensor) -> Tensor:

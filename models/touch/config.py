@@ -21,8 +21,8 @@ class EyeConfig:
         scene_layer, hands_layer: of EfficientNet-Lite0, for the whole frame and for the hands' crops.
         height, width: of a frame, pixels.
         scene_height, scene_width: to which it is reduced as a whole.
-        crop: side of a hand's crop, pixels.
-        enlarged: side of the square cut out about a hand, over the longer side of its box.
+        crop: side of the square that is cut out about a hand, pixels.
+        enlarged: the square's side over the longer side of the hand's box, both in the frame.
         version: of the encoder's weights when the model was trained; another encoder's tokens mean nothing to it.
     """
 
@@ -34,7 +34,7 @@ class EyeConfig:
     width: int = 512
     scene_height: int = 144
     scene_width: int = 256
-    crop: int = 96
+    crop: int = 144
     enlarged: float = 1.5
     version: str = ""
 
@@ -59,7 +59,7 @@ class NetworkConfig:
 
     tokens: int = 48
     heads: int = 4
-    dim: int = 64
+    dim: int = 128
     past: int = 27
     ahead: int = 12
     layers: int = 3

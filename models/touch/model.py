@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.touch.config import EyeConfig, TouchConfig
 from models.touch.decode import peak
-from models.touch.hands import crops, cut, present, squares
-from models.touch.moving import CHANNELS, moving
+from models.touch.hands import crops, present
+from models.touch.moving import FINER, MOTION, moving
 from models.touch.network import Tokens, TouchNet
 from models.trained import WEIGHTS_FILE
 from models.vision import flow
@@ -23,10 +23,8 @@ from models.vision.encoder import load as encoder
 SHIPPED = Path(__file__).parent / "weights" / "table"
 SCENE_GAIN, HAND_GAIN = 2.0, 30.0
 """Motions of up to 1 over these are told as they are, larger ones by their logarithm: a pixel, half the side of a hand's square."""
-SCENE_PLACE, HAND_PLACE = 16, 8
-"""Sides of the places whose motion is told where there is no encoder, pixels of the reduced frame and of a hand's crop."""
-FINER = 2
-"""A hand's motion is read at so many times its tokens' rows and columns, and averaged."""
+SCENE_PLACE, HAND_PLACE = 32, 24
+"""Sides of the places that tokens tell of where there is no encoder, pixels of the reduced frame and of a hand's square."""
 
 
 class Eyes:
@@ -43,8 +41,8 @@ class Eyes:
     def __init__(self, config: EyeConfig, device: str = "auto") -> None:
         c, self.config = config, config
         self._encoders: tuple[Encoder, Encoder] | None = None
-        self.scene = Tokens(CHANNELS, (c.scene_height // SCENE_PLACE, c.scene_width // SCENE_PLACE))
-        self.hands = Tokens(CHANNELS, (c.crop // HAND_PLACE, c.crop // HAND_PLACE))
+        self.scene = Tokens(MOTION, (c.scene_height // SCENE_PLACE, c.scene_width // SCENE_PLACE))
+        self.hands = Tokens(MOTION, (c.crop // HAND_PLACE, c.crop // HAND_PLACE))
         if not c.looks:
             return
         scene = encoder(c.source, size=(c.scene_height, c.scene_width), device=device, layer=c.scene_layer)
@@ -55,49 +53,47 @@ class Eyes:
                 "the model on this one"
             )
         self._encoders, self.config = (scene, hands), replace(c, version=scene.version)
-        self.scene, self.hands = (Tokens(eye.width + CHANNELS, eye.grid) for eye in (scene, hands))
+        self.scene, self.hands = (Tokens(eye.width + MOTION, eye.grid) for eye in (scene, hands))
 
     @property
-    def shades(self) -> tuple[int, int]:
-        """Height and width of the grey frames between which motion is seen."""
-        return self.config.scene_height, self.config.scene_width
+    def size(self) -> tuple[int, int]:
+        """Height and width of frames."""
+        return self.config.height, self.config.width
 
-    def grey(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` -> `[B, *shades] uint8`."""
-        return flow.grey(pixels, self.shades)
-
-    def __call__(self, pixels: Tensor, boxes: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Look at frames, and at the hands that are there.
 
         Args:
-            pixels: `[B, 3, H, W] uint8`.
-            boxes: `[B, 2, 4] float32`, as of `models.touch.hands.crops`.
-            pairs: `[B, 2, *shades] uint8`, of `grey`, the frame before and the frame; a first frame's before is the frame.
+            pixels: `[B, 3, *size] uint8`; None where looks do not count.
+            boxes: `[B, 2, 4] float32`, as of `models.touch.hands.cut`.
+            pairs: `[B, 2, *size] uint8`, of `flow.grey`, the frame before and the frame; a first frame's before is the frame.
 
         Returns:
             The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros of a hand that is not there: what
             the encoder sees, if there is one, and last how it moves (`models.touch.moving`).
         """
         c, there = self.config, present(boxes)
-        moved = moving(pairs)
-        fine = cut(moved, boxes, size=FINER * self.hands.grid[0], enlarge=c.enlarged)[there]
-        _, half = squares(boxes, self.shades, c.enlarged)
-        scene = _tokens(F.adaptive_avg_pool2d(moved, self.scene.grid), SCENE_GAIN)
-        seen = _tokens(F.avg_pool2d(fine, FINER), HAND_GAIN / half[there][..., None, None])
+        moved = moving(pairs, boxes, size=(c.scene_height, c.scene_width), side=c.crop, enlarge=c.enlarged)
+        scene = _tokens(moved.scene, self.scene.grid, SCENE_GAIN)
+        hands = _tokens(moved.hands.flatten(0, 1), self.hands.grid, HAND_GAIN * 2 / c.crop).unflatten(0, there.shape)
         if self._encoders:
+            assert pixels is not None
             whole, near = self._encoders
-            small = F.interpolate(pixels.float(), self.shades, mode="area").round().to(torch.uint8)
+            small = F.interpolate(pixels.float(), moved.scene.shape[2:], mode="area").round().to(torch.uint8)
             scene = torch.cat([whole(small).tokens, scene], -1)
             squared = crops(pixels, boxes, size=c.crop, enlarge=c.enlarged)[there]
-            seen = torch.cat([near(squared).tokens, seen], -1)
-        hands = seen.new_zeros(*there.shape, *seen.shape[1:])
-        hands[there] = seen
+            looks = hands.new_zeros(*hands.shape[:3], near.width)
+            looks[there] = near(squared).tokens
+            hands = torch.cat([looks, hands], -1)
         return scene, hands
 
 
-def _tokens(moved: Tensor, gain: Tensor | float) -> Tensor:
-    """Motion of places `[B, CHANNELS, h, w]` as tokens `[B, h * w, CHANNELS]`, large motions by their logarithm."""
-    return torch.cat([torch.asinh(moved[:, :2] * gain), moved[:, 2:]], 1).flatten(2).mT
+def _tokens(moved: Tensor, grid: tuple[int, int], gain: float) -> Tensor:
+    """Motion `[B, CHANNELS, H, W]` as tokens `[B, N, MOTION]`, large motions by their logarithm."""
+    fine = F.adaptive_avg_pool2d(moved, (FINER * grid[0], FINER * grid[1]))
+    told = torch.cat([torch.asinh(fine[:, :2] * gain), fine[:, 2:]], 1)
+    parts = told.unflatten(3, (-1, FINER)).unflatten(2, (-1, FINER))  # [B, C, h, FINER, w, FINER]
+    return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 class TouchModel:
@@ -116,16 +112,11 @@ class TouchModel:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the frames that it judges."""
-        return self.config.eye.height, self.config.eye.width
-
-    @property
-    def shades(self) -> tuple[int, int]:
-        """Height and width of the grey frames of `grey`."""
-        return self._eyes.shades
+        return self._eyes.size
 
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
-        """`[B, 3, H, W] uint8` -> `grey`, `[B, *shades] uint8`."""
-        return {"grey": self._eyes.grey(pixels)}
+        """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
+        return {"grey": flow.grey(pixels, self.size)}
 
     @property
     def parameters(self) -> int:
@@ -138,7 +129,7 @@ class TouchModel:
         return self.config.network.ahead + self.config.decode.wait
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor, boxes: Tensor, pairs: Tensor) -> Tensor:
+    def look(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> Tensor:
         """What `Eyes` takes, to a vector a frame: `[B, dim]`."""
         scene, hands = self._eyes(pixels, boxes, pairs)
         seen: Tensor = self.net.look(scene, hands, present(boxes), boxes)

@@ -5,43 +5,112 @@ A hand that reaches, stops and takes a thing along shows so whatever hand, thing
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.touch.hands import present, squares
+from models.touch.truth import HANDS
 from models.vision import flow
 
 EVERY = 16
 """Of the flow one vector in so many pixels each way is looked at for the camera's motion."""
 CHANNELS = 3
-"""Right and down, pixels a frame, and brighter, in units of `SHADE`."""
+"""Right and down, pixels, and brighter, in units of `SHADE`, since the frame before."""
 SHADE = 32.0
+FINER = 4
+"""A token tells of so many rows and columns of its place."""
+MOTION = CHANNELS * FINER**2
+"""Channels of a token that tell of motion, the last ones: a channel's parts one after the other, in row order."""
+BACK = 1 | 16
+"""`cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP`, without its import."""
+
+Affine = NDArray[np.float64]
+"""`[3, 3]`, from pixels to pixels."""
 
 
-def moving(pairs: Tensor) -> Tensor:
-    """What has changed from one grey frame to the next, beyond the camera's motion.
+class Moving(NamedTuple):
+    """What has changed from one frame to the next, beyond the camera's motion.
 
     Args:
-        pairs: `[B, 2, H, W] uint8`, the frame before and the frame.
-
-    Returns:
-        `[B, CHANNELS, H, W] float32`.
+        scene: `[B, CHANNELS, *size]`, of the frame reduced to a size.
+        hands: `[B, 2, CHANNELS, side, side]`, of a square around each hand at the frame's own resolution; zeros of a hand that is
+            not there.
     """
-    if not len(pairs):
-        return torch.empty(0, CHANNELS, *pairs.shape[2:])
-    return torch.from_numpy(np.stack([_beyond(before, after) for before, after in pairs.numpy()]))
+
+    scene: Tensor
+    hands: Tensor
 
 
-def _beyond(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
+def moving(pairs: Tensor, boxes: Tensor, *, size: tuple[int, int], side: int, enlarge: float) -> Moving:
+    """See what moves by itself.
+
+    Args:
+        pairs: `[B, 2, H, W] uint8`, grey, the frame before and the frame.
+        boxes: `[B, 2, 4]`, hands in the frame, see `models.touch.hands.cut`.
+        size: rows and columns to which frames are reduced to tell the camera's motion.
+        side, enlarge: of a hand's square, as of `models.touch.hands.cut`.
+    """
+    scene = torch.empty(len(pairs), CHANNELS, *size)
+    hands = torch.zeros(len(pairs), len(HANDS), CHANNELS, side, side)
+    middles, halves = (part.double().numpy() for part in squares(boxes, pairs.shape[2:], enlarge))
+    for at, ((before, after), there) in enumerate(zip(pairs.numpy(), present(boxes).tolist(), strict=True)):
+        moved, camera = _scene(before, after, size)
+        scene[at] = torch.from_numpy(moved)
+        for hand in (hand for hand, here in enumerate(there) if here):
+            square = _square(middles[at, hand], float(halves[at, hand, 0]), side)
+            hands[at, hand] = torch.from_numpy(_beyond(before, after, square, camera, side))
+    return Moving(scene, hands)
+
+
+def _scene(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], size: tuple[int, int]
+) -> tuple[NDArray[np.float32], Affine]:
+    """What moves in the whole frame, reduced; and from a pixel of the frame to where the camera had it before."""
     import cv2
 
-    height, width = after.shape
-    moved, camera = flow.between(before, after, EVERY)
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    (a, b, c), (d, e, f) = camera.astype(np.float32)
-    still = cv2.warpAffine(
-        before, camera, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    (height, width), (rows, columns) = size, after.shape
+    small, last = (cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in (after, before))
+    moved, fitted = flow.between(last, small, EVERY)
+    (a, b, c), (d, e, f) = fitted.astype(np.float32)
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    still = cv2.warpAffine(last, fitted, (width, height), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
+    told = np.stack(
+        [
+            a * x + b * y + c - x - moved[..., 0],
+            d * x + e * y + f - y - moved[..., 1],
+            (small.astype(np.float32) - still) / SHADE,
+        ]
     )
-    changed = (after.astype(np.float32) - still) / SHADE
-    return np.stack([a * x + b * y + c - x - moved[..., 0], d * x + e * y + f - y - moved[..., 1], changed])
+    reduce = _centred(np.array([width / columns, height / rows]), np.zeros(2))
+    return told, np.linalg.inv(reduce) @ np.vstack([fitted, [0, 0, 1]]) @ reduce
+
+
+def _beyond(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
+) -> NDArray[np.float32]:
+    """What moves in a square, where what the camera alone would have moved stands still."""
+    import cv2
+
+    now, still = (
+        cv2.warpAffine(part, to[:2], (side, side), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
+        for part, to in ((after, square), (before, camera @ square))
+    )
+    moved = flow.dense(still, now)
+    changed = (now.astype(np.float32) - still) / SHADE
+    return np.concatenate([-moved.transpose(2, 0, 1), changed[None]])
+
+
+def _square(middle: NDArray[np.float64], half: float, side: int) -> Affine:
+    """From a square's pixels to the frame's."""
+    scale = 2 * half / side
+    return _centred(np.full(2, scale), middle - half)
+
+
+def _centred(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Affine:
+    """A scale and a shift of edges of pixels, whose own coordinates are those of their middles."""
+    moved = shift + scale / 2 - 0.5
+    return np.array([[scale[0], 0, moved[0]], [0, scale[1], moved[1]], [0, 0, 1]])

@@ -6,21 +6,18 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.touch.config import NetworkConfig
 from models.touch.mixer import Mixer
-from models.touch.moving import CHANNELS
+from models.touch.moving import MOTION
 from models.touch.truth import HANDS, KINDS
 from operators.hands import HandCrossAttention
 from operators.pooling import AdditiveAttentionPool
 from operators.shapes import match
 
-GRIP = 3
-"""Rows and columns to which a hand's tokens are reduced before they become one vector."""
-COARSER = 2
-"""How many rows and columns of a hand's tokens become one for the scene, which costs a quarter so."""
+PART = 16
+"""Channels of each of a hand's tokens that go into its one vector."""
 RARE = 0.02
 """What an untrained network takes for the share of frames at an event."""
 
@@ -71,7 +68,7 @@ class Projection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[..., width]` -> `[..., dim]`."""
-        seen, moved = ((tokens - self.centre) / self.scale).split([tokens.shape[-1] - CHANNELS, CHANNELS], -1)
+        seen, moved = ((tokens - self.centre) / self.scale).split([tokens.shape[-1] - MOTION, MOTION], -1)
         reduced: Tensor = self.reduce(torch.cat([self.drop(seen), moved], -1))
         return reduced
 
@@ -95,17 +92,20 @@ class Glance(nn.Module):
             dim=c.tokens,
             heads=c.heads,
             grid=scene.grid,
-            hand_grid=(hands.grid[0] // COARSER, hands.grid[1] // COARSER),
+            hand_grid=hands.grid,
             expansion=c.expansion,
             dropout=c.dropout,
         )
         self.pool = AdditiveAttentionPool(dim=c.tokens, hidden=c.tokens)
         self.grip = nn.Sequential(
-            nn.Conv2d(c.tokens, c.tokens, 3, stride=2, padding=1),
             nn.GELU(),
-            nn.AdaptiveAvgPool2d(GRIP),
+            nn.Linear(c.tokens, c.tokens),
+            nn.GELU(),
+            nn.Linear(c.tokens, PART),
             nn.Flatten(),
-            nn.Linear(c.tokens * GRIP**2, c.tokens),
+            nn.Linear(PART * math.prod(hands.grid), 2 * c.tokens),
+            nn.GELU(),
+            nn.Linear(2 * c.tokens, c.tokens),
         )
         self.absent = nn.Parameter(0.02 * torch.randn(c.tokens))
         self.join = nn.Linear(c.tokens + len(HANDS) * (c.tokens + 5), c.dim)
@@ -140,10 +140,8 @@ class Glance(nn.Module):
         )
         there = present[..., None]
         reduced = self.hands(torch.where(there[..., None], hands, 0))  # [B, 2, M, C]
-        maps = reduced.flatten(0, 1).mT.unflatten(2, h.grid)
-        coarse = F.avg_pool2d(maps, COARSER).flatten(2).mT.unflatten(0, present.shape)
-        told, _ = self.pool(self.told(self.scene(scene), coarse, present))
-        grips = torch.where(there, self.grip(maps).unflatten(0, present.shape), self.absent)
+        told, _ = self.pool(self.told(self.scene(scene), reduced, present))
+        grips = torch.where(there, self.grip(reduced.flatten(0, 1)).unflatten(0, present.shape), self.absent)
         seen: Tensor = self.join(torch.cat([told, grips.flatten(1), _places(boxes, there).flatten(1)], dim=1))
         return seen
 

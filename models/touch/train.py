@@ -18,9 +18,10 @@ from models.touch.evaluate import Judged, best_threshold
 from models.touch.hands import present
 from models.touch.loss import Targets, holding, losses, targets
 from models.touch.model import Eyes, TouchModel
-from models.touch.moving import CHANNELS
-from models.touch.network import TouchNet
+from models.touch.moving import CHANNELS, FINER, MOTION
+from models.touch.network import Tokens, TouchNet
 from models.touch.truth import Miss, Touch
+from models.vision import flow
 
 POINTING = 0.05
 """Weight of the displacements' loss."""
@@ -44,7 +45,7 @@ class Recipe:
         q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
     """
 
-    steps: int = 1500
+    steps: int = 3500
     windows: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 3e-2
@@ -84,7 +85,7 @@ def footage(
     while some := list(islice(taken, AT_ONCE)):
         pixels = torch.from_numpy(np.stack([picture for picture, _ in some])).permute(0, 3, 1, 2)
         where = torch.from_numpy(np.stack([box for _, box in some]))
-        greys = eyes.grey(pixels)
+        greys = flow.grey(pixels, eyes.size)
         pairs = torch.stack([torch.cat([greys[:1] if last is None else last, greys[:-1]]), greys], 1)
         last = greys[-1:]
         for part, seen in zip((scene, hands), eyes(pixels, where, pairs), strict=True):
@@ -112,9 +113,25 @@ def backwards(clip: Footage) -> Footage | None:
 
 def _reversed(tokens: Tensor) -> Tensor:
     """A frame's motion is from the frame before, which is now the one that came after it."""
-    looks, motion = tokens.split([tokens.shape[-1] - CHANNELS, CHANNELS], -1)
+    looks, motion = tokens.split([tokens.shape[-1] - MOTION, MOTION], -1)
     back = -torch.cat([motion[1:], torch.zeros_like(motion[:1])])
     return torch.cat([looks, back], -1).flip(0)
+
+
+def mirrored(clip: Footage, eyes: Eyes) -> Footage:
+    """A clip in a mirror, where the left hand is the right one; looks are taken for what an encoder sees of them there."""
+    scene, hands = (_flipped(tokens, kind) for tokens, kind in ((clip.scene, eyes.scene), (clip.hands, eyes.hands)))
+    x0, y0, x1, y1 = clip.boxes.flip(1).unbind(-1)
+    touches = [replace(touch, hand=1 - touch.hand) for touch in clip.touches]
+    misses = [replace(miss, hand=1 - miss.hand) for miss in clip.misses]
+    return Footage(scene, hands.flip(1), torch.stack([1 - x1, y0, 1 - x0, y1], -1), touches, misses)
+
+
+def _flipped(tokens: Tensor, kind: Tokens) -> Tensor:
+    """Places from right to left, in them the parts of which motion is told, and what moved right moves left."""
+    looks, motion = tokens.unflatten(-2, kind.grid).flip(-2).split([kind.width - MOTION, MOTION], -1)
+    parts = motion.unflatten(-1, (CHANNELS, FINER, FINER)).flip(-1) * motion.new_tensor([-1, 1, 1])[:, None, None]
+    return torch.cat([looks, parts.flatten(-3)], -1).flatten(-3, -2)
 
 
 def fit(
@@ -129,7 +146,7 @@ def fit(
     """Train a network on clips.
 
     Args:
-        clips: with their touches; they are learned from in both directions of time.
+        clips: with their touches; they are learned from in both directions of time, and as a mirror shows them.
         config: its thresholds are taken as they are; see `settled`.
         seed: of the weights and the windows.
         progress: called with each step and its loss.
@@ -138,6 +155,7 @@ def fit(
     torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     draw = np.random.default_rng(seed)
+    clips = [*clips, *(mirrored(clip, eyes) for clip in clips)]
     clips = [*clips, *(back for clip in clips if (back := backwards(clip)))]
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
     net.look.fit(*_some(clips))

@@ -126,11 +126,11 @@ def test_without_looks_motion_alone_is_told_and_no_encoder_is_loaded(
 ) -> None:
     monkeypatch.setattr("models.touch.model.encoder", lambda *_, **__: pytest.fail("an encoder was loaded"))
     plain = Eyes(replace(SEEN, looks=False, scene_height=64, scene_width=96, crop=48))
-    assert plain.scene == (MOTION, (2, 3)) and plain.hands == (MOTION, (4, 4)) and not plain.config.version
+    assert plain.scene == (MOTION, (2, 3)) and plain.hands == (MOTION, (2, 2)) and not plain.config.version
     pixels, boxes = tensors(list(clip(6)))
     boxes[1, 0] = NAN
     scene, hands = plain(pixels, boxes, paired(eye, pixels))
-    assert scene.shape == (6, 6, MOTION) and hands.shape == (6, 2, 16, MOTION)
+    assert scene.shape == (6, 6, MOTION) and hands.shape == (6, 2, 4, MOTION)
     assert scene[1].any() and hands[1, 1].any() and not hands[1, 0].any()
     assert not scene[0].any() and not hands[0].any()  # nothing was before it
 

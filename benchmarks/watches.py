@@ -1,0 +1,96 @@
+"""The pipelines of cameras, as `benchmarks.frames` measures them: what their cameras see, and their networks by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.surprise import model as surprise_model
+from models.surprise.config import EncoderConfig
+from models.surprise.scene import Dive
+from models.touch import model as touch_model
+from models.touch.hands import shaken
+from models.touch.scene import Scene
+from models.vision.encoder import load
+from pipelines import surprise, touch
+from pipelines.runtime.clips import Frame
+from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.plan import Model
+from pipelines.touch import BOXES
+
+SEED = 1
+"""Of the scenes, which are neither trained nor tested on."""
+Network = Callable[[Tensor, Sequence[Frame]], object]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A pipeline of cameras.
+
+    Args:
+        factory: of the pipeline.
+        rate: of a camera, frames a second.
+        frames: what a camera sees, without end of the scene in sight.
+        network: of a model's folder: what all frames must go through, given ready as `[B, 3, H, W]` uint8 and as they came.
+        model: the shipped folder.
+    """
+
+    factory: Callable[[Mapping[str, Any], Model | None], Pipeline]
+    rate: float
+    frames: Callable[[], Iterator[Frame]]
+    network: Callable[[Path], Network]
+    model: Path
+
+    def declared(self) -> Pipeline:
+        """The pipeline on the shipped model, on the CPU."""
+        return self.factory({}, Model(self.model, "", "cpu"))
+
+
+def _dive() -> Iterator[Frame]:
+    return map(Frame, Dive(SEED, seconds=30))
+
+
+def _looks(_: Path) -> Network:
+    """The encoder alone."""
+    c = EncoderConfig()
+    eye = load(c.source, size=(c.height, c.width), device="cpu", layer=c.layer)
+    return lambda pixels, _: eye(pixels)
+
+
+def _table() -> Iterator[Frame]:
+    """A simulated table with the boxes of its hands."""
+    draw = np.random.default_rng(SEED)
+    for shot in Scene(SEED, seconds=30):
+        boxes = zip((field.name for field in BOXES), shaken(shot.hands, draw).flatten().tolist(), strict=True)
+        yield Frame(shot.picture, {name: value for name, value in boxes if value == value})
+
+
+def _judges(folder: Path) -> Network:
+    """All that the model computes: motion, a vector a frame, and what windows of those say."""
+    model = touch_model.load(folder, device="cpu")
+    c = model.config.network
+
+    def judged(pixels: Tensor, frames: Sequence[Frame]) -> object:
+        sides = [[float(frame.facts.get(field.name, np.nan)) for field in BOXES] for frame in frames]
+        grey = model.grey(pixels)["grey"]
+        pairs = torch.stack([torch.cat([grey[:1], grey[:-1]]), grey], 1)
+        seen = model.look(pixels, torch.tensor(sides).unflatten(1, (2, 4)), pairs)
+        windows = torch.cat([seen.new_zeros(c.window - 1, c.dim), seen]).unfold(0, c.window, 1).mT
+        said = model.judge(windows, torch.ones(windows.shape[:2], dtype=torch.bool))
+        around = 2 * model.config.decode.wait + 1
+        spans = torch.cat([said.new_zeros(around - 1, *said.shape[1:]), said]).unfold(0, around, 1).movedim(-1, 1)
+        return model.decide(spans, torch.ones(spans.shape[:2], dtype=torch.bool))
+
+    return judged
+
+
+WATCHES = {
+    "surprise": Watch(surprise.pipeline, 10, _dive, _looks, surprise_model.SHIPPED),
+    "touch": Watch(touch.pipeline, 30, _table, _judges, touch_model.SHIPPED),
+}
