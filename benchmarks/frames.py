@@ -74,12 +74,8 @@ class Sent(NamedTuple):
 class Timed:
     """A stage, and the processor time of its last step."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self.seconds = stage, 0.0
-
-    @property
-    def name(self) -> str:
-        return type(self._stage).__name__
+    def __init__(self, number: int, stage: Stage) -> None:
+        self._stage, self.name, self.seconds = stage, f"{number}. {type(stage).__name__}", 0.0
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -151,13 +147,17 @@ def machine(name: str, rounds: int) -> None:
     declared, network = watch.declared(), watch.network(watch.model)
     size = _size(declared)
     sent, codec = files(watch, size), Codec(topic="t", schema=declared.schema)
-    stages = {n: [Timed(stage) for stage in declared.stages] for n in CAMERAS}
+    stages = {n: [Timed(at, stage) for at, stage in enumerate(declared.stages, 1)] for n in CAMERAS}
     machines = {n: Machine(replace(declared, stages=stages[n])) for n in CAMERAS}
     sources = {n: records(sent, n, watch.rate) for n in CAMERAS}
     frames = [sent[n % LENGTH].frame for n in range(STEP)]
     alone: dict[int, list[float]] = {n: [] for n in CAMERAS}
     whole: dict[int, list[float]] = {n: [] for n in CAMERAS}
     parts: dict[tuple[int, str], list[float]] = {(n, s.name): [] for n in CAMERAS for s in stages[n]}
+    for n in CAMERAS:
+        for _ in range(watch.ahead * n // STEP):
+            taken = [*islice(sources[n], STEP)]
+            machines[n].step(codec.decode(taken)[0], max(record.timestamp for record in taken))
     for turn in range(rounds + 1):
         for n in CAMERAS:
             taken = [*islice(sources[n], STEP)]

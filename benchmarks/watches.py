@@ -39,6 +39,7 @@ class Watch:
         frames: what a camera sees, without end of the scene in sight.
         network: of a model's folder: what all frames must go through, given ready as `[B, 3, H, W]` uint8 and as they came.
         model: the shipped folder.
+        ahead: frames of a camera that must have come before its first is judged.
     """
 
     factory: Callable[[Mapping[str, Any], Model | None], Pipeline]
@@ -46,6 +47,7 @@ class Watch:
     frames: Callable[[], Iterator[Frame]]
     network: Callable[[Path], Network]
     model: Path
+    ahead: int = 0
 
     def declared(self) -> Pipeline:
         """The pipeline on the shipped model, on the CPU."""
@@ -64,11 +66,13 @@ def _looks(_: Path) -> Network:
 
 
 def _table() -> Iterator[Frame]:
-    """A simulated table with the boxes of its hands."""
+    """A simulated table, while both hands are to be seen, with their boxes."""
     draw = np.random.default_rng(SEED)
-    for shot in Scene(SEED, seconds=30):
-        boxes = zip((field.name for field in BOXES), shaken(shot.hands, draw).flatten().tolist(), strict=True)
-        yield Frame(shot.picture, {name: value for name, value in boxes if value == value})
+    for shot in Scene(SEED, seconds=60):
+        boxes = shaken(shot.hands, draw)
+        if not np.isnan(boxes).any():
+            facts = zip((field.name for field in BOXES), boxes.flatten().tolist(), strict=True)
+            yield Frame(shot.picture, dict(facts))
 
 
 def _judges(folder: Path) -> Network:
@@ -92,5 +96,5 @@ def _judges(folder: Path) -> Network:
 
 WATCHES = {
     "surprise": Watch(surprise.pipeline, 10, _dive, _looks, surprise_model.SHIPPED),
-    "touch": Watch(touch.pipeline, 30, _table, _judges, touch_model.SHIPPED),
+    "touch": Watch(touch.pipeline, 30, _table, _judges, touch_model.SHIPPED, ahead=19),
 }
