@@ -1,6 +1,9 @@
 """How well events under water are found, by the model and by what it is held against; `docs/surprise.md` shows the tables.
 
-    python -m benchmarks.surprise DATA      # DATA holds underwater_fish and underwater_subvo; about an hour on one core
+    python -m benchmarks.surprise DATA [KEEP]
+
+DATA holds underwater_fish and underwater_subvo; about an hour and a half on one core. Models are kept in KEEP (build/surprise), and
+a run that was stopped goes on with those.
 
 Every form's level is chosen on the validation dives and then used as it is on the test dives and on real footage.
 """
@@ -8,7 +11,6 @@ Every form's level is chosen on the validation dives and then used as it is on t
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.kept import kept
 from benchmarks.spread import spread
 from models.surprise.baselines import bank, difference, nearest, uniform
 from models.surprise.clips import injected, panned
@@ -25,6 +28,7 @@ from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
 from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
 from models.surprise.model import SurpriseModel
+from models.surprise.model import load as load_model
 from models.surprise.novelties import SIZES
 from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
@@ -48,7 +52,7 @@ class Form(NamedTuple):
     levels: Sequence[DetectorConfig]
 
 
-def main(data: Path) -> None:
+def main(data: Path, keep: Path) -> None:
     torch.set_num_threads(1)
     config = SurpriseConfig()
     eye = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
@@ -56,7 +60,7 @@ def main(data: Path) -> None:
         [looked_at(seed, eye, covers=seeds == TRAIN_SEEDS) for seed in seeds]
         for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
     )
-    report(train, validation, {"test dives": test, **real(data, eye)}, config, eye)
+    report(train, validation, {"test dives": test, **real(data, eye)}, config, eye, keep)
 
 
 def report(
@@ -65,16 +69,21 @@ def report(
     tests: dict[str, Sequence[Footage]],
     config: SurpriseConfig,
     eye: Encoder,
+    keep: Path,
     recipe: Recipe | None = None,
 ) -> None:
     """Print a table for each set of test clips."""
+
+    def fitted(name: str, clips: Sequence[Footage], config: SurpriseConfig, seed: int) -> SurpriseModel:
+        return kept(keep / name, partial(fit, clips, config, eye, recipe, seed=seed), partial(load_model, device="cpu"))
+
     d, forms = config.detector, dict[str, Form]()
     for name, compensates in (("with ego-motion", True), ("uncompensated", False)):
         told = replace(config, network=replace(config.network, compensates=compensates))
-        models = [_fitted(train, told, eye, recipe, seed, name) for seed in SEEDS]
+        models = [fitted(f"{name}-{seed}", train, told, seed) for seed in SEEDS]
         forms[name] = Form([partial(judged, model) for model in models], levels(d, triaged=True))
     uncovered, name = [replace(clip, covered=None) for clip in train], "error alone, no triage"
-    blind = [_fitted(uncovered, config, eye, recipe, 0, name)]
+    blind = [fitted(f"{name}-0", uncovered, config, 0)]
     forms[name] = Form([partial(judged, model) for model in blind], levels(d, triaged=False))
     known = bank(train)
     forms["kNN novelty"] = Form([lambda clip: nearest(clip, known)], levels(d, triaged=False))
@@ -90,15 +99,6 @@ def report(
             _line(name, form, chosen[name], clips)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
         print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
-
-
-def _fitted(
-    train: Sequence[Footage], config: SurpriseConfig, eye: Encoder, recipe: Recipe | None, seed: int, name: str
-) -> SurpriseModel:
-    started = time.monotonic()
-    model = fit(train, config, eye, recipe, seed=seed)
-    print(f"{name}, seed {seed}: fitted in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return model
 
 
 def curved(score: Score, clips: Sequence[Footage], form: Form) -> dict[DetectorConfig, Counted]:
@@ -154,4 +154,4 @@ def seen(clip: Clip, eye: Encoder) -> Footage:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "build/surprise"))

@@ -12,8 +12,6 @@ kept, and a run that was stopped goes on from there.
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.kept import kept
 from benchmarks.spread import spread
 from models.touch.baselines import changes, near
 from models.touch.config import TouchConfig
@@ -34,7 +33,6 @@ from models.touch.model import Eyes, TouchModel, load
 from models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
 from models.touch.train import Footage, Recipe, fit, judged, vectors
 from models.touch.truth import Touch
-from models.trained import CONFIG_FILE
 from pipelines.cli.touch import RATE, looked_at
 
 WRONG = (0.0, 0.2, 0.4)
@@ -63,11 +61,8 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
 
     def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
         """The model of this name, trained if it is not kept yet."""
-        if not (keep / name / CONFIG_FILE).exists():
-            started = time.monotonic()
-            fit(clips, config, eyes, replace(Recipe(), **recipe), seed=seed).save(keep / name)
-            print(f"{name}: fitted in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-        return load(keep / name, "cpu")
+        fresh = partial(fit, clips, config, eyes, replace(Recipe(), **recipe), seed=seed)
+        return kept(keep / name, fresh, partial(load, device="cpu"))
 
     sets = {"validation": validation, "test": test}
     print(f"{len(train)} training tables, {sum(len(clip.touches) for clip in train)} touches\n")
