@@ -99,7 +99,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Boxes(_detector(name, options.get("hands"))),
             Encode(judge.grey),
             Around(
-                *(1, 0, "grey"),
+                past=1,
+                ahead=0,
+                tensor="grey",
                 shape=judge.size,
                 dtype=torch.uint8,
                 name="pair",

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,12 +20,13 @@ class Background:
 
     What it says goes to a file: a pipe would fill up, or stay open as long as any process that it has started.
 
-    Attributes:
-        ray: the cluster's address.
+    Args:
+        environment: of the command; what is asked with it from then on is asked of the command's Ray.
     """
 
-    def __init__(self, command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], *, folder: Path, environment: dict[str, str]) -> None:
         self._said = folder / "said"
+        environment.pop("TOCSIN_RAY__ADDRESS", None)  # of a Ray that has ended
         with self._said.open("w") as said:
             self._process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said
@@ -35,7 +36,7 @@ class Background:
             starts = self._process.poll() is None and time.monotonic() < give_up
             assert starts, f"expected {' '.join(command)} to run, got: {self._said.read_text()}"
             time.sleep(0.2)
-        self.ray = found[1]
+        environment["TOCSIN_RAY__ADDRESS"] = found[1]
 
     def __enter__(self) -> Background:
         return self

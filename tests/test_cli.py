@@ -48,11 +48,8 @@ class Cli:
 
     def run(self, pipeline: str, *settings: str) -> Background:
         """`tocsin run` in the background; from now on its Ray is asked."""
-        self.environment.pop("TOCSIN_RAY__ADDRESS", None)
         command = [sys.executable, "-m", "pipelines", *settings, "run", pipeline]
-        running = Background(command, folder=self.folder, environment=self.environment)
-        self.environment["TOCSIN_RAY__ADDRESS"] = running.ray
-        return running
+        return Background(command, folder=self.folder, environment=self.environment)
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         """Standard output; on a failure that was expected, standard error."""

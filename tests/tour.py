@@ -66,10 +66,8 @@ class Tour:
 
     def run(self, command: str) -> None:
         """Start what a page puts in the background, and wait until it runs."""
-        self.environment.pop("TOCSIN_RAY__ADDRESS", None)
         typed = ["sh", "-c", f"exec {command}"]
         self.running = Background(typed, folder=self.folder, environment=self.environment)
-        self.environment["TOCSIN_RAY__ADDRESS"] = self.running.ray
 
     def shards(self, pipeline: str) -> list[dict[str, Any]]:
         """What `tocsin status` says of a pipeline's shards."""
