@@ -381,16 +381,17 @@ def test_what_cannot_be_evaluated_is_one_line(settings: dict[str, str], tmp_path
 def test_training_on_clips_registers_a_champion_that_judges(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On frames of a small size, and with one short dive for validation."""
+    """On frames of a small size, with one short dive to train on, too, and one for validation."""
     clips = tmp_path / "clips"
     for number in range(2):
         pictures(clips / f"dive{number}", seen(30, seed=number, speed=3.0 + 3 * number))
     monkeypatch.setattr("models.surprise.config.EncoderConfig", partial(type(SEEN), height=SIZE[0], width=SIZE[1]))
-    monkeypatch.setattr("models.surprise.scene.VALIDATION_SEEDS", (700,))
+    for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
+        monkeypatch.setattr(f"models.surprise.scene.{name}", (seed,))
     monkeypatch.setattr("models.surprise.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
     out = tmp_path / "trained"
-    command = ("train", "surprise", "--data", str(clips), "--steps", "5", "--seed", "0", "--seed", "1")
+    command = ("train", "surprise", "--data", "sim", "--data", str(clips), "--steps", "5", "--seed", "0", "--seed", "1")
     called = tocsin(given, *command, "--out", str(out), "--json")
     assert not called.why
     (made,) = called.said
@@ -403,7 +404,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     registry = MlflowClient(given["mlflow.tracking_uri"], registry_uri=given["mlflow.tracking_uri"])
     champion = registry.get_model_version_by_alias("surprise", "champion")
     run = registry.get_run(champion.run_id).data
-    assert run.params["data"] == str(clips) and run.params["seed"] == str(made["seed"])
+    assert run.params["data"] == f"sim {clips}" and run.params["seed"] == str(made["seed"])
     assert "validation_f1" in run.metrics
     monkeypatch.undo()  # what judges is as it is
     report, records = fed(given, "--from", str(clips / "dive0"), "--rate", "0")

@@ -65,7 +65,7 @@ def train(
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
             model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number)
-            model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye)
+            model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
             parts = [
                 counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE)
                 for clip in unseen

@@ -168,7 +168,10 @@ def _surprise(settings: Settings, data: list[str], *, steps: int | None, json: b
     from models.surprise.train import Recipe
     from pipelines.cli.surprise import train as fit
 
-    made = fit(settings, data, recipe=Recipe() if steps is None else replace(Recipe(), steps=steps), **more)
+    recipe = Recipe()
+    if steps is not None:
+        recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
+    made = fit(settings, data, recipe=recipe, **more)
     _say_seeds(made, lambda tried: f"F1 {tried['f1']:.3f} of events on validation dives", json=json)
 
 

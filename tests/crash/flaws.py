@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.runtime import clients, crash, journal, shard, takeover
 from pipelines.runtime.journal import Journal
+from pipelines.runtime.outbox import Outbox
 from pipelines.runtime.shard import Shard
 from pipelines.runtime.sink import Sink
 
@@ -17,8 +18,14 @@ EARLY = "takeover.early"
 
 
 def txn_per_worker() -> None:
-    """Each process has a transactional id of its own, so nobody is fenced."""
+    """Each process has a transactional id of its own, so nobody is fenced; what it publishes is out before it can notice."""
     producer = clients.producer
+
+    def send(original: Any, outbox: Outbox, *what: Any) -> None:
+        original(outbox, *what)
+        outbox.settle(wait=True)
+
+    _replace(Outbox, "send", send)
 
     def own(options: Mapping[str, Any], **more: Any) -> Any:
         return producer(options, **more | {"transactional_id": f"{more['transactional_id']}/{os.getpid()}"})
