@@ -2,7 +2,8 @@
 
     python -m benchmarks.touch [--seeds 3] [--only forms,labels] [--keep build/touch]
 
-- forms: the model; without hands, in training and in tests; a classifier of single frames; boxes of hands and things that are near
+- forms: the model, with true boxes of hands, shaken, and with the finder's; without hands, in tests and in training; a classifier of
+  single frames; boxes of hands and things that are near
 - labels: of the training tables' touches none, 20 % and 40 % are put elsewhere; focal loss against generalised cross-entropy
 
 Thresholds are chosen on the validation tables. Hours on one core, most of which is training: what has been looked at and trained is
@@ -12,7 +13,7 @@ kept, and a run that was stopped goes on from there.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from benchmarks.kept import kept
@@ -28,13 +30,16 @@ from models.touch.baselines import changes, near
 from models.touch.config import TouchConfig
 from models.touch.decode import Spot, softened, spots
 from models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
+from models.touch.finder import HandFinder
+from models.touch.finder import load as load_finder
 from models.touch.loss import Q
 from models.touch.model import Eyes, TouchModel, load
 from models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
-from models.touch.train import Footage, Recipe, fit, judged, vectors
+from models.touch.train import Footage, Recipe, fit, footage, judged, vectors
 from models.touch.truth import Touch
 from pipelines.cli.touch import RATE, looked_at
 
+SETS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 WRONG = (0.0, 0.2, 0.4)
 """Shares of touches that are put elsewhere."""
 NEAR = (-0.06, -0.03, 0.0, 0.02)
@@ -55,16 +60,14 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
     torch.set_num_threads(1)
     config = TouchConfig()
     eyes = Eyes(config.eye)
-    train, validation, test = (
-        [_looked_at(seed, eyes, keep) for seed in some] for some in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
-    )
+    train = [_looked_at(seed, eyes, keep) for seed in TRAIN_SEEDS]
+    sets = {name: [_looked_at(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
 
     def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
         """The model of this name, trained if it is not kept yet."""
         fresh = partial(fit, clips, config, eyes, replace(Recipe(), **recipe), seed=seed)
         return kept(keep / name, fresh, partial(load, device="cpu"))
 
-    sets = {"validation": validation, "test": test}
     print(f"{len(train)} training tables, {sum(len(clip.touches) for clip in train)} touches\n")
     if "forms" in only:
         _head("form")
@@ -72,10 +75,13 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
         models = [fitted(f"hands-{seed}", train, seed) for seed in range(seeds)]
         without = [fitted(f"blind-{seed}", blind, seed, blind=0.0) for seed in range(seeds)]
         _line("with hands", [partial(heard, model) for model in models], sets)
-        _line("the same, no hand given", [partial(heard, m, blind=True) for m in models], sets)
+        finder = load_finder(device="cpu")
+        found = {name: [_looked_at(seed, eyes, keep, finder) for seed in some] for name, some in SETS.items()}
+        _line("the same, hands found", [partial(heard, model) for model in models], found)
+        _line("the same, no hands", [partial(heard, m, blind=True) for m in models], sets)
         _line("trained without hands", [partial(heard, m, blind=True) for m in without], sets)
         _line("each frame by itself", [partial(alone, m) for m in models], sets)
-        for name, some in (("validation", VALIDATION_SEEDS), ("test", TEST_SEEDS)):
+        for name, some in SETS.items():
             _boxes(name, some)
     if "labels" in only:
         print()
@@ -83,19 +89,25 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
         for wrong in WRONG:
             spoilt = [_spoilt(clip, wrong, seed) for seed, clip in enumerate(train)]
             for name, q in (("focal", None), ("generalised cross-entropy", Q)):
-                model = fitted(f"wrong-{wrong:.0%}-{name}", spoilt, q=q)
+                model = fitted(f"wrong-{wrong:.0%}-{name}" if wrong or q else "hands-0", spoilt, q=q)
                 _line(f"{wrong:.0%}, {name}", [partial(heard, model)], sets)
 
 
-def _looked_at(seed: int, eyes: Eyes, keep: Path) -> Footage:
-    """As `looked_at`, once."""
-    file, seconds = keep / f"{seed}.safetensors", TRAIN_SECONDS if seed in TRAIN_SEEDS else 30
+def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
+    """As `looked_at`, once; with `finder`, the boxes are those that it finds."""
+    file = keep / (f"{seed}-found.safetensors" if finder else f"{seed}.safetensors")
+    truth = Scene(seed, seconds=TRAIN_SECONDS if seed in TRAIN_SEEDS else 30, rate=RATE)
     if not file.exists():
-        clip = looked_at(seed, eyes)
+        clip = footage(_found(truth, finder), eyes) if finder else looked_at(seed, eyes)
         keep.mkdir(parents=True, exist_ok=True)
         save_file({"scene": clip.scene, "hands": clip.hands, "boxes": clip.boxes}, file)
-    truth = Scene(seed, seconds=seconds, rate=RATE)
     return Footage(**load_file(file), touches=truth.touches, misses=truth.misses)
+
+
+def _found(scene: Scene, finder: HandFinder) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """A scene's pictures with the boxes that are found in them."""
+    for shot in scene:
+        yield shot.picture, finder(torch.from_numpy(shot.picture).permute(2, 0, 1)[None])[0].numpy()
 
 
 def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:

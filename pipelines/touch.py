@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from models.touch import finder
 from models.touch.hands import HandDetector
 from models.touch.model import TouchModel, load
 from models.touch.truth import HANDS, KINDS
@@ -32,6 +33,8 @@ WAIT = "2s"
 """After which a camera that sends nothing is waited for no longer."""
 CLOSE = 0.2
 """Least score of a frame that is kept: those around an event, and where one nearly was."""
+FINDER, NONE = "finder", "none"
+"""Of the option `hands`: those that come with Tocsin find hands, or nobody does."""
 NOTHING = NEVER
 """In place of the frame since which a hand holds something."""
 SIDES = ("x0", "y0", "x1", "y1")
@@ -72,8 +75,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
     Args:
         options: `late`, by how much frames of a camera may be out of order (they wait for so long); `roots`, folders in which
-            messages may say that their frames lie; `hands`, MediaPipe's model file, to look for hands in frames that come
-            without boxes; `name`, `topic`.
+            messages may say that their frames lie; `hands`, what finds hands in frames that come without boxes: "finder",
+            MediaPipe's model file, or "none"; `name`, `topic`.
         model: written by `tocsin train touch`.
 
     Raises:
@@ -96,7 +99,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Sorted(late=options.get("late", 0)),
             Gaps(by="sequence"),
             Pixels(fields[1]),
-            Boxes(_detector(name, options.get("hands"))),
+            Boxes(_detector(name, options.get("hands", FINDER), model.device)),
             Encode(judge.grey),
             Around(
                 past=1,
@@ -132,11 +135,15 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-def _detector(name: str, file: object) -> HandDetector | None:
-    if file is None:
+Detector = Callable[[Tensor], Tensor]
+"""`[B, 3, H, W] uint8` -> `[B, 2, 4]`, NaN of a hand that is not found."""
+
+
+def _detector(name: str, hands: object, device: str) -> Detector | None:
+    if hands == NONE:
         return None
     try:
-        return HandDetector(str(file))
+        return finder.load(device=device) if hands == FINDER else HandDetector(str(hands))
     except ValueError as reason:
         raise ConfigError(f"pipelines.{name}: {reason}") from None
 
@@ -150,7 +157,7 @@ class Boxes:
         detector: looks for hands in frames that come without boxes.
     """
 
-    def __init__(self, detector: HandDetector | None) -> None:
+    def __init__(self, detector: Detector | None) -> None:
         self._detector = detector
 
     @property

@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def declared(model: Model) -> Pipeline:
-    return pipeline({}, model)
+    return pipeline({"hands": "none"}, model)
 
 
 def side_by_side(*clips: Sequence[Taken]) -> list[Taken]:
@@ -215,13 +215,17 @@ def test_frames_without_boxes_are_judged_and_a_hand_at_a_time_may_be_unseen(decl
     assert not np.allclose(no_left.select(SCORES), blind.select(SCORES), atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("options", "made_by"),
+    [({}, "pipelines.touch.finder.load"), ({"hands": "hands.task"}, "pipelines.touch.HandDetector")],
+)
 def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
-    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch
+    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], made_by: str
 ) -> None:
     asked, shots = list[int](), taken("a", 20)
     boxes = torch.tensor([[0.1, 0.2, 0.4, 0.7], [0.5, 0.3, 0.9, 0.6]])
 
-    def detector(file: str) -> Any:
+    def detector(*_: str, **__: str) -> Any:
         def detect(pixels: Tensor) -> Tensor:
             assert pixels.shape[1:] == (3, *SIZE) and pixels.dtype == torch.uint8
             asked.append(len(pixels))
@@ -229,8 +233,8 @@ def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
 
         return detect
 
-    monkeypatch.setattr("pipelines.touch.HandDetector", detector)
-    p = pipeline({"hands": "hands.task"}, model)
+    monkeypatch.setattr(made_by, detector)
+    p = pipeline(options, model)
     left = {f.name: shots[0].frame.facts[f.name] for f in BOXES[:4]}
     given = dict(zip((f.name for f in BOXES), boxes.flatten().tolist(), strict=True))
     pattern: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [({}, given), (left, left), (given, given)]

@@ -113,8 +113,8 @@ def curve(
 
 
 def best(found: dict[DetectorConfig, Counted]) -> DetectorConfig:
-    """The detector of the best F2, since a novelty missed costs more than an alarm for nothing; of several the highest level."""
-    return max(found, key=lambda config: (found[config].figures()["f2"], config.factor, config.least))
+    """The detector of the best F1; of several the highest level."""
+    return max(found, key=lambda config: (found[config].figures()["f1"], config.factor, config.least))
 
 
 def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | None:

@@ -42,6 +42,7 @@ class Recipe:
         windows: a step; every second has an event in it.
         learning_rate: largest, of a cycle; weight_decay: of AdamW.
         blind: share of windows in which no hand is given, so that it works without a detector.
+        cut: share of windows of which up to half is not there at the beginning or the end, as where a stream begins or lapses.
         q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
     """
 
@@ -50,6 +51,7 @@ class Recipe:
     learning_rate: float = 4e-3
     weight_decay: float = 3e-2
     blind: float = 0.15
+    cut: float = 0.25
     q: float | None = None
 
 
@@ -167,7 +169,7 @@ def fit(
     ]
     for step in range(recipe.steps):
         batch = [_window(clips, config.network.window, draw, event=i % 2 == 0) for i in range(recipe.windows)]
-        parts = [_piece(clips[clip], truths[clip], at, blind=draw.random() < recipe.blind) for clip, at in batch]
+        parts = [_piece(clips[clip], truths[clip], at, recipe, draw) for clip, at in batch]
         scene, hands, boxes, labels, displacement, holds, there = (
             torch.stack(part) for part in zip(*parts, strict=True)
         )
@@ -249,10 +251,16 @@ def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *,
     return clip, range(begin, begin + length)
 
 
-def _piece(clip: Footage, truth: Sequence[Tensor], frames: range, *, blind: bool) -> tuple[Tensor, ...]:
+def _piece(
+    clip: Footage, truth: Sequence[Tensor], frames: range, recipe: Recipe, draw: np.random.Generator
+) -> tuple[Tensor, ...]:
     """Frames of a clip: scene, hands, boxes, labels, displacement, what is held, and which frames are there."""
     at = torch.tensor(frames)
     there = (at >= 0) & (at < len(clip))
     at = at.clamp(0, len(clip) - 1)
-    boxes = torch.full_like(clip.boxes[at], torch.nan) if blind else clip.boxes[at]
+    if draw.random() < recipe.cut:
+        known = there.nonzero()[:, 0]
+        missing = int(draw.integers(len(known) // 2 + 1))
+        there[known[:missing] if draw.random() < 0.5 else known[len(known) - missing :]] = False
+    boxes = torch.full_like(clip.boxes[at], torch.nan) if draw.random() < recipe.blind else clip.boxes[at]
     return clip.scene[at].float(), clip.hands[at].float(), boxes, *(part[at] for part in truth), there

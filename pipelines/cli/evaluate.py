@@ -27,7 +27,10 @@ def evaluate(
         str | None, typer.Option(help="name@alias, name/version or a folder [the weights that come with Tocsin].")
     ] = None,
     hands: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of touch: MediaPipe's model, to look for hands in clips.")
+        str | None,
+        typer.Option(
+            metavar="WHAT", help="Of touch, what finds hands in clips: MediaPipe's model file, none [finder]."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:

@@ -88,11 +88,11 @@ def train(
     return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": told}
 
 
-def evaluate(folder: Path, version: str, data: Path, *, hands: Path | None = None) -> dict[str, Any]:
+def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None) -> dict[str, Any]:
     """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
 
     Args:
-        hands: MediaPipe's model file, to look for hands in clips, which bring no boxes; None: they are judged without.
+        hands: what finds hands in clips, which bring no boxes, as of `pipelines.touch.pipeline`.
 
     Returns:
         Figures of all clips together, as `precision_figures` and `operating_figures` of `models.touch.evaluate`; `touches` that
@@ -110,7 +110,7 @@ def evaluate(folder: Path, version: str, data: Path, *, hands: Path | None = Non
     from pipelines.runtime.plan import Model
     from pipelines.touch import SCORES, pipeline
 
-    declared = pipeline({"hands": str(hands)} if hands else {}, Model(folder, version, "auto"))
+    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
     for name, shots, truth, misses in _sources(data):
         table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")
@@ -149,7 +149,9 @@ def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> 
     """A simulated scene by its seed, or a clip whose truth is known, as `Eyes` see it."""
     import cv2
     import numpy as np
+    import torch
 
+    from models.touch import finder
     from models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
     from models.touch.train import footage
     from models.vision.video import read
@@ -160,11 +162,14 @@ def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> 
         scene = whole(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else whole()
         return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
     assert truth is not None
-    nowhere = np.full((2, 4), np.nan, np.float32)
-    scaled = (
-        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
-    )
-    return footage(((np.asarray(frame, np.uint8), nowhere) for frame in scaled), eyes, truth.touches)
+    hands = finder.load()
+
+    def shown() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        for frame in read(source, rate=None, size=None):
+            scaled = np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+            yield scaled, hands(torch.from_numpy(scaled).permute(2, 0, 1)[None])[0].numpy()
+
+    return footage(shown(), eyes, truth.touches)
 
 
 def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:

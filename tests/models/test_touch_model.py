@@ -205,6 +205,9 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
     assert judged(model, exact).found == spots(decoded, apart=c.apart)
 
 
+WHOLE = Recipe(blind=0.0, cut=0.0)
+
+
 def numbered(frames: int, *events: Touch) -> Footage:
     """A clip whose tokens say which frame they are of."""
     numbers = torch.arange(frames).half()
@@ -214,19 +217,32 @@ def numbered(frames: int, *events: Touch) -> Footage:
 
 def test_a_piece_says_which_of_its_frames_there_are() -> None:
     one = numbered(10, Touch(0, 2, 8))
-    truth = targets(one.touches, 10, radius=2)
+    truth, draw = targets(one.touches, 10, radius=2), np.random.default_rng(0)
     holds = holding(one.touches, 10)
-    scene, hands, boxes, labels, displacement, held, there = _piece(one, [*truth, holds], range(-3, 6), blind=False)
+    scene, hands, boxes, labels, displacement, held, there = _piece(one, [*truth, holds], range(-3, 6), WHOLE, draw)
     assert there.tolist() == [False] * 3 + [True] * 6
     assert scene[there].flatten().tolist() == [0, 1, 2, 3, 4, 5] and scene.dtype == torch.float32
     assert hands[there][:, 1, 0, 0].tolist() == [0, 1, 2, 3, 4, 5] and (boxes == 0.25).all()
     assert torch.equal(held[there], holds[:6]) and holds[2:8, 0].all() and holds.sum() == 6
     assert torch.equal(labels[there], truth.labels[:6]) and torch.equal(displacement[there], truth.displacement[:6])
-    *_, there = _piece(one, [*truth, holds], range(7, 12), blind=False)
+    *_, there = _piece(one, [*truth, holds], range(7, 12), WHOLE, draw)
     assert there.tolist() == [True] * 3 + [False] * 2
-    scene, _, boxes, labels, _, _, _ = _piece(one, [*truth, holds], range(7, 12), blind=True)
+    scene, _, boxes, labels, _, _, _ = _piece(one, [*truth, holds], range(7, 12), replace(WHOLE, blind=1.0), draw)
     assert boxes.isnan().all() and labels[1, 0, 1] == 1 and scene[1] == 8
     assert (one.boxes == 0.25).all()
+
+
+def test_of_a_piece_the_beginning_or_the_end_may_be_missing() -> None:
+    one, draw = numbered(10), np.random.default_rng(0)
+    truth, seen = [*targets((), 10, radius=2), holding((), 10)], set[str]()
+    for _ in range(200):
+        *_, there = _piece(one, truth, range(-2, 8), replace(WHOLE, cut=1.0), draw)
+        seen.add("".join(str(int(known)) for known in there))
+    assert seen == {"0" * (2 + n) + "1" * (8 - n) for n in range(5)} | {
+        "00" + "1" * (8 - n) + "0" * n for n in range(5)
+    }
+    *_, there = _piece(one, truth, range(9, 12), replace(WHOLE, cut=1.0), draw)
+    assert there.tolist() == [True, False, False]
 
 
 def test_windows_have_an_event_in_them_where_they_should_and_reach_over_both_ends() -> None:

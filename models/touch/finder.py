@@ -1,0 +1,168 @@
+"""Where the hands are in frames that come without boxes: a small network over a frozen encoder, trained on simulated tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.touch.truth import HANDS
+from models.trained import CONFIG_FILE, WEIGHTS_FILE
+from models.vision.encoder import DEFAULT, Encoder
+from models.vision.encoder import load as encoder
+
+SHIPPED = Path(__file__).parent / "weights" / "finder"
+SIDES = 4
+RARE = -4.0
+"""Logit of a place of which nothing is known."""
+SIDE = 0.1
+"""How far a side of a hand is from a place in it, as a share of the frame, where nothing is known."""
+SUREST = 5
+"""Places whose boxes, weighted by how sure each is, make a hand's."""
+SAME = 0.5
+"""Overlap (intersection over union) from which on a left and a right hand are one, seen twice."""
+
+
+@dataclass(frozen=True)
+class FinderConfig:
+    """A finder.
+
+    Args:
+        source, layer: of the encoder, see `models.vision.encoder.load`.
+        height, width: to which frames are reduced, pixels.
+        hidden: channels of the network.
+        sure: least probability, 0 to 1, of a hand that is there.
+        version: of the encoder's weights when it was trained.
+    """
+
+    source: str = DEFAULT
+    layer: str = "stride8"
+    height: int = 144
+    width: int = 256
+    hidden: int = 48
+    sure: float = 0.5
+    version: str = ""
+
+
+class FinderNet(nn.Module):
+    """Says of each place of a frame whether it lies in the middle of a hand, and how far that hand's sides are from it.
+
+    Args:
+        width: channels of the encoder's tokens; hidden: of its own; grid: rows and columns of places.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    places: Tensor
+
+    def __init__(self, width: int, hidden: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        self.bring = nn.Conv2d(width + 2, hidden, 1)
+        self.around = nn.ModuleList(nn.Conv2d(hidden, hidden, 3, padding=wide, dilation=wide) for wide in (1, 2, 4, 1))
+        self.say = nn.Conv2d(hidden, len(HANDS) * (1 + SIDES), 1)
+        with torch.no_grad():
+            assert self.say.bias is not None
+            self.say.bias[: len(HANDS)] = RARE
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        rows, columns = ((torch.arange(count) + 0.5) / count for count in grid)
+        self.register_buffer("places", torch.stack(torch.meshgrid(columns, rows, indexing="xy")), persistent=False)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge frames.
+
+        Args:
+            tokens: `[B, N, width]`.
+
+        Returns:
+            Logits of each place's being in the middle of each hand, `[B, 2, h, w]`, and the box that it sees around itself,
+            left, top, right, bottom as shares of the frame, `[B, 2, 4, h, w]`.
+        """
+        seen = ((tokens - self.centre) / self.scale).clamp(-6, 6).mT.unflatten(2, self.grid)
+        seen = self.bring(torch.cat([seen, (self.places * 2 - 1).expand(len(seen), -1, -1, -1)], 1))
+        for look in self.around:
+            seen = seen + F.gelu(look(F.gelu(seen)))
+        said = self.say(seen)
+        away = SIDE * said[:, len(HANDS) :].unflatten(1, (len(HANDS), SIDES)).clamp(max=3).exp()
+        return said[:, : len(HANDS)], torch.cat([self.places - away[:, :, :2], self.places + away[:, :, 2:]], 2)
+
+
+class HandFinder:
+    """Finds up to one left and one right hand in a frame.
+
+    Args:
+        config: its encoder's version says which weights it was trained on.
+        net: set to evaluation, and frozen.
+        eye: the encoder.
+
+    Raises:
+        ValueError: the encoder is another one.
+    """
+
+    def __init__(self, config: FinderConfig, net: FinderNet, eye: Encoder) -> None:
+        if config.version not in ("", eye.version):
+            raise ValueError(
+                f"the hand finder was trained on encoder {config.version}, got {eye.name} {eye.version}; take that one, or train "
+                "it on this one"
+            )
+        self.config = replace(config, version=eye.version)
+        self.net, self._eye = net.eval().requires_grad_(False), eye
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as of `models.touch.hands.cut`, NaN of a hand that is not found."""
+        boxes, sure = decode(*self.net(self._eye(reduced(pixels, self.config)).tokens))
+        return torch.where((sure >= self.config.sure)[..., None], boxes, torch.nan)
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_file({name: t.contiguous() for name, t in self.net.state_dict().items()}, directory / WEIGHTS_FILE)
+
+
+def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
+    """Read a finder; its network, small, runs on the CPU, the encoder on `device`.
+
+    Raises:
+        ValueError: it does not fit the encoder that is here.
+    """
+    config = FinderConfig(**json.loads((Path(directory) / CONFIG_FILE).read_text()))
+    eye = eye_of(config, device)
+    net = FinderNet(eye.width, config.hidden, eye.grid)
+    net.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+    return HandFinder(config, net, eye)
+
+
+def eye_of(config: FinderConfig, device: str = "auto") -> Encoder:
+    """The encoder that a finder looks through."""
+    return encoder(config.source, size=(config.height, config.width), device=device, layer=config.layer)
+
+
+def reduced(pixels: Tensor, config: FinderConfig) -> Tensor:
+    """Frames `[B, 3, H, W] uint8` as the encoder takes them."""
+    return F.interpolate(pixels.float(), (config.height, config.width), mode="area").round().to(torch.uint8)
+
+
+def decode(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """What `FinderNet` says, as a box of each hand `[B, 2, 4]` and how sure that is, `[B, 2]`; not at all of one seen twice."""
+    likely, where = logits.sigmoid().flatten(2).topk(SUREST, -1)
+    weights = likely / likely.sum(-1, keepdim=True)
+    chosen = boxes.flatten(3).gather(3, where[:, :, None].expand(-1, -1, SIDES, -1))
+    found, sure = (chosen * weights[:, :, None]).sum(-1).clamp(0, 1), likely[..., 0]
+    twice = overlap(found[:, 0], found[:, 1]) > SAME
+    return found, torch.where(twice[:, None] & (sure < sure.amax(1, keepdim=True)), 0.0, sure)
+
+
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of boxes `[..., 4]`."""
+    low, high = torch.maximum(one[..., :2], other[..., :2]), torch.minimum(one[..., 2:], other[..., 2:])
+    both = (high - low).clamp(min=0).prod(-1)
+    areas = [(box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (one, other)]
+    return both / (areas[0] + areas[1] - both).clamp(min=1e-6)

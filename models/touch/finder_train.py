@@ -1,0 +1,192 @@
+"""Training of the hand finder on simulated tables, whose frames are varied so that it holds for cameras and light that they lack.
+
+    python -m models.touch.finder_train FOLDER
+
+writes a finder into FOLDER: a quarter of an hour on one core.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
+from models.touch.scene import TRAIN, VALIDATION, Look, Scene
+from models.vision.encoder import Encoder
+
+Frame = NDArray[np.uint8]
+Boxes = NDArray[np.float32]
+
+TRAIN_SEEDS = range(2000, 2800)
+VALIDATION_SEEDS = range(1700, 1730)
+"""Other tables than those of touches, of the same looks."""
+FRAMES, SECONDS = 20, 20.0
+"""Frames of a table that are looked at, and the time out of which they are drawn."""
+MIDDLE = 0.5
+"""Share of a hand's box whose places are its middle; others in the box count for neither."""
+LEAST = 0.15
+"""Share of a hand that must be left of it where the frame is cut."""
+LEVELS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+"""Least probabilities that are tried."""
+FOUND = 0.5
+"""Overlap from which on a hand is found."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How it is trained: steps of the optimizer, frames a step, the largest learning rate of a cycle, weight decay of AdamW."""
+
+    steps: int = 2500
+    frames: int = 24
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Frames as the finder sees them: `[B, N, D]` tokens, half precision, and `[B, 2, 4]` boxes, NaN where no hand is."""
+
+    tokens: Tensor
+    boxes: Tensor
+
+
+def sight(seed: int, config: FinderConfig, eye: Encoder, *, look: Look, vary: bool) -> Sight:
+    """Look at some frames of a table."""
+    scene, draw = Scene(seed, seconds=SECONDS, look=look), np.random.default_rng((seed, 7))
+    pictures, boxes = list[Tensor](), list[Tensor]()
+    for at in draw.choice(np.arange(1, len(scene)), FRAMES, replace=False):
+        shot = scene.shot(int(at))
+        picture, where = varied(shot.picture, shot.hands, draw) if vary else (shot.picture, shot.hands)
+        pictures.append(torch.from_numpy(picture).permute(2, 0, 1))
+        boxes.append(torch.from_numpy(where))
+    return Sight(eye(reduced(torch.stack(pictures), config)).tokens.half(), torch.stack(boxes))
+
+
+def varied(picture: Frame, boxes: Boxes, draw: np.random.Generator) -> tuple[Frame, Boxes]:
+    """A frame `[H, W, 3]` as another camera might have it: in a mirror, nearer, tilted, in other light and colours, blurred.
+
+    Returns:
+        The frame, and the boxes of its hands; NaN of one of which too little is left.
+    """
+    rows, columns = picture.shape[:2]
+    turn = np.eye(3)
+    if draw.random() < 0.5:
+        turn = np.array([[-1.0, 0, columns - 1], [0, 1, 0], [0, 0, 1]])
+        boxes = boxes[::-1]  # the left hand is a right one there
+    if draw.random() < 0.6:
+        scale = draw.uniform(1, 1.6)
+        right, down = draw.uniform(0, [columns * (scale - 1), rows * (scale - 1)])
+        turn = np.array([[scale, 0, -right], [0, scale, -down], [0, 0, 1]]) @ turn
+    angle = draw.uniform(-25, 25) if draw.random() < 0.3 else 0.0
+    tilt = np.vstack([cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), angle, 1.0), [0, 0, 1]])
+    made = cv2.warpPerspective(picture, tilt @ turn, (columns, rows), borderMode=cv2.BORDER_REFLECT_101)
+    size = np.array([columns, rows])
+    moved = np.stack([_moved(box, tilt @ turn, size, shrink=1 - 0.12 * (angle != 0)) for box in boxes])
+    light = (np.asarray(made, np.float32) / 255) ** draw.uniform(0.6, 1.6)
+    light = light * draw.uniform(0.8, 1.2, 3) * draw.uniform(0.7, 1.25) + draw.uniform(-0.06, 0.06)
+    if draw.random() < 0.3:
+        light = cv2.GaussianBlur(light, (0, 0), draw.uniform(0.5, 2))
+    return np.clip(light * 255, 0, 255).astype(np.uint8), moved.astype(np.float32)
+
+
+def _moved(box: Boxes, turn: NDArray[np.float64], size: NDArray[np.int64], *, shrink: float) -> NDArray[np.float64]:
+    """A box after a turn: the one around its corners, a little less of it since a hand does not fill them."""
+    corners = np.array([[box[i], box[j]] for i in (0, 2) for j in (1, 3)]) * size
+    there = corners @ turn[:2, :2].T + turn[:2, 2]
+    middle, half = (there.max(0) + there.min(0)) / 2, (there.max(0) - there.min(0)) / 2 * shrink
+    low, high = np.clip((middle - half) / size, 0, 1), np.clip((middle + half) / size, 0, 1)
+    left = np.prod(high - low) / max(float(np.prod(2 * half / size)), 1e-9)
+    return np.concatenate([low, high]) if left > LEAST else np.full(4, np.nan)
+
+
+def fit(seen: Sight, config: FinderConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0) -> HandFinder:
+    """Train a finder; its threshold is the config's, see `settled`."""
+    recipe = recipe or Recipe()
+    torch.manual_seed(seed)
+    net = FinderNet(seen.tokens.shape[2], config.hidden, eye.grid)
+    some = seen.tokens[::7].float()
+    net.centre.copy_(some.mean((0, 1)))
+    net.scale.copy_(some.std((0, 1)).clamp(min=1e-3))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    for _ in range(recipe.steps):
+        drawn = torch.randint(len(seen.tokens), (recipe.frames,))
+        loss = _loss(net, seen.tokens[drawn].float(), seen.boxes[drawn])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return HandFinder(config, net, eye)
+
+
+def _loss(net: FinderNet, tokens: Tensor, boxes: Tensor) -> Tensor:
+    """Focal loss of the places, and of the boxes that a hand's middle sees: overlap, and how far the sides are off."""
+    logits, seen = net(tokens)
+    known = boxes.nan_to_num(0.0)[..., None, None]
+    half, away = (known[:, :, 2:] - known[:, :, :2]) / 2, (net.places - (known[:, :, 2:] + known[:, :, :2]) / 2).abs()
+    step = 0.5 / logits.new_tensor(net.grid[::-1])[:, None, None]
+    # At least one place is a hand's middle, however small it is; a hand that is not there has none.
+    inside = (away / half.maximum(step / MIDDLE)).amax(2).nan_to_num(9.0)
+    inside = inside.masked_fill(boxes.isnan().any(-1)[..., None, None], 9.0)
+    middle, likely = inside < MIDDLE + 1e-3, logits.sigmoid().detach()
+    weight = torch.where(middle, (1 - likely).square(), likely.square() / 2) * (middle | (inside >= 1))
+    places = (F.binary_cross_entropy_with_logits(logits, middle.float(), reduction="none") * weight).sum()
+    got, wanted = (b.permute(0, 1, 3, 4, 2)[middle] for b in (seen, known.expand_as(seen)))
+    sides = (1 - overlap(got, wanted)).sum() + 2 * (got - wanted).abs().mean(-1).sum()
+    return (places + sides) / middle.sum().clamp(min=1)
+
+
+def settled(finder: HandFinder, seen: Sight) -> tuple[FinderConfig, dict[str, float]]:
+    """The config with the threshold of the best F1 on frames that it was not trained on, and the figures there."""
+    with torch.inference_mode():
+        parts = [decode(*finder.net(some.float())) for some in seen.tokens.split(64)]
+    boxes, sure = (torch.cat(part) for part in zip(*parts, strict=True))
+    told = {level: found(boxes, sure >= level, seen.boxes) for level in LEVELS}
+    level = max(told, key=lambda level: told[level]["f1"])
+    return replace(finder.config, sure=level), told[level]
+
+
+def found(boxes: Tensor, there: Tensor, truth: Tensor) -> dict[str, float]:
+    """How well hands are found: boxes `[B, 2, 4]` of those that are said to be there, `[B, 2]`, against the true ones."""
+    known, same = ~truth.isnan().any(-1), overlap(boxes, truth.nan_to_num(0.0))
+    hit = there & known & (same > FOUND)
+    precision, recall = float(hit.sum() / there.sum().clamp(min=1)), float(hit.sum() / known.sum().clamp(min=1))
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+        "overlap": float(same[hit].mean()) if bool(hit.any()) else 0.0,
+    }
+
+
+def together(parts: Iterator[Sight]) -> Sight:
+    """Of several tables."""
+    seen = list(parts)
+    return Sight(torch.cat([part.tokens for part in seen]), torch.cat([part.boxes for part in seen]))
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    config = FinderConfig()
+    eye = eye_of(config)
+    wide = replace(VALIDATION, view=TRAIN.view, height=TRAIN.height)
+    train = together(sight(seed, config, eye, look=TRAIN, vary=True) for seed in TRAIN_SEEDS)
+    validation = together(sight(seed, config, eye, look=wide, vary=False) for seed in VALIDATION_SEEDS)
+    finder = fit(train, config, eye)
+    config, figures = settled(finder, validation)
+    HandFinder(config, finder.net, eye).save(out)
+    print({"sure": config.sure, **figures})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

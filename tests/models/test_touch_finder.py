@@ -1,0 +1,134 @@
+"""The hand finder: its network says boxes, frames are varied with their boxes, and it finds hands that it has not seen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, load, overlap
+from models.touch.finder_train import FRAMES, VALIDATION_SEEDS, Recipe, Sight, fit, found, settled, sight, varied
+from models.touch.hands import present
+from models.touch.scene import VALIDATION
+from models.vision.video import read
+
+EGO = Path(__file__).parents[2].parent / "shared" / "data" / "ego_touch"
+BY_EYE = {
+    ("video1", 10): (0.53, 0.55, 0.65, 0.82),
+    ("video1", 20): (0.49, 0.30, 0.61, 0.52),
+    ("video2", 15): (0.42, 0.33, 0.57, 0.60),
+}
+"""A right hand's box, as shares of the frame."""
+SMALL = FinderConfig(height=32, width=64)
+
+
+def box(*sides: float) -> Tensor:
+    return torch.tensor(sides)
+
+
+def test_boxes_overlap_by_what_they_share() -> None:
+    one, half = box(0.0, 0.0, 0.4, 0.4), box(0.2, 0.0, 0.6, 0.4)
+    assert overlap(one, one) == pytest.approx(1)
+    assert overlap(one, half) == pytest.approx(1 / 3)
+    assert overlap(one, box(0.5, 0.5, 0.6, 0.6)) == overlap(one, box(0.3, 0.3, 0.2, 0.2)) == 0
+
+
+def test_the_surest_places_make_a_hands_box() -> None:
+    logits, boxes = torch.full((1, 2, 3, 4), -20.0), torch.rand(1, 2, 4, 3, 4)
+    logits[0, 0, 1, 2] = logits[0, 0, 1, 3] = 2.0
+    boxes[0, 0, :, 1, 2], boxes[0, 0, :, 1, 3] = box(0.1, 0.2, 0.3, 0.4), box(0.2, 0.2, 0.5, 0.4)
+    seen, sure = decode(logits, boxes)
+    torch.testing.assert_close(seen[0, 0], box(0.15, 0.2, 0.4, 0.4))
+    assert sure[0, 0] == pytest.approx(torch.tensor(2.0).sigmoid().item()) and sure[0, 1] < 1e-6
+
+
+def test_a_hand_that_is_seen_as_both_is_the_surer_one() -> None:
+    logits, boxes = torch.full((2, 2, 3, 4), -20.0), torch.zeros(2, 2, 4, 3, 4)
+    logits[:, 0, 1, 1], logits[:, 1, 1, 1] = 1.0, 2.0
+    boxes[0] = box(0.2, 0.2, 0.5, 0.5)[:, None, None]
+    boxes[1, 0], boxes[1, 1] = (side[:, None, None] for side in (box(0.1, 0.2, 0.4, 0.5), box(0.6, 0.2, 0.9, 0.5)))
+    _, sure = decode(logits, boxes)
+    assert (sure > 0.5).tolist() == [[False, True], [True, True]]
+
+
+def test_frames_are_varied_together_with_their_boxes() -> None:
+    """A bright left hand and a dimmer right one: where each is afterwards, by its level, its box is."""
+    seen, gone = list[float](), 0
+    for seed in range(40):
+        draw, picture = np.random.default_rng(seed), np.zeros((90, 160, 3), np.uint8)
+        picture[:30, :40], picture[40:80, 90:120] = 250, 120
+        boxes = np.array([[0, 0, 40, 30], [90, 40, 120, 80]], np.float32) / np.float32([160, 90, 160, 90])
+        made, moved = varied(picture, boxes, draw)
+        assert made.shape == picture.shape and made.dtype == np.uint8 and moved.dtype == np.float32
+        level, top = made.max(2).astype(float), made.max()
+        for where in moved:
+            if np.isnan(where).any():
+                gone += 1
+                continue
+            x0, y0, x1, y1 = (where * [160, 90, 160, 90]).round().astype(int)
+            inside = level[y0:y1, x0:x1]
+            seen.append(float((inside > 0.2 * top).mean()))
+            assert where.min() >= 0 and where.max() <= 1
+    assert np.mean(seen) > 0.85 and 0 < gone < 20
+
+
+def test_it_learns_where_a_mark_lies() -> None:
+    """In place of an encoder's tokens noise, with one channel up on the left hand's places and another on the right one's."""
+    eye, draw = eye_of(SMALL, "cpu"), torch.Generator().manual_seed(0)
+    rows, columns = eye.grid
+    tokens, boxes = torch.randn(300, rows * columns, eye.width, generator=draw), torch.full((300, 2, 4), torch.nan)
+    for frame in range(300):
+        for hand in range(2):
+            if torch.rand((), generator=draw) < 0.3:
+                continue
+            y, x = int(torch.randint(rows - 1, (), generator=draw)), int(torch.randint(columns - 1, (), generator=draw))
+            tokens[frame].view(rows, columns, -1)[y : y + 2, x : x + 2, hand] += 6
+            boxes[frame, hand] = box(x / columns, y / rows, (x + 2) / columns, (y + 2) / rows)
+    learned = Sight(tokens[:250].half(), boxes[:250])
+    finder = fit(learned, SMALL, eye, Recipe(steps=250))
+    config, figures = settled(finder, Sight(tokens[250:].half(), boxes[250:]))
+    assert figures["f1"] > 0.8 and figures["overlap"] > 0.6
+    assert config.version == eye.version
+
+
+def test_what_is_found_is_counted_against_the_truth() -> None:
+    truth = torch.tensor([[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7]], [[torch.nan] * 4, [0.5, 0.5, 0.7, 0.7]]])
+    said = torch.tensor([[[0.1, 0.1, 0.3, 0.3], [0.0, 0.0, 0.2, 0.2]], [[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.6]]])
+    figures = found(said, torch.tensor([[True, True], [True, False]]), truth)
+    assert figures == pytest.approx({"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "overlap": 1.0})
+
+
+def test_a_finder_is_what_was_saved_and_wants_its_encoder(tmp_path: Path) -> None:
+    eye = eye_of(SMALL, "cpu")
+    torch.manual_seed(0)
+    finder = HandFinder(replace(SMALL, sure=0.01), FinderNet(eye.width, SMALL.hidden, eye.grid), eye)
+    finder.save(tmp_path)
+    frames = torch.randint(0, 256, (3, 3, 48, 80), dtype=torch.uint8)
+    torch.testing.assert_close(load(tmp_path, "cpu")(frames), finder(frames), equal_nan=True)
+    assert finder(frames[:0]).shape == (0, 2, 4)
+    with pytest.raises(ValueError, match="trained on encoder another, got efficientnet-lite0"):
+        HandFinder(replace(SMALL, version="another"), finder.net, eye)
+
+
+def test_the_shipped_one_finds_hands_on_tables_that_it_has_not_seen() -> None:
+    finder = load(device="cpu")
+    config, eye = finder.config, eye_of(finder.config, "cpu")
+    for seed in VALIDATION_SEEDS[:2]:
+        seen = sight(seed, config, eye, look=VALIDATION, vary=False)
+        boxes, sure = decode(*finder.net(seen.tokens.float()))
+        figures = found(boxes, sure >= config.sure, seen.boxes)
+        assert len(seen.boxes) == FRAMES and figures["precision"] > 0.8 and figures["recall"] > 0.85
+
+
+@pytest.mark.skipif(not EGO.is_dir(), reason="needs the recordings of ego_touch")
+@pytest.mark.parametrize("name", ["video1", "video2"])
+def test_the_shipped_one_finds_a_real_hand_though_it_has_seen_none(name: str) -> None:
+    finder, frames = load(device="cpu"), list(read(EGO / f"{name}.mp4", rate=None, size=(288, 512)))
+    boxes = finder(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
+    assert present(boxes)[:, 1].float().mean() > 0.7
+    for (clip, at), by_eye in BY_EYE.items():
+        assert clip != name or overlap(boxes[at, 1], box(*by_eye)) > 0.5
