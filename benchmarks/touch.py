@@ -2,8 +2,8 @@
 
     python -m benchmarks.touch [--seeds 3] [--only forms,labels] [--keep build/touch]
 
-- forms: the model, with true boxes of hands, shaken, and with the finder's; without hands, in tests and in training; a classifier of
-  single frames; boxes of hands and things that are near
+- forms: the model, with true boxes of hands, shaken, and with the finder's; without hands, in tests and in training; a classifier
+  of single frames; boxes of hands and things that are near
 - labels: of the training tables' touches none, 20 % and 40 % are put elsewhere; focal loss against generalised cross-entropy
 
 Thresholds are chosen on the validation tables. Hours on one core, most of which is training: what has been looked at and trained is
