@@ -26,7 +26,7 @@ from models.surprise.baselines import bank, difference, nearest, uniform
 from models.surprise.clips import injected, panned
 from models.surprise.config import SurpriseConfig
 from models.surprise.detector import DetectorConfig
-from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
+from models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from models.surprise.model import SurpriseModel
 from models.surprise.model import load as load_model
 from models.surprise.novelties import SIZES
@@ -88,7 +88,7 @@ def report(
     known = bank(train)
     forms["kNN novelty"] = Form([lambda clip: nearest(clip, known)], levels(d, triaged=False))
     forms["frame difference"] = Form([difference], levels(d, triaged=False))
-    chosen = {name: [best(curved(score, validation, form)) for score in form.scores] for name, form in forms.items()}
+    chosen = dict[str, list[DetectorConfig]]()
     for title, clips in {"validation dives": validation, **tests}.items():
         print(f"\n### {title}: {sum(len(c.novelties) for c in clips)} novelties in {_minutes(clips):.0f} minutes\n")
         print(
@@ -96,28 +96,24 @@ def report(
         )
         print("|---|---|---|---|---|---|---|---|")
         for name, form in forms.items():
-            _line(name, form, chosen[name], clips)
+            found = [_curve(score, clips, form.levels) for score in form.scores]
+            levelled = chosen.setdefault(name, [best(some) for some in found])  # on validation dives, which come first
+            _line(name, found, levelled)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
         print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
 
 
-def curved(score: Score, clips: Sequence[Footage], form: Form) -> dict[DetectorConfig, Counted]:
-    return curve([score(clip) for clip in clips], [clip.novelties for clip in clips], form.levels, rate=RATE)
+def _curve(score: Score, clips: Sequence[Footage], levels: Sequence[DetectorConfig]) -> dict[DetectorConfig, Counted]:
+    return curve([score(clip) for clip in clips], [clip.novelties for clip in clips], levels, rate=RATE)
 
 
-def _line(name: str, form: Form, chosen: Sequence[DetectorConfig], clips: Sequence[Footage]) -> None:
-    counts, falses, curves = [], [], []
-    for score, detector in zip(form.scores, chosen, strict=True):
-        found = [score(clip) for clip in clips]
-        parts = [counted(*detect(s, detector), clip.novelties, rate=RATE) for s, clip in zip(found, clips, strict=True)]
-        counts.append(sum(parts, Counted()))
-        traced = curve(found, [clip.novelties for clip in clips], form.levels, rate=RATE)
-        reached = at_recall(traced, RECALL)
-        falses.append(str(reached.false) if reached else "-")
-        curves.append(
-            " ".join(f"{f['recall']:.2f}/{f['precision']:.2f}" for f in (c.figures() for c in traced.values()))
-        )
-    print(f"| {name} | {_figures(counts)} | {' '.join(falses)} | {curves[0]} |", flush=True)
+def _line(name: str, found: Sequence[dict[DetectorConfig, Counted]], chosen: Sequence[DetectorConfig]) -> None:
+    """A form's line: at the levels that were chosen, at a given recall, and at all levels of the first seed."""
+    counts = [some[detector] for some, detector in zip(found, chosen, strict=True)]
+    reached = [at_recall(some, RECALL) for some in found]
+    falses = " ".join(str(count.false) if count else "-" for count in reached)
+    traced = " ".join(f"{f['recall']:.2f}/{f['precision']:.2f}" for f in (c.figures() for c in found[0].values()))
+    print(f"| {name} | {_figures(counts)} | {falses} | {traced} |", flush=True)
 
 
 def _figures(counts: Sequence[Counted]) -> str:
