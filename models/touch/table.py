@@ -111,23 +111,6 @@ def _tiles(rows: int, columns: int, rng: np.random.Generator) -> Array:
     return _muted(110, 215, rng) * shade[..., None]
 
 
-def _patterned(rows: int, columns: int, rng: np.random.Generator) -> Array:
-    """Like no table: two colours in stripes, squares, a grid or spots of some size, for who is to know hands on any."""
-    one, two = rng.uniform(15, 245, (2, 3))
-    step, line = SCALE * rng.uniform(0.7, 9), rng.uniform(0.05, 0.5)
-    down, right = (np.arange(count) / step % 1 for count in (rows, columns))
-    spots = _cloud(rows, columns, step, rng, rng.uniform(1, 4))
-    share = (
-        np.broadcast_to(right < line, (rows, columns)),
-        (down[:, None] < 0.5) ^ (right < 0.5),
-        (down[:, None] < line) | (right < line),
-        np.clip((spots - 0.5) / line + 0.5, 0, 1),
-    )[rng.integers(4)]
-    return (one + share[..., None] * (two - one)) * (0.8 + 0.3 * _cloud(rows, columns, rng.uniform(2, 60), rng))[
-        ..., None
-    ]
-
-
 MATERIALS: dict[str, Callable[[int, int, np.random.Generator], Array]] = {
     "wood": _wood,
     "plain": _plain,
@@ -135,6 +118,5 @@ MATERIALS: dict[str, Callable[[int, int, np.random.Generator], Array]] = {
     "steel": _steel,
     "marble": _marble,
     "tiles": _tiles,
-    "patterned": _patterned,
 }
 """By name: the colours `[rows, columns, 3]` of a surface."""
