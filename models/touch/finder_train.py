@@ -2,7 +2,7 @@
 
     python -m models.touch.finder_train FOLDER
 
-writes a finder into FOLDER: a quarter of an hour on one core.
+writes a finder into FOLDER: half an hour on one core.
 """
 
 from __future__ import annotations
