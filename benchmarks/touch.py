@@ -13,7 +13,7 @@ kept, and a run that was stopped goes on from there.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from benchmarks.kept import kept
@@ -98,16 +97,10 @@ def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = No
     file = keep / (f"{seed}-found.safetensors" if finder else f"{seed}.safetensors")
     truth = Scene(seed, seconds=TRAIN_SECONDS if seed in TRAIN_SEEDS else 30, rate=RATE)
     if not file.exists():
-        clip = footage(_found(truth, finder), eyes) if finder else looked_at(seed, eyes)
+        clip = footage(finder.boxed(shot.picture for shot in truth), eyes) if finder else looked_at(seed, eyes)
         keep.mkdir(parents=True, exist_ok=True)
         save_file({"scene": clip.scene, "hands": clip.hands, "boxes": clip.boxes}, file)
     return Footage(**load_file(file), touches=truth.touches, misses=truth.misses)
-
-
-def _found(scene: Scene, finder: HandFinder) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """A scene's pictures with the boxes that are found in them."""
-    for shot in scene:
-        yield shot.picture, finder(torch.from_numpy(shot.picture).permute(2, 0, 1)[None])[0].numpy()
 
 
 def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:

@@ -121,7 +121,7 @@ def operating_figures(
         figures |= {
             f"{name}_precision": precision,
             f"{name}_recall": recall,
-            f"{name}_f1": _f1(precision, recall),
+            f"{name}_f1": f1(precision, recall),
             f"{name}_error": median(map(abs, off)) if off else math.nan,
             f"{name}_lag": median(off) if off else math.nan,
         }
@@ -159,7 +159,7 @@ def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, ha
     for rank, pair in enumerate(pairs, 1):
         hits += pair.truth is not None
         if scores[rank] < pair.spot.score:  # equal scores count together
-            best = max(best, (_f1(hits / rank, hits / there), (pair.spot.score + scores[rank]) / 2))
+            best = max(best, (f1(hits / rank, hits / there), (pair.spot.score + scores[rank]) / 2))
     return best[1]
 
 
@@ -174,7 +174,7 @@ def _touches_f1(clips: Sequence[Judged], tolerance: int) -> float:
                 hits += 1
                 left.remove(min(fits, key=lambda true: abs(true.contact - touch.contact)))
     there = sum(len(clip.touches) for clip in clips)
-    return _f1(hits / max(found, 1), hits / max(there, 1))
+    return f1(hits / max(found, 1), hits / max(there, 1))
 
 
 def _same(touch: Touch, true: Touch, tolerance: int) -> bool:
@@ -193,5 +193,6 @@ def _count(clips: Sequence[Judged], kind: int) -> int:
     return sum(len(_events(clip, kind)) for clip in clips)
 
 
-def _f1(precision: float, recall: float) -> float:
+def f1(precision: float, recall: float) -> float:
+    """Their harmonic mean; 0 of two zeros."""
     return 2 * precision * recall / max(precision + recall, 1e-9)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -119,6 +122,11 @@ class HandFinder:
         """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as of `models.touch.hands.cut`, NaN of a hand that is not found."""
         boxes, sure = decode(*self.net(self._eye(reduced(pixels, self.config)).tokens))
         return torch.where((sure >= self.config.sure)[..., None], boxes, torch.nan)
+
+    def boxed(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Pictures `[H, W, 3]` RGB, each with the boxes `[2, 4]` that are found in it."""
+        for picture in pictures:
+            yield picture, self(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].numpy()
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""

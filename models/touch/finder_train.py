@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.touch.evaluate import f1
 from models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
 from models.touch.scene import TRAIN, VALIDATION, Look, Scene
 from models.vision.encoder import Encoder
@@ -164,7 +165,7 @@ def found(boxes: Tensor, there: Tensor, truth: Tensor) -> dict[str, float]:
     return {
         "precision": precision,
         "recall": recall,
-        "f1": 2 * precision * recall / max(precision + recall, 1e-9),
+        "f1": f1(precision, recall),
         "overlap": float(same[hit].mean()) if bool(hit.any()) else 0.0,
     }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from models.touch.clips import Labelled
     from models.touch.decode import Spot
+    from models.touch.finder import HandFinder
     from models.touch.model import Eyes
     from models.touch.scene import Scene
     from models.touch.train import Footage, Recipe
@@ -43,6 +44,7 @@ def train(
     from models.touch.clips import clips as labelled
     from models.touch.config import TouchConfig
     from models.touch.evaluate import operating_figures, precision_figures
+    from models.touch.finder import load
     from models.touch.model import Eyes, TouchModel
     from models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
     from models.touch.train import fit, judged, settled
@@ -50,7 +52,7 @@ def train(
     from pipelines.cli.train import artifacts
 
     config = TouchConfig()
-    eyes, tried = Eyes(config.eye), {}
+    eyes, finder, tried = Eyes(config.eye), load(), {}
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
     sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
     clips: list[Footage] = []
@@ -58,7 +60,7 @@ def train(
     with progress() as shown:
         task = shown.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
         for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
-            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth))
+            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth, finder))
             shown.advance(task)
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
@@ -145,13 +147,13 @@ def frames(source: str, *, camera: str, seed: int) -> Iterator[pl.DataFrame]:
     return sent(taken, camera=camera, rate=RATE, live="://" in source)
 
 
-def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> Footage:
-    """A simulated scene by its seed, or a clip whose truth is known, as `Eyes` see it."""
+def looked_at(
+    source: Path | int, eyes: Eyes, truth: Labelled | None = None, finder: HandFinder | None = None
+) -> Footage:
+    """A simulated scene by its seed, or a clip whose truth is known and in which `finder` finds the hands, as `Eyes` see it."""
     import cv2
     import numpy as np
-    import torch
 
-    from models.touch import finder
     from models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
     from models.touch.train import footage
     from models.vision.video import read
@@ -161,15 +163,11 @@ def looked_at(source: Path | int, eyes: Eyes, truth: Labelled | None = None) -> 
         whole = partial(Scene, source, size=size, rate=RATE)
         scene = whole(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else whole()
         return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
-    assert truth is not None
-    hands = finder.load()
-
-    def shown() -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        for frame in read(source, rate=None, size=None):
-            scaled = np.asarray(cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-            yield scaled, hands(torch.from_numpy(scaled).permute(2, 0, 1)[None])[0].numpy()
-
-    return footage(shown(), eyes, truth.touches)
+    assert truth is not None and finder is not None
+    scaled = (
+        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
+    )
+    return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
 
 
 def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:

@@ -16,7 +16,6 @@ from models.touch.hands import present
 from models.touch.scene import VALIDATION
 from models.vision.video import read
 
-EGO = Path(__file__).parents[2].parent / "shared" / "data" / "ego_touch"
 BY_EYE = {
     ("video1", 10): (0.53, 0.55, 0.65, 0.82),
     ("video1", 20): (0.49, 0.30, 0.61, 0.52),
@@ -124,11 +123,11 @@ def test_the_shipped_one_finds_hands_on_tables_that_it_has_not_seen() -> None:
         assert len(seen.boxes) == FRAMES and figures["precision"] > 0.8 and figures["recall"] > 0.85
 
 
-@pytest.mark.skipif(not EGO.is_dir(), reason="needs the recordings of ego_touch")
 @pytest.mark.parametrize("name", ["video1", "video2"])
-def test_the_shipped_one_finds_a_real_hand_though_it_has_seen_none(name: str) -> None:
-    finder, frames = load(device="cpu"), list(read(EGO / f"{name}.mp4", rate=None, size=(288, 512)))
+def test_the_shipped_one_finds_a_real_hand_though_it_has_seen_none(data: Path, name: str) -> None:
+    clip = data / "ego_touch" / f"{name}.mp4"
+    finder, frames = load(device="cpu"), list(read(clip, rate=None, size=(288, 512)))
     boxes = finder(torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2))
     assert present(boxes)[:, 1].float().mean() > 0.7
-    for (clip, at), by_eye in BY_EYE.items():
-        assert clip != name or overlap(boxes[at, 1], box(*by_eye)) > 0.5
+    for (of, at), by_eye in BY_EYE.items():
+        assert of != name or overlap(boxes[at, 1], box(*by_eye)) > 0.5
