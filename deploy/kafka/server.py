@@ -138,7 +138,9 @@ class KafkaServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error:
-            error.add_note(f"Kafka's log {self.log} ends: {_last_line(self.log.read_text())}")
+            status = self._process.poll() if self._process else None
+            state = "runs" if status is None else f"has ended with status {status}"
+            error.add_note(f"Kafka {state}; its log {self.log} ends: {_last_line(self.log.read_text())}")
         self.stop()
 
     @property
