@@ -161,7 +161,9 @@ def fit(
     clips = [*clips, *(back for clip in clips if (back := backwards(clip)))]
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
     net.look.fit(*_some(clips))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
     truths = [
         [*targets(clip.touches, len(clip), radius=config.decode.radius), holding(clip.touches, len(clip))]

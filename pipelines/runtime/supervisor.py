@@ -36,8 +36,13 @@ FOLLOW_S = 15.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "67108864", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""glibc's: tensors come from memory that was used before; given back after each step, its page faults cost a third."""
+KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MIMALLOC_PURGE_DELAY": "60000",
+}
+"""Tensors (glibc) and Arrow's columns (mimalloc, ms) come from memory that was used before; given back after each step, its page
+faults cost a third."""
 ACTIVE = ("running", "stopping")
 
 
