@@ -46,7 +46,7 @@ class Recipe:
         q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
     """
 
-    steps: int = 3500
+    steps: int = 7000
     windows: int = 8
     learning_rate: float = 4e-3
     weight_decay: float = 3e-2

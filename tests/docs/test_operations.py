@@ -27,9 +27,11 @@ def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]
         producer.send("sensors.industrial", b'{"unit": 1, "cycle": "first"}', partition=0)
         producer.close()
         tour("tocsin up rul")
-        tour.judged("rul", ROWS + 1)
-        yield tour
-        tour("tocsin stop rul")
+        try:
+            tour.judged("rul", ROWS + 1)
+            yield tour
+        finally:
+            tour("tocsin stop rul")
 
 
 @pytest.mark.slow
