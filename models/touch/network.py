@@ -138,11 +138,13 @@ class Glance(nn.Module):
             present=(present, "B 2"),
             boxes=(boxes, "B 2 4"),
         )
-        there = present[..., None]
-        reduced = self.hands(torch.where(there[..., None], hands, 0))  # [B, 2, M, C]
-        told, _ = self.pool(self.told(self.scene(scene), reduced, present))
-        grips = torch.where(there, self.grip(reduced.flatten(0, 1)).unflatten(0, present.shape), self.absent)
-        seen: Tensor = self.join(torch.cat([told, grips.flatten(1), _places(boxes, there).flatten(1)], dim=1))
+        some = present.flatten().nonzero()[:, 0]  # only hands that are there are computed
+        reduced = self.hands(hands.flatten(0, 1).index_select(0, some))  # [H, M, C]
+        grips = self.absent.expand(present.numel(), -1).index_copy(0, some, self.grip(reduced))
+        every = reduced.new_zeros(present.numel(), *reduced.shape[1:]).index_copy(0, some, reduced)
+        told, _ = self.pool(self.told(self.scene(scene), every.unflatten(0, present.shape), present))
+        places = _places(boxes, present[..., None])
+        seen: Tensor = self.join(torch.cat([told, grips.unflatten(0, present.shape).flatten(1), places.flatten(1)], 1))
         return seen
 
 
