@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from benchmarks.kept import kept
 from benchmarks.spread import spread
@@ -35,7 +36,7 @@ from models.touch.finder import load as load_finder
 from models.touch.loss import Q
 from models.touch.model import Eyes, TouchModel, load
 from models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
-from models.touch.train import Footage, Recipe, fit, footage, judged, vectors
+from models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
 from models.touch.truth import Touch
 from pipelines.cli.touch import RATE, looked_at
 
@@ -106,16 +107,19 @@ def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = No
 
 def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
     """What the model finds."""
-    some = [_unseen(clip) for clip in clips] if blind else clips
-    return Found(*([judged(model, clip, soft=soft) for clip in some] for soft in (True, False)))
+    return _found(model, [_unseen(clip) for clip in clips] if blind else clips, partial(decoded, model))
 
 
 def alone(model: TouchModel, clips: Sequence[Footage]) -> Found:
     """What follows from each frame by itself: where what is held changes."""
+    return _found(model, clips, lambda clip: changes(model.net.holding(vectors(model, clip)).sigmoid()))
+
+
+def _found(model: TouchModel, clips: Sequence[Footage], scores: Callable[[Footage], Tensor]) -> Found:
     found = Found([], [])
     for clip in clips:
-        scores = changes(model.net.holding(vectors(model, clip)).sigmoid())
-        for kind, part in zip((softened(scores), spots(scores, apart=model.config.decode.apart)), found, strict=True):
+        each = scores(clip)
+        for kind, part in zip((softened(each), spots(each, apart=model.config.decode.apart)), found, strict=True):
             part.append(Judged(kind, clip.touches, clip.misses, len(clip)))
     return found
 

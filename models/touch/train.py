@@ -211,12 +211,16 @@ def said(model: TouchModel, clip: Footage) -> Tensor:
     )
 
 
+def decoded(model: TouchModel, clip: Footage) -> Tensor:
+    """How likely each frame of a clip is an event, what its neighbours say of it included: `[T, 2, 2]`, 0 to 1."""
+    scores, displacement = said(model, clip).unbind(1)
+    return decode(scores, displacement, radius=model.config.decode.radius)
+
+
 def judged(model: TouchModel, clip: Footage, *, soft: bool = False) -> Judged:
     """What is found in a clip: what a stream finds, or with `soft` what the benchmark's metric is taken of."""
-    c = model.config.decode
-    scores, displacement = said(model, clip).unbind(1)
-    decoded = decode(scores, displacement, radius=c.radius)
-    found = softened(decoded) if soft else spots(decoded, apart=c.apart)
+    scores = decoded(model, clip)
+    found = softened(scores) if soft else spots(scores, apart=model.config.decode.apart)
     return Judged(found, clip.touches, clip.misses, len(clip))
 
 
