@@ -29,10 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
-            if "crash" not in item.path.parts:  # there, one failure in a thousand is what we look for
-                item.add_marker(
-                    pytest.mark.flaky(reruns=1)
-                )  # a busy machine may starve a broker; the summary tells of it
 
 
 @pytest.fixture(scope="session", autouse=True)
