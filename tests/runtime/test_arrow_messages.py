@@ -107,6 +107,32 @@ def test_a_bad_row_with_a_time_that_python_cannot_hold_is_a_dead_letter_too():
     ]
 
 
+YEAR_1_MS, YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
+
+
+@pytest.mark.parametrize(
+    ("written_as", "time"),
+    [
+        ("ms", YEAR_1_MS - 1),
+        ("ms", YEAR_10000_MS),
+        ("ms", 1_700_000_000_000_000),
+        ("us", 1000 * YEAR_1_MS - 1),
+        ("us", 1000 * YEAR_10000_MS),
+        ("us", 1_700_000_000_000_000_000),
+        ("s", 1_700_000_000_000),
+        ("ns", 2**63 - 1),
+    ],
+)
+def test_a_row_of_a_time_beyond_all_calendars_is_a_dead_letter_and_the_others_live(written_as, time):
+    kind = pa.timestamp(written_as, "UTC")
+    value = written(readings(3, at=pa.array([0, time, None], kind)))
+    batch, (letter,) = Codec(topic="plant", schema=SCHEMA).decode([record(value, 1, ARROW)])
+    assert batch["_row"].to_pylist() == [0, 2]
+    assert (letter.row, letter.error) == (1, "BadValue")
+    assert letter.message.startswith("at: expected an RFC 3339 time with an offset, or milliseconds since 1970")
+    assert "from 1700 to 2199, got " in letter.message
+
+
 def test_a_message_of_mostly_bad_rows_is_one_dead_letter():
     value = written(nan_at(*range(3, MAX_BAD_ROWS + 4), rows=200))
     records = [record(value, 1, ARROW), record(written(readings(1)), 2, ARROW)]
