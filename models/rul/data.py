@@ -10,7 +10,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from models.folders import listed
 from models.rul.config import RulConfig
+from models.tables import read
 
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))
@@ -43,39 +45,40 @@ def read_cmapss_rul(directory: Path, subset: str = "FD001") -> np.ndarray:
     return np.loadtxt(_find(directory, f"RUL_{subset}.txt"), ndmin=1)
 
 
-def read_csv_directory(directory: Path, config: RulConfig) -> pl.DataFrame:
-    """Read every `*.csv` of a directory into one table, sorted by key and order.
+def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: bool = False) -> pl.DataFrame:
+    """Read every CSV file of a directory into one table, sorted by key and order.
 
     Args:
-        directory: holds one or many assets a file; every file has a header.
-        config: names the columns; others are ignored.
+        directory: holds one or many assets a file; every file has a header. One such file does as well.
+        config: names the columns and says their types; others are ignored.
+        decimal_comma: numbers are written 400,5.
 
     Raises:
         FileNotFoundError: if there is no CSV file.
-        ValueError: if a file lacks a column, a value does not parse, or a reading is missing.
+        ValueError: if a file lacks a column or has a cell that is empty or not of its column's type; the line is named.
     """
-    paths = sorted(directory.glob("*.csv"))
+    paths = csv_files(directory)
     if not paths:
         raise FileNotFoundError(f"{directory}: no *.csv; expected one or more files of run-to-failure rows")
-    key_type = pl.Int64() if config.key_type == "int64" else pl.String()
-    numbers = (config.order, *config.features, *((config.label,) if config.label else ()))
+    types = config.types | ({config.label: "float64"} if config.label else {})
+    fractions = f"for fractions of {config.order}, set order_type = 'float64' in the model's config"
     tables = []
     for path in paths:
-        table = pl.read_csv(path, infer_schema=False)
-        if missing := [name for name in (config.key, *numbers) if name not in table.columns]:
-            raise ValueError(f"{path}: columns {missing} missing, got {table.columns}; correct the config or the file")
-        try:
-            table = table.select(
-                pl.col(config.key).cast(key_type),
-                *(pl.col(name).str.strip_chars().cast(pl.Float64) for name in numbers),
-            )
-        except pl.exceptions.InvalidOperationError as error:
-            raise ValueError(f"{path}: expected numbers; {str(error).splitlines()[0]}") from error
-        if sum(table.null_count().row(0)):
-            gaps = {name: n for name, n in table.null_count().row(0, named=True).items() if n}
-            raise ValueError(f"{path}: empty cells {gaps}; expected a value in each row, fill or drop those rows")
-        tables.append(table)
+        sheet = read(path, decimal_comma=decimal_comma)
+        sheet.require(*types)
+        columns = dict[str, pl.Series]()
+        for name, kind in types.items():
+            if kind == "int64":
+                columns[name] = sheet.integers(name, hint=fractions if name == config.order else "")
+            else:
+                columns[name] = sheet.texts(name) if kind == "string" else sheet.numbers(name)
+        tables.append(pl.DataFrame(columns))
     return pl.concat(tables).sort(config.key, config.order)
+
+
+def csv_files(directory: Path) -> list[Path]:
+    """The CSV files of a directory, or the one that this is."""
+    return listed(directory, ".csv")
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,12 @@ def evaluate(
             shipped = TABLE.name
             figures = spot(found[2] if found else TABLE, found[1] if found else SHIPPED, data, hands=hands)
         else:
+            from models.rul.data import csv_files
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
 
             shipped = "FD001"
-            figures = score(data=data, model=found[2] if found else FD001, subset=subset, csv=any(data.glob("*.csv")))
+            figures = score(data=data, model=found[2] if found else FD001, subset=subset, csv=bool(csv_files(data)))
     if json:
         say_json({"model": model or f"shipped {shipped}", **figures})
         return

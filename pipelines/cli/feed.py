@@ -116,11 +116,11 @@ def recorded(folder: Path, settings: Settings, plan: Plan, *, subset: str, split
         FileNotFoundError, ValueError: as the readers do.
     """
     from models.rul.config import RulConfig
-    from models.rul.data import read_cmapss, read_csv_directory
+    from models.rul.data import csv_files, read_cmapss, read_csv_directory
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.plan import fetch_model
 
-    if not any(folder.glob("*.csv")):
+    if not csv_files(folder):
         return read_cmapss(folder, subset, split).sort("cycle", "unit")
     if plan.model is None:
         raise ConfigError(f"--from {folder}: expected a model whose config names the columns of CSV files, got none")

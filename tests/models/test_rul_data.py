@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,15 +81,33 @@ def test_csv_directory_reads_many_files_and_keeps_string_keys(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pump,hour,a\nx,1,2\n", r"columns \['b'\] missing"),
-        ("pump,hour,a,b\nx,1,2,high\n", "expected numbers; .*high"),
-        ("pump,hour,a,b\nx,1,2,\n", r"empty cells \{'b': 1\}"),
+        ("pump,hour,a\nx,1,2\n", r": columns \['b'\] missing"),
+        ("pump,hour,a,b\nx,1,2,1\n\nx,2,2,high\n", ", line 4, column 'b': expected a finite number, got 'high'"),
+        ("pump,hour,a,b\nx,1,2,\n", ", line 2, column 'b': expected a value, got an empty cell"),
+        ("pump,hour,a,b\n,1,2,3\n", ", line 2, column 'pump': expected a value, got an empty cell"),
+        (
+            "pump,hour,a,b\nx,0.5,2,3\nx,1.5,2,3\n",
+            ", line 2, column 'hour': expected a whole number, got '0.5', .*order_type",
+        ),
     ],
 )
-def test_csv_errors_name_the_file_and_the_column(tmp_path: Path, text: str, message: str) -> None:
+def test_csv_errors_name_the_file_the_line_and_the_column(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(ValueError, match=rf"bad.csv: {message}"):
+    with pytest.raises(ValueError, match=rf"bad.csv{message}") as refused:
         read_csv_directory(tmp_path, CONFIG)
+    assert "\n" not in str(refused.value)
+
+
+def test_whole_numbers_are_integers_however_they_are_written_and_fractions_where_the_config_has_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one.csv").write_text("pump,hour,a,b\n7.0,1.0,1,2\n7,2e0,1,2\n")
+    numbered = replace(CONFIG, key_type="int64")
+    read = read_csv_directory(tmp_path, numbered)
+    assert read.rows() == [(7, 1, 1, 2), (7, 2, 1, 2)]
+    assert read.dtypes == [pl.Int64, pl.Int64, pl.Float64, pl.Float64]
+    (tmp_path / "one.csv").write_text("pump,hour,a,b\n7,0.5,1,2\n7,1,1,2\n")
+    assert read_csv_directory(tmp_path, replace(numbered, order_type="float64"))["hour"].to_list() == [0.5, 1.0]
 
 
 def test_a_directory_without_csv_is_refused(tmp_path: Path) -> None:
