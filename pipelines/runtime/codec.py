@@ -16,7 +16,7 @@ from pipelines.runtime.fields import END_MS, unit_meant
 from pipelines.runtime.frames import PIXELS, WHOLE, FrameReader
 from pipelines.runtime.json_messages import JsonReader
 from pipelines.runtime.pipeline import IDENTITY
-from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
+from pipelines.runtime.readings import Decoded, Reading, RejectedError, media_type, show
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -28,7 +28,8 @@ class Codec:
     """Turns the records of one topic into Arrow batches.
 
     The header `content-type` says how a value is written: `application/json` (or none), one object, one row;
-    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. A record, or a row of a stream, that is not
+    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. Names of headers and media types may be in any case,
+    with parameters, and be a known alias (`MEDIA_TYPES`). A record, or a row of a stream, that is not
     exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
 
     - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
@@ -40,8 +41,8 @@ class Codec:
     - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;
     - a field whose metadata has `{"from": "header:<name>"}` is the text of the record's last header of that name, a time,
       number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
-    - a stream has all the schema's fields in any order and any width that holds the values, and ends with its end
-      mark; with more than 100 bad rows it is refused as a whole.
+    - a stream has all the schema's fields in any order and any type that holds the values, dictionary-encoded or not, and
+      ends with its end mark; with more than 100 bad rows it is refused as a whole.
 
     A topic whose schema has `frame_fields` holds frames and nothing else; see `FrameReader`. Their facts are in headers.
 
@@ -156,6 +157,6 @@ def _timeless(stamp: int) -> RejectedError:
 
 
 def content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
-    """The media type that the last `content-type` header names; JSON without one."""
-    named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
-    return named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower() if named else JSON
+    """What a message's value is by its headers; JSON where they do not say."""
+    kind = media_type(headers)
+    return JSON if kind is None else kind

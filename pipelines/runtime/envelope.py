@@ -62,10 +62,10 @@ class Envelope:
             return
         some = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
         values = [records[i].value for i in some.tolist()]
-        headers = [dict(records[i].headers) for i in some.tolist()]
+        headers = [{name.lower(): content for name, content in records[i].headers} for i in some.tolist()]
         columns, refused = [], dict[int, RejectedError]()
         for fact in self._facts:
-            found = values if fact.header is None else [header.get(fact.header) for header in headers]
+            found = values if fact.header is None else [header.get(fact.header.lower()) for header in headers]
             column = pa.array([None if content is None else fact.read(content) for content in found], fact.field.type)
             for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
                 if found[i] is not None or not fact.field.nullable:

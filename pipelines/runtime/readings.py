@@ -1,7 +1,7 @@
 """What both readers of messages share: the schema as a question, why a message is refused, and rows so far."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +106,24 @@ class Reading:
                         "BadValue", f"{name}: expected {wanted}, got {ms} ms since 1970{unit_meant(ms)}"
                     )
         raise AssertionError(f"row {row} is usable")
+
+
+MEDIA_TYPES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "text/json": "application/json",
+    "application/x-apache-arrow-stream": "application/vnd.apache.arrow.stream",
+}
+"""Other names by which producers call what is read here."""
+
+
+def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """What the last `content-type` header names, written in any case and without parameters; None: there is no such header."""
+    named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
+    if not named:
+        return None
+    kind = named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
+    return "application/json" if kind.endswith("+json") else MEDIA_TYPES.get(kind, kind)
 
 
 def show(content: Any) -> str:

@@ -25,6 +25,8 @@ from tests.runtime.codec_samples import (
     written,
 )
 
+ARROW_ALIAS = "application/x-apache-arrow-stream"
+
 
 def test_a_poll_keeps_order_identity_and_kafka_time():
     records = [record(json.dumps({**GOOD, "cycle": i}).encode(), 1000 - i, (), i % 4, 5000 + i) for i in range(BESIDE)]
@@ -220,10 +222,29 @@ def test_both_ways_agree_on_a_time_in_every_unit(unit, time):
     assert slow["at"].cast(pa.int64()).to_pylist() == [expected]
 
 
-@pytest.mark.parametrize("written_as", [b"application/json", b"Application/JSON; charset=utf-8", None])
-def test_json_is_known_by_its_header_or_by_none(written_as):
-    rows, letters = decode_among_good(json.dumps(GOOD).encode(), [("Content-Type", written_as), ("trace", b"1")])
+@pytest.mark.parametrize(
+    "written_as",
+    [
+        b"application/json",
+        b"Application/JSON; charset=utf-8",
+        b"text/json",
+        b"application/vnd.plant.reading+json",
+        None,
+    ],
+)
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
+def test_json_is_known_by_its_header_or_by_none(name, written_as):
+    rows, letters = decode_among_good(json.dumps(GOOD).encode(), [(name, written_as), ("trace", b"1")])
     assert (len(rows), letters) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "written_as", ["application/vnd.apache.arrow.stream; v=5", "APPLICATION/VND.APACHE.ARROW.STREAM", ARROW_ALIAS]
+)
+@pytest.mark.parametrize("name", ["content-type", "Content-Type"])
+def test_a_stream_is_known_by_its_header(name, written_as):
+    rows, letters = decode_among_good(written(readings(2)), [(name, written_as.encode())])
+    assert (len(rows), letters) == (2, [])
 
 
 def test_another_content_type_is_a_dead_letter():
