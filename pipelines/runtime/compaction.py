@@ -42,9 +42,9 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
         raise ConfigError(
             f"vacuum {vacuum}: expected 24h at least, or it would take files that shards are about to commit"
         )
-    uri, options = lake.uri(name), lake.options or None
+    uri, options, place = lake.uri(name), lake.options or None, lake.place(name)
     if not DeltaTable.is_deltatable(uri, storage_options=options):
-        raise Unavailable(f"{uri}: expected a table, got none; start its pipeline with `tocsin up`")
+        raise Unavailable(f"{place}: expected a table, got none; start its pipeline with `tocsin up`")
     table = DeltaTable(uri, storage_options=options)
     try:
         done = table.optimize.compact()
@@ -52,8 +52,8 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
         gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True) if vacuum else []
         table.cleanup_metadata()
     except CommitFailedError as reason:
-        raise Unavailable(f"{uri}: compaction met another one: {reason}; nothing has changed, try again") from reason
-    return Compacted(uri, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
+        raise Unavailable(f"{place}: compaction met another one: {reason}; nothing has changed, try again") from reason
+    return Compacted(place, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
 
 
 def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
