@@ -236,7 +236,7 @@ def _teller() -> Callable[[Finding], None]:
     """Lines for people, under the pipeline's name."""
     from rich.text import Text
 
-    from pipelines.cli.console import out
+    from pipelines.cli.console import out, plain
 
     of = ""
 
@@ -245,7 +245,7 @@ def _teller() -> Callable[[Finding], None]:
         if found.pipeline != of:
             out.print(Text(of := found.pipeline, "bold"))
         dim = "dim" if found.state in ("ok", "skipped") else ""
-        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (found.said, dim))
+        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (plain(found.said), dim))
         out.print(line, soft_wrap=True)
 
     return tell

@@ -50,9 +50,7 @@ def demo(
     from pipelines.runtime.feeder import feed
     from pipelines.runtime.supervisor import deploy
 
-    out.print(
-        "[bold]Tocsin[/]: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n"
-    )
+    out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n")
     _clear(folder)
     fleet = Fleet()
     with ExitStack() as stack:
@@ -188,7 +186,7 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
         f"{bin_}mlflow ui --backend-store-uri sqlite:///{database}",
         f"make kafka   # then, on a broker that keeps what it gets: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
     ):
-        out.print(command, style="bold", soft_wrap=True, highlight=False, markup=False)
+        out.print(command, style="bold", soft_wrap=True)
 
 
 def _short(path: Path) -> Path:
