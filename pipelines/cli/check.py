@@ -114,6 +114,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
     def newest(shard: int) -> Journal | None:
         return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
 
+    look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")

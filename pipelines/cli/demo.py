@@ -85,6 +85,9 @@ def _clear(folder: Path) -> None:
 
 def _settings(folder: Path, bootstrap_servers: str) -> Settings:
     """The demo's own, whatever the environment says; where its table and its run lie also stays in a file."""
+    import orjson
+
+    from pipelines.runtime.lake import write_aside
     from pipelines.runtime.settings import Settings
 
     stays = {
@@ -92,7 +95,8 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
         "mlflow.tracking_uri": f"sqlite:///{(folder / 'mlflow.db').absolute()}",
     }
     file = folder / "tocsin.toml"
-    file.write_text("".join(f"{name} = '{value}'\n" for name, value in stays.items()))
+    # A JSON string is one of TOML, too, whatever is in the folder's name.
+    write_aside(file, b"".join(b"%s = %s\n" % (name.encode(), orjson.dumps(value)) for name, value in stays.items()))
     own = {
         "kafka.bootstrap_servers": bootstrap_servers,
         "kafka.security_protocol": "PLAINTEXT",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +66,16 @@ class Lake:
             return Uri(posixpath.join(self.root, *parts))
         check_name(folder)
         return Uri(folder.joinpath(*parts).as_uri())
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write a file that may be there already.
+
+        Guarantee: it is as it was or whole, also after a kill, a full disk or a loss of power.
+        """
+        if (folder := self.folder) is None:
+            write(self.files, path, content)  # an object store shows a file when it is whole
+        else:
+            write_aside(folder / path, content)
 
     def scan(self, table: str) -> pl.LazyFrame:
         """A table's rows. Nothing is read before they are collected; each collection reads as of the last commit."""
@@ -131,6 +142,20 @@ def check_name(folder: Path) -> None:
         raise ConfigError(
             f"lake {real!r}: expected {FIT}; got {found[0]!r}; rename it, or set lake.path to another one"
         )
+
+
+def write_aside(file: Path, content: bytes) -> None:
+    """Write a file beside the one that is there, have it on the disk, and only then give it its name."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:

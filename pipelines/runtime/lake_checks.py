@@ -22,6 +22,7 @@ from pipelines.runtime.errors import ConfigError, ModelError, Unavailable
 from pipelines.runtime.journal import Journal, Mark
 from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.machine import Machine
+from pipelines.runtime.orders import last_orders
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
 from pipelines.runtime.reader import Log
@@ -157,6 +158,12 @@ class LakeTable:
                     "none; restore that folder from a backup or from the registry"
                 )
         return ", ".join(f"shard {shard} at {_short(c)}" for shard, c in named) or "no checkpoint yet"
+
+    def orders(self) -> str:
+        """Whether what the pipeline was ordered last can be read."""
+        if not self._names("_orders") or (kept := last_orders(self._lake, self._name)) is None:
+            return "none"
+        return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
 
     def positions(self, topic: str, look: Callable[[], Log]) -> str:
         """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""

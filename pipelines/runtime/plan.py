@@ -16,7 +16,7 @@ import orjson
 from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     for file, content in contents.items():
         path = posixpath.join("_models", ref.sha256, file)
         if files.get_file_info(path).size != len(content):  # missing, or cut short by a crash
-            write(files, path, content)
+            lake.replace(path, content)
     return ref
 
 
