@@ -112,8 +112,9 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
     import cv2
     import numpy as np
 
-    whole = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
-    assert whole is not None  # it has been decoded before it was kept
+    from models.vision.picture import decode
+
+    whole = decode(file)[..., ::-1]  # OpenCV draws in BGR
     height = round(whole.shape[0] * WIDTH / whole.shape[1])
     image = cv2.resize(whole, (WIDTH, height), interpolation=cv2.INTER_AREA)
     if places := row.get("map"):
