@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -32,9 +32,11 @@ from pydantic_settings.sources import PydanticBaseSettingsSource
 
 from pipelines.runtime import logs
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import Lake
 from pipelines.runtime.logs import without_password
 from pipelines.runtime.units import milliseconds, size
+
+if TYPE_CHECKING:
+    from pipelines.runtime.lake import Lake
 
 FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"
@@ -145,6 +147,8 @@ class LakeSettings(_Section):
 
     def open(self) -> Lake:
         """The lake itself."""
+        from pipelines.runtime.lake import Lake  # it loads pyarrow, which `--help` and `status` have no use for
+
         return Lake(self.path, {name: value.get_secret_value() for name, value in self.options.items()})
 
 
