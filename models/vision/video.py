@@ -1,6 +1,7 @@
 """Recorded footage and live streams, decoded frame by frame.
 
-A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names.
+A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names,
+the numbers in them by value: `frame2` before `frame10`. Hidden files are left out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from models.folders import listed
 
 Frame = NDArray[np.uint8]
 
@@ -61,7 +64,7 @@ def read(
 def is_clip(path: Path) -> bool:
     """Whether it is a video file or a directory with pictures, by its name."""
     if path.is_dir():
-        return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
+        return bool(listed(path, *PICTURES))
     return path.suffix.lower() in VIDEOS
 
 
@@ -102,7 +105,7 @@ def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Fra
 
 
 def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
-    found = sorted(picture for picture in path.iterdir() if picture.suffix.lower() in PICTURES)
+    found = listed(path, *PICTURES)
     if not found:
         raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
     for picture in found:
