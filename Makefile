@@ -5,8 +5,12 @@ READY := $(VENV)/.ready
 # The first of these that runs; the lock file is resolved for 3.11.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-# More arguments for pytest: make test ARGS="-k journal"
+# More arguments for pytest and the demo: make test ARGS="-k journal"
 ARGS ?=
+# Where the documentation goes.
+SITE ?= build/docs
+# Of the broker that `make kafka` starts.
+PORT ?= 9092
 # Processes that share the test files; most tests wait for brokers and workers, so two on two cores take little more than half.
 # One torch thread each, as workers have: two on busy cores are far slower. Files go in their order, the long ones of tests/crash
 # first, or one process would be left with them in the end.
@@ -24,7 +28,7 @@ help: ## this list
 setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
 
 demo: $(READY) ## engines wear out, alarms ring, a query answers
-	@$(VENV)/bin/tocsin demo
+	@$(VENV)/bin/tocsin demo $(ARGS)
 
 test: $(READY) ## what to run before a commit, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some of it
 	@$(PYTEST) -m "not slow" $(ARGS)
@@ -38,10 +42,10 @@ lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/mypy
 
 docs: $(READY) ## the documentation, into build/docs
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@$(VENV)/bin/mkdocs build --strict --quiet --site-dir $(SITE)
 
-kafka: $(READY) ## Apache Kafka on 127.0.0.1:9092, until Ctrl-C (Java 17 and Maven)
-	@$(VENV)/bin/python -m deploy.kafka
+kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); PORT=9093 for another port than 9092
+	@$(VENV)/bin/python -m deploy.kafka --port $(PORT)
 
 crash: $(READY) ## 200 kills, each with rows and alarms in flight
 	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)
