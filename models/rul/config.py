@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
-import json
 import math
->>>>>>> h1
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path

@@ -7,12 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-<<<<<<< HEAD
-from pipelines.cli.train import check_domain
-=======
-from pipelines.cli.deployment import SHIPPED
 from pipelines.cli.train import DecimalComma, check_domain
->>>>>>> h1
 
 
 def evaluate(
