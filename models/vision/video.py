@@ -1,6 +1,7 @@
 """Recorded footage and live streams, decoded frame by frame.
 
-A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names.
+A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names,
+the numbers in them by value: `frame2` before `frame10`. Hidden files are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.folders import listed
 from models.vision.picture import Turn, decode
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def read(
 def is_clip(path: Path) -> bool:
     """Whether it is a video file or a directory with pictures, by its name."""
     if path.is_dir():
-        return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
+        return bool(listed(path, *PICTURES))
     return path.suffix.lower() in VIDEOS
 
 
@@ -129,8 +131,7 @@ def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Fra
 
 
 def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
-    inside = [path] if path.is_file() else path.iterdir()
-    found = sorted(picture for picture in inside if picture.suffix.lower() in PICTURES)
+    found = listed(path, *PICTURES)
     if not found:
         raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
     for picture in found:

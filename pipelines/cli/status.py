@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.console import note
-
 if TYPE_CHECKING:
     from threading import Event
 
@@ -43,7 +41,7 @@ def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: b
     from rich.live import Live
 
     from pipelines.cli.cluster import ask
-    from pipelines.cli.console import out, say_json
+    from pipelines.cli.console import note, out, say_json
     from pipelines.runtime.errors import Unavailable
 
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
@@ -167,6 +165,7 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from kafka import TopicPartition
     from kafka.errors import KafkaError
 
+    from pipelines.cli.console import note
     from pipelines.runtime import clients
     from pipelines.runtime.errors import Unavailable
 

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.runtime.fields import EXACT
 from pipelines.runtime.readings import Decoded, Reading, RejectedError
 
 # More bad rows than this and the message is one dead letter: a million letters would not fit a transaction.
@@ -134,7 +135,7 @@ def _holds(expected: pa.DataType, got: pa.DataType) -> bool:
     if types.is_floating(expected):
         fits = types.is_floating(got) or types.is_integer(got)
     elif types.is_integer(expected):
-        fits = types.is_integer(got)
+        fits = types.is_integer(got) or types.is_floating(got)  # of which each value must be whole, see `_column`
     elif types.is_string(expected):
         fits = types.is_string(got) or types.is_large_string(got) or types.is_string_view(got)
     elif types.is_timestamp(expected):
@@ -149,6 +150,11 @@ def _column(table: pa.Table, f: pa.Field) -> pa.Array:
     if f.name not in table.column_names:
         return pa.nulls(len(table), f.type)
     column = table[f.name].combine_chunks()
+    if pa.types.is_integer(f.type) and pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+        if rounded := pc.sum(pc.greater_equal(pc.abs(column), pa.scalar(float(EXACT)))).as_py():
+            wrong = f"expected an integer that fits {f.type}, got {rounded} from 2**53 on, where floats are rounded"
+            raise RejectedError("BadValue", f"column {f.name}: {wrong}; send integers")
     try:
         return column.cast(options=pc.CastOptions(f.type, allow_time_truncate=True))
     except pa.ArrowException as why:

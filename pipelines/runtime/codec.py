@@ -28,7 +28,8 @@ class Codec:
     exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
 
     - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
-    - numbers, strings and booleans are not converted to each other (an integer is a number for a float field);
+    - numbers, strings and booleans are not converted to each other; an integer is a number for a float field, and a whole
+      number written as a float (`7.0`, below 2**53) is an integer for an integer field and for a time;
     - times are RFC 3339 strings with an offset (`2026-01-31T12:00:00.5+01:00`) or integers, milliseconds since
       1970 UTC, from 1700 to 2199; digits finer than the schema's unit are cut off;
     - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NewType, cast
 from urllib.parse import unquote, urlsplit
 
-from deltalake import DeltaTable
-from pyarrow import fs
-
 from pipelines.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     import polars as pl
+    from pyarrow import fs
 
 Uri = NewType("Uri", str)
 """An address, percent-encoded. A path is a `str` or a `Path`, as the file system has it; `Lake.uri` makes one of the other."""
@@ -45,6 +43,8 @@ class Lake:
     @property
     def files(self) -> fs.FileSystem:
         """The file system, rooted at the lake's folder."""
+        from pyarrow import fs  # here, for settings check a lake's name in commands that open none
+
         if (folder := self.folder) is None:
             system, path = fs.FileSystem.from_uri(self.root)
         else:
@@ -80,6 +80,7 @@ class Lake:
     def scan(self, table: str) -> pl.LazyFrame:
         """A table's rows. Nothing is read before they are collected; each collection reads as of the last commit."""
         import polars as pl
+        from deltalake import DeltaTable
 
         uri = self.uri(table)
         if (folder := self.folder) is None or re.fullmatch(r"[\w./:-]*", str(folder.resolve()), re.ASCII):
@@ -96,6 +97,7 @@ def _files(uri: Uri) -> pl.LazyFrame:
     Partition columns are read off the files' paths inside the table, so filters on them skip no files.
     """
     import polars as pl
+    from deltalake import DeltaTable
 
     table = DeltaTable(uri)
     schema, columns = pl.Schema(table.schema()), table.metadata().partition_columns

@@ -114,7 +114,8 @@ class Plan:
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:
     """Copy a model's files into the lake under their hash, so that workers need no registry."""
-    contents = {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".json")}
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".json") and not p.name.startswith("."))
+    contents = {p.name: p.read_bytes() for p in files}
     if not any(n.endswith(".safetensors") for n in contents):
         raise ModelError(
             f"model {name} in {folder}: expected config.json and *.safetensors, got {sorted(contents) or 'nothing'}"
@@ -122,10 +123,10 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     digest = hashlib.sha256()
     for file, content in contents.items():
         digest.update(file.encode() + b"\0" + hashlib.sha256(content).digest())
-    ref, files = ModelRef(name, version, digest.hexdigest()), lake.files
+    ref, store = ModelRef(name, version, digest.hexdigest()), lake.files
     for file, content in contents.items():
         path = posixpath.join("_models", ref.sha256, file)
-        if files.get_file_info(path).size != len(content):  # missing, or cut short by a crash
+        if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
             lake.replace(path, content)
     return ref
 

@@ -74,6 +74,15 @@ def test_widths_order_and_writers_of_arrow_do_not_matter():
     ]
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+def test_whole_numbers_in_a_column_of_floats_are_integers(kind):
+    value = written(readings(3, cycle=pa.array([1.0, -2.0, 3.0], kind), small=pa.array([1.0, None, -0.0], kind)))
+    batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(value, 1, ARROW)])
+    assert letters == []
+    assert batch.schema.field("cycle").type == pa.int64()
+    assert (batch["cycle"].to_pylist(), batch["small"].to_pylist()) == ([1, -2, 3], [1, None, 0])
+
+
 def nan_at(*places, rows=10):
     return readings(rows, s1=[float("nan") if i in places else 1.0 for i in range(rows)])
 
@@ -151,7 +160,10 @@ BAD_STREAMS = {
         "SchemaMismatch", "column s1 is there twice",
     ),
     "string for a number": (arrow_column("s1", pa.array(["1", "2"])), "SchemaMismatch", "s1: expected double, got string"),
-    "fraction": (arrow_column("cycle", pa.array([1.0, 2.0])), "SchemaMismatch", "cycle: expected int64, got double"),
+    "fraction": (arrow_column("cycle", pa.array([1.0, 2.5])), "BadValue", "column cycle: Float value 2.5"),
+    "rounded": (arrow_column("cycle", pa.array([1.0, 2.0**53])), "BadValue", "column cycle: expected an integer that fits int64"),
+    "whole but too large": (arrow_column("small", pa.array([4e4, 1.0])), "BadValue", "column small:"),
+    "NaN for an integer": (arrow_column("cycle", pa.array([1.0, math.nan])), "BadValue", "column cycle: Float value nan"),
     "bool for a number": (arrow_column("s1", pa.array([True])), "SchemaMismatch", "expected double, got bool"),
     "dictionary": (arrow_column("unit", pa.array(["a"]).dictionary_encode()), "SchemaMismatch", "expected string, got dict"),
     "local time": (arrow_column("at", pa.array([0], pa.timestamp("us"))), "SchemaMismatch", "expected timestamp[us, tz=UTC]"),

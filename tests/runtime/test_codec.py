@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.runtime.codec import ARROW_STREAM, Codec
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.json_messages import HALVED_ROWS
+from pipelines.runtime.json_messages import HALVED_ROWS, JsonReader
 from tests.runtime.codec_samples import (
     BAD_VALUES,
     BESIDE,
@@ -72,6 +72,16 @@ def test_a_bad_value_is_a_dead_letter_alone_and_among_good_ones(value, error, me
     assert message in letter.message
     assert "\n" not in letter.message
     assert (letter.key, letter.value, letter.timestamp) == (b"key", value, 1_700_000_000_000)
+
+
+def test_a_poll_of_whole_numbers_written_as_floats_is_read_at_once(monkeypatch):
+    values = [json.dumps({**GOOD, "cycle": float(i), "small": float(i % 9), "at": 1000.0 * i}) for i in range(BESIDE)]
+    monkeypatch.setattr(JsonReader, "_row", None)  # the slow way
+    batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(v.encode(), i) for i, v in enumerate(values)])
+    assert letters == []
+    assert batch["cycle"].to_pylist() == [*range(BESIDE)]
+    assert batch["small"].to_pylist() == [i % 9 for i in range(BESIDE)]
+    assert batch["at"].cast(pa.int64()).to_pylist() == [1_000_000 * i for i in range(BESIDE)]
 
 
 def test_a_value_over_the_limit_is_a_dead_letter_before_it_is_parsed():
