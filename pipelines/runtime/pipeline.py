@@ -29,7 +29,7 @@ IDENTITY = pa.schema(
 )
 """Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
 
-TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "overload", "max_lag")
+TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
 """Options of every pipeline: the runtime takes them, a factory need not know them."""
 
 LINEAGE = pa.schema(
@@ -45,6 +45,9 @@ LINEAGE = pa.schema(
     ]
 )
 """Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
+
+MAX_AGE = "10000d"
+"""27 years: history that is fed on purpose is rarely so old, and a time in the wrong unit, or of a clock never set, always is."""
 
 FORGET_AFTER = "30d"
 """A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
@@ -120,6 +123,8 @@ class Pipeline:
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
+        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the clock of
+            the machine by as much, and by 10000 days at least: a log may be read long after it was written.
         overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
             "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
         forget_after: a key not seen for so long is forgotten.
@@ -145,6 +150,7 @@ class Pipeline:
     event_time: str | None = None
     unknown: Literal["ignore", "reject"] = "ignore"
     max_skew: str = "1h"
+    max_age: str = MAX_AGE
     overload: Literal["block", "latest"] = "block"
     max_lag: str = "30s"
     model_version: str = ""
@@ -189,6 +195,7 @@ class Pipeline:
             raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
         durations = {
             "max_skew": self.max_skew,
+            "max_age": self.max_age,
             "max_lag": self.max_lag,
             "warmup": self.warmup,
             "wait": self.batch.wait,
@@ -232,7 +239,7 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return {name: options[name] for name in names if name in options}
 
     batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
-    own = given("forget_after", "warmup", "max_skew", "overload", "max_lag")
+    own = given("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
     return replace(pipeline, batch=batch, commit=commit, **own)
 
 

@@ -286,6 +286,8 @@ def _stats(table: pa.Table) -> str:
         if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             ends = pc.min_max(table[field.name])
             if ends["min"].is_valid:
-                least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
+                # A stage may make a time that Python has no form for: the file holds it, its statistics do not.
+                with contextlib.suppress(OverflowError, ValueError):
+                    least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
     nulls = {n: table[n].null_count for n in least}
     return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()
