@@ -56,7 +56,11 @@ FORGET_AFTER = "30d"
 class Stage(Protocol):
     """Rows in, rows out: fewer (waiting), more (a grid) or as many.
 
-    Deterministic: no I/O and no clock but `at.now`, or a takeover could not re-run it. May be called with no rows (a tick).
+    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+
+    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
+    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
+    time of the key, between the readings before and after the silence, even where one step holds both.
     """
 
     @property

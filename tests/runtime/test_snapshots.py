@@ -32,7 +32,7 @@ def _state() -> State:
 
 def _add(state: State, keys: range, value: int) -> None:
     """Every store of these keys changes."""
-    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]), 1)
+    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]))
     total, last, waiting = (state.of("0-A")[n] for n in ("sum", "last", "waiting"))
     assert isinstance(total, CellStore) and isinstance(last, RingStore) and isinstance(waiting, PendingStore)
     total[slots] = total[slots] + value
