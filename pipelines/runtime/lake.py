@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pyarrow import fs
 
+from pipelines.runtime import progress
+
+CHUNK = 32 << 20
 FRAMES = "frames"
 """The folder of frames that rows name: `frames/<pipeline>/<day>/`, the day by Kafka's timestamps."""
 
@@ -39,7 +42,9 @@ def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
     """Write a file whole, making its folder."""
     files.create_dir(posixpath.dirname(path), recursive=True)
     with files.open_output_stream(path) as out:
-        out.write(content)
+        for start in range(0, len(content), CHUNK):
+            out.write(memoryview(content)[start : start + CHUNK])
+            progress.made()
 
 
 def read(files: fs.FileSystem, path: str) -> bytes:
@@ -48,5 +53,9 @@ def read(files: fs.FileSystem, path: str) -> bytes:
     Raises:
         FileNotFoundError
     """
+    parts = []
     with files.open_input_stream(path) as source:
-        return source.read()
+        while part := source.read(CHUNK):
+            parts.append(part)
+            progress.made()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
