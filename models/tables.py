@@ -37,7 +37,8 @@ class Sheet:
         """Refuse a file that lacks one of these columns."""
         if missing := [name for name in columns if name not in self.cells.columns]:
             raise ValueError(
-                f"{self.path}: columns {missing} missing, got {self.cells.columns}; correct the config or the file"
+                f"{self.path}: columns {missing} missing; expected the columns {', '.join(columns)}, got "
+                f"{', '.join(self.cells.columns)}"
             )
 
     def texts(self, column: str, *, empty: bool = False) -> pl.Series:
@@ -73,6 +74,14 @@ class Sheet:
         self.refuse(cells.is_not_null() & whole.is_null(), column, "a whole number", hint)
         return whole
 
+    def flags(self, column: str) -> pl.Series:
+        """A column of yes and no, Boolean: words, or numbers of which those above a half mean yes; null where empty."""
+        words = {**dict.fromkeys(("true", "yes"), "1"), **dict.fromkeys(("false", "no"), "0")}
+        cells = self.cells[column]
+        numbers = self._plain(cells.str.to_lowercase().replace(words)).cast(pl.Float64, strict=False)
+        self.refuse(cells.is_not_null() & ~numbers.is_finite().fill_null(False), column, "0, 1, true or false")
+        return numbers > 0.5
+
     def refuse(self, bad: pl.Series, column: str, expected: str, hint: str = "") -> None:
         """Raise for the first row of which `bad` is true.
 
@@ -104,11 +113,11 @@ class Sheet:
         return cells.set(cells.str.contains(".", literal=True), "").str.replace(",", ".", literal=True)
 
 
-def read(path: Path, *, decimal_comma: bool = False, unnamed: int = 0) -> Sheet:
+def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> Sheet:
     """Read a CSV file with a header. Commas, semicolons or tabs separate cells: what the header has most of.
 
     Args:
-        unnamed: columns before those that the header names; they are left out.
+        numbered: each row may begin with its number, which the header does not name; it is left out.
 
     Raises:
         ValueError: it is empty, not UTF-8, or a line has more cells than the header.
@@ -116,8 +125,9 @@ def read(path: Path, *, decimal_comma: bool = False, unnamed: int = 0) -> Sheet:
     separator = _separator(path)
     records = _records(path, separator)
     first, header = next(records, (1, []))
-    second, _ = next(records, (0, []))
-    names = [*[""] * unnamed, *(name.strip() for name in header)]
+    second, cells = next(records, (0, []))
+    numbered = numbered and len(cells) == len(header) + 1
+    names = [*[""] * numbered, *(name.strip() for name in header)]
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise ValueError(f"{path}, line {first}: columns {twice} are there twice; rename or drop one of each")
     try:
@@ -126,7 +136,7 @@ def read(path: Path, *, decimal_comma: bool = False, unnamed: int = 0) -> Sheet:
         table = pl.read_csv(  # the header is read as a row, since the first row says how many cells there are
             path,
             has_header=False,
-            skip_lines=(second if unnamed and second else first) - 1,
+            skip_lines=(second if numbered else first) - 1,
             schema={str(place): pl.String() for place in range(len(names))},
             separator=separator,
         )
@@ -140,7 +150,7 @@ def read(path: Path, *, decimal_comma: bool = False, unnamed: int = 0) -> Sheet:
         said = str(reason).splitlines()[0]
         raise ValueError(f"{path}: {said}; expected a CSV file in UTF-8 whose first line names the columns") from None
     text = table.select(pl.all().str.strip_chars().replace("", None))
-    text = text.filter(~pl.all_horizontal(pl.all().is_null()))[0 if unnamed and second else 1 :]
+    text = text.filter(~pl.all_horizontal(pl.all().is_null()))[0 if numbered else 1 :]
     kept = [pl.col(str(place)).alias(name) for place, name in enumerate(names) if name]
     return Sheet(path, text.select(kept), separator, decimal_comma)
 

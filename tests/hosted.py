@@ -16,7 +16,7 @@ from pipelines.runtime.spec import Spec
 def hosted(spec: Spec) -> Iterator[worker._Hosted]:
     """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
     with patch.object(worker, "RemoteReader", Reader), patch.object(worker.os, "_exit", _end):
-        shard = worker._Hosted(spec)
+        shard = worker._Hosted(spec, lambda why: None)
         try:
             yield shard
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +12,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from models.folders import listed
+from models.folders import listed, named
 from models.rul.config import RulConfig
-from models.tables import read
+from models.tables import LARGEST, read
 
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))
@@ -30,19 +32,16 @@ def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") ->
 
     Raises:
         FileNotFoundError: if neither file is there.
-        ValueError: if a line does not have 26 values.
+        ValueError: if a line does not have 26 numbers, all finite and the first two whole; the line is named.
     """
-    path = _find(directory, f"{split}_{subset}.txt")
-    values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
-    if values.shape[1] != len(CMAPSS_COLUMNS):
-        raise ValueError(f"{path}: {values.shape[1]} columns, expected {len(CMAPSS_COLUMNS)}; is it a C-MAPSS file?")
+    values = _numbers(_find(directory, f"{split}_{subset}.txt"), CMAPSS_COLUMNS, whole=2)
     table = pl.DataFrame(values, schema=list(CMAPSS_COLUMNS), orient="row")
     return table.with_columns(pl.col("unit", "cycle").cast(pl.Int64))
 
 
 def read_cmapss_rul(directory: Path, subset: str = "FD001") -> np.ndarray:
     """True RUL after the last row of each test engine, `[engines] float64` cycles, in order of unit."""
-    return np.loadtxt(_find(directory, f"RUL_{subset}.txt"), ndmin=1)
+    return _numbers(_find(directory, f"RUL_{subset}.txt"), ("RUL",))[:, 0]
 
 
 def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: bool = False) -> pl.DataFrame:
@@ -153,7 +152,34 @@ def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | N
 
 
 def _find(directory: Path, name: str) -> Path:
-    for path in (directory / name, directory / f"{name}.gz"):
-        if path.exists():
-            return path
+    if path := named(directory, name) or named(directory, f"{name}.gz"):
+        return path
     raise FileNotFoundError(f"{directory / name}[.gz] is missing; point --data at the folder of C-MAPSS files")
+
+
+def _numbers(path: Path, columns: Sequence[str], *, whole: int = 0) -> np.ndarray:
+    """A file of numbers with spaces between them, `[rows, columns] float64`; those of the first `whole` columns are integers."""
+    try:
+        values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
+        integers = values[:, :whole]
+        if values.shape[1] == len(columns) and (np.abs(values) < LARGEST).all() and (integers % 1 == 0).all():
+            return values
+    except ValueError:
+        pass  # it is said below what is wrong, and where
+    with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as file:
+        for line, cells in enumerate(map(str.split, file), 1):
+            if cells and len(cells) != len(columns):
+                raise ValueError(
+                    f"{path}, line {line}: {len(cells)} columns, expected {len(columns)}; is it a C-MAPSS file?"
+                )
+            for number, (column, cell) in enumerate(zip(columns, cells, strict=bool(cells))):
+                kind = "a whole number" if number < whole else "a finite number"
+                try:
+                    right = abs(float(cell)) < LARGEST and (number >= whole or float(cell).is_integer())
+                except ValueError:
+                    right = False
+                if not right:
+                    raise ValueError(
+                        f"{path}, line {line}, column {column}: expected {kind}, got {cell!r}; correct or drop it"
+                    )
+    raise ValueError(f"{path}: expected rows of {len(columns)} numbers, got none; is it a C-MAPSS file?")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import polars as pl
 import pyarrow as pa
 
+from pipelines.runtime import columns
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.units import milliseconds, size
 
@@ -55,7 +56,11 @@ FORGET_AFTER = "30d"
 class Stage(Protocol):
     """Rows in, rows out: fewer (waiting), more (a grid) or as many.
 
-    Deterministic: no I/O and no clock but `at.now`, or a takeover could not re-run it. May be called with no rows (a tick).
+    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+
+    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
+    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
+    time of the key, between the readings before and after the silence, even where one step holds both.
     """
 
     @property
@@ -74,7 +79,8 @@ class AlertRule:
         when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alarm stays as it is.
         hold: rows in a row of the key for which `when` must hold.
         cooldown: event time since the key's last ring of this rule within which it does not ring again.
-        data: result columns that go into the alarm as its evidence (all of them when empty).
+        data: result columns that go into the alarm as its evidence (all of them when empty). Binary is base64 there, a decimal
+            text, a map an object; of long text and binary the beginning.
     """
 
     name: str
@@ -116,7 +122,8 @@ class Pipeline:
         schema: one reading; a field with `nullable=False` must be there and finite. A field whose metadata has
             `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
         key: the column whose value names the asset; state lives per (partition, key).
-        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime.
+        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime. Their types are
+            those that Delta stores: see `pipelines.runtime.columns`.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
@@ -185,6 +192,7 @@ class Pipeline:
             raise ConfigError(
                 f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
             )
+        columns.check(where, self.results)
         if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
             raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
         if self.overload not in (policies := ("block", "latest")):

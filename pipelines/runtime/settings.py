@@ -32,7 +32,7 @@ from pydantic_settings.sources import PydanticBaseSettingsSource
 
 from pipelines.runtime import logs
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake import FIT, Lake, check_name, local
 from pipelines.runtime.logs import without_password
 from pipelines.runtime.units import milliseconds, size
 
@@ -40,9 +40,15 @@ FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"
 
 
-def _absolute(path: str) -> str:
-    """A local path that means the same in every process, whatever folder that was started in."""
-    return path if "://" in path else str(Path(path).absolute())
+def _lake(path: str) -> str:
+    """A local path that means the same in every process, whatever folder that was started in; an address as it is."""
+    try:
+        if (folder := local(path)) is None:
+            return path
+        check_name(folder)
+    except ConfigError as reason:
+        raise PydanticCustomError("lake", "Input should be {expected}", {"expected": FIT}) from reason
+    return str(folder)
 
 
 def _absolute_sqlite(uri: str) -> str:
@@ -130,14 +136,15 @@ class LakeSettings(_Section):
     """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
 
     Args:
-        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same.
+        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same. Spaces, umlauts and most
+            other characters may be in a folder's name, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
         options: of the object store, by Delta's names; Arrow's client goes by the address and the environment.
         alerts: whether alarms land in the table `alerts`, too.
         compact: how often supervisors make their tables' small files into large ones; "0s": never.
         vacuum: the age from which files that no version needs are deleted then, 24h at least.
     """
 
-    path: Annotated[str, AfterValidator(_absolute)] = "lake"
+    path: Annotated[str, AfterValidator(_lake)] = "lake"
     options: dict[str, SecretStr] = {}
     alerts: bool = True
     compact: Duration = "1h"

@@ -38,7 +38,15 @@ def test_blank_lines_spaces_marks_and_separators_do_not_matter(written: Read, se
 def test_a_short_row_lacks_its_last_cells_and_a_header_alone_is_a_table(written: Read) -> None:
     assert written("a,b\n1\n2,3\n").cells.rows() == [("1", None), ("2", "3")]
     assert written("a,b\n").cells.rows() == []
-    assert written('"b"\n"1",2\n', unnamed=1).cells.to_dict(as_series=False) == {"b": ["2"]}
+    for content in ('"b"\n"1",2\n', "b\n2\n"):
+        assert written(content, numbered=True).cells.to_dict(as_series=False) == {"b": ["2"]}
+
+
+def test_yes_and_no_are_words_or_numbers(written: Read) -> None:
+    sheet = written("a,b\n1,\nTrue,\nyes,\n3.0,\n0,\nFALSE,\nno,\n,1\n")
+    assert sheet.flags("a").to_list() == [True] * 4 + [False] * 3 + [None]
+    with pytest.raises(ValueError, match="line 2, column 'a': expected 0, 1, true or false, got 'perhaps'"):
+        written("a\nperhaps\n").flags("a")
 
 
 def test_whole_numbers_are_integers_however_they_are_written(written: Read) -> None:
