@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -89,6 +89,7 @@ def fit(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
 ) -> OccupancyModel:
     """Train on the rooms of one or several sources.
 
@@ -97,6 +98,7 @@ def fit(
         config: what to train; its `mean` and `scale` are set from the sources.
         recipe: how to train.
         seed: of the weights, the windows and the noise.
+        progress: called with each step and its loss.
 
     Raises:
         ValueError: a source has no window whose truth is known.
@@ -118,7 +120,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     count = round(recipe.batch / len(kept))
     network.train()
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
         drawn = [_draw(source, count, config.window) for source in kept]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_varied((windows - mean) / scale, recipe))
@@ -129,6 +131,8 @@ def fit(
         optimizer.step()
         schedule.step()
         average.update_parameters(network)
+        if progress:
+            progress(step, float(loss.detach()))
     return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
 
 

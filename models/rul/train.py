@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -126,6 +126,7 @@ def train(
             params,
             tracking_uri=tracking_uri,
             name=registered_name,
+            data=data,
             artifact_location=artifact_location,
         )
     return Trained(model, curve, version)
@@ -201,6 +202,8 @@ def register(
     *,
     tracking_uri: str,
     name: str = "rul",
+    data: Path | None = None,
+    attempts: Mapping[int, list[Epoch]] | None = None,
     artifact_location: str | None = None,
 ) -> str:
     """Record a training run in MLflow and register its model as champion.
@@ -212,26 +215,35 @@ def register(
         params: logged beside the model's own settings.
         tracking_uri: of the MLflow server or store.
         name: of the experiment and of the registered model.
+        data: what it was trained on.
+        attempts: the curve of each seed, kept or not.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
 
     Returns:
         The version that `champion` now points to.
     """
-    figures = [
+    settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
+    return registry.register(
+        directory,
+        name=name,
+        domain="rul",
+        params=settings,
+        metrics=_figures(curve),
+        tracking_uri=tracking_uri,
+        data=[str(data)] if data else [],
+        attempts=[registry.Attempt(seed, _figures(lines)) for seed, lines in (attempts or {}).items()],
+        artifact_location=artifact_location,
+    )
+
+
+def _figures(curve: list[Epoch]) -> list[tuple[str, float, int]]:
+    """A curve as metrics, one step an epoch."""
+    return [
         (figure, value, line.epoch)
         for line in curve
         for figure, value in (("loss", line.loss), ("validation_rmse", line.rmse), ("validation_score", line.score))
         if not math.isnan(value)
     ]
-    settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
-    return registry.register(
-        directory,
-        name=name,
-        params=settings,
-        metrics=figures,
-        tracking_uri=tracking_uri,
-        artifact_location=artifact_location,
-    )
 
 
 def _step(

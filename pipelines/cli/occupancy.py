@@ -63,7 +63,7 @@ def train(
     from pipelines.occupancy import minutes
 
     config, recipe, found = OccupancyConfig(), recipe or Recipe(), Search([], None)
-    sources, tried = [], {}
+    sources, tried, curves = [], {}, {}
     with progress() as shown:
         task = shown.add_task("reading", total=len(data))
         for source in data:
@@ -82,7 +82,10 @@ def train(
             for others, left_out in turns:
                 scores.append(score(fit(others, config, recipe, seed=number), left_out)["f1"])
                 shown.advance(task)
-            tried[number] = (sum(scores) / max(len(scores), 1), fit(sources, config, recipe, seed=number))
+            curve = registry.Curve()
+            model = fit(sources, config, recipe, seed=number, progress=curve.add)
+            tried[number] = (f1 := sum(scores) / max(len(scores), 1), model)
+            curves[number] = curve.end({"f1": f1} if turns else {}, "left_out_")
             shown.advance(task)
     kept = max(tried, key=lambda number: tried[number][0])
     model = tried[kept][1]
@@ -95,9 +98,12 @@ def train(
         version = registry.register(
             out,
             name=name,
+            domain="occupancy",
             params={**params, **asdict(config.network), **asdict(recipe), **({"search": found.run} if trials else {})},
-            metrics=[("left_out_f1", f1, number) for number, (f1, _) in tried.items() if turns],
+            metrics=curves[kept],
             tracking_uri=uri,
+            data=data,
+            attempts=[registry.Attempt(number, points) for number, points in curves.items()],
             artifact_location=artifacts(uri),
         )
     search = [asdict(trial) for trial in found.trials] or None

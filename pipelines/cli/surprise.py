@@ -48,7 +48,7 @@ def train(
     eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
     clips: list[Footage] = []
     unseen: list[Footage] = []
-    tried = {}
+    tried, curves = {}, {}
     with progress() as shown:
         dives = [*TRAIN_SEEDS] if SIM in data else []
         paths = [path for folder in data if folder != SIM for path in _clips(Path(folder))]
@@ -64,13 +64,15 @@ def train(
             raise ConfigError(f"--data {' '.join(data)}: expected clips to train on, got none")
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
-            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number)
+            curve = registry.Curve()
+            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number, progress=curve.add)
             model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
             parts = [
                 counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE)
                 for clip in unseen
             ]
             tried[number] = (sum(parts, Counted()).figures(), model)
+            curves[number] = curve.end(tried[number][0])
             shown.advance(task)
     kept = max(tried, key=lambda number: tried[number][0]["f1"])
     model = tried[kept][1]
@@ -81,16 +83,17 @@ def train(
         version = registry.register(
             out,
             name=name,
+            domain="surprise",
             params={
                 "data": " ".join(data),
                 "seed": kept,
                 "parameters": model.parameters,
                 **asdict(model.config.network),
             },
-            metrics=[
-                (f"validation_{f}", v, number) for number, (figures, _) in tried.items() for f, v in figures.items()
-            ],
+            metrics=curves[kept],
             tracking_uri=uri,
+            data=data,
+            attempts=[registry.Attempt(number, points) for number, points in curves.items()],
             artifact_location=artifacts(uri),
         )
     figures = [{"seed": number, **found} for number, (found, _) in tried.items()]

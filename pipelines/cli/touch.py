@@ -52,7 +52,7 @@ def train(
     from pipelines.cli.train import artifacts
 
     config = TouchConfig()
-    eyes, finder, tried = Eyes(config.eye), load(), {}
+    eyes, finder, tried, curves = Eyes(config.eye), load(), {}, {}
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
     sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
     clips: list[Footage] = []
@@ -64,12 +64,14 @@ def train(
             shown.advance(task)
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
-            model = fit(clips, config, eyes, recipe, seed=number)
+            curve = registry.Curve()
+            model = fit(clips, config, eyes, recipe, seed=number, progress=curve.add)
             model = TouchModel(settled(model, unseen), model.net, eyes)
             figures = precision_figures([judged(model, clip, soft=True) for clip in unseen])
             thresholds = model.config.decode.thresholds
             figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
             tried[number] = (figures, model)
+            curves[number] = curve.end(figures)
             shown.advance(task)
     kept = max(tried, key=lambda number: tried[number][0]["map_2"])
     model = tried[kept][1]
@@ -81,9 +83,12 @@ def train(
         version = registry.register(
             out,
             name=name,
+            domain="touch",
             params=facts,
-            metrics=[(f"validation_{f}", v, number) for number, (found, _) in tried.items() for f, v in found.items()],
+            metrics=curves[kept],
             tracking_uri=uri,
+            data=data,
+            attempts=[registry.Attempt(number, points) for number, points in curves.items()],
             artifact_location=artifacts(uri),
         )
     told = [{"seed": number, **found} for number, (found, _) in tried.items()]

@@ -121,6 +121,8 @@ def _rul(
             params,
             tracking_uri=uri,
             name=name,
+            data=data,
+            attempts={number: trained.curve for number, trained in tried.items()},
             artifact_location=artifacts(uri),
         )
     if json:
