@@ -15,22 +15,26 @@ PORT ?= 9092
 # One torch thread each, as workers have: two on busy cores are far slower. Files go in their order, the long ones of tests/crash
 # first, or one process would be left with them in the end.
 JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Hundreds of processes import torch: what Python compiles for one is kept for the next, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint docs kafka crash clean
+.PHONY: help setup demo test test-all lint docs kafka crash clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
 
 demo: $(READY) ## engines wear out, alarms ring, a query answers
 	@$(VENV)/bin/tocsin demo $(ARGS)
 
-test: $(READY) ## every test, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some
-	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) ## what to run before a commit, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some of it
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## every test: trainings, overload by minutes, 200 kills too
+	@$(PYTEST) --kills 200 $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

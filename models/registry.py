@@ -217,7 +217,7 @@ def _dataset(source: str, context: str = "training") -> DatasetInput:
 
     digest, size, files = hashlib.sha256(source.encode()), 0, list[Path]()
     if (folder := Path(source)).is_dir():
-        digest, files = hashlib.sha256(), sorted(path for path in folder.rglob("*") if path.is_file())
+        digest, files = hashlib.sha256(), sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     for file in files:
         size += (length := file.stat().st_size)
         with file.open("rb") as content:  # clips are large: their beginnings tell them apart

@@ -90,6 +90,13 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     assert "Tensor('float32', (-1, 20, 8))" in tour("python served.py")
     fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
     assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
+    tour.run(only("tocsin run pumps").removesuffix(" &"))
+    tour.judged("pumps", fed["rows"])
+    assert tour(only("tocsin dlq list pumps")) == "no dead letters\n"
+    pumps = tour.json(only('tocsin query "SELECT pump'))
+    assert [(row["pump"], row["hour"]) for row in pumps] == [(name, 100) for name in sorted(f"P{i}" for i in range(12))]
+    assert all(row["rul"] < 40 for row in pumps)
+    tour.stop()
 
 
 def write_pumps(folder: Path) -> None:

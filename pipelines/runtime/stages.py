@@ -12,12 +12,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipelines.runtime.clock import Timer
 from pipelines.runtime.machine import Step
 from pipelines.runtime.rows import Rows, concat
 from pipelines.runtime.rules import NEVER
 from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
 from pipelines.runtime.units import milliseconds
 
+PARTS = 1_000_000
+"""Into which a position with a fraction is divided, so that it can be counted like one without."""
 _PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -28,7 +31,7 @@ class Sorted:
     repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
 
     Args:
-        by: an integer or timestamp column; None: the event time.
+        by: a column of numbers or times, of numbers with fractions a millionth counts; None: the event time.
         late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
         wait: rows of a key that has gone silent are let through after this long.
     """
@@ -45,6 +48,10 @@ class Sorted:
             through | {"seen_at": Cell(dtype=torch.int64), "waiting": Pending()} if self._late else {"newest": newest}
         )
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("seen_at", self._wait)] if self._late else []
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         rows = self._placed(at.require(rows, self._by or at.event_time, stage="sorted"), at)
         return self._hold(rows, state, at) if self._late else self._pass(rows, state, at)
@@ -53,19 +60,28 @@ class Sorted:
         """Rows whose position is a number that can be counted with; the others go to the dead letters."""
         name = self._by or at.event_time
         column = rows.table.column(name)
-        values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
-        fits = torch.from_numpy((values > NEVER) & (values < 2**63))
+        if pa.types.is_floating(column.type):
+            values, low, high, between = column.to_numpy(), NEVER / PARTS, -NEVER / PARTS, "between -4.6e12 and 4.6e12"
+        else:
+            values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
+            low, high, between = NEVER, 2**63, "above -2**62 and below 2**63"
+        fits = torch.from_numpy((values > low) & (values < high))
         if not bool(fits.all()):
-            lines = [f"expected {name} above -2**62 and below 2**63, got {v}" for v in values[~fits.numpy()].tolist()]
+            lines = [f"expected {name} {between}, got {v}" for v in values[~fits.numpy()].tolist()]
             at.refuse(rows.keep(~fits), stage="sorted", error="BadValue", messages=lines)
         return rows.keep(fits)
 
     def _position(self, rows: Rows, at: Step) -> Tensor:
-        return torch.from_numpy(rows.table.column(self._by or at.event_time).cast(pa.int64()).to_numpy().copy())
+        column = rows.table.column(self._by or at.event_time)
+        if pa.types.is_floating(column.type):
+            return torch.from_numpy(np.rint(column.to_numpy().astype(np.float64) * PARTS).astype(np.int64))
+        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
 
     def _allowed(self, rows: Rows, at: Step) -> int:
         """`late` in the column's own unit."""
         kind = rows.table.schema.field(self._by or at.event_time).type
+        if pa.types.is_floating(kind):
+            return self._late * PARTS
         scaled = self._late_is_ms and pa.types.is_timestamp(kind)
         return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
 
@@ -89,10 +105,11 @@ class Sorted:
         assert isinstance(newest, CellStore) and isinstance(through, CellStore)
         assert isinstance(seen_at, CellStore) and isinstance(waiting, PendingStore)
         late = self._allowed(rows, at)
+        at.hear(seen_at)
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
             before, last = g.running_max(position[g.order], newest[g.slots])
-            newest[g.slots], seen_at[g.slots] = last, at.heard(rows)[g.order[g.starts + g.lengths - 1]]
+            newest[g.slots] = last
             reached = torch.empty_like(before)
             reached[g.order] = before
             passed = through[rows.slots]
@@ -112,7 +129,7 @@ class Sorted:
         at.counts["duplicates"] += int(same.sum())
         first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
         rows, position = rows.keep(first), position[first]
-        silent = seen_at[rows.slots] + self._wait <= at.now
+        silent = at.due(seen_at, self._wait)[rows.slots]
         ready = (position <= newest[rows.slots] - late) | silent
         waiting.rows = rows.keep(~ready)
         rows, position = rows.keep(ready), position[ready]
@@ -125,10 +142,10 @@ class Sorted:
         if not bool(late.any()):
             return
         name = self._by or at.event_time
-        lines = [
-            f"expected {name} after {f}, got {p}"
-            for p, f in zip(position[late].tolist(), floor[late].tolist(), strict=True)
-        ]
+        got, after = position[late], floor[late]
+        if pa.types.is_floating(rows.table.schema.field(name).type):
+            got, after = got.double() / PARTS, after.double() / PARTS
+        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(got.tolist(), after.tolist(), strict=True)]
         at.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
 
 
@@ -324,19 +341,22 @@ class Silence:
         time = Cell(dtype=torch.int64)
         return {"heard": time, "event_time": time, "told": Cell(dtype=torch.bool, fill=True)}
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._after)]
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
         assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
-        if len(at.came):
-            g = at.came.groups()
-            heard[g.slots] = at.heard(at.came)[g.order[g.starts + g.lengths - 1]]
+        at.hear(heard)
+        due = at.due(heard, self._after)
         if len(rows):
             g = rows.groups()
             known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
-            told[g.slots] = told[g.slots] & known & (heard[g.slots] + self._after <= at.now)
+            told[g.slots] = told[g.slots] & known & due[g.slots]
             event_time[g.slots] = at.times(rows)[g.order[g.starts + g.lengths - 1]]
         rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
-        quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
+        quiet = (~told.all() & due).nonzero()[:, 0]
         if not len(quiet):
             return rows
         told[quiet] = True
