@@ -13,6 +13,9 @@ from models.folders import listed
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CHAMPION = "champion"
+"""The alias that deployments follow."""
+
 
 def register(
     directory: Path,
@@ -22,8 +25,9 @@ def register(
     metrics: Iterable[tuple[str, float, int]],
     tracking_uri: str,
     artifact_location: str | None = None,
+    champion: bool = True,
 ) -> str:
-    """Record a training run and register its model as champion.
+    """Record a training run and register its model, as champion or as one more version.
 
     Args:
         directory: where the model was saved; its files become the run's artifacts.
@@ -32,9 +36,10 @@ def register(
         metrics: name, value and step of each figure.
         tracking_uri: of the MLflow server or store.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
+        champion: whether it gets the alias that deployments follow.
 
     Returns:
-        The version that `champion` now points to.
+        Its version.
     """
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
@@ -53,8 +58,35 @@ def register(
     with contextlib.suppress(MlflowException):  # it exists
         client.create_registered_model(name)
     version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
-    client.set_registered_model_alias(name, "champion", version.version)
+    if champion:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
     return str(version.version)
+
+
+def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
+    """The model that has the alias, as `name/version`, and a local folder with its files; None if none has it.
+
+    The folder of one whose files are gone does not exist.
+
+    Raises:
+        MlflowException: the registry does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION).version
+    except MlflowException as reason:
+        if reason.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
+    files = client.get_model_version_download_uri(name, version)
+    try:
+        return f"{name}/{version}", Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
+    except (MlflowException, OSError):
+        return f"{name}/{version}", Path(files)
 
 
 @contextlib.contextmanager
