@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from models import files
 from models.trained import CONFIG_FILE
 
 
@@ -83,12 +83,12 @@ class RulConfig:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        files.write({directory / CONFIG_FILE: files.dumped(self)})
 
     @classmethod
     def load(cls, directory: Path) -> RulConfig:
         """Read `config.json` from `directory`."""
-        return cls.from_dict(json.loads((directory / CONFIG_FILE).read_text()), where=str(directory / CONFIG_FILE))
+        return cls.from_dict(files.read_json(directory / CONFIG_FILE), where=str(directory / CONFIG_FILE))
 
     @classmethod
     def from_toml(cls, path: Path) -> RulConfig:

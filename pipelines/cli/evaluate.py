@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.deployment import SHIPPED
 from pipelines.cli.train import DecimalComma, check_domain
 
 
@@ -37,6 +36,7 @@ def evaluate(
 ) -> None:
     """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
     from pipelines.cli.console import out, say_json, working
+    from pipelines.cli.deployment import SHIPPED
     from pipelines.runtime.tracking import resolve_model
 
     check_domain(domain)

@@ -16,7 +16,7 @@ import orjson
 from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     for file, content in contents.items():
         path = posixpath.join("_models", ref.sha256, file)
         if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
-            write(store, path, content)
+            lake.replace(path, content)
     return ref
 
 
@@ -142,8 +142,8 @@ def _local(root: str, sha256: str, name: str) -> Path:
     infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
     if not infos:
         raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
-    if "://" not in root:
-        return Path(root).absolute() / "_models" / sha256
+    if (own := Lake(root).folder) is not None:
+        return own / "_models" / sha256
     folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
     for info in infos:
         (folder / info.base_name).write_bytes(read(files, info.path))

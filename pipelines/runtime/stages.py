@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipelines.runtime.clock import Timer
 from pipelines.runtime.machine import Step
 from pipelines.runtime.rows import Rows, concat
 from pipelines.runtime.rules import NEVER
@@ -46,6 +47,10 @@ class Sorted:
         return (
             through | {"seen_at": Cell(dtype=torch.int64), "waiting": Pending()} if self._late else {"newest": newest}
         )
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("seen_at", self._wait)] if self._late else []
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         rows = self._placed(at.require(rows, self._by or at.event_time, stage="sorted"), at)
@@ -100,10 +105,11 @@ class Sorted:
         assert isinstance(newest, CellStore) and isinstance(through, CellStore)
         assert isinstance(seen_at, CellStore) and isinstance(waiting, PendingStore)
         late = self._allowed(rows, at)
+        at.hear(seen_at)
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
             before, last = g.running_max(position[g.order], newest[g.slots])
-            newest[g.slots], seen_at[g.slots] = last, at.heard(rows)[g.order[g.starts + g.lengths - 1]]
+            newest[g.slots] = last
             reached = torch.empty_like(before)
             reached[g.order] = before
             passed = through[rows.slots]
@@ -123,7 +129,7 @@ class Sorted:
         at.counts["duplicates"] += int(same.sum())
         first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
         rows, position = rows.keep(first), position[first]
-        silent = seen_at[rows.slots] + self._wait <= at.now
+        silent = at.due(seen_at, self._wait)[rows.slots]
         ready = (position <= newest[rows.slots] - late) | silent
         waiting.rows = rows.keep(~ready)
         rows, position = rows.keep(ready), position[ready]
@@ -335,19 +341,22 @@ class Silence:
         time = Cell(dtype=torch.int64)
         return {"heard": time, "event_time": time, "told": Cell(dtype=torch.bool, fill=True)}
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._after)]
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
         assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
-        if len(at.came):
-            g = at.came.groups()
-            heard[g.slots] = at.heard(at.came)[g.order[g.starts + g.lengths - 1]]
+        at.hear(heard)
+        due = at.due(heard, self._after)
         if len(rows):
             g = rows.groups()
             known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
-            told[g.slots] = told[g.slots] & known & (heard[g.slots] + self._after <= at.now)
+            told[g.slots] = told[g.slots] & known & due[g.slots]
             event_time[g.slots] = at.times(rows)[g.order[g.starts + g.lengths - 1]]
         rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
-        quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
+        quiet = (~told.all() & due).nonzero()[:, 0]
         if not len(quiet):
             return rows
         told[quiet] = True
