@@ -65,6 +65,10 @@ class Curve:
         return points + [(prefix + name, value, last) for name, value in found.items() if math.isfinite(value)]
 
 
+CHAMPION = "champion"
+"""The alias that deployments follow."""
+
+
 def register(
     directory: Path,
     *,
@@ -76,8 +80,9 @@ def register(
     data: Sequence[str] = (),
     attempts: Sequence[Attempt] = (),
     artifact_location: str | None = None,
+    champion: bool = True,
 ) -> str:
-    """Record a training run and register its model as champion.
+    """Record a training run and register its model, as champion or as one more version.
 
     The model is one of MLflow's: it has a signature and an input example, and `mlflow.pyfunc.load_model` loads it where Tocsin
     is installed. Its weights stay safetensors and JSON.
@@ -92,9 +97,10 @@ def register(
         data: folders that it was trained on, or the names of simulations.
         attempts: all seeds, kept or not; each gets a run under this one.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
+        champion: whether it gets the alias that deployments follow.
 
     Returns:
-        The version that `champion` now points to.
+        Its version.
     """
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModelOutput, Param
@@ -135,12 +141,13 @@ def register(
     client.set_terminated(run)
     with contextlib.suppress(MlflowException):  # it exists
         client.create_registered_model(
-            name, tags, f"A {domain} model of Tocsin; {name}@champion is what deployments follow."
+            name, tags, f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
         )
     version = client.create_model_version(
         name, model.artifact_location, run, {**tags, "seed": texts.get("seed", "")}, None, said, model_id=model.model_id
     )
-    client.set_registered_model_alias(name, "champion", version.version)
+    if champion:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
     return str(version.version)
 
 
@@ -227,6 +234,32 @@ def _dataset(source: str, context: str = "training") -> DatasetInput:
     kind, name = ("local" if files else "code"), (folder.name if files else source) or source
     dataset = Dataset(name, digest.hexdigest()[:32], kind, json.dumps({"uri": uri}), None, profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
+    """The model that has the alias, as `name/version`, and a local folder with its files; None if none has it.
+
+    The folder of one whose files are gone does not exist.
+
+    Raises:
+        MlflowException: the registry does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION).version
+    except MlflowException as reason:
+        if reason.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
+    files = client.get_model_version_download_uri(name, version)
+    try:
+        return f"{name}/{version}", Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
+    except (MlflowException, OSError):
+        return f"{name}/{version}", Path(files)
 
 
 @contextlib.contextmanager

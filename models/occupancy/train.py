@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.gate import Candidate
 from models.occupancy.config import OccupancyConfig
 from models.occupancy.evaluate import metrics
-from models.occupancy.model import OccupancyModel, build
+from models.occupancy.model import OccupancyModel, build, load
 from models.occupancy.network import OccupancyNetwork
 
 FRESH = 5 * 60_000  # ms for which the last word on the truth holds
@@ -152,6 +154,40 @@ def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
     """`models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
     p = probabilities(model, source)
     return metrics(truth(source, model.config.window), p >= model.config.threshold, p)
+
+
+def candidate(
+    model: OccupancyModel, folder: Path, sources: Sequence[Sequence[Room]], left_out_f1: float | None
+) -> Candidate:
+    """A model that was trained on all sources, and saved to `folder`, as one that may become champion.
+
+    It is compared with the champion on all rooms of the sources.
+
+    Args:
+        left_out_f1: the recipe's F1 on what was left out; None where nothing can be.
+    """
+    rooms = [room for source in sources for room in source]
+
+    def f1(judge: OccupancyModel) -> float:
+        if judge.config.features != model.config.features:
+            raise ValueError(
+                f"it reads {', '.join(judge.config.features)}; this one {', '.join(model.config.features)}"
+            )
+        return score(judge, rooms)["f1"]
+
+    def outputs() -> list[Tensor]:
+        stored, length = load(folder, "cpu"), model.config.window
+        some = [room.windows(known[-8:], length) for room in rooms[:8] if len(known := room.known(length))]
+        unknown = torch.full((1, length, len(model.config.features)), math.nan)
+        return [*stored(torch.cat([*some, unknown])).values()]
+
+    return Candidate(
+        measure="F1",
+        lower=False,
+        score=f1(model) if left_out_f1 is None else left_out_f1,
+        outputs=outputs,
+        against=lambda other: (f1(model), f1(load(other, "cpu"))),
+    )
 
 
 def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:
