@@ -10,7 +10,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.refusals import permanent
 
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
@@ -75,6 +76,7 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
+    where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
     opened = []
 
     def open_client(**config: Any) -> Any:
@@ -88,8 +90,13 @@ def _connect(client: Any, options: dict[str, Any]) -> Any:
             made = client(**known, kafka_client=open_client)
             held.pop_all()
         return made
+    except (ValueError, TypeError, AssertionError, ImportError) as reason:
+        raise ConfigError(
+            f"{where}: expected options in [kafka] that kafka-python accepts, got {' '.join(str(reason).split())}; correct them"
+        ) from reason
     except KafkaError as reason:
-        where = options.get("bootstrap_servers", "localhost")
+        if refused := permanent(reason, where):
+            raise refused from reason
         raise Unavailable(
-            f"Kafka at {where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
+            f"{where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
         ) from reason

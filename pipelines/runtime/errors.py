@@ -13,6 +13,10 @@ class Unavailable(TocsinError):
     """Something outside does not answer: broker, lake, registry, cluster."""
 
 
+class Refused(TocsinError):
+    """Something outside answers, and gives the same answer until a person changes a right, a setting or a version."""
+
+
 class ModelError(TocsinError):
     """A model is missing, unreadable or does not fit its pipeline."""
 

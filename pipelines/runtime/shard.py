@@ -18,7 +18,7 @@ from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
-from pipelines.runtime.errors import RecordsCorrupt, Unavailable
+from pipelines.runtime.errors import RecordsCorrupt, Refused, Unavailable
 from pipelines.runtime.inbox import Batch
 from pipelines.runtime.journal import Skipped
 from pipelines.runtime.logs import Mentions
@@ -77,11 +77,12 @@ class Shard:
 
         Raises:
             RecordsCorrupt: the log is damaged; what lies before that is committed.
+            Refused: the log can't be read until a person changes something; what was read is committed.
         """
         try:
             while not stop.is_set():
                 self.turn()
-        except RecordsCorrupt:
+        except (RecordsCorrupt, Refused):
             self.close()
             raise
         self.close()
@@ -123,6 +124,12 @@ class Shard:
         self._live.outbox.close()
         self._source.close()
 
+    def abandon(self) -> None:
+        """Let go of everything without a commit: the next owner judges again what is not committed."""
+        self._checkpoints.close()
+        self._source.close()
+        self._live.outbox.close()
+
     def facts(self) -> dict[str, Any]:
         """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
         live, waits = self._live, self._live.outbox.patience.waiting
@@ -154,7 +161,7 @@ class Shard:
             try:
                 if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
                     break
-            except RecordsCorrupt:
+            except (RecordsCorrupt, Refused):
                 if self._inbox:
                     break  # what lies before it first
                 raise
