@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -17,11 +18,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from docs import pictures
-from pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
-from pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
-
 ROOT = Path(__file__).parents[1]
+# The command `mkdocs` does not look for modules in the current folder, and `docs` is not part of the installed package.
+sys.path.insert(0, str(ROOT))
+
+from docs import pictures  # noqa: E402
+from pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline  # noqa: E402
+from pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size  # noqa: E402
+
 KINDS: dict[Any, str] = {
     Duration: "a duration",
     Size: "a size",

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.folders import listed
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -45,7 +47,7 @@ def register(
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
     for start in range(0, len(figures), 1000):  # MLflow's limit a call
         client.log_batch(run.info.run_id, metrics=figures[start : start + 1000])
-    for file in sorted(directory.iterdir()):
+    for file in listed(directory):
         client.log_artifact(run.info.run_id, str(file), "model")
     client.set_terminated(run.info.run_id)
     with contextlib.suppress(MlflowException):  # it exists

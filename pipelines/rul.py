@@ -53,13 +53,14 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             f"pipelines.rul: expected critical <= warning, got {levels['critical']:g} > {levels['warning']:g}"
         )
     end = {level: at + _number(options, "hysteresis", 5) for level, at in levels.items()}
-    key, order = pa.field(config.key, pa.type_for_alias(config.key_type)), pa.field(config.order, pa.int64())
+    reading = pa.schema(
+        [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
+    )
+    key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     return Pipeline(
         name=options.get("name", "rul"),
         topic=options.get("topic", "sensors.industrial"),
-        schema=pa.schema(
-            [f.with_nullable(False) for f in (key, order, *(pa.field(s, pa.float64()) for s in config.features))]
-        ),
+        schema=reading,
         key=config.key,
         stages=[Sorted(by=config.order), Last(config.window, config.features), Judge(judge)],
         results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),

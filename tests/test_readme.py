@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -68,7 +67,7 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
 def test_python_reads_the_same(tour: Tour) -> None:
     (block,) = README["python"]
     (tour.folder / "tour.py").write_text(block)
-    said = tour(f"{sys.executable} tour.py")
+    said = tour("python tour.py")
     assert "unit" in said
     assert "critical raised" in said
     tour.stop()  # the pumps train without it
@@ -88,6 +87,13 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     assert figures["rmse"] < 30
     fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
     assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
+    tour.run(only("tocsin run pumps").removesuffix(" &"))
+    tour.judged("pumps", fed["rows"])
+    assert tour(only("tocsin dlq list pumps")) == "no dead letters\n"
+    pumps = tour.json(only('tocsin query "SELECT pump'))
+    assert [(row["pump"], row["hour"]) for row in pumps] == [(name, 100) for name in sorted(f"P{i}" for i in range(12))]
+    assert all(row["rul"] < 40 for row in pumps)
+    tour.stop()
 
 
 def write_pumps(folder: Path) -> None:

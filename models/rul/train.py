@@ -83,6 +83,7 @@ def train(
     out: Path,
     config: RulConfig | Path | None = None,
     subset: str = "FD001",
+    decimal_comma: bool = False,
     recipe: Recipe | None = None,
     seed: int = 0,
     tracking_uri: str | None = None,
@@ -97,6 +98,7 @@ def train(
         out: folder for `config.json` and `model.safetensors`; made if missing.
         config: columns and settings of the CSV files, or the TOML file that holds them; None means C-MAPSS.
         subset: C-MAPSS subset.
+        decimal_comma: numbers of the CSV files are written 400,5.
         recipe: how to train.
         seed: of the split, the weights, the order of the windows and the noise.
         tracking_uri: of an MLflow server or store, to record the run and register the model as champion there.
@@ -113,7 +115,7 @@ def train(
         config, table = CMAPSS, read_cmapss(data, subset)
     else:
         config = RulConfig.from_toml(config) if isinstance(config, Path) else config
-        table = read_csv_directory(data, config)
+        table = read_csv_directory(data, config, decimal_comma=decimal_comma)
     model, curve = fit(windows(table, config), config, recipe, seed=seed, progress=progress)
     model.save(out)
     version = None

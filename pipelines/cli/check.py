@@ -114,6 +114,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
     def newest(shard: int) -> Journal | None:
         return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
 
+    look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
@@ -236,7 +237,7 @@ def _teller() -> Callable[[Finding], None]:
     """Lines for people, under the pipeline's name."""
     from rich.text import Text
 
-    from pipelines.cli.console import out
+    from pipelines.cli.console import out, plain
 
     of = ""
 
@@ -245,7 +246,7 @@ def _teller() -> Callable[[Finding], None]:
         if found.pipeline != of:
             out.print(Text(of := found.pipeline, "bold"))
         dim = "dim" if found.state in ("ok", "skipped") else ""
-        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (found.said, dim))
+        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (plain(found.said), dim))
         out.print(line, soft_wrap=True)
 
     return tell

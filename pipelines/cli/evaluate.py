@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.deployment import SHIPPED
-from pipelines.cli.train import check_domain
+from pipelines.cli.train import DecimalComma, check_domain
 
 
 def evaluate(
@@ -32,10 +31,12 @@ def evaluate(
             metavar="WHAT", help="Of touch, what finds hands in clips: MediaPipe's model file, none [finder]."
         ),
     ] = None,
+    decimal_comma: DecimalComma = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
     from pipelines.cli.console import out, say_json, working
+    from pipelines.cli.deployment import SHIPPED
     from pipelines.runtime.tracking import resolve_model
 
     check_domain(domain)
@@ -46,25 +47,42 @@ def evaluate(
             from pipelines.cli.occupancy import evaluate as judge
 
             shipped = "offices"
-            figures = judge(found[2] if found else OFFICES, found[1] if found else SHIPPED, data)
+            figures = judge(
+                found[2] if found else OFFICES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
+            )
         elif domain == "surprise":
             from models.surprise.model import SHIPPED as DIVES
             from pipelines.cli.surprise import evaluate as watch
 
             shipped = DIVES.name
-            figures = watch(found[2] if found else DIVES, found[1] if found else SHIPPED, data)
+            figures = watch(
+                found[2] if found else DIVES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
+            )
         elif domain == "touch":
             from models.touch.model import SHIPPED as TABLE
             from pipelines.cli.touch import evaluate as spot
 
             shipped = TABLE.name
-            figures = spot(found[2] if found else TABLE, found[1] if found else SHIPPED, data, hands=hands)
+            figures = spot(
+                found[2] if found else TABLE,
+                found[1] if found else SHIPPED,
+                data,
+                hands=hands,
+                decimal_comma=decimal_comma,
+            )
         else:
+            from models.rul.data import csv_files
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
 
             shipped = "FD001"
-            figures = score(data=data, model=found[2] if found else FD001, subset=subset, csv=any(data.glob("*.csv")))
+            figures = score(
+                data=data,
+                model=found[2] if found else FD001,
+                subset=subset,
+                csv=bool(csv_files(data)),
+                decimal_comma=decimal_comma,
+            )
     if json:
         say_json({"model": model or f"shipped {shipped}", **figures})
         return

@@ -41,6 +41,7 @@ def train(
     seeds: list[int],
     recipe: Recipe | None = None,
     trials: int = 0,
+    decimal_comma: bool = False,
 ) -> dict[str, Any]:
     """Train on all rooms of some recordings, each of which gets the same share; the best on the others' rooms is kept.
 
@@ -49,6 +50,7 @@ def train(
 
     Args:
         trials: of a search for the network's sizes and its recipe by the same score with the first seed; 0 searches nothing.
+        decimal_comma: as of `models.occupancy.data.read`.
 
     Returns:
         `model` (the folder), `name`, `version` in the registry, `seed`, `seeds` with the figures of each, and `search`: its
@@ -67,7 +69,7 @@ def train(
     with progress() as shown:
         task = shown.add_task("reading", total=len(data))
         for source in data:
-            recording = recorded(source, rooms=16, seed=0)
+            recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
             sources.append(rooms(labelled(minutes(recording), recording.truth), config.features))
             shown.advance(task)
         if trials:
@@ -139,7 +141,7 @@ def _search(
         return Search(search(sources, config, recipe, trials=trials, seed=seed, tell=tell), run)
 
 
-def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
+def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = False) -> dict[str, Any]:
     """The pipeline over a recording, against its truth.
 
     Returns:
@@ -156,7 +158,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.plan import Model
 
-    recording = read(data)
+    recording = read(data, decimal_comma=decimal_comma)
     if not len(recording.truth):
         raise ConfigError(
             f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
@@ -179,7 +181,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
     }
 
 
-def frames(source: str, *, rooms: int, seed: int) -> tuple[Iterator[pl.DataFrame], int]:
+def frames(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -> tuple[Iterator[pl.DataFrame], int]:
     """Readings as they would have arrived, and how many."""
     import polars as pl
 
@@ -187,12 +189,16 @@ def frames(source: str, *, rooms: int, seed: int) -> tuple[Iterator[pl.DataFrame
     from models.occupancy.sensors import simulate
 
     # A building's readings as they arrive, not by their time.
-    events = simulate(rooms=rooms, days=DAYS, seed=seed)[0] if source == "sim" else read(Path(source)).events
+    events = (
+        simulate(rooms=rooms, days=DAYS, seed=seed)[0]
+        if source == "sim"
+        else read(Path(source), decimal_comma=decimal_comma).events
+    )
     table = events.select("room", "property", pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"), "value")
     return table.iter_slices(ROWS), table.height
 
 
-def recorded(source: str, *, rooms: int, seed: int) -> Recording:
+def recorded(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -> Recording:
     """A directory's recording, or "sim", a simulated building's; its truth is then the motion sensor.
 
     Raises:
@@ -204,7 +210,7 @@ def recorded(source: str, *, rooms: int, seed: int) -> Recording:
     from models.occupancy.sensors import simulate
 
     if source != "sim":
-        return read(Path(source))
+        return read(Path(source), decimal_comma=decimal_comma)
     events, truth = simulate(rooms=rooms, days=DAYS, seed=seed)
     return Recording(
         events.select("room", "property", "time", "value").sort("time", maintain_order=True),

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.console import note
-
 if TYPE_CHECKING:
     from threading import Event
 
@@ -43,7 +41,7 @@ def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: b
     from rich.live import Live
 
     from pipelines.cli.cluster import ask
-    from pipelines.cli.console import out, say_json
+    from pipelines.cli.console import note, out, say_json
     from pipelines.runtime.errors import Unavailable
 
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
@@ -89,6 +87,8 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
+    from pipelines.cli.console import plain
+
     below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name in (
@@ -108,7 +108,9 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
         if not look["shards"]:
             shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
         for asset, until in look["silences"].items():
-            below.append(Text(f"{look['pipeline']}: {asset} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow"))
+            below.append(
+                Text(f"{look['pipeline']}: {plain(asset)} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
+            )
         for shard in (*look["shards"], *look["landing"]):
             shown.add_row(
                 f"{shard['pipeline']}/{shard['shard']}",
@@ -122,7 +124,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 shard["model"],
             )
             if shard["error"]:
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
     return Group(shown, *below)
 
 
@@ -163,6 +165,7 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from kafka import TopicPartition
     from kafka.errors import KafkaError
 
+    from pipelines.cli.console import note
     from pipelines.runtime import clients
     from pipelines.runtime.errors import Unavailable
 

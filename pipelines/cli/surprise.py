@@ -97,7 +97,7 @@ def train(
     return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": figures}
 
 
-def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
+def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = False) -> dict[str, Any]:
     """The pipeline over clips with a truth, see `models.surprise.clips`; or, where `data` is "sim", over the test dives.
 
     Returns:
@@ -119,7 +119,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
             for seed in TEST_SEEDS:
                 yield f"{SIM} {seed}", iter(dive := Dive(seed, rate=RATE)), dive.novelties
             return
-        for path, truth in clips(data).items():
+        for path, truth in clips(data, decimal_comma=decimal_comma).items():
             yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
     declared = pipeline({}, Model(folder, version, "auto"))
@@ -152,9 +152,10 @@ def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.D
 
 
 def _clips(folder: Path) -> list[Path]:
+    from models.folders import listed
     from models.vision.video import is_clip
 
-    return [path for path in sorted(folder.iterdir()) if is_clip(path)]
+    return [path for path in listed(folder) if is_clip(path)]
 
 
 def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:

@@ -30,7 +30,14 @@ SIM = "sim"
 
 
 def train(
-    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+    settings: Settings,
+    data: list[str],
+    *,
+    out: Path,
+    name: str,
+    seeds: list[int],
+    recipe: Recipe | None = None,
+    decimal_comma: bool = False,
 ) -> dict[str, Any]:
     """Train a network on simulated scenes and labelled clips, and choose its thresholds on scenes that it has not seen.
 
@@ -54,7 +61,12 @@ def train(
     config = TouchConfig()
     eyes, finder, tried = Eyes(config.eye), load(), {}
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
-    sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
+    sources += [
+        found
+        for folder in data
+        if folder != SIM
+        for found in labelled(Path(folder), decimal_comma=decimal_comma).items()
+    ]
     clips: list[Footage] = []
     unseen: list[Footage] = []
     with progress() as shown:
@@ -90,7 +102,9 @@ def train(
     return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": told}
 
 
-def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: Path, version: str, data: Path, *, hands: str | None = None, decimal_comma: bool = False
+) -> dict[str, Any]:
     """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
 
     Args:
@@ -114,7 +128,7 @@ def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
-    for name, shots, truth, misses in _sources(data):
+    for name, shots, truth, misses in _sources(data, decimal_comma):
         table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")
         rung, touches = _rung(table), truth.touches
         scores = torch.from_numpy(np.stack([table[column].to_numpy() for column in SCORES], 1)).unflatten(1, (2, 2))
@@ -170,7 +184,7 @@ def looked_at(
     return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
 
 
-def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
+def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
     """What is to be judged: names, frames, and the truth."""
     from models.touch.clips import Labelled, clips
     from models.touch.scene import TEST_SEEDS, Scene
@@ -182,7 +196,7 @@ def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Seque
             scene = Scene(seed, rate=RATE)
             yield f"{SIM} {seed}", _shots(seed), Labelled(tuple(scene.touches), hands=True), scene.misses
         return
-    for path, truth in clips(data).items():
+    for path, truth in clips(data, decimal_comma=decimal_comma).items():
         yield path.name, map(Frame, read(path, rate=None, size=None)), truth, ()
 
 

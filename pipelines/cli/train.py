@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from models.rul.train import Epoch, Trained
     from pipelines.runtime.settings import Settings
 
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Numbers in CSV files are written 400,5.")]
 DOMAINS = ("rul", "occupancy", "surprise", "touch")
 
 
@@ -46,24 +47,47 @@ def train(
     search: Annotated[
         int, typer.Option(metavar="TRIALS", min=0, help="Of occupancy: a Bayesian search for sizes and recipe before.")
     ] = 0,
+    decimal_comma: DecimalComma = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Train a model on runs to failure, rooms or clips, and register it in MLflow as NAME@champion."""
     check_domain(domain)
     settings, seeds = context.obj.settings(), seed or [0]
     if domain == "occupancy":
-        _occupancy(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, trials=search, json=json)
+        _occupancy(
+            settings,
+            data,
+            out=out or Path("trained", name or domain),
+            name=name or domain,
+            seeds=seeds,
+            steps=steps,
+            trials=search,
+            decimal_comma=decimal_comma,
+            json=json,
+        )
         return
     if search:
         raise ConfigError(f"--search: expected occupancy, got {domain}, whose settings are not searched; leave it out")
     if domain in ("surprise", "touch"):
         fit = _surprise if domain == "surprise" else _touch
         folder = out or Path("trained", name or domain)
-        fit(settings, data, out=folder, name=name or domain, seeds=seeds, steps=steps, json=json)
+        more = {"decimal_comma": decimal_comma} if domain == "touch" else {}  # surprise learns without a table
+        fit(settings, data, out=folder, name=name or domain, seeds=seeds, steps=steps, json=json, **more)
         return
     if len(data) > 1:
         raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
-    _rul(settings, Path(data[0]), config, out=out, name=name, subset=subset, seeds=seeds, epochs=epochs, json=json)
+    _rul(
+        settings,
+        Path(data[0]),
+        config,
+        out=out,
+        name=name,
+        subset=subset,
+        seeds=seeds,
+        epochs=epochs,
+        decimal_comma=decimal_comma,
+        json=json,
+    )
 
 
 def _rul(
@@ -76,6 +100,7 @@ def _rul(
     subset: str,
     seeds: list[int],
     epochs: int | None,
+    decimal_comma: bool,
     json: bool,
 ) -> None:
     from models.rul.train import Recipe
@@ -101,6 +126,7 @@ def _rul(
                 out=Path(scratch),
                 config=config,
                 subset=subset,
+                decimal_comma=decimal_comma,
                 recipe=recipe,
                 seed=number,
                 progress=epoch,
@@ -138,11 +164,12 @@ def _occupancy(
     settings: Settings,
     data: list[str],
     *,
-    out: Path | None,
+    out: Path,
     name: str,
     seeds: list[int],
     steps: int | None,
     trials: int,
+    decimal_comma: bool,
     json: bool,
 ) -> None:
     from models.occupancy.train import Recipe
@@ -151,8 +178,9 @@ def _occupancy(
     from pipelines.cli.occupancy import train as fit
 
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    folder = out or Path("trained", name)
-    made = fit(settings, data, out=folder, name=name, seeds=seeds, recipe=recipe, trials=trials)
+    made = fit(
+        settings, data, out=out, name=name, seeds=seeds, recipe=recipe, trials=trials, decimal_comma=decimal_comma
+    )
     if json:
         say_json(made)
         return

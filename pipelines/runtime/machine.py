@@ -17,8 +17,9 @@ from pipelines.runtime.alerts import Alert, alerts_of
 from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
 from pipelines.runtime.clock import Arrivals
 from pipelines.runtime.errors import ConfigError, StateMismatch
+from pipelines.runtime.fields import unit_meant
 from pipelines.runtime.parts import Parts
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.pipeline import IDENTITY, MAX_AGE, Pipeline
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.rules import RuleBook
 from pipelines.runtime.state import CellStore, Cut, Declared, Pending, State
@@ -130,7 +131,7 @@ class Machine:
     def _set(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self._rules = RuleBook(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
-        self._max_skew = milliseconds(pipeline.max_skew)
+        self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
         self._forget_after = milliseconds(pipeline.forget_after)
 
     def _stages(self) -> dict[str, Declared]:
@@ -217,10 +218,9 @@ class Machine:
         p, state = self.pipeline, self._state
         state.changed = False
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
-        rows = self._nameable(self._punctual(batch, at), at)
-        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(
-            rows.slots
-        )  # so far places in the batch
+        rows = self._nameable(self._punctual(batch, at, wall), at)
+        # So far a row's slot is its place in the batch.
+        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
         given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
 
@@ -265,26 +265,28 @@ class Machine:
         until = frame["key"].replace_strict(silences, default=0, return_dtype=pl.Int64).to_numpy()
         return walls < until
 
-    def _punctual(self, batch: pa.RecordBatch, at: Step) -> Rows:
-        """Rows with an event time that is not from the future: one clock in 2099 must not make everyone late."""
+    def _punctual(self, batch: pa.RecordBatch, at: Step, wall: int | None) -> Rows:
+        """Rows with an event time that can be right: one clock in 2099 must not make everyone late, nor one in 1970 all wait.
+
+        Args:
+            wall: when it really is; None: unknown, so that Kafka's timestamps are not held against it.
+        """
+        p, name, kafka = self.pipeline, at.event_time, "Kafka's timestamp"
         rows = Rows(batch, torch.arange(batch.num_rows))
-        rows = at.require(rows, at.event_time, stage="event time")
-        if self.pipeline.event_time is None or not len(rows):
+        rows = at.require(rows, name, stage="event time")
+        if wall is not None:
+            age, stamps = max(self._max_age, milliseconds(MAX_AGE)), _ms(rows, "_timestamp")
+            wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
+            rows = _bounded(rows, at, wall - stamps, age, stamps, "TooOld", wanted)
+        if p.event_time is None:
             return rows
-        event, kafka = (
-            rows.table.column(n).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
-            for n in (at.event_time, "_timestamp")
+        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+        rows = _bounded(
+            rows, at, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        ahead = np.asarray(event) - np.asarray(kafka)
-        early = torch.from_numpy(ahead > self._max_skew)
-        if not bool(early.any()):
-            return rows
-        lines = [
-            f"expected {at.event_time} at most {self.pipeline.max_skew} ahead of Kafka's timestamp, got {ms} ms"
-            for ms in ahead[early.numpy()]
-        ]
-        at.refuse(rows.keep(early), stage="event time", error="FromTheFuture", messages=lines)
-        return rows.keep(~early)
+        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+        wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
+        return _bounded(rows, at, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 
     def _nameable(self, rows: Rows, at: Step) -> Rows:
         """Rows with a key of a bearable length."""
@@ -355,6 +357,24 @@ class Machine:
             )
         self.restore([cut])
         self._state.ticked = 0  # what this version waits for may be due already
+
+
+def _ms(rows: Rows, column: str) -> np.ndarray:
+    """A column of times in ms since the epoch; NaN where one is unknown."""
+    return np.asarray(rows.table.column(column).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()))
+
+
+def _bounded(rows: Rows, at: Step, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str) -> Rows:
+    """The rows that are `off` by at most `most` ms; the others go to the dead letters, with what is likely of their `times`."""
+    wrong = off > most
+    if not wrong.any():
+        return rows
+    lines = [
+        f"expected {wanted}, got {ms:.0f} ms{unit_meant(time)}"
+        for ms, time in zip(off[wrong], times[wrong], strict=True)
+    ]
+    at.refuse(rows.keep(torch.from_numpy(wrong)), stage="event time", error=error, messages=lines)
+    return rows.keep(torch.from_numpy(~wrong))
 
 
 def _folded(refused: list[Refusal]) -> list[Refusal]:

@@ -42,7 +42,7 @@ class Outbox:
         self.unsaid = 0
         """Alarms in a transaction that has not ended."""
         self.patience = clients.Patience(options)
-        self._originals = OriginalStore(lake.files, "", lake.uri())
+        self._originals = OriginalStore(lake.files, "", lake.place())
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
         )

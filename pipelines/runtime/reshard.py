@@ -136,7 +136,7 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
             if table.transaction_version(f"{pipeline}/0#checkpoint") == name:  # it did commit, only its reply was lost
                 return
     raise Unavailable(
-        f"{table.table_uri}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
+        f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
     )
 
 

@@ -311,4 +311,5 @@ class Shard:
         if (name := self._checkpoints.landed(wait=wait)) is not None:
             self._live.journal.landed(name)
             self._committed, self._flying_rows = self._flying, 0
-            self.stats.add(checkpoints=1)
+            self.stats.add(checkpoints=1, undeleted=self._checkpoints.undeleted)
+            self._checkpoints.undeleted = 0

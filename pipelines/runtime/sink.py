@@ -53,7 +53,7 @@ class Sink:
 
     def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
         self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
-        self._files = lake.files
+        self._files, self._place = lake.files, lake.place(pipeline.folder)
         self._epoch_id = f"{pipeline.name}/{shard}#epoch"
         self._checkpoint_id = _checkpoint_id(pipeline.name, shard)
         self._epoch = 0
@@ -98,7 +98,7 @@ class Sink:
                 self._table.update_incremental()
         else:
             raise Unavailable(
-                f"{uri}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
+                f"{self._place}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
             )
         self._look()
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
@@ -151,7 +151,7 @@ class Sink:
                 owner = {"pipeline": self._pipeline.name, "shard": self._shard}
                 log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
         else:
-            raise Unavailable(f"{self._table.table_uri}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
+            raise Unavailable(f"{self._place}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
         self._look()
 
     def _look(self) -> None:
@@ -181,11 +181,11 @@ class Sink:
                 return attempt > 0
             try:
                 self._table.alter.add_columns(missing)
-                log.info("%s: new columns %s", self._table.table_uri, [f.name for f in missing])
+                log.info("%s: new columns %s", self._place, [f.name for f in missing])
             except CommitFailedError:  # another shard may have added them
                 self._table.update_incremental()
         raise Unavailable(
-            f"{self._table.table_uri}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
+            f"{self._place}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
         )
 
     def _missing(self, columns: pa.Schema) -> list[Field]:
@@ -194,7 +194,7 @@ class Sink:
         for f in wanted:
             if f.name in there and there[f.name] != f.type:
                 raise ConfigError(
-                    f"table {self._table.table_uri}: expected column {f.name} as {there[f.name].to_json()}, got "
+                    f"table {self._place}: expected column {f.name} as {there[f.name].to_json()}, got "
                     f"{f.type.to_json()}; give the new one another name"
                 )
         return [f for f in wanted if f.name not in there]
@@ -258,7 +258,7 @@ def start_over(owners: Sequence[tuple[Sink, int]], positions: Mapping[int, int],
         except CommitFailedError as reason:
             log.info("starting over is tried again: %s", reason)
     raise Unavailable(
-        f"{table.table_uri}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
+        f"{owners[0][0]._place}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
     )
 
 
@@ -286,6 +286,8 @@ def _stats(table: pa.Table) -> str:
         if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             ends = pc.min_max(table[field.name])
             if ends["min"].is_valid:
-                least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
+                # A stage may make a time that Python has no form for: the file holds it, its statistics do not.
+                with contextlib.suppress(OverflowError, ValueError):
+                    least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
     nulls = {n: table[n].null_count for n in least}
     return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()

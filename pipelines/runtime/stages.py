@@ -19,6 +19,8 @@ from pipelines.runtime.rules import NEVER
 from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
 from pipelines.runtime.units import milliseconds
 
+PARTS = 1_000_000
+"""Into which a position with a fraction is divided, so that it can be counted like one without."""
 _PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -29,7 +31,7 @@ class Sorted:
     repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
 
     Args:
-        by: an integer or timestamp column; None: the event time.
+        by: a column of numbers or times, of numbers with fractions a millionth counts; None: the event time.
         late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
         wait: rows of a key that has gone silent are let through after this long.
     """
@@ -58,19 +60,28 @@ class Sorted:
         """Rows whose position is a number that can be counted with; the others go to the dead letters."""
         name = self._by or at.event_time
         column = rows.table.column(name)
-        values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
-        fits = torch.from_numpy((values > NEVER) & (values < 2**63))
+        if pa.types.is_floating(column.type):
+            values, low, high, between = column.to_numpy(), NEVER / PARTS, -NEVER / PARTS, "between -4.6e12 and 4.6e12"
+        else:
+            values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
+            low, high, between = NEVER, 2**63, "above -2**62 and below 2**63"
+        fits = torch.from_numpy((values > low) & (values < high))
         if not bool(fits.all()):
-            lines = [f"expected {name} above -2**62 and below 2**63, got {v}" for v in values[~fits.numpy()].tolist()]
+            lines = [f"expected {name} {between}, got {v}" for v in values[~fits.numpy()].tolist()]
             at.refuse(rows.keep(~fits), stage="sorted", error="BadValue", messages=lines)
         return rows.keep(fits)
 
     def _position(self, rows: Rows, at: Step) -> Tensor:
-        return torch.from_numpy(rows.table.column(self._by or at.event_time).cast(pa.int64()).to_numpy().copy())
+        column = rows.table.column(self._by or at.event_time)
+        if pa.types.is_floating(column.type):
+            return torch.from_numpy(np.rint(column.to_numpy().astype(np.float64) * PARTS).astype(np.int64))
+        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
 
     def _allowed(self, rows: Rows, at: Step) -> int:
         """`late` in the column's own unit."""
         kind = rows.table.schema.field(self._by or at.event_time).type
+        if pa.types.is_floating(kind):
+            return self._late * PARTS
         scaled = self._late_is_ms and pa.types.is_timestamp(kind)
         return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
 
@@ -131,10 +142,10 @@ class Sorted:
         if not bool(late.any()):
             return
         name = self._by or at.event_time
-        lines = [
-            f"expected {name} after {f}, got {p}"
-            for p, f in zip(position[late].tolist(), floor[late].tolist(), strict=True)
-        ]
+        got, after = position[late], floor[late]
+        if pa.types.is_floating(rows.table.schema.field(name).type):
+            got, after = got.double() / PARTS, after.double() / PARTS
+        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(got.tolist(), after.tolist(), strict=True)]
         at.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
 
 

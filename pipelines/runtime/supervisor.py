@@ -19,7 +19,7 @@ from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
-from pipelines.runtime.orders import Orders
+from pipelines.runtime.orders import Orders, last_orders
 from pipelines.runtime.pipeline import FORGET_AFTER
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaler, spread
@@ -342,7 +342,14 @@ class Supervisor:
 
 
 def deploy(deployment: Deployment) -> Any:
-    """Start a deployment's supervisor, or find the one that runs it."""
+    """Start a deployment's supervisor, or find the one that runs it.
+
+    Raises:
+        ConfigError: what it was ordered last can't be read.
+    """
+    last_orders(
+        deployment.lake, deployment.name
+    )  # here it is one line for whoever starts it, in the actor a dead supervisor
     name = supervisor_name(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
     actor = ray.remote(**options, num_cpus=0, get_if_exists=True, runtime_env={"env_vars": dict(deployment.env)})(

@@ -262,7 +262,7 @@ def answers(tracking_uri: str) -> None:
 
 def _folder(model: str) -> tuple[str, str, Path]:
     folder = Path(model).absolute()
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("."))
     if not weights:
         raise ModelError(
             f"model {model}: expected name@alias, name/version or a folder with *.safetensors, got none in {folder}; "

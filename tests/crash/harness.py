@@ -305,7 +305,7 @@ class Job:
     def epochs(self) -> dict[str, list[int]]:
         """Of which owner each Delta version and each journal record is, in order."""
         delta, journal = [], []
-        for version in sorted(Path(self.lake.uri(self.name, "_delta_log")).glob("*.json")):
+        for version in sorted(Path(self.lake.place(self.name, "_delta_log")).glob("*.json")):
             actions = [orjson.loads(line) for line in version.read_bytes().splitlines()]
             txn = {a["txn"]["appId"]: a["txn"]["version"] for a in actions if "txn" in a}
             delta += [txn[f"{self.name}/0#epoch"]] if txn else []

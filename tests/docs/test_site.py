@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipelines.runtime import errors
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.settings import PipelineSettings, Settings
 from tests.conftest import ROOT
-from tests.tour import TYPED, blocks
+from tests.tour import TYPED, blocks, make
 
 DOCS = ROOT / "docs"
 FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
@@ -29,11 +29,11 @@ COMMANDS = {command.name: command for command in typer.main.get_command(app).com
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make docs` builds it, by a reader who has no PYTHONPATH."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = make("docs", f"SITE={folder}")
+    built = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
     assert built.returncode == 0, built.stderr
     return folder
 
@@ -120,6 +120,28 @@ def test_every_command_that_a_page_names_exists() -> None:
         for words in re.findall(r"(?:^|`)tocsin ([a-z ]+)", page.read_text(), re.MULTILINE):
             one, two = words.split()[0], " ".join(words.split()[:2])
             assert {one, two} & known, f"{page.name}: tocsin {two}"
+
+
+TEXTS = {
+    str(page.relative_to(ROOT)): page.read_text()
+    for folder in ("docs", "benchmarks", "operators", "models", "deploy", ".")
+    for page in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
+}
+"""What people read, by file."""
+
+
+def test_every_target_of_make_that_a_text_names_exists() -> None:
+    named = {(file, target) for file, text in TEXTS.items() for target in re.findall(r"(?:^|`)make (\w+)", text, re.M)}
+    assert {target for _, target in named} >= {"docs", "kafka", "test", "demo"}
+    for file, target in sorted(named):
+        done = subprocess.run(make("--dry-run", target), cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, f"{file}: {done.stderr}"
+
+
+def test_every_module_that_a_text_runs_exists() -> None:
+    found = {(file, module) for file, text in TEXTS.items() for module in re.findall(r"python -m ([\w.]+)", text)}
+    assert found
+    assert [(file, module) for file, module in sorted(found) if importlib.util.find_spec(module) is None] == []
 
 
 def test_every_refusal_is_explained() -> None:

@@ -107,7 +107,7 @@ def test_a_journal_that_goes_with_another_lake(kafka: KafkaServer, tmp_path: Pat
         assert [*found] == ["one writer"]
         assert found["one writer"][0] == "wrong"
         assert found["one writer"][1].startswith(
-            f"topic _tocsin.{job.name}[0]: expected its newest record to go with checkpoint none of {second.uri(job.name)}, got "
+            f"topic _tocsin.{job.name}[0]: expected its newest record to go with checkpoint none of {second.place(job.name)}, got "
             "one that builds on 1."
         )
         job.lake = second

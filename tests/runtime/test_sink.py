@@ -11,6 +11,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -21,7 +22,7 @@ from pipelines.runtime.errors import ConfigError, Fenced
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
-from pipelines.runtime.sink import Owned, Sink
+from pipelines.runtime.sink import Owned, Sink, _stats
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
 PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)
@@ -331,3 +332,9 @@ def test_who_goes_by_another_number_of_shards_is_refused(lake: Lake) -> None:
     with pytest.raises(ConfigError, match=r"p: expected 2 shards, as its table has it, got 3; `tocsin stop` it, then"):
         _sink(lake, shards=3).own(START)
     assert _txn(lake, "p/0#epoch", "p#shards") == [1, 2]
+
+
+def test_a_time_that_a_stage_made_beyond_all_calendars_is_stored_without_statistics(lake: Lake) -> None:
+    far = pa.array([2**62, 0], pa.timestamp("us", "UTC"))
+    stats = orjson.loads(_stats(pa.table({"far": far, "n": [1, 2]})))
+    assert stats["minValues"] == {"n": 1} and stats["maxValues"] == {"n": 2}

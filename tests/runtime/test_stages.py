@@ -130,13 +130,27 @@ def test_a_position_that_cannot_be_counted_with_is_a_dead_letter_and_no_duplicat
     late: int, kind: pa.DataType, first: int, beyond: int
 ) -> None:
     fields = [pa.field("at", kind) if f.name == "at" else f for f in FIELDS]
-    declared = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    declared = _pipeline(Sorted(by="at", late=late), results=[fields[0], fields[2]], schema=pa.schema(fields))
     outcomes = _steps(declared, [("a", beyond), ("a", first), ("a", first + 5)], (1, 2))
     assert _column(outcomes, "offset") == ([1] if late else [1, 2])
     assert sum(o.counts["duplicates"] for o in outcomes) == 0
     (refusal,) = [r for o in outcomes for r in o.refused]
     assert (refusal.offset, refusal.stage, refusal.error) == (0, "sorted", "BadValue")
     assert str(beyond) in refusal.message
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_positions_with_fractions_are_put_in_order_like_whole_ones(late: int) -> None:
+    fields = [FIELDS[0], pa.field("at", pa.float64()), FIELDS[2]]
+    p = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    rows = [("a", -0.5), ("a", 0.25), ("a", 0.5), ("a", 0.5), ("a", 9.0), ("a", 7.75), ("a", 5e12)]
+    outcomes = _steps(p, rows, (3, 5))
+    assert _column(outcomes, "at") == [-0.5, 0.25, 0.5, *([9.0] if not late else [])]
+    assert sorted(r.message for o in outcomes for r in o.refused) == [
+        f"expected at after {9.0 - late}, got 7.75",
+        "expected at between -4.6e12 and 4.6e12, got 5000000000000.0",
+    ]
+    assert sum(o.counts["duplicates"] for o in outcomes) == 1
 
 
 def test_a_row_without_a_position_is_a_dead_letter() -> None:

@@ -271,7 +271,10 @@ def test_a_folder_is_a_model_whose_version_is_its_weights(tmp_path: Path) -> Non
         "name one that training wrote"
     )
     (folder / "model.safetensors").write_bytes(b"1")
+    (folder / "._model.safetensors").write_bytes(b"0")  # of macOS, on a foreign disk
     name, version, found = resolve_model("sqlite:///unused.db", str(folder))
     assert (name, found, len(version)) == ("pumps", folder, 12)
+    (folder / "._model.safetensors").unlink()
+    assert resolve_model("sqlite:///unused.db", str(folder))[1] == version
     (folder / "model.safetensors").write_bytes(b"2")
     assert resolve_model("sqlite:///unused.db", str(folder))[1] != version
