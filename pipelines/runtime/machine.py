@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.runtime.alerts import Alert, alerts_of
 from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
-from pipelines.runtime.clock import Arrivals
+from pipelines.runtime.clock import FAR, Arrivals
 from pipelines.runtime.errors import ConfigError, StateMismatch
 from pipelines.runtime.fields import unit_meant
 from pipelines.runtime.parts import Parts
@@ -279,12 +279,16 @@ class Machine:
             wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
             rows = _bounded(rows, at, wall - stamps, age, stamps, "TooOld", wanted)
         if p.event_time is None:
-            return rows
-        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+            if wall is None:
+                return rows
+            stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
+            return _bounded(rows, at, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
+        known = FAR if wall is None else wall  # a producer's clock that is ahead of it vouches for nothing
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         rows = _bounded(
             rows, at, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
         return _bounded(rows, at, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 
