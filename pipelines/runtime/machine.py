@@ -82,7 +82,9 @@ class Step:
     def due(self, heard: CellStore, after: int) -> Tensor:
         """Which keys have not been heard of for `after` ms, `[capacity]` bool by slot; a stage declares that as a `Timer`."""
         last = heard.all()
-        return last + after <= self.clock if self.ticks else torch.zeros(len(last), dtype=torch.bool)
+        if not self.ticks:
+            return torch.zeros(len(last), dtype=torch.bool)
+        return (last == 0) | (last + after <= self.clock)  # never: its state was taken away while rows of it wait
 
     def times(self, rows: Rows) -> Tensor:
         """Each row's event time, ms, `[B]` int64."""
@@ -145,7 +147,7 @@ class Machine:
     @property
     def signature(self) -> str:
         """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
-        p, declared = self.pipeline, self._stages()
+        p, declared = self.pipeline, {n: d for n, d in self._stages().items() if not getattr(d, "added", False)}
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
         )
