@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class Checkpoints:
 
     def start(self, taken: Taken) -> None:
         """Write one in the background."""
-        self._flight = self._thread.submit(self._write, taken)
+        self._flight = self._thread.submit(copy_context().run, self._write, taken)
 
     def landed(self, *, wait: bool) -> int | None:
         """The name of the checkpoint that landed since the last call, if any; raises what went wrong in it."""

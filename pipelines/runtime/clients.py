@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -75,8 +75,19 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
+    opened = []
+
+    def open_client(**config: Any) -> Any:
+        opened.append(client.DEFAULT_CONFIG["kafka_client"](**config))
+        return opened[-1]
+
     try:
-        return client(**known)
+        # A client whose constructor fails leaves its own thread and sockets behind, unless they are closed.
+        with ExitStack() as held:
+            held.callback(lambda: [connection.close() for connection in opened])
+            made = client(**known, kafka_client=open_client)
+            held.pop_all()
+        return made
     except KafkaError as reason:
         where = options.get("bootstrap_servers", "localhost")
         raise Unavailable(

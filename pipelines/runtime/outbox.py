@@ -15,6 +15,7 @@ from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedEr
 
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced, Unavailable
 from pipelines.runtime.journal import Journal
@@ -46,7 +47,7 @@ class Outbox:
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
         )
-        with self._fencing():
+        with closed_on_error(self), self._fencing():
             self._producer.init_transactions()
 
     def send(

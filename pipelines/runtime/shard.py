@@ -16,6 +16,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from pipelines.runtime import crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import RecordsCorrupt, Unavailable
 from pipelines.runtime.inbox import Batch
@@ -67,7 +68,8 @@ class Shard:
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         if live.fresh or live.gaps or live.migrated or self._next_plan:
-            self.checkpoint()  # pins the start, the gap, the new state or plan before anything builds on it
+            with closed_on_error(self._checkpoints, live.outbox):
+                self.checkpoint()  # pins the start, the gap, the new state or plan before anything builds on it
         crash.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.runtime import crash, journal
+from pipelines.runtime import crash, journal, progress
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import (
     FrameLost,
@@ -86,14 +87,15 @@ class Claim:
     def make(cls, spec: Spec, declared: Pipeline, source: Source) -> Claim:
         """Fence whoever owns the shard."""
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
-        crash.point("takeover.fenced", waits=False)
-        log = source.log()
-        sink = Sink(spec.lake, declared, spec.shard, spec.shards)
-        snapshots = Snapshots(spec.lake, declared.name, spec.shard)
-        owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
-        crash.point("takeover.owned", waits=False)
-        last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
-        return cls(outbox, sink, snapshots, log, owned, last)
+        with closed_on_error(outbox):
+            crash.point("takeover.fenced", waits=False)
+            log = source.log()
+            sink = Sink(spec.lake, declared, spec.shard, spec.shards)
+            snapshots = Snapshots(spec.lake, declared.name, spec.shard)
+            owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
+            crash.point("takeover.owned", waits=False)
+            last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it now
+            return cls(outbox, sink, snapshots, log, owned, last)
 
 
 def take_over(spec: Spec, source: Source) -> Live:
@@ -104,7 +106,15 @@ def take_over(spec: Spec, source: Source) -> Live:
         Fenced: another process is taking it over, too.
     """
     declared = spec.plan.build(spec.lake)
+    progress.made()
     claim = Claim.make(spec, declared, source)  # 1. to 3.
+    progress.made()
+    with closed_on_error(claim.outbox):
+        return _continue(spec, declared, claim, source)
+
+
+def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> Live:
+    """Go on where the owner before left off: steps 4 and 5."""
     log, owned = claim.log, claim.owned
     found = _Found(spec, declared.topic, log, owned)
     snapshot = found.snapshot(claim.snapshots)
@@ -172,6 +182,7 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
             live.files += outcome.files
             live.positions |= ends
             live.now = item.now
+            progress.made()
         else:
             again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
             live.skip(item, source)
