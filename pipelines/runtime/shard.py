@@ -223,7 +223,7 @@ class Shard:
 
         So after an outage nobody has been silent, and nothing is too late because it was read late.
         """
-        self._newest = batch.newest(self._newest)
+        self._newest = batch.newest(self._newest, wall)
         backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
         return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
