@@ -76,6 +76,11 @@ class Journal:
     sent: int = 0
     digest: int = 0
 
+    @property
+    def newest(self) -> int:
+        """The newest checkpoint that it names, landed or not."""
+        return max([self.base, *(item.checkpoint for item in self.items if isinstance(item, Mark))])
+
     def ran(
         self,
         now: int,
@@ -143,6 +148,11 @@ class Journal:
                     read = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
                     items.append(Ran(now, _paired(ends), now + ahead, read))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
+
+
+def named(checkpoint: int) -> str:
+    """A checkpoint's name for people: epoch and sequence."""
+    return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
 
 def _flat(offsets: Mapping[int, int]) -> list[int]:
