@@ -178,6 +178,7 @@ def take_over(spec: Spec, source: Source) -> Live:
     # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
+    todo.fence(plan.dump())
     machine = Machine(plan.build(spec.lake))
     if snapshot and migrated:
         carry(machine, snapshot, positions, spec, source)
