@@ -117,6 +117,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
 
     look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
+    look("table's files", table.files, "table")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
     look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")

@@ -61,6 +61,17 @@ class Patience:
         return self.waiting or before
 
 
+def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
+    """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    with admin(options) as asking:
+        try:
+            found = asking.list_group_offsets({group: wanted}).get(group, {})
+        except KafkaError:
+            return False
+    return any(position.offset > 0 for position in found.values())
+
+
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics, as far as they go now; each partition's in order."""
     with closing(consumer(options)) as reading:

@@ -49,6 +49,10 @@ class JournalLost(Lost):
     """A checkpoint exists, but the journal that must go with it does not."""
 
 
+class LakeLost(Lost):
+    """The table that the journal goes with is gone, older than the journal says, or lacks files that it names."""
+
+
 class SnapshotLost(Lost):
     """The snapshot that the last checkpoint names is missing or unreadable."""
 
