@@ -204,6 +204,8 @@ class Machine:
             StateMismatch: see `check`.
         """
         self.check(pipeline)
+        had = self.pipeline.forgets
+        self._state.leaving |= {asset for asset, at in pipeline.forgets.items() if had.get(asset) != at}
         self._set(pipeline)
         self._state.ticked = self._state.quiet_until = 0  # what another pipeline waits for may be due already
         return self._state.declare(self._declared())

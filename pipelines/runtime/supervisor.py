@@ -120,6 +120,11 @@ class Supervisor:
         """A worker's last words: it is about to end by itself."""
         self._words[worker] = why
 
+    def forget(self, asset: str) -> None:
+        """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
+        self._orders.forget(asset)
+        self._pass_on()
+
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
         with self._stopping:
