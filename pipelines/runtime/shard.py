@@ -285,6 +285,7 @@ class Shard:
         cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
         facts = {
             "topic_id": live.topic_id,
+            "generation": live.machine.generation,
             "plan": plan.dump(),
             "signature": live.machine.signature,
             "state_version": live.machine.pipeline.state_version,

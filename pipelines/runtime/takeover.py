@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.runtime import crash, journal, progress
-from pipelines.runtime.alerts import Alert
+from pipelines.runtime.alerts import Alert, generation
 from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import (
@@ -125,7 +125,7 @@ def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> L
     # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
-    machine = Machine(plan.build(spec.lake))
+    machine = Machine(plan.build(spec.lake), generation(facts, log.topic_id) if owned.checkpoint else "")
     if snapshot and migrated:
         carry(machine, snapshot, positions, spec, source)
     elif snapshot:
