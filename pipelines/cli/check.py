@@ -58,7 +58,7 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from pipelines.runtime.broker_checks import Broker
+    from pipelines.runtime.broker_checks import Broker, codecs
     from pipelines.runtime.lake import Lake
     from pipelines.runtime.lake_checks import LakeFolder
 
@@ -66,6 +66,7 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
     try:
         checkup.look("kafka", broker.reach)
+        checkup.look("compression", codecs)
         checkup.look("lake", folder.writable)
         checkup.look("space", folder.space, "lake")
         checkup.look("registry", partial(_registry, settings, needed))
@@ -114,6 +115,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
 
     look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
+    look("table's files", table.files, "table")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
     look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")

@@ -70,6 +70,7 @@ class Checkpoints:
         self._thread.shutdown(wait=False)
 
     def _write(self, taken: Taken) -> int:
+        self._sink.stands()
         self._sink.keep(taken.files)  # before the rows that name them; a re-run writes the same again
         files = self._sink.write(taken.results)  # 2. invisible until step 4
         crash.point("checkpoint.files")

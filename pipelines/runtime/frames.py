@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -166,20 +167,20 @@ class FrameReader:
 
     def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
         """Where a URI leads, if that is inside a root: a message must not have other files read."""
-        for root, (files, path) in self._stores.items():
-            if (
-                uri.startswith(f"{root}/")
-                and not {"..", "."} & {*uri.split("/")}
-                and "%" not in uri
-                and "\\" not in uri
-            ):
-                return files, path + uri[len(root) :]
+        place = _decoded(uri)
+        steps = {*place.split("/"), *unquote(place).split("/")}
+        if not {"..", "."} & steps and "\\" not in unquote(place):
+            for root, (files, path) in self._stores.items():
+                if place.startswith(f"{root}/"):
+                    return files, path + place[len(root) :]
         inside = f"inside {' or '.join(self._roots)}" if self._roots else "nowhere, since no `roots` are set"
         raise RejectedError("ForbiddenPlace", f"{URI}: expected a file {inside}, got {show(uri)}")
 
     @cached_property
     def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
-        return {root.rstrip("/"): _root("", root) for root in self._roots}
+        # Behind the question mark of a URI are its store's options.
+        bare = {root: root.partition("?")[0] if "://" in root else root for root in self._roots}
+        return {_decoded(bare[root]).rstrip("/"): _root("", root) for root in self._roots}
 
 
 def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
@@ -224,6 +225,16 @@ def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[
 def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
     """Images `[B, H, W, 3]` as a column."""
     return pa.FixedSizeBinaryArray.from_buffers(field.type, len(pixels), [None, pa.py_buffer(pixels)])
+
+
+def _decoded(place: str) -> str:
+    """What a path or a URI means, to be compared: a path is as it is, a URI is decoded once, `file:///data` is the path `/data`."""
+    scheme, there, rest = place.partition("://")
+    if not there:
+        return place
+    host, slash, path = rest.partition("/")
+    decoded = unquote(f"{slash}{path}")
+    return decoded if scheme == "file" and host in ("", "localhost") else f"{scheme}://{host}{decoded}"
 
 
 def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.runtime.alerts import Alert, alerts_of
 from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
-from pipelines.runtime.clock import Arrivals
+from pipelines.runtime.clock import FAR, Arrivals
 from pipelines.runtime.errors import ConfigError, StateMismatch
 from pipelines.runtime.fields import unit_meant
 from pipelines.runtime.parts import Parts
@@ -82,7 +82,9 @@ class Step:
     def due(self, heard: CellStore, after: int) -> Tensor:
         """Which keys have not been heard of for `after` ms, `[capacity]` bool by slot; a stage declares that as a `Timer`."""
         last = heard.all()
-        return last + after <= self.clock if self.ticks else torch.zeros(len(last), dtype=torch.bool)
+        if not self.ticks:
+            return torch.zeros(len(last), dtype=torch.bool)
+        return (last == 0) | (last + after <= self.clock)  # never: its state was taken away while rows of it wait
 
     def times(self, rows: Rows) -> Tensor:
         """Each row's event time, ms, `[B]` int64."""
@@ -145,7 +147,7 @@ class Machine:
     @property
     def signature(self) -> str:
         """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
-        p, declared = self.pipeline, self._stages()
+        p, declared = self.pipeline, {n: d for n, d in self._stages().items() if not getattr(d, "added", False)}
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
         )
@@ -219,9 +221,8 @@ class Machine:
         state.changed = False
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
         rows = self._nameable(self._punctual(batch, at, wall), at)
-        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(
-            rows.slots
-        )  # so far places in the batch
+        # So far a row's slot is its place in the batch.
+        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
         given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
 
@@ -280,12 +281,16 @@ class Machine:
             wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
             rows = _bounded(rows, at, wall - stamps, age, stamps, "TooOld", wanted)
         if p.event_time is None:
-            return rows
-        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+            if wall is None:
+                return rows
+            stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
+            return _bounded(rows, at, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
+        known = FAR if wall is None else wall  # a producer's clock that is ahead of it vouches for nothing
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         rows = _bounded(
             rows, at, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        times, stamps = _ms(rows, name), _ms(rows, "_timestamp")
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
         return _bounded(rows, at, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 

@@ -18,7 +18,7 @@ from pipelines.runtime.alerts import Alert
 from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.journal import Journal
+from pipelines.runtime.journal import LARGEST, Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
@@ -45,7 +45,7 @@ class Outbox:
         self.patience = clients.Patience(options)
         self._originals = OriginalStore(lake.files, "", lake.place())
         self._producer: KafkaProducer = clients.producer(
-            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
+            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0, max_request_size=2 * LARGEST
         )
         with closed_on_error(self), self._fencing():
             self._producer.init_transactions()

@@ -95,7 +95,7 @@ class Parts:
         state.saw(g.slots, least[last] if self._wall is None else torch.full_like(last, self._wall))
         self._clock[g.slots] = least[last]
         soonest = min((timer.after for _, timer in self._timers), default=FAR)
-        state.quiet_until = min(state.quiet_until, int(heard.min()) + soonest)
+        state.quiet_until = min(state.quiet_until, min(int(heard.min()), int(least.min())) + soonest)
         self._stage(rows, heard, ticks=False)
 
     def _tick(self, limit: Tensor) -> None:

@@ -97,18 +97,26 @@ class Plan:
         """The pipeline itself, its model loaded.
 
         Raises:
-            ConfigError: there is no such factory, or it refuses the options.
+            ConfigError: there is no such factory, it refuses the options, or it fails.
             ModelError: the model's files are not in the lake.
         """
         module, _, name = self.factory.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as reason:
+        except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, NameError) as reason:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
         own = {name: value for name, value in self.options.items() if name not in TUNING}
-        pipeline = factory(own, self.model and fetch_model(lake, self.model, self.device))
+        model = self.model and fetch_model(lake, self.model, self.device)
+        try:
+            pipeline = factory(own, model)
+        except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
+            said = " ".join(str(reason).split())
+            raise ConfigError(
+                f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
+                "correct its options or its code"
+            ) from reason
         return replace(tuned(pipeline, self.options), silences=self.silences)
 
 

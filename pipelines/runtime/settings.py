@@ -47,7 +47,9 @@ def _lake(path: str) -> str:
             return path
         check_name(folder)
     except ConfigError as reason:
-        raise PydanticCustomError("lake", "Input should be {expected}", {"expected": FIT}) from reason
+        raise PydanticCustomError(
+            "lake", "Input should be {expected}", {"expected": f"{FIT}; not {Path(path).absolute()}"}
+        ) from reason
     return str(folder)
 
 

@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cell:
-    """One tensor of a key."""
+    """One tensor of a key; `added`: it is no part of the state's shape, and a snapshot that lacks it leaves it at its fill."""
 
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     fill: float = 0
+    added: bool = field(default=False, repr=False)
 
     def store(self, state: State) -> CellStore:
         return CellStore(state, self)
@@ -46,7 +47,9 @@ class Ring:
 
 @dataclass(frozen=True)
 class Pending:
-    """Rows that wait: for look-ahead, or for the watermark."""
+    """Rows that wait: for look-ahead, or for the watermark; `added` as of `Cell`."""
+
+    added: bool = field(default=False, repr=False)
 
     def store(self, state: State) -> PendingStore:
         return PendingStore(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -16,8 +17,9 @@ from kafka.errors import KafkaError
 
 from pipelines.runtime import logs, progress
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, StateMismatch, Unavailable
+from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, Refused, StateMismatch, Unavailable
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.refusals import permanent
 from pipelines.runtime.remote import RemoteReader
 from pipelines.runtime.spec import ShardId, Spec
 from pipelines.runtime.stats import Window
@@ -93,6 +95,7 @@ class _Hosted:
         # Here, for it loads torch, which the supervisor that names this class has no use for.
         import torch
 
+        from pipelines.runtime.broker_checks import let_in
         from pipelines.runtime.shard import Shard
 
         logs.about(**self.spec.id._asdict())
@@ -109,8 +112,11 @@ class _Hosted:
                 try:
                     self.shard = Shard(self.spec, reader)
                 except (Unavailable, KafkaError) as reason:  # nobody else could take over either
+                    if permanent(reason, ""):
+                        raise
                     self._state, self.error = "waiting", str(reason)
                     log.warning("%s waits: %s", self.spec.id, reason)
+                    let_in(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
                     if self.stop.wait(AGAIN_S):
                         self._state = "stopped"
                         return
@@ -121,17 +127,27 @@ class _Hosted:
             self.shard.run(self.stop)
             self._state = "stopped"
         except BaseException as reason:
-            found = self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch)
-            if found or isinstance(reason, RecordsCorrupt):
-                # A takeover that found this would find it again: wait for a person, with the line that says what to do.
-                self._state, self.error = "refused", str(reason)
-                log.error("%s", reason)
+            if line := self._refusal(reason):
+                # Another takeover would meet it again: wait for a person, with the line that says what to do.
+                self._state, self.error = "refused", line
+                log.error("%s", line)
+                if self.shard:
+                    with contextlib.suppress(Exception):
+                        self.shard.abandon()
                 return
             log.exception("%s: its process ends, another one takes over", self.spec.id)
             self._last_words(f"{self.spec.id}: {logs.one_line(reason)}")
             logging.shutdown()
             sys.stderr.flush()
             os._exit(70)
+
+    def _refusal(self, reason: BaseException) -> str:
+        """The line to wait for a person with; empty where another takeover may succeed."""
+        if isinstance(reason, RecordsCorrupt | Refused | ConfigError | ModelError | StateMismatch):
+            return str(reason)
+        if isinstance(reason, Lost):  # found by a running shard, it is for a takeover to refuse, or to skip
+            return str(reason) if self.shard is None else ""
+        return str(permanent(reason, str(self.spec.id)) or "")
 
 
 class Worker:

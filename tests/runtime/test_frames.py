@@ -210,6 +210,21 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_given_up(store: Pa
     assert len(asked) == frames.ATTEMPTS
 
 
+@pytest.mark.parametrize("name", ["Line 1", "Prüfstand", "100%", "a%20b", "a#b?c"])
+def test_a_root_of_any_name_is_a_path_or_a_uri_and_so_is_what_lies_in_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "1 %.jpg").write_bytes(file := jpeg())
+    digest = ("frame-sha256", hashlib.sha256(file).hexdigest().encode())
+    for root in (str(folder), folder.as_uri()):
+        for uri in (f"{folder}/1 %.jpg", (folder / "1 %.jpg").as_uri()):
+            batch, dead = codec(root).decode([record(None, 0, [*HEADERS, ("frame-uri", uri.encode()), digest])])
+            assert (dead, batch["jpeg"].to_pylist()) == ([], [file]), (root, uri)
+        for uri in (f"{folder.as_uri()}/%2e%2e/1.jpg", f"{folder.as_uri()}/a%5c..%5cb", f"{folder}/../{name}/1 %.jpg"):
+            _, (letter,) = codec(root).decode([record(None, 0, [*HEADERS, ("frame-uri", uri.encode()), digest])])
+            assert letter.error == "ForbiddenPlace", uri
+
+
 @pytest.mark.parametrize(
     "uri",
     [

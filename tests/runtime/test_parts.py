@@ -71,9 +71,9 @@ def _pipeline(which: str, **options: Any) -> Pipeline:
             cooldown="5s",
         ),
     ]
-    declared = {"rules": rules, "forget_after": "20s", "max_skew": "1h"} | options
+    declared: dict[str, Any] = {"event_time": "at", "rules": rules, "forget_after": "20s", "max_skew": "1h"} | options
     return Pipeline(
-        name="p", topic="t", schema=READING, key="unit", event_time="at", stages=stages, results=pa.schema(results), **declared
+        name="p", topic="t", schema=READING, key="unit", stages=stages, results=pa.schema(results), **declared
     )  # fmt: skip
 
 
@@ -171,3 +171,41 @@ def test_a_silence_that_begins_and_ends_inside_a_backlog_is_told() -> None:
     for cuts in ((), [(2, 0)], [(1, 0), (1, 0), (1, 0)]):
         _, told = _caught_up(p, table, cuts)
         assert sum(line.startswith("a0") and "cleared" in line for line in told) == 1
+
+
+MONTH = 30 * 86_400_000
+
+
+def _stamped(p: Pipeline, rows: Sequence[tuple[int, str, int]], first: int = 0) -> pa.RecordBatch:
+    """Readings of unit, Kafka's timestamp and event time in ms after `NOW`, of partition 0."""
+    made = [
+        {"_partition": 0, "_offset": first + n, "_row": 0, "_timestamp": NOW + stamp, "unit": unit, "at": NOW + at,
+         "property": "p", "x": 0.1}
+        for n, (stamp, unit, at) in enumerate(rows)
+    ]  # fmt: skip
+    return pa.RecordBatch.from_pylist(made, schema=pa.schema([*IDENTITY, *p.schema]))
+
+
+def test_a_timestamp_a_month_ahead_hides_no_silence_of_its_key() -> None:
+    p = _pipeline("silence")
+    machine = Machine(p)
+    machine.step(_stamped(p, [(0, "a", 0), (MONTH, "a", 0), (0, "b", 0)]), NOW, wall=NOW)
+    outcome = machine.step(empty(READING), NOW + 6_000, wall=NOW + 6_000)
+    assert sorted(a.key for a in outcome.alerts) == ["a", "b"]
+
+
+def test_a_timestamp_a_month_ahead_makes_nobody_silent_in_a_backlog() -> None:
+    p, hour = _pipeline("silence"), 3_600_000
+    rows = [(0, "a", 0), (0, "b", 0), (MONTH, "b", 0), (2_000, "a", 0), (4_000, "b", 0)]
+    outcome = Machine(p).step(_stamped(p, rows), NOW + 4_000, wall=NOW + hour)
+    assert not outcome.alerts
+
+
+def test_a_timestamp_a_month_ahead_does_not_vouch_for_an_event_time() -> None:
+    p = _pipeline("sorted")
+    outcome = Machine(p).step(_stamped(p, [(MONTH, "a", MONTH), (0, "a", 0)]), NOW, wall=NOW)
+    assert [(r.offset, r.error) for r in outcome.refused] == [(0, "FromTheFuture")]
+    untimed = _pipeline("sorted", event_time=None)
+    outcome = Machine(untimed).step(_stamped(untimed, [(MONTH, "a", 0), (0, "a", 0)]), NOW, wall=NOW)
+    assert [(r.offset, r.error) for r in outcome.refused] == [(0, "FromTheFuture")]
+    assert "ahead of this machine's clock" in outcome.refused[0].message

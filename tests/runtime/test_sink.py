@@ -18,7 +18,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.runtime.errors import ConfigError, Fenced
+from pipelines.runtime.errors import ConfigError, Fenced, LakeLost
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
@@ -338,3 +338,35 @@ def test_a_time_that_a_stage_made_beyond_all_calendars_is_stored_without_statist
     far = pa.array([2**62, 0], pa.timestamp("us", "UTC"))
     stats = orjson.loads(_stats(pa.table({"far": far, "n": [1, 2]})))
     assert stats["minValues"] == {"n": 1} and stats["maxValues"] == {"n": 2}
+
+
+def test_a_shard_is_known_once_it_has_had_an_owner_and_to_ask_makes_nothing(lake: Lake, tmp_path: Path) -> None:
+    assert not _sink(lake).known()
+    assert not (tmp_path / "p").exists()
+    _owner(lake)
+    assert _sink(lake).known() and not _sink(lake, shard=1).known()
+
+
+def test_a_log_that_can_not_be_read_is_one_line(lake: Lake, tmp_path: Path) -> None:
+    _owner(lake)
+    (tmp_path / "p" / "_delta_log" / f"{1:020}.json").write_text("garbage{")
+    for look in (_sink(lake).known, lambda: _sink(lake).own(START)):
+        with pytest.raises(LakeLost, match="expected a table's log in its _delta_log") as lost:
+            look()
+        assert "\n" not in str(lost.value)
+
+
+def test_files_that_are_gone_are_named_and_taken_out_of_the_table(lake: Lake, tmp_path: Path) -> None:
+    sink = _owner(lake)
+    for n in range(4):
+        sink.publish(sink.write(_rows(5 * n, 5)), {0: 5 * n + 5, 1: 40}, n + 1)
+    files = sorted((tmp_path / "p").glob("*/*.parquet"))
+    assert sink.absent() == []
+    files[0].unlink()
+    (gone,) = sink.absent()
+    assert (tmp_path / gone) == files[0]
+    assert len(sink.absent(most=1)) <= 1
+    sink.repair()
+    assert sink.absent() == [] and len(_offsets(lake)) == 15
+    sink.publish(sink.write(_rows(20, 5)), {0: 25, 1: 40}, 5)
+    assert len(_offsets(lake)) == 20
