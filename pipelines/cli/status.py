@@ -21,7 +21,9 @@ STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 def status(
     context: typer.Context,
-    pipeline: Annotated[str | None, typer.Argument(help="One pipeline; without it, all on the cluster.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all on the cluster.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a look.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
