@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -58,6 +58,13 @@ class Patience:
         except (Unavailable, KafkaError):
             self.waiting = True
         return self.waiting or before
+
+
+def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+    """How many partitions topics have; one that is not there is left out."""
+    with admin(options) as asking:
+        described = asking.describe_topics(sorted(topics))
+    return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:

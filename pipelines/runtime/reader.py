@@ -60,7 +60,7 @@ class Log:
 class Source(Protocol):
     """Where a shard gets its records: a `Reader`, or one in another process."""
 
-    def log(self) -> Log: ...
+    def log(self, shards: int = 0) -> Log: ...
     def seek(self, positions: Mapping[int, int]) -> None: ...
     def poll(self, timeout_ms: int) -> Poll | None: ...
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
@@ -111,8 +111,12 @@ class Reader:
         consumer.assign(self._reading)
         return chained(consumer)
 
-    def log(self) -> Log:
+    def log(self, shards: int = 0) -> Log:
         """The topic's identity and offsets.
+
+        Args:
+            shards: of the pipeline: partitions that the topic has been given since, and that belong with ours by
+                p mod shards, are ours from now on; 0: the partitions stay as they are.
 
         Raises:
             Unavailable: no broker answers.
@@ -125,13 +129,17 @@ class Reader:
                 raise ConfigError(
                     f"{where}: expected it to exist, got error {described['error_code']}; create it first"
                 )
+        if shards:
+            ours = {tp.partition for tp in self._assigned}
+            added = [p for p in range(len(described["partitions"])) if p % shards in {o % shards for o in ours}]
+            self._assigned = [TopicPartition(self._topic, p) for p in sorted(ours.union(added))]
         begin = self._consumer.beginning_offsets(self._assigned)
         end = self._consumer.end_offsets(self._assigned)
         return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Go to each partition's next offset; partitions that are not named are not read."""
-        reading = [tp for tp in self._assigned if tp.partition in positions]
+        reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
             self._consumer.assign(reading)
             self._reading = reading

@@ -203,7 +203,7 @@ class Shard:
         late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._source.log().end
+        end = self._source.log(self._spec.shards).end
         starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
         skipped = Skipped(starts, {p: end[p] for p in starts})
         letters = skipped.letters(live.machine.pipeline.topic)

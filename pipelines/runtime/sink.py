@@ -74,6 +74,7 @@ class Sink:
     def own(self, start: Mapping[int, int], above: int = 0) -> Owned:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
+        If the shard has had an owner before, such a partition was added since, and is judged from its first record on.
         Only what is read here, after the epoch, is the truth about R.
 
         Args:
@@ -99,8 +100,11 @@ class Sink:
         self._table = self._open()
         self._widen(p.table)
         for _ in range(ATTEMPTS):
-            self._epoch = max(self._read(self._epoch_id) or 0, above) + 1
+            before = self._read(self._epoch_id)
+            self._epoch = max(before or 0, above) + 1
             missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            if before is not None:
+                missing = dict.fromkeys(missing, 0)
             if (shards := self._read(shards_id(p.name))) is None:
                 missing[shards_id(p.name)] = self._shards
             elif shards != self._shards:

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
+from kafka.errors import KafkaError
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from pipelines.runtime import logs
+from pipelines.runtime import clients, logs
 from pipelines.runtime.cluster import NAMESPACE, actors
 from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
@@ -33,6 +35,8 @@ BEAT_S = 0.5
 STALLED_S, STARTING_S = 20.0, 60.0
 ADOPT_S = 5.0
 FOLLOW_S = 15.0
+PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
+"""How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
@@ -83,6 +87,8 @@ class Supervisor:
         self._scaler = Scaler(d.scaling, d.scaling.least)
         self._homes: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
+        self._partitions: dict[str, int] = {}
+        self._told: dict[ShardId, float] = {}
         self._stop = threading.Event()
         self._tracking = self._track()
         self._windows: dict[int, Window] = {}
@@ -91,6 +97,7 @@ class Supervisor:
         self._thread.start()
         if d.follows and d.tracking:
             threading.Thread(target=self._follow, name="follow", daemon=True).start()
+        threading.Thread(target=self._count_partitions, name="partitions", daemon=True).start()
         if milliseconds(d.compact[0]):
             threading.Thread(target=self._compact, name="compact", daemon=True).start()
 
@@ -103,6 +110,7 @@ class Supervisor:
                 **status.id._asdict(),
                 "worker": worker,
                 "restarts": restarts[worker],
+                "unread": self._unread(status),
                 "uncommitted_s": self._commits.age(status.id, status.facts),
             }
             for _, (status, worker) in sorted(self._known.items())
@@ -178,6 +186,7 @@ class Supervisor:
                 for place in self._places:
                     self._tend(place)
                 self._scale()
+                self._take_up()
                 self._arrange()
                 windows, self._windows, status = self._windows, {}, self.status()
                 self._health.beat(status)
@@ -195,6 +204,36 @@ class Supervisor:
             if d.tracking and self._orders.follow(d.tracking[0], d.follows):
                 log.info("%s: goes on with %s", d.name, self._orders.plan.model)
                 self._pass_on()
+
+    def _count_partitions(self) -> None:
+        """Ask now and then how many partitions the topics have; in a thread of its own, for the broker may take its time."""
+        while not self._stop.wait(PARTITIONS_S):
+            topics = {status.facts["topic"] for status, _ in list(self._known.values()) if status.facts}
+            try:
+                self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
+            except (Unavailable, KafkaError):  # the shards tell of that
+                pass
+            except Exception:
+                log.exception("%s: its topics were not looked at; the next time tries again", self._deployment.name)
+
+    def _unread(self, status: Status) -> list[int]:
+        """Partitions that were added to a shard's topic and that it does not read yet."""
+        if not status.facts:
+            return []
+        own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
+        there = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if own else 1)
+        return [p for p in there if p not in status.facts["read"]]
+
+    def _take_up(self) -> None:
+        """Have shards whose topic was given partitions commit and let go: whoever takes them over reads those, too."""
+        now = time.monotonic()
+        for id, (status, _) in self._known.items():
+            if status.state == "running" and (unread := self._unread(status)):
+                place = next((p for p in self._places if id in p.shards), None)
+                if place and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
+                    self._told[id] = now
+                    log.info("%s: takes up partitions %s that were added to %s", id, unread, status.facts["topic"])
+                    place.actor.release.remote(id)
 
     def _compact(self) -> None:
         """Compact now and then, in a process that ends with it."""

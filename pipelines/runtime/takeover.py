@@ -94,7 +94,7 @@ class Claim:
         """
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         crash.point("takeover.fenced", waits=False)
-        log = source.log()
+        log = source.log(spec.shards)
         sink = Sink(spec.lake, declared, spec.shard, spec.shards)
         snapshots = Snapshots(spec.lake, declared.name, spec.shard)
         start = log.begin if spec.start == "earliest" else log.end
