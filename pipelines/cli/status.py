@@ -125,6 +125,11 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 added = ", ".join(map(str, shard["unread_partitions"]))
                 line = f"{shard['pipeline']}/{shard['shard']}: partitions {added} were added to its topic; it takes them up"
                 below.append(Text(line, "yellow"))
+            if shard["digest_mismatches"]:
+                line = f"{shard['pipeline']}/{shard['shard']}: a re-run gave other alerts than had been sent; see its worker's log"
+                below.append(Text(line, "yellow"))
+            for line in shard["damaged"].values():
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {line}", "red"))
             if shard["error"]:
                 below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
     return Group(shown, *below)
@@ -143,6 +148,8 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "read": read,
         "committed": committed,
         "unread_partitions": shard["unread"],
+        "damaged": facts.get("damaged", {}),
+        "digest_mismatches": facts.get("digest_mismatches", 0),
         "lag": _lag(facts.get("topic", ""), read | added, ends),
         "committed_lag": _lag(facts.get("topic", ""), committed | added, ends),
         "uncommitted_rows": facts.get("uncommitted_rows", 0),
