@@ -10,6 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
+from pipelines.runtime import kafka_private
 from pipelines.runtime.errors import Unavailable
 
 
@@ -92,6 +93,7 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
+    kafka_private.check()
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
     try:
         return client(**known)
