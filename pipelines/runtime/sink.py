@@ -134,7 +134,8 @@ class Sink:
         if not self._there():
             raise LakeLost(
                 f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} "
-                "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with `--on-gap skip`"
+                "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with "
+                "`--on-gap skip`"
             )
 
     def absent(self, most: int = LOOKED_AT) -> list[str]:

@@ -251,7 +251,7 @@ def test_a_batch_that_does_not_decompress_is_damage_whatever_its_codec_raises() 
         raw = builder.build()
         raw[70:] = bytes(len(raw) - 70)
         struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
-        batch = damage_module._Chain(MemoryRecords(bytes(raw)), TopicPartition("in", 0), 0).next_batch()
+        batch = damage_module._Chain(MemoryRecords(bytes(raw)), TopicPartition("in", 0), 0, False).next_batch()
         assert batch.validate_crc()
         with pytest.raises(CorruptRecordError, match="a batch that does not decompress"):
             list(batch)
