@@ -28,6 +28,7 @@ from pipelines.cli.deployment import deployed
 from pipelines.cli.invocation import Invocation
 from pipelines.runtime import clients
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.provision import JOURNAL
 from pipelines.runtime.spec import Spec
 from tests.crash.load import messages
 from tests.hosted import hosted, reaches
@@ -97,7 +98,7 @@ class Guarded(Setup):
         """The topics that a first start would make."""
         self.create(f"alerts.{self.name}", 2)
         self.create(f"{self.topic}.dlq")
-        self.create(f"_tocsin.{self.name}", 2, **{"cleanup.policy": "compact"})
+        self.create(f"_tocsin.{self.name}", 2, **JOURNAL)
 
 
 @pytest.fixture
