@@ -102,7 +102,11 @@ def stop(
 
 
 def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
-    return context.obj.settings({f"pipelines.{pipeline}.{name}": value for name, value in flags.items()})
+    from pipelines.cli.deployment import check_known
+
+    settings: Settings = context.obj.settings({f"pipelines.{pipeline}.{name}": value for name, value in flags.items()})
+    check_known(settings, pipeline)
+    return settings
 
 
 def _start(settings: Settings, pipeline: str) -> Any:
