@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -17,7 +18,7 @@ from models.occupancy import model as occupancy
 from models.rul import model as rul
 from models.surprise.config import SurpriseConfig
 from models.touch.config import TouchConfig
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake import Lake, aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,6 +60,19 @@ Lake({str(tmp_path)!r}).replace("a.json", b"new")
 """
     assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False).returncode == -9
     assert (tmp_path / "a.json").read_bytes() == b"old"
+
+
+def test_a_file_that_grows_for_long_has_its_name_when_it_is_whole_and_after_an_error_never(tmp_path: Path) -> None:
+    with aside(tmp_path / "a") as out:
+        out.write(b"old")
+        assert not (tmp_path / "a").exists()
+    (tmp_path / "link").symlink_to("a")
+    with contextlib.suppress(KeyboardInterrupt), aside(tmp_path / "link") as out:
+        out.write(b"half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "link").read_bytes() == b"old"
+    (tmp_path / "link").unlink()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
 def _rul(folder: Path) -> Any:
