@@ -42,7 +42,7 @@ lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/mypy
 
 docs: $(READY) ## the documentation, into build/docs
-	@$(VENV)/bin/mkdocs build --strict --quiet --site-dir $(SITE)
+	@$(VENV)/bin/python -m docs $(SITE)
 
 kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); PORT=9093 for another port than 9092
 	@$(VENV)/bin/python -m deploy.kafka --port $(PORT)

@@ -65,7 +65,7 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
 
 
 def test_python_reads_the_same(tour: Tour) -> None:
-    (block,) = README["python"]
+    block, _ = README["python"]
     (tour.folder / "tour.py").write_text(block)
     said = tour("python tour.py")
     assert "unit" in said
@@ -85,6 +85,9 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     figures = json.loads(tour(f"{only('tocsin evaluate rul --data pumps')} --json"))
     assert figures["windows"] > 0
     assert figures["rmse"] < 30
+    _, block = README["python"]
+    (tour.folder / "served.py").write_text(block)
+    assert "Tensor('float32', (-1, 20, 8))" in tour("python served.py")
     fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
     assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
     tour.run(only("tocsin run pumps").removesuffix(" &"))

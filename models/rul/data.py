@@ -90,6 +90,7 @@ class Windows:
         rul: `[N] float32`, true RUL at that row, not capped.
         engine: `[N] int64`, number of the key.
         length: rows per window.
+        keys: names of the keys, by number.
     """
 
     rows: Tensor
@@ -97,6 +98,7 @@ class Windows:
     rul: Tensor
     engine: Tensor
     length: int
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -148,6 +150,7 @@ def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | N
         rul=torch.from_numpy(rul[ends].astype(np.float32)),
         engine=torch.from_numpy(engine[ends].copy()),
         length=config.window,
+        keys=tuple(map(str, table[config.key].gather(first).to_list())),
     )
 
 

@@ -79,6 +79,11 @@ class SurpriseModel:
         return self._eye.size
 
     @property
+    def eye(self) -> Encoder:
+        """The encoder whose tokens it judges."""
+        return self._eye
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of places in a frame."""
         return self._eye.grid

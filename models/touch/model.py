@@ -115,6 +115,11 @@ class TouchModel:
         """Height and width of the frames that it judges."""
         return self._eyes.size
 
+    @property
+    def eyes(self) -> Eyes:
+        """What its frames are looked at with."""
+        return self._eyes
+
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
         return {"grey": flow.grey(pixels, self.size)}

@@ -28,15 +28,13 @@ def check(
     context: typer.Context,
     pipeline: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[PIPELINE]", help="One pipeline; without it, all in the settings, and what they share."
-        ),
+        typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all in the settings, and what they share."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a check.")] = False,
 ) -> None:
     """Look at all that a pipeline needs, before it is started: each thing in one line, and what to do if it is wrong.
 
-    Settings, Kafka (login, topics, rights, transactions), lake, snapshots and journal, model and registry, Ray, clocks.
+    Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, Ray, clocks.
 
     Nothing is changed: no topic is made, no file is left, no running shard is disturbed.
 
@@ -60,7 +58,7 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from pipelines.runtime.broker_checks import Broker
+    from pipelines.runtime.broker_checks import Broker, codecs
     from pipelines.runtime.lake import Lake
     from pipelines.runtime.lake_checks import LakeFolder
 
@@ -68,6 +66,7 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
     try:
         checkup.look("kafka", broker.reach)
+        checkup.look("compression", codecs)
         checkup.look("lake", folder.writable)
         checkup.look("space", folder.space, "lake")
         checkup.look("registry", partial(_registry, settings, needed))
@@ -116,6 +115,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
 
     look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
+    look("table's files", table.files, "table")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
     look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")
@@ -156,8 +156,8 @@ class _Made:
         self.ref = store_model(self._scratch, folder, name=name, version=version)
         if version == SHIPPED:
             raise Doubt(
-                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin (FD001) are used; "
-                "train one: `tocsin train rul`"
+                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin ({folder.name}) are "
+                f"used; train one: `tocsin train {name}`"
             )
         return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.cli.train import DecimalComma, check_domain
+
+if TYPE_CHECKING:
+    from pipelines.runtime.settings import Settings
 
 
 def evaluate(
@@ -46,7 +49,7 @@ def evaluate(
             from models.occupancy.model import OFFICES
             from pipelines.cli.occupancy import evaluate as judge
 
-            shipped = "offices"
+            shipped = OFFICES.name
             figures = judge(
                 found[2] if found else OFFICES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
             )
@@ -75,7 +78,7 @@ def evaluate(
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
 
-            shipped = "FD001"
+            shipped = FD001.name
             figures = score(
                 data=data,
                 model=found[2] if found else FD001,
@@ -83,6 +86,8 @@ def evaluate(
                 csv=bool(csv_files(data)),
                 decimal_comma=decimal_comma,
             )
+    if model and found and not Path(model).is_dir():
+        _record(context.obj.settings(), found, figures, data)
     if json:
         say_json({"model": model or f"shipped {shipped}", **figures})
         return
@@ -96,6 +101,19 @@ def evaluate(
         )
     for clip, own in clips.items():
         out.print(f"{clip}: {_told(own)}")
+
+
+def _record(settings: Settings, found: tuple[str, str, Path], figures: dict[str, Any], data: Path) -> None:
+    """Have the figures in MLflow, beside the model's training; that it takes none ends nothing."""
+    from mlflow.exceptions import MlflowException
+
+    from models.registry import scored
+    from pipelines.cli.console import note
+
+    try:
+        scored(*found[:2], figures, data=str(data), tracking_uri=settings.mlflow.tracking_uri)
+    except MlflowException as reason:
+        note(f"the figures are not recorded in MLflow: {str(reason).splitlines()[0]}")
 
 
 def _told(clip: dict[str, Any]) -> str:

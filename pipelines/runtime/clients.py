@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime.errors import Unavailable
+from pipelines.runtime import kafka_private
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.refusals import permanent
 
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
@@ -60,6 +62,24 @@ class Patience:
         return self.waiting or before
 
 
+def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+    """How many partitions topics have; one that is not there is left out."""
+    with admin(options) as asking:
+        described = asking.describe_topics(sorted(topics))
+    return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
+
+
+def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
+    """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    with admin(options) as asking:
+        try:
+            found = asking.list_group_offsets({group: wanted}).get(group, {})
+        except KafkaError:
+            return False
+    return any(position.offset > 0 for position in found.values())
+
+
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics, as far as they go now; each partition's in order."""
     with closing(consumer(options)) as reading:
@@ -74,11 +94,29 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
+    kafka_private.check()
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
+    where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
+    opened = []
+
+    def open_client(**config: Any) -> Any:
+        opened.append(client.DEFAULT_CONFIG["kafka_client"](**config))
+        return opened[-1]
+
     try:
-        return client(**known)
+        # A client whose constructor fails leaves its own thread and sockets behind, unless they are closed.
+        with ExitStack() as held:
+            held.callback(lambda: [connection.close() for connection in opened])
+            made = client(**known, kafka_client=open_client)
+            held.pop_all()
+        return made
+    except (ValueError, TypeError, AssertionError, ImportError) as reason:
+        raise ConfigError(
+            f"{where}: expected options in [kafka] that kafka-python accepts, got {' '.join(str(reason).split())}; correct them"
+        ) from reason
     except KafkaError as reason:
-        where = options.get("bootstrap_servers", "localhost")
+        if refused := permanent(reason, where):
+            raise refused from reason
         raise Unavailable(
-            f"Kafka at {where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
+            f"{where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
         ) from reason

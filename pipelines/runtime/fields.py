@@ -19,6 +19,8 @@ TIME = re.compile(RFC3339)
 FIRST_MS = -8_520_336_000_000  # 1700-01-01: with the next, what both the pattern above and int64 nanoseconds hold
 END_MS = 7_258_118_400_000  # 2200-01-01
 PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
+TODAY_MS = range(946_684_800_000, 4_102_444_800_000)
+"""2000 to 2099: times of which a producer may have mistaken the unit."""
 EXACT = 2**53
 """Below it a floating-point number is the very integer that was written; from here on it may be a rounded one."""
 
@@ -64,5 +66,15 @@ def instant(content: Any, unit: str) -> int | None:
         clock, fraction, offset = parts.groups()
         with suppress(ValueError):  # there is no such day
             seconds = int(datetime.fromisoformat(clock + offset).timestamp())
-            return (seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))) * PER_MS[unit] // 1_000_000
+            if FIRST_MS <= seconds * 1000 < END_MS:  # the offset may lead out of the years that the pattern holds
+                return (seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))) * PER_MS[unit] // 1_000_000
     return None
+
+
+def unit_meant(content: Any) -> str:
+    """What a number of milliseconds is likely to be instead, such as "; seconds?"; nothing where that is unlikely."""
+    with suppress(TypeError, ValueError, OverflowError):
+        for unit, ms in (("seconds", 1000), ("microseconds", 1e-3), ("nanoseconds", 1e-6)):
+            if int(float(content) * ms) in TODAY_MS:
+                return f"; {unit}?"
+    return ""

@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from models.vision import picture
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.readings import Decoded, RejectedError, show
+from pipelines.runtime.readings import Decoded, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
 PIXELS, WHOLE = "pixels", "jpeg"
@@ -129,10 +129,11 @@ class FrameReader:
         said = {name.lower(): content for name, content in record.headers}
         if uri := said.get(URI):
             return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
-        kind = (said.get("content-type") or b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
+        kind = media_type(record.headers)
         if kind != JPEG:
             raise RejectedError(
-                "UnknownContentType", f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}"
+                "UnknownContentType",
+                f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}",
             )
         if not record.value:
             raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if record.value is None else 'no bytes'}")

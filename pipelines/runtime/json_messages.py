@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.runtime.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339
+from pipelines.runtime.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
 from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
 
 # A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
@@ -129,7 +129,8 @@ class JsonReader:
             value_of = found.get(name)
             cell = None if value_of is None else read(value_of)
             if cell is None and not (nullable and value_of is None):
-                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}")
+                hint = unit_meant(value_of) if name in self._times else ""
+                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}{hint}")
             row.append(cell)
         return row
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NewType, cast
 from urllib.parse import unquote, urlsplit
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ Uri = NewType("Uri", str)
 UNFIT = r"[\x00-\x1f\x7f\ud800-\udfff\[\]^|]|%[0-9A-Fa-f]{2}" + (r"|\\" if os.sep == "/" else "")
 """What must not be in a local lake's name: Delta decodes it once too often, or stops at it."""
 FIT = r"a folder that Delta can open: no [ ] ^ | or \ in its name, no % before two hexadecimal digits, no control characters"
+CHUNK = 32 << 20
 FRAMES = "frames"
 """The folder of frames that rows name: `frames/<pipeline>/<day>/`, the day by Kafka's timestamps."""
 
@@ -180,7 +182,9 @@ def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
     """Write a file whole, making its folder."""
     files.create_dir(posixpath.dirname(path), recursive=True)
     with files.open_output_stream(path) as out:
-        out.write(content)
+        for start in range(0, len(content), CHUNK):
+            out.write(memoryview(content)[start : start + CHUNK])
+            progress.made()
 
 
 def read(files: fs.FileSystem, path: str) -> bytes:
@@ -189,5 +193,9 @@ def read(files: fs.FileSystem, path: str) -> bytes:
     Raises:
         FileNotFoundError
     """
+    parts = []
     with files.open_input_stream(path) as source:
-        return source.read()
+        while part := source.read(CHUNK):
+            parts.append(part)
+            progress.made()
+    return parts[0] if len(parts) == 1 else b"".join(parts)

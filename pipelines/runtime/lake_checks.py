@@ -19,14 +19,14 @@ from polars.exceptions import PolarsError
 from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError, Unavailable
-from pipelines.runtime.journal import Journal, Mark
+from pipelines.runtime.journal import Journal, Mark, named
 from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.orders import last_orders
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
 from pipelines.runtime.reader import Log
-from pipelines.runtime.sink import PARTITION, Sink
+from pipelines.runtime.sink import PARTITION, Sink, absent
 from pipelines.runtime.units import milliseconds
 
 SPACE = 10**9
@@ -111,6 +111,17 @@ class LakeTable:
                 )
         return f"{self._place}: {len(there)} columns"
 
+    def files(self) -> str:
+        """Whether the files that the table's log names are there."""
+        if (table := self._table()) is None:
+            return f"{self._place}: none yet"
+        if gone := absent(table, self._lake.files, self._name):
+            raise Unavailable(
+                f"table {self._place}: expected the files that its log names, got none at {gone[0]} and {len(gone) - 1} other "
+                "places; bring them back, or start without their rows with `--on-gap skip`"
+            )
+        return f"{self._place}: all that its log names"
+
     def model(self, ref: ModelRef | None, scratch: Lake) -> str:
         """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
         assert ref
@@ -128,15 +139,15 @@ class LakeTable:
         """Whether the snapshots that the table names are there, with their models, and fit the pipeline."""
         assert pipeline
         signature = Machine(pipeline).signature
-        named = self._checkpoints()
-        for shard, checkpoint in named:
-            where = f"snapshot {_short(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
+        found = self._checkpoints()
+        for shard, checkpoint in found:
+            where = f"snapshot {named(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
             try:
                 manifest = self._manifest(shard, checkpoint)
                 for link in manifest["chain"]:
                     self._manifest(shard, link)
             except (FileNotFoundError, ValueError) as reason:
-                if named != self._checkpoints():  # a living shard went on, and dropped old ones
+                if found != self._checkpoints():  # a living shard went on, and dropped old ones
                     return self.snapshots(pipeline)
                 raise Unavailable(
                     f"{where}: expected the one that the table's last checkpoint names, and those it builds on, got {reason}; "
@@ -157,7 +168,7 @@ class LakeTable:
                     f"{where}: expected its model {model.name}/{model.version} in {self._lake.place('_models', model.sha256)}, got "
                     "none; restore that folder from a backup or from the registry"
                 )
-        return ", ".join(f"shard {shard} at {_short(c)}" for shard, c in named) or "no checkpoint yet"
+        return ", ".join(f"shard {shard} at {named(c)}" for shard, c in found) or "no checkpoint yet"
 
     def orders(self) -> str:
         """Whether what the pipeline was ordered last can be read."""
@@ -181,8 +192,16 @@ class LakeTable:
                     f"{topic}[{p}]@{offset}: expected the next offset inside the log's {log.begin[p]}..{log.end[p]}, got one "
                     "outside: records were deleted before they were judged; restore the topic, or go on with `--on-gap skip`"
                 )
-        to_judge = sum(log.end[p] - offset for p, offset in at.items())
-        return f"{topic}: {to_judge:,} records to judge" if at else f"{topic}: the very start"
+        if not at:
+            return f"{topic}: the very start"
+        added = sorted(log.end.keys() - at.keys())
+        to_judge = sum(log.end[p] - at.get(p, 0) for p in log.end)
+        told = (
+            f", partitions {', '.join(map(str, added))} were added and are taken up from their beginning"
+            if added
+            else ""
+        )
+        return f"{topic}: {to_judge:,} records to judge{told}"
 
     def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
         """Whether table and journal belong together: one pipeline, in one lake, writes both.
@@ -198,14 +217,20 @@ class LakeTable:
             after = self._checkpoint(self._table(), shard)
             if record is None and before:
                 raise ConfigError(
-                    f"{where}: expected the journal that goes with checkpoint {_short(before)} of {self._place}, got none: "
+                    f"{where}: expected the journal that goes with checkpoint {named(before)} of {self._place}, got none: "
                     "alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                )
+            if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
+                raise ConfigError(
+                    f"{where}: expected a table that knows of {self._name}/{shard}, as its newest record does, got none in "
+                    f"{self._place}: the lake was emptied, its drive is not mounted, or it is another one; bring it back, or begin "
+                    "anew with `--on-gap skip`"
                 )
             position = partial(self._position, table, topic)
             if record and not goes_with(record, before, after, position):
                 raise ConfigError(
-                    f"{where}: expected its newest record to go with checkpoint {_short(after)} of {self._place}, got one that "
-                    f"builds on {_short(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
+                    f"{where}: expected its newest record to go with checkpoint {named(after)} of {self._place}, got one that "
+                    f"builds on {named(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
                     "pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes with, or "
                     "rename this one"
                 )
@@ -280,11 +305,6 @@ def goes_with(record: Journal, before: int, after: int, position: Callable[[int]
             if at is not None and (end < at if passed else end > at):
                 return False
     return before in known
-
-
-def _short(checkpoint: int) -> str:
-    """A checkpoint's name for people: epoch and sequence."""
-    return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
 
 def _plain(type_: Any) -> str:

@@ -15,12 +15,14 @@ from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedEr
 
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.journal import Journal
+from pipelines.runtime.journal import LARGEST, Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.provision import restore_outputs
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 TRANSACTION_S = 20
@@ -43,10 +45,11 @@ class Outbox:
         """Alarms in a transaction that has not ended."""
         self.patience = clients.Patience(options)
         self._originals = OriginalStore(lake.files, "", lake.place())
+        restore_outputs(options, pipeline)
         self._producer: KafkaProducer = clients.producer(
-            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
+            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0, max_request_size=2 * LARGEST
         )
-        with self._fencing():
+        with closed_on_error(self), self._fencing():
             self._producer.init_transactions()
 
     def send(

@@ -29,7 +29,7 @@ IDENTITY = pa.schema(
 )
 """Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
 
-TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "overload", "max_lag")
+TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
 """Options of every pipeline: the runtime takes them, a factory need not know them."""
 
 LINEAGE = pa.schema(
@@ -46,6 +46,9 @@ LINEAGE = pa.schema(
 )
 """Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
 
+MAX_AGE = "10000d"
+"""27 years: history that is fed on purpose is rarely so old, and a time in the wrong unit, or of a clock never set, always is."""
+
 FORGET_AFTER = "30d"
 """A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
 
@@ -53,7 +56,11 @@ FORGET_AFTER = "30d"
 class Stage(Protocol):
     """Rows in, rows out: fewer (waiting), more (a grid) or as many.
 
-    Deterministic: no I/O and no clock but `at.now`, or a takeover could not re-run it. May be called with no rows (a tick).
+    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+
+    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
+    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
+    time of the key, between the readings before and after the silence, even where one step holds both.
     """
 
     @property
@@ -120,6 +127,8 @@ class Pipeline:
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
+        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the clock of
+            the machine by as much, and by 10000 days at least: a log may be read long after it was written.
         overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
             "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
         forget_after: a key not seen for so long is forgotten.
@@ -132,6 +141,7 @@ class Pipeline:
         files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
             neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
+        forgets: assets whose state is taken away when a shard takes up an order that it has not had before; see `Plan`.
     """
 
     name: str
@@ -145,6 +155,7 @@ class Pipeline:
     event_time: str | None = None
     unknown: Literal["ignore", "reject"] = "ignore"
     max_skew: str = "1h"
+    max_age: str = MAX_AGE
     overload: Literal["block", "latest"] = "block"
     max_lag: str = "30s"
     model_version: str = ""
@@ -156,6 +167,7 @@ class Pipeline:
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
     silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"
@@ -189,6 +201,7 @@ class Pipeline:
             raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
         durations = {
             "max_skew": self.max_skew,
+            "max_age": self.max_age,
             "max_lag": self.max_lag,
             "warmup": self.warmup,
             "wait": self.batch.wait,
@@ -232,7 +245,7 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return {name: options[name] for name in names if name in options}
 
     batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
-    own = given("forget_after", "warmup", "max_skew", "overload", "max_lag")
+    own = given("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
     return replace(pipeline, batch=batch, commit=commit, **own)
 
 

@@ -69,6 +69,7 @@ class Plan:
         model: None for a pipeline without one.
         device: "auto", "cpu" or "cuda".
         silences: asset -> until when it does not ring, ms since the epoch.
+        forgets: asset -> when a person ordered that it be forgotten, ms since the epoch.
     """
 
     factory: str
@@ -76,6 +77,7 @@ class Plan:
     model: ModelRef | None = None
     device: str = "auto"
     silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,25 +93,34 @@ class Plan:
         """What `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        return cls(stored["factory"], stored["options"], model, stored["device"], stored.get("silences", {}))
+        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older ones lack them
+        return cls(stored["factory"], stored["options"], model, stored["device"], *orders)
 
     def build(self, lake: Lake) -> Pipeline:
         """The pipeline itself, its model loaded.
 
         Raises:
-            ConfigError: there is no such factory, or it refuses the options.
+            ConfigError: there is no such factory, it refuses the options, or it fails.
             ModelError: the model's files are not in the lake.
         """
         module, _, name = self.factory.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as reason:
+        except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, NameError) as reason:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
         own = {name: value for name, value in self.options.items() if name not in TUNING}
-        pipeline = factory(own, self.model and fetch_model(lake, self.model, self.device))
-        return replace(tuned(pipeline, self.options), silences=self.silences)
+        model = self.model and fetch_model(lake, self.model, self.device)
+        try:
+            pipeline = factory(own, model)
+        except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
+            said = " ".join(str(reason).split())
+            raise ConfigError(
+                f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
+                "correct its options or its code"
+            ) from reason
+        return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
 
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:

@@ -11,6 +11,7 @@ import ray
 from kafka.consumer.fetcher import ConsumerRecord
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
+from pipelines.runtime import progress
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.reader import Log, Poll, Reader
 
@@ -41,8 +42,8 @@ class RemoteReader:
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
 
-    def log(self) -> Log:
-        return self._ask(lambda reader: reader.log.remote())
+    def log(self, shards: int = 0) -> Log:
+        return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._next = dict(positions)
@@ -62,6 +63,7 @@ class RemoteReader:
             return None
         if polled:
             self._next |= polled.ends
+            progress.made()
         return polled
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:

@@ -233,12 +233,14 @@ class PipelineSettings(_Section):
         size: of results that wait to be committed, from which on a checkpoint is taken at once.
         forget_after: a key not seen for so long is forgotten.
         warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.
-        max_skew: how far an event time may be ahead of Kafka's timestamp.
+        max_skew: how far an event time may be ahead of Kafka's timestamp, as message.timestamp.after.max.ms has it for brokers.
+        max_age: how far an event time may be behind Kafka's timestamp, as message.timestamp.before.max.ms; raise it for history
+            that is more than 27 years old.
         overload: "block", or "latest" to skip readings older than `max_lag`.
         max_lag: by Kafka's timestamp; it matters with `overload` "latest" alone.
         device: "auto" takes a GPU where there is one.
         max_workers: the most workers; by default as many as `workers`.
-        start: where the very first start begins in the topic.
+        start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
         on_gap: what a shard does that finds something lost: stop with one line, or record the gap and go on.
     """
 
@@ -259,6 +261,7 @@ class PipelineSettings(_Section):
     forget_after: Duration | None = None
     warmup: Duration | None = None
     max_skew: Duration | None = None
+    max_age: Duration | None = None
     overload: Literal["block", "latest"] | None = None
     max_lag: Duration | None = None
 

@@ -80,7 +80,17 @@ class Snapshots:
         write(
             self._files, self.path(name, "manifest.json"), orjson.dumps(manifest)
         )  # last: it makes the rest a snapshot
+        if not self._whole():
+            log.error("%s: snapshots were deleted; the next one holds the whole state", self._folder)
+            self._chain = []
         return self._sizes[-1]
+
+    def _whole(self) -> bool:
+        """Whether what the newest snapshot builds on is still there: its oldest cut, and the one before."""
+        ends = [
+            self.path(link, "manifest.json") for link in (self._chain[0], self._chain[max(len(self._chain) - 2, 0)])
+        ]
+        return all(info.type == fs.FileType.File for info in self._files.get_file_info(ends))
 
     def read(self, name: int) -> Snapshot:
         """The snapshot of a checkpoint, with those before it that it builds on.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def _state() -> State:
 
 def _add(state: State, keys: range, value: int) -> None:
     """Every store of these keys changes."""
-    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]), 1)
+    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]))
     total, last, waiting = (state.of("0-A")[n] for n in ("sum", "last", "waiting"))
     assert isinstance(total, CellStore) and isinstance(last, RingStore) and isinstance(waiting, PendingStore)
     total[slots] = total[slots] + value
@@ -236,3 +237,18 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
         assert checkpoints.landed(wait=True) == name
     assert checkpoints.undeleted == 2
     checkpoints.close()
+
+
+def test_after_snapshots_were_deleted_under_it_the_next_one_holds_the_whole_state(lake: Lake, tmp_path: Path) -> None:
+    state, snapshots = _state(), Snapshots(lake, "p", 0)
+    for name, full in ((1, True), (2, False)):
+        _add(state, range(100), name)
+        snapshots.write(name, state.cut(full=full), {})
+        snapshots.drop_before(name)
+    shutil.rmtree(tmp_path / "_state")
+    _add(state, range(5), 3)
+    snapshots.write(3, state.cut(full=snapshots.full_next), {})
+    snapshots.drop_before(3)
+    _add(state, range(5), 4)
+    snapshots.write(4, state.cut(full=snapshots.full_next), {})
+    _same(_restored(lake, 4).cut(full=True), state.cut(full=True))

@@ -249,26 +249,25 @@ def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
     silent = pa.field("silent", pa.bool_())
     rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
     p = _pipeline(Silence("5s"), results=[*FIELDS, silent], rules=[rule])
-    machine, heard, told = Machine(p), dict[str, tuple[int, int]](), set[str]()
+    machine, heard, told = Machine(p), dict[str, int](), set[str]()
     now, first = NOW, 0
     for wait, keys in beats:
         now += wait
         units = sorted(keys)
-        batch = _batch(p, {"unit": units, "at": [1] * len(units), "x": [0.5] * len(units)}, first)
-        outcome = machine.step(batch if units else empty(p.schema), now)
+        columns = {"unit": units, "at": [1] * len(units), "x": [0.5] * len(units), "_timestamp": [now] * len(units)}
+        outcome = machine.step(_batch(p, columns, first) if units else empty(p.schema), now)
+        quiet = {k: at for k, at in heard.items() if at + 5000 <= now and k not in told}
+        told |= set(quiet)
         back = told & keys
-        for i, key in enumerate(units):
-            heard[key] = now, NOW + first + i
-            told.discard(key)
+        told -= keys
+        heard |= dict.fromkeys(keys, now)
         first += len(units)
-        quiet = {k for k, (at, _) in heard.items() if at + 5000 <= now} - told
-        told |= quiet
         rows = [r for r in outcome.results.to_pylist() if r["silent"]]
-        assert Counter(r["key"] for r in rows) == Counter(quiet)
+        assert Counter(r["key"] for r in rows) == Counter(set(quiet))
         assert outcome.results.num_rows == len(units) + len(quiet)
         for r in rows:
             assert (r["offset"], r["row"], r["at"], r["x"]) == (None, None, None, None)
-            assert r["event_time"].timestamp() * 1000 == pytest.approx(heard[r["key"]][1])
+            assert r["event_time"].timestamp() * 1000 == pytest.approx(quiet[r["key"]])
         rang = {(a.key, a.transition) for a in outcome.alerts}
         assert rang == {(k, "raised") for k in quiet} | {(k, "cleared") for k in back}
         assert outcome.changed or not (units or quiet)
