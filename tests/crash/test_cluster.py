@@ -90,17 +90,20 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
     again.stop()
 
 
-def test_a_shard_that_meets_damage_commits_what_lies_before_it_and_says_where(
+def test_a_shard_that_meets_damage_in_all_its_partitions_commits_what_lies_before_it_and_says_where(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
     job, load = Job(kafka.bootstrap_servers, tmp_path), messages(9)
     for _ in range(2):
         job.send(islice(load, 400))
-    lost = damage(kafka, job.topic, job.ends()[0] - 1)
+    lost = {p: damage(kafka, job.topic, end - 1, partition=p) for p, end in job.ends().items()}
     deployed = Deployed(job)
     refused = deployed.refused()
-    assert refused["error"].startswith(f"{job.topic}[0]@{lost.first}: expected records as they were written, got ")
+    places = tuple(
+        f"{job.topic}[{p}]@{batch.first}: expected records as they were written" for p, batch in lost.items()
+    )
+    assert refused["error"].startswith(places)
     assert "\n" not in refused["error"]
     assert refused["restarts"] == 0
-    assert job.stored(f"{job.topic}/0") == lost.first > 0
+    assert all(job.stored(f"{job.topic}/{p}") == batch.first > 0 for p, batch in lost.items())
     deployed.stop()
