@@ -95,6 +95,7 @@ class Reader:
         self._asked_at = 0.0
         self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were asked again
         self._moved_at: dict[int, float] = {}
+        self._astray = False
         self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
     @cached_property
@@ -159,7 +160,18 @@ class Reader:
             PositionLost: the position is not inside the log any more.
             RecordsCorrupt: what the log holds there can't be read; all before it has been handed out.
             Refused: nor can it be until a person changes something, such as a right or a codec.
+            Unavailable, KafkaError: the broker does not answer; the next call goes on where this one was to.
         """
+        try:
+            if self._astray:  # the client may have moved on past records that were not handed out
+                self.seek(self._ends)
+                self._astray = False
+            return self._poll(timeout_ms)
+        except (Unavailable, KafkaError):
+            self._astray = True
+            raise
+
+    def _poll(self, timeout_ms: int) -> Poll | None:
         if self._ended:
             raise self._ended
         if found := self._silence():
@@ -174,7 +186,7 @@ class Reader:
             return self._pass_over(lie.damage)
         except UNREADABLE:
             self._consumer.close()
-            self._consumer = self._open()
+            del self._consumer  # opened again when it is needed, which may fail
             self.seek(self._ends)
             return self._pass_over(damage(self._options, self._topic, self._ends))
         except KafkaError as reason:

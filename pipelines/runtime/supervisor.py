@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 BEAT_S, LEAST_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
+WORDS_S = 10.0
+"""A worker's last words are followed by its death within this."""
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "67108864",
     "MALLOC_TRIM_THRESHOLD_": "268435456",
@@ -60,7 +62,7 @@ class Supervisor:
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
-        self._adopted, self._words = False, dict[str, str]()
+        self._adopted, self._words = False, dict[str, tuple[float, str]]()
         self._tracking = self._track()
         self._windows: dict[int, Window] = {}
         self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
@@ -118,7 +120,7 @@ class Supervisor:
 
     def ends(self, worker: str, why: str) -> None:
         """A worker's last words: it is about to end by itself."""
-        self._words[worker] = why
+        self._words[worker.rpartition("/")[0]] = time.monotonic(), why
 
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
@@ -202,7 +204,7 @@ class Supervisor:
                     log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
                     continue
                 worker = found.pop(name)
-                place.settle(name, worker)
+                place.settle(worker)
                 self._note(place, known)
                 self._homes |= dict.fromkeys(place.shards, n)
                 worker.change.remote(self._orders.plan)
@@ -221,7 +223,9 @@ class Supervisor:
         try:
             self._note(place, place.hear(self._deployment.stuck_s))
         except Ended as reason:
-            self._bury(place, self._words.pop(place.worker, str(reason)))
+            at, why = self._words.pop(place.name, (0.0, ""))
+            heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
+            self._bury(place, why if heard else str(reason))
 
     def _note(self, place: Place, known: list[Status]) -> None:
         place.note(known)
@@ -256,7 +260,7 @@ class Supervisor:
         for n, place in enumerate(self._places):
             wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
             if place.actor is None and wanted and time.monotonic() >= place.not_before:
-                place.settle(*self._start(place))
+                place.settle(self._start(place))
             if place.actor:
                 for shard in wanted:
                     if shard not in place.shards:
@@ -269,14 +273,18 @@ class Supervisor:
         home = self._homes.get(shard)
         return None if home is None else self._places[home]
 
-    def _start(self, place: Place) -> tuple[str, Any]:
-        """A new worker for a place, and its name."""
+    def _start(self, place: Place) -> Any:
+        """A new worker for a place."""
         d = self._deployment
-        name = f"{place.name}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
-        options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **d.resources}
-        env = {"env_vars": {**KEEP_MEMORY, **d.env}}
-        actor = ray.remote(name=name, namespace=NAMESPACE, runtime_env=env, **options)(Worker)
-        return name, actor.remote(name, supervisor_name(d.name))
+        return ray.remote(
+            name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=0,
+            max_concurrency=8,
+            runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
+            **d.resources,
+        )(Worker).remote()
 
     def _bury(self, place: Place, why: str) -> None:
         for shard in place.shards:
