@@ -74,7 +74,7 @@ def halt(pipeline: str, timeout: float) -> None:
     give_up = time.monotonic() + timeout + GRACE_S
     amiss = _stopped(pipeline, timeout, give_up)
     try:
-        amiss |= drain(pipeline, max(min(timeout, give_up - time.monotonic()), LEAST_S))
+        amiss |= drain(pipeline, min(timeout, max(give_up - time.monotonic(), LEAST_S)))
         left = _left(pipeline)
     except Exception as reason:  # Ray itself does not answer
         amiss["Ray"] = one_line(reason)

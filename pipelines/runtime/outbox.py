@@ -24,6 +24,7 @@ from pipelines.runtime.lake import Lake
 from pipelines.runtime.lake_waits import LakeWaits
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.provision import restore_outputs
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 LOOK_S = 0.5
@@ -48,6 +49,7 @@ class Outbox:
         self.patience = clients.Patience(options)
         self.lake_waits = LakeWaits(lake)
         self._originals = OriginalStore(lake.files, "", lake.place())
+        restore_outputs(options, pipeline)
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0, max_request_size=2 * LARGEST
         )

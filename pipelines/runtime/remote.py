@@ -44,8 +44,8 @@ class RemoteReader:
         self._sought = True
         """Whether the reader knows where to go on."""
 
-    def log(self) -> Log:
-        return self._ask(lambda reader: reader.log.remote())
+    def log(self, shards: int = 0) -> Log:
+        return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._next, self._sought = dict(positions), False

@@ -170,7 +170,7 @@ SOURCE = {
     "after a fetch": (reader.KafkaConsumer, "position", KafkaTimeoutError("no position")),
     "for a refused record": (Reader, "originals", Unavailable("expected the refused record in 20 s, got none")),
     "for records": (reader.KafkaConsumer, "poll", KafkaTimeoutError("no answer")),
-    "to a seek": (Reader, "seek", Unavailable("expected a broker to answer")),
+    "to a seek": (Reader, "_go", Unavailable("expected a broker to answer")),
 }
 
 
