@@ -34,7 +34,7 @@ def check(
 ) -> None:
     """Look at all that a pipeline needs, before it is started: each thing in one line, and what to do if it is wrong.
 
-    Settings, Kafka (login, topics, rights, transactions), lake, snapshots and journal, model and registry, Ray, clocks.
+    Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, Ray, clocks.
 
     Nothing is changed: no topic is made, no file is left, no running shard is disturbed.
 

@@ -52,6 +52,41 @@ def show(
                 out.print(line)
 
 
+@app.command()
+def forget(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
+) -> None:
+    """Have a pipeline forget an asset, as if it had never been heard of; its results and alerts stay.
+
+    A pipeline that runs forgets at each shard's next checkpoint, one that does not when it starts. Readings of the asset that
+    wait for others go on first.
+    """
+    from contextlib import ExitStack
+
+    from pipelines.cli.cluster import joined, supervisor, tell
+    from pipelines.cli.console import note
+    from pipelines.runtime.errors import ConfigError, Unavailable
+    from pipelines.runtime.inspection import recall
+    from pipelines.runtime.orders import forget_stopped
+    from pipelines.runtime.plan import Plan
+
+    settings = context.obj.settings()
+    given, lake = settings.pipeline(pipeline), settings.lake.open()
+    recall(lake, pipeline, key, shards=range(given.shards))  # that there is such a key
+    with ExitStack() as until:
+        try:
+            until.enter_context(joined(settings))
+            actor = supervisor(pipeline)
+        except (Unavailable, ConfigError):
+            forget_stopped(lake, Plan(given.factory, {"name": pipeline, **given.options}), key)
+            note(f"{pipeline} does not run on this Ray cluster: it forgets {key} when it starts")
+            return
+        tell(actor, "forget", key)
+    note(f"{pipeline} forgets {key} at its next checkpoint")
+
+
 def _facts(memory: Memory) -> dict[str, Any]:
     return {
         "partition": memory.partition,
