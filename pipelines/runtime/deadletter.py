@@ -10,6 +10,7 @@ import orjson
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import Lost
 
 # Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
@@ -186,6 +187,7 @@ class OriginalStore:
             with self._filesystem.open_output_stream(temporary) as stream:
                 stream.write(content)
             self._filesystem.move(temporary, path)
+            progress.made()
         self._last = digest
         return f"{self._uri}/{digest}", digest
 

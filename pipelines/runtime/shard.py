@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
-from pipelines.runtime import crash
+from pipelines.runtime import crash, progress
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.closing import closed_on_error
@@ -65,7 +65,7 @@ class Shard:
         self._newest: dict[int, int] = {}
         self._moved = bool(self._results)
         self._due_at = 0.0
-        self._turned_at = time.monotonic()
+        self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         self._waits_for_lake = False
@@ -92,7 +92,7 @@ class Shard:
 
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
-        self._turned_at = time.monotonic()
+        progress.made()
         self._live.outbox.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
@@ -136,7 +136,10 @@ class Shard:
         self._live.outbox.close()
 
     def facts(self) -> dict[str, Any]:
-        """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
+        """What `tocsin status` shows of it; read from another thread.
+
+        `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
+        """
         live = self._live
         waits = "Kafka" if live.outbox.patience.waiting else "the lake" if self._waits_for_lake else ""
         return {
@@ -148,7 +151,7 @@ class Shard:
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
-            "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
+            "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
             "waits_for": waits,
         }
 

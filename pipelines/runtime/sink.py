@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 from pyarrow import fs
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
 from pipelines.runtime.lake import Lake, write
 from pipelines.runtime.pipeline import Pipeline
@@ -129,8 +130,9 @@ class Sink:
         """
         if not self._there():
             raise LakeLost(
-                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} writes "
-                "to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with `--on-gap skip`"
+                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} "
+                "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with "
+                "`--on-gap skip`"
             )
 
     def absent(self, most: int = LOOKED_AT) -> list[str]:
@@ -259,6 +261,7 @@ class Sink:
         whole = posixpath.join(self._pipeline.folder, path)
         self._files.create_dir(posixpath.dirname(whole), recursive=True)
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        progress.made()
         bytes_ = self._files.get_file_info(whole).size
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
 
