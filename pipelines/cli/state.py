@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.plain import Command, Group
 from pipelines.cli.times import at, written
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.inspection import Memory, Rule
 
-app = typer.Typer(help="State.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
+    no_args_is_help=True,
+)
 SHOWN = 8
 """A ring's rows on a terminal, the newest."""
 
@@ -24,7 +29,7 @@ def state() -> None:
     """State: what the engine remembers of each asset."""
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
