@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.settings import Settings
 
+ANSWER_S = 10.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -28,34 +29,60 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.cluster import joined, rejoined, supervisor, supervisors
     from pipelines.cli.console import until_told
 
     settings = context.obj.settings()
+
+    def found() -> list[
+        Any
+    ]:  # anew each time: a pipeline that was started again has another supervisor by the same name
+        return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
+
     with joined(settings), until_told() as told:
         if not watch:
             told.set()
-        following(settings, [supervisor(name) for name in ([pipeline] if pipeline else supervisors())], told, json=json)
+        following(settings, found, told, json=json, again=lambda: rejoined(settings))
 
 
-def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: bool, every: float = 1) -> None:
-    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time."""
+def following(
+    settings: Settings,
+    found: Callable[[], Sequence[Any]],
+    told: Event,
+    *,
+    json: bool,
+    every: float = 1,
+    again: Callable[[], None] = lambda: None,
+) -> None:
+    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time.
+
+    Args:
+        found: finds their supervisors.
+        again: called before the next look when one has failed.
+    """
+    from ray.exceptions import RayError
     from rich.live import Live
 
     from pipelines.cli.cluster import ask
     from pipelines.cli.console import note, out, say_json
-    from pipelines.runtime.errors import Unavailable
+    from pipelines.runtime.errors import ConfigError, Unavailable
 
+    said, seen = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
     with live or contextlib.nullcontext():
         while True:
             try:
-                looks = [look(settings, ask(actor)) for actor in actors]
-            except Unavailable as reason:
-                if told.is_set():
+                if said:
+                    again()
+                looks = [look(settings, ask(actor, ANSWER_S)) for actor in found()]
+            except (Unavailable, ConfigError, RayError) as reason:
+                if not said and (told.is_set() or not seen):
                     raise
-                note(str(reason))  # a supervisor that restarts answers again
+                # A supervisor that restarts answers again, and so does a Ray that is started anew.
+                if (line := " ".join(str(reason).split())) != said:
+                    note(said := line)
             else:
+                said, seen = "", True
                 if json:
                     say_json({"pipelines": looks})
                 elif live:

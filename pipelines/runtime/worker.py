@@ -157,16 +157,10 @@ class _Hosted:
 
 
 class Worker:
-    """Hosts shards; the supervisor makes it a detached Ray actor.
+    """Hosts shards; the supervisor makes it a detached Ray actor."""
 
-    Args:
-        name: its own, as an actor.
-        supervisor: the actor that hears its last words.
-    """
-
-    def __init__(self, name: str, supervisor: str) -> None:
+    def __init__(self) -> None:
         logs.start()
-        self._name, self._supervisor = name, supervisor
         self._hosted: dict[ShardId, _Hosted] = {}
 
     def host(self, spec: Spec) -> None:
@@ -184,7 +178,9 @@ class Worker:
         found = []
         for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
-            found.append(Status(id, h.state, h.error, facts, window, os.getpid(), h.quiet_s))
+            outage = facts.get("outage", "") if h.state == "running" else ""
+            state, error = ("waiting", outage) if outage else (h.state, h.error)
+            found.append(Status(id, state, error, facts, window, os.getpid(), h.quiet_s))
         for status in found:
             if status.state == "stopped":
                 del self._hosted[status.id]
@@ -214,8 +210,16 @@ class Worker:
         return not any(h.thread.is_alive() for h in hosted)
 
     def _last_words(self, why: str) -> None:
+        """Tell the supervisor why this process ends; it sees the death in any case."""
         try:
-            supervisor = ray.get_actor(self._supervisor, namespace=ray.get_runtime_context().namespace)
-            ray.get(supervisor.ends.remote(self._name, why), timeout=LAST_WORDS_S)
-        except Exception as reason:  # it sees the death in any case
+            ray_ = ray.get_runtime_context()
+            name = ray_.get_actor_name()
+            supervisor = ray.get_actor(supervisor_of(name), namespace=ray_.namespace)
+            ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
+        except Exception as reason:
             log.warning("the supervisor was not told why: %s", logs.one_line(reason))
+
+
+def supervisor_of(worker: str) -> str:
+    """The name of the supervisor of a worker such as "rul/worker-0/1764354000"."""
+    return f"{worker.partition('/')[0]}/supervisor"

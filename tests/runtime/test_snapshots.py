@@ -13,6 +13,7 @@ import torch
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.errors import SnapshotLost
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake_waits import LakeWaits
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.snapshots import LONGEST, Snapshots
 from pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
@@ -231,7 +232,7 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     deny(monkeypatch, lambda path: None if path == "list" else PermissionError(13, "Permission denied"))
     (tmp_path / "_state" / "pumps" / "0" / ".nfs01").mkdir(parents=True)
     sink, state = commit(tmp_path, "pumps", []), _state()
-    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0))
+    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0), LakeWaits(lake))
     for name in range(2, 6):
         checkpoints.start(Taken(name, state.cut(full=True), [], [], {0: name}, {}))
         assert checkpoints.landed(wait=True) == name
