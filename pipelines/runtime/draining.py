@@ -35,32 +35,37 @@ def drain(pipeline: str, timeout: float) -> dict[str, str]:
     """Have every living worker of a pipeline commit and let go, then end it.
 
     Returns:
-        Why, for each worker that did not let go of all its shards within `timeout` s. It is ended all the same.
+        Why, for each worker that did not let go of all its shards: it, or one of them, gave no sign of progress for `timeout` s.
+        It is ended all the same.
     """
-    found, give_up, amiss = workers(pipeline), time.monotonic() + timeout, dict[str, str]()
+    found, amiss = workers(pipeline), dict[str, str]()
     asked = {name: worker.drain.remote(timeout) for name, worker in found.items()}
     for name, worker in found.items():
         try:
-            if not _drained(worker, asked[name], give_up):
-                amiss[name] = f"its shards did not commit within {timeout:g} s"
+            if not _drained(worker, asked[name], timeout):
+                amiss[name] = f"its shards did not commit, and made no progress for {timeout:g} s"
         except RayError as reason:
             amiss[name] = one_line(reason)
         ray.kill(worker)
     return amiss
 
 
-def _drained(worker: Any, asked: Any, give_up: float) -> bool:
-    """The worker's answer; one that cannot be reached for a moment is asked again."""
+def _drained(worker: Any, asked: Any, timeout: float) -> bool:
+    """The worker's answer, however long its shards go on committing; one that cannot be reached for a moment is asked again."""
+    heard = time.monotonic()
     while True:
         try:
-            return bool(ray.get(asked, timeout=max(give_up - time.monotonic(), 0)))
+            if ray.wait([asked], timeout=AGAIN_S)[0]:
+                return bool(ray.get(asked))
+            ray.get(worker.answers.remote(), timeout=timeout)
+            heard = time.monotonic()
         except (ActorDiedError, GetTimeoutError):
             raise
         except RayError:
-            if time.monotonic() > give_up:
+            if time.monotonic() - heard > timeout:
                 raise
             time.sleep(AGAIN_S)
-            asked = worker.drain.remote(max(give_up - time.monotonic(), 0))
+            asked = worker.drain.remote(timeout)
 
 
 def halt(pipeline: str, timeout: float) -> None:

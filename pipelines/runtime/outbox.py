@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -87,7 +88,7 @@ class Outbox:
                 flight.set_result(None)
 
         # A daemon: one that hangs must not hold the process back.
-        threading.Thread(target=run, name="outbox", daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(run,), name="outbox", daemon=True).start()
 
     def settle(self, *, wait: bool) -> None:
         """See how the transaction ended, if there is one and it has, or `wait` for it.

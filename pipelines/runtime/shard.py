@@ -14,7 +14,7 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime import crash
+from pipelines.runtime import crash, progress
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.closing import closed_on_error
@@ -75,7 +75,7 @@ class Shard:
         self._leave(live.damaged)
         self._moved = bool(self._results)
         self._due_at = 0.0
-        self._turned_at = time.monotonic()
+        self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         self._waits_for_lake = False
@@ -104,7 +104,7 @@ class Shard:
 
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
-        self._turned_at = time.monotonic()
+        progress.made()
         self._live.outbox.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
@@ -148,7 +148,10 @@ class Shard:
         self._live.outbox.close()
 
     def facts(self) -> dict[str, Any]:
-        """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
+        """What `tocsin status` shows of it; read from another thread.
+
+        `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
+        """
         live = self._live
         kafka, lake = self._silent or (NO_KAFKA if live.outbox.patience.waiting else ""), self._lake_waits.why
         waits = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
@@ -161,7 +164,7 @@ class Shard:
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
-            "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
+            "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
             "waits_for": waits,
             "outage": kafka or lake,  # why it waits, where that is no mere slowness
             "damaged": dict(self._damaged),  # partition -> why it is not read

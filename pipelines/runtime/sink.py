@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 from pyarrow import fs
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
 from pipelines.runtime.lake import Lake, write
 from pipelines.runtime.pipeline import Pipeline
@@ -276,6 +277,7 @@ class Sink:
         whole = posixpath.join(self._pipeline.folder, path)
         self._files.create_dir(posixpath.dirname(whole), recursive=True)
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        progress.made()
         bytes_ = self._files.get_file_info(whole).size
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
 

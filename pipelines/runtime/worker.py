@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
+DRAIN_S = 0.1
 """A takeover that found no broker, or no lake, is tried again after this."""
 LIVES_S = 5.0
 LAST_WORDS_S = 2.0
@@ -73,6 +74,11 @@ class _Hosted:
     def quiet_s(self) -> float:
         """See `Status`."""
         return 0.0 if self.shard else round(self._progress.quiet_s, 1)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has achieved nothing, in takeover, steps and checkpoints."""
+        return self._progress.quiet_s
 
     @property
     def state(self) -> str:
@@ -180,6 +186,9 @@ class Worker:
                 del self._hosted[status.id]
         return found
 
+    def answers(self) -> None:
+        """Whether it can be reached."""
+
     def lives(self) -> None:
         """Take a while to answer: a caller that waits for it learns of this process's death at once."""
         time.sleep(LIVES_S)
@@ -191,12 +200,13 @@ class Worker:
                 hosted.change(plan)
 
     def drain(self, timeout: float = 60) -> bool:
-        """Have every shard commit and let go; whether all did in time."""
-        hosted, give_up = list(self._hosted.values()), time.monotonic() + timeout
+        """Have every shard commit and let go; whether all did. One that achieves nothing for `timeout` s is given up."""
+        hosted, begun = list(self._hosted.values()), time.monotonic()
         for h in hosted:
             h.let_go()
         for h in hosted:
-            h.thread.join(max(give_up - time.monotonic(), 0))
+            while h.thread.is_alive() and min(h.idle_s, time.monotonic() - begun) < timeout:
+                h.thread.join(min(DRAIN_S, timeout))
         return not any(h.thread.is_alive() for h in hosted)
 
     def _last_words(self, why: str) -> None:

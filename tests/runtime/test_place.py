@@ -172,10 +172,15 @@ def test_a_pipelines_workers_are_drained_by_their_names_and_it_is_said_which_wer
     _, first = started("job/worker-0/20")
     _, second = started("job/worker-1/21", told(shard=9))
     assert list(workers("job")) == ["job/worker-0/20", "job/worker-1/21"]
-    assert drain("job", 5) == {"job/worker-1/21": "its shards did not commit within 5 s"}
+    assert drain("job", 5) == {"job/worker-1/21": "its shards did not commit, and made no progress for 5 s"}
     for process in (first, second):
         process.wait(60)
     assert [name for name in actors() if name.startswith("job/")] == []
+
+
+def test_a_worker_whose_shards_go_on_committing_is_waited_for() -> None:
+    started("job/worker-0/25", told(shard=8))
+    assert drain("job", 1) == {}
 
 
 def test_asked_twice_a_supervisor_stops_once_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
