@@ -243,12 +243,13 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
 def test_after_snapshots_were_deleted_under_it_the_next_one_holds_the_whole_state(lake: Lake, tmp_path: Path) -> None:
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     for name, full in ((1, True), (2, False)):
-        _add(state, range(100), name)
+        _add(state, range(2000 if full else 5), name)
         snapshots.write(name, state.cut(full=full), {})
         snapshots.drop_before(name)
     shutil.rmtree(tmp_path / "_state")
     _add(state, range(5), 3)
-    snapshots.write(3, state.cut(full=snapshots.full_next), {})
+    assert not snapshots.full_next
+    snapshots.write(3, state.cut(full=False), {})
     snapshots.drop_before(3)
     _add(state, range(5), 4)
     snapshots.write(4, state.cut(full=snapshots.full_next), {})
