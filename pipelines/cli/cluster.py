@@ -96,21 +96,29 @@ def tell(actor: Any, order: str, *what: Any) -> None:
         ) from reason
 
 
-def halt(actor: Any, timeout: float) -> bool:
-    """Have all shards commit and let go, then end the supervisor; whether all did within `timeout` s.
+def halt(pipeline: str, timeout: float) -> None:
+    """Have all shards of a pipeline commit and let go, then end it; also when its supervisor is gone.
 
     Raises:
-        Unavailable: the supervisor failed in it.
+        ConfigError: nothing of it runs here.
+        Unavailable: not every shard is known to have let go; the text says what is certain.
+    """
+    from pipelines.runtime import draining
+
+    if not draining.workers(pipeline):
+        supervisor(pipeline)
+    draining.halt(pipeline, timeout)
+
+
+def rejoined(settings: Settings) -> None:
+    """Join Ray anew: after it was restarted, handles and connections of before are dead.
+
+    Raises:
+        Unavailable: there is none.
     """
     import ray
-    from ray.exceptions import RayError
 
-    try:
-        return bool(ray.get(actor.stop.remote(timeout), timeout=timeout + 30))
-    except RayError as reason:
-        raise Unavailable(
-            f"supervisor: expected it to drain its shards, got {str(reason).splitlines()[-1]}; the next start goes on from what "
-            "is committed"
-        ) from reason
-    finally:
-        ray.kill(actor)
+    from pipelines.runtime.cluster import connect
+
+    ray.shutdown()
+    connect("auto" if settings.ray.address == "local" else settings.ray.address)

@@ -16,6 +16,30 @@ if TYPE_CHECKING:
     from pipelines.runtime.plan import ModelRef, Plan
 
 SHIPPED = "shipped"
+SHIPPED_WEIGHTS = {
+    "rul@champion": "rul/weights/fd001",
+    "occupancy@champion": "occupancy/weights/offices",
+    "surprise@champion": "surprise/weights/dives",
+    "touch@champion": "touch/weights/table",
+}
+"""Folders in `models`, here by name: to ask the modules for them takes torch, which no command needs before a worker does."""
+
+
+def check_known(settings: Settings, name: str) -> None:
+    """Refuse a pipeline that nobody has declared, before anything is started for it.
+
+    Raises:
+        ConfigError: the settings name no factory for it, and it does not come with Tocsin.
+    """
+    import pipelines
+
+    shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query"}
+    own = {own for own, given in settings.pipelines.items() if given.factory}
+    if name not in (known := own | shipped):
+        raise ConfigError(
+            f"pipeline {name}: expected one of {', '.join(sorted(known))}, got another name; declare it: "
+            f"pipelines.{name}.factory in the settings"
+        )
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
@@ -24,6 +48,7 @@ def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
     Raises:
         ConfigError, ModelError: what the settings name does not exist or does not fit.
     """
+    check_known(settings, name)
     given, lake = settings.pipeline(name), settings.lake.open()
     return built(settings, name, _model(settings, given.model, lake) if given.model else None, lake)
 
@@ -103,17 +128,10 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 
 
 def _shipped(wanted: str) -> Path | None:
-    from models.occupancy.model import OFFICES
-    from models.rul.model import FD001
-    from models.surprise.model import SHIPPED as DIVES
-    from models.touch.model import SHIPPED as TABLE
+    import models
 
-    return {
-        "rul@champion": FD001,
-        "occupancy@champion": OFFICES,
-        "surprise@champion": DIVES,
-        "touch@champion": TABLE,
-    }.get(wanted)
+    folder = SHIPPED_WEIGHTS.get(wanted)
+    return Path(models.__path__[0], *folder.split("/")) if folder else None
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.settings import Settings
 
+ANSWER_S = 10.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -28,34 +29,60 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.cluster import joined, rejoined, supervisor, supervisors
     from pipelines.cli.console import until_told
 
     settings = context.obj.settings()
+
+    def found() -> list[
+        Any
+    ]:  # anew each time: a pipeline that was started again has another supervisor by the same name
+        return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
+
     with joined(settings), until_told() as told:
         if not watch:
             told.set()
-        following(settings, [supervisor(name) for name in ([pipeline] if pipeline else supervisors())], told, json=json)
+        following(settings, found, told, json=json, again=lambda: rejoined(settings))
 
 
-def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: bool, every: float = 1) -> None:
-    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time."""
+def following(
+    settings: Settings,
+    found: Callable[[], Sequence[Any]],
+    told: Event,
+    *,
+    json: bool,
+    every: float = 1,
+    again: Callable[[], None] = lambda: None,
+) -> None:
+    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time.
+
+    Args:
+        found: finds their supervisors.
+        again: called before the next look when one has failed.
+    """
+    from ray.exceptions import RayError
     from rich.live import Live
 
     from pipelines.cli.cluster import ask
     from pipelines.cli.console import note, out, say_json
-    from pipelines.runtime.errors import Unavailable
+    from pipelines.runtime.errors import ConfigError, Unavailable
 
+    said, seen = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
     with live or contextlib.nullcontext():
         while True:
             try:
-                looks = [look(settings, ask(actor)) for actor in actors]
-            except Unavailable as reason:
-                if told.is_set():
+                if said:
+                    again()
+                looks = [look(settings, ask(actor, ANSWER_S)) for actor in found()]
+            except (Unavailable, ConfigError, RayError) as reason:
+                if not said and (told.is_set() or not seen):
                     raise
-                note(str(reason))  # a supervisor that restarts answers again
+                # A supervisor that restarts answers again, and so does a Ray that is started anew.
+                if (line := " ".join(str(reason).split())) != said:
+                    note(said := line)
             else:
+                said, seen = "", True
                 if json:
                     say_json({"pipelines": looks})
                 elif live:
@@ -96,12 +123,13 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     for name in (
         "shard",
         "state",
-        "read",
+        "position",
         "committed",
         "lag",
         "to commit",
         "rows/s",
         "p50/p95/p99 ms",
+        "dead letters",
         "restarts",
         "model",
     ):
@@ -122,6 +150,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 *("" if shard[lag] is None else f"{shard[lag]:,}" for lag in ("lag", "committed_lag")),
                 f"{shard['rows_per_s']:,.0f}",
                 "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
+                Text(f"{shard['dead_letters']:,}", "bold red" if shard["dead_letters"] else ""),
                 str(shard["restarts"]),
                 shard["model"],
             )
@@ -133,10 +162,26 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 line = f"{shard['pipeline']}/{shard['shard']}: a re-run gave other alerts than had been sent; see its worker's log"
                 below.append(Text(line, "yellow"))
             for line in shard["damaged"].values():
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {line}", "red"))
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(line)}", "red"))
+            if shard["dead_letter"]:
+                below.append(Text(_last_letter(shard), "red"))
             if shard["error"]:
                 below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
     return Group(shown, *below)
+
+
+def _last_letter(shard: Mapping[str, Any]) -> str:
+    """A shard's newest dead letter in a line."""
+    from pipelines.cli.console import plain
+    from pipelines.cli.times import written
+
+    last, count = shard["dead_letter"], shard["dead_letters"]
+    row = "" if last["row"] is None else f" row {last['row']}"
+    place = f"{last['topic']}[{last['partition']}]@{last['offset']}{row}"
+    return plain(
+        f"{shard['pipeline']}/{shard['shard']}: {count:,} dead letter{'s' if count > 1 else ''}, the newest {written(last['at'])}: "
+        f"{place}: {last['stage']}: {last['error']}: {last['message']}; see `tocsin dlq list {last['topic']}`"
+    )
 
 
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
@@ -161,6 +206,8 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "results_per_s": round(window["counts"].get("results", 0) / seconds, 1),
         "latency_ms": window["latency_ms"],
         "keys": int(window["gauges"].get("keys", 0)),
+        "dead_letters": facts.get("dead_letters", 0),
+        "dead_letter": facts.get("dead_letter"),
         "model": facts.get("model", ""),
         "epoch": facts.get("epoch", 0),
         "worker": shard["worker"],

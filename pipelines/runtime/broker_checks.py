@@ -108,7 +108,7 @@ class Broker:
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
     """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
-    kafka_private.check()  # it looks at the parts that are patched below, and the first client calls it
+    kafka_private.check()  # before a part of it is replaced here
     found: list[BaseException] = []
 
     class Ear(logging.Handler):

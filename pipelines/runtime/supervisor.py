@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 BEAT_S, LEAST_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
+WORDS_S = 10.0
+"""A worker's last words are followed by its death within this."""
 PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
 """How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
 KEEP_MEMORY = {
@@ -65,7 +67,7 @@ class Supervisor:
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
-        self._adopted, self._words = False, dict[str, str]()
+        self._adopted, self._words = False, dict[str, tuple[float, str]]()
         self._partitions: dict[str, int] = {}
         self._told: dict[ShardId, float] = {}
         self._tracking = self._track()
@@ -127,7 +129,7 @@ class Supervisor:
 
     def ends(self, worker: str, why: str) -> None:
         """A worker's last words: it is about to end by itself."""
-        self._words[worker] = why
+        self._words[worker.rpartition("/")[0]] = time.monotonic(), why
 
     def forget(self, asset: str) -> None:
         """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
@@ -242,7 +244,7 @@ class Supervisor:
                     log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
                     continue
                 worker = found.pop(name)
-                place.settle(name, worker)
+                place.settle(worker)
                 self._note(place, known)
                 self._homes |= dict.fromkeys(place.shards, n)
                 worker.change.remote(self._orders.plan)
@@ -261,7 +263,9 @@ class Supervisor:
         try:
             self._note(place, place.hear(self._deployment.stuck_s))
         except Ended as reason:
-            self._bury(place, self._words.pop(place.worker, str(reason)))
+            at, why = self._words.pop(place.name, (0.0, ""))
+            heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
+            self._bury(place, why if heard else str(reason))
 
     def _note(self, place: Place, known: list[Status]) -> None:
         place.note(known)
@@ -296,7 +300,7 @@ class Supervisor:
         for n, place in enumerate(self._places):
             wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
             if place.actor is None and wanted and time.monotonic() >= place.not_before:
-                place.settle(*self._start(place))
+                place.settle(self._start(place))
             if place.actor:
                 for shard in wanted:
                     if shard not in place.shards:
@@ -309,14 +313,18 @@ class Supervisor:
         home = self._homes.get(shard)
         return None if home is None else self._places[home]
 
-    def _start(self, place: Place) -> tuple[str, Any]:
-        """A new worker for a place, and its name."""
+    def _start(self, place: Place) -> Any:
+        """A new worker for a place."""
         d = self._deployment
-        name = f"{place.name}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
-        options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **d.resources}
-        env = {"env_vars": {**KEEP_MEMORY, **d.env}}
-        actor = ray.remote(name=name, namespace=NAMESPACE, runtime_env=env, **options)(Worker)
-        return name, actor.remote(name, supervisor_name(d.name))
+        return ray.remote(
+            name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=0,
+            max_concurrency=8,
+            runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
+            **d.resources,
+        )(Worker).remote()
 
     def _bury(self, place: Place, why: str) -> None:
         for shard in place.shards:
