@@ -95,7 +95,9 @@ def table(job: Job) -> list[Seen]:
 
 def said(naive: Naive, rows: Sequence[Row], *, silent: bool) -> list[Seen]:
     """What a loop over the rows gives, when all have come and, perhaps, nothing has for long."""
-    out = naive.step({row.key: 0 for row in rows}, rows, 10**9 if silent else 0)
+    out = naive.step(rows, set())
+    if silent:
+        out += naive.step((), {row.key for row in rows})
     there = [(row, [x for x in window if x is not None]) for row, window in out]
     return [(row.key, row.offset, sum(window), len(window)) for row, window in there]
 
