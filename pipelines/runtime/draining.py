@@ -74,7 +74,7 @@ def halt(pipeline: str, timeout: float) -> None:
     A supervisor that does not answer is asked again; one that is gone is done without.
 
     Raises:
-        Unavailable: not every shard is known to have let go within `timeout` s; the text says what is certain.
+        Unavailable: not every shard is known to have let go: no progress for `timeout` s; the text says what is certain.
     """
     give_up = time.monotonic() + timeout + GRACE_S
     amiss = _stopped(pipeline, timeout, give_up)
@@ -89,7 +89,7 @@ def halt(pipeline: str, timeout: float) -> None:
     if amiss:
         why = "; ".join(f"{who}: {said}" for who, said in amiss.items())
         raise Unavailable(
-            f"pipeline {pipeline}: expected all shards to commit within {timeout:g} s, got {why}; {certain}; nothing is lost, "
+            f"pipeline {pipeline}: expected all shards to commit, got {why}; {certain}; nothing is lost, "
             "and the next start goes on from what is committed"
         )
 
@@ -102,7 +102,7 @@ def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
             supervisor = ray.get_actor(name, namespace=NAMESPACE)
             left = max(give_up - time.monotonic(), LEAST_S)
             done = ray.get(supervisor.stop.remote(timeout), timeout=left)
-            amiss = {} if done else {name: f"a shard did not commit within {timeout:g} s"}
+            amiss = {} if done else {name: f"a shard did not commit, and made no progress for {timeout:g} s"}
             break
         except ValueError:  # there is none any more: its workers are drained without it
             return {}

@@ -75,13 +75,14 @@ def readings(seed: int) -> Iterator[Row]:
         number += 1
 
 
-def send(job: Job, rows: Sequence[Row]) -> None:
+def send(job: Job, rows: Sequence[Row], came: int | None = None) -> None:
+    """`came`: Kafka's timestamp of all of them, ms since the epoch; None: each one's own time."""
     job.send(
         Message(
             int(row.key[1:]) % PARTITIONS,
             orjson.dumps({"unit": row.key, "number": row.offset, "at": row.at, "x": row.x}),
             [],
-            row.at,
+            row.at if came is None else came,
             row.key.encode(),
         )
         for row in rows
@@ -95,7 +96,9 @@ def table(job: Job) -> list[Seen]:
 
 def said(naive: Naive, rows: Sequence[Row], *, silent: bool) -> list[Seen]:
     """What a loop over the rows gives, when all have come and, perhaps, nothing has for long."""
-    out = naive.step({row.key: 0 for row in rows}, rows, 10**9 if silent else 0)
+    out = naive.step(rows, set())
+    if silent:
+        out += naive.step((), {row.key for row in rows})
     there = [(row, [x for x in window if x is not None]) for row, window in out]
     return [(row.key, row.offset, sum(window), len(window)) for row, window in there]
 
@@ -168,7 +171,7 @@ def test_rows_of_silent_units_go_on_once_and_stay_as_they_are_when_the_unit_come
     expected: list[Seen] = []
     for _ in range(2):
         some = [next(stream) for _ in range(60)]
-        send(job, some)  # while nobody runs, so that no unit is silent in between
+        send(job, some, round(time.time() * 1000))  # all at once, so that no unit is silent in between
         worker = job.start()
         job.drain(worker)
         worker.kill()  # those that wait are in a snapshot, unless they have gone on in time

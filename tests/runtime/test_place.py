@@ -212,8 +212,8 @@ def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() 
     with pytest.raises(Unavailable) as said:
         halt("job", 5)
     assert str(said.value) == (
-        "pipeline job: expected all shards to commit within 5 s, got job/worker-1/51: its shards did not commit within 5 s; "
-        "all its processes are ended; nothing is lost, and the next start goes on from what is committed"
+        "pipeline job: expected all shards to commit, got job/worker-1/51: its shards did not commit, and made no progress "
+        "for 5 s; all its processes are ended; nothing is lost, and the next start goes on from what is committed"
     )
     for process in (first, second):
         process.wait(60)
