@@ -12,7 +12,7 @@ ARGS ?=
 # first, or one process would be left with them in the end.
 JOBS ?= 2
 
-# Hundreds of processes import torch: what Python compiles for one is kept for the next, whatever the environment says.
+# Set-up compiles everything, so that also processes with PYTHONDONTWRITEBYTECODE=1 find it; what changes later is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test lint docs kafka crash clean
@@ -50,6 +50,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Tocsin needs Python 3.11 or newer, and none is on PATH: install one, or pass PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet uv
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --requirements requirements.lock
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --requirements requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
+	@$(VENV)/bin/python -m compileall -q operators models pipelines deploy
 	@touch $@

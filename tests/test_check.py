@@ -200,7 +200,7 @@ def test_a_model_that_is_not_there(setup: Setup) -> None:
     mlflow.MlflowClient(store["mlflow.tracking_uri"], store["mlflow.tracking_uri"]).create_registered_model("pumps")
     state, said = setup.amiss(named | store)["model"]
     assert state == "wrong"
-    assert said.endswith("expected to find it, got no model of that name; run `tocsin train pumps` first")
+    assert said.endswith("expected to find it, got no model of that name; train it with `tocsin train`, or register it")
 
 
 def test_a_registry_that_does_not_answer(setup: Setup, dead: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.settings import Settings
 
+QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
+"""Of a look at Kafka, whose answer is worth no long wait."""
+STARTING: dict[str, Any] = {
+    **{"workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False, "mlflow_run": None},
+    **{"problems": [{"shard": 0, "state": "starting", "why": "Ray starts"}], "shards": [], "landing": []},
+}
+"""A look at a run whose Ray has not started yet."""
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -26,14 +34,37 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.cluster import ask, joined, joined_at, supervisor, supervisors
     from pipelines.cli.console import until_told
+    from pipelines.cli.runs import living
 
     settings = context.obj.settings()
-    with joined(settings), until_told() as told:
+    if settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS"):
+        runs = [run for run in living() if pipeline in (None, run.pipeline)]
+        addresses = [run.address for run in runs if run.address]
+        if len(addresses) != 1:  # none yet, or a Ray each
+            looks = [STARTING | {"pipeline": run.pipeline} for run in runs if not run.address]
+            for address in addresses:
+                with joined_at(address):
+                    looks += [look(settings, ask(supervisor(name))) for name in supervisors()]
+            _show(looks, json)
+            return
+    with joined(settings, pipeline), until_told() as told:
         if not watch:
             told.set()
-        following(settings, [supervisor(name) for name in ([pipeline] if pipeline else supervisors())], told, json=json)
+        names = [pipeline] if pipeline else supervisors()
+        following(settings, [supervisor(name) for name in names], told, json=json)
+
+
+def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
+    from pipelines.cli.console import out, say_json
+
+    if json:
+        say_json({"at": datetime.now(UTC), "pipelines": looks})
+    elif looks:
+        out.print(table(looks))
+    else:
+        out.print("no pipeline runs in this folder")
 
 
 def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: bool, every: float = 1) -> None:
@@ -55,7 +86,7 @@ def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: b
                 note(str(reason))  # a supervisor that restarts answers again
             else:
                 if json:
-                    say_json({"pipelines": looks})
+                    say_json({"at": datetime.now(UTC), "pipelines": looks})
                 elif live:
                     live.update(table(looks), refresh=True)
                 else:
@@ -167,7 +198,7 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
 
     wanted = [TopicPartition(s["facts"]["topic"], p) for s in shards for p in s["facts"].get("read", {})]
     try:
-        with contextlib.closing(clients.consumer(settings.kafka.client_options())) as consumer:
+        with contextlib.closing(clients.consumer(settings.kafka.client_options() | QUICK)) as consumer:
             return {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(wanted).items()} if wanted else {}
     except (KafkaError, Unavailable) as reason:
         note(f"lag unknown: {reason}")

@@ -62,7 +62,7 @@ class Shard:
         self._behind = live.behind
         self._newest: dict[int, int] = {}
         self._moved = bool(self._results)
-        self._due_at = 0.0
+        self._due_at, self._first = 0.0, True
         self._turned_at = time.monotonic()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
@@ -251,7 +251,8 @@ class Shard:
             return "full"
         if self._bytes >= size(commit.size) or len(live.journal.items) >= JOURNAL_ITEMS:
             return "now"
-        return "now" if (self._moved or self._next_plan) and time.monotonic() >= self._due_at else ""
+        at_once = self._first and self._results  # whoever has just started it waits for a row
+        return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
     def _publish(self, batch: Batch | None, mark: tuple[int, str] | None = None) -> None:
         """One transaction with all that has to be said; the next step need not wait for it."""
@@ -289,6 +290,7 @@ class Shard:
             "now": self._now,
         }
         results, files = self._results, self._files
+        self._first = self._first and not results
         self._results, self._files, self._bytes = [], [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(Taken(name, cut, results, files, self._flying, facts))

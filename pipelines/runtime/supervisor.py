@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
-from pipelines.runtime import logs
 from pipelines.runtime.cluster import NAMESPACE, actors
 from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
@@ -22,6 +21,7 @@ from pipelines.runtime.metrics import Metrics
 from pipelines.runtime.orders import Orders
 from pipelines.runtime.pipeline import FORGET_AFTER
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.process import KEEP_MEMORY, begin, warm
 from pipelines.runtime.scaling import Scaler, spread
 from pipelines.runtime.spec import ShardId
 from pipelines.runtime.stats import Window
@@ -33,16 +33,11 @@ BEAT_S = 0.5
 STALLED_S, STARTING_S = 20.0, 60.0
 ADOPT_S = 5.0
 FOLLOW_S = 15.0
+LATE_S = 30.0
+"""A start that takes longer does not hold back what waits for its end."""
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "67108864",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MIMALLOC_PURGE_DELAY": "60000",
-}
-"""Tensors (glibc) and Arrow's columns (mimalloc, ms) come from memory that was used before; given back after each step, its page
-faults cost a third."""
 ACTIVE = ("running", "stopping")
 
 
@@ -76,7 +71,7 @@ class Supervisor:
 
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
-        logs.start(pipeline=d.name)
+        begin(d.env, pipeline=d.name)
         self._orders = Orders(d.lake, d.id, d.plan)
         self._ids = list(d.specs(d.plan))
         self._places = [_Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
@@ -84,7 +79,8 @@ class Supervisor:
         self._homes: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop = threading.Event()
-        self._tracking = self._track()
+        self._tracking: Any = None  # later, see `_begun`
+        self._since, self._started = time.monotonic(), False
         self._windows: dict[int, Window] = {}
         self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
@@ -177,6 +173,7 @@ class Supervisor:
                     adopted = True
                 for place in self._places:
                     self._tend(place)
+                self._begun()
                 self._scale()
                 self._arrange()
                 windows, self._windows, status = self._windows, {}, self.status()
@@ -187,6 +184,17 @@ class Supervisor:
             except Exception:
                 log.exception("%s: a beat of the supervisor failed; the next one tries again", self._deployment.name)
             self._stop.wait(BEAT_S)
+
+    def _begun(self) -> bool:
+        """Whether the pipeline's own shards have taken over. Only then the rest starts: MLflow and the landing of alerts take
+        seconds of CPU that the first row would wait for."""
+        if not self._started:
+            own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
+            all_run = len(own) == self._deployment.shards and "starting" not in own
+            self._started = all_run or time.monotonic() - self._since > LATE_S
+            if self._started:
+                self._tracking = self._track()
+        return self._started
 
     def _follow(self) -> None:
         """Look at the registry now and then; in a thread of its own, for it may take its time."""
@@ -273,7 +281,9 @@ class Supervisor:
     def _arrange(self) -> None:
         """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
         workers = self._scaler.workers
-        self._homes = {} if self._orders.paused else spread(self._ids, workers, self._homes)
+        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._homes]
+        ids = self._ids if self._started else first
+        self._homes = {} if self._orders.paused else spread(ids, workers, self._homes)
         at = {shard: place for place in self._places for shard in place.shards}
         for shard, place in at.items():
             if place is not self._home(shard):
@@ -297,16 +307,7 @@ class Supervisor:
 
     def _start(self, place: _Place) -> Any:
         """A new worker for a place."""
-        d = self._deployment
-        return ray.remote(
-            name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
-            namespace=NAMESPACE,
-            lifetime="detached",
-            max_restarts=0,
-            max_concurrency=4,
-            runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
-            **d.resources,
-        )(Worker).remote()
+        return hired(self._deployment, place.name)
 
     def _settle(self, place: _Place, worker: Any) -> None:
         place.actor, place.shards = worker, {}
@@ -341,14 +342,58 @@ class Supervisor:
         return tracking
 
 
+def hired(deployment: Deployment, place: str) -> Any:
+    """A new worker for a place, such as "rul/worker-0"."""
+    return ray.remote(
+        name=f"{place}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
+        namespace=NAMESPACE,
+        lifetime="detached",
+        max_restarts=0,
+        max_concurrency=4,
+        **deployment.resources,
+    )(Worker).remote({**KEEP_MEMORY, **deployment.env})
+
+
+class Launch:
+    """A deployment's start: its first worker makes ready and takes over while other processes are still starting.
+
+    Args:
+        order: what is known without Kafka and without building the pipeline.
+    """
+
+    def __init__(self, order: Deployment) -> None:
+        self._order = order
+        self._worker = hired(order, f"{order.name}/worker-0")
+        warming = ray.remote(num_cpus=0, max_retries=0)(warm)
+        self._warm = [warming.remote({**KEEP_MEMORY, **order.env}) for _ in range(2)]  # for a reader and the supervisor
+
+    def prepare(self, *, alerts: bool) -> tuple[Deployment, int]:
+        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`."""
+        try:
+            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(self._order, alerts=alerts))
+            return done
+        except RayTaskError as reason:
+            raise reason.cause from reason
+
+    def go(self, deployment: Deployment) -> Any:
+        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
+        own = [id for id in deployment.specs(deployment.plan) if id.pipeline == deployment.name]
+        homes = spread(own, deployment.scaling.least, {})
+        for id, spec in deployment.specs(Orders(deployment.lake, deployment.id, deployment.plan).plan).items():
+            if homes.get(id) == 0:
+                self._worker.host.remote(spec)
+        return deploy(deployment)
+
+    def abandon(self) -> None:
+        """End the worker: nothing comes of it."""
+        ray.kill(self._worker)
+
+
 def deploy(deployment: Deployment) -> Any:
     """Start a deployment's supervisor, or find the one that runs it."""
     name = supervisor_name(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
-    actor = ray.remote(**options, num_cpus=0, get_if_exists=True, runtime_env={"env_vars": dict(deployment.env)})(
-        Supervisor
-    )
-    return actor.remote(deployment)
+    return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)
 
 
 def find(pipeline: str) -> Any:

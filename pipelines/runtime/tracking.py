@@ -237,12 +237,14 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         if reason.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise Unavailable(f"{where}: expected an answer, got {_first_line(reason)}; is it running?") from reason
         there = _there(client, name)
-        raise ModelError(f"{where}: expected to find it, got {there}; run `tocsin train {name}` first") from reason
+        raise ModelError(
+            f"{where}: expected to find it, got {there}; train it with `tocsin train`, or register it"
+        ) from reason
     try:
         return name, version, Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
     except (MlflowException, OSError) as reason:
         said = f"expected version {version}'s files, got {_first_line(reason)}"
-        raise ModelError(f"{where}: {said}; run `tocsin train {name}` again") from reason
+        raise ModelError(f"{where}: {said}; train or register it again") from reason
 
 
 def answers(tracking_uri: str) -> None:

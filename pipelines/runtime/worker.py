@@ -6,21 +6,23 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kafka.errors import KafkaError
 
 from pipelines.runtime import logs
-from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, StateMismatch, Unavailable
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.remote import RemoteReader
-from pipelines.runtime.spec import ShardId, Spec
-from pipelines.runtime.stats import Window
+from pipelines.runtime.process import begin
+from pipelines.runtime.remote import RemoteReader, started
 
 if TYPE_CHECKING:
+    from pipelines.runtime.deployment import Deployment
+    from pipelines.runtime.plan import Plan
     from pipelines.runtime.shard import Shard
+    from pipelines.runtime.spec import ShardId, Spec
+    from pipelines.runtime.stats import Window
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
@@ -50,9 +52,9 @@ class Status:
 class _Hosted:
     """A shard and its thread."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, reader: Any) -> None:
         self.spec, self._state, self.error = spec, "starting", ""
-        self.plan = spec.plan
+        self.plan, self._reader = spec.plan, reader
         self.shard: Shard | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
@@ -79,6 +81,7 @@ class _Hosted:
         # Here, for it loads torch, which the supervisor that names this class has no use for.
         import torch
 
+        from pipelines.runtime.codec import Codec
         from pipelines.runtime.shard import Shard
 
         logs.about(**self.spec.id._asdict())
@@ -88,7 +91,13 @@ class _Hosted:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
             reader = RemoteReader(
-                self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows, self.spec.on_gap
+                self.spec.kafka,
+                pipeline.topic,
+                self.spec.partitions,
+                codec,
+                pipeline.batch.rows,
+                self.spec.on_gap,
+                self._reader,
             )
             while self.shard is None:
                 try:
@@ -118,16 +127,29 @@ class _Hosted:
 
 
 class Worker:
-    """Hosts shards; the supervisor makes it a detached Ray actor."""
+    """Hosts shards; a detached Ray actor.
 
-    def __init__(self) -> None:
-        logs.start()
+    Args:
+        env: environment of this process and of its readers'.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        begin(env)
         self._hosted: dict[ShardId, _Hosted] = {}
+        self._readers: list[Any] = []
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """Make what a deployment needs, and be ready to host its first shard; see `Launch.prepare`."""
+        self._readers.append(started())
+        from pipelines.runtime.provision import provisioned
+        from pipelines.runtime.reshard import shards_now
+
+        return provisioned(order, alerts=alerts), shards_now(order)
 
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""
         if spec.id not in self._hosted:
-            self._hosted[spec.id] = _Hosted(spec)
+            self._hosted[spec.id] = _Hosted(spec, self._readers.pop() if self._readers else started())
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""

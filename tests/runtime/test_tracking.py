@@ -247,7 +247,7 @@ def test_a_model_that_is_missing_is_one_line(registered: str, model: str, there:
         resolve_model(registered, model)
     assert str(said.value) == (
         f"model {model} in MLflow at {registered}: expected to find it, got {there}; "
-        f"run `tocsin train {model[:4]}` first"
+        "train it with `tocsin train`, or register it"
     )
 
 
