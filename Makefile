@@ -5,28 +5,36 @@ READY := $(VENV)/.ready
 # The first of these that runs; the lock file is resolved for 3.11.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
-# More arguments for pytest: make test ARGS="-k journal"
+# More arguments for pytest and the demo: make test ARGS="-k journal"
 ARGS ?=
+# Where the documentation goes.
+SITE ?= build/docs
+# Of the broker that `make kafka` starts.
+PORT ?= 9092
 # Processes that share the test files; most tests wait for brokers and workers, so two on two cores take little more than half.
 # One torch thread each, as workers have: two on busy cores are far slower. Files go in their order, the long ones of tests/crash
 # first, or one process would be left with them in the end.
 JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Set-up compiles everything, so that also processes with PYTHONDONTWRITEBYTECODE=1 find it; what changes later is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test lint docs kafka crash clean
+.PHONY: help setup demo test test-all lint docs kafka crash clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
 
 demo: $(READY) ## engines wear out, alarms ring, a query answers
-	@$(VENV)/bin/tocsin demo
+	@$(VENV)/bin/tocsin demo $(ARGS)
 
-test: $(READY) ## every test, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some
-	@OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) ## what to run before a commit, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some of it
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## every test: trainings, overload by minutes, 200 kills too
+	@$(PYTEST) --kills 200 $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/ruff check .
@@ -34,10 +42,10 @@ lint: $(READY) ## ruff and mypy
 	@$(VENV)/bin/mypy
 
 docs: $(READY) ## the documentation, into build/docs
-	@$(VENV)/bin/mkdocs build --strict --quiet
+	@$(VENV)/bin/python -m docs $(SITE)
 
-kafka: $(READY) ## Apache Kafka on 127.0.0.1:9092, until Ctrl-C (Java 17 and Maven)
-	@$(VENV)/bin/python -m deploy.kafka
+kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); PORT=9093 for another port than 9092
+	@$(VENV)/bin/python -m deploy.kafka --port $(PORT)
 
 crash: $(READY) ## 200 kills, each with rows and alarms in flight
 	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)

@@ -111,7 +111,7 @@ class Bench:
             time.sleep(0.5)
         ray.get(supervisor.stop.remote())
         ray.kill(supervisor)
-        steps = pl.scan_delta(lake.uri(name)).group_by("processed_at").len().sort("processed_at").collect()
+        steps = lake.scan(name).group_by("processed_at").len().sort("processed_at").collect()
         seconds = (steps["processed_at"][-1] - steps["processed_at"][0]).total_seconds()
         return float(steps["len"][:-1].sum() / seconds)
 

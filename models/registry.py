@@ -3,56 +3,263 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib
+import json
+import math
+import platform
+import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput
+
+    from models.served import Served
+
+TOCSIN = metadata.version("tocsin")
+NEEDED = ("numpy", "opencv-python-headless", "pandas", "safetensors", "torch")
+"""What a model needs beside Tocsin itself and MLflow."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One seed of a training.
+
+    Args:
+        metrics: name, value and step of each figure.
+    """
+
+    seed: int
+    metrics: Sequence[tuple[str, float, int]]
+
+
+class Curve:
+    """The course of a training, as metrics."""
+
+    def __init__(self) -> None:
+        self._losses = list[tuple[int, float]]()
+
+    def add(self, step: int, loss: float) -> None:
+        """Note the loss of a step."""
+        self._losses.append((step, loss))
+
+    def end(self, figures: Mapping[str, float], prefix: str = "validation_") -> list[tuple[str, float, int]]:
+        """Some 200 points of the loss by step, and at the last step what the model scored.
+
+        Args:
+            prefix: before the names of `figures`; one that is no finite number is left out.
+        """
+        losses, every = self._losses, max(1, len(self._losses) // 200)
+        points = [("loss", loss, step) for step, loss in dict.fromkeys((*losses[::every], *losses[-1:]))]
+        last = losses[-1][0] if losses else 0
+        found = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+        return points + [(prefix + name, value, last) for name, value in found.items() if math.isfinite(value)]
+
+
+CHAMPION = "champion"
+"""The alias that deployments follow."""
 
 
 def register(
     directory: Path,
     *,
     name: str,
+    domain: str,
     params: Mapping[str, object],
     metrics: Iterable[tuple[str, float, int]],
     tracking_uri: str,
+    data: Sequence[str] = (),
+    attempts: Sequence[Attempt] = (),
     artifact_location: str | None = None,
+    champion: bool = True,
 ) -> str:
-    """Record a training run and register its model as champion.
+    """Record a training run and register its model, as champion or as one more version.
+
+    The model is one of MLflow's: it has a signature and an input example, and `mlflow.pyfunc.load_model` loads it where Tocsin
+    is installed. Its weights stay safetensors and JSON.
 
     Args:
-        directory: where the model was saved; its files become the run's artifacts.
+        directory: where the model was saved.
         name: of the experiment and of the registered model.
+        domain: its folder under `models/`.
         params: of the run.
-        metrics: name, value and step of each figure.
+        metrics: name, value and step of each figure of the model that is kept.
         tracking_uri: of the MLflow server or store.
+        data: folders that it was trained on, or the names of simulations.
+        attempts: all seeds, kept or not; each gets a run under this one.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
+        champion: whether it gets the alias that deployments follow.
 
     Returns:
-        The version that `champion` now points to.
+        Its version.
     """
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import LoggedModelOutput, Param
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    experiment = _experiment(client, name, artifact_location)
+    said = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'data that were not named'}."
+    tags = {"tocsin.domain": domain, "tocsin.version": TOCSIN}
+    texts = {key: str(value) for key, value in params.items()}
+
+    def begun(title: str, texts: Mapping[str, str], more: Mapping[str, str]) -> str:
+        marks = {"mlflow.source.name": f"tocsin train {domain}", "mlflow.source.type": "LOCAL", **tags, **more}
+        run = str(client.create_run(experiment, tags=marks, run_name=title).info.run_id)
+        client.log_batch(run, params=[Param(key, value) for key, value in texts.items()])
+        client.log_inputs(run, [_dataset(source) for source in data])
+        return run
+
+    run = begun(f"train {name}", texts, {"mlflow.note.content": said})
+    try:
+        for attempt in attempts:
+            kept = str(attempt.seed) == texts.get("seed")
+            marks = {MLFLOW_PARENT_RUN_ID: run, "tocsin.kept": str(kept).lower()}
+            child = begun(f"seed {attempt.seed}", {**texts, "seed": str(attempt.seed)}, marks)
+            _figures(client, child, attempt.metrics)
+            client.set_terminated(child)
+        model = client.create_logged_model(experiment, name, run, tags, texts, model_type=domain)
+        with TemporaryDirectory() as folder:
+            _describe(directory, Path(folder), domain, run=run, model_id=model.model_id)
+            client.log_model_artifacts(model.model_id, folder)
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+        _figures(client, run, metrics, model.model_id)
+    except BaseException:
+        client.set_terminated(run, "FAILED")
+        raise
+    client.set_terminated(run)
+    with contextlib.suppress(MlflowException):  # it exists
+        client.create_registered_model(
+            name, tags, f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
+        )
+    version = client.create_model_version(
+        name, model.artifact_location, run, {**tags, "seed": texts.get("seed", "")}, None, said, model_id=model.model_id
+    )
+    if champion:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    return str(version.version)
+
+
+def scored(name: str, version: str, figures: Mapping[str, object], *, data: str, tracking_uri: str) -> None:
+    """Record what a registered model scored, as `test_...`, with the run that trained it; nothing if it has no run.
+
+    Args:
+        figures: those that are finite numbers are recorded.
+        data: what it was scored on.
+    """
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    found = client.get_model_version(name, version)
+    if not found.run_id:
+        return
+    dataset = _dataset(data, "evaluation")
+    client.log_inputs(found.run_id, [dataset])
+    outputs = client.get_run(found.run_id).outputs
+    model_id = (
+        outputs.model_outputs[0].model_id if outputs and outputs.model_outputs else None
+    )  # none of older trainings
+    now, of = int(time.time() * 1000), (model_id, dataset.dataset.name, dataset.dataset.digest)
+    numbers = {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
+    told = [Metric(f"test_{key}", value, now, 0, *of) for key, value in numbers.items() if math.isfinite(value)]
+    client.log_batch(found.run_id, metrics=told)
+
+
+def _describe(source: Path, folder: Path, domain: str, *, run: str, model_id: str) -> None:
+    """Make an MLflow model in `folder`: a trained model's files, and what says how they are loaded and called."""
+    import mlflow
+    from mlflow import pyfunc
+    from mlflow.models import Model, infer_signature
+    from mlflow.models.utils import _save_example
+
+    loader = f"models.{domain}.pyfunc"
+    for file in source.iterdir():
+        if file.name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copy(file, folder / file.name)
+    served: Served = importlib.import_module(loader)._load_pyfunc(str(folder))
+    example = served.example()
+    described = Model(
+        run_id=run,
+        model_id=model_id,
+        signature=infer_signature(example, served.predict(example)),
+        metadata={"tocsin_version": TOCSIN, "domain": domain},
+    )
+    _save_example(described, example, str(folder))
+    needed = {"mlflow": mlflow.__version__, **{name: metadata.version(name) for name in NEEDED}}
+    (folder / "requirements.txt").write_text("".join(f"{name}=={version}\n" for name, version in needed.items()))
+    python = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
+    (folder / "python_env.yaml").write_text(json.dumps(python) + "\n")  # JSON is YAML
+    pyfunc.add_to_model(described, loader_module=loader, python_env="python_env.yaml")
+    described.model_size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    described.save(str(folder / "MLmodel"))
+
+
+def _figures(
+    client: MlflowClient, run: str, metrics: Iterable[tuple[str, float, int]], model_id: str | None = None
+) -> None:
+    """Log figures, as many a call as MLflow takes."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    figures = [Metric(figure, value, now, step, model_id) for figure, value, step in metrics]
+    for start in range(0, len(figures), 1000):
+        client.log_batch(run, metrics=figures[start : start + 1000])
+
+
+def _dataset(source: str, context: str = "training") -> DatasetInput:
+    """What was trained or scored on, as MLflow records it: a folder by what its files hold, or a simulation by its name."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest, size, files = hashlib.sha256(source.encode()), 0, list[Path]()
+    if (folder := Path(source)).is_dir():
+        digest, files = hashlib.sha256(), sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    for file in files:
+        size += (length := file.stat().st_size)
+        with file.open("rb") as content:  # clips are large: their beginnings tell them apart
+            digest.update(f"{file.relative_to(folder)} {length} ".encode() + content.read(1 << 20))
+    uri = folder.absolute().as_uri() if files else f"tocsin:{source}"
+    profile = json.dumps({"num_files": len(files), "num_bytes": size}) if files else None
+    kind, name = ("local" if files else "code"), (folder.name if files else source) or source
+    dataset = Dataset(name, digest.hexdigest()[:32], kind, json.dumps({"uri": uri}), None, profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+
+
+def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
+    """The model that has the alias, as `name/version`, and a local folder with its files; None if none has it.
+
+    The folder of one whose files are gone does not exist.
+
+    Raises:
+        MlflowException: the registry does not answer.
+    """
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
-    run = client.create_run(_experiment(client, name, artifact_location), run_name=f"train {name}")
-    now = int(time.time() * 1000)
-    figures = [Metric(figure, value, now, step) for figure, value, step in metrics]
-    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in params.items()])
-    for start in range(0, len(figures), 1000):  # MLflow's limit a call
-        client.log_batch(run.info.run_id, metrics=figures[start : start + 1000])
-    for file in sorted(directory.iterdir()):
-        client.log_artifact(run.info.run_id, str(file), "model")
-    client.set_terminated(run.info.run_id)
-    with contextlib.suppress(MlflowException):  # it exists
-        client.create_registered_model(name)
-    version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
-    client.set_registered_model_alias(name, "champion", version.version)
-    return str(version.version)
+    try:
+        version = client.get_model_version_by_alias(name, CHAMPION).version
+    except MlflowException as reason:
+        if reason.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no such model, no such alias
+            return None
+        raise
+    files = client.get_model_version_download_uri(name, version)
+    try:
+        return f"{name}/{version}", Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
+    except (MlflowException, OSError):
+        return f"{name}/{version}", Path(files)
 
 
 @contextlib.contextmanager

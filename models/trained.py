@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from models import files
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -24,7 +26,6 @@ class Config(Protocol):
     def mean(self) -> tuple[float, ...]: ...
     @property
     def scale(self) -> tuple[float, ...]: ...
-    def save(self, directory: Path) -> None: ...
 
 
 C = TypeVar("C", bound=Config)
@@ -74,10 +75,8 @@ class Trained(Generic[C]):
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.config.save(directory)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
-        save_file(weights, directory / WEIGHTS_FILE)
+        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
 
     @property
     def parameters(self) -> int:
@@ -87,7 +86,7 @@ class Trained(Generic[C]):
 
 def restore(network: nn.Module, directory: Path) -> None:
     """Give a network the weights that `Trained.save` has written."""
-    network.load_state_dict(load_file(directory / WEIGHTS_FILE))
+    network.load_state_dict(files.read_weights(directory / WEIGHTS_FILE))
 
 
 def placed(device: str) -> torch.device:

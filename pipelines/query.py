@@ -40,13 +40,12 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
         Unavailable: there is no table yet.
     """
     where = _lake(lake)
-    uri = where.uri(pipeline)
-    if not DeltaTable.is_deltatable(uri, storage_options=where.options or None):
+    if not DeltaTable.is_deltatable(where.uri(pipeline), storage_options=where.options or None):
         there = ", ".join(_tables(where)) or "none"
         raise Unavailable(
-            f"results of {pipeline}: expected a table in {where.uri()}, got {there}; start it: `tocsin up {pipeline}`"
+            f"results of {pipeline}: expected a table in {where.place()}, got {there}; start it: `tocsin up {pipeline}`"
         )
-    return pl.scan_delta(uri, storage_options=where.options or None)
+    return where.scan(pipeline)
 
 
 def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
@@ -59,8 +58,7 @@ def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
         ConfigError: the SQL is wrong, or names a table or column that is not there.
     """
     where = _lake(lake)
-    options = where.options or None
-    tables = {name: pl.scan_delta(where.uri(name), storage_options=options) for name in _tables(where)}
+    tables = {name: where.scan(name) for name in _tables(where)}
     try:
         return pl.SQLContext(tables).execute(sql, eager=True)
     except PolarsError as reason:
@@ -68,7 +66,7 @@ def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
         # Polars' own now() is local time without a zone: against our UTC columns it fails, and a cast would shift it.
         hint = "write times as text, in UTC: '2026-01-31 12:00:00'" if "Datetime" in str(reason) else ""
         raise ConfigError(
-            f"query in {where.uri()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {there}'}"
+            f"query in {where.place()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {there}'}"
         ) from reason
 
 

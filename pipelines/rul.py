@@ -21,7 +21,11 @@ OPTIONS = (
     "critical",
     "hysteresis",
     "hold",
+    "jump",
+    "restart",
 )
+JUMP = 10_000
+"""A reading that is further ahead of its machine's last one, in the unit of the order column, needs a second one to confirm it."""
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -30,7 +34,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     Args:
         options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels, in the
             unit of the model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends,
-            5), `hold` (rows in a row below it, 1).
+            5), `hold` (rows in a row below it, 1); `jump` (a reading that is further ahead of its machine's last one waits for
+            the next one to confirm it, 10000) and `restart` (the order column is a counter that starts again after an overhaul,
+            at no more than this; without it, it never does).
         model: as written by `tocsin train rul`.
 
     Raises:
@@ -53,15 +59,21 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             f"pipelines.rul: expected critical <= warning, got {levels['critical']:g} > {levels['warning']:g}"
         )
     end = {level: at + _number(options, "hysteresis", 5) for level, at in levels.items()}
-    key, order = pa.field(config.key, pa.type_for_alias(config.key_type)), pa.field(config.order, pa.int64())
+    restart = _number(options, "restart", 0) if "restart" in options else None
+    reading = pa.schema(
+        [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
+    )
+    key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     return Pipeline(
         name=options.get("name", "rul"),
         topic=options.get("topic", "sensors.industrial"),
-        schema=pa.schema(
-            [f.with_nullable(False) for f in (key, order, *(pa.field(s, pa.float64()) for s in config.features))]
-        ),
+        schema=reading,
         key=config.key,
-        stages=[Sorted(by=config.order), Last(config.window, config.features), Judge(judge)],
+        stages=[
+            Sorted(by=config.order, jump=_number(options, "jump", JUMP), restart=restart),
+            Last(config.window, config.features, counter=None if restart is None else config.order),
+            Judge(judge),
+        ],
         results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
         rules=[
             AlertRule(

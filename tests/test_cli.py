@@ -21,6 +21,7 @@ from models.rul.fleet import live
 from pipelines.runtime.feeder import feed
 from tests.background import Background
 from tests.conftest import ROOT
+from tests.tour import BIN
 
 ROWS = 6000
 CLUSTER = """
@@ -41,14 +42,14 @@ class Cli:
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", **variables}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "pipelines", *arguments]
+        command = [str(BIN / "tocsin"), *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def run(self, pipeline: str, *settings: str) -> Background:
         """`tocsin run` in the background; from now on its Ray is asked."""
-        command = [sys.executable, "-m", "pipelines", *settings, "run", pipeline]
+        command = [str(BIN / "tocsin"), *settings, "run", pipeline]
         return Background(command, folder=self.folder, environment=self.environment)
 
     def __call__(self, *arguments: str, status: int = 0) -> str:

@@ -1,6 +1,5 @@
 """`tocsin demo` from end to end, as `make demo` runs it: no terminal, nothing but this machine."""
 
-import os
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import ROOT
+from tests.tour import environment, make
 
 MARK = "TOCSIN_TEST_DEMO"
 
@@ -20,9 +19,9 @@ MARK = "TOCSIN_TEST_DEMO"
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """The demo's folder, what it said, and the mark that its processes carry."""
     folder, mark = tmp_path_factory.mktemp("demo"), uuid.uuid4().hex
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: mark, "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": "not.here:1"}
-    command = [sys.executable, "-m", "pipelines", "demo", "--seconds", "8"]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=500)
+    given = environment(**{MARK: mark, "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": "not.here:1"})
+    command = make("demo", "ARGS=--seconds 8")
+    done = subprocess.run(command, cwd=folder, env=given, text=True, capture_output=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout, mark
 
@@ -51,10 +50,7 @@ def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, s
 def test_the_commands_that_it_names_next_work(shown: tuple[Path, str, str]) -> None:
     folder, said, _ = shown
     command = next(line for line in said.splitlines() if " query " in line)
-    arguments = command.partition("tocsin ")[2]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = f"{sys.executable} -m pipelines {arguments}"
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, text=True, capture_output=True)
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment(), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[:2] == ["unit", "rul"]
 
@@ -75,9 +71,8 @@ broker.start()
 print(broker.port, flush=True)
 input()
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout
     port = int(parent.stdout.readline())

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -66,9 +65,9 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
 
 
 def test_python_reads_the_same(tour: Tour) -> None:
-    (block,) = README["python"]
+    block, _ = README["python"]
     (tour.folder / "tour.py").write_text(block)
-    said = tour(f"{sys.executable} tour.py")
+    said = tour("python tour.py")
     assert "unit" in said
     assert "critical raised" in said
     tour.stop()  # the pumps train without it
@@ -86,8 +85,18 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     figures = json.loads(tour(f"{only('tocsin evaluate rul --data pumps')} --json"))
     assert figures["windows"] > 0
     assert figures["rmse"] < 30
+    _, block = README["python"]
+    (tour.folder / "served.py").write_text(block)
+    assert "Tensor('float32', (-1, 20, 8))" in tour("python served.py")
     fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
     assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
+    tour.run(only("tocsin run pumps").removesuffix(" &"))
+    tour.judged("pumps", fed["rows"])
+    assert tour(only("tocsin dlq list pumps")) == "no dead letters\n"
+    pumps = tour.json(only('tocsin query "SELECT pump'))
+    assert [(row["pump"], row["hour"]) for row in pumps] == [(name, 100) for name in sorted(f"P{i}" for i in range(12))]
+    assert all(row["rul"] < 40 for row in pumps)
+    tour.stop()
 
 
 def write_pumps(folder: Path) -> None:

@@ -13,12 +13,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from kafka.consumer.fetcher import ConsumerRecord
 
 from models.rul import fleet
 from models.rul.config import RulConfig
+from models.rul.data import read_csv_directory
 from models.rul.model import FD001, RulModel, build, load
 from pipelines.rul import pipeline
+from pipelines.runtime import feeder
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Model
@@ -136,6 +140,40 @@ def test_eight_channels_of_a_pump_run_by_its_models_config_alone(tmp_path: Path)
     frame, _ = replay(made, table)
     assert frame["pump"].to_list() == ["a", "b"] * 7
     assert np.array(frame["attention"].to_list()).sum(1) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("format", ["json", "arrow"])
+@pytest.mark.parametrize(("order_type", "hours"), [("int64", "{}.0"), ("int64", "{}"), ("float64", "{}.25")])
+def test_what_trains_is_fed_and_judged_with_the_same_types(
+    tmp_path: Path, format: str, order_type: str, hours: str
+) -> None:
+    config = RulConfig(
+        key="pump",
+        key_type="string",
+        order="hour",
+        order_type=order_type,
+        features=("v1",),
+        window=2,
+        mean=(0.0,),
+        scale=(1.0,),
+    )
+    RulModel(config, build(config), torch.device("cpu")).save(tmp_path / "model")
+    (tmp_path / "p.csv").write_text("pump,hour,v1\n" + "".join(f"7,{hours.format(h)},{h / 4}\n" for h in range(1, 9)))
+    made = pipeline({"name": "pumps"}, Model(tmp_path / "model", "pumps/1", "cpu"))
+    table = read_csv_directory(tmp_path, RulConfig.load(tmp_path / "model"))
+    assert table.to_arrow().schema.types[1:] == made.schema.types[1:]
+    batch = table.to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks().to_batches()[0]
+    encode = {"json": feeder._json, "arrow": feeder._arrow}[format]
+    headers = [("content-type", feeder.CONTENT_TYPE[format])]
+    records = [
+        ConsumerRecord("t", 0, 0, i, 0, 0, key, value, headers, None, 0, 0, 0)
+        for i, (key, value, *_) in enumerate(encode(batch, "pump", feeder._Route(1)))
+    ]
+    read, letters = Codec(topic="t", schema=made.schema).decode(records)
+    assert letters == []
+    frame, _ = replay(made, pa.Table.from_batches([read]))
+    assert frame.select("pump", "hour").rows() == table.select("pump", "hour").rows()[1:]
+    assert frame["rul"].is_finite().all()
 
 
 def test_options_change_levels_and_steps() -> None:

@@ -284,6 +284,8 @@ def test_training_on_clips_registers_a_champion_that_judges(
     run = registry.get_run(champion.run_id).data
     assert run.params["data"] == f"sim {clips}" and run.params["seed"] == str(made["seed"])
     assert "validation_f1" in run.metrics
+    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # as good as the champion, on the same dives
+    assert not again.why and (again.said[0]["version"], again.said[0]["refused"]) == ("2", None)
     monkeypatch.undo()  # what judges is as it is
     report, records = fed(given, "--from", str(clips / "dive0"), "--rate", "0")
     assert report["rows"] == len(records) == 30

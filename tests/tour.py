@@ -1,5 +1,6 @@
 """Pages followed as a reader would: their files written, their commands typed, in a folder of one's own."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -22,24 +23,38 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
+BIN = Path(sys.executable).parent
+"""Where `tocsin` is installed, and what else a reader types."""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """What a reader has after `source .venv/bin/activate`.
+
+    No PYTHONPATH: with it a test finds modules that a reader's command does not. Only where another checkout is installed
+    (a second worktree beside one virtual environment) must it say that this one is meant.
+    """
+    found = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
+    installed = importlib.metadata.distribution("tocsin").read_text("direct_url.json") or "{}"
+    if json.loads(installed).get("url") == ROOT.as_uri():
+        found.pop("PYTHONPATH", None)
+    else:
+        found["PYTHONPATH"] = str(ROOT)
+    return found
+
+
+def make(*words: str) -> list[str]:
+    """A command that makes a target with this virtual environment, whether or not its set-up is the newest."""
+    venv = BIN.parent
+    return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *words]
+
+
 class Tour:
     """A folder, and an environment in which `tocsin` is this checkout's."""
 
     def __init__(self, folder: Path, bootstrap_servers: str) -> None:
         self.folder = folder
-        (folder / "bin").mkdir(parents=True)
-        # -P: an installed command does not find modules in the current folder by itself, as `python -m` does.
-        for name, command in {"tocsin": "-P -m pipelines", "python": ""}.items():
-            shim = folder / "bin" / name
-            shim.write_text(f'#!/bin/sh\nexec {sys.executable} {command} "$@"\n')
-            shim.chmod(0o755)
-        self.environment = {
-            **os.environ,
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": bootstrap_servers,
-            "TOCSIN_RAY__NUM_CPUS": "0",
-        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.environment = environment(TOCSIN_KAFKA__BOOTSTRAP_SERVERS=bootstrap_servers, TOCSIN_RAY__NUM_CPUS="0")
         self.running: Background | None = None
 
     def __call__(self, command: str) -> str:

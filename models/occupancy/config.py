@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models import files
 from models.occupancy.features import FEATURES
 from models.trained import CONFIG_FILE
 
@@ -62,7 +62,7 @@ class OccupancyConfig:
         Raises:
             ValueError: a setting is missing, unknown or contradicts another.
         """
-        values: dict[str, Any] = json.loads((directory / CONFIG_FILE).read_text())
+        values: dict[str, Any] = files.read_json(directory / CONFIG_FILE)
         try:
             network = NetworkSize(**values.pop("network"))
             values |= {name: tuple(values[name]) for name in ("features", "mean", "scale")}
@@ -72,4 +72,4 @@ class OccupancyConfig:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        files.write({directory / CONFIG_FILE: files.dumped(self)})

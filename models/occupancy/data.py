@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
+
+from models import tables
+from models.folders import listed
 
 PROPERTIES = ("co2", "temperature", "humidity", "ventilation")
 """ppm, degrees C, % relative humidity, share of full flow."""
@@ -25,6 +30,10 @@ _MOTION = "occupancy__bool"
 
 # Of a CSV file's header, whatever its case: what a column's name begins with, our name.
 _COLUMNS = {"co2": "co2", "temp": "temperature", "humidity": "humidity", "rh": "humidity", "vent": "ventilation"}
+_TIME = (
+    r"^(?<date>\d{4}-\d{1,2}-\d{1,2})[Tt ](?<clock>\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?)"
+    r" ?(?:(?<utc>[Zz]|UTC)|(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?)?$"
+)
 _TIMES, _OCCUPIED, _ROOMS = ("time", "date"), ("occup",), ("room", "id")
 
 
@@ -35,7 +44,7 @@ class Recording:
     Attributes:
         events: `room`, `property` (of `PROPERTIES`), `time` (ms since 1970), `value`; by time.
         truth: `room`, `time`, `occupied`; by room and time, may have no rows.
-        timezone: in which people's days are; "UTC" where a file has local times without a zone, which then count as they are.
+        timezone: in which people's days are; "UTC" where files have local times without an offset, which then count as they are.
     """
 
     events: pl.DataFrame
@@ -47,93 +56,158 @@ class Recording:
         return self.events["room"].unique().sort().to_list()
 
 
-def read(directory: Path) -> Recording:
-    """Read a directory of recordings: Parquet files of measurements, UCI's text files, or CSV files.
+class _Part(NamedTuple):
+    """A file: its events and truth, and the zone of its times: named, minutes east of UTC, or None where it says nothing."""
+
+    path: Path
+    events: pl.DataFrame
+    truth: pl.DataFrame
+    zone: str | int | None
+
+
+def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
+    """Read a directory of recordings, or one file: Parquet files of measurements, UCI's text files, or CSV files.
 
     - `*.parquet` with `id`, `source`, `timestamp`, `property`, `value`, as Windesheim's (Brains4Buildings 2022). Of several sources
       of a room's property the one that says most is taken; the truth is the motion sensor, `occupancy__bool`.
     - `*.txt`, as UCI 357 (Candanedo and Feldheim 2016); each file is a room. Light is left out: it gives the answer away.
     - `*.csv` with a time and any of CO2, temperature, humidity, ventilation, occupancy and room; without one, each file is a room.
+      Cells may be empty. Times with an offset from UTC are moments; people's days are then in that offset, of several offsets
+      in the least one, a winter's.
+
+    Args:
+        decimal_comma: numbers in text and CSV files are written 400,5.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a file lacks a column that it needs.
+        ValueError: a file lacks a column that it needs, or has a cell that is not what its column wants; its line is named.
     """
-    kinds = {"*.parquet": _measurements, "*.txt": _uci, "*.csv": _table}
-    for pattern, reader in kinds.items():
-        if paths := sorted(directory.glob(pattern)):
+    kinds: dict[str, Callable[[Path], _Part]] = {
+        ".parquet": _measurements,
+        ".txt": lambda path: _uci(path, decimal_comma),
+        ".csv": lambda path: _columns(tables.read(path, decimal_comma=decimal_comma)),
+    }
+    for suffix, reader in kinds.items():
+        if paths := listed(directory, suffix):
             parts = [reader(path) for path in paths]
             events = pl.concat([p.events for p in parts]).sort("time", "room", "property", maintain_order=True)
             truth = pl.concat([p.truth for p in parts]).sort("room", "time")
-            return Recording(events, truth, parts[0].timezone)
-    raise FileNotFoundError(f"{directory}: expected {', '.join(kinds)} with recordings of rooms, got none of them")
+            if not len(events):
+                raise ValueError(f"{directory}: expected readings of {', '.join(PROPERTIES)}, got none but empty cells")
+            return Recording(events, truth, _timezone(parts))
+    raise FileNotFoundError(f"{directory}: expected *{', *'.join(kinds)} with recordings of rooms, got none of them")
 
 
-def _measurements(path: Path) -> Recording:
-    table = pl.read_parquet(path)
+def _timezone(parts: Sequence[_Part]) -> str:
+    """In which people's days are."""
+    local = [part.path for part in parts if part.zone is None]
+    fixed = [part.zone for part in parts if isinstance(part.zone, int)]
+    if local and fixed:
+        raise ValueError(f"{local[0]}: times without an offset from UTC, but other files have one; write it in all")
+    if not fixed:
+        return next((part.zone for part in parts if isinstance(part.zone, str)), "UTC")
+    hours = min(fixed) // 60
+    return f"Etc/GMT{-hours:+}" if hours else "UTC"
+
+
+def _measurements(path: Path) -> _Part:
+    try:
+        table = pl.read_parquet(path)
+    except pl.exceptions.PolarsError as reason:
+        raise ValueError(f"{path}: expected a Parquet file, got {str(reason).splitlines()[0]}") from None
     if missing := [c for c in ("id", "source", "timestamp", "property", "value") if c not in table.columns]:
         raise ValueError(f"{path}: columns {missing} missing, got {table.columns}; is it a file of measurements?")
-    zone = getattr(table.schema["timestamp"], "time_zone", None) or "UTC"
-    table = table.with_columns(
-        pl.col("id", "source", "property").cast(pl.String),
-        time=pl.col("timestamp").dt.epoch("ms"),
-        value=pl.col("value").cast(pl.Float64, strict=False),
-    ).drop_nulls("value")
-    table = table.rename({"id": "room"})
-    known = table.filter(pl.col("property").is_in([*_MEASURED]))
-    most = known.group_by("room", "property", "source").len().sort("len", "source").group_by("room", "property").last()
-    known = known.join(most.drop("len"), on=["room", "property", "source"], how="semi")
+    kind = table.schema["timestamp"]
+    if not isinstance(kind, pl.Datetime):
+        raise ValueError(f"{path}: column timestamp: expected times, got {kind}; write it as a timestamp")
+    table = table.with_columns(pl.col("id", "source", "property").cast(pl.String)).rename({"id": "room"})
+    known = pl.col("property").is_in([*_MEASURED, _MOTION]) & pl.col("value").is_not_null()
+    table = table.with_row_index("row").filter(known).with_columns(
+        time=pl.col("timestamp").dt.epoch("ms"), number=pl.col("value").cast(pl.Float64, strict=False)
+    )  # fmt: skip
+    if len(wrong := table.filter(~(pl.col("number").abs() < tables.LARGEST).fill_null(False))):
+        row, value = wrong.row(0, named=True)["row"], wrong["value"][0]
+        raise ValueError(
+            f"{path}, row {row}, column 'value': expected a finite number, got {value!r}, and {len(wrong) - 1} more such rows; "
+            "leave out what is not known"
+        )
+    table = table.drop("value").rename({"number": "value"})
+    known_rows = table.filter(pl.col("property").is_in([*_MEASURED]))
+    most = (
+        known_rows.group_by("room", "property", "source")
+        .len()
+        .sort("len", "source")
+        .group_by("room", "property")
+        .last()
+    )
+    known_rows = known_rows.join(most.drop("len"), on=["room", "property", "source"], how="semi")
     names, factors = ({theirs: ours[i] for theirs, ours in _MEASURED.items()} for i in (0, 1))
-    events = known.select(
+    events = known_rows.select(
         "room",
         pl.col("property").replace_strict(names, return_dtype=pl.String),
         "time",
         pl.col("value") * pl.col("property").replace_strict(factors, return_dtype=pl.Float64),
     )
     truth = table.filter(pl.col("property") == _MOTION).select("room", "time", occupied=pl.col("value") > 0.5)
-    return Recording(events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone)
+    zone = kind.time_zone or "UTC"
+    return _Part(path, events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone)
 
 
-def _uci(path: Path) -> Recording:
-    header = path.read_text().split("\n", 1)[0].replace('"', "").strip().split(",")
-    names = ["number", *header]  # each line begins with its number, which the header does not name
-    table = pl.read_csv(path, has_header=False, skip_rows=1)
-    if table.width != len(names):
-        raise ValueError(f"{path}: {table.width} columns, expected {len(names)}; is it a file of UCI 357?")
-    table.columns = names
-    return _columns(path, table.drop("number", "Light", "HumidityRatio", strict=False))
+def _uci(path: Path, decimal_comma: bool) -> _Part:
+    sheet = tables.read(path, decimal_comma=decimal_comma, numbered=True)
+    return _columns(replace(sheet, cells=sheet.cells.drop("Light", "HumidityRatio", strict=False)))
 
 
-def _table(path: Path) -> Recording:
-    return _columns(path, pl.read_csv(path, infer_schema_length=10_000))
-
-
-def _columns(path: Path, table: pl.DataFrame) -> Recording:
+def _columns(sheet: tables.Sheet) -> _Part:
     """A row a moment, a column a property."""
-    time, occupied, room = (_named(table, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
-    found = {c: ours for start, ours in _COLUMNS.items() if (c := _named(table, (start,)))}
+    columns = sheet.cells.columns
+    time, occupied, room = (_named(columns, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
+    found = {c: ours for start, ours in _COLUMNS.items() if (c := _named(columns, (start,)))}
     if time is None or not found:
-        raise ValueError(f"{path}: expected a time and one of {PROPERTIES} at least, got columns {table.columns}")
-    text = pl.col(time).cast(pl.String).str.replace("T", " ").str.replace(r"(Z|[+-]\d\d:?\d\d)$", "")
-    whole = pl.col(room).cast(pl.String) if room else pl.lit(path.stem)
-    table = table.with_columns(
-        time=text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False).fill_null(
-            text.str.to_datetime("%Y-%m-%d %H:%M", strict=False)
-        ).dt.epoch("ms"),
-        room=whole,
-    )  # fmt: skip
-    if nulls := table["time"].null_count():
-        raise ValueError(f"{path}: {nulls} times do not parse; expected such as 2026-01-31 12:00:00 in column {time!r}")
+        raise ValueError(f"{sheet.path}: expected a time and one of {PROPERTIES} at least, got columns {columns}")
+    times, zone = _times(sheet, time)
+    rooms = sheet.texts(room) if room else pl.repeat(sheet.path.stem, len(times), dtype=pl.String, eager=True)
     parts = [
-        table.select("room", property=pl.lit(ours), time="time", value=pl.col(c).cast(pl.Float64, strict=False))
+        pl.DataFrame(
+            {
+                "room": rooms,
+                "property": pl.repeat(ours, len(times), dtype=pl.String, eager=True),
+                "time": times,
+                "value": sheet.numbers(c, empty=True),
+            }
+        )
         for c, ours in found.items()
     ]
     events = pl.concat(parts).drop_nulls("value")
-    known = pl.col(occupied).cast(pl.Float64, strict=False) > 0.5 if occupied else pl.lit(None, pl.Boolean)
-    truth = table.select("room", "time", occupied=known).drop_nulls("occupied")
-    return Recording(events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), "UTC")
+    known = sheet.flags(occupied) if occupied else pl.repeat(None, len(times), dtype=pl.Boolean, eager=True)
+    truth = pl.DataFrame({"room": rooms, "time": times, "occupied": known}).drop_nulls("occupied")
+    return _Part(sheet.path, events.cast(_EVENTS), truth.cast(_TRUTH), zone)
 
 
-def _named(table: pl.DataFrame, starts: tuple[str, ...]) -> str | None:
+def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
+    """A column of times, ms since 1970, and the least of their offsets from UTC, min; None where none has one."""
+    cells = sheet.texts(column)
+    parts = cells.str.extract_groups(_TIME).struct.unnest()
+    local = (parts["date"] + " " + parts["clock"]).str.replace(",", ".", literal=True)
+    moments = local.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ms", strict=False).fill_null(
+        local.str.to_datetime("%Y-%m-%d %H:%M", time_unit="ms", strict=False)
+    )
+    utc = parts["utc"].is_not_null()
+    hours, minutes = (parts[part].cast(pl.Int64).fill_null(0) for part in ("hours", "minutes"))
+    west = (parts["sign"] == "-").fill_null(False).cast(pl.Int64)
+    offsets = (60 * hours + minutes) * (1 - 2 * west)
+    wrong = moments.is_null() | (hours > 14) | (minutes > 59)
+    sheet.refuse(wrong, column, "a time such as 2026-01-31 12:00:00 or 2026-01-31T12:00:00+01:00")
+    placed = utc | parts["sign"].is_not_null()
+    if placed.any():
+        sheet.refuse(
+            ~placed, column, "an offset from UTC, such as Z or +01:00, as other rows have one", "write it in all"
+        )
+    zone = offsets.min() if placed.any() else None
+    assert zone is None or isinstance(zone, int)
+    return moments.dt.epoch("ms") - 60_000 * offsets, zone
+
+
+def _named(columns: Sequence[str], starts: tuple[str, ...]) -> str | None:
     """The first column whose name begins so, whatever its case."""
-    return next((c for s in starts for c in table.columns if re.match(s, c.strip(), re.IGNORECASE)), None)
+    return next((c for s in starts for c in columns if re.match(s, c, re.IGNORECASE)), None)

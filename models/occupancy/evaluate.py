@@ -18,11 +18,11 @@ def metrics(
         probability: behind it; for `auroc`.
 
     Returns:
-        `accuracy`, `precision`, `recall`, `f1`; `auroc` (nan without both classes or a probability); `majority`, the accuracy of
-        always saying what is more frequent; `occupied`, the share of it.
+        `accuracy`, `precision`, `recall`, `f1`; `auroc` (nan without both classes or finite probabilities); `majority`, the
+        accuracy of always saying what is more frequent; `occupied`, the share of it.
     """
     share = float(occupied.mean()) if len(occupied) else float("nan")
-    both = probability is not None and 0 < share < 1
+    both = probability is not None and 0 < share < 1 and bool(np.isfinite(probability).all())
     return {
         "accuracy": float(accuracy_score(occupied, told)),
         "precision": float(precision_score(occupied, told, zero_division=0)),

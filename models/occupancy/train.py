@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from models.gate import Candidate
 from models.occupancy.config import OccupancyConfig
 from models.occupancy.evaluate import metrics
-from models.occupancy.model import OccupancyModel, build
+from models.occupancy.model import OccupancyModel, build, load
 from models.occupancy.network import OccupancyNetwork
 
 FRESH = 5 * 60_000  # ms for which the last word on the truth holds
@@ -89,6 +91,7 @@ def fit(
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
 ) -> OccupancyModel:
     """Train on the rooms of one or several sources.
 
@@ -97,6 +100,7 @@ def fit(
         config: what to train; its `mean` and `scale` are set from the sources.
         recipe: how to train.
         seed: of the weights, the windows and the noise.
+        progress: called with each step and its loss.
 
     Raises:
         ValueError: a source has no window whose truth is known.
@@ -118,7 +122,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
     count = round(recipe.batch / len(kept))
     network.train()
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
         drawn = [_draw(source, count, config.window) for source in kept]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_varied((windows - mean) / scale, recipe))
@@ -129,6 +133,8 @@ def fit(
         optimizer.step()
         schedule.step()
         average.update_parameters(network)
+        if progress:
+            progress(step, float(loss.detach()))
     return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
 
 
@@ -148,6 +154,40 @@ def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
     """`models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
     p = probabilities(model, source)
     return metrics(truth(source, model.config.window), p >= model.config.threshold, p)
+
+
+def candidate(
+    model: OccupancyModel, folder: Path, sources: Sequence[Sequence[Room]], left_out_f1: float | None
+) -> Candidate:
+    """A model that was trained on all sources, and saved to `folder`, as one that may become champion.
+
+    It is compared with the champion on all rooms of the sources.
+
+    Args:
+        left_out_f1: the recipe's F1 on what was left out; None where nothing can be.
+    """
+    rooms = [room for source in sources for room in source]
+
+    def f1(judge: OccupancyModel) -> float:
+        if judge.config.features != model.config.features:
+            raise ValueError(
+                f"it reads {', '.join(judge.config.features)}; this one {', '.join(model.config.features)}"
+            )
+        return score(judge, rooms)["f1"]
+
+    def outputs() -> list[Tensor]:
+        stored, length = load(folder, "cpu"), model.config.window
+        some = [room.windows(known[-8:], length) for room in rooms[:8] if len(known := room.known(length))]
+        unknown = torch.full((1, length, len(model.config.features)), math.nan)
+        return [*stored(torch.cat([*some, unknown])).values()]
+
+    return Candidate(
+        measure="F1",
+        lower=False,
+        score=f1(model) if left_out_f1 is None else left_out_f1,
+        outputs=outputs,
+        against=lambda other: (f1(model), f1(load(other, "cpu"))),
+    )
 
 
 def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:

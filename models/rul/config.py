@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from models import files
 from models.trained import CONFIG_FILE
 
 
@@ -30,6 +31,7 @@ class RulConfig:
         key: column that names the asset; a window holds rows of one key.
         key_type: `int64` or `string`.
         order: column that orders the rows of a key and counts its life (cycles, hours, ...).
+        order_type: `int64`, or `float64` where it has fractions, of which a millionth counts.
         features: sensor columns, in the order of the network's input.
         window: rows per window.
         cap: labels above it are trained as the cap; predictions stay in `[0, cap]`. Unit of `order`.
@@ -46,6 +48,7 @@ class RulConfig:
     order: str
     features: tuple[str, ...]
     key_type: str = "int64"
+    order_type: str = "int64"
     window: int = 30
     cap: float = 125.0
     warning: float = 50.0
@@ -58,24 +61,34 @@ class RulConfig:
     def __post_init__(self) -> None:
         if self.key_type not in ("int64", "string"):
             raise ValueError(f"key_type is {self.key_type!r}; expected 'int64' or 'string'")
+        if self.order_type not in ("int64", "float64"):
+            raise ValueError(f"order_type is {self.order_type!r}; expected 'int64' or 'float64'")
         if not self.features or self.window < 1:
             raise ValueError(f"{len(self.features)} features and a window of {self.window}; both must be at least 1")
-        if not 0 <= self.critical <= self.warning <= self.cap:
+        if not 0 <= self.critical <= self.warning <= self.cap < math.inf:
             raise ValueError(
-                f"expected 0 <= critical <= warning <= cap; got {self.critical:g}, {self.warning:g}, {self.cap:g}"
+                f"expected 0 <= critical <= warning <= cap, all finite; got {self.critical:g}, {self.warning:g}, {self.cap:g}"
             )
         for name in ("mean", "scale"):
             if len(getattr(self, name)) not in (0, len(self.features)):
                 raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.features)} features")
 
+    @property
+    def types(self) -> dict[str, str]:
+        """The columns of a reading with the type of each, by Arrow's name: as they are trained on, fed and judged."""
+        features = dict.fromkeys(self.features, "float64")
+        return {self.key: self.key_type, self.order: self.order_type} | {
+            name: kind for name, kind in features.items() if name not in (self.key, self.order)
+        }
+
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        files.write({directory / CONFIG_FILE: files.dumped(self)})
 
     @classmethod
     def load(cls, directory: Path) -> RulConfig:
         """Read `config.json` from `directory`."""
-        return cls.from_dict(json.loads((directory / CONFIG_FILE).read_text()), where=str(directory / CONFIG_FILE))
+        return cls.from_dict(files.read_json(directory / CONFIG_FILE), where=str(directory / CONFIG_FILE))
 
     @classmethod
     def from_toml(cls, path: Path) -> RulConfig:

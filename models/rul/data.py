@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from models.folders import listed, named
 from models.rul.config import RulConfig
+from models.tables import LARGEST, read
 
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))
@@ -28,54 +32,52 @@ def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") ->
 
     Raises:
         FileNotFoundError: if neither file is there.
-        ValueError: if a line does not have 26 values.
+        ValueError: if a line does not have 26 numbers, all finite and the first two whole; the line is named.
     """
-    path = _find(directory, f"{split}_{subset}.txt")
-    values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
-    if values.shape[1] != len(CMAPSS_COLUMNS):
-        raise ValueError(f"{path}: {values.shape[1]} columns, expected {len(CMAPSS_COLUMNS)}; is it a C-MAPSS file?")
+    values = _numbers(_find(directory, f"{split}_{subset}.txt"), CMAPSS_COLUMNS, whole=2)
     table = pl.DataFrame(values, schema=list(CMAPSS_COLUMNS), orient="row")
     return table.with_columns(pl.col("unit", "cycle").cast(pl.Int64))
 
 
 def read_cmapss_rul(directory: Path, subset: str = "FD001") -> np.ndarray:
     """True RUL after the last row of each test engine, `[engines] float64` cycles, in order of unit."""
-    return np.loadtxt(_find(directory, f"RUL_{subset}.txt"), ndmin=1)
+    return _numbers(_find(directory, f"RUL_{subset}.txt"), ("RUL",))[:, 0]
 
 
-def read_csv_directory(directory: Path, config: RulConfig) -> pl.DataFrame:
-    """Read every `*.csv` of a directory into one table, sorted by key and order.
+def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: bool = False) -> pl.DataFrame:
+    """Read every CSV file of a directory into one table, sorted by key and order.
 
     Args:
-        directory: holds one or many assets a file; every file has a header.
-        config: names the columns; others are ignored.
+        directory: holds one or many assets a file; every file has a header. One such file does as well.
+        config: names the columns and says their types; others are ignored.
+        decimal_comma: numbers are written 400,5.
 
     Raises:
         FileNotFoundError: if there is no CSV file.
-        ValueError: if a file lacks a column, a value does not parse, or a reading is missing.
+        ValueError: if a file lacks a column or has a cell that is empty or not of its column's type; the line is named.
     """
-    paths = sorted(directory.glob("*.csv"))
+    paths = csv_files(directory)
     if not paths:
         raise FileNotFoundError(f"{directory}: no *.csv; expected one or more files of run-to-failure rows")
-    key_type = pl.Int64() if config.key_type == "int64" else pl.String()
-    numbers = (config.order, *config.features, *((config.label,) if config.label else ()))
+    types = config.types | ({config.label: "float64"} if config.label else {})
+    fractions = f"for fractions of {config.order}, set order_type = 'float64' in the model's config"
     tables = []
     for path in paths:
-        table = pl.read_csv(path, infer_schema=False)
-        if missing := [name for name in (config.key, *numbers) if name not in table.columns]:
-            raise ValueError(f"{path}: columns {missing} missing, got {table.columns}; correct the config or the file")
-        try:
-            table = table.select(
-                pl.col(config.key).cast(key_type),
-                *(pl.col(name).str.strip_chars().cast(pl.Float64) for name in numbers),
-            )
-        except pl.exceptions.InvalidOperationError as error:
-            raise ValueError(f"{path}: expected numbers; {str(error).splitlines()[0]}") from error
-        if sum(table.null_count().row(0)):
-            gaps = {name: n for name, n in table.null_count().row(0, named=True).items() if n}
-            raise ValueError(f"{path}: empty cells {gaps}; expected a value in each row, fill or drop those rows")
-        tables.append(table)
+        sheet = read(path, decimal_comma=decimal_comma)
+        sheet.require(*types)
+        columns = dict[str, pl.Series]()
+        for name, kind in types.items():
+            if kind == "int64":
+                columns[name] = sheet.integers(name, hint=fractions if name == config.order else "")
+            else:
+                columns[name] = sheet.texts(name) if kind == "string" else sheet.numbers(name)
+        tables.append(pl.DataFrame(columns))
     return pl.concat(tables).sort(config.key, config.order)
+
+
+def csv_files(directory: Path) -> list[Path]:
+    """The CSV files of a directory, or the one that this is."""
+    return listed(directory, ".csv")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Windows:
         rul: `[N] float32`, true RUL at that row, not capped.
         engine: `[N] int64`, number of the key.
         length: rows per window.
+        keys: names of the keys, by number.
     """
 
     rows: Tensor
@@ -95,6 +98,7 @@ class Windows:
     rul: Tensor
     engine: Tensor
     length: int
+    keys: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -146,11 +150,39 @@ def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | N
         rul=torch.from_numpy(rul[ends].astype(np.float32)),
         engine=torch.from_numpy(engine[ends].copy()),
         length=config.window,
+        keys=tuple(map(str, table[config.key].gather(first).to_list())),
     )
 
 
 def _find(directory: Path, name: str) -> Path:
-    for path in (directory / name, directory / f"{name}.gz"):
-        if path.exists():
-            return path
+    if path := named(directory, name) or named(directory, f"{name}.gz"):
+        return path
     raise FileNotFoundError(f"{directory / name}[.gz] is missing; point --data at the folder of C-MAPSS files")
+
+
+def _numbers(path: Path, columns: Sequence[str], *, whole: int = 0) -> np.ndarray:
+    """A file of numbers with spaces between them, `[rows, columns] float64`; those of the first `whole` columns are integers."""
+    try:
+        values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
+        integers = values[:, :whole]
+        if values.shape[1] == len(columns) and (np.abs(values) < LARGEST).all() and (integers % 1 == 0).all():
+            return values
+    except ValueError:
+        pass  # it is said below what is wrong, and where
+    with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as file:
+        for line, cells in enumerate(map(str.split, file), 1):
+            if cells and len(cells) != len(columns):
+                raise ValueError(
+                    f"{path}, line {line}: {len(cells)} columns, expected {len(columns)}; is it a C-MAPSS file?"
+                )
+            for number, (column, cell) in enumerate(zip(columns, cells, strict=bool(cells))):
+                kind = "a whole number" if number < whole else "a finite number"
+                try:
+                    right = abs(float(cell)) < LARGEST and (number >= whole or float(cell).is_integer())
+                except ValueError:
+                    right = False
+                if not right:
+                    raise ValueError(
+                        f"{path}, line {line}, column {column}: expected {kind}, got {cell!r}; correct or drop it"
+                    )
+    raise ValueError(f"{path}: expected rows of {len(columns)} numbers, got none; is it a C-MAPSS file?")

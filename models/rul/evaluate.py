@@ -15,7 +15,13 @@ LABEL_CAP = 125.0  # the cap under which most of the literature reports FD001
 
 
 def evaluate(
-    *, data: Path, model: RulModel | Path = FD001, subset: str = "FD001", csv: bool = False, device: str = "auto"
+    *,
+    data: Path,
+    model: RulModel | Path = FD001,
+    subset: str = "FD001",
+    csv: bool = False,
+    decimal_comma: bool = False,
+    device: str = "auto",
 ) -> dict[str, float | int | str]:
     """Score a model: on the last window of each C-MAPSS test engine, or on every window of CSV files.
 
@@ -23,7 +29,7 @@ def evaluate(
         data: folder of C-MAPSS files, or of CSV files with the columns of the model's config.
         model: a loaded model, or the folder it is stored in.
         subset: C-MAPSS subset; its `test_` and `RUL_` files are read.
-        csv: `data` holds CSV files.
+        csv: `data` holds CSV files; decimal_comma: their numbers are written 400,5.
         device: where to run a model that is given as a folder.
 
     Returns:
@@ -36,7 +42,7 @@ def evaluate(
     """
     model = model if isinstance(model, RulModel) else load(model, device)
     if csv:
-        scored = windows(read_csv_directory(data, model.config), model.config)
+        scored = windows(read_csv_directory(data, model.config, decimal_comma=decimal_comma), model.config)
         cap = model.config.cap
     else:
         final = read_cmapss_rul(data, subset)

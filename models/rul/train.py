@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models import registry
+from models.gate import Candidate
 from models.rul.config import RulConfig
 from models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
 from models.rul.evaluate import metrics, predict
-from models.rul.model import RulModel, build
+from models.rul.model import RulModel, build, load
 from models.rul.network import RulNetwork, rul_loss
 from models.rul.teacher import Teacher
 
@@ -39,7 +42,7 @@ class Recipe:
         shift: standard deviation of an offset added to each channel of a window, in the same unit: assets of one
             kind differ in level by build and tuning, and a few dozen of them do not show all the differences.
         averaging: decay per step of the running mean of the weights; the mean is what is kept.
-        validation: share of the keys held out; 0 trains on all of them for `epochs`.
+        validation: share of the keys held out, the same ones for each seed; 0 trains on all of them for `epochs`.
         patience: epochs without a better validation RMSE before training stops; the best weights are kept.
     """
 
@@ -70,11 +73,50 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """What `train` returns: the model, its curve, and its version in the registry if it was registered."""
+    """What `train` returns: the model, its curve, its version in the registry if it was registered, and what it was tried on."""
 
     model: RulModel
     curve: list[Epoch]
     version: str | None
+    validation: Validation
+
+    @property
+    def rmse(self) -> float:
+        """The best on validation, which is the model's; nan if there is none."""
+        return min((line.rmse for line in self.curve if not math.isnan(line.rmse)), default=math.nan)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The windows that were held out.
+
+    Args:
+        table: all rows, as the readers give them.
+        config: of the model that was trained.
+        ends: `[N] int64`, where each window ends, as of `Windows`.
+    """
+
+    table: pl.DataFrame
+    config: RulConfig
+    ends: Tensor
+
+    def windows(self, config: RulConfig) -> Windows:
+        """Those of them that a model of this config can judge."""
+        over = windows(self.table, replace(config, label=self.config.label))
+        return over.where(torch.isin(over.ends, self.ends))
+
+    def rmse(self, *models: RulModel) -> list[float]:
+        """Of each model over the windows that all of them can judge, with labels up to the least of their caps."""
+        each = [self.windows(model.config) for model in models]
+        common = self.ends
+        for over in each:
+            common = common[torch.isin(common, over.ends)]
+        cap = min(model.config.cap for model in models)
+        found = []
+        for model, over in zip(models, each, strict=True):
+            shared = over.where(torch.isin(over.ends, common))
+            found.append(metrics(predict(model, shared).clamp(max=cap), shared.rul.clamp(max=cap))["rmse"])
+        return found
 
 
 def train(
@@ -83,6 +125,7 @@ def train(
     out: Path,
     config: RulConfig | Path | None = None,
     subset: str = "FD001",
+    decimal_comma: bool = False,
     recipe: Recipe | None = None,
     seed: int = 0,
     tracking_uri: str | None = None,
@@ -97,9 +140,11 @@ def train(
         out: folder for `config.json` and `model.safetensors`; made if missing.
         config: columns and settings of the CSV files, or the TOML file that holds them; None means C-MAPSS.
         subset: C-MAPSS subset.
+        decimal_comma: numbers of the CSV files are written 400,5.
         recipe: how to train.
         seed: of the split, the weights, the order of the windows and the noise.
-        tracking_uri: of an MLflow server or store, to record the run and register the model as champion there.
+        tracking_uri: of an MLflow server or store, to record the run and register the model there, as champion unless training
+            came to no finite loss. `tocsin train` asks for more, see `models.gate`.
         artifact_location: folder or URI for MLflow's files; None leaves it to MLflow, which for a database store means
             `./mlruns`.
         registered_name: of the model in the registry.
@@ -113,8 +158,10 @@ def train(
         config, table = CMAPSS, read_cmapss(data, subset)
     else:
         config = RulConfig.from_toml(config) if isinstance(config, Path) else config
-        table = read_csv_directory(data, config)
-    model, curve = fit(windows(table, config), config, recipe, seed=seed, progress=progress)
+        table = read_csv_directory(data, config, decimal_comma=decimal_comma)
+    over = windows(table, config)
+    model, curve = fit(over, config, recipe, seed=seed, progress=progress)
+    validation = Validation(table, config, over.ends[_hold_out(over, recipe.validation)])
     model.save(out)
     version = None
     if tracking_uri is not None:
@@ -126,9 +173,31 @@ def train(
             params,
             tracking_uri=tracking_uri,
             name=registered_name,
+            data=data,
             artifact_location=artifact_location,
+            champion=math.isfinite(curve[-1].loss),
         )
-    return Trained(model, curve, version)
+    return Trained(model, curve, version, validation)
+
+
+def candidate(trained: Trained, folder: Path) -> Candidate:
+    """The model that was trained, and saved to `folder`, as one that may become champion."""
+
+    def outputs() -> list[Tensor]:
+        model = load(folder, "cpu")
+        some = trained.validation.windows(model.config)
+        return [*model(some.batch(torch.arange(min(64, len(some))))).values()]
+
+    def against(other: Path) -> tuple[float, float]:
+        champion = load(other, "cpu")
+        if (theirs := champion.config.types) != (ours := trained.model.config.types):
+            raise ValueError(
+                f"it reads {_columns(theirs)}; this one reads {_columns(ours)}, which a pipeline may not get"
+            )
+        own, standing = trained.validation.rmse(trained.model, champion)
+        return own, standing
+
+    return Candidate(measure="validation RMSE", lower=True, score=trained.rmse, outputs=outputs, against=against)
 
 
 def fit(
@@ -186,7 +255,7 @@ def fit(
         curve.append(Epoch(epoch, sum(losses) / len(losses), rmse, score, time.perf_counter() - started))
         if progress:
             progress(curve[-1])
-        if not rmse >= best:  # also without validation, where it is nan: the last epoch is kept
+        if not len(validation) or rmse < best:  # without validation the last epoch is kept
             best, since, kept = rmse, 0, copy.deepcopy(averaged)
         elif (since := since + 1) >= recipe.patience:
             break
@@ -201,9 +270,12 @@ def register(
     *,
     tracking_uri: str,
     name: str = "rul",
+    data: Path | None = None,
+    attempts: Mapping[int, list[Epoch]] | None = None,
     artifact_location: str | None = None,
+    champion: bool = True,
 ) -> str:
-    """Record a training run in MLflow and register its model as champion.
+    """Record a training run in MLflow and register its model, as of `models.registry.register`.
 
     Args:
         model: what was trained.
@@ -212,26 +284,41 @@ def register(
         params: logged beside the model's own settings.
         tracking_uri: of the MLflow server or store.
         name: of the experiment and of the registered model.
+        data: what it was trained on.
+        attempts: the curve of each seed, kept or not.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
+        champion: whether it gets the alias.
 
     Returns:
-        The version that `champion` now points to.
+        Its version.
     """
-    figures = [
+    settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
+    return registry.register(
+        directory,
+        name=name,
+        domain="rul",
+        params=settings,
+        metrics=_figures(curve),
+        tracking_uri=tracking_uri,
+        data=[str(data)] if data else [],
+        attempts=[registry.Attempt(seed, _figures(lines)) for seed, lines in (attempts or {}).items()],
+        artifact_location=artifact_location,
+        champion=champion,
+    )
+
+
+def _figures(curve: list[Epoch]) -> list[tuple[str, float, int]]:
+    """A curve as metrics, one step an epoch."""
+    return [
         (figure, value, line.epoch)
         for line in curve
         for figure, value in (("loss", line.loss), ("validation_rmse", line.rmse), ("validation_score", line.score))
         if not math.isnan(value)
     ]
-    settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
-    return registry.register(
-        directory,
-        name=name,
-        params=settings,
-        metrics=figures,
-        tracking_uri=tracking_uri,
-        artifact_location=artifact_location,
-    )
+
+
+def _columns(types: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in types.items())
 
 
 def _step(
@@ -261,12 +348,16 @@ def _step(
 
 
 def _hold_out(over: Windows, share: float) -> Tensor:
-    """Which windows `[N] bool` belong to held-out keys."""
-    keys = over.engine.unique()
-    count = round(share * len(keys))
-    if not 0 <= count < len(keys) or (share and not count):
-        raise ValueError(f"validation={share:g} holds out {count} of {len(keys)} keys; leave at least one on each side")
-    return torch.isin(over.engine, keys[torch.randperm(len(keys))[:count]])
+    """Which windows `[N] bool` belong to held-out keys: by a hash of their names, so that other seeds and more keys leave
+    most of them held out, and models that were trained on different days can be compared."""
+    present = over.engine.unique()
+    count = round(share * len(present))
+    if not 0 <= count < len(present) or (share and not count):
+        raise ValueError(
+            f"validation={share:g} holds out {count} of {len(present)} keys; leave at least one on each side"
+        )
+    drawn = sorted(present.tolist(), key=lambda key: hashlib.sha256(over.keys[key].encode()).digest())
+    return torch.isin(over.engine, torch.tensor(drawn[:count], dtype=torch.int64))
 
 
 def _scaled(config: RulConfig, rows: Tensor) -> RulConfig:

@@ -19,14 +19,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
+from models.folders import listed, named
 from models.surprise.actors import Actor
 from models.surprise.novelties import SIZES, Novelty, View, appear
 from models.surprise.scene import Clip
 from models.surprise.vehicle import WIDTH, drive
 from models.surprise.water import wrapped
+from models.tables import read as read_table
 from models.vision.video import VIDEOS, Frame, is_clip
 
 Array = NDArray[np.float64]
@@ -39,29 +40,31 @@ HAZE = 0.45  # of the water in real footage, where nobody has measured it
 DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # how much more of red than of green
 
 
-def clips(directory: Path) -> dict[Path, tuple[tuple[float, float, str], ...]]:
+def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, tuple[tuple[float, float, str], ...]]:
     """The clips of a directory in the order of their names, each with its intervals (start s, end s, kind) by start.
 
     Raises:
         ValueError: there is no table or no clip, a column is missing, a clip of the table is not there, or an interval is none.
     """
-    table = directory / TRUTH
-    if not table.is_file():
+    table = named(directory, TRUTH)
+    if table is None:
         raise ValueError(f"{directory} has no {TRUTH}; expected one with the columns clip, start_s, end_s, kind")
-    found = {path.name: path for path in sorted(directory.iterdir()) if is_clip(path)}
+    found = {path.name: path for path in listed(directory) if is_clip(path)}
     if not found:
         raise ValueError(f"{directory} has no clips; expected files {', '.join(VIDEOS)} or directories of pictures")
-    wanted = {"clip": pl.String, "start_s": pl.Float64, "end_s": pl.Float64, "kind": pl.String}
-    try:
-        rows = pl.read_csv(table, schema_overrides=wanted).select(list(wanted))
-    except pl.exceptions.PolarsError as reason:
-        raise ValueError(f"{table}: {reason}; expected the columns {', '.join(wanted)}") from None
+    sheet = read_table(table, decimal_comma=decimal_comma)
+    sheet.require("clip", "start_s", "end_s", "kind")
+    columns = sheet.texts("clip"), sheet.numbers("start_s"), sheet.numbers("end_s"), sheet.texts("kind", empty=True)
     truth: dict[str, list[tuple[float, float, str]]] = {name: [] for name in found}
-    for line, (clip, start, end, kind) in enumerate(rows.iter_rows(), 2):
+    for row, (clip, start, end, kind) in enumerate(zip(*columns, strict=True)):
         if clip not in truth:
-            raise ValueError(f"{table}, line {line}: no clip {clip!r} in {directory}; it has {', '.join(found)}")
-        if start is None or end is None or not 0 <= start <= end < np.inf:
-            raise ValueError(f"{table}, line {line}: from {start} to {end} s; expected 0 <= start_s <= end_s")
+            raise ValueError(
+                f"{table}, line {sheet.line(row)}: no clip {clip!r} in {directory}; it has {', '.join(found)}"
+            )
+        if not 0 <= start <= end:
+            raise ValueError(
+                f"{table}, line {sheet.line(row)}: from {start} to {end} s; expected 0 <= start_s <= end_s"
+            )
         truth[clip].append((start, end, kind or "unknown"))
     return {found[name]: tuple(sorted(intervals)) for name, intervals in truth.items()}
 

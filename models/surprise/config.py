@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from models import files
 from models.surprise.detector import DetectorConfig
 from models.surprise.network import NetworkConfig
 from models.surprise.triage import TriageConfig
@@ -58,7 +58,7 @@ class SurpriseConfig:
 
     def save(self, directory: Path) -> None:
         """Write `config.json`."""
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        files.write({directory / CONFIG_FILE: files.dumped(self)})
 
     @classmethod
     def load(cls, directory: Path) -> SurpriseConfig:
@@ -67,7 +67,7 @@ class SurpriseConfig:
         Raises:
             ValueError: it names settings that there are not.
         """
-        stored = json.loads((directory / CONFIG_FILE).read_text())
+        stored = files.read_json(directory / CONFIG_FILE)
         parts = {
             "encoder": EncoderConfig,
             "network": NetworkConfig,

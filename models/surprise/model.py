@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from models import files
 from models.surprise import detector
 from models.surprise.config import SurpriseConfig
 from models.surprise.detector import Verdict, Watch
 from models.surprise.motion import Motion
 from models.surprise.network import Expected, Predictor, Seen, surprise
 from models.surprise.triage import CALM, Triage, evidence
-from models.trained import WEIGHTS_FILE
+from models.trained import CONFIG_FILE, WEIGHTS_FILE
 from models.vision.encoder import Encoder
 from models.vision.encoder import load as encoder
 
@@ -76,6 +77,11 @@ class SurpriseModel:
     def size(self) -> tuple[int, int]:
         """Height and width of the frames that it judges."""
         return self._eye.size
+
+    @property
+    def eye(self) -> Encoder:
+        """The encoder whose tokens it judges."""
+        return self._eye
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -147,11 +153,10 @@ class SurpriseModel:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.config.save(directory)
         weights = dict(self.predictor.state_dict())
         weights |= {f"{TRIAGE}{name}": t for name, t in self.triage.state_dict().items()} if self.triage else {}
-        save_file({name: t.contiguous() for name, t in weights.items()}, directory / WEIGHTS_FILE)
+        whole = save({name: t.contiguous() for name, t in weights.items()})
+        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: whole})
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel:
@@ -161,7 +166,7 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
         ValueError: it does not fit the encoder that is here.
     """
     config = SurpriseConfig.load(Path(directory))
-    weights = load_file(Path(directory) / WEIGHTS_FILE)
+    weights = files.read_weights(Path(directory) / WEIGHTS_FILE)
     predictor = Predictor(config.network, width=len(weights["centre"]), rank=config.rank)
     predictor.load_state_dict({name: t for name, t in weights.items() if not name.startswith(TRIAGE)})
     triage = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -86,7 +86,13 @@ def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty]
 
 
 def fit(
-    clips: Sequence[Footage], config: SurpriseConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0
+    clips: Sequence[Footage],
+    config: SurpriseConfig,
+    eye: Encoder,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
 ) -> SurpriseModel:
     """Train a predictor on clips of the encoder's tokens; what is new in them is rare, and not told. Then triage, on those of which
     it is known what covers what; without one there is no triage.
@@ -95,6 +101,7 @@ def fit(
         clips: each longer than the recipe's length.
         config: its detector is taken as it is; see `settled`.
         seed: of the weights and the pieces.
+        progress: called with each step of the predictor and its loss.
 
     Raises:
         ValueError: a clip is too short.
@@ -110,7 +117,7 @@ def fit(
     seen = [(predictor.whitened(clip.tokens.float(), eye.grid), clip.motion) for clip in clips]
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
-    for _ in range(recipe.steps):
+    for step in range(recipe.steps):
         tokens, motion = _drawn(seen, recipe, generator)
         loss = _loss(predictor, tokens, motion, recipe.lead)
         optimizer.zero_grad()
@@ -118,6 +125,8 @@ def fit(
         nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if progress:
+            progress(step, float(loss.detach()))
     told = [clip for clip in clips if clip.covered is not None]
     triage = _triage(predictor, told, config, recipe, eye, generator) if told else None
     return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, eye, triage)

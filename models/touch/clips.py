@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import orjson
-import polars as pl
 
+from models.folders import listed, named
+from models.tables import Sheet, read
 from models.touch.truth import HANDS, Touch
 from models.vision.video import is_clip
 
@@ -34,39 +36,39 @@ class Labelled:
     hands: bool
 
 
-def clips(directory: Path) -> dict[Path, Labelled]:
+def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, Labelled]:
     """The clips of a directory in the order of their names, each with its truth.
 
     Raises:
         ValueError: there is no table, or more than one; or it is not as it should be.
     """
-    found = [path for path in sorted(directory.iterdir()) if is_clip(path)]
-    table, others = directory / TRUTH, sorted(directory.glob("*.json"))
-    if not found or not (table.is_file() or len(others) == 1):
+    found = [path for path in listed(directory) if is_clip(path)]
+    table, others = named(directory, TRUTH), listed(directory, ".json")
+    if not found or not (table or len(others) == 1):
         raise ValueError(
             f"{directory}: expected clips and {TRUTH}, or one JSON file of labels, got {len(found)} clips and "
             f"{len(others)} JSON files"
         )
-    return _table(table, found) if table.is_file() else _labels(others[0], found)
+    return _table(read(table, decimal_comma=decimal_comma), found) if table else _labels(others[0], found)
 
 
-def _table(table: Path, found: list[Path]) -> dict[Path, Labelled]:
-    wanted = {"clip": pl.String, "hand": pl.String, "contact": pl.Int64, "release": pl.Int64}
-    try:
-        rows = pl.read_csv(table, schema_overrides=wanted).select(list(wanted))
-    except pl.exceptions.PolarsError as reason:
-        raise ValueError(f"{table}: {reason}; expected the columns {', '.join(wanted)}") from None
+def _table(sheet: Sheet, found: list[Path]) -> dict[Path, Labelled]:
+    sheet.require("clip", "hand", "contact", "release")
+    clips, hands = sheet.texts("clip"), sheet.texts("hand", empty=True)
+    contacts, releases = sheet.integers("contact"), sheet.integers("release", empty=True)
     told: dict[str, list[Touch]] = {path.name: [] for path in found}
-    for line, (clip, hand, contact, release) in enumerate(rows.iter_rows(), 2):
-        where = f"{table}, line {line}"
+    for row, (clip, hand, contact, release) in enumerate(zip(clips, hands, contacts, releases, strict=True)):
+        wrong = ""
         if clip not in told:
-            raise ValueError(f"{where}: no clip {clip!r} in {table.parent}; it has {', '.join(told)}")
-        if hand not in (None, *HANDS):
-            raise ValueError(f"{where}: hand {hand!r}; expected {' or '.join(HANDS)}, or nothing")
-        if contact is None or contact < 0 or (release is not None and release <= contact):
-            raise ValueError(f"{where}: contact {contact}, release {release}; expected 0 <= contact < release")
+            wrong = f"no clip {clip!r} in {sheet.path.parent}; it has {', '.join(told)}"
+        elif hand not in (None, *HANDS):
+            wrong = f"hand {hand!r}; expected {' or '.join(HANDS)}, or nothing"
+        elif contact < 0 or (release is not None and release <= contact):
+            wrong = f"contact {contact}, release {release}; expected 0 <= contact < release"
+        if wrong:
+            raise ValueError(f"{sheet.path}, line {sheet.line(row)}: {wrong}")
         told[clip].append(Touch(HANDS.index(hand or "right"), contact, release))
-    known = not rows["hand"].null_count()
+    known = not hands.null_count()
     return {path: Labelled(tuple(sorted(told[path.name], key=lambda t: t.contact)), known) for path in found}
 
 
@@ -74,7 +76,7 @@ def _labels(file: Path, found: list[Path]) -> dict[Path, Labelled]:
     try:
         said = orjson.loads(file.read_bytes())
         touches = {
-            name: (Touch(1, int(label["contact"]), int(label["separation"])),)
+            name: (Touch(1, _frame(label["contact"]), _frame(label["separation"])),)
             for name, label in said.items()
             if isinstance(label, dict) and label.get("contact") is not None and label.get("separation") is not None
         }
@@ -84,3 +86,10 @@ def _labels(file: Path, found: list[Path]) -> dict[Path, Labelled]:
     if not labelled:
         raise ValueError(f"{file}: no label of {', '.join(path.name for path in found)}; it has {', '.join(touches)}")
     return {path: Labelled(one, hands=False) for path, one in labelled.items()}
+
+
+def _frame(label: Any) -> int:
+    """A frame's number, which may be written 3.0."""
+    if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label) or label < 0:
+        raise ValueError(f"{label!r} is no frame")
+    return int(label)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from models import files
 from models.trained import CONFIG_FILE
 from models.vision.encoder import DEFAULT
 
@@ -118,7 +118,7 @@ class TouchConfig:
 
     def save(self, directory: Path) -> None:
         """Write `config.json`."""
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        files.write({directory / CONFIG_FILE: files.dumped(self)})
 
     @classmethod
     def load(cls, directory: Path) -> TouchConfig:
@@ -127,7 +127,7 @@ class TouchConfig:
         Raises:
             ValueError: it names settings that there are not.
         """
-        stored = json.loads((directory / CONFIG_FILE).read_text())
+        stored = files.read_json(directory / CONFIG_FILE)
         parts = {"eye": EyeConfig, "network": NetworkConfig, "decode": DecodeConfig}
         try:
             return cls(**{name: parts[name](**value) for name, value in stored.items()})

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from models import files
 from models.touch.truth import HANDS
 from models.trained import CONFIG_FILE, WEIGHTS_FILE
 from models.vision.encoder import DEFAULT, Encoder
@@ -130,9 +130,8 @@ class HandFinder:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({name: t.contiguous() for name, t in self.net.state_dict().items()}, directory / WEIGHTS_FILE)
+        weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
+        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
@@ -141,10 +140,10 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
     Raises:
         ValueError: it does not fit the encoder that is here.
     """
-    config = FinderConfig(**json.loads((Path(directory) / CONFIG_FILE).read_text()))
+    config = FinderConfig(**files.read_json(Path(directory) / CONFIG_FILE))
     eye = eye_of(config, device)
     net = FinderNet(eye.width, config.hidden, eye.grid)
-    net.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+    net.load_state_dict(files.read_weights(Path(directory) / WEIGHTS_FILE))
     return HandFinder(config, net, eye)
 
 

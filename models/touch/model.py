@@ -7,15 +7,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from models import files
 from models.touch.config import EyeConfig, TouchConfig
 from models.touch.decode import peak
 from models.touch.hands import crops, present
 from models.touch.moving import FINER, MOTION, moving
 from models.touch.network import Tokens, TouchNet
-from models.trained import WEIGHTS_FILE
+from models.trained import CONFIG_FILE, WEIGHTS_FILE
 from models.vision import flow
 from models.vision.encoder import Encoder
 from models.vision.encoder import load as encoder
@@ -114,6 +115,11 @@ class TouchModel:
         """Height and width of the frames that it judges."""
         return self._eyes.size
 
+    @property
+    def eyes(self) -> Eyes:
+        """What its frames are looked at with."""
+        return self._eyes
+
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
         return {"grey": flow.grey(pixels, self.size)}
@@ -159,9 +165,8 @@ class TouchModel:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
-        directory.mkdir(parents=True, exist_ok=True)
-        self.config.save(directory)
-        save_file({name: t.contiguous() for name, t in self.net.state_dict().items()}, directory / WEIGHTS_FILE)
+        weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
+        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> TouchModel:
@@ -173,5 +178,5 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> TouchModel:
     config = TouchConfig.load(Path(directory))
     eyes = Eyes(config.eye, device)
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
-    net.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+    net.load_state_dict(files.read_weights(Path(directory) / WEIGHTS_FILE))
     return TouchModel(config, net, eyes)

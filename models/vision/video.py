@@ -1,22 +1,34 @@
 """Recorded footage and live streams, decoded frame by frame.
 
-A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names.
+A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names,
+the numbers in them by value: `frame2` before `frame10`. Hidden files are left out.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from models.folders import listed
+from models.vision.picture import Turn, decode
+
+if TYPE_CHECKING:
+    from av import VideoFrame
 
 Frame = NDArray[np.uint8]
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 MAX_PIXELS = 1 << 24  # of a frame, before it is decoded: 4096 x 4096
+_BY_DEGREES = {-90: Turn(swap=True, columns=True), 90: Turn(swap=True, rows=True)} | dict.fromkeys(
+    (-180, 180), Turn(columns=True, rows=True)
+)
 MAX_FRAMES = 36_000  # of a clip: an hour at ten a second
 
 
@@ -31,7 +43,7 @@ def read(
     """Decode a clip frame by frame; no more than one is held at a time.
 
     Args:
-        path: a video file, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
+        path: a video file, a picture, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
         rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
             taken to be at this rate already. None: each frame, as it is stored.
         size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled; None: they stay as they are.
@@ -39,16 +51,15 @@ def read(
         max_frames: of what is yielded; a live stream has no end.
 
     Yields:
-        `[H, W, 3]` uint8 RGB.
+        `[H, W, 3]` uint8 RGB, the way up that the file says.
 
     Raises:
         ValueError: `path` is no clip, cannot be decoded, or is over a limit.
     """
     live = isinstance(path, str) and "://" in path
     place = path if live else Path(path)
-    pictures = isinstance(place, Path) and place.is_dir()
-    if pictures:
-        frames = _pictures(Path(path), max_pixels)
+    if isinstance(place, Path) and (place.is_dir() or place.suffix.lower() in PICTURES):
+        frames = _pictures(place, max_pixels)
     else:
         timed = _video(place, max_pixels)
         frames = (frame for _, frame in timed) if rate is None else _sampled(timed, rate)
@@ -61,7 +72,7 @@ def read(
 def is_clip(path: Path) -> bool:
     """Whether it is a video file or a directory with pictures, by its name."""
     if path.is_dir():
-        return any(picture.suffix.lower() in PICTURES for picture in path.iterdir())
+        return bool(listed(path, *PICTURES))
     return path.suffix.lower() in VIDEOS
 
 
@@ -82,9 +93,27 @@ def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
             for number, frame in enumerate(container.decode(stream)):
                 _within(path, frame.width, frame.height, max_pixels)
                 time = number / float(stream.average_rate or 1) if frame.time is None else frame.time
-                yield time, frame.to_ndarray(format="rgb24")
+                yield time, _turn(frame)(frame.to_ndarray(format="rgb24"))
     except av.FFmpegError as reason:
         raise ValueError(f"{path}: {reason}; expected a video that FFmpeg can decode") from None
+
+
+def _turn(frame: VideoFrame) -> Turn:
+    """How a frame is to be turned: cameras and telephones say it in the file's display matrix."""
+    if (matrix := _display_matrix(frame)) is None:
+        return _BY_DEGREES.get(frame.rotation, Turn())
+    a, b, c, d = (matrix[at] for at in (0, 1, 3, 4))  # x' = a x + c y, y' = b x + d y
+    swap = abs(b) > abs(a)
+    return Turn(swap, columns=(c if swap else a) < 0, rows=(b if swap else d) < 0)
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
+    """The 3 x 3 matrix; None: there is none, or PyAV stops at other data of the frame, of a kind that it does not know."""
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        return None
+    return struct.unpack("9i", bytes(data)) if data is not None else None
 
 
 def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Frame]:
@@ -102,11 +131,14 @@ def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Fra
 
 
 def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
-    found = sorted(picture for picture in path.iterdir() if picture.suffix.lower() in PICTURES)
+    found = listed(path, *PICTURES)
     if not found:
         raise ValueError(f"{path} has no pictures; expected files {', '.join(PICTURES)}")
     for picture in found:
-        _, frame = next(_video(picture, max_pixels))
+        try:
+            frame = decode(picture.read_bytes(), max_pixels=max_pixels)
+        except (ValueError, OSError) as reason:
+            raise ValueError(f"{picture}: {reason}; take it out of the folder, or put a whole one there") from None
         yield frame
 
 

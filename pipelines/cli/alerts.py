@@ -42,14 +42,14 @@ def line(alert: Alert) -> Any:
     """An alarm in one line."""
     from rich.text import Text
 
-    from pipelines.cli.console import LEVELS
+    from pipelines.cli.console import LEVELS, plain
 
     style = LEVELS.get(alert.severity, "") if alert.transition == "raised" else "dim"
     told = {"topic", "partition", "offset", "row", "model_version"}
     shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key and not isinstance(v, list)}
-    facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items())
+    facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else plain(f"{n} {v}") for n, v in shown.items())
     return Text.assemble(
         (f"{alert.time:%H:%M:%S} ", "dim"),
-        (f"{alert.severity:<9}{alert.transition:<8}", style),
-        f" {alert.key:<8} {facts}",
+        (f"{plain(alert.severity):<9}{plain(alert.transition):<8}", style),
+        f" {plain(alert.key):<8} {facts}",
     )

@@ -60,7 +60,7 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from pipelines.runtime.broker_checks import Broker
+    from pipelines.runtime.broker_checks import Broker, codecs
     from pipelines.runtime.lake import Lake
     from pipelines.runtime.lake_checks import LakeFolder
 
@@ -68,6 +68,7 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
     try:
         checkup.look("kafka", broker.reach)
+        checkup.look("compression", codecs)
         checkup.look("lake", folder.writable)
         checkup.look("space", folder.space, "lake")
         checkup.look("registry", partial(_registry, settings, needed))
@@ -114,7 +115,9 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
     def newest(shard: int) -> Journal | None:
         return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
 
+    look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
+    look("table's files", table.files, "table")
     look("snapshots", lambda: table.snapshots(made.pipeline), "table")
     look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
     look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")
@@ -236,7 +239,7 @@ def _teller() -> Callable[[Finding], None]:
     """Lines for people, under the pipeline's name."""
     from rich.text import Text
 
-    from pipelines.cli.console import out
+    from pipelines.cli.console import out, plain
 
     of = ""
 
@@ -245,7 +248,7 @@ def _teller() -> Callable[[Finding], None]:
         if found.pipeline != of:
             out.print(Text(of := found.pipeline, "bold"))
         dim = "dim" if found.state in ("ok", "skipped") else ""
-        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (found.said, dim))
+        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (plain(found.said), dim))
         out.print(line, soft_wrap=True)
 
     return tell

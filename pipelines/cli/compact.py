@@ -23,7 +23,7 @@ def compact(
     from pipelines.runtime import compaction
 
     lake = context.obj.settings().lake.open()
-    with working(f"compacting {lake.uri(pipeline)}"):
+    with working(f"compacting {lake.place(pipeline)}"):
         done = compaction.compact(lake, pipeline, vacuum)
     if json:
         say_json(asdict(done))

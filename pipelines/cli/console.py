@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,11 +15,19 @@ from typing import Any
 import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 PIPED = 120
 """Columns where there is no terminal to ask."""
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED)
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console that prints every string as it is. Most are data: a key `[red]Pump :warning:` is neither a style nor a picture."""
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 
 LEVELS = {"critical": "bold red", "warning": "yellow", "healthy": "green"}
 
@@ -29,9 +38,16 @@ def say_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def plain(text: object) -> str:
+    """Data as text on one line: control characters, which a terminal would obey, are written as escapes such as `\\x1b`."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), str(text)
+    )
+
+
 def note(text: str) -> None:
     """A remark on stderr, where no script reads."""
-    err.print(text, style="dim", soft_wrap=True, markup=False)
+    err.print(plain(text), style="dim", soft_wrap=True)
 
 
 def fail(reason: BaseException) -> None:
@@ -39,7 +55,7 @@ def fail(reason: BaseException) -> None:
     if os.environ.get("TOCSIN_DEBUG"):
         err.print_exception()
     text = " ".join(str(reason).split()) or type(reason).__name__
-    err.print(f"tocsin: {text}", style="red", soft_wrap=True, markup=False)
+    err.print(f"tocsin: {plain(text)}", style="red", soft_wrap=True)
 
 
 @contextmanager
@@ -48,7 +64,7 @@ def working(text: str) -> Iterator[None]:
     if not err.is_terminal:
         yield
         return
-    with err.status(text):
+    with err.status(Text(plain(text))):  # it takes a string for markup, whatever the console does
         yield
 
 
@@ -56,7 +72,7 @@ def progress() -> Progress:
     """A bar on stderr; gone at the end."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

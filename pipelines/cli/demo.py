@@ -50,9 +50,7 @@ def demo(
     from pipelines.runtime.feeder import feed
     from pipelines.runtime.supervisor import deploy
 
-    out.print(
-        "[bold]Tocsin[/]: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n"
-    )
+    out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n")
     _clear(folder)
     fleet = Fleet()
     with ExitStack() as stack:
@@ -87,6 +85,9 @@ def _clear(folder: Path) -> None:
 
 def _settings(folder: Path, bootstrap_servers: str) -> Settings:
     """The demo's own, whatever the environment says; where its table and its run lie also stays in a file."""
+    import orjson
+
+    from pipelines.runtime.lake import write_aside
     from pipelines.runtime.settings import Settings
 
     stays = {
@@ -94,7 +95,8 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
         "mlflow.tracking_uri": f"sqlite:///{(folder / 'mlflow.db').absolute()}",
     }
     file = folder / "tocsin.toml"
-    file.write_text("".join(f"{name} = '{value}'\n" for name, value in stays.items()))
+    # A JSON string is one of TOML, too, whatever is in the folder's name.
+    write_aside(file, b"".join(b"%s = %s\n" % (name.encode(), orjson.dumps(value)) for name, value in stays.items()))
     own = {
         "kafka.bootstrap_servers": bootstrap_servers,
         "kafka.security_protocol": "PLAINTEXT",
@@ -188,7 +190,7 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
         f"{bin_}mlflow ui --backend-store-uri sqlite:///{database}",
         f"make kafka   # then, on a broker that keeps what it gets: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
     ):
-        out.print(command, style="bold", soft_wrap=True, highlight=False, markup=False)
+        out.print(command, style="bold", soft_wrap=True)
 
 
 def _short(path: Path) -> Path:

@@ -51,7 +51,7 @@ def letters(
     """List dead letters: where each record was read, what gave up on it, and why."""
     from rich.table import Table
 
-    from pipelines.cli.console import out, say_json
+    from pipelines.cli.console import out, plain, say_json
     from pipelines.runtime.redelivery import held
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
@@ -67,7 +67,8 @@ def letters(
         shown.add_column(name, justify="right" if name in ("bytes", "replays") else "left", overflow="fold")
     for _, x in reversed(newest):
         letter = x.letter
-        shown.add_row(_place(x), letter.stage, letter.error, letter.message, f"{letter.size:,}", str(x.again or ""))
+        told = map(plain, (_place(x), letter.stage, letter.error, letter.message))
+        shown.add_row(*told, f"{letter.size:,}", str(x.again or ""))
     out.print(shown if newest else "no dead letters")
 
 
@@ -83,7 +84,7 @@ def show(
     import sys
     from base64 import b64encode
 
-    from pipelines.cli.console import out, say_json
+    from pipelines.cli.console import out, plain, say_json
     from pipelines.runtime.deadletter import OriginalStore, internalise
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.redelivery import held
@@ -94,7 +95,7 @@ def show(
     found = [x for x in held(settings.kafka.client_options(), topic) if (x.letter.partition, x.letter.offset) == at]
     if not found:
         raise ConfigError(f"{topic}: expected a dead letter of {record}, got none; see `tocsin dlq list {of}`")
-    store = OriginalStore(lake.files, "", lake.uri())
+    store = OriginalStore(lake.files, "", lake.place())
     for x in found[:1] if raw else found:
         original = internalise(x.letter, store)
         value = original.value or b""
@@ -106,11 +107,12 @@ def show(
         if json:
             say_json({**_facts(x), "headers": headers, "value_base64": b64encode(value).decode()})
             continue
-        out.print(f"{_place(x)}  {x.letter.stage}  {x.letter.error}", style="bold", markup=False)
-        out.print(x.letter.message, markup=False, soft_wrap=True)
+        out.print(plain(f"{_place(x)}  {x.letter.stage}  {x.letter.error}"), style="bold")
+        out.print(plain(x.letter.message), soft_wrap=True)
         for name, content in headers.items():
-            out.print(f"{name}: {content}", style="dim", markup=False, soft_wrap=True)
-        out.print(_readable(value), markup=False, soft_wrap=True)
+            out.print(plain(f"{name}: {content}"), style="dim", soft_wrap=True)
+        for line in _readable(value).split("\n"):
+            out.print(plain(line), soft_wrap=True)
 
 
 @app.command()

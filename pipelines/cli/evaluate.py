@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.train import check_domain
+from pipelines.cli.train import DecimalComma, check_domain
+
+if TYPE_CHECKING:
+    from pipelines.runtime.settings import Settings
 
 
 def evaluate(
@@ -31,6 +34,7 @@ def evaluate(
             metavar="WHAT", help="Of touch, what finds hands in clips: MediaPipe's model file, none [finder]."
         ),
     ] = None,
+    decimal_comma: DecimalComma = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
@@ -46,25 +50,44 @@ def evaluate(
             from pipelines.cli.occupancy import evaluate as judge
 
             shipped = "offices"
-            figures = judge(found[2] if found else OFFICES, found[1] if found else SHIPPED, data)
+            figures = judge(
+                found[2] if found else OFFICES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
+            )
         elif domain == "surprise":
             from models.surprise.model import SHIPPED as DIVES
             from pipelines.cli.surprise import evaluate as watch
 
             shipped = DIVES.name
-            figures = watch(found[2] if found else DIVES, found[1] if found else SHIPPED, data)
+            figures = watch(
+                found[2] if found else DIVES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
+            )
         elif domain == "touch":
             from models.touch.model import SHIPPED as TABLE
             from pipelines.cli.touch import evaluate as spot
 
             shipped = TABLE.name
-            figures = spot(found[2] if found else TABLE, found[1] if found else SHIPPED, data, hands=hands)
+            figures = spot(
+                found[2] if found else TABLE,
+                found[1] if found else SHIPPED,
+                data,
+                hands=hands,
+                decimal_comma=decimal_comma,
+            )
         else:
+            from models.rul.data import csv_files
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
 
             shipped = "FD001"
-            figures = score(data=data, model=found[2] if found else FD001, subset=subset, csv=any(data.glob("*.csv")))
+            figures = score(
+                data=data,
+                model=found[2] if found else FD001,
+                subset=subset,
+                csv=bool(csv_files(data)),
+                decimal_comma=decimal_comma,
+            )
+    if model and found and not Path(model).is_dir():
+        _record(context.obj.settings(), found, figures, data)
     if json:
         say_json({"model": model or f"shipped {shipped}", **figures})
         return
@@ -78,6 +101,19 @@ def evaluate(
         )
     for clip, own in clips.items():
         out.print(f"{clip}: {_told(own)}")
+
+
+def _record(settings: Settings, found: tuple[str, str, Path], figures: dict[str, Any], data: Path) -> None:
+    """Have the figures in MLflow, beside the model's training; that it takes none ends nothing."""
+    from mlflow.exceptions import MlflowException
+
+    from models.registry import scored
+    from pipelines.cli.console import note
+
+    try:
+        scored(*found[:2], figures, data=str(data), tracking_uri=settings.mlflow.tracking_uri)
+    except MlflowException as reason:
+        note(f"the figures are not recorded in MLflow: {str(reason).splitlines()[0]}")
 
 
 def _told(clip: dict[str, Any]) -> str:

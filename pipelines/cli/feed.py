@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from pipelines.cli.train import DecimalComma
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -48,6 +50,7 @@ def feed(
         typer.Option(help="Rows in all; without it, the simulated fleet flies on, and a building ends after 14 days."),
     ] = None,
     partitions: Annotated[int, typer.Option(help="Of the topic, if it is to be made.")] = 4,
+    decimal_comma: DecimalComma = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is made if it is missing."""
@@ -72,12 +75,12 @@ def feed(
         format, rate = "jpeg", touch.RATE if rate is None else rate
         frames = touch.frames(source, camera=camera, seed=seed)
     elif plan.factory == occupancy.FACTORY:
-        frames, known = occupancy.frames(source, rooms=rooms, seed=seed)
+        frames, known = occupancy.frames(source, rooms=rooms, seed=seed, decimal_comma=decimal_comma)
         total = min(limit or known, known)
     elif source == "sim":
         frames = fleet(engines, seed)
     else:
-        table = recorded(Path(source), settings, plan, subset=subset, split=split)
+        table = recorded(Path(source), settings, plan, subset=subset, split=split, decimal_comma=decimal_comma)
         frames, total = table.iter_slices(ROWS), min(limit or table.height, table.height)
     kafka = settings.kafka.client_options()
     with clients.admin(kafka) as admin:
@@ -109,23 +112,25 @@ def fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:
     return (frame.drop("rul") for frame in live(engines=engines, seed=seed))
 
 
-def recorded(folder: Path, settings: Settings, plan: Plan, *, subset: str, split: str) -> pl.DataFrame:
+def recorded(
+    folder: Path, settings: Settings, plan: Plan, *, subset: str, split: str, decimal_comma: bool = False
+) -> pl.DataFrame:
     """C-MAPSS or CSV files as a stream would have brought them: all assets at once, row by row.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
     """
     from models.rul.config import RulConfig
-    from models.rul.data import read_cmapss, read_csv_directory
+    from models.rul.data import csv_files, read_cmapss, read_csv_directory
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.plan import fetch_model
 
-    if not any(folder.glob("*.csv")):
+    if not csv_files(folder):
         return read_cmapss(folder, subset, split).sort("cycle", "unit")
     if plan.model is None:
         raise ConfigError(f"--from {folder}: expected a model whose config names the columns of CSV files, got none")
     config = RulConfig.load(fetch_model(settings.lake.open(), plan.model, plan.device).folder)
-    return read_csv_directory(folder, config).sort(config.order, config.key)
+    return read_csv_directory(folder, config, decimal_comma=decimal_comma).sort(config.order, config.key)
 
 
 def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.DataFrame]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.cli.alerts import line
-from pipelines.cli.console import LEVELS
+from pipelines.cli.console import LEVELS, plain
 
 if TYPE_CHECKING:
     import polars as pl
@@ -101,7 +101,7 @@ class Fleet:
         for key, machine in self.watched.items():
             rul, style = machine["rul"], LEVELS[level := self.level(machine["rul"])]
             bar = ProgressBar(total=self.cap, completed=rul, width=40, complete_style=style, finished_style=style)
-            machines.add_row(key, str(machine["cycle"]), bar, f"{rul:.0f}", Text(level, style))
+            machines.add_row(plain(key), str(machine["cycle"]), bar, f"{rul:.0f}", Text(level, style))
         return Group(*self.headlines(), Text(), machines, Text(), *map(line, self.alarms))
 
     def headlines(self) -> tuple[Text, Text]:

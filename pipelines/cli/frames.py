@@ -44,6 +44,7 @@ def frames(
     from pipelines.cli.console import say_json
     from pipelines.query import results
     from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.lake import write_aside
 
     lake, file = context.obj.settings().lake, out or Path(f"{pipeline}.png")
     table = results(pipeline, lake=lake.open())
@@ -65,7 +66,7 @@ def frames(
         raise ConfigError(f"pipeline {pipeline}: expected {gone} kept frames in the lake, got none; they are forgotten")
     written, png = cv2.imencode(".png", _sheet([line for line in lines if line]))
     assert written
-    file.write_bytes(png.tobytes())
+    write_aside(file, png.tobytes())
     if json:
         say_json({"file": str(file), "frames": drawn, "forgotten": gone})
     else:
@@ -111,8 +112,9 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
     import cv2
     import numpy as np
 
-    whole = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)
-    assert whole is not None  # it has been decoded before it was kept
+    from models.vision.picture import decode
+
+    whole = decode(file)[..., ::-1]  # OpenCV draws in BGR
     height = round(whole.shape[0] * WIDTH / whole.shape[1])
     image = cv2.resize(whole, (WIDTH, height), interpolation=cv2.INTER_AREA)
     if places := row.get("map"):

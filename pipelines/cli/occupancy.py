@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +42,8 @@ def train(
     seeds: list[int],
     recipe: Recipe | None = None,
     trials: int = 0,
+    decimal_comma: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train on all rooms of some recordings, each of which gets the same share; the best on the others' rooms is kept.
 
@@ -49,25 +52,26 @@ def train(
 
     Args:
         trials: of a search for the network's sizes and its recipe by the same score with the first seed; 0 searches nothing.
+        decimal_comma: as of `models.occupancy.data.read`.
+        force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        `model` (the folder), `name`, `version` in the registry, `seed`, `seeds` with the figures of each, and `search`: its
-        trials, or None.
+        As `told` of `pipelines.cli.champion`, and `seed`, `seeds` with the figures of each, and `search`: its trials, or None.
     """
-    from models import registry
+    from models import gate, registry
     from models.occupancy.config import OccupancyConfig
     from models.occupancy.search import best, folds, settled
-    from models.occupancy.train import Recipe, fit, labelled, rooms, score
+    from models.occupancy.train import Recipe, candidate, fit, labelled, rooms, score
+    from pipelines.cli.champion import registered, told
     from pipelines.cli.console import progress
-    from pipelines.cli.train import artifacts
     from pipelines.occupancy import minutes
 
     config, recipe, found = OccupancyConfig(), recipe or Recipe(), Search([], None)
-    sources, tried = [], {}
+    sources, tried, curves = [], {}, {}
     with progress() as shown:
         task = shown.add_task("reading", total=len(data))
         for source in data:
-            recording = recorded(source, rooms=16, seed=0)
+            recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
             sources.append(rooms(labelled(minutes(recording), recording.truth), config.features))
             shown.advance(task)
         if trials:
@@ -82,26 +86,29 @@ def train(
             for others, left_out in turns:
                 scores.append(score(fit(others, config, recipe, seed=number), left_out)["f1"])
                 shown.advance(task)
-            tried[number] = (sum(scores) / max(len(scores), 1), fit(sources, config, recipe, seed=number))
+            curve = registry.Curve()
+            model = fit(sources, config, recipe, seed=number, progress=curve.add)
+            tried[number] = (f1 := sum(scores) / max(len(scores), 1), model)
+            curves[number] = curve.end({"f1": f1} if turns else {}, "left_out_")
             shown.advance(task)
-    kept = max(tried, key=lambda number: tried[number][0])
+    kept = gate.best({number: f1 for number, (f1, _) in tried.items()})
     model = tried[kept][1]
     model.save(out)
     figures = [{"seed": number, **({"left_out_f1": f1} if turns else {})} for number, (f1, _) in tried.items()]
-    version = None
-    if settings.mlflow.enabled:
-        uri = settings.mlflow.tracking_uri
-        params = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, "window": config.window}
-        version = registry.register(
-            out,
-            name=name,
-            params={**params, **asdict(config.network), **asdict(recipe), **({"search": found.run} if trials else {})},
-            metrics=[("left_out_f1", f1, number) for number, (f1, _) in tried.items() if turns],
-            tracking_uri=uri,
-            artifact_location=artifacts(uri),
-        )
+    params = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, "window": config.window}
+    register = partial(
+        registry.register,
+        out,
+        domain="occupancy",
+        params={**params, **asdict(config.network), **asdict(recipe), **({"search": found.run} if trials else {})},
+        metrics=curves[kept],
+        data=data,
+        attempts=[registry.Attempt(number, points) for number, points in curves.items()],
+    )
+    new = candidate(model, out, sources, tried[kept][0] if turns else None)
+    made = registered(settings, new, register, name=name, force=force)
     search = [asdict(trial) for trial in found.trials] or None
-    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": figures, "search": search}
+    return {**told(made, out, name), "seed": kept, "seeds": figures, "search": search}
 
 
 def _search(
@@ -119,7 +126,7 @@ def _search(
     """Search, each trial recorded in MLflow when it ends, if that is enabled."""
     from models import registry
     from models.occupancy.search import Trial, best, search
-    from pipelines.cli.train import artifacts
+    from pipelines.cli.champion import artifacts
 
     uri, run, done = settings.mlflow.tracking_uri, None, list[Trial]()
     params = {"data": " ".join(data), "trials": trials, "seed": seed, "window": config.window, "steps": recipe.steps}
@@ -139,7 +146,7 @@ def _search(
         return Search(search(sources, config, recipe, trials=trials, seed=seed, tell=tell), run)
 
 
-def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
+def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = False) -> dict[str, Any]:
     """The pipeline over a recording, against its truth.
 
     Returns:
@@ -156,7 +163,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.plan import Model
 
-    recording = read(data)
+    recording = read(data, decimal_comma=decimal_comma)
     if not len(recording.truth):
         raise ConfigError(
             f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
@@ -179,7 +186,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
     }
 
 
-def frames(source: str, *, rooms: int, seed: int) -> tuple[Iterator[pl.DataFrame], int]:
+def frames(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -> tuple[Iterator[pl.DataFrame], int]:
     """Readings as they would have arrived, and how many."""
     import polars as pl
 
@@ -187,12 +194,16 @@ def frames(source: str, *, rooms: int, seed: int) -> tuple[Iterator[pl.DataFrame
     from models.occupancy.sensors import simulate
 
     # A building's readings as they arrive, not by their time.
-    events = simulate(rooms=rooms, days=DAYS, seed=seed)[0] if source == "sim" else read(Path(source)).events
+    events = (
+        simulate(rooms=rooms, days=DAYS, seed=seed)[0]
+        if source == "sim"
+        else read(Path(source), decimal_comma=decimal_comma).events
+    )
     table = events.select("room", "property", pl.from_epoch("time", "ms").dt.replace_time_zone("UTC"), "value")
     return table.iter_slices(ROWS), table.height
 
 
-def recorded(source: str, *, rooms: int, seed: int) -> Recording:
+def recorded(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -> Recording:
     """A directory's recording, or "sim", a simulated building's; its truth is then the motion sensor.
 
     Raises:
@@ -204,7 +215,7 @@ def recorded(source: str, *, rooms: int, seed: int) -> Recording:
     from models.occupancy.sensors import simulate
 
     if source != "sim":
-        return read(Path(source))
+        return read(Path(source), decimal_comma=decimal_comma)
     events, truth = simulate(rooms=rooms, days=DAYS, seed=seed)
     return Recording(
         events.select("room", "property", "time", "value").sort("time", maintain_order=True),

@@ -34,11 +34,11 @@ def show(answer: pl.DataFrame) -> None:
     """A table on the terminal, its first rows at least."""
     from rich.table import Table
 
-    from pipelines.cli.console import out
+    from pipelines.cli.console import out, plain
 
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name, dtype in answer.schema.items():
-        shown.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
+        shown.add_column(plain(name), justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
     for row in answer.head(ROWS).iter_rows():
         shown.add_row(*map(_text, row))
     out.print(shown)
@@ -47,8 +47,10 @@ def show(answer: pl.DataFrame) -> None:
 
 
 def _text(value: Any) -> str:
+    from pipelines.cli.console import plain
+
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    return str(value)
+    return plain(value)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines.cli.run import OnGap
+
 if TYPE_CHECKING:
     from pipelines.runtime.settings import Settings
 
@@ -20,6 +22,7 @@ def reset(
             help="Where to go on: the log's start or end, a time such as 2026-01-31T12:00:00Z, or an age such as 2h.",
         ),
     ],
+    on_gap: OnGap = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -36,7 +39,7 @@ def reset(
 
     place: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
     where = place if isinstance(place, str) else written(place)
-    settings = context.obj.settings()
+    settings = context.obj.settings({f"pipelines.{pipeline}.on_gap": on_gap})
     _check_stopped(settings, pipeline)
     deployment = deployed(settings, pipeline)
     if not yes:

@@ -65,11 +65,13 @@ def _facts(memory: Memory) -> dict[str, Any]:
 def _lines(memory: Memory) -> Iterator[Text]:
     from rich.text import Text
 
+    from pipelines.cli.console import plain
+
     def line(name: str, text: str, style: str = "") -> Text:
-        return Text.assemble((f"{name:<24} ", "dim"), (text, style))
+        return Text.assemble((f"{plain(name):<24} ", "dim"), (plain(text), style))
 
     seen = f"last seen {written(memory.last_seen)}"
-    yield Text.assemble((memory.key, "bold"), f" on partition {memory.partition}, {seen}")
+    yield Text.assemble((plain(memory.key), "bold"), f" on partition {memory.partition}, {seen}")
     for name, value in memory.cells.items():
         yield line(name, "-" if value is None else str(value))
     for name, (rows, room) in memory.rings.items():
@@ -81,7 +83,7 @@ def _lines(memory: Memory) -> Iterator[Text]:
     for name, rows in memory.waiting.items():
         yield line(name, f"{rows.height} rows wait")
         for row in rows.iter_rows(named=True):
-            yield Text("  " + "  ".join(f"{n} {v}" for n, v in row.items()))
+            yield Text("  " + "  ".join(plain(f"{n} {v}") for n, v in row.items()))
 
 
 def _said(rule: Rule) -> str:

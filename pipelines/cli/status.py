@@ -118,6 +118,8 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
+    from pipelines.cli.console import plain
+
     below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name in (
@@ -137,7 +139,9 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
         if not look["shards"]:
             shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
         for asset, until in look["silences"].items():
-            below.append(Text(f"{look['pipeline']}: {asset} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow"))
+            below.append(
+                Text(f"{look['pipeline']}: {plain(asset)} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
+            )
         for shard in (*look["shards"], *look["landing"]):
             shown.add_row(
                 f"{shard['pipeline']}/{shard['shard']}",
@@ -151,7 +155,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 shard["model"],
             )
             if shard["error"]:
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {shard['error']}", "red"))
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
     return Group(shown, *below)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+    from models.surprise.model import SurpriseModel
     from models.surprise.novelties import Novelty
     from models.surprise.train import Footage, Recipe
     from models.vision.encoder import Encoder
@@ -23,32 +25,40 @@ SIM = "sim"
 
 
 def train(
-    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+    settings: Settings,
+    data: list[str],
+    *,
+    out: Path,
+    name: str,
+    seeds: list[int],
+    recipe: Recipe | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train a predictor on clips, and choose the detector's level on clips that it has not seen.
 
     Args:
         data: directories of clips, whose truth is not needed; or "sim", simulated dives.
+        force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        `model` (the folder), `name`, `version` in the registry, `seed`, and `seeds` with the event F1 of each on validation dives.
+        As `told` of `pipelines.cli.champion`, and `seed`, and `seeds` with the event F1 of each on validation dives.
     """
-    from models import registry
+    from models import gate, registry
     from models.surprise.config import EncoderConfig, SurpriseConfig
-    from models.surprise.evaluate import Counted, counted, detect
     from models.surprise.model import SurpriseModel
+    from models.surprise.model import load as restored
     from models.surprise.scene import TRAIN_SEEDS, VALIDATION_SEEDS
     from models.surprise.train import fit, judged, settled
     from models.vision.encoder import load
+    from pipelines.cli.champion import registered, told
     from pipelines.cli.console import progress
-    from pipelines.cli.train import artifacts
     from pipelines.runtime.errors import ConfigError
 
     seen = EncoderConfig()
     eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
     clips: list[Footage] = []
     unseen: list[Footage] = []
-    tried = {}
+    tried, curves = {}, {}
     with progress() as shown:
         dives = [*TRAIN_SEEDS] if SIM in data else []
         paths = [path for folder in data if folder != SIM for path in _clips(Path(folder))]
@@ -64,40 +74,54 @@ def train(
             raise ConfigError(f"--data {' '.join(data)}: expected clips to train on, got none")
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
-            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number)
+            curve = registry.Curve()
+            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=number, progress=curve.add)
             model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
-            parts = [
-                counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE)
-                for clip in unseen
-            ]
-            tried[number] = (sum(parts, Counted()).figures(), model)
+            tried[number] = (_figures(model, unseen), model)
+            curves[number] = curve.end(tried[number][0])
             shown.advance(task)
-    kept = max(tried, key=lambda number: tried[number][0]["f1"])
+    kept = gate.best({number: found["f1"] for number, (found, _) in tried.items()})
     model = tried[kept][1]
     model.save(out)
-    version = None
-    if settings.mlflow.enabled:
-        uri = settings.mlflow.tracking_uri
-        version = registry.register(
-            out,
-            name=name,
-            params={
-                "data": " ".join(data),
-                "seed": kept,
-                "parameters": model.parameters,
-                **asdict(model.config.network),
-            },
-            metrics=[
-                (f"validation_{f}", v, number) for number, (figures, _) in tried.items() for f, v in figures.items()
-            ],
-            tracking_uri=uri,
-            artifact_location=artifacts(uri),
-        )
+
+    def against(folder: Path) -> tuple[float, float]:
+        other = restored(folder)
+        same = other.config.encoder == model.config.encoder
+        dives = unseen if same else [looked_at(source, other.eye) for source in VALIDATION_SEEDS]
+        return tried[kept][0]["f1"], _figures(other, dives)["f1"]
+
+    new = gate.Candidate(
+        measure="F1 of events on validation dives",
+        lower=False,
+        score=tried[kept][0]["f1"],
+        outputs=lambda: [judged(restored(out), clip) for clip in (unseen or clips)[:1]],
+        against=against,
+    )
+    facts = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, **asdict(model.config.network)}
+    register = partial(
+        registry.register,
+        out,
+        domain="surprise",
+        params=facts,
+        metrics=curves[kept],
+        data=data,
+        attempts=[registry.Attempt(number, points) for number, points in curves.items()],
+    )
+    made = registered(settings, new, register, name=name, force=force)
     figures = [{"seed": number, **found} for number, (found, _) in tried.items()]
-    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": figures}
+    return {**told(made, out, name), "seed": kept, "seeds": figures}
 
 
-def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
+def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:
+    """How well a model finds the events of some clips."""
+    from models.surprise.evaluate import Counted, counted, detect
+    from models.surprise.train import judged
+
+    parts = [counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives]
+    return sum(parts, Counted()).figures()
+
+
+def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = False) -> dict[str, Any]:
     """The pipeline over clips with a truth, see `models.surprise.clips`; or, where `data` is "sim", over the test dives.
 
     Returns:
@@ -119,7 +143,7 @@ def evaluate(folder: Path, version: str, data: Path) -> dict[str, Any]:
             for seed in TEST_SEEDS:
                 yield f"{SIM} {seed}", iter(dive := Dive(seed, rate=RATE)), dive.novelties
             return
-        for path, truth in clips(data).items():
+        for path, truth in clips(data, decimal_comma=decimal_comma).items():
             yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
     declared = pipeline({}, Model(folder, version, "auto"))
@@ -152,9 +176,10 @@ def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.D
 
 
 def _clips(folder: Path) -> list[Path]:
+    from models.folders import listed
     from models.vision.video import is_clip
 
-    return [path for path in sorted(folder.iterdir()) if is_clip(path)]
+    return [path for path in listed(folder) if is_clip(path)]
 
 
 def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:

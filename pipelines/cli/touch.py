@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models.touch.clips import Labelled
     from models.touch.decode import Spot
     from models.touch.finder import HandFinder
-    from models.touch.model import Eyes
+    from models.touch.model import Eyes, TouchModel
     from models.touch.scene import Scene
     from models.touch.train import Footage, Recipe
     from models.touch.truth import Miss
@@ -30,31 +30,46 @@ SIM = "sim"
 
 
 def train(
-    settings: Settings, data: list[str], *, out: Path, name: str, seeds: list[int], recipe: Recipe | None = None
+    settings: Settings,
+    data: list[str],
+    *,
+    out: Path,
+    name: str,
+    seeds: list[int],
+    recipe: Recipe | None = None,
+    decimal_comma: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Train a network on simulated scenes and labelled clips, and choose its thresholds on scenes that it has not seen.
 
     Args:
         data: directories of clips with their touches, see `models.touch.clips`; or "sim", simulated scenes.
+        force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        `model` (the folder), `name`, `version` in the registry, `seed`, and `seeds` with the figures of each on validation scenes.
+        As `told` of `pipelines.cli.champion`, and `seed`, and `seeds` with the figures of each on validation scenes.
     """
-    from models import registry
+    from models import gate, registry
     from models.touch.clips import clips as labelled
     from models.touch.config import TouchConfig
-    from models.touch.evaluate import operating_figures, precision_figures
+    from models.touch.evaluate import operating_figures
     from models.touch.finder import load
     from models.touch.model import Eyes, TouchModel
+    from models.touch.model import load as restored
     from models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
-    from models.touch.train import fit, judged, settled
+    from models.touch.train import decoded, fit, judged, settled
+    from pipelines.cli.champion import registered, told
     from pipelines.cli.console import progress
-    from pipelines.cli.train import artifacts
 
     config = TouchConfig()
-    eyes, finder, tried = Eyes(config.eye), load(), {}
+    eyes, finder, tried, curves = Eyes(config.eye), load(), {}, {}
     sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in data]
-    sources += [found for folder in data if folder != SIM for found in labelled(Path(folder)).items()]
+    sources += [
+        found
+        for folder in data
+        if folder != SIM
+        for found in labelled(Path(folder), decimal_comma=decimal_comma).items()
+    ]
     clips: list[Footage] = []
     unseen: list[Footage] = []
     with progress() as shown:
@@ -64,33 +79,58 @@ def train(
             shown.advance(task)
         for number in seeds:
             task = shown.add_task(f"seed {number}", total=1)
-            model = fit(clips, config, eyes, recipe, seed=number)
+            curve = registry.Curve()
+            model = fit(clips, config, eyes, recipe, seed=number, progress=curve.add)
             model = TouchModel(settled(model, unseen), model.net, eyes)
-            figures = precision_figures([judged(model, clip, soft=True) for clip in unseen])
+            figures = _precision(model, unseen)
             thresholds = model.config.decode.thresholds
             figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
             tried[number] = (figures, model)
+            curves[number] = curve.end(figures)
             shown.advance(task)
-    kept = max(tried, key=lambda number: tried[number][0]["map_2"])
+    kept = gate.best({number: found["map_2"] for number, (found, _) in tried.items()})
     model = tried[kept][1]
     model.save(out)
-    version = None
-    if settings.mlflow.enabled:
-        uri = settings.mlflow.tracking_uri
-        facts = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, **asdict(config.network)}
-        version = registry.register(
-            out,
-            name=name,
-            params=facts,
-            metrics=[(f"validation_{f}", v, number) for number, (found, _) in tried.items() for f, v in found.items()],
-            tracking_uri=uri,
-            artifact_location=artifacts(uri),
-        )
-    told = [{"seed": number, **found} for number, (found, _) in tried.items()]
-    return {"model": str(out), "name": name, "version": version, "seed": kept, "seeds": told}
+
+    def against(folder: Path) -> tuple[float, float]:
+        other = restored(folder)
+        same = other.config.eye == model.config.eye
+        scenes = unseen if same else [looked_at(seed, other.eyes) for seed in VALIDATION_SEEDS]
+        return tried[kept][0]["map_2"], _precision(other, scenes)["map_2"]
+
+    new = gate.Candidate(
+        measure="mAP at 2 frames on validation scenes",
+        lower=False,
+        score=tried[kept][0]["map_2"],
+        outputs=lambda: [decoded(restored(out), clip) for clip in (unseen or clips)[:1]],
+        against=against,
+    )
+    facts = {"data": " ".join(data), "seed": kept, "parameters": model.parameters, **asdict(config.network)}
+    register = partial(
+        registry.register,
+        out,
+        domain="touch",
+        params=facts,
+        metrics=curves[kept],
+        data=data,
+        attempts=[registry.Attempt(number, points) for number, points in curves.items()],
+    )
+    made = registered(settings, new, register, name=name, force=force)
+    figures_told = [{"seed": number, **found} for number, (found, _) in tried.items()]
+    return {**told(made, out, name), "seed": kept, "seeds": figures_told}
 
 
-def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None) -> dict[str, Any]:
+def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:
+    """How well a model finds the touches of some scenes."""
+    from models.touch.evaluate import precision_figures
+    from models.touch.train import judged
+
+    return precision_figures([judged(model, clip, soft=True) for clip in scenes])
+
+
+def evaluate(
+    folder: Path, version: str, data: Path, *, hands: str | None = None, decimal_comma: bool = False
+) -> dict[str, Any]:
     """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
 
     Args:
@@ -114,7 +154,7 @@ def evaluate(folder: Path, version: str, data: Path, *, hands: str | None = None
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
-    for name, shots, truth, misses in _sources(data):
+    for name, shots, truth, misses in _sources(data, decimal_comma):
         table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")
         rung, touches = _rung(table), truth.touches
         scores = torch.from_numpy(np.stack([table[column].to_numpy() for column in SCORES], 1)).unflatten(1, (2, 2))
@@ -170,7 +210,7 @@ def looked_at(
     return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
 
 
-def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
+def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
     """What is to be judged: names, frames, and the truth."""
     from models.touch.clips import Labelled, clips
     from models.touch.scene import TEST_SEEDS, Scene
@@ -182,7 +222,7 @@ def _sources(data: Path) -> Iterator[tuple[str, Iterator[Frame], Labelled, Seque
             scene = Scene(seed, rate=RATE)
             yield f"{SIM} {seed}", _shots(seed), Labelled(tuple(scene.touches), hands=True), scene.misses
         return
-    for path, truth in clips(data).items():
+    for path, truth in clips(data, decimal_comma=decimal_comma).items():
         yield path.name, map(Frame, read(path, rate=None, size=None)), truth, ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from models.rul.train import Epoch, Trained
     from pipelines.runtime.settings import Settings
 
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Numbers in CSV files are written 400,5.")]
 DOMAINS = ("rul", "occupancy", "surprise", "touch")
 
 
@@ -46,24 +48,57 @@ def train(
     search: Annotated[
         int, typer.Option(metavar="TRIALS", min=0, help="Of occupancy: a Bayesian search for sizes and recipe before.")
     ] = 0,
+    decimal_comma: DecimalComma = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="As champion even where it is more than 10 % worse than the one that is."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Train a model on runs to failure, rooms or clips, and register it in MLflow as NAME@champion."""
+    """Train a model on runs to failure, rooms or clips, and register it in MLflow as NAME@champion.
+
+    A model that gives no finite numbers, or is more than 10 % worse on the same validation than the champion, is registered
+    without the alias, and the command fails.
+    """
     check_domain(domain)
     settings, seeds = context.obj.settings(), seed or [0]
     if domain == "occupancy":
-        _occupancy(settings, data, out=out, name=name or domain, seeds=seeds, steps=steps, trials=search, json=json)
+        _occupancy(
+            settings,
+            data,
+            out=out or Path("trained", name or domain),
+            name=name or domain,
+            seeds=seeds,
+            steps=steps,
+            trials=search,
+            decimal_comma=decimal_comma,
+            force=force,
+            json=json,
+        )
         return
     if search:
         raise ConfigError(f"--search: expected occupancy, got {domain}, whose settings are not searched; leave it out")
     if domain in ("surprise", "touch"):
         fit = _surprise if domain == "surprise" else _touch
         folder = out or Path("trained", name or domain)
-        fit(settings, data, out=folder, name=name or domain, seeds=seeds, steps=steps, json=json)
+        more = {"decimal_comma": decimal_comma} if domain == "touch" else {}  # surprise learns without a table
+        fit(settings, data, out=folder, name=name or domain, seeds=seeds, steps=steps, force=force, json=json, **more)
         return
     if len(data) > 1:
         raise ConfigError(f"--data: expected one folder for {domain}, got {', '.join(data)}; name one")
-    _rul(settings, Path(data[0]), config, out=out, name=name, subset=subset, seeds=seeds, epochs=epochs, json=json)
+    _rul(
+        settings,
+        Path(data[0]),
+        config,
+        out=out,
+        name=name,
+        subset=subset,
+        seeds=seeds,
+        epochs=epochs,
+        decimal_comma=decimal_comma,
+        force=force,
+        json=json,
+    )
 
 
 def _rul(
@@ -76,10 +111,14 @@ def _rul(
     subset: str,
     seeds: list[int],
     epochs: int | None,
+    decimal_comma: bool,
+    force: bool,
     json: bool,
 ) -> None:
-    from models.rul.train import Recipe
+    from models import gate
+    from models.rul.train import Recipe, candidate, register
     from models.rul.train import train as fit
+    from pipelines.cli.champion import registered, told
     from pipelines.cli.console import out as console
     from pipelines.cli.console import progress, say_json
 
@@ -101,48 +140,41 @@ def _rul(
                 out=Path(scratch),
                 config=config,
                 subset=subset,
+                decimal_comma=decimal_comma,
                 recipe=recipe,
                 seed=number,
                 progress=epoch,
             )
-    scores = {number: min(line.rmse for line in trained.curve) for number, trained in tried.items()}
-    best = min(scores, key=lambda number: scores[number])
-    tried[best].model.save(folder)
-    version = None
-    if settings.mlflow.enabled:
-        from models.rul.train import register
-
-        params = {"data": str(data), "seed": best, "seeds": " ".join(map(str, seeds)), **asdict(recipe)}
-        uri = settings.mlflow.tracking_uri
-        version = register(
-            tried[best].model,
-            folder,
-            tried[best].curve,
-            params,
-            tracking_uri=uri,
-            name=name,
-            artifact_location=artifacts(uri),
-        )
+    scores = {number: trained.rmse for number, trained in tried.items()}
+    best = gate.best(scores, lower=True)
+    kept = tried[best]
+    kept.model.save(folder)
+    params = {"data": str(data), "seed": best, "seeds": " ".join(map(str, seeds)), **asdict(recipe)}
+    attempts = {number: trained.curve for number, trained in tried.items()}
+    register_as = partial(register, kept.model, folder, kept.curve, params, data=data, attempts=attempts)
+    made = told(registered(settings, candidate(kept, folder), register_as, name=name, force=force), folder, name)
     if json:
         seeds_tried = [
             {"seed": n, "validation_rmse": score, "epochs": len(tried[n].curve)} for n, score in scores.items()
         ]
-        say_json({"model": str(folder), "name": name, "version": version, "seed": best, "seeds": seeds_tried})
-        return
-    for number, score in scores.items():
-        console.print(f"seed {number}: validation RMSE {score:.2f}" + (" (kept)" if number == best else ""))
-    _say(str(folder), name, version)
+        say_json({**made, "seed": best, "seeds": seeds_tried})
+    else:
+        for number, score in scores.items():
+            console.print(f"seed {number}: validation RMSE {score:.2f}" + (" (kept)" if number == best else ""))
+    _say(made, json=json)
 
 
 def _occupancy(
     settings: Settings,
     data: list[str],
     *,
-    out: Path | None,
+    out: Path,
     name: str,
     seeds: list[int],
     steps: int | None,
     trials: int,
+    decimal_comma: bool,
+    force: bool,
     json: bool,
 ) -> None:
     from models.occupancy.train import Recipe
@@ -151,17 +183,25 @@ def _occupancy(
     from pipelines.cli.occupancy import train as fit
 
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-    folder = out or Path("trained", name)
-    made = fit(settings, data, out=folder, name=name, seeds=seeds, recipe=recipe, trials=trials)
+    made = fit(
+        settings,
+        data,
+        out=out,
+        name=name,
+        seeds=seeds,
+        recipe=recipe,
+        trials=trials,
+        decimal_comma=decimal_comma,
+        force=force,
+    )
     if json:
         say_json(made)
-        return
-    if made["search"]:
+    elif made["search"]:
         _say_search(made["search"])
-    for tried in made["seeds"]:
+    for tried in [] if json else made["seeds"]:
         figure = f": F1 {tried['left_out_f1']:.3f} on what was left out" if "left_out_f1" in tried else ""
         console.print(f"seed {tried['seed']}{figure}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
-    _say(made["model"], name, made["version"])
+    _say(made, json=json)
 
 
 def _surprise(settings: Settings, data: list[str], *, steps: int | None, json: bool, **more: Any) -> None:
@@ -189,10 +229,9 @@ def _say_seeds(made: dict[str, Any], figure: Callable[[dict[str, Any]], str], *,
 
     if json:
         say_json(made)
-        return
-    for tried in made["seeds"]:
+    for tried in [] if json else made["seeds"]:
         out.print(f"seed {tried['seed']}: {figure(tried)}" + (" (kept)" if tried["seed"] == made["seed"] else ""))
-    _say(made["model"], made["name"], made["version"])
+    _say(made, json=json)
 
 
 def _say_search(trials: list[dict[str, Any]]) -> None:
@@ -210,11 +249,18 @@ def _say_search(trials: list[dict[str, Any]]) -> None:
     out.print(table)
 
 
-def _say(folder: str, name: str, version: str | None) -> None:
-    """Where the model is."""
+def _say(made: dict[str, Any], *, json: bool) -> None:
+    """Where the model is; it ends the command if it was refused as champion."""
+    from pipelines.cli.champion import check_champion
     from pipelines.cli.console import note, out
 
-    out.print(f"model in {folder}" + (f", registered as {name}/{version} and {name}@champion" if version else ""))
+    check_champion(made)
+    if json:
+        return
+    name, version = made["name"], made["version"]
+    out.print(
+        f"model in {made['model']}" + (f", registered as {name}/{version} and {name}@champion" if version else "")
+    )
     if not version:
         note("mlflow.enabled is false: not registered")
 
@@ -223,8 +269,3 @@ def check_domain(domain: str) -> None:
     """Refuse what has no training."""
     if domain not in DOMAINS:
         raise ConfigError(f"domain {domain}: expected one of {', '.join(DOMAINS)}; choose one of them")
-
-
-def artifacts(uri: str) -> str | None:
-    """Files beside a local database; a server knows its own place."""
-    return str(Path(uri.removeprefix("sqlite:///")).parent / "mlruns") if uri.startswith("sqlite:///") else None

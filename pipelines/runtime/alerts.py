@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -20,7 +22,7 @@ TYPE = "io.tocsin.alert."
 SOURCE = "/tocsin/"
 """What a source begins with, before the pipeline."""
 TEXT_LIMIT = 1000
-"""Characters of a text that an alarm carries as evidence; the table has all of it."""
+"""Characters of a text, or of binary in base64, that an alarm carries as evidence; the table has all of it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any]) -> Alert:
     name = orjson.dumps([pipeline.name, *origin, rule.name, edge.transition])
     lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
     shown = {n: row[n] for n in (rule.data or pipeline.results.names)}
-    evidence = {n: v[:TEXT_LIMIT] if isinstance(v, str) else v for n, v in shown.items()}
+    evidence = {name: _evidence(value) for name, value in shown.items()}
     return Alert(
         id=hashlib.sha256(name).hexdigest()[:32],
         pipeline=pipeline.name,
@@ -104,3 +106,27 @@ def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any]) -> Alert:
         time=row["event_time"],
         data=lineage | evidence,
     )
+
+
+def _evidence(value: Any) -> Any:
+    """A column's value as JSON has it."""
+    if isinstance(value, str):
+        return value[:TEXT_LIMIT]
+    if isinstance(value, bytes):
+        return b64encode(value[: TEXT_LIMIT * 3 // 4]).decode()
+    if isinstance(value, Decimal):
+        return str(value)  # a JSON number is a float to most who read it
+    if isinstance(value, list):
+        return [_evidence(item) for item in value] if value and not isinstance(value[0], int | float) else value
+    if isinstance(value, dict):
+        return {_name(key): _evidence(item) for key, item in value.items()}
+    return value
+
+
+def _name(key: Any) -> str:
+    """A map's key as JSON has it."""
+    if isinstance(key, date):  # and datetime
+        return key.isoformat()
+    if isinstance(key, bool):
+        return str(key).lower()
+    return str(_evidence(key))

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pipelines.runtime.clock import Timer
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.machine import Step
 from pipelines.runtime.rows import Groups, Rows, concat
@@ -67,13 +68,15 @@ class Around:
             "waiting": Pending(),
         }
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._wait)]
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         past, newest, heard, waiting = (state[n] for n in ("past", "newest", "heard", "waiting"))
         assert isinstance(past, RingStore) and isinstance(newest, CellStore)
         assert isinstance(heard, CellStore) and isinstance(waiting, PendingStore)
-        if len(at.came):
-            g = at.came.groups()
-            heard[g.slots] = at.heard(at.came)[g.order[g.starts + g.lengths - 1]]
+        at.hear(heard)
         rows = self._owned(rows)
         if waiting.rows is not None:
             rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
@@ -83,7 +86,7 @@ class Around:
         before[g.starts] = newest[g.slots]
         values = rows.tensors[self._tensor].reshape(len(rows), math.prod(self._shape))
         line = _Line(g, values, *past.tail(g.slots), times - before > self._lapse, self._ahead)
-        waits = line.open & (heard[rows.slots] + self._wait > at.now)
+        waits = line.open & ~at.due(heard, self._wait)[rows.slots]
         through = g.lengths - torch.bincount(line.key[waits], minlength=len(g.slots))
         some = through > 0
         until = (line.starts + through)[some]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.runtime.arrow_columns import accepted, cast, got, holds, is_text, joined, misfits, text_bytes
 from pipelines.runtime.readings import Decoded, Reading, RejectedError
 
 # More bad rows than this and the message is one dead letter: a million letters would not fit a transaction.
@@ -24,7 +24,7 @@ class StreamReader:
         self._max_rows = max_rows
         self._row_bytes = sum(4 if f.type == pa.string() else f.type.bit_width // 8 for f in reading.schema)
         self._checked: pa.Schema | None = None  # the last stream's: most are alike
-        self._views: list[int] = []  # its columns that are string views
+        self._shared: list[int] = []  # its columns in which rows may share their text
 
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: Decoded) -> None:
         messages = []
@@ -44,7 +44,9 @@ class StreamReader:
                 if stream.schema != self._checked:
                     self._check(stream.schema)
                     self._checked = stream.schema
-                    self._views = [i for i, f in enumerate(stream.schema) if pa.types.is_string_view(f.type)]
+                    self._shared = [
+                        i for i, f in enumerate(stream.schema) if f.name in self._reading.names and _shares(f.type)
+                    ]
                 self._weigh(content)
                 batches = list(stream)
             for batch in batches:
@@ -57,8 +59,7 @@ class StreamReader:
             ) from None
         if not batches:
             raise RejectedError("EmptyValue", "expected rows, got a stream without any")
-        # A string view may show the same bytes in every row, and becomes as many copies.
-        shown = sum(pl.Series(batch.column(i)).str.len_bytes().sum() for i in self._views for batch in batches)
+        shown = sum(text_bytes(batch.column(i)) for i in self._shared for batch in batches)
         if shown > self._reading.max_bytes:
             raise RejectedError("TooLarge", f"expected at most {self._reading.max_bytes} bytes of strings, got {shown}")
         return batches
@@ -70,9 +71,9 @@ class StreamReader:
             found = schema.get_all_field_indices(f.name)
             if len(found) > 1:
                 raise RejectedError("SchemaMismatch", f"column {f.name} is there twice, expected every column once")
-            if found and not _holds(f.type, schema.field(found[0]).type):
-                got = schema.field(found[0]).type
-                raise RejectedError("SchemaMismatch", f"column {f.name}: expected {f.type}, got {got}")
+            if found and not holds(f.type, kind := schema.field(found[0]).type):
+                wrong = f"column {f.name}: expected {f.type}, got {kind}; send {accepted(f.type)}"
+                raise RejectedError("SchemaMismatch", wrong)
 
     def _weigh(self, content: bytes) -> None:
         """Raise if a stream is cut short, has something after its end or would grow too large, before decompressing."""
@@ -95,28 +96,36 @@ class StreamReader:
     def _align(self, messages: list[tuple[int, list[pa.RecordBatch]]], out: Decoded) -> None:
         """Bring messages of one schema to the codec's, and part the rows that can't be used from the rest."""
         table = pa.Table.from_batches([batch for _, batches in messages for batch in batches])
+        unfit = dict[int, RejectedError]()
         try:
-            columns = [_column(table, f) for f in self._reading.schema]
-        except RejectedError as why:
+            columns = [
+                self._column(table, i, unfit, alone=len(messages) == 1) for i in range(len(self._reading.schema))
+            ]
+        except (RejectedError, pa.ArrowException) as why:
             if len(messages) > 1:
                 half = len(messages) // 2
                 self._align(messages[:half], out)
                 return self._align(messages[half:], out)
-            out.rejected.append((messages[0][0], None, why))
+            known = isinstance(why, RejectedError)
+            out.rejected.append((messages[0][0], None, why if known else RejectedError("BadValue", str(why))))
             return None
         lengths = np.array([sum(batch.num_rows for batch in batches) for _, batches in messages])
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(len(table)) - np.repeat(starts, lengths)
         bad = self._reading.unusable(columns)
+        bad[list(unfit)] = True
         keep = ~bad
         for message in np.flatnonzero(np.add.reduceat(bad, starts, dtype=np.int64)).tolist():
             first, end = int(starts[message]), int(starts[message] + lengths[message])
             found = (np.flatnonzero(bad[first:end]) + first).tolist()
-            reasons = [(int(rows[i]), self._reading.reason(columns, i)) for i in found[: MAX_BAD_ROWS + 1]]
+            reasons = [
+                (int(rows[i]), unfit.get(i) or self._reading.reason(columns, i)) for i in found[: MAX_BAD_ROWS + 1]
+            ]
             if len(found) > MAX_BAD_ROWS:
                 keep[first:end] = False
                 row, first_bad = reasons[0]
-                whole = f"{len(found)} of {end - first} rows are bad; the first, row {row}: {first_bad.message}"
+                least = "at least " if len(unfit) > MAX_BAD_ROWS else ""
+                whole = f"{least}{len(found)} of {end - first} rows are bad; the first, row {row}: {first_bad.message}"
                 out.rejected.append((messages[message][0], None, RejectedError(first_bad.error, whole)))
             else:
                 out.rejected.extend((messages[message][0], row, reason) for row, reason in reasons)
@@ -127,32 +136,38 @@ class StreamReader:
         out.pieces.append((positions, rows, columns))
         return None
 
+    def _column(self, table: pa.Table, place: int, unfit: dict[int, RejectedError], *, alone: bool) -> pa.Array:
+        """A column as the schema wants it: null where a value does not fit, with the reason in `unfit`; all null if it is missing.
 
-def _holds(expected: pa.DataType, got: pa.DataType) -> bool:
-    """Whether a column of type `got` can be cast without changing what it says; single values may still not fit."""
-    types = pa.types
-    if types.is_floating(expected):
-        fits = types.is_floating(got) or types.is_integer(got)
-    elif types.is_integer(expected):
-        fits = types.is_integer(got)
-    elif types.is_string(expected):
-        fits = types.is_string(got) or types.is_large_string(got) or types.is_string_view(got)
-    elif types.is_timestamp(expected):
-        fits = types.is_timestamp(got) and got.tz is not None
-    else:
-        fits = got.equals(expected)
-    return fits or types.is_null(got)
+        Raises:
+            pa.ArrowException: a value of one of several messages does not fit.
+            RejectedError: Arrow has no way from the column's type to the schema's.
+        """
+        f, (name, _, _, wanted) = self._reading.schema.field(place), self._reading.fields[place]
+        if name not in table.column_names:
+            return pa.nulls(len(table), f.type)
+        column = joined(table[name])
+        try:
+            return cast(column, f.type)
+        except pa.ArrowNotImplementedError:
+            wrong = f"column {name}: expected {f.type}, got {column.type}; send {accepted(f.type)}"
+            raise RejectedError("SchemaMismatch", wrong) from None
+        except pa.ArrowException:
+            if not alone:
+                raise
+        rows = misfits(column, f.type, MAX_BAD_ROWS)
+        for i in rows:
+            unfit.setdefault(i, RejectedError("BadValue", f"{name}: expected {wanted}, got {got(column[i], f.type)}"))
+        if len(rows) > MAX_BAD_ROWS:  # the message is refused whole, whatever else is in it
+            return pa.nulls(len(table), f.type)
+        mask = np.zeros(len(column), bool)
+        mask[rows] = True
+        return cast(pc.if_else(pa.array(mask), pa.scalar(None, column.type), column), f.type)
 
 
-def _column(table: pa.Table, f: pa.Field) -> pa.Array:
-    """A column as the schema wants it; nulls if there is none."""
-    if f.name not in table.column_names:
-        return pa.nulls(len(table), f.type)
-    column = table[f.name].combine_chunks()
-    try:
-        return column.cast(options=pc.CastOptions(f.type, allow_time_truncate=True))
-    except pa.ArrowException as why:
-        raise RejectedError("BadValue", f"column {f.name}: {str(why).splitlines()[0]}") from None
+def _shares(kind: pa.DataType) -> bool:
+    """Whether rows of a column may share their text."""
+    return pa.types.is_string_view(kind) or (pa.types.is_dictionary(kind) and is_text(kind.value_type))
 
 
 def _decompressed_size(message: pa.ipc.Message) -> tuple[int, int]:

@@ -216,7 +216,7 @@ class _Run:
 
     def _time(self, batch: Batch) -> int:
         """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
-        self._newest = batch.newest(self._newest)
+        self._newest = batch.newest(self._newest, round(time.time() * 1000))
         waiting = self._inbox.partitions
         reached = []
         for p in waiting | {p for p, at in self._read.items() if at < self._log.end[p]}:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, codec
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from pipelines.runtime import clients
-from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.errors import ConfigError, Refused, Unavailable
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
 MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+_listening = threading.Lock()
+"""`_failures` listens to a logger of the whole process."""
 
 
 class Broker:
@@ -36,7 +42,8 @@ class Broker:
         """Connect and log in; the other looks need it.
 
         Raises:
-            Unavailable: nobody answers, or we are not let in: which of it, and which setting.
+            Unavailable: nobody answers, or not as expected.
+            Refused: we are not let in: why, and which setting.
         """
         servers = self.options["bootstrap_servers"]
         with _failures() as failed:
@@ -135,7 +142,41 @@ def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return receive
 
 
-def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable:
+def let_in(options: Mapping[str, Any]) -> None:
+    """See whether a broker turns this client away; none that answers is no such case.
+
+    Raises:
+        Refused: it does, and will do so again.
+    """
+    broker = Broker(options)
+    try:
+        with _listening:
+            broker.reach()
+    except Unavailable:
+        return
+    finally:
+        broker.close()
+
+
+def codecs() -> str:
+    """Whether each compression that a producer or a topic may choose can be read and written here."""
+    sample, lacking = b"tocsin " * 1000, list[str]()
+    for name in CODECS:
+        try:
+            back = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
+        except Exception as reason:  # each library has errors of its own; without one there is no function
+            lacking.append(f"{name} fails ({reason})")
+        else:
+            lacking += [] if back == sample else [f"{name} changes its content"]
+    if lacking:
+        raise ConfigError(
+            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(lacking)}; "
+            "install lz4, python-snappy and zstandard where workers run"
+        )
+    return ", ".join(CODECS)
+
+
+def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:
     """Why a bootstrap failed, in the words of the settings.
 
     Args:
@@ -147,6 +188,7 @@ def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> 
 
     where, protocol = f"Kafka at {options['bootstrap_servers']}", options["security_protocol"]
     mechanism = options.get("sasl_mechanism")
+    kind: type[Unavailable | Refused] = Refused
     if reason := first(kafka_errors.SaslAuthenticationFailedError):
         expected = f"to be let in as {options.get('sasl_plain_username')}"
         do = "correct kafka.sasl_plain_username and its password"
@@ -155,7 +197,7 @@ def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> 
     elif reason := first(kafka_errors.IllegalSaslStateError):
         expected = f"it to take a login, as kafka.security_protocol = {protocol} says"
         do = "this listener takes none: set PLAINTEXT or SSL"
-    elif reason := first(OSError):
+    elif reason := next((f for f in failed if isinstance(f, OSError) and not isinstance(f, NETWORK)), None):
         expected = "the files that kafka.ssl_cafile, ssl_certfile and ssl_keyfile name to be there and whole"
         do = "correct their paths"
     elif reason := first(KafkaError, "CERTIFICATE_VERIFY_FAILED"):
@@ -165,12 +207,13 @@ def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> 
         expected = f"TLS, as kafka.security_protocol = {protocol} says"
         do = "this listener may speak without: set PLAINTEXT or SASL_PLAINTEXT"
     elif reason := first(KafkaError, "ECONN") or first(KafkaError, "timed out") or first(KafkaError, "DNS"):
-        expected, do = "a broker to answer", "is it running, and the address right?"
+        expected, do, kind = "a broker to answer", "is it running, and the address right?", Unavailable
     else:
+        kind = Unavailable  # it may be a broker that is just starting
         reason = failed[0] if failed else None
         expected = f"an answer in {protocol}" + (f" with {mechanism}" if mechanism else "")
         do = "this listener may want TLS, or a login of another kind: correct kafka.security_protocol and kafka.sasl_mechanism"
-    return Unavailable(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
+    return kind(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
 
 
 def count(number: int, of: str) -> str:

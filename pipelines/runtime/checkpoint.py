@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ class Checkpoints:
         self._sink, self._snapshots = sink, snapshots
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: Future[int] | None = None
+        self.undeleted = 0
+        """Old snapshots that could not be deleted; to be read when none is in flight."""
 
     @property
     def in_flight(self) -> bool:
@@ -53,7 +56,7 @@ class Checkpoints:
 
     def start(self, taken: Taken) -> None:
         """Write one in the background."""
-        self._flight = self._thread.submit(self._write, taken)
+        self._flight = self._thread.submit(copy_context().run, self._write, taken)
 
     def landed(self, *, wait: bool) -> int | None:
         """The name of the checkpoint that landed since the last call, if any; raises what went wrong in it."""
@@ -67,6 +70,7 @@ class Checkpoints:
         self._thread.shutdown(wait=False)
 
     def _write(self, taken: Taken) -> int:
+        self._sink.stands()
         self._sink.keep(taken.files)  # before the rows that name them; a re-run writes the same again
         files = self._sink.write(taken.results)  # 2. invisible until step 4
         crash.point("checkpoint.files")
@@ -74,6 +78,6 @@ class Checkpoints:
         crash.point("checkpoint.snapshot")
         self._sink.publish(files, taken.positions, taken.name)  # 4. the one atomic step
         crash.point("checkpoint.delta")
-        self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless
+        self.undeleted += self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless; it never fails
         crash.point("checkpoint.dropped")
         return taken.name

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.refusals import permanent
 
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
@@ -60,6 +61,17 @@ class Patience:
         return self.waiting or before
 
 
+def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
+    """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    with admin(options) as asking:
+        try:
+            found = asking.list_group_offsets({group: wanted}).get(group, {})
+        except KafkaError:
+            return False
+    return any(position.offset > 0 for position in found.values())
+
+
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics, as far as they go now; each partition's in order."""
     with closing(consumer(options)) as reading:
@@ -75,10 +87,27 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
+    where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
+    opened = []
+
+    def open_client(**config: Any) -> Any:
+        opened.append(client.DEFAULT_CONFIG["kafka_client"](**config))
+        return opened[-1]
+
     try:
-        return client(**known)
+        # A client whose constructor fails leaves its own thread and sockets behind, unless they are closed.
+        with ExitStack() as held:
+            held.callback(lambda: [connection.close() for connection in opened])
+            made = client(**known, kafka_client=open_client)
+            held.pop_all()
+        return made
+    except (ValueError, TypeError, AssertionError, ImportError) as reason:
+        raise ConfigError(
+            f"{where}: expected options in [kafka] that kafka-python accepts, got {' '.join(str(reason).split())}; correct them"
+        ) from reason
     except KafkaError as reason:
-        where = options.get("bootstrap_servers", "localhost")
+        if refused := permanent(reason, where):
+            raise refused from reason
         raise Unavailable(
-            f"Kafka at {where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
+            f"{where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
         ) from reason

@@ -6,36 +6,43 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
+from numpy.typing import NDArray
 
 from pipelines.runtime.arrow_messages import StreamReader
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.envelope import Envelope, source
 from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.fields import END_MS, unit_meant
 from pipelines.runtime.frames import PIXELS, WHOLE, FrameReader
 from pipelines.runtime.json_messages import JsonReader
 from pipelines.runtime.pipeline import IDENTITY
-from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
+from pipelines.runtime.readings import Decoded, Reading, RejectedError, media_type, show
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+UNKNOWN = -1
+"""Kafka's timestamp of a record without one."""
 
 
 class Codec:
     """Turns the records of one topic into Arrow batches.
 
     The header `content-type` says how a value is written: `application/json` (or none), one object, one row;
-    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. A record, or a row of a stream, that is not
+    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. Names of headers and media types may be in any case,
+    with parameters, and be a known alias (`MEDIA_TYPES`). A record, or a row of a stream, that is not
     exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
 
     - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
-    - numbers, strings and booleans are not converted to each other (an integer is a number for a float field);
+    - numbers, strings and booleans are not converted to each other; an integer is a number for a float field, and a whole
+      number written as a float (`7.0`, below 2**53) is an integer for an integer field and for a time;
     - times are RFC 3339 strings with an offset (`2026-01-31T12:00:00.5+01:00`) or integers, milliseconds since
       1970 UTC, from 1700 to 2199; digits finer than the schema's unit are cut off;
+    - Kafka's own timestamp must be one, too: a record with a negative one, or one from 2200 on, is refused as a whole;
     - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;
     - a field whose metadata has `{"from": "header:<name>"}` is the text of the record's last header of that name, a time,
       number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
-    - a stream has all the schema's fields in any order and any width that holds the values, and ends with its end
-      mark; with more than 100 bad rows it is refused as a whole.
+    - a stream has all the schema's fields in any order and any type that holds the values, dictionary-encoded or not, and
+      ends with its end mark; with more than 100 bad rows it is refused as a whole.
 
     A topic whose schema has `frame_fields` holds frames and nothing else; see `FrameReader`. Their facts are in headers.
 
@@ -99,12 +106,16 @@ class Codec:
             self._read(records, out)
         if self._envelope:
             self._envelope.add(records, out)
+        stamps = np.array([record.timestamp for record in records], np.int64)
+        out.refuse(
+            {i: _timeless(int(stamps[i])) for i in np.flatnonzero((stamps < UNKNOWN) | (stamps >= END_MS)).tolist()}
+        )
         out.rejected.sort(key=lambda rejected: rejected[0])
         letters = [
             DeadLetter.of(records[i], stage="decode", error=why.error, message=why.message, row=row)
             for i, row, why in out.rejected
         ]
-        return self._batch(records, out), letters
+        return self._batch(records, stamps, out), letters
 
     def _read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
         """The rows of a poll of JSON and Arrow."""
@@ -119,7 +130,7 @@ class Codec:
                 wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
                 out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
 
-    def _batch(self, records: Sequence[ConsumerRecord], out: Decoded) -> pa.RecordBatch:
+    def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: Decoded) -> pa.RecordBatch:
         """Put the pieces together and in order, and say where each row comes from."""
         if not out.pieces:
             return pa.record_batch([pa.array([], f.type) for f in self.batch_schema], schema=self.batch_schema)
@@ -128,18 +139,24 @@ class Codec:
         payload = out.pieces[0][2]
         if len(out.pieces) > 1:
             payload = [pa.concat_arrays(parts) for parts in zip(*(piece[2] for piece in out.pieces), strict=True)]
-        times = np.array([record.timestamp for record in records], np.int64)[positions]
+        times = stamps[positions]
         identity = [
             np.array([record.partition for record in records], np.int32)[positions],
             np.array([record.offset for record in records], np.int64)[positions],
             rows.astype(np.int32),
-            pa.array(times, IDENTITY.field("_timestamp").type, mask=times < 0),  # -1: unknown
+            pa.array(times, IDENTITY.field("_timestamp").type, mask=times == UNKNOWN),
         ]
         batch = pa.record_batch([*identity, *payload], schema=self.batch_schema)
         return batch if len(out.pieces) == 1 else batch.take(pa.array(np.argsort(positions, kind="stable")))
 
 
+def _timeless(stamp: int) -> RejectedError:
+    """Why a record with this timestamp of Kafka's is no reading: neither clocks nor dates can be had of it."""
+    wanted = "milliseconds since 1970, up to 2199, or -1 for none"
+    return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {wanted}, got {stamp}{unit_meant(stamp)}")
+
+
 def content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
-    """The media type that the last `content-type` header names; JSON without one."""
-    named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
-    return named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower() if named else JSON
+    """What a message's value is by its headers; JSON where they do not say."""
+    kind = media_type(headers)
+    return JSON if kind is None else kind

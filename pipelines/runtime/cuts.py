@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,7 +60,12 @@ def deal(cuts: Sequence[Cut], shards: int) -> list[Cut]:
         rows = {
             name: Rows(r.table, torch.from_numpy(at[r.slots.numpy()]), r.tensors) for name, r in rows.items() if len(r)
         }
-        facts = {"next_sweep": min(cut.facts["next_sweep"] for cut in cuts), "capacity": len(chosen)}
+        reached = {p: ms for cut in cuts for p, ms in cut.facts.get("reached", {}).items()}
+        facts: dict[str, Any] = {
+            **{name: min(cut.facts.get(name, 0) for cut in cuts) for name in ("next_sweep", "now", "ticked")},
+            "reached": {p: ms for p, ms in reached.items() if int(p) % shards == shard},
+            "capacity": len(chosen),
+        }
         cells = _cells(cuts, torch.from_numpy(chosen))
         dealt.append(Cut(True, _batch(own, cuts[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts))
     return dealt

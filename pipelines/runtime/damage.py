@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError, KafkaError
+from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
@@ -55,6 +55,14 @@ class _Batch(DefaultRecordBatch):
     """Reads a header whose name is no UTF-8: a producer's fault, for which the client would never get past the batch."""
 
     __slots__ = ()
+
+    def _maybe_uncompress(self) -> None:
+        try:
+            super()._maybe_uncompress()
+        except (UnsupportedCodecError, MemoryError):
+            raise
+        except Exception as reason:  # each codec's library raises its own
+            raise CorruptRecordError(f"a batch that does not decompress: {reason}") from reason
 
     def _read_msg(self) -> Any:
         try:

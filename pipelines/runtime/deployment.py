@@ -29,7 +29,8 @@ class Deployment:
         follows: the registry's alias whose moves the shards follow, such as "rul@champion".
         compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
         health: host and port of the health endpoint; port 0: none.
-        stuck_s: a shard whose step takes longer than this hangs, and its worker is replaced.
+        stuck_s: a shard whose step takes longer than this, or whose takeover makes no progress for longer, hangs: its worker is
+            replaced.
     """
 
     plan: Plan

@@ -13,7 +13,7 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.fields import field_reader
+from pipelines.runtime.fields import field_reader, unit_meant
 from pipelines.runtime.frames import PIXELS, WHOLE
 from pipelines.runtime.readings import Decoded, RejectedError, show
 
@@ -36,8 +36,9 @@ class _Fact:
         """Why this is not what the field wants."""
         if content is None:
             return RejectedError("SchemaMismatch", f"missing header {self.header}")
-        got = show(content.decode("utf-8", "backslashreplace"))
-        return RejectedError("BadValue", f"{self.field.name}: expected {self.wanted}, got {got}")
+        text = content.decode("utf-8", "backslashreplace")
+        hint = unit_meant(text) if pa.types.is_timestamp(self.field.type) else ""
+        return RejectedError("BadValue", f"{self.field.name}: expected {self.wanted}, got {show(text)}{hint}")
 
 
 class Envelope:
@@ -61,25 +62,19 @@ class Envelope:
             return
         some = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
         values = [records[i].value for i in some.tolist()]
-        headers = [dict(records[i].headers) for i in some.tolist()]
+        headers = [{name.lower(): content for name, content in records[i].headers} for i in some.tolist()]
         columns, refused = [], dict[int, RejectedError]()
         for fact in self._facts:
-            found = values if fact.header is None else [header.get(fact.header) for header in headers]
+            found = values if fact.header is None else [header.get(fact.header.lower()) for header in headers]
             column = pa.array([None if content is None else fact.read(content) for content in found], fact.field.type)
             for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
                 if found[i] is not None or not fact.field.nullable:
                     refused.setdefault(i, fact.refused(found[i]))
             columns.append(column)
-        usable = np.ones(len(some), bool)
-        usable[list(refused)] = False
-        whole = {int(some[i]): why for i, why in refused.items()}
-        out.rejected = [r for r in out.rejected if r[0] not in whole] + [(i, None, why) for i, why in whole.items()]
+        out.refuse({int(some[i]): why for i, why in refused.items()})
         for n, (positions, rows, own) in enumerate(out.pieces):
-            at = np.searchsorted(some, positions)
-            if not (keep := usable[at]).all():
-                at, positions, rows = at[keep], positions[keep], rows[keep]
-                own = [column.filter(pa.array(keep)) for column in own]
-            row = [*own, *(column.take(pa.array(at)) for column in columns)]
+            at = pa.array(np.searchsorted(some, positions))
+            row = [*own, *(column.take(at) for column in columns)]
             out.pieces[n] = (positions, rows, [row[i] for i in self._order])
 
 

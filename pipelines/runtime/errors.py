@@ -13,6 +13,10 @@ class Unavailable(TocsinError):
     """Something outside does not answer: broker, lake, registry, cluster."""
 
 
+class Refused(TocsinError):
+    """Something outside answers, and gives the same answer until a person changes a right, a setting or a version."""
+
+
 class ModelError(TocsinError):
     """A model is missing, unreadable or does not fit its pipeline."""
 
@@ -43,6 +47,10 @@ class FrameLost(Lost):
 
 class JournalLost(Lost):
     """A checkpoint exists, but the journal that must go with it does not."""
+
+
+class LakeLost(Lost):
+    """The table that the journal goes with is gone, older than the journal says, or lacks files that it names."""
 
 
 class SnapshotLost(Lost):

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import orjson
@@ -17,20 +18,18 @@ from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from models.vision import picture
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.readings import Decoded, RejectedError, show
+from pipelines.runtime.readings import Decoded, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
 PIXELS, WHOLE = "pixels", "jpeg"
 """What the metadata of a frame's fields say that they are from: the decoded image, the file as it came."""
 URI, SHA256 = "frame-uri", "frame-sha256"
-MAX_PIXELS = 36_000_000
-"""8K, and a little more: a header that says more is refused before a byte of the image is decoded."""
 MISSING, UNREACHABLE, ALTERED = "FrameMissing", "FrameUnreachable", "FrameAltered"
 VOLATILE = (MISSING, UNREACHABLE, ALTERED)
 """Reasons that lie outside the log: asked again, the store may answer otherwise."""
 ATTEMPTS, PAUSE_S = 3, 0.2
-COLOURS = ("Gray", "YCbCr", "RGB")
 FACTS = [
     pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
     pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
@@ -70,7 +69,7 @@ class FrameReader:
 
     A value is one JPEG, `content-type: image/jpeg`. Or the headers say where the file lies and what is in it (a claim check):
     `frame-uri`, under one of the schema's roots, and `frame-sha256` in hexadecimal; then the value counts for nothing. What is
-    no JPEG, cut off, damaged, larger than `MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
+    no JPEG, cut off, damaged, larger than `picture.MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
 
     Args:
         topic: for messages.
@@ -130,10 +129,11 @@ class FrameReader:
         said = {name.lower(): content for name, content in record.headers}
         if uri := said.get(URI):
             return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
-        kind = (said.get("content-type") or b"").decode("utf-8", "replace").partition(";")[0].strip().lower()
+        kind = media_type(record.headers)
         if kind != JPEG:
             raise RejectedError(
-                "UnknownContentType", f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}"
+                "UnknownContentType",
+                f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}",
             )
         if not record.value:
             raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if record.value is None else 'no bytes'}")
@@ -167,42 +167,35 @@ class FrameReader:
 
     def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
         """Where a URI leads, if that is inside a root: a message must not have other files read."""
-        for root, (files, path) in self._stores.items():
-            if (
-                uri.startswith(f"{root}/")
-                and not {"..", "."} & {*uri.split("/")}
-                and "%" not in uri
-                and "\\" not in uri
-            ):
-                return files, path + uri[len(root) :]
+        place = _decoded(uri)
+        steps = {*place.split("/"), *unquote(place).split("/")}
+        if not {"..", "."} & steps and "\\" not in unquote(place):
+            for root, (files, path) in self._stores.items():
+                if place.startswith(f"{root}/"):
+                    return files, path + place[len(root) :]
         inside = f"inside {' or '.join(self._roots)}" if self._roots else "nowhere, since no `roots` are set"
         raise RejectedError("ForbiddenPlace", f"{URI}: expected a file {inside}, got {show(uri)}")
 
     @cached_property
     def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
-        return {root.rstrip("/"): _root("", root) for root in self._roots}
+        # Behind the question mark of a URI are its store's options.
+        bare = {root: root.partition("?")[0] if "://" in root else root for root in self._roots}
+        return {_decoded(bare[root]).rstrip("/"): _root("", root) for root in self._roots}
 
 
 def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
-    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, scaled to its size.
+    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, the way up that its EXIF says, scaled to their size.
 
     Raises:
         RejectedError: it is no whole JPEG, too large, or in another colour space.
     """
     import cv2
-    import simplejpeg
 
     wanted = pixels.shape[:2]
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
-        if height * width > MAX_PIXELS:
-            raise RejectedError("BadFrame", f"expected at most {MAX_PIXELS} pixels, got {width} x {height}")
-        if colours not in COLOURS:
-            raise RejectedError("BadFrame", f"expected colours in one of {', '.join(COLOURS)}, got {colours}")
-        # The decoder scales by eighths for next to nothing; it stays above what is wanted, and the rest is averaged.
-        image = simplejpeg.decode_jpeg(file, "RGB", min_height=wanted[0], min_width=wanted[1])
+        image = picture.decode_jpeg(file, least=wanted)
     except ValueError as reason:
-        raise RejectedError("BadFrame", f"expected a whole JPEG, got {len(file)} bytes: {reason}") from None
+        raise RejectedError("BadFrame", str(reason)) from None
     shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
     pixels[:] = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
@@ -232,6 +225,16 @@ def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[
 def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
     """Images `[B, H, W, 3]` as a column."""
     return pa.FixedSizeBinaryArray.from_buffers(field.type, len(pixels), [None, pa.py_buffer(pixels)])
+
+
+def _decoded(place: str) -> str:
+    """What a path or a URI means, to be compared: a path is as it is, a URI is decoded once, `file:///data` is the path `/data`."""
+    scheme, there, rest = place.partition("://")
+    if not there:
+        return place
+    host, slash, path = rest.partition("/")
+    decoded = unquote(f"{slash}{path}")
+    return decoded if scheme == "file" and host in ("", "localhost") else f"{scheme}://{host}{decoded}"
 
 
 def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:

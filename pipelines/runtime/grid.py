@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from pipelines.runtime.clock import Timer
 from pipelines.runtime.machine import Step
 from pipelines.runtime.pipeline import IDENTITY
 from pipelines.runtime.rows import Rows
@@ -71,7 +72,19 @@ class Grid:
             "last_at": Cell(width, torch.int64, NEVER),
         }
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("seen_at", self.wait, self._listed)]
+
+    def _listed(self, rows: Rows) -> torch.Tensor:
+        """Which rows are of a property that is listed, `[B]` bool."""
+        listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
+        return torch.from_numpy(listed.to_numpy(zero_copy_only=False))
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        seen_at = state["seen_at"]
+        assert isinstance(seen_at, CellStore)
+        at.hear(seen_at, self._listed(at.came))
         for column in (at.event_time, self._by, self._value):
             rows = at.require(rows, column, stage="grid")
         kinds = pc.index_in(rows.table.column(self._by), value_set=pa.array(self.properties)).fill_null(-1).to_numpy()
@@ -106,14 +119,12 @@ class _Keys:
 
     def __init__(self, grid: Grid, rows: Rows, state: Mapping[str, Store], at: Step) -> None:
         self._grid, self._state, self._rows = grid, state, rows
-        seen_at, open_ = self._cell("seen_at"), self._cell("open")
+        due = at.due(self._cell("seen_at"), grid.wait)
         self._groups = g = rows.groups()
-        if len(rows):
-            seen_at[g.slots] = at.heard(rows)[g.order[g.starts + g.lengths - 1]]
-        silent = open_.all() & (seen_at.all() + grid.wait <= at.now)
+        silent = self._cell("open").all() & due
         self.slots = np.union1d(g.slots.numpy(), silent.nonzero()[:, 0].numpy())
         here = torch.from_numpy(self.slots)
-        self._silent = (seen_at[here] + grid.wait <= at.now).numpy()
+        self._silent = due[here].numpy()
         self.newest, self.closed, self.read = (self._cell(n)[here].numpy() for n in ("newest", "closed", "read"))
         self.last, self.last_at = self._cell("last")[here].numpy(), self._cell("last_at")[here].numpy()
         ring = state["readings"]

@@ -21,11 +21,14 @@ class Batch:
     dead: Sequence[DeadLetter]
     ends: Mapping[int, int]
 
-    def newest(self, so_far: Mapping[int, int]) -> dict[int, int]:
-        """How far each partition has been read by Kafka's timestamps, ms since the epoch, after this step."""
+    def newest(self, so_far: Mapping[int, int], wall: int) -> dict[int, int]:
+        """How far each partition has been read by Kafka's timestamps, ms since the epoch, after this step.
+
+        A timestamp ahead of `wall`, the wall's clock, says nothing beside others; where there are no others, it counts as `wall`.
+        """
         partitions = self.table.column("_partition").to_numpy()
         stamps = self.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
-        here = {p: int(stamps[partitions == p].max(initial=0)) for p in self.ends}
+        here = {p: _newest(stamps[partitions == p], wall) for p in self.ends}
         return {**so_far, **{p: max(so_far.get(p, 0), stamp) for p, stamp in here.items()}}
 
     @property
@@ -38,6 +41,11 @@ class Batch:
         places = zip(self.table.column("_partition").to_pylist(), self.table.column("_offset").to_pylist(), strict=True)
         kept = self.table.filter(pa.array([place not in records for place in places], pa.bool_()))
         return Batch(kept, [d for d in self.dead if (d.partition, d.offset) not in records], self.ends)
+
+
+def _newest(stamps: np.ndarray, wall: int) -> int:
+    known = stamps[stamps <= wall]
+    return int(known.max()) if len(known) else wall if len(stamps) else 0
 
 
 @dataclass

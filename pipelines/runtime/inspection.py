@@ -78,7 +78,7 @@ def recall(lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partit
     looks = [look for shard in shards if (look := _look(lake, pipeline, shard, key, mine))]
     if not looks:
         raise Unavailable(
-            f"state of {pipeline}: expected a checkpoint in {lake.uri()}, got none; start it: `tocsin up {pipeline}`"
+            f"state of {pipeline}: expected a checkpoint in {lake.place()}, got none; start it: `tocsin up {pipeline}`"
         )
     found = [memory for memories, _ in looks for memory in memories]
     if not found:

@@ -17,6 +17,13 @@ from pipelines.runtime import clients
 from pipelines.runtime.deadletter import OVERLOAD, DeadLetter
 from pipelines.runtime.errors import ConfigError
 
+LARGEST = 4 << 20
+"""Bytes of a record that the journal's topic and its producer take."""
+LONG = 256 << 10
+"""Bytes of steps from which on a checkpoint is due; twice as many are the most. The rest of `LARGEST` is for plans in marks."""
+VERSION = 2
+"""Of a record: since 2 a step's clock and offsets are differences from the step before; a mark begins anew from 0."""
+
 
 class Ran(NamedTuple):
     """A step: its clock, the offsets at which it ended, the wall's clock, and what could not be read.
@@ -75,6 +82,17 @@ class Journal:
     items: list[Item] = field(default_factory=list)
     sent: int = 0
     digest: int = 0
+    _written: _Written = field(default_factory=lambda: _Written(), compare=False, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its steps in a record; the plans in marks are not counted."""
+        return self._written.up_to(self.items).steps
+
+    @property
+    def newest(self) -> int:
+        """The newest checkpoint that it names, landed or not."""
+        return max([self.base, *(item.checkpoint for item in self.items if isinstance(item, Mark))])
 
     def ran(
         self,
@@ -104,6 +122,22 @@ class Journal:
         rest = self.since(checkpoint)
         assert rest is not None, checkpoint
         self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
+        self._written = _Written()
+
+    def fence(self, plan: str) -> None:
+        """Forget the marks of earlier owners, whose checkpoints can't land any more, unless another plan begins there.
+
+        Args:
+            plan: the one at the base.
+        """
+        kept: list[Item] = []
+        for item in self.items:
+            if isinstance(item, Mark):
+                if item.plan == plan:
+                    continue
+                plan = item.plan
+            kept.append(item)
+        self.items, self._written = kept, _Written()
 
     def since(self, checkpoint: int) -> Journal | None:
         """What came after a checkpoint; None: this journal is older than it."""
@@ -117,32 +151,94 @@ class Journal:
 
     def dump(self) -> bytes:
         """One record's value."""
-        items: list[Any] = []
-        for item in self.items:
-            if isinstance(item, Mark):
-                items.append([item.checkpoint, item.sent, item.digest, item.plan])
-            elif isinstance(item, Skipped):
-                items.append([_flat(item.starts), _flat(item.ends)])
-            else:
-                unread = [list(item.unread)] if item.unread else []
-                items.append([item.now, item.wall - item.now, _flat(item.ends), *unread])
-        return orjson.dumps({"base": self.base, "sent": self.sent, "digest": self.digest, "items": items})
+        head = {"version": VERSION, "base": self.base, "sent": self.sent, "digest": self.digest}
+        return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(self._written.up_to(self.items).parts) + b"]}"
 
     @classmethod
     def load(cls, value: bytes) -> Journal:
-        """A record that `dump` wrote."""
+        """A record that `dump` wrote, now or before records had versions.
+
+        Raises:
+            ConfigError: a newer Tocsin has written it.
+        """
         stored = orjson.loads(value)
+        if (version := stored.get("version", 1)) > VERSION:
+            raise ConfigError(
+                f"journal: expected a record of version {VERSION} at most, got {version}: a newer Tocsin has written it; "
+                "run that one"
+            )
         items: list[Item] = []
+        before = _Before()
         for item in stored["items"]:
             match item:
                 case [starts, ends]:
                     items.append(Skipped(_paired(starts), _paired(ends)))
                 case [checkpoint, sent, digest, str(plan)]:
                     items.append(Mark(checkpoint, sent, digest, plan))
+                    before = _Before()
                 case [now, ahead, ends, *unread]:
                     read = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
-                    items.append(Ran(now, _paired(ends), now + ahead, read))
+                    if version == 1:
+                        before = _Before()
+                    now, ends = before.plus(now, _paired(ends))
+                    items.append(Ran(now, ends, now + ahead, read))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
+
+
+@dataclass
+class _Before:
+    """The clock and the offsets from which the next step's are told as differences."""
+
+    now: int = 0
+    ends: dict[int, int] = field(default_factory=dict)
+
+    def minus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
+        """A step's differences; the next step is told from this one."""
+        found = now - self.now, {p: end - self.ends.get(p, 0) for p, end in ends.items()}
+        self.now = now
+        self.ends.update(ends)
+        return found
+
+    def plus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
+        """The step of which `minus` gave these differences."""
+        self.now += now
+        found = {p: end + self.ends.get(p, 0) for p, end in ends.items()}
+        self.ends.update(found)
+        return self.now, found
+
+
+class _Written:
+    """Items as a record has them. Each is written once: a journal of thousands of steps goes out with every alert."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.steps = 0
+        self._before = _Before()
+
+    def up_to(self, items: Sequence[Item]) -> _Written:
+        """With those that have come since the last call."""
+        for item in items[len(self.parts) :]:
+            part = orjson.dumps(self._fields(item))
+            self.parts.append(part)
+            if isinstance(item, Mark):
+                self._before = _Before()
+            else:
+                self.steps += len(part) + 1
+        return self
+
+    def _fields(self, item: Item) -> list[Any]:
+        if isinstance(item, Mark):
+            return [item.checkpoint, item.sent, item.digest, item.plan]
+        if isinstance(item, Skipped):
+            return [_flat(item.starts), _flat(item.ends)]
+        now, ends = self._before.minus(item.now, item.ends)
+        unread = [list(item.unread)] if item.unread else []
+        return [now, item.wall - item.now, _flat(ends), *unread]
+
+
+def named(checkpoint: int) -> str:
+    """A checkpoint's name for people: epoch and sequence."""
+    return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
 
 def _flat(offsets: Mapping[int, int]) -> list[int]:

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.runtime.fields import END_MS, FIRST_MS, PER_MS, RFC3339
+from pipelines.runtime.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
 from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
 
 # A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
@@ -35,6 +35,7 @@ class JsonReader:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._times = {f.name: f.type.unit for f in reading.schema if pa.types.is_timestamp(f.type)}
+        self._integers = {f.name: _polars_type(f.type) for f in reading.schema if pa.types.is_integer(f.type)}
         self._dtypes = {f.name: _polars_type(f.type) for f in reading.schema}
 
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: Decoded) -> None:
@@ -69,10 +70,12 @@ class JsonReader:
             return None
 
         sure = _as_written(frame, lines)
-        times = frame.select(_time(frame, name, unit) for name, unit in self._times.items())
-        for time in times:
-            sure &= (time.is_null() == frame[time.name].is_null()).to_numpy()
-        table = frame.with_columns(times).select(self._reading.schema.names).to_arrow()
+        read = [_time(frame, name, unit) for name, unit in self._times.items()]
+        read += [_whole(name, kind) for name, kind in self._integers.items() if frame.schema[name] != kind]
+        converted = frame.select(read)
+        for column in converted:
+            sure &= (column.is_null() == frame[column.name].is_null()).to_numpy()
+        table = frame.with_columns(converted).select(self._reading.schema.names).to_arrow()
         columns = [table[f.name].combine_chunks().cast(f.type, safe=False) for f in self._reading.schema]
         sure &= ~self._reading.unusable(columns)
         if not sure.all():
@@ -88,6 +91,8 @@ class JsonReader:
         with suppress(orjson.JSONDecodeError):
             first = orjson.loads(value or b"")
             dtypes.update({name: pl.Int64() for name in self._times if type(first.get(name)) is int})
+            integers = (*self._times, *self._integers)
+            dtypes.update({name: pl.Float64() for name in integers if type(first.get(name)) is float})
             if not self._reading.refuses_unknown and len(first) <= len(dtypes) + MAX_UNKNOWN:
                 scalars = {str: pl.String(), int: pl.Float64(), float: pl.Float64(), bool: pl.Boolean()}
                 others = [(name, scalars.get(type(content))) for name, content in first.items() if name not in dtypes]
@@ -124,7 +129,8 @@ class JsonReader:
             value_of = found.get(name)
             cell = None if value_of is None else read(value_of)
             if cell is None and not (nullable and value_of is None):
-                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}")
+                hint = unit_meant(value_of) if name in self._times else ""
+                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}{hint}")
             row.append(cell)
         return row
 
@@ -198,6 +204,13 @@ def _time(frame: pl.DataFrame, name: str, unit: Literal["ms", "us", "ns"]) -> pl
         known = column.str.contains(f"^{RFC3339}$")
         parsed = column.str.to_datetime("%+", time_unit=unit, time_zone="UTC", strict=False)
     else:
-        known = column.is_between(FIRST_MS, END_MS, closed="left")
-        parsed = (column * PER_MS[unit]).cast(pl.Datetime(unit, "UTC"))
+        known = column.is_between(FIRST_MS, END_MS, closed="left") & (column == column.floor())
+        parsed = (column.cast(pl.Int64, strict=False) * PER_MS[unit]).cast(pl.Datetime(unit, "UTC"))
     return pl.when(known).then(parsed).alias(name)
+
+
+def _whole(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column of integers, read as floats; null what is not one, or may have been rounded."""
+    column = pl.col(name)
+    exact = (column == column.floor()) & (column.abs() < EXACT)
+    return pl.when(exact).then(column).cast(kind, strict=False).alias(name)

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError
+from polars.exceptions import PolarsError
 from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError, Unavailable
-from pipelines.runtime.journal import Journal, Mark
+from pipelines.runtime.journal import Journal, Mark, named
 from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.machine import Machine
+from pipelines.runtime.orders import last_orders
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
 from pipelines.runtime.reader import Log
+from pipelines.runtime.sink import PARTITION, Sink, absent
 from pipelines.runtime.units import milliseconds
 
 SPACE = 10**9
@@ -32,14 +37,16 @@ class LakeFolder:
     """Where all pipelines' tables lie."""
 
     def __init__(self, lake: Lake) -> None:
-        self._lake, self._path = lake, None if "://" in lake.root else Path(lake.root)
+        self._lake, self._path = lake, lake.folder
 
     def writable(self) -> str:
-        """Whether files can be made and deleted."""
+        """Whether files can be made and deleted, and rows committed and read back, by what shards and queries use."""
         root, probe = self._lake.root, f".tocsin-check-{uuid.uuid4().hex}"
         try:
             if self._path and not self._path.exists():  # and the look must not make it
-                tempfile.TemporaryDirectory(prefix=probe, dir=self._nearest()).cleanup()
+                nearest = self._nearest()
+                with tempfile.TemporaryDirectory(prefix=probe, dir=nearest) as scratch:
+                    _round_trip(Lake(str(scratch / self._path.relative_to(nearest))))
                 return f"{root}: none yet, the first start makes it"
             files = self._lake.files
             files.open_output_stream(probe).close()
@@ -49,7 +56,11 @@ class LakeFolder:
                 f"lake {root}: expected to make a file there and delete it, got {reason}; give this user the right to write "
                 "there, or set lake.path and lake.options"
             ) from reason
-        return f"{root}: files can be made and deleted"
+        try:
+            _round_trip(Lake(self._lake.place(probe), self._lake.options))
+        finally:
+            files.delete_dir(probe)
+        return f"{root}: files can be made and deleted, rows written and read back"
 
     def space(self) -> str:
         """Whether there is room."""
@@ -77,7 +88,7 @@ class LakeTable:
 
     def __init__(self, lake: Lake, name: str, shards: int) -> None:
         self._lake, self._name, self._shards = lake, name, shards
-        self._uri, self._options = lake.uri(name), lake.options or None
+        self._place, self._uri, self._options = lake.place(name), lake.uri(name), lake.options or None
         self._topic_ids: set[str] = set()
 
     def schema(self, pipeline: Pipeline | None) -> str:
@@ -85,20 +96,31 @@ class LakeTable:
         assert pipeline
         table = self._table()
         if table is None:
-            return f"{self._uri}: none yet, the first start makes it"
+            return f"{self._place}: none yet, the first start makes it"
         if (owner := table.metadata().name) != self._name:
             raise ConfigError(
-                f"table {self._uri}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
+                f"table {self._place}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
                 "another lake or pipeline name"
             )
         there = {f.name: f.type for f in table.schema().fields}
         for field in Schema.from_arrow(pipeline.table).fields:
             if field.name in there and there[field.name] != field.type:  # a new one is added by the next start
                 raise ConfigError(
-                    f"table {self._uri}: expected a column {field.name} of {_plain(field.type)}, got "
+                    f"table {self._place}: expected a column {field.name} of {_plain(field.type)}, got "
                     f"{_plain(there[field.name])}; use another lake or pipeline name"
                 )
-        return f"{self._uri}: {len(there)} columns"
+        return f"{self._place}: {len(there)} columns"
+
+    def files(self) -> str:
+        """Whether the files that the table's log names are there."""
+        if (table := self._table()) is None:
+            return f"{self._place}: none yet"
+        if gone := absent(table, self._lake.files, self._name):
+            raise Unavailable(
+                f"table {self._place}: expected the files that its log names, got none at {gone[0]} and {len(gone) - 1} other "
+                "places; bring them back, or start without their rows with `--on-gap skip`"
+            )
+        return f"{self._place}: all that its log names"
 
     def model(self, ref: ModelRef | None, scratch: Lake) -> str:
         """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
@@ -108,7 +130,7 @@ class LakeTable:
         folder = fetch_model(self._lake, ref, "cpu").folder
         if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
             raise ModelError(
-                f"model {ref.name}/{ref.version} in {self._lake.uri('_models', ref.sha256)}: expected files of that SHA-256, got "
+                f"model {ref.name}/{ref.version} in {self._lake.place('_models', ref.sha256)}: expected files of that SHA-256, got "
                 f"{again}: they were damaged; delete that folder, the next start copies it again"
             )
         return f"{ref.name}/{ref.version}: the lake's copy is sound"
@@ -117,15 +139,15 @@ class LakeTable:
         """Whether the snapshots that the table names are there, with their models, and fit the pipeline."""
         assert pipeline
         signature = Machine(pipeline).signature
-        named = self._checkpoints()
-        for shard, checkpoint in named:
-            where = f"snapshot {_short(checkpoint)} in {self._lake.uri('_state', self._name, str(shard))}"
+        found = self._checkpoints()
+        for shard, checkpoint in found:
+            where = f"snapshot {named(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
             try:
                 manifest = self._manifest(shard, checkpoint)
                 for link in manifest["chain"]:
                     self._manifest(shard, link)
             except (FileNotFoundError, ValueError) as reason:
-                if named != self._checkpoints():  # a living shard went on, and dropped old ones
+                if found != self._checkpoints():  # a living shard went on, and dropped old ones
                     return self.snapshots(pipeline)
                 raise Unavailable(
                     f"{where}: expected the one that the table's last checkpoint names, and those it builds on, got {reason}; "
@@ -143,10 +165,16 @@ class LakeTable:
             model = Plan.load(facts["plan"]).model
             if model and not self._names(posixpath.join("_models", model.sha256)):
                 raise ModelError(
-                    f"{where}: expected its model {model.name}/{model.version} in {self._lake.uri('_models', model.sha256)}, got "
+                    f"{where}: expected its model {model.name}/{model.version} in {self._lake.place('_models', model.sha256)}, got "
                     "none; restore that folder from a backup or from the registry"
                 )
-        return ", ".join(f"shard {shard} at {_short(c)}" for shard, c in named) or "no checkpoint yet"
+        return ", ".join(f"shard {shard} at {named(c)}" for shard, c in found) or "no checkpoint yet"
+
+    def orders(self) -> str:
+        """Whether what the pipeline was ordered last can be read."""
+        if not self._names("_orders") or (kept := last_orders(self._lake, self._name)) is None:
+            return "none"
+        return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
 
     def positions(self, topic: str, look: Callable[[], Log]) -> str:
         """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
@@ -181,14 +209,20 @@ class LakeTable:
             after = self._checkpoint(self._table(), shard)
             if record is None and before:
                 raise ConfigError(
-                    f"{where}: expected the journal that goes with checkpoint {_short(before)} of {self._uri}, got none: "
+                    f"{where}: expected the journal that goes with checkpoint {named(before)} of {self._place}, got none: "
                     "alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                )
+            if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
+                raise ConfigError(
+                    f"{where}: expected a table that knows of {self._name}/{shard}, as its newest record does, got none in "
+                    f"{self._place}: the lake was emptied, its drive is not mounted, or it is another one; bring it back, or begin "
+                    "anew with `--on-gap skip`"
                 )
             position = partial(self._position, table, topic)
             if record and not goes_with(record, before, after, position):
                 raise ConfigError(
-                    f"{where}: expected its newest record to go with checkpoint {_short(after)} of {self._uri}, got one that "
-                    f"builds on {_short(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
+                    f"{where}: expected its newest record to go with checkpoint {named(after)} of {self._place}, got one that "
+                    f"builds on {named(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
                     "pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes with, or "
                     "rename this one"
                 )
@@ -215,9 +249,32 @@ class LakeTable:
         return orjson.loads(read(self._lake.files, path))
 
     def _names(self, folder: str) -> set[str]:
-        if "://" not in self._lake.root and not Path(self._lake.root).exists():
+        if (own := self._lake.folder) and not own.exists():
             return set()  # to look there would make it
         return {i.base_name for i in self._lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
+
+
+def _round_trip(lake: Lake) -> None:
+    """Commit a row as a shard does, and read it back as a query does.
+
+    Raises:
+        Unavailable: it does not come back.
+    """
+    schema = pa.schema([pa.field("key", pa.string(), nullable=False)])
+    probe = Pipeline(name="probe", topic="probe", schema=schema, key="key", stages=[], results=pa.schema([]))
+    row = {name: [None] for name in probe.table.names} | {"key": [uuid.uuid4().hex], PARTITION: ["2026-01-01"]}
+    sink = Sink(lake, probe, 0)
+    try:
+        sink.own({0: 0})
+        sink.publish(sink.write([pa.RecordBatch.from_pydict(row, probe.table)]), {0: 1}, 1)
+        got = lake.scan(probe.name).collect()["key"].to_list()
+    except (DeltaError, PolarsError) as reason:
+        got = str(reason).splitlines()[:1]
+    if got != row["key"]:
+        raise Unavailable(
+            f"lake {lake.root}: expected to commit a row and read it back, got {got}; set lake.path and lake.options to a store "
+            "that Delta and Polars can use"
+        )
 
 
 def goes_with(record: Journal, before: int, after: int, position: Callable[[int], int | None]) -> bool:
@@ -240,11 +297,6 @@ def goes_with(record: Journal, before: int, after: int, position: Callable[[int]
             if at is not None and (end < at if passed else end > at):
                 return False
     return before in known
-
-
-def _short(checkpoint: int) -> str:
-    """A checkpoint's name for people: epoch and sequence."""
-    return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
 
 def _plain(type_: Any) -> str:

@@ -65,6 +65,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="subject",
         event_time="time",
         max_skew="90000d",  # an alarm may be of any time that the codec reads: its readings have been judged
+        max_age="200000d",
         stages=[Named()],
         results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
     )

@@ -34,6 +34,14 @@ def without_password(address: str) -> str:
     return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
 
 
+def one_line(reason: BaseException, longest: int = 400) -> str:
+    """An exception's kind and text in one line, fit to be shown; of an error in a Ray task, the task's own."""
+    reason = cause if isinstance(cause := getattr(reason, "cause", None), BaseException) else reason
+    text = without_password(" ".join(str(reason).split()))
+    line = f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+    return line if len(line) <= longest else f"{line[:longest]} ..."
+
+
 def start(**fields: Any) -> None:
     """Have this process log to stderr, which Ray keeps in its session's folder, as the environment says.
 

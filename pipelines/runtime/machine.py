@@ -15,11 +15,14 @@ from torch import Tensor
 
 from pipelines.runtime.alerts import Alert, alerts_of
 from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
+from pipelines.runtime.clock import FAR, Arrivals
 from pipelines.runtime.errors import ConfigError, StateMismatch
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
+from pipelines.runtime.fields import unit_meant
+from pipelines.runtime.parts import Parts
+from pipelines.runtime.pipeline import IDENTITY, MAX_AGE, Pipeline
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.rules import RuleBook
-from pipelines.runtime.state import Cut, Declared, Pending, State
+from pipelines.runtime.state import CellStore, Cut, Declared, Pending, State
 from pipelines.runtime.units import milliseconds
 
 KEY_BYTES = 1024
@@ -46,7 +49,10 @@ class Step:
         now: ms since the epoch, the step's only clock, journaled.
         key, event_time: the columns of `rows.table` with the key and the event time.
         keys_of: slots -> their partitions and keys; for rows that a stage makes itself.
-        came: the step's readings, before any stage.
+        came: the readings of this part of the step, before any stage.
+        heard: `[B]` int64, when each of them counts as heard of, ms since the epoch.
+        clock: `[capacity]` int64, how far each key's own time has come, by slot. It stops wherever a `Timer` is due.
+        ticks: no readings have come in this part of the step: it is about what is due.
     """
 
     now: int
@@ -54,6 +60,9 @@ class Step:
     event_time: str
     keys_of: Callable[[Tensor], tuple[pa.Array, pa.Array]]
     came: Rows = field(init=False)
+    heard: Tensor = field(init=False)
+    clock: Tensor = field(init=False)
+    ticks: bool = False
     refused: list[Refusal] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -63,10 +72,19 @@ class Step:
         for partition, offset, row, message in zip(*identity, messages, strict=True):
             self.refused.append(Refusal(partition, offset, row, stage, error, message))
 
-    def heard(self, rows: Rows) -> Tensor:
-        """When each row was heard of, ms, `[B]` int64: now, or by Kafka's clock where `now` is held back by a backlog."""
-        stamps = rows.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
-        return torch.from_numpy(np.maximum(stamps, self.now))
+    def hear(self, heard: CellStore, counts: Tensor | None = None) -> None:
+        """Note in a cell when the keys of `came` were last heard of, ms since the epoch; `counts` (`[B]` bool): by these rows."""
+        rows = self.came if counts is None else self.came.keep(counts)
+        if len(rows):
+            g, at = rows.groups(), self.heard if counts is None else self.heard[counts]
+            heard[g.slots] = at[g.order[g.starts + g.lengths - 1]]
+
+    def due(self, heard: CellStore, after: int) -> Tensor:
+        """Which keys have not been heard of for `after` ms, `[capacity]` bool by slot; a stage declares that as a `Timer`."""
+        last = heard.all()
+        if not self.ticks:
+            return torch.zeros(len(last), dtype=torch.bool)
+        return (last == 0) | (last + after <= self.clock)  # never: its state was taken away while rows of it wait
 
     def times(self, rows: Rows) -> Tensor:
         """Each row's event time, ms, `[B]` int64."""
@@ -115,7 +133,7 @@ class Machine:
     def _set(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self._rules = RuleBook(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
-        self._max_skew = milliseconds(pipeline.max_skew)
+        self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
         self._forget_after = milliseconds(pipeline.forget_after)
 
     def _stages(self) -> dict[str, Declared]:
@@ -129,7 +147,7 @@ class Machine:
     @property
     def signature(self) -> str:
         """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
-        p, declared = self.pipeline, self._stages()
+        p, declared = self.pipeline, {n: d for n, d in self._stages().items() if not getattr(d, "added", False)}
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
         )
@@ -187,6 +205,7 @@ class Machine:
         """
         self.check(pipeline)
         self._set(pipeline)
+        self._state.ticked = self._state.quiet_until = 0  # what another pipeline waits for may be due already
         return self._state.declare(self._declared())
 
     def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> Outcome:
@@ -198,26 +217,40 @@ class Machine:
             wall: when it really is: for what the rows say of when they were processed, and for when a key was last seen;
                 None: `now`.
         """
-        p, state, wall = self.pipeline, self._state, now if wall is None else wall
+        p, state = self.pipeline, self._state
         state.changed = False
         at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
-        rows = self._nameable(self._punctual(batch, at), at)
-        slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key), wall)
-        at.came = rows = Rows(rows.table, slots)
-        for i, stage in enumerate(p.stages):
-            rows = stage.step(rows, state.of(f"{i}-{type(stage).__name__}"), at)
-        results = self._results(rows, at, wall)
-        alerts: list[Alert] = []
-        if len(rows) and p.rules:
-            frame = pl.DataFrame(results)
-            times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
-            if (silent := self._silent(frame, wall)) is not None:
-                at.counts["silenced"] += int(silent.sum())
-            edges = self._rules.step(frame, rows.slots, times, state.of("rules"), silent)  # type: ignore[arg-type]
-            alerts = alerts_of(p, frame, edges)
+        rows = self._nameable(self._punctual(batch, at, wall), at)
+        # So far a row's slot is its place in the batch.
+        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
+        slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
+        given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
+
+        def give(rows: Rows, walls: Tensor) -> None:
+            results = self._results(rows, at, now if wall is None else wall)
+            given.append(results)
+            alerts.extend(self._rings(rows, results, walls, at))
+            files.extend(self._files(rows))
+
+        Parts(p, state, at, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
+        results = given[0] if len(given) == 1 else pa.concat_batches(given)
         at.counts["forgotten"] += state.forget(now, self._forget_after)
-        changed = bool(batch.num_rows or len(rows) or state.changed)
-        return Outcome(results, alerts, _folded(at.refused), at.counts, changed, self._files(rows))
+        changed = bool(batch.num_rows or len(results) or state.changed)
+        if changed:  # a step that changed nothing is not journaled: what comes next must not depend on it
+            state.now = state.ticked = max(state.now, now)
+            state.reached = arrivals.reached
+        return Outcome(results, alerts, _folded(at.refused), at.counts, changed, files)
+
+    def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, at: Step) -> list[Alert]:
+        """The alarms of some rows."""
+        if not len(rows) or not self.pipeline.rules:
+            return []
+        frame = pl.DataFrame(results)
+        times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
+        if (silent := self._silent(frame, walls.numpy())) is not None:
+            at.counts["silenced"] += int(silent.sum())
+        edges = self._rules.step(frame, rows.slots, times, self._state.of("rules"), silent)  # type: ignore[arg-type]
+        return alerts_of(self.pipeline, frame, edges)
 
     def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
         """The files that the last stage's rows name."""
@@ -227,31 +260,39 @@ class Machine:
         pairs = [pair for path, content in columns for pair in zip(path.to_pylist(), content.to_pylist(), strict=True)]
         return [(path, content) for path, content in pairs if path is not None and content is not None]
 
-    def _silent(self, frame: pl.DataFrame, wall: int) -> np.ndarray | None:
+    def _silent(self, frame: pl.DataFrame, walls: np.ndarray) -> np.ndarray | None:
         """Which rows are of assets that people have silenced."""
-        assets = [asset for asset, until in self.pipeline.silences.items() if wall < until]
-        return frame["key"].is_in(assets).to_numpy() if assets else None
+        if not (silences := self.pipeline.silences):
+            return None
+        until = frame["key"].replace_strict(silences, default=0, return_dtype=pl.Int64).to_numpy()
+        return walls < until
 
-    def _punctual(self, batch: pa.RecordBatch, at: Step) -> Rows:
-        """Rows with an event time that is not from the future: one clock in 2099 must not make everyone late."""
-        rows = Rows(batch, torch.zeros(batch.num_rows, dtype=torch.int64))
-        rows = at.require(rows, at.event_time, stage="event time")
-        if self.pipeline.event_time is None or not len(rows):
-            return rows
-        event, kafka = (
-            rows.table.column(n).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
-            for n in (at.event_time, "_timestamp")
+    def _punctual(self, batch: pa.RecordBatch, at: Step, wall: int | None) -> Rows:
+        """Rows with an event time that can be right: one clock in 2099 must not make everyone late, nor one in 1970 all wait.
+
+        Args:
+            wall: when it really is; None: unknown, so that Kafka's timestamps are not held against it.
+        """
+        p, name, kafka = self.pipeline, at.event_time, "Kafka's timestamp"
+        rows = Rows(batch, torch.arange(batch.num_rows))
+        rows = at.require(rows, name, stage="event time")
+        if wall is not None:
+            age, stamps = max(self._max_age, milliseconds(MAX_AGE)), _ms(rows, "_timestamp")
+            wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
+            rows = _bounded(rows, at, wall - stamps, age, stamps, "TooOld", wanted)
+        if p.event_time is None:
+            if wall is None:
+                return rows
+            stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
+            return _bounded(rows, at, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
+        known = FAR if wall is None else wall  # a producer's clock that is ahead of it vouches for nothing
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
+        rows = _bounded(
+            rows, at, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        ahead = np.asarray(event) - np.asarray(kafka)
-        early = torch.from_numpy(ahead > self._max_skew)
-        if not bool(early.any()):
-            return rows
-        lines = [
-            f"expected {at.event_time} at most {self.pipeline.max_skew} ahead of Kafka's timestamp, got {ms} ms"
-            for ms in ahead[early.numpy()]
-        ]
-        at.refuse(rows.keep(early), stage="event time", error="FromTheFuture", messages=lines)
-        return rows.keep(~early)
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
+        wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
+        return _bounded(rows, at, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 
     def _nameable(self, rows: Rows, at: Step) -> Rows:
         """Rows with a key of a bearable length."""
@@ -321,6 +362,25 @@ class Machine:
                 f"got {', '.join(wrong)}; cells are {fits}"
             )
         self.restore([cut])
+        self._state.ticked = 0  # what this version waits for may be due already
+
+
+def _ms(rows: Rows, column: str) -> np.ndarray:
+    """A column of times in ms since the epoch; NaN where one is unknown."""
+    return np.asarray(rows.table.column(column).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()))
+
+
+def _bounded(rows: Rows, at: Step, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str) -> Rows:
+    """The rows that are `off` by at most `most` ms; the others go to the dead letters, with what is likely of their `times`."""
+    wrong = off > most
+    if not wrong.any():
+        return rows
+    lines = [
+        f"expected {wanted}, got {ms:.0f} ms{unit_meant(time)}"
+        for ms, time in zip(off[wrong], times[wrong], strict=True)
+    ]
+    at.refuse(rows.keep(torch.from_numpy(wrong)), stage="event time", error=error, messages=lines)
+    return rows.keep(torch.from_numpy(~wrong))
 
 
 def _folded(refused: list[Refusal]) -> list[Refusal]:

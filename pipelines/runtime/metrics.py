@@ -63,6 +63,13 @@ METRICS = (
     Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, waiting left out."),
     Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints that are in the table."),
     Metric(
+        "tocsin_undeleted_total",
+        "counter",
+        "snapshots",
+        _SHARD,
+        "Old snapshots that could not be deleted; see the log.",
+    ),
+    Metric(
         "tocsin_latency_seconds", "histogram", "seconds", _SHARD, "From Kafka's timestamp to the end of a row's step."
     ),
     Metric("tocsin_lag_records", "gauge", "records", _SHARD, "In the log and not yet read, when last fetched."),
@@ -83,7 +90,7 @@ METRICS = (
 _OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
 _COUNTED = (
     *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
-    "checkpoints",
+    *("checkpoints", "undeleted"),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from kafka import TopicPartition
 
-from pipelines.runtime import clients
+from pipelines.runtime import clients, progress
 from pipelines.runtime.cuts import whole
 from pipelines.runtime.errors import StateMismatch
 from pipelines.runtime.inbox import Inbox
@@ -78,10 +79,11 @@ def _rebuild(machine: Machine, spec: Spec, source: Source, until: Mapping[int, i
         while inbox:
             batch = inbox.take(p.batch.rows)
             at |= batch.ends
-            newest = batch.newest(newest)
+            newest = batch.newest(newest, round(time.time() * 1000))
             behind = (n for n, end in until.items() if at[n] < end)
             clock = max(clock, min([now, *(newest.get(n, 0) for n in behind)]))
             machine.step(batch.table, clock, wall=max(clock, *newest.values()))  # keys are seen when the log says so
+            progress.made()
 
 
 def _before(polled: Poll, until: Mapping[int, int]) -> Poll:

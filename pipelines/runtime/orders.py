@@ -7,12 +7,12 @@ import posixpath
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import orjson
 
-from pipelines.runtime.errors import TocsinError
-from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.errors import ConfigError, TocsinError
+from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.plan import Plan, store_model
 
 log = logging.getLogger(__name__)
@@ -31,19 +31,15 @@ class Orders:
 
     def __init__(self, lake: Lake, deployment: str, plan: Plan) -> None:
         self._lake, self._deployment = lake, deployment
-        self._path = posixpath.join("_orders", f"{plan.name}.json")
         self._lock = threading.Lock()
         self._refused = ""
         self.plan, self.paused = plan, False
-        try:
-            kept = orjson.loads(read(lake.files, self._path))
-        except FileNotFoundError:
+        if (kept := last_orders(lake, plan.name)) is None:
             return
-        before = Plan.load(kept["plan"])
-        if kept["deployment"] == deployment:
-            self.plan, self.paused = before, kept["paused"]
+        if kept.deployment == deployment:
+            self.plan, self.paused = kept.plan, kept.paused
         else:
-            self.plan = replace(plan, silences=_lasting(before.silences))
+            self.plan = replace(plan, silences=_lasting(kept.plan.silences))
 
     def pause(self, paused: bool) -> None:
         """Have all shards commit and let go, or go on."""
@@ -94,8 +90,41 @@ class Orders:
 
     def _keep(self, plan: Plan, paused: bool) -> None:
         kept = {"deployment": self._deployment, "plan": plan.dump(), "paused": paused}
-        write(self._lake.files, self._path, orjson.dumps(kept))
+        self._lake.replace(_path(plan.name), orjson.dumps(kept))
         self.plan, self.paused = plan, paused
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A pipeline's orders as they lie in the lake."""
+
+    deployment: str
+    plan: Plan
+    paused: bool
+
+
+def last_orders(lake: Lake, pipeline: str) -> Kept | None:
+    """The orders that a pipeline was given last, of whatever deployment; None: there are none.
+
+    Raises:
+        ConfigError: their file is damaged.
+    """
+    try:
+        content = read(lake.files, _path(pipeline))
+    except FileNotFoundError:
+        return None
+    try:
+        kept = orjson.loads(content)
+        return Kept(str(kept["deployment"]), Plan.load(kept["plan"]), bool(kept["paused"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        raise ConfigError(
+            f"orders of {pipeline} in {lake.place(_path(pipeline))}: expected JSON as Tocsin writes it, got {len(content)} bytes: "
+            f"{reason!r}; restore the file from a copy, or delete it and give the orders again (pause, silence, change)"
+        ) from None
+
+
+def _path(pipeline: str) -> str:
+    return posixpath.join("_orders", f"{pipeline}.json")
 
 
 def _lasting(silences: Mapping[str, int]) -> dict[str, int]:

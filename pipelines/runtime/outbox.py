@@ -15,9 +15,10 @@ from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedEr
 
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.journal import Journal
+from pipelines.runtime.journal import LARGEST, Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
@@ -42,11 +43,11 @@ class Outbox:
         self.unsaid = 0
         """Alarms in a transaction that has not ended."""
         self.patience = clients.Patience(options)
-        self._originals = OriginalStore(lake.files, "", lake.uri())
+        self._originals = OriginalStore(lake.files, "", lake.place())
         self._producer: KafkaProducer = clients.producer(
-            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0
+            options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0, max_request_size=2 * LARGEST
         )
-        with self._fencing():
+        with closed_on_error(self), self._fencing():
             self._producer.init_transactions()
 
     def send(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import polars as pl
 import pyarrow as pa
 
+from pipelines.runtime import columns
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.units import milliseconds, size
 
@@ -28,7 +29,7 @@ IDENTITY = pa.schema(
 )
 """Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
 
-TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "overload", "max_lag")
+TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
 """Options of every pipeline: the runtime takes them, a factory need not know them."""
 
 LINEAGE = pa.schema(
@@ -45,6 +46,9 @@ LINEAGE = pa.schema(
 )
 """Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
 
+MAX_AGE = "10000d"
+"""27 years: history that is fed on purpose is rarely so old, and a time in the wrong unit, or of a clock never set, always is."""
+
 FORGET_AFTER = "30d"
 """A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
 
@@ -52,7 +56,11 @@ FORGET_AFTER = "30d"
 class Stage(Protocol):
     """Rows in, rows out: fewer (waiting), more (a grid) or as many.
 
-    Deterministic: no I/O and no clock but `at.now`, or a takeover could not re-run it. May be called with no rows (a tick).
+    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+
+    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
+    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
+    time of the key, between the readings before and after the silence, even where one step holds both.
     """
 
     @property
@@ -71,7 +79,8 @@ class AlertRule:
         when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alarm stays as it is.
         hold: rows in a row of the key for which `when` must hold.
         cooldown: event time since the key's last ring of this rule within which it does not ring again.
-        data: result columns that go into the alarm as its evidence (all of them when empty).
+        data: result columns that go into the alarm as its evidence (all of them when empty). Binary is base64 there, a decimal
+            text, a map an object; of long text and binary the beginning.
     """
 
     name: str
@@ -113,10 +122,13 @@ class Pipeline:
         schema: one reading; a field with `nullable=False` must be there and finite. A field whose metadata has
             `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
         key: the column whose value names the asset; state lives per (partition, key).
-        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime.
+        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime. Their types are
+            those that Delta stores: see `pipelines.runtime.columns`.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
+        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the clock of
+            the machine by as much, and by 10000 days at least: a log may be read long after it was written.
         overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
             "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
         forget_after: a key not seen for so long is forgotten.
@@ -142,6 +154,7 @@ class Pipeline:
     event_time: str | None = None
     unknown: Literal["ignore", "reject"] = "ignore"
     max_skew: str = "1h"
+    max_age: str = MAX_AGE
     overload: Literal["block", "latest"] = "block"
     max_lag: str = "30s"
     model_version: str = ""
@@ -179,12 +192,14 @@ class Pipeline:
             raise ConfigError(
                 f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
             )
+        columns.check(where, self.results)
         if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
             raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
         if self.overload not in (policies := ("block", "latest")):
             raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
         durations = {
             "max_skew": self.max_skew,
+            "max_age": self.max_age,
             "max_lag": self.max_lag,
             "warmup": self.warmup,
             "wait": self.batch.wait,
@@ -228,7 +243,7 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return {name: options[name] for name in names if name in options}
 
     batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
-    own = given("forget_after", "warmup", "max_skew", "overload", "max_lag")
+    own = given("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
     return replace(pipeline, batch=batch, commit=commit, **own)
 
 

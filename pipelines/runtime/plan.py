@@ -16,7 +16,7 @@ import orjson
 from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.lake import Lake, read
 from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
 
 T = TypeVar("T")
@@ -97,24 +97,33 @@ class Plan:
         """The pipeline itself, its model loaded.
 
         Raises:
-            ConfigError: there is no such factory, or it refuses the options.
+            ConfigError: there is no such factory, it refuses the options, or it fails.
             ModelError: the model's files are not in the lake.
         """
         module, _, name = self.factory.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as reason:
+        except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, NameError) as reason:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
         own = {name: value for name, value in self.options.items() if name not in TUNING}
-        pipeline = factory(own, self.model and fetch_model(lake, self.model, self.device))
+        model = self.model and fetch_model(lake, self.model, self.device)
+        try:
+            pipeline = factory(own, model)
+        except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
+            said = " ".join(str(reason).split())
+            raise ConfigError(
+                f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
+                "correct its options or its code"
+            ) from reason
         return replace(tuned(pipeline, self.options), silences=self.silences)
 
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:
     """Copy a model's files into the lake under their hash, so that workers need no registry."""
-    contents = {p.name: p.read_bytes() for p in sorted(folder.glob("*")) if p.suffix in (".safetensors", ".json")}
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".json") and not p.name.startswith("."))
+    contents = {p.name: p.read_bytes() for p in files}
     if not any(n.endswith(".safetensors") for n in contents):
         raise ModelError(
             f"model {name} in {folder}: expected config.json and *.safetensors, got {sorted(contents) or 'nothing'}"
@@ -122,11 +131,11 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     digest = hashlib.sha256()
     for file, content in contents.items():
         digest.update(file.encode() + b"\0" + hashlib.sha256(content).digest())
-    ref, files = ModelRef(name, version, digest.hexdigest()), lake.files
+    ref, store = ModelRef(name, version, digest.hexdigest()), lake.files
     for file, content in contents.items():
         path = posixpath.join("_models", ref.sha256, file)
-        if files.get_file_info(path).size != len(content):  # missing, or cut short by a crash
-            write(files, path, content)
+        if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
+            lake.replace(path, content)
     return ref
 
 
@@ -141,8 +150,8 @@ def _local(root: str, sha256: str, name: str) -> Path:
     infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
     if not infos:
         raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
-    if "://" not in root:
-        return Path(root).absolute() / "_models" / sha256
+    if (own := Lake(root).folder) is not None:
+        return own / "_models" / sha256
     folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
     for info in infos:
         (folder / info.base_name).write_bytes(read(files, info.path))

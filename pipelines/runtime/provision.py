@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from pipelines.runtime import clients
 from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.journal import LARGEST, LONG
 from pipelines.runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
     from pipelines.runtime.lake import Lake
     from pipelines.runtime.plan import Plan
 
+log = logging.getLogger(__name__)
 GROW_S = 30
+LEAST = 4 * LONG
+"""Bytes of a journal's record without which a shard does not start; what is above that is for large plans in marks."""
+JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
+"""Settings of a journal's topic."""
 
 
 def declared(plan: Plan, lake: Lake) -> Pipeline:
@@ -73,7 +80,8 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
         The input topic's number of partitions.
 
     Raises:
-        ConfigError: the input topic is missing or compacted, or has fewer partitions than there are shards.
+        ConfigError: the input topic is missing or compacted, or has fewer partitions than there are shards, or the journal
+            takes only small records and we may not change that.
     """
     with clients.admin(options) as admin:
         try:
@@ -89,7 +97,7 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
                     f"topic {pipeline.topic}: expected a partition for each of the {shards} shards at least, got {partitions}; "
                     f"set pipelines.{pipeline.name}.shards = {partitions}, or add partitions"
                 )
-            policy = _policy(admin, pipeline.topic)
+            policy = _setting(admin, pipeline.topic, "cleanup.policy", "delete")
             if "compact" in policy:
                 raise ConfigError(
                     f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
@@ -97,9 +105,10 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
             if pipeline.rules:
                 create_topic(admin, pipeline.alerts, partitions)
             create_topic(admin, pipeline.dead_letters, 1)
-            create_topic(admin, pipeline.journal, shards, **{"cleanup.policy": "compact"})
+            create_topic(admin, pipeline.journal, shards, **JOURNAL)
             if _partitions(admin, pipeline.journal) < shards:
                 _grow(admin, pipeline.journal, shards)
+            _widen(admin, pipeline.journal)
         except KafkaError as reason:
             raise Unavailable(
                 f"Kafka at {options.get('bootstrap_servers')}: {reason!r}; check its address and your rights"
@@ -133,12 +142,31 @@ def _partitions(admin: Any, topic: str) -> int:
     return 0 if described.get("error_code") else len(described["partitions"])
 
 
-def _policy(admin: Any, topic: str) -> str:
-    """The topic's cleanup policy; a broker that can't say (Tansu) has the default."""
+def _widen(admin: Any, journal: str) -> None:
+    """Have a journal's topic take the largest record, also one that was made before this was set."""
+    most = int(_setting(admin, journal, "max.message.bytes", str(LARGEST)))
+    if most >= LARGEST:
+        return
+    wanted = {"max.message.bytes": str(LARGEST)}
+    try:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, journal, wanted)])
+    except KafkaError as reason:
+        line = (
+            f"topic {journal}: expected max.message.bytes of {LARGEST} at least, got {most}, and {reason!r} when it was to be "
+            f"raised: a larger record would end the shard; `kafka-configs --alter --entity-type topics --entity-name {journal} "
+            f"--add-config max.message.bytes={LARGEST}`"
+        )
+        if most < LEAST:
+            raise ConfigError(line) from reason
+        log.warning("%s", line)
+
+
+def _setting(admin: Any, topic: str, name: str, default: str) -> str:
+    """A topic's setting; a broker that can't say (Tansu) has the default."""
     wanted = ConfigResource(ConfigResourceType.TOPIC, topic)
     try:
         found = admin.describe_configs([wanted], config_filter="all")
     except KafkaError:
-        return "delete"
+        return default
     (configs,) = (topics[topic] for topics in found.values())
-    return str(configs.get("cleanup.policy", {}).get("value", "delete"))
+    return str(configs.get(name, {}).get("value", default))

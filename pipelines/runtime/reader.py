@@ -14,13 +14,14 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage
 from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Unavailable
+from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
+from pipelines.runtime.refusals import permanent
 
 log = logging.getLogger(__name__)
 ORIGINALS_S = 20
@@ -92,7 +93,7 @@ class Reader:
         self._ends: dict[int, int] = {}
         self._highs: dict[int, int] = {}
         self._asked_at = 0.0
-        self._corrupt: RecordsCorrupt | None = None
+        self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were asked again
         self._moved_at: dict[int, float] = {}
         self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
@@ -116,15 +117,19 @@ class Reader:
 
         Raises:
             Unavailable: no broker answers.
-            ConfigError: there is no such topic, or it is compacted.
+            ConfigError: there is no such topic.
+            Refused: this user may not see it.
         """
         where = f"topic {self._topic}"
         with clients.admin(self._options) as admin:
             (described,) = admin.describe_topics([self._topic])
-            if described.get("error_code"):
-                raise ConfigError(
-                    f"{where}: expected it to exist, got error {described['error_code']}; create it first"
-                )
+        if code := described.get("error_code"):
+            kind = for_code(code)
+            if kind is UnknownTopicOrPartitionError:
+                raise ConfigError(f"{where}: expected it to exist, got none; create it first")
+            raise permanent(kind(), where) or Unavailable(
+                f"{where}: expected its offsets, got {kind.__name__}; try again"
+            )
         begin = self._consumer.beginning_offsets(self._assigned)
         end = self._consumer.end_offsets(self._assigned)
         return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
@@ -139,7 +144,7 @@ class Reader:
             self._consumer.seek(tp, positions[tp.partition])
         self._ends = {tp.partition: positions[tp.partition] for tp in reading}
         self._moved_at = dict.fromkeys(self._ends, time.monotonic())
-        self._corrupt = None
+        self._ended = None
 
     def at(self, ms: int) -> dict[int, int]:
         """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
@@ -153,9 +158,10 @@ class Reader:
         Raises:
             PositionLost: the position is not inside the log any more.
             RecordsCorrupt: what the log holds there can't be read; all before it has been handed out.
+            Refused: nor can it be until a person changes something, such as a right or a codec.
         """
-        if self._corrupt:
-            raise self._corrupt
+        if self._ended:
+            raise self._ended
         if found := self._silence():
             return self._pass_over(found)
         try:
@@ -171,6 +177,11 @@ class Reader:
             self._consumer = self._open()
             self.seek(self._ends)
             return self._pass_over(damage(self._options, self._topic, self._ends))
+        except KafkaError as reason:
+            if refused := permanent(reason, f"{self._topic}, records from {self._ends} on"):
+                self._ended = refused
+                raise refused from reason
+            raise
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
         ends = {tp.partition: self._consumer.position(tp) for tp in self._reading}
         moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
@@ -212,7 +223,7 @@ class Reader:
             f"from a replica" + (f", or go on from {end} with `--on-gap skip`" if end else "")
         )
         if end is None or self._on_gap == "stop":
-            self._corrupt = lost
+            self._ended = lost
             raise lost
         log.error("skipped: %s", lost)
         self._ends[partition] = end

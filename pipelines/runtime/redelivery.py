@@ -91,7 +91,7 @@ def redeliver(
     Raises:
         Unavailable: Kafka does not answer, or another call took over; what was sent before stays sent.
     """
-    store, done = OriginalStore(lake.files, "", lake.uri()), Redelivered()
+    store, done = OriginalStore(lake.files, "", lake.place()), Redelivered()
     with clients.admin(options) as admin:
         create_topic(admin, MARKS, 1, **{"cleanup.policy": "compact"})
         (described,) = admin.describe_topics([topic])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from pipelines.runtime import logs
+from pipelines.runtime import logs, progress
 from pipelines.runtime.process import KEEP_MEMORY, ReaderProcess
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class RemoteReader:
             return None
         if polled:
             self._next |= polled.ends
+            progress.made()
         return polled
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:

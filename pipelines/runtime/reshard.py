@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from pipelines.runtime import crash
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.cuts import deal, whole
 from pipelines.runtime.deployment import Deployment
@@ -75,8 +77,9 @@ def _checkpoint(spec: Spec) -> int:
     torch.set_flush_denormal(True)
     p = spec.plan.build(spec.lake)
     codec = Codec(topic=p.topic, schema=p.schema, unknown=p.unknown)
-    shard = Shard(spec, Reader(spec.kafka, p.topic, spec.partitions, codec, p.batch.rows))
-    shard.close()
+    with closed_on_error(reader := Reader(spec.kafka, p.topic, spec.partitions, codec, p.batch.rows)):
+        shard = Shard(spec, reader)
+        shard.close()
     facts = shard.facts()
     return int(facts["epoch"]) << 32 | int(facts["checkpoint"])
 
@@ -100,11 +103,10 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
     """A first record for a shard that may have none. Those of old shards stay: they are older than any new checkpoint."""
-    outbox = Outbox(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)
-    _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
-    outbox.send([], [], Journal(name), {}, lambda: None)
-    outbox.settle(wait=True)
-    outbox.close()
+    with closing(Outbox(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)) as outbox:
+        _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
+        outbox.send([], [], Journal(name), {}, lambda: None)
+        outbox.settle(wait=True)
 
 
 def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
@@ -136,7 +138,7 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
             if table.transaction_version(f"{pipeline}/0#checkpoint") == name:  # it did commit, only its reply was lost
                 return
     raise Unavailable(
-        f"{table.table_uri}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
+        f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
     )
 
 

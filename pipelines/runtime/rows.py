@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +86,10 @@ class Rows:
 
     def groups(self) -> Groups:
         """Rows laid together by slot."""
+        return self._groups
+
+    @cached_property
+    def _groups(self) -> Groups:
         order = torch.argsort(self.slots, stable=True)
         slots, lengths = torch.unique_consecutive(self.slots[order], return_counts=True)
         return Groups(order, slots, torch.cumsum(lengths, 0) - lengths, lengths)

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -32,19 +32,25 @@ from pydantic_settings.sources import PydanticBaseSettingsSource
 
 from pipelines.runtime import logs
 from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.lake import FIT, Lake, check_name, local
 from pipelines.runtime.logs import without_password
 from pipelines.runtime.units import milliseconds, size
-
-if TYPE_CHECKING:
-    from pipelines.runtime.lake import Lake
 
 FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"
 
 
-def _absolute(path: str) -> str:
-    """A local path that means the same in every process, whatever folder that was started in."""
-    return path if "://" in path else str(Path(path).absolute())
+def _lake(path: str) -> str:
+    """A local path that means the same in every process, whatever folder that was started in; an address as it is."""
+    try:
+        if (folder := local(path)) is None:
+            return path
+        check_name(folder)
+    except ConfigError as reason:
+        raise PydanticCustomError(
+            "lake", "Input should be {expected}", {"expected": f"{FIT}; not {Path(path).absolute()}"}
+        ) from reason
+    return str(folder)
 
 
 def _absolute_sqlite(uri: str) -> str:
@@ -132,14 +138,15 @@ class LakeSettings(_Section):
     """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
 
     Args:
-        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same.
+        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same. Spaces, umlauts and most
+            other characters may be in a folder's name, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
         options: of the object store, by Delta's names; Arrow's client goes by the address and the environment.
         alerts: whether alarms land in the table `alerts`, too.
         compact: how often supervisors make their tables' small files into large ones; "0s": never.
         vacuum: the age from which files that no version needs are deleted then, 24h at least.
     """
 
-    path: Annotated[str, AfterValidator(_absolute)] = "lake"
+    path: Annotated[str, AfterValidator(_lake)] = "lake"
     options: dict[str, SecretStr] = {}
     alerts: bool = True
     compact: Duration = "1h"
@@ -147,8 +154,6 @@ class LakeSettings(_Section):
 
     def open(self) -> Lake:
         """The lake itself."""
-        from pipelines.runtime.lake import Lake  # it loads pyarrow, which `--help` and `status` have no use for
-
         return Lake(self.path, {name: value.get_secret_value() for name, value in self.options.items()})
 
 
@@ -229,7 +234,9 @@ class PipelineSettings(_Section):
         size: of results that wait to be committed, from which on a checkpoint is taken at once.
         forget_after: a key not seen for so long is forgotten.
         warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.
-        max_skew: how far an event time may be ahead of Kafka's timestamp.
+        max_skew: how far an event time may be ahead of Kafka's timestamp, as message.timestamp.after.max.ms has it for brokers.
+        max_age: how far an event time may be behind Kafka's timestamp, as message.timestamp.before.max.ms; raise it for history
+            that is more than 27 years old.
         overload: "block", or "latest" to skip readings older than `max_lag`.
         max_lag: by Kafka's timestamp; it matters with `overload` "latest" alone.
         device: "auto" takes a GPU where there is one.
@@ -255,6 +262,7 @@ class PipelineSettings(_Section):
     forget_after: Duration | None = None
     warmup: Duration | None = None
     max_skew: Duration | None = None
+    max_age: Duration | None = None
     overload: Literal["block", "latest"] | None = None
     max_lag: Duration | None = None
 

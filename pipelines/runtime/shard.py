@@ -16,10 +16,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 from pipelines.runtime import crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
-from pipelines.runtime.errors import RecordsCorrupt, Unavailable
+from pipelines.runtime.errors import RecordsCorrupt, Refused, Unavailable
 from pipelines.runtime.inbox import Batch
-from pipelines.runtime.journal import Skipped
+from pipelines.runtime.journal import LONG, Skipped
 from pipelines.runtime.logs import Mentions
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.outbox import fingerprint
@@ -33,7 +34,8 @@ from pipelines.runtime.units import milliseconds, size
 log = logging.getLogger(__name__)
 TICK_MS = 500
 JOURNAL_ITEMS = 4096
-"""A journal record is written whole in each alert transaction: past this many steps a checkpoint starts it afresh."""
+"""A journal record is written whole in each alert transaction: past this many steps, or `LONG` bytes of them, a checkpoint
+starts it afresh; past twice as many the input waits for one."""
 
 
 class Shard:
@@ -66,8 +68,11 @@ class Shard:
         self._turned_at = time.monotonic()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
-        if live.fresh or live.gaps or live.migrated or self._next_plan:
-            self.checkpoint()  # pins the start, the gap, the new state or plan before anything builds on it
+        self._waits_for_lake = False
+        if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
+            # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
+            with closed_on_error(self._checkpoints, live.outbox):
+                self.checkpoint()
         crash.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
@@ -75,11 +80,12 @@ class Shard:
 
         Raises:
             RecordsCorrupt: the log is damaged; what lies before that is committed.
+            Refused: the log can't be read until a person changes something; what was read is committed.
         """
         try:
             while not stop.is_set():
                 self.turn()
-        except RecordsCorrupt:
+        except (RecordsCorrupt, Refused):
             self.close()
             raise
         self.close()
@@ -101,8 +107,10 @@ class Shard:
             self._publish(batch)
         else:
             self._note_latency(batch)
-        if due == "full":
-            self._settle(wait=True)  # the writer is behind: hold the input back rather than grow
+        if due == "full":  # the writer is behind: hold the input back rather than grow
+            self._waits_for_lake = True
+            self._settle(wait=True)
+            self._waits_for_lake = False
 
     def checkpoint(self) -> None:
         """Take a checkpoint now and wait for it."""
@@ -121,9 +129,16 @@ class Shard:
         self._live.outbox.close()
         self._source.close()
 
+    def abandon(self) -> None:
+        """Let go of everything without a commit: the next owner judges again what is not committed."""
+        self._checkpoints.close()
+        self._source.close()
+        self._live.outbox.close()
+
     def facts(self) -> dict[str, Any]:
         """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
-        live, waits = self._live, self._live.outbox.patience.waiting
+        live = self._live
+        waits = "Kafka" if live.outbox.patience.waiting else "the lake" if self._waits_for_lake else ""
         return {
             "epoch": live.epoch,
             "checkpoint": live.sequence,
@@ -134,7 +149,7 @@ class Shard:
             "uncommitted_rows": self._uncommitted,
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
             "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
-            "waits_for": "Kafka" if waits else "",
+            "waits_for": waits,
         }
 
     @property
@@ -152,7 +167,7 @@ class Shard:
             try:
                 if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
                     break
-            except RecordsCorrupt:
+            except (RecordsCorrupt, Refused):
                 if self._inbox:
                     break  # what lies before it first
                 raise
@@ -214,7 +229,7 @@ class Shard:
 
         So after an outage nobody has been silent, and nothing is too late because it was read late.
         """
-        self._newest = batch.newest(self._newest)
+        self._newest = batch.newest(self._newest, wall)
         backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
         return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
@@ -246,13 +261,18 @@ class Shard:
 
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
-        live, commit = self._live, self._live.machine.pipeline.commit
-        if self._bytes >= 2 * size(commit.size) or len(live.journal.items) >= 2 * JOURNAL_ITEMS:
+        most = size(self._live.machine.pipeline.commit.size)
+        if self._bytes >= 2 * most or self._long(2):
             return "full"
-        if self._bytes >= size(commit.size) or len(live.journal.items) >= JOURNAL_ITEMS:
+        if self._bytes >= most or self._long(1):
             return "now"
         at_once = self._first and self._results  # whoever has just started it waits for a row
         return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
+
+    def _long(self, factor: int) -> bool:
+        """Whether the journal is so many times as long as one after which a checkpoint is due."""
+        steps = self._live.journal
+        return len(steps.items) >= factor * JOURNAL_ITEMS or steps.size >= factor * LONG
 
     def _publish(self, batch: Batch | None, mark: tuple[int, str] | None = None) -> None:
         """One transaction with all that has to be said; the next step need not wait for it."""
@@ -313,4 +333,5 @@ class Shard:
         if (name := self._checkpoints.landed(wait=wait)) is not None:
             self._live.journal.landed(name)
             self._committed, self._flying_rows = self._flying, 0
-            self.stats.add(checkpoints=1)
+            self.stats.add(checkpoints=1, undeleted=self._checkpoints.undeleted)
+            self._checkpoints.undeleted = 0

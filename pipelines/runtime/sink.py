@@ -10,22 +10,26 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
+from pyarrow import fs
 
-from pipelines.runtime.errors import ConfigError, Fenced, Unavailable
+from pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
 from pipelines.runtime.lake import Lake, write
 from pipelines.runtime.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 PARTITION = "event_date"
 ATTEMPTS = 20
+LOOKED_AT = 64
+"""Files of the table whose presence a takeover checks: all of a large table would take it too long."""
 KEPT = {"delta.logRetentionDuration": "interval 1 days"}
 """A commit every few seconds: Delta's own 30 days of log would be half a million files, which nobody reads."""
 
@@ -53,36 +57,49 @@ class Sink:
 
     def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
         self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
-        self._files = lake.files
+        self._files, self._place = lake.files, lake.place(pipeline.folder)
         self._epoch_id = f"{pipeline.name}/{shard}#epoch"
         self._checkpoint_id = _checkpoint_id(pipeline.name, shard)
         self._epoch = 0
         self._table: DeltaTable
 
-    def own(self, start: Mapping[int, int]) -> Owned:
+    def known(self) -> bool:
+        """Whether the table is there and this shard has had an owner. Nothing is made.
+
+        Raises:
+            LakeLost: the table's log can't be read.
+        """
+        return self._there() and self._open().transaction_version(self._epoch_id) is not None
+
+    def own(self, start: Mapping[int, int], above: int = 0) -> Owned:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
         Only what is read here, after the epoch, is the truth about R.
 
+        Args:
+            above: an epoch that the new one exceeds, for a table that has lost its own.
+
         Raises:
             ConfigError: the table has a column of another type, or the pipeline another number of shards.
+            LakeLost: the table's log can't be read.
         """
         p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
         options = self._lake.options or None
-        with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
-            DeltaTable.create(
-                uri,
-                p.table,
-                mode="ignore",
-                partition_by=[PARTITION],
-                name=p.folder,
-                configuration=KEPT,
-                storage_options=options,
-            )
-        self._table = DeltaTable(uri, storage_options=options)
+        if not self._there():
+            with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
+                DeltaTable.create(
+                    uri,
+                    p.table,
+                    mode="ignore",
+                    partition_by=[PARTITION],
+                    name=p.folder,
+                    configuration=KEPT,
+                    storage_options=options,
+                )
+        self._table = self._open()
         self._widen(p.table)
         for _ in range(ATTEMPTS):
-            self._epoch = (self._read(self._epoch_id) or 0) + 1
+            self._epoch = max(self._read(self._epoch_id) or 0, above) + 1
             missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
             if (shards := self._read(shards_id(p.name))) is None:
                 missing[shards_id(p.name)] = self._shards
@@ -98,11 +115,33 @@ class Sink:
                 self._table.update_incremental()
         else:
             raise Unavailable(
-                f"{uri}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
+                f"{self._place}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
             )
         self._look()
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
         return Owned(self._epoch, positions, self._read(self._checkpoint_id) or 0)
+
+    def stands(self) -> None:
+        """See that the table is still there; to be asked before anything is written beside it.
+
+        Raises:
+            LakeLost: it is not.
+        """
+        if not self._there():
+            raise LakeLost(
+                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} writes "
+                "to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with `--on-gap skip`"
+            )
+
+    def absent(self, most: int = LOOKED_AT) -> list[str]:
+        """Which of the table's files are not there; of a table with more than `most` files, that many are looked at."""
+        return absent(self._table, self._files, self._pipeline.folder, most)
+
+    def repair(self) -> None:
+        """Take files that are not there out of the table, so that the others can be read."""
+        with contextlib.suppress(CommitFailedError):  # another shard does the same
+            self._table.repair()
+        self._look()
 
     def check(self, columns: pa.Schema) -> None:
         """Whether the table would take rows with these columns.
@@ -151,8 +190,24 @@ class Sink:
                 owner = {"pipeline": self._pipeline.name, "shard": self._shard}
                 log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
         else:
-            raise Unavailable(f"{self._table.table_uri}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
+            raise Unavailable(f"{self._place}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
         self._look()
+
+    def _there(self) -> bool:
+        return DeltaTable.is_deltatable(self._lake.uri(self._pipeline.folder), self._lake.options or None)
+
+    def _open(self) -> DeltaTable:
+        uri = self._lake.uri(self._pipeline.folder)
+        try:
+            return DeltaTable(uri, storage_options=self._lake.options or None)
+        except DeltaError as reason:
+            why = str(reason).splitlines()[0]
+            if "object store" in why.lower():  # it does not answer
+                raise Unavailable(f"{uri}: expected to read the table's log, got {why}; try again") from reason
+            raise LakeLost(
+                f"lake {uri}: expected a table's log in its _delta_log, got {why}; restore that folder from a backup, or move "
+                f"{uri} away and begin a new table with `--on-gap skip`"
+            ) from reason
 
     def _look(self) -> None:
         """Go to the newest version, which is ours to build on only if the epoch is."""
@@ -181,11 +236,11 @@ class Sink:
                 return attempt > 0
             try:
                 self._table.alter.add_columns(missing)
-                log.info("%s: new columns %s", self._table.table_uri, [f.name for f in missing])
+                log.info("%s: new columns %s", self._place, [f.name for f in missing])
             except CommitFailedError:  # another shard may have added them
                 self._table.update_incremental()
         raise Unavailable(
-            f"{self._table.table_uri}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
+            f"{self._place}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
         )
 
     def _missing(self, columns: pa.Schema) -> list[Field]:
@@ -194,7 +249,7 @@ class Sink:
         for f in wanted:
             if f.name in there and there[f.name] != f.type:
                 raise ConfigError(
-                    f"table {self._table.table_uri}: expected column {f.name} as {there[f.name].to_json()}, got "
+                    f"table {self._place}: expected column {f.name} as {there[f.name].to_json()}, got "
                     f"{f.type.to_json()}; give the new one another name"
                 )
         return [f for f in wanted if f.name not in there]
@@ -206,6 +261,19 @@ class Sink:
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
         bytes_ = self._files.get_file_info(whole).size
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
+
+
+def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:
+    """Which files that a table names are not there.
+
+    Args:
+        files: the lake's file system; `folder`: the table's in it.
+        most: how many to look at, spread over the whole table; None: all.
+    """
+    named = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    step = max(-(-len(named) // most), 1) if most else 1
+    paths = [posixpath.join(folder, path) for path in named[::step]]
+    return [info.path for info in files.get_file_info(paths) if info.type == fs.FileType.NotFound]
 
 
 def shards_id(pipeline: str) -> str:
@@ -258,7 +326,7 @@ def start_over(owners: Sequence[tuple[Sink, int]], positions: Mapping[int, int],
         except CommitFailedError as reason:
             log.info("starting over is tried again: %s", reason)
     raise Unavailable(
-        f"{table.table_uri}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
+        f"{owners[0][0]._place}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
     )
 
 
@@ -286,6 +354,8 @@ def _stats(table: pa.Table) -> str:
         if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             ends = pc.min_max(table[field.name])
             if ends["min"].is_valid:
-                least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
+                # A stage may make a time that Python has no form for: the file holds it, its statistics do not.
+                with contextlib.suppress(OverflowError, ValueError):
+                    least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
     nulls = {n: table[n].null_count for n in least}
     return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ from pipelines.runtime.lake import Lake, read, write
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.state import Cut
 
+log = logging.getLogger(__name__)
 LONGEST = 16
 """Cuts in a chain before the next one is full, so that a restore reads few files."""
 
@@ -43,6 +46,7 @@ class Snapshots:
         self._chain: list[int] = []
         self._sizes: list[int] = []
         self._previous: set[int] = set()
+        self._left: set[int] = set()
 
     @property
     def full_next(self) -> bool:
@@ -76,7 +80,17 @@ class Snapshots:
         write(
             self._files, self.path(name, "manifest.json"), orjson.dumps(manifest)
         )  # last: it makes the rest a snapshot
+        if not self._whole():
+            log.error("%s: snapshots were deleted; the next one holds the whole state", self._folder)
+            self._chain = []
         return self._sizes[-1]
+
+    def _whole(self) -> bool:
+        """Whether what the newest snapshot builds on is still there: its oldest cut, and the one before."""
+        ends = [
+            self.path(link, "manifest.json") for link in (self._chain[0], self._chain[max(len(self._chain) - 2, 0)])
+        ]
+        return all(info.type == fs.FileType.File for info in self._files.get_file_info(ends))
 
     def read(self, name: int) -> Snapshot:
         """The snapshot of a checkpoint, with those before it that it builds on.
@@ -96,12 +110,35 @@ class Snapshots:
         self._chain, self._sizes = list(manifest["chain"]), list(manifest["sizes"])
         return Snapshot(cuts, manifest["facts"])
 
-    def drop_before(self, name: int) -> None:
-        """Delete what neither snapshot `name` nor the one before it needs; newer ones are a successor's."""
-        needed = self._previous | set(self._chain)
-        for info in self._files.get_file_info(fs.FileSelector(self._folder)):
-            if int(info.base_name) < name and int(info.base_name) not in needed:
+    def drop_before(self, name: int) -> int:
+        """Delete what neither snapshot `name` nor the one before it needs; newer ones are a successor's.
+
+        A snapshot that can't be deleted takes room and does no other harm, so it is logged and left; the next owner tries again.
+        What is no snapshot (`.nfs...`, `lost+found`) stays.
+
+        Returns:
+            How many could not be deleted, each counted once.
+        """
+        needed, left = self._previous | set(self._chain), 0
+        try:
+            there = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+        except (OSError, ValueError) as reason:
+            log.warning("%s: old snapshots could not be listed, so they stay: %s", self._folder, reason)
+            return 1
+        for info in there:
+            if not re.fullmatch(r"[0-9]+", info.base_name) or info.type != fs.FileType.Directory:
+                continue
+            if (old := int(info.base_name)) >= name or old in needed or old in self._left:
+                continue
+            try:
                 self._files.delete_dir(info.path)
+            except FileNotFoundError:
+                continue  # an owner before us deletes them, too
+            except (OSError, ValueError) as reason:
+                log.warning("%s: this old snapshot could not be deleted, so it stays: %s", info.path, reason)
+                self._left.add(old)
+                left += 1
+        return left
 
     def _cut(self, name: int) -> Cut:
         manifest = self.manifest(name)

@@ -12,12 +12,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from pipelines.runtime.clock import Timer
+from pipelines.runtime.doubts import Doubts, Order
 from pipelines.runtime.machine import Step
-from pipelines.runtime.rows import Rows, concat
+from pipelines.runtime.rows import Groups, Rows, concat
 from pipelines.runtime.rules import NEVER
 from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
 from pipelines.runtime.units import milliseconds
 
+PARTS = 1_000_000
+"""Into which a position with a fraction is divided, so that it can be counted like one without."""
 _PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -28,44 +32,94 @@ class Sorted:
     repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
 
     Args:
-        by: an integer or timestamp column; None: the event time.
+        by: a column of numbers or times, of numbers with fractions a millionth counts; None: the event time.
         late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
         wait: rows of a key that has gone silent are let through after this long.
+        jump: a reading that is further ahead of its key's newest than this, in the column's own unit, waits for the key's next
+            one. If that goes on from there, both are let through; else it is a dead letter (`Outlier`). None: never.
+        restart: the column is a counter that may start again, at no more than this. A reading up to here that would be too late
+            waits for the key's next one, and if that goes on from there, the counter has started again. None: it never does.
     """
 
-    def __init__(self, *, by: str | None = None, late: int | str = 0, wait: str = "10s") -> None:
+    def __init__(
+        self,
+        *,
+        by: str | None = None,
+        late: int | str = 0,
+        wait: str = "10s",
+        jump: float | None = None,
+        restart: float | None = None,
+    ) -> None:
         self._by, self._late, self._wait = by, milliseconds(late) if isinstance(late, str) else late, milliseconds(wait)
         self._late_is_ms = isinstance(late, str)
+        self._doubts = Doubts(by, jump, restart) if jump is not None or restart is not None else None
 
     @property
     def state(self) -> Mapping[str, Declared]:
         newest = Cell(dtype=torch.int64, fill=NEVER)
-        through = {"newest": newest, "through": newest}
-        return (
-            through | {"seen_at": Cell(dtype=torch.int64), "waiting": Pending()} if self._late else {"newest": newest}
-        )
+        declared: dict[str, Declared] = {"newest": newest}
+        if self._late:
+            declared |= {"through": newest, "seen_at": Cell(dtype=torch.int64), "waiting": Pending()}
+        return declared | dict(self._doubts.state if self._doubts else {})
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        doubts = self._doubts.timers if self._doubts else []
+        return [Timer("seen_at", self._wait), *doubts] if self._late else doubts
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         rows = self._placed(at.require(rows, self._by or at.event_time, stage="sorted"), at)
+        if not self._doubts:
+            return self._in_order(rows, state, at)
+        out, newest = list[Rows](), state["newest"]
+        assert isinstance(newest, CellStore)
+        scale = PARTS if pa.types.is_floating(rows.table.schema.field(self._by or at.event_time).type) else 1
+        order = Order(lambda r: self._position(r, at), self._allowed(rows, at), scale, newest)
+        for restarted, line in self._doubts.lines(rows, order, state, at):
+            if len(restarted):
+                out.append(self._let_go(restarted, newest, state, line))
+            out.append(self._in_order(line, state, at))
+        return concat(out)
+
+    def _in_order(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         return self._hold(rows, state, at) if self._late else self._pass(rows, state, at)
+
+    def _let_go(self, slots: Tensor, newest: CellStore, state: Mapping[str, Store], like: Rows) -> Rows:
+        """What waits of keys whose counter has started again, in order; their order begins anew."""
+        newest[slots] = NEVER
+        done = like.take(slots[:0])
+        if self._late:
+            through, waiting = state["through"], state["waiting"]
+            assert isinstance(through, CellStore) and isinstance(waiting, PendingStore)
+            through[slots] = NEVER
+            if waiting.rows is not None:
+                over = torch.isin(waiting.rows.slots, slots)
+                done, waiting.rows = waiting.rows.keep(over), waiting.rows.keep(~over)
+        return done
 
     def _placed(self, rows: Rows, at: Step) -> Rows:
         """Rows whose position is a number that can be counted with; the others go to the dead letters."""
         name = self._by or at.event_time
         column = rows.table.column(name)
-        values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
-        fits = torch.from_numpy((values > NEVER) & (values < 2**63))
+        if pa.types.is_floating(column.type):
+            values, low, high, between = column.to_numpy(), NEVER / PARTS, -NEVER / PARTS, "between -4.6e12 and 4.6e12"
+        else:
+            values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
+            low, high, between = NEVER, 2**63, "above -2**62 and below 2**63"
+        fits = torch.from_numpy((values > low) & (values < high))
         if not bool(fits.all()):
-            lines = [f"expected {name} above -2**62 and below 2**63, got {v}" for v in values[~fits.numpy()].tolist()]
+            lines = [f"expected {name} {between}, got {v}" for v in values[~fits.numpy()].tolist()]
             at.refuse(rows.keep(~fits), stage="sorted", error="BadValue", messages=lines)
         return rows.keep(fits)
 
     def _position(self, rows: Rows, at: Step) -> Tensor:
-        return torch.from_numpy(rows.table.column(self._by or at.event_time).cast(pa.int64()).to_numpy().copy())
+        return _positions(rows.table.column(self._by or at.event_time))
 
     def _allowed(self, rows: Rows, at: Step) -> int:
         """`late` in the column's own unit."""
         kind = rows.table.schema.field(self._by or at.event_time).type
+        if pa.types.is_floating(kind):
+            return self._late * PARTS
         scaled = self._late_is_ms and pa.types.is_timestamp(kind)
         return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
 
@@ -89,10 +143,11 @@ class Sorted:
         assert isinstance(newest, CellStore) and isinstance(through, CellStore)
         assert isinstance(seen_at, CellStore) and isinstance(waiting, PendingStore)
         late = self._allowed(rows, at)
+        at.hear(seen_at)
         if len(rows):
             g, position = rows.groups(), self._position(rows, at)
             before, last = g.running_max(position[g.order], newest[g.slots])
-            newest[g.slots], seen_at[g.slots] = last, at.heard(rows)[g.order[g.starts + g.lengths - 1]]
+            newest[g.slots] = last
             reached = torch.empty_like(before)
             reached[g.order] = before
             passed = through[rows.slots]
@@ -112,7 +167,7 @@ class Sorted:
         at.counts["duplicates"] += int(same.sum())
         first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
         rows, position = rows.keep(first), position[first]
-        silent = seen_at[rows.slots] + self._wait <= at.now
+        silent = at.due(seen_at, self._wait)[rows.slots]
         ready = (position <= newest[rows.slots] - late) | silent
         waiting.rows = rows.keep(~ready)
         rows, position = rows.keep(ready), position[ready]
@@ -125,10 +180,10 @@ class Sorted:
         if not bool(late.any()):
             return
         name = self._by or at.event_time
-        lines = [
-            f"expected {name} after {f}, got {p}"
-            for p, f in zip(position[late].tolist(), floor[late].tolist(), strict=True)
-        ]
+        got, after = position[late], floor[late]
+        if pa.types.is_floating(rows.table.schema.field(name).type):
+            got, after = got.double() / PARTS, after.double() / PARTS
+        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(got.tolist(), after.tolist(), strict=True)]
         at.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
 
 
@@ -137,14 +192,20 @@ class Last:
 
     Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A number that float32 can't hold is a dead
     letter: as infinity it would spoil every window that it is in.
+
+    Args:
+        counter: a column that `Sorted` lets start again: no window reaches back across that. None: there is none.
     """
 
-    def __init__(self, length: int, columns: Sequence[str], *, name: str = "window") -> None:
-        self._length, self._columns, self._name = length, tuple(columns), name
+    def __init__(
+        self, length: int, columns: Sequence[str], *, name: str = "window", counter: str | None = None
+    ) -> None:
+        self._length, self._columns, self._name, self._counter = length, tuple(columns), name, counter
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        return {"rows": Ring(self._length - 1, len(self._columns), columns=self._columns)}
+        counter = {"counter": Cell(dtype=torch.int64, fill=NEVER, added=True)} if self._counter else {}
+        return {"rows": Ring(self._length - 1, len(self._columns), columns=self._columns), **counter}
 
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         ring, past, width = state["rows"], self._length - 1, len(self._columns)
@@ -162,8 +223,12 @@ class Last:
         at_row = torch.repeat_interleave(base, g.lengths) + past + rank
         laid.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
         newest = (base + g.lengths)[:, None] + torch.arange(past)
-        ring.replace(g.slots, laid.index_select(0, newest.flatten()).unflatten(0, newest.shape), count + g.lengths)
-        full = torch.repeat_interleave(count, g.lengths) + rank >= past
+        before = torch.repeat_interleave(count, g.lengths) + rank
+        if self._counter:
+            before -= self._before_restart(_positions(rows.table.column(self._counter))[g.order], g, before, state)
+        count = before[g.starts + g.lengths - 1] + 1
+        ring.replace(g.slots, laid.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
+        full = before >= past
         chosen, order = g.order[full].sort()
         starts = at_row[full][order] - past
         windows = (
@@ -172,6 +237,17 @@ class Last:
             else laid.new_empty(0, self._length, width)
         )
         return rows.take(chosen).with_tensors(**{self._name: windows})
+
+    def _before_restart(self, counter: Tensor, g: Groups, before: Tensor, state: Mapping[str, Store]) -> Tensor:
+        """How many of the rows `before` each one, in the groups' order, are of before its counter's last restart."""
+        last = state["counter"]
+        assert isinstance(last, CellStore)
+        previous = torch.cat([counter[:1], counter[:-1]])
+        previous[g.starts] = last[g.slots]
+        last[g.slots] = counter[g.starts + g.lengths - 1]
+        again = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
+        first = torch.repeat_interleave(g.starts, g.lengths)
+        return torch.where(again >= first, before[again.clamp(min=0)], 0)
 
     def _values(self, rows: Rows, at: Step) -> tuple[Rows, np.ndarray]:
         """The rows that float32 can hold, and their columns, `[B, C]` float32."""
@@ -324,19 +400,22 @@ class Silence:
         time = Cell(dtype=torch.int64)
         return {"heard": time, "event_time": time, "told": Cell(dtype=torch.bool, fill=True)}
 
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._after)]
+
     def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
         heard, event_time, told = (state[n] for n in ("heard", "event_time", "told"))
         assert isinstance(heard, CellStore) and isinstance(event_time, CellStore) and isinstance(told, CellStore)
-        if len(at.came):
-            g = at.came.groups()
-            heard[g.slots] = at.heard(at.came)[g.order[g.starts + g.lengths - 1]]
+        at.hear(heard)
+        due = at.due(heard, self._after)
         if len(rows):
             g = rows.groups()
             known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
-            told[g.slots] = told[g.slots] & known & (heard[g.slots] + self._after <= at.now)
+            told[g.slots] = told[g.slots] & known & due[g.slots]
             event_time[g.slots] = at.times(rows)[g.order[g.starts + g.lengths - 1]]
         rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
-        quiet = (~told.all() & (heard.all() + self._after <= at.now)).nonzero()[:, 0]
+        quiet = (~told.all() & due).nonzero()[:, 0]
         if not len(quiet):
             return rows
         told[quiet] = True
@@ -344,6 +423,13 @@ class Silence:
         heard_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
         silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(quiet))})
         return concat([heard_rows, silent])
+
+
+def _positions(column: pa.Array) -> Tensor:
+    """A column as whole numbers that can be compared."""
+    if pa.types.is_floating(column.type):
+        return torch.from_numpy(np.rint(column.to_numpy().astype(np.float64) * PARTS).astype(np.int64))
+    return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
 
 
 def _batched(model: Callable[[Tensor], Mapping[str, Tensor]], rows: Tensor, batch: int) -> dict[str, Tensor]:

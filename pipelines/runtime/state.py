@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cell:
-    """One tensor of a key."""
+    """One tensor of a key; `added`: it is no part of the state's shape, and a snapshot that lacks it leaves it at its fill."""
 
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     fill: float = 0
+    added: bool = field(default=False, repr=False)
 
     def store(self, state: State) -> CellStore:
         return CellStore(state, self)
@@ -46,7 +47,9 @@ class Ring:
 
 @dataclass(frozen=True)
 class Pending:
-    """Rows that wait: for look-ahead, or for the watermark."""
+    """Rows that wait: for look-ahead, or for the watermark; `added` as of `Cell`."""
+
+    added: bool = field(default=False, repr=False)
 
     def store(self, state: State) -> PendingStore:
         return PendingStore(state)
@@ -168,6 +171,14 @@ class State:
         self._free: list[int] = []  # a heap: which slot a key gets must not depend on restarts
         self._freed: set[int] = set()
         self._next_sweep = 0
+        self.now = 0
+        """The clock of the last step that changed something."""
+        self.ticked = 0
+        """Up to when what stages do by the clock has been done."""
+        self.reached: Mapping[int, int] = {}
+        """See `Arrivals.reached`."""
+        self.quiet_until = 0
+        """No timer is due before this, ms since the epoch; found anew after a restart."""
         self.key_clashes = 0
         self._declared: dict[str, Declared] = {}
         self._stores: dict[str, Store] = {}
@@ -194,7 +205,7 @@ class State:
         held = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
         return {name: rows for name, rows in held.items() if rows is not None}
 
-    def slots(self, partitions: np.ndarray, keys: pa.Array, now: int) -> Tensor:
+    def slots(self, partitions: np.ndarray, keys: pa.Array) -> Tensor:
         """Each row's slot, `[B]` int64; new keys get one. `partitions` is sorted."""
         out = np.empty(len(keys), np.int64)
         values = keys.to_pylist()
@@ -206,9 +217,16 @@ class State:
             for i in start + np.flatnonzero(out[start:end] < 0):
                 out[i] = self._new(partition, values[i])
         slots = torch.from_numpy(out)
-        self._seen[out] = now
         self.touch(slots)
         return slots
+
+    def seen(self, slots: Tensor) -> Tensor:
+        """When these keys were last seen, ms since the epoch; 0: never."""
+        return torch.from_numpy(self._seen[slots.numpy()])
+
+    def saw(self, slots: Tensor, times: Tensor) -> None:
+        """Note when these keys were seen."""
+        self._seen[slots.numpy()] = times.numpy()
 
     def keys_of(self, slots: Tensor) -> tuple[pa.Array, pa.Array]:
         """The partitions and the keys that live in `slots`."""
@@ -247,19 +265,39 @@ class State:
         self.changed = True  # when the next look is due is state, too
         if first:
             return 0
-        waiting = {
-            s for p in self._stores.values() if isinstance(p, PendingStore) and p.rows for s in p.rows.slots.tolist()
-        }
-        old = [s for s in np.flatnonzero(self._seen < now - after) if self._keys[s] and s not in waiting]
+        old = np.flatnonzero(self.forgotten(torch.tensor(now), after).numpy()).tolist()
         for slot in map(int, old):
             partition, key = self._keys[slot] or (0, None)
             del self._index[partition][key]
             self._keys[slot] = None
+            self._seen[slot] = 0
             heapq.heappush(self._free, slot)
             self._freed.add(slot)
         if old:
             self._clear(torch.tensor(old, dtype=torch.int64))
         return len(old)
+
+    def lapse(self, slots: Tensor, times: Tensor, after: int) -> int:
+        """Begin these keys anew if they had not been seen for `after` ms by these times. Returns how many.
+
+        What `forget` does at its time, it has to do where a key comes back before it looks.
+        """
+        if not bool((times - self.seen(slots) > after).any()):
+            return 0
+        limits = torch.zeros(self.capacity, dtype=torch.int64)
+        limits[slots] = times
+        old = self.forgotten(limits, after).nonzero()[:, 0]
+        self._clear(old)
+        self.touch(old)
+        return len(old)
+
+    def forgotten(self, times: Tensor, after: int) -> Tensor:
+        """Which keys had not been seen for `after` ms by `times`, `[capacity]` bool; none of them has rows that wait."""
+        seen = torch.from_numpy(self._seen)
+        old = (seen != 0) & (times - seen > after)
+        for rows in self.waiting.values():
+            old[rows.slots] = False
+        return old
 
     def _clear(self, slots: Tensor) -> None:
         self._dirty[slots.numpy()] = False
@@ -288,7 +326,13 @@ class State:
         freed = torch.tensor(sorted(() if full else self._freed), dtype=torch.int64)
         self._dirty[:] = False
         self._freed.clear()
-        facts = {"next_sweep": self._next_sweep, "capacity": self.capacity}
+        facts = {
+            "next_sweep": self._next_sweep,
+            "capacity": self.capacity,
+            "now": self.now,
+            "ticked": self.ticked,
+            "reached": {str(p): ms for p, ms in self.reached.items()},
+        }
         return Cut(full, keys, freed, cells, self.waiting, facts)
 
     def restore(self, cuts: Sequence[Cut]) -> None:
@@ -317,6 +361,9 @@ class State:
                 store.rows = last.waiting.get(name)
         self._free = [slot for slot, held in enumerate(self._keys) if held is None]
         self._next_sweep = int(last.facts["next_sweep"])
+        self.now, self.ticked = (int(last.facts.get(n, 0)) for n in ("now", "ticked"))  # older ones lack them
+        self.reached = {int(p): int(ms) for p, ms in last.facts.get("reached", {}).items()}
+        self.quiet_until = 0
         self._dirty[:] = False
         self.changed = False
 
@@ -332,6 +379,6 @@ class State:
 
     def _drop(self, slot: int) -> None:
         if held := self._keys[slot]:
-            self._keys[slot] = None
+            self._keys[slot], self._seen[slot] = None, 0
             if self._index[held[0]].get(held[1]) == slot:  # the key may live in another slot by now
                 del self._index[held[0]][held[1]]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from pipelines.runtime.cluster import NAMESPACE, actors
+from pipelines.runtime import logs
+from pipelines.runtime.cluster import NAMESPACE
 from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.draining import drain, workers
 from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
-from pipelines.runtime.orders import Orders
+from pipelines.runtime.orders import Orders, last_orders
 from pipelines.runtime.pipeline import FORGET_AFTER
+from pipelines.runtime.place import Ended, Place
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.process import KEEP_MEMORY, begin, warm
+from pipelines.runtime.recurring import recurring
 from pipelines.runtime.scaling import Scaler, spread
 from pipelines.runtime.spec import ShardId
 from pipelines.runtime.stats import Window
@@ -29,38 +32,11 @@ from pipelines.runtime.units import milliseconds
 from pipelines.runtime.worker import Status, Worker
 
 log = logging.getLogger(__name__)
-BEAT_S = 0.5
-STALLED_S, STARTING_S = 20.0, 60.0
-ADOPT_S = 5.0
+BEAT_S, LEAST_BEAT_S = 0.5, 0.02
+ADOPT_S = 10.0
 FOLLOW_S = 15.0
 LATE_S = 30.0
 """A start that takes longer does not hold back what waits for its end."""
-BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
-STEADY_S = 60.0
-"""A worker that lived so long has its next restart without delay."""
-ACTIVE = ("running", "stopping")
-
-
-@dataclass
-class _Place:
-    """One worker's place: the process that fills it now, what runs in it, and how its restarts went."""
-
-    name: str
-    actor: Any = None
-    shards: dict[ShardId, str] = field(default_factory=dict)  # each one's state, as ordered or as heard
-    restarts: int = 0
-    strikes: int = 0
-    born: float = 0.0
-    heard: float = 0.0
-    not_before: float = 0.0
-    asked: Any = None
-
-    def note(self, known: list[Status]) -> None:
-        """Take note of what the worker says; a shard that it has just been given may be missing yet."""
-        for status in known:
-            self.shards[status.id] = status.state
-            if status.state == "stopped":
-                del self.shards[status.id]
 
 
 class Supervisor:
@@ -74,21 +50,22 @@ class Supervisor:
         begin(d.env, pipeline=d.name)
         self._orders = Orders(d.lake, d.id, d.plan)
         self._ids = list(d.specs(d.plan))
-        self._places = [_Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._places = [Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
         self._scaler = Scaler(d.scaling, d.scaling.least)
         self._homes: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
-        self._stop = threading.Event()
+        self._stop, self._stopping = threading.Event(), threading.Lock()
+        self._drained: bool | None = None
+        self._adopted, self._words = False, dict[str, str]()
         self._tracking: Any = None  # later, see `_begun`
         self._since, self._started = time.monotonic(), False
         self._windows: dict[int, Window] = {}
         self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
-        self._thread = threading.Thread(target=self._run, name="supervise", daemon=True)
-        self._thread.start()
+        self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
         if d.follows and d.tracking:
-            threading.Thread(target=self._follow, name="follow", daemon=True).start()
-        if milliseconds(d.compact[0]):
-            threading.Thread(target=self._compact, name="compact", daemon=True).start()
+            recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
+        if every_ms := milliseconds(d.compact[0]):
+            recurring(f"{d.name}/compact", self._compact, lambda: self._stop.wait(every_ms / 1000))
 
     def status(self) -> dict[str, Any]:
         """The deployment as `tocsin status` shows it."""
@@ -136,54 +113,60 @@ class Supervisor:
         self._orders.silence(asset, until)
         self._pass_on()
 
+    def ends(self, worker: str, why: str) -> None:
+        """A worker's last words: it is about to end by itself."""
+        self._words[worker] = why
+
     def stop(self, timeout: float = 60) -> bool:
-        """Drain: every shard commits and lets go. Returns whether all did in time."""
-        self._stop.set()
-        self._thread.join()
-        asked = [(p.actor, p.actor.drain.remote(timeout)) for p in self._places if p.actor]
-        done = True
-        for actor, drained in asked:
-            try:
-                done &= ray.get(drained, timeout=timeout)
-            except (RayActorError, GetTimeoutError):
-                done = False
-            ray.kill(actor)
-        if self._tracking:
-            self._tracking.end("FINISHED")
-            self._tracking.close()
-        return done
+        """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
+        with self._stopping:
+            if self._drained is None:
+                self._stop.set()
+                self._thread.join()
+                amiss = drain(self._deployment.name, timeout)  # by name: it may not have adopted them yet
+                for worker, why in amiss.items():
+                    log.warning("%s did not let go: %s", worker, why)
+                if self._tracking:
+                    self._tracking.end("FINISHED")
+                    self._tracking.close()
+                self._drained = not amiss
+            return self._drained
 
     def _pass_on(self) -> None:
         for place in self._places:
-            if place.actor:
-                place.actor.change.remote(self._orders.plan)  # one that dies meanwhile is started with it
+            if actor := place.actor:
+                actor.change.remote(self._orders.plan)  # one that dies meanwhile is started with it
 
     def _retry(self) -> None:
         for place in self._places:
             for shard, state in list(place.shards.items()):
-                if state == "refused":
-                    place.actor.release.remote(shard)
+                if state == "refused" and (actor := place.actor):
+                    actor.release.remote(shard)
 
-    def _run(self) -> None:
-        adopted = False
-        while not self._stop.is_set():
-            try:
-                if not adopted:
-                    self._adopt()
-                    adopted = True
-                for place in self._places:
-                    self._tend(place)
-                self._begun()
-                self._scale()
-                self._arrange()
-                windows, self._windows, status = self._windows, {}, self.status()
-                self._health.beat(status)
-                self._metrics.export(status, windows)
-                if self._tracking and windows:
-                    self._tracking.log(windows)
-            except Exception:
-                log.exception("%s: a beat of the supervisor failed; the next one tries again", self._deployment.name)
+    def _pause(self) -> bool:
+        """Wait for the next beat, which comes at once when a worker dies; whether it was the last."""
+        lives = [place.life for place in self._places if place.actor] if self._adopted else []
+        if lives:
+            ray.wait(lives, timeout=BEAT_S)
+            self._stop.wait(LEAST_BEAT_S)
+        elif self._adopted:
             self._stop.wait(BEAT_S)
+        return self._stop.is_set()
+
+    def _beat(self) -> None:
+        if not self._adopted:
+            self._adopt()
+            self._adopted = True
+        for place in self._places:
+            self._tend(place)
+        self._begun()
+        self._scale()
+        self._arrange()
+        windows, self._windows, status = self._windows, {}, self.status()
+        self._health.beat(status)
+        self._metrics.export(status, windows)
+        if self._tracking and windows:
+            self._tracking.log(windows)
 
     def _begun(self) -> bool:
         """Whether the pipeline's own shards have taken over. Only then the rest starts: MLflow and the landing of alerts take
@@ -197,71 +180,64 @@ class Supervisor:
         return self._started
 
     def _follow(self) -> None:
-        """Look at the registry now and then; in a thread of its own, for it may take its time."""
+        """Look at the registry; in a thread of its own, for it may take its time."""
         d = self._deployment
-        while not self._stop.wait(FOLLOW_S):
-            if d.tracking and self._orders.follow(d.tracking[0], d.follows):
-                log.info("%s: goes on with %s", d.name, self._orders.plan.model)
-                self._pass_on()
+        if d.tracking and self._orders.follow(d.tracking[0], d.follows):
+            log.info("%s: goes on with %s", d.name, self._orders.plan.model)
+            self._pass_on()
 
     def _compact(self) -> None:
-        """Compact now and then, in a process that ends with it."""
+        """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
         d = self._deployment
-        tables, (every, vacuum) = [d.name, *([ALERTS] if d.lands else [])], d.compact
+        tables, vacuum = [d.name, *([ALERTS] if d.lands else [])], d.compact[1]
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
-        while not self._stop.wait(milliseconds(every) / 1000):
-            try:
-                work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
-                for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
-                    log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
-            except Exception as reason:  # tables get slower to read, streams go on; the next time may do
-                log.warning("%s: compaction failed: %s", d.name, str(reason).splitlines()[-1])
+        work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
+        for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
+            log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
 
     def _adopt(self) -> None:
-        """Go on with the workers that a supervisor before this one has started, if they answer."""
+        """Go on with the workers that a supervisor before this one has started, if they answer.
+
+        Others are ended: nobody would ever look at them again, and they would keep their share of the machine.
+        """
+        found = {name: ray.get_actor(name, namespace=NAMESPACE) for name in workers(self._deployment.name)}
+        asked = {name: worker.status.remote() for name, worker in found.items()}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ADOPT_S) if asked else None
         for n, place in enumerate(self._places):
-            for name in sorted((a for a in actors() if a.startswith(f"{place.name}/")), reverse=True):
-                with contextlib.suppress(ValueError, RayActorError, GetTimeoutError):
-                    worker = ray.get_actor(name, namespace=NAMESPACE)
-                    known = ray.get(worker.status.remote(), timeout=ADOPT_S)
-                    self._settle(place, worker)
-                    self._note(place, known)
-                    self._homes |= dict.fromkeys(place.shards, n)
-                    worker.change.remote(self._orders.plan)
-                    log.info("adopted %s", name)
-                    break
+            for name in sorted((a for a in found if a.startswith(f"{place.name}/")), reverse=True):
+                try:
+                    known = ray.get(asked[name], timeout=0)
+                except RayError as reason:
+                    log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
+                    continue
+                worker = found.pop(name)
+                place.settle(name, worker)
+                self._note(place, known)
+                self._homes |= dict.fromkeys(place.shards, n)
+                worker.change.remote(self._orders.plan)
+                log.info("adopted %s", name)
+                break
+        for name, worker in found.items():
+            log.warning("%s is ended: another one takes its place", name)
+            ray.kill(worker)
         living = [n for n, place in enumerate(self._places) if place.actor]
         self._scaler = Scaler(self._deployment.scaling, max(living, default=-1) + 1)
 
-    def _tend(self, place: _Place) -> None:
+    def _tend(self, place: Place) -> None:
         """Hear from a place's worker, and see whether it still lives, without waiting for it."""
-        now = time.monotonic()
         if place.actor is None:
             return
-        ready, _ = ray.wait([place.asked], timeout=0)
-        if ready:
-            try:
-                known = ray.get(ready[0])
-            except RayActorError as reason:
-                self._bury(place, f"died: {str(reason).splitlines()[0]}")
-                return
-            place.heard = now
-            for status in known:
-                if status.state in ACTIVE and (turn := status.facts.get("turn_s", 0)) > self._deployment.stuck_s:
-                    ray.kill(place.actor)
-                    self._bury(place, f"hangs: the step of {status.id} has taken {turn:.0f} s")
-                    return
-            self._note(place, known)
-            place.asked = place.actor.status.remote()
-        elif now - place.heard > (limit := STALLED_S if place.heard > place.born else STARTING_S):
-            ray.kill(place.actor)  # should it still live, it is fenced
-            self._bury(place, f"has not answered for {limit:.0f} s")
+        try:
+            self._note(place, place.hear(self._deployment.stuck_s))
+        except Ended as reason:
+            self._bury(place, self._words.pop(place.worker, str(reason)))
 
-    def _note(self, place: _Place, known: list[Status]) -> None:
+    def _note(self, place: Place, known: list[Status]) -> None:
         place.note(known)
         for status in known:
             state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
-            self._known[status.id] = replace(status, state=state), place.name
+            why = place.why if state == "starting" else ""  # a worker that keeps dying goes on saying of what
+            self._known[status.id] = replace(status, state=state, error=status.error or why), place.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
 
@@ -291,41 +267,30 @@ class Supervisor:
         for n, place in enumerate(self._places):
             wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
             if place.actor is None and wanted and time.monotonic() >= place.not_before:
-                self._settle(place, self._start(place))
+                place.settle(*self._start(place))
             if place.actor:
                 for shard in wanted:
                     if shard not in place.shards:
-                        place.actor.host.remote(self._deployment.specs(self._orders.plan)[shard])
-                        place.shards[shard] = "starting"
+                        place.host(self._deployment.specs(self._orders.plan)[shard])
                 if not place.shards:
                     ray.kill(place.actor)
                     place.actor = None
 
-    def _home(self, shard: ShardId) -> _Place | None:
+    def _home(self, shard: ShardId) -> Place | None:
         home = self._homes.get(shard)
         return None if home is None else self._places[home]
 
-    def _start(self, place: _Place) -> Any:
-        """A new worker for a place."""
+    def _start(self, place: Place) -> tuple[str, Any]:
+        """A new worker for a place, and its name."""
         return hired(self._deployment, place.name)
 
-    def _settle(self, place: _Place, worker: Any) -> None:
-        place.actor, place.shards = worker, {}
-        place.born = place.heard = time.monotonic()
-        place.asked = worker.status.remote()
-
-    def _bury(self, place: _Place, why: str) -> None:
-        now = time.monotonic()
-        place.strikes = 0 if now - place.born > STEADY_S else place.strikes + 1
-        delay = BACKOFF_S[min(place.strikes, len(BACKOFF_S)) - 1] if place.strikes else 0.0
-        place.actor, place.asked, place.not_before = None, None, now + delay
-        place.restarts += 1
+    def _bury(self, place: Place, why: str) -> None:
         for shard in place.shards:
             if shard in self._known:
                 status, worker = self._known[shard]
-                self._known[shard] = replace(status, state="restarting", window=None), worker
-        place.shards = {}
-        log.warning("%s %s; a new one starts in %.1f s", place.name, why, delay)
+                self._known[shard] = replace(status, state="restarting", error=why, window=None), worker
+        delay = place.bury(why)
+        log.warning("%s ended: %s; a new one starts in %.1f s", place.name, why, delay)
 
     def _track(self) -> Any:
         """The deployment's MLflow run, or None."""
@@ -342,16 +307,12 @@ class Supervisor:
         return tracking
 
 
-def hired(deployment: Deployment, place: str) -> Any:
-    """A new worker for a place, such as "rul/worker-0"."""
-    return ray.remote(
-        name=f"{place}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
-        namespace=NAMESPACE,
-        lifetime="detached",
-        max_restarts=0,
-        max_concurrency=4,
-        **deployment.resources,
-    )(Worker).remote({**KEEP_MEMORY, **deployment.env})
+def hired(deployment: Deployment, place: str) -> tuple[str, Any]:
+    """A new worker for a place, such as "rul/worker-0", and its name."""
+    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
+    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **deployment.resources}
+    actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
+    return name, actor.remote(name, supervisor_name(deployment.name), {**KEEP_MEMORY, **deployment.env})
 
 
 class Launch:
@@ -363,7 +324,7 @@ class Launch:
 
     def __init__(self, order: Deployment) -> None:
         self._order = order
-        self._worker = hired(order, f"{order.name}/worker-0")
+        _, self._worker = hired(order, f"{order.name}/worker-0")
         warming = ray.remote(num_cpus=0, max_retries=0)(warm)
         self._warm = [warming.remote({**KEEP_MEMORY, **order.env}) for _ in range(2)]  # for a reader and the supervisor
 
@@ -390,7 +351,14 @@ class Launch:
 
 
 def deploy(deployment: Deployment) -> Any:
-    """Start a deployment's supervisor, or find the one that runs it."""
+    """Start a deployment's supervisor, or find the one that runs it.
+
+    Raises:
+        ConfigError: what it was ordered last can't be read.
+    """
+    last_orders(
+        deployment.lake, deployment.name
+    )  # here it is one line for whoever starts it, in the actor a dead supervisor
     name = supervisor_name(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
     return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)

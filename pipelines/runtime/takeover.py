@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.runtime import crash, journal
+from pipelines.runtime import clients, crash, journal, progress
 from pipelines.runtime.alerts import Alert
+from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import (
     FrameLost,
     JournalLost,
+    LakeLost,
     Lost,
     PositionLost,
     SnapshotLost,
@@ -21,7 +23,7 @@ from pipelines.runtime.errors import (
     TopicReplaced,
 )
 from pipelines.runtime.inbox import Batch, Inbox
-from pipelines.runtime.journal import Journal, Mark, Ran, Skipped
+from pipelines.runtime.journal import Journal, Mark, Ran, Skipped, named
 from pipelines.runtime.machine import Machine, Refusal, empty
 from pipelines.runtime.migration import carry
 from pipelines.runtime.outbox import Outbox, fingerprint
@@ -73,6 +75,7 @@ class Claim:
     Args:
         log: the input topic, after the last owner has read from it.
         journal: as that one left it.
+        lost: what the lake lacks; None: nothing.
     """
 
     outbox: Outbox
@@ -81,19 +84,81 @@ class Claim:
     log: Log
     owned: Owned
     journal: Journal | None
+    lost: LakeLost | None = None
 
     @classmethod
     def make(cls, spec: Spec, declared: Pipeline, source: Source) -> Claim:
-        """Fence whoever owns the shard."""
+        """Fence whoever owns the shard.
+
+        Raises:
+            LakeLost: the table that the journal goes with is gone or older, or files of it are gone, and `on_gap` is "stop".
+        """
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
-        crash.point("takeover.fenced", waits=False)
-        log = source.log()
-        sink = Sink(spec.lake, declared, spec.shard, spec.shards)
-        snapshots = Snapshots(spec.lake, declared.name, spec.shard)
-        owned = sink.own(log.begin if spec.start == "earliest" else log.end)  # 2. fences the older committer
-        crash.point("takeover.owned", waits=False)
-        last = journal.last(spec.kafka, declared.journal, spec.shard)  # 3. only now: nobody else can write it any more
-        return cls(outbox, sink, snapshots, log, owned, last)
+        with closed_on_error(outbox):
+            crash.point("takeover.fenced", waits=False)
+            log = source.log()
+            sink = Sink(spec.lake, declared, spec.shard, spec.shards)
+            snapshots = Snapshots(spec.lake, declared.name, spec.shard)
+            start = log.begin if spec.start == "earliest" else log.end
+            lost = None if sink.known() else _forgotten(spec, declared)  # before `own`, which would make a new table
+            if lost and spec.on_gap == "stop":
+                raise lost
+            owned = sink.own(start)  # 2. fences the older committer
+            crash.point("takeover.owned", waits=False)
+            last = journal.last(
+                spec.kafka, declared.journal, spec.shard
+            )  # 3. only now: nobody else can write it any more
+            if lost := lost or _old(spec, declared, owned, last):
+                if spec.on_gap == "stop":
+                    raise lost
+                # Above all that the journal names, so that no new checkpoint has the name of an old one.
+                owned = sink.own(start, above=(last.newest if last else 0) >> 32)
+                last = last and Journal(owned.checkpoint)
+            if gone := _gone(spec, declared, sink):
+                if spec.on_gap == "stop":
+                    raise gone
+                sink.repair()
+            return cls(outbox, sink, snapshots, log, owned, last, lost or gone)
+
+
+def _forgotten(spec: Spec, declared: Pipeline) -> LakeLost | None:
+    """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
+    last = journal.last(spec.kafka, declared.journal, spec.shard)
+    group = f"tocsin.{declared.name}"
+    if last is not None:
+        said = f"its journal in topic {declared.journal}[{spec.shard}] does"
+    elif clients.group_has_read(spec.kafka, group, declared.topic, spec.partitions):
+        said = f"the positions of group {group} do"
+    else:
+        return None
+    return LakeLost(
+        f"lake {spec.lake.place(declared.folder)}: expected a table that knows of {spec.id}, as {said}, got none: this is another "
+        f"lake, or it was emptied, or its drive is not mounted; bring it back, then `tocsin resume {declared.name}`, or begin anew "
+        "with `--on-gap skip`: records are judged from `start` on, and their alerts ring again"
+    )
+
+
+def _old(spec: Spec, declared: Pipeline, owned: Owned, last: Journal | None) -> LakeLost | None:
+    """That the table lacks the checkpoint on which the journal builds; None: it has it."""
+    if last and last.base > owned.checkpoint:
+        return LakeLost(
+            f"lake {spec.lake.place(declared.folder)}: expected {spec.id} at checkpoint {named(last.base)} or later, "
+            f"on which its journal builds, got {named(owned.checkpoint)}: this is an old copy, or another lake; bring back the "
+            f"right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since then "
+            "ring again"
+        )
+    return None
+
+
+def _gone(spec: Spec, declared: Pipeline, sink: Sink) -> LakeLost | None:
+    """That files of the table are not there; None: those that are looked at are."""
+    if gone := sink.absent():
+        return LakeLost(
+            f"lake {spec.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
+            f"{len(gone) - 1} other places: bring them back, then `tocsin resume {declared.name}`, or go on without their rows "
+            "with `--on-gap skip`"
+        )
+    return None
 
 
 def take_over(spec: Spec, source: Source) -> Live:
@@ -104,9 +169,19 @@ def take_over(spec: Spec, source: Source) -> Live:
         Fenced: another process is taking it over, too.
     """
     declared = spec.plan.build(spec.lake)
+    progress.made()
     claim = Claim.make(spec, declared, source)  # 1. to 3.
+    progress.made()
+    with closed_on_error(claim.outbox):
+        return _continue(spec, declared, claim, source)
+
+
+def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> Live:
+    """Go on where the owner before left off: steps 4 and 5."""
     log, owned = claim.log, claim.owned
     found = _Found(spec, declared.topic, log, owned)
+    if claim.lost:
+        found.lost(claim.lost, spec.partitions[0], 0)
     snapshot = found.snapshot(claim.snapshots)
     facts = snapshot.facts if snapshot else {}
     topic_id = facts.get("topic_id") or log.topic_id
@@ -115,6 +190,7 @@ def take_over(spec: Spec, source: Source) -> Live:
     # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
+    todo.fence(plan.dump())
     machine = Machine(plan.build(spec.lake))
     if snapshot and migrated:
         carry(machine, snapshot, positions, spec, source)
@@ -172,6 +248,7 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
             live.files += outcome.files
             live.positions |= ends
             live.now = item.now
+            progress.made()
         else:
             again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
             live.skip(item, source)
@@ -196,7 +273,8 @@ class _Found:
         self._spec, self._topic, self._log, self._owned = spec, topic, log, owned
         self.gaps: list[DeadLetter] = []
 
-    def _lost(self, lost: Lost, partition: int, offset: int) -> None:
+    def lost(self, lost: Lost, partition: int, offset: int) -> None:
+        """Raise it, or put it on record."""
         if self._spec.on_gap == "stop":
             raise lost
         place = {"topic": self._topic, "partition": partition, "offset": offset}
@@ -209,7 +287,7 @@ class _Found:
         try:
             return snapshots.read(self._owned.checkpoint)
         except SnapshotLost as lost:
-            self._lost(lost, self._spec.partitions[0], 0)
+            self.lost(lost, self._spec.partitions[0], 0)
             return None
 
     def positions(self, topic_id: str) -> dict[int, int]:
@@ -220,7 +298,7 @@ class _Found:
                 f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored "
                 "offsets mean other records; restore it, or go on from its start with `--on-gap skip`"
             )
-            self._lost(lost, self._spec.partitions[0], 0)
+            self.lost(lost, self._spec.partitions[0], 0)
             return dict(log.begin)
         positions: dict[int, int] = {}
         for p, position in self._owned.positions.items():
@@ -230,7 +308,7 @@ class _Found:
                     f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: "
                     f"records were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
                 )
-                self._lost(lost_one, p, position)
+                self.lost(lost_one, p, position)
         return positions
 
     def journal(self, stored: Journal | None) -> Journal:
@@ -241,7 +319,7 @@ class _Found:
                 f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms "
                 "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
             )
-            self._lost(lost, spec.partitions[0], 0)
+            self.lost(lost, spec.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
         reach: Mapping[int, int] = {p: e for item in todo.items if isinstance(item, Ran) for p, e in item.ends.items()}
         for p, end in reach.items():
@@ -250,7 +328,7 @@ class _Found:
                     f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at "
                     f"{self._log.end[p]}: records that were judged are gone; go on with `--on-gap skip`"
                 )
-                self._lost(lost_tail, p, end)
+                self.lost(lost_tail, p, end)
                 return Journal(checkpoint)
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
@@ -263,7 +341,7 @@ class _Found:
                     f"{self._topic}[{p}]@{offset}: expected the frame that was judged before, got {error}; put it back where its "
                     "message says, or go on without it with `--on-gap skip`"
                 )
-                self._lost(lost, p, offset)
+                self.lost(lost, p, offset)
         if not then and not batch.unread:
             return batch
         rest = batch.without({*then, *((p, offset) for p, offset, _ in batch.unread)})

@@ -19,6 +19,8 @@ from pipelines.runtime.broker_checks import Broker, count
 from pipelines.runtime.checks import Doubt
 from pipelines.runtime.deadletter import SIZE_LIMIT
 from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.journal import LARGEST as LARGEST_RECORD
+from pipelines.runtime.provision import JOURNAL
 from pipelines.runtime.reader import Log
 
 LARGEST = SIZE_LIMIT + 8192
@@ -112,12 +114,18 @@ class Topics:
         j, s = self.journal_topic, self._shards
         described = self._broker.describe(j)
         if described is None:
-            self._broker.makeable(j, s, **{"cleanup.policy": "compact"})
+            self._broker.makeable(j, s, **JOURNAL)
             return f"{j}: none yet, the first start makes it"
-        if (policy := self._policy(j, self._broker.configs(j))) != "compact":
+        configs = self._broker.configs(j)
+        if (policy := self._policy(j, configs)) != "compact":
             raise ConfigError(
                 f"topic {j}: expected cleanup.policy=compact, got {policy}: retention would delete what a shard must find "
                 f"after a crash; {_alter(j, 'cleanup.policy=compact')}"
+            )
+        if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
+            raise Doubt(
+                f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {most}: a larger record would end the "
+                f"shard; the next start raises it, or {_alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
             )
         there = len(described["partitions"])
         grows = f", the next start makes it {s}" if there < s else ""

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.runtime.errors import ModelError, Unavailable
 from pipelines.runtime.logs import without_password
@@ -35,10 +35,22 @@ MLFLOW = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+RATES = {"throughput_rows_per_s": "rows", "alerts_per_s": "alerts", "dead_letters_per_s": "dead_letters"}
+"""Metrics that are a count a second, and of which count."""
+
+
+class Point(NamedTuple):
+    """Metrics of one moment, ms since the epoch; counts are totals since this process began."""
+
+    at: int
+    counts: dict[str, int]
+    values: dict[str, float]
 
 
 class Tracking:
     """One run a deployment: parameters, and a point of every metric each `every`.
+
+    Counts such as `rows` and `alerts` are totals since the run began, restarts included; rates end in `_per_s`.
 
     Guarantee: no call waits for MLflow. While it is down, points are kept (past 1000 the oldest are dropped) and sent
     when it answers again. A run that was not ended is gone on with by the next process of the same deployment.
@@ -57,7 +69,10 @@ class Tracking:
         """Points that no longer fitted while MLflow did not answer."""
         self._wake = threading.Condition()
         self._windows: dict[int, list[Window]] = {}
-        self._points: deque[tuple[int, dict[str, float]]] = deque(maxlen=POINTS)
+        self._points: deque[Point] = deque(maxlen=POINTS)
+        self._totals = Counter[str]()
+        self._earlier: dict[str, float] | None = None
+        """What the run had counted before this process; known once MLflow has answered."""
         self._status = ""
         self._closing = False
         self._run: Run | None = None
@@ -100,7 +115,8 @@ class Tracking:
     def _point(self) -> None:
         if self._windows:
             self.dropped += len(self._points) == POINTS
-            self._points.append((round(time.time() * 1000), metrics(self._windows)))
+            self._totals.update(counts(self._windows))
+            self._points.append(Point(round(time.time() * 1000), dict(self._totals), metrics(self._windows)))
             self._windows = {}
             self._wake.notify()
 
@@ -139,9 +155,11 @@ class Tracking:
         client = _client(self._uri)
         run = self._run = self._run or self._open(client)
         self.run_id = run.info.run_id
+        if self._earlier is None:
+            self._earlier = dict(run.data.metrics)
         while point := self._next():
             try:
-                client.log_batch(run.info.run_id, metrics=_entities(point, run.info.start_time))
+                client.log_batch(run.info.run_id, metrics=_entities(point, self._earlier, run.info.start_time))
             except Exception:
                 with self._wake:
                     if len(self._points) < POINTS:
@@ -153,7 +171,7 @@ class Tracking:
             client.set_terminated(run.info.run_id, self._status)
             self._status = ""
 
-    def _next(self) -> tuple[int, dict[str, float]] | None:
+    def _next(self) -> Point | None:
         with self._wake:
             return self._points.popleft() if self._points else None
 
@@ -177,29 +195,36 @@ class Tracking:
         return run
 
 
+def counts(windows: Mapping[int, Sequence[Window]]) -> Counter[str]:
+    """What was counted in windows of shards, as sums."""
+    found = Counter({"rows": 0, "alerts": 0, "dead_letters": 0, "checkpoints": 0})
+    for of in windows.values():
+        for window in of:
+            found.update(window.counts)
+    return found
+
+
 def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
-    """One point of every metric.
+    """One point of every metric that is no count.
 
     Args:
         windows: of each shard, one after the other.
 
     Returns:
-        Counts as sums; throughput and lag as sums over shards; occupancy over all steps; p50 of latency as the mean of
-        the windows' weighted by rows, p95 and p99 as the worst window's, which is an upper bound.
+        Rates and lag as sums over shards; occupancy over all steps; p50 of latency as the mean of the windows' weighted by
+        rows, p95 and p99 as the worst window's, which is an upper bound.
     """
     every = [w for of in windows.values() for w in of]
-    counts = Counter({"rows": 0, "alerts": 0, "dead_letters": 0, "checkpoints": 0})
     gauges = Counter[str]()
     for of in windows.values():
         gauges.update(of[-1].gauges)
-    for window in every:
-        counts.update(window.counts)
-    point: dict[str, float] = {**counts, **gauges}
+    point: dict[str, float] = dict(gauges)
     point["lag_records"] = point.pop("behind", 0)
-    point["throughput_rows_per_s"] = sum(
-        sum(w.counts.get("rows", 0) for w in of) / max(sum(w.seconds for w in of), 1e-9) for of in windows.values()
-    )
-    if steps := counts["steps"]:
+    for name, counter in RATES.items():
+        point[name] = sum(
+            sum(w.counts.get(counter, 0) for w in of) / max(sum(w.seconds for w in of), 1e-9) for of in windows.values()
+        )
+    if steps := sum(w.counts.get("steps", 0) for w in every):
         point["batch_occupancy"] = sum(w.occupancy * w.counts.get("steps", 0) for w in every) / steps
     if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:  # a window may end between the two
         rows = sum(w.counts["rows"] for w in heard)
@@ -264,7 +289,7 @@ def answers(tracking_uri: str) -> None:
 
 def _folder(model: str) -> tuple[str, str, Path]:
     folder = Path(model).absolute()
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("."))
     if not weights:
         raise ModelError(
             f"model {model}: expected name@alias, name/version or a folder with *.safetensors, got none in {folder}; "
@@ -292,12 +317,13 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(uri, registry_uri=uri)
 
 
-def _entities(point: tuple[int, dict[str, float]], started: int) -> list[Any]:
+def _entities(point: Point, earlier: Mapping[str, float], started: int) -> list[Any]:
     """A point as MLflow's; its step is the run's age in s, which goes on rising after a restart."""
     from mlflow.entities import Metric
 
-    at, values = point
-    return [Metric(name, value, at, (at - started) // 1000) for name, value in sorted(values.items())]
+    totals = {name: count + earlier.get(name, 0) for name, count in point.counts.items()}
+    values = sorted((totals | point.values).items())
+    return [Metric(name, value, point.at, (point.at - started) // 1000) for name, value in values]
 
 
 def _first_line(reason: Exception) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import ray
 from kafka.errors import KafkaError
 
-from pipelines.runtime import logs
-from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, StateMismatch, Unavailable
+from pipelines.runtime import logs, progress
+from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, Refused, StateMismatch, Unavailable
 from pipelines.runtime.process import begin
+from pipelines.runtime.refusals import permanent
 from pipelines.runtime.remote import RemoteReader, started
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
 """A takeover that found no broker, or no lake, is tried again after this."""
+LIVES_S = 5.0
+LAST_WORDS_S = 2.0
+"""So long a worker that ends waits for its supervisor to hear why."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class Status:
             another worker) and "paused".
         facts: positions (A), committed (R), epoch, model version and so on.
         pid: of the process; for tests and for people with a debugger.
+        quiet_s: for how long a takeover has made no progress.
     """
 
     id: ShardId
@@ -47,18 +55,25 @@ class Status:
     facts: dict[str, Any]
     window: Window | None
     pid: int
+    quiet_s: float = 0.0
 
 
 class _Hosted:
     """A shard and its thread."""
 
-    def __init__(self, spec: Spec, reader: Any) -> None:
+    def __init__(self, spec: Spec, reader: Any, last_words: Callable[[str], None]) -> None:
         self.spec, self._state, self.error = spec, "starting", ""
+        self._last_words, self._progress = last_words, progress.Progress()
         self.plan, self._reader = spec.plan, reader
         self.shard: Shard | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
         self.thread.start()
+
+    @property
+    def quiet_s(self) -> float:
+        """See `Status`."""
+        return 0.0 if self.shard else round(self._progress.quiet_s, 1)
 
     @property
     def state(self) -> str:
@@ -81,10 +96,12 @@ class _Hosted:
         # Here, for it loads torch, which the supervisor that names this class has no use for.
         import torch
 
+        from pipelines.runtime.broker_checks import let_in
         from pipelines.runtime.codec import Codec
         from pipelines.runtime.shard import Shard
 
         logs.about(**self.spec.id._asdict())
+        progress.follow(self._progress)
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
@@ -103,38 +120,56 @@ class _Hosted:
                 try:
                     self.shard = Shard(self.spec, reader)
                 except (Unavailable, KafkaError) as reason:  # nobody else could take over either
+                    if permanent(reason, ""):
+                        raise
                     self._state, self.error = "waiting", str(reason)
                     log.warning("%s waits: %s", self.spec.id, reason)
+                    let_in(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
                     if self.stop.wait(AGAIN_S):
                         self._state = "stopped"
                         return
+                    self._progress.made()
             self._state, self.error = "running", ""
             if self.plan != self.spec.plan:
                 self.shard.change(self.plan)
             self.shard.run(self.stop)
             self._state = "stopped"
         except BaseException as reason:
-            found = self.shard is None and isinstance(reason, Lost | ConfigError | ModelError | StateMismatch)
-            if found or isinstance(reason, RecordsCorrupt):
-                # A takeover that found this would find it again: wait for a person, with the line that says what to do.
-                self._state, self.error = "refused", str(reason)
-                log.error("%s", reason)
+            if line := self._refusal(reason):
+                # Another takeover would meet it again: wait for a person, with the line that says what to do.
+                self._state, self.error = "refused", line
+                log.error("%s", line)
+                if self.shard:
+                    with contextlib.suppress(Exception):
+                        self.shard.abandon()
                 return
             log.exception("%s: its process ends, another one takes over", self.spec.id)
+            self._last_words(f"{self.spec.id}: {logs.one_line(reason)}")
             logging.shutdown()
             sys.stderr.flush()
             os._exit(70)
+
+    def _refusal(self, reason: BaseException) -> str:
+        """The line to wait for a person with; empty where another takeover may succeed."""
+        if isinstance(reason, RecordsCorrupt | Refused | ConfigError | ModelError | StateMismatch):
+            return str(reason)
+        if isinstance(reason, Lost):  # found by a running shard, it is for a takeover to refuse, or to skip
+            return str(reason) if self.shard is None else ""
+        return str(permanent(reason, str(self.spec.id)) or "")
 
 
 class Worker:
     """Hosts shards; a detached Ray actor.
 
     Args:
+        name: its own, as an actor.
+        supervisor: the actor that hears its last words.
         env: environment of this process and of its readers'.
     """
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, supervisor: str, env: Mapping[str, str]) -> None:
         begin(env)
+        self._name, self._supervisor = name, supervisor
         self._hosted: dict[ShardId, _Hosted] = {}
         self._readers: list[Any] = []
 
@@ -149,7 +184,8 @@ class Worker:
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""
         if spec.id not in self._hosted:
-            self._hosted[spec.id] = _Hosted(spec, self._readers.pop() if self._readers else started())
+            reader = self._readers.pop() if self._readers else started()
+            self._hosted[spec.id] = _Hosted(spec, reader, self._last_words)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""
@@ -161,11 +197,15 @@ class Worker:
         found = []
         for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
-            found.append(Status(id, h.state, h.error, facts, window, os.getpid()))
+            found.append(Status(id, h.state, h.error, facts, window, os.getpid(), h.quiet_s))
         for status in found:
             if status.state == "stopped":
                 del self._hosted[status.id]
         return found
+
+    def lives(self) -> None:
+        """Take a while to answer: a caller that waits for it learns of this process's death at once."""
+        time.sleep(LIVES_S)
 
     def change(self, plan: Plan) -> None:
         """Have every shard of its pipeline go on with another plan from its next checkpoint."""
@@ -175,9 +215,16 @@ class Worker:
 
     def drain(self, timeout: float = 60) -> bool:
         """Have every shard commit and let go; whether all did in time."""
-        hosted = list(self._hosted.values())
+        hosted, give_up = list(self._hosted.values()), time.monotonic() + timeout
         for h in hosted:
             h.let_go()
         for h in hosted:
-            h.thread.join(timeout)
+            h.thread.join(max(give_up - time.monotonic(), 0))
         return not any(h.thread.is_alive() for h in hosted)
+
+    def _last_words(self, why: str) -> None:
+        try:
+            supervisor = ray.get_actor(self._supervisor, namespace=ray.get_runtime_context().namespace)
+            ray.get(supervisor.ends.remote(self._name, why), timeout=LAST_WORDS_S)
+        except Exception as reason:  # it sees the death in any case
+            log.warning("the supervisor was not told why: %s", logs.one_line(reason))

@@ -29,7 +29,7 @@ from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.provision import provision
+from pipelines.runtime.provision import JOURNAL, provision
 from pipelines.runtime.reset import To
 from pipelines.runtime.reshard import shards_now
 from pipelines.runtime.spec import Spec
@@ -185,7 +185,7 @@ class Job:
             name: {
                 "num_partitions": n,
                 "replication_factor": 1,
-                "configs": {"cleanup.policy": "compact"} if name.startswith("_tocsin") else configs,
+                "configs": JOURNAL if name.startswith("_tocsin") else configs,
             }
             for name, n in partitions.items()
         }
@@ -305,7 +305,7 @@ class Job:
     def epochs(self) -> dict[str, list[int]]:
         """Of which owner each Delta version and each journal record is, in order."""
         delta, journal = [], []
-        for version in sorted(Path(self.lake.uri(self.name, "_delta_log")).glob("*.json")):
+        for version in sorted(Path(self.lake.place(self.name, "_delta_log")).glob("*.json")):
             actions = [orjson.loads(line) for line in version.read_bytes().splitlines()]
             txn = {a["txn"]["appId"]: a["txn"]["version"] for a in actions if "txn" in a}
             delta += [txn[f"{self.name}/0#epoch"]] if txn else []

@@ -91,7 +91,7 @@ def _count(job: Job, span: Span) -> int:
 
 def _stored(job: Job) -> tuple[int, list[str]]:
     """Journal records, and snapshots."""
-    state = Path(job.lake.uri("_state"))
+    state = Path(job.lake.place("_state"))
     return len(job.read(f"_tocsin.{job.name}")), sorted(str(p) for p in state.rglob("*"))
 
 
@@ -127,7 +127,7 @@ def test_killed_before_its_end_nothing_is_to_be_seen(make_job: MakeJob) -> None:
     job, sent = make_job(), messages(5)
     job.send(islice(sent, 300))
     job.judge_again(FOREVER, "again", backfill_written="SIGKILL").fell("backfill.written")
-    assert list(Path(job.lake.uri("again")).rglob("*.parquet"))
+    assert list(Path(job.lake.place("again")).rglob("*.parquet"))
     assert not DeltaTable.is_deltatable(job.lake.uri("again"))
     assert job.judge_again(FOREVER, "again").ended() == 0
     first = _rows(job, "again")
@@ -146,7 +146,7 @@ def test_interrupted_it_leaves_no_files(make_job: MakeJob) -> None:
     files: list[Path] = []
 
     def interrupt(done: int, total: int) -> None:
-        files.extend(Path(job.lake.uri("again")).rglob("*.parquet"))
+        files.extend(Path(job.lake.place("again")).rglob("*.parquet"))
         if done == total:
             raise KeyboardInterrupt
 
@@ -181,4 +181,4 @@ def test_what_it_cannot_do_is_one_line(make_job: MakeJob) -> None:
         with pytest.raises(ConfigError, match=says) as refused:
             call()
         assert "\n" not in str(refused.value)
-    assert not Path(job.lake.uri("other")).exists()
+    assert not Path(job.lake.place("other")).exists()

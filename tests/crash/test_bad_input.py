@@ -127,7 +127,7 @@ def _kinds(unit: int) -> dict[str, Kind]:
 def _originals(job: Job) -> Mapping[tuple[int, int], Sequence[DeadLetter]]:
     """The dead letters by partition and offset, as they were read, wherever they are kept."""
     store, found = (
-        OriginalStore(job.lake.files, "", job.lake.uri()),
+        OriginalStore(job.lake.files, "", job.lake.place()),
         defaultdict[tuple[int, int], list[DeadLetter]](list),
     )
     for x in held(job.kafka, f"{job.topic}.dlq"):

@@ -210,7 +210,9 @@ def _see(dive: Dive, skipped: Mapping[int, Sequence[range]]) -> None:
     files = _plainly(job, came, table, said, skipped)
     _as_replayed(job.plan.build(job.lake), came, table, said)
     kept = {r["frame"]: (r["camera"], r["sequence"]) for r in table.to_dicts() if r["frame"] is not None}
-    there = {str(p.relative_to(job.lake.uri())): p.read_bytes() for p in Path(job.lake.uri("frames")).rglob("*.jpg")}
+    there = {
+        str(p.relative_to(job.lake.place())): p.read_bytes() for p in Path(job.lake.place("frames")).rglob("*.jpg")
+    }
     assert there == {path: files[place] for path, place in kept.items()} and len(there) > 5
     assert not [line for w in job.workers for line in w.said.splitlines() if "re-ran" in line]
 

@@ -135,9 +135,9 @@ def _see(job: Job, sent: list[Shot]) -> None:
     assert Counter((a.key, a.transition, a.data["sequence"]) for a in said) == rang
     kept = table.filter(pl.col("frame").is_not_null())
     wanted = {(f"cam{s.camera}", s.sequence): file(s) for s in jumps}
-    found = {(r["camera"], r["sequence"]): Path(job.lake.uri(r["frame"])).read_bytes() for r in kept.to_dicts()}
+    found = {(r["camera"], r["sequence"]): Path(job.lake.place(r["frame"])).read_bytes() for r in kept.to_dicts()}
     assert found == wanted and len(found) > 20
-    assert len(list(Path(job.lake.uri("frames")).rglob("*.jpg"))) == len(found)
+    assert len(list(Path(job.lake.place("frames")).rglob("*.jpg"))) == len(found)
     assert not [line for w in job.workers for line in w.said.splitlines() if "re-ran" in line]
 
 

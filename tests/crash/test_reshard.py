@@ -54,7 +54,7 @@ def test_one_shard_becomes_two_and_one_again_under_load(make_job: MakeJob) -> No
         _gone_on(job, workers)
     _finish(job, workers)
     assert job.differences() == []
-    assert not [*Path(job.lake.uri("_state", job.name, "1")).iterdir()], "snapshots of a shard that is no more"
+    assert not [*Path(job.lake.place("_state", job.name, "1")).iterdir()], "snapshots of a shard that is no more"
 
 
 def test_a_kill_leaves_all_as_it_was_or_all_moved(make_job: MakeJob) -> None:

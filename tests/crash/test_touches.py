@@ -174,7 +174,9 @@ def _see(desk: Desk, *, waiting: bool, after: str) -> None:
     _as_replayed(job.plan.build(job.lake), came, table, said, after=after)
     files = {(f"cam{s.camera}", s.sequence): s.file for _, s in came if s.fate == "good"}
     kept = {frame: files[camera, n] for camera, n, frame in table.select("camera", "sequence", "frame").rows() if frame}
-    there = {str(p.relative_to(job.lake.uri())): p.read_bytes() for p in Path(job.lake.uri("frames")).rglob("*.jpg")}
+    there = {
+        str(p.relative_to(job.lake.place())): p.read_bytes() for p in Path(job.lake.place("frames")).rglob("*.jpg")
+    }
     assert there == kept and len(there) > 10
     assert not [line for w in job.workers for line in w.said.splitlines() if "re-ran" in line]
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from kafka.errors import KafkaTimeoutError
 from deploy.kafka import server
 from deploy.kafka.server import KafkaServer, MissingToolError
 from tests.conftest import ROOT
+from tests.tour import environment, make
 
 
 @pytest.fixture
@@ -122,6 +124,25 @@ def test_a_broker_that_cannot_start_says_why_in_one_line_and_leaves_no_process(
         second.start()
     assert "\n" not in str(failure.value)
     assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_make_kafka_starts_a_broker_on_the_port_asked_for_and_ctrl_c_ends_it(
+    kafka: KafkaServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command, given = make("kafka", f"PORT={port}"), environment(PYTHONPATH=str(ROOT))
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=given, stdout=subprocess.PIPE, text=True, process_group=0
+    ) as foreground:
+        assert foreground.stdout
+        assert f"Apache Kafka on 127.0.0.1:{port}," in foreground.stdout.readline()
+        with KafkaAdminClient(bootstrap_servers=f"127.0.0.1:{port}") as admin:
+            assert admin.list_topics() == []
+        started = psutil.Process(foreground.pid).children(recursive=True)
+        os.killpg(foreground.pid, signal.SIGINT)  # what Ctrl-C does
+        assert "Apache Kafka stopped." in foreground.communicate(timeout=20)[0]
+        assert all(ends(process.pid, 5) for process in started)
 
 
 @pytest.mark.parametrize("signalled", [signal.SIGKILL, signal.SIGINT])

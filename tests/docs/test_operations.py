@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from kafka import KafkaProducer
+from ray.dashboard.modules.job.cli import submit
 
 from deploy.kafka.server import KafkaServer
+from pipelines.cli.app import app
 from tests.conftest import ROOT
 from tests.test_cli import ray_address  # noqa: F401  (a fixture)
 from tests.tour import Tour, blocks
@@ -32,6 +38,19 @@ def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]
             yield tour
         finally:
             tour("tocsin stop rul")
+
+
+def test_ray_and_tocsin_know_what_the_page_submits() -> None:
+    """The whole way needs a cluster with a dashboard; here both read the commands as they are typed."""
+    submitted = re.findall(r"^ray (job submit .+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert len(submitted) == 3
+    for line in submitted:
+        context = submit.make_context("ray job submit", shlex.split(line)[2:])
+        assert context.params["working_dir"] == "." and context.params["address"].startswith("http://")
+        command, *arguments = context.params["entrypoint"]
+        known: Any = typer.main.get_command(app)
+        found = known.commands[arguments[0]].make_context(arguments[0], arguments[1:])
+        assert command == "tocsin" and found.params["pipeline"] == "rul"
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -39,8 +41,26 @@ def tour(kafka: KafkaServer, tmp_path: Path) -> Iterator[Tour]:
 
 def test_a_pipeline_is_one_file_of_at_most_60_lines(tmp_path: Path) -> None:
     files = Tour(tmp_path, "").write(PAGE)
-    assert list(files) == ["freezers.py", "tocsin.toml", "try_freezers.py", "feed_freezers.py"]
+    assert list(files) == ["freezers.py", "tocsin.toml", "try_freezers.py", "feed_freezers.py", "try_greenhouse.py"]
     assert len(files["freezers.py"].splitlines()) <= 60
+
+
+def test_the_second_example_prints_what_the_page_says(tmp_path: Path) -> None:
+    tour = Tour(tmp_path, "")
+    tour.write(PAGE)
+    (promised,) = [text for kind, text in blocks(PAGE) if kind == "text"]
+    assert tour("python try_greenhouse.py") == promised
+
+
+def test_the_page_tells_of_every_stage_there_is() -> None:
+    stages = {
+        name
+        for module in ("stages", "grid", "around")
+        for name, found in vars(import_module(f"pipelines.runtime.{module}")).items()
+        if hasattr(found, "step") and found.__module__.endswith(module)
+    }
+    assert {"Sorted", "Grid", "Last", "Judge", "Silence", "Around"} <= stages
+    assert [name for name in sorted(stages) if not re.search(rf"`{name}\b", PAGE.read_text())] == []
 
 
 def test_the_page_as_a_reader_follows_it(tour: Tour) -> None:

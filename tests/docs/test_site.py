@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import os
 import re
+import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.runtime import errors
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.settings import PipelineSettings, Settings
 from tests.conftest import ROOT
-from tests.tour import TYPED, blocks
+from tests.tour import TYPED, blocks, make
 
 DOCS = ROOT / "docs"
 FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
@@ -29,35 +30,65 @@ COMMANDS = {command.name: command for command in typer.main.get_command(app).com
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make docs` builds it, by a reader who has no PYTHONPATH."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = make("docs", f"SITE={folder}")
+    built = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
     assert built.returncode == 0, built.stderr
     return folder
 
 
 def test_it_is_whole_by_itself(site: Path) -> None:
-    pages = {page.parent.name: page.read_text() for page in site.rglob("index.html")}
-    assert pages.keys() == {site.name, *(page.stem for page in DOCS.rglob("*.md"))} - {"index"}
+    pages = {page.stem: page.read_text() for page in site.rglob("*.html")}
+    assert pages.keys() == {"404", *(page.stem for page in DOCS.rglob("*.md"))}
     loaded = re.compile(r"""<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=["']?(?:https?:)?//""")
     assert [name for name, page in pages.items() if loaded.search(page)] == []
     assert [
         css for css in site.rglob("*.css") if re.search(r"url\(['\"]?(?:https?:)?//|@import", css.read_text())
     ] == []
-    assert not [*site.rglob("*.py"), *site.rglob("*.pyc")]
+    assert not [file for kind in ("py", "pyc", "toml", "md") for file in site.rglob(f"*.{kind}")]
     assert not re.search(r"<!-- (readme|settings|options)", "".join(pages.values()))
+    shown = {name: re.findall(r'<img [^>]*src="([^"]+)"', page) for name, page in pages.items()}
+    assert "system.svg" in shown["index"]
+    named = {(file.parent / picture) for file in site.rglob("*.html") for picture in shown[file.stem]}
+    assert [picture for picture in named if not picture.exists()] == []
+
+
+def test_code_has_colours_and_formulas_are_drawn(site: Path) -> None:
+    page = (site / "own-pipeline.html").read_text()
+    assert '<span class="kn">import</span>' in page and re.search(r'<span class="s2?">', page)
+    formulas = [page.read_text().count('<svg role="img" aria-label=') for page in (site / "operators").glob("*.html")]
+    assert sum(count > 0 for count in formulas) >= 10
+    assert "```" not in "".join(file.read_text() for file in site.rglob("*.html"))
+
+
+def test_the_front_page_leads_to_every_page_that_is_no_operators(site: Path) -> None:
+    text = (site / "index.html").read_text()
+    article = text[text.index("<article") : text.index("</article>")]
+    wanted = {f"{page.stem}.html" for page in DOCS.glob("*.md")} - {"index.html"}
+    assert wanted <= {*re.findall(r'href="([\w-]+\.html)', article)}
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
+    for name in ("operators", "pipelines"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs" / "upkeep.md").write_text("# Upkeep\n\n[there](nowhere.md)\n")
+    built = subprocess.run(make("docs", f"SITE={tmp_path / 'site'}"), cwd=tmp_path, text=True, capture_output=True)
+    assert built.returncode and "page does not exist" in built.stderr
+    assert not (tmp_path / "site").exists()
 
 
 def test_the_tour_and_the_guarantee_are_the_readmes(site: Path) -> None:
-    assert "tocsin feed rul --from sim" in (site / "tour" / "index.html").read_text()
-    assert "each one is seen exactly once" in (site / "concepts" / "index.html").read_text()
+    assert "tocsin feed rul --from sim" in re.sub(r"<.+?>", "", (site / "tour.html").read_text())
+    assert "each one is seen exactly once" in (site / "concepts.html").read_text()
     assert "](docs/index.md)" in (ROOT / "README.md").read_text()
 
 
 def test_every_setting_is_there_with_meaning_default_and_variable(site: Path) -> None:
-    page = (site / "configuration" / "index.html").read_text()
+    page = (site / "configuration.html").read_text()
     found = {
         html.unescape(name): html.unescape(re.sub(r"<.+?>", "", text)).strip()
         for name, text in re.findall(r"<dt><code>(.+?)</code></dt>\s*<dd>(.+?)</dd>", page, re.DOTALL)
@@ -107,10 +138,9 @@ def test_every_example_is_run_by_a_test_or_is_plain_text() -> None:
     for page in DOCS.glob("*.md"):
         kinds = {kind for kind, _ in blocks(page)}
         run = {"toml"} if page.name == "configuration.md" else {*TYPED} if page.name in FOLLOWED else set()
-        assert kinds <= run | {"text"}, f"{page.name}: {kinds}"
-        assert not re.search(r"^(~~~|    [^ ].*\n\n    )", page.read_text(), re.MULTILINE), (
-            "expected fenced blocks alone"
-        )
+        assert kinds <= run | {"text", "math"}, f"{page.name}: {kinds}"
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        assert not re.search(r"^(~~~|    [^ ].*\n\n    )", prose, re.MULTILINE), "expected fenced blocks alone"
 
 
 def test_every_command_that_a_page_names_exists() -> None:
@@ -120,6 +150,28 @@ def test_every_command_that_a_page_names_exists() -> None:
         for words in re.findall(r"(?:^|`)tocsin ([a-z ]+)", page.read_text(), re.MULTILINE):
             one, two = words.split()[0], " ".join(words.split()[:2])
             assert {one, two} & known, f"{page.name}: tocsin {two}"
+
+
+TEXTS = {
+    str(page.relative_to(ROOT)): page.read_text()
+    for folder in ("docs", "benchmarks", "operators", "models", "deploy", ".")
+    for page in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
+}
+"""What people read, by file."""
+
+
+def test_every_target_of_make_that_a_text_names_exists() -> None:
+    named = {(file, target) for file, text in TEXTS.items() for target in re.findall(r"(?:^|`)make (\w+)", text, re.M)}
+    assert {target for _, target in named} >= {"docs", "kafka", "test", "demo"}
+    for file, target in sorted(named):
+        done = subprocess.run(make("--dry-run", target), cwd=ROOT, text=True, capture_output=True)
+        assert done.returncode == 0, f"{file}: {done.stderr}"
+
+
+def test_every_module_that_a_text_runs_exists() -> None:
+    found = {(file, module) for file, text in TEXTS.items() for module in re.findall(r"python -m ([\w.]+)", text)}
+    assert found
+    assert [(file, module) for file, module in sorted(found) if importlib.util.find_spec(module) is None] == []
 
 
 def test_every_refusal_is_explained() -> None:

@@ -80,13 +80,87 @@ def test_a_column_of_rooms_names_them(tmp_path: Path) -> None:
     [
         ("a.csv", "when,co2\n1,2\n", "expected a time and one of"),
         ("a.csv", "time,lux\n2026-01-31 12:00:00,2\n", "expected a time and one of"),
-        ("a.csv", "time,co2\nyesterday,2\n", "1 times do not parse"),
-        ("a.txt", '"date","CO2"\n"1","2026-01-31 12:00:00",2,3\n', "4 columns, expected 3"),
+        (
+            "a.csv",
+            "time,co2\n\nyesterday,2\n",
+            "a.csv, line 3, column 'time': expected a time such as .* got 'yesterday'",
+        ),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00+15:00,2\n", "line 2, column 'time': expected a time"),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00 CET,2\n", "line 2, column 'time': expected a time"),
+        ("a.csv", "time,co2\n,2\n", "line 2, column 'time': expected a value, got an empty cell"),
+        (
+            "a.csv",
+            "time,co2\n2026-01-31 12:00:00Z,2\n2026-01-31 12:01:00,2\n",
+            "line 3, column 'time': expected an offset from UTC",
+        ),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00,nan\n", "line 2, column 'co2': expected a finite number, got 'nan'"),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00,-inf\n", "line 2, column 'co2': expected a finite number, got '-inf'"),
+        ("a.csv", 'time,co2\n2026-01-31 12:00:00,"400,5"\n', "line 2, column 'co2': .*'400,5'; with --decimal-comma"),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00,400,5\n", "a.csv, line 2: 3 cells, expected 2"),
+        (
+            "a.csv",
+            "time,co2,occupied\n2026-01-31 12:00:00,1,maybe\n",
+            "column 'occupied': expected 0, 1, true or false",
+        ),
+        (
+            "a.csv",
+            "time,co2,room\n2026-01-31 12:00:00,1,\n",
+            "line 2, column 'room': expected a value, got an empty cell",
+        ),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00,\n", "expected readings of co2, .* got none but empty cells"),
+        ("a.txt", '"date","CO2"\n"1","2026-01-31 12:00:00",2,3\n', "a.txt, line 2: 4 cells, expected 2"),
+        ("a.parquet", "PAR1", "a.parquet: expected a Parquet file"),
     ],
 )
 def test_what_is_no_recording_is_said(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=said):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "moment", "timezone"),
+    [
+        ("12:00:00Z", NOON, "UTC"),
+        ("14:00:00+02:00", NOON, "Etc/GMT-2"),
+        ("06:30:00.5 -0530", NOON + 500, "Etc/GMT+6"),
+        ("20:00 +08:00", NOON, "Etc/GMT-8"),
+        ("13:00:00,25+01", NOON + 250, "Etc/GMT-1"),
+        ("12:00:00 UTC", NOON, "UTC"),
+        ("12:00:00", NOON, "UTC"),
+    ],
+)
+def test_offsets_from_utc_are_understood(tmp_path: Path, written: str, moment: int, timezone: str) -> None:
+    (tmp_path / "a.csv").write_text(f"time;co2;occupied\n2026-01-31T{written};500;true\n")
+    found = read(tmp_path)
+    assert found.events["time"].to_list() == found.truth["time"].to_list() == [moment]
+    assert found.timezone == timezone
+
+
+def test_at_the_change_of_clocks_two_hours_stay_two(tmp_path: Path) -> None:
+    hours = ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"]
+    (tmp_path / "a.csv").write_text("time,co2\n" + "".join(f"{at},{500 + n}\n" for n, at in enumerate(hours)))
+    found = read(tmp_path)
+    assert found.events["time"].diff().to_list()[1:] == [3_600_000, 3_600_000]
+    assert found.events["value"].to_list() == [500, 501, 502]
+    assert found.timezone == "Etc/GMT-1"  # the winter's
+    (tmp_path / "b.csv").write_text("time,co2\n2026-10-25 02:00:00,1\n")
+    with pytest.raises(ValueError, match=r"b.csv: times without an offset from UTC, but other files have one"):
+        read(tmp_path)
+
+
+def test_files_of_other_systems_are_found_and_read(tmp_path: Path) -> None:
+    (tmp_path / "lab.CSV").write_bytes(b"\xef\xbb\xbfTime;CO2\r\n2026-01-31 12:00;400,5\r\n\r\n;\r\n")
+    (tmp_path / "._lab.CSV").write_bytes(b"\0\5\x16\7")
+    (tmp_path / ".~lock.txt").write_text("")
+    assert read(tmp_path, decimal_comma=True).events.rows() == [("lab", "co2", NOON, 400.5)]
+    assert read(tmp_path / "lab.CSV", decimal_comma=True).rooms == ["lab"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_measurement_that_is_no_number_is_named(tmp_path: Path, value: float) -> None:
+    measurements(tmp_path, [(7, "bms", 0, "co2__ppm", 500.0), (7, "bms", 1, "co2__ppm", value)])
+    with pytest.raises(ValueError, match=f"b4b.parquet, row 1, column 'value': expected a finite number, got {value}"):
         read(tmp_path)
 
 

@@ -117,8 +117,10 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
     (experiment,) = client.search_experiments(filter_string="name = 'rooms'")
     runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
     named = {run.info.run_name: run for run in runs}
-    assert list(named) == ["search rooms", "trial 0", "trial 1", "trial 2", "train rooms"]
+    assert list(named) == ["search rooms", "trial 0", "trial 1", "trial 2", "train rooms", "seed 4", "seed 5"]
     assert {run.info.status for run in runs} == {"FINISHED"}
+    training = named["train rooms"].info.run_id
+    assert {named[f"seed {n}"].data.tags["mlflow.parentRunId"] for n in (4, 5)} == {training}
     parent = named["search rooms"].info.run_id
     for trial in made["search"]:
         run = named[f"trial {trial['number']}"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,12 @@ import polars as pl
 import pytest
 import torch
 
+from models.gate import refusal
 from models.occupancy.config import OccupancyConfig
 from models.occupancy.evaluate import metrics
 from models.occupancy.features import FEATURES
 from models.occupancy.model import OFFICES, OccupancyModel, build, load
-from models.occupancy.train import Recipe, Room, fit, labelled, rooms, score
+from models.occupancy.train import Recipe, Room, candidate, fit, labelled, rooms, score
 from models.trained import CONFIG_FILE
 
 CONFIG = OccupancyConfig(features=("level", "past", "ventilation"), window=10, threshold=0.5)
@@ -53,6 +56,24 @@ def test_what_is_stored_is_what_was_trained(tmp_path: Path) -> None:
     assert stored.config == model.config
     for name, value in model(windows).items():
         torch.testing.assert_close(stored(windows)[name], value, rtol=0, atol=0)
+
+
+def test_a_mute_or_a_worse_model_does_not_become_champion(tmp_path: Path) -> None:
+    sources = [[room(0)], [room(1)]]
+    good, bad = fit(sources, CONFIG, Recipe(steps=150)), fit(sources, CONFIG, Recipe(steps=1, learning_rate=1e-9))
+    mute = fit(sources, CONFIG, Recipe(steps=2, learning_rate=math.inf))
+    for name, model in (("good", good), ("bad", bad), ("mute", mute)):
+        model.save(tmp_path / name)
+    champion = ("occupancy/1", tmp_path / "good")
+    assert refusal(candidate(good, tmp_path / "good", sources, 0.9), champion) == ""
+    said = refusal(candidate(bad, tmp_path / "bad", sources, 0.9), champion)
+    assert said.startswith("expected a F1 of at least 0.")
+    assert math.isnan(score(mute, [room(2)])["auroc"])  # a score of it is no error
+    said = refusal(candidate(mute, tmp_path / "mute", sources, None), None)
+    assert said == "expected finite numbers from a first prediction, got NaN or infinity"
+    other = fit(sources, replace(CONFIG, features=("past", "level", "ventilation")), Recipe(steps=1))
+    said = refusal(candidate(other, tmp_path / "bad", sources, 0.9), champion)
+    assert said.endswith("got ValueError: it reads level, past, ventilation; this one past, level, ventilation")
 
 
 def test_a_source_without_truth_is_refused() -> None:

@@ -39,6 +39,9 @@ def test_toml_sets_columns_levels_and_network(tmp_path: Path) -> None:
         ("windw = 30", r"pumps.toml: unknown \['windw'\]"),
         ("[network]\nwidth = 3", r"pumps.toml: unknown \['width'\]"),
         ('key_type = "float"', "key_type is 'float'"),
+        ('order_type = "double"', "order_type is 'double'"),
+        ("cap = inf", "all finite; got 20, 50, inf"),
+        ("cap = nan", "all finite; got 20, 50, nan"),
         ("critical = 60", "got 60, 50, 125"),
         ("mean = [1.0]", "mean has 1 values for 2 features"),
         ("window = 0", "window of 0"),
@@ -56,3 +59,9 @@ def test_a_missing_column_name_is_named(tmp_path: Path) -> None:
     path.write_text('key = "pump"\nfeatures = ["a"]\n')
     with pytest.raises(ValueError, match=r"pumps.toml: \['order'\] missing"):
         RulConfig.from_toml(path)
+
+
+def test_the_type_of_each_column_is_said_once() -> None:
+    assert CONFIG.types == {"pump": "string", "hour": "int64", "a": "float64", "b": "float64"}
+    both = RulConfig(key="pump", order="hour", order_type="float64", features=("hour", "a"))
+    assert both.types == {"pump": "int64", "hour": "float64", "a": "float64"}

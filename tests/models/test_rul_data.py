@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,38 @@ def test_cmapss_errors_say_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"RUL_FD002.txt\[.gz\] is missing; point --data"):
         read_cmapss_rul(tmp_path, "FD002")
     (tmp_path / "test_FD001.txt").write_text("1 2 3\n")
-    with pytest.raises(ValueError, match="3 columns, expected 26"):
+    with pytest.raises(ValueError, match=r"test_FD001.txt, line 1: 3 columns, expected 26"):
         read_cmapss(tmp_path, "FD001", "test")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("place", "cell", "says"),
+    [
+        (25, "nan", "line 3, column s21: expected a finite number, got 'nan'"),
+        (2, "-inf", "line 3, column setting1: expected a finite number, got '-inf'"),
+        (3, "1e39", "line 3, column setting2: expected a finite number, got '1e39'"),
+        (4, "high", "line 3, column setting3: expected a finite number, got 'high'"),
+        (1, "2.5", "line 3, column cycle: expected a whole number, got '2.5'"),
+    ],
+)
+def test_a_cell_of_cmapss_that_is_no_number_is_named(
+    tmp_path: Path, packed: bool, place: int, cell: str, says: str
+) -> None:
+    row = ["1"] * 26
+    lines = " ".join(row) + "  \n\n" + " ".join([*row[:place], cell, *row[place + 1 :]]) + " \n"
+    path = tmp_path / ("TRAIN_FD001.txt.gz" if packed else "train_FD001.TXT")
+    path.write_bytes(gzip.compress(lines.encode()) if packed else lines.encode())
+    with pytest.raises(ValueError, match=says):
+        read_cmapss(tmp_path)
+
+
+def test_a_true_rul_that_is_no_number_is_named(tmp_path: Path) -> None:
+    (tmp_path / "RUL_FD001.txt").write_text("112\nnan\n")
+    with pytest.raises(ValueError, match=r"RUL_FD001.txt, line 2, column RUL: expected a finite number, got 'nan'"):
+        read_cmapss_rul(tmp_path)
+    (tmp_path / "RUL_FD001.txt").write_text("112\n98\n")
+    assert read_cmapss_rul(tmp_path).tolist() == [112, 98]
 
 
 def test_windows_hold_consecutive_rows_of_one_key_and_count_down_to_failure() -> None:
@@ -80,15 +111,41 @@ def test_csv_directory_reads_many_files_and_keeps_string_keys(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pump,hour,a\nx,1,2\n", r"columns \['b'\] missing"),
-        ("pump,hour,a,b\nx,1,2,high\n", "expected numbers; .*high"),
-        ("pump,hour,a,b\nx,1,2,\n", r"empty cells \{'b': 1\}"),
+        ("pump,hour,a\nx,1,2\n", r": columns \['b'\] missing"),
+        ("pump,hour,a,b\nx,1,2,1\n\nx,2,2,high\n", ", line 4, column 'b': expected a finite number, got 'high'"),
+        ("pump,hour,a,b\nx,1,2,\n", ", line 2, column 'b': expected a value, got an empty cell"),
+        ("pump,hour,a,b\n,1,2,3\n", ", line 2, column 'pump': expected a value, got an empty cell"),
+        (
+            "pump,hour,a,b\nx,0.5,2,3\nx,1.5,2,3\n",
+            ", line 2, column 'hour': expected a whole number, got '0.5', .*order_type",
+        ),
     ],
 )
-def test_csv_errors_name_the_file_and_the_column(tmp_path: Path, text: str, message: str) -> None:
+def test_csv_errors_name_the_file_the_line_and_the_column(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    with pytest.raises(ValueError, match=rf"bad.csv: {message}"):
+    with pytest.raises(ValueError, match=rf"bad.csv{message}") as refused:
         read_csv_directory(tmp_path, CONFIG)
+    assert "\n" not in str(refused.value)
+
+
+def test_whole_numbers_are_integers_however_they_are_written_and_fractions_where_the_config_has_them(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "one.csv").write_text("pump,hour,a,b\n7.0,1.0,1,2\n7,2e0,1,2\n")
+    numbered = replace(CONFIG, key_type="int64")
+    read = read_csv_directory(tmp_path, numbered)
+    assert read.rows() == [(7, 1, 1, 2), (7, 2, 1, 2)]
+    assert read.dtypes == [pl.Int64, pl.Int64, pl.Float64, pl.Float64]
+    (tmp_path / "one.csv").write_text("pump,hour,a,b\n7,0.5,1,2\n7,1,1,2\n")
+    assert read_csv_directory(tmp_path, replace(numbered, order_type="float64"))["hour"].to_list() == [0.5, 1.0]
+
+
+def test_files_of_other_systems_are_found_and_read(tmp_path: Path) -> None:
+    (tmp_path / "one.CSV").write_bytes(b"\xef\xbb\xbfpump;hour;a;b\r\n6;1;1,5;2\r\n\r\n;;;\r\n")
+    (tmp_path / "._one.CSV").write_bytes(b"\0\5\x16\7")
+    assert read_csv_directory(tmp_path, CONFIG, decimal_comma=True).rows() == [("6", 1, 1.5, 2)]
+    with pytest.raises(ValueError, match=r"one.CSV, line 2, column 'a': .* got '1,5'; with --decimal-comma"):
+        read_csv_directory(tmp_path / "one.CSV", CONFIG)
 
 
 def test_a_directory_without_csv_is_refused(tmp_path: Path) -> None:

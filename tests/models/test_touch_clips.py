@@ -42,6 +42,15 @@ def test_a_hand_that_nobody_knows_makes_all_hands_unknown_and_its_touch_the_righ
     assert found[folder / "a"] == Labelled((Touch(0, 1, 2),), False)
 
 
+def test_whole_frames_may_be_floats_and_hidden_files_and_blank_lines_do_not_count(folder: Path) -> None:
+    (folder / "._b.mp4").touch()
+    (folder / "._labels.json").write_text("{}")
+    (folder / "labels.json").write_text('{"a": {"contact": 3.0, "separation": 26}}')
+    assert clips(folder) == {folder / "a": Labelled((Touch(1, 3, 26),), hands=False)}
+    (folder / "Touches.csv").write_text(HEADER + "a,left,3.0,26.0\n\n,,,\n")
+    assert clips(folder)[folder / "a"] == Labelled((Touch(0, 3, 26),), True)
+
+
 def test_columns_are_found_by_name_beside_others(folder: Path) -> None:
     (folder / "touches.csv").write_text("who,release,contact,clip,hand\nme,26,3,a,left\n")
     assert clips(folder)[folder / "a"].touches == (Touch(0, 3, 26),)
@@ -64,12 +73,14 @@ def test_labels_are_taken_of_clips_that_are_there_and_have_both_ends(folder: Pat
     ("table", "words"),
     [
         ("clip,hand,contact\na,left,1\n", "expected the columns clip, hand, contact, release"),
-        (HEADER + "a,left,soon,2\n", "(?s)soon.*expected the columns"),
+        (HEADER + "a,left,soon,2\n", "line 2, column 'contact': expected a whole number, got 'soon'"),
+        (HEADER + "a,left,1.5,2\n", "line 2, column 'contact': expected a whole number, got '1.5'"),
+        (HEADER + "\na,left,1,nan\n", "line 3, column 'release': expected a whole number, got 'nan'"),
         (HEADER + "c.mp4,left,1,2\n", "touches.csv, line 2: no clip 'c.mp4' in .*; it has a, b.mp4"),
         (HEADER + "a,left,1,2\na,both,1,2\n", "line 3: hand 'both'; expected left or right, or nothing"),
         (HEADER + "a,left,-1,2\n", "line 2: contact -1, release 2; expected 0 <= contact < release"),
         (HEADER + "a,left,2,2\n", "line 2: contact 2, release 2"),
-        (HEADER + "a,left,,2\n", "line 2: contact None"),
+        (HEADER + "a,left,,2\n", "line 2, column 'contact': expected a value, got an empty cell"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_place(folder: Path, table: str, words: str) -> None:
@@ -84,6 +95,7 @@ def test_a_wrong_table_is_refused_with_its_place(folder: Path, table: str, words
         ("{", "expected contact and separation of each clip"),
         ("[1, 2]", "expected contact and separation of each clip"),
         ('{"a": {"contact": "soon", "separation": 2}}', "soon.*expected contact and separation"),
+        ('{"a": {"contact": 1.5, "separation": 2}}', "1.5 is no frame; expected contact and separation"),
         ('{"a": {"contact": [1], "separation": 2}}', "expected contact and separation"),
         ('{"c": {"contact": 1, "separation": 2}}', "no label of a, b.mp4; it has c"),
     ],

@@ -48,8 +48,9 @@ def test_a_frame_is_cut_to_the_aspect_and_not_squeezed(tmp_path: Path) -> None:
 
 
 def test_pictures_come_in_the_order_of_their_names_in_rgb(tmp_path: Path) -> None:
-    for name, color in (("b.png", (0, 0, 255)), ("a.png", (255, 0, 0))):  # OpenCV writes BGR
+    for name, color in (("10.png", (0, 0, 255)), ("9.png", (255, 0, 0))):  # OpenCV writes BGR
         cv2.imwrite(str(tmp_path / name), np.full((20, 20, 3), color, np.uint8))
+    (tmp_path / "._9.png").write_bytes(b"\0\5\x16\7")  # of macOS, no picture
     assert [frame[5, 5].tolist() for frame in read(tmp_path, size=(10, 10))] == [[0, 0, 255], [255, 0, 0]]
 
 

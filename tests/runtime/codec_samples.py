@@ -79,6 +79,8 @@ GOOD_VALUES = {
     "repeated only inside": b'{"unit":"u1","cycle":7,"s1":0.5,"x":{"a":1,"a":2}}',
     "nested a thousand deep": b'{"unit":"u1","cycle":7,"s1":0.5,"x":' + b"[" * 1000 + b"]" * 1000 + b"}",
     "exponents": b'{"unit":"u1","cycle":7,"s1":5E-1}',
+    "whole numbers as floats": b'{"unit":"u1","cycle":7.0,"s1":0.5}',
+    "whole numbers with exponents": b'{"unit":"u1","cycle":70e-1,"s1":0.5}',
     "another order": b'{"s1":0.5,"cycle":7,"unit":"u1"}',
 }
 
@@ -112,7 +114,13 @@ BAD_VALUES = {
         "BadValue",
         "cycle: expected an integer that fits int64, got 1.5",
     ),
-    "whole fraction": (b'{"unit":"u1","cycle":7.0,"s1":1}', "BadValue", "got 7.0 (float)"),
+    "whole but rounded": (
+        b'{"unit":"u1","cycle":9007199254740993.0,"s1":1}',
+        "BadValue",
+        "got 9007199254740992.0 (float)",
+    ),
+    "whole but too large": (b'{"unit":"u1","cycle":7,"s1":1,"small":4e4}', "BadValue", "fits int16, got 40000.0"),
+    "whole but below zero": (b'{"unit":"u1","cycle":7,"s1":1,"count":-1.0}', "BadValue", "fits uint64, got -1.0"),
     "bool for a number": (b'{"unit":"u1","cycle":7,"s1":true}', "BadValue", "got True (bool)"),
     "bool for an integer": (b'{"unit":"u1","cycle":true,"s1":1}', "BadValue", "got True (bool)"),
     "number for a bool": (b'{"unit":"u1","cycle":7,"s1":1,"on":1}', "BadValue", "expected true or false, got 1 (int)"),
@@ -146,6 +154,6 @@ BAD_VALUES = {
     "no such day": (b'{"unit":"u1","cycle":7,"s1":1,"at":"2026-02-30T03:04:05Z"}', "BadValue", "RFC 3339"),
     "leap second": (b'{"unit":"u1","cycle":7,"s1":1,"at":"2016-12-31T23:59:60Z"}', "BadValue", "RFC 3339"),
     "time in nanoseconds": (b'{"unit":"u1","cycle":7,"s1":1,"at":1700000000000000000}', "BadValue", "milliseconds"),
-    "time as a fraction": (b'{"unit":"u1","cycle":7,"s1":1,"at":1.7e12}', "BadValue", "milliseconds"),
+    "time as a fraction": (b'{"unit":"u1","cycle":7,"s1":1,"at":1.7e0}', "BadValue", "milliseconds"),
     "time as a string": (b'{"unit":"u1","cycle":7,"s1":1,"at":"1700000000000"}', "BadValue", "RFC 3339"),
 }

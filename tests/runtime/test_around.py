@@ -53,11 +53,10 @@ class Naive:
         self.past, self.ahead, self.lapse = past, ahead, lapse
         self.rows: dict[str, list[Row]] = {}
         self.through: dict[str, int] = {}
-        self.heard: dict[str, int] = {}
         self.came: list[int] = []
 
-    def step(self, heard: Mapping[str, int], rows: Sequence[Row], now: int) -> list[tuple[Row, Window]]:
-        self.heard |= heard
+    def step(self, rows: Sequence[Row], silent: set[str]) -> list[tuple[Row, Window]]:
+        """Rows that come, and keys that have fallen silent."""
         for row in rows:
             self.rows.setdefault(row.key, []).append(row)
             self.came.append(row.offset)
@@ -65,7 +64,7 @@ class Naive:
         for key, had in self.rows.items():
             for i in range(self.through.get(key, 0), len(had)):
                 ahead = self._until_lapse(had[i:])
-                ended = i + len(ahead) < len(had) or self.heard[key] + WAIT_MS <= now
+                ended = i + len(ahead) < len(had) or key in silent
                 if len(ahead) <= self.ahead and not ended:
                     break
                 before = self._until_lapse(had[i::-1])
@@ -85,6 +84,22 @@ class Naive:
     def _window(self, before: Sequence[Row], row: Row, after: Sequence[Row]) -> Window:
         lacking = [None] * (self.past - len(before)), [None] * (self.ahead - len(after))
         return [*lacking[0], *(r.x for r in reversed(before)), row.x, *(r.x for r in after), *lacking[1]]
+
+
+class Silences:
+    """What a step is about, in parts: the silences before its rows, its rows, the silences after them."""
+
+    def __init__(self) -> None:
+        self._heard: dict[str, int] = {}
+        self._newest = 0
+
+    def parts(self, now: int, stamp: int, rows: Sequence[Row]) -> list[tuple[Sequence[Row], set[str]]]:
+        keys = {row.key for row in rows}
+        if rows:
+            self._newest = max(self._newest, stamp)  # Kafka's clock does not go back
+        before = {key for key in keys & self._heard.keys() if self._heard[key] + WAIT_MS <= self._newest}
+        self._heard |= dict.fromkeys(keys, self._newest)
+        return [((), before), (rows, set()), ((), {key for key, at in self._heard.items() if at + WAIT_MS <= now})]
 
 
 def pipeline(*stages: Stage, results: Mapping[str, pa.DataType], **more: Any) -> Pipeline:
@@ -175,11 +190,11 @@ def test_each_row_goes_on_once_and_when_it_may_with_the_rows_around_it(
 ) -> None:
     lapse = LAPSE_MS if lapses else None
     around = Around(past, ahead, shape=(2, 3), lapse=f"{lapse}ms" if lapse else None, wait=f"{WAIT_MS}ms")
-    naive = Naive(past, ahead, lapse)
+    naive, silences = Naive(past, ahead, lapse), Silences()
     for outcome, (now, stamp, rows) in zip(
         run(pipeline(around, *JUDGES, results=WINDOWED), beats), steps(beats), strict=True
     ):
-        expected = naive.step({r.key: stamp for r in rows}, rows, now)
+        expected = [pair for part in silences.parts(now, stamp, rows) for pair in naive.step(*part)]
         assert offsets(outcome) == [row.offset for row, _ in expected]
         assert outcome.results["x"].to_pylist() == [row.x for row, _ in expected]
         assert outcome.results["own"].to_pylist() == [[row.x * i for i in range(6)] for row, _ in expected]
@@ -198,12 +213,12 @@ def test_of_two_in_a_row_the_second_has_windows_of_what_the_first_ones_gave(beat
         Judge(lambda totals: {"totals": totals}, tensor="totals"),
         results={"totals": pa.list_(pa.float32())},
     )
-    first, second = Naive(2, 1, LAPSE_MS), Naive(1, 2, LAPSE_MS)
+    first, second, silences = Naive(2, 1, LAPSE_MS), Naive(1, 2, LAPSE_MS), Silences()
     for outcome, (now, stamp, rows) in zip(run(p, beats), steps(beats), strict=True):
-        heard = {r.key: stamp for r in rows}
-        windows = first.step(heard, rows, now)
-        totals = [row._replace(x=sum(x or 0 for x in window)) for row, window in windows]
-        expected = second.step(heard, totals, now)
+        expected = []
+        for came, silent in silences.parts(now, stamp, rows):
+            totals = [row._replace(x=sum(x or 0 for x in window)) for row, window in first.step(came, silent)]
+            expected += second.step(totals, silent)
         assert offsets(outcome) == [row.offset for row, _ in expected]
         assert outcome.results["totals"].to_pylist() == [[x or 0 for x in window] for _, window in expected]
 

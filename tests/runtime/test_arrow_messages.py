@@ -4,6 +4,7 @@ import json
 import math
 import struct
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import polars as pl
 import pyarrow as pa
@@ -74,6 +75,15 @@ def test_widths_order_and_writers_of_arrow_do_not_matter():
     ]
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32()])
+def test_whole_numbers_in_a_column_of_floats_are_integers(kind):
+    value = written(readings(3, cycle=pa.array([1.0, -2.0, 3.0], kind), small=pa.array([1.0, None, -0.0], kind)))
+    batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(value, 1, ARROW)])
+    assert letters == []
+    assert batch.schema.field("cycle").type == pa.int64()
+    assert (batch["cycle"].to_pylist(), batch["small"].to_pylist()) == ([1, -2, 3], [1, None, 0])
+
+
 def nan_at(*places, rows=10):
     return readings(rows, s1=[float("nan") if i in places else 1.0 for i in range(rows)])
 
@@ -107,6 +117,32 @@ def test_a_bad_row_with_a_time_that_python_cannot_hold_is_a_dead_letter_too():
     ]
 
 
+YEAR_1_MS, YEAR_10000_MS = -62_135_596_800_000, 253_402_300_800_000
+
+
+@pytest.mark.parametrize(
+    ("written_as", "time"),
+    [
+        ("ms", YEAR_1_MS - 1),
+        ("ms", YEAR_10000_MS),
+        ("ms", 1_700_000_000_000_000),
+        ("us", 1000 * YEAR_1_MS - 1),
+        ("us", 1000 * YEAR_10000_MS),
+        ("us", 1_700_000_000_000_000_000),
+        ("s", 1_700_000_000_000),
+        ("ns", 2**63 - 1),
+    ],
+)
+def test_a_row_of_a_time_beyond_all_calendars_is_a_dead_letter_and_the_others_live(written_as, time):
+    kind = pa.timestamp(written_as, "UTC")
+    value = written(readings(3, at=pa.array([0, time, None], kind)))
+    batch, (letter,) = Codec(topic="plant", schema=SCHEMA).decode([record(value, 1, ARROW)])
+    assert batch["_row"].to_pylist() == [0, 2]
+    assert (letter.row, letter.error) == (1, "BadValue")
+    assert letter.message.startswith("at: expected an RFC 3339 time with an offset, or milliseconds since 1970")
+    assert "from 1700 to 2199, got " in letter.message
+
+
 def test_a_message_of_mostly_bad_rows_is_one_dead_letter():
     value = written(nan_at(*range(3, MAX_BAD_ROWS + 4), rows=200))
     records = [record(value, 1, ARROW), record(written(readings(1)), 2, ARROW)]
@@ -127,6 +163,15 @@ def one_text_in_many_rows(size, rows):
     """String views that all point at the same bytes."""
     _, views, shown = pa.array(["z" * size], pa.string_view()).buffers()
     return pa.Array.from_buffers(pa.string_view(), rows, [None, pa.py_buffer(views.to_pybytes()[:16] * rows), shown])
+
+
+def one_text_in_a_dictionary(size, rows):
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int8()), pa.array(["z" * size]))
+
+
+def _views(texts):
+    places = pa.array(range(len(texts)), pa.int32())
+    return pa.DictionaryArray.from_arrays(places, pa.array(texts, pa.string_view()))
 
 
 def not_utf8():
@@ -151,12 +196,8 @@ BAD_STREAMS = {
         "SchemaMismatch", "column s1 is there twice",
     ),
     "string for a number": (arrow_column("s1", pa.array(["1", "2"])), "SchemaMismatch", "s1: expected double, got string"),
-    "fraction": (arrow_column("cycle", pa.array([1.0, 2.0])), "SchemaMismatch", "cycle: expected int64, got double"),
     "bool for a number": (arrow_column("s1", pa.array([True])), "SchemaMismatch", "expected double, got bool"),
-    "dictionary": (arrow_column("unit", pa.array(["a"]).dictionary_encode()), "SchemaMismatch", "expected string, got dict"),
     "local time": (arrow_column("at", pa.array([0], pa.timestamp("us"))), "SchemaMismatch", "expected timestamp[us, tz=UTC]"),
-    "does not fit": (arrow_column("small", pa.array([1, 40_000])), "BadValue", "40000"),
-    "not exact": (arrow_column("s1", pa.array([2**53 + 1])), "BadValue", "9007199254740993"),
     "invalid UTF-8": (arrow_column("unit", not_utf8()), "Malformed", "UTF8"),
     "negative size": (
         written(readings(900, x=["z" * 1000] * 900), compression="zstd").replace(
@@ -177,7 +218,99 @@ BAD_STREAMS = {
         written(readings(900, unit=one_text_in_many_rows(1000, 900))),
         "TooLarge", "bytes of strings, got 900000",
     ),
+    "bomb of a dictionary": (
+        written(readings(900, unit=one_text_in_a_dictionary(1000, 900))),
+        "TooLarge", "bytes of strings, got 900000",
+    ),
 }  # fmt: skip
+
+
+MISFITS = {
+    "fraction": ("cycle", pa.array([1.0, 2.5]), "cycle: expected an integer that fits int64, got 2.5 (float)"),
+    "rounded": ("cycle", pa.array([1.0, 2.0**53]), "floats are rounded from 2**53 on; send integers"),
+    "whole but too large": ("small", pa.array([1.0, 4e4]), "small: expected an integer that fits int16, got 40000.0"),
+    "NaN for an integer": ("cycle", pa.array([1.0, math.nan]), "got nan (float)"),
+    "too large": ("small", pa.array([1, 40_000]), "small: expected an integer that fits int16, got 40000 (int)"),
+    "below zero": ("count", pa.array([1, -1]), "count: expected an integer that fits uint64, got -1 (int)"),
+    "not exact": ("s1", pa.array([1, 2**53 + 1]), "s1: expected a number that fits double, got 9007199254740993"),
+    "a decimal with a fraction": ("cycle", pa.array([Decimal("1.0"), Decimal("2.5")]), "Decimal('2.5')"),
+    "a time beyond 64 bits": ("at", pa.array([0, YEAR_10000_MS], pa.timestamp("s", "UTC")), "got 253402300800000 s since 1970"),
+    "a time in the wrong column": ("at", pa.array([0, 17 * 10**11], pa.timestamp("s", "UTC")), "; microseconds?"),
+    "in a dictionary": ("small", pa.array([1, 40_000]).dictionary_encode(), "got 40000 (int)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "column", "message"), MISFITS.values(), ids=MISFITS)
+def test_a_value_that_does_not_fit_is_a_dead_letter_and_the_other_rows_live(name, column, message):
+    rows, (letter,) = decode_among_good(arrow_column(name, column), ARROW)
+    assert len(rows) == 1 and rows[0]["_row"] == 0 and rows[0][name] is not None
+    assert (letter.offset, letter.row, letter.error) == (500, 1, "BadValue")
+    assert message in letter.message and "\n" not in letter.message
+
+
+@pytest.mark.parametrize("bad", [100, 101, 400])
+def test_values_that_do_not_fit_are_a_letter_each_up_to_a_hundred(bad):
+    value = arrow_column("small", pa.array([*[40_000] * bad, *range(100)]))
+    rows, letters = decode_among_good(value, ARROW)
+    if bad == 100:
+        assert ([letter.row for letter in letters], len(rows)) == ([*range(100)], 100)
+    else:
+        assert (len(letters), letters[0].row, rows) == (1, None, [])
+        assert letters[0].message.startswith(f"at least 101 of {bad + 100} rows are bad; the first, row 0: small: ")
+
+
+FITTING = {
+    "a dictionary of strings": ("unit", pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
+    "a dictionary of large strings": ("unit", pa.array(["a", "b"], pa.large_string()).dictionary_encode(), ["a", "b"]),
+    "a dictionary of views": ("unit", _views(["a", "b" * 20]), ["a", "b" * 20]),
+    "a dictionary with small places": ("unit", pa.array(["a"]).cast(pa.dictionary(pa.uint8(), pa.string())), ["a"]),
+    "a dictionary of numbers": ("s1", pa.array([0.5, 2]).dictionary_encode(), [0.5, 2.0]),
+    "a dictionary of times": (
+        "at", pa.array([1000], pa.timestamp("ms", "UTC")).dictionary_encode(), [EPOCH + timedelta(seconds=1)]
+    ),
+    "a dictionary of nothing but nulls": ("s2", pa.array([None, None], pa.float64()).dictionary_encode(), [None, None]),
+    "large strings": ("unit", pa.array(["a"], pa.large_string()), ["a"]),
+    "string views": ("unit", pa.array(["a" * 20], pa.string_view()), ["a" * 20]),
+    "half floats": ("s1", pa.array([0.5], pa.float16()), [0.5]),
+    "decimals": ("s1", pa.array([Decimal("0.25")]), [0.25]),
+    "whole decimals": ("cycle", pa.array([Decimal("7.00")]), [7]),
+    "wider integers": ("small", pa.array([-7], pa.int64()), [-7]),
+    "unsigned integers": ("cycle", pa.array([7], pa.uint64()), [7]),
+    "integers for a float": ("s2", pa.array([7], pa.int8()), [7.0]),
+    "times in seconds": ("at", pa.array([1], pa.timestamp("s", "Europe/Berlin")), [EPOCH + timedelta(seconds=1)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "column", "meant"), FITTING.values(), ids=FITTING)
+def test_a_column_of_any_type_that_holds_the_fields_values_is_read(name, column, meant):
+    rows, letters = decode_among_good(arrow_column(name, column), ARROW)
+    assert letters == []
+    assert [row[name] for row in rows] == meant
+
+
+def test_batches_with_dictionaries_of_their_own_are_read_in_order_and_in_any_number():
+    parts = [readings(2, unit=pa.array(names).dictionary_encode()) for names in (["a", "b"], ["c", "a"], ["b", "b"])]
+    records = [record(written(parts), 1, ARROW), record(written(parts[1]), 2, ARROW)]
+    batch, letters = Codec(topic="plant", schema=SCHEMA).decode(records)
+    assert letters == []
+    assert batch["unit"].to_pylist() == [*"abcabb", *"ca"]
+
+
+SENT = {
+    "s1": (pa.array(["1"]), "expected double, got string; send any type of integers, floats or decimals"),
+    "cycle": (pa.array([True]), "expected int64, got bool; send any type of integers, or whole numbers"),
+    "unit": (pa.array([b"a"]), "expected string, got binary; send string, large_string or string_view"),
+    "at": (pa.array([0], pa.timestamp("us")), "got timestamp[us]; send a timestamp of any unit with a time zone"),
+    "on": (pa.array([1]), "expected bool, got int64; send bool"),
+}
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_a_column_that_cannot_be_read_says_what_to_send_instead(name):
+    column, message = SENT[name]
+    rows, (letter,) = decode_among_good(arrow_column(name, column), ARROW)
+    assert (rows, letter.row, letter.error) == ([], None, "SchemaMismatch")
+    assert message in letter.message and letter.message.startswith(f"column {name}: ")
 
 
 @pytest.mark.parametrize(("value", "error", "message"), BAD_STREAMS.values(), ids=BAD_STREAMS)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import (
     ACL,
     ACLFilter,
@@ -25,8 +27,12 @@ from deploy.kafka.server import KafkaServer
 from pipelines.cli.deployment import deployed
 from pipelines.cli.invocation import Invocation
 from pipelines.runtime import clients
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.spec import Spec
+from tests.crash.load import messages
+from tests.hosted import hosted, reaches
 from tests.secured import AUTHORIZER, PASSWORD, USER, certificate, secure
-from tests.setups import Setup
+from tests.setups import JOB, Setup
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +81,18 @@ class Guarded(Setup):
             self.rule("ALLOW", "WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED")
             self.rule("ALLOW", "READ", "GROUP", f"tocsin.{name}")
 
+    def forgive(self) -> None:
+        """Take all rules back."""
+        anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
+        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
+            admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
+
+    def spec(self) -> Spec:
+        """Its first shard."""
+        settings = Invocation(sets=[f"{name}={value}" for name, value in self.settings.items()]).settings()
+        plan = Plan(JOB, {"name": self.name, "topic": self.topic})
+        return Spec(plan, settings.lake.open(), settings.kafka.client_options(), 0, [0, 1])
+
     def make(self) -> None:
         """The topics that a first start would make."""
         self.create(f"alerts.{self.name}", 2)
@@ -87,9 +105,7 @@ def setup(guarded: tuple[KafkaServer, Path], tmp_path: Path) -> Iterator[Guarded
     made = Guarded(tmp_path, *guarded)
     made.create(made.topic, 2)
     yield made
-    anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
-    with KafkaAdminClient(bootstrap_servers=made.bootstrap) as admin:
-        admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
+    made.forgive()
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["before the first start", "after it"])
@@ -168,6 +184,44 @@ def test_a_right_that_is_denied(setup: Guarded, operation: str, kind: str, name:
     assert state == ("warning" if check in ("transactions", "cleanup policy") else "wrong")
     assert says.format(setup.name) in said
     assert "grant" in said
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "name"),
+    [
+        ("READ", "TOPIC", "in.{}"),
+        ("WRITE", "TOPIC", "alerts.{}"),
+        ("WRITE", "TRANSACTIONAL_ID", "{}/0"),
+    ],
+)
+def test_a_shard_that_is_denied_a_right_waits_for_a_person_and_goes_on_once_it_has_it(
+    setup: Guarded, operation: str, kind: str, name: str
+) -> None:
+    setup.needed()
+    setup.make()
+    spec = setup.spec()
+    setup.rule("DENY", operation, kind, name.format(setup.name))
+    with closing(KafkaProducer(bootstrap_servers=setup.bootstrap)) as producer:
+        for m in islice(messages(1), 300):
+            producer.send(setup.topic, m.value, m.key, m.headers, m.partition)
+    with hosted(spec) as shard:
+        line = reaches(shard, "refused")
+        assert "expected the right to do this, got " in line and "AuthorizationFailedError" in line
+        assert "grant it to this user with kafka-acls" in line and "\n" not in line
+    setup.forgive()
+    setup.needed()
+    with hosted(spec) as shard:
+        reaches(shard, "running")
+
+
+def test_a_shard_with_a_wrong_password_is_told_so_and_does_not_wait_for_a_broker(setup: Guarded) -> None:
+    setup.settings["kafka.sasl_plain_password"] = "guessed"
+    spec = setup.spec()
+    limits = {"bootstrap_timeout_ms": 2000}
+    with hosted(replace(spec, kafka={**spec.kafka, **limits})) as shard:
+        line = reaches(shard, "refused")
+    assert f"expected to be let in as {USER}, got [Error 58] SaslAuthenticationFailedError" in line
+    assert "guessed" not in line
 
 
 def test_a_topic_that_is_missing_and_may_not_be_made(setup: Guarded) -> None:

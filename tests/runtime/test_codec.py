@@ -9,8 +9,10 @@ import pytest
 
 from pipelines.runtime.codec import ARROW_STREAM, Codec
 from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.json_messages import HALVED_ROWS
+from pipelines.runtime.fields import END_MS
+from pipelines.runtime.json_messages import HALVED_ROWS, JsonReader
 from tests.runtime.codec_samples import (
+    ARROW,
     BAD_VALUES,
     BESIDE,
     GOOD,
@@ -18,8 +20,12 @@ from tests.runtime.codec_samples import (
     SCHEMA,
     SENSORS,
     decode_among_good,
+    readings,
     record,
+    written,
 )
+
+ARROW_ALIAS = "application/x-apache-arrow-stream"
 
 
 def test_a_poll_keeps_order_identity_and_kafka_time():
@@ -38,6 +44,56 @@ def test_a_poll_keeps_order_identity_and_kafka_time():
 def test_an_unknown_kafka_time_is_null():
     batch, _ = Codec(topic="plant", schema=SCHEMA).decode([record(json.dumps(GOOD).encode(), timestamp=-1)])
     assert batch["_timestamp"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "says"),
+    [
+        (1_700_000_000_000_000, "microseconds?"),
+        (1_700_000_000_000_000_000, "nanoseconds?"),
+        (2**63 - 1, "got 9223372036854775807"),
+        (END_MS, "got 7258118400000"),
+        (-2, "got -2"),
+        (-(2**63), "got -9223372036854775808"),
+    ],
+)
+@pytest.mark.parametrize("many", [False, True], ids=["JSON", "Arrow"])
+def test_a_record_whose_kafka_time_is_none_is_one_dead_letter(stamp, says, many):
+    value, headers = (written(readings(3)), ARROW) if many else (json.dumps(GOOD).encode(), ())
+    good = record(value, 1, headers), record(value, 3, headers, timestamp=END_MS - 1)
+    batch, (letter,) = Codec(topic="plant", schema=SCHEMA).decode(
+        [good[0], record(value, 2, headers, 3, stamp), good[1]]
+    )
+    assert set(batch["_offset"].to_pylist()) == {1, 3}
+    assert (letter.offset, letter.row, letter.stage, letter.error) == (2, None, "decode", "BadTimestamp")
+    assert letter.timestamp == stamp and letter.value is value
+    assert letter.message.startswith("Kafka's timestamp: expected milliseconds") and letter.message.endswith(says)
+
+
+def test_a_record_that_is_no_reading_and_has_no_time_either_is_one_dead_letter():
+    _, letters = Codec(topic="plant", schema=SCHEMA).decode([record(b"x", 1, timestamp=-2)])
+    assert [letter.error for letter in letters] == ["BadTimestamp"]
+
+
+@pytest.mark.parametrize(
+    ("time", "unit"),
+    [
+        (1_700_000_000_000_000, "microseconds"),
+        (1_700_000_000_000_000_000, "nanoseconds"),
+        (1_700_000_000.25, "seconds"),
+        ("1700000000", "seconds"),
+    ],
+)
+def test_a_time_in_another_unit_says_which_it_may_be(time, unit):
+    rows, (letter,) = decode_among_good(json.dumps({**GOOD, "at": time}).encode())
+    assert rows == []
+    assert letter.message.startswith("at: expected ") and letter.message.endswith(f"; {unit}?")
+
+
+def test_an_offset_that_leads_out_of_the_years_is_no_time():
+    for time in ("2199-12-31T23:59:59-00:01", "1700-01-01T00:00:00+00:01"):
+        rows, (letter,) = decode_among_good(json.dumps({**GOOD, "at": time}).encode())
+        assert (rows, letter.error) == ([], "BadValue")
 
 
 def test_an_empty_poll_and_a_poll_of_bad_records_are_empty_batches():
@@ -72,6 +128,16 @@ def test_a_bad_value_is_a_dead_letter_alone_and_among_good_ones(value, error, me
     assert message in letter.message
     assert "\n" not in letter.message
     assert (letter.key, letter.value, letter.timestamp) == (b"key", value, 1_700_000_000_000)
+
+
+def test_a_poll_of_whole_numbers_written_as_floats_is_read_at_once(monkeypatch):
+    values = [json.dumps({**GOOD, "cycle": float(i), "small": float(i % 9), "at": 1000.0 * i}) for i in range(BESIDE)]
+    monkeypatch.setattr(JsonReader, "_row", None)  # the slow way
+    batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(v.encode(), i) for i, v in enumerate(values)])
+    assert letters == []
+    assert batch["cycle"].to_pylist() == [*range(BESIDE)]
+    assert batch["small"].to_pylist() == [i % 9 for i in range(BESIDE)]
+    assert batch["at"].cast(pa.int64()).to_pylist() == [1_000_000 * i for i in range(BESIDE)]
 
 
 def test_a_value_over_the_limit_is_a_dead_letter_before_it_is_parsed():
@@ -156,10 +222,29 @@ def test_both_ways_agree_on_a_time_in_every_unit(unit, time):
     assert slow["at"].cast(pa.int64()).to_pylist() == [expected]
 
 
-@pytest.mark.parametrize("written_as", [b"application/json", b"Application/JSON; charset=utf-8", None])
-def test_json_is_known_by_its_header_or_by_none(written_as):
-    rows, letters = decode_among_good(json.dumps(GOOD).encode(), [("Content-Type", written_as), ("trace", b"1")])
+@pytest.mark.parametrize(
+    "written_as",
+    [
+        b"application/json",
+        b"Application/JSON; charset=utf-8",
+        b"text/json",
+        b"application/vnd.plant.reading+json",
+        None,
+    ],
+)
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "CONTENT-TYPE"])
+def test_json_is_known_by_its_header_or_by_none(name, written_as):
+    rows, letters = decode_among_good(json.dumps(GOOD).encode(), [(name, written_as), ("trace", b"1")])
     assert (len(rows), letters) == (1, [])
+
+
+@pytest.mark.parametrize(
+    "written_as", ["application/vnd.apache.arrow.stream; v=5", "APPLICATION/VND.APACHE.ARROW.STREAM", ARROW_ALIAS]
+)
+@pytest.mark.parametrize("name", ["content-type", "Content-Type"])
+def test_a_stream_is_known_by_its_header(name, written_as):
+    rows, letters = decode_among_good(written(readings(2)), [(name, written_as.encode())])
+    assert (len(rows), letters) == (2, [])
 
 
 def test_another_content_type_is_a_dead_letter():

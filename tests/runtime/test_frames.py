@@ -67,6 +67,23 @@ def test_a_frame_is_a_row_with_its_facts_its_file_and_its_pixels_scaled() -> Non
     assert np.abs(pixels.astype(int) - wanted).mean() < 3
 
 
+@pytest.mark.parametrize("kind", [b"image/jpeg", b"IMAGE/JPEG; quality=90", b"image/jpg", b"Image/Jpg", b"image/pjpeg"])
+def test_a_frame_is_known_by_any_name_of_jpeg_and_its_facts_by_headers_in_any_case(kind: bytes) -> None:
+    headers = [("Content-Type", kind), ("Camera", b"bow"), ("SEQUENCE", b"8"), ("Time", b"2026-01-31T12:00:00Z")]
+    batch, dead = codec().decode([record(jpeg(), 5, headers)])
+    assert not dead
+    assert (batch["camera"].to_pylist(), batch["sequence"].to_pylist()) == (["bow"], [8])
+
+
+@pytest.mark.parametrize("time", [b"1767225600000000", b"9223372036854775807", b"2200-01-01T00:00:00Z"])
+def test_a_frame_of_a_time_beyond_all_calendars_is_refused(time: bytes) -> None:
+    _, dead = codec().decode([record(jpeg(), 5, [*TYPE, *HEADERS[:2], ("time", time)])])
+    assert [d.error for d in dead] == ["BadValue"]
+    assert dead[0].message.endswith("; microseconds?") == (time == b"1767225600000000")
+    _, dead = codec().decode([record(jpeg(), 5, [*TYPE, *HEADERS], timestamp=1_767_225_600_000_000)])
+    assert [d.error for d in dead] == ["BadTimestamp"]
+
+
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (1080, 1920), (20, 20), (300, 40), (1, 1)])
 def test_a_frame_of_any_size_and_shape_is_scaled_to_one(size: tuple[int, int]) -> None:
     colour = np.full((*size, 3), (200, 40, 90), np.uint8)
@@ -191,6 +208,21 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_given_up(store: Pa
     ((error, message),) = letters(codec(str(store)), None, claim(f"{store}/1.jpg"))
     assert error == "FrameUnreachable" and "connection reset" in message
     assert len(asked) == frames.ATTEMPTS
+
+
+@pytest.mark.parametrize("name", ["Line 1", "Prüfstand", "100%", "a%20b", "a#b?c"])
+def test_a_root_of_any_name_is_a_path_or_a_uri_and_so_is_what_lies_in_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "1 %.jpg").write_bytes(file := jpeg())
+    digest = ("frame-sha256", hashlib.sha256(file).hexdigest().encode())
+    for root in (str(folder), folder.as_uri()):
+        for uri in (f"{folder}/1 %.jpg", (folder / "1 %.jpg").as_uri()):
+            batch, dead = codec(root).decode([record(None, 0, [*HEADERS, ("frame-uri", uri.encode()), digest])])
+            assert (dead, batch["jpeg"].to_pylist()) == ([], [file]), (root, uri)
+        for uri in (f"{folder.as_uri()}/%2e%2e/1.jpg", f"{folder.as_uri()}/a%5c..%5cb", f"{folder}/../{name}/1 %.jpg"):
+            _, (letter,) = codec(root).decode([record(None, 0, [*HEADERS, ("frame-uri", uri.encode()), digest])])
+            assert letter.error == "ForbiddenPlace", uri
 
 
 @pytest.mark.parametrize(

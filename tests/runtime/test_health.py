@@ -157,6 +157,7 @@ def test_a_supervisor_whose_loop_is_stuck_is_not_live(tmp_path: Path, monkeypatc
     for name in ("_adopt", "_arrange"):  # there is no Ray here
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     monkeypatch.setattr("pipelines.runtime.logs.start", lambda **_: None)
+    monkeypatch.setattr("pipelines.runtime.supervisor.drain", lambda *_: {})
     monkeypatch.setattr(health, "LIVE_S", 2.0)
     port = free_port()
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})

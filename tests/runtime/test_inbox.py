@@ -147,3 +147,8 @@ def test_a_tick_of_the_journal_leaves_what_waits() -> None:
     inbox.put(_poll([[Message(1, False), Message(0, False)]], {0: (1, 2)}))
     assert inbox.take_until({}) == Batch(EMPTY, [], {})
     assert inbox.rows == 1 and inbox.covers({0: 2})
+
+
+def test_a_timestamp_ahead_of_the_walls_clock_does_not_say_how_far_a_partition_has_been_read() -> None:
+    table = _table([(0, 5, 0), (0, 90, 0), (0, 7, 0), (1, 90, 0)])  # its timestamp is its offset
+    assert Batch(table, (), {0: 91, 1: 91, 2: 3}).newest({0: 6, 2: 4}, 50) == {0: 7, 1: 50, 2: 4}

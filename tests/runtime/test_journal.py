@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.runtime.journal import Journal, Mark
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.journal import Journal, Mark, Ran, Skipped
 
 HASH = st.integers(0, 2**64 - 1)
 EVENTS = st.lists(
@@ -73,3 +75,68 @@ def test_a_record_is_small() -> None:
     for step in range(4096):
         journal.ran(1_767_225_600_000 + step, {0: 10**9 + step, 1: 10**9 + step})
     assert len(journal.dump()) < 256 * 1024
+
+
+def test_a_step_takes_the_bytes_of_what_moved() -> None:
+    """Version 1 took 234 bytes of this step, and 1 MiB after 4,480 of them."""
+    journal = Journal(7 << 32 | 5)
+    for step in range(1000):
+        journal.ran(1_767_225_600_000 + step * 20, {p: 10**9 + step * 40 + p for p in range(16)})
+    assert journal.size < 120 * 1000
+    assert journal.size <= len(journal.dump()) < journal.size + 500
+
+
+def test_what_is_left_after_a_checkpoint_has_landed_is_as_long_as_if_it_had_begun_there() -> None:
+    journal, other = Journal(1), Journal(2)
+    for step in range(10):
+        journal.ran(10**12 + step, {0: 10**9 + step})
+    journal.mark(2, "plan")
+    for each in (journal, other):
+        each.ran(10**12 + 50, {0: 10**9 + 50})
+        each.ran(10**12 + 51, {0: 10**9 + 51})
+    assert journal.size > other.size > 0
+    journal.landed(2)
+    assert (journal.size, journal.dump()) == (other.size, other.dump())
+
+
+@settings(max_examples=100, deadline=None)
+@given(EVENTS, EVENTS)
+def test_a_record_is_the_same_whether_written_now_and_then_or_at_once(events: list[Event], more: list[Event]) -> None:
+    numbered = list(enumerate([*events, *more], 1))
+    once, twice = _journal(0, numbered), _journal(0, numbered[: len(events)])
+    twice.dump()
+    for item in once.items[len(twice.items) :]:
+        twice.items.append(item)
+    twice.sent, twice.digest = once.sent, once.digest
+    assert twice.dump() == once.dump()
+
+
+def test_records_that_were_written_before_they_had_versions_are_read() -> None:
+    old = (
+        b'{"base":4294967297,"sent":3,"digest":9,"items":[[1000,0,[0,5,1,7]],[1020,-3,[1,9],[[1,8,"FrameMissing"]]],'
+        b'[[0,5],[0,50]],[4294967298,2,4,"plan"],[1040,0,[]]]}'
+    )
+    journal = Journal(1 << 32 | 1, sent=3, digest=9)
+    journal.ran(1000, {0: 5, 1: 7})
+    journal.ran(1020, {1: 9}, 1017, [(1, 8, "FrameMissing")])
+    journal.skips(Skipped({0: 5}, {0: 50}))
+    journal.items.append(Mark(1 << 32 | 2, 2, 4, "plan"))
+    journal.ran(1040, {})
+    assert Journal.load(old) == journal
+    assert Journal.load(journal.dump()) == journal
+
+
+def test_a_record_of_a_newer_version_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match="a newer Tocsin has written it"):
+        Journal.load(b'{"version":3,"base":0,"sent":0,"digest":0,"items":[]}')
+
+
+def test_marks_of_fenced_owners_are_forgotten_unless_another_plan_begins_there() -> None:
+    journal = Journal(1)
+    for name, plan in ((2, "a"), (3, "b"), (4, "b"), (5, "a")):
+        journal.ran(name, {0: name})
+        journal.mark(name, plan)
+    journal.fence("a")
+    assert [i.checkpoint for i in journal.items if isinstance(i, Mark)] == [3, 5]
+    assert [i.now for i in journal.items if isinstance(i, Ran)] == [2, 3, 4, 5]
+    assert Journal.load(journal.dump()) == journal

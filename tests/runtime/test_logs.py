@@ -166,7 +166,7 @@ def test_a_key_on_two_partitions_is_warned_of_once(capsys: pytest.CaptureFixture
     state = State({"last": Cell()}, pa.int64())
     for partition in (0, 1):
         keys = pa.array([7, 8])
-        state.slots(pa.array([partition] * 2).to_numpy(), keys, 0)
+        state.slots(pa.array([partition] * 2).to_numpy(), keys)
     assert state.key_clashes == 2
     (line,) = lines(capsys)
     assert (line["asset"], line["partition"], line["level"]) == ("7", 1, "warning")

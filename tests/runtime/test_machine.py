@@ -15,7 +15,7 @@ import pytest
 from pipelines.runtime.errors import ConfigError, StateMismatch
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine, empty
-from pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
+from pipelines.runtime.pipeline import IDENTITY, MAX_AGE, AlertRule, Batch, Commit, Pipeline, tuned
 from pipelines.runtime.snapshots import Snapshots
 from pipelines.runtime.stages import Last, Silence, Sorted
 from pipelines.runtime.state import Cut
@@ -124,6 +124,42 @@ def test_a_reading_from_the_future_is_a_dead_letter_and_makes_nobody_late() -> N
     (refusal,) = outcome.refused
     assert (refusal.offset, refusal.error) == (1, "FromTheFuture")
     assert "at most 1min ahead" in refusal.message
+
+
+@pytest.mark.parametrize(("off", "unit"), [(1000, "seconds"), (10**6, "")], ids=["seconds", "1970"])
+def test_a_reading_of_an_absurd_age_is_a_dead_letter_that_guesses_the_unit(off: int, unit: str) -> None:
+    machine = Machine(_pipeline(stages=[Sorted(), Silence("1h")]))
+    rows = [(0, "a", NOW // off, 0.1), (0, "a", NOW - 20 * 365 * 86_400_000, 0.2), (0, "a", NOW, 0.3)]
+    outcome = machine.step(_batch(rows, 0, NOW), NOW)
+    assert outcome.results["offset"].to_pylist() == [1, 2]  # history of 20 years may be fed on purpose
+    (refusal,) = outcome.refused
+    assert (refusal.offset, refusal.stage, refusal.error) == (0, "event time", "TooOld")
+    assert refusal.message.startswith(f"expected at at most {MAX_AGE} behind Kafka's timestamp, got ")
+    assert refusal.message.endswith(f" ms; {unit}?" if unit else " ms")
+
+
+def test_the_age_of_a_reading_is_bounded_by_a_setting_and_counts_from_kafkas_clock_not_from_when_it_is_read() -> None:
+    rows = [(0, "a", NOW - 8 * 86_400_000, 0.1), (0, "a", NOW - 7 * 86_400_000, 0.2)]
+    machine = Machine(tuned(_pipeline(stages=[Silence("1h")]), {"max_age": "7d"}))
+    outcome = machine.step(_batch(rows, 0, NOW), NOW, wall=NOW + 30 * 86_400_000)
+    assert [r.offset for r in outcome.refused] == [0] and "at most 7d behind" in outcome.refused[0].message
+    old = Machine(_pipeline(stages=[Silence("1h")], max_age="30000d"))
+    assert not old.step(_batch([(0, "a", 0, 0.1)], 0, NOW), NOW, wall=NOW).refused
+
+
+@pytest.mark.parametrize("event_time", ["at", None])
+def test_a_kafka_timestamp_in_seconds_is_held_against_the_machines_clock(event_time: str | None) -> None:
+    seconds = NOW // 1000
+    batch = _batch([(0, "a", seconds, 0.1)], 0, seconds)
+    machine = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time))
+    (refusal,) = machine.step(batch, seconds, wall=NOW).refused
+    assert refusal.error == "TooOld"
+    assert refusal.message.startswith("expected Kafka's timestamp at most 10000 days behind this machine's clock")
+    assert refusal.message.endswith("; seconds?")
+    history = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time, max_age="30000d"))
+    assert not history.step(batch, seconds, wall=NOW).refused
+    offline = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time))
+    assert not offline.step(batch, seconds).refused  # a table that is replayed may be of any time
 
 
 def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake_checks import LakeTable
 from pipelines.runtime.orders import Orders
 from pipelines.runtime.plan import Plan
 
@@ -66,3 +67,22 @@ def test_a_plan_that_does_not_fit_is_refused_and_changes_nothing(
     with pytest.raises(error, match=says):
         orders.change(replace(PLAN, **change))  # type: ignore[arg-type]
     assert (orders.plan, Orders(lake, "d1", PLAN).plan) == (PLAN, PLAN)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'{"deployment": "d1", "pl', b"\0" * 80, b"[]", b"{}", b'{"deployment": "d1", "plan": "", "paused": true}'],
+)
+def test_a_damaged_file_is_refused_in_one_line(lake: Lake, content: bytes) -> None:
+    Orders(lake, "d1", PLAN).pause(True)
+    file = Path(lake.place("_orders", "job.json"))
+    file.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=r"expected JSON as Tocsin writes it, got .* restore the file from a copy, or"
+    ) as said:
+        Orders(lake, "d1", PLAN)
+    assert str(file) in str(said.value) and "\n" not in str(said.value)
+    with pytest.raises(ConfigError, match="restore the file from a copy, or delete it"):
+        LakeTable(lake, "job", 1).orders()
+    file.unlink()
+    assert not Orders(lake, "d1", PLAN).paused

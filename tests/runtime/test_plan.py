@@ -51,8 +51,15 @@ def test_it_builds_the_pipeline_that_its_factory_makes_of_its_options(lake: Lake
     assert Plan(JOB, {"name": "job", "topic": "readings", "rows": 7}).build(lake).batch.rows == 7
 
 
+def test_a_factory_that_fails_is_a_wrong_setting_and_no_reason_to_start_again(lake: Lake) -> None:
+    with pytest.raises(ConfigError, match=r"expected it to be made with options .*, got KeyError: 'topic'; correct"):
+        Plan(JOB, {"name": "job"}).build(lake)
+
+
 def test_a_model_is_stored_by_its_content_and_found_again(lake: Lake, folder: Path) -> None:
     ref = store_model(lake, folder, name="rul", version="3")
+    for hidden in ("._config.json", "._model.safetensors"):  # of macOS, on a foreign disk
+        (folder / hidden).write_bytes(b"\0\5\x16\7")
     assert store_model(lake, folder, name="other", version="4").sha256 == ref.sha256
     model = fetch_model(lake, ref, "cpu")
     assert model.version == "rul/3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,7 +12,11 @@ from typing import Literal
 
 import pyarrow as pa
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import CorruptRecordError
+from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from kafka.record.util import calc_crc32c
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients
@@ -236,3 +241,16 @@ def test_a_topic_that_is_not_there_is_one_line(kafka: KafkaServer) -> None:
         reader.log()
     assert "\n" not in str(refused.value)
     reader.close()
+
+
+def test_a_batch_that_does_not_decompress_is_damage_whatever_its_codec_raises() -> None:
+    for codec in (DefaultRecordBatch.CODEC_GZIP, DefaultRecordBatch.CODEC_SNAPPY, DefaultRecordBatch.CODEC_LZ4, 4):
+        builder = DefaultRecordBatchBuilder(2, codec, False, -1, -1, -1, 1 << 20)
+        assert builder.append(0, 1, None, b"x" * 1000, []) is not None
+        raw = builder.build()
+        raw[70:] = bytes(len(raw) - 70)
+        struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
+        batch = damage_module._Chain(MemoryRecords(bytes(raw)), TopicPartition("in", 0), 0).next_batch()
+        assert batch.validate_crc()
+        with pytest.raises(CorruptRecordError, match="a batch that does not decompress"):
+            list(batch)

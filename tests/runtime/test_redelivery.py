@@ -37,7 +37,7 @@ class Desk:
 
     def die(self, *letters: DeadLetter) -> None:
         """Publish dead letters as a shard does."""
-        store = OriginalStore(self.lake.files, "", self.lake.uri())
+        store = OriginalStore(self.lake.files, "", self.lake.place())
         producer = KafkaProducer(**self.options)
         for letter in letters:
             small = externalise(letter, store)

@@ -31,7 +31,7 @@ class Watch:
         self.rows = 0
 
     def step(self, keys: Sequence[int], times: Sequence[int], **columns: Sequence[Any]) -> Edges:
-        slots = self.state.slots(np.zeros(len(keys), np.int32), pa.array(keys, pa.int64()), 0)
+        slots = self.state.slots(np.zeros(len(keys), np.int32), pa.array(keys, pa.int64()))
         frame = pl.DataFrame(
             columns, schema={n: t for n, t in pl.DataFrame(COLUMNS.empty_table()).schema.items() if n in columns}
         )

@@ -11,17 +11,18 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+import orjson
 import polars as pl
 import pyarrow as pa
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.runtime.errors import ConfigError, Fenced
+from pipelines.runtime.errors import ConfigError, Fenced, LakeLost
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
-from pipelines.runtime.sink import Owned, Sink
+from pipelines.runtime.sink import Owned, Sink, _stats
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
 PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)
@@ -331,3 +332,41 @@ def test_who_goes_by_another_number_of_shards_is_refused(lake: Lake) -> None:
     with pytest.raises(ConfigError, match=r"p: expected 2 shards, as its table has it, got 3; `tocsin stop` it, then"):
         _sink(lake, shards=3).own(START)
     assert _txn(lake, "p/0#epoch", "p#shards") == [1, 2]
+
+
+def test_a_time_that_a_stage_made_beyond_all_calendars_is_stored_without_statistics(lake: Lake) -> None:
+    far = pa.array([2**62, 0], pa.timestamp("us", "UTC"))
+    stats = orjson.loads(_stats(pa.table({"far": far, "n": [1, 2]})))
+    assert stats["minValues"] == {"n": 1} and stats["maxValues"] == {"n": 2}
+
+
+def test_a_shard_is_known_once_it_has_had_an_owner_and_to_ask_makes_nothing(lake: Lake, tmp_path: Path) -> None:
+    assert not _sink(lake).known()
+    assert not (tmp_path / "p").exists()
+    _owner(lake)
+    assert _sink(lake).known() and not _sink(lake, shard=1).known()
+
+
+def test_a_log_that_can_not_be_read_is_one_line(lake: Lake, tmp_path: Path) -> None:
+    _owner(lake)
+    (tmp_path / "p" / "_delta_log" / f"{1:020}.json").write_text("garbage{")
+    for look in (_sink(lake).known, lambda: _sink(lake).own(START)):
+        with pytest.raises(LakeLost, match="expected a table's log in its _delta_log") as lost:
+            look()
+        assert "\n" not in str(lost.value)
+
+
+def test_files_that_are_gone_are_named_and_taken_out_of_the_table(lake: Lake, tmp_path: Path) -> None:
+    sink = _owner(lake)
+    for n in range(4):
+        sink.publish(sink.write(_rows(5 * n, 5)), {0: 5 * n + 5, 1: 40}, n + 1)
+    files = sorted((tmp_path / "p").glob("*/*.parquet"))
+    assert sink.absent() == []
+    files[0].unlink()
+    (gone,) = sink.absent()
+    assert (tmp_path / gone) == files[0]
+    assert len(sink.absent(most=1)) <= 1
+    sink.repair()
+    assert sink.absent() == [] and len(_offsets(lake)) == 15
+    sink.publish(sink.write(_rows(20, 5)), {0: 25, 1: 40}, 5)
+    assert len(_offsets(lake)) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.errors import SnapshotLost
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.snapshots import LONGEST, Snapshots
 from pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
+from tests.denied import deny
+from tests.test_query import commit
 
 DECLARED = {"0-A/sum": Cell(dtype=torch.int64), "0-A/last": Ring(2, 8), "0-A/waiting": Pending()}
 
@@ -29,7 +33,7 @@ def _state() -> State:
 
 def _add(state: State, keys: range, value: int) -> None:
     """Every store of these keys changes."""
-    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]), 1)
+    slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]))
     total, last, waiting = (state.of("0-A")[n] for n in ("sum", "last", "waiting"))
     assert isinstance(total, CellStore) and isinstance(last, RingStore) and isinstance(waiting, PendingStore)
     total[slots] = total[slots] + value
@@ -181,3 +185,70 @@ def test_a_lake_that_does_not_answer_is_no_lost_snapshot(lake: Lake, tmp_path: P
     file.mkdir()
     with pytest.raises(OSError, match="manifest"):
         Snapshots(lake, "p", 0).read(1)
+
+
+def test_what_can_not_be_deleted_and_what_is_no_snapshot_is_left_and_counted_once(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, folder = _state(), tmp_path / "_state" / "p" / "0"
+    (folder / ".nfs0000000012").mkdir(parents=True)
+    for stray in (".DS_Store", "lost+found", "7 (copy)", "0"):
+        (folder / stray).write_text("")
+    asked = list[str]()
+    reasons = {"1": PermissionError(13, "Permission denied"), "2": OSError(39, "Directory not empty")}
+
+    def refuses(path: str) -> OSError | None:
+        asked.append(path)
+        return (reasons | {"3": FileNotFoundError(path)}).get(path.rpartition("/")[2])
+
+    deny(monkeypatch, refuses)
+    snapshots = Snapshots(lake, "p", 0)
+    left = []
+    for name in range(1, 8):
+        _add(state, range(name, name + 5), name)
+        snapshots.write(name, state.cut(full=True), {})
+        left.append(snapshots.drop_before(name))
+    assert left == [0, 0, 1, 1, 0, 0, 0]
+    assert asked.count("_state/p/0/1") == 1 and not [
+        path for path in asked if (not path[-1].isdigit() and path != "list") or path.endswith("/0")
+    ]
+    assert caplog.text.count("_state/p/0/1: this old snapshot could not be deleted, so it stays: [Errno 13]") == 1
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [".nfs0000000012", "1", "2", "3", "6", "7"]
+    _restored(lake, 7)
+
+
+def test_a_folder_that_can_not_be_listed_is_left(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deny(monkeypatch, lambda path: PermissionError(13, "Permission denied"))
+    assert Snapshots(lake, "p", 0).drop_before(9) == 1
+    assert "old snapshots could not be listed, so they stay: [Errno 13] Permission denied" in caplog.text
+
+
+def test_a_checkpoint_lands_although_nothing_can_be_deleted(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deny(monkeypatch, lambda path: None if path == "list" else PermissionError(13, "Permission denied"))
+    (tmp_path / "_state" / "pumps" / "0" / ".nfs01").mkdir(parents=True)
+    sink, state = commit(tmp_path, "pumps", []), _state()
+    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0))
+    for name in range(2, 6):
+        checkpoints.start(Taken(name, state.cut(full=True), [], [], {0: name}, {}))
+        assert checkpoints.landed(wait=True) == name
+    assert checkpoints.undeleted == 2
+    checkpoints.close()
+
+
+def test_after_snapshots_were_deleted_under_it_the_next_one_holds_the_whole_state(lake: Lake, tmp_path: Path) -> None:
+    state, snapshots = _state(), Snapshots(lake, "p", 0)
+    for name, full in ((1, True), (2, False)):
+        _add(state, range(100), name)
+        snapshots.write(name, state.cut(full=full), {})
+        snapshots.drop_before(name)
+    shutil.rmtree(tmp_path / "_state")
+    _add(state, range(5), 3)
+    snapshots.write(3, state.cut(full=snapshots.full_next), {})
+    snapshots.drop_before(3)
+    _add(state, range(5), 4)
+    snapshots.write(4, state.cut(full=snapshots.full_next), {})
+    _same(_restored(lake, 4).cut(full=True), state.cut(full=True))

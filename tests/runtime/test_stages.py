@@ -130,13 +130,27 @@ def test_a_position_that_cannot_be_counted_with_is_a_dead_letter_and_no_duplicat
     late: int, kind: pa.DataType, first: int, beyond: int
 ) -> None:
     fields = [pa.field("at", kind) if f.name == "at" else f for f in FIELDS]
-    declared = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    declared = _pipeline(Sorted(by="at", late=late), results=[fields[0], fields[2]], schema=pa.schema(fields))
     outcomes = _steps(declared, [("a", beyond), ("a", first), ("a", first + 5)], (1, 2))
     assert _column(outcomes, "offset") == ([1] if late else [1, 2])
     assert sum(o.counts["duplicates"] for o in outcomes) == 0
     (refusal,) = [r for o in outcomes for r in o.refused]
     assert (refusal.offset, refusal.stage, refusal.error) == (0, "sorted", "BadValue")
     assert str(beyond) in refusal.message
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_positions_with_fractions_are_put_in_order_like_whole_ones(late: int) -> None:
+    fields = [FIELDS[0], pa.field("at", pa.float64()), FIELDS[2]]
+    p = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    rows = [("a", -0.5), ("a", 0.25), ("a", 0.5), ("a", 0.5), ("a", 9.0), ("a", 7.75), ("a", 5e12)]
+    outcomes = _steps(p, rows, (3, 5))
+    assert _column(outcomes, "at") == [-0.5, 0.25, 0.5, *([9.0] if not late else [])]
+    assert sorted(r.message for o in outcomes for r in o.refused) == [
+        f"expected at after {9.0 - late}, got 7.75",
+        "expected at between -4.6e12 and 4.6e12, got 5000000000000.0",
+    ]
+    assert sum(o.counts["duplicates"] for o in outcomes) == 1
 
 
 def test_a_row_without_a_position_is_a_dead_letter() -> None:
@@ -235,26 +249,25 @@ def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
     silent = pa.field("silent", pa.bool_())
     rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
     p = _pipeline(Silence("5s"), results=[*FIELDS, silent], rules=[rule])
-    machine, heard, told = Machine(p), dict[str, tuple[int, int]](), set[str]()
+    machine, heard, told = Machine(p), dict[str, int](), set[str]()
     now, first = NOW, 0
     for wait, keys in beats:
         now += wait
         units = sorted(keys)
-        batch = _batch(p, {"unit": units, "at": [1] * len(units), "x": [0.5] * len(units)}, first)
-        outcome = machine.step(batch if units else empty(p.schema), now)
+        columns = {"unit": units, "at": [1] * len(units), "x": [0.5] * len(units), "_timestamp": [now] * len(units)}
+        outcome = machine.step(_batch(p, columns, first) if units else empty(p.schema), now)
+        quiet = {k: at for k, at in heard.items() if at + 5000 <= now and k not in told}
+        told |= set(quiet)
         back = told & keys
-        for i, key in enumerate(units):
-            heard[key] = now, NOW + first + i
-            told.discard(key)
+        told -= keys
+        heard |= dict.fromkeys(keys, now)
         first += len(units)
-        quiet = {k for k, (at, _) in heard.items() if at + 5000 <= now} - told
-        told |= quiet
         rows = [r for r in outcome.results.to_pylist() if r["silent"]]
-        assert Counter(r["key"] for r in rows) == Counter(quiet)
+        assert Counter(r["key"] for r in rows) == Counter(set(quiet))
         assert outcome.results.num_rows == len(units) + len(quiet)
         for r in rows:
             assert (r["offset"], r["row"], r["at"], r["x"]) == (None, None, None, None)
-            assert r["event_time"].timestamp() * 1000 == pytest.approx(heard[r["key"]][1])
+            assert r["event_time"].timestamp() * 1000 == pytest.approx(quiet[r["key"]])
         rang = {(a.key, a.transition) for a in outcome.alerts}
         assert rang == {(k, "raised") for k in quiet} | {(k, "cleared") for k in back}
         assert outcome.changed or not (units or quiet)

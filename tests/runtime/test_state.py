@@ -32,7 +32,9 @@ def _state() -> State:
 
 def _slots(state: State, keys: Sequence[Key], now: int) -> torch.Tensor:
     partitions = np.array([p for p, _ in keys], np.int32)
-    return state.slots(partitions, pa.array([k for _, k in keys], pa.int64()), now)
+    slots = state.slots(partitions, pa.array([k for _, k in keys], pa.int64()))
+    state.saw(slots, torch.full((len(keys),), now))
+    return slots
 
 
 def _write(state: State, keys: Sequence[Key], value: int, now: int) -> None:

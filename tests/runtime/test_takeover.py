@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced
+from deploy.kafka.server import KafkaServer
+from pipelines.runtime import clients
+from pipelines.runtime import journal as journal_
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced, Unavailable
 from pipelines.runtime.journal import Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Log
-from pipelines.runtime.sink import Owned
+from pipelines.runtime.reader import Log, Reader
+from pipelines.runtime.shard import Shard
+from pipelines.runtime.sink import Owned, Sink
 from pipelines.runtime.snapshots import Snapshots
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.takeover import _Found
-from tests.crash.job import pipeline
+from tests.crash.harness import Job
+from tests.crash.job import SCHEMA, pipeline
 
 OPTIONS = {"name": "job", "topic": "readings"}
 LOG = Log("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})
@@ -128,3 +137,61 @@ def test_or_it_goes_on_inside_the_log_with_the_gap_on_record(lake: Lake, loss: s
         assert (positions, todo) == ({0: 500, 2: 20}, _journal())
     elif loss.startswith("R lies below"):
         assert positions == {0: 100, 2: 20}
+
+
+FAILING = {
+    "the broker is gone after the fence": (Reader, "log", Unavailable("Kafka: expected a broker to answer, got none")),
+    "the lake does not take the epoch": (Sink, "own", OSError(28, "No space left on device")),
+    "the journal does not come": (journal_, "last", Unavailable("Kafka: expected a broker to answer, got none")),
+    "the input does not take the position": (
+        Reader,
+        "seek",
+        Unavailable("Kafka: expected a broker to answer, got none"),
+    ),
+    "the lake does not take the first snapshot": (Snapshots, "write", OSError(28, "No space left on device")),
+}
+
+
+def test_a_takeover_that_fails_and_is_tried_again_leaves_nothing_open(
+    kafka: KafkaServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(kafka.bootstrap_servers, tmp_path, partitions=1)
+    reader = Reader(job.kafka, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 500)
+    reader.log()  # its own connection stays
+    before = _threads()
+    for owner, name, error in FAILING.values():
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, name, _raises(error))
+            with pytest.raises(type(error)):
+                Shard(job.specs()[0], reader)
+        assert _left(before) == before, name
+    Shard(job.specs()[0], reader).close()
+    assert _left([]) == []
+
+
+@pytest.mark.parametrize("make", [clients.consumer, clients.producer, clients.admin])
+def test_a_client_that_finds_no_broker_leaves_no_thread(make: Callable[..., object]) -> None:
+    before = _threads()
+    with pytest.raises(Unavailable):
+        make({"bootstrap_servers": "127.0.0.1:9", "bootstrap_timeout_ms": 100})
+    assert _left(before) == before
+
+
+def _threads() -> list[str]:
+    """Threads that hold connections or write checkpoints."""
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith(("kafka", "checkpoint", "outbox")))
+
+
+def _left(before: list[str]) -> list[str]:
+    """Threads as they were `before`, once those that end have ended; else as they are."""
+    give_up = time.monotonic() + 5
+    while (now := _threads()) != before and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return now
+
+
+def _raises(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

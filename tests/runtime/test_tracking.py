@@ -17,7 +17,7 @@ import pytest
 from pipelines.runtime import tracking
 from pipelines.runtime.errors import ModelError, Unavailable
 from pipelines.runtime.stats import Window
-from pipelines.runtime.tracking import POINTS, Tracking, metrics, resolve_model
+from pipelines.runtime.tracking import POINTS, Tracking, counts, metrics, resolve_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,6 +73,9 @@ def test_a_deployment_has_one_run_which_a_restart_goes_on_with(store: str, clien
     assert run.data.tags.items() >= {"tocsin.deployment": "rul", "by": "me", "model_version": "2"}.items()
     seen = client.get_metric_history(run.info.run_id, "throughput_rows_per_s")
     assert [m.value for m in seen] == [400, 100]
+    rows = [m.value for m in client.get_metric_history(run.info.run_id, "rows")]
+    assert rows == [400, 500]  # totals, across the restart
+    assert (run.data.metrics["rows"], run.data.metrics["alerts"], run.data.metrics["dead_letters"]) == (500, 4, 12)
     assert all(0 <= m.step <= (time.time() * 1000 - run.info.start_time) / 1000 for m in seen)
     assert {"lag_records", "latency_ms_p99", "batch_occupancy", "alerts", "dead_letters"} <= run.data.metrics.keys()
 
@@ -101,7 +104,7 @@ def test_points_are_as_far_apart_as_wanted_and_none_is_lost(store: str, client: 
         track.log({0: window(rows, seconds=0.5)})
     assert track.close(PATIENCE_S)
     seen = client.get_metric_history(track.run_id, "rows")
-    assert {m.value for m in seen} == {sum(range(10)), sum(range(10, 20)), sum(range(20, 24))}
+    assert {m.value for m in seen} == {sum(range(10)), sum(range(20)), sum(range(24))}
 
 
 def test_a_server_that_is_down_holds_nobody_up(dead: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,7 +165,7 @@ def test_metrics_wait_while_the_store_is_broken_and_then_arrive(
         other.execute("ALTER TABLE away RENAME TO metrics")
     wait_for_rows(client, track, 3)
     assert track.close(PATIENCE_S)
-    assert [m.value for m in client.get_metric_history(track.run_id, "rows")] == [1, 2, 3]
+    assert [m.value for m in client.get_metric_history(track.run_id, "rows")] == [1, 3, 6]
     assert caplog.text.count("expected an answer, got") == 1
     assert caplog.text.count("MLflow answers again; 0 points were dropped in all") == 1
     assert not [r for r in caplog.records if r.name.startswith(("mlflow", "alembic"))]
@@ -181,16 +184,14 @@ def wait_for_rows(client: MlflowClient, track: Tracking, points: int) -> None:
 
 def test_shards_and_windows_are_summed_up() -> None:
     idle = Window(1.0, {"steps": 0}, {}, 0.0, {"behind": 2, "keys": 7})
-    point = metrics({0: [window(100, behind=50, p=10), window(300, behind=5, p=20)], 1: [idle]})
-    assert point == {
-        "rows": 400,
-        "steps": 4,
-        "alerts": 2,
-        "dead_letters": 6,
-        "checkpoints": 2,
+    given = {0: [window(100, behind=50, p=10), window(300, behind=5, p=20)], 1: [idle]}
+    assert counts(given) == {"rows": 400, "steps": 4, "alerts": 2, "dead_letters": 6, "checkpoints": 2}
+    assert metrics(given) == {
         "keys": 14,
         "lag_records": 7,
         "throughput_rows_per_s": 200,
+        "alerts_per_s": 1,
+        "dead_letters_per_s": 3,
         "batch_occupancy": 1.0,
         "latency_ms_p50": 17.5,
         "latency_ms_p95": 40,
@@ -199,15 +200,9 @@ def test_shards_and_windows_are_summed_up() -> None:
 
 
 def test_an_idle_window_has_no_latency() -> None:
-    point = metrics({0: [Window(1.0, {}, {}, 0.0, {})]})
-    assert point == {
-        "rows": 0,
-        "alerts": 0,
-        "dead_letters": 0,
-        "checkpoints": 0,
-        "lag_records": 0,
-        "throughput_rows_per_s": 0,
-    }
+    idle = {0: [Window(1.0, {}, {}, 0.0, {})]}
+    assert counts(idle) == {"rows": 0, "alerts": 0, "dead_letters": 0, "checkpoints": 0}
+    assert metrics(idle) == {"lag_records": 0, "throughput_rows_per_s": 0, "alerts_per_s": 0, "dead_letters_per_s": 0}
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +266,10 @@ def test_a_folder_is_a_model_whose_version_is_its_weights(tmp_path: Path) -> Non
         "name one that training wrote"
     )
     (folder / "model.safetensors").write_bytes(b"1")
+    (folder / "._model.safetensors").write_bytes(b"0")  # of macOS, on a foreign disk
     name, version, found = resolve_model("sqlite:///unused.db", str(folder))
     assert (name, found, len(version)) == ("pumps", folder, 12)
+    (folder / "._model.safetensors").unlink()
+    assert resolve_model("sqlite:///unused.db", str(folder))[1] == version
     (folder / "model.safetensors").write_bytes(b"2")
     assert resolve_model("sqlite:///unused.db", str(folder))[1] != version

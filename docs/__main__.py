@@ -1,7 +1,8 @@
-"""What `mkdocs build` puts into the pages: sections of the README, the reference of all settings, the operators' pictures.
+"""`python -m docs [FOLDER]`, which `make docs` runs: the documentation as a site, into build/docs or FOLDER.
 
-In a page, `<!-- readme: The tour -->` stands for a section by its heading, `<!-- settings -->` for the reference, and
-`<!-- options: pipelines/rul.py -->` for what that pipeline's docstring says of its options.
+What stands in the pages comes from elsewhere where it can: `<!-- readme: The tour -->` stands for a section of the README by
+its heading, `<!-- settings -->` for the reference of all settings, and `<!-- options: pipelines/rul.py -->` for what that
+pipeline's docstring says of its options. Pictures and formulas are drawn here, so that the site fetches nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args, get_type_hints
 
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 
-from docs import pictures
+from docs import formulas, pictures, system
 from pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
 from pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SHIM = "https://unpkg.com/iframe-worker/shim"
 KINDS: dict[Any, str] = {
     Duration: "a duration",
     Size: "a size",
@@ -29,17 +34,40 @@ KINDS: dict[Any, str] = {
 }
 
 
-def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """MkDocs calls this with the site's files."""
-    for name in pictures.names():
-        files.append(File.generated(config, f"operators/{name}.svg", content=pictures.svg(name)))
-    return files
+def main() -> None:
+    """Build the site; a broken link ends it with status 1."""
+    site = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "docs").absolute()
+    with TemporaryDirectory() as folder:
+        pages = Path(folder) / "docs"
+        shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.py", "__pycache__", "pictures", "*.toml"))
+        for page in pages.rglob("*.md"):
+            page.write_text(expanded(page.read_text()))
+        for name in pictures.names():
+            (pages / "operators" / f"{name}.svg").write_bytes(pictures.svg(name))
+        (pages / "system.svg").write_text(system.svg())
+        (Path(folder) / "zensical.toml").write_text((DOCS / "zensical.toml").read_text())
+        command = [Path(sys.executable).parent / "zensical", "build", "--strict", "--clean"]
+        built = subprocess.run(command, cwd=folder, text=True, capture_output=True)
+        if built.returncode:
+            sys.exit(built.stdout + built.stderr)
+        _keep_at_home(Path(folder) / "site")
+        shutil.rmtree(site, ignore_errors=True)
+        shutil.copytree(Path(folder) / "site", site)
+    print(f"{site / 'index.html'}")
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """MkDocs calls this with each page's text."""
+def _keep_at_home(site: Path) -> None:
+    """Have pages take from the site what the theme takes from another host: a worker for pages opened from files."""
+    for page in site.rglob("*.html"):
+        own = "../" * (len(page.relative_to(site).parts) - 1) + "worker.js"
+        page.write_text(page.read_text().replace(SHIM, own))
+
+
+def expanded(markdown: str) -> str:
+    """A page with what it only names."""
     markdown = re.sub(r"<!-- readme: (.+) -->", lambda found: _readme(found[1]), markdown)
     markdown = re.sub(r"<!-- options: (.+) -->", lambda found: _options(ROOT / found[1]), markdown)
+    markdown = re.sub(r"^```math\n(.*?)^```$", lambda found: formulas.html(found[1]), markdown, flags=re.M | re.S)
     return markdown.replace("<!-- settings -->", _settings())
 
 
@@ -126,3 +154,7 @@ def _args(doc: str) -> dict[str, str]:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+if __name__ == "__main__":
+    main()

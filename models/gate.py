@@ -1,0 +1,68 @@
+"""Whether a trained model may become champion: a running pipeline takes that up within seconds, so it must be fit to judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MARGIN = 0.1
+"""Share of the champion's figure by which a new model's may be worse; seeds of one recipe differ by about as much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trained model, to be held against the champion.
+
+    Attributes:
+        measure: what models are compared by, in words.
+        lower: the lower it is, the better.
+        score: the model's own figure on validation.
+        outputs: what it says of some inputs, once it is read back from its files.
+        against: from another model's folder to both figures on the same validation, first the candidate's.
+    """
+
+    measure: str
+    lower: bool
+    score: float
+    outputs: Callable[[], Iterable[Tensor]]
+    against: Callable[[Path], tuple[float, float]]
+
+
+def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: bool = False) -> str:
+    """Why a model may not become champion, in words; empty if it may.
+
+    Args:
+        champion: name and folder of the one that stands; None if there is none.
+        force: a worse one may, too; one that gives no finite numbers never may.
+    """
+    measure = candidate.measure
+    if not math.isfinite(candidate.score):
+        return f"expected a finite {measure}, got {candidate.score}"
+    if not all(bool(torch.isfinite(output).all()) for output in candidate.outputs()):
+        return "expected finite numbers from a first prediction, got NaN or infinity"
+    if champion is None or force:
+        return ""
+    name, folder = champion
+    try:
+        own, standing = candidate.against(folder)
+    except Exception as reason:  # it may have been trained on other columns, by another version, or be damaged
+        why = " ".join(str(reason).split())
+        return f"expected to compare it with {name} on the same validation, got {type(reason).__name__}: {why}"
+    limit = standing * (1 + MARGIN if candidate.lower else 1 - MARGIN)
+    if not math.isfinite(standing) or (own <= limit if candidate.lower else own >= limit):
+        return ""
+    bound = "at most" if candidate.lower else "at least"
+    return (
+        f"expected a {measure} of {bound} {limit:.4g}, {MARGIN:.0%} from the {standing:.4g} of {name} on the same validation, "
+        f"got {own:.4g}"
+    )
+
+
+def best(scores: Mapping[int, float], *, lower: bool = False) -> int:
+    """The seed of the best score; one whose score is no number is worse than any other."""
+    return min(scores, key=lambda seed: (not math.isfinite(scores[seed]), scores[seed] if lower else -scores[seed]))

@@ -1,0 +1,12 @@
+"""The model as MLflow's `pyfunc` flavour loads it: windows in, remaining useful life and attention out."""
+
+from __future__ import annotations
+
+from models.rul.model import load
+from models.served import Windows
+
+
+def _load_pyfunc(path: str) -> Windows:
+    """MLflow calls this with the folder that training has written."""
+    model = load(path)
+    return Windows(model, model.config)

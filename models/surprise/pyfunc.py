@@ -1,0 +1,48 @@
+"""The model as MLflow's `pyfunc` flavour loads it: consecutive frames of one camera in, how much each surprises out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from models.served import FRAME, grey_frames, pictures
+from models.surprise.model import SurpriseModel, load
+from models.surprise.motion import ego_motion, grey, still
+from models.surprise.train import pieces
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Clip:
+    """Judges a clip from its first frame on; nothing is remembered from one call to the next."""
+
+    def __init__(self, model: SurpriseModel) -> None:
+        self._model = model
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Judge consecutive frames: column `frame` holds JPEGs or PNGs.
+
+        Returns:
+            Of each frame `score`, `level` and `novel`, as in the pipeline's table.
+        """
+        import pandas as pd
+
+        memory, told, before = self._model.blank(1), [], None
+        for some in pieces(pictures(model_input[FRAME]), self._model.size):
+            tokens, shades = self._model.encode(some)["tokens"], grey(some)
+            for at in range(len(some)):
+                shade = shades[at : at + 1]
+                motion = still(1) if before is None else ego_motion(before, shade)
+                _, verdict, memory = self._model(memory, tokens[at : at + 1], motion)
+                told.append((float(verdict.score), float(verdict.level), bool(verdict.novel)))
+                before = shade
+        return pd.DataFrame(told, columns=["score", "level", "novel"])
+
+    def example(self) -> pd.DataFrame:
+        """Two grey frames."""
+        return grey_frames(2, self._model.size)
+
+
+def _load_pyfunc(path: str) -> Clip:
+    """MLflow calls this with the folder that training has written."""
+    return Clip(load(path))

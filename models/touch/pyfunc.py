@@ -1,0 +1,53 @@
+"""The model as MLflow's `pyfunc` flavour loads it: consecutive frames of one camera in, contact and release of each hand out."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from models.served import FRAME, grey_frames, pictures
+from models.touch.finder import HandFinder
+from models.touch.finder import load as finder
+from models.touch.model import Eyes, TouchModel, load
+from models.touch.train import decoded, footage
+from models.touch.truth import HANDS, KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Clip:
+    """Judges a whole clip, in which the finder that comes with Tocsin looks for hands."""
+
+    def __init__(self, model: TouchModel, eyes: Eyes, hands: HandFinder) -> None:
+        self._model, self._eyes, self._hands = model, eyes, hands
+
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Judge consecutive frames: column `frame` holds JPEGs or PNGs.
+
+        Returns:
+            Of each frame how likely it is that a hand makes contact or lets go: `left_contact`, ..., `right_release`.
+        """
+        import pandas as pd
+
+        height, width = self._model.size
+        scaled = (
+            np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+            for picture in pictures(model_input[FRAME])
+        )
+        scores = decoded(self._model, footage(self._hands.boxed(scaled), self._eyes))
+        columns = [f"{hand}_{kind}" for hand, kind in product(HANDS, KINDS)]
+        return pd.DataFrame(scores.flatten(1).numpy(), columns=columns)
+
+    def example(self) -> pd.DataFrame:
+        """Two grey frames."""
+        return grey_frames(2, self._model.size)
+
+
+def _load_pyfunc(path: str) -> Clip:
+    """MLflow calls this with the folder that training has written."""
+    model = load(path)
+    return Clip(model, Eyes(model.config.eye), finder())

@@ -1,0 +1,39 @@
+"""A shard as a worker hosts it, in the test's own process: without Ray, for its reader is a thread's guest here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from pipelines.runtime import worker
+from pipelines.runtime.reader import Reader
+from pipelines.runtime.spec import Spec
+
+
+@contextmanager
+def hosted(spec: Spec) -> Iterator[worker._Hosted]:
+    """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
+    with patch.object(worker, "RemoteReader", Reader), patch.object(worker.os, "_exit", _end):
+        shard = worker._Hosted(spec, lambda why: None)
+        try:
+            yield shard
+        finally:
+            shard.let_go()
+            shard.thread.join(30)
+            assert not shard.thread.is_alive()
+
+
+def reaches(shard: worker._Hosted, state: str, seconds: float = 30) -> str:
+    """Wait until the shard is in a state and return the line that it has for people."""
+    give_up = time.monotonic() + seconds
+    while shard.state != state:
+        assert shard.thread.is_alive(), f"expected it to be {state}, got its end in state {shard.state}: {shard.error}"
+        assert time.monotonic() < give_up, f"expected it to be {state}, got {shard.state}: {shard.error}"
+        time.sleep(0.02)
+    return shard.error
+
+
+def _end(code: int) -> None:
+    raise SystemExit(code)

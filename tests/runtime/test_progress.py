@@ -1,0 +1,72 @@
+"""Progress of a takeover: one that takes long tells of it, one that hangs does not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from pathlib import Path
+
+import pytest
+
+from pipelines.runtime import lake as lake_
+from pipelines.runtime import progress
+from pipelines.runtime.lake import Lake, read, write
+from pipelines.runtime.plan import Plan
+from pipelines.runtime.progress import Progress
+from pipelines.runtime.spec import Spec
+from pipelines.runtime.worker import _Hosted
+
+
+class Counted(Progress):
+    """Counts how often something was achieved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def made(self) -> None:
+        super().made()
+        self.times += 1
+
+
+def test_a_large_file_is_progress_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lake_, "CHUNK", 4)
+    files = Lake(str(tmp_path)).files
+
+    def moved(content: bytes) -> tuple[int, bytes]:
+        progress.follow(counted := Counted())
+        write(files, "a/snapshot", content)
+        found = read(files, "a/snapshot")
+        return counted.times, found
+
+    with ThreadPoolExecutor(1) as other:  # a context of its own
+        for content in (b"", b"1234", b"123456789"):
+            expected = 2 * -(-len(content) // 4)
+            assert other.submit(copy_context().run, moved, content).result() == (expected, content)
+
+
+def test_quiet_is_the_time_since_the_last_progress_of_its_own_thread() -> None:
+    mine = Progress()
+    time.sleep(0.05)
+    progress.made()  # of nobody
+    assert mine.quiet_s >= 0.05
+    with ThreadPoolExecutor(1) as other:
+        other.submit(lambda: (progress.follow(mine), progress.made())).result()
+    assert mine.quiet_s < 0.05
+
+
+def test_a_takeover_that_hangs_says_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+
+    def reader(*_: object) -> None:
+        hangs.set()
+        threading.Event().wait()
+
+    monkeypatch.setattr("pipelines.runtime.worker.RemoteReader", reader)
+    plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
+    hosted = _Hosted(Spec(plan, Lake(str(tmp_path)), {}, 0, [0]), lambda _: None)
+    assert hangs.wait(60)
+    time.sleep(0.3)
+    assert (hosted.state, hosted.quiet_s >= 0.3) == ("starting", True)

@@ -1,0 +1,122 @@
+"""A worker's shard: what no further try can cure leaves it refused, with one line; its process stays."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka import codec as kafka_codec
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from deploy.kafka.server import KafkaServer
+from pipelines.runtime.deadletter import DeadLetter
+from tests.crash.harness import Job
+from tests.crash.load import Message, messages, reading
+from tests.hosted import hosted, reaches
+
+
+@pytest.fixture
+def job(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
+    made = Job(kafka.bootstrap_servers, tmp_path)
+    yield made
+    made.close()
+
+
+def _alter(job: Job, topic: str, **configs: str) -> None:
+    with KafkaAdminClient(**job.kafka) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, configs)])
+
+
+def _send(job: Job, sent: list[Message], codec: str) -> None:
+    producer = KafkaProducer(**job.kafka, compression_type=codec, linger_ms=50)
+    for m in sent:
+        producer.send(job.topic, m.value, m.key, m.headers, m.partition, m.at_ms)
+    producer.close(timeout=30)
+
+
+class _AsWorker:
+    """What `Job.drain` asks of a process."""
+
+    said = where = ""
+
+    def __init__(self, thread: threading.Thread) -> None:
+        self.process = thread
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_each_codec_of_producers_and_topics_is_read_and_a_takeover_reads_the_journal_again(
+    job: Job, codec: str
+) -> None:
+    for topic in (f"_tocsin.{job.name}", f"alerts.{job.name}", f"{job.topic}.dlq"):
+        _alter(job, topic, **{"compression.type": codec})
+    load = messages(1)
+    _send(job, list(islice(load, 300)), codec)
+    first = job.start()
+    job.drain(first).kill()
+    _alter(job, job.topic, **{"compression.type": codec})
+    job.send(islice(load, 300))
+    job.finish(job.start())
+    assert job.differences() == []
+
+
+def test_a_codec_that_is_missing_here_is_said_once_what_came_before_is_committed_and_then_it_goes_on(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = messages(1)
+    job.send(islice(load, 200))
+    before = job.ends()
+    _send(job, list(islice(load, 200)), "lz4")
+    (spec,) = job.specs()
+    with monkeypatch.context() as without:
+        without.setattr(kafka_codec, "has_lz4", lambda: False)
+        with hosted(spec) as shard:
+            line = reaches(shard, "refused")
+            assert f"{job.topic}, records from " in line and "Libraries for lz4 compression codec not found" in line
+            assert "install lz4" in line and "\n" not in line
+            assert any(job.stored(f"{job.topic}/{p}") >= end for p, end in before.items())  # the other is read after it
+    with hosted(spec) as shard:
+        reaches(shard, "running")
+        job.drain(_AsWorker(shard.thread))
+    assert job.differences() == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "configs", "says"),
+    [
+        ("alerts.{}", {"max.message.bytes": "80"}, "MessageSizeTooLargeError"),
+        ("in.{}.dlq", {"cleanup.policy": "compact"}, "InvalidRecordError"),
+    ],
+)
+def test_what_the_broker_will_never_take_refuses_a_running_shard(
+    job: Job, topic: str, configs: dict[str, str], says: str
+) -> None:
+    _alter(job, topic.format(job.name), **configs)
+    job.send([*islice(messages(1), 300), Message(0, b"not a reading", [], 1)])
+    (spec,) = job.specs()
+    with hosted(spec) as shard:
+        line = reaches(shard, "refused")
+        assert line.startswith(f"{job.name}/0: expected a topic that takes ") and says in line
+
+
+def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of_the_sink(job: Job) -> None:
+    _alter(job, job.topic, **{"message.timestamp.after.max.ms": str(2**63 - 1)})
+    load = messages(1)
+    good, now = list(islice(load, 200)), time.time_ns()
+    wrong = [Message(0, json.dumps(reading(90, n, 0.5)).encode(), [], at) for n, at in enumerate((now // 1000, now))]
+    job.send([*good[:100], *wrong, *good[100:]])
+    (spec,) = job.specs()
+    with hosted(spec) as shard:
+        reaches(shard, "running")
+        job.drain(_AsWorker(shard.thread))
+    letters = [x for x in map(DeadLetter.read, job.read(f"{job.topic}.dlq")) if x.error == "BadTimestamp"]
+    assert [x.timestamp for x in letters] == [now // 1000, now]
+    assert [x.message.rsplit("; ", 1)[1] for x in letters] == ["microseconds?", "nanoseconds?"]
+    table = pl.scan_delta(job.lake.uri(job.name)).select("unit", "event_time").collect()
+    assert len(table) > 100 and 90 not in table["unit"].to_list()

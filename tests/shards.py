@@ -1,0 +1,42 @@
+"""A job's shard in this process: quick to start, and abandoned where a test wants it killed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from pipelines.runtime.codec import Codec
+from pipelines.runtime.reader import Reader
+from pipelines.runtime.shard import Shard
+from pipelines.runtime.spec import Spec
+from tests.crash.harness import Job
+from tests.crash.job import SCHEMA
+
+
+def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **given: Any) -> Shard:
+    """Take the job's only shard over.
+
+    Args:
+        partitions: which ones its order names; None: all that the job was made with.
+        given: of the spec, such as `on_gap` and `start`.
+    """
+    spec = Spec(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
+    spec = dataclasses.replace(spec, **given)
+    reader = Reader(job.kafka, job.topic, spec.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, spec.on_gap)
+    return Shard(spec, reader)
+
+
+def read(running: Shard, job: Job) -> Shard:
+    """Have it step over all that was sent."""
+    while running.facts()["read"] != job.ends():
+        running.turn()
+    return running
+
+
+def alerts(job: Job) -> list[tuple[Any, ...]]:
+    """What rang, in order: rule, partition, offset, row; once for each time that it did."""
+    data = [orjson.loads(record.value) for record in job.read(f"alerts.{job.name}")]
+    return [(d["rule"], d["partition"], d["offset"], d["row"]) for d in data]

@@ -1,0 +1,122 @@
+"""Whatever is data is printed as text: no markup, no emoji code, no control character of it reaches the terminal's own language."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli import console, dlq, query, state, status
+from pipelines.cli.alerts import line
+from pipelines.cli.app import app
+from pipelines.cli.check import _teller
+from pipelines.cli.fleet import Fleet
+from pipelines.runtime import redelivery
+from pipelines.runtime.alerts import Alert
+from pipelines.runtime.checks import Finding
+from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.errors import ConfigError
+from pipelines.runtime.inspection import Memory, Rule
+from pipelines.runtime.redelivery import Held
+
+KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
+SEEN = r"[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def _query() -> None:
+    query.show(pl.DataFrame({KEY: [KEY]}))
+    query.show(pl.DataFrame({"keys": [[KEY]], "fact": [{"key": KEY}]}))
+
+
+def _alert() -> None:
+    alert = Alert("1", "pumps", "low", "warning", "raised", KEY, NOON, {"room": f"in {KEY}"})
+    console.out.print(line(alert), soft_wrap=True)
+
+
+def _state() -> None:
+    rows = pl.DataFrame({"room": [KEY]})
+    rule = Rule(firing=True, run=1, hold=1, rang=0)
+    memory = Memory(0, KEY, 0, 1, {KEY: KEY}, {}, {KEY: rule}, {"0-Sorted": rows})
+    for each in state._lines(memory):
+        console.out.print(each, soft_wrap=True)
+
+
+def _status() -> None:
+    shard = {
+        "pipeline": "pumps",
+        "shard": 0,
+        "state": "running",
+        "error": KEY,
+        "read": {0: 1},
+        "committed": {0: 1},
+        "lag": 0,
+        "committed_lag": 0,
+        "uncommitted_rows": 0,
+        "rows_per_s": 1.0,
+        "latency_ms": {"p50": 1.0},
+        "restarts": 0,
+        "model": "",
+    }
+    look = {"pipeline": "pumps", "paused": False, "silences": {KEY: NOON}, "shards": [shard], "landing": []}
+    console.out.print(status.table([look]), soft_wrap=True)
+
+
+def _check() -> None:
+    _teller()(Finding("", "lake", "wrong", KEY))
+
+
+def _note() -> None:
+    console.note(KEY)
+
+
+def _fail() -> None:
+    console.fail(ConfigError(KEY.replace("\n", "")))
+
+
+def _fleet() -> None:
+    fleet = Fleet()
+    fleet.watched[KEY] = {"cycle": 3, "rul": 20.0}
+    console.out.print(fleet)
+
+
+@pytest.mark.parametrize("say", [_query, _alert, _state, _status, _check, _note, _fail, _fleet])
+def test_data_is_printed_as_it_is(say: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    say()
+    seen, said = capsys.readouterr(), SEEN.replace(r"\n", "") if say is _fail else SEEN
+    assert said in " ".join((seen.out + seen.err).split()), seen
+    assert "\x1b[2J" not in seen.out + seen.err and "\x9b" not in seen.out + seen.err
+
+
+def test_dead_letters_are_listed_and_shown_as_they_are(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    letter = DeadLetter(
+        "t", 0, 1, None, "decode", "BadValue", f"got {KEY}", 0, b"k", KEY.encode(), (("h", KEY.encode()),)
+    )
+    held = [Held(0, 0, 0, 0, letter)]
+    monkeypatch.setattr(redelivery, "held", lambda *_: iter(held))
+    monkeypatch.setattr(dlq, "_topics", lambda *_: ["t.dlq"])
+    asked = ["--set", f"lake.path={tmp_path}", "dlq"]
+    listed = CliRunner().invoke(app, [*asked, "list"]).output
+    assert f"got {SEEN}" in " ".join(listed.split())
+    shown = CliRunner().invoke(app, [*asked, "show", "t", "0@1"]).output
+    assert f"got {SEEN}" in shown and f"h: {SEEN}" in shown
+    assert shown.endswith("".join(f"{console.plain(part)}\n" for part in KEY.split("\n")))
+    assert "\x1b" not in listed + shown
+
+
+def test_what_is_waited_for_and_what_is_under_way_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = console._console(stderr=True)
+    terminal._force_terminal = terminal.is_interactive = True
+    terminal.file = said = io.StringIO()
+    monkeypatch.setattr(console, "err", terminal)
+    with console.working(f"compacting {KEY}"):
+        pass
+    assert f"compacting {SEEN}" in said.getvalue()
+    with console.progress() as bar:
+        bar.add_task("[default]Line 1/[red]Pump[/]", total=1)
+    assert "[default]Line 1/[red]Pump[/]" in said.getvalue()
