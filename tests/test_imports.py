@@ -162,7 +162,7 @@ def test_settings_are_read_without_arrow() -> None:
     [
         ("pipelines.runtime.process", ""),  # it decides how Arrow keeps memory, which must not be there yet
         ("pipelines.runtime.worker", "kafka ray numpy pydantic"),
-        ("pipelines.runtime.reader", "kafka numpy polars pyarrow"),
+        ("pipelines.runtime.reader", "kafka models numpy polars pyarrow"),
         ("pipelines.runtime.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
         ("pipelines.cli.deployment", "pydantic"),
         ("pipelines.cli.cluster", "pydantic"),

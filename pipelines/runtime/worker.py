@@ -59,12 +59,16 @@ class Status:
 
 
 class _Hosted:
-    """A shard and its thread."""
+    """A shard and its thread.
 
-    def __init__(self, spec: Spec, reader: Any, last_words: Callable[[str], None]) -> None:
+    Args:
+        process: of its reader, if that has been started already.
+    """
+
+    def __init__(self, spec: Spec, last_words: Callable[[str], None], *process: Any) -> None:
         self.spec, self._state, self.error = spec, "starting", ""
         self._last_words, self._progress = last_words, progress.Progress()
-        self.plan, self._reader = spec.plan, reader
+        self.plan, self._process = spec.plan, process
         self.shard: Shard | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
@@ -114,7 +118,7 @@ class _Hosted:
                 codec,
                 pipeline.batch.rows,
                 self.spec.on_gap,
-                self._reader,
+                *self._process,
             )
             while self.shard is None:
                 try:
@@ -185,7 +189,7 @@ class Worker:
         """Start a shard, unless it is here already."""
         if spec.id not in self._hosted:
             reader = self._readers.pop() if self._readers else started()
-            self._hosted[spec.id] = _Hosted(spec, reader, self._last_words)
+            self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""
