@@ -90,7 +90,7 @@ def test_word_of_a_run_that_was_killed_is_deleted() -> None:
 
 
 def test_a_ray_that_does_not_answer_ends_the_command_with_one_line() -> None:
-    code = "import time; from pipelines.cli.cluster import _within\nwith _within(0.2, 'Ray at x'): time.sleep(60)"
+    code = "import time; from pipelines.cli.cluster import within\nwith within(0.2, 'Ray at x'): time.sleep(60)"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stdout) == (1, "")

@@ -41,7 +41,7 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
     from pipelines.runtime.cluster import connect
 
-    with nullcontext() if address == "local" else _within(JOIN_S, f"Ray at {address}"):
+    with nullcontext() if address == "local" else within(JOIN_S, f"Ray at {address}"):
         connect(address, metrics_port=metrics_port)
     try:
         yield
@@ -68,7 +68,7 @@ def _own(pipeline: str | None) -> str:
 
 
 @contextmanager
-def _within(seconds: float, what: str) -> Iterator[None]:
+def within(seconds: float, what: str) -> Iterator[None]:
     """End this process, with one line, if what follows takes longer: Ray's calls can't be interrupted."""
 
     def end() -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.settings import Settings
 
+LOOK_S = 9.0
+"""After so long a look ends, whatever the cluster does."""
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Of a look at Kafka, whose answer is worth no long wait."""
 STARTING: dict[str, Any] = {
@@ -34,11 +36,18 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
+    from pipelines.cli.cluster import within
+
+    settings = context.obj.settings()
+    with contextlib.nullcontext() if watch else within(LOOK_S, "status"):
+        _status(settings, pipeline, json=json, watch=watch)
+
+
+def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
     from pipelines.cli.cluster import ask, joined, joined_at, supervisor, supervisors
     from pipelines.cli.console import until_told
     from pipelines.cli.runs import living
 
-    settings = context.obj.settings()
     if settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS"):
         runs = [run for run in living() if pipeline in (None, run.pipeline)]
         addresses = [run.address for run in runs if run.address]

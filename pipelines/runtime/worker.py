@@ -175,7 +175,7 @@ class Worker:
         begin(env)
         self._name, self._supervisor = name, supervisor
         self._hosted: dict[ShardId, _Hosted] = {}
-        self._readers: list[Any] = []
+        self._hosting, self._readers = threading.Lock(), list[Any]()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Make what a deployment needs, and be ready to host its first shard; see `Launch.prepare`."""
@@ -187,9 +187,10 @@ class Worker:
 
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""
-        if spec.id not in self._hosted:
-            reader = self._readers.pop() if self._readers else started()
-            self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
+        with self._hosting:  # a start and the supervisor may ask for the same one
+            if spec.id not in self._hosted:
+                reader = self._readers.pop() if self._readers else started()
+                self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""
