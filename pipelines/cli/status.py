@@ -48,16 +48,17 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
     from pipelines.cli.console import until_told
     from pipelines.cli.runs import living
 
-    if settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS"):
-        runs = [run for run in living() if pipeline in (None, run.pipeline)]
-        addresses = [run.address for run in runs if run.address]
-        if len(addresses) != 1:  # none yet, or a Ray each
-            looks = [STARTING | {"pipeline": run.pipeline} for run in runs if not run.address]
-            for address in addresses:
-                with joined_at(address):
-                    looks += [look(settings, ask(supervisor(name))) for name in supervisors()]
-            _show(looks, json)
-            return
+    own = settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
+    if own and not watch:
+        looks = []
+        for run in (run for run in living() if pipeline in (None, run.pipeline)):
+            with joined_at(run.address) if run.address else contextlib.nullcontext():
+                there = run.address and run.pipeline in supervisors()
+                looks.append(
+                    look(settings, ask(supervisor(run.pipeline))) if there else STARTING | {"pipeline": run.pipeline}
+                )
+        _show(looks, json)
+        return
     with joined(settings, pipeline), until_told() as told:
         if not watch:
             told.set()
