@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import math
+import os
 import platform
 import shutil
 import time
@@ -65,6 +67,7 @@ class Curve:
         return points + [(prefix + name, value, last) for name, value in found.items() if math.isfinite(value)]
 
 
+QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 CHAMPION = "champion"
 """The alias that deployments follow."""
 
@@ -102,12 +105,11 @@ def register(
     Returns:
         Its version.
     """
-    from mlflow import MlflowClient
     from mlflow.entities import LoggedModelOutput, Param
     from mlflow.exceptions import MlflowException
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    client = _client(tracking_uri)
     experiment = _experiment(client, name, artifact_location)
     said = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'data that were not named'}."
     tags = {"tocsin.domain": domain, "tocsin.version": TOCSIN}
@@ -158,10 +160,9 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
         figures: those that are finite numbers are recorded.
         data: what it was scored on.
     """
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    client = _client(tracking_uri)
     found = client.get_model_version(name, version)
     if not found.run_id:
         return
@@ -244,11 +245,10 @@ def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
     Raises:
         MlflowException: the registry does not answer.
     """
-    from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    client = _client(tracking_uri)
     try:
         version = client.get_model_version_by_alias(name, CHAMPION).version
     except MlflowException as reason:
@@ -277,11 +277,10 @@ def searching(
         The run's id, and a function that records a trial: its number, its params and its metrics. The search's own run gets the
         metrics too, with the number as their step. What breaks off ends as FAILED, with the trials until then.
     """
-    from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-    client = MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    client = _client(tracking_uri)
     experiment_id = _experiment(client, name, artifact_location)
 
     def begun(title: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
@@ -308,6 +307,16 @@ def searching(
         client.set_terminated(parent, "FAILED")
         raise
     client.set_terminated(parent)
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client that prints nothing: what the command says on stdout is read by scripts."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)
+    return MlflowClient(uri, registry_uri=uri)
 
 
 def _experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 def alerts(
     context: typer.Context,
-    pipeline: Annotated[str | None, typer.Argument(help="One pipeline; without it, all.")] = None,
+    pipeline: Annotated[str | None, typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones ring, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
 ) -> None:
@@ -21,6 +22,8 @@ def alerts(
     from pipelines.cli.console import out, say_json
 
     settings = context.obj.settings()
+    if not json:
+        out.print(f"{'time (UTC)':<20} {'severity':<9}{'what':<8} {'key':<8} evidence", style="bold")
     try:
         for alert in ring(pipeline, kafka=settings.kafka.client_options(), follow=follow):
             if json:
@@ -49,7 +52,7 @@ def line(alert: Alert) -> Any:
     shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key and not isinstance(v, list)}
     facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else plain(f"{n} {v}") for n, v in shown.items())
     return Text.assemble(
-        (f"{alert.time:%H:%M:%S} ", "dim"),
+        (f"{alert.time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} ", "dim"),
         (f"{plain(alert.severity):<9}{plain(alert.transition):<8}", style),
         f" {plain(alert.key):<8} {facts}",
     )

@@ -26,11 +26,12 @@ from pipelines.cli import (
     train,
 )  # fmt: skip
 from pipelines.cli.invocation import Invocation
+from pipelines.cli.plain import Command, Group
 
 app = typer.Typer(
     help="An alarm bell: streaming attention for sensors and cameras, exactly once from Kafka to a lake.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -65,6 +66,6 @@ for command in (
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill, frames.frames,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")

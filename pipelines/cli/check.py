@@ -28,15 +28,13 @@ def check(
     context: typer.Context,
     pipeline: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[PIPELINE]", help="One pipeline; without it, all in the settings, and what they share."
-        ),
+        typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all in the settings, and what they share."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a check.")] = False,
 ) -> None:
     """Look at all that a pipeline needs, before it is started: each thing in one line, and what to do if it is wrong.
 
-    Settings, Kafka (login, topics, rights, transactions), lake, snapshots and journal, model and registry, Ray, clocks.
+    Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, Ray, clocks.
 
     Nothing is changed: no topic is made, no file is left, no running shard is disturbed.
 
@@ -158,8 +156,8 @@ class _Made:
         self.ref = store_model(self._scratch, folder, name=name, version=version)
         if version == SHIPPED:
             raise Doubt(
-                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin (FD001) are used; "
-                "train one: `tocsin train rul`"
+                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin ({folder.name}) are "
+                f"used; train one: `tocsin train {name}`"
             )
         return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
 from pipelines.runtime.settings import Settings
 
 JOIN_S = 8.0
@@ -130,6 +130,27 @@ def ask(actor: Any, timeout: float = 5) -> dict[str, Any]:
     except RayError as reason:
         raise Unavailable(
             f"supervisor: expected its status, got {type(reason).__name__}; it may be restarting, ask again"
+        ) from reason
+
+
+def tell(actor: Any, order: str, *what: Any) -> None:
+    """Give a supervisor an order.
+
+    Raises:
+        TocsinError: it refuses; Unavailable: it does not answer.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        ray.get(getattr(actor, order).remote(*what), timeout=60)
+    except RayTaskError as reason:
+        if isinstance(reason.cause, TocsinError):
+            raise reason.cause from None
+        raise
+    except RayError as reason:
+        raise Unavailable(
+            f"supervisor: expected it to take the order, got {type(reason).__name__}; it may be restarting, order again"
         ) from reason
 
 

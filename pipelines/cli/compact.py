@@ -29,4 +29,5 @@ def compact(
         say_json(asdict(done))
     else:
         gone = f", {done.vacuumed} old ones deleted" if vacuum else ""
-        out.print(f"{done.table}: {done.files_before} small files became {done.files_after}{gone}")
+        small = f"{done.files_before} small files became {done.files_after}" if done.files_before else "no small files"
+        out.print(f"{done.table}: {small}{gone}")

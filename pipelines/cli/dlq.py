@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.plain import Command, Group
 from pipelines.cli.times import moment
 
 if TYPE_CHECKING:
     from pipelines.runtime.redelivery import Held
     from pipelines.runtime.settings import Settings
 
-app = typer.Typer(help="Dead letters.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="Dead letters, records that could not be judged: list them with the reason, look into one, have them judged again.",
+    no_args_is_help=True,
+)
 SUFFIX = ".dlq"
 Of = Annotated[str, typer.Argument(metavar="PIPELINE|TOPIC", help="A pipeline, or its input topic.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
@@ -33,11 +38,11 @@ def dlq() -> None:
     """Dead letters: records that could not be judged, and why."""
 
 
-@app.command(name="list")
+@app.command(name="list", cls=Command)
 def letters(
     context: typer.Context,
     of: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE|TOPIC]", help="One input topic's; without it, all.")
+        str | None, typer.Argument(metavar="PIPELINE|TOPIC", help="One input topic's; without it, all.")
     ] = None,
     stage: Stage = None,
     error: Error = None,
@@ -72,7 +77,7 @@ def letters(
     out.print(shown if newest else "no dead letters")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     context: typer.Context,
     of: Of,
@@ -115,7 +120,7 @@ def show(
             out.print(plain(line), soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=Command)
 def replay(
     context: typer.Context,
     of: Of,

@@ -49,7 +49,7 @@ def evaluate(
             from models.occupancy.model import OFFICES
             from pipelines.cli.occupancy import evaluate as judge
 
-            shipped = "offices"
+            shipped = OFFICES.name
             figures = judge(
                 found[2] if found else OFFICES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
             )
@@ -78,7 +78,7 @@ def evaluate(
             from models.rul.evaluate import evaluate as score
             from models.rul.model import FD001
 
-            shipped = "FD001"
+            shipped = FD001.name
             figures = score(
                 data=data,
                 model=found[2] if found else FD001,

@@ -57,7 +57,7 @@ def silence(
     """Have an asset not ring for a while; an alarm that still holds afterwards rings then. Its results go on."""
     import time
 
-    from pipelines.cli.cluster import joined, supervisor, supervisors
+    from pipelines.cli.cluster import joined, supervisor, supervisors, tell
     from pipelines.cli.console import note
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.units import milliseconds
@@ -70,7 +70,7 @@ def silence(
                 f"silence {asset}: expected a pipeline that runs on this Ray cluster, got none; start one"
             )
         for name in names:
-            _tell(supervisor(name), "silence", asset, until)
+            tell(supervisor(name), "silence", asset, until)
     ends = f"does not ring until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
     note(f"{asset} {ends if milliseconds(last) else 'may ring again'} ({', '.join(names)})")
 
@@ -78,26 +78,8 @@ def silence(
 @contextmanager
 def _ordered(context: typer.Context, pipeline: str) -> Iterator[Any]:
     """How to tell the supervisor of a running pipeline what to do."""
-    from pipelines.cli.cluster import joined, supervisor
+    from pipelines.cli.cluster import joined, supervisor, tell
 
     with joined(context.obj.settings()):
         actor = supervisor(pipeline)
-        yield lambda *order: _tell(actor, *order)
-
-
-def _tell(actor: Any, order: str, *what: Any) -> None:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    from pipelines.runtime.errors import TocsinError, Unavailable
-
-    try:
-        ray.get(getattr(actor, order).remote(*what), timeout=60)
-    except RayTaskError as reason:
-        if isinstance(reason.cause, TocsinError):
-            raise reason.cause from None
-        raise
-    except RayError as reason:
-        raise Unavailable(
-            f"supervisor: expected it to take the order, got {type(reason).__name__}; it may be restarting, order again"
-        ) from reason
+        yield lambda *order: tell(actor, *order)

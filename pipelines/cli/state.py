@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipelines.cli.plain import Command, Group
 from pipelines.cli.times import at, written
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.inspection import Memory, Rule
 
-app = typer.Typer(help="State.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
+    no_args_is_help=True,
+)
 SHOWN = 8
 """A ring's rows on a terminal, the newest."""
 
@@ -24,7 +29,7 @@ def state() -> None:
     """State: what the engine remembers of each asset."""
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
@@ -45,6 +50,41 @@ def show(
         else:
             for line in _lines(memory):
                 out.print(line)
+
+
+@app.command()
+def forget(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
+) -> None:
+    """Have a pipeline forget an asset, as if it had never been heard of; its results and alerts stay.
+
+    A pipeline that runs forgets at each shard's next checkpoint, one that does not when it starts. Readings of the asset that
+    wait for others go on first.
+    """
+    from contextlib import ExitStack
+
+    from pipelines.cli.cluster import joined, supervisor, tell
+    from pipelines.cli.console import note
+    from pipelines.runtime.errors import ConfigError, Unavailable
+    from pipelines.runtime.inspection import recall
+    from pipelines.runtime.orders import forget_stopped
+    from pipelines.runtime.plan import Plan
+
+    settings = context.obj.settings()
+    given, lake = settings.pipeline(pipeline), settings.lake.open()
+    recall(lake, pipeline, key, shards=range(given.shards))  # that there is such a key
+    with ExitStack() as until:
+        try:
+            until.enter_context(joined(settings))
+            actor = supervisor(pipeline)
+        except (Unavailable, ConfigError):
+            forget_stopped(lake, Plan(given.factory, {"name": pipeline, **given.options}), key)
+            note(f"{pipeline} does not run on this Ray cluster: it forgets {key} when it starts")
+            return
+        tell(actor, "forget", key)
+    note(f"{pipeline} forgets {key} at its next checkpoint")
 
 
 def _facts(memory: Memory) -> dict[str, Any]:

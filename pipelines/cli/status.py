@@ -31,7 +31,9 @@ STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 def status(
     context: typer.Context,
-    pipeline: Annotated[str | None, typer.Argument(help="One pipeline; without it, all on the cluster.")] = None,
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all on the cluster.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a look.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
@@ -164,6 +166,15 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 str(shard["restarts"]),
                 shard["model"],
             )
+            if shard["unread_partitions"]:
+                added = ", ".join(map(str, shard["unread_partitions"]))
+                line = f"{shard['pipeline']}/{shard['shard']}: partitions {added} were added to its topic; it takes them up"
+                below.append(Text(line, "yellow"))
+            if shard["digest_mismatches"]:
+                line = f"{shard['pipeline']}/{shard['shard']}: a re-run gave other alerts than had been sent; see its worker's log"
+                below.append(Text(line, "yellow"))
+            for line in shard["damaged"].values():
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {line}", "red"))
             if shard["error"]:
                 below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
     return Group(shown, *below)
@@ -172,6 +183,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
     facts, window = shard["facts"], shard["window"] or {"seconds": 0.0, "counts": {}, "latency_ms": {}, "gauges": {}}
     read, committed = facts.get("read", {}), facts.get("committed", {})
+    added = dict.fromkeys(shard["unread"], 0)
     seconds = window["seconds"] or 1.0
     return {
         "pipeline": shard["pipeline"],
@@ -180,8 +192,11 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "error": shard["error"],
         "read": read,
         "committed": committed,
-        "lag": _lag(facts.get("topic", ""), read, ends),
-        "committed_lag": _lag(facts.get("topic", ""), committed, ends),
+        "unread_partitions": shard["unread"],
+        "damaged": facts.get("damaged", {}),
+        "digest_mismatches": facts.get("digest_mismatches", 0),
+        "lag": _lag(facts.get("topic", ""), read | added, ends),
+        "committed_lag": _lag(facts.get("topic", ""), committed | added, ends),
         "uncommitted_rows": facts.get("uncommitted_rows", 0),
         "rows_per_s": round(window["counts"].get("rows", 0) / seconds, 1),
         "results_per_s": round(window["counts"].get("results", 0) / seconds, 1),
@@ -210,7 +225,9 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from pipelines.runtime import clients
     from pipelines.runtime.errors import Unavailable
 
-    wanted = [TopicPartition(s["facts"]["topic"], p) for s in shards for p in s["facts"].get("read", {})]
+    wanted = [
+        TopicPartition(s["facts"]["topic"], p) for s in shards for p in (*s["facts"].get("read", {}), *s["unread"])
+    ]
     try:
         with contextlib.closing(clients.consumer(settings.kafka.client_options() | QUICK)) as consumer:
             return {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(wanted).items()} if wanted else {}

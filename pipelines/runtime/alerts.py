@@ -30,7 +30,8 @@ class Alert:
     """A rule was raised or cleared for a key.
 
     Args:
-        id: the same after any number of restarts: a hash of what rang, not of when it was sent.
+        id: the same after any number of restarts: a hash of what rang, not of when it was sent. A topic that was made again counts
+            its offsets anew, so from then on its own id is in the hash, too.
         time: the event time of the row that rang.
         data: the row's evidence; its table row becomes visible only at the next commit.
     """
@@ -78,21 +79,32 @@ class Alert:
         )
 
 
-def alerts_of(pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Edge]) -> list[Alert]:
-    """The alarms of one step's rule edges, in the rows' order."""
+def generation(facts: Mapping[str, Any], topic_id: str) -> str:
+    """What tells a topic's alerts from those of one of its name before it: "" for the first, or its id.
+
+    Args:
+        facts: of the last snapshot; without any it is unknown what topic that was of.
+    """
+    same = bool(facts) and (facts.get("topic_id") or topic_id) == topic_id  # a broker of old has no ids
+    return str(facts.get("generation", "")) if same else topic_id
+
+
+def alerts_of(pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Edge], generation: str = "") -> list[Alert]:
+    """The alarms of one step's rule edges, in the rows' order; `generation`: of the input topic."""
     if not edges:
         return []
     rows = frame[[e.row for e in edges]].drop("event_date").to_dicts()
-    return [_alert(pipeline, edge, row) for edge, row in zip(edges, rows, strict=True)]
+    return [_alert(pipeline, edge, row, generation) for edge, row in zip(edges, rows, strict=True)]
 
 
-def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any]) -> Alert:
+def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any], generation: str) -> Alert:
     rule = edge.rule
     if row["offset"] is None:  # a timer's: no record rang, so the key and its time name it
         origin: list[Any] = [row["key"], row["event_time"].isoformat()]
     else:
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
-    name = orjson.dumps([pipeline.name, *origin, rule.name, edge.transition])
+    topic = [generation] if generation else []
+    name = orjson.dumps([pipeline.name, *topic, *origin, rule.name, edge.transition])
     lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
     shown = {n: row[n] for n in (rule.data or pipeline.results.names)}
     evidence = {name: _evidence(value) for name, value in shown.items()}

@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from pipelines.runtime import clients, crash
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, Unavailable
+from pipelines.runtime.errors import ConfigError, RecordsCorrupt, Unavailable
 from pipelines.runtime.inbox import Batch, Inbox
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine, empty
@@ -90,6 +90,7 @@ def backfill(
         progress: is told how many records have been read, of how many; the warm-up's are among them.
 
     Raises:
+        RecordsCorrupt: some of them can't be read.
         ConfigError: there are no such records, or the table is there and no earlier backfill's, or not to be overwritten.
     """
     if span.since >= span.until:
@@ -192,6 +193,8 @@ class _Run:
                     self._reader.seek({p: self._read[p] for p in left})
                     reading = left
                 if poll := self._reader.poll(POLL_MS):
+                    for line in poll.damaged.values():
+                        raise RecordsCorrupt(line)
                     self._put(poll, ends)
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENT_S:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -10,6 +10,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
+from pipelines.runtime import kafka_private
 from pipelines.runtime.errors import ConfigError, Unavailable
 from pipelines.runtime.refusals import permanent
 
@@ -61,6 +62,13 @@ class Patience:
         return self.waiting or before
 
 
+def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+    """How many partitions topics have; one that is not there is left out."""
+    with admin(options) as asking:
+        described = asking.describe_topics(sorted(topics))
+    return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
+
+
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
     """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
     wanted = [TopicPartition(topic, p) for p in partitions]
@@ -86,6 +94,7 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
+    kafka_private.check()
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
     where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
     opened = []

@@ -64,6 +64,7 @@ def deal(cuts: Sequence[Cut], shards: int) -> list[Cut]:
         facts: dict[str, Any] = {
             **{name: min(cut.facts.get(name, 0) for cut in cuts) for name in ("next_sweep", "now", "ticked")},
             "reached": {p: ms for p, ms in reached.items() if int(p) % shards == shard},
+            "leaving": sorted({key for cut in cuts for key in cut.facts.get("leaving", ())}),
             "capacity": len(chosen),
         }
         cells = _cells(cuts, torch.from_numpy(chosen))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import time
 from bisect import bisect_left
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
@@ -33,10 +33,16 @@ class Damage(NamedTuple):
 
 
 class Displaced(CorruptRecordError):
-    """A batch that does not begin where the one before it ends: the one thing of it that no checksum protects."""
+    """A batch that does not begin where the one before it ends: the one thing of it that no checksum protects.
 
-    def __init__(self, tp: TopicPartition, start: int, base: int) -> None:
+    Args:
+        base: where it says that it begins.
+        end: the next offset after it, by what it says.
+    """
+
+    def __init__(self, tp: TopicPartition, start: int, base: int, end: int) -> None:
         super().__init__(f"a batch that says it begins at {base}")
+        self.base, self.end = base, end
         self.damage = Damage(tp.partition, start, None, f"a batch that says it begins at {base}")
 
 
@@ -73,39 +79,88 @@ class _Batch(DefaultRecordBatch):
 
 
 class _Chain:
-    """A fetch's batches, one after the other."""
+    """A fetch's batches, one after the other.
 
-    def __init__(self, batches: MemoryRecords, tp: TopicPartition, start: int) -> None:
+    Args:
+        strict: the first one must not begin before `start` either.
+    """
+
+    def __init__(self, batches: MemoryRecords, tp: TopicPartition, start: int, strict: bool) -> None:
         self._batches, self._tp, self._start = batches, tp, start
-        self._first = True
+        self._first = not strict
+        self._ahead: Any = None
 
     def next_batch(self) -> Any:
         """The next batch; None: there is none.
 
         Raises:
-            Displaced: it does not begin where it should; the first one may begin before.
+            Displaced: it does not begin where it should; the first one may begin before. Compaction leaves holes, so one may
+                begin later, if the batch behind it agrees. `hole` says so where that batch is not here.
         """
-        batch = self._batches.next_batch()
+        batch, self._ahead = self._ahead or self._batches.next_batch(), None
         if batch is not None and batch.magic == 2:
-            if batch.base_offset > self._start or (batch.base_offset < self._start and not self._first):
-                raise Displaced(self._tp, self._start, batch.base_offset)
+            if batch.base_offset > self._start:
+                self._ahead = self._batches.next_batch()
+            later = self._ahead is not None and self._ahead.magic == 2 and self._ahead.base_offset >= batch.next_offset
+            early = batch.base_offset < self._start and not self._first
+            if early or (batch.base_offset > self._start and not later):
+                raise Displaced(self._tp, self._start, batch.base_offset, batch.next_offset)
             self._start, self._first = batch.next_offset, False
             batch.__class__ = _Batch
         return batch
 
 
 class _ChainedRecords(Fetcher.PartitionRecords):
+    strict = False
+
     def _unpack_records(self, tp: TopicPartition, records: MemoryRecords, *more: Any) -> Any:
-        return super()._unpack_records(tp, _Chain(records, tp, self.fetch_offset), *more)
+        return super()._unpack_records(tp, _Chain(records, tp, self.fetch_offset, self.strict), *more)
 
 
-def chained(consumer: KafkaConsumer) -> KafkaConsumer:
-    """Have a consumer check that batches follow on each other, as they do in a log that is not compacted.
+class _StrictRecords(_ChainedRecords):
+    strict = True
+
+
+def chained(consumer: KafkaConsumer, *, strict: bool = False) -> KafkaConsumer:
+    """Have a consumer check that batches follow on each other; compaction may have left holes between them.
 
     Names of headers that are no UTF-8 are read, too, with U+FFFD for what is none.
+
+    Args:
+        strict: no batch may begin before the offset that is sought.
     """
-    consumer._fetcher.PartitionRecords = _ChainedRecords
+    consumer._fetcher.PartitionRecords = _StrictRecords if strict else _ChainedRecords
     return consumer
+
+
+def hole(options: Mapping[str, Any], topic: str, found: Displaced) -> bool:
+    """Whether a batch begins late because compaction took away what was before it: then the log goes on behind it.
+
+    A batch whose offset is damaged reaches over the one behind it, or over the log's end.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    tp = TopicPartition(topic, found.damage.partition)
+    if found.base < found.damage.start:
+        return False
+    with closing(chained(_one_by_one(options), strict=True)) as consumer, _answering(tp, found.end):
+        consumer.assign([tp])
+        log_end = consumer.end_offsets([tp])[tp]
+        behind = _failure(consumer, tp, found.end, log_end)
+        return found.end <= log_end and not (isinstance(behind, Displaced) and behind.base < found.end)
+
+
+def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -> bool:
+    """Whether the log can be read at an offset.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    tp = TopicPartition(topic, partition)
+    with closing(chained(_one_by_one(options))) as consumer, _answering(tp, offset):
+        consumer.assign([tp])
+        return _unsound(options, consumer, tp, offset, consumer.end_offsets([tp])[tp]) is None
 
 
 def damage(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Damage | None:
@@ -114,33 +169,52 @@ def damage(options: Mapping[str, Any], topic: str, positions: Mapping[int, int])
     Raises:
         Unavailable: the broker does not answer.
     """
-    # One byte: a fetch brings one batch.
-    with closing(chained(clients.consumer(options, max_partition_fetch_bytes=1, fetch_max_wait_ms=100))) as consumer:
+    with closing(chained(_one_by_one(options))) as consumer:
         for partition, start in positions.items():
-            try:
-                if found := _damage(consumer, TopicPartition(topic, partition), start):
+            tp = TopicPartition(topic, partition)
+            with _answering(tp, start):
+                if found := _damage(options, consumer, tp, start):
                     return found
-            except KafkaError as reason:
-                raise Unavailable(
-                    f"{topic}[{partition}]@{start}: expected an answer, got {reason!r}; is the broker up?"
-                ) from reason
     return None
 
 
-def _damage(consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Damage | None:
+def _one_by_one(options: Mapping[str, Any]) -> KafkaConsumer:
+    return clients.consumer(options, max_partition_fetch_bytes=1, fetch_max_wait_ms=100)  # a fetch brings one batch
+
+
+@contextmanager
+def _answering(tp: TopicPartition, offset: int) -> Iterator[None]:
+    try:
+        yield
+    except KafkaError as reason:
+        raise Unavailable(
+            f"{tp.topic}[{tp.partition}]@{offset}: expected an answer, got {reason!r}; is the broker up?"
+        ) from reason
+
+
+def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Damage | None:
     consumer.assign([tp])
     log_end = consumer.end_offsets([tp])[tp]
-    if (found := _failure(consumer, tp, start, log_end)) is None:
+    if (found := _unsound(options, consumer, tp, start, log_end)) is None:
         return None
     if isinstance(found, Displaced):
         return found.damage
     # One by one, since all that a damaged batch says of its length may be damaged too; silence takes too long for that.
     end, step = start + 1, 1
-    while why := _failure(consumer, tp, end, log_end):
+    while why := _unsound(options, consumer, tp, end, log_end):
         step = 2 * step if isinstance(why, TimeoutError) else 1
         end += step
-    end = bisect_left(range(end), True, end - step + 1, end, key=lambda at: not _failure(consumer, tp, at, log_end))
+    readable = lambda at: not _unsound(options, consumer, tp, at, log_end)  # noqa: E731
+    end = bisect_left(range(end), True, end - step + 1, end, key=readable)
     return Damage(tp.partition, start, end, " ".join(str(found).split()))
+
+
+def _unsound(
+    options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int
+) -> Exception | None:
+    """Why nothing can be read at an offset; None: it can, or compaction took it away, or the log ends there."""
+    found = _failure(consumer, tp, at, log_end)
+    return None if isinstance(found, Displaced) and hole(options, tp.topic, found) else found
 
 
 def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int) -> Exception | None:

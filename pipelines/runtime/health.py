@@ -45,6 +45,10 @@ def _why(shard: Mapping[str, Any]) -> str:
     if shard["state"] != "running":
         return without_password(shard["error"]) or WHY.get(shard["state"], "")
     facts = shard["facts"]
+    if unread := shard.get("unread"):
+        return f"partitions {', '.join(map(str, unread))} were added to {facts['topic']}: it takes them up"
+    if damaged := facts.get("damaged"):
+        return next(iter(damaged.values()))
     if (step := facts.get("turn_s", 0)) > SLOW_S:
         return f"its step has taken {step:.0f} s"
     if (age := shard["uncommitted_s"]) > max(COMMIT_S, 3 * facts.get("commit_every_s", 0)):

@@ -192,8 +192,16 @@ class LakeTable:
                     f"{topic}[{p}]@{offset}: expected the next offset inside the log's {log.begin[p]}..{log.end[p]}, got one "
                     "outside: records were deleted before they were judged; restore the topic, or go on with `--on-gap skip`"
                 )
-        to_judge = sum(log.end[p] - offset for p, offset in at.items())
-        return f"{topic}: {to_judge:,} records to judge" if at else f"{topic}: the very start"
+        if not at:
+            return f"{topic}: the very start"
+        added = sorted(log.end.keys() - at.keys())
+        to_judge = sum(log.end[p] - at.get(p, 0) for p in log.end)
+        told = (
+            f", partitions {', '.join(map(str, added))} were added and are taken up from their beginning"
+            if added
+            else ""
+        )
+        return f"{topic}: {to_judge:,} records to judge{told}"
 
     def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
         """Whether table and journal belong together: one pipeline, in one lake, writes both.

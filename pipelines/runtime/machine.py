@@ -126,7 +126,8 @@ class Outcome:
 class Machine:
     """`step(rows, now)`, and the state between steps."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, generation: str = "") -> None:
+        self.generation = generation  # of the input topic, see `alerts.generation`
         self._set(pipeline)
         self._state = State(self._declared(), pipeline.schema.field(pipeline.key).type)
 
@@ -204,6 +205,8 @@ class Machine:
             StateMismatch: see `check`.
         """
         self.check(pipeline)
+        had = self.pipeline.forgets
+        self._state.leaving |= {asset for asset, at in pipeline.forgets.items() if had.get(asset) != at}
         self._set(pipeline)
         self._state.ticked = self._state.quiet_until = 0  # what another pipeline waits for may be due already
         return self._state.declare(self._declared())
@@ -250,7 +253,7 @@ class Machine:
         if (silent := self._silent(frame, walls.numpy())) is not None:
             at.counts["silenced"] += int(silent.sum())
         edges = self._rules.step(frame, rows.slots, times, self._state.of("rules"), silent)  # type: ignore[arg-type]
-        return alerts_of(self.pipeline, frame, edges)
+        return alerts_of(self.pipeline, frame, edges, self.generation)
 
     def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
         """The files that the last stage's rows name."""

@@ -59,6 +59,13 @@ METRICS = (
     Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Left out to keep up, by the policy `latest`."),
     Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of assets that people have silenced."),
     Metric("tocsin_forgotten_total", "counter", "keys", _SHARD, "Keys not seen for `forget_after`, and their state."),
+    Metric(
+        "tocsin_digest_mismatches_total",
+        "counter",
+        "takeovers",
+        _SHARD,
+        "Re-runs that gave other alerts or dead letters than had been sent.",
+    ),
     Metric("tocsin_steps_total", "counter", "steps", _SHARD, "Steps that had input."),
     Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, waiting left out."),
     Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints that are in the table."),
@@ -82,6 +89,7 @@ METRICS = (
     Metric("tocsin_batch_occupancy_ratio", "gauge", "ratio", _SHARD, "Rows a step, as a share of the most it takes."),
     Metric("tocsin_keys", "gauge", "keys", _SHARD, "Keys that have state."),
     Metric("tocsin_keys_on_two_partitions", "gauge", "keys", _SHARD, "Keys whose state is split: mend their feeder."),
+    Metric("tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Not read, since their log is damaged."),
     Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model that judges, such as rul/3."),
     Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"By state: {', '.join(STATES)}."),
     Metric("tocsin_workers", "gauge", "workers", ("pipeline",), "Worker processes."),
@@ -90,7 +98,7 @@ METRICS = (
 _OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
 _COUNTED = (
     *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
-    *("checkpoints", "undeleted"),
+    *("checkpoints", "undeleted", "digest_mismatches"),
 )
 
 
@@ -158,6 +166,7 @@ class Metrics:
             if facts["model"]:
                 self._set("tocsin_model_info", 1, shard=shard, version=facts["model"])
             gauges = {"behind": "lag_records", "keys": "keys", "keys_on_two_partitions": "keys_on_two_partitions"}
+            gauges |= {"damaged": "damaged_partitions"}
             for gauge, name in gauges.items():
                 if gauge in window["gauges"]:
                     self._set(f"tocsin_{name}", window["gauges"][gauge], shard=shard)

@@ -13,7 +13,7 @@ from kafka import TopicPartition
 
 from pipelines.runtime import clients, progress
 from pipelines.runtime.cuts import whole
-from pipelines.runtime.errors import StateMismatch
+from pipelines.runtime.errors import RecordsCorrupt, StateMismatch
 from pipelines.runtime.inbox import Inbox
 from pipelines.runtime.machine import Machine, empty
 from pipelines.runtime.reader import Poll, Source
@@ -75,6 +75,9 @@ def _rebuild(machine: Machine, spec: Spec, source: Source, until: Mapping[int, i
     inbox = Inbox(empty(p.schema))
     while any(at[n] < end for n, end in until.items()):
         if polled := source.poll(1000):
+            for n in polled.damaged:
+                if at[n] < until.get(n, 0):
+                    raise RecordsCorrupt(polled.damaged[n])
             inbox.put(_before(polled, until))
         while inbox:
             batch = inbox.take(p.batch.rows)

@@ -18,11 +18,14 @@ from pipelines.runtime.plan import Plan, store_model
 log = logging.getLogger(__name__)
 
 
+FORGET_MS = 365 * 86_400_000
+
+
 class Orders:
     """A deployment's plan as it stands, and whether it is paused.
 
     Guarantee: an order that was taken survives the supervisor, since it is in the lake before anyone acts on it. Those of an
-    earlier deployment are gone, but for silences that still last.
+    earlier deployment are gone, but for silences that still last and assets to be forgotten.
 
     Args:
         deployment: tells this deployment from the ones of the same pipeline before it.
@@ -39,7 +42,7 @@ class Orders:
         if kept.deployment == deployment:
             self.plan, self.paused = kept.plan, kept.paused
         else:
-            self.plan = replace(plan, silences=_lasting(kept.plan.silences))
+            self.plan = _under(plan, kept.plan)
 
     def pause(self, paused: bool) -> None:
         """Have all shards commit and let go, or go on."""
@@ -53,12 +56,17 @@ class Orders:
             TocsinError: it can't be built, or its state, readings or results have another shape.
         """
         with self._lock:
-            self._change(replace(plan, silences=_lasting(self.plan.silences)))
+            self._change(_under(plan, self.plan))
 
     def silence(self, asset: str, until: int) -> None:
         """Have an asset not ring before a time, ms since the epoch; one that has passed ends its silence."""
         with self._lock:
             self._keep(replace(self.plan, silences=_lasting({**self.plan.silences, asset: until})), self.paused)
+
+    def forget(self, asset: str) -> None:
+        """Have what is remembered of an asset taken away."""
+        with self._lock:
+            self._keep(_forgetting(self.plan, asset), self.paused)
 
     def follow(self, tracking_uri: str, model: str) -> bool:
         """Ask the registry for a model, such as "rul@champion"; whether there is another one to go on with.
@@ -89,9 +97,14 @@ class Orders:
         self._keep(plan, self.paused)
 
     def _keep(self, plan: Plan, paused: bool) -> None:
-        kept = {"deployment": self._deployment, "plan": plan.dump(), "paused": paused}
-        self._lake.replace(_path(plan.name), orjson.dumps(kept))
+        _write(self._lake, Kept(self._deployment, plan, paused))
         self.plan, self.paused = plan, paused
+
+
+def forget_stopped(lake: Lake, plan: Plan, asset: str) -> None:
+    """Have a pipeline that does not run forget an asset when it starts; `plan`: as it would be deployed."""
+    kept = last_orders(lake, plan.name) or Kept("", plan, False)
+    _write(lake, replace(kept, plan=_forgetting(kept.plan, asset)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,23 @@ def last_orders(lake: Lake, pipeline: str) -> Kept | None:
             f"orders of {pipeline} in {lake.place(_path(pipeline))}: expected JSON as Tocsin writes it, got {len(content)} bytes: "
             f"{reason!r}; restore the file from a copy, or delete it and give the orders again (pause, silence, change)"
         ) from None
+
+
+def _write(lake: Lake, kept: Kept) -> None:
+    content = {"deployment": kept.deployment, "plan": kept.plan.dump(), "paused": kept.paused}
+    lake.replace(_path(kept.plan.name), orjson.dumps(content))
+
+
+def _under(plan: Plan, before: Plan) -> Plan:
+    """A plan with the orders about assets that were given before."""
+    return replace(plan, silences=_lasting(before.silences), forgets=before.forgets)
+
+
+def _forgetting(plan: Plan, asset: str) -> Plan:
+    """A plan with the order to forget an asset; orders that every shard must have had long ago go."""
+    now = round(time.time() * 1000)
+    kept = {name: at for name, at in plan.forgets.items() if at > now - FORGET_MS}
+    return replace(plan, forgets={**kept, asset: now})
 
 
 def _path(pipeline: str) -> str:

@@ -22,6 +22,7 @@ from pipelines.runtime.journal import LARGEST, Journal
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.provision import restore_outputs
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 TRANSACTION_S = 20
@@ -44,6 +45,7 @@ class Outbox:
         """Alarms in a transaction that has not ended."""
         self.patience = clients.Patience(options)
         self._originals = OriginalStore(lake.files, "", lake.place())
+        restore_outputs(options, pipeline)
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=f"{pipeline.name}/{shard}", linger_ms=0, max_request_size=2 * LARGEST
         )

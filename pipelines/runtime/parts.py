@@ -53,6 +53,8 @@ class Parts:
     def run(self, came: Rows, arrivals: Arrivals, wall: int | None) -> None:
         """Judge the step."""
         self._came, self._wall, state = came, wall, self._state
+        if state.leaving:
+            self._leave()
         if len(came):
             part, due = self._split(came, arrivals)
             for n in range(int(part.max()) + 1):
@@ -64,6 +66,16 @@ class Parts:
             state.quiet_until = int(torch.cat([*pending, torch.tensor([FAR])]).min())
         if not self._parts:
             self._stage(self._nothing, torch.zeros(0, dtype=torch.int64), ticks=False)
+
+    def _leave(self) -> None:
+        """Forget keys by a person's order: without a past, rows of theirs that wait are due, and then leave no trace either."""
+        state = self._state
+        if len(slots := state.leavers()):
+            state.blank(slots)
+            self._stage(self._nothing, torch.zeros(0, dtype=torch.int64), ticks=True)
+            state.blank(slots)
+            self._at.counts["forgotten"] += len(slots)
+        state.leaving, state.changed = set(), True
 
     def _split(self, came: Rows, arrivals: Arrivals) -> tuple[Tensor, bool]:
         """Which part of the step each row belongs to, `[B]` int64, and whether anything is due before any of them."""

@@ -141,6 +141,7 @@ class Pipeline:
         files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
             neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
+        forgets: assets whose state is taken away when a shard takes up an order that it has not had before; see `Plan`.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Pipeline:
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
     silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         where = f"pipeline {self.name}"

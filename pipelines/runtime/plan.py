@@ -69,6 +69,7 @@ class Plan:
         model: None for a pipeline without one.
         device: "auto", "cpu" or "cuda".
         silences: asset -> until when it does not ring, ms since the epoch.
+        forgets: asset -> when a person ordered that it be forgotten, ms since the epoch.
     """
 
     factory: str
@@ -76,6 +77,7 @@ class Plan:
     model: ModelRef | None = None
     device: str = "auto"
     silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,7 +93,8 @@ class Plan:
         """What `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        return cls(stored["factory"], stored["options"], model, stored["device"], stored.get("silences", {}))
+        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older ones lack them
+        return cls(stored["factory"], stored["options"], model, stored["device"], *orders)
 
     def build(self, lake: Lake) -> Pipeline:
         """The pipeline itself, its model loaded.
@@ -117,7 +120,7 @@ class Plan:
                 f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
                 "correct its options or its code"
             ) from reason
-        return replace(tuned(pipeline, self.options), silences=self.silences)
+        return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
 
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:

@@ -116,6 +116,18 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
     return partitions
 
 
+def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Make the alert and dead-letter topics again where they are gone, or no transaction of a shard could ever end.
+
+    Raises:
+        KafkaError: it can't be done now, or this user may not do it.
+    """
+    with clients.admin(options) as admin:
+        if pipeline.rules:
+            create_topic(admin, pipeline.alerts, _partitions(admin, pipeline.topic) or 1)
+        create_topic(admin, pipeline.dead_letters, 1)
+
+
 def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> None:
     """Make a topic, unless it is there: then no right to make it is needed either."""
     if _partitions(admin, topic):

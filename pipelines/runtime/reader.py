@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -18,7 +18,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartit
 
 from pipelines.runtime import clients
 from pipelines.runtime.codec import Codec
-from pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage
+from pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
 from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
 from pipelines.runtime.refusals import permanent
@@ -30,6 +30,8 @@ FAR = 5000
 """Records that are cheaper to seek over than to read through."""
 SILENT_S = 30.0
 """After so long without a record from a log that has more, damage is looked for."""
+RESTORED_S = 60.0
+"""How often it is looked whether a damaged partition has been restored."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Poll:
         dead: what did not parse.
         ends: partition -> next offset to read after this poll, which may lie behind records that are not ours to see.
         behind: partition -> records in the log after this poll.
+        damaged: partition -> what is wrong with it; such a one is not read until it is restored.
     """
 
     table: pa.RecordBatch
     dead: Sequence[DeadLetter]
     ends: Mapping[int, int]
     behind: Mapping[int, int]
+    damaged: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Log:
 class Source(Protocol):
     """Where a shard gets its records: a `Reader`, or one in another process."""
 
-    def log(self) -> Log: ...
+    def log(self, shards: int = 0) -> Log: ...
     def seek(self, positions: Mapping[int, int]) -> None: ...
     def poll(self, timeout_ms: int) -> Poll | None: ...
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
@@ -72,7 +76,8 @@ class Reader:
     """Reads fixed partitions of one topic.
 
     Guarantee: no group and no stored position: it starts where `seek` says, and a position outside the log is an error,
-    never a silent jump; so is damage in the log, unless `on_gap` is "skip": then a dead letter stands for what can't be read.
+    never a silent jump. A partition whose log is damaged is left where the damage begins, and the others go on; it is an error once
+    none is left. With `on_gap` "skip" a dead letter stands for what can't be read, and the partition goes on, too.
     Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it back; what the client
     library has prefetched is bounded by its fetch sizes.
     """
@@ -94,6 +99,8 @@ class Reader:
         self._highs: dict[int, int] = {}
         self._asked_at = 0.0
         self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were asked again
+        self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where it begins
+        self._look_at = 0.0
         self._moved_at: dict[int, float] = {}
         self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
@@ -112,8 +119,12 @@ class Reader:
         consumer.assign(self._reading)
         return chained(consumer)
 
-    def log(self) -> Log:
+    def log(self, shards: int = 0) -> Log:
         """The topic's identity and offsets.
+
+        Args:
+            shards: of the pipeline: partitions that the topic has been given since, and that belong with ours by
+                p mod shards, are ours from now on; 0: the partitions stay as they are.
 
         Raises:
             Unavailable: no broker answers.
@@ -130,13 +141,21 @@ class Reader:
             raise permanent(kind(), where) or Unavailable(
                 f"{where}: expected its offsets, got {kind.__name__}; try again"
             )
+        if shards:
+            ours = {tp.partition for tp in self._assigned}
+            added = [p for p in range(len(described["partitions"])) if p % shards in {o % shards for o in ours}]
+            self._assigned = [TopicPartition(self._topic, p) for p in sorted(ours.union(added))]
         begin = self._consumer.beginning_offsets(self._assigned)
         end = self._consumer.end_offsets(self._assigned)
         return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Go to each partition's next offset; partitions that are not named are not read."""
-        reading = [tp for tp in self._assigned if tp.partition in positions]
+        self._damaged, self._ended = {}, None
+        self._go(positions)
+
+    def _go(self, positions: Mapping[int, int]) -> None:
+        reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
             self._consumer.assign(reading)
             self._reading = reading
@@ -144,7 +163,6 @@ class Reader:
             self._consumer.seek(tp, positions[tp.partition])
         self._ends = {tp.partition: positions[tp.partition] for tp in reading}
         self._moved_at = dict.fromkeys(self._ends, time.monotonic())
-        self._ended = None
 
     def at(self, ms: int) -> dict[int, int]:
         """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
@@ -157,11 +175,15 @@ class Reader:
 
         Raises:
             PositionLost: the position is not inside the log any more.
-            RecordsCorrupt: what the log holds there can't be read; all before it has been handed out.
+            RecordsCorrupt: what the log holds can't be read in any partition; all before it has been handed out.
             Refused: nor can it be until a person changes something, such as a right or a codec.
         """
         if self._ended:
             raise self._ended
+        if restored := self._restored():
+            log.info("%s: partitions %s can be read again", self._topic, sorted(restored))
+            self._go(self._ends | restored)
+            return self._nothing()
         if found := self._silence():
             return self._pass_over(found)
         try:
@@ -170,12 +192,13 @@ class Reader:
             raise PositionLost(
                 f"{self._topic}: expected offsets {self._ends} inside the log, got {reason}; see `--on-gap`"
             ) from reason
-        except Displaced as lie:
-            return self._pass_over(lie.damage)
+        except Displaced as late:
+            if not hole(self._options, self._topic, late):
+                return self._pass_over(late.damage)
+            self._reopen({late.damage.partition: late.base})
+            return None
         except UNREADABLE:
-            self._consumer.close()
-            self._consumer = self._open()
-            self.seek(self._ends)
+            self._reopen({})
             return self._pass_over(damage(self._options, self._topic, self._ends))
         except KafkaError as reason:
             if refused := permanent(reason, f"{self._topic}, records from {self._ends} on"):
@@ -190,7 +213,33 @@ class Reader:
         self._ends |= moved
         self._moved_at |= dict.fromkeys(moved, time.monotonic())
         table, dead = self._codec.decode(records)
-        return Poll(table, dead, moved, self._behind())
+        return Poll(table, dead, moved, self._behind(), self._lines)
+
+    @property
+    def _lines(self) -> dict[int, str]:
+        return {partition: str(lost) for partition, (_, lost) in self._damaged.items()}
+
+    def _nothing(self, *letters: DeadLetter, ends: Mapping[int, int] | None = None) -> Poll:
+        """A poll without records."""
+        table, _ = self._codec.decode([])
+        return Poll(table, letters, ends or {}, self._behind(), self._lines)
+
+    def _reopen(self, at: dict[int, int]) -> None:
+        """Go on with another consumer, for one that has met what it can't read would meet it again."""
+        self._consumer.close()
+        self._consumer = self._open()
+        self._go(self._ends | at)
+
+    def _restored(self) -> dict[int, int]:
+        """Damaged partitions that can be read again, and where; looked at now and then."""
+        if not self._damaged or time.monotonic() < self._look_at:
+            return {}
+        self._look_at = time.monotonic() + RESTORED_S
+        with suppress(Unavailable):
+            found = {p: at for p, (at, _) in self._damaged.items() if sound(self._options, self._topic, p, at)}
+            self._damaged = {p: d for p, d in self._damaged.items() if p not in found}
+            return found
+        return {}
 
     def _behind(self) -> dict[int, int]:
         """Records in the log behind what has been handed over; a partition that is not known yet says nothing."""
@@ -223,13 +272,19 @@ class Reader:
             f"from a replica" + (f", or go on from {end} with `--on-gap skip`" if end else "")
         )
         if end is None or self._on_gap == "stop":
-            self._ended = lost
-            raise lost
+            self._damaged[partition] = start, lost
+            self._look_at = time.monotonic() + RESTORED_S
+            if not (left := {p: at for p, at in self._ends.items() if p != partition}):
+                self._ended = lost
+                raise lost
+            log.error("%s", lost)
+            self._go(left)
+            return self._nothing()
         log.error("skipped: %s", lost)
         self._ends[partition] = end
         self._consumer.seek(TopicPartition(self._topic, partition), end)
-        table, _ = self._codec.decode([])
-        return Poll(table, [DeadLetter.gap(lost, self._topic, partition, start, stage="read")], {partition: end}, {})
+        gap = DeadLetter.gap(lost, self._topic, partition, start, stage="read")
+        return self._nothing(gap, ends={partition: end})
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log, for dead letters that a stage asks for.

@@ -57,8 +57,8 @@ class RemoteReader:
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
 
-    def log(self) -> Log:
-        return self._ask(lambda reader: reader.log.remote())
+    def log(self, shards: int = 0) -> Log:
+        return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._next = dict(positions)

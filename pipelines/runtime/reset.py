@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.runtime import crash
+from pipelines.runtime.alerts import generation
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.journal import Journal
 from pipelines.runtime.machine import Machine
@@ -69,6 +70,7 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
         machine = Machine(declared)
         facts = {
             "topic_id": log.topic_id,
+            "generation": generation(_facts(claims), log.topic_id) if claims[0].owned.checkpoint else "",
             "plan": specs[0].plan.dump(),
             "signature": machine.signature,
             "now": 0,  # its clock goes back, too
@@ -81,6 +83,15 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
         deleted = start_over(owners, positions, _rows(declared, positions, to))  # 4. the one atomic step
         crash.point("reset.delta", waits=False)
     return Reset(positions, deleted)
+
+
+def _facts(claims: Sequence[Claim]) -> Mapping[str, Any]:
+    """What the first shard's snapshot says of itself; nothing if it is lost."""
+    try:
+        facts: Mapping[str, Any] = claims[0].snapshots.manifest(claims[0].owned.checkpoint)["facts"]
+    except FileNotFoundError:
+        return {}
+    return facts
 
 
 def _rows(declared: Pipeline, positions: Mapping[int, int], to: To) -> str:

@@ -241,7 +241,7 @@ class PipelineSettings(_Section):
         max_lag: by Kafka's timestamp; it matters with `overload` "latest" alone.
         device: "auto" takes a GPU where there is one.
         max_workers: the most workers; by default as many as `workers`.
-        start: where the very first start begins in the topic.
+        start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
         on_gap: what a shard does that finds something lost: stop with one line, or record the gap and go on.
     """
 

@@ -50,6 +50,7 @@ class Shard:
         self._live: Live = take_over(spec, source)
         live, pipeline = self._live, self._live.machine.pipeline
         self.stats, self._mentions = Stats(batch=pipeline.batch.rows), Mentions()
+        self.stats.add(digest_mismatches=live.mismatches)
         self._inbox = live.inbox
         self._checkpoints = Checkpoints(live.sink, live.snapshots)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
@@ -63,6 +64,8 @@ class Shard:
         self._now = live.now
         self._behind = live.behind
         self._newest: dict[int, int] = {}
+        self._damaged: dict[int, str] = {}
+        self._leave(live.damaged)
         self._moved = bool(self._results)
         self._due_at, self._first = 0.0, True
         self._turned_at = time.monotonic()
@@ -150,6 +153,8 @@ class Shard:
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
             "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
             "waits_for": waits,
+            "damaged": dict(self._damaged),  # partition -> why it is not read
+            "digest_mismatches": live.mismatches,  # of its takeover
         }
 
     @property
@@ -173,8 +178,18 @@ class Shard:
                 raise
             self._inbox.put(poll)
             self._behind |= poll.behind
+            self._leave(poll.damaged)
             self.stats.gauges["behind"] = sum(self._behind.values())
         return self._inbox.take(batch.rows)
+
+    def _leave(self, damaged: Mapping[int, str]) -> None:
+        """Go on without partitions that can't be read: they are not behind, so they hold back no clock and leave out nothing."""
+        for p, line in damaged.items():
+            self._behind.pop(p, None)
+            if p not in self._damaged:
+                log.error("%s", line, extra={"topic": self._live.machine.pipeline.topic, "partition": p})
+        self._damaged = dict(damaged)
+        self.stats.gauges["damaged"] = len(damaged)
 
     def _step(self, batch: Batch) -> None:
         live, started = self._live, time.monotonic()
@@ -212,7 +227,7 @@ class Shard:
         late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._source.log().end
+        end = self._source.log(self._spec.shards).end
         starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
         skipped = Skipped(starts, {p: end[p] for p in starts})
         letters = skipped.letters(live.machine.pipeline.topic)
@@ -304,6 +319,7 @@ class Shard:
         cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
         facts = {
             "topic_id": live.topic_id,
+            "generation": live.machine.generation,
             "plan": plan.dump(),
             "signature": live.machine.signature,
             "state_version": live.machine.pipeline.state_version,

@@ -74,6 +74,7 @@ class Sink:
     def own(self, start: Mapping[int, int], above: int = 0) -> Owned:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
+        If the shard has had an owner before, such a partition was added since, and is judged from its first record on.
         Only what is read here, after the epoch, is the truth about R.
 
         Args:
@@ -99,8 +100,11 @@ class Sink:
         self._table = self._open()
         self._widen(p.table)
         for _ in range(ATTEMPTS):
-            self._epoch = max(self._read(self._epoch_id) or 0, above) + 1
+            before = self._read(self._epoch_id)
+            self._epoch = max(before or 0, above) + 1
             missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            if before is not None:
+                missing = dict.fromkeys(missing, 0)
             if (shards := self._read(shards_id(p.name))) is None:
                 missing[shards_id(p.name)] = self._shards
             elif shards != self._shards:
@@ -129,8 +133,9 @@ class Sink:
         """
         if not self._there():
             raise LakeLost(
-                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} writes "
-                "to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with `--on-gap skip`"
+                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} "
+                "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with "
+                "`--on-gap skip`"
             )
 
     def absent(self, most: int = LOOKED_AT) -> list[str]:
@@ -197,16 +202,16 @@ class Sink:
         return DeltaTable.is_deltatable(self._lake.uri(self._pipeline.folder), self._lake.options or None)
 
     def _open(self) -> DeltaTable:
-        uri = self._lake.uri(self._pipeline.folder)
+        place = self._lake.place(self._pipeline.folder)
         try:
-            return DeltaTable(uri, storage_options=self._lake.options or None)
+            return DeltaTable(self._lake.uri(self._pipeline.folder), storage_options=self._lake.options or None)
         except DeltaError as reason:
             why = str(reason).splitlines()[0]
             if "object store" in why.lower():  # it does not answer
-                raise Unavailable(f"{uri}: expected to read the table's log, got {why}; try again") from reason
+                raise Unavailable(f"{place}: expected to read the table's log, got {why}; try again") from reason
             raise LakeLost(
-                f"lake {uri}: expected a table's log in its _delta_log, got {why}; restore that folder from a backup, or move "
-                f"{uri} away and begin a new table with `--on-gap skip`"
+                f"lake {place}: expected a table's log in its _delta_log, got {why}; restore that folder from a backup, or move "
+                f"{place} away and begin a new table with `--on-gap skip`"
             ) from reason
 
     def _look(self) -> None:

@@ -26,9 +26,10 @@ class Spec:
 
     Args:
         kafka: options of kafka-python's clients.
-        partitions: the input partitions that are its own.
+        partitions: the input partitions that are its own, as far as they were there when this was ordered. A takeover adds those
+            that the topic has been given since.
         shards: how many the pipeline has.
-        start: where to begin on the very first start.
+        start: where to begin on the very first start; partitions that are added later are read from their beginning.
         on_gap: what to do when recovery finds something lost.
     """
 

@@ -177,6 +177,8 @@ class State:
         """Up to when what stages do by the clock has been done."""
         self.reached: Mapping[int, int] = {}
         """See `Arrivals.reached`."""
+        self.leaving: set[str] = set()
+        """Keys, as text, that the next step forgets by a person's order."""
         self.quiet_until = 0
         """No timer is due before this, ms since the epoch; found anew after a restart."""
         self.key_clashes = 0
@@ -287,9 +289,18 @@ class State:
         limits = torch.zeros(self.capacity, dtype=torch.int64)
         limits[slots] = times
         old = self.forgotten(limits, after).nonzero()[:, 0]
-        self._clear(old)
-        self.touch(old)
+        self.blank(old)
         return len(old)
+
+    def leavers(self) -> Tensor:
+        """The keys of `leaving`, by slot."""
+        there = [s for s, held in enumerate(self._keys) if held is not None and str(held[1]) in self.leaving]
+        return torch.tensor(there if self.leaving else [], dtype=torch.int64)
+
+    def blank(self, slots: Tensor) -> None:
+        """Begin these keys anew; rows of them that wait stay."""
+        self._clear(slots)
+        self.touch(slots)
 
     def forgotten(self, times: Tensor, after: int) -> Tensor:
         """Which keys had not been seen for `after` ms by `times`, `[capacity]` bool; none of them has rows that wait."""
@@ -332,6 +343,7 @@ class State:
             "now": self.now,
             "ticked": self.ticked,
             "reached": {str(p): ms for p, ms in self.reached.items()},
+            "leaving": sorted(self.leaving),
         }
         return Cut(full, keys, freed, cells, self.waiting, facts)
 
@@ -363,6 +375,7 @@ class State:
         self._next_sweep = int(last.facts["next_sweep"])
         self.now, self.ticked = (int(last.facts.get(n, 0)) for n in ("now", "ticked"))  # older ones lack them
         self.reached = {int(p): int(ms) for p, ms in last.facts.get("reached", {}).items()}
+        self.leaving = set(last.facts.get("leaving", ()))
         self.quiet_until = 0
         self._dirty[:] = False
         self.changed = False

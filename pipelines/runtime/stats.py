@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_WITHIN = 1.03
+"""A percentile is found in a bucket whose upper bound is at most so many times its lower one."""
+_BOUNDS_MS = np.unique(
+    np.concatenate([np.geomspace(0.1, 1e9, 1 + round(np.log(1e10) / np.log(_WITHIN))), np.array(BUCKETS_S) * 1000])
+)
+_COARSE = np.searchsorted(np.array(BUCKETS_S) * 1000, np.append(_BOUNDS_MS, np.inf))
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Window:
 
     Args:
         counts: rows, steps, alerts, dead_letters, checkpoints, duplicates, ... since the window before.
-        latency_ms: from Kafka's timestamp to the end of the row's step: p50, p95, p99; empty without rows.
+        latency_ms: from Kafka's timestamp to the end of the row's step: p50, p95, p99, within 3 %; empty without rows.
         occupancy: rows a step, as a share of the most that a step takes.
         latency_buckets: rows whose latency is at most each of `BUCKETS_S` and above the one before, then those above all.
         latency_sum_s: over all rows.
@@ -46,7 +52,8 @@ class Stats:
         self._reset()
 
     def _reset(self) -> None:
-        self._since, self._counts, self._latencies = time.monotonic(), Counter[str](), list[np.ndarray]()
+        self._since, self._counts = time.monotonic(), Counter[str]()
+        self._ages, self._age_sum, self._age_least, self._age_most = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
 
     def add(self, **counts: int) -> None:
         """Count."""
@@ -54,20 +61,43 @@ class Stats:
             self._counts.update(counts)
 
     def latency(self, ms: np.ndarray) -> None:
-        """Note the age of rows at the end of their step."""
+        """Note the age of rows at the end of their step; what is kept of it takes the same room however many there are."""
+        if not len(ms):
+            return
+        found = np.bincount(np.searchsorted(_BOUNDS_MS, ms), minlength=len(_COARSE))
         with self._lock:
-            self._latencies.append(ms)
+            self._ages += found
+            self._age_sum += float(ms.sum())
+            self._age_least, self._age_most = (
+                min(self._age_least, float(ms.min())),
+                max(self._age_most, float(ms.max())),
+            )
 
     def window(self) -> Window:
         """What came since the last call."""
         with self._lock:
-            seconds, counts, parts = time.monotonic() - self._since, self._counts, self._latencies
+            seconds, counts, ages, sum_s = (
+                time.monotonic() - self._since,
+                self._counts,
+                self._ages,
+                self._age_sum / 1000,
+            )
+            ends = self._age_least, self._age_most
             self._reset()
-        latency, buckets, sum_s = dict[str, float](), list[int](), 0.0
-        if parts and len(ms := np.concatenate(parts)):
-            latency = dict(zip(("p50", "p95", "p99"), np.percentile(ms, [50, 95, 99]).tolist(), strict=True))
-            places = np.searchsorted(np.array(BUCKETS_S) * 1000, ms)
-            buckets, sum_s = np.bincount(places, minlength=len(BUCKETS_S) + 1).tolist(), float(ms.sum()) / 1000
+        latency, buckets = dict[str, float](), list[int]()
+        if ages.any():
+            latency = {f"p{p}": _percentile(ages, p, *ends) for p in (50, 95, 99)}
+            buckets = np.bincount(_COARSE, ages, len(BUCKETS_S) + 1).astype(int).tolist()
         full = counts["steps"] * self.batch
         occupancy = counts["rows"] / full if full else 0.0
         return Window(seconds, dict(counts), latency, occupancy, dict(self.gauges), buckets, sum_s)
+
+
+def _percentile(ages: np.ndarray, percent: float, least: float, most: float) -> float:
+    """A percentile of ages that are counted by `_BOUNDS_MS` and lie between `least` and `most`."""
+    reached, wanted = np.cumsum(ages), percent / 100 * ages.sum()
+    place = int(np.searchsorted(reached, wanted))
+    low = _BOUNDS_MS[place - 1] if place else 0.0
+    high = _BOUNDS_MS[place] if place < len(_BOUNDS_MS) else most
+    share = (wanted - (reached[place] - ages[place])) / ages[place]
+    return float(np.clip(low + share * (high - low), least, most))

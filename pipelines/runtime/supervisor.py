@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -9,13 +10,15 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import ray
+from kafka.errors import KafkaError
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.runtime import logs
+from pipelines.runtime import clients, logs
 from pipelines.runtime.cluster import NAMESPACE
 from pipelines.runtime.compaction import tidy
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.draining import drain, workers
+from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.health import Commits, Health, problems
 from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
@@ -37,6 +40,8 @@ ADOPT_S = 10.0
 FOLLOW_S = 15.0
 LATE_S = 30.0
 """A start that takes longer does not hold back what waits for its end."""
+PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
+"""How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
 
 
 class Supervisor:
@@ -57,6 +62,8 @@ class Supervisor:
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
         self._adopted, self._words = False, dict[str, str]()
+        self._partitions: dict[str, int] = {}
+        self._told: dict[ShardId, float] = {}
         self._tracking: Any = None  # later, see `_begun`
         self._since, self._started = time.monotonic(), False
         self._windows: dict[int, Window] = {}
@@ -64,6 +71,7 @@ class Supervisor:
         self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
         if d.follows and d.tracking:
             recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
+        recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
         if every_ms := milliseconds(d.compact[0]):
             recurring(f"{d.name}/compact", self._compact, lambda: self._stop.wait(every_ms / 1000))
 
@@ -76,6 +84,7 @@ class Supervisor:
                 **status.id._asdict(),
                 "worker": worker,
                 "restarts": restarts[worker],
+                "unread": self._unread(status),
                 "uncommitted_s": self._commits.age(status.id, status.facts),
             }
             for _, (status, worker) in sorted(self._known.items())
@@ -116,6 +125,11 @@ class Supervisor:
     def ends(self, worker: str, why: str) -> None:
         """A worker's last words: it is about to end by itself."""
         self._words[worker] = why
+
+    def forget(self, asset: str) -> None:
+        """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
+        self._orders.forget(asset)
+        self._pass_on()
 
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
@@ -161,6 +175,7 @@ class Supervisor:
             self._tend(place)
         self._begun()
         self._scale()
+        self._take_up()
         self._arrange()
         windows, self._windows, status = self._windows, {}, self.status()
         self._health.beat(status)
@@ -185,6 +200,31 @@ class Supervisor:
         if d.tracking and self._orders.follow(d.tracking[0], d.follows):
             log.info("%s: goes on with %s", d.name, self._orders.plan.model)
             self._pass_on()
+
+    def _count_partitions(self) -> None:
+        """Ask how many partitions the topics have; in a thread of its own, for the broker may take its time."""
+        topics = {status.facts["topic"] for status, _ in list(self._known.values()) if status.facts}
+        with contextlib.suppress(Unavailable, KafkaError):  # the shards tell of that
+            self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
+
+    def _unread(self, status: Status) -> list[int]:
+        """Partitions that were added to a shard's topic and that it does not read yet."""
+        if not status.facts:
+            return []
+        own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
+        there = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if own else 1)
+        return [p for p in there if p not in status.facts["read"]]
+
+    def _take_up(self) -> None:
+        """Have shards whose topic was given partitions commit and let go: whoever takes them over reads those, too."""
+        now = time.monotonic()
+        for id, (status, _) in self._known.items():
+            if status.state == "running" and (unread := self._unread(status)):
+                place = next((p for p in self._places if id in p.shards), None)
+                if place and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
+                    self._told[id] = now
+                    log.info("%s: takes up partitions %s that were added to %s", id, unread, status.facts["topic"])
+                    place.actor.release.remote(id)
 
     def _compact(self) -> None:
         """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""

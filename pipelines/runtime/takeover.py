@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.runtime import clients, crash, journal, progress
-from pipelines.runtime.alerts import Alert
+from pipelines.runtime.alerts import Alert, generation
 from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import (
@@ -18,6 +18,7 @@ from pipelines.runtime.errors import (
     LakeLost,
     Lost,
     PositionLost,
+    RecordsCorrupt,
     SnapshotLost,
     StateMismatch,
     TopicReplaced,
@@ -55,11 +56,14 @@ class Live:
     fresh: bool
     behind: dict[int, int]
     migrated: bool = False
+    mismatches: int = 0
+    """Re-runs that gave other alerts or dead letters than had been sent: 0 or 1."""
     sequence: int = 0
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
     files: list[tuple[str, bytes]] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
 
     def skip(self, skipped: Skipped, source: Source) -> None:
         """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
@@ -96,7 +100,7 @@ class Claim:
         outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         with closed_on_error(outbox):
             crash.point("takeover.fenced", waits=False)
-            log = source.log()
+            log = source.log(spec.shards)
             sink = Sink(spec.lake, declared, spec.shard, spec.shards)
             snapshots = Snapshots(spec.lake, declared.name, spec.shard)
             start = log.begin if spec.start == "earliest" else log.end
@@ -191,7 +195,7 @@ def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> L
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
     todo.fence(plan.dump())
-    machine = Machine(plan.build(spec.lake))
+    machine = Machine(plan.build(spec.lake), generation(facts, log.topic_id) if owned.checkpoint else "")
     if snapshot and migrated:
         carry(machine, snapshot, positions, spec, source)
     elif snapshot:
@@ -238,8 +242,12 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
         if isinstance(item, Ran):
             ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
             while not live.inbox.covers(ends):
+                for p, line in live.damaged.items():
+                    if not live.inbox.covers({p: ends.get(p, -1)}):  # it was judged, and has to be again
+                        raise RecordsCorrupt(line)
                 if poll := source.poll(1000):
                     live.inbox.put(poll)
+                    live.damaged = dict(poll.damaged)
             batch = found.as_judged(live.inbox.take_until(ends), item)
             outcome = live.machine.step(batch.table, item.now, wall=item.wall)
             said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *batch.dead, *outcome.refused]
@@ -253,6 +261,7 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
             again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
             live.skip(item, source)
     if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
+        live.mismatches = 1
         logger.error(
             "%s/%d: re-ran %d steps: expected %d alarms and dead letters with digest %x, got %d with %x; those sent stay sent",
             live.machine.pipeline.name,

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 import ray
+from kafka import KafkaAdminClient
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime.cluster import connect
@@ -19,6 +21,7 @@ from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaling
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
+from tests.crash.load import Message, reading
 from tests.test_cli import CLUSTER, Cli
 
 QUICK = Scaling(least=1, most=2, catch_up_s=2, look_s=2, calm_s=4)
@@ -63,7 +66,7 @@ def test_shards_move_while_workers_come_and_go_and_are_killed(
     _finish(job, deployed)
 
 
-def test_a_paused_pipeline_commits_lets_go_and_stays_so_until_it_is_resumed(
+def test_a_paused_pipeline_commits_lets_go_and_stays_so_and_an_added_partition_is_taken_up_by_itself(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path)
@@ -78,7 +81,17 @@ def test_a_paused_pipeline_commits_lets_go_and_stays_so_until_it_is_resumed(
         assert until(lambda: deployed.status().get("paused"), "the supervisor to be back")
         assert (deployed.status()["workers"], job.stored(f"{job.topic}/0")) == (0, held)
         ray.get(deployed.supervisor.pause.remote(False))
-        deployed.goes_on()
+        before = deployed.goes_on()
+        with KafkaAdminClient(**job.kafka) as admin:
+            admin.create_partitions({job.topic: 3})
+        values = [reading(1000, n, 0.9995 * (n % 2)) for n in range(1, 41)]
+        job.send(Message(2, orjson.dumps(value), [], time.time_ns() // 1_000_000) for value in values)
+        told = until(
+            lambda: next((s["unread"] for s in deployed.status()["shards"] if s["unread"]), None), "a word of it"
+        )
+        assert told == [2] and "partitions 2 were added" in deployed.status()["problems"][0]["why"]
+        until(lambda: 2 in deployed.shard()["facts"]["read"], "the added partition to be taken up", 60)
+        assert (deployed.shard()["pid"], deployed.status()["problems"]) == (before["pid"], [])
     _finish(job, deployed)
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
+from pipelines.runtime.alerts import Alert
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.load import messages
@@ -68,6 +69,8 @@ def test_a_loss_stops_the_shard_or_goes_on_record(make_job: MakeJob, error: str)
     assert after.rows.total() > before.rows.total()
     if error != "TopicReplaced":
         assert set(after.rows.values()) == {1}
+    ids = [Alert.read(m.headers, m.value).id for m in job.read(f"alerts.{job.name}")]
+    assert len(set(ids)) == len(ids)  # in a topic made again, the offsets are those of other records
 
 
 def test_without_its_journal_topic_a_shard_says_so(make_job: MakeJob) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +182,13 @@ def test_every_refusal_is_explained() -> None:
     assert refusals <= {name for _, name in rows}
     source = "".join(file.read_text() for file in (ROOT / "pipelines" / "runtime").glob("*.py"))
     assert [line for line, name in rows if name in refusals and line not in source] == []
+
+
+def test_the_license_is_apache_and_the_package_says_so() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert (
+        "Apache License" in text and "Version 2.0, January 2004" in text and "Copyright 2026 The Tocsin authors" in text
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (project["license"], project["license-files"]) == ("Apache-2.0", ["LICENSE"])
+    assert f"## {project['version']}\n" in (ROOT / "CHANGELOG.md").read_text()

@@ -144,6 +144,12 @@ def test_a_run_names_the_data_by_what_they_hold(registered: Callable[..., str], 
     assert before["pumps"].digest != after["pumps"].digest and before["sim"].digest == after["sim"].digest
 
 
+def test_registering_says_nothing_itself(registered: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
+    registered("rul", attempts=[Attempt(1, CURVE)])
+    out, err = capfd.readouterr()
+    assert out == "" and "Waiting up to" not in err
+
+
 def test_it_is_deployed_by_alias_and_its_folder_still_loads_without_mlflow(
     registered: Callable[..., str], store: str
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.runtime.alerts import Alert, alerts_of
+from pipelines.runtime.alerts import Alert, alerts_of, generation
 from pipelines.runtime.machine import empty
 from pipelines.runtime.pipeline import AlertRule
 from pipelines.runtime.rules import Edge
@@ -95,3 +95,21 @@ def test_a_timers_id_is_the_keys_and_its_times() -> None:
 def test_no_edges_no_alarms() -> None:
     assert alerts_of(JOB, pl.DataFrame(JOB.table.empty_table()), []) == []
     assert empty(JOB.schema).num_rows == 0
+
+
+def test_alerts_of_a_topic_that_was_made_again_have_other_ids_and_those_of_the_first_keep_theirs() -> None:
+    edges = [Edge(0, HOT, "raised")]
+    for frame in (_frame(), _frame(offset=None, row=None)):  # a record's, and a timer's
+        ids = {alerts_of(JOB, frame, edges, topic)[0].id for topic in ("", "uuid-2", "uuid-3")}
+        assert len(ids) == 3 and alerts_of(JOB, frame, edges)[0].id in ids
+    assert _alert().id == "33cd73021a37b64024686c8aa8551986"
+
+
+def test_a_topics_generation_is_its_id_once_it_has_replaced_another_and_stays_so() -> None:
+    first = {"topic_id": "uuid-1"}  # as older versions wrote it
+    assert generation(first, "uuid-1") == ""
+    assert generation(first, "uuid-2") == "uuid-2"
+    assert generation({"topic_id": "uuid-2", "generation": "uuid-2"}, "uuid-2") == "uuid-2"
+    assert generation({"topic_id": "uuid-2", "generation": "uuid-2"}, "uuid-3") == "uuid-3"
+    assert generation({"topic_id": ""}, "uuid-1") == ""
+    assert generation({}, "uuid-2") == "uuid-2"  # the snapshot is lost: nobody knows

@@ -63,6 +63,10 @@ def status(*shards: dict[str, Any], of: int = 1) -> dict[str, Any]:
         (shard(state="restarting"), "its worker ended, another one starts"),
         (shard(state="starting"), "it is taking over"),
         (shard(state="paused"), "a person has paused the pipeline"),
+        (
+            shard(topic="sensors") | {"unread": [4, 5]},
+            "partitions 4, 5 were added to sensors: it takes them up",
+        ),
         (shard(turn_s=SLOW_S + 15), "its step has taken 45 s"),
         (shard(age=COMMIT_S + 12), "it has committed nothing for 312 s"),
         (shard(age=COMMIT_S + 12, commit_every_s=600.0), ""),

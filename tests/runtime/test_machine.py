@@ -371,3 +371,30 @@ def test_a_wrong_declaration_is_refused_in_one_line(change: dict[str, Any], says
 def test_a_wrong_rule_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         replace(RULES[0], **change)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_key_that_a_person_has_it_forget_begins_anew_and_what_waits_of_it_leaves_no_trace(
+    restart: bool, tmp_path: Path
+) -> None:
+    p = _pipeline(stages=[Sorted(by="x", late=2), Last(2, ["x"]), Silence("1h")], rules=[RULES[1]])
+    machine = Machine(p)
+    glitch = [(0, "a", NOW, x) for x in (1.0, 2.0, 3.0, 4e9)] + [(0, "b", NOW, x) for x in (1.0, 2.0, 3.0, 4.0)]
+    machine.step(_batch(glitch, 0, NOW), NOW, wall=NOW)
+    stuck = machine.step(_batch([(0, "a", NOW, 4.0)], 8, NOW), NOW, wall=NOW)
+    assert [r.error for r in stuck.refused] == ["TooLate"]
+    changed = replace(p, forgets={"a": 1})
+    machine.adopt(changed)
+    if restart:
+        snapshots = Snapshots(Lake(str(tmp_path)), "p", 0)
+        snapshots.write(1, machine.cut(full=True), {})
+        machine = Machine(changed)
+        machine.restore(snapshots.read(1).cuts)
+    rows = [(0, unit, NOW, x) for x in (5.0, 6.0, 7.0, 8.0, 9.0) for unit in ("a", "b")]
+    outcome = machine.step(_batch(rows, 9, NOW), NOW, wall=NOW)
+    assert not outcome.refused and outcome.changed and outcome.counts["forgotten"] == 1
+    xs = [(row["key"], row["x"]) for row in outcome.results.to_pylist()]
+    assert [x for key, x in xs if key == "a"] == [6.0, 7.0]  # 5 only begins a window, 8 and 9 wait
+    assert [x for key, x in xs if key == "b"] == [3.0, 4.0, 5.0, 6.0, 7.0]
+    machine.adopt(replace(changed, silences={"b": NOW}))  # the same order is not taken twice
+    assert not machine.step(empty(SCHEMA), NOW, wall=NOW).counts["forgotten"]

@@ -45,7 +45,7 @@ def status(*shards: dict[str, Any], problems: tuple[dict[str, Any], ...] = ()) -
 
 
 def shard(n: int, state: str = "running", **more: Any) -> dict[str, Any]:
-    window = {"occupancy": 0.25, "gauges": {"behind": 12, "keys": 5, "keys_on_two_partitions": 1}}
+    window = {"occupancy": 0.25, "gauges": {"behind": 12, "keys": 5, "keys_on_two_partitions": 1, "damaged": 1}}
     return {"shard": n, "state": state, "facts": FACTS, "window": window, "uncommitted_s": 4.5, **more}
 
 
@@ -105,6 +105,7 @@ def test_a_running_shard_is_told_of_and_one_that_does_not_run_is_not(taken: Take
         "batch_occupancy_ratio": 0.25,
         "keys": 5,
         "keys_on_two_partitions": 1,
+        "damaged_partitions": 1,
     }
     assert {name: taken.value(f"tocsin_{name}", "shard=0") for name in gauges} == gauges
     assert taken.value("tocsin_model_info", "shard=0", "version=rul/3") == 1

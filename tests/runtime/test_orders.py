@@ -9,7 +9,7 @@ import pytest
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.lake_checks import LakeTable
-from pipelines.runtime.orders import Orders
+from pipelines.runtime.orders import Orders, forget_stopped
 from pipelines.runtime.plan import Plan
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "t"})
@@ -49,6 +49,24 @@ def test_a_silence_ends_by_a_time_that_has_passed(lake: Lake) -> None:
     orders.silence("7", _soon())
     orders.silence("7", 0)
     assert orders.plan.silences == {}
+
+
+def test_an_order_to_forget_outlives_supervisor_and_deployment_and_changes_of_the_plan(lake: Lake) -> None:
+    orders = Orders(lake, "d1", PLAN)
+    orders.forget("7")
+    orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
+    first = orders.plan.forgets
+    assert [*first] == ["7"]
+    assert Orders(lake, "d1", PLAN).plan.forgets == Orders(lake, "d2", PLAN).plan.forgets == first
+    forget_stopped(lake, PLAN, "8")
+    later = Orders(lake, "d2", PLAN).plan
+    assert later.forgets.keys() == {"7", "8"} and later.forgets["7"] == first["7"]
+    assert Plan.load(later.dump()) == later
+
+
+def test_a_pipeline_that_was_never_given_an_order_forgets_when_it_starts(lake: Lake) -> None:
+    forget_stopped(lake, PLAN, "8")
+    assert Orders(lake, "d1", PLAN).plan.forgets.keys() == {"8"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from typing import Literal
 
 import pyarrow as pa
 import pytest
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import CorruptRecordError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
@@ -250,7 +251,85 @@ def test_a_batch_that_does_not_decompress_is_damage_whatever_its_codec_raises() 
         raw = builder.build()
         raw[70:] = bytes(len(raw) - 70)
         struct.pack_into(">I", raw, 17, calc_crc32c(bytes(raw[21:])))
-        batch = damage_module._Chain(MemoryRecords(bytes(raw)), TopicPartition("in", 0), 0).next_batch()
+        batch = damage_module._Chain(MemoryRecords(bytes(raw)), TopicPartition("in", 0), 0, False).next_batch()
         assert batch.validate_crc()
         with pytest.raises(CorruptRecordError, match="a batch that does not decompress"):
             list(batch)
+
+
+def test_of_damage_in_one_partition_the_others_are_told_and_read_on(
+    kafka: KafkaServer, two: str, producer: KafkaProducer
+) -> None:
+    for partition in (0, 1):
+        for _ in range(2):
+            _send(producer, two, partition, [{"unit": n} for n in range(20)])
+    lost = damage(kafka, two, 20)
+    reader = _reader(kafka, two)
+    reader.seek({0: 0, 1: 0})
+    polls = _drain(reader, {0: lost.first, 1: 40})
+    told = next((poll for poll in (reader.poll(200) for _ in range(5)) if poll), polls[-1])
+    assert [*told.damaged] == [0] and told.damaged[0].startswith(f"{two}[0]@{lost.first}: expected records")
+    _send(producer, two, 1, [{"unit": 99}])
+    (poll,) = _drain(reader, {1: 41})
+    assert poll.table["unit"].to_pylist() == [99]
+    assert [*poll.damaged] == [0] and 0 not in poll.behind
+    reader.close()
+
+
+def _compacted(kafka: KafkaServer, topic: str, producer: KafkaProducer) -> list[int]:
+    """Fill a topic, have the broker compact it, and end that. Returns the offsets that are left."""
+    options = {"bootstrap_servers": kafka.bootstrap_servers}
+    compact = {
+        "cleanup.policy": "compact",
+        "segment.ms": "50",
+        "min.cleanable.dirty.ratio": "0.001",
+        "min.compaction.lag.ms": "0",
+        "delete.retention.ms": "0",
+    }
+    with KafkaAdminClient(**options) as admin:
+        (broker,) = admin.describe_cluster()["brokers"]
+        often = {"log.cleaner.backoff.ms": "100"}
+        admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"]), often)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, compact)])
+        for n in range(60):
+            producer.send(
+                topic, json.dumps({"unit": n}).encode(), key=str(n % 7 if n % 10 else n).encode(), partition=0
+            )
+            producer.flush()
+            time.sleep(0.06 if n % 4 == 0 else 0)
+        give_up = time.monotonic() + 30
+        while len(left := _left(kafka, topic)) > 40:
+            assert time.monotonic() < give_up, "expected the broker to compact within 30 s"
+            time.sleep(0.2)
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": "delete"})])
+    return left
+
+
+def _left(kafka: KafkaServer, topic: str) -> list[int]:
+    consumer, tp = clients.consumer({"bootstrap_servers": kafka.bootstrap_servers}), TopicPartition(topic, 0)
+    consumer.assign([tp])
+    consumer.seek(tp, 0)
+    end, found = consumer.end_offsets([tp])[tp], list[int]()
+    while consumer.position(tp) < end:
+        found += [r.offset for r in consumer.poll(500).get(tp, [])]
+    consumer.close()
+    return found
+
+
+@pytest.mark.parametrize("most", [8 << 20, 1], ids=["many batches a fetch", "one batch a fetch"])
+def test_what_compaction_has_left_is_read_and_looks_like_no_damage(
+    kafka: KafkaServer, topic: str, producer: KafkaProducer, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    left = _compacted(kafka, topic, producer)
+    made = clients.consumer
+    monkeypatch.setattr(
+        clients, "consumer", lambda options, **more: made(options, **more | {"max_partition_fetch_bytes": most})
+    )
+    for start in (0, next(n for n in range(60) if n not in left)):  # also from inside a hole
+        reader = _reader(kafka, topic, partitions=[0])
+        reader.seek({0: start})
+        polls = _drain(reader, {0: 60})
+        assert [r["_offset"] for p in polls for r in p.table.to_pylist()] == [n for n in left if n >= start]
+        assert not any(p.damaged or p.dead for p in polls)
+        assert damage_module.damage({"bootstrap_servers": kafka.bootstrap_servers}, topic, {0: start}) is None
+        reader.close()

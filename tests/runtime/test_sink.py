@@ -340,6 +340,12 @@ def test_a_time_that_a_stage_made_beyond_all_calendars_is_stored_without_statist
     assert stats["minValues"] == {"n": 1} and stats["maxValues"] == {"n": 2}
 
 
+def test_a_partition_that_was_added_since_the_first_owner_begins_at_its_first_record(lake: Lake) -> None:
+    assert _sink(lake).own({0: 900}).positions == {0: 900}
+    assert _sink(lake).own({0: 950, 1: 40}).positions == {0: 900, 1: 0}
+    assert _sink(lake, shard=1).own({2: 70}).positions == {2: 70}  # another shard's very first start
+
+
 def test_a_shard_is_known_once_it_has_had_an_owner_and_to_ask_makes_nothing(lake: Lake, tmp_path: Path) -> None:
     assert not _sink(lake).known()
     assert not (tmp_path / "p").exists()

@@ -109,14 +109,26 @@ def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of
     _alter(job, job.topic, **{"message.timestamp.after.max.ms": str(2**63 - 1)})
     load = messages(1)
     good, now = list(islice(load, 200)), time.time_ns()
-    wrong = [Message(0, json.dumps(reading(90, n, 0.5)).encode(), [], at) for n, at in enumerate((now // 1000, now))]
+    stamps = [now // 1000] * 4 + [now] * 4  # more than a window each
+    wrong = [Message(0, json.dumps(reading(90, n, 0.5)).encode(), [], at) for n, at in enumerate(stamps)]
     job.send([*good[:100], *wrong, *good[100:]])
     (spec,) = job.specs()
     with hosted(spec) as shard:
         reaches(shard, "running")
         job.drain(_AsWorker(shard.thread))
     letters = [x for x in map(DeadLetter.read, job.read(f"{job.topic}.dlq")) if x.error == "BadTimestamp"]
-    assert [x.timestamp for x in letters] == [now // 1000, now]
-    assert [x.message.rsplit("; ", 1)[1] for x in letters] == ["microseconds?", "nanoseconds?"]
+    assert [x.timestamp for x in letters] == stamps
+    assert [x.message.rsplit("; ", 1)[1] for x in letters] == ["microseconds?"] * 4 + ["nanoseconds?"] * 4
     table = pl.scan_delta(job.lake.uri(job.name)).select("unit", "event_time").collect()
     assert len(table) > 100 and 90 not in table["unit"].to_list()
+
+
+def test_output_topics_that_were_deleted_are_made_again_by_the_next_owner(job: Job) -> None:
+    job.send(islice(messages(1), 300))
+    with KafkaAdminClient(**job.kafka) as admin:
+        admin.delete_topics([f"alerts.{job.name}", f"{job.topic}.dlq"])
+    (spec,) = job.specs()
+    with hosted(spec) as shard:
+        reaches(shard, "running")
+        job.drain(_AsWorker(shard.thread))
+    assert job.differences() == []

@@ -1,0 +1,53 @@
+"""`tocsin status` as people read it: what a shard that runs all the same has to tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from pipelines.cli.status import _shard, table
+
+
+def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], str]:
+    """One running shard as JSON and as text."""
+    known = {"topic": "sensors", "read": {0: 90, 2: 5}, "committed": {0: 80, 2: 5}, "model": "rul/3", "epoch": 4}
+    shard = {
+        "pipeline": "rul",
+        "shard": 0,
+        "state": "running",
+        "error": "",
+        "facts": known | facts,
+        "window": None,
+        "worker": "rul/worker-0",
+        "pid": 7,
+        "restarts": 0,
+        "unread": unread,
+    }
+    seen = _shard(shard, {("sensors", 0): 100, ("sensors", 2): 5, ("sensors", 4): 40})
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table([{"pipeline": "rul", "paused": False, "silences": {}, "shards": [seen], "landing": []}]))
+    return seen, said.get()
+
+
+def test_a_shard_that_is_well_has_one_line() -> None:
+    seen, text = _shown({}, [])
+    assert (seen["lag"], seen["committed_lag"], seen["unread_partitions"], seen["damaged"]) == (10, 20, [], {})
+    assert len(text.strip().splitlines()) == 2
+
+
+def test_records_of_an_added_partition_are_behind_before_it_is_read() -> None:
+    seen, text = _shown({}, [4])
+    assert (seen["lag"], seen["committed_lag"], seen["unread_partitions"]) == (50, 60, [4])
+    assert "rul/0: partitions 4 were added to its topic; it takes them up" in text
+
+
+def test_a_damaged_partition_and_a_re_run_that_differed_are_said() -> None:
+    line = (
+        "sensors[2]@5: expected records as they were written, got a record that failed crc check; restore the partition"
+    )
+    seen, text = _shown({"damaged": {2: line}, "digest_mismatches": 1}, [])
+    assert (seen["damaged"], seen["digest_mismatches"]) == ({2: line}, 1)
+    assert f"rul/0: {line}" in text
+    assert "rul/0: a re-run gave other alerts than had been sent" in text
