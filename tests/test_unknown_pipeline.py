@@ -1,0 +1,31 @@
+"""A pipeline that nobody has declared is refused at once; no Ray is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipelines.cli.app import app
+from pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
+from pipelines.runtime.errors import ConfigError
+
+
+@pytest.mark.parametrize("command", ["run", "up"])
+def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
+    assert isinstance(reason, ConfigError)
+    assert str(reason).startswith("pipeline nope: expected one of occupancy, rul, surprise, touch, got another name")
+
+
+def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> None:
+    from models.occupancy.model import OFFICES
+    from models.rul.model import FD001
+    from models.surprise.model import SHIPPED as DIVES
+    from models.touch.model import SHIPPED as TABLE
+
+    assert [_shipped(name) for name in SHIPPED_WEIGHTS] == [FD001, OFFICES, DIVES, TABLE]
