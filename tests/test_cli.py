@@ -124,7 +124,13 @@ def test_status_shows_positions_lag_and_model_of_each_shard(tocsin: Cli) -> None
     assert sum(shard["read"].values()) == sum(shard["committed"].values()) == ROWS + 1
     assert (shard["lag"], shard["error"], shard["restarts"]) == (0, "", 0)
     assert shard["model"] == "rul/shipped"
-    assert "turbines/0" in tocsin("status", "turbines")
+    assert shard["dead_letters"] == 1 and shard["dead_letter"]["error"] == "Malformed"
+    shown = tocsin("status", "turbines")
+    assert "turbines/0" in shown and "position" in shown.splitlines()[0]
+    assert "turbines/0: 1 dead letter, the newest " in shown
+    assert f"sensors.turbines[0]@{shard['dead_letter']['offset']}: decode: Malformed: expected " in " ".join(
+        shown.split()
+    )
 
 
 def test_query_answers_sql_in_json_and_as_a_table(tocsin: Cli) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 import pytest
+from rich.color import ColorSystem
 from typer.testing import CliRunner
 
 from pipelines.cli import console, dlq, query, state, status
@@ -26,6 +29,36 @@ from pipelines.runtime.redelivery import Held
 KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
 SEEN = r"[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+SHARD: dict[str, Any] = {
+    "pipeline": "pumps",
+    "shard": 0,
+    "state": "running",
+    "error": KEY,
+    "read": {0: 1},
+    "committed": {0: 1},
+    "lag": 0,
+    "committed_lag": 0,
+    "uncommitted_rows": 0,
+    "rows_per_s": 1.0,
+    "latency_ms": {"p50": 1.0},
+    "unread_partitions": [],
+    "damaged": {},
+    "digest_mismatches": 0,
+    "dead_letters": 1200,
+    "dead_letter": {
+        "topic": "sensors.industrial",
+        "partition": 3,
+        "offset": 1042,
+        "row": None,
+        "stage": "decode",
+        "error": "BadValue",
+        "message": f"expected int64, got {KEY}",
+        "at": 0,
+    },
+    "restarts": 0,
+    "model": "",
+}
+LOOK = {"pipeline": "pumps", "paused": False, "silences": {KEY: NOON}, "shards": [SHARD], "landing": []}
 
 
 def _query() -> None:
@@ -47,23 +80,24 @@ def _state() -> None:
 
 
 def _status() -> None:
-    shard = {
-        "pipeline": "pumps",
-        "shard": 0,
-        "state": "running",
-        "error": KEY,
-        "read": {0: 1},
-        "committed": {0: 1},
-        "lag": 0,
-        "committed_lag": 0,
-        "uncommitted_rows": 0,
-        "rows_per_s": 1.0,
-        "latency_ms": {"p50": 1.0},
-        "restarts": 0,
-        "model": "",
-    }
-    look = {"pipeline": "pumps", "paused": False, "silences": {KEY: NOON}, "shards": [shard], "landing": []}
-    console.out.print(status.table([look]), soft_wrap=True)
+    console.out.print(status.table([LOOK]), soft_wrap=True)
+
+
+def test_dead_letters_are_red_with_the_newest_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    _status()
+    said = " ".join(capsys.readouterr().out.split())
+    newest = "pumps/0: 1,200 dead letters, the newest 1970-01-01 00:00:00 UTC: sensors.industrial[3]@1042: decode: BadValue: "
+    assert f"{newest}expected int64, got {SEEN}; see `tocsin dlq list sensors.industrial`" in said
+    terminal = console._console(stderr=False)
+    terminal._force_terminal, terminal._color_system = True, ColorSystem.STANDARD
+    terminal.file = colours = io.StringIO()
+    terminal.print(status.table([LOOK]))
+    assert re.search(r"\x1b\[1;31m *1,200\x1b\[0m", colours.getvalue())
+    assert "\x1b[31mpumps/0: 1,200 dead letters" in colours.getvalue()
+    healthy = {**LOOK, "shards": [{**SHARD, "dead_letters": 0, "dead_letter": None, "error": ""}], "silences": {}}
+    terminal.file = colours = io.StringIO()
+    terminal.print(status.table([healthy]))
+    assert "[31m" not in colours.getvalue() and "[1;31m" not in colours.getvalue()
 
 
 def _check() -> None:

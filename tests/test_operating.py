@@ -138,7 +138,9 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
         "backfill", "presses", "--from", since, "--to", until, "--into", "again", status=1
     )
     said = plant("backfill", "presses", "--from", since, "--to", until, "--into", "again", "--overwrite")
-    assert re.match(r"again: [\d,]+ rows from [\d,]+ records; \d+ alarms would have rung", said)
+    assert re.match(
+        r"again: [\d,]+ rows from [\d,]+ records; \d+ alerts would have been published: \d+ raised, \d+ cleared", said
+    )
 
 
 def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:

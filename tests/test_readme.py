@@ -60,7 +60,7 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
     assert {json.loads(row["data"])["rule"] for row in landed} <= {"warning", "critical"}
     assert tour(only("tocsin dlq list rul")) == "no dead letters\n"
     assert "rule critical" in tour(only("tocsin state show rul"))
-    assert "alarms would have rung" in tour(only("tocsin backfill rul"))
+    assert "alerts would have been published" in tour(only("tocsin backfill rul"))
     assert "small files became" in tour(only("tocsin compact rul"))
 
 

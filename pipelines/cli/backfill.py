@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pipelines.runtime.backfill import Backfilled
+
+COLD = (
+    "there are records before --from, and they were not read: windows fill first, and an alert that was raised before is raised "
+    "anew or not cleared; --warmup 1d reads them for the state"
+)
 
 
 def backfill(
@@ -50,6 +58,7 @@ def backfill(
     from pipelines.runtime.backfill import Span
     from pipelines.runtime.backfill import backfill as judge_again
     from pipelines.runtime.errors import ConfigError
+    from pipelines.runtime.lake import aside
     from pipelines.runtime.units import milliseconds
 
     settings = context.obj.settings()
@@ -60,7 +69,7 @@ def backfill(
     _, declared = planned(settings, pipeline)
     before = milliseconds(str(warmup or getattr(declared, "warmup", "0s")))
     with ExitStack() as held:
-        file = held.enter_context(alarms.open("wb")) if alarms else None
+        file = held.enter_context(aside(alarms)) if alarms else None
         shown = held.enter_context(progress())
         task = shown.add_task(f"{declared.topic}", total=None)
 
@@ -79,8 +88,18 @@ def backfill(
             progress=lambda read, total: shown.update(task, completed=read, total=total),
         )
     if json:
-        say_json({"pipeline": pipeline, "table": into, **asdict(done)})
+        say_json({"pipeline": pipeline, "table": into, **asdict(done), "cleared": done.cleared})
         return
-    out.print(f"{into}: {done.rows:,} rows from {done.records:,} records; {done.raised:,} alarms would have rung")
+    out.print(told(into, done))
     if done.bad:
         note(f"{done.bad:,} records could not be judged")
+    if done.cold:
+        note(COLD)
+
+
+def told(into: str, done: Backfilled) -> str:
+    """What a backfill did, in a line; alerts are counted as `tocsin alerts` shows them."""
+    return (
+        f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alarms:,} alerts would have been published: "
+        f"{done.raised:,} raised, {done.cleared:,} cleared"
+    )

@@ -137,12 +137,13 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     for name in (
         "shard",
         "state",
-        "read",
+        "position",
         "committed",
         "lag",
         "to commit",
         "rows/s",
         "p50/p95/p99 ms",
+        "dead letters",
         "restarts",
         "model",
     ):
@@ -163,6 +164,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 *("" if shard[lag] is None else f"{shard[lag]:,}" for lag in ("lag", "committed_lag")),
                 f"{shard['rows_per_s']:,.0f}",
                 "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
+                Text(f"{shard['dead_letters']:,}", "bold red" if shard["dead_letters"] else ""),
                 str(shard["restarts"]),
                 shard["model"],
             )
@@ -174,10 +176,26 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
                 line = f"{shard['pipeline']}/{shard['shard']}: a re-run gave other alerts than had been sent; see its worker's log"
                 below.append(Text(line, "yellow"))
             for line in shard["damaged"].values():
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {line}", "red"))
+                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(line)}", "red"))
+            if shard["dead_letter"]:
+                below.append(Text(_last_letter(shard), "red"))
             if shard["error"]:
                 below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
     return Group(shown, *below)
+
+
+def _last_letter(shard: Mapping[str, Any]) -> str:
+    """A shard's newest dead letter in a line."""
+    from pipelines.cli.console import plain
+    from pipelines.cli.times import written
+
+    last, count = shard["dead_letter"], shard["dead_letters"]
+    row = "" if last["row"] is None else f" row {last['row']}"
+    place = f"{last['topic']}[{last['partition']}]@{last['offset']}{row}"
+    return plain(
+        f"{shard['pipeline']}/{shard['shard']}: {count:,} dead letter{'s' if count > 1 else ''}, the newest {written(last['at'])}: "
+        f"{place}: {last['stage']}: {last['error']}: {last['message']}; see `tocsin dlq list {last['topic']}`"
+    )
 
 
 def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dict[str, Any]:
@@ -202,6 +220,8 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
         "results_per_s": round(window["counts"].get("results", 0) / seconds, 1),
         "latency_ms": window["latency_ms"],
         "keys": int(window["gauges"].get("keys", 0)),
+        "dead_letters": facts.get("dead_letters", 0),
+        "dead_letter": facts.get("dead_letter"),
         "model": facts.get("model", ""),
         "epoch": facts.get("epoch", 0),
         "worker": shard["worker"],

@@ -56,7 +56,8 @@ class Backfilled:
         records: read, however many rows a message held.
         bad: records and rows that could not be judged.
         alarms: that would have been published.
-        raised: of these, how many would have rung.
+        raised: of these, how many raise an alarm; the others clear one.
+        cold: there are records before the span, and none was read to warm up, so what the pipeline knew by then is not known here.
     """
 
     records: int = 0
@@ -64,6 +65,12 @@ class Backfilled:
     bad: int = 0
     alarms: int = 0
     raised: int = 0
+    cold: bool = False
+
+    @property
+    def cleared(self) -> int:
+        """Alarms that end one."""
+        return self.alarms - self.raised
 
 
 def backfill(
@@ -152,7 +159,8 @@ class _Run:
         self._now = 0
         self._results: list[pa.RecordBatch] = []
         self.files: list[AddAction] = []
-        self.done = Backfilled(records=sum(end - self._first[p] for p, end in self._end.items()))
+        cold = not span.warmup and any(first > self._log.begin[p] for p, first in self._first.items())
+        self.done = Backfilled(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
 
     def all(self, progress: Callable[[int, int], None]) -> None:
         """The whole span."""

@@ -20,7 +20,8 @@ from pipelines.runtime.errors import Unavailable
 
 UNREADABLE = (CorruptRecordError, struct.error)
 """What the client raises for bytes that are no records; asked again, it would spin without end."""
-PATIENCE_S = 5.0
+PATIENCE_S, ANSWERS = 5.0, 20
+"""For how long a broker may have nothing at an offset, and for how many times the time that it takes to answer something else."""
 
 
 class Damage(NamedTuple):
@@ -220,13 +221,14 @@ def _unsound(
 def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int) -> Exception | None:
     """Why nothing can be read at an offset; None: it can, or the log ends there."""
     consumer.seek(tp, at)
-    give_up = time.monotonic() + PATIENCE_S
+    begun = time.monotonic()
     while at < log_end and consumer.position(tp) == at:
         try:
             consumer.poll(timeout_ms=100)
         except UNREADABLE as reason:
             return reason
-        if time.monotonic() > give_up:
+        if (waited := (asked := time.monotonic()) - begun) > PATIENCE_S:
             consumer.end_offsets([tp])  # raises if the broker is silent altogether
-            return TimeoutError("nothing, though the log goes on")
+            if waited > ANSWERS * (time.monotonic() - asked):  # else it is slow, which is not to be taken for damage
+                return TimeoutError("nothing, though the log goes on")
     return None

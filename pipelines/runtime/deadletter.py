@@ -1,16 +1,24 @@
 """Dead letters: records that can't be judged, kept with the reason and, byte for byte, the original."""
 
+from __future__ import annotations
+
 import hashlib
 import posixpath
 import uuid
 from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
 from pipelines.runtime.errors import Lost
+
+if TYPE_CHECKING:
+    from pipelines.runtime.machine import Refusal
 
 # Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
 SIZE_LIMIT = 512 * 1024
@@ -55,9 +63,7 @@ class DeadLetter:
     kept: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
-    def of(
-        cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None
-    ) -> "DeadLetter":
+    def of(cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None) -> DeadLetter:
         """The dead letter of a consumed record, or of one row of it."""
         return cls(
             topic=record.topic,
@@ -74,17 +80,17 @@ class DeadLetter:
         )
 
     @classmethod
-    def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> "DeadLetter":
+    def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> DeadLetter:
         """A letter without an original: it stands for the records from `offset` on that nobody read."""
         return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
 
     @classmethod
-    def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> "DeadLetter":
+    def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> DeadLetter:
         """A letter that stands for records which are lost, from an offset on."""
         return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
 
     @classmethod
-    def read(cls, record: ConsumerRecord) -> "DeadLetter":
+    def read(cls, record: ConsumerRecord) -> DeadLetter:
         """A dead letter as it was published: its own headers come last, whatever the original's are called."""
         ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
         cut = ours[-1] if ours else len(record.headers)
@@ -142,6 +148,39 @@ class DeadLetter:
             reason[_NULL] = ",".join(null)
         own = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
         return [*((name, value or b"") for name, value in self.headers), *own, *self.kept]
+
+
+@dataclass
+class Tally:
+    """How many dead letters a shard has had since its very first start, and the newest one; kept in its snapshots.
+
+    Args:
+        newest: topic, partition, offset, row, stage, error, message and `at`, ms since the epoch.
+    """
+
+    count: int = 0
+    newest: dict[str, Any] | None = None
+
+    def note(self, letters: Sequence[DeadLetter | Refusal], topic: str, at: int) -> None:
+        """Count these, the last one being the newest."""
+        if not letters:
+            return
+        self.count += len(letters)
+        told = {
+            name: getattr(letters[-1], name) for name in ("partition", "offset", "row", "stage", "error", "message")
+        }
+        message = told["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # a snapshot keeps it as JSON
+        self.newest = {"topic": topic, **told, "message": message, "at": at}
+
+    def facts(self) -> dict[str, Any]:
+        """As a snapshot and `status` have it."""
+        return {"dead_letters": self.count, "dead_letter": self.newest}
+
+    @classmethod
+    def of(cls, *facts: Mapping[str, Any]) -> Tally:
+        """What snapshots say, taken together; those written before there was a tally say nothing."""
+        newest = [fact["dead_letter"] for fact in facts if fact.get("dead_letter")]
+        return cls(sum(fact.get("dead_letters", 0) for fact in facts), max(newest, key=itemgetter("at"), default=None))
 
 
 class OriginalStore:

@@ -6,11 +6,12 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NewType, cast
+from typing import TYPE_CHECKING, BinaryIO, NewType, cast
 from urllib.parse import unquote, urlsplit
 
 from pipelines.runtime import progress
@@ -148,18 +149,33 @@ def check_name(folder: Path) -> None:
         )
 
 
-def write_aside(file: Path, content: bytes) -> None:
-    """Write a file beside the one that is there, have it on the disk, and only then give it its name."""
+@contextmanager
+def aside(file: Path) -> Iterator[BinaryIO]:
+    """Write a file beside the one that is there, have it on the disk, and only then give it its name; after an error, never.
+
+    A link keeps pointing to its file. What is no file, such as `/dev/stdout`, is written to as it is.
+    """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        with file.open("wb") as out:
+            yield out
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
-        with aside.open("wb") as out:
-            out.write(content)
+        with beside.open("wb") as out:
+            yield out
             out.flush()
             os.fsync(out.fileno())
-        aside.replace(file)
+        beside.replace(file)
     finally:
-        aside.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
+
+
+def write_aside(file: Path, content: bytes) -> None:
+    """A whole file, see `aside`."""
+    with aside(file) as out:
+        out.write(content)
 
 
 def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:

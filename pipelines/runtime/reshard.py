@@ -15,6 +15,7 @@ from pipelines.runtime import crash
 from pipelines.runtime.closing import closed_on_error
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.cuts import deal, whole
+from pipelines.runtime.deadletter import Tally
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.errors import Fenced, Unavailable
 from pipelines.runtime.journal import Journal
@@ -97,8 +98,10 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
     found = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
     # The earliest clock: one shard may have a backlog in whose time another's later clock would make keys silent.
     facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
+    dead = Tally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
     for n, cut in enumerate(deal([whole(snapshot.cuts) for snapshot in found], deployment.shards)):
-        Snapshots(deployment.lake, deployment.name, n).write(name, cut, facts)
+        own = (dead if n == 0 else Tally()).facts()
+        Snapshots(deployment.lake, deployment.name, n).write(name, cut, facts | own)
 
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:

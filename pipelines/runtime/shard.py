@@ -155,6 +155,7 @@ class Shard:
             "waits_for": waits,
             "damaged": dict(self._damaged),  # partition -> why it is not read
             "digest_mismatches": live.mismatches,  # of its takeover
+            **live.dead.facts(),
         }
 
     @property
@@ -293,6 +294,7 @@ class Shard:
         """One transaction with all that has to be said; the next step need not wait for it."""
         live = self._live
         alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
+        live.dead.note(letters, live.machine.pipeline.topic, round(self._clock() * 1000))
         again = [d for d in letters if d.stage != GAP]  # a gap is found again, not re-run
         live.journal.publishes([*map(fingerprint, alerts), *map(fingerprint, again)])
         if mark:
@@ -324,6 +326,7 @@ class Shard:
             "signature": live.machine.signature,
             "state_version": live.machine.pipeline.state_version,
             "now": self._now,
+            **live.dead.facts(),
         }
         results, files = self._results, self._files
         self._first = self._first and not results

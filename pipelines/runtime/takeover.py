@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines.runtime import clients, crash, journal, progress
 from pipelines.runtime.alerts import Alert, generation
 from pipelines.runtime.closing import closed_on_error
-from pipelines.runtime.deadletter import GAP, DeadLetter
+from pipelines.runtime.deadletter import GAP, DeadLetter, Tally
 from pipelines.runtime.errors import (
     FrameLost,
     JournalLost,
@@ -64,6 +64,7 @@ class Live:
     files: list[tuple[str, bytes]] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
+    dead: Tally = field(default_factory=Tally)
 
     def skip(self, skipped: Skipped, source: Source) -> None:
         """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
@@ -223,6 +224,7 @@ def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> L
         migrated=migrated,
         now=int(facts.get("now", 0)),
         gaps=found.gaps,
+        dead=Tally.of(facts),
     )
     _rerun(live, found, spec, source)
     crash.point("takeover.rerun", waits=False)
@@ -250,15 +252,19 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
                     live.damaged = dict(poll.damaged)
             batch = found.as_judged(live.inbox.take_until(ends), item)
             outcome = live.machine.step(batch.table, item.now, wall=item.wall)
-            said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *batch.dead, *outcome.refused]
+            letters: list[DeadLetter | Refusal] = [*batch.dead, *outcome.refused]
+            said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *letters]
             again.publishes([fingerprint(s) for s in said])
+            live.dead.note(letters, live.machine.pipeline.topic, item.wall)
             live.results.append(outcome.results)
             live.files += outcome.files
             live.positions |= ends
             live.now = item.now
             progress.made()
         else:
-            again.publishes([fingerprint(letter) for letter in item.letters(live.machine.pipeline.topic)])
+            skipped = item.letters(live.machine.pipeline.topic)
+            again.publishes([fingerprint(letter) for letter in skipped])
+            live.dead.note(skipped, live.machine.pipeline.topic, live.now)
             live.skip(item, source)
     if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
         live.mismatches = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,12 +14,14 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from deploy.kafka.server import KafkaServer
+from pipelines.cli.backfill import told
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.backfill import Backfilled, Span, backfill
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.pipeline import Commit
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job, until, warm_up
 from tests.crash.load import Message, messages, reading
 
 pytestmark = pytest.mark.crash
@@ -83,6 +86,33 @@ def test_it_gives_the_rows_and_alarms_that_the_pipeline_gave_and_moves_nothing_o
     assert done.bad == len(offsets.filter(inside)) > 3
     assert (done.records, read[-1][0]) == (_count(job, span), read[-1][1])
     assert (DeltaTable(job.lake.uri(job.name)).version(), job.found(), _stored(job)) == (version, found, kept)
+
+
+@pytest.fixture
+def odd(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
+    """A job whose lake is in a folder that a URI has to escape."""
+    warm_up()
+    job = Job(kafka.bootstrap_servers, tmp_path / "My Läke 100% #1?")
+    yield job
+    job.close()
+
+
+def test_it_counts_alerts_as_the_topic_has_them_and_says_where_it_began_without_state(odd: Job) -> None:
+    job = odd
+    job.send(islice(messages(5), 600))
+    job.start().stop()
+    job.finish(job.start())
+    published = [dict(record.headers)["ce_type"].rpartition(b".")[2] for record in job.read(f"alerts.{job.name}")]
+    raised, cleared = (published.count(transition) for transition in (b"raised", b"cleared"))
+    assert raised > cleared > 10
+    done = _again(job, FOREVER)
+    assert (done.alarms, done.raised, done.cleared, done.cold) == (len(published), raised, cleared, False)
+    line = f"{len(published)} alerts would have been published: {raised} raised, {cleared} cleared"
+    assert job.lake.scan("again").collect().height == job.lake.scan(job.name).collect().height == done.rows > 100
+    assert told("again", done) == f"again: {done.rows} rows from {done.records} records; {line}"
+    span, _ = _middle(job)
+    assert not _again(job, span, "warm").cold
+    assert _again(job, Span(span.since, span.until), "cold").cold
 
 
 def _count(job: Job, span: Span) -> int:

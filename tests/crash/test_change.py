@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,30 @@ def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, *
 def _read(shard: Shard, job: Job) -> None:
     while shard.facts()["read"] != job.ends():
         shard.turn()
+
+
+def test_dead_letters_are_counted_once_over_a_recovery_and_a_checkpoint(make_job: MakeJob) -> None:
+    job = make_job()
+
+    def bad(value: bytes) -> Message:
+        return Message(1, value, [], round(time.time() * 1000))
+
+    job.send([*itertools.islice(messages(3), 50), bad(b"not JSON"), bad(b"neither")])
+    first = _shard(job, every="1h")
+    _read(first, job)
+    facts = first.facts()
+    assert facts["dead_letters"] > 2 and facts["dead_letter"]["message"].startswith("expected one JSON object")
+    assert (facts["dead_letter"]["topic"], facts["dead_letter"]["error"]) == (job.topic, "Malformed")
+    second = _shard(job, every="1h")  # the first one is fenced in the middle of its work; its steps are run again
+    assert second.facts()["dead_letters"] == facts["dead_letters"]
+    assert second.facts()["dead_letter"]["offset"] == facts["dead_letter"]["offset"]
+    job.send([bad(b'{"unit": 1}')])
+    _read(second, job)
+    second.close()
+    third = _shard(job, every="1h")
+    assert third.facts()["dead_letters"] == sum(job.letters().values()) == facts["dead_letters"] + 1
+    assert third.facts()["dead_letter"]["offset"] > facts["dead_letter"]["offset"]
+    third.close()
 
 
 def _hot(job: Job) -> Iterator[float]:

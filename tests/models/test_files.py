@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -17,7 +18,7 @@ from models.occupancy import model as occupancy
 from models.rul import model as rul
 from models.surprise.config import SurpriseConfig
 from models.touch.config import TouchConfig
-from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake import Lake, aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,19 @@ Lake({str(tmp_path)!r}).replace("a.json", b"new")
     assert (tmp_path / "a.json").read_bytes() == b"old"
 
 
+def test_a_file_that_grows_for_long_has_its_name_when_it_is_whole_and_after_an_error_never(tmp_path: Path) -> None:
+    with aside(tmp_path / "a") as out:
+        out.write(b"old")
+        assert not (tmp_path / "a").exists()
+    (tmp_path / "link").symlink_to("a")
+    with contextlib.suppress(KeyboardInterrupt), aside(tmp_path / "link") as out:
+        out.write(b"half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "link").read_bytes() == b"old"
+    (tmp_path / "link").unlink()
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
 def _rul(folder: Path) -> Any:
     return rul.load(folder, "cpu")
 
@@ -98,6 +112,7 @@ def test_no_other_file_is_written_over_in_place() -> None:
     new = {
         "pipelines/runtime/crash.py",  # a test's own mark
         "pipelines/runtime/plan.py",  # a download into a folder of its own
+        "models/registry.py",  # a temporary folder, from which MLflow takes the files
     }
     found = {
         str(file.relative_to(ROOT))

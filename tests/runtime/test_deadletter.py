@@ -4,11 +4,20 @@ import base64
 import hashlib
 import json
 
+import orjson
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
-from pipelines.runtime.deadletter import ROW_SIZE_LIMIT, SIZE_LIMIT, DeadLetter, OriginalStore, externalise, internalise
+from pipelines.runtime.deadletter import (
+    ROW_SIZE_LIMIT,
+    SIZE_LIMIT,
+    DeadLetter,
+    OriginalStore,
+    Tally,
+    externalise,
+    internalise,
+)
 
 KAFKA_DEFAULT_LIMIT = 1024 * 1024
 
@@ -146,3 +155,16 @@ def test_a_huge_key_or_headers_take_the_whole_record_to_the_lake(store, tmp_path
     assert base64.b64decode(kept["key"]) == whole.key
     assert base64.b64decode(kept["value"]) == whole.value
     assert [(name, base64.b64decode(v)) for name, v in kept["headers"]] == headers
+
+
+def test_a_tally_counts_and_keeps_the_newest_and_survives_a_snapshot_and_a_move_of_shards():
+    tally = Tally()
+    tally.note([], "t", 1)
+    assert tally.facts() == {"dead_letters": 0, "dead_letter": None}
+    tally.note([letter(), letter(row=7, message="got \ud800" + "x" * 2000)], "t", 5)
+    stored = json.loads(orjson.dumps(tally.facts()))
+    newest = {"topic": "t", "partition": 3, "offset": 1042, "row": 7, "stage": "decode", "error": "BadValue", "at": 5}
+    assert Tally.of(stored) == tally and tally.newest == newest | {"message": "got ?" + "x" * 995}
+    later = Tally(2, {**newest, "at": 9})
+    assert Tally.of(stored, {"now": 3}, later.facts()) == Tally(4, later.newest)
+    assert Tally.of({}) == Tally.of() == Tally()
