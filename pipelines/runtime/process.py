@@ -76,8 +76,8 @@ class ReaderProcess:
         """Say what to read; the arguments are `Reader`'s."""
         self._reader = self._make(*arguments)
 
-    def log(self) -> Log:
-        return self._reader.log()
+    def log(self, shards: int = 0) -> Log:
+        return self._reader.log(shards)
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._reader.seek(positions)
