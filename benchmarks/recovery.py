@@ -1,29 +1,44 @@
-"""What a takeover costs by the size of the state, and what a checkpoint writes, on Apache Kafka.
+"""What recovery costs on Apache Kafka: from a SIGKILL to the next committed row and alert, and a takeover by its state's size.
 
-    python -m benchmarks.recovery [--keys 1000,100000,1000000]
+    python -m benchmarks.recovery [--only kills,takeover] [--rounds 10] [--keys 1000,100000,1000000]
 
-A shard with windows of 30 x 24 float32 for each key is left without a word after a checkpoint; timed is the next one's
-takeover: fence, own, restore, re-run what the journal says. A process's own start (Python, torch: 2 to 4 s) comes on top.
+- kills: a pipeline under `tocsin run`, 200 readings a second, a checkpoint each second, every reading an alert. One part after the
+  other is killed: worker, reader, supervisor, broker (started again at once), and Ray with all that it runs, as when a machine
+  is lost (`tocsin run` is typed again at once). All is seen from outside: the first row of a reading that was sent after the kill
+  by the file in the table's log that commits it, its first alert by the arrival at a `read_committed` subscriber.
+- takeover: a shard with windows of 30 x 24 float32 for each key is left without a word after a checkpoint; timed is the next
+  one's takeover: fence, own, restore, re-run what the journal says. The start of a process is not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import os
+import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import polars as pl
+import psutil
 import pyarrow as pa
+from kafka import KafkaProducer
 
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients, feeder
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.lake import Lake
-from pipelines.runtime.pipeline import Pipeline
+from pipelines.runtime.pipeline import AlertRule, Pipeline
 from pipelines.runtime.plan import Model, Plan
 from pipelines.runtime.provision import provision
 from pipelines.runtime.reader import Reader
@@ -98,16 +113,187 @@ def assigned(topic: str) -> list[Any]:
     return [TopicPartition(topic, 0)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keys", default="1000,100000,1000000")
+NAME, TOPIC = "recovery", "sensors.recovery"
+RATE, UNITS = 200, 20
+REST_S = 5.0
+PATIENCE_S = 300.0
+PARTS = {"worker": "ray::Worker", "reader": "ray::Reader", "supervisor": "ray::Supervisor"}
+"""Processes by the titles that Ray gives them."""
+
+
+def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """Each reading raises its unit's alert or clears it."""
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        schema=pa.schema([pa.field(n, pa.int64(), nullable=False) for n in ("unit", "cycle")]),
+        key="unit",
+        stages=[Sorted(by="cycle")],
+        results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64())]),
+        rules=[AlertRule(name="odd", severity="info", when=pl.col("cycle") % 2 == 1, clear=pl.col("cycle") % 2 == 0)],
+    )
+
+
+class Running:
+    """`tocsin run` and its load, its parts to be killed, and what is seen of it from outside."""
+
+    def __init__(self, folder: Path, server: KafkaServer) -> None:
+        self._folder, self._server = folder, server
+        self._kafka = {"bootstrap_servers": server.bootstrap_servers}
+        (folder / "tocsin.toml").write_text(
+            f"""
+            kafka.bootstrap_servers = "{server.bootstrap_servers}"
+            lake.path = "{folder / "lake"}"
+            lake.alerts = false
+            mlflow.enabled = false
+            ray.num_cpus = 0
+            [pipelines.{NAME}]
+            factory = "benchmarks.recovery:ringing"
+            topic = "{TOPIC}"
+            every = "1s"
+            """
+        )
+        self._over = threading.Event()
+        self._killed_at, self._alert_at = 0.0, 0.0
+        with clients.admin(self._kafka) as admin:
+            admin.create_topics({TOPIC: {"num_partitions": 1}, f"alerts.{NAME}": {"num_partitions": 1}})
+        for work in (self._feed, self._listen):
+            threading.Thread(target=work, daemon=True).start()
+        self.start()
+
+    def start(self) -> None:
+        """Type `tocsin run`."""
+        command = [sys.executable, "-m", "pipelines", "run", NAME]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        with (self._folder / "said").open("a") as said:
+            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=said, stderr=said)
+
+    def kill(self, part: str) -> float:
+        """SIGKILL a part, and start again at once what nobody else would. Returns when it was killed, s since the epoch."""
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        titled = [p for p in below if (p.cmdline() or [""])[0].startswith(PARTS.get(part, "none"))]
+        self._alert_at, self._killed_at = 0.0, time.time()
+        if part == "broker":
+            self._server.kill()
+            self._server.restart()
+        elif part == "Ray":
+            self._end(below)
+            self.start()
+        else:
+            max(titled, key=lambda p: p.create_time()).kill()
+        return self._killed_at
+
+    def recovers(self, at: float) -> tuple[float, float]:
+        """Seconds from `at` to the next committed row and to the next alert, of readings that were sent since."""
+        row, alert = 0.0, 0.0
+        give_up = time.time() + PATIENCE_S
+        while not (row and alert):
+            if time.time() > give_up:
+                raise TimeoutError(
+                    f"expected rows and alerts within {PATIENCE_S:g} s, got {(self._folder / 'said').read_text()}"
+                )
+            row = row or self._committed_after(at)
+            alert = self._alert_at
+            time.sleep(0.01)
+        return row - at, alert - at
+
+    def close(self) -> None:
+        """End it."""
+        self._over.set()
+        self._end(psutil.Process(self._process.pid).children(recursive=True))
+
+    def _end(self, below: list[psutil.Process]) -> None:
+        self._process.kill()
+        for process in below:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+
+    def _committed_after(self, at: float) -> float:
+        """When the first row of a reading that was sent after a time was committed; 0: not yet."""
+        for file in sorted((self._folder / "lake" / NAME / "_delta_log").glob("*.json")):
+            if (made := file.stat().st_mtime) > at:
+                actions = [orjson.loads(line) for line in file.read_bytes().splitlines()]
+                stats = [orjson.loads(a["add"]["stats"]) for a in actions if "add" in a]
+                if any(_since(found["maxValues"]["event_time"]) > at for found in stats):
+                    return made
+        return 0.0
+
+    def _feed(self) -> None:
+        producer = KafkaProducer(**self._kafka, acks="all", delivery_timeout_ms=600_000, reconnect_backoff_max_ms=200)
+        sent, began = 0, time.monotonic()
+        while not self._over.wait(0.01):
+            for n in range(sent, round((time.monotonic() - began) * RATE)):
+                value = orjson.dumps({"unit": n % UNITS, "cycle": n // UNITS + 1})
+                producer.send(TOPIC, key=str(n % UNITS).encode(), value=value)
+                sent = n + 1
+
+    def _listen(self) -> None:
+        """Note when the first alert of a reading arrives that was sent after a kill."""
+        options = {"reconnect_backoff_max_ms": 200, "fetch_max_wait_ms": 20}
+        with contextlib.closing(clients.consumer(self._kafka, **options)) as consumer:
+            (tp,) = assigned(f"alerts.{NAME}")
+            consumer.assign([tp])
+            consumer.seek_to_beginning(tp)
+            while not self._over.is_set():
+                for records in consumer.poll(timeout_ms=50).values():
+                    newest = _since(dict(records[-1].headers)["ce_time"].decode())
+                    if not self._alert_at and newest > self._killed_at:
+                        self._alert_at = time.time()
+
+
+def _since(text: str) -> float:
+    """A time as s since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def kills(rounds: int) -> None:
+    """Kill each part so many times, and print how long it took."""
+    took: dict[str, list[tuple[float, float]]] = {part: [] for part in (*PARTS, "broker", "Ray")}
+    with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
+        running = Running(Path(folder), server)
+        try:
+            running.recovers(time.time())
+            for _ in range(rounds):
+                for part, found in took.items():
+                    time.sleep(REST_S + np.random.default_rng().random())
+                    found.append(running.recovers(running.kill(part)))
+                    print(f"{part}: row {found[-1][0]:.1f} s, alert {found[-1][1]:.1f} s", file=sys.stderr, flush=True)
+        finally:
+            running.close()
+    print(
+        f"| killed, {rounds} times each | next committed row, s: p50 / max | next alert, s: p50 / max |\n|---|---|---|"
+    )
+    for part, found in took.items():
+        rows, alerts = zip(*found, strict=True)
+        print(f"| {part} | {_spread(rows)} | {_spread(alerts)} |", flush=True)
+
+
+def _spread(seconds: tuple[float, ...]) -> str:
+    return f"{statistics.median(seconds):.1f} / {max(seconds):.1f}"
+
+
+def takeovers(sizes: list[int]) -> None:
+    """Print what a takeover takes by the number of keys."""
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         kafka = {"bootstrap_servers": server.bootstrap_servers}
         print(
             f"| keys | full snapshot, MB | a checkpoint with {TOUCHED} keys touched, MB | takeover, s |\n|---|---|---|---|"
         )
-        for keys in map(int, parser.parse_args().keys.split(",")):
+        for keys in sizes:
             print(measure(keys, kafka, Path(folder)), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="kills,takeover")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--keys", default="1000,100000,1000000")
+    given = parser.parse_args()
+    if "kills" in given.only:
+        kills(given.rounds)
+    if "takeover" in given.only:
+        takeovers([*map(int, given.keys.split(","))])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 from pipelines.runtime import worker
@@ -15,13 +16,22 @@ from pipelines.runtime.spec import Spec
 @contextmanager
 def hosted(spec: Spec) -> Iterator[worker._Hosted]:
     """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
-    with patch.object(worker, "RemoteReader", Reader), patch.object(worker.os, "_exit", _end):
+    readers = list[Reader]()
+
+    def reader(*arguments: Any) -> Reader:
+        readers.append(Reader(*arguments))
+        return readers[-1]
+
+    with patch.object(worker, "RemoteReader", reader), patch.object(worker.os, "_exit", _end):
         shard = worker._Hosted(spec, lambda why: None)
         try:
             yield shard
         finally:
             shard.let_go()
             shard.thread.join(30)
+            for left in readers:
+                if "_consumer" in vars(left):  # else it was never used, and closing it would open one
+                    left.close()
             assert not shard.thread.is_alive()
 
 

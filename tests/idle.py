@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from ray.exceptions import ActorUnavailableError
@@ -14,7 +15,10 @@ ERRORS = {"unavailable": ActorUnavailableError("the network is slow", None), "ow
 
 
 class Idle(Worker):
-    """A worker that runs no shard and says what it is told to say: statuses, or names of `ERRORS` to raise; the last for ever."""
+    """A worker that runs no shard and says what it is told to say: statuses, or names of `ERRORS` to raise; the last for ever.
+
+    Shard 9 does not commit in time; shard 8 takes 3 s, and its worker answers meanwhile.
+    """
 
     def __init__(self, *told: Any) -> None:
         self._told, self._hosted = list(told), {}
@@ -28,5 +32,29 @@ class Idle(Worker):
             raise ERRORS[said]
         return said
 
+    def speak(self, why: str) -> None:
+        self._last_words(why)
+
     def drain(self, timeout: float = 60) -> bool:
-        return ShardId("job", 9) not in {status.id for status in self._told[0]}
+        if ShardId("job", 8) in (own := {status.id for status in self._told[0]}):
+            time.sleep(3)
+        return ShardId("job", 9) not in own
+
+
+class Boss:
+    """A supervisor that answers as it is told to: names of `ERRORS` to raise, then whether it drained all."""
+
+    def __init__(self, *told: Any) -> None:
+        self._told, self._words = list(told), list[tuple[str, str]]()
+
+    def ends(self, worker: str, why: str) -> None:
+        self._words.append((worker, why))
+
+    def words(self) -> list[tuple[str, str]]:
+        return self._words
+
+    def stop(self, timeout: float) -> bool:
+        said = self._told.pop(0)
+        if isinstance(said, str):
+            raise ERRORS[said]
+        return said

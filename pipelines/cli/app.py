@@ -26,11 +26,10 @@ from pipelines.cli import (
     train,
 )  # fmt: skip
 from pipelines.cli.invocation import Invocation
-from pipelines.cli.plain import Command, Group
+from pipelines.cli.plain import App
 
-app = typer.Typer(
+app = App(
     help="An alarm bell: streaming attention for sensors and cameras, exactly once from Kafka to a lake.",
-    cls=Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -66,6 +65,6 @@ for command in (
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill, frames.frames,
 ):  # fmt: skip
-    app.command(cls=Command)(command)
+    app.command()(command)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")

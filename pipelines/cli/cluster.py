@@ -27,9 +27,7 @@ def joined(settings: Settings, pipeline: str | None = None, *, start: bool = Fal
     Raises:
         Unavailable: there is none.
     """
-    address = settings.ray.address
-    if address == "local" and not start:
-        address = _own(pipeline)
+    address = settings.ray.address if start else _address(settings, pipeline)
     with joined_at(address, metrics_port=settings.ray.metrics_port):
         yield
 
@@ -49,10 +47,12 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
         ray.shutdown()
 
 
-def _own(pipeline: str | None) -> str:
-    """The address of the Ray that this folder's run has, or that the environment names."""
+def _address(settings: Settings, pipeline: str | None) -> str:
+    """Of the cluster that the settings name; with "local", of the Ray that this folder's run has, or the environment names."""
     from pipelines.cli.runs import living
 
+    if settings.ray.address != "local":
+        return settings.ray.address
     if os.environ.get("RAY_ADDRESS"):
         return "auto"
     runs = living()
@@ -154,21 +154,29 @@ def tell(actor: Any, order: str, *what: Any) -> None:
         ) from reason
 
 
-def halt(actor: Any, timeout: float) -> bool:
-    """Have all shards commit and let go, then end the supervisor; whether all did within `timeout` s.
+def halt(pipeline: str, timeout: float) -> None:
+    """Have all shards of a pipeline commit and let go, then end it; also when its supervisor is gone.
 
     Raises:
-        Unavailable: the supervisor failed in it.
+        ConfigError: nothing of it runs here.
+        Unavailable: not every shard is known to have let go; the text says what is certain.
+    """
+    from pipelines.runtime import draining
+
+    if not draining.workers(pipeline):
+        supervisor(pipeline)
+    draining.halt(pipeline, timeout)
+
+
+def rejoined(settings: Settings, pipeline: str | None = None) -> None:
+    """Join Ray anew: after it was restarted, handles and connections of before are dead.
+
+    Raises:
+        Unavailable: there is none.
     """
     import ray
-    from ray.exceptions import RayError
 
-    try:
-        return bool(ray.get(actor.stop.remote(timeout), timeout=timeout + 30))
-    except RayError as reason:
-        raise Unavailable(
-            f"supervisor: expected it to drain its shards, got {str(reason).splitlines()[-1]}; the next start goes on from what "
-            "is committed"
-        ) from reason
-    finally:
-        ray.kill(actor)
+    from pipelines.runtime.cluster import connect
+
+    ray.shutdown()
+    connect(_address(settings, pipeline))

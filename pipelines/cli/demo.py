@@ -63,7 +63,7 @@ def demo(
             stack.enter_context(joined(settings, start=True))
             told = stack.enter_context(until_told())
             actor = deploy(deployment.result())
-            stack.callback(halt, actor, PATIENCE_S)
+            stack.callback(halt, NAME, PATIENCE_S)
             _await_running(actor, told)
         threading.Thread(target=_listen, args=(kafka, fleet), daemon=True).start()
         frames = limited(simulated(engines, seed=0), round(rate * seconds))

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.plain import Command, Group
+from pipelines.cli.plain import App
 from pipelines.cli.times import moment
 
 if TYPE_CHECKING:
     from pipelines.runtime.redelivery import Held
     from pipelines.runtime.settings import Settings
 
-app = typer.Typer(
-    cls=Group,
+app = App(
     help="Dead letters, records that could not be judged: list them with the reason, look into one, have them judged again.",
     no_args_is_help=True,
 )
@@ -38,7 +37,7 @@ def dlq() -> None:
     """Dead letters: records that could not be judged, and why."""
 
 
-@app.command(name="list", cls=Command)
+@app.command(name="list")
 def letters(
     context: typer.Context,
     of: Annotated[
@@ -77,7 +76,7 @@ def letters(
     out.print(shown if newest else "no dead letters")
 
 
-@app.command(cls=Command)
+@app.command()
 def show(
     context: typer.Context,
     of: Of,
@@ -120,7 +119,7 @@ def show(
             out.print(plain(line), soft_wrap=True)
 
 
-@app.command(cls=Command)
+@app.command()
 def replay(
     context: typer.Context,
     of: Of,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 
@@ -32,3 +33,14 @@ class Command(_Plain, TyperCommand):
 
 class Group(_Plain, TyperGroup):
     """Commands under one name."""
+
+
+class App(typer.Typer):
+    """A typer whose groups and commands are these."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Group, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Add a command."""
+        return super().command(name, **{"cls": Command, **options})

@@ -52,7 +52,7 @@ def run(
 def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json: bool) -> None:
     import ray
 
-    from pipelines.cli.cluster import joined
+    from pipelines.cli.cluster import halt, joined
     from pipelines.cli.console import note, until_told
     from pipelines.cli.status import following
     from pipelines.runtime.metrics import endpoints
@@ -64,9 +64,9 @@ def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json:
         metrics = f"metrics at {seen}" if seen else "no metrics endpoint (ray.metrics_port)"
         note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
         try:
-            following(settings, [actor], told, json=json, every=2)
+            following(settings, lambda: [actor], told, json=json, every=2)
         finally:
-            _halt(actor, pipeline, timeout=60)
+            halt(pipeline, timeout=60)
     note(f"{pipeline} has committed and let go")
 
 
@@ -108,13 +108,11 @@ def stop(
     timeout: Annotated[float, typer.Option(help="Seconds that shards have to commit.")] = 60,
 ) -> None:
     """Have a pipeline commit and let go."""
-    from pipelines.cli.cluster import joined, supervisor
+    from pipelines.cli.cluster import halt, joined
     from pipelines.cli.console import note, working
 
-    with joined(context.obj.settings(), pipeline):
-        actor = supervisor(pipeline)
-        with working(f"{pipeline}: commits and lets go"):
-            _halt(actor, pipeline, timeout)
+    with joined(context.obj.settings(), pipeline), working(f"{pipeline}: commits and lets go"):
+        halt(pipeline, timeout)
     note(f"{pipeline} has committed and let go")
 
 
@@ -169,14 +167,3 @@ def _start(settings: Settings, ordering: Future[Deployment]) -> Any:
 def _settled(found: dict[str, Any], shards: int) -> bool:
     states = [shard["state"] for shard in found["shards"]]
     return len(states) == shards and "starting" not in states
-
-
-def _halt(actor: Any, pipeline: str, timeout: float) -> None:
-    from pipelines.cli.cluster import halt
-    from pipelines.runtime.errors import Unavailable
-
-    if not halt(actor, timeout):
-        raise Unavailable(
-            f"pipeline {pipeline}: expected all shards to commit within {timeout:g} s, got no word from some; "
-            "they are ended, and the next start goes on from what is committed"
-        )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.plain import Command, Group
+from pipelines.cli.plain import App
 from pipelines.cli.times import at, written
 
 if TYPE_CHECKING:
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.inspection import Memory, Rule
 
-app = typer.Typer(
-    cls=Group,
+app = App(
     help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
     no_args_is_help=True,
 )
@@ -29,7 +28,7 @@ def state() -> None:
     """State: what the engine remembers of each asset."""
 
 
-@app.command(cls=Command)
+@app.command()
 def show(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,7 @@ STARTING: dict[str, Any] = {
     **{"problems": [{"shard": 0, "state": "starting", "why": "Ray starts"}], "shards": [], "landing": []},
 }
 """A look at a run whose Ray has not started yet."""
+ANSWER_S = 5.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -46,7 +47,7 @@ def status(
 
 
 def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
-    from pipelines.cli.cluster import ask, joined, joined_at, supervisor, supervisors
+    from pipelines.cli.cluster import ask, joined, joined_at, rejoined, supervisor, supervisors
     from pipelines.cli.console import until_told
     from pipelines.cli.runs import living
 
@@ -61,11 +62,15 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
                 )
         _show(looks, json)
         return
+
+    def found() -> list[Any]:
+        """Anew for each look: a pipeline that was started again has another supervisor by the same name."""
+        return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
+
     with joined(settings, pipeline), until_told() as told:
         if not watch:
             told.set()
-        names = [pipeline] if pipeline else supervisors()
-        following(settings, [supervisor(name) for name in names], told, json=json)
+        following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
 
 
 def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
@@ -79,24 +84,44 @@ def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
         out.print("no pipeline runs in this folder")
 
 
-def following(settings: Settings, actors: Sequence[Any], told: Event, *, json: bool, every: float = 1) -> None:
-    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time."""
+def following(
+    settings: Settings,
+    found: Callable[[], Sequence[Any]],
+    told: Event,
+    *,
+    json: bool,
+    every: float = 1,
+    again: Callable[[], None] = lambda: None,
+) -> None:
+    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time.
+
+    Args:
+        found: finds their supervisors.
+        again: called before the next look when one has failed.
+    """
+    from ray.exceptions import RayError
     from rich.live import Live
 
     from pipelines.cli.cluster import ask
     from pipelines.cli.console import note, out, say_json
-    from pipelines.runtime.errors import Unavailable
+    from pipelines.runtime.errors import ConfigError, Unavailable
 
+    said, seen = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
     with live or contextlib.nullcontext():
         while True:
             try:
-                looks = [look(settings, ask(actor)) for actor in actors]
-            except Unavailable as reason:
-                if told.is_set():
+                if said:
+                    again()
+                looks = [look(settings, ask(actor, ANSWER_S)) for actor in found()]
+            except (Unavailable, ConfigError, RayError) as reason:
+                if not said and (told.is_set() or not seen):
                     raise
-                note(str(reason))  # a supervisor that restarts answers again
+                # A supervisor that restarts answers again, and so does a Ray that is started anew.
+                if (line := " ".join(str(reason).split())) != said:
+                    note(said := line)
             else:
+                said, seen = "", True
                 if json:
                     say_json({"at": datetime.now(UTC), "pipelines": looks})
                 elif live:

@@ -15,7 +15,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-from pipelines.runtime import clients
+from pipelines.runtime import clients, kafka_private
 from pipelines.runtime.errors import ConfigError, Refused, Unavailable
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
@@ -108,6 +108,7 @@ class Broker:
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
     """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
+    kafka_private.check()  # before a part of it is replaced here
     found: list[BaseException] = []
 
     class Ear(logging.Handler):

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.runtime import crash
+from pipelines.runtime.lake_waits import LakeWaits
 from pipelines.runtime.sink import Sink
 from pipelines.runtime.snapshots import Snapshots
 from pipelines.runtime.state import Cut
@@ -39,11 +40,12 @@ class Taken:
 class Checkpoints:
     """Writes checkpoints; step 1, the Kafka transaction with the mark, has been made by the shard before.
 
-    Guarantee: a checkpoint lands whole or not at all, and one after the other. Any error is the shard's end.
+    Guarantee: a checkpoint lands whole or not at all, and one after the other. A lake that takes nothing is waited for; any
+    other error is the shard's end.
     """
 
-    def __init__(self, sink: Sink, snapshots: Snapshots) -> None:
-        self._sink, self._snapshots = sink, snapshots
+    def __init__(self, sink: Sink, snapshots: Snapshots, lake: LakeWaits) -> None:
+        self._sink, self._snapshots, self._lake = sink, snapshots, lake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: Future[int] | None = None
         self.undeleted = 0
@@ -67,16 +69,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Let go of the thread."""
+        self._lake.close()
         self._thread.shutdown(wait=False)
 
     def _write(self, taken: Taken) -> int:
-        self._sink.stands()
-        self._sink.keep(taken.files)  # before the rows that name them; a re-run writes the same again
-        files = self._sink.write(taken.results)  # 2. invisible until step 4
+        # Each step may be taken again: nobody sees 2 and 3, and 4 looks whether it was made.
+        through = self._lake.through
+        through(self._sink.stands)
+        through(lambda: self._sink.keep(taken.files))  # before the rows that name them; a re-run writes the same again
+        files = through(lambda: self._sink.write(taken.results))  # 2. invisible until step 4
         crash.point("checkpoint.files")
-        self._snapshots.write(taken.name, taken.cut, taken.facts)  # 3. before 4: a commit must never lack its state
+        through(
+            lambda: self._snapshots.write(taken.name, taken.cut, taken.facts)
+        )  # 3. before 4: a commit needs its state
         crash.point("checkpoint.snapshot")
-        self._sink.publish(files, taken.positions, taken.name)  # 4. the one atomic step
+        through(lambda: self._sink.publish(files, taken.positions, taken.name))  # 4. the one atomic step
         crash.point("checkpoint.delta")
         self.undeleted += self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless; it never fails
         crash.point("checkpoint.dropped")

@@ -98,7 +98,9 @@ class _Chain:
             Displaced: it does not begin where it should; the first one may begin before. Compaction leaves holes, so one may
                 begin later, if the batch behind it agrees. `hole` says so where that batch is not here.
         """
-        batch, self._ahead = self._ahead or self._batches.next_batch(), None
+        batch, self._ahead = self._ahead, None
+        if batch is None:
+            batch = self._batches.next_batch()
         if batch is not None and batch.magic == 2:
             if batch.base_offset > self._start:
                 self._ahead = self._batches.next_batch()

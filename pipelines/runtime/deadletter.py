@@ -15,6 +15,7 @@ import orjson
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import Lost
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ class OriginalStore:
             with self._filesystem.open_output_stream(temporary) as stream:
                 stream.write(content)
             self._filesystem.move(temporary, path)
+            progress.made()
         self._last = digest
         return f"{self._uri}/{digest}", digest
 

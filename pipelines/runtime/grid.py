@@ -77,7 +77,9 @@ class Grid:
         return [Timer("seen_at", self.wait, self._listed)]
 
     def _listed(self, rows: Rows) -> torch.Tensor:
-        """Which rows are of a property that is listed, `[B]` bool."""
+        """Which readings are of a property that is listed, `[B]` bool; all, where a stage before this one makes the properties."""
+        if self._by not in rows.table.schema.names:
+            return torch.ones(len(rows), dtype=torch.bool)
         listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
         return torch.from_numpy(listed.to_numpy(zero_copy_only=False))
 

@@ -37,7 +37,8 @@ def without_password(address: str) -> str:
 def one_line(reason: BaseException, longest: int = 400) -> str:
     """An exception's kind and text in one line, fit to be shown; of an error in a Ray task, the task's own."""
     reason = cause if isinstance(cause := getattr(reason, "cause", None), BaseException) else reason
-    text = without_password(" ".join(str(reason).split()))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(reason)).replace("\u21b3", ":")  # deltalake colours its text
+    text = without_password(" ".join(plain.split()))
     line = f"{type(reason).__name__}: {text}" if text else type(reason).__name__
     return line if len(line) <= longest else f"{line[:longest]} ..."
 

@@ -156,7 +156,7 @@ class Metrics:
         for found in shards:
             facts, window, shard = found["facts"], found["window"], str(found["shard"])
             self._set("tocsin_commit_age_seconds", found["uncommitted_s"], shard=shard)
-            if found["state"] != "running" or not facts or not window:
+            if found["state"] not in ("running", "waiting") or not facts or not window:
                 continue
             lag = sum(facts["read"].values()) - sum(facts["committed"].values())
             self._set("tocsin_committed_lag_records", lag, shard=shard)

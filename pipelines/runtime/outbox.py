@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import Any
 
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
@@ -20,11 +22,13 @@ from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
 from pipelines.runtime.errors import Fenced, Unavailable
 from pipelines.runtime.journal import LARGEST, Journal
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake_waits import LakeWaits
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.provision import restore_outputs
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
+LOOK_S = 0.5
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
@@ -44,6 +48,7 @@ class Outbox:
         self.unsaid = 0
         """Alarms in a transaction that has not ended."""
         self.patience = clients.Patience(options)
+        self.lake_waits = LakeWaits(lake)
         self._originals = OriginalStore(lake.files, "", lake.place())
         restore_outputs(options, pipeline)
         self._producer: KafkaProducer = clients.producer(
@@ -68,12 +73,14 @@ class Outbox:
         """
         self.settle(wait=True)
         record, self._flight, self.unsaid = journal.dump(), Future(), len(alerts)
-        self._give_up = time.monotonic() + TRANSACTION_S
-        flight, work = self._flight, (alerts, letters, record, positions, said)
+        self._give_up = math.inf  # until the transaction begins: to store large originals may take long
+        flight = self._flight
 
         def run() -> None:
             try:
-                self._commit(*work)
+                stored = self.lake_waits.through(lambda: [externalise(letter, self._originals) for letter in letters])
+                self._give_up = time.monotonic() + TRANSACTION_S
+                self._commit(alerts, stored, record, positions, said)
             except BaseException as reason:
                 flight.set_exception(reason)
             else:
@@ -81,7 +88,7 @@ class Outbox:
                 flight.set_result(None)
 
         # A daemon: one that hangs must not hold the process back.
-        threading.Thread(target=run, name="outbox", daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(run,), name="outbox", daemon=True).start()
 
     def settle(self, *, wait: bool) -> None:
         """See how the transaction ended, if there is one and it has, or `wait` for it.
@@ -94,9 +101,11 @@ class Outbox:
             return
         while True:
             try:  # within bounds: the client waits without end, and was seen never to wake when a broker had restarted
-                self._flight.result(max(self._give_up - time.monotonic(), 0))
+                self._flight.result(min(max(self._give_up - time.monotonic(), 0), LOOK_S))
                 break
             except TimeoutError as reason:
+                if time.monotonic() < self._give_up:
+                    continue
                 if not self.patience.lasts():  # a takeover would have to wait, too
                     raise Unavailable(
                         f"{self._pipeline.name}/{self._shard}: expected a transaction to end within {TRANSACTION_S} s, "
@@ -114,7 +123,6 @@ class Outbox:
         said: Callable[[], None],
     ) -> None:
         p, producer = self._pipeline, self._producer
-        letters = [externalise(letter, self._originals) for letter in letters]
         with self._fencing():
             producer.begin_transaction()
             sent = [producer.send(p.alerts, key=a.key.encode(), value=a.value(), headers=a.headers()) for a in alerts]

@@ -56,10 +56,13 @@ class Parts:
         if state.leaving:
             self._leave()
         if len(came):
-            part, due = self._split(came, arrivals)
-            for n in range(int(part.max()) + 1):
-                index = (part == n).nonzero()[:, 0]
-                self._take(came.take(index), arrivals.least[index], arrivals.heard[index], due)
+            part = self._split(came, arrivals)
+            if part is None:
+                self._take(came, arrivals.least, arrivals.heard, due=False)
+            else:
+                for n in range(int(part.max()) + 1):
+                    index = (part == n).nonzero()[:, 0]
+                    self._take(came.take(index), arrivals.least[index], arrivals.heard[index], due=True)
         if self._at.now >= state.quiet_until:
             self._tick(torch.tensor(self._at.now))
             pending = [self._next(timer, torch.tensor(FAR)) for timer in self._timers]
@@ -77,11 +80,10 @@ class Parts:
             self._at.counts["forgotten"] += len(slots)
         state.leaving, state.changed = set(), True
 
-    def _split(self, came: Rows, arrivals: Arrivals) -> tuple[Tensor, bool]:
-        """Which part of the step each row belongs to, `[B]` int64, and whether anything is due before any of them."""
-        g, least, heard = came.groups(), arrivals.least, arrivals.heard
-        oldest, newest = int(heard.min()), int(least.max())
-        least, heard = least[g.order], heard[g.order]
+    def _split(self, came: Rows, arrivals: Arrivals) -> Tensor | None:
+        """Which part of the step each row belongs to, `[B]` int64; None: nothing is due before any of them."""
+        g, oldest, newest = came.groups(), int(arrivals.heard.min()), int(arrivals.least.max())
+        least, heard = arrivals.least[g.order], arrivals.heard[g.order]
         cuts, every = torch.zeros(len(came), dtype=torch.bool), torch.ones(len(came), dtype=torch.bool)
         pending = [(cell[g.slots], timer.after, timer.counts) for cell, timer in self._timers]
         pending.append((self._state.seen(g.slots), self._forget_after + 1, None))
@@ -93,9 +95,9 @@ class Parts:
             cuts |= (before != 0) & crossed(g, least, self._clock, before + after)
         if self._wall is None and self._silences:
             cuts |= crossed(g, least, self._clock, self._until(came)[g.order])
-        return segments(g, cuts), bool(cuts.any())
+        return segments(g, cuts) if bool(cuts.any()) else None
 
-    def _take(self, rows: Rows, least: Tensor, heard: Tensor, due: bool) -> None:
+    def _take(self, rows: Rows, least: Tensor, heard: Tensor, *, due: bool) -> None:
         """One part of some keys: what is due before it, then its rows."""
         g, state = rows.groups(), self._state
         first, last = g.order[g.starts], g.order[g.starts + g.lengths - 1]

@@ -33,14 +33,12 @@ class Place:
     """One worker's place.
 
     Args:
-        worker: the actor's own name.
         life: a call that its worker answers now and then, and that fails at once when it dies.
         shards: each one's state, as ordered or as heard.
         why: why the last worker ended, until a shard runs again.
     """
 
     name: str
-    worker: str = ""
     actor: Any = None
     life: Any = None
     shards: dict[ShardId, str] = field(default_factory=dict)
@@ -54,9 +52,9 @@ class Place:
     _trouble: str = ""
     _given: dict[ShardId, float] = field(default_factory=dict)
 
-    def settle(self, name: str, worker: Any) -> None:
+    def settle(self, worker: Any) -> None:
         """Have a worker fill it."""
-        self.worker, self.actor, self.shards, self._trouble = name, worker, {}, ""
+        self.actor, self.shards, self._trouble = worker, {}, ""
         self.born = self.heard = time.monotonic()
         self.asked, self.life = worker.status.remote(), worker.lives.remote()
 

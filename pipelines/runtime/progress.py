@@ -1,4 +1,4 @@
-"""When a takeover last got on with its work, so that one that hangs can be told from one that takes long."""
+"""When a shard last got on with its work, so that one that hangs can be told from one that takes long."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 def follow(progress: Progress) -> None:
     """Have what this thread achieves from now on count for `progress`; a thread that it starts needs its context."""
     _current.set(progress)
+
+
+def followed() -> Progress:
+    """What this thread achieves counts for."""
+    if (progress := _current.get()) is None:
+        follow(progress := Progress())
+    return progress
 
 
 def made() -> None:

@@ -102,6 +102,7 @@ class Reader:
         self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where it begins
         self._look_at = 0.0
         self._moved_at: dict[int, float] = {}
+        self._astray = False
         self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
 
     @cached_property
@@ -155,14 +156,14 @@ class Reader:
         self._go(positions)
 
     def _go(self, positions: Mapping[int, int]) -> None:
+        self._ends = dict(positions)  # first: a broker that is away is asked again for these
+        self._moved_at = dict.fromkeys(self._ends, time.monotonic())
         reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
             self._consumer.assign(reading)
             self._reading = reading
         for tp in reading:
             self._consumer.seek(tp, positions[tp.partition])
-        self._ends = {tp.partition: positions[tp.partition] for tp in reading}
-        self._moved_at = dict.fromkeys(self._ends, time.monotonic())
 
     def at(self, ms: int) -> dict[int, int]:
         """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
@@ -177,7 +178,18 @@ class Reader:
             PositionLost: the position is not inside the log any more.
             RecordsCorrupt: what the log holds can't be read in any partition; all before it has been handed out.
             Refused: nor can it be until a person changes something, such as a right or a codec.
+            Unavailable, KafkaError: the broker does not answer; the next call goes on where this one was to.
         """
+        try:
+            if self._astray:  # the client may have moved on past records that were not handed out
+                self._go(self._ends)
+                self._astray = False
+            return self._poll(timeout_ms)
+        except (Unavailable, KafkaError):
+            self._astray = True
+            raise
+
+    def _poll(self, timeout_ms: int) -> Poll | None:
         if self._ended:
             raise self._ended
         if restored := self._restored():
@@ -227,7 +239,7 @@ class Reader:
     def _reopen(self, at: dict[int, int]) -> None:
         """Go on with another consumer, for one that has met what it can't read would meet it again."""
         self._consumer.close()
-        self._consumer = self._open()
+        del self._consumer  # opened again when it is needed, which may fail
         self._go(self._ends | at)
 
     def _restored(self) -> dict[int, int]:

@@ -56,22 +56,28 @@ class RemoteReader:
         self._actor = self._open(process or started())
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
+        self._sought = True
+        """Whether the reader knows where to go on."""
 
     def log(self, shards: int = 0) -> Log:
         return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
-        self._next = dict(positions)
+        self._next, self._sought = dict(positions), False
         self._ahead.clear()
         self._ask(lambda reader: reader.seek.remote(self._next))
+        self._sought = True
 
     def poll(self, timeout_ms: int) -> Poll | None:
-        while len(self._ahead) < AHEAD:
-            self._ahead.append(self._actor.poll.remote(POLL_MS))
-        ready, _ = ray.wait([self._ahead[0]], timeout=timeout_ms / 1000)
-        if not ready:
-            return None
         try:
+            if not self._sought:
+                _answer(self._actor.seek.remote(self._next))
+                self._sought = True
+            while len(self._ahead) < AHEAD:
+                self._ahead.append(self._actor.poll.remote(POLL_MS))
+            ready, _ = ray.wait([self._ahead[0]], timeout=timeout_ms / 1000)
+            if not ready:
+                return None
             polled: Poll | None = _answer(self._ahead.popleft())
         except (ActorDiedError, ActorUnavailableError):
             self._revive()
@@ -100,11 +106,11 @@ class RemoteReader:
             return _answer(call(self._actor))
 
     def _revive(self) -> None:
+        """A new reader; it is told where to go on when it is next asked for records, for the broker may be away now."""
         log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
+        ray.kill(self._actor)  # it may only be out of reach
         self._ahead.clear()
-        self._actor = self._open(started())
-        if self._next:
-            ray.get(self._actor.seek.remote(self._next))
+        self._actor, self._sought = self._open(started()), not self._next
 
 
 def _answer(reference: Any) -> Any:

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
 
-from pipelines.runtime import crash
+from pipelines.runtime import crash, progress
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.closing import closed_on_error
@@ -21,18 +22,22 @@ from pipelines.runtime.deadletter import GAP, DeadLetter
 from pipelines.runtime.errors import RecordsCorrupt, Refused, Unavailable
 from pipelines.runtime.inbox import Batch
 from pipelines.runtime.journal import LONG, Skipped
-from pipelines.runtime.logs import Mentions
+from pipelines.runtime.lake_waits import answering
+from pipelines.runtime.logs import Mentions, one_line
 from pipelines.runtime.machine import Refusal
 from pipelines.runtime.outbox import fingerprint
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Source
+from pipelines.runtime.reader import Poll, Source
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.stats import Stats
 from pipelines.runtime.takeover import Live, take_over
 from pipelines.runtime.units import milliseconds, size
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 TICK_MS = 500
+AGAIN_S = 2.0
+NO_KAFKA = "Kafka does not answer: nothing is lost, it is asked again"
 JOURNAL_ITEMS = 4096
 """A journal record is written whole in each alert transaction: past this many steps, or `LONG` bytes of them, a checkpoint
 starts it afresh; past twice as many the input waits for one."""
@@ -47,12 +52,14 @@ class Shard:
 
     def __init__(self, spec: Spec, source: Source, clock: Callable[[], float] = time.time) -> None:
         self._spec, self._source, self._clock = spec, source, clock
-        self._live: Live = take_over(spec, source)
+        with answering(spec.lake):
+            self._live: Live = take_over(spec, source)
         live, pipeline = self._live, self._live.machine.pipeline
         self.stats, self._mentions = Stats(batch=pipeline.batch.rows), Mentions()
         self.stats.add(digest_mismatches=live.mismatches)
         self._inbox = live.inbox
-        self._checkpoints = Checkpoints(live.sink, live.snapshots)
+        self._lake_waits = live.outbox.lake_waits
+        self._checkpoints = Checkpoints(live.sink, live.snapshots, self._lake_waits)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
         self._files: list[tuple[str, bytes]] = list(live.files)
         self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
@@ -68,14 +75,16 @@ class Shard:
         self._leave(live.damaged)
         self._moved = bool(self._results)
         self._due_at, self._first = 0.0, True
-        self._turned_at = time.monotonic()
+        self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
         self._waits_for_lake = False
         if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
             # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
-            with closed_on_error(self._checkpoints, live.outbox):
+            with answering(spec.lake), closed_on_error(self._checkpoints, live.outbox):
                 self.checkpoint()
+        self._lake_waits.patient = True
+        self._silent = ""
         crash.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
@@ -95,7 +104,7 @@ class Shard:
 
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
-        self._turned_at = time.monotonic()
+        progress.made()
         self._live.outbox.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
@@ -139,9 +148,13 @@ class Shard:
         self._live.outbox.close()
 
     def facts(self) -> dict[str, Any]:
-        """What `tocsin status` shows of it; read from another thread. `turn_s`: how long the step under way has taken."""
+        """What `tocsin status` shows of it; read from another thread.
+
+        `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
+        """
         live = self._live
-        waits = "Kafka" if live.outbox.patience.waiting else "the lake" if self._waits_for_lake else ""
+        kafka, lake = self._silent or (NO_KAFKA if live.outbox.patience.waiting else ""), self._lake_waits.why
+        waits = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
         return {
             "epoch": live.epoch,
             "checkpoint": live.sequence,
@@ -151,8 +164,9 @@ class Shard:
             "model": live.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
-            "turn_s": 0.0 if waits else round(time.monotonic() - self._turned_at, 1),
+            "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
             "waits_for": waits,
+            "outage": kafka or lake,  # why it waits, where that is no mere slowness
             "damaged": dict(self._damaged),  # partition -> why it is not read
             "digest_mismatches": live.mismatches,  # of its takeover
             **live.dead.facts(),
@@ -171,7 +185,7 @@ class Shard:
                 deadline = now + milliseconds(batch.wait) / 1000
             left = TICK_MS if deadline is None else (deadline - now) * 1000
             try:
-                if left <= 0 or (poll := self._source.poll(max(round(left), 1))) is None:
+                if left <= 0 or (poll := self._poll(max(round(left), 1))) is None:
                     break
             except (RecordsCorrupt, Refused):
                 if self._inbox:
@@ -228,7 +242,7 @@ class Shard:
         late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._source.log(self._spec.shards).end
+        end = self._asked(lambda: self._source.log(self._spec.shards)).end
         starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
         skipped = Skipped(starts, {p: end[p] for p in starts})
         letters = skipped.letters(live.machine.pipeline.topic)
@@ -236,7 +250,7 @@ class Shard:
             log.warning("%s", letter)
         self._letters += letters
         live.journal.skips(skipped)
-        live.skip(skipped, self._source)
+        self._asked(lambda: live.skip(skipped, self._source))
         self._behind |= dict.fromkeys(late, 0)
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
 
@@ -263,17 +277,35 @@ class Shard:
         ]
 
     def _originals(self, wanted: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
-        """Records as they are in the log, which is still there once the broker is back."""
-        patience = self._live.outbox.patience
+        """Records as they are in the log, however long the broker takes to give them."""
+        return self._asked(lambda: self._source.originals(wanted))
+
+    def _poll(self, timeout_ms: int) -> Poll | None:
+        """The next records; a broker that does not give them has none yet."""
+        try:
+            polled = self._source.poll(timeout_ms)
+        except (Unavailable, KafkaError) as reason:
+            self._wait(reason, timeout_ms / 1000)
+            return None
+        self._silent = ""
+        return polled
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What the source answers, once it does: reading has no effect outside, so it is safe to ask again and again."""
         while True:
             try:
-                found = self._source.originals(wanted)
-            except Unavailable:
-                if not patience.lasts():
-                    raise
+                found = ask()
+            except (Unavailable, KafkaError) as reason:
+                self._wait(reason, AGAIN_S)
             else:
-                patience.waiting = False
+                self._silent = ""
                 return found
+
+    def _wait(self, reason: Exception, seconds: float) -> None:
+        if (line := one_line(reason)) != self._silent:
+            log.warning("%s waits: %s", self._spec.id, line)
+        self._silent = line
+        time.sleep(seconds)
 
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""

@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 from pyarrow import fs
 
+from pipelines.runtime import progress
 from pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
 from pipelines.runtime.lake import Lake, write
 from pipelines.runtime.pipeline import Pipeline
@@ -172,13 +173,24 @@ class Sink:
         return self.files(table)
 
     def files(self, table: pa.Table) -> list[AddAction]:
-        """Write rows as files of a table that need not be there yet."""
-        return [
-            self._file(date, table.filter(pc.equal(table[PARTITION], date))) for date in pc.unique(table[PARTITION])
-        ]
+        """Write rows as files of a table that need not be there yet: all of them, or none is left."""
+        written: list[AddAction] = []
+        for date in pc.unique(table[PARTITION]):
+            path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
+            try:
+                written.append(self._file(path, date, table.filter(pc.equal(table[PARTITION], date))))
+            except OSError:  # as when the lake is full: it would only become fuller
+                for left in (path, *(action.path for action in written)):
+                    with contextlib.suppress(OSError):
+                        self._files.delete_file(posixpath.join(self._pipeline.folder, left))
+                raise
+        return written
 
     def publish(self, files: Sequence[AddAction], positions: Mapping[int, int], checkpoint: int) -> None:
         """The one atomic step: rows, positions and the checkpoint's name become visible together.
+
+        Called again after an OSError, it sees whether the commit was made after all: from the version that was looked at
+        then, a second one would be refused.
 
         Raises:
             Fenced: another owner has raised the epoch.
@@ -188,10 +200,12 @@ class Sink:
             try:
                 self._commit(files, txn)
                 break
-            except CommitFailedError as reason:
+            except (CommitFailedError, OSError) as reason:
                 self._look()
                 if self._read(self._checkpoint_id) == checkpoint:  # it did commit, only its reply was lost
                     break
+                if isinstance(reason, OSError):
+                    raise
                 owner = {"pipeline": self._pipeline.name, "shard": self._shard}
                 log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
         else:
@@ -259,11 +273,11 @@ class Sink:
                 )
         return [f for f in wanted if f.name not in there]
 
-    def _file(self, date: pa.Scalar, table: pa.Table) -> AddAction:
-        path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
+    def _file(self, path: str, date: pa.Scalar, table: pa.Table) -> AddAction:
         whole = posixpath.join(self._pipeline.folder, path)
         self._files.create_dir(posixpath.dirname(whole), recursive=True)
         pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        progress.made()
         bytes_ = self._files.get_file_info(whole).size
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
 

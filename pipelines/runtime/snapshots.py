@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,8 @@ class Snapshots:
 
     def write(self, name: int, cut: Cut, facts: Mapping[str, Any]) -> int:
         """Store a cut under a checkpoint's name. Returns its bytes."""
-        self._previous = set(self._chain)
-        if cut.full:
-            self._chain, self._sizes = [], []
+        previous = set(self._chain)
+        chain, sizes = ([], []) if cut.full else (self._chain, self._sizes)
         parts = {
             "keys.arrow": _ipc(cut.keys),
             "cells.safetensors": save_tensors(dict(cut.cells) | {"\0freed": cut.freed}),
@@ -67,11 +66,10 @@ class Snapshots:
             parts[f"{plain(stage)}.safetensors"] = save_tensors({**rows.tensors, "\0slots": rows.slots})
         for file, content in parts.items():
             write(self._files, self.path(name, file), content)
-        self._chain.append(name)
-        self._sizes.append(sum(map(len, parts.values())))
+        chain, sizes = [*chain, name], [*sizes, sum(map(len, parts.values()))]
         manifest = {
-            "chain": self._chain,
-            "sizes": self._sizes,
+            "chain": chain,
+            "sizes": sizes,
             "full": cut.full,
             "waiting": list(cut.waiting),
             "state": dict(cut.facts),
@@ -80,16 +78,16 @@ class Snapshots:
         write(
             self._files, self.path(name, "manifest.json"), orjson.dumps(manifest)
         )  # last: it makes the rest a snapshot
-        if not self._whole():
+        whole = self._whole(chain)
+        self._previous, self._chain, self._sizes = previous, chain, sizes  # only now: one that fails is written again
+        if not whole:
             log.error("%s: snapshots were deleted; the next one holds the whole state", self._folder)
             self._chain = []
         return self._sizes[-1]
 
-    def _whole(self) -> bool:
+    def _whole(self, chain: Sequence[int]) -> bool:
         """Whether what the newest snapshot builds on is still there: its oldest cut, and the one before."""
-        ends = [
-            self.path(link, "manifest.json") for link in (self._chain[0], self._chain[max(len(self._chain) - 2, 0)])
-        ]
+        ends = [self.path(link, "manifest.json") for link in (chain[0], chain[max(len(chain) - 2, 0)])]
         return all(info.type == fs.FileType.File for info in self._files.get_file_info(ends))
 
     def read(self, name: int) -> Snapshot:

@@ -40,6 +40,8 @@ ADOPT_S = 10.0
 FOLLOW_S = 15.0
 LATE_S = 30.0
 """A start that takes longer does not hold back what waits for its end."""
+WORDS_S = 10.0
+"""A worker's last words are followed by its death within this."""
 PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
 """How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
 
@@ -61,7 +63,7 @@ class Supervisor:
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
-        self._adopted, self._words = False, dict[str, str]()
+        self._adopted, self._words = False, dict[str, tuple[float, str]]()
         self._partitions: dict[str, int] = {}
         self._told: dict[ShardId, float] = {}
         self._tracking: Any = None  # later, see `_begun`
@@ -124,7 +126,7 @@ class Supervisor:
 
     def ends(self, worker: str, why: str) -> None:
         """A worker's last words: it is about to end by itself."""
-        self._words[worker] = why
+        self._words[worker.rpartition("/")[0]] = time.monotonic(), why
 
     def forget(self, asset: str) -> None:
         """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
@@ -251,7 +253,7 @@ class Supervisor:
                     log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
                     continue
                 worker = found.pop(name)
-                place.settle(name, worker)
+                place.settle(worker)
                 self._note(place, known)
                 self._homes |= dict.fromkeys(place.shards, n)
                 worker.change.remote(self._orders.plan)
@@ -270,7 +272,9 @@ class Supervisor:
         try:
             self._note(place, place.hear(self._deployment.stuck_s))
         except Ended as reason:
-            self._bury(place, self._words.pop(place.worker, str(reason)))
+            at, why = self._words.pop(place.name, (0.0, ""))
+            heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
+            self._bury(place, why if heard else str(reason))
 
     def _note(self, place: Place, known: list[Status]) -> None:
         place.note(known)
@@ -307,7 +311,7 @@ class Supervisor:
         for n, place in enumerate(self._places):
             wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
             if place.actor is None and wanted and time.monotonic() >= place.not_before:
-                place.settle(*self._start(place))
+                place.settle(self._start(place))
             if place.actor:
                 for shard in wanted:
                     if shard not in place.shards:
@@ -320,8 +324,8 @@ class Supervisor:
         home = self._homes.get(shard)
         return None if home is None else self._places[home]
 
-    def _start(self, place: Place) -> tuple[str, Any]:
-        """A new worker for a place, and its name."""
+    def _start(self, place: Place) -> Any:
+        """A new worker for a place."""
         return hired(self._deployment, place.name)
 
     def _bury(self, place: Place, why: str) -> None:
@@ -347,12 +351,12 @@ class Supervisor:
         return tracking
 
 
-def hired(deployment: Deployment, place: str) -> tuple[str, Any]:
-    """A new worker for a place, such as "rul/worker-0", and its name."""
+def hired(deployment: Deployment, place: str) -> Any:
+    """A new worker for a place, such as "rul/worker-0"."""
     name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
     options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **deployment.resources}
     actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
-    return name, actor.remote(name, supervisor_name(deployment.name), {**KEEP_MEMORY, **deployment.env})
+    return actor.remote({**KEEP_MEMORY, **deployment.env})
 
 
 class Launch:
@@ -364,7 +368,7 @@ class Launch:
 
     def __init__(self, order: Deployment) -> None:
         self._order = order
-        _, self._worker = hired(order, f"{order.name}/worker-0")
+        self._worker = hired(order, f"{order.name}/worker-0")
         warming = ray.remote(num_cpus=0, max_retries=0)(warm)
         self._warm = [warming.remote({**KEEP_MEMORY, **order.env}) for _ in range(2)]  # for a reader and the supervisor
 

@@ -110,9 +110,8 @@ class Claim:
                 raise lost
             owned = sink.own(start)  # 2. fences the older committer
             crash.point("takeover.owned", waits=False)
-            last = journal.last(
-                spec.kafka, declared.journal, spec.shard
-            )  # 3. only now: nobody else can write it any more
+            # 3. Only now: nobody else can write it any more.
+            last = journal.last(spec.kafka, declared.journal, spec.shard)
             if lost := lost or _old(spec, declared, owned, last):
                 if spec.on_gap == "stop":
                     raise lost

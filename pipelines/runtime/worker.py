@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
+DRAIN_S = 0.1
 """A takeover that found no broker, or no lake, is tried again after this."""
 LIVES_S = 5.0
 LAST_WORDS_S = 2.0
@@ -78,6 +79,11 @@ class _Hosted:
     def quiet_s(self) -> float:
         """See `Status`."""
         return 0.0 if self.shard else round(self._progress.quiet_s, 1)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has achieved nothing, in takeover, steps and checkpoints."""
+        return self._progress.quiet_s
 
     @property
     def state(self) -> str:
@@ -166,14 +172,11 @@ class Worker:
     """Hosts shards; a detached Ray actor.
 
     Args:
-        name: its own, as an actor.
-        supervisor: the actor that hears its last words.
         env: environment of this process and of its readers'.
     """
 
-    def __init__(self, name: str, supervisor: str, env: Mapping[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
         begin(env)
-        self._name, self._supervisor = name, supervisor
         self._hosted: dict[ShardId, _Hosted] = {}
         self._hosting, self._readers = threading.Lock(), list[Any]()
 
@@ -202,11 +205,16 @@ class Worker:
         found = []
         for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
-            found.append(Status(id, h.state, h.error, facts, window, os.getpid(), h.quiet_s))
+            outage = facts.get("outage", "") if h.state == "running" else ""
+            state, error = ("waiting", outage) if outage else (h.state, h.error)
+            found.append(Status(id, state, error, facts, window, os.getpid(), h.quiet_s))
         for status in found:
             if status.state == "stopped":
                 del self._hosted[status.id]
         return found
+
+    def answers(self) -> None:
+        """Whether it can be reached."""
 
     def lives(self) -> None:
         """Take a while to answer: a caller that waits for it learns of this process's death at once."""
@@ -219,17 +227,26 @@ class Worker:
                 hosted.change(plan)
 
     def drain(self, timeout: float = 60) -> bool:
-        """Have every shard commit and let go; whether all did in time."""
-        hosted, give_up = list(self._hosted.values()), time.monotonic() + timeout
+        """Have every shard commit and let go; whether all did. One that achieves nothing for `timeout` s is given up."""
+        hosted, begun = list(self._hosted.values()), time.monotonic()
         for h in hosted:
             h.let_go()
         for h in hosted:
-            h.thread.join(max(give_up - time.monotonic(), 0))
+            while h.thread.is_alive() and min(h.idle_s, time.monotonic() - begun) < timeout:
+                h.thread.join(min(DRAIN_S, timeout))
         return not any(h.thread.is_alive() for h in hosted)
 
     def _last_words(self, why: str) -> None:
+        """Tell the supervisor why this process ends; it sees the death in any case."""
         try:
-            supervisor = ray.get_actor(self._supervisor, namespace=ray.get_runtime_context().namespace)
-            ray.get(supervisor.ends.remote(self._name, why), timeout=LAST_WORDS_S)
-        except Exception as reason:  # it sees the death in any case
+            ray_ = ray.get_runtime_context()
+            name = ray_.get_actor_name()
+            supervisor = ray.get_actor(supervisor_of(name), namespace=ray_.namespace)
+            ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
+        except Exception as reason:
             log.warning("the supervisor was not told why: %s", logs.one_line(reason))
+
+
+def supervisor_of(worker: str) -> str:
+    """The name of the supervisor of a worker such as "rul/worker-0/1764354000"."""
+    return f"{worker.partition('/')[0]}/supervisor"

@@ -12,6 +12,7 @@ import ray
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect
+from pipelines.runtime.draining import halt, workers
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
 from tests.crash.load import messages
@@ -45,15 +46,20 @@ def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Pa
         assert job.differences() == []
 
 
-def test_a_restarted_supervisor_adopts_the_living_worker(cluster: None, kafka: KafkaServer, tmp_path: Path) -> None:
+def test_a_restarted_supervisor_adopts_the_living_worker_and_a_stop_while_it_is_away_drains_that(
+    cluster: None, kafka: KafkaServer, tmp_path: Path
+) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path)
     deployed = Deployed(job)
     with job.load(rate=100):
         worker = deployed.goes_on()["pid"]
         deployed.kill("Supervisor")
         assert deployed.goes_on()["pid"] == worker
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
-    deployed.stop()
+    until(lambda: sum(deployed.shard()["facts"]["read"].values()) == sum(job.ends().values()), "all input to be read")
+    deployed.kill("Supervisor")
+    halt(job.name, 60)  # while the supervisor is away: its worker commits and ends all the same
+    assert workers(job.name) == {}
+    assert job.drained(job.ends())
     assert job.differences() == []
     assert job.stored("0#epoch") == 1
 
@@ -90,17 +96,20 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
     again.stop()
 
 
-def test_a_shard_that_meets_damage_commits_what_lies_before_it_and_says_where(
+def test_a_shard_that_meets_damage_in_all_its_partitions_commits_what_lies_before_it_and_says_where(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
     job, load = Job(kafka.bootstrap_servers, tmp_path), messages(9)
     for _ in range(2):
         job.send(islice(load, 400))
-    lost = damage(kafka, job.topic, job.ends()[0] - 1)
+    lost = {p: damage(kafka, job.topic, end - 1, partition=p) for p, end in job.ends().items()}
     deployed = Deployed(job)
     refused = deployed.refused()
-    assert refused["error"].startswith(f"{job.topic}[0]@{lost.first}: expected records as they were written, got ")
+    places = tuple(
+        f"{job.topic}[{p}]@{batch.first}: expected records as they were written" for p, batch in lost.items()
+    )
+    assert refused["error"].startswith(places)
     assert "\n" not in refused["error"]
     assert refused["restarts"] == 0
-    assert job.stored(f"{job.topic}/0") == lost.first > 0
+    assert all(job.stored(f"{job.topic}/{p}") == batch.first > 0 for p, batch in lost.items())
     deployed.stop()

@@ -95,7 +95,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated building of two rooms and one day."""
     monkeypatch.setattr(occupancy, "DAYS", 1)
     whole = occupancy.recorded
-    monkeypatch.setattr(occupancy, "recorded", lambda source, *, rooms, seed: whole(source, rooms=2, seed=seed))
+    monkeypatch.setattr(occupancy, "recorded", lambda source, **more: whole(source, **{**more, "rooms": 2}))
 
 
 def trained(folder: Path, **mlflow: Any) -> dict[str, Any]:

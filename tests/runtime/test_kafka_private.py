@@ -15,6 +15,7 @@ from kafka.producer.transaction_manager import TransactionManager
 from kafka.record.default_records import DefaultRecordBatch
 
 from pipelines.runtime import clients, kafka_private
+from pipelines.runtime.broker_checks import _failures
 from pipelines.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -66,4 +67,10 @@ def test_one_that_the_library_does_not_use_any_more_is_refused(monkeypatch: pyte
         if "_supports_epoch_bump" in getattr(getattr(method, "__code__", None), "co_names", ()):
             monkeypatch.setattr(TransactionManager, name, lambda self: None)
     with pytest.raises(ConfigError, match="without a use of _supports_epoch_bump in TransactionManager"):
+        kafka_private.check()
+
+
+def test_a_part_that_we_have_replaced_ourselves_is_no_loss() -> None:
+    """`tocsin check` listens to the transport while it makes the process's first client."""
+    with _failures():
         kafka_private.check()

@@ -25,7 +25,7 @@ from tests.crash.harness import Job, until
 from tests.crash.load import Message, messages
 from tests.shards import read, shard
 
-LIMIT = 2_500
+LIMIT = 1_800
 """Bytes that the journal's topic takes here, in place of a megabyte."""
 
 
@@ -71,7 +71,7 @@ def test_while_the_lake_is_slow_the_input_waits_before_the_journal_is_too_long(
     running = read(shard(job), job)
     running.checkpoint()
     lands, done = _slow(monkeypatch), threading.Event()
-    job.send(islice(messages(8, units=40), 70))
+    job.send(islice(messages(8, units=40), 45))
     going = threading.Thread(target=lambda: (read(running, job), done.set()))
     going.start()
     until(lambda: running.facts()["waits_for"] == "the lake", "the shard to wait", 30)
@@ -108,7 +108,7 @@ def test_a_shard_whose_journal_had_grown_too_long_goes_on(job: Job, monkeypatch:
         running = read(shard(job), job)
         running.checkpoint()
         lands = _slow(before)
-        job.send(islice(sent, 100))
+        job.send(islice(sent, 60))
         with pytest.raises(KafkaError, match="TooLarge"):
             read(running, job)
         running = shard(job)

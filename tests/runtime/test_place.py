@@ -15,7 +15,8 @@ import ray
 from pipelines.runtime import place as place_
 from pipelines.runtime.cluster import NAMESPACE, actors, connect
 from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.draining import drain, workers
+from pipelines.runtime.draining import drain, halt, workers
+from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.place import Ended, Place
 from pipelines.runtime.plan import Plan
@@ -23,7 +24,7 @@ from pipelines.runtime.spec import ShardId
 from pipelines.runtime.supervisor import Supervisor
 from pipelines.runtime.worker import Status
 from tests.conftest import ROOT
-from tests.idle import ERRORS, Idle
+from tests.idle import ERRORS, Boss, Idle
 
 ID = ShardId("job", 0)
 
@@ -48,7 +49,7 @@ def started(name: str, *said: Any) -> tuple[Any, psutil.Process]:
 def filled(name: str, *said: Any) -> tuple[Place, psutil.Process]:
     place = Place(name.rpartition("/")[0])
     worker, process = started(name, *said)
-    place.settle(name, worker)
+    place.settle(worker)
     return place, process
 
 
@@ -75,7 +76,7 @@ def test_a_worker_that_cannot_be_reached_or_answers_with_an_error_is_asked_again
     assert heard(place) == told()
     assert process.is_running()
     place.bury("the test is over")
-    process.wait(20)
+    process.wait(60)
 
 
 def test_a_worker_that_never_answers_otherwise_is_ended_and_its_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_a_worker_that_never_answers_otherwise_is_ended_and_its_process_too(monk
     with pytest.raises(Ended, match="it has not answered for 1 s; its last answer: RuntimeError: boom"):
         heard_until_silent(place)
     place.bury("it does not answer")
-    process.wait(20)
+    process.wait(60)
 
 
 def test_a_worker_that_stalls_is_ended_and_its_process_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_worker_that_stalls_is_ended_and_its_process_too(monkeypatch: pytest.M
     with pytest.raises(Ended, match="it has not answered for 1 s"):
         heard_until_silent(place)
     place.bury("it does not answer")
-    process.wait(20)
+    process.wait(60)
 
 
 def test_a_death_is_heard_of_at_once_with_a_reason_in_one_line() -> None:
@@ -126,7 +127,7 @@ def test_a_shard_that_hangs_ends_its_worker() -> None:
             heard(place)
     assert place.bury(why) == place_.BACKOFF_S[0]
     assert (place.restarts, place.why, place.actor) == (1, why, None)
-    process.wait(20)
+    process.wait(60)
 
 
 def test_a_shard_that_its_worker_does_not_know_is_given_to_it_again() -> None:
@@ -152,7 +153,7 @@ def test_a_restarted_supervisor_adopts_one_worker_a_place_and_ends_the_others(
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1))
     for process in (older, broken, beyond):
-        process.wait(20)
+        process.wait(60)
     assert newer.is_running()
     assert other.is_running()
     assert [shard["state"] for shard in supervisor.status()["shards"]] == ["running"]
@@ -171,10 +172,15 @@ def test_a_pipelines_workers_are_drained_by_their_names_and_it_is_said_which_wer
     _, first = started("job/worker-0/20")
     _, second = started("job/worker-1/21", told(shard=9))
     assert list(workers("job")) == ["job/worker-0/20", "job/worker-1/21"]
-    assert drain("job", 5) == {"job/worker-1/21": "its shards did not commit within 5 s"}
+    assert drain("job", 5) == {"job/worker-1/21": "its shards did not commit, and made no progress for 5 s"}
     for process in (first, second):
-        process.wait(20)
+        process.wait(60)
     assert [name for name in actors() if name.startswith("job/")] == []
+
+
+def test_a_worker_whose_shards_go_on_committing_is_waited_for() -> None:
+    started("job/worker-0/25", told(shard=8))
+    assert drain("job", 1) == {}
 
 
 def test_asked_twice_a_supervisor_stops_once_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,5 +191,29 @@ def test_asked_twice_a_supervisor_stops_once_and_says_the_same(tmp_path: Path, m
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1))
     assert not supervisor.stop(2)
-    process.wait(20)
+    process.wait(60)
     assert not supervisor.stop(2)
+
+
+def test_a_supervisor_hears_its_workers_last_words_and_is_asked_again_to_stop_when_it_does_not_answer() -> None:
+    options: dict[str, Any] = {"name": "job/supervisor", "namespace": NAMESPACE, "lifetime": "detached", "num_cpus": 0}
+    boss = ray.remote(**options)(Boss).remote("unavailable", "own", True)
+    worker, process = started("job/worker-0/40")
+    ray.get(worker.speak.remote("job/0: RuntimeError: boom"))
+    assert ray.get(boss.words.remote()) == [("job/worker-0/40", "job/0: RuntimeError: boom")]
+    halt("job", 5)
+    process.wait(60)
+    assert [name for name in actors() if name.startswith("job/")] == []
+
+
+def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() -> None:
+    _, first = started("job/worker-0/50")
+    _, second = started("job/worker-1/51", told(shard=9))
+    with pytest.raises(Unavailable) as said:
+        halt("job", 5)
+    assert str(said.value) == (
+        "pipeline job: expected all shards to commit within 5 s, got job/worker-1/51: its shards did not commit within 5 s; "
+        "all its processes are ended; nothing is lost, and the next start goes on from what is committed"
+    )
+    for process in (first, second):
+        process.wait(60)

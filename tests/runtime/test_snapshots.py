@@ -13,6 +13,7 @@ import torch
 from pipelines.runtime.checkpoint import Checkpoints, Taken
 from pipelines.runtime.errors import SnapshotLost
 from pipelines.runtime.lake import Lake
+from pipelines.runtime.lake_waits import LakeWaits
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.snapshots import LONGEST, Snapshots
 from pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
@@ -231,7 +232,7 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     deny(monkeypatch, lambda path: None if path == "list" else PermissionError(13, "Permission denied"))
     (tmp_path / "_state" / "pumps" / "0" / ".nfs01").mkdir(parents=True)
     sink, state = commit(tmp_path, "pumps", []), _state()
-    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0))
+    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0), LakeWaits(lake))
     for name in range(2, 6):
         checkpoints.start(Taken(name, state.cut(full=True), [], [], {0: name}, {}))
         assert checkpoints.landed(wait=True) == name
@@ -242,12 +243,13 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
 def test_after_snapshots_were_deleted_under_it_the_next_one_holds_the_whole_state(lake: Lake, tmp_path: Path) -> None:
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     for name, full in ((1, True), (2, False)):
-        _add(state, range(100), name)
+        _add(state, range(2000 if full else 5), name)
         snapshots.write(name, state.cut(full=full), {})
         snapshots.drop_before(name)
     shutil.rmtree(tmp_path / "_state")
     _add(state, range(5), 3)
-    snapshots.write(3, state.cut(full=snapshots.full_next), {})
+    assert not snapshots.full_next
+    snapshots.write(3, state.cut(full=False), {})
     snapshots.drop_before(3)
     _add(state, range(5), 4)
     snapshots.write(4, state.cut(full=snapshots.full_next), {})

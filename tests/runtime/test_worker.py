@@ -6,8 +6,10 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -16,7 +18,10 @@ from kafka import codec as kafka_codec
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from deploy.kafka.server import KafkaServer
+from pipelines.runtime import progress
 from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.spec import ShardId
+from pipelines.runtime.worker import Worker, _Hosted
 from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
 from tests.hosted import hosted, reaches
@@ -121,6 +126,34 @@ def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of
     assert [x.message.rsplit("; ", 1)[1] for x in letters] == ["microseconds?"] * 4 + ["nanoseconds?"] * 4
     table = pl.scan_delta(job.lake.uri(job.name)).select("unit", "event_time").collect()
     assert len(table) > 100 and 90 not in table["unit"].to_list()
+
+
+@pytest.mark.parametrize("gets_on", [True, False])
+def test_a_shard_that_drains_is_waited_for_as_long_as_it_gets_on(gets_on: bool) -> None:
+    """What it writes beside its thread counts, too."""
+    followed, over = progress.Progress(), threading.Event()
+
+    def write() -> None:
+        while not over.wait(0.1):
+            if gets_on:
+                progress.made()
+            if time.monotonic() > begun + 2:
+                return
+
+    def run() -> None:
+        progress.follow(followed)
+        beside = threading.Thread(target=copy_context().run, args=(write,))
+        beside.start()
+        beside.join()
+
+    begun, shard = time.monotonic(), object.__new__(_Hosted)
+    shard.stop, shard._state, shard._progress = threading.Event(), "running", followed
+    shard.thread = threading.Thread(target=run)
+    shard.thread.start()
+    drained = Worker.drain(SimpleNamespace(_hosted={ShardId("job", 0): shard}), 0.6)  # type: ignore[arg-type]
+    assert drained == gets_on
+    over.set()
+    shard.thread.join()
 
 
 def test_output_topics_that_were_deleted_are_made_again_by_the_next_owner(job: Job) -> None:

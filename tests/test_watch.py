@@ -1,0 +1,60 @@
+"""`status --watch` outlives what it watches: a supervisor that restarts, a Ray that is started anew."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pipelines.cli import cluster, status
+from pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
+from pipelines.runtime.settings import Settings
+
+AWAY = Unavailable("supervisor: expected its status, got ActorDiedError")
+NONE = ConfigError("pipeline job: expected it to run on this Ray cluster, got: none")
+
+
+class Watched:
+    """Supervisors as each look finds them: an error, or a name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: str | TocsinError) -> None:
+        self._looks, self.joined, self.told = iter(looks), 0, threading.Event()
+        self._left = len(looks)
+        monkeypatch.setattr(cluster, "ask", lambda actor, timeout: actor)
+        monkeypatch.setattr(status, "look", lambda settings, said: said)
+
+    def found(self) -> Sequence[Any]:
+        self._left -= 1
+        if not self._left:
+            self.told.set()
+        if isinstance(found := next(self._looks), TocsinError):
+            raise found
+        return [found]
+
+    def join(self) -> None:
+        self.joined += 1
+
+    def follow(self) -> None:
+        status.following(Settings(), self.found, self.told, json=True, every=0.01, again=self.join)
+
+
+def test_a_watch_joins_ray_anew_after_each_failed_look_and_finds_the_new_supervisor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = Watched(monkeypatch, "first", AWAY, AWAY, NONE, "second", "second")
+    watched.follow()
+    said = capsys.readouterr()
+    assert [json.loads(line)["pipelines"] for line in said.out.splitlines()] == [["first"], ["second"], ["second"]]
+    assert watched.joined == 3
+    assert said.err.splitlines() == [str(AWAY), str(NONE)]
+
+
+@pytest.mark.parametrize("looks", [[AWAY], [NONE, "later"], [AWAY, "later"]])
+def test_what_is_not_there_at_the_first_look_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, looks: list[str | TocsinError]
+) -> None:
+    with pytest.raises(type(looks[0])):
+        Watched(monkeypatch, *looks).follow()
