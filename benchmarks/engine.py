@@ -44,8 +44,9 @@ from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model, Plan, store_model
+from pipelines.runtime.process import KEEP_MEMORY
 from pipelines.runtime.provision import provision
-from pipelines.runtime.supervisor import KEEP_MEMORY, deploy
+from pipelines.runtime.supervisor import deploy
 
 ROOT = str(Path(__file__).parents[1])
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
@@ -144,7 +145,7 @@ def _shard_alone_on(core: int, pid: int) -> bool:
     return False
 
 
-@ray.remote(num_cpus=0, max_calls=1, runtime_env={"env_vars": {**KEEP_MEMORY, "PYTHONPATH": ROOT}})
+@ray.remote(num_cpus=0, max_calls=1)
 def network_alone(weights: Path, seconds: float = 6.0) -> float:
     """Windows a second of a network on ready windows, one thread on a core of its own, memory kept as in a worker."""
     os.sched_setaffinity(0, {FIRST})
@@ -185,7 +186,7 @@ def relayed_latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict
     return found
 
 
-@ray.remote(num_cpus=0, max_calls=1, max_retries=0, runtime_env={"env_vars": {"PYTHONPATH": ROOT}})
+@ray.remote(num_cpus=0, max_calls=1, max_retries=0)
 def _relay(kafka: dict[str, Any], topic: str, alerts: str) -> None:
     consumer = clients.consumer(kafka, fetch_max_wait_ms=100)
     assigned = [TopicPartition(topic, p) for p in range(4)]
@@ -261,7 +262,7 @@ def main() -> None:
     if "rul" in wanted:
         os.sched_setaffinity(0, CORES - {FIRST} or CORES)  # what is started from here on inherits it
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
-        connect("local", env={"PYTHONPATH": ROOT})
+        connect("local", env={**KEEP_MEMORY, "PYTHONPATH": ROOT})
         bench = Bench(Path(folder), server)
         rows, few = args.records, args.records // 3
         bench.topic("readings", rows)

@@ -46,13 +46,13 @@ from pipelines.runtime.lake import Lake
 from pipelines.runtime.machine import Machine, Step
 from pipelines.runtime.pipeline import AlertRule, Pipeline, Stage
 from pipelines.runtime.plan import Model, Plan, store_model
+from pipelines.runtime.process import KEEP_MEMORY
 from pipelines.runtime.provision import provision
 from pipelines.runtime.reader import Reader
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.shard import Shard
 from pipelines.runtime.spec import Spec
 from pipelines.runtime.state import Declared, Store
-from pipelines.runtime.supervisor import KEEP_MEMORY
 
 STEP = 64
 """Frames a step, as the pipeline takes them from a backlog."""

@@ -31,8 +31,8 @@ from pipelines.occupancy import READING, pipeline
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.pipeline import IDENTITY
 from pipelines.runtime.plan import Model
+from pipelines.runtime.process import KEEP_MEMORY
 from pipelines.runtime.state import Cut
-from pipelines.runtime.supervisor import KEEP_MEMORY
 
 START = 1_767_600_000_000
 """Monday 5 January 2026, 8:00 UTC: what is measured begins in office hours; ms since 1970."""

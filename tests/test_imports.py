@@ -155,3 +155,32 @@ def test_the_commands_help_imports_nothing_heavy() -> None:
 
 def test_settings_are_read_without_arrow() -> None:
     _without("kafka pydantic", "from pipelines.cli.invocation import Invocation\nInvocation().settings()")
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("pipelines.runtime.process", ""),  # it decides how Arrow keeps memory, which must not be there yet
+        ("pipelines.runtime.worker", "kafka ray numpy pydantic"),
+        ("pipelines.runtime.reader", "kafka models numpy polars pyarrow"),
+        ("pipelines.runtime.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
+        ("pipelines.cli.deployment", "pydantic"),
+        ("pipelines.cli.cluster", "pydantic"),
+    ],
+)
+def test_what_every_start_waits_for_imports_no_more_than_it_needs(module: str, allowed: str) -> None:
+    _without(allowed, f"import {module}")
+
+
+def test_weights_that_come_with_tocsin_are_found_without_torch() -> None:
+    _without(
+        "models pydantic", "from pipelines.cli.deployment import _shipped; assert _shipped('rul@champion').is_dir()"
+    )
+    _python("""
+from models.occupancy.model import OFFICES
+from models.rul.model import FD001
+from models.surprise.model import SHIPPED as DIVES
+from models.touch.model import SHIPPED as TABLE
+from pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
+assert [_shipped(name) for name in SHIPPED_WEIGHTS] == [FD001, OFFICES, DIVES, TABLE]
+""")

@@ -2,34 +2,92 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
 from pipelines.runtime.settings import Settings
 
+JOIN_S = 8.0
+"""Ray itself would try for minutes to join a cluster that does not answer."""
+
 
 @contextmanager
-def joined(settings: Settings, *, start: bool = False) -> Iterator[None]:
+def joined(settings: Settings, pipeline: str | None = None, *, start: bool = False) -> Iterator[None]:
     """Be part of the Ray cluster that `ray.address` names.
 
     Args:
-        start: with "local", start one that ends with this command; else find the one on this machine.
+        pipeline: with "local", the one whose run is meant where several run in this folder.
+        start: with "local", start a Ray that ends with this command; else join that of this folder's `tocsin run`, and no other.
 
     Raises:
         Unavailable: there is none.
     """
+    address = settings.ray.address if start else _address(settings, pipeline)
+    with joined_at(address, metrics_port=settings.ray.metrics_port):
+        yield
+
+
+@contextmanager
+def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
+    """Be part of a Ray cluster; a command that gets no answer from it ends."""
     import ray
 
     from pipelines.runtime.cluster import connect
 
-    address = settings.ray.address
-    connect("auto" if address == "local" and not start else address, metrics_port=settings.ray.metrics_port)
+    with nullcontext() if address == "local" else within(JOIN_S, f"Ray at {address}"):
+        connect(address, metrics_port=metrics_port)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _address(settings: Settings, pipeline: str | None) -> str:
+    """Of the cluster that the settings name; with "local", of the Ray that this folder's run has, or the environment names."""
+    from pipelines.cli.runs import living
+
+    if settings.ray.address != "local":
+        return settings.ray.address
+    if os.environ.get("RAY_ADDRESS"):
+        return "auto"
+    runs = living()
+    for run in [run for run in runs if run.pipeline == pipeline] or runs:
+        if run.address:
+            return run.address
+        raise Unavailable(
+            f"pipeline {run.pipeline}: expected it to run, but its Ray still starts; ask again in some seconds"
+        )
+    raise Unavailable(
+        f"Ray: expected a `tocsin run` in {Path.cwd()}, got none; start one, or name a cluster: ray.address"
+    )
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """End this process, with one line, if what follows takes longer: Ray's calls can't be interrupted."""
+
+    def end() -> None:
+        from pipelines.cli.console import fail
+
+        fail(
+            Unavailable(
+                f"{what}: expected an answer within {seconds:g} s, got none; is it overloaded, or has it ended?"
+            )
+        )
+        os._exit(1)
+
+    watch = threading.Timer(seconds, end)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 def supervisors() -> list[str]:
@@ -58,7 +116,7 @@ def supervisor(pipeline: str) -> Any:
         ) from reason
 
 
-def ask(actor: Any, timeout: float = 30) -> dict[str, Any]:
+def ask(actor: Any, timeout: float = 5) -> dict[str, Any]:
     """A supervisor's status.
 
     Raises:
@@ -110,7 +168,7 @@ def halt(pipeline: str, timeout: float) -> None:
     draining.halt(pipeline, timeout)
 
 
-def rejoined(settings: Settings) -> None:
+def rejoined(settings: Settings, pipeline: str | None = None) -> None:
     """Join Ray anew: after it was restarted, handles and connections of before are dead.
 
     Raises:
@@ -121,4 +179,4 @@ def rejoined(settings: Settings) -> None:
     from pipelines.runtime.cluster import connect
 
     ray.shutdown()
-    connect("auto" if settings.ray.address == "local" else settings.ray.address)
+    connect(_address(settings, pipeline))

@@ -59,40 +59,30 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     Raises:
         ConfigError, ModelError: what the settings name does not fit.
     """
-    from pipelines.runtime.plan import Plan
+    from pipelines.runtime.provision import declared
 
-    given = settings.pipeline(name)
-    plan = Plan(given.factory, {"name": name, **given.options}, model, given.device)
-    pipeline = plan.build(lake)
-    if pipeline.name != name:
-        raise ConfigError(
-            f"pipeline {name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend {given.factory}"
-        )
-    return plan, pipeline
+    plan = _plan(settings, name, model)
+    return plan, declared(plan, lake)
 
 
-def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deployment:
-    """What a supervisor needs; alert, dead-letter and journal topics are there afterwards.
+def ordered(settings: Settings, name: str) -> Deployment:
+    """A deployment as the settings have it, its model in the lake; nothing is built, and Kafka is not asked.
 
-    Args:
-        create_input: partitions of the input topic if it is to be made, too.
+    Raises:
+        ConfigError, ModelError: what the settings name does not exist.
+        Unavailable: the registry does not answer.
     """
     from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.landing import landing
-    from pipelines.runtime.provision import provision
     from pipelines.runtime.scaling import Scaling
 
-    given, lake, kafka = settings.pipeline(name), settings.lake.open(), settings.kafka.client_options()
-    plan, pipeline = planned(settings, name)
-    partitions = provision(kafka, pipeline, shards=given.shards, create_input=create_input)
-    lands = pipeline.rules and settings.lake.alerts
+    check_known(settings, name)
+    given, lake = settings.pipeline(name), settings.lake.open()
+    plan = _plan(settings, name, _model(settings, given.model, lake) if given.model else None)
     return Deployment(
         plan=plan,
         lake=lake,
-        kafka=kafka,
-        partitions=partitions,
+        kafka=settings.kafka.client_options(),
         shards=given.shards,
-        lands=provision(kafka, landing(name).build(lake), shards=1) if lands else 0,
         scaling=Scaling(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
         start=given.start,
         on_gap=given.on_gap,
@@ -104,6 +94,24 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
         health=(settings.health.host, settings.health.port),
         follows=given.model if given.model and "@" in given.model else "",
     )
+
+
+def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deployment:
+    """What a supervisor needs; alert, dead-letter and journal topics are there afterwards.
+
+    Args:
+        create_input: partitions of the input topic if it is to be made, too.
+    """
+    from pipelines.runtime.provision import provisioned
+
+    return provisioned(ordered(settings, name), alerts=settings.lake.alerts, create_input=create_input)
+
+
+def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:
+    from pipelines.runtime.plan import Plan
+
+    given = settings.pipeline(name)
+    return Plan(given.factory, {"name": name, **given.options}, model, given.device)
 
 
 def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:

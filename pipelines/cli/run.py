@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from pipelines.runtime.deployment import Deployment
     from pipelines.runtime.settings import Settings
 
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
@@ -34,6 +38,18 @@ def run(
 
     It starts Ray on this machine, unless ray.address names a cluster.
     """
+    from pipelines.cli.runs import announced
+
+    with announced(pipeline) as say:  # at once: a `status` that is typed right after this should find it
+        _run(
+            _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap),
+            pipeline,
+            say,
+            json=json,
+        )
+
+
+def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json: bool) -> None:
     import ray
 
     from pipelines.cli.cluster import halt, joined
@@ -41,11 +57,12 @@ def run(
     from pipelines.cli.status import following
     from pipelines.runtime.metrics import endpoints
 
-    settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with joined(settings, start=True), until_told() as told:
-        actor = _start(settings, pipeline)
+    with _ordering(settings, pipeline) as order, joined(settings, start=True), until_told() as told:
+        say(ray.get_runtime_context().gcs_address)
+        actor = _start(settings, order)
         where, seen = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
-        note(f"{pipeline} runs on Ray at {where}, metrics at {seen}; Ctrl-C drains it")
+        metrics = f"metrics at {seen}" if seen else "no metrics endpoint (ray.metrics_port)"
+        note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
         try:
             following(settings, lambda: [actor], told, json=json, every=2)
         finally:
@@ -70,8 +87,8 @@ def up(
     from pipelines.runtime.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with joined(settings), until_told() as told:
-        actor = _start(settings, pipeline)
+    with _ordering(settings, pipeline) as order, joined(settings), until_told() as told:
+        actor = _start(settings, order)
         with working(f"{pipeline}: shards take over"):
             while not _settled(found := ask(actor), settings.pipeline(pipeline).shards) and not told.wait(0.2):
                 pass
@@ -94,7 +111,7 @@ def stop(
     from pipelines.cli.cluster import halt, joined
     from pipelines.cli.console import note, working
 
-    with joined(context.obj.settings()), working(f"{pipeline}: commits and lets go"):
+    with joined(context.obj.settings(), pipeline), working(f"{pipeline}: commits and lets go"):
         halt(pipeline, timeout)
     note(f"{pipeline} has committed and let go")
 
@@ -107,26 +124,44 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
     return settings
 
 
-def _start(settings: Settings, pipeline: str) -> Any:
+@contextmanager
+def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
+    """The deployment, put together while Ray starts: the registry may take seconds to say which model it is."""
+    from pipelines.cli.deployment import ordered
+
+    beside = ThreadPoolExecutor(1)
+    try:
+        yield beside.submit(ordered, settings, pipeline)
+    finally:
+        beside.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(settings: Settings, ordering: Future[Deployment]) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
     from pipelines.cli.cluster import supervisors
     from pipelines.cli.console import note, working
-    from pipelines.cli.deployment import deployed
     from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.reshard import reshard, shards_now
-    from pipelines.runtime.supervisor import deploy
+    from pipelines.runtime.supervisor import Launch
 
-    if pipeline in supervisors():
-        raise ConfigError(
-            f"pipeline {pipeline}: expected it not to run yet, but it does; `tocsin stop {pipeline}` first"
-        )
-    with working(f"{pipeline}: model and topics"):
-        deployment = deployed(settings, pipeline)
-    if (before := shards_now(deployment)) not in (0, deployment.shards):
-        with working(f"{pipeline}: state moves from {before} to {deployment.shards} shards"):
-            reshard(deployment)
-        note(f"{pipeline}: state moved from {before} to {deployment.shards} shards")
-    return deploy(deployment)
+    with working("model"):
+        order = ordering.result()
+    name = order.name
+    if name in supervisors():
+        raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; `tocsin stop {name}` first")
+    launch = Launch(order)
+    try:
+        with working(f"{name}: a worker starts, loads the model and looks at the topics"):
+            deployment, before = launch.prepare(alerts=settings.lake.alerts)
+        if before not in (0, deployment.shards):
+            from pipelines.runtime.reshard import reshard
+
+            with working(f"{name}: state moves from {before} to {deployment.shards} shards"):
+                reshard(deployment)
+            note(f"{name}: state moved from {before} to {deployment.shards} shards")
+        return launch.go(deployment)
+    except BaseException:
+        launch.abandon()
+        raise
 
 
 def _settled(found: dict[str, Any], shards: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
 
     from pipelines.runtime.settings import Settings
 
-ANSWER_S = 10.0
+LOOK_S = 9.0
+"""After so long a look ends, whatever the cluster does."""
+QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
+"""Of a look at Kafka, whose answer is worth no long wait."""
+STARTING: dict[str, Any] = {
+    **{"workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False, "mlflow_run": None},
+    **{"problems": [{"shard": 0, "state": "starting", "why": "Ray starts"}], "shards": [], "landing": []},
+}
+"""A look at a run whose Ray has not started yet."""
+ANSWER_S = 5.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -29,20 +39,49 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from pipelines.cli.cluster import joined, rejoined, supervisor, supervisors
-    from pipelines.cli.console import until_told
+    from pipelines.cli.cluster import within
 
     settings = context.obj.settings()
+    with contextlib.nullcontext() if watch else within(LOOK_S, "status"):
+        _status(settings, pipeline, json=json, watch=watch)
 
-    def found() -> list[
-        Any
-    ]:  # anew each time: a pipeline that was started again has another supervisor by the same name
+
+def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
+    from pipelines.cli.cluster import ask, joined, joined_at, rejoined, supervisor, supervisors
+    from pipelines.cli.console import until_told
+    from pipelines.cli.runs import living
+
+    own = settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
+    if own and not watch:
+        looks = []
+        for run in (run for run in living() if pipeline in (None, run.pipeline)):
+            with joined_at(run.address) if run.address else contextlib.nullcontext():
+                there = run.address and run.pipeline in supervisors()
+                looks.append(
+                    look(settings, ask(supervisor(run.pipeline))) if there else STARTING | {"pipeline": run.pipeline}
+                )
+        _show(looks, json)
+        return
+
+    def found() -> list[Any]:
+        """Anew for each look: a pipeline that was started again has another supervisor by the same name."""
         return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
 
-    with joined(settings), until_told() as told:
+    with joined(settings, pipeline), until_told() as told:
         if not watch:
             told.set()
-        following(settings, found, told, json=json, again=lambda: rejoined(settings))
+        following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
+
+
+def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
+    from pipelines.cli.console import out, say_json
+
+    if json:
+        say_json({"at": datetime.now(UTC), "pipelines": looks})
+    elif looks:
+        out.print(table(looks))
+    else:
+        out.print("no pipeline runs in this folder")
 
 
 def following(
@@ -84,7 +123,7 @@ def following(
             else:
                 said, seen = "", True
                 if json:
-                    say_json({"pipelines": looks})
+                    say_json({"at": datetime.now(UTC), "pipelines": looks})
                 elif live:
                     live.update(table(looks), refresh=True)
                 else:
@@ -235,7 +274,7 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
         TopicPartition(s["facts"]["topic"], p) for s in shards for p in (*s["facts"].get("read", {}), *s["unread"])
     ]
     try:
-        with contextlib.closing(clients.consumer(settings.kafka.client_options())) as consumer:
+        with contextlib.closing(clients.consumer(settings.kafka.client_options() | QUICK)) as consumer:
             return {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(wanted).items()} if wanted else {}
     except (KafkaError, Unavailable) as reason:
         note(f"lag unknown: {reason}")

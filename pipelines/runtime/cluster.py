@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import services
 from ray.util import list_named_actors
 
 from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.local import start, stay_on_loopback
 
 NAMESPACE = "tocsin"
 
@@ -27,27 +28,22 @@ def connect(
             machine; else `host:port` or `ray://host:port`.
         env: environment of all actors.
         cpus: of a local cluster; None: all of this machine.
-        metrics_port: where a local cluster serves metrics; 0: any that is free.
+        metrics_port: where a local cluster serves metrics; 0: nowhere.
 
     Raises:
         Unavailable: no cluster answers.
     """
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
-    common["runtime_env"] = {"env_vars": dict(env or {})}
     if address == "local":
-        _stay_on_loopback()
-        common |= {
-            "include_dashboard": False,
-            "object_store_memory": 512 << 20,
-            "_metrics_export_port": metrics_port or None,
-        }
-        ray.init(address="local", num_cpus=cpus, **common)
+        start(cpus=cpus, metrics_port=metrics_port, env=env, **common)
         return
+    if env:
+        common["runtime_env"] = {"env_vars": dict(env)}
     here = services.find_gcs_addresses()
     if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(here) == 1:
         (address,) = here
     if address in here and address.startswith("127.0.0.1:"):  # one that "local" has started
-        _stay_on_loopback()
+        stay_on_loopback()
     try:
         _check_answers(address)
         ray.init(address=address, **common)
@@ -61,13 +57,6 @@ def connect(
 def actors() -> list[str]:
     """Names of Tocsin's living actors on this cluster."""
     return [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
-
-
-def _stay_on_loopback() -> None:
-    # Ray ignores a loopback `_node_ip_address` and listens on all interfaces, unless it is told that it is no cluster:
-    # its own processes read that from the environment, this one has read it already.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _check_answers(address: str) -> None:

@@ -19,7 +19,7 @@ class Deployment:
     """One pipeline as deployed; with the orders in the lake the supervisor's only memory, and the same after its restart.
 
     Args:
-        partitions: of the input topic.
+        partitions: of the input topic; 0: not looked at yet, see `provisioned`.
         shards: partition p belongs to shard p mod shards; see `reshard`.
         lands: partitions of the alert topic, whose alarms land in the table `alerts` by a shard of its own; 0: they do not.
         scaling: how many workers share them.
@@ -36,7 +36,7 @@ class Deployment:
     plan: Plan
     lake: Lake
     kafka: Mapping[str, Any] = field(repr=False)
-    partitions: int
+    partitions: int = 0
     shards: int = 1
     lands: int = 0
     scaling: Scaling = field(default_factory=Scaling)

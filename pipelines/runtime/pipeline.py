@@ -107,7 +107,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Commit:
-    """A checkpoint is taken `every` so often, or when uncommitted results reach `size`."""
+    """A checkpoint is taken `every` so often, when uncommitted results reach `size`, and at the first result after a start."""
 
     every: str = "5s"
     size: str = "64MB"

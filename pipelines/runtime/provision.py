@@ -6,7 +6,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -16,12 +17,55 @@ from pipelines.runtime.errors import ConfigError, Unavailable
 from pipelines.runtime.journal import LARGEST, LONG
 from pipelines.runtime.pipeline import Pipeline
 
+if TYPE_CHECKING:
+    from pipelines.runtime.deployment import Deployment
+    from pipelines.runtime.lake import Lake
+    from pipelines.runtime.plan import Plan
+
 log = logging.getLogger(__name__)
 GROW_S = 30
 LEAST = 4 * LONG
 """Bytes of a journal's record without which a shard does not start; what is above that is for large plans in marks."""
 JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 """Settings of a journal's topic."""
+
+
+def declared(plan: Plan, lake: Lake) -> Pipeline:
+    """The pipeline that a plan makes.
+
+    Raises:
+        ConfigError, ModelError: it makes none of the plan's name.
+    """
+    pipeline = plan.build(lake)
+    if pipeline.name != plan.name:
+        raise ConfigError(
+            f"pipeline {plan.name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend "
+            f"{plan.factory}"
+        )
+    return pipeline
+
+
+def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
+    """A deployment with its topics made and their partitions known.
+
+    Args:
+        alerts: whether its alerts land in the table `alerts`, too.
+        create_input: as of `provision`.
+
+    Raises:
+        ConfigError, ModelError: the plan does not make a pipeline of its name.
+        ConfigError, Unavailable: as of `provision`.
+    """
+    from pipelines.runtime.landing import landing
+
+    pipeline = declared(order.plan, order.lake)
+    partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
+    lands = pipeline.rules and alerts
+    return replace(
+        order,
+        partitions=partitions,
+        lands=provision(order.kafka, landing(order.name).build(order.lake), shards=1) if lands else 0,
+    )
 
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from kafka.consumer.fetcher import ConsumerRecord
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from pipelines.runtime import progress
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.reader import Log, Poll, Reader
+from pipelines.runtime import logs, progress
+from pipelines.runtime.process import KEEP_MEMORY, ReaderProcess
+
+if TYPE_CHECKING:
+    from kafka.consumer.fetcher import ConsumerRecord
+
+    from pipelines.runtime.codec import Codec
+    from pipelines.runtime.reader import Log, Poll
 
 log = logging.getLogger(__name__)
 AHEAD = 2
@@ -21,10 +26,20 @@ AHEAD = 2
 POLL_MS = 200
 
 
+def started() -> Any:
+    """A reader's process that will be told what to read; whoever knows that it will need one does not wait for it then."""
+    env = {name: os.environ[name] for name in (*KEEP_MEMORY, logs.FORMAT, logs.LEVEL) if name in os.environ}
+    return ray.remote(num_cpus=0, max_restarts=0)(ReaderProcess).remote(env)
+
+
 class RemoteReader:
     """A `Source` whose reader may die: it is made anew and goes on at the first offset that was not handed over.
 
     Guarantee: as `Reader`. Reading has no outside effect, so a reader's death needs no takeover.
+
+    Args:
+        process: of `started`; None: a new one.
+        others: as of `Reader`.
     """
 
     def __init__(
@@ -35,10 +50,10 @@ class RemoteReader:
         codec: Codec,
         max_records: int,
         on_gap: Literal["stop", "skip"] = "stop",
+        process: Any = None,
     ) -> None:
-        actor, self._topic = ray.remote(num_cpus=0, max_restarts=0)(Reader), topic
-        self._spawn: Callable[[], Any] = lambda: actor.remote(options, topic, partitions, codec, max_records, on_gap)
-        self._actor = self._spawn()
+        self._topic, self._opening = topic, (options, topic, partitions, codec, max_records, on_gap)
+        self._actor = self._open(process or started())
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
         self._sought = True
@@ -78,6 +93,10 @@ class RemoteReader:
     def close(self) -> None:
         ray.kill(self._actor)
 
+    def _open(self, process: Any) -> Any:
+        process.open.remote(*self._opening)  # in front of all other calls
+        return process
+
     def _ask(self, call: Callable[[Any], Any]) -> Any:
         """Call the reader, a new one if it has died."""
         try:
@@ -91,7 +110,7 @@ class RemoteReader:
         log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
         ray.kill(self._actor)  # it may only be out of reach
         self._ahead.clear()
-        self._actor, self._sought = self._spawn(), not self._next
+        self._actor, self._sought = self._open(started()), not self._next
 
 
 def _answer(reference: Any) -> Any:

@@ -179,10 +179,11 @@ class RaySettings(_Section):
     """`[ray]`: where workers run, and what each of them takes.
 
     Args:
-        address: "local" starts Ray for the length of `run`, "auto" joins the cluster on this machine; else `host:port`.
+        address: "local" starts Ray for the length of `run`, and other commands join that of their folder's run; "auto" joins the
+            cluster on this machine; else `host:port`.
         num_cpus: of a worker, as Ray counts them.
         num_gpus: of a worker, as Ray counts them.
-        metrics_port: where a local cluster serves metrics, on 127.0.0.1; 0: any port that is free.
+        metrics_port: where a local cluster serves metrics, on 127.0.0.1; 0: nowhere.
     """
 
     address: str = "local"
@@ -229,7 +230,7 @@ class PipelineSettings(_Section):
         workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
         rows: in a step, at most.
         wait: for more rows once a step has its first one, at most.
-        every: a checkpoint, as long as there is something to commit.
+        every: a checkpoint, as long as there is something to commit; the first results after a start are committed at once.
         size: of results that wait to be committed, from which on a checkpoint is taken at once.
         forget_after: a key not seen for so long is forgotten.
         warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.

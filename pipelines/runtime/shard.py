@@ -74,7 +74,7 @@ class Shard:
         self._damaged: dict[int, str] = {}
         self._leave(live.damaged)
         self._moved = bool(self._results)
-        self._due_at = 0.0
+        self._due_at, self._first = 0.0, True
         self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
         crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
@@ -314,7 +314,8 @@ class Shard:
             return "full"
         if self._bytes >= most or self._long(1):
             return "now"
-        return "now" if (self._moved or self._next_plan) and time.monotonic() >= self._due_at else ""
+        at_once = self._first and self._results  # whoever has just started it waits for a row
+        return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
     def _long(self, factor: int) -> bool:
         """Whether the journal is so many times as long as one after which a checkpoint is due."""
@@ -360,6 +361,7 @@ class Shard:
             **live.dead.facts(),
         }
         results, files = self._results, self._files
+        self._first = self._first and not results
         self._results, self._files, self._bytes = [], [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(Taken(name, cut, results, files, self._flying, facts))

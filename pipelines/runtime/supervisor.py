@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from kafka.errors import KafkaError
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from pipelines.runtime import clients, logs
 from pipelines.runtime.cluster import NAMESPACE
@@ -26,6 +26,7 @@ from pipelines.runtime.orders import Orders, last_orders
 from pipelines.runtime.pipeline import FORGET_AFTER
 from pipelines.runtime.place import Ended, Place
 from pipelines.runtime.plan import Plan
+from pipelines.runtime.process import KEEP_MEMORY, begin, warm
 from pipelines.runtime.recurring import recurring
 from pipelines.runtime.scaling import Scaler, spread
 from pipelines.runtime.spec import ShardId
@@ -37,17 +38,12 @@ log = logging.getLogger(__name__)
 BEAT_S, LEAST_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
+LATE_S = 30.0
+"""A start that takes longer does not hold back what waits for its end."""
 WORDS_S = 10.0
 """A worker's last words are followed by its death within this."""
 PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
 """How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "67108864",
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MIMALLOC_PURGE_DELAY": "60000",
-}
-"""Tensors (glibc) and Arrow's columns (mimalloc, ms) come from memory that was used before; given back after each step, its page
-faults cost a third."""
 
 
 class Supervisor:
@@ -58,7 +54,7 @@ class Supervisor:
 
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
-        logs.start(pipeline=d.name)
+        begin(d.env, pipeline=d.name)
         self._orders = Orders(d.lake, d.id, d.plan)
         self._ids = list(d.specs(d.plan))
         self._places = [Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
@@ -70,7 +66,8 @@ class Supervisor:
         self._adopted, self._words = False, dict[str, tuple[float, str]]()
         self._partitions: dict[str, int] = {}
         self._told: dict[ShardId, float] = {}
-        self._tracking = self._track()
+        self._tracking: Any = None  # later, see `_begun`
+        self._since, self._started = time.monotonic(), False
         self._windows: dict[int, Window] = {}
         self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
@@ -178,6 +175,7 @@ class Supervisor:
             self._adopted = True
         for place in self._places:
             self._tend(place)
+        self._begun()
         self._scale()
         self._take_up()
         self._arrange()
@@ -186,6 +184,17 @@ class Supervisor:
         self._metrics.export(status, windows)
         if self._tracking and windows:
             self._tracking.log(windows)
+
+    def _begun(self) -> bool:
+        """Whether the pipeline's own shards have taken over. Only then the rest starts: MLflow and the landing of alerts take
+        seconds of CPU that the first row would wait for."""
+        if not self._started:
+            own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
+            all_run = len(own) == self._deployment.shards and "starting" not in own
+            self._started = all_run or time.monotonic() - self._since > LATE_S
+            if self._started:
+                self._tracking = self._track()
+        return self._started
 
     def _follow(self) -> None:
         """Look at the registry; in a thread of its own, for it may take its time."""
@@ -292,7 +301,9 @@ class Supervisor:
     def _arrange(self) -> None:
         """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
         workers = self._scaler.workers
-        self._homes = {} if self._orders.paused else spread(self._ids, workers, self._homes)
+        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._homes]
+        ids = self._ids if self._started else first
+        self._homes = {} if self._orders.paused else spread(ids, workers, self._homes)
         at = {shard: place for place in self._places for shard in place.shards}
         for shard, place in at.items():
             if place is not self._home(shard):
@@ -315,16 +326,7 @@ class Supervisor:
 
     def _start(self, place: Place) -> Any:
         """A new worker for a place."""
-        d = self._deployment
-        return ray.remote(
-            name=f"{place.name}/{time.time_ns()}",  # its own: one that only seems dead may still hold the last name
-            namespace=NAMESPACE,
-            lifetime="detached",
-            max_restarts=0,
-            max_concurrency=8,
-            runtime_env={"env_vars": {**KEEP_MEMORY, **d.env}},
-            **d.resources,
-        )(Worker).remote()
+        return hired(self._deployment, place.name)
 
     def _bury(self, place: Place, why: str) -> None:
         for shard in place.shards:
@@ -349,6 +351,49 @@ class Supervisor:
         return tracking
 
 
+def hired(deployment: Deployment, place: str) -> Any:
+    """A new worker for a place, such as "rul/worker-0"."""
+    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
+    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **deployment.resources}
+    actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
+    return actor.remote({**KEEP_MEMORY, **deployment.env})
+
+
+class Launch:
+    """A deployment's start: its first worker makes ready and takes over while other processes are still starting.
+
+    Args:
+        order: what is known without Kafka and without building the pipeline.
+    """
+
+    def __init__(self, order: Deployment) -> None:
+        self._order = order
+        self._worker = hired(order, f"{order.name}/worker-0")
+        warming = ray.remote(num_cpus=0, max_retries=0)(warm)
+        self._warm = [warming.remote({**KEEP_MEMORY, **order.env}) for _ in range(2)]  # for a reader and the supervisor
+
+    def prepare(self, *, alerts: bool) -> tuple[Deployment, int]:
+        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`."""
+        try:
+            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(self._order, alerts=alerts))
+            return done
+        except RayTaskError as reason:
+            raise reason.cause from reason
+
+    def go(self, deployment: Deployment) -> Any:
+        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
+        own = [id for id in deployment.specs(deployment.plan) if id.pipeline == deployment.name]
+        homes = spread(own, deployment.scaling.least, {})
+        for id, spec in deployment.specs(Orders(deployment.lake, deployment.id, deployment.plan).plan).items():
+            if homes.get(id) == 0:
+                self._worker.host.remote(spec)
+        return deploy(deployment)
+
+    def abandon(self) -> None:
+        """End the worker: nothing comes of it."""
+        ray.kill(self._worker)
+
+
 def deploy(deployment: Deployment) -> Any:
     """Start a deployment's supervisor, or find the one that runs it.
 
@@ -360,10 +405,7 @@ def deploy(deployment: Deployment) -> Any:
     )  # here it is one line for whoever starts it, in the actor a dead supervisor
     name = supervisor_name(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
-    actor = ray.remote(**options, num_cpus=0, get_if_exists=True, runtime_env={"env_vars": dict(deployment.env)})(
-        Supervisor
-    )
-    return actor.remote(deployment)
+    return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)
 
 
 def find(pipeline: str) -> Any:

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,17 @@ import ray
 from kafka.errors import KafkaError
 
 from pipelines.runtime import logs, progress
-from pipelines.runtime.codec import Codec
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, Refused, StateMismatch, Unavailable
-from pipelines.runtime.plan import Plan
+from pipelines.runtime.process import begin
 from pipelines.runtime.refusals import permanent
-from pipelines.runtime.remote import RemoteReader
-from pipelines.runtime.spec import ShardId, Spec
-from pipelines.runtime.stats import Window
+from pipelines.runtime.remote import RemoteReader, started
 
 if TYPE_CHECKING:
+    from pipelines.runtime.deployment import Deployment
+    from pipelines.runtime.plan import Plan
     from pipelines.runtime.shard import Shard
+    from pipelines.runtime.spec import ShardId, Spec
+    from pipelines.runtime.stats import Window
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
@@ -59,12 +60,16 @@ class Status:
 
 
 class _Hosted:
-    """A shard and its thread."""
+    """A shard and its thread.
 
-    def __init__(self, spec: Spec, last_words: Callable[[str], None]) -> None:
+    Args:
+        process: of its reader, if that has been started already.
+    """
+
+    def __init__(self, spec: Spec, last_words: Callable[[str], None], *process: Any) -> None:
         self.spec, self._state, self.error = spec, "starting", ""
         self._last_words, self._progress = last_words, progress.Progress()
-        self.plan = spec.plan
+        self.plan, self._process = spec.plan, process
         self.shard: Shard | None = None
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
@@ -102,6 +107,7 @@ class _Hosted:
         import torch
 
         from pipelines.runtime.broker_checks import let_in
+        from pipelines.runtime.codec import Codec
         from pipelines.runtime.shard import Shard
 
         logs.about(**self.spec.id._asdict())
@@ -112,7 +118,13 @@ class _Hosted:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
             reader = RemoteReader(
-                self.spec.kafka, pipeline.topic, self.spec.partitions, codec, pipeline.batch.rows, self.spec.on_gap
+                self.spec.kafka,
+                pipeline.topic,
+                self.spec.partitions,
+                codec,
+                pipeline.batch.rows,
+                self.spec.on_gap,
+                *self._process,
             )
             while self.shard is None:
                 try:
@@ -157,16 +169,31 @@ class _Hosted:
 
 
 class Worker:
-    """Hosts shards; the supervisor makes it a detached Ray actor."""
+    """Hosts shards; a detached Ray actor.
 
-    def __init__(self) -> None:
-        logs.start()
+    Args:
+        env: environment of this process and of its readers'.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        begin(env)
         self._hosted: dict[ShardId, _Hosted] = {}
+        self._hosting, self._readers = threading.Lock(), list[Any]()
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """Make what a deployment needs, and be ready to host its first shard; see `Launch.prepare`."""
+        self._readers.append(started())
+        from pipelines.runtime.provision import provisioned
+        from pipelines.runtime.reshard import shards_now
+
+        return provisioned(order, alerts=alerts), shards_now(order)
 
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""
-        if spec.id not in self._hosted:
-            self._hosted[spec.id] = _Hosted(spec, self._last_words)
+        with self._hosting:  # a start and the supervisor may ask for the same one
+            if spec.id not in self._hosted:
+                reader = self._readers.pop() if self._readers else started()
+                self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""

@@ -1,0 +1,51 @@
+"""A Ray of one's own: quick, alone on 127.0.0.1, and without what it has no use for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from pipelines.runtime import local
+from pipelines.runtime.cluster import connect
+from pipelines.runtime.metrics import endpoints
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(local, "SESSIONS", tmp_path)
+    return tmp_path
+
+
+def test_it_starts_the_store_the_raylet_and_workers_only() -> None:
+    connect("local", cpus=2, env={"TOCSIN_TEST_LOCAL": "there"})
+    try:
+        found = ray.get(
+            ray.remote(num_cpus=0)(lambda: (os.getpid(), os.nice(0), os.environ["TOCSIN_TEST_LOCAL"])).remote()
+        )
+        names = {process.name() for process in psutil.Process().children(recursive=True)}
+        serves = endpoints()
+    finally:
+        ray.shutdown()
+    assert names <= {"gcs_server", "raylet", "sh", "sleep"} | {name for name in names if name.startswith("ray::")}
+    assert {"gcs_server", "raylet"} <= names
+    assert not {name for name in names if "agent" in name.lower() or "dashboard" in name.lower()}
+    assert found[1:] == (0, "there") and not psutil.pid_exists(found[0])
+    assert serves == []
+    assert "TOCSIN_TEST_LOCAL" not in os.environ
+
+
+def test_sessions_that_have_ended_are_cleared_but_for_the_newest(sessions: Path) -> None:
+    for day in range(1, 6):
+        (sessions / f"session_2026-01-0{day}_00-00-00_000000_{2**22 + day}" / "logs").mkdir(
+            parents=True
+        )  # no such process
+    mine = sessions / f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
+    mine.mkdir()
+    local.clear()
+    left = sorted(path.name[:18] for path in sessions.iterdir() if path != mine)
+    assert mine.exists()
+    assert left == ["session_2026-01-04", "session_2026-01-05"]
