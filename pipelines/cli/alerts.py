@@ -22,14 +22,14 @@ def alerts(
     from pipelines.cli.console import out, say_json
 
     settings = context.obj.settings()
-    if not json:
-        out.print(f"{'time (UTC)':<20} {'severity':<9}{'what':<8} {'key':<8} evidence", style="bold")
     try:
-        for alert in ring(pipeline, kafka=settings.kafka.client_options(), follow=follow):
+        for n, alert in enumerate(ring(pipeline, kafka=settings.kafka.client_options(), follow=follow)):
             if json:
                 say_json(cloud_event(alert))
-            else:
-                out.print(line(alert))
+                continue
+            if n == 0:
+                out.print(f"{'time (UTC)':<20} {'severity':<9}{'what':<8} {'key':<8} evidence", style="bold")
+            out.print(line(alert))
     except KeyboardInterrupt:
         return
 
