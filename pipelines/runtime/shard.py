@@ -35,7 +35,7 @@ from pipelines.runtime.units import milliseconds, size
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-TICK_MS = 500
+TICK_MS, SOON_MS = 500, 60_000
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer: nothing is lost, it is asked again"
 JOURNAL_ITEMS = 4096
@@ -314,7 +314,8 @@ class Shard:
             return "full"
         if self._bytes >= most or self._long(1):
             return "now"
-        at_once = self._first and self._results  # whoever has just started it waits for a row
+        soon = milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
+        at_once = soon and self._first and self._results  # whoever has just started it waits for a row
         return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
     def _long(self, factor: int) -> bool:

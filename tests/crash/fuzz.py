@@ -23,6 +23,8 @@ CONTENT = "content-type"
 STREAM = b"application/vnd.apache.arrow.stream"
 NAMES = [f.name for f in SCHEMA]
 NULL = b"\0null"
+EXACT = 2**53
+"""From here on floats leave out whole numbers."""
 FIRST_GOOD = 50_000_000
 """Units from here on are good ones; mutants start from small numbers, so that none of them comes to be of such a unit."""
 
@@ -280,6 +282,8 @@ def _number(text: str) -> int | float:
 
 def _cell(name: str, content: Any) -> int | float:
     if name in ("unit", "cycle"):
+        if type(content) is float and content.is_integer() and abs(content) < EXACT:
+            content = int(content)
         if type(content) is not int or not -(2**63) <= content < 2**63:
             raise ValueError(content)
         return content
@@ -308,16 +312,20 @@ def _rows(value: bytes) -> Readings:
     for name in NAMES:
         (at,) = schema.get_all_field_indices(name)
         kind, values = schema.field(at).type, table.column(at).to_pylist()
-        whole = pa.types.is_integer(kind)
-        if not (
-            whole or pa.types.is_null(kind) or (pa.types.is_floating(kind) and SCHEMA.field(name).type == pa.float64())
-        ):
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
             raise ValueError(f"{name} is {kind}")
-        if whole and SCHEMA.field(name).type == pa.float64() and any(abs(v or 0) > 2**53 for v in values):
-            raise ValueError(f"{name} would not be exact")
-        if whole and any((v or 0) >= 2**63 for v in values):
-            raise ValueError(f"{name} does not fit")
-        columns.append(values)
+        columns.append([_fitting(v, SCHEMA.field(name).type) for v in values])
     for row, cells in enumerate(zip(*columns, strict=True)):
-        bad = any(cell is None or not math.isfinite(cell) for cell in cells)
-        yield row, None if bad else dict(zip(NAMES, cells, strict=True))
+        yield row, None if None in cells else dict(zip(NAMES, cells, strict=True))
+
+
+def _fitting(value: int | float | None, kind: pa.DataType) -> int | float | None:
+    """A cell as its column's type has it; None: it does not fit."""
+    if value is None or not math.isfinite(value):
+        return None
+    if kind == pa.float64():
+        return float(value) if isinstance(value, float) or abs(value) <= EXACT else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < EXACT else None
+    return value if -(2**63) <= value < 2**63 else None

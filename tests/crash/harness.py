@@ -45,6 +45,10 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["__main__", "tests.crash.process", "tests.crash.job", "pandas"])  # Arrow wants pandas
 
 
+class Killed(Exception):
+    """Raised in place of SIGKILL where a shard runs in the test's own process; no error that a shard would wait out."""
+
+
 def warm_up() -> None:
     """Have the imports done before anything waits for a process."""
     process = _FORKS.Process(target=int)

@@ -20,7 +20,7 @@ from pipelines.runtime.sink import Sink
 from pipelines.runtime.snapshots import Snapshots
 from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import PARTITIONS, Job
+from tests.crash.harness import PARTITIONS, Job, Killed
 from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages, reading
 from tests.crash.process import ANYWHERE
@@ -106,7 +106,7 @@ def test_a_kill_before_its_first_checkpoint_has_landed_leaves_the_old_version(
     _deploy(job, 2, by=by, **WAYS[way])
     monkeypatch.setattr(Sink, "publish", _killed)
     for _ in range(2):
-        with pytest.raises(InterruptedError):
+        with pytest.raises(Killed):
             _shard(job)  # it is marked, but never in Delta
     monkeypatch.undo()
     assert _version(job) == 1
@@ -123,7 +123,7 @@ def test_a_kill_before_its_first_checkpoint_has_landed_leaves_the_old_version(
 
 
 def _killed(*_: object) -> None:
-    raise InterruptedError
+    raise Killed
 
 
 def test_a_version_that_rings_otherwise_does_not_ring_again_for_what_was_judged(

@@ -16,7 +16,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from deploy.kafka.server import KafkaServer
 from pipelines.runtime import crash
 from pipelines.runtime.errors import PositionLost
-from tests.crash.harness import Job
+from tests.crash.harness import Job, Killed
 from tests.crash.load import Message, messages, reading
 from tests.crash.oracle import judge
 from tests.setups import Setup
@@ -103,10 +103,10 @@ def test_a_kill_anywhere_while_they_are_taken_up_loses_and_doubles_nothing(
 
             def point(here: str, *, waits: bool = True, name: str = name) -> None:
                 if here == name:
-                    raise InterruptedError(name)
+                    raise Killed(name)
 
             armed.setattr(crash, "point", point)
-            with pytest.raises(InterruptedError, match=name):
+            with pytest.raises(Killed, match=name):
                 _turn(shard(job))
         running = shard(job)
         running.turn()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -230,7 +231,8 @@ def test_a_topic_that_is_missing_and_may_not_be_made(setup: Guarded) -> None:
     setup.rule("DENY", "CREATE", "TOPIC", f"_tocsin.{setup.name}")
     (check, (state, said)) = setup.amiss().popitem()
     assert (check, state) == ("journal", "wrong")
-    assert said.endswith("make it with 2 partitions and cleanup.policy=compact, or grant this user CREATE on it")
+    made = r"make it with 2 partitions and cleanup.policy=compact and max.message.bytes=\d+, or grant this user CREATE on it"
+    assert re.search(f"{made}$", said), said
 
 
 def test_topics_that_are_there_need_no_right_to_make_them(setup: Guarded) -> None:

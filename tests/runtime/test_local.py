@@ -21,12 +21,13 @@ def sessions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_it_starts_the_store_the_raylet_and_workers_only() -> None:
+    before = {*psutil.Process().children(recursive=True)}  # of other tests
     connect("local", cpus=2, env={"TOCSIN_TEST_LOCAL": "there"})
     try:
         found = ray.get(
             ray.remote(num_cpus=0)(lambda: (os.getpid(), os.nice(0), os.environ["TOCSIN_TEST_LOCAL"])).remote()
         )
-        names = {process.name() for process in psutil.Process().children(recursive=True)}
+        names = {process.name() for process in {*psutil.Process().children(recursive=True)} - before}
         serves = endpoints()
     finally:
         ray.shutdown()

@@ -19,7 +19,7 @@ from pipelines.runtime.errors import LakeLost
 from pipelines.runtime.lake import Lake
 from pipelines.runtime.reset import reset
 from pipelines.runtime.sink import Sink
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job, Killed, until
 from tests.crash.load import Message, messages
 from tests.setups import Setup
 from tests.shards import alerts, read, shard
@@ -107,9 +107,9 @@ def test_a_first_start_that_died_before_its_first_checkpoint_is_no_loss(
 ) -> None:
     job.send(islice(sent, 100))
     with monkeypatch.context() as patch:
-        patch.setattr(shard_module.Checkpoints, "_write", lambda *_: (_ for _ in ()).throw(InterruptedError))
+        patch.setattr(shard_module.Checkpoints, "_write", lambda *_: (_ for _ in ()).throw(Killed))
         for _ in range(2):
-            with pytest.raises(InterruptedError):
+            with pytest.raises(Killed):
                 shard(job)
     read(shard(job), job).close()
     assert job.differences() == []
