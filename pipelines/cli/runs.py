@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.runtime.lake import write_aside
+
 FOLDER = Path(".tocsin/runs")
 
 
@@ -31,11 +33,8 @@ def announced(pipeline: str) -> Iterator[Callable[[str], None]]:
     file = FOLDER / f"{pipeline}-{os.getpid()}.json"
 
     def say(address: str) -> None:
-        written = file.with_suffix(".new")
-        written.write_text(json.dumps({"pipeline": pipeline, "pid": os.getpid(), "address": address}))
-        written.replace(file)
+        write_aside(file, json.dumps({"pipeline": pipeline, "pid": os.getpid(), "address": address}).encode())
 
-    FOLDER.mkdir(parents=True, exist_ok=True)
     say("")
     try:
         yield say
