@@ -116,7 +116,7 @@ def supervisor(pipeline: str) -> Any:
         ) from reason
 
 
-def ask(actor: Any, timeout: float = 5) -> dict[str, Any]:
+def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
     """A supervisor's status.
 
     Raises:

@@ -58,7 +58,9 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
             with joined_at(run.address) if run.address else contextlib.nullcontext():
                 there = run.address and run.pipeline in supervisors()
                 looks.append(
-                    look(settings, ask(supervisor(run.pipeline))) if there else STARTING | {"pipeline": run.pipeline}
+                    look(settings, ask(supervisor(run.pipeline), ANSWER_S))
+                    if there
+                    else STARTING | {"pipeline": run.pipeline}
                 )
         _show(looks, json)
         return
