@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pipelines.runtime.deployment import Deployment
     from pipelines.runtime.settings import Settings
 
+START_S = 120.0
+"""So long a supervisor may take to start on a busy machine."""
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
 Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
 Shards = Annotated[
@@ -64,7 +66,7 @@ def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json:
         metrics = f"metrics at {seen}" if seen else "no metrics endpoint (ray.metrics_port)"
         note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
         try:
-            following(settings, lambda: [actor], told, json=json, every=2)
+            following(settings, lambda: [actor], told, json=json, every=2, patience=START_S)
         finally:
             halt(pipeline, timeout=60)
     note(f"{pipeline} has committed and let go")
@@ -90,7 +92,7 @@ def up(
     with _ordering(settings, pipeline) as order, joined(settings), until_told() as told:
         actor = _start(settings, order)
         with working(f"{pipeline}: shards take over"):
-            while not _settled(found := ask(actor), settings.pipeline(pipeline).shards) and not told.wait(0.2):
+            while not _settled(found := ask(actor, START_S), settings.pipeline(pipeline).shards) and not told.wait(0.2):
                 pass
         seen = look(settings, found)
         if json:

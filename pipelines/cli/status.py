@@ -93,12 +93,14 @@ def following(
     *,
     json: bool,
     every: float = 1,
+    patience: float = ANSWER_S,
     again: Callable[[], None] = lambda: None,
 ) -> None:
     """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time.
 
     Args:
         found: finds their supervisors.
+        patience: s that a supervisor may take to answer.
         again: called before the next look when one has failed.
     """
     from ray.exceptions import RayError
@@ -115,7 +117,7 @@ def following(
             try:
                 if said:
                     again()
-                looks = [look(settings, ask(actor, ANSWER_S)) for actor in found()]
+                looks = [look(settings, ask(actor, patience)) for actor in found()]
             except (Unavailable, ConfigError, RayError) as reason:
                 if not said and (told.is_set() or not seen):
                     raise
