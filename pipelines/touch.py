@@ -88,6 +88,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             "pipelines.touch: expected a model, got none; set model = 'touch@champion' or a folder that training wrote"
         )
     judge, name = model.load(load, training="tocsin train touch"), options.get("name", "touch")
+    late = options.get("late", 0)
+    # Of a camera that has fallen silent, what is still to be sorted goes on before the windows are closed without it.
+    quiet = max(milliseconds(late) if isinstance(late, str) else late, 1000)
+    wait = f"{max(milliseconds(WAIT), quiet + 1000)}ms"
     c, fields = judge.config, frame_fields(*judge.size, roots=roots_of(options, name))
     return Pipeline(
         name=name,
@@ -96,7 +100,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="camera",
         event_time="time",
         stages=[
-            Sorted(late=options.get("late", 0)),
+            Sorted(late=late, wait=f"{quiet}ms"),
             Gaps(by="sequence"),
             Pixels(fields[1]),
             Boxes(_detector(name, options.get("hands", FINDER), model.device)),
@@ -109,13 +113,13 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 dtype=torch.uint8,
                 name="pair",
                 lapse=LAPSE,
-                wait=WAIT,
+                wait=wait,
                 without=() if c.eye.looks else ("pixels",),
             ),
             Look(judge),
-            Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=WAIT),
+            Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
             Judge(judge),
-            Around(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=WAIT),
+            Around(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait),
             Touches(judge),
             Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
         ],

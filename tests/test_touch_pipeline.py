@@ -145,10 +145,10 @@ def test_a_step_without_frames_changes_nothing(declared: Pipeline) -> None:
 
 
 def test_a_camera_that_falls_silent_is_waited_for_two_seconds(declared: Pipeline) -> None:
-    machine = Machine(declared)
-    assert step(machine, taken("a", 10), now=1000).results["sequence"].to_pylist() == [0, 1, 2, 3]
-    assert not machine.step(empty(declared.schema), 2999).results.num_rows
-    assert machine.step(empty(declared.schema), 3000).results["sequence"].to_pylist() == [4, 5, 6, 7, 8, 9]
+    machine, last = Machine(declared), 9 * RATE_MS
+    assert step(machine, taken("a", 10), now=last).results["sequence"].to_pylist() == [0, 1, 2, 3]
+    assert not machine.step(empty(declared.schema), last + 1999).results.num_rows
+    assert machine.step(empty(declared.schema), last + 2000).results["sequence"].to_pylist() == [4, 5, 6, 7, 8, 9]
 
 
 @pytest.mark.parametrize(
