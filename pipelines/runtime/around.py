@@ -32,8 +32,8 @@ class Around:
         tensor: of `Rows`, what windows are made of: `[B, *shape]` of `dtype`, on the CPU.
         lapse: where a key's next row has an event time more than this after the row before, no window reaches across: rows
             that wait go on with what they have, and the past begins anew. None: never.
-        wait: a key that has not been heard of for so long is silent; as in `Silence`, what counts is when its readings came. It must
-            be longer than that of a `Sorted` before it, or windows close without the rows that still wait there.
+        wait: a key that has not been heard of for so long is silent; as in `Silence`, what counts is when its readings came.
+            It must be longer than that of a `Sorted` before it, or windows close without the rows that still wait there.
         without: other tensors of `Rows`, which end here: what waits is copied in every step and lies in every snapshot, too
             much for a frame's pixels.
 
