@@ -314,8 +314,8 @@ class Shard:
             return "full"
         if self._bytes >= most or self._long(1):
             return "now"
-        soon = milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
-        at_once = soon and self._first and self._results  # whoever has just started it waits for a row
+        # Whoever has just started it waits for a row; a long interval is meant.
+        at_once = self._first and self._results and milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
         return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
     def _long(self, factor: int) -> bool:
