@@ -21,6 +21,7 @@ from models.rul.fleet import live
 from pipelines.runtime.feeder import feed
 from tests.background import Background
 from tests.conftest import ROOT
+from tests.forked import Tocsin
 from tests.tour import BIN
 
 ROWS = 6000
@@ -41,11 +42,8 @@ class Cli:
         self.folder = folder
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", **variables}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [str(BIN / "tocsin"), *arguments]
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+    def start(self, *arguments: str) -> Tocsin:
+        return Tocsin(arguments, self.folder, self.environment)
 
     def run(self, pipeline: str, *settings: str) -> Background:
         """`tocsin run` in the background; from now on its Ray is asked."""
@@ -54,7 +52,7 @@ class Cli:
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
         """Standard output; on a failure that was expected, standard error."""
-        out, err = (process := self.start(*arguments)).communicate(timeout=180)
+        out, err = (process := self.start(*arguments)).communicate()
         assert process.returncode == status, out + err
         return err if status else out
 
@@ -156,7 +154,7 @@ def test_following_alerts_ends_at_ctrl_c(tocsin: Cli) -> None:
     assert following.stdout
     assert json.loads(following.stdout.readline())["specversion"] == "1.0"
     following.send_signal(signal.SIGINT)
-    _, err = following.communicate(timeout=180)
+    _, err = following.communicate()
     assert (following.returncode, err) == (0, "")
 
 
@@ -285,7 +283,7 @@ def test_another_number_of_shards_moves_the_state_at_the_next_start(tocsin: Cli)
     for shards, wanted in ((2, ["--shards", "2"]), (1, [])):
         tocsin("stop", "turbines")
         up = tocsin.start("up", "turbines", *wanted, "--json")
-        out, err = up.communicate(timeout=180)
+        out, err = up.communicate()
         assert up.returncode == 0, err
         assert f"turbines: state moved from {3 - shards} to {shards} shards" in err
         (said,) = map(json.loads, out.splitlines())
@@ -328,7 +326,7 @@ def test_an_error_is_one_line_on_stderr(
 ) -> None:
     cli = Cli(tmp_path, TOCSIN_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers, TOCSIN_RAY__ADDRESS="127.0.0.1:9")
     process = cli.start(*arguments)
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate()
     last = err.splitlines()[-1]
     assert (process.returncode, out) == (1, "")
     assert "Traceback" not in err

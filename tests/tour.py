@@ -34,6 +34,8 @@ def environment(**variables: str) -> dict[str, str]:
     (a second worktree beside one virtual environment) must it say that this one is meant.
     """
     found = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`: a reader's make is nobody's
+        found.pop(name, None)
     installed = importlib.metadata.distribution("tocsin").read_text("direct_url.json") or "{}"
     if json.loads(installed).get("url") == ROOT.as_uri():
         found.pop("PYTHONPATH", None)
@@ -45,7 +47,8 @@ def environment(**variables: str) -> dict[str, str]:
 def make(*words: str) -> list[str]:
     """A command that makes a target with this virtual environment, whether or not its set-up is the newest."""
     venv = BIN.parent
-    return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *words]
+    makefile = [f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", "--no-print-directory"]
+    return ["make", *makefile, f"VENV={venv}", *words]
 
 
 class Tour:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.kafka.server import KafkaServer
-from tests.crash.harness import Job, warm_up
+from tests.crash.harness import Job
+from tests.forked import warm_up
 
 MakeJob = Callable[..., Job]
 

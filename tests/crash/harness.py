@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 import polars as pl
@@ -36,24 +35,15 @@ from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
+from tests.forked import FORKS
 
 PARTITIONS = 2
 LARGEST = 32 << 20
 """Bytes of a message that the input topic takes."""
-# A process that has imported everything and forks: a shard is up in 0.3 s instead of 3 s and more.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["__main__", "tests.crash.process", "tests.crash.job", "pandas"])  # Arrow wants pandas
 
 
 class Killed(Exception):
     """Raised in place of SIGKILL where a shard runs in the test's own process; no error that a shard would wait out."""
-
-
-def warm_up() -> None:
-    """Have the imports done before anything waits for a process."""
-    process = _FORKS.Process(target=int)
-    process.start()
-    process.join()
 
 
 def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
@@ -74,7 +64,7 @@ class Worker:
         self._folder = folder
         for point, how in armed.items():
             self.arm(point.replace("_", ".", 1), how)
-        self.process = _FORKS.Process(target=what, args=(folder, *arguments), daemon=True)
+        self.process = FORKS.Process(target=what, args=(folder, *arguments), daemon=True)
         self.process.start()
 
     @property
@@ -178,6 +168,7 @@ class Job:
         self.topic = f"in.{self.name}"
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
+        self._newest, self._table = "", cast("DeltaTable | None", None)
         self._folder, self.partitions, self._shards = folder / f"{self.name}.workers", partitions, shards
         self.plan = Plan(factory, {"name": self.name, "topic": self.topic, **options})
         self.create({f"{self.topic}.dlq": 1, f"alerts.{self.name}": 1, f"_tocsin.{self.name}": shards})
@@ -287,8 +278,11 @@ class Job:
 
     def stored(self, what: str) -> int:
         """A number in the Delta log: `0#epoch`, `0#checkpoint`, `<topic>/<partition>`."""
-        uri = self.lake.uri(self.name)
-        return DeltaTable(uri).transaction_version(f"{self.name}/{what}") or 0 if DeltaTable.is_deltatable(uri) else 0
+        log = Path(self.lake.place(self.name, "_delta_log"))
+        if (newest := max((file.name for file in log.glob("*.json")), default="")) != self._newest:
+            self._newest = newest  # a table is read anew only then: it is asked for in every turn of `until`
+            self._table = DeltaTable(self.lake.uri(self.name)) if newest else None
+        return self._table.transaction_version(f"{self.name}/{what}") or 0 if self._table else 0
 
     def drain(self, worker: Worker, restart: Callable[[], Worker] | None = None) -> Worker:
         """Wait until all that was sent is in the table; with `restart`, start again what ends. Returns who is there then."""

@@ -21,8 +21,9 @@ from pipelines.runtime.backfill import Backfilled, Span, backfill
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.pipeline import Commit
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, until, warm_up
+from tests.crash.harness import Job, until
 from tests.crash.load import Message, messages, reading
+from tests.forked import warm_up
 
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000
