@@ -92,8 +92,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
 def supervisors() -> list[str]:
     """Names of the pipelines that run on this cluster."""
-    from pipelines.runtime.cluster import actors
-    from pipelines.runtime.supervisor import supervisor_name
+    from pipelines.runtime.cluster import actors, supervisor_name
 
     names = actors()
     return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
@@ -105,7 +104,7 @@ def supervisor(pipeline: str) -> Any:
     Raises:
         ConfigError: it does not run here.
     """
-    from pipelines.runtime.supervisor import find
+    from pipelines.runtime.cluster import find
 
     try:
         return find(pipeline)

@@ -87,7 +87,7 @@ def ordered(settings: Settings, name: str) -> Deployment:
         start=given.start,
         on_gap=given.on_gap,
         env=settings.logs.environment(),
-        resources={"num_cpus": settings.ray.num_cpus, "num_gpus": settings.ray.num_gpus},
+        resources=settings.ray.resources(),
         tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
         params=plan.options,
         compact=(settings.lake.compact, settings.lake.vacuum),

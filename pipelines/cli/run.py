@@ -61,7 +61,7 @@ def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json:
 
     with _ordering(settings, pipeline) as order, joined(settings, start=True), until_told() as told:
         say(ray.get_runtime_context().gcs_address)
-        actor = _start(settings, order)
+        actor = _start(settings, pipeline, order)
         where, seen = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
         metrics = f"metrics at {seen}" if seen else "no metrics endpoint (ray.metrics_port)"
         note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
@@ -89,8 +89,8 @@ def up(
     from pipelines.runtime.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with _ordering(settings, pipeline) as order, joined(settings), until_told() as told:
-        actor = _start(settings, order)
+    with joined(settings), _ordering(settings, pipeline) as order, until_told() as told:
+        actor = _start(settings, pipeline, order)
         with working(f"{pipeline}: shards take over"):
             while not _settled(found := ask(actor, START_S), settings.pipeline(pipeline).shards) and not told.wait(0.2):
                 pass
@@ -128,7 +128,7 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
 
 @contextmanager
 def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
-    """The deployment, put together while Ray starts: the registry may take seconds to say which model it is."""
+    """The deployment, put together while Ray or a worker starts: the registry may take seconds to say which model it is."""
     from pipelines.cli.deployment import ordered
 
     beside = ThreadPoolExecutor(1)
@@ -138,22 +138,21 @@ def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]
         beside.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(settings: Settings, ordering: Future[Deployment]) -> Any:
+def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
     from pipelines.cli.cluster import supervisors
     from pipelines.cli.console import note, working
     from pipelines.runtime.errors import ConfigError
     from pipelines.runtime.supervisor import Launch
 
-    with working("model"):
-        order = ordering.result()
-    name = order.name
     if name in supervisors():
         raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; `tocsin stop {name}` first")
-    launch = Launch(order)
+    launch = Launch(name, settings.logs.environment(), settings.ray.resources())
     try:
+        with working("model"):
+            order = ordering.result()
         with working(f"{name}: a worker starts, loads the model and looks at the topics"):
-            deployment, before = launch.prepare(alerts=settings.lake.alerts)
+            deployment, before = launch.prepare(order, alerts=settings.lake.alerts)
         if before not in (0, deployment.shards):
             from pipelines.runtime.reshard import reshard
 

@@ -59,6 +59,20 @@ def actors() -> list[str]:
     return [a["name"] for a in list_named_actors(all_namespaces=True) if a["namespace"] == NAMESPACE]
 
 
+def find(pipeline: str) -> Any:
+    """The running supervisor of a pipeline.
+
+    Raises:
+        ValueError: it does not run on this cluster.
+    """
+    return ray.get_actor(supervisor_name(pipeline), namespace=NAMESPACE)
+
+
+def supervisor_name(pipeline: str) -> str:
+    """The supervisor's actor name."""
+    return f"{pipeline}/supervisor"
+
+
 def _check_answers(address: str) -> None:
     """Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")

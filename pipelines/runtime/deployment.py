@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.runtime.lake import Lake
-from pipelines.runtime.landing import landing
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.scaling import Scaling
 from pipelines.runtime.spec import ShardId, Spec
+
+ALERTS = "alerts"
+"""The table in which all pipelines' alarms land."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +69,14 @@ class Deployment:
         if self.lands:
             specs.append(Spec(landing(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap))
         return {spec.id: spec for spec in specs}
+
+
+def landing(pipeline: str, **options: Any) -> Plan:
+    """The plan by which the alarms of a pipeline land in the table `alerts`.
+
+    Args:
+        pipeline: its name.
+        options: more, such as `every`.
+    """
+    name = f"{ALERTS}.{pipeline}"
+    return Plan("pipelines.runtime.landing:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})

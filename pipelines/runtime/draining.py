@@ -10,10 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from pipelines.runtime.cluster import NAMESPACE, actors
+from pipelines.runtime.cluster import NAMESPACE, actors, supervisor_name
 from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.logs import one_line
-from pipelines.runtime.worker import supervisor_of
 
 log = logging.getLogger(__name__)
 AGAIN_S = 0.5
@@ -96,7 +95,7 @@ def halt(pipeline: str, timeout: float) -> None:
 
 def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
     """What is amiss after its supervisor was told to stop and was ended."""
-    name, said, supervisor = supervisor_of(f"{pipeline}/"), "", None
+    name, said, supervisor = supervisor_name(pipeline), "", None
     while True:
         try:
             supervisor = ray.get_actor(name, namespace=NAMESPACE)

@@ -10,28 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.runtime.alerts import SOURCE, TYPE
+from pipelines.runtime.deployment import ALERTS
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model, Plan
+from pipelines.runtime.plan import Model
 
 if TYPE_CHECKING:
     from pipelines.runtime.machine import Step
     from pipelines.runtime.rows import Rows
     from pipelines.runtime.state import Declared, Store
 
-ALERTS = "alerts"
 OPTIONS = ("name", "topic", "into")
-
-
-def landing(pipeline: str, **options: Any) -> Plan:
-    """The plan by which the alarms of a pipeline land in the table `alerts`.
-
-    Args:
-        pipeline: its name.
-        options: more, such as `every`.
-    """
-    name = f"{ALERTS}.{pipeline}"
-    return Plan(f"{__name__}:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:

@@ -25,7 +25,7 @@ KEPT = 2
 """Sessions that have ended and whose logs stay."""
 START_S, TRIES = 120.0, 3
 IDLE = 3
-"""Python processes that start at the same time and may be idle: for a worker, its reader and the supervisor."""
+"""Python processes that start with Ray and may be idle: for a worker, its reader and the supervisor."""
 STORE_BYTES = 512 << 20
 NO_PORT = -1
 """What Ray itself writes for a service that does not run."""
@@ -53,7 +53,7 @@ def start(
     SESSIONS.mkdir(mode=0o700, exist_ok=True)
     threading.Thread(target=clear, name="sessions", daemon=True).start()
     config = {
-        "prestart_worker_first_driver": False,  # the driver goes on at once; see `process.warm`
+        "prestart_worker_first_driver": False,  # the driver goes on at once
         "num_workers_soft_limit": IDLE + (cpus or os.cpu_count() or 1),  # idle ones above this end after a second
         "worker_niceness": 0,  # 15 by default: beside a busy broker a shard would lose its turn
         "worker_register_timeout_seconds": round(2 * START_S),
@@ -164,7 +164,7 @@ class _Node(node.Node):
 def _lean(metrics_port: int) -> Iterator[None]:
     """While it lasts, `ray.init` starts a `_Node`."""
     flags = {
-        "--num_prestart_python_workers": "0",
+        "--num_prestart_python_workers": str(IDLE),
         "--maximum_startup_concurrency": str(max(IDLE, os.cpu_count() or 1)),
         "--runtime_env_agent_command": STAND_IN,
     }

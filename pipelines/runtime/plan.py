@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
-from pyarrow import fs
 
 from pipelines.runtime.errors import ConfigError, ModelError
 from pipelines.runtime.lake import Lake, read
-from pipelines.runtime.pipeline import TUNING, Pipeline, tuned
+
+if TYPE_CHECKING:
+    from pipelines.runtime.pipeline import Pipeline
 
 T = TypeVar("T")
 
@@ -103,6 +104,8 @@ class Plan:
             ConfigError: there is no such factory, it refuses the options, or it fails.
             ModelError: the model's files are not in the lake.
         """
+        from pipelines.runtime.pipeline import TUNING, tuned
+
         module, _, name = self.factory.partition(":")
         try:
             factory = getattr(importlib.import_module(module), name)
@@ -149,6 +152,8 @@ def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
 
 @cache
 def _local(root: str, sha256: str, name: str) -> Path:
+    from pyarrow import fs
+
     files = Lake(root).files
     infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
     if not infos:

@@ -42,14 +42,6 @@ def begin(env: Mapping[str, str], **fields: Any) -> None:
     logs.start(**fields)
 
 
-def warm(env: Mapping[str, str]) -> None:
-    """Import what a reader and a supervisor need; as a Ray task it leaves a process that the next actor takes at once."""
-    begin(env)
-    from pipelines.runtime import codec, deployment, metrics, reader  # noqa: F401
-
-    import_pandas()
-
-
 def import_pandas() -> None:
     """Have Arrow import pandas now: it does so at the first list that it makes a column of, and then the first row would wait."""
     import pyarrow as pa

@@ -56,7 +56,7 @@ def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> De
         ConfigError, ModelError: the plan does not make a pipeline of its name.
         ConfigError, Unavailable: as of `provision`.
     """
-    from pipelines.runtime.landing import landing
+    from pipelines.runtime.deployment import landing
 
     pipeline = declared(order.plan, order.lake)
     partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)

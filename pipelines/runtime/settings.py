@@ -191,6 +191,10 @@ class RaySettings(_Section):
     num_gpus: NonNegativeFloat = 0
     metrics_port: Port = 0
 
+    def resources(self) -> dict[str, float]:
+        """What Ray sets aside for a worker."""
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+
 
 class LogSettings(_Section):
     """`[logs]`: what workers and supervisors write to stderr, one line each; of libraries, warnings only.

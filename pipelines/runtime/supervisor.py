@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,19 +15,16 @@ from kafka.errors import KafkaError
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.runtime import clients, logs
-from pipelines.runtime.cluster import NAMESPACE
-from pipelines.runtime.compaction import tidy
-from pipelines.runtime.deployment import Deployment
+from pipelines.runtime.cluster import NAMESPACE, supervisor_name
+from pipelines.runtime.deployment import ALERTS, Deployment
 from pipelines.runtime.draining import drain, workers
 from pipelines.runtime.errors import Unavailable
 from pipelines.runtime.health import Commits, Health, problems
-from pipelines.runtime.landing import ALERTS
 from pipelines.runtime.metrics import Metrics
 from pipelines.runtime.orders import Orders, last_orders
-from pipelines.runtime.pipeline import FORGET_AFTER
 from pipelines.runtime.place import Ended, Place
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.process import KEEP_MEMORY, begin, warm
+from pipelines.runtime.process import KEEP_MEMORY, begin
 from pipelines.runtime.recurring import recurring
 from pipelines.runtime.scaling import Scaler, spread
 from pipelines.runtime.spec import ShardId
@@ -38,8 +36,8 @@ log = logging.getLogger(__name__)
 BEAT_S, LEAST_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
-LATE_S = 30.0
-"""A start that takes longer does not hold back what waits for its end."""
+SETTLE_S, LATE_S = 1.0, 30.0
+"""What waits for the shards begins so long after they run; a start that takes longer than the second does not hold it back."""
 WORDS_S = 10.0
 """A worker's last words are followed by its death within this."""
 PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
@@ -67,7 +65,8 @@ class Supervisor:
         self._partitions: dict[str, int] = {}
         self._told: dict[ShardId, float] = {}
         self._tracking: Any = None  # later, see `_begun`
-        self._since, self._started = time.monotonic(), False
+        self._since = self._starting = time.monotonic()
+        self._started = False
         self._windows: dict[int, Window] = {}
         self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
@@ -186,12 +185,14 @@ class Supervisor:
             self._tracking.log(windows)
 
     def _begun(self) -> bool:
-        """Whether the pipeline's own shards have taken over. Only then the rest starts: MLflow and the landing of alerts take
-        seconds of CPU that the first row would wait for."""
+        """Whether the pipeline's own shards have taken over, and a moment has passed. Only then the rest starts: MLflow and the
+        landing of alerts take seconds of CPU that the first row, and `tocsin up`, would wait for."""
         if not self._started:
+            now = time.monotonic()
             own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
-            all_run = len(own) == self._deployment.shards and "starting" not in own
-            self._started = all_run or time.monotonic() - self._since > LATE_S
+            if len(own) < self._deployment.shards or "starting" in own:
+                self._starting = now
+            self._started = now - self._starting > SETTLE_S or now - self._since > LATE_S
             if self._started:
                 self._tracking = self._track()
         return self._started
@@ -230,6 +231,9 @@ class Supervisor:
 
     def _compact(self) -> None:
         """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
+        from pipelines.runtime.compaction import tidy
+        from pipelines.runtime.pipeline import FORGET_AFTER
+
         d = self._deployment
         tables, vacuum = [d.name, *([ALERTS] if d.lands else [])], d.compact[1]
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
@@ -326,7 +330,7 @@ class Supervisor:
 
     def _start(self, place: Place) -> Any:
         """A new worker for a place."""
-        return hired(self._deployment, place.name)
+        return hired(place.name, self._deployment.env, self._deployment.resources)
 
     def _bury(self, place: Place, why: str) -> None:
         for shard in place.shards:
@@ -351,31 +355,33 @@ class Supervisor:
         return tracking
 
 
-def hired(deployment: Deployment, place: str) -> Any:
+def hired(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
     """A new worker for a place, such as "rul/worker-0"."""
     name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
-    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **deployment.resources}
+    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
     actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
-    return actor.remote({**KEEP_MEMORY, **deployment.env})
+    return actor.remote({**KEEP_MEMORY, **env})
 
 
 class Launch:
-    """A deployment's start: its first worker makes ready and takes over while other processes are still starting.
+    """A pipeline's start: its first worker starts before the deployment is known, and takes over before the supervisor starts.
 
     Args:
-        order: what is known without Kafka and without building the pipeline.
+        env, resources: as of `Deployment`.
     """
 
-    def __init__(self, order: Deployment) -> None:
-        self._order = order
-        self._worker = hired(order, f"{order.name}/worker-0")
-        warming = ray.remote(num_cpus=0, max_retries=0)(warm)
-        self._warm = [warming.remote({**KEEP_MEMORY, **order.env}) for _ in range(2)]  # for a reader and the supervisor
+    def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
+        self._worker = hired(f"{pipeline}/worker-0", env, resources)
+        self._worker.get_ready.remote()
 
-    def prepare(self, *, alerts: bool) -> tuple[Deployment, int]:
-        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`."""
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`.
+
+        Args:
+            order: what is known without Kafka and without building the pipeline.
+        """
         try:
-            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(self._order, alerts=alerts))
+            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
             return done
         except RayTaskError as reason:
             raise reason.cause from reason
@@ -406,17 +412,3 @@ def deploy(deployment: Deployment) -> Any:
     name = supervisor_name(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
     return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)
-
-
-def find(pipeline: str) -> Any:
-    """The running supervisor of a pipeline.
-
-    Raises:
-        ValueError: it does not run on this cluster.
-    """
-    return ray.get_actor(supervisor_name(pipeline), namespace=NAMESPACE)
-
-
-def supervisor_name(pipeline: str) -> str:
-    """The supervisor's actor name."""
-    return f"{pipeline}/supervisor"

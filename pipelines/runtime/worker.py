@@ -16,8 +16,9 @@ import ray
 from kafka.errors import KafkaError
 
 from pipelines.runtime import logs, progress
+from pipelines.runtime.cluster import find
 from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, Refused, StateMismatch, Unavailable
-from pipelines.runtime.process import begin
+from pipelines.runtime.process import begin, import_pandas
 from pipelines.runtime.refusals import permanent
 from pipelines.runtime.remote import RemoteReader, started
 
@@ -180,9 +181,15 @@ class Worker:
         self._hosted: dict[ShardId, _Hosted] = {}
         self._hosting, self._readers = threading.Lock(), list[Any]()
 
-    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
-        """Make what a deployment needs, and be ready to host its first shard; see `Launch.prepare`."""
+    def get_ready(self) -> None:
+        """Have a reader start and import what a shard needs, before anybody knows which one it is."""
         self._readers.append(started())
+        from pipelines.runtime import provision, reshard, shard  # noqa: F401
+
+        import_pandas()
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """Make what a deployment needs; see `Launch.prepare`."""
         from pipelines.runtime.provision import provisioned
         from pipelines.runtime.reshard import shards_now
 
@@ -239,14 +246,8 @@ class Worker:
     def _last_words(self, why: str) -> None:
         """Tell the supervisor why this process ends; it sees the death in any case."""
         try:
-            ray_ = ray.get_runtime_context()
-            name = ray_.get_actor_name()
-            supervisor = ray.get_actor(supervisor_of(name), namespace=ray_.namespace)
+            name = ray.get_runtime_context().get_actor_name()
+            supervisor = find(name.partition("/")[0])  # its own is such as "rul/worker-0/1764354000"
             ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
         except Exception as reason:
             log.warning("the supervisor was not told why: %s", logs.one_line(reason))
-
-
-def supervisor_of(worker: str) -> str:
-    """The name of the supervisor of a worker such as "rul/worker-0/1764354000"."""
-    return f"{worker.partition('/')[0]}/supervisor"

@@ -1,6 +1,7 @@
 """Jobs to crash."""
 
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,18 @@ from tests.crash.harness import Job
 from tests.forked import warm_up
 
 MakeJob = Callable[..., Job]
+Falls = Callable[[random.Random, Sequence[str]], list[str]]
+EACH = 40
+"""From so many kills on, a story falls at each of its points."""
+
+
+@pytest.fixture
+def falls(kills: int) -> Falls:
+    """`falls(rng, points)`: where a pipeline's story falls, in an order of `rng`: at half of the points, with many kills at all.
+
+    The engine itself falls at every point in `test_kills`.
+    """
+    return lambda rng, points: rng.sample(points, len(points) if kills >= EACH else (len(points) + 1) // 2)
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import psutil
 import ray
 
+from pipelines.runtime.cluster import find
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.plan import Plan
-from pipelines.runtime.supervisor import deploy, find
+from pipelines.runtime.supervisor import deploy
 from tests.conftest import SESSION
 from tests.crash.harness import Job
 

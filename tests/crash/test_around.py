@@ -20,7 +20,7 @@ from pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipel
 from pipelines.runtime.plan import Model
 from pipelines.runtime.replay import replay
 from pipelines.runtime.stages import Judge, Last
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import PARTITIONS, Job, Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
@@ -108,7 +108,9 @@ def re_ran(job: Job) -> list[str]:
     return [line for worker in job.workers for line in worker.said.splitlines() if "re-ran" in line]
 
 
-def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_killed(make_job: MakeJob) -> None:
+def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_killed(
+    make_job: MakeJob, falls: Falls
+) -> None:
     rng, job, stream = random.Random(4), make_job(factory=FACTORY, silent="9999d"), readings(4)
     sent: list[Row] = []
 
@@ -124,7 +126,7 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
         return not worker.process.is_alive()
 
     flights = []
-    for fall in rng.sample(FALLS, len(FALLS)):
+    for fall in falls(rng, FALLS):
         worker = job.start()
         more(60)
         job.drain(worker)  # what waits is in a snapshot

@@ -28,7 +28,7 @@ from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import store_model
 from pipelines.runtime.replay import replay
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job, Worker
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
@@ -159,11 +159,11 @@ class Dive:
 
 
 def test_each_frame_is_judged_once_each_alarm_said_once_and_each_kept_file_whole_wherever_the_process_is_killed(
-    make_job: MakeJob, weights: Path
+    make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:
     rng, dive = random.Random(11), Dive(make_job, weights, seed=11)
     flights = []
-    for fall in rng.sample(FALLS, len(FALLS)):
+    for fall in falls(rng, FALLS):
         worker = dive.job.start()
         dive.send(60)
         worker.arm(fall)

@@ -17,7 +17,7 @@ import simplejpeg
 
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.deadletter import DeadLetter
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.job import JUMP
 from tests.crash.load import Message
@@ -81,7 +81,7 @@ def _place(store: Path, shot: Shot) -> Path:
 
 
 def test_each_frame_is_judged_once_and_each_kept_file_is_whole_wherever_the_process_is_killed(
-    make_job: MakeJob,
+    make_job: MakeJob, falls: Falls
 ) -> None:
     rng, job, stream = random.Random(5), make_job(factory=FACTORY), shots(5)
     start = int(time.time() * 1000) - 3_600_000
@@ -93,7 +93,7 @@ def test_each_frame_is_judged_once_and_each_kept_file_is_whole_wherever_the_proc
         sent.extend(some)
 
     flights = []
-    for fall in rng.sample(FALLS, len(FALLS)):
+    for fall in falls(rng, FALLS):
         worker = job.start()
         send(150)
         worker.arm(fall)

@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient
 
 from pipelines.query import query, results
 from pipelines.runtime.alerts import Alert
-from pipelines.runtime.landing import landing
+from pipelines.runtime.deployment import landing
 from pipelines.runtime.provision import provision
 from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.runtime.crash import RESHARDING
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import EACH, MakeJob
 from tests.crash.harness import Job, Worker, until
 from tests.crash.process import ANYWHERE
 
@@ -57,11 +57,12 @@ def test_one_shard_becomes_two_and_one_again_under_load(make_job: MakeJob) -> No
     assert not [*Path(job.lake.place("_state", job.name, "1")).iterdir()], "snapshots of a shard that is no more"
 
 
-def test_a_kill_leaves_all_as_it_was_or_all_moved(make_job: MakeJob) -> None:
+def test_a_kill_leaves_all_as_it_was_or_all_moved(make_job: MakeJob, kills: int) -> None:
     rng, job, shards = random.Random(9), make_job(), 1
+    points = [*RESHARDING, *(RESHARDING if kills >= EACH else ()), "takeover.owned", "takeover.rerun"]
     with job.load():
         workers = _start(job, shards)
-        for point in [*RESHARDING, *RESHARDING, "takeover.owned", "takeover.rerun"]:
+        for point in points:
             _gone_on(job, workers)
             workers[0].fall(ANYWHERE)
             for worker in workers:

@@ -22,7 +22,7 @@ from pipelines.runtime.alerts import Alert
 from pipelines.runtime.pipeline import IDENTITY, Pipeline
 from pipelines.runtime.plan import store_model
 from pipelines.runtime.replay import replay
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job
 from tests.crash.load import Message
 
@@ -36,7 +36,9 @@ BETWEEN = 0.3
 """A kill by the clock comes at most so many seconds after readings; checkpoints are further apart."""
 
 
-def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process_is_killed(make_job: MakeJob) -> None:
+def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process_is_killed(
+    make_job: MakeJob, falls: Falls
+) -> None:
     rng = random.Random(3)
     job = make_job(
         factory="pipelines.occupancy:pipeline",
@@ -52,9 +54,9 @@ def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process
     readings, _ = simulate(rooms=4, days=1, seed=7)
     pipeline, sent = job.plan.build(job.lake), _messages(readings)
     _, alarms = _whole(pipeline, readings)
-    chosen = sorted(rng.sample(_ringing(readings, alarms), len(FALLS)))
-    falls, flights, left, at = rng.sample(FALLS, len(FALLS)), [], list[int](), 0
-    for fall, ring in zip(falls, chosen, strict=True):
+    points, flights, left, at = falls(rng, FALLS), [], list[int](), 0
+    chosen = sorted(rng.sample(_ringing(readings, alarms), len(points)))
+    for fall, ring in zip(points, chosen, strict=True):
         worker, begin = job.start(), ring - BEFORE
         job.send(sent[at:begin])
         job.drain(worker)  # a checkpoint has been: an alarm is said before the next one

@@ -29,7 +29,7 @@ from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.pipeline import Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model, store_model
 from pipelines.runtime.replay import replay
-from tests.crash.conftest import MakeJob
+from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
@@ -131,12 +131,12 @@ class Desk:
 
 
 def test_each_touch_is_said_once_and_each_frame_judged_as_replayed_wherever_the_process_is_killed(
-    make_job: MakeJob, weights: Path
+    make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:
     # How long a restart takes is chance, and must not end the wait for a camera's next frame.
     rng, desk = random.Random(3), Desk(make_job, weights, seed=3, silent="9999d")
     flights = []
-    for fall in rng.sample(FALLS, len(FALLS)):
+    for fall in falls(rng, FALLS):
         worker = desk.job.start()
         desk.send(45)
         worker.arm(fall)

@@ -92,9 +92,15 @@ def test_a_new_version_goes_on_where_the_old_one_was_killed(job: Job, way: str) 
     assert job.differences() == []
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("by", ["code", "options"])
-@pytest.mark.parametrize("then", [1, 2])
+KILLED = [(1, "code", "rebuilt"), (2, "code", "migrated"), (2, "options", "rebuilt")]
+OTHERS = [(1, "code", "migrated"), (1, "options", "migrated"), (1, "options", "rebuilt"), (2, "code", "rebuilt")]
+"""Which version is deployed after the kills, what the version is of, and how a new one takes over."""
+
+
+@pytest.mark.parametrize(
+    ("then", "by", "way"),
+    [*KILLED, *(pytest.param(*other, marks=pytest.mark.slow) for other in [*OTHERS, (2, "options", "migrated")])],
+)
 def test_a_kill_before_its_first_checkpoint_has_landed_leaves_the_old_version(
     job: Job, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str, by: str, then: int
 ) -> None:

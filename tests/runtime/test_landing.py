@@ -14,9 +14,10 @@ from kafka.consumer.fetcher import ConsumerRecord
 from pipelines.runtime.alerts import Alert
 from pipelines.runtime.codec import Codec
 from pipelines.runtime.deadletter import DeadLetter
+from pipelines.runtime.deployment import landing
 from pipelines.runtime.errors import ConfigError
 from pipelines.runtime.lake import Lake
-from pipelines.runtime.landing import landing, pipeline
+from pipelines.runtime.landing import pipeline
 from pipelines.runtime.machine import Machine
 from pipelines.runtime.plan import Plan
 

@@ -19,10 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from deploy.kafka.server import KafkaServer
 from pipelines.cli.status import look
 from pipelines.runtime import clients
-from pipelines.runtime.cluster import connect
+from pipelines.runtime.cluster import connect, find
 from pipelines.runtime.metrics import METRICS, endpoints
 from pipelines.runtime.settings import Settings
-from pipelines.runtime.supervisor import find
 from tests.conftest import ROOT
 from tests.crash.deployed import Deployed, until
 from tests.crash.harness import Job
