@@ -30,7 +30,7 @@ class Tocsin:
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.stdout, out = _pipe()
         self.stderr, err = _pipe()
-        process = FORKS.Process(target=_run, args=(arguments, folder, dict(environment), out, err))
+        process = FORKS.Process(target=_run, args=(arguments, folder, dict(environment), out, err), daemon=True)
         process.start()
         for end in (out, err):
             end.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from deploy.kafka.server import KafkaServer
 from tests.background import Background
+from tests.forked import Tocsin
 from tests.test_cli import Cli, committed
 
 ROWS = 6000
@@ -64,6 +66,14 @@ def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     plant.begin(ROWS)
     yield plant
     plant.halt()
+
+
+def looked(watching: Tocsin) -> dict[str, Any]:
+    """The first shard as a watch shows it, once it has one."""
+    while True:
+        (pipeline,) = json.loads(watching.stdout.readline())["pipelines"]
+        if pipeline["shards"]:
+            return pipeline["shards"][0]
 
 
 def test_the_memory_of_an_engine_is_shown_while_the_pipeline_runs(plant: Plant) -> None:
@@ -145,6 +155,9 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
 
 def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
     before, alarms = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
+    own = {name: value for name, value in plant.environment.items() if name != "TOCSIN_RAY__ADDRESS"}
+    watching = Tocsin(["status", "presses", "--watch", "--json"], plant.folder, own)  # of whatever run this folder has
+    assert looked(watching)["worker"]
     plant.halt()
     asked = plant.start("reset", "presses", "--to", "earliest")
     assert asked.wait(60) == 1  # nobody answers
@@ -155,6 +168,11 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert plant.rows("SELECT COUNT(*) AS rows FROM presses")["rows"].to_list() == [0]
     assert "expected one of its 0 keys" in plant("state", "show", "presses", "7", status=1)
     plant.begin(ROWS)
+    pid = plant.json("status", "presses")[0]["pipelines"][0]["shards"][0]["pid"]
+    while looked(watching)["pid"] != pid:  # on another Ray than it was started on
+        pass
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate()[1].strip() and watching.returncode == 0
     after = plant.rows()
     same = ["partition", "offset", "unit", "cycle", "event_time"]
     assert after.select(same).equals(before.select(same))

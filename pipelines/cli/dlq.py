@@ -171,7 +171,10 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
         there = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
     if of is None:
         return there
-    topic = of if "." in of else planned(settings, of)[1].topic
+    if "." in of:
+        topic = of
+    elif not (topic := str(settings.pipeline(of).options.get("topic", ""))):  # to build it takes torch, and its model
+        topic = planned(settings, of)[1].topic
     topic = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
     if topic not in there:
         raise Unavailable(f"topic {topic}: expected it to exist, got none; a pipeline makes it at its first start")

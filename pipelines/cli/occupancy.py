@@ -203,8 +203,11 @@ def frames(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -
     return table.iter_slices(ROWS), table.height
 
 
-def recorded(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -> Recording:
+def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_comma: bool = False) -> Recording:
     """A directory's recording, or "sim", a simulated building's; its truth is then the motion sensor.
+
+    Args:
+        rooms, days, seed: of the building.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
@@ -216,7 +219,7 @@ def recorded(source: str, *, rooms: int, seed: int, decimal_comma: bool = False)
 
     if source != "sim":
         return read(Path(source), decimal_comma=decimal_comma)
-    events, truth = simulate(rooms=rooms, days=DAYS, seed=seed)
+    events, truth = simulate(rooms=rooms, days=days, seed=seed)
     return Recording(
         events.select("room", "property", "time", "value").sort("time", maintain_order=True),
         truth.select("room", "time", occupied=pl.col("motion")),

@@ -19,6 +19,8 @@ from pipelines.runtime import clients, kafka_private
 from pipelines.runtime.errors import ConfigError, Refused, Unavailable
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
+SHORT_MS = 1000
+"""Who is not let in hears of it within this; only who hears nothing waits for longer."""
 MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -47,10 +49,14 @@ class Broker:
         """
         servers = self.options["bootstrap_servers"]
         with _failures() as failed:
-            try:
-                self.admin = clients.admin(self.options)
-            except Unavailable as reason:
-                raise _not_let_in(self.options, failed) from reason
+            for limit_ms in (SHORT_MS, LIMITS_MS["bootstrap_timeout_ms"]):
+                try:
+                    self.admin = clients.admin({**self.options, "bootstrap_timeout_ms": limit_ms})
+                    break
+                except Unavailable as reason:
+                    why = _not_let_in(self.options, failed)
+                    if isinstance(why, Refused) or limit_ms != SHORT_MS:
+                        raise why from reason
             try:
                 cluster = self.admin.describe_cluster()
             except KafkaError as reason:

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.plan import Plan
 from pipelines.runtime.supervisor import deploy
 from tests.conftest import SESSION
-from tests.crash.harness import Job
+from tests.crash.harness import Job, until
 
 ROOT = str(Path(__file__).parents[2])
-
-
-def until(what: Callable[[], Any], why: str, seconds: float = 400) -> Any:
-    """Wait for something to become true, and return it."""
-    give_up = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
-        time.sleep(0.05)
-    return found
 
 
 class Deployed:

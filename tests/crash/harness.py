@@ -42,6 +42,9 @@ LARGEST = 32 << 20
 """Bytes of a message that the input topic takes."""
 
 
+LOOK_S = 0.03
+
+
 class Killed(Exception):
     """Raised in place of SIGKILL where a shard runs in the test's own process; no error that a shard would wait out."""
 
@@ -49,11 +52,13 @@ class Killed(Exception):
 def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
     """Wait for something to become true, by the doing of `worker` if given, and return it."""
     give_up = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > give_up:
+    while True:
+        began = time.monotonic()
+        if found := what():
+            return found
+        if (now := time.monotonic()) > give_up:
             raise AssertionError(f"expected within {seconds:g} s: {why}{worker.where if worker else ''}")
-        time.sleep(0.03)
-    return found
+        time.sleep(max(LOOK_S, 2 * (now - began)))  # what is dear to look at is looked at less often
 
 
 class Worker:
@@ -256,6 +261,10 @@ class Job:
             return _ends(consumer, self.topic)
         finally:
             consumer.close()
+
+    def whole(self) -> Callable[[], bool]:
+        """Whether all that was sent until now is in the table; to be called again and again."""
+        return partial(self.drained, self.ends())
 
     def drained(self, ends: Mapping[int, int]) -> bool:
         """Whether all before these offsets is in the table."""

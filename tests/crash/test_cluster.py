@@ -41,7 +41,7 @@ def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Pa
                 else:
                     deployed.kill(part)
             deployed.goes_on()
-        until(lambda: job.drained(job.ends()), "all input to be in the table")
+        until(job.whole(), "all input to be in the table")
         deployed.stop()
         assert job.differences() == []
 
@@ -75,7 +75,7 @@ def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
         until(lambda: not psutil.pid_exists(pid), "the worker to be ended")
         hang.unlink()
         assert deployed.goes_on()["restarts"] == 1
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    until(job.whole(), "all input to be in the table")
     deployed.stop()
     assert job.differences() == []
 

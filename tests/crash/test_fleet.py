@@ -35,7 +35,7 @@ def cluster() -> Iterator[None]:
 
 
 def _finish(job: Job, deployed: Deployed) -> None:
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    until(job.whole(), "all input to be in the table")
     deployed.stop()
     assert job.differences() == []
 
@@ -111,7 +111,7 @@ def test_other_levels_and_silences_hold_from_a_checkpoint_on(cluster: None, kafk
         before = len(job.read(f"alerts.{job.name}"))
         deployed.kill("worker")
         until(lambda: len(job.read(f"alerts.{job.name}")) > before + 200, "more alarms")
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    until(job.whole(), "all input to be in the table")
     deployed.stop()
     alarms = [(m, dict(m.headers)) for m in job.read(f"alerts.{job.name}")[before:]]
     raised = [m for m, ce in alarms if ce["ce_type"].endswith(b"raised")]
@@ -180,7 +180,7 @@ def test_after_the_loss_of_the_ray_head_up_goes_on(kafka: KafkaServer, tmp_path:
         assert up(second) == ["running", "running"]
         before = job.stored("0#checkpoint")
         until(lambda: job.stored("0#checkpoint") > before + 2, "checkpoints of the next cluster")
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    until(job.whole(), "all input to be in the table")
     cli("--set", f"ray.address={second.address}", "stop", job.name)
     second.stop()
     assert job.differences() == []

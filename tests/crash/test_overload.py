@@ -82,7 +82,7 @@ def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_
         assert max(at_120_s, away) <= 1.2 * at_20_s
         assert lag_at_120_s > lag_at_20_s + 20_000
         assert said["restarts"] == 0
-        until(lambda: job.drained(job.ends()), "all input to be in the table")
+        until(job.whole(), "all input to be in the table")
         deployed.stop()
         assert job.differences() == []
 

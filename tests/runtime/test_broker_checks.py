@@ -61,27 +61,37 @@ class Guarded(Setup):
             "kafka.sasl_plain_password_file": str(folder / "password"),
         }
 
-    def rule(self, permission: str, operation: str, kind: str, name: str, pattern: str = "LITERAL") -> None:
+    def rule(self, permission: str, operation: str, kind: str, name: str) -> None:
         """Grant or deny the user something."""
-        resource = ResourcePattern(ResourceType[kind], name, ACLResourcePatternType[pattern])
-        rule = ACL(f"User:{USER}", "*", ACLOperation[operation], ACLPermissionType[permission], resource)
+        self._rules(permission, [(operation, kind, name, "LITERAL")])
+
+    def _rules(self, permission: str, rules: list[tuple[str, str, str, str]]) -> None:
+        acls = [
+            ACL(
+                f"User:{USER}",
+                "*",
+                ACLOperation[operation],
+                ACLPermissionType[permission],
+                ResourcePattern(ResourceType[kind], name, ACLResourcePatternType[pattern]),
+            )
+            for operation, kind, name, pattern in rules
+        ]
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
-            assert not admin.create_acls([rule])["failed"]
+            assert not admin.create_acls(acls)["failed"]
 
     def needed(self) -> None:
         """Grant the least with which all is ok."""
-        self.rule("ALLOW", "READ", "TOPIC", self.topic)
-        self.rule("ALLOW", "DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")
+        rules = [("READ", "TOPIC", self.topic, "LITERAL"), ("DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")]
         lands = f"alerts.{self.name}"  # the alarms on their way into the lake, a pipeline of their own
         made = (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"{lands}.dlq", f"_tocsin.{lands}")
         for topic in made:
-            for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS"):
-                self.rule("ALLOW", operation, "TOPIC", topic)
+            rules += [(operation, "TOPIC", topic, "LITERAL") for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS")]
         for topic in (lands, f"_tocsin.{self.name}", f"_tocsin.{lands}"):
-            self.rule("ALLOW", "READ", "TOPIC", topic)
+            rules.append(("READ", "TOPIC", topic, "LITERAL"))
         for name in (self.name, lands):
-            self.rule("ALLOW", "WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED")
-            self.rule("ALLOW", "READ", "GROUP", f"tocsin.{name}")
+            rules.append(("WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED"))
+            rules.append(("READ", "GROUP", f"tocsin.{name}", "LITERAL"))
+        self._rules("ALLOW", rules)
 
     def forgive(self) -> None:
         """Take all rules back."""

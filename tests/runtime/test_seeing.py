@@ -92,7 +92,7 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
         producer.send(job.topic, b"not a reading", key=b"unit-7", partition=0)
     with job.load(rate=300):
         deployed.goes_on()
-    until(lambda: job.drained(job.ends()), "all input to be in the table")
+    until(job.whole(), "all input to be in the table")
 
     # Metrics agree with what is in Kafka and in the table.
     rows, out = [reading for m in job.read(job.topic) for _, reading in readings(m)], job.found()
