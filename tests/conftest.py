@@ -26,9 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for brokers come first, those of whole commands in front; short computations fill what is left at the end."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
+    waiting = {item.path for item in items if item.get_closest_marker("kafka")}
+    items.sort(key=lambda item: (item.path not in waiting, len(item.path.parts)))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,6 +73,7 @@ def test_python_reads_the_same(tour: Tour) -> None:
     tour.stop()  # the pumps train without it
 
 
+@pytest.mark.slow
 def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     for block in README["toml"]:
         name = re.match(r"# (\S+)\n", block)

@@ -256,6 +256,7 @@ def test_what_cannot_be_evaluated_is_one_line(settings: dict[str, str], tmp_path
     assert "line 2: no clip 'port' in" in tocsin(settings, *command).why
 
 
+@pytest.mark.slow
 def test_training_on_clips_registers_a_champion_that_judges(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

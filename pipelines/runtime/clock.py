@@ -15,6 +15,8 @@ from pipelines.runtime.rows import Groups, Rows
 
 FAR = 2**62
 """A time, ms since the epoch, that never comes."""
+OLD_MS = 60_000
+"""Clocks and batches of producers that share a partition are less apart. Which of their rows share a step makes no difference."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Arrivals:
     Args:
         least: `[B]` int64, ms since the epoch: the row came at this time or later.
         heard: `[B]` int64, when its key counts as heard of: `least`. But the step's clock, if that is ahead of all rows and the
-            row's timestamp is older than what was known before the step: such rows are of old recordings, sent just now.
+            row's timestamp is `OLD_MS` older than what was known before the step: such rows are of old recordings, sent just now.
         reached: partition -> `least` of its newest row.
     """
 
@@ -71,7 +73,7 @@ class Arrivals:
             known[start:end] = max(before, ends.get(p, 0))
             least[start:end] = np.maximum(np.maximum.accumulate(stamps[start:end]), known[start])
             ends[p] = int(least[end - 1])
-        sent_now = (stamps <= known) & (now > least.max(initial=0))
+        sent_now = (stamps <= known - OLD_MS) & (now > least.max(initial=0))
         return cls(torch.from_numpy(least), torch.from_numpy(np.where(sent_now, now, least)), ends)
 
     def keep(self, index: Tensor) -> Arrivals:

@@ -80,6 +80,7 @@ def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
     assert job.differences() == []
 
 
+@pytest.mark.slow
 def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
     again.stop()
 
 
+@pytest.mark.slow
 def test_a_shard_that_meets_damage_in_all_its_partitions_commits_what_lies_before_it_and_says_where(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:

@@ -178,6 +178,7 @@ def test_each_frame_is_judged_once_each_alarm_said_once_and_each_kept_file_whole
     assert {shot.fate for shot in dive.sent} == {"good", "again", "late", *BROKEN}
 
 
+@pytest.mark.slow
 def test_with_latest_a_frame_is_judged_once_or_lies_in_a_skipped_range_that_a_dead_letter_stands_for(
     make_job: MakeJob, weights: Path
 ) -> None:

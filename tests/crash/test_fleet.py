@@ -27,7 +27,7 @@ from tests.test_cli import CLUSTER, Cli
 QUICK = Scaling(least=1, most=2, catch_up_s=2, look_s=2, calm_s=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     connect("local", env={"PYTHONPATH": ROOT}, cpus=2)
     yield
@@ -95,6 +95,7 @@ def test_a_paused_pipeline_commits_lets_go_and_stays_so_and_an_added_partition_i
     _finish(job, deployed)
 
 
+@pytest.mark.slow
 def test_other_levels_and_silences_hold_from_a_checkpoint_on(cluster: None, kafka: KafkaServer, tmp_path: Path) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path)
     deployed = Deployed(job)

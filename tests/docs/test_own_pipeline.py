@@ -63,6 +63,7 @@ def test_the_page_tells_of_every_stage_there_is() -> None:
     assert [name for name in sorted(stages) if not re.search(rf"`{name}\b", PAGE.read_text())] == []
 
 
+@pytest.mark.slow
 def test_the_page_as_a_reader_follows_it(tour: Tour) -> None:
     said = {}
     for command in [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]:

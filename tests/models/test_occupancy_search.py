@@ -93,9 +93,8 @@ def test_a_baseline_is_searched_from_its_own_settings_on(name: str) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated building of two rooms and one day."""
-    monkeypatch.setattr(occupancy, "DAYS", 1)
     whole = occupancy.recorded
-    monkeypatch.setattr(occupancy, "recorded", lambda source, **more: whole(source, **{**more, "rooms": 2}))
+    monkeypatch.setattr(occupancy, "recorded", lambda source, **more: whole(source, **more | {"rooms": 2, "days": 1}))
 
 
 def trained(folder: Path, **mlflow: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.runtime.around import Around
@@ -93,6 +93,13 @@ READINGS = st.lists(
 )
 
 
+BACK: list[Reading] = [
+    (0, "b", "p", 4000, 0, 0.5), (0, "b", "p", 400, 5, 0.1), (0, "a", "p", 12_000, 0, 0.1), (0, "b", "p", 10, 3500, 0.9),
+    (0, "b", "q", 7000, 0, 0.9),
+]  # fmt: skip
+"""A timestamp half a second older than the one before it in its partition, in the last step of a backlog."""
+
+
 def _table(readings: Sequence[Reading]) -> pa.Table:
     now, rows = NOW, []
     for offset, (partition, unit, kind, after, lag, x) in enumerate(readings):
@@ -148,6 +155,7 @@ def _caught_up(p: Pipeline, table: pa.Table, cuts: Sequence[tuple[int, int]]) ->
 @pytest.mark.parametrize("which", ["sorted", "grid"])
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(readings=READINGS, cuts=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8))
+@example(readings=BACK, cuts=[(3, 1), (3, 0)])
 def test_a_backlog_of_two_partitions_gives_the_same_however_they_are_read(
     which: str, readings: list[Reading], cuts: list[tuple[int, int]]
 ) -> None:
