@@ -113,9 +113,10 @@ class _Node(node.Node):
 
     metrics = False
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, ray_params: Any, *arguments: Any, **options: Any) -> None:
+        ray_params.dashboard_agent_listen_port = 0  # Ray has one port, which all Rays of a machine and others might want
         try:
-            super().__init__(*arguments, **options)
+            super().__init__(ray_params, *arguments, **options)
         except BaseException:
             self.kill_all_processes(check_alive=False)  # `ray.shutdown` knows only a node that has started
             raise

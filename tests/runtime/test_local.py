@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import psutil
 import pytest
 import ray
+from ray._private import ray_constants
 
 from pipelines.runtime import local
 from pipelines.runtime.cluster import connect
@@ -37,6 +39,19 @@ def test_it_starts_the_store_the_raylet_and_workers_only() -> None:
     assert found[1:] == (0, "there") and not psutil.pid_exists(found[0])
     assert serves == []
     assert "TOCSIN_TEST_LOCAL" not in os.environ
+
+
+def test_any_free_port_serves_metrics_even_one_that_ray_would_take_for_itself() -> None:
+    port = ray_constants.DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        pytest.skip(f"port {port} is taken on this machine")
+    connect("local", cpus=1, metrics_port=port)
+    try:
+        assert endpoints() == [f"http://127.0.0.1:{port}/metrics"]
+    finally:
+        ray.shutdown()
 
 
 def test_sessions_that_have_ended_are_cleared_but_for_the_newest(sessions: Path) -> None:
