@@ -114,7 +114,8 @@ class _Node(node.Node):
     metrics = False
 
     def __init__(self, ray_params: Any, *arguments: Any, **options: Any) -> None:
-        ray_params.dashboard_agent_listen_port = 0  # Ray has one port, which all Rays of a machine and others might want
+        # Ray's own is one port for all Rays of a machine, and one that somebody else may have been given.
+        ray_params.dashboard_agent_listen_port = 0
         try:
             super().__init__(ray_params, *arguments, **options)
         except BaseException:
