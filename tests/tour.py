@@ -47,8 +47,7 @@ def environment(**variables: str) -> dict[str, str]:
 def make(*words: str) -> list[str]:
     """A command that makes a target with this virtual environment, whether or not its set-up is the newest."""
     venv = BIN.parent
-    makefile = [f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", "--no-print-directory"]
-    return ["make", *makefile, f"VENV={venv}", *words]
+    return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *words]
 
 
 class Tour:

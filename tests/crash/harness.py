@@ -40,8 +40,6 @@ from tests.forked import FORKS
 PARTITIONS = 2
 LARGEST = 32 << 20
 """Bytes of a message that the input topic takes."""
-
-
 LOOK_S = 0.03
 
 
