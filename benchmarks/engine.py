@@ -217,7 +217,7 @@ def _ages(bench: Bench, topic: str, alerts: str, rate: int, seconds: float) -> d
 
 def _listen(bench: Bench, topic: str, stop: threading.Event, ages: list[float]) -> None:
     consumer = clients.consumer(bench.kafka, fetch_max_wait_ms=50)
-    assigned = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+    assigned = [TopicPartition(topic, p) for p in clients.partitions_of(consumer, topic)]
     consumer.assign(assigned)
     consumer.seek_to_beginning(*assigned)
     while not stop.is_set():

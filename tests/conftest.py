@@ -1,8 +1,10 @@
 """What every test may use: Apache Kafka, topics, the real recordings; and the check that nothing is left running."""
 
 import contextlib
+import fcntl
 import os
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -19,19 +21,28 @@ ROOT = Path(__file__).parents[1]
 SESSION = "TOCSIN_TEST_SESSION"
 
 CreateTopic = Callable[..., str]
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="kills in tests/crash (default: 20)")
 
 
+def pytest_configure() -> None:
+    """A shell that puts `make test` in the background has it ignore Ctrl-C, and so would all that the tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for brokers come first, those of whole commands in front; short computations fill what is left at the end."""
+    """Files that wait for brokers, whole commands first, go evenly among those that compute: some wait while others work."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
     waiting = {item.path for item in items if item.get_closest_marker("kafka")}
-    items.sort(key=lambda item: (item.path not in waiting, len(item.path.parts)))
+    files = sorted(dict.fromkeys(item.path for item in items), key=lambda path: len(path.parts))
+    kinds = [path for path in files if path in waiting], [path for path in files if path not in waiting]
+    place = {path: n / len(kind) for kind in kinds for n, path in enumerate(kind)}
+    items.sort(key=lambda item: (place[item.path], item.path in waiting))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -85,6 +96,23 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     server.kill()  # a clean stop would sync every log to disk first
     if not request.session.testsfailed:
         shutil.rmtree(server.data)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """`once(name, make)` is a folder for all test processes, which `make` has filled in the first that asked."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder := base / name).exists():
+                make(aside := tmp_path_factory.mktemp(name))
+                aside.rename(folder)
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, spee
     return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
 
 
-def small_model(folder: Path) -> Path:
+def small_model(folder: Path) -> None:
     """Train a model on a few such clips and save it."""
     torch.set_num_threads(1)
     eye = encoder(size=SIZE, device="cpu", layer=SEEN.layer)
@@ -45,4 +45,3 @@ def small_model(folder: Path) -> Path:
         detector=DetectorConfig(warmup=10, window=60, cooldown=10, factor=8.0),
     )
     fit([footage([pan(60, seed=n, speed=3.0 + 3 * n)], eye) for n in range(3)], config, eye, RECIPE).save(folder)
-    return folder

@@ -26,15 +26,15 @@ from pipelines.query import results
 from pipelines.runtime import clients
 from pipelines.runtime.lake import Lake
 from tests.cameras import LEVELS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Once
 from tests.dives import SEEN, SIZE, pan, small_model
 from tests.test_cli import Cli, committed
 from tests.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model"))
+def weights(once: Once) -> Path:
+    return once("surprise-model", small_model)
 
 
 @pytest.fixture

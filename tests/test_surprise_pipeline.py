@@ -22,14 +22,15 @@ from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import Model
 from pipelines.runtime.replay import replay
 from pipelines.surprise import RESULTS, pipeline
+from tests.conftest import Once
 from tests.dives import SIZE, pan, small_model
 
 RATE_MS = 100
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(small_model(tmp_path_factory.mktemp("model")), "1", "cpu")
+def model(once: Once) -> Model:
+    return Model(once("surprise-model", small_model), "1", "cpu")
 
 
 def declared(model: Model, **options: Any) -> Pipeline:

@@ -15,8 +15,9 @@ from pipelines.query import results
 from pipelines.runtime import feeder
 from pipelines.runtime.clips import sent
 from pipelines.runtime.lake import Lake
+from tests.conftest import Once
 from tests.test_cli import Cli, committed
-from tests.touches import SIZE, clip, stored, touches
+from tests.touches import SIZE, clip, small_model, touches
 
 FRAMES, RATE = 90, 30
 HEIGHT = round(SIZE[0] * WIDTH / SIZE[1])
@@ -25,14 +26,14 @@ BORDER = np.array([80, 200, 255])
 
 
 @pytest.fixture
-def tocsin(kafka: KafkaServer, topic: str, tmp_path: Path) -> Cli:
+def tocsin(kafka: KafkaServer, topic: str, tmp_path: Path, once: Once) -> Cli:
     """`tocsin` in a folder whose pipeline `touch` has the small model."""
     (tmp_path / "tocsin.toml").write_text(
         f"""
         ray.num_cpus = 0
         mlflow.enabled = false
         [pipelines.touch]
-        model = "{stored(tmp_path / "model")}"
+        model = "{once("touch-model", small_model)}"
         topic = "{topic}"
         every = "500ms"
         """

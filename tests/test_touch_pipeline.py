@@ -27,7 +27,8 @@ from pipelines.runtime.replay import _identified, replay
 from pipelines.runtime.rows import Rows
 from pipelines.runtime.state import Declared, Store
 from pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
-from tests.touches import CONFIG, RATE_MS, SIZE, Taken, stored, table, taken, touches
+from tests.conftest import Once
+from tests.touches import CONFIG, RATE_MS, SIZE, Taken, small_model, table, taken, touches
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
 COLUMNS = [name for name in RESULTS.names if name != "frame"]
@@ -36,8 +37,8 @@ OVER = "30s"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(stored(tmp_path_factory.mktemp("model")), "1", "cpu")
+def model(once: Once) -> Model:
+    return Model(once("touch-model", small_model), "1", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
-from models.touch.model import Eyes, TouchModel
+from models.touch.model import Eyes
 from models.touch.train import Footage, Recipe, fit, footage
 from models.touch.truth import Touch
 from pipelines.runtime.clips import Frame, _file
@@ -104,13 +104,6 @@ def eyes() -> Eyes:
     return Eyes(SEEN, "cpu")
 
 
-@cache
-def small_model() -> TouchModel:
-    """A model that has learned a few such clips."""
-    return fit(seen(range(4), eyes()), CONFIG, eyes(), RECIPE)
-
-
-def stored(folder: Path) -> Path:
-    """The small model on disk."""
-    small_model().save(folder)
-    return folder
+def small_model(folder: Path) -> None:
+    """Train a model on a few such clips and save it."""
+    fit(seen(range(4), eyes()), CONFIG, eyes(), RECIPE).save(folder)

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from tests.background import Background
 from tests.conftest import ROOT
+from tests.forked import Tocsin
 
 TYPED = ("sh", "python", "sql", "toml")
 """Kinds of blocks that a reader types; what is shown for reading alone is `text`."""
@@ -60,11 +62,18 @@ class Tour:
         self.running: Background | None = None
 
     def __call__(self, command: str) -> str:
-        done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=400
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        words = shlex.split(command)
+        if words[0] == "tocsin":
+            tocsin = Tocsin(words[1:], self.folder, self.environment)
+            said, problems = tocsin.communicate(timeout=400)
+            status = tocsin.returncode
+        else:
+            done = subprocess.run(
+                command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=400
+            )
+            said, problems, status = done.stdout, done.stderr, done.returncode
+        assert status == 0, f"{command}\n{said}{problems}"
+        return said
 
     def json(self, command: str) -> list[Any]:
         """What a command says with `--json`, line by line."""

@@ -104,7 +104,7 @@ def backfill(
         raise ConfigError(f"backfill from {_written(span.since)}: expected an end after it, got {_written(span.until)}")
     exists = _check_table(lake, into, overwrite)
     with closing(clients.consumer(kafka)) as consumer:
-        partitions = sorted(consumer.partitions_for_topic(pipeline.topic) or ())
+        partitions = sorted(clients.partitions_of(consumer, pipeline.topic))
     if not partitions:
         raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)

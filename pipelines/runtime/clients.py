@@ -17,6 +17,8 @@ from pipelines.runtime.refusals import permanent
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
     """A consumer without a group: partitions are assigned by hand, positions are kept in the lake."""
+    # Metadata are asked for no sooner than this after they last were; with kafka-python's 100 ms, each start waits twice.
+    quick = {"retry_backoff_ms": 20}
     fixed = {
         "group_id": None,
         "enable_auto_commit": False,
@@ -24,7 +26,7 @@ def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
         "isolation_level": "read_committed",
         "allow_auto_create_topics": False,
     }
-    return _connect(KafkaConsumer, {**options, **fixed, **more})
+    return _connect(KafkaConsumer, {**quick, **options, **fixed, **more})
 
 
 def producer(options: Mapping[str, Any], **more: Any) -> KafkaProducer:
@@ -69,6 +71,20 @@ def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str,
     return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 
+def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
+    """A topic's partitions, as the broker has them; none: there is no such topic, or this user may not see it.
+
+    The consumer's own `partitions_for_topic` has all topics of the cluster described.
+    """
+    cluster = consumer._cluster
+    cluster.add_topic(topic)
+    for _ in range(2):  # the first may have been on its way for other topics
+        consumer._net.run(cluster.refresh_metadata)
+        if found := cluster.partitions_for_topic(topic):
+            return set(found)
+    return set()
+
+
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
     """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
     wanted = [TopicPartition(topic, p) for p in partitions]
@@ -83,7 +99,7 @@ def group_has_read(options: Mapping[str, Any], group: str, topic: str, partition
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics, as far as they go now; each partition's in order."""
     with closing(consumer(options)) as reading:
-        assigned = [TopicPartition(t, p) for t in topics for p in reading.partitions_for_topic(t) or ()]
+        assigned = [TopicPartition(t, p) for t in topics for p in partitions_of(reading, t)]
         reading.assign(assigned)
         begins, ends = reading.beginning_offsets(assigned), reading.end_offsets(assigned)
         for tp, begin in begins.items():

@@ -267,7 +267,7 @@ def last(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
     tp = TopicPartition(topic, shard)
     consumer = clients.consumer(options, fetch_max_wait_ms=100)
     try:
-        if shard not in (there := consumer.partitions_for_topic(topic) or ()):
+        if shard not in (there := clients.partitions_of(consumer, topic)):
             raise ConfigError(
                 f"topic {topic}: expected it to have partition {shard}, got {sorted(there)}; create it first"
             )

@@ -57,6 +57,8 @@ def _lacking() -> Iterator[str]:
         (KafkaConnectionManager, "run", ("self", "coro", "args")),
         (KafkaConnectionManager, "send", ("self", "request", "node_id")),
         (ClusterMetadata, "brokers", ("self",)),
+        (ClusterMetadata, "add_topic", ("self", "topic")),
+        (ClusterMetadata, "refresh_metadata", ("self",)),
     ]
     for owner, name, takes in methods:
         method = getattr(owner, name, None)
@@ -73,6 +75,8 @@ def _lacking() -> Iterator[str]:
         (KafkaTCPTransport, "_sock_recv"),
         (KafkaProducer, "_transaction_manager"),
         (KafkaConsumer, "_fetcher"),
+        (KafkaConsumer, "_cluster"),
+        (KafkaConsumer, "_net"),
         (KafkaAdminClient, "_manager"),
         (KafkaConnectionManager, "cluster"),
     ]

@@ -104,15 +104,17 @@ class _Hosted:
             self.shard.change(plan)
 
     def _run(self) -> None:
+        logs.about(**self.spec.id._asdict())
+        progress.follow(self._progress)
         # Here, for it loads torch, which the supervisor that names this class has no use for.
         import torch
 
+        progress.made()
         from pipelines.runtime.broker_checks import let_in
         from pipelines.runtime.codec import Codec
         from pipelines.runtime.shard import Shard
 
-        logs.about(**self.spec.id._asdict())
-        progress.follow(self._progress)
+        progress.made()
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:

@@ -22,6 +22,7 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
+from pipelines.runtime import clients
 from pipelines.runtime.backfill import Span
 from pipelines.runtime.damage import chained
 from pipelines.runtime.deadletter import DeadLetter
@@ -382,11 +383,9 @@ class Job:
             consumer.close()
 
     def _consumer(self) -> KafkaConsumer:
-        return chained(
-            KafkaConsumer(**self.kafka, group_id=None, isolation_level="read_committed", fetch_max_wait_ms=50)
-        )
+        return chained(clients.consumer(self.kafka, fetch_max_wait_ms=50))
 
 
 def _ends(consumer: KafkaConsumer, topic: str) -> dict[int, int]:
-    parts = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+    parts = [TopicPartition(topic, p) for p in clients.partitions_of(consumer, topic)]
     return {tp.partition: end for tp, end in consumer.end_offsets(parts).items()}

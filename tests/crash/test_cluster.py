@@ -68,13 +68,13 @@ def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
     job, hang = Job(kafka.bootstrap_servers, tmp_path), tmp_path / "hang"
-    deployed = Deployed(job, options={"hang": str(hang)}, stuck_s=10)
+    deployed = Deployed(job, options={"hang": str(hang)}, stuck_s=20)
     with job.load(rate=100):
         pid = deployed.goes_on()["pid"]
         hang.touch()
         until(lambda: not psutil.pid_exists(pid), "the worker to be ended")
         hang.unlink()
-        assert deployed.goes_on()["restarts"] >= 1  # more where a start takes 10 s, too
+        assert deployed.goes_on()["restarts"] == 1
     until(job.whole(), "all input to be in the table")
     deployed.stop()
     assert job.differences() == []

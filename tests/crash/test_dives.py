@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.pipeline import Pipeline
 from pipelines.runtime.plan import store_model
 from pipelines.runtime.replay import replay
+from tests.conftest import Once
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job, Worker
 from tests.crash.load import Message
@@ -54,9 +56,10 @@ class Shot(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory: pytest.TempPathFactory, once: Once) -> Path:
     """A model that rings easily."""
-    folder = small_model(tmp_path_factory.mktemp("model"))
+    folder = tmp_path_factory.mktemp("rings") / "model"
+    shutil.copytree(once("surprise-model", small_model), folder)
     config = SurpriseConfig.load(folder)
     replace(config, detector=replace(config.detector, factor=3.0)).save(folder)
     return folder

@@ -29,11 +29,12 @@ from pipelines.runtime.deadletter import DeadLetter
 from pipelines.runtime.pipeline import Batch, Commit, Pipeline
 from pipelines.runtime.plan import Model, store_model
 from pipelines.runtime.replay import replay
+from tests.conftest import Once
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
-from tests.touches import CONFIG, clip, stored, touches
+from tests.touches import CONFIG, clip, small_model, touches
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, FRAMES, STEP_MS, LAPSE_MS, LAPSE_EVERY = 3, 2, 300, 33, 1000, 70
@@ -60,8 +61,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stored(tmp_path_factory.mktemp("model"))
+def weights(once: Once) -> Path:
+    return once("touch-model", small_model)
 
 
 def frames(seed: int) -> Iterator[Sent]:

@@ -42,6 +42,7 @@ from pipelines.runtime.clips import judged as streamed
 from pipelines.runtime.frames import readings
 from pipelines.runtime.plan import Model
 from pipelines.touch import SCORES, pipeline
+from tests.conftest import Once
 from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Shot, clip, eyes, seen, small_model, touches
 
 NAN = float("nan")
@@ -53,8 +54,8 @@ def eye() -> Eyes:
 
 
 @pytest.fixture(scope="module")
-def model() -> TouchModel:
-    return small_model()
+def model(once: Once) -> TouchModel:
+    return load(once("touch-model", small_model), "cpu")
 
 
 def tensors(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
