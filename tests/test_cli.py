@@ -64,7 +64,7 @@ class Cli:
         give_up = time.monotonic() + seconds
         while not holds(said := self.json(*arguments)):
             assert time.monotonic() < give_up, said
-            time.sleep(0.5)
+            time.sleep(1)
         return said
 
 

@@ -105,7 +105,7 @@ class Tour:
         give_up = time.monotonic() + 240
         while not what(shards := self.shards(pipeline)):
             assert time.monotonic() < give_up, f"expected within 240 s: {why}; got {shards}"
-            time.sleep(0.5)
+            time.sleep(1)
         return shards
 
     def judged(self, pipeline: str, records: int) -> None:
@@ -121,7 +121,7 @@ class Tour:
         give_up = time.monotonic() + 120
         while not ready(said := self(command)):
             assert time.monotonic() < give_up, f"expected another answer of {command} within 120 s, got {said}"
-            time.sleep(0.5)
+            time.sleep(1)
 
     def kill(self) -> None:
         """End what runs as if the machine had died."""

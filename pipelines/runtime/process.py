@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,14 @@ def begin(env: Mapping[str, str], **fields: Any) -> None:
 
 
 def import_pandas() -> None:
-    """Have Arrow import pandas now: it does so at the first list that it makes a column of, and then the first row would wait."""
-    import pyarrow as pa
+    """Have Arrow import pandas beside other work: it does so at the first list that it makes a column of, and rows would wait."""
 
-    pa.array([], pa.int8())
+    def look() -> None:
+        import pyarrow as pa
+
+        pa.array([], pa.int8())
+
+    threading.Thread(target=look, name="import pandas", daemon=True).start()
 
 
 class ReaderProcess:

@@ -114,6 +114,7 @@ class _Hosted:
         from pipelines.runtime.codec import Codec
         from pipelines.runtime.shard import Shard
 
+        import_pandas()
         progress.made()
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower

@@ -197,7 +197,7 @@ class Job:
 
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages and wait until the broker has them."""
-        producer = KafkaProducer(**self.kafka, acks="all", max_request_size=LARGEST)
+        producer = KafkaProducer(**self.kafka, acks="all", linger_ms=5, max_request_size=LARGEST)
         for m in messages:
             producer.send(self.topic, m.value, m.key, m.headers, m.partition, m.at_ms)
         producer.close(timeout=30)

@@ -74,7 +74,7 @@ class Load:
     """Messages at a steady `rate` a second, from a thread, while in the `with` block."""
 
     def __init__(self, kafka: Mapping[str, Any], topic: str, *, rate: int, seed: int, partitions: int = 2) -> None:
-        self._producer = KafkaProducer(**kafka, acks="all", delivery_timeout_ms=120_000)
+        self._producer = KafkaProducer(**kafka, acks="all", linger_ms=5, delivery_timeout_ms=120_000)
         self._topic, self.rate, self._messages = topic, rate, messages(seed, partitions=partitions)
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1)

@@ -108,7 +108,7 @@ def test_a_shard_whose_journal_had_grown_too_long_goes_on(job: Job, monkeypatch:
         running = read(shard(job), job)
         running.checkpoint()
         lands = _slow(before)
-        job.send(islice(sent, 60))
+        job.send(islice(sent, 120))
         with pytest.raises(KafkaError, match="TooLarge"):
             read(running, job)
         running = shard(job)
