@@ -115,6 +115,19 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     return get
 
 
+@pytest.fixture
+def tracking_uri(once: Once, tmp_path: Path) -> str:
+    """Of an empty MLflow database in `tmp_path`; it is copied, for MLflow takes two seconds to make one."""
+
+    def make(folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+
+    shutil.copy(once("mlflow", make) / "mlflow.db", tmp_path)
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
 @pytest.fixture(scope="session")
 def create_topic(kafka: KafkaServer) -> CreateTopic:
     """`create_topic(name="topic", *, partitions=1, config=None)` makes a topic of a unique name and returns that."""

@@ -185,7 +185,7 @@ def test_a_record_from_the_future(setup: Setup) -> None:
     assert "ahead of this machine's clock; set the clocks" in found["clocks"][1]
 
 
-def test_a_model_that_is_not_there(setup: Setup) -> None:
+def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
     named = {f"pipelines.{setup.name}.factory": RUL, f"pipelines.{setup.name}.model": "pumps@champion"}
     found = setup.check(named)
     assert found["model"] == (
@@ -194,10 +194,10 @@ def test_a_model_that_is_not_there(setup: Setup) -> None:
     )
     assert found["pipeline"] == ("skipped", "not looked at: it needs model")
     assert found["input topic"][0] == found["journal"][0] == "ok"  # their names are known all the same
-    store = {"mlflow.enabled": "true", "mlflow.tracking_uri": f"sqlite:///{setup.folder}/mlflow.db"}
+    store = {"mlflow.enabled": "true", "mlflow.tracking_uri": tracking_uri}
     import mlflow
 
-    mlflow.MlflowClient(store["mlflow.tracking_uri"], store["mlflow.tracking_uri"]).create_registered_model("pumps")
+    mlflow.MlflowClient(tracking_uri, tracking_uri).create_registered_model("pumps")
     state, said = setup.amiss(named | store)["model"]
     assert state == "wrong"
     assert said.endswith("expected to find it, got no model of that name; train it with `tocsin train`, or register it")

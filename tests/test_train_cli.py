@@ -59,8 +59,8 @@ def model(tmp_path: Path) -> Path:
 class Trainer:
     """`tocsin train rul` on pumps, with a recipe of a few steps, and the registry that it fills."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.uri, self._patch = folder, f"sqlite:///{folder}/mlflow.db", monkeypatch
+    def __init__(self, folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.uri, self._patch = folder, tracking_uri, monkeypatch
         write_pumps(folder / "pumps")
         config = 'key="pump"\nkey_type="string"\norder="hour"\nwindow=4\ncap=40\nwarning=20\ncritical=5\n'
         for name, features in (("pumps", ["v1", "v2"]), ("fewer", ["v2"])):
@@ -84,8 +84,8 @@ class Trainer:
 
 
 @pytest.fixture
-def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trainer:
-    return Trainer(tmp_path, monkeypatch)
+def trainer(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    return Trainer(tmp_path, tracking_uri, monkeypatch)
 
 
 def test_a_worse_model_is_registered_but_does_not_become_champion_unless_forced(trainer: Trainer) -> None:

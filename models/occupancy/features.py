@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ OFFICE = (8.0, 18.0)  # hours of a working day
 
 # What is averaged over the minutes before, and over how many of them.
 _AVERAGES = {"co2": 5.0, "roughness": 10.0, "past": 120.0, "temperature": 30.0, "vapour": 30.0, "ventilation": 10.0}
+_AVERAGED = [*_AVERAGES]
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,20 @@ def advance(
     co2 = _valid(air["co2_mean"], air["co2"])
     vapour = 4.85 * torch.exp(0.0625 * air["temperature"]) * air["humidity"] / 100  # g of water in a m³ of air
     step = (co2 - known["before"]).abs().clamp(max=60.0)
-    averages = dict(zip(_AVERAGES, known["averages"].unbind(1), strict=True))
 
-    def average(name: str, now: Tensor) -> Tensor:
-        return _average(averages[name], now, passed, _AVERAGES[name])
+    def averaged(now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        before = known["averages"][:, [_AVERAGED.index(name) for name in now]]
+        minutes = before.new_tensor([_AVERAGES[name] for name in now])
+        means = _average(before, torch.stack([*now.values()], 1), passed[:, None], minutes)
+        return dict(zip(now, means.unbind(1), strict=True))
 
-    smooth = {name: average(name, air[name]) for name in ("temperature", "ventilation")}
-    smooth |= {"co2": average("co2", co2), "roughness": average("roughness", step), "vapour": average("vapour", vapour)}
+    others = {name: air[name] for name in ("temperature", "ventilation")}
+    smooth = averaged({"co2": co2, "roughness": step, "vapour": vapour, **others})
     floor = torch.fmin(smooth["co2"], known["floor"] + RISE / 60 * passed)
     above = (co2 - floor).clamp(min=0)
     levels, usual = _usual(known, above, clock)
     level = (above / usual).clamp(max=5)
-    smooth["past"] = average("past", level)
+    smooth |= averaged({"past": level})
 
     angle = clock.hour / 24 * 2 * math.pi
     work = torch.sigmoid((clock.hour - 8.3) * 3) * torch.sigmoid((17.3 - clock.hour) * 2)
@@ -127,7 +131,7 @@ def _valid(mean: Tensor, last: Tensor) -> Tensor:
     return torch.where(co2 >= LOWEST, co2, math.nan)
 
 
-def _average(before: Tensor, now: Tensor, passed: Tensor, minutes: float) -> Tensor:
+def _average(before: Tensor, now: Tensor, passed: Tensor, minutes: Tensor) -> Tensor:
     """The exponential mean, brought up to date; it begins with the first value, and stays where there is none."""
     moved = before + (now - before) * (1 - torch.exp(-passed / minutes))
     return torch.where(moved.isnan(), torch.where(before.isnan(), now, before), moved)
@@ -138,13 +142,15 @@ def _usual(known: Mapping[str, Tensor], above: Tensor, clock: Clock) -> tuple[Te
     edges = EDGES.to(above.device)
     fresh = known["levels"].sum(1, keepdim=True) == 0
     levels = torch.where(fresh, _prior().to(above.device), known["levels"])
-    usual = torch.where(known["day"] == clock.day, known["usual"], _quantile(levels, edges))
+    same = known["day"] == clock.day
+    usual = known["usual"] if bool(same.all()) else torch.where(same, known["usual"], _quantile(levels, edges))
     counts = clock.office & ~above.isnan()
     kept = torch.where(counts, 0.5 ** (1 / HALF_LIFE), 1.0)
     bins = torch.bucketize(above.nan_to_num(0), edges, right=True)
     return (levels * kept[:, None]).scatter_add(1, bins[:, None], counts.double()[:, None]), usual
 
 
+@cache
 def _prior() -> Tensor:
     """Levels as in an average room: exponential, `USUAL` of them below `PRIOR`."""
     below = 1 - torch.exp(-EDGES * (-math.log(1 - USUAL) / PRIOR))

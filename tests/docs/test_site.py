@@ -71,6 +71,7 @@ def test_the_front_page_leads_to_every_page_that_is_no_operators(site: Path) -> 
     assert wanted <= {*re.findall(r'href="([\w-]+\.html)', article)}
 
 
+@pytest.mark.slow
 def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
     for name in ("operators", "pipelines"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -103,6 +103,7 @@ def trained(folder: Path, **mlflow: Any) -> dict[str, Any]:
     return occupancy.train(settings, ["sim"], out=folder / "model", name="rooms", seeds=[4, 5], recipe=recipe, trials=3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +141,7 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
     assert stored(torch.zeros(2, 60, len(FEATURES)))["probability"].shape == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_it_searches_without_mlflow_too(tmp_path: Path) -> None:
     made = trained(tmp_path, enabled=False)
@@ -149,10 +151,10 @@ def test_it_searches_without_mlflow_too(tmp_path: Path) -> None:
     assert load(tmp_path / "model", "cpu").parameters > 0
 
 
-def test_a_search_that_breaks_off_is_recorded_as_failed(tmp_path: Path) -> None:
+def test_a_search_that_breaks_off_is_recorded_as_failed(tmp_path: Path, tracking_uri: str) -> None:
     import mlflow
 
-    uri, parents = f"sqlite:///{tmp_path}/mlflow.db", []
+    uri, parents = tracking_uri, []
 
     def broken_off() -> None:
         with searching("rooms", {"trials": 9}, tracking_uri=uri, artifact_location=str(tmp_path)) as (parent, tell):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from models.rul.data import Windows
@@ -17,6 +18,7 @@ def test_level_and_slope_are_those_of_the_line_through_the_window() -> None:
     torch.testing.assert_close(level_and_slope(bent), level_and_slope(window), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_teacher_learns_a_wear_signal_and_is_frozen_afterwards() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)

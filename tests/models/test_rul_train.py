@@ -51,7 +51,7 @@ def pumps(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("teachers", [0, 2])
+@pytest.mark.parametrize("teachers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_eight_channels_train_from_a_toml_file_and_load_again(pumps: Path, tmp_path: Path, teachers: int) -> None:
     seen: list[Epoch] = []
     recipe = replace(RECIPE, teachers=teachers)
@@ -100,10 +100,9 @@ def test_holding_out_every_key_or_none_is_refused(pumps: Path, tmp_path: Path) -
             )
 
 
-def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp_path: Path) -> None:
+def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp_path: Path, tracking_uri: str) -> None:
     import mlflow
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
     for seed in (0, 1):
         trained = train(
             data=pumps,
@@ -111,11 +110,11 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp
             config=tmp_path / "pumps.toml",
             recipe=RECIPE,
             seed=seed,
-            tracking_uri=uri,
+            tracking_uri=tracking_uri,
             artifact_location=(tmp_path / "artifacts").as_uri(),
         )
     assert trained.version == "2"
-    client = mlflow.MlflowClient(uri, registry_uri=uri)
+    client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
     champion = client.get_model_version_by_alias("rul", "champion")
     assert str(champion.version) == trained.version
     run = client.get_run(champion.run_id)
@@ -124,7 +123,9 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp
     curve = client.get_metric_history(champion.run_id, "validation_rmse")
     assert [(m.step, m.value) for m in curve] == [(e.epoch, e.rmse) for e in trained.curve]
     local = mlflow.artifacts.download_artifacts(
-        client.get_model_version_download_uri("rul", champion.version), tracking_uri=uri, dst_path=str(tmp_path / "dl")
+        client.get_model_version_download_uri("rul", champion.version),
+        tracking_uri=tracking_uri,
+        dst_path=str(tmp_path / "dl"),
     )
     batch = torch.randn(3, 12, 8)
     assert torch.equal(load(local, "cpu")(batch)["rul"], trained.model(batch)["rul"])

@@ -75,6 +75,7 @@ def test_frames_are_varied_together_with_their_boxes() -> None:
     assert np.mean(seen) > 0.85 and 0 < gone < 20
 
 
+@pytest.mark.slow
 def test_it_learns_where_a_mark_lies() -> None:
     """In place of an encoder's tokens noise, with one channel up on the left hand's places and another on the right one's."""
     eye, draw = eye_of(SMALL, "cpu"), torch.Generator().manual_seed(0)
