@@ -16,9 +16,11 @@ import pytest
 from kafka import KafkaAdminClient
 
 from deploy.kafka.server import KafkaServer, MissingToolError
+from tests.broker import NAMED, Shared, shared
 
 ROOT = Path(__file__).parents[1]
 SESSION = "TOCSIN_TEST_SESSION"
+SHARED, RED = pytest.StashKey[Shared](), pytest.StashKey[bool]()
 
 CreateTopic = Callable[..., str]
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -28,9 +30,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="kills in tests/crash (default: 20)")
 
 
-def pytest_configure() -> None:
-    """A shell that puts `make test` in the background has it ignore Ctrl-C, and so would all that the tests start and interrupt."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Start what all test processes share."""
+    # A shell that puts `make test` in the background has it ignore Ctrl-C, and so would all that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[SHARED] = Shared()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End it."""
+    if broker := config.stash.get(SHARED, None):
+        broker.end(keep=config.stash.get(RED, False))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Note whether a test has failed."""
+    session.config.stash[RED] = bool(session.testsfailed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,19 +99,25 @@ def _processes(session: str) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
-    """Apache Kafka, one for the session. A test that kills it brings it back with `restart()`."""
-    server = KafkaServer(data=tmp_path_factory.mktemp("kafka"))
+def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
+    """Apache Kafka, one for all tests: a test that stops a broker has its own."""
+    alone = None if NAMED in os.environ else Shared()
     try:
-        server.start()
+        yield shared()
     except MissingToolError as missing:
         if "CI" in os.environ:
             pytest.fail(str(missing), pytrace=False)
         pytest.skip(str(missing))
-    yield server
-    server.kill()  # a clean stop would sync every log to disk first
-    if not request.session.testsfailed:
-        shutil.rmtree(server.data)
+    finally:
+        if alone:
+            alone.end(keep=bool(request.session.testsfailed))
+
+
+@pytest.fixture
+def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
+    """A broker of the test's own, to be killed at will; `kafka` has seen to it that Java and the jars are there."""
+    with KafkaServer(data=tmp_path / "kafka", heap="256m") as own:
+        yield own
 
 
 @pytest.fixture(scope="session")

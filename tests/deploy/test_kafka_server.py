@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,13 +18,6 @@ from deploy.kafka import server
 from deploy.kafka.server import KafkaServer, MissingToolError
 from tests.conftest import ROOT
 from tests.tour import environment, make
-
-
-@pytest.fixture
-def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
-    """A broker of the test's own, to be killed at will; `kafka` has seen to it that Java and the jars are there."""
-    with KafkaServer(data=tmp_path / "kafka", heap="256m") as own:
-        yield own
 
 
 def transact(bootstrap_servers: str, topic: str, value: bytes, *, commit: bool = True) -> None:
@@ -86,8 +78,8 @@ def test_a_topic_nobody_made_does_not_come_to_be(kafka: KafkaServer) -> None:
     producer.close()
 
 
-def test_every_listener_is_on_loopback(kafka: KafkaServer) -> None:
-    listening = [c for c in psutil.Process(kafka.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+def test_every_listener_is_on_loopback(own_kafka: KafkaServer) -> None:
+    listening = [c for c in psutil.Process(own_kafka.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert len(listening) == 2
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
 

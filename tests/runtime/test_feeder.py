@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from deploy.kafka.server import KafkaServer
 from pipelines.runtime import feeder
 from pipelines.runtime.errors import ConfigError, Unavailable
 from pipelines.runtime.feeder import feed
@@ -192,15 +193,17 @@ def test_rows_are_stamped_with_the_time_of_sending(kafka, topic, options, format
     assert 0.3 < (taken[-1] - taken[0]).total_seconds() < 0.7
 
 
-def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(kafka, topic, options) -> None:
-    name, table = topic(), readings(6_000)
-    crash = Timer(0.7, lambda: (kafka.kill(), kafka.start()))
+def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(own_kafka: KafkaServer) -> None:
+    name, table, options = "feed", readings(6_000), {"bootstrap_servers": own_kafka.bootstrap_servers}
+    with KafkaAdminClient(**options) as admin:
+        admin.create_topics({name: {"num_partitions": PARTITIONS, "replication_factor": 1}}, wait_for_metadata=True)
+    crash = Timer(0.7, lambda: (own_kafka.kill(), own_kafka.start()))
     crash.start()
     report = feed([table], kafka=options, topic=name, key="unit", rate=3_000)
     crash.join()
     assert report.rows == 6_000
     assert report.seconds > 2.5  # else the kill came too late to matter
-    assert sorted(row["row"] for on in read(kafka, name).values() for row in rows(on)) == list(range(6_000))
+    assert sorted(row["row"] for on in read(own_kafka, name).values() for row in rows(on)) == list(range(6_000))
 
 
 def test_a_missing_topic_gives_one_line_and_is_not_created(kafka, options) -> None:

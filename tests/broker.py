@@ -1,0 +1,67 @@
+"""One Apache Kafka for all test processes. The one that hands out tests starts it while the others import, and ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from tempfile import mkdtemp
+
+from deploy.kafka.server import KafkaServer, MissingToolError
+
+NAMED = "TOCSIN_TEST_KAFKA"
+"""The variable with the file that says where it is, or why there is none."""
+START_S = 120
+
+
+class Shared:
+    """The broker, from the moment that it is asked for until `end`."""
+
+    def __init__(self) -> None:
+        self._folder = Path(mkdtemp(prefix="tocsin-kafka-"))
+        os.environ[NAMED] = str(self._folder / "named.json")
+        self._server = KafkaServer(data=self._folder / "kafka")
+        self._thread = threading.Thread(target=self._start)
+        self._thread.start()
+
+    def end(self, *, keep: bool) -> None:
+        """End it. `keep`: its files, for a failed test may want them."""
+        self._thread.join()
+        self._server.kill()  # a clean stop would sync every log to disk first
+        if not keep:
+            shutil.rmtree(self._folder)
+
+    def _start(self) -> None:
+        said: dict[str, object] = {"data": str(self._server.data), "port": self._server.port}
+        try:
+            self._server.start()
+        except MissingToolError as reason:
+            said = {"missing": str(reason)}
+        except Exception as reason:
+            said = {"failed": repr(reason)}
+        aside = self._folder / "aside"
+        aside.write_text(json.dumps(said))
+        aside.rename(os.environ[NAMED])
+
+
+def shared() -> KafkaServer:
+    """The broker, once it serves, as an object that was not started: it has its address and its files.
+
+    Raises:
+        MissingToolError: Java or Maven is not there.
+        RuntimeError: it did not start.
+    """
+    named, give_up = Path(os.environ[NAMED]), time.monotonic() + START_S
+    while not named.exists():
+        if time.monotonic() > give_up:
+            raise RuntimeError(f"expected Kafka to start within {START_S} s")
+        time.sleep(0.1)
+    said = json.loads(named.read_text())
+    if "missing" in said:
+        raise MissingToolError(said["missing"])
+    if "failed" in said:
+        raise RuntimeError(said["failed"])
+    return KafkaServer(data=Path(said["data"]), port=said["port"])
