@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -42,6 +43,7 @@ PARTITIONS = 2
 LARGEST = 32 << 20
 """Bytes of a message that the input topic takes."""
 LOOK_S = 0.03
+MARK_S = 3.0
 
 
 class Killed(Exception):
@@ -368,17 +370,28 @@ class Job:
         return Counter((x.partition, x.offset, x.row) for x in letters)
 
     def read(self, topic: str) -> list[ConsumerRecord]:
-        """All committed records of a topic."""
+        """All committed records of a topic.
+
+        A transaction can be read some time after its commit was answered, when the broker has marked its end in each
+        partition: what is open now is waited for, as long as that may take.
+        """
         consumer = self._consumer()
         try:
-            ends = _ends(consumer, topic)
+            if not (ends := _ends(consumer, topic)):
+                return []
             parts = [TopicPartition(topic, p) for p in ends]
             consumer.assign(parts)
             consumer.seek_to_beginning(*parts)
             records: list[ConsumerRecord] = []
-            while any(consumer.position(tp) < ends[tp.partition] for tp in parts):
-                records += [r for batch in consumer.poll(timeout_ms=500).values() for r in batch]
-            return records
+            marked, give_up = dict[TopicPartition, int](), time.monotonic() + MARK_S
+            while True:
+                records += [r for batch in consumer.poll(timeout_ms=50).values() for r in batch]
+                marked = {tp: mark for tp in parts if (mark := consumer.highwater(tp)) is not None} | marked
+                late = time.monotonic() > give_up
+                if all(
+                    consumer.position(tp) >= (ends[tp.partition] if late else marked.get(tp, math.inf)) for tp in parts
+                ):
+                    return records
         finally:
             consumer.close()
 
