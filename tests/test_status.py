@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from rich.console import Console
 
-from pipelines.cli.status import _shard, table
+from pipelines.cli import cluster
+from pipelines.cli.status import _once, _shard, table
+from pipelines.runtime.errors import Unavailable
+from pipelines.runtime.settings import Settings
 
 
 def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], str]:
@@ -29,6 +35,42 @@ def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], st
     with console.capture() as said:
         console.print(table([{"pipeline": "rul", "paused": False, "silences": {}, "shards": [seen], "landing": []}]))
     return seen, said.get()
+
+
+class Supervisor:
+    """One whose answer is an error of Ray's."""
+
+    def __init__(self, answer: RayError) -> None:
+        self.status = self
+        self.answer = answer
+
+    def remote(self) -> RayError:
+        return self.answer
+
+
+def _get(answer: RayError, timeout: float) -> None:
+    raise answer
+
+
+def test_a_pipeline_whose_supervisor_does_not_answer_yet_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", _get)
+    monkeypatch.setattr(cluster, "supervisor", lambda name: Supervisor(GetTimeoutError("no answer")))
+    seen = _once(Settings(), "rul")
+    assert (seen["ready"], seen["shards"]) == (False, [])
+    why = "its supervisor has not answered for 5 s: it starts, or its machine is busy"
+    assert seen["problems"] == [{"shard": 0, "state": "starting", "why": why}]
+    console = Console(width=200)
+    with console.capture() as said:
+        console.print(table([seen]))
+    _, row, reason = said.get().splitlines()
+    assert (row.split(), reason.strip()) == (["rul", "starting"], f"rul: {why}")
+
+
+def test_a_supervisor_that_has_died_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", _get)
+    monkeypatch.setattr(cluster, "supervisor", lambda name: Supervisor(ActorDiedError()))
+    with pytest.raises(Unavailable, match="expected its status, got ActorDiedError"):
+        _once(Settings(), "rul")
 
 
 def test_a_shard_that_is_well_has_one_line() -> None:

@@ -115,19 +115,24 @@ def supervisor(pipeline: str) -> Any:
         ) from reason
 
 
+class Silent(Unavailable):
+    """A supervisor is there, and does not answer in time."""
+
+
 def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
     """A supervisor's status.
 
     Raises:
-        Unavailable: it does not answer.
+        Silent: it does not answer in time.
+        Unavailable: it cannot be asked.
     """
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
     try:
         return ray.get(actor.status.remote(), timeout=timeout)
     except RayError as reason:
-        raise Unavailable(
+        raise (Silent if isinstance(reason, GetTimeoutError | ActorUnavailableError) else Unavailable)(
             f"supervisor: expected its status, got {type(reason).__name__}; it may be restarting, ask again"
         ) from reason
 

@@ -23,9 +23,9 @@ QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Of a look at Kafka, whose answer is worth no long wait."""
 STARTING: dict[str, Any] = {
     **{"workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False, "mlflow_run": None},
-    **{"problems": [{"shard": 0, "state": "starting", "why": "Ray starts"}], "shards": [], "landing": []},
+    **{"shards": [], "landing": []},
 }
-"""A look at a run whose Ray has not started yet."""
+"""What is known of a pipeline before its supervisor answers."""
 ANSWER_S = 5.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
@@ -47,7 +47,7 @@ def status(
 
 
 def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
-    from pipelines.cli.cluster import ask, joined, joined_at, rejoined, supervisor, supervisors
+    from pipelines.cli.cluster import joined, joined_at, rejoined, supervisor, supervisors
     from pipelines.cli.console import until_told
     from pipelines.cli.runs import living
 
@@ -57,12 +57,8 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         for run in (run for run in living() if pipeline in (None, run.pipeline)):
             with joined_at(run.address) if run.address else contextlib.nullcontext():
                 there = run.address and run.pipeline in supervisors()
-                looks.append(
-                    look(settings, ask(supervisor(run.pipeline), ANSWER_S))
-                    if there
-                    else STARTING | {"pipeline": run.pipeline}
-                )
-        _show(looks, json)
+                looks.append(_once(settings, run.pipeline) if there else _starting(run.pipeline, "Ray starts"))
+        _show(looks, json, "no pipeline runs in this folder")
         return
 
     def found() -> list[Any]:
@@ -70,12 +66,31 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
 
     with joined(settings, pipeline), until_told() as told:
-        if not watch:
-            told.set()
-        following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
+        if watch:
+            following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
+        else:
+            looks = [_once(settings, name) for name in ([pipeline] if pipeline else supervisors())]
+            _show(looks, json, "no pipeline runs on this Ray cluster")
 
 
-def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
+def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
+    """A look at a pipeline that is there. A supervisor that does not answer yet is being started, for all that can be known."""
+    from pipelines.cli.cluster import Silent, ask, supervisor
+
+    try:
+        return look(settings, ask(supervisor(pipeline), ANSWER_S))
+    except Silent:
+        return _starting(
+            pipeline, f"its supervisor has not answered for {ANSWER_S:.0f} s: it starts, or its machine is busy"
+        )
+
+
+def _starting(pipeline: str, why: str) -> dict[str, Any]:
+    """A look at a pipeline of which no more is known than that it starts."""
+    return STARTING | {"pipeline": pipeline, "problems": [{"shard": 0, "state": "starting", "why": why}]}
+
+
+def _show(looks: Sequence[Mapping[str, Any]], json: bool, none: str) -> None:
     from pipelines.cli.console import out, say_json
 
     if json:
@@ -83,7 +98,7 @@ def _show(looks: Sequence[Mapping[str, Any]], json: bool) -> None:
     elif looks:
         out.print(table(looks))
     else:
-        out.print("no pipeline runs in this folder")
+        out.print(none)
 
 
 def following(
@@ -180,6 +195,8 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     for look in looks:
         if not look["shards"]:
             shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
+            reasons = dict.fromkeys(problem["why"] for problem in look["problems"] if problem["why"])
+            below += [Text(f"{look['pipeline']}: {plain(why)}", "yellow") for why in reasons]
         for asset, until in look["silences"].items():
             below.append(
                 Text(f"{look['pipeline']}: {plain(asset)} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
