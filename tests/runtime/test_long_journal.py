@@ -30,13 +30,19 @@ LIMIT = 1_800
 
 
 @pytest.fixture
-def job(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
+def wide(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
     """One whose every record is a step of its own."""
     job = Job(kafka.bootstrap_servers, tmp_path)
     job.plan = replace(job.plan, options={**job.plan.options, "rows": 1})
-    _limit(job, LIMIT)
     yield job
     job.close()
+
+
+@pytest.fixture
+def job(wide: Job) -> Job:
+    """One whose journal takes `LIMIT`."""
+    _limit(wide, LIMIT)
+    return wide
 
 
 def _limit(job: Job, most: int | None = None) -> int:
@@ -133,9 +139,8 @@ def test_the_journals_topic_is_made_for_the_largest_record_and_widened_if_it_was
     assert _limit(job) == LARGEST
 
 
-def test_a_large_record_passes_the_producer_too(job: Job) -> None:
-    provision(job.kafka, job.plan.build(job.lake), shards=1)
-    running = shard(job)
+def test_a_large_record_passes_the_producer_too(wide: Job) -> None:
+    job, running = wide, shard(wide)  # a topic that is widened takes large records only a moment later
     large = Journal(running._live.journal.base)
     large.mark(1, "x" * (LARGEST - 10_000))
     running._live.outbox.send([], [], large, {}, lambda: None)
