@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from deploy.kafka.server import KafkaServer, MissingToolError
+from pipelines.runtime.lake import write_aside
 
 NAMED = "TOCSIN_TEST_KAFKA"
 """The variable with the file that says where it is, or why there is none."""
@@ -42,9 +43,7 @@ class Shared:
             said = {"missing": str(reason)}
         except Exception as reason:
             said = {"failed": repr(reason)}
-        aside = self._folder / "aside"
-        aside.write_text(json.dumps(said))
-        aside.rename(os.environ[NAMED])
+        write_aside(Path(os.environ[NAMED]), json.dumps(said).encode())
 
 
 def shared() -> KafkaServer:

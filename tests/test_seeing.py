@@ -18,7 +18,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.kafka.server import KafkaServer
 from pipelines.cli.status import look
-from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect, find
 from pipelines.runtime.metrics import METRICS, endpoints
 from pipelines.runtime.settings import Settings
@@ -150,13 +149,7 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
 
 def test_a_shard_that_needs_a_person_is_seen_everywhere(metrics_port: int, kafka: KafkaServer, tmp_path: Path) -> None:
     job, port = Job(kafka.bootstrap_servers, tmp_path), free_port()
-    deployed = Deployed(job)
-    with job.load(rate=100):
-        deployed.goes_on()
-    deployed.stop()
-    with clients.admin(job.kafka) as admin:
-        admin.delete_topics([f"_tocsin.{job.name}"])
-    job.create({f"_tocsin.{job.name}": 1})
+    Deployed(job).lose_journal()
     again = Deployed(job, health=("127.0.0.1", port))
 
     def refused() -> dict[str, Any] | None:

@@ -21,11 +21,6 @@ LOOK_S = 9.0
 """After so long a look ends, whatever the cluster does."""
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Of a look at Kafka, whose answer is worth no long wait."""
-STARTING: dict[str, Any] = {
-    **{"workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False, "mlflow_run": None},
-    **{"shards": [], "landing": []},
-}
-"""What is known of a pipeline before its supervisor answers."""
 ANSWER_S = 5.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
@@ -65,9 +60,10 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         """Anew for each look: a pipeline that was started again has another supervisor by the same name."""
         return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
 
-    with joined(settings, pipeline), until_told() as told:
+    with joined(settings, pipeline):
         if watch:
-            following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
+            with until_told() as told:
+                following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
         else:
             looks = [_once(settings, name) for name in ([pipeline] if pipeline else supervisors())]
             _show(looks, json, "no pipeline runs on this Ray cluster")
@@ -87,7 +83,11 @@ def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
 
 def _starting(pipeline: str, why: str) -> dict[str, Any]:
     """A look at a pipeline of which no more is known than that it starts."""
-    return STARTING | {"pipeline": pipeline, "problems": [{"shard": 0, "state": "starting", "why": why}]}
+    return {
+        **{"pipeline": pipeline, "workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False},
+        "problems": [{"shard": 0, "state": "starting", "why": why}],
+        **{"mlflow_run": None, "shards": [], "landing": []},
+    }
 
 
 def _show(looks: Sequence[Mapping[str, Any]], json: bool, none: str) -> None:

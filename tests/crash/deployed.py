@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import ray
 
+from pipelines.runtime import clients
 from pipelines.runtime.cluster import find
 from pipelines.runtime.deployment import Deployment
 from pipelines.runtime.plan import Plan
@@ -25,7 +26,7 @@ class Deployed:
     def __init__(self, job: Job, *, options: Mapping[str, Any] | None = None, **more: Any) -> None:
         own = {"name": job.name, "topic": job.topic, "every": "500ms"}
         plan = Plan("tests.crash.job:pipeline", {**own, **(options or {})})
-        self._name = job.name
+        self._name, self._job = job.name, job
         env = {"PYTHONPATH": ROOT}
         deploy(Deployment(plan=plan, lake=job.lake, kafka=job.kafka, partitions=job.partitions, env=env, **more))
 
@@ -72,7 +73,18 @@ class Deployed:
         else:
             os.kill(actor(what), signal.SIGKILL)
 
+    def lose_journal(self) -> None:
+        """Stop it once it has committed, and put an empty topic in its journal's place."""
+        with self._job.load(rate=100):
+            self.goes_on()
+        self.stop()
+        journal = f"_tocsin.{self._name}"
+        with clients.admin(self._job.kafka) as admin:
+            admin.delete_topics([journal])
+        self._job.create({journal: 1})
+
     def stop(self) -> None:
+        """End it cleanly, the supervisor included."""
         supervisor = self.supervisor
         assert ray.get(supervisor.stop.remote(), timeout=90)
         ray.kill(supervisor)

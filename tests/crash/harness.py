@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -44,6 +45,7 @@ LARGEST = 32 << 20
 """Bytes of a message that the input topic takes."""
 LOOK_S = 0.03
 MARK_S = 3.0
+"""So long a reader of a topic waits for the broker to mark the end of transactions in it."""
 
 
 class Killed(Exception):
@@ -257,11 +259,8 @@ class Job:
 
     def ends(self) -> dict[int, int]:
         """Each input partition's next offset."""
-        consumer = self._consumer()
-        try:
+        with closing(self._consumer()) as consumer:
             return _ends(consumer, self.topic)
-        finally:
-            consumer.close()
 
     def whole(self) -> Callable[[], bool]:
         """Whether all that was sent until now is in the table; to be called again and again."""
@@ -375,8 +374,7 @@ class Job:
         A transaction can be read some time after its commit was answered, when the broker has marked its end in each
         partition: what is open now is waited for, as long as that may take.
         """
-        consumer = self._consumer()
-        try:
+        with closing(self._consumer()) as consumer:
             if not (ends := _ends(consumer, topic)):
                 return []
             parts = [TopicPartition(topic, p) for p in ends]
@@ -392,8 +390,6 @@ class Job:
                     consumer.position(tp) >= (ends[tp.partition] if late else marked.get(tp, math.inf)) for tp in parts
                 ):
                     return records
-        finally:
-            consumer.close()
 
     def _consumer(self) -> KafkaConsumer:
         return chained(clients.consumer(self.kafka, fetch_max_wait_ms=50))

@@ -10,7 +10,6 @@ import pytest
 import ray
 
 from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
 from pipelines.runtime.cluster import connect
 from pipelines.runtime.draining import halt, workers
 from tests.crash.deployed import ROOT, Deployed, until
@@ -85,13 +84,7 @@ def test_a_shard_that_needs_a_person_says_why_and_is_left_alone(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path)
-    deployed = Deployed(job)
-    with job.load(rate=100):
-        deployed.goes_on()
-    deployed.stop()
-    with clients.admin(job.kafka) as admin:
-        admin.delete_topics([f"_tocsin.{job.name}"])
-    job.create({f"_tocsin.{job.name}": 1})
+    Deployed(job).lose_journal()
     again = Deployed(job)
     assert "expected the journal that goes with checkpoint" in again.refused()["error"]
     again.stop()

@@ -7,6 +7,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -287,9 +288,9 @@ def _compacted(kafka: KafkaServer, topic: str, producer: KafkaProducer) -> list[
         "delete.retention.ms": "0",
     }
     with KafkaAdminClient(**options) as admin:
-        (broker,) = admin.describe_cluster()["brokers"]
-        often = {"log.cleaner.backoff.ms": "100"}
-        admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, str(broker["broker_id"]), often)])
+        (node,) = admin.describe_cluster()["brokers"]
+        broker = partial(ConfigResource, ConfigResourceType.BROKER, str(node["broker_id"]))
+        admin.alter_configs([broker({"log.cleaner.backoff.ms": "100"})])
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, compact)])
         for n in range(60):
             producer.send(
@@ -302,6 +303,7 @@ def _compacted(kafka: KafkaServer, topic: str, producer: KafkaProducer) -> list[
             assert time.monotonic() < give_up, "expected the broker to compact within 30 s"
             time.sleep(0.2)
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": "delete"})])
+        admin.alter_configs([broker({"log.cleaner.backoff.ms": "15000"})])  # other tests share the broker
     return _left(kafka, topic)
 
 
