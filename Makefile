@@ -9,6 +9,8 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 ARGS ?=
 # Where the documentation goes.
 SITE ?= build/docs
+# Where the wheel and the sdist go.
+DIST ?= dist
 # Of the broker that `make kafka` starts.
 PORT ?= 9092
 # Processes that share the test files: half of the time of most is waiting for brokers and workers, so four keep two cores busy.
@@ -20,7 +22,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist load
 # Set-up compiles everything, so that also processes with PYTHONDONTWRITEBYTECODE=1 find it; what changes later is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all lint docs kafka crash clean
+.PHONY: help setup demo test test-all lint docs dist kafka crash clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,16 +38,20 @@ test: $(READY) ## what to run before a commit, on Apache Kafka (Java 17 and Mave
 test-all: $(READY) ## every test: trainings, overload by minutes, 200 kills too
 	@$(PYTEST) --kills 200 $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy and who may import whom
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache
 
 docs: $(READY) ## the documentation, into build/docs
 	@$(VENV)/bin/python -m docs $(SITE)
 
+dist: $(READY) ## a wheel and an sdist, into dist/
+	@$(VENV)/bin/uv build --quiet --no-build-isolation --python $(VENV)/bin/python --out-dir $(DIST)
+
 kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); PORT=9093 for another port than 9092
-	@$(VENV)/bin/python -m deploy.kafka --port $(PORT)
+	@$(VENV)/bin/python -m tocsin.deploy.kafka --port $(PORT)
 
 crash: $(READY) ## 200 kills, each with rows and alarms in flight
 	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)
@@ -60,5 +66,5 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet uv
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python --requirements requirements.lock
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --no-deps --editable .
-	@$(VENV)/bin/python -m compileall -q operators models pipelines deploy
+	@$(VENV)/bin/python -m compileall -q operators models pipelines deploy tocsin
 	@touch $@

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cases.merging import smooth_images
-from models.trained import placed
-from models.vision import vit
-from models.vision.efficientnet import LAYERS
-from models.vision.encoder import Backbone, Encoder, load
-from models.vision.published import DINOV2, Settings
+from tocsin.models.trained import placed
+from tocsin.models.vision import vit
+from tocsin.models.vision.efficientnet import LAYERS
+from tocsin.models.vision.encoder import Backbone, Encoder, load
+from tocsin.models.vision.published import DINOV2, Settings
 
 SIZES = ((160, 288), (224, 224))
 BATCHES = (1, 8, 32)

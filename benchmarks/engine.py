@@ -34,19 +34,19 @@ import ray
 import torch
 from kafka import KafkaProducer, TopicPartition
 
-from deploy.kafka.server import KafkaServer
-from models.rul.config import NetworkSize, RulConfig
-from models.rul.fleet import live
-from models.rul.model import FD001, RulModel, build, load
-from pipelines.runtime import clients, feeder
-from pipelines.runtime.cluster import connect
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
-from pipelines.runtime.plan import Model, Plan, store_model
-from pipelines.runtime.process import KEEP_MEMORY
-from pipelines.runtime.provision import provision
-from pipelines.runtime.supervisor import deploy
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.fleet import live
+from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.pipelines.runtime import clients, feeder
+from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.plan import Model, Plan, store_model
+from tocsin.pipelines.runtime.process import KEEP_MEMORY
+from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.supervisor import deploy
 
 ROOT = str(Path(__file__).parents[1])
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
@@ -283,7 +283,7 @@ def main() -> None:
                 ours, alone, ratio = beside(
                     args.rounds,
                     lambda weights=weights: bench.rate(
-                        "pipelines.rul:pipeline", "few", few, own_core=True, weights=weights
+                        "tocsin.pipelines.rul:pipeline", "few", few, own_core=True, weights=weights
                     ),
                     lambda weights=weights: ray.get(network_alone.remote(weights)),
                 )
@@ -295,8 +295,8 @@ def main() -> None:
         if "checkpoints" in wanted:
             every, never, ratio = beside(
                 args.rounds,
-                lambda: bench.rate("pipelines.rul:pipeline", "few", few, every="2s"),
-                lambda: bench.rate("pipelines.rul:pipeline", "few", few, every="1h"),
+                lambda: bench.rate("tocsin.pipelines.rul:pipeline", "few", few, every="2s"),
+                lambda: bench.rate("tocsin.pipelines.rul:pipeline", "few", few, every="1h"),
             )
             print(f"checkpoints every 2 s: {every:,.0f} windows/s; none {never:,.0f}; ratio {ratio:.2f}", flush=True)
         ray.shutdown()

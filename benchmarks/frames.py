@@ -38,21 +38,21 @@ from kafka.consumer.fetcher import ConsumerRecord
 from torch import Tensor
 
 from benchmarks.watches import WATCHES, Watch
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import feeder
-from pipelines.runtime.clips import QUALITY, Frame
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine, Step
-from pipelines.runtime.pipeline import AlertRule, Pipeline, Stage
-from pipelines.runtime.plan import Model, Plan, store_model
-from pipelines.runtime.process import KEEP_MEMORY
-from pipelines.runtime.provision import provision
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.state import Declared, Store
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import feeder
+from tocsin.pipelines.runtime.clips import QUALITY, Frame
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine, Step
+from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.plan import Model, Plan, store_model
+from tocsin.pipelines.runtime.process import KEEP_MEMORY
+from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.state import Declared, Store
 
 STEP = 64
 """Frames a step, as the pipeline takes them from a backlog."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from models.trained import CONFIG_FILE
+from tocsin.models.trained import CONFIG_FILE
 
 
 class Model(Protocol):

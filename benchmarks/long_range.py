@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.tasks import LISTOPS, NEEDLE, Task
-from operators.gated import GatedAttention
-from operators.hierarchical import HierarchicalAttention
-from operators.latent import LatentAttention
-from operators.routing import FluxAttention, SparsityLoss
+from tocsin.operators.gated import GatedAttention
+from tocsin.operators.hierarchical import HierarchicalAttention
+from tocsin.operators.latent import LatentAttention
+from tocsin.operators.routing import FluxAttention, SparsityLoss
 
 DIM, HEADS, LAYERS = 64, 4, 2
 TOKENS = 4096  # of a training step

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.occupancy.baselines import BASELINES, fit_baseline
-from models.occupancy.config import OccupancyConfig
-from models.occupancy.data import Recording, read
-from models.occupancy.evaluate import metrics
-from models.occupancy.features import CLOCK, FEATURES
-from models.occupancy.search import BASELINE_SPACES, Trial, best, search, search_baseline, settled
-from models.occupancy.train import Recipe, Room, fit, labelled, probabilities, rooms, truth
-from pipelines.cli.occupancy import recorded
-from pipelines.occupancy import minutes
+from tocsin.models.occupancy.baselines import BASELINES, fit_baseline
+from tocsin.models.occupancy.config import OccupancyConfig
+from tocsin.models.occupancy.data import Recording, read
+from tocsin.models.occupancy.evaluate import metrics
+from tocsin.models.occupancy.features import CLOCK, FEATURES
+from tocsin.models.occupancy.search import BASELINE_SPACES, Trial, best, search, search_baseline, settled
+from tocsin.models.occupancy.train import Recipe, Room, fit, labelled, probabilities, rooms, truth
+from tocsin.pipelines.cli.occupancy import recorded
+from tocsin.pipelines.occupancy import minutes
 
 SEEDS = range(5)
 TRIALS = 20

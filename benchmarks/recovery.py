@@ -34,17 +34,17 @@ import psutil
 import pyarrow as pa
 from kafka import KafkaProducer
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients, feeder
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.pipeline import AlertRule, Pipeline
-from pipelines.runtime.plan import Model, Plan
-from pipelines.runtime.provision import provision
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.stages import Last, Sorted
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients, feeder
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.plan import Model, Plan
+from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.stages import Last, Sorted
 
 SENSORS = [f"s{i}" for i in range(24)]
 TOUCHED = 1000
@@ -163,7 +163,7 @@ class Running:
 
     def start(self) -> None:
         """Type `tocsin run`."""
-        command = [sys.executable, "-m", "pipelines", "run", NAME]
+        command = [sys.executable, "-m", "tocsin", "run", NAME]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         with (self._folder / "said").open("a") as said:
             self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=said, stderr=said)

@@ -25,14 +25,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.occupancy.data import PROPERTIES
-from models.occupancy.model import OFFICES
-from pipelines.occupancy import READING, pipeline
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.pipeline import IDENTITY
-from pipelines.runtime.plan import Model
-from pipelines.runtime.process import KEEP_MEMORY
-from pipelines.runtime.state import Cut
+from tocsin.models.occupancy.data import PROPERTIES
+from tocsin.models.occupancy.model import OFFICES
+from tocsin.pipelines.occupancy import READING, pipeline
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.pipeline import IDENTITY
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.process import KEEP_MEMORY
+from tocsin.pipelines.runtime.state import Cut
 
 START = 1_767_600_000_000
 """Monday 5 January 2026, 8:00 UTC: what is measured begins in office hours; ms since 1970."""

@@ -22,13 +22,13 @@ from statistics import median
 
 import orjson
 
-from deploy.kafka.server import KafkaServer
+from tocsin.deploy.kafka.server import KafkaServer
 
 NAME, TOPIC, ROWS = "up", "sensors.start", 3000
 ROOT = Path(__file__).parents[1]
 CLUSTER = """
 import sys
-from pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.cluster import connect
 connect("local", cpus=2)
 import ray
 print(ray.get_runtime_context().gcs_address, flush=True)
@@ -72,7 +72,7 @@ class Shell:
             ray.num_cpus = 0
             """
         own = f"""
-            factory = "pipelines.rul:pipeline"
+            factory = "tocsin.pipelines.rul:pipeline"
             model = "rul@champion"
             topic = "{TOPIC}"
             """

@@ -22,19 +22,19 @@ from torch import Tensor
 
 from benchmarks.kept import kept
 from benchmarks.spread import spread
-from models.surprise.baselines import bank, difference, nearest, uniform
-from models.surprise.clips import injected, panned
-from models.surprise.config import SurpriseConfig
-from models.surprise.detector import DetectorConfig
-from models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
-from models.surprise.model import SurpriseModel
-from models.surprise.model import load as load_model
-from models.surprise.novelties import SIZES
-from models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
-from models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
-from models.vision.encoder import Encoder, load
-from models.vision.video import read
-from pipelines.cli.surprise import RATE, looked_at
+from tocsin.models.surprise.baselines import bank, difference, nearest, uniform
+from tocsin.models.surprise.clips import injected, panned
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.surprise.detector import DetectorConfig
+from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
+from tocsin.models.surprise.model import SurpriseModel
+from tocsin.models.surprise.model import load as load_model
+from tocsin.models.surprise.novelties import SIZES
+from tocsin.models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
+from tocsin.models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
+from tocsin.models.vision.encoder import Encoder, load
+from tocsin.models.vision.video import read
+from tocsin.pipelines.cli.surprise import RATE, looked_at
 
 SEEDS = range(3)
 REAL_SEEDS = range(4)

@@ -27,18 +27,18 @@ from torch import Tensor
 
 from benchmarks.kept import kept
 from benchmarks.spread import spread
-from models.touch.baselines import changes, near
-from models.touch.config import TouchConfig
-from models.touch.decode import Spot, softened, spots
-from models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
-from models.touch.finder import HandFinder
-from models.touch.finder import load as load_finder
-from models.touch.loss import Q
-from models.touch.model import Eyes, TouchModel, load
-from models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
-from models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
-from models.touch.truth import Touch
-from pipelines.cli.touch import RATE, looked_at
+from tocsin.models.touch.baselines import changes, near
+from tocsin.models.touch.config import TouchConfig
+from tocsin.models.touch.decode import Spot, softened, spots
+from tocsin.models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
+from tocsin.models.touch.finder import HandFinder
+from tocsin.models.touch.finder import load as load_finder
+from tocsin.models.touch.loss import Q
+from tocsin.models.touch.model import Eyes, TouchModel, load
+from tocsin.models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
+from tocsin.models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
+from tocsin.models.touch.truth import Touch
+from tocsin.pipelines.cli.touch import RATE, looked_at
 
 SETS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 WRONG = (0.0, 0.2, 0.4)

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.surprise import model as surprise_model
-from models.surprise.config import EncoderConfig
-from models.surprise.scene import Dive
-from models.touch import model as touch_model
-from models.touch.hands import shaken
-from models.touch.scene import Scene
-from models.vision.encoder import load
-from pipelines import surprise, touch
-from pipelines.runtime.clips import Frame
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.touch import BOXES
+from tocsin.models.surprise import model as surprise_model
+from tocsin.models.surprise.config import EncoderConfig
+from tocsin.models.surprise.scene import Dive
+from tocsin.models.touch import model as touch_model
+from tocsin.models.touch.hands import shaken
+from tocsin.models.touch.scene import Scene
+from tocsin.models.vision.encoder import load
+from tocsin.pipelines import surprise, touch
+from tocsin.pipelines.runtime.clips import Frame
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.touch import BOXES
 
 SEED = 1
 """Of the scenes, which are neither trained nor tested on."""

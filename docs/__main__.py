@@ -21,8 +21,8 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel
 
 from docs import formulas, pictures, system
-from pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
-from pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
+from tocsin.pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

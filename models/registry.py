@@ -19,13 +19,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput
 
-    from models.served import Served
+    from tocsin.models.served import Served
 
 TOCSIN = metadata.version("tocsin")
 NEEDED = ("numpy", "opencv-python-headless", "pandas", "safetensors", "torch")
@@ -185,7 +185,7 @@ def _describe(source: Path, folder: Path, domain: str, *, run: str, model_id: st
     from mlflow.models import Model, infer_signature
     from mlflow.models.utils import _save_example
 
-    loader = f"models.{domain}.pyfunc"
+    loader = f"tocsin.models.{domain}.pyfunc"
     for file in source.iterdir():
         if file.name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy(file, folder / file.name)

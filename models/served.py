@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.trained import Config
+from tocsin.models.trained import Config
 
 if TYPE_CHECKING:
     import pandas as pd

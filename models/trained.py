@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models import files
+from tocsin.models import files
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 LEAST_NORM = 1e-6  # an aggregate shorter than this is a cancellation, whose direction means nothing
 

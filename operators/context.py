@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 
 def context_mask(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 
 def gated_attention(

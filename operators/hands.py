@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 
 def hand_attention(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 
 def hierarchical_attention(queries: Sequence[Tensor], keys: Sequence[Tensor], v: Tensor, weights: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 SUMMARY = 16
 """So many queries, up to the one at which a group leaves the window, say what in the group matters."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 # A weight at its column's mean survives. Equal weights are their own mean, which a sum may round above them.
 ROUNDING = 1 - 1e-5

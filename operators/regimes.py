@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 STRETCH = 64  # steps of a trend that one matrix product computes
 STARTS, ROUNDS = 8, 100  # of k-means, whose end depends on its start

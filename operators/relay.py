@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 ROWS = 512  # queries at a time, whose bias stays in the cache: on a CPU twice as fast as all at once, in little memory
 FARTHEST = 1e12  # in tails; beyond it slots count as equally far, and the square stays within float32

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 BLOCK = 128
 """Rows of queries at a time; measured best of 128, 256, 512 and 1,024 on a CPU, and FlexAttention's own size."""

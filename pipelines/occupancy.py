@@ -14,19 +14,19 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from models.occupancy.data import PROPERTIES, Recording
-from models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
-from models.occupancy.model import load
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.grid import Grid
-from pipelines.runtime.machine import Step
-from pipelines.runtime.pipeline import AlertRule, Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import replay
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.stages import Judge, Last, Silence
-from pipelines.runtime.state import Cell, CellStore, Declared, Store
-from pipelines.runtime.units import milliseconds
+from tocsin.models.occupancy.data import PROPERTIES, Recording
+from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
+from tocsin.models.occupancy.model import load
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.grid import Grid
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.stages import Judge, Last, Silence
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.units import milliseconds
 
 OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

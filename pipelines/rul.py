@@ -8,11 +8,11 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from models.rul.model import load
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.pipeline import AlertRule, Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.stages import Judge, Last, Sorted
+from tocsin.models.rul.model import load
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.stages import Judge, Last, Sorted
 
 OPTIONS = (
     "name",

@@ -12,16 +12,16 @@ import polars as pl
 import pyarrow as pa
 import torch
 
-from models.surprise.model import Memory, SurpriseModel, load
-from models.surprise.motion import SIZE, Motion, ego_motion, grey
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import FACTS, frame_fields, roots_of
-from pipelines.runtime.machine import Step
-from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
-from pipelines.runtime.state import Cell, CellStore, Declared, Store
+from tocsin.models.surprise.model import Memory, SurpriseModel, load
+from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.frames import FACTS, frame_fields, roots_of
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
 
 RESULTS = pa.schema(
     [

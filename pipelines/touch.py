@@ -11,21 +11,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from models.touch import finder
-from models.touch.hands import HandDetector
-from models.touch.model import TouchModel, load
-from models.touch.truth import HANDS, KINDS
-from pipelines.runtime.around import Around
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.frames import FACTS, frame_fields, roots_of
-from pipelines.runtime.machine import Step
-from pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
-from pipelines.runtime.state import Cell, CellStore, Declared, Store
-from pipelines.runtime.units import milliseconds
+from tocsin.models.touch import finder
+from tocsin.models.touch.hands import HandDetector
+from tocsin.models.touch.model import TouchModel, load
+from tocsin.models.touch.truth import HANDS, KINDS
+from tocsin.pipelines.runtime.around import Around
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.frames import FACTS, frame_fields, roots_of
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.units import milliseconds
 
 LAPSE = "500ms"
 """Between two frames, after which the one before says nothing of the next."""

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from tempfile import mkdtemp
 
-from deploy.kafka.server import KafkaServer, MissingToolError
-from pipelines.runtime.lake import write_aside
+from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
+from tocsin.pipelines.runtime.lake import write_aside
 
 NAMED = "TOCSIN_TEST_KAFKA"
 """The variable with the file that says where it is, or why there is none."""

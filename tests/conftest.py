@@ -15,8 +15,8 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient
 
-from deploy.kafka.server import KafkaServer, MissingToolError
 from tests.broker import NAMED, Shared, shared
+from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 
 ROOT = Path(__file__).parents[1]
 SESSION = "TOCSIN_TEST_SESSION"

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import torch
 
-from models.surprise.config import EncoderConfig, SurpriseConfig
-from models.surprise.detector import DetectorConfig
-from models.surprise.network import NetworkConfig
-from models.surprise.train import Recipe, fit, footage
-from models.vision.encoder import load as encoder
+from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
+from tocsin.models.surprise.detector import DetectorConfig
+from tocsin.models.surprise.network import NetworkConfig
+from tocsin.models.surprise.train import Recipe, fit, footage
+from tocsin.models.vision.encoder import load as encoder
 
 SIZE = (64, 96)
 SEEN = EncoderConfig(height=SIZE[0], width=SIZE[1])

@@ -93,6 +93,6 @@ def _run(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["tocsin", *arguments]
-    from pipelines.cli import main
+    from tocsin.pipelines.cli import main
 
     main()

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from pipelines.runtime import worker
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime import worker
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.spec import Spec
 
 
 @contextmanager

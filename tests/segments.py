@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy.kafka.server import KafkaServer
+from tocsin.deploy.kafka.server import KafkaServer
 
 BASE_OFFSET, LENGTH, MAGIC, CRC, LAST_RECORD = 7, 11, 16, 20, -1
 """Places in a batch: the low bytes of its offset and of its length, its format, its checksum, its last record's end."""

@@ -11,7 +11,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from typer.testing import CliRunner
 
-from pipelines.cli.app import app
+from tocsin.pipelines.cli.app import app
 
 JOB = "tests.crash.job:pipeline"
 

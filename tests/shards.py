@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.spec import Spec
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.spec import Spec
 
 
 def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **given: Any) -> Shard:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from kafka import KafkaProducer
 
-from deploy.kafka.server import KafkaServer
-from models.rul.model import FD001
 from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.setups import JOB, Setup
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.rul.model import FD001
 
-RUL = "pipelines.rul:pipeline"
+RUL = "tocsin.pipelines.rul:pipeline"
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_without_a_pipeline_all_of_the_settings_are_looked_at(setup: Setup) -> N
     both = setup.settings | other.settings
     from typer.testing import CliRunner
 
-    from pipelines.cli.app import app
+    from tocsin.pipelines.cli.app import app
 
     given = [part for n, v in both.items() for part in ("--set", f"{n}={v}")]
     done = CliRunner().invoke(app, [*given, "check"])

@@ -16,18 +16,18 @@ import polars as pl
 import pytest
 from kafka import KafkaProducer
 
-from deploy.kafka.server import KafkaServer
-from models.rul.fleet import live
-from pipelines.runtime.feeder import feed
 from tests.background import Background
 from tests.conftest import ROOT
 from tests.forked import Tocsin
 from tests.tour import BIN
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.rul.fleet import live
+from tocsin.pipelines.runtime.feeder import feed
 
 ROWS = 6000
 CLUSTER = """
 import sys
-from pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.cluster import connect
 connect("local", cpus=2)
 import ray
 print(ray.get_runtime_context().gcs_address, flush=True)
@@ -91,7 +91,7 @@ def tocsin(kafka: KafkaServer, ray_address: str, tmp_path_factory: pytest.TempPa
         ray.num_cpus = 0
         mlflow.enabled = false
         [pipelines.turbines]
-        factory = "pipelines.rul:pipeline"
+        factory = "tocsin.pipelines.rul:pipeline"
         model = "rul@champion"
         topic = "sensors.turbines"
         every = "500ms"

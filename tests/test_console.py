@@ -13,18 +13,18 @@ import pytest
 from rich.color import ColorSystem
 from typer.testing import CliRunner
 
-from pipelines.cli import console, dlq, query, state, status
-from pipelines.cli.alerts import line
-from pipelines.cli.app import app
-from pipelines.cli.check import _teller
-from pipelines.cli.fleet import Fleet
-from pipelines.runtime import redelivery
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.checks import Finding
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.inspection import Memory, Rule
-from pipelines.runtime.redelivery import Held
+from tocsin.pipelines.cli import console, dlq, query, state, status
+from tocsin.pipelines.cli.alerts import line
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.cli.check import _teller
+from tocsin.pipelines.cli.fleet import Fleet
+from tocsin.pipelines.runtime import redelivery
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.checks import Finding
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.inspection import Memory, Rule
+from tocsin.pipelines.runtime.redelivery import Held
 
 KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
 SEEN = r"[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"

@@ -38,7 +38,7 @@ def test_the_demo_shows_fleet_alarm_answer_run_and_what_is_next(shown: tuple[Pat
 
 
 def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, str]) -> None:
-    from pipelines import results
+    from tocsin import results
 
     folder, said, _ = shown
     table = results("rul", lake=folder / ".tocsin/demo/lake").collect()
@@ -65,7 +65,7 @@ def test_the_demo_leaves_no_process(shown: tuple[Path, str, str]) -> None:
 def test_the_embedded_broker_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
-from deploy.embedded import EmbeddedBroker
+from tocsin.deploy.embedded import EmbeddedBroker
 broker = EmbeddedBroker(log=Path({str(tmp_path / "log")!r}))
 broker.start()
 print(broker.port, flush=True)

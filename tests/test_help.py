@@ -15,9 +15,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pipelines.cli.app import app
-from pipelines.runtime.alerts import Alert
 from tests.tour import environment
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.runtime.alerts import Alert
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
@@ -77,7 +77,7 @@ def test_a_shell_completes_commands() -> None:
 def test_alarms_have_a_header_a_date_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime.fromisoformat("2026-01-31T23:30:00-01:00")
     alert = Alert("1", "rul", "warning", "warning", "raised", "7", at, {"rul": 3.0})
-    monkeypatch.setattr("pipelines.alerts", lambda *_, **__: iter([alert]))
+    monkeypatch.setattr("tocsin.alerts", lambda *_, **__: iter([alert]))
     said = CliRunner().invoke(app, ["alerts"], catch_exceptions=False).output.splitlines()
     assert said[0].split() == ["time", "(UTC)", "severity", "what", "key", "evidence"]
     assert said[1].startswith("2026-02-01 00:30:00Z warning  raised   7 ")

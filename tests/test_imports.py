@@ -1,4 +1,4 @@
-"""Imports run one way: pipelines -> models -> operators, and the runtime knows no domain. Importing a package does no work."""
+"""Operators need torch alone, and importing a package does no work. Who may import whom: the contracts in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"operators", "models", "pipelines", "deploy", "benchmarks", "tests"}
-MAY_IMPORT = {
-    "operators": {"operators"},
-    "models": {"models", "operators"},
-    "pipelines": {"pipelines", "models", "operators", "deploy"},
-}
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -35,31 +29,8 @@ def _files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def _offences(folder: str, *, allowed: set[str], among: set[str]) -> list[str]:
-    return [
-        f"{file.relative_to(ROOT)}: {name}"
-        for file in _files(folder)
-        for name in _imports(file)
-        if (top := name.split(".")[0]) in among and top not in allowed
-    ]
-
-
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_no_package_imports_one_above_it(package: str) -> None:
-    assert len(_files(package)) > 1
-    assert _offences(package, allowed=MAY_IMPORT[package], among=OURS) == []
-
-
-def test_the_runtime_knows_no_domain() -> None:
-    """Of models/ it takes what decodes a picture, so that there is one such thing for messages, folders and training."""
-    allowed = ("pipelines.runtime", "models.vision.picture")
-    for file in _files("pipelines/runtime"):
-        ours = [name for name in _imports(file) if name.split(".")[0] in OURS]
-        assert [name for name in ours if not name.startswith(allowed)] == [], file
-
-
 def test_operators_import_torch_alone() -> None:
-    known = set(sys.stdlib_module_names) | {"torch", "operators"}
+    known = set(sys.stdlib_module_names) | {"torch", "tocsin"}
     assert [
         (file.name, name) for file in _files("operators") for name in _imports(file) if name.split(".")[0] not in known
     ] == []
@@ -97,29 +68,37 @@ owners = metadata.packages_distributions()
 class OnlyTorch:
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top != "operators" and top in owners and not {plain(d) for d in owners[top]} & there:
+        if top != "tocsin" and top in owners and not {plain(d) for d in owners[top]} & there:
             raise ModuleNotFoundError(f"{name} is not installed here")
 
 sys.meta_path.insert(0, OnlyTorch())
-import operators
-for module in pkgutil.walk_packages(operators.__path__, "operators."):
+from tocsin import operators
+for module in pkgutil.walk_packages(operators.__path__, "tocsin.operators."):
     importlib.import_module(module.name)
 assert "torch" in sys.modules and not {"pyarrow", "polars", "numpy", "ray"} & set(sys.modules)
 """)
 
 
 @pytest.mark.parametrize(
-    "package", ["pipelines", "models", "operators", "pipelines.runtime", "pipelines.runtime.errors"]
+    "package",
+    [
+        "tocsin",
+        "tocsin.pipelines",
+        "tocsin.models",
+        "tocsin.operators",
+        "tocsin.pipelines.runtime",
+        "tocsin.pipelines.runtime.errors",
+    ],
 )
 def test_importing_a_package_does_no_work(package: str) -> None:
     heavy = ["ray", "mlflow", "polars", "pyarrow", "deltalake", "kafka", "safetensors", "torch"]
-    if package == "operators":
+    if package == "tocsin.operators":
         heavy.remove("torch")
     _python(f"import sys, {package}; found = {{*{heavy!r}}} & set(sys.modules); assert not found, found")
 
 
 def test_the_runtimes_core_does_not_start_ray_or_mlflow() -> None:
-    _python("import sys, pipelines.runtime.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")
+    _python("import sys, tocsin.pipelines.runtime.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")
 
 
 HEAVY = (
@@ -128,7 +107,6 @@ HEAVY = (
     "deltalake",
     "kafka",
     "mlflow",
-    "models",
     "numpy",
     "pandas",
     "polars",
@@ -149,23 +127,23 @@ def _without(allowed: str, code: str) -> None:
 def test_the_commands_help_imports_nothing_heavy() -> None:
     _without(
         "",
-        "from typer.testing import CliRunner\nfrom pipelines.cli.app import app\nCliRunner().invoke(app, ['--help'])",
+        "from typer.testing import CliRunner\nfrom tocsin.pipelines.cli.app import app\nCliRunner().invoke(app, ['--help'])",
     )
 
 
 def test_settings_are_read_without_arrow() -> None:
-    _without("kafka pydantic", "from pipelines.cli.invocation import Invocation\nInvocation().settings()")
+    _without("kafka pydantic", "from tocsin.pipelines.cli.invocation import Invocation\nInvocation().settings()")
 
 
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("pipelines.runtime.process", ""),  # it decides how Arrow keeps memory, which must not be there yet
-        ("pipelines.runtime.worker", "kafka ray numpy pydantic"),
-        ("pipelines.runtime.reader", "kafka models numpy polars pyarrow"),
-        ("pipelines.runtime.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
-        ("pipelines.cli.deployment", "pydantic"),
-        ("pipelines.cli.cluster", "pydantic"),
+        ("tocsin.pipelines.runtime.process", ""),  # it decides how Arrow keeps memory, which must not be there yet
+        ("tocsin.pipelines.runtime.worker", "kafka ray numpy pydantic"),
+        ("tocsin.pipelines.runtime.reader", "kafka numpy polars pyarrow"),
+        ("tocsin.pipelines.runtime.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
+        ("tocsin.pipelines.cli.deployment", "pydantic"),
+        ("tocsin.pipelines.cli.cluster", "pydantic"),
     ],
 )
 def test_what_every_start_waits_for_imports_no_more_than_it_needs(module: str, allowed: str) -> None:
@@ -174,13 +152,13 @@ def test_what_every_start_waits_for_imports_no_more_than_it_needs(module: str, a
 
 def test_weights_that_come_with_tocsin_are_found_without_torch() -> None:
     _without(
-        "models pydantic", "from pipelines.cli.deployment import _shipped; assert _shipped('rul@champion').is_dir()"
+        "pydantic", "from tocsin.pipelines.cli.deployment import _shipped; assert _shipped('rul@champion').is_dir()"
     )
     _python("""
-from models.occupancy.model import OFFICES
-from models.rul.model import FD001
-from models.surprise.model import SHIPPED as DIVES
-from models.touch.model import SHIPPED as TABLE
-from pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
+from tocsin.models.occupancy.model import OFFICES
+from tocsin.models.rul.model import FD001
+from tocsin.models.surprise.model import SHIPPED as DIVES
+from tocsin.models.touch.model import SHIPPED as TABLE
+from tocsin.pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
 assert [_shipped(name) for name in SHIPPED_WEIGHTS] == [FD001, OFFICES, DIVES, TABLE]
 """)

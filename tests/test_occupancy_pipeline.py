@@ -14,15 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.occupancy.features import FEATURES
-from models.occupancy.model import OFFICES, load
-from models.occupancy.sensors import Line, simulate
-from pipelines.cli.occupancy import recorded
-from pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import replay
+from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.occupancy.model import OFFICES, load
+from tocsin.models.occupancy.sensors import Line, simulate
+from tocsin.pipelines.cli.occupancy import recorded
+from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.replay import replay
 
 SHIPPED = Model(OFFICES, "offices", "cpu")
 MINUTE = 60_000
@@ -89,7 +89,7 @@ def test_a_judgement_is_the_models_own_on_the_last_sixty_minutes() -> None:
 
 
 def recorded_of(frame: pl.DataFrame) -> Any:
-    from models.occupancy.data import Recording
+    from tocsin.models.occupancy.data import Recording
 
     return Recording(frame, pl.DataFrame(), "UTC")
 
@@ -201,7 +201,7 @@ def test_a_model_that_is_none_is_said(tmp_path: Path) -> None:
 
 
 def test_days_are_read_as_people_write_them() -> None:
-    from pipelines.occupancy import _days
+    from tocsin.pipelines.occupancy import _days
 
     assert _days("mon-fri") == {0, 1, 2, 3, 4}
     assert _days("Sat, sun") == {5, 6}

@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from deploy.kafka.server import KafkaServer
 from tests.background import Background
 from tests.forked import Tocsin
 from tests.test_cli import Cli, committed
+from tocsin.deploy.kafka.server import KafkaServer
 
 ROWS = 6000
 PRESSES = (
@@ -54,7 +54,7 @@ def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
         mlflow.enabled = false
         ray.num_cpus = 0
         [pipelines.presses]
-        factory = "pipelines.rul:pipeline"
+        factory = "tocsin.pipelines.rul:pipeline"
         model = "rul@champion"
         topic = "sensors.presses"
         shards = 2
@@ -210,7 +210,7 @@ def test_an_error_is_one_line_on_stderr(
         TOCSIN_KAFKA__BOOTSTRAP_SERVERS=kafka.bootstrap_servers,
         TOCSIN_RAY__ADDRESS="127.0.0.1:9",
         TOCSIN_PIPELINES__RUL__TOPIC="nowhere",
-        TOCSIN_PIPELINES__RUL__FACTORY="pipelines.rul:pipeline",
+        TOCSIN_PIPELINES__RUL__FACTORY="tocsin.pipelines.rul:pipeline",
         TOCSIN_PIPELINES__RUL__MODEL="rul@champion",
         TOCSIN_MLFLOW__ENABLED="false",
     )

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from pipelines.query import alerts, query, results
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.sink import Sink
+from tocsin.pipelines.query import alerts, query, results
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.sink import Sink
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -208,7 +208,7 @@ def test_a_follower_goes_on_and_sees_only_what_rings_from_now(
 def test_a_follower_may_come_before_the_topic(
     options: dict[str, Any], ringer: Ringer, create_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.query.REFRESH_S", 0.5)
+    monkeypatch.setattr("tocsin.pipelines.query.REFRESH_S", 0.5)
     name = "early"
     seen: list[Alert] = []
 

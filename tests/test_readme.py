@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from deploy.kafka.server import KafkaServer
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
+from tocsin.deploy.kafka.server import KafkaServer
 
 BLOCKS = blocks(ROOT / "README.md")
 README = {kind: [text for of, text in BLOCKS if of == kind] for kind in ("sh", "python", "toml")}

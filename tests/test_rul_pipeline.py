@@ -15,18 +15,18 @@ import pytest
 import torch
 from kafka.consumer.fetcher import ConsumerRecord
 
-from models.rul import fleet
-from models.rul.config import RulConfig
-from models.rul.data import read_csv_directory
-from models.rul.model import FD001, RulModel, build, load
-from pipelines.rul import pipeline
-from pipelines.runtime import feeder
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import replay
+from tocsin.models.rul import fleet
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.data import read_csv_directory
+from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.pipelines.rul import pipeline
+from tocsin.pipelines.runtime import feeder
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.replay import replay
 
 SHIPPED = Model(FD001, "rul/1", "cpu")
 WINDOW = 30

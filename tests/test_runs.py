@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import cluster, runs
-from pipelines.cli.app import app
-from pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.cli import cluster, runs
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_other_commands_join_the_ray_of_this_folders_run_alone(folder: Path, mon
 
 
 def _settings() -> object:
-    from pipelines.cli.invocation import Invocation
+    from tocsin.pipelines.cli.invocation import Invocation
 
     return Invocation().settings()
 
@@ -90,7 +90,7 @@ def test_word_of_a_run_that_was_killed_is_deleted() -> None:
 
 
 def test_a_ray_that_does_not_answer_ends_the_command_with_one_line() -> None:
-    code = "import time; from pipelines.cli.cluster import within\nwith within(0.2, 'Ray at x'): time.sleep(60)"
+    code = "import time; from tocsin.pipelines.cli.cluster import within\nwith within(0.2, 'Ray at x'): time.sleep(60)"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert (done.returncode, done.stdout) == (1, "")

@@ -16,16 +16,16 @@ import ray
 from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.kafka.server import KafkaServer
-from pipelines.cli.status import look
-from pipelines.runtime.cluster import connect, find
-from pipelines.runtime.metrics import METRICS, endpoints
-from pipelines.runtime.settings import Settings
 from tests.conftest import ROOT
 from tests.crash.deployed import Deployed, until
 from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
 from tests.runtime.test_health import free_port, get
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.cli.status import look
+from tocsin.pipelines.runtime.cluster import connect, find
+from tocsin.pipelines.runtime.metrics import METRICS, endpoints
+from tocsin.pipelines.runtime.settings import Settings
 
 SECRET = "hush-this-one"
 RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
@@ -166,6 +166,6 @@ def test_a_shard_that_needs_a_person_is_seen_everywhere(metrics_port: int, kafka
     assert look(Settings(kafka=job.kafka), status(job))["problems"] == said["problems"]
     until(lambda: states(job).get((("state", "refused"),)) == 1, "the refusal to be scraped")
     lines = [json.loads(line) for line in logged(status(job)["shards"][0]["pid"])]
-    (line,) = [line for line in lines if line["logger"].startswith("pipelines")]
+    (line,) = [line for line in lines if line["logger"].startswith("tocsin")]
     assert (line["level"], line["pipeline"], line["shard"], line["message"]) == ("error", job.name, 0, problem["why"])
     again.stop()

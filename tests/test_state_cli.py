@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import cluster
-from pipelines.cli.app import app
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.orders import last_orders
 from tests.runtime.test_inspection import Shard
+from tocsin.pipelines.cli import cluster
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.orders import last_orders
 
 SETTINGS = """
 [lake]

@@ -9,10 +9,10 @@ import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from rich.console import Console
 
-from pipelines.cli import cluster
-from pipelines.cli.status import _once, _shard, table
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.settings import Settings
+from tocsin.pipelines.cli import cluster
+from tocsin.pipelines.cli.status import _once, _shard, table
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.settings import Settings
 
 
 def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], str]:

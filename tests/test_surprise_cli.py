@@ -20,16 +20,16 @@ import pytest
 import simplejpeg
 from kafka.consumer.fetcher import ConsumerRecord
 
-from deploy.kafka.server import KafkaServer
-from models.surprise.scene import Dive
-from pipelines.query import results
-from pipelines.runtime import clients
-from pipelines.runtime.lake import Lake
 from tests.cameras import LEVELS
 from tests.conftest import ROOT, Once
 from tests.dives import SEEN, SIZE, pan, small_model
 from tests.test_cli import Cli, committed
 from tests.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.surprise.scene import Dive
+from tocsin.pipelines.query import results
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.lake import Lake
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +264,12 @@ def test_training_on_clips_registers_a_champion_that_judges(
     clips = tmp_path / "clips"
     for number in range(2):
         pictures(clips / f"dive{number}", seen(30, seed=number, speed=3.0 + 3 * number))
-    monkeypatch.setattr("models.surprise.config.EncoderConfig", partial(type(SEEN), height=SIZE[0], width=SIZE[1]))
+    monkeypatch.setattr(
+        "tocsin.models.surprise.config.EncoderConfig", partial(type(SEEN), height=SIZE[0], width=SIZE[1])
+    )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
-        monkeypatch.setattr(f"models.surprise.scene.{name}", (seed,))
-    monkeypatch.setattr("models.surprise.scene.Dive", partial(Dive, seconds=4, size=SIZE))
+        monkeypatch.setattr(f"tocsin.models.surprise.scene.{name}", (seed,))
+    monkeypatch.setattr("tocsin.models.surprise.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
     out = tmp_path / "trained"
     command = ("train", "surprise", "--data", "sim", "--data", str(clips), "--steps", "5", "--seed", "0", "--seed", "1")
@@ -298,7 +300,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
 def test_training_on_nothing_is_one_line(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.surprise.scene.VALIDATION_SEEDS", ())
+    monkeypatch.setattr("tocsin.models.surprise.scene.VALIDATION_SEEDS", ())
     (tmp_path / "empty").mkdir()
     said = tocsin(settings, "train", "surprise", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "m")).why
     assert "expected clips to train on, got none" in said and "\n" not in said

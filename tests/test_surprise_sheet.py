@@ -15,8 +15,8 @@ import pytest
 import simplejpeg
 from typer.testing import CliRunner
 
-from pipelines.cli.app import app
 from tests.dives import SIZE
+from tocsin.pipelines.cli.app import app
 
 FRAME_HEIGHT, LINE, WIDTH = 213, 18, 320
 """Pixels of a frame of `SIZE` on a sheet, and of the line under it."""

@@ -9,15 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from deploy.kafka.server import KafkaServer
-from pipelines.cli.frames import AROUND, LINE, WIDTH
-from pipelines.query import results
-from pipelines.runtime import feeder
-from pipelines.runtime.clips import sent
-from pipelines.runtime.lake import Lake
 from tests.conftest import Once
 from tests.test_cli import Cli, committed
 from tests.touches import SIZE, clip, small_model, touches
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.cli.frames import AROUND, LINE, WIDTH
+from tocsin.pipelines.query import results
+from tocsin.pipelines.runtime import feeder
+from tocsin.pipelines.runtime.clips import sent
+from tocsin.pipelines.runtime.lake import Lake
 
 FRAMES, RATE = 90, 30
 HEIGHT = round(SIZE[0] * WIDTH / SIZE[1])

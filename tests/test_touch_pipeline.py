@@ -15,20 +15,20 @@ import torch
 from polars.testing import assert_frame_equal
 from torch import Tensor
 
-from models.touch.decode import decode, paired, spots
-from models.touch.truth import HANDS, Touch
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.clips import Frame, _file
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.machine import Machine, Outcome, Step, empty
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import _identified, replay
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.state import Declared, Store
-from pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
 from tests.conftest import Once
 from tests.touches import CONFIG, RATE_MS, SIZE, Taken, small_model, table, taken, touches
+from tocsin.models.touch.decode import decode, paired, spots
+from tocsin.models.touch.truth import HANDS, Touch
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.clips import Frame, _file
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.machine import Machine, Outcome, Step, empty
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.replay import _identified, replay
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.state import Declared, Store
+from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
 COLUMNS = [name for name in RESULTS.names if name != "frame"]
@@ -218,7 +218,7 @@ def test_frames_without_boxes_are_judged_and_a_hand_at_a_time_may_be_unseen(decl
 
 @pytest.mark.parametrize(
     ("options", "made_by"),
-    [({}, "pipelines.touch.finder.load"), ({"hands": "hands.task"}, "pipelines.touch.HandDetector")],
+    [({}, "tocsin.pipelines.touch.finder.load"), ({"hands": "hands.task"}, "tocsin.pipelines.touch.HandDetector")],
 )
 def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
     model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], made_by: str

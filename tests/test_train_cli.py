@@ -14,11 +14,11 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from models.rul.config import NetworkSize, RulConfig
-from models.rul.model import RulModel, build
-from models.rul.train import Recipe
-from pipelines.cli.app import app
 from tests.test_surprise_sheet import tocsin
+from tocsin.models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.model import RulModel, build
+from tocsin.models.rul.train import Recipe
+from tocsin.pipelines.cli.app import app
 
 CONFIG = RulConfig(
     key="pump",
@@ -70,14 +70,14 @@ class Trainer:
     def __call__(self, *more: str, config: str = "pumps", rate: float = 1e-2, enabled: bool = True) -> Result:
         """Train; without a rate, nothing is learned."""
         recipe = Recipe(teachers=0, share=1.0, batch=16, learning_rate=rate, averaging=0.5, validation=0.25)
-        self._patch.setattr("models.rul.train.Recipe", lambda: recipe)
+        self._patch.setattr("tocsin.models.rul.train.Recipe", lambda: recipe)
         given = ["--set", f"mlflow.tracking_uri={self.uri}", "--set", f"mlflow.enabled={str(enabled).lower()}"]
         data = ["--data", str(self.folder / "pumps"), "--config", str(self.folder / f"{config}.toml")]
         out = ["--name", "pumps", "--out", str(self.folder / "out"), "--epochs", "8" if rate else "1", "--json"]
         return CliRunner().invoke(app, [*given, "train", "rul", *data, *out, *more])
 
     def champion(self) -> str:
-        from models.registry import champion
+        from tocsin.models.registry import champion
 
         found = champion("pumps", tracking_uri=self.uri)
         return found[0] if found else ""

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli.app import app
-from pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
+from tocsin.pipelines.runtime.errors import ConfigError
 
 
 @pytest.mark.parametrize("command", ["run", "up"])
@@ -23,9 +23,9 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(
 
 
 def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> None:
-    from models.occupancy.model import OFFICES
-    from models.rul.model import FD001
-    from models.surprise.model import SHIPPED as DIVES
-    from models.touch.model import SHIPPED as TABLE
+    from tocsin.models.occupancy.model import OFFICES
+    from tocsin.models.rul.model import FD001
+    from tocsin.models.surprise.model import SHIPPED as DIVES
+    from tocsin.models.touch.model import SHIPPED as TABLE
 
     assert [_shipped(name) for name in SHIPPED_WEIGHTS] == [FD001, OFFICES, DIVES, TABLE]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import cluster, status
-from pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
-from pipelines.runtime.settings import Settings
+from tocsin.pipelines.cli import cluster, status
+from tocsin.pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
+from tocsin.pipelines.runtime.settings import Settings
 
 AWAY = Unavailable("supervisor: expected its status, got ActorDiedError")
 NONE = ConfigError("pipeline job: expected it to run on this Ray cluster, got: none")

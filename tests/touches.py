@@ -13,14 +13,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
-from models.touch.model import Eyes
-from models.touch.train import Footage, Recipe, fit, footage
-from models.touch.truth import Touch
-from pipelines.runtime.clips import Frame, _file
-from pipelines.runtime.frames import readings
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.touch import BOXES
+from tocsin.models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
+from tocsin.models.touch.model import Eyes
+from tocsin.models.touch.train import Footage, Recipe, fit, footage
+from tocsin.models.touch.truth import Touch
+from tocsin.pipelines.runtime.clips import Frame, _file
+from tocsin.pipelines.runtime.frames import readings
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.touch import BOXES
 
 SIZE = (64, 96)
 SEEN = EyeConfig(looks=True, height=SIZE[0], width=SIZE[1], scene_height=32, scene_width=48, crop=32)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.cases.merging import smooth_images
 from benchmarks.cases.meter import Row, compare
-from operators.aggregation import SelectiveAttention, aggregate
+from tocsin.operators.aggregation import SelectiveAttention, aggregate
 
 DIM, HEADS, PATCH = 256, 8, 8
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.meter import Row, compare, peak
-from operators.context import ContextCache
+from tocsin.operators.context import ContextCache
 
 HEADS, WIDTH, SPECIAL = 2, 64, 6
 Frame = tuple[Tensor, Tensor, Tensor]

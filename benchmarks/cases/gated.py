@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cases.meter import Row, compare
-from operators.gated import gated_attention
+from tocsin.operators.gated import gated_attention
 
 
 def rows(*, quick: bool) -> Iterator[Row]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases.meter import Row, compare
-from operators.hands import HandCrossAttention
+from tocsin.operators.hands import HandCrossAttention
 
 
 def rows(*, quick: bool) -> Iterator[Row]:

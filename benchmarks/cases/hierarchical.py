@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.meter import Row, compare
-from operators.hierarchical import HierarchicalAttention, hierarchical_attention, naive_hierarchical_attention
+from tocsin.operators.hierarchical import HierarchicalAttention, hierarchical_attention, naive_hierarchical_attention
 
 LEVELS = 3
 

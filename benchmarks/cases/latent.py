@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.meter import Row, compare, peak
-from operators.latent import LatentCache, condensed_attention, rotary
+from tocsin.operators.latent import LatentCache, condensed_attention, rotary
 
 GROUP, RUN = 16, 128
 """Tokens a group, and tokens that a text stays with a subject."""

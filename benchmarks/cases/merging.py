@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cases.meter import Row, compare
-from operators.merging import MergingBlock, merge
+from tocsin.operators.merging import MergingBlock, merge
 
 DIM, HEADS, BLOCKS, MERGING, PATCH = 384, 6, 12, 8, 16
 Reduce = Callable[[int, MergingBlock, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]

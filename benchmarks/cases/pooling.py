@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases.meter import Row, compare
-from operators.pooling import AdditiveAttentionPool
+from tocsin.operators.pooling import AdditiveAttentionPool
 
 
 def rows(*, quick: bool) -> Iterator[Row]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.cases.meter import Row, compare
-from operators.regimes import RegimeFusion, decompose, fit_regimes, naive_decompose, regime_statistics
+from tocsin.operators.regimes import RegimeFusion, decompose, fit_regimes, naive_decompose, regime_statistics
 
 DIM, FEATURES, COUNT = 128, 14, 6
 

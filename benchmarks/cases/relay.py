@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.meter import Row, compare
-from operators.relay import relay_attention
+from tocsin.operators.relay import relay_attention
 
 SEGMENTS = 16
 TAIL = 8.0  # ticks

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.meter import Row, compare
-from operators.routing import sink_window_attention, sink_window_step
+from tocsin.operators.routing import sink_window_attention, sink_window_step
 
 SINK, WINDOW = 128, 1024  # of the published configuration
 RANGE = 256  # tokens over which scores fall in the local case

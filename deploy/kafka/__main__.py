@@ -1,17 +1,17 @@
-"""`python -m deploy.kafka`: Apache Kafka in the foreground."""
+"""`python -m tocsin.deploy.kafka`: Apache Kafka in the foreground."""
 
 import argparse
 import signal
 import sys
 from pathlib import Path
 
-from deploy.kafka.server import KafkaServer
+from tocsin.deploy.kafka.server import KafkaServer
 
 
 def main() -> None:
     """Run Apache Kafka until Ctrl-C, SIGTERM or its own end."""
     parser = argparse.ArgumentParser(
-        prog="python -m deploy.kafka", description="Apache Kafka on 127.0.0.1, until Ctrl-C."
+        prog="python -m tocsin.deploy.kafka", description="Apache Kafka on 127.0.0.1, until Ctrl-C."
     )
     parser.add_argument("--port", type=int, default=9092, help="port of the clients, 0 for a free one (default: 9092)")
     parser.add_argument(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.aggregation import aggregate
+from tocsin.operators.aggregation import aggregate
 
 
 def draw(axes: Axes) -> None:

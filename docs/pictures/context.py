@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
-from operators.context import context_mask
+from tocsin.operators.context import context_mask
 
 
 def draw(axes: Axes) -> None:

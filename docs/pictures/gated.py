@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.gated import gated_attention
+from tocsin.operators.gated import gated_attention
 
 
 def draw(axes: Axes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from operators.hands import sine_positions
+from tocsin.operators.hands import sine_positions
 
 
 def draw(axes: Axes) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from operators.hierarchical import downsample, hierarchical_attention
+from tocsin.operators.hierarchical import downsample, hierarchical_attention
 
 
 def draw(axes: Axes) -> None:

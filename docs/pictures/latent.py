@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.latent import LatentCache
+from tocsin.operators.latent import LatentCache
 
 
 def draw(axes: Axes) -> None:

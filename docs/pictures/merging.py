@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 
-from operators.merging import merge
+from tocsin.operators.merging import merge
 
 
 def draw(axes: Axes) -> None:

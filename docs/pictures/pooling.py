@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.pooling import additive_attention
+from tocsin.operators.pooling import additive_attention
 
 
 def draw(axes: Axes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.regimes import decompose, regime_statistics
+from tocsin.operators.regimes import decompose, regime_statistics
 
 
 def draw(axes: Axes) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.relay import relay_attention
+from tocsin.operators.relay import relay_attention
 
 
 def draw(axes: Axes) -> None:

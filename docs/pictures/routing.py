@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 
-from operators.routing import sink_window_attention
+from tocsin.operators.routing import sink_window_attention
 
 
 def draw(axes: Axes) -> None:

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from models.occupancy.features import CLOCK
-from models.occupancy.train import Room
+from tocsin.models.occupancy.features import CLOCK
+from tocsin.models.occupancy.train import Room
 
 Array = NDArray[np.float64]
 Settings = Mapping[str, float]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.occupancy.data import PROPERTIES
+from tocsin.models.occupancy.data import PROPERTIES
 
 Array = NDArray[np.float64]
 

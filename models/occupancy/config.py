@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import files
-from models.occupancy.features import FEATURES
-from models.trained import CONFIG_FILE
+from tocsin.models import files
+from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.trained import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class OccupancyConfig:
     """An occupancy model's settings, stored as `config.json` beside its weights.
 
     Args:
-        features: of `models.occupancy.features`, in the order of the network's input.
+        features: of `tocsin.models.occupancy.features`, in the order of the network's input.
         window: rows, one a minute, per window; a multiple of the network's patch.
         threshold: probability from which a room counts as occupied.
         mean, scale: of each feature over the training rows; empty before training.

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from models import tables
-from models.folders import listed
+from tocsin.models import tables
+from tocsin.models.folders import listed
 
 PROPERTIES = ("co2", "temperature", "humidity", "ventilation")
 """ppm, degrees C, % relative humidity, share of full flow."""

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.occupancy.config import OccupancyConfig
-from models.occupancy.network import OccupancyNetwork
-from models.trained import Trained, placed, restore
+from tocsin.models.occupancy.config import OccupancyConfig
+from tocsin.models.occupancy.network import OccupancyNetwork
+from tocsin.models.trained import Trained, placed, restore
 
 OFFICES = Path(__file__).parent / "weights" / "offices"
 

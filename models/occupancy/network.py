@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.occupancy.config import NetworkSize
-from operators.pooling import AdditiveAttentionPool
+from tocsin.models.occupancy.config import NetworkSize
+from tocsin.operators.pooling import AdditiveAttentionPool
 
 
 class OccupancyNetwork(nn.Module):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from models.occupancy.model import load
-from models.served import Windows
+from tocsin.models.occupancy.model import load
+from tocsin.models.served import Windows
 
 
 def _load_pyfunc(path: str) -> Windows:

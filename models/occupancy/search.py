@@ -14,10 +14,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from models.occupancy.baselines import BASELINES, fit_baseline
-from models.occupancy.config import NetworkSize, OccupancyConfig
-from models.occupancy.evaluate import metrics
-from models.occupancy.train import Recipe, Room, fit, score, truth
+from tocsin.models.occupancy.baselines import BASELINES, fit_baseline
+from tocsin.models.occupancy.config import NetworkSize, OccupancyConfig
+from tocsin.models.occupancy.evaluate import metrics
+from tocsin.models.occupancy.train import Recipe, Room, fit, score, truth
 
 Settings = Mapping[str, Any]
 Space = Mapping[str, BaseDistribution]

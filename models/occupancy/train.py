@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.gate import Candidate
-from models.occupancy.config import OccupancyConfig
-from models.occupancy.evaluate import metrics
-from models.occupancy.model import OccupancyModel, build, load
-from models.occupancy.network import OccupancyNetwork
+from tocsin.models.gate import Candidate
+from tocsin.models.occupancy.config import OccupancyConfig
+from tocsin.models.occupancy.evaluate import metrics
+from tocsin.models.occupancy.model import OccupancyModel, build, load
+from tocsin.models.occupancy.network import OccupancyNetwork
 
 FRESH = 5 * 60_000  # ms for which the last word on the truth holds
 
@@ -151,7 +151,7 @@ def truth(source: Sequence[Room], length: int) -> NDArray[np.bool_]:
 
 
 def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
-    """`models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
+    """`tocsin.models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
     p = probabilities(model, source)
     return metrics(truth(source, model.config.window), p >= model.config.threshold, p)
 

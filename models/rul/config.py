@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from models import files
-from models.trained import CONFIG_FILE
+from tocsin.models import files
+from tocsin.models.trained import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from models.folders import listed, named
-from models.rul.config import RulConfig
-from models.tables import LARGEST, read
+from tocsin.models.folders import listed, named
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.tables import LARGEST, read
 
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))

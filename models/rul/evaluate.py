@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.rul.data import Windows, read_cmapss, read_cmapss_rul, read_csv_directory, windows
-from models.rul.model import FD001, RulModel, load
+from tocsin.models.rul.data import Windows, read_cmapss, read_cmapss_rul, read_csv_directory, windows
+from tocsin.models.rul.model import FD001, RulModel, load
 
 LABEL_CAP = 125.0  # the cap under which most of the literature reports FD001
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.rul.config import RulConfig
-from models.rul.network import RulNetwork
-from models.trained import Trained, placed, restore
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.network import RulNetwork
+from tocsin.models.trained import Trained, placed, restore
 
 FD001 = Path(__file__).parent / "weights" / "fd001"
 

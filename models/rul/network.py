@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.rul.config import NetworkSize
-from operators.pooling import AdditiveAttentionPool
+from tocsin.models.rul.config import NetworkSize
+from tocsin.operators.pooling import AdditiveAttentionPool
 
 
 class RulNetwork(nn.Module):

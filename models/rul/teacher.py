@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.rul.data import Windows
-from models.rul.network import level_and_slope, rul_loss
+from tocsin.models.rul.data import Windows
+from tocsin.models.rul.network import level_and_slope, rul_loss
 
 WIDTH = 64
 STEPS = 1000

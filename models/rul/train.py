@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models import registry
-from models.gate import Candidate
-from models.rul.config import RulConfig
-from models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
-from models.rul.evaluate import metrics, predict
-from models.rul.model import RulModel, build, load
-from models.rul.network import RulNetwork, rul_loss
-from models.rul.teacher import Teacher
+from tocsin.models import registry
+from tocsin.models.gate import Candidate
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
+from tocsin.models.rul.evaluate import metrics, predict
+from tocsin.models.rul.model import RulModel, build, load
+from tocsin.models.rul.network import RulNetwork, rul_loss
+from tocsin.models.rul.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def train(
         recipe: how to train.
         seed: of the split, the weights, the order of the windows and the noise.
         tracking_uri: of an MLflow server or store, to record the run and register the model there, as champion unless training
-            came to no finite loss. `tocsin train` asks for more, see `models.gate`.
+            came to no finite loss. `tocsin train` asks for more, see `tocsin.models.gate`.
         artifact_location: folder or URI for MLflow's files; None leaves it to MLflow, which for a database store means
             `./mlruns`.
         registered_name: of the model in the registry.
@@ -275,7 +275,7 @@ def register(
     artifact_location: str | None = None,
     champion: bool = True,
 ) -> str:
-    """Record a training run in MLflow and register its model, as of `models.registry.register`.
+    """Record a training run in MLflow and register its model, as of `tocsin.models.registry.register`.
 
     Args:
         model: what was trained.

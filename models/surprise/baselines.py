@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.surprise.train import Footage
+from tocsin.models.surprise.train import Footage
 
 NEIGHBOURS = 5
 BANK = 2000

@@ -1,7 +1,7 @@
 """Real footage: the truth about it, novelties that are drawn into it, a camera that moves over a still of it.
 
-A directory for `tocsin evaluate surprise --data DIR` holds clips, see `models.vision.video`, and one table: `novelties.csv`, with a
-header and the columns
+A directory for `tocsin evaluate surprise --data DIR` holds clips, see `tocsin.models.vision.video`, and one table: `novelties.csv`,
+with a header and the columns
 
     clip        the file's or directory's name, as it is in DIR
     start_s     when something new comes into sight, s from the clip's first frame
@@ -21,14 +21,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.folders import listed, named
-from models.surprise.actors import Actor
-from models.surprise.novelties import SIZES, Novelty, View, appear
-from models.surprise.scene import Clip
-from models.surprise.vehicle import WIDTH, drive
-from models.surprise.water import wrapped
-from models.tables import read as read_table
-from models.vision.video import VIDEOS, Frame, is_clip
+from tocsin.models.folders import listed, named
+from tocsin.models.surprise.actors import Actor
+from tocsin.models.surprise.novelties import SIZES, Novelty, View, appear
+from tocsin.models.surprise.scene import Clip
+from tocsin.models.surprise.vehicle import WIDTH, drive
+from tocsin.models.surprise.water import wrapped
+from tocsin.models.tables import read as read_table
+from tocsin.models.vision.video import VIDEOS, Frame, is_clip
 
 Array = NDArray[np.float64]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models import files
-from models.surprise.detector import DetectorConfig
-from models.surprise.network import NetworkConfig
-from models.surprise.triage import TriageConfig
-from models.trained import CONFIG_FILE
-from models.vision.encoder import DEFAULT
+from tocsin.models import files
+from tocsin.models.surprise.detector import DetectorConfig
+from tocsin.models.surprise.network import NetworkConfig
+from tocsin.models.surprise.triage import TriageConfig
+from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.vision.encoder import DEFAULT
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which encoder, and for frames of what size; see `models.vision.encoder.load`.
+    """Which encoder, and for frames of what size; see `tocsin.models.vision.encoder.load`.
 
     Args:
         source: "efficientnet-lite0", or the directory of a vision transformer.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.surprise import detector
-from models.surprise.detector import DetectorConfig
-from models.surprise.novelties import Novelty
+from tocsin.models.surprise import detector
+from tocsin.models.surprise.detector import DetectorConfig
+from tocsin.models.surprise.novelties import Novelty
 
 GRACE_S = 1.0
 """An alarm may come so long after the novelty was last in sight: the running score lags behind."""

@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from models import files
-from models.surprise import detector
-from models.surprise.config import SurpriseConfig
-from models.surprise.detector import Verdict, Watch
-from models.surprise.motion import Motion
-from models.surprise.network import Expected, Predictor, Seen, surprise
-from models.surprise.triage import CALM, Triage, evidence
-from models.trained import CONFIG_FILE, WEIGHTS_FILE
-from models.vision.encoder import Encoder
-from models.vision.encoder import load as encoder
+from tocsin.models import files
+from tocsin.models.surprise import detector
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.surprise.detector import Verdict, Watch
+from tocsin.models.surprise.motion import Motion
+from tocsin.models.surprise.network import Expected, Predictor, Seen, surprise
+from tocsin.models.surprise.triage import CALM, Triage, evidence
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.vision.encoder import Encoder
+from tocsin.models.vision.encoder import load as encoder
 
 TRIAGE = "triage."
 """What the names of its weights begin with."""

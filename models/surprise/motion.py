@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.vision import flow
+from tocsin.models.vision import flow
 
 SIZE = (72, 128)
 """Height and width of the grey frames between which flow is found."""
@@ -40,7 +40,7 @@ def still(count: int) -> Motion:
 
 
 def grey(pixels: Tensor) -> Tensor:
-    """`[B, 3, H, W] uint8` -> `[B, *SIZE] uint8`, see `models.vision.flow.grey`."""
+    """`[B, 3, H, W] uint8` -> `[B, *SIZE] uint8`, see `tocsin.models.vision.flow.grey`."""
     return flow.grey(pixels, SIZE)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.surprise.motion import ACTION, Motion
+from tocsin.models.surprise.motion import ACTION, Motion
 
 
 @dataclass(frozen=True)

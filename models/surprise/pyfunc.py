@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from models.served import FRAME, grey_frames, pictures
-from models.surprise.model import SurpriseModel, load
-from models.surprise.motion import ego_motion, grey, still
-from models.surprise.train import pieces
+from tocsin.models.served import FRAME, grey_frames, pictures
+from tocsin.models.surprise.model import SurpriseModel, load
+from tocsin.models.surprise.motion import ego_motion, grey, still
+from tocsin.models.surprise.train import pieces
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.surprise.config import SurpriseConfig
-from models.surprise.evaluate import best, curve, levels
-from models.surprise.model import SurpriseModel
-from models.surprise.motion import Motion, ego_motion, grey, still
-from models.surprise.network import Predictor
-from models.surprise.novelties import Novelty
-from models.surprise.triage import Triage, TriageConfig, evidence
-from models.surprise.triage_train import Lesson, teach
-from models.vision.encoder import Encoder
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.surprise.evaluate import best, curve, levels
+from tocsin.models.surprise.model import SurpriseModel
+from tocsin.models.surprise.motion import Motion, ego_motion, grey, still
+from tocsin.models.surprise.network import Predictor
+from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.surprise.triage import Triage, TriageConfig, evidence
+from tocsin.models.surprise.triage_train import Lesson, teach
+from tocsin.models.vision.encoder import Encoder
 
 FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
 """Signs of `ACTION` in a mirror."""

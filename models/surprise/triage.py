@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.surprise.network import Expected, warped
+from tocsin.models.surprise.network import Expected, warped
 
 CALM = 0.2
 """Error of a frame in which nothing moves, below which the rest of a frame makes a place stand out no more."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.surprise.triage import Triage
+from tocsin.models.surprise.triage import Triage
 
 COVERED, BARE = 0.3, 0.02
 """Shares of a place that is part of something new, and of one that is not; what is in between counts for neither."""

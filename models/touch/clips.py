@@ -1,7 +1,7 @@
 """Recorded clips and the truth about them.
 
-A directory for `tocsin evaluate touch --data DIR` holds clips, see `models.vision.video`, and one table. Either `touches.csv`, with
-a header and the columns
+A directory for `tocsin evaluate touch --data DIR` holds clips, see `tocsin.models.vision.video`, and one table. Either
+`touches.csv`, with a header and the columns
 
     clip        the file's or directory's name, as it is in DIR
     hand        left or right; empty: nobody knows
@@ -20,10 +20,10 @@ from typing import Any
 
 import orjson
 
-from models.folders import listed, named
-from models.tables import Sheet, read
-from models.touch.truth import HANDS, Touch
-from models.vision.video import is_clip
+from tocsin.models.folders import listed, named
+from tocsin.models.tables import Sheet, read
+from tocsin.models.touch.truth import HANDS, Touch
+from tocsin.models.vision.video import is_clip
 
 TRUTH = "touches.csv"
 

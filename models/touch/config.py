@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models import files
-from models.trained import CONFIG_FILE
-from models.vision.encoder import DEFAULT
+from tocsin.models import files
+from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.vision.encoder import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class EyeConfig:
     """What is seen of a frame.
 
     Args:
-        looks: whether a frozen encoder tells what places look like, see `models.vision.encoder.load`, or only their motion is
-            known. Of few tables a network learns the looks by heart, and is worse on others.
+        looks: whether a frozen encoder tells what places look like, see `tocsin.models.vision.encoder.load`, or only their motion
+            is known. Of few tables a network learns the looks by heart, and is worse on others.
         source: of the frozen encoder.
         scene_layer, hands_layer: of EfficientNet-Lite0, for the whole frame and for the hands' crops.
         height, width: of a frame, pixels.
@@ -84,7 +84,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How events are read from scores; see `models.touch.decode`.
+    """How events are read from scores; see `tocsin.models.touch.decode`.
 
     Args:
         radius: frames from which one points to an event.

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.touch.truth import KINDS, Touch
-from operators.shapes import match
+from tocsin.models.touch.truth import KINDS, Touch
+from tocsin.operators.shapes import match
 
 LEAST = 0.01
 """Below it an offline candidate is none."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from models.touch.decode import Spot, paired
-from models.touch.truth import KINDS, Miss, Touch
+from tocsin.models.touch.decode import Spot, paired
+from tocsin.models.touch.truth import KINDS, Miss, Touch
 
 TOLERANCES = (0, 1, 2)
 """Frames by which an event may be off, of the benchmark."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from models import files
-from models.touch.truth import HANDS
-from models.trained import CONFIG_FILE, WEIGHTS_FILE
-from models.vision.encoder import DEFAULT, Encoder
-from models.vision.encoder import load as encoder
+from tocsin.models import files
+from tocsin.models.touch.truth import HANDS
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.vision.encoder import DEFAULT, Encoder
+from tocsin.models.vision.encoder import load as encoder
 
 SHIPPED = Path(__file__).parent / "weights" / "finder"
 SIDES = 4
@@ -36,7 +36,7 @@ class FinderConfig:
     """A finder.
 
     Args:
-        source, layer: of the encoder, see `models.vision.encoder.load`.
+        source, layer: of the encoder, see `tocsin.models.vision.encoder.load`.
         height, width: to which frames are reduced, pixels.
         hidden: channels of the network.
         sure: least probability, 0 to 1, of a hand that is there.
@@ -119,7 +119,7 @@ class HandFinder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as of `models.touch.hands.cut`, NaN of a hand that is not found."""
+        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as of `tocsin.models.touch.hands.cut`, NaN of a hand that is not found."""
         boxes, sure = decode(*self.net(self._eye(reduced(pixels, self.config)).tokens))
         return torch.where((sure >= self.config.sure)[..., None], boxes, torch.nan)
 

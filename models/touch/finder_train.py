@@ -1,6 +1,6 @@
 """Training of the hand finder on simulated tables, whose frames are varied so that it holds for cameras and light that they lack.
 
-    python -m models.touch.finder_train FOLDER
+    python -m tocsin.models.touch.finder_train FOLDER
 
 writes a finder into FOLDER: half an hour on one core.
 """
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.touch.evaluate import f1
-from models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
-from models.touch.scene import TRAIN, VALIDATION, Look, Scene
-from models.vision.encoder import Encoder
+from tocsin.models.touch.evaluate import f1
+from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
+from tocsin.models.touch.scene import TRAIN, VALIDATION, Look, Scene
+from tocsin.models.vision.encoder import Encoder
 
 Frame = NDArray[np.uint8]
 Boxes = NDArray[np.float32]

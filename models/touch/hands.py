@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.touch.truth import HANDS
+from tocsin.models.touch.truth import HANDS
 
 AT_ONCE = 4
 """Frames cropped together: more of them, as floats, leave a CPU's caches."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.touch.truth import HANDS, KINDS, Touch
+from tocsin.models.touch.truth import HANDS, KINDS, Touch
 
 ALPHA, GAMMA = 0.9, 2.0
 """Of the focal loss: weight of events, and how much less what is right already counts."""

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor
 
-from models import files
-from models.touch.config import EyeConfig, TouchConfig
-from models.touch.decode import peak
-from models.touch.hands import crops, present
-from models.touch.moving import FINER, MOTION, moving
-from models.touch.network import Tokens, TouchNet
-from models.trained import CONFIG_FILE, WEIGHTS_FILE
-from models.vision import flow
-from models.vision.encoder import Encoder
-from models.vision.encoder import load as encoder
+from tocsin.models import files
+from tocsin.models.touch.config import EyeConfig, TouchConfig
+from tocsin.models.touch.decode import peak
+from tocsin.models.touch.hands import crops, present
+from tocsin.models.touch.moving import FINER, MOTION, moving
+from tocsin.models.touch.network import Tokens, TouchNet
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.vision import flow
+from tocsin.models.vision.encoder import Encoder
+from tocsin.models.vision.encoder import load as encoder
 
 SHIPPED = Path(__file__).parent / "weights" / "table"
 SCENE_GAIN, HAND_GAIN = 2.0, 30.0
@@ -33,7 +33,7 @@ class Eyes:
 
     Args:
         config: what it looks at.
-        device: see `models.trained.placed`.
+        device: see `tocsin.models.trained.placed`.
 
     Raises:
         ValueError: there is no such encoder, or it is another one than the config's.
@@ -66,12 +66,12 @@ class Eyes:
 
         Args:
             pixels: `[B, 3, *size] uint8`; None where looks do not count.
-            boxes: `[B, 2, 4] float32`, as of `models.touch.hands.cut`.
+            boxes: `[B, 2, 4] float32`, as of `tocsin.models.touch.hands.cut`.
             pairs: `[B, 2, *size] uint8`, of `flow.grey`, the frame before and the frame; a first frame's before is the frame.
 
         Returns:
             The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros of a hand that is not there: what
-            the encoder sees, if there is one, and last how it moves (`models.touch.moving`).
+            the encoder sees, if there is one, and last how it moves (`tocsin.models.touch.moving`).
         """
         c, there = self.config, present(boxes)
         moved = moving(pairs, boxes, size=(c.scene_height, c.scene_width), side=c.crop, enlarge=c.enlarged)

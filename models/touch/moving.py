@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.touch.hands import present, squares
-from models.touch.truth import HANDS
-from models.vision import flow
+from tocsin.models.touch.hands import present, squares
+from tocsin.models.touch.truth import HANDS
+from tocsin.models.vision import flow
 
 EVERY = 16
 """Of the flow one vector in so many pixels each way is looked at for the camera's motion."""
@@ -50,9 +50,9 @@ def moving(pairs: Tensor, boxes: Tensor, *, size: tuple[int, int], side: int, en
 
     Args:
         pairs: `[B, 2, H, W] uint8`, grey, the frame before and the frame.
-        boxes: `[B, 2, 4]`, hands in the frame, see `models.touch.hands.cut`.
+        boxes: `[B, 2, 4]`, hands in the frame, see `tocsin.models.touch.hands.cut`.
         size: rows and columns to which frames are reduced to tell the camera's motion.
-        side, enlarge: of a hand's square, as of `models.touch.hands.cut`.
+        side, enlarge: of a hand's square, as of `tocsin.models.touch.hands.cut`.
     """
     scene = torch.empty(len(pairs), CHANNELS, *size)
     hands = torch.zeros(len(pairs), len(HANDS), CHANNELS, side, side)

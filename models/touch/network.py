@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.touch.config import NetworkConfig
-from models.touch.mixer import Mixer
-from models.touch.moving import MOTION
-from models.touch.truth import HANDS, KINDS
-from operators.hands import HandCrossAttention
-from operators.pooling import AdditiveAttentionPool
-from operators.shapes import match
+from tocsin.models.touch.config import NetworkConfig
+from tocsin.models.touch.mixer import Mixer
+from tocsin.models.touch.moving import MOTION
+from tocsin.models.touch.truth import HANDS, KINDS
+from tocsin.operators.hands import HandCrossAttention
+from tocsin.operators.pooling import AdditiveAttentionPool
+from tocsin.operators.shapes import match
 
 PART = 16
 """Channels of each of a hand's tokens that go into its one vector."""
@@ -23,10 +23,10 @@ RARE = 0.02
 
 
 class Tokens(NamedTuple):
-    """What `models.touch.model.Eyes` give of one part of the picture.
+    """What `tocsin.models.touch.model.Eyes` give of one part of the picture.
 
     Args:
-        width: of a token, whose last channels tell of motion, see `models.touch.moving`.
+        width: of a token, whose last channels tell of motion, see `tocsin.models.touch.moving`.
         grid: rows and columns of the tokens.
     """
 

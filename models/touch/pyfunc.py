@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from models.served import FRAME, grey_frames, pictures
-from models.touch.finder import HandFinder
-from models.touch.finder import load as finder
-from models.touch.model import Eyes, TouchModel, load
-from models.touch.train import decoded, footage
-from models.touch.truth import HANDS, KINDS
+from tocsin.models.served import FRAME, grey_frames, pictures
+from tocsin.models.touch.finder import HandFinder
+from tocsin.models.touch.finder import load as finder
+from tocsin.models.touch.model import Eyes, TouchModel, load
+from tocsin.models.touch.train import decoded, footage
+from tocsin.models.touch.truth import HANDS, KINDS
 
 if TYPE_CHECKING:
     import pandas as pd

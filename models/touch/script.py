@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.touch.acts import BOTH_HANDS, MISSES, TOUCHES, Act, Stage
-from models.touch.hand import LEFT, RIGHT, Joints, Key, Pose, joints, tracked
-from models.touch.things import Thing
-from models.touch.truth import Miss, Touch
+from tocsin.models.touch.acts import BOTH_HANDS, MISSES, TOUCHES, Act, Stage
+from tocsin.models.touch.hand import LEFT, RIGHT, Joints, Key, Pose, joints, tracked
+from tocsin.models.touch.things import Thing
+from tocsin.models.touch.truth import Miss, Touch
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

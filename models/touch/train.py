@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.touch.config import TouchConfig
-from models.touch.decode import decode, softened, spots
-from models.touch.evaluate import Judged, best_threshold
-from models.touch.hands import present
-from models.touch.loss import Targets, holding, losses, targets
-from models.touch.model import Eyes, TouchModel
-from models.touch.moving import CHANNELS, FINER, MOTION
-from models.touch.network import Tokens, TouchNet
-from models.touch.truth import Miss, Touch
-from models.vision import flow
+from tocsin.models.touch.config import TouchConfig
+from tocsin.models.touch.decode import decode, softened, spots
+from tocsin.models.touch.evaluate import Judged, best_threshold
+from tocsin.models.touch.hands import present
+from tocsin.models.touch.loss import Targets, holding, losses, targets
+from tocsin.models.touch.model import Eyes, TouchModel
+from tocsin.models.touch.moving import CHANNELS, FINER, MOTION
+from tocsin.models.touch.network import Tokens, TouchNet
+from tocsin.models.touch.truth import Miss, Touch
+from tocsin.models.vision import flow
 
 POINTING = 0.05
 """Weight of the displacements' loss."""

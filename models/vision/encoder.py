@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.trained import placed
+from tocsin.models.trained import placed
 
 DEFAULT = "efficientnet-lite0"
 ON_CPU = 4
@@ -141,11 +141,11 @@ def load(
 
     Args:
         source: "efficientnet-lite0", whose weights a package brings along; or a directory with `config.json` and
-            `model.safetensors` of a DINOv2 or DINOv3 vision transformer, see `models.vision.vit`.
+            `model.safetensors` of a DINOv2 or DINOv3 vision transformer, see `tocsin.models.vision.vit`.
         size: (H, W) of a frame, in pixels; of a transformer multiples of its patch.
-        device: see `models.trained.placed`.
-        layer: of EfficientNet-Lite0, where to look: see `models.vision.efficientnet.LAYERS`.
-        merge: of a transformer, the least cosine at which each block merges tokens: see `operators.merging.merge`.
+        device: see `tocsin.models.trained.placed`.
+        layer: of EfficientNet-Lite0, where to look: see `tocsin.models.vision.efficientnet.LAYERS`.
+        merge: of a transformer, the least cosine at which each block merges tokens: see `tocsin.operators.merging.merge`.
         class_token: of a transformer, whether `pooled` is its class token.
         compiled: see `Encoder`.
 
@@ -155,13 +155,13 @@ def load(
     if str(source) == DEFAULT:
         if merge is not None or class_token:
             raise ValueError(f"merge and class_token are for vision transformers, not for {DEFAULT}")
-        from models.vision import efficientnet
+        from tocsin.models.vision import efficientnet
 
         backbone = efficientnet.backbone(size, layer=layer or efficientnet.LAYER)
     elif (directory := Path(source)).is_dir():
         if layer is not None:
             raise ValueError(f"layer is for {DEFAULT}, not for the vision transformer in {directory}")
-        from models.vision import vit
+        from tocsin.models.vision import vit
 
         backbone = vit.backbone(directory, size, merge=merge, class_token=class_token)
     else:

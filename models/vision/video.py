@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.folders import listed
-from models.vision.picture import Turn, decode
+from tocsin.models.folders import listed
+from tocsin.models.vision.picture import Turn, decode
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.trained import CONFIG_FILE, WEIGHTS_FILE
-from models.vision.encoder import Backbone
-from models.vision.published import Settings, Weights, settings
-from operators.merging import Merged, merge, restore
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.vision.encoder import Backbone
+from tocsin.models.vision.published import Settings, Weights, settings
+from tocsin.operators.merging import Merged, merge, restore
 
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -70,8 +70,8 @@ class VisionTransformer(nn.Module):
     Args:
         s: what `config.json` says.
         grid: (h, w) of the patches.
-        threshold: merge tokens in each block between attention and MLP, see `operators.merging.merge`, and restore them at the
-            end; None for no merging. Images are then taken one by one: merged together, each would depend on the others.
+        threshold: merge tokens in each block between attention and MLP, see `tocsin.operators.merging.merge`, and restore them at
+            the end; None for no merging. Images are then taken one by one: merged together, each would depend on the others.
         class_token: whether `pooled` is the class token, and not the mean of the patches.
     """
 

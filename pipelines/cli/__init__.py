@@ -10,8 +10,8 @@ from pathlib import Path
 
 def main() -> None:
     """Run a command. An error is one line on stderr and exit status 1; `TOCSIN_DEBUG=1` adds the traceback."""
-    from pipelines.cli.app import app
-    from pipelines.cli.console import fail
+    from tocsin.pipelines.cli.app import app
+    from tocsin.pipelines.cli.console import fail
 
     sys.path.append(
         str(Path.cwd())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.runtime.alerts import Alert
+    from tocsin.pipelines.runtime.alerts import Alert
 
 
 def alerts(
@@ -18,8 +18,8 @@ def alerts(
     json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
 ) -> None:
     """Show alarms: each one once, and only those whose transaction is committed."""
-    from pipelines import alerts as ring
-    from pipelines.cli.console import out, say_json
+    from tocsin import alerts as ring
+    from tocsin.pipelines.cli.console import out, say_json
 
     settings = context.obj.settings()
     try:
@@ -45,7 +45,7 @@ def line(alert: Alert) -> Any:
     """An alarm in one line."""
     from rich.text import Text
 
-    from pipelines.cli.console import LEVELS, plain
+    from tocsin.pipelines.cli.console import LEVELS, plain
 
     style = LEVELS.get(alert.severity, "") if alert.transition == "raised" else "dim"
     told = {"topic", "partition", "offset", "row", "model_version"}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import (
+from tocsin.pipelines.cli import (
     alerts,
     backfill,
     check,
@@ -25,8 +25,8 @@ from pipelines.cli import (
     status,
     train,
 )  # fmt: skip
-from pipelines.cli.invocation import Invocation
-from pipelines.cli.plain import App
+from tocsin.pipelines.cli.invocation import Invocation
+from tocsin.pipelines.cli.plain import App
 
 app = App(
     help="An alarm bell: streaming attention for sensors and cameras, exactly once from Kafka to a lake.",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from models.gate import Candidate
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.gate import Candidate
+    from tocsin.pipelines.runtime.settings import Settings
 
 
 class Registered(NamedTuple):
@@ -24,11 +24,11 @@ def registered(
     """Register a model.
 
     Args:
-        register: called with `tracking_uri`, `name`, `artifact_location` and `champion`, as `models.registry.register`.
-        force: see `models.gate.refusal`.
+        register: called with `tracking_uri`, `name`, `artifact_location` and `champion`, as `tocsin.models.registry.register`.
+        force: see `tocsin.models.gate.refusal`.
     """
-    from models.gate import refusal
-    from models.registry import champion
+    from tocsin.models.gate import refusal
+    from tocsin.models.registry import champion
 
     if not settings.mlflow.enabled:
         return Registered(None, refusal(candidate, None))
@@ -50,7 +50,7 @@ def check_champion(made: dict[str, Any]) -> None:
     Raises:
         ModelError: with what has become of it instead.
     """
-    from pipelines.runtime.errors import ModelError
+    from tocsin.pipelines.runtime.errors import ModelError
 
     if not made["refused"]:
         return

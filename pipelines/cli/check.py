@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.cli.invocation import Invocation
-    from pipelines.runtime.broker_checks import Broker
-    from pipelines.runtime.checks import Checkup, Finding
-    from pipelines.runtime.journal import Journal
-    from pipelines.runtime.lake import Lake
-    from pipelines.runtime.pipeline import Pipeline
-    from pipelines.runtime.plan import ModelRef
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.cli.invocation import Invocation
+    from tocsin.pipelines.runtime.broker_checks import Broker
+    from tocsin.pipelines.runtime.checks import Checkup, Finding
+    from tocsin.pipelines.runtime.journal import Journal
+    from tocsin.pipelines.runtime.lake import Lake
+    from tocsin.pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.plan import ModelRef
+    from tocsin.pipelines.runtime.settings import Settings
 
 MARKS = {"ok": "green", "warning": "yellow", "wrong": "bold red", "skipped": "dim"}
 
@@ -40,8 +40,8 @@ def check(
 
     Exit status: 1 if anything is wrong, else 0, whatever the warnings.
     """
-    from pipelines.cli.console import note
-    from pipelines.runtime.checks import Checkup
+    from tocsin.pipelines.cli.console import note
+    from tocsin.pipelines.runtime.checks import Checkup
 
     checkup = Checkup(_say_json if json else _teller())
     settings = _Settings(context.obj)
@@ -58,9 +58,9 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from pipelines.runtime.broker_checks import Broker, codecs
-    from pipelines.runtime.lake import Lake
-    from pipelines.runtime.lake_checks import LakeFolder
+    from tocsin.pipelines.runtime.broker_checks import Broker, codecs
+    from tocsin.pipelines.runtime.lake import Lake
+    from tocsin.pipelines.runtime.lake_checks import LakeFolder
 
     broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
@@ -82,9 +82,9 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
 
 def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
     """At one pipeline: what it is, its topics, what it has left in the lake."""
-    from pipelines.runtime import journal
-    from pipelines.runtime.lake_checks import LakeTable
-    from pipelines.runtime.topic_checks import Topics
+    from tocsin.pipelines.runtime import journal
+    from tocsin.pipelines.runtime.lake_checks import LakeTable
+    from tocsin.pipelines.runtime.topic_checks import Topics
 
     given, look, lake = settings.pipeline(name), partial(checkup.look, pipeline=name), settings.lake.open()
     made, table = _Made(settings, name, scratch), LakeTable(lake, name, given.shards)
@@ -130,7 +130,7 @@ class _Settings:
         self._invocation = invocation
 
     def load(self) -> str:
-        from pipelines.runtime.settings import FILE, PREFIX
+        from tocsin.pipelines.runtime.settings import FILE, PREFIX
 
         self.loaded = self._invocation.settings()
         file = Path(self._invocation.config or os.environ.get(f"{PREFIX}CONFIG") or FILE)
@@ -147,9 +147,9 @@ class _Made:
         self._settings, self._name, self._scratch = settings, name, scratch
 
     def find(self) -> str:
-        from pipelines.cli.deployment import SHIPPED, resolved
-        from pipelines.runtime.checks import Doubt
-        from pipelines.runtime.plan import store_model
+        from tocsin.pipelines.cli.deployment import SHIPPED, resolved
+        from tocsin.pipelines.runtime.checks import Doubt
+        from tocsin.pipelines.runtime.plan import store_model
 
         wanted = self._settings.pipeline(self._name).model or ""
         name, version, folder = resolved(self._settings, wanted)
@@ -163,8 +163,8 @@ class _Made:
 
     def build(self) -> str:
         """The pipeline, and a tick of it: stages, rules and results fit each other."""
-        from pipelines.cli.deployment import built
-        from pipelines.runtime.machine import Machine, empty
+        from tocsin.pipelines.cli.deployment import built
+        from tocsin.pipelines.runtime.machine import Machine, empty
 
         plan, pipeline = built(self._settings, self._name, self.ref, self._scratch)
         Machine(pipeline).step(empty(pipeline.schema), 0)
@@ -189,14 +189,14 @@ class _Ray:
             return "local: `tocsin run` starts it"
         import ray
 
-        from pipelines.cli.cluster import joined
+        from tocsin.pipelines.cli.cluster import joined
 
         with joined(self._settings):
             self._there = ray.cluster_resources()
         return f"{self._settings.ray.address}: {self._amount('CPU'):g} CPUs, {self._amount('GPU'):g} GPUs"
 
     def room(self, workers: int, shards: int) -> str:
-        from pipelines.runtime.errors import ConfigError
+        from tocsin.pipelines.runtime.errors import ConfigError
 
         workers, each = min(workers, shards), {"CPU": self._settings.ray.num_cpus, "GPU": self._settings.ray.num_gpus}
         for what, number in each.items():
@@ -213,11 +213,11 @@ class _Ray:
 
 def _registry(settings: Settings, needed: bool) -> str:
     """Whether MLflow answers; what runs goes on without it, but a start that takes its model from there does not."""
-    from pipelines.cli.deployment import missing
-    from pipelines.runtime.checks import Doubt
-    from pipelines.runtime.errors import Unavailable
-    from pipelines.runtime.settings import without_password
-    from pipelines.runtime.tracking import answers
+    from tocsin.pipelines.cli.deployment import missing
+    from tocsin.pipelines.runtime.checks import Doubt
+    from tocsin.pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.runtime.settings import without_password
+    from tocsin.pipelines.runtime.tracking import answers
 
     uri = settings.mlflow.tracking_uri
     if not settings.mlflow.enabled:
@@ -237,7 +237,7 @@ def _teller() -> Callable[[Finding], None]:
     """Lines for people, under the pipeline's name."""
     from rich.text import Text
 
-    from pipelines.cli.console import out, plain
+    from tocsin.pipelines.cli.console import out, plain
 
     of = ""
 
@@ -255,6 +255,6 @@ def _teller() -> Callable[[Finding], None]:
 def _say_json(found: Finding) -> None:
     from dataclasses import asdict
 
-    from pipelines.cli.console import say_json
+    from tocsin.pipelines.cli.console import say_json
 
     say_json(asdict(found))

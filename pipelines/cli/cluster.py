@@ -9,8 +9,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
-from pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
+from tocsin.pipelines.runtime.settings import Settings
 
 JOIN_S = 8.0
 """Ray itself would try for minutes to join a cluster that does not answer."""
@@ -37,7 +37,7 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
     """Be part of a Ray cluster; a command that gets no answer from it ends."""
     import ray
 
-    from pipelines.runtime.cluster import connect
+    from tocsin.pipelines.runtime.cluster import connect
 
     with nullcontext() if address == "local" else within(JOIN_S, f"Ray at {address}"):
         connect(address, metrics_port=metrics_port)
@@ -49,7 +49,7 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
 def _address(settings: Settings, pipeline: str | None) -> str:
     """Of the cluster that the settings name; with "local", of the Ray that this folder's run has, or the environment names."""
-    from pipelines.cli.runs import living
+    from tocsin.pipelines.cli.runs import living
 
     if settings.ray.address != "local":
         return settings.ray.address
@@ -72,7 +72,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
     """End this process, with one line, if what follows takes longer: Ray's calls can't be interrupted."""
 
     def end() -> None:
-        from pipelines.cli.console import fail
+        from tocsin.pipelines.cli.console import fail
 
         fail(
             Unavailable(
@@ -92,7 +92,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
 def supervisors() -> list[str]:
     """Names of the pipelines that run on this cluster."""
-    from pipelines.runtime.cluster import actors, supervisor_name
+    from tocsin.pipelines.runtime.cluster import actors, supervisor_name
 
     names = actors()
     return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
@@ -104,7 +104,7 @@ def supervisor(pipeline: str) -> Any:
     Raises:
         ConfigError: it does not run here.
     """
-    from pipelines.runtime.cluster import find
+    from tocsin.pipelines.runtime.cluster import find
 
     try:
         return find(pipeline)
@@ -165,7 +165,7 @@ def halt(pipeline: str, timeout: float) -> None:
         ConfigError: nothing of it runs here.
         Unavailable: not every shard is known to have let go; the text says what is certain.
     """
-    from pipelines.runtime import draining
+    from tocsin.pipelines.runtime import draining
 
     if not draining.workers(pipeline):
         supervisor(pipeline)
@@ -180,7 +180,7 @@ def rejoined(settings: Settings, pipeline: str | None = None) -> None:
     """
     import ray
 
-    from pipelines.runtime.cluster import connect
+    from tocsin.pipelines.runtime.cluster import connect
 
     ray.shutdown()
     connect(_address(settings, pipeline))

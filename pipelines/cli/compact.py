@@ -19,8 +19,8 @@ def compact(
     """Rewrite a table's small files as few large ones; safe beside running shards, and readers see the same rows."""
     from dataclasses import asdict
 
-    from pipelines.cli.console import out, say_json, working
-    from pipelines.runtime import compaction
+    from tocsin.pipelines.cli.console import out, say_json, working
+    from tocsin.pipelines.runtime import compaction
 
     lake = context.obj.settings().lake.open()
     with working(f"compacting {lake.place(pipeline)}"):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.console import out, until_told, working
-from pipelines.runtime.errors import TocsinError, Unavailable
+from tocsin.pipelines.cli.console import out, until_told, working
+from tocsin.pipelines.runtime.errors import TocsinError, Unavailable
 
 if TYPE_CHECKING:
-    from pipelines.cli.fleet import Fleet
-    from pipelines.runtime.feeder import FeedReport
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.cli.fleet import Fleet
+    from tocsin.pipelines.runtime.feeder import FeedReport
+    from tocsin.pipelines.runtime.settings import Settings
 
 NAME = "rul"
 SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' ELSE 'healthy' END level,
@@ -41,14 +41,14 @@ def demo(
     engines: Annotated[int, typer.Option(help="In the fleet.")] = 200,
 ) -> None:
     """Watch a simulated fleet of engines wear out, hear the alarms, ask the table; needs nothing but this machine."""
-    from deploy.embedded import EmbeddedBroker
-    from pipelines.cli.cluster import halt, joined
-    from pipelines.cli.deployment import deployed
-    from pipelines.cli.feed import fleet as simulated
-    from pipelines.cli.feed import limited
-    from pipelines.cli.fleet import Fleet
-    from pipelines.runtime.feeder import feed
-    from pipelines.runtime.supervisor import deploy
+    from tocsin.deploy.embedded import EmbeddedBroker
+    from tocsin.pipelines.cli.cluster import halt, joined
+    from tocsin.pipelines.cli.deployment import deployed
+    from tocsin.pipelines.cli.feed import fleet as simulated
+    from tocsin.pipelines.cli.feed import limited
+    from tocsin.pipelines.cli.fleet import Fleet
+    from tocsin.pipelines.runtime.feeder import feed
+    from tocsin.pipelines.runtime.supervisor import deploy
 
     out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n")
     _clear(folder)
@@ -87,8 +87,8 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
     """The demo's own, whatever the environment says; where its table and its run lie also stays in a file."""
     import orjson
 
-    from pipelines.runtime.lake import write_aside
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.lake import write_aside
+    from tocsin.pipelines.runtime.settings import Settings
 
     stays = {
         "lake.path": str((folder / "lake").absolute()),
@@ -109,7 +109,7 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
 
 
 def _await_running(actor: Any, told: Event) -> None:
-    from pipelines.cli.cluster import ask
+    from tocsin.pipelines.cli.cluster import ask
 
     give_up = time.monotonic() + STARTS_S
     while not told.wait(0.2):
@@ -127,7 +127,7 @@ def _await_running(actor: Any, told: Event) -> None:
 def _listen(kafka: dict[str, Any], fleet: Fleet) -> None:
     from kafka.errors import KafkaError
 
-    from pipelines import alerts
+    from tocsin import alerts
 
     with suppress(KafkaError, TocsinError):  # the broker's end is the end of alarms
         for alarm in alerts(NAME, kafka=kafka, follow=True):
@@ -138,8 +138,8 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
     """Show the fleet until all that it sent is in the table and MLflow, slower to start, has a run, which it returns."""
     from rich.live import Live
 
-    from pipelines import results
-    from pipelines.cli.cluster import ask
+    from tocsin import results
+    from tocsin.pipelines.cli.cluster import ask
 
     live = Live(console=out, auto_refresh=False) if out.is_terminal else None
     printed, give_up, run = time.monotonic(), float("inf"), None
@@ -168,9 +168,9 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
     """What came of it, and where to go from here."""
     from rich.syntax import Syntax
 
-    from pipelines.cli.alerts import cloud_event
-    from pipelines.cli.query import show
-    from pipelines.query import query
+    from tocsin.pipelines.cli.alerts import cloud_event
+    from tocsin.pipelines.cli.query import show
+    from tocsin.pipelines.query import query
 
     alarm = fleet.worst
     if alarm is not None:

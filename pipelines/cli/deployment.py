@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cli.console import note
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.settings import Settings
+from tocsin.pipelines.cli.console import note
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.lake import Lake
-    from pipelines.runtime.pipeline import Pipeline
-    from pipelines.runtime.plan import ModelRef, Plan
+    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.lake import Lake
+    from tocsin.pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.plan import ModelRef, Plan
 
 SHIPPED = "shipped"
 SHIPPED_WEIGHTS = {
@@ -31,7 +32,7 @@ def check_known(settings: Settings, name: str) -> None:
     Raises:
         ConfigError: the settings name no factory for it, and it does not come with Tocsin.
     """
-    import pipelines
+    from tocsin import pipelines
 
     shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query"}
     own = {own for own, given in settings.pipelines.items() if given.factory}
@@ -40,6 +41,17 @@ def check_known(settings: Settings, name: str) -> None:
             f"pipeline {name}: expected one of {', '.join(sorted(known))}, got another name; declare it: "
             f"pipelines.{name}.factory in the settings"
         )
+    _note_if_renamed(name, settings.pipeline(name).factory)
+
+
+@cache
+def _note_if_renamed(name: str, factory: str) -> None:
+    """Say once that a factory in the settings has another name now."""
+    if factory.startswith("pipelines."):
+        from tocsin.pipelines.runtime.plan import current
+
+        if (renamed := current(factory)) != factory:
+            note(f"pipelines.{name}.factory: {factory} is called {renamed} now; correct it in the settings")
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
@@ -59,7 +71,7 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     Raises:
         ConfigError, ModelError: what the settings name does not fit.
     """
-    from pipelines.runtime.provision import declared
+    from tocsin.pipelines.runtime.provision import declared
 
     plan = _plan(settings, name, model)
     return plan, declared(plan, lake)
@@ -72,8 +84,8 @@ def ordered(settings: Settings, name: str) -> Deployment:
         ConfigError, ModelError: what the settings name does not exist.
         Unavailable: the registry does not answer.
     """
-    from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.scaling import Scaling
+    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.scaling import Scaling
 
     check_known(settings, name)
     given, lake = settings.pipeline(name), settings.lake.open()
@@ -102,13 +114,13 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     Args:
         create_input: partitions of the input topic if it is to be made, too.
     """
-    from pipelines.runtime.provision import provisioned
+    from tocsin.pipelines.runtime.provision import provisioned
 
     return provisioned(ordered(settings, name), alerts=settings.lake.alerts, create_input=create_input)
 
 
 def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:
-    from pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.plan import Plan
 
     given = settings.pipeline(name)
     return Plan(given.factory, {"name": name, **given.options}, model, given.device)
@@ -121,7 +133,7 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
         ModelError: there is no such model.
         Unavailable: the registry does not answer.
     """
-    from pipelines.runtime.tracking import resolve_model
+    from tocsin.pipelines.runtime.tracking import resolve_model
 
     try:
         if not settings.mlflow.enabled or missing(settings.mlflow.tracking_uri):
@@ -136,7 +148,7 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 
 
 def _shipped(wanted: str) -> Path | None:
-    import models
+    from tocsin import models
 
     folder = SHIPPED_WEIGHTS.get(wanted)
     return Path(models.__path__[0], *folder.split("/")) if folder else None
@@ -144,7 +156,7 @@ def _shipped(wanted: str) -> Path | None:
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
     """The model's files in the lake."""
-    from pipelines.runtime.plan import store_model
+    from tocsin.pipelines.runtime.plan import store_model
 
     name, version, folder = resolved(settings, wanted)
     if version == SHIPPED:

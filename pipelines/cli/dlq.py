@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.plain import App
-from pipelines.cli.times import moment
+from tocsin.pipelines.cli.plain import App
+from tocsin.pipelines.cli.times import moment
 
 if TYPE_CHECKING:
-    from pipelines.runtime.redelivery import Held
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.redelivery import Held
+    from tocsin.pipelines.runtime.settings import Settings
 
 app = App(
     help="Dead letters, records that could not be judged: list them with the reason, look into one, have them judged again.",
@@ -55,8 +55,8 @@ def letters(
     """List dead letters: where each record was read, what gave up on it, and why."""
     from rich.table import Table
 
-    from pipelines.cli.console import out, plain, say_json
-    from pipelines.runtime.redelivery import held
+    from tocsin.pipelines.cli.console import out, plain, say_json
+    from tocsin.pipelines.runtime.redelivery import held
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     topics = _topics(settings, of)
@@ -88,10 +88,10 @@ def show(
     import sys
     from base64 import b64encode
 
-    from pipelines.cli.console import out, plain, say_json
-    from pipelines.runtime.deadletter import OriginalStore, internalise
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.redelivery import held
+    from tocsin.pipelines.cli.console import out, plain, say_json
+    from tocsin.pipelines.runtime.deadletter import OriginalStore, internalise
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.redelivery import held
 
     settings = context.obj.settings()
     at, (topic,) = _record(record), _topics(settings, of)
@@ -138,8 +138,8 @@ def replay(
     """
     from dataclasses import asdict
 
-    from pipelines.cli.console import note, out, say_json, working
-    from pipelines.runtime.redelivery import redeliver
+    from tocsin.pipelines.cli.console import note, out, say_json, working
+    from tocsin.pipelines.runtime.redelivery import redeliver
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     (topic,) = _topics(settings, of)
@@ -163,9 +163,9 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
     Raises:
         Unavailable: Kafka does not answer, or there is no such topic.
     """
-    from pipelines.cli.deployment import planned
-    from pipelines.runtime import clients
-    from pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.cli.deployment import planned
+    from tocsin.pipelines.runtime import clients
+    from tocsin.pipelines.runtime.errors import Unavailable
 
     with closing(clients.consumer(settings.kafka.client_options())) as consumer:
         there = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
@@ -207,7 +207,7 @@ def _record(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: it is not `PARTITION@OFFSET`.
     """
-    from pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.errors import ConfigError
 
     partition, at, offset = text.partition("@")
     if not (at and partition.isdigit() and offset.isdigit()):

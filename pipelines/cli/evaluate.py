@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.train import DecimalComma, check_domain
+from tocsin.pipelines.cli.train import DecimalComma, check_domain
 
 if TYPE_CHECKING:
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.settings import Settings
 
 
 def evaluate(
@@ -38,32 +38,32 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
-    from pipelines.cli.console import out, say_json, working
-    from pipelines.cli.deployment import SHIPPED
-    from pipelines.runtime.tracking import resolve_model
+    from tocsin.pipelines.cli.console import out, say_json, working
+    from tocsin.pipelines.cli.deployment import SHIPPED
+    from tocsin.pipelines.runtime.tracking import resolve_model
 
     check_domain(domain)
     found = resolve_model(context.obj.settings().mlflow.tracking_uri, model) if model else None
     with working("judging"):
         if domain == "occupancy":
-            from models.occupancy.model import OFFICES
-            from pipelines.cli.occupancy import evaluate as judge
+            from tocsin.models.occupancy.model import OFFICES
+            from tocsin.pipelines.cli.occupancy import evaluate as judge
 
             shipped = OFFICES.name
             figures = judge(
                 found[2] if found else OFFICES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
             )
         elif domain == "surprise":
-            from models.surprise.model import SHIPPED as DIVES
-            from pipelines.cli.surprise import evaluate as watch
+            from tocsin.models.surprise.model import SHIPPED as DIVES
+            from tocsin.pipelines.cli.surprise import evaluate as watch
 
             shipped = DIVES.name
             figures = watch(
                 found[2] if found else DIVES, found[1] if found else SHIPPED, data, decimal_comma=decimal_comma
             )
         elif domain == "touch":
-            from models.touch.model import SHIPPED as TABLE
-            from pipelines.cli.touch import evaluate as spot
+            from tocsin.models.touch.model import SHIPPED as TABLE
+            from tocsin.pipelines.cli.touch import evaluate as spot
 
             shipped = TABLE.name
             figures = spot(
@@ -74,9 +74,9 @@ def evaluate(
                 decimal_comma=decimal_comma,
             )
         else:
-            from models.rul.data import csv_files
-            from models.rul.evaluate import evaluate as score
-            from models.rul.model import FD001
+            from tocsin.models.rul.data import csv_files
+            from tocsin.models.rul.evaluate import evaluate as score
+            from tocsin.models.rul.model import FD001
 
             shipped = FD001.name
             figures = score(
@@ -107,8 +107,8 @@ def _record(settings: Settings, found: tuple[str, str, Path], figures: dict[str,
     """Have the figures in MLflow, beside the model's training; that it takes none ends nothing."""
     from mlflow.exceptions import MlflowException
 
-    from models.registry import scored
-    from pipelines.cli.console import note
+    from tocsin.models.registry import scored
+    from tocsin.pipelines.cli.console import note
 
     try:
         scored(*found[:2], figures, data=str(data), tracking_uri=settings.mlflow.tracking_uri)

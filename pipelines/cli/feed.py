@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from pipelines.cli.train import DecimalComma
+from tocsin.pipelines.cli.train import DecimalComma
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.runtime.pipeline import Pipeline
-    from pipelines.runtime.plan import Plan
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.settings import Settings
 
 ROWS = 1000
 """Rows handed to the feeder at once."""
@@ -54,13 +54,13 @@ def feed(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is made if it is missing."""
-    from pipelines.cli import occupancy, surprise, touch
-    from pipelines.cli.console import out, progress, say_json, until_told
-    from pipelines.cli.deployment import planned
-    from pipelines.runtime import clients
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.feeder import feed as send
-    from pipelines.runtime.provision import create_topic
+    from tocsin.pipelines.cli import occupancy, surprise, touch
+    from tocsin.pipelines.cli.console import out, progress, say_json, until_told
+    from tocsin.pipelines.cli.deployment import planned
+    from tocsin.pipelines.runtime import clients
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.feeder import feed as send
+    from tocsin.pipelines.runtime.provision import create_topic
 
     if format not in ("json", "arrow"):
         raise ConfigError(f"--format {format}: expected json or arrow; choose one of them")
@@ -107,7 +107,7 @@ def feed(
 
 def fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:
     """A simulated fleet's readings, cycle after cycle without end; the true remaining life stays here."""
-    from models.rul.fleet import live
+    from tocsin.models.rul.fleet import live
 
     return (frame.drop("rul") for frame in live(engines=engines, seed=seed))
 
@@ -120,10 +120,10 @@ def recorded(
     Raises:
         FileNotFoundError, ValueError: as the readers do.
     """
-    from models.rul.config import RulConfig
-    from models.rul.data import csv_files, read_cmapss, read_csv_directory
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.plan import fetch_model
+    from tocsin.models.rul.config import RulConfig
+    from tocsin.models.rul.data import csv_files, read_cmapss, read_csv_directory
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.plan import fetch_model
 
     if not csv_files(folder):
         return read_cmapss(folder, subset, split).sort("cycle", "unit")
@@ -134,7 +134,7 @@ def recorded(
 
 
 def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.DataFrame]:
-    from pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.errors import ConfigError
 
     needed = [field.name for field in declared.schema if not field.nullable]
     for frame in frames:

@@ -12,13 +12,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.cli.alerts import line
-from pipelines.cli.console import LEVELS, plain
+from tocsin.pipelines.cli.alerts import line
+from tocsin.pipelines.cli.console import LEVELS, plain
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipelines.runtime.alerts import Alert
+    from tocsin.pipelines.runtime.alerts import Alert
 
 SHOWN = 12
 LANDED_S = 2.0
@@ -40,8 +40,8 @@ class Fleet:
     worst: Alert | None = None
 
     def __post_init__(self) -> None:
-        from models.rul.config import RulConfig
-        from models.rul.model import FD001
+        from tocsin.models.rul.config import RulConfig
+        from tocsin.models.rul.model import FD001
 
         config = RulConfig.load(FD001)
         self.cap = config.cap

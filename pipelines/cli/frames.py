@@ -40,11 +40,11 @@ def frames(
     import cv2
     import polars as pl
 
-    from pipelines.cli.console import out as console
-    from pipelines.cli.console import say_json
-    from pipelines.query import results
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.lake import write_aside
+    from tocsin.pipelines.cli.console import out as console
+    from tocsin.pipelines.cli.console import say_json
+    from tocsin.pipelines.query import results
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.lake import write_aside
 
     lake, file = context.obj.settings().lake, out or Path(f"{pipeline}.png")
     table = results(pipeline, lake=lake.open())
@@ -99,7 +99,7 @@ def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
 
 def _file(files: FileSystem, path: str) -> bytes | None:
     """A kept frame, unless it is older than `forget_after`."""
-    from pipelines.runtime.lake import read
+    from tocsin.pipelines.runtime.lake import read
 
     try:
         return read(files, path)
@@ -112,7 +112,7 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
     import cv2
     import numpy as np
 
-    from models.vision.picture import decode
+    from tocsin.models.vision.picture import decode
 
     whole = decode(file)[..., ::-1]  # OpenCV draws in BGR
     height = round(whole.shape[0] * WIDTH / whole.shape[1])

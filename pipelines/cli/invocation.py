@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Invocation:
 
     def settings(self, flags: Mapping[str, Any] | None = None) -> Settings:
         """File, environment, `--set`, then the command's own flags; None values were not given."""
-        from pipelines.runtime.settings import Settings
+        from tocsin.pipelines.runtime.settings import Settings
 
         given = {n: v for n, v in (flags or {}).items() if v is not None}
         return Settings.load(self.config, {**dict(map(_pair, self.sets)), **given})

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.progress import Progress
 
-    from models.occupancy.config import OccupancyConfig
-    from models.occupancy.data import Recording
-    from models.occupancy.search import Trial
-    from models.occupancy.train import Recipe, Room
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.occupancy.config import OccupancyConfig
+    from tocsin.models.occupancy.data import Recording
+    from tocsin.models.occupancy.search import Trial
+    from tocsin.models.occupancy.train import Recipe, Room
+    from tocsin.pipelines.runtime.settings import Settings
 
-FACTORY = "pipelines.occupancy:pipeline"
+FACTORY = "tocsin.pipelines.occupancy:pipeline"
 DAYS = 14
 """Of a simulated building."""
 ROWS = 1000
@@ -47,24 +47,25 @@ def train(
 ) -> dict[str, Any]:
     """Train on all rooms of some recordings, each of which gets the same share; the best on the others' rooms is kept.
 
-    A seed's score is its F1 on what is left out in turn, as `models.occupancy.search.folds` says, so that it says how well the
-    model does in rooms that it has never seen; with a single room there is nothing to leave out, and the first seed is kept.
+    A seed's score is its F1 on what is left out in turn, as `tocsin.models.occupancy.search.folds` says, so that it says how well
+    the model does in rooms that it has never seen; with a single room there is nothing to leave out, and the first seed is kept.
 
     Args:
         trials: of a search for the network's sizes and its recipe by the same score with the first seed; 0 searches nothing.
-        decimal_comma: as of `models.occupancy.data.read`.
+        decimal_comma: as of `tocsin.models.occupancy.data.read`.
         force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        As `told` of `pipelines.cli.champion`, and `seed`, `seeds` with the figures of each, and `search`: its trials, or None.
+        As `told` of `tocsin.pipelines.cli.champion`, and `seed`, `seeds` with the figures of each, and `search`: its trials, or
+        None.
     """
-    from models import gate, registry
-    from models.occupancy.config import OccupancyConfig
-    from models.occupancy.search import best, folds, settled
-    from models.occupancy.train import Recipe, candidate, fit, labelled, rooms, score
-    from pipelines.cli.champion import registered, told
-    from pipelines.cli.console import progress
-    from pipelines.occupancy import minutes
+    from tocsin.models import gate, registry
+    from tocsin.models.occupancy.config import OccupancyConfig
+    from tocsin.models.occupancy.search import best, folds, settled
+    from tocsin.models.occupancy.train import Recipe, candidate, fit, labelled, rooms, score
+    from tocsin.pipelines.cli.champion import registered, told
+    from tocsin.pipelines.cli.console import progress
+    from tocsin.pipelines.occupancy import minutes
 
     config, recipe, found = OccupancyConfig(), recipe or Recipe(), Search([], None)
     sources, tried, curves = [], {}, {}
@@ -124,9 +125,9 @@ def _search(
     shown: Progress,
 ) -> Search:
     """Search, each trial recorded in MLflow when it ends, if that is enabled."""
-    from models import registry
-    from models.occupancy.search import Trial, best, search
-    from pipelines.cli.champion import artifacts
+    from tocsin.models import registry
+    from tocsin.models.occupancy.search import Trial, best, search
+    from tocsin.pipelines.cli.champion import artifacts
 
     uri, run, done = settings.mlflow.tracking_uri, None, list[Trial]()
     params = {"data": " ".join(data), "trials": trials, "seed": seed, "window": config.window, "steps": recipe.steps}
@@ -150,18 +151,18 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     """The pipeline over a recording, against its truth.
 
     Returns:
-        The figures of all rooms together, as `models.occupancy.evaluate.metrics`, of the state that people see; `rooms` with those
-        of each; `minutes` that were scored, and `parameters`.
+        The figures of all rooms together, as `tocsin.models.occupancy.evaluate.metrics`, of the state that people see; `rooms` with
+        those of each; `minutes` that were scored, and `parameters`.
     """
     import polars as pl
 
-    from models.occupancy.data import read
-    from models.occupancy.evaluate import metrics
-    from models.occupancy.model import load
-    from models.occupancy.train import labelled
-    from pipelines.occupancy import judged
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.plan import Model
+    from tocsin.models.occupancy.data import read
+    from tocsin.models.occupancy.evaluate import metrics
+    from tocsin.models.occupancy.model import load
+    from tocsin.models.occupancy.train import labelled
+    from tocsin.pipelines.occupancy import judged
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.plan import Model
 
     recording = read(data, decimal_comma=decimal_comma)
     if not len(recording.truth):
@@ -190,8 +191,8 @@ def frames(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -
     """Readings as they would have arrived, and how many."""
     import polars as pl
 
-    from models.occupancy.data import read
-    from models.occupancy.sensors import simulate
+    from tocsin.models.occupancy.data import read
+    from tocsin.models.occupancy.sensors import simulate
 
     # A building's readings as they arrive, not by their time.
     events = (
@@ -214,8 +215,8 @@ def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_co
     """
     import polars as pl
 
-    from models.occupancy.data import Recording, read
-    from models.occupancy.sensors import simulate
+    from tocsin.models.occupancy.data import Recording, read
+    from tocsin.models.occupancy.sensors import simulate
 
     if source != "sim":
         return read(Path(source), decimal_comma=decimal_comma)

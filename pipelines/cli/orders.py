@@ -13,7 +13,7 @@ Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
 
 def pause(context: typer.Context, pipeline: Name) -> None:
     """Have a pipeline commit and let go, and stay so until `resume`; readings wait in Kafka."""
-    from pipelines.cli.console import note
+    from tocsin.pipelines.cli.console import note
 
     with _ordered(context, pipeline) as order:
         order("pause", True)
@@ -22,7 +22,7 @@ def pause(context: typer.Context, pipeline: Name) -> None:
 
 def resume(context: typer.Context, pipeline: Name) -> None:
     """Have a paused pipeline go on where it was; shards that were refused try again."""
-    from pipelines.cli.console import note
+    from tocsin.pipelines.cli.console import note
 
     with _ordered(context, pipeline) as order:
         order("pause", False)
@@ -34,9 +34,9 @@ def reload(context: typer.Context, pipeline: Name) -> None:
 
     Shards, workers, Kafka and the lake are of the deployment: `stop` and `up` change those.
     """
-    from pipelines.cli.console import note, working
-    from pipelines.cli.deployment import planned
-    from pipelines.runtime.provision import provision
+    from tocsin.pipelines.cli.console import note, working
+    from tocsin.pipelines.cli.deployment import planned
+    from tocsin.pipelines.runtime.provision import provision
 
     settings = context.obj.settings()
     with _ordered(context, pipeline) as order, working(f"{pipeline}: settings, model and rules"):
@@ -57,10 +57,10 @@ def silence(
     """Have an asset not ring for a while; an alarm that still holds afterwards rings then. Its results go on."""
     import time
 
-    from pipelines.cli.cluster import joined, supervisor, supervisors, tell
-    from pipelines.cli.console import note
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.units import milliseconds
+    from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell
+    from tocsin.pipelines.cli.console import note
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.units import milliseconds
 
     until = round(time.time() * 1000) + milliseconds(last)
     with joined(context.obj.settings()):
@@ -78,7 +78,7 @@ def silence(
 @contextmanager
 def _ordered(context: typer.Context, pipeline: str) -> Iterator[Any]:
     """How to tell the supervisor of a running pipeline what to do."""
-    from pipelines.cli.cluster import joined, supervisor, tell
+    from tocsin.pipelines.cli.cluster import joined, supervisor, tell
 
     with joined(context.obj.settings()):
         actor = supervisor(pipeline)

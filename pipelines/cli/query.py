@@ -19,8 +19,8 @@ def query(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a row.")] = False,
 ) -> None:
     """Ask the results tables, as of the last commit."""
-    from pipelines.cli.console import say_json
-    from pipelines.query import query as ask
+    from tocsin.pipelines.cli.console import say_json
+    from tocsin.pipelines.query import query as ask
 
     answer = ask(sql, lake=context.obj.settings().lake.open())
     if json:
@@ -34,7 +34,7 @@ def show(answer: pl.DataFrame) -> None:
     """A table on the terminal, its first rows at least."""
     from rich.table import Table
 
-    from pipelines.cli.console import out, plain
+    from tocsin.pipelines.cli.console import out, plain
 
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name, dtype in answer.schema.items():
@@ -47,7 +47,7 @@ def show(answer: pl.DataFrame) -> None:
 
 
 def _text(value: Any) -> str:
-    from pipelines.cli.console import plain
+    from tocsin.pipelines.cli.console import plain
 
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.run import OnGap
+from tocsin.pipelines.cli.run import OnGap
 
 if TYPE_CHECKING:
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.settings import Settings
 
 
 def reset(
@@ -31,11 +31,11 @@ def reset(
     Rows of records from there on are deleted in the same commit and come again as the pipeline judges them once more; so do
     alarms, with the ids that they had (a subscriber that must see each once compares ce_id), and dead letters.
     """
-    from pipelines.cli.console import note, out, say_json, working
-    from pipelines.cli.deployment import deployed
-    from pipelines.cli.times import moment, written
-    from pipelines.runtime.reset import To
-    from pipelines.runtime.reset import reset as start_over
+    from tocsin.pipelines.cli.console import note, out, say_json, working
+    from tocsin.pipelines.cli.deployment import deployed
+    from tocsin.pipelines.cli.times import moment, written
+    from tocsin.pipelines.runtime.reset import To
+    from tocsin.pipelines.runtime.reset import reset as start_over
 
     place: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
     where = place if isinstance(place, str) else written(place)
@@ -66,8 +66,8 @@ def _check_stopped(settings: Settings, pipeline: str) -> None:
     Raises:
         ConfigError: it runs.
     """
-    from pipelines.cli.cluster import joined, supervisors
-    from pipelines.runtime.errors import ConfigError, Unavailable
+    from tocsin.pipelines.cli.cluster import joined, supervisors
+    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
 
     try:
         with joined(settings):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.settings import Settings
 
 START_S = 120.0
 """So long a supervisor may take to start on a busy machine."""
@@ -40,7 +40,7 @@ def run(
 
     It starts Ray on this machine, unless ray.address names a cluster.
     """
-    from pipelines.cli.runs import announced
+    from tocsin.pipelines.cli.runs import announced
 
     with announced(pipeline) as say:  # at once: a `status` that is typed right after this should find it
         _run(
@@ -54,10 +54,10 @@ def run(
 def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json: bool) -> None:
     import ray
 
-    from pipelines.cli.cluster import halt, joined
-    from pipelines.cli.console import note, until_told
-    from pipelines.cli.status import following
-    from pipelines.runtime.metrics import endpoints
+    from tocsin.pipelines.cli.cluster import halt, joined
+    from tocsin.pipelines.cli.console import note, until_told
+    from tocsin.pipelines.cli.status import following
+    from tocsin.pipelines.runtime.metrics import endpoints
 
     with _ordering(settings, pipeline) as order, joined(settings, start=True), until_told() as told:
         say(ray.get_runtime_context().gcs_address)
@@ -83,10 +83,10 @@ def up(
     json: Json = False,
 ) -> None:
     """Run a pipeline on a Ray cluster and leave it there; returns when its shards run."""
-    from pipelines.cli.cluster import ask, joined
-    from pipelines.cli.console import note, out, say_json, until_told, working
-    from pipelines.cli.status import look, table
-    from pipelines.runtime.errors import TocsinError
+    from tocsin.pipelines.cli.cluster import ask, joined
+    from tocsin.pipelines.cli.console import note, out, say_json, until_told, working
+    from tocsin.pipelines.cli.status import look, table
+    from tocsin.pipelines.runtime.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
     with joined(settings), _ordering(settings, pipeline) as order, until_told() as told:
@@ -110,8 +110,8 @@ def stop(
     timeout: Annotated[float, typer.Option(help="Seconds that shards have to commit.")] = 60,
 ) -> None:
     """Have a pipeline commit and let go."""
-    from pipelines.cli.cluster import halt, joined
-    from pipelines.cli.console import note, working
+    from tocsin.pipelines.cli.cluster import halt, joined
+    from tocsin.pipelines.cli.console import note, working
 
     with joined(context.obj.settings(), pipeline), working(f"{pipeline}: commits and lets go"):
         halt(pipeline, timeout)
@@ -119,7 +119,7 @@ def stop(
 
 
 def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
-    from pipelines.cli.deployment import check_known
+    from tocsin.pipelines.cli.deployment import check_known
 
     settings: Settings = context.obj.settings({f"pipelines.{pipeline}.{name}": value for name, value in flags.items()})
     check_known(settings, pipeline)
@@ -129,7 +129,7 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
 @contextmanager
 def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
     """The deployment, put together while Ray or a worker starts: the registry may take seconds to say which model it is."""
-    from pipelines.cli.deployment import ordered
+    from tocsin.pipelines.cli.deployment import ordered
 
     beside = ThreadPoolExecutor(1)
     try:
@@ -140,10 +140,10 @@ def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]
 
 def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
-    from pipelines.cli.cluster import supervisors
-    from pipelines.cli.console import note, working
-    from pipelines.runtime.errors import ConfigError
-    from pipelines.runtime.supervisor import Launch
+    from tocsin.pipelines.cli.cluster import supervisors
+    from tocsin.pipelines.cli.console import note, working
+    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.supervisor import Launch
 
     if name in supervisors():
         raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; `tocsin stop {name}` first")
@@ -154,7 +154,7 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
         with working(f"{name}: a worker starts, loads the model and looks at the topics"):
             deployment, before = launch.prepare(order, alerts=settings.lake.alerts)
         if before not in (0, deployment.shards):
-            from pipelines.runtime.reshard import reshard
+            from tocsin.pipelines.runtime.reshard import reshard
 
             with working(f"{name}: state moves from {before} to {deployment.shards} shards"):
                 reshard(deployment)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.cli.plain import App
-from pipelines.cli.times import at, written
+from tocsin.pipelines.cli.plain import App
+from tocsin.pipelines.cli.times import at, written
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from pipelines.runtime.inspection import Memory, Rule
+    from tocsin.pipelines.runtime.inspection import Memory, Rule
 
 app = App(
     help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
@@ -37,8 +37,8 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a partition.")] = False,
 ) -> None:
     """Show what the engine remembers of an asset, as of the last checkpoint; the pipeline may run or not."""
-    from pipelines.cli.console import out, say_json
-    from pipelines.runtime.inspection import recall
+    from tocsin.pipelines.cli.console import out, say_json
+    from tocsin.pipelines.runtime.inspection import recall
 
     settings = context.obj.settings()
     shards = settings.pipeline(pipeline).shards
@@ -64,12 +64,12 @@ def forget(
     """
     from contextlib import ExitStack
 
-    from pipelines.cli.cluster import joined, supervisor, tell
-    from pipelines.cli.console import note
-    from pipelines.runtime.errors import ConfigError, Unavailable
-    from pipelines.runtime.inspection import recall
-    from pipelines.runtime.orders import forget_stopped
-    from pipelines.runtime.plan import Plan
+    from tocsin.pipelines.cli.cluster import joined, supervisor, tell
+    from tocsin.pipelines.cli.console import note
+    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+    from tocsin.pipelines.runtime.inspection import recall
+    from tocsin.pipelines.runtime.orders import forget_stopped
+    from tocsin.pipelines.runtime.plan import Plan
 
     settings = context.obj.settings()
     given, lake = settings.pipeline(pipeline), settings.lake.open()
@@ -104,7 +104,7 @@ def _facts(memory: Memory) -> dict[str, Any]:
 def _lines(memory: Memory) -> Iterator[Text]:
     from rich.text import Text
 
-    from pipelines.cli.console import plain
+    from tocsin.pipelines.cli.console import plain
 
     def line(name: str, text: str, style: str = "") -> Text:
         return Text.assemble((f"{plain(name):<24} ", "dim"), (plain(text), style))

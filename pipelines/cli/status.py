@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
-    from pipelines.runtime.settings import Settings
+    from tocsin.pipelines.runtime.settings import Settings
 
 LOOK_S = 9.0
 """After so long a look ends, whatever the cluster does."""
@@ -34,7 +34,7 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from pipelines.cli.cluster import within
+    from tocsin.pipelines.cli.cluster import within
 
     settings = context.obj.settings()
     with contextlib.nullcontext() if watch else within(LOOK_S, "status"):
@@ -42,9 +42,9 @@ def status(
 
 
 def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
-    from pipelines.cli.cluster import joined, joined_at, rejoined, supervisor, supervisors
-    from pipelines.cli.console import until_told
-    from pipelines.cli.runs import living
+    from tocsin.pipelines.cli.cluster import joined, joined_at, rejoined, supervisor, supervisors
+    from tocsin.pipelines.cli.console import until_told
+    from tocsin.pipelines.cli.runs import living
 
     own = settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
     if own and not watch:
@@ -71,7 +71,7 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
 
 def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
     """A look at a pipeline that is there. A supervisor that does not answer yet is being started, for all that can be known."""
-    from pipelines.cli.cluster import Silent, ask, supervisor
+    from tocsin.pipelines.cli.cluster import Silent, ask, supervisor
 
     try:
         return look(settings, ask(supervisor(pipeline), ANSWER_S))
@@ -91,7 +91,7 @@ def _starting(pipeline: str, why: str) -> dict[str, Any]:
 
 
 def _show(looks: Sequence[Mapping[str, Any]], json: bool, none: str) -> None:
-    from pipelines.cli.console import out, say_json
+    from tocsin.pipelines.cli.console import out, say_json
 
     if json:
         say_json({"at": datetime.now(UTC), "pipelines": looks})
@@ -121,9 +121,9 @@ def following(
     from ray.exceptions import RayError
     from rich.live import Live
 
-    from pipelines.cli.cluster import ask
-    from pipelines.cli.console import note, out, say_json
-    from pipelines.runtime.errors import ConfigError, Unavailable
+    from tocsin.pipelines.cli.cluster import ask
+    from tocsin.pipelines.cli.console import note, out, say_json
+    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
 
     said, seen = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
@@ -174,7 +174,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from pipelines.cli.console import plain
+    from tocsin.pipelines.cli.console import plain
 
     below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
@@ -232,8 +232,8 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
 
 def _last_letter(shard: Mapping[str, Any]) -> str:
     """A shard's newest dead letter in a line."""
-    from pipelines.cli.console import plain
-    from pipelines.cli.times import written
+    from tocsin.pipelines.cli.console import plain
+    from tocsin.pipelines.cli.times import written
 
     last, count = shard["dead_letter"], shard["dead_letters"]
     row = "" if last["row"] is None else f" row {last['row']}"
@@ -287,9 +287,9 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from kafka import TopicPartition
     from kafka.errors import KafkaError
 
-    from pipelines.cli.console import note
-    from pipelines.runtime import clients
-    from pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.cli.console import note
+    from tocsin.pipelines.runtime import clients
+    from tocsin.pipelines.runtime.errors import Unavailable
 
     wanted = [
         TopicPartition(s["facts"]["topic"], p) for s in shards for p in (*s["facts"].get("read", {}), *s["unread"])

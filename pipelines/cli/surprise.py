@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
-    from models.surprise.model import SurpriseModel
-    from models.surprise.novelties import Novelty
-    from models.surprise.train import Footage, Recipe
-    from models.vision.encoder import Encoder
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.surprise.model import SurpriseModel
+    from tocsin.models.surprise.novelties import Novelty
+    from tocsin.models.surprise.train import Footage, Recipe
+    from tocsin.models.vision.encoder import Encoder
+    from tocsin.pipelines.runtime.settings import Settings
 
-FACTORY = "pipelines.surprise:pipeline"
+FACTORY = "tocsin.pipelines.surprise:pipeline"
 RATE = 10.0
 """Frames a second of what is fed, trained on and evaluated."""
 SIM = "sim"
@@ -41,18 +41,18 @@ def train(
         force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        As `told` of `pipelines.cli.champion`, and `seed`, and `seeds` with the event F1 of each on validation dives.
+        As `told` of `tocsin.pipelines.cli.champion`, and `seed`, and `seeds` with the event F1 of each on validation dives.
     """
-    from models import gate, registry
-    from models.surprise.config import EncoderConfig, SurpriseConfig
-    from models.surprise.model import SurpriseModel
-    from models.surprise.model import load as restored
-    from models.surprise.scene import TRAIN_SEEDS, VALIDATION_SEEDS
-    from models.surprise.train import fit, judged, settled
-    from models.vision.encoder import load
-    from pipelines.cli.champion import registered, told
-    from pipelines.cli.console import progress
-    from pipelines.runtime.errors import ConfigError
+    from tocsin.models import gate, registry
+    from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
+    from tocsin.models.surprise.model import SurpriseModel
+    from tocsin.models.surprise.model import load as restored
+    from tocsin.models.surprise.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.surprise.train import fit, judged, settled
+    from tocsin.models.vision.encoder import load
+    from tocsin.pipelines.cli.champion import registered, told
+    from tocsin.pipelines.cli.console import progress
+    from tocsin.pipelines.runtime.errors import ConfigError
 
     seen = EncoderConfig()
     eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
@@ -114,29 +114,29 @@ def train(
 
 def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:
     """How well a model finds the events of some clips."""
-    from models.surprise.evaluate import Counted, counted, detect
-    from models.surprise.train import judged
+    from tocsin.models.surprise.evaluate import Counted, counted, detect
+    from tocsin.models.surprise.train import judged
 
     parts = [counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives]
     return sum(parts, Counted()).figures()
 
 
 def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = False) -> dict[str, Any]:
-    """The pipeline over clips with a truth, see `models.surprise.clips`; or, where `data` is "sim", over the test dives.
+    """The pipeline over clips with a truth, see `tocsin.models.surprise.clips`; or, where `data` is "sim", over the test dives.
 
     Returns:
         Figures of all clips together, as `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
         `clips` with the figures of each; `seconds` of footage and `novelties` in it, and `parameters`.
     """
 
-    from models.surprise.clips import clips, intervals
-    from models.surprise.evaluate import Counted, counted
-    from models.surprise.model import load
-    from models.surprise.scene import TEST_SEEDS, Dive
-    from models.vision.video import read
-    from pipelines.runtime.clips import Frame, judged
-    from pipelines.runtime.plan import Model
-    from pipelines.surprise import pipeline
+    from tocsin.models.surprise.clips import clips, intervals
+    from tocsin.models.surprise.evaluate import Counted, counted
+    from tocsin.models.surprise.model import load
+    from tocsin.models.surprise.scene import TEST_SEEDS, Dive
+    from tocsin.models.vision.video import read
+    from tocsin.pipelines.runtime.clips import Frame, judged
+    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.surprise import pipeline
 
     def all() -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
         if str(data) == SIM:
@@ -166,18 +166,18 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
 
 
 def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.DataFrame]:
-    """Frames to feed, see `pipelines.runtime.clips.sent`."""
-    from models.surprise.scene import Dive
-    from models.vision.video import read
-    from pipelines.runtime.clips import Frame, sent
+    """Frames to feed, see `tocsin.pipelines.runtime.clips.sent`."""
+    from tocsin.models.surprise.scene import Dive
+    from tocsin.models.vision.video import read
+    from tocsin.pipelines.runtime.clips import Frame, sent
 
     taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
     return sent(map(Frame, taken), camera=camera, rate=rate, live="://" in source)
 
 
 def _clips(folder: Path) -> list[Path]:
-    from models.folders import listed
-    from models.vision.video import is_clip
+    from tocsin.models.folders import listed
+    from tocsin.models.vision.video import is_clip
 
     return [path for path in listed(folder) if is_clip(path)]
 
@@ -189,10 +189,10 @@ def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Foot
     import numpy as np
     import torch
 
-    from models.surprise.clips import covered
-    from models.surprise.scene import Dive, scene_of
-    from models.surprise.train import footage, pieces
-    from models.vision.video import read
+    from tocsin.models.surprise.clips import covered
+    from tocsin.models.surprise.scene import Dive, scene_of
+    from tocsin.models.surprise.train import footage, pieces
+    from tocsin.models.vision.video import read
 
     if not isinstance(source, int):
         return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from models.touch.clips import Labelled
-    from models.touch.decode import Spot
-    from models.touch.finder import HandFinder
-    from models.touch.model import Eyes, TouchModel
-    from models.touch.scene import Scene
-    from models.touch.train import Footage, Recipe
-    from models.touch.truth import Miss
-    from pipelines.runtime.clips import Frame
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.touch.clips import Labelled
+    from tocsin.models.touch.decode import Spot
+    from tocsin.models.touch.finder import HandFinder
+    from tocsin.models.touch.model import Eyes, TouchModel
+    from tocsin.models.touch.scene import Scene
+    from tocsin.models.touch.train import Footage, Recipe
+    from tocsin.models.touch.truth import Miss
+    from tocsin.pipelines.runtime.clips import Frame
+    from tocsin.pipelines.runtime.settings import Settings
 
-FACTORY = "pipelines.touch:pipeline"
+FACTORY = "tocsin.pipelines.touch:pipeline"
 RATE = 30.0
 """Frames a second of what is fed, trained on and evaluated."""
 SIM = "sim"
@@ -43,23 +43,23 @@ def train(
     """Train a network on simulated scenes and labelled clips, and choose its thresholds on scenes that it has not seen.
 
     Args:
-        data: directories of clips with their touches, see `models.touch.clips`; or "sim", simulated scenes.
+        data: directories of clips with their touches, see `tocsin.models.touch.clips`; or "sim", simulated scenes.
         force: take the model as champion although it is worse than the one that is.
 
     Returns:
-        As `told` of `pipelines.cli.champion`, and `seed`, and `seeds` with the figures of each on validation scenes.
+        As `told` of `tocsin.pipelines.cli.champion`, and `seed`, and `seeds` with the figures of each on validation scenes.
     """
-    from models import gate, registry
-    from models.touch.clips import clips as labelled
-    from models.touch.config import TouchConfig
-    from models.touch.evaluate import operating_figures
-    from models.touch.finder import load
-    from models.touch.model import Eyes, TouchModel
-    from models.touch.model import load as restored
-    from models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
-    from models.touch.train import decoded, fit, judged, settled
-    from pipelines.cli.champion import registered, told
-    from pipelines.cli.console import progress
+    from tocsin.models import gate, registry
+    from tocsin.models.touch.clips import clips as labelled
+    from tocsin.models.touch.config import TouchConfig
+    from tocsin.models.touch.evaluate import operating_figures
+    from tocsin.models.touch.finder import load
+    from tocsin.models.touch.model import Eyes, TouchModel
+    from tocsin.models.touch.model import load as restored
+    from tocsin.models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.touch.train import decoded, fit, judged, settled
+    from tocsin.pipelines.cli.champion import registered, told
+    from tocsin.pipelines.cli.console import progress
 
     config = TouchConfig()
     eyes, finder, tried, curves = Eyes(config.eye), load(), {}, {}
@@ -122,8 +122,8 @@ def train(
 
 def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:
     """How well a model finds the touches of some scenes."""
-    from models.touch.evaluate import precision_figures
-    from models.touch.train import judged
+    from tocsin.models.touch.evaluate import precision_figures
+    from tocsin.models.touch.train import judged
 
     return precision_figures([judged(model, clip, soft=True) for clip in scenes])
 
@@ -131,26 +131,26 @@ def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]
 def evaluate(
     folder: Path, version: str, data: Path, *, hands: str | None = None, decimal_comma: bool = False
 ) -> dict[str, Any]:
-    """The pipeline over labelled clips, see `models.touch.clips`; or, where `data` is "sim", over the test scenes.
+    """The pipeline over labelled clips, see `tocsin.models.touch.clips`; or, where `data` is "sim", over the test scenes.
 
     Args:
-        hands: what finds hands in clips, which bring no boxes, as of `pipelines.touch.pipeline`.
+        hands: what finds hands in clips, which bring no boxes, as of `tocsin.pipelines.touch.pipeline`.
 
     Returns:
-        Figures of all clips together, as `precision_figures` and `operating_figures` of `models.touch.evaluate`; `touches` that
-        there were, `seconds`, `delay` (frames until an event is known) and `parameters`; and `clips`, of each its truth, the
+        Figures of all clips together, as `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`; `touches`
+        that there were, `seconds`, `delay` (frames until an event is known) and `parameters`; and `clips`, of each its truth, the
         events that rang, and the likeliest frame of each kind.
     """
     import numpy as np
     import torch
 
-    from models.touch.decode import softened
-    from models.touch.evaluate import Judged, operating_figures, precision_figures
-    from models.touch.model import load
-    from models.touch.truth import KINDS
-    from pipelines.runtime.clips import judged
-    from pipelines.runtime.plan import Model
-    from pipelines.touch import SCORES, pipeline
+    from tocsin.models.touch.decode import softened
+    from tocsin.models.touch.evaluate import Judged, operating_figures, precision_figures
+    from tocsin.models.touch.model import load
+    from tocsin.models.touch.truth import KINDS
+    from tocsin.pipelines.runtime.clips import judged
+    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.touch import SCORES, pipeline
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
@@ -179,9 +179,9 @@ def evaluate(
 
 
 def frames(source: str, *, camera: str, seed: int) -> Iterator[pl.DataFrame]:
-    """Frames to feed, see `pipelines.runtime.clips.sent`; those of a simulated scene with the boxes of its hands."""
-    from models.vision.video import read
-    from pipelines.runtime.clips import Frame, sent
+    """Frames to feed, see `tocsin.pipelines.runtime.clips.sent`; those of a simulated scene with the boxes of its hands."""
+    from tocsin.models.vision.video import read
+    from tocsin.pipelines.runtime.clips import Frame, sent
 
     taken = _shots(seed) if source == SIM else map(Frame, read(source, rate=RATE, size=None))
     return sent(taken, camera=camera, rate=RATE, live="://" in source)
@@ -194,9 +194,9 @@ def looked_at(
     import cv2
     import numpy as np
 
-    from models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
-    from models.touch.train import footage
-    from models.vision.video import read
+    from tocsin.models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
+    from tocsin.models.touch.train import footage
+    from tocsin.models.vision.video import read
 
     size = eyes.config.height, eyes.config.width
     if isinstance(source, int):
@@ -212,10 +212,10 @@ def looked_at(
 
 def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
     """What is to be judged: names, frames, and the truth."""
-    from models.touch.clips import Labelled, clips
-    from models.touch.scene import TEST_SEEDS, Scene
-    from models.vision.video import read
-    from pipelines.runtime.clips import Frame
+    from tocsin.models.touch.clips import Labelled, clips
+    from tocsin.models.touch.scene import TEST_SEEDS, Scene
+    from tocsin.models.vision.video import read
+    from tocsin.pipelines.runtime.clips import Frame
 
     if str(data) == SIM:
         for seed in TEST_SEEDS:
@@ -228,9 +228,9 @@ def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Fr
 
 def _shots(seed: int) -> Iterator[Frame]:
     """A simulated scene's frames, with the boxes that a detector would have found."""
-    from models.touch.scene import Scene
-    from pipelines.runtime.clips import Frame
-    from pipelines.touch import BOXES
+    from tocsin.models.touch.scene import Scene
+    from tocsin.pipelines.runtime.clips import Frame
+    from tocsin.pipelines.touch import BOXES
 
     for picture, boxes in _seen(Scene(seed, rate=RATE), seed):
         facts = zip((field.name for field in BOXES), boxes.flatten().tolist(), strict=True)
@@ -241,7 +241,7 @@ def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[
     """A scene's pictures and the boxes that a detector would have found."""
     import numpy as np
 
-    from models.touch.hands import shaken
+    from tocsin.models.touch.hands import shaken
 
     draw = np.random.default_rng((seed, 99))
     for shot in scene:
@@ -252,8 +252,8 @@ def _rung(table: pl.DataFrame) -> list[Spot]:
     """The events of a clip's table."""
     import polars as pl
 
-    from models.touch.decode import Spot
-    from models.touch.truth import HANDS, KINDS
+    from tocsin.models.touch.decode import Spot
+    from tocsin.models.touch.truth import HANDS, KINDS
 
     return [
         Spot(hand, KINDS.index(row[f"{name}_event"]), row["sequence"], row[f"{name}_{row[f'{name}_event']}"])

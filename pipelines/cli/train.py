@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from models.rul.train import Epoch, Trained
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.rul.train import Epoch, Trained
+    from tocsin.pipelines.runtime.settings import Settings
 
 DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Numbers in CSV files are written 400,5.")]
 DOMAINS = ("rul", "occupancy", "surprise", "touch")
@@ -115,12 +115,12 @@ def _rul(
     force: bool,
     json: bool,
 ) -> None:
-    from models import gate
-    from models.rul.train import Recipe, candidate, register
-    from models.rul.train import train as fit
-    from pipelines.cli.champion import registered, told
-    from pipelines.cli.console import out as console
-    from pipelines.cli.console import progress, say_json
+    from tocsin.models import gate
+    from tocsin.models.rul.train import Recipe, candidate, register
+    from tocsin.models.rul.train import train as fit
+    from tocsin.pipelines.cli.champion import registered, told
+    from tocsin.pipelines.cli.console import out as console
+    from tocsin.pipelines.cli.console import progress, say_json
 
     recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
     name = name or (config.stem if config else "rul")
@@ -177,10 +177,10 @@ def _occupancy(
     force: bool,
     json: bool,
 ) -> None:
-    from models.occupancy.train import Recipe
-    from pipelines.cli.console import out as console
-    from pipelines.cli.console import say_json
-    from pipelines.cli.occupancy import train as fit
+    from tocsin.models.occupancy.train import Recipe
+    from tocsin.pipelines.cli.console import out as console
+    from tocsin.pipelines.cli.console import say_json
+    from tocsin.pipelines.cli.occupancy import train as fit
 
     recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
     made = fit(
@@ -205,8 +205,8 @@ def _occupancy(
 
 
 def _surprise(settings: Settings, data: list[str], *, steps: int | None, json: bool, **more: Any) -> None:
-    from models.surprise.train import Recipe
-    from pipelines.cli.surprise import train as fit
+    from tocsin.models.surprise.train import Recipe
+    from tocsin.pipelines.cli.surprise import train as fit
 
     recipe = Recipe()
     if steps is not None:
@@ -216,8 +216,8 @@ def _surprise(settings: Settings, data: list[str], *, steps: int | None, json: b
 
 
 def _touch(settings: Settings, data: list[str], *, steps: int | None, json: bool, **more: Any) -> None:
-    from models.touch.train import Recipe
-    from pipelines.cli.touch import train as fit
+    from tocsin.models.touch.train import Recipe
+    from tocsin.pipelines.cli.touch import train as fit
 
     made = fit(settings, data, recipe=Recipe() if steps is None else replace(Recipe(), steps=steps), **more)
     _say_seeds(made, lambda tried: f"mAP at 2 frames {tried['map_2']:.3f} on validation scenes", json=json)
@@ -225,7 +225,7 @@ def _touch(settings: Settings, data: list[str], *, steps: int | None, json: bool
 
 def _say_seeds(made: dict[str, Any], figure: Callable[[dict[str, Any]], str], *, json: bool) -> None:
     """What became of each seed, and where the model is."""
-    from pipelines.cli.console import out, say_json
+    from tocsin.pipelines.cli.console import out, say_json
 
     if json:
         say_json(made)
@@ -238,7 +238,7 @@ def _say_search(trials: list[dict[str, Any]]) -> None:
     """The best five trials beside the first, which is how the settings were."""
     from rich.table import Table
 
-    from pipelines.cli.console import out
+    from tocsin.pipelines.cli.console import out
 
     ranked = sorted(trials, key=lambda trial: -trial["f1"])[:5]
     shown = ranked if trials[0] in ranked else [*ranked, trials[0]]
@@ -251,8 +251,8 @@ def _say_search(trials: list[dict[str, Any]]) -> None:
 
 def _say(made: dict[str, Any], *, json: bool) -> None:
     """Where the model is; it ends the command if it was refused as champion."""
-    from pipelines.cli.champion import check_champion
-    from pipelines.cli.console import note, out
+    from tocsin.pipelines.cli.champion import check_champion
+    from tocsin.pipelines.cli.console import note, out
 
     check_champion(made)
     if json:

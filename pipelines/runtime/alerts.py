@@ -14,8 +14,8 @@ import orjson
 import polars as pl
 
 if TYPE_CHECKING:
-    from pipelines.runtime.pipeline import Pipeline
-    from pipelines.runtime.rules import Edge
+    from tocsin.pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.rules import Edge
 
 TYPE = "io.tocsin.alert."
 """What a type begins with, before the transition."""

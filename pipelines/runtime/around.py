@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipelines.runtime.clock import Timer
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.machine import Step
-from pipelines.runtime.rows import Groups, Rows, concat
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.clock import Timer
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.rows import Groups, Rows, concat
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
+from tocsin.pipelines.runtime.units import milliseconds
 
 
 class Around:

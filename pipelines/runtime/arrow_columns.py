@@ -6,8 +6,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.runtime.fields import EXACT, PER_MS, unit_meant
-from pipelines.runtime.readings import show
+from tocsin.pipelines.runtime.fields import EXACT, PER_MS, unit_meant
+from tocsin.pipelines.runtime.readings import show
 
 
 def holds(expected: pa.DataType, got: pa.DataType) -> bool:

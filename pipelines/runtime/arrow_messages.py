@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.runtime.arrow_columns import accepted, cast, got, holds, is_text, joined, misfits, text_bytes
-from pipelines.runtime.readings import Decoded, Reading, RejectedError
+from tocsin.pipelines.runtime.arrow_columns import accepted, cast, got, holds, is_text, joined, misfits, text_bytes
+from tocsin.pipelines.runtime.readings import Decoded, Reading, RejectedError
 
 # More bad rows than this and the message is one dead letter: a million letters would not fit a transaction.
 MAX_BAD_ROWS = 100

@@ -16,17 +16,17 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from pipelines.runtime import clients, crash
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, RecordsCorrupt, Unavailable
-from pipelines.runtime.inbox import Batch, Inbox
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine, empty
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.reader import Poll, Reader
-from pipelines.runtime.sink import PARTITION, Sink
-from pipelines.runtime.units import size
+from tocsin.pipelines.runtime import clients, crash
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import ConfigError, RecordsCorrupt, Unavailable
+from tocsin.pipelines.runtime.inbox import Batch, Inbox
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine, empty
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.reader import Poll, Reader
+from tocsin.pipelines.runtime.sink import PARTITION, Sink
+from tocsin.pipelines.runtime.units import size
 
 MADE = "backfill of "
 """How the description of a table begins that a backfill may overwrite."""

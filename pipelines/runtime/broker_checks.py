@@ -15,8 +15,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-from pipelines.runtime import clients, kafka_private
-from pipelines.runtime.errors import ConfigError, Refused, Unavailable
+from tocsin.pipelines.runtime import clients, kafka_private
+from tocsin.pipelines.runtime.errors import ConfigError, Refused, Unavailable
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
 SHORT_MS = 1000

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.runtime import crash
-from pipelines.runtime.lake_waits import LakeWaits
-from pipelines.runtime.sink import Sink
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime import crash
+from tocsin.pipelines.runtime.lake_waits import LakeWaits
+from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.state import Cut
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.runtime.errors import TocsinError
+from tocsin.pipelines.runtime.errors import TocsinError
 
 State = Literal["ok", "warning", "wrong", "skipped"]
 LONGEST_S = 60.0

@@ -10,9 +10,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime import kafka_private
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.refusals import permanent
+from tocsin.pipelines.runtime import kafka_private
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.refusals import permanent
 
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:

@@ -12,10 +12,10 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.frames import readings
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.frames import readings
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.replay import replay
 
 QUALITY = 90
 """Of the JPEG files that frames become."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.runtime.rows import Groups, Rows
+from tocsin.pipelines.runtime.rows import Groups, Rows
 
 FAR = 2**62
 """A time, ms since the epoch, that never comes."""

@@ -12,8 +12,8 @@ import ray
 from ray._private import services
 from ray.util import list_named_actors
 
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.local import start, stay_on_loopback
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.local import start, stay_on_loopback
 
 NAMESPACE = "tocsin"
 

@@ -8,15 +8,15 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 
-from pipelines.runtime.arrow_messages import StreamReader
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.envelope import Envelope, source
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.fields import END_MS, unit_meant
-from pipelines.runtime.frames import PIXELS, WHOLE, FrameReader
-from pipelines.runtime.json_messages import JsonReader
-from pipelines.runtime.pipeline import IDENTITY
-from pipelines.runtime.readings import Decoded, Reading, RejectedError, media_type, show
+from tocsin.pipelines.runtime.arrow_messages import StreamReader
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.envelope import Envelope, source
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.fields import END_MS, unit_meant
+from tocsin.pipelines.runtime.frames import PIXELS, WHOLE, FrameReader
+from tocsin.pipelines.runtime.json_messages import JsonReader
+from tocsin.pipelines.runtime.pipeline import IDENTITY
+from tocsin.pipelines.runtime.readings import Decoded, Reading, RejectedError, media_type, show
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.types as of
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 _INSTEAD = (
     (of.is_duration, "a number of seconds (float64) or milliseconds (int64)"),

@@ -12,9 +12,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from pyarrow import fs
 
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.lake import FRAMES, Lake
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.lake import FRAMES, Lake
+from tocsin.pipelines.runtime.units import milliseconds
 
 log = logging.getLogger(__name__)
 DAY = r"\d{4}-\d\d-\d\d"

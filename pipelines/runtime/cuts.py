@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.runtime.rows import Rows, concat
-from pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime.rows import Rows, concat
+from tocsin.pipelines.runtime.state import Cut
 
 
 def whole(chain: Sequence[Cut]) -> Cut:

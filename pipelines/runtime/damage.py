@@ -15,8 +15,8 @@ from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
-from pipelines.runtime import clients
-from pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.errors import Unavailable
 
 UNREADABLE = (CorruptRecordError, struct.error)
 """What the client raises for bytes that are no records; asked again, it would spin without end."""

@@ -15,11 +15,11 @@ import orjson
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
-from pipelines.runtime import progress
-from pipelines.runtime.errors import Lost
+from tocsin.pipelines.runtime import progress
+from tocsin.pipelines.runtime.errors import Lost
 
 if TYPE_CHECKING:
-    from pipelines.runtime.machine import Refusal
+    from tocsin.pipelines.runtime.machine import Refusal
 
 # Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
 SIZE_LIMIT = 512 * 1024

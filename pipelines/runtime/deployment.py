@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.scaling import Scaling
-from pipelines.runtime.spec import ShardId, Spec
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.scaling import Scaling
+from tocsin.pipelines.runtime.spec import ShardId, Spec
 
 ALERTS = "alerts"
 """The table in which all pipelines' alarms land."""
@@ -79,4 +79,4 @@ def landing(pipeline: str, **options: Any) -> Plan:
         options: more, such as `every`.
     """
     name = f"{ALERTS}.{pipeline}"
-    return Plan("pipelines.runtime.landing:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})
+    return Plan("tocsin.pipelines.runtime.landing:pipeline", {"name": name, "topic": name, "into": ALERTS, **options})

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipelines.runtime.clock import Timer
-from pipelines.runtime.rows import Rows, concat
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Store
+from tocsin.pipelines.runtime.clock import Timer
+from tocsin.pipelines.runtime.rows import Rows, concat
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Store
 
 if TYPE_CHECKING:
-    from pipelines.runtime.machine import Step
+    from tocsin.pipelines.runtime.machine import Step
 
 CONFIRM_MS = 7 * 86_400_000
 """A reading in doubt waits so long for its key's next one."""

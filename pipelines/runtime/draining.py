@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from pipelines.runtime.cluster import NAMESPACE, actors, supervisor_name
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.logs import one_line
+from tocsin.pipelines.runtime.cluster import NAMESPACE, actors, supervisor_name
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.logs import one_line
 
 log = logging.getLogger(__name__)
 AGAIN_S = 0.5

@@ -12,10 +12,10 @@ import orjson
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.fields import field_reader, unit_meant
-from pipelines.runtime.frames import PIXELS, WHOLE
-from pipelines.runtime.readings import Decoded, RejectedError, show
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.fields import field_reader, unit_meant
+from tocsin.pipelines.runtime.frames import PIXELS, WHOLE
+from tocsin.pipelines.runtime.readings import Decoded, RejectedError, show
 
 VALUE = "value"
 _CONTENT = (None, PIXELS, WHOLE)

@@ -19,7 +19,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError, for_code
 from kafka.partitioner.default import murmur2
 from kafka.producer.future import FutureRecordMetadata
 
-from pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
 
 SLICE = 0.01  # s of JSON readings sent without a look at the clock
 SLICE_ROWS = 1000  # and at most so many

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 RFC3339 = (
     r"((?:1[7-9]|2[01])[0-9]{2}-[0-9]{2}-[0-9]{2}[T ](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9])"

@@ -18,9 +18,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 from pyarrow import fs
 
-from models.vision import picture
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.readings import Decoded, RejectedError, media_type, show
+from tocsin.models.vision import picture
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.readings import Decoded, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
 PIXELS, WHOLE = "pixels", "jpeg"
@@ -35,7 +35,7 @@ FACTS = [
     pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
     pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
 ]
-"""What a camera's messages say of their frames in headers; see `pipelines.runtime.clips`."""
+"""What a camera's messages say of their frames in headers; see `tocsin.pipelines.runtime.clips`."""
 
 
 def roots_of(options: Mapping[str, Any], name: str) -> list[str]:

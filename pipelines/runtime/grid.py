@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.runtime.clock import Timer
-from pipelines.runtime.machine import Step
-from pipelines.runtime.pipeline import IDENTITY
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.state import Cell, CellStore, Declared, Ring, RingStore, Store
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.clock import Timer
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.pipeline import IDENTITY
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Ring, RingStore, Store
+from tocsin.pipelines.runtime.units import milliseconds
 
 Array = np.ndarray
 FAR = -NEVER

@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
-from pipelines.runtime.logs import without_password
-from pipelines.runtime.spec import ShardId
+from tocsin.pipelines.runtime.logs import without_password
+from tocsin.pipelines.runtime.spec import ShardId
 
 log = logging.getLogger(__name__)
 LIVE_S = 60.0

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.frames import VOLATILE
-from pipelines.runtime.reader import Poll
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.frames import VOLATILE
+from tocsin.pipelines.runtime.reader import Poll
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from pyarrow import NativeFile
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from pipelines.runtime.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.sink import checkpoint_of
-from pipelines.runtime.snapshots import Snapshots, plain
-from pipelines.runtime.state import Ring
+from tocsin.pipelines.runtime.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.sink import checkpoint_of
+from tocsin.pipelines.runtime.snapshots import Snapshots, plain
+from tocsin.pipelines.runtime.state import Ring
 
 NEAR = 3
 CANDIDATES = 1000

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 from kafka import TopicPartition
 
-from pipelines.runtime import clients
-from pipelines.runtime.deadletter import OVERLOAD, DeadLetter
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.deadletter import OVERLOAD, DeadLetter
+from tocsin.pipelines.runtime.errors import ConfigError
 
 LARGEST = 4 << 20
 """Bytes of a record that the journal's topic and its producer take."""

@@ -17,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.runtime.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
-from pipelines.runtime.readings import Decoded, Reading, RejectedError, show
+from tocsin.pipelines.runtime.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
+from tocsin.pipelines.runtime.readings import Decoded, Reading, RejectedError, show
 
 # A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
 SLOW_ROWS = 256

@@ -22,7 +22,7 @@ from kafka.producer.transaction_manager import TransactionManager
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 VERSION = "3.0.12"
 """That pyproject.toml pins, and whose parts these are."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NewType, cast
 from urllib.parse import unquote, urlsplit
 
-from pipelines.runtime import progress
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime import progress
+from tocsin.pipelines.runtime.errors import ConfigError
 
 if TYPE_CHECKING:
     import polars as pl

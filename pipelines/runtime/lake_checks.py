@@ -18,16 +18,16 @@ from deltalake.exceptions import DeltaError
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
-from pipelines.runtime.errors import ConfigError, ModelError, Unavailable
-from pipelines.runtime.journal import Journal, Mark, named
-from pipelines.runtime.lake import Lake, read
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.orders import last_orders
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
-from pipelines.runtime.reader import Log
-from pipelines.runtime.sink import PARTITION, Sink, absent
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError, Unavailable
+from tocsin.pipelines.runtime.journal import Journal, Mark, named
+from tocsin.pipelines.runtime.lake import Lake, read
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.orders import last_orders
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
+from tocsin.pipelines.runtime.reader import Log
+from tocsin.pipelines.runtime.sink import PARTITION, Sink, absent
+from tocsin.pipelines.runtime.units import milliseconds
 
 SPACE = 10**9
 """Bytes that should be free."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.logs import one_line
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.logs import one_line
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0

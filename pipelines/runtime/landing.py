@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.runtime.alerts import SOURCE, TYPE
-from pipelines.runtime.deployment import ALERTS
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.alerts import SOURCE, TYPE
+from tocsin.pipelines.runtime.deployment import ALERTS
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Model
 
 if TYPE_CHECKING:
-    from pipelines.runtime.machine import Step
-    from pipelines.runtime.rows import Rows
-    from pipelines.runtime.state import Declared, Store
+    from tocsin.pipelines.runtime.machine import Step
+    from tocsin.pipelines.runtime.rows import Rows
+    from tocsin.pipelines.runtime.state import Declared, Store
 
 OPTIONS = ("name", "topic", "into")
 

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray._private import node, ray_constants, services
 
-from pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.errors import Unavailable
 
 log = logging.getLogger(__name__)
 SESSIONS = Path("/tmp") / f"tocsin-{os.getuid()}"

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.runtime.deadletter import DeadLetter
+    from tocsin.pipelines.runtime.deadletter import DeadLetter
 
 log = logging.getLogger(__name__)
 FORMAT, LEVEL = "TOCSIN_LOGS__FORMAT", "TOCSIN_LOGS__LEVEL"
@@ -52,7 +52,7 @@ def start(**fields: Any) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Text(fields) if os.environ.get(FORMAT) == "text" else Json(fields))
     logging.basicConfig(force=True, handlers=[handler], level=logging.WARNING)  # of libraries, only what is amiss
-    logging.getLogger("pipelines").setLevel(os.environ.get(LEVEL, "info").upper())
+    logging.getLogger("tocsin").setLevel(os.environ.get(LEVEL, "info").upper())
 
 
 def about(**fields: Any) -> None:

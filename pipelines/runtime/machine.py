@@ -13,17 +13,17 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines.runtime.alerts import Alert, alerts_of
-from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
-from pipelines.runtime.clock import FAR, Arrivals
-from pipelines.runtime.errors import ConfigError, StateMismatch
-from pipelines.runtime.fields import unit_meant
-from pipelines.runtime.parts import Parts
-from pipelines.runtime.pipeline import IDENTITY, MAX_AGE, Pipeline
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.rules import RuleBook
-from pipelines.runtime.state import CellStore, Cut, Declared, Pending, State
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.alerts import Alert, alerts_of
+from tocsin.pipelines.runtime.arrow_messages import MAX_BAD_ROWS
+from tocsin.pipelines.runtime.clock import FAR, Arrivals
+from tocsin.pipelines.runtime.errors import ConfigError, StateMismatch
+from tocsin.pipelines.runtime.fields import unit_meant
+from tocsin.pipelines.runtime.parts import Parts
+from tocsin.pipelines.runtime.pipeline import IDENTITY, MAX_AGE, Pipeline
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.rules import RuleBook
+from tocsin.pipelines.runtime.state import CellStore, Cut, Declared, Pending, State
+from tocsin.pipelines.runtime.units import milliseconds
 
 KEY_BYTES = 1024
 """An alarm carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.runtime.stats import BUCKETS_S, Window
+from tocsin.pipelines.runtime.stats import BUCKETS_S, Window
 
 if TYPE_CHECKING:
     from ray.util.metrics import Gauge

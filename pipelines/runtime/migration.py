@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from kafka import TopicPartition
 
-from pipelines.runtime import clients, progress
-from pipelines.runtime.cuts import whole
-from pipelines.runtime.errors import RecordsCorrupt, StateMismatch
-from pipelines.runtime.inbox import Inbox
-from pipelines.runtime.machine import Machine, empty
-from pipelines.runtime.reader import Poll, Source
-from pipelines.runtime.snapshots import Snapshot
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime import clients, progress
+from tocsin.pipelines.runtime.cuts import whole
+from tocsin.pipelines.runtime.errors import RecordsCorrupt, StateMismatch
+from tocsin.pipelines.runtime.inbox import Inbox
+from tocsin.pipelines.runtime.machine import Machine, empty
+from tocsin.pipelines.runtime.reader import Poll, Source
+from tocsin.pipelines.runtime.snapshots import Snapshot
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.units import milliseconds
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from pipelines.runtime.errors import ConfigError, TocsinError
-from pipelines.runtime.lake import Lake, read
-from pipelines.runtime.plan import Plan, store_model
+from tocsin.pipelines.runtime.errors import ConfigError, TocsinError
+from tocsin.pipelines.runtime.lake import Lake, read
+from tocsin.pipelines.runtime.plan import Plan, store_model
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Orders:
 
         The registry being down, or a model that does not fit, changes nothing.
         """
-        from pipelines.runtime.tracking import resolve_model
+        from tocsin.pipelines.runtime.tracking import resolve_model
 
         try:
             name, version, folder = resolve_model(tracking_uri, model)
@@ -91,7 +91,7 @@ class Orders:
         return True
 
     def _change(self, plan: Plan) -> None:
-        from pipelines.runtime.machine import Machine  # loads torch
+        from tocsin.pipelines.runtime.machine import Machine  # loads torch
 
         Machine(self.plan.build(self._lake)).check(plan.build(self._lake))
         self._keep(plan, self.paused)

@@ -15,17 +15,17 @@ from typing import Any
 from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
 
-from pipelines.runtime import clients, crash
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.closing import closed_on_error
-from pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
-from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.journal import LARGEST, Journal
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_waits import LakeWaits
-from pipelines.runtime.machine import Refusal
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.provision import restore_outputs
+from tocsin.pipelines.runtime import clients, crash
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.closing import closed_on_error
+from tocsin.pipelines.runtime.deadletter import DeadLetter, OriginalStore, externalise
+from tocsin.pipelines.runtime.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.journal import LARGEST, Journal
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_waits import LakeWaits
+from tocsin.pipelines.runtime.machine import Refusal
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.provision import restore_outputs
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 LOOK_S = 0.5

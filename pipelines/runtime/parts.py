@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipelines.runtime.clock import FAR, Arrivals, Timer, before_each, crossed, segments
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.state import CellStore, State
+from tocsin.pipelines.runtime.clock import FAR, Arrivals, Timer, before_each, crossed, segments
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.state import CellStore, State
 
 if TYPE_CHECKING:
-    from pipelines.runtime.machine import Step
-    from pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.machine import Step
+    from tocsin.pipelines.runtime.pipeline import Pipeline
 
 
 class Parts:

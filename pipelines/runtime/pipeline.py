@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import polars as pl
 import pyarrow as pa
 
-from pipelines.runtime import columns
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime import columns
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.units import milliseconds, size
 
 if TYPE_CHECKING:
-    from pipelines.runtime.machine import Step
-    from pipelines.runtime.rows import Rows
-    from pipelines.runtime.state import Cut, Declared, Store
+    from tocsin.pipelines.runtime.machine import Step
+    from tocsin.pipelines.runtime.rows import Rows
+    from tocsin.pipelines.runtime.state import Cut, Declared, Store
 
 IDENTITY = pa.schema(
     [
@@ -123,7 +123,7 @@ class Pipeline:
             `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
         key: the column whose value names the asset; state lives per (partition, key).
         results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime. Their types are
-            those that Delta stores: see `pipelines.runtime.columns`.
+            those that Delta stores: see `tocsin.pipelines.runtime.columns`.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" or "reject" readings with fields that `schema` does not name.
         max_skew: how far an event time may be ahead of the Kafka timestamp.

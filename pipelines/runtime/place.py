@@ -10,9 +10,9 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayTaskError
 
-from pipelines.runtime.logs import one_line
-from pipelines.runtime.spec import ShardId, Spec
-from pipelines.runtime.worker import Status
+from tocsin.pipelines.runtime.logs import one_line
+from tocsin.pipelines.runtime.spec import ShardId, Spec
+from tocsin.pipelines.runtime.worker import Status
 
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0

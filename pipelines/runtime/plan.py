@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import posixpath
 import tempfile
 from collections.abc import Callable, Mapping
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake, read
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.lake import Lake, read
 
 if TYPE_CHECKING:
-    from pipelines.runtime.pipeline import Pipeline
+    from tocsin.pipelines.runtime.pipeline import Pipeline
 
 T = TypeVar("T")
 
@@ -80,6 +80,9 @@ class Plan:
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factory", current(self.factory))
+
     @property
     def name(self) -> str:
         """The pipeline's."""
@@ -104,7 +107,7 @@ class Plan:
             ConfigError: there is no such factory, it refuses the options, or it fails.
             ModelError: the model's files are not in the lake.
         """
-        from pipelines.runtime.pipeline import TUNING, tuned
+        from tocsin.pipelines.runtime.pipeline import TUNING, tuned
 
         module, _, name = self.factory.partition(":")
         try:
@@ -124,6 +127,21 @@ class Plan:
                 "correct its options or its code"
             ) from reason
         return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
+
+
+def current(factory: str) -> str:
+    """A factory's name now: snapshots, journals and settings from before 0.2 name Tocsin's own `pipelines.<name>:pipeline`."""
+    module = factory.partition(":")[0]
+    if module.startswith("pipelines.") and not _exists(module) and _exists(f"tocsin.{module}"):
+        return f"tocsin.{factory}"
+    return factory
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # its package is not there
+        return False
 
 
 def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:

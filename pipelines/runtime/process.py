@@ -9,10 +9,10 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runtime import logs
+from tocsin.pipelines.runtime import logs
 
 if TYPE_CHECKING:
-    from pipelines.runtime.reader import Log, Poll, Reader
+    from tocsin.pipelines.runtime.reader import Log, Poll, Reader
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "67108864",
@@ -63,7 +63,7 @@ class ReaderProcess:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         begin(env)
-        from pipelines.runtime import reader
+        from tocsin.pipelines.runtime import reader
 
         import_pandas()
         self._make: type[Reader] = reader.Reader

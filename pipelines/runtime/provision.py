@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from pipelines.runtime import clients
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.journal import LARGEST, LONG
-from pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.journal import LARGEST, LONG
+from tocsin.pipelines.runtime.pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.lake import Lake
-    from pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.lake import Lake
+    from tocsin.pipelines.runtime.plan import Plan
 
 log = logging.getLogger(__name__)
 GROW_S = 30
@@ -56,7 +56,7 @@ def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> De
         ConfigError, ModelError: the plan does not make a pipeline of its name.
         ConfigError, Unavailable: as of `provision`.
     """
-    from pipelines.runtime.deployment import landing
+    from tocsin.pipelines.runtime.deployment import landing
 
     pipeline = declared(order.plan, order.lake)
     partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)

@@ -16,12 +16,12 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 
-from pipelines.runtime import clients
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
-from pipelines.runtime.refusals import permanent
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.damage import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.refusals import permanent
 
 log = logging.getLogger(__name__)
 ORIGINALS_S = 20

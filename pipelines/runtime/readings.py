@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.runtime.fields import END_MS, FIRST_MS, PER_MS, field_reader, unit_meant
+from tocsin.pipelines.runtime.fields import END_MS, FIRST_MS, PER_MS, field_reader, unit_meant
 
 
 class RejectedError(Exception):

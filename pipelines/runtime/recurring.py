@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from pipelines.runtime.logs import one_line
+from tocsin.pipelines.runtime.logs import one_line
 
 log = logging.getLogger(__name__)
 FAILED_S = 0.5

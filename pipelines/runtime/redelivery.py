@@ -13,12 +13,12 @@ import orjson
 import pyarrow as pa
 from kafka.errors import KafkaError
 
-from pipelines.runtime import clients
-from pipelines.runtime.codec import ARROW_STREAM, content_type
-from pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, internalise
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.provision import create_topic
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.codec import ARROW_STREAM, content_type
+from tocsin.pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.provision import create_topic
 
 MARKS = "_tocsin.replayed"
 """A compacted topic: which letters have been sent again, by `<id of the dead-letter topic>/<partition>/<offset>`."""

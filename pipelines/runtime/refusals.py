@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 
-from pipelines.runtime.errors import Refused
+from tocsin.pipelines.runtime.errors import Refused
 
 PERMANENT: Sequence[tuple[tuple[type[KafkaError], ...], str, str]] = (
     (

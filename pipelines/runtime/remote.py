@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
-from pipelines.runtime import logs, progress
-from pipelines.runtime.process import KEEP_MEMORY, ReaderProcess
+from tocsin.pipelines.runtime import logs, progress
+from tocsin.pipelines.runtime.process import KEEP_MEMORY, ReaderProcess
 
 if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
 
-    from pipelines.runtime.codec import Codec
-    from pipelines.runtime.reader import Log, Poll
+    from tocsin.pipelines.runtime.codec import Codec
+    from tocsin.pipelines.runtime.reader import Log, Poll
 
 log = logging.getLogger(__name__)
 AHEAD = 2

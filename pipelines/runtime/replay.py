@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.machine import Machine, Outcome
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.machine import Machine, Outcome
+from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.units import milliseconds
 
 
 def replay(

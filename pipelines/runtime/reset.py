@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pipelines.runtime import crash
-from pipelines.runtime.alerts import generation
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.journal import Journal
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.sink import start_over
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.takeover import Claim
+from tocsin.pipelines.runtime import crash
+from tocsin.pipelines.runtime.alerts import generation
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.journal import Journal
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.sink import start_over
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.takeover import Claim
 
 To = Literal["earliest", "latest"] | int
 """Where to go on: the log's ends, or a time in ms since the epoch."""

@@ -11,20 +11,20 @@ import torch
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.runtime import crash
-from pipelines.runtime.closing import closed_on_error
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.cuts import deal, whole
-from pipelines.runtime.deadletter import Tally
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.journal import Journal
-from pipelines.runtime.outbox import Outbox
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import ATTEMPTS, commit, shards_id
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime import crash
+from tocsin.pipelines.runtime.closing import closed_on_error
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.cuts import deal, whole
+from tocsin.pipelines.runtime.deadletter import Tally
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.journal import Journal
+from tocsin.pipelines.runtime.outbox import Outbox
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import ATTEMPTS, commit, shards_id
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.spec import Spec
 
 log = logging.getLogger(__name__)
 MOST = 1024

@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.pipeline import AlertRule
-from pipelines.runtime.state import Cell, CellStore
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.pipeline import AlertRule
+from tocsin.pipelines.runtime.state import Cell, CellStore
+from tocsin.pipelines.runtime.units import milliseconds
 
 NEVER = -(2**62)
 

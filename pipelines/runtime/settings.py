@@ -30,11 +30,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
-from pipelines.runtime import logs
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import FIT, Lake, check_name, local
-from pipelines.runtime.logs import without_password
-from pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime import logs
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.lake import FIT, Lake, check_name, local
+from tocsin.pipelines.runtime.logs import without_password
+from tocsin.pipelines.runtime.units import milliseconds, size
 
 FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"
@@ -228,7 +228,7 @@ class PipelineSettings(_Section):
     """`[pipelines.<name>]`: how a pipeline is run; everything else is an option of its own.
 
     Args:
-        factory: `module:function`; default `pipelines.<name>:pipeline`.
+        factory: `module:function`; default `tocsin.pipelines.<name>:pipeline`.
         model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
         shards: partition p belongs to shard p mod shards; another number than before moves the state at the next start.
         workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
@@ -332,7 +332,7 @@ class Settings(BaseSettings):
         if given.factory:
             return given
         model = f"{name}@champion" if given.model is None else given.model
-        return given.model_copy(update={"factory": f"pipelines.{name}:pipeline", "model": model})
+        return given.model_copy(update={"factory": f"tocsin.pipelines.{name}:pipeline", "model": model})
 
 
 @cache

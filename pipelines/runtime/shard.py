@@ -14,24 +14,24 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from pipelines.runtime import crash, progress
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.checkpoint import Checkpoints, Taken
-from pipelines.runtime.closing import closed_on_error
-from pipelines.runtime.deadletter import GAP, DeadLetter
-from pipelines.runtime.errors import RecordsCorrupt, Refused, Unavailable
-from pipelines.runtime.inbox import Batch
-from pipelines.runtime.journal import LONG, Skipped
-from pipelines.runtime.lake_waits import answering
-from pipelines.runtime.logs import Mentions, one_line
-from pipelines.runtime.machine import Refusal
-from pipelines.runtime.outbox import fingerprint
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Poll, Source
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.stats import Stats
-from pipelines.runtime.takeover import Live, take_over
-from pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime import crash, progress
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.checkpoint import Checkpoints, Taken
+from tocsin.pipelines.runtime.closing import closed_on_error
+from tocsin.pipelines.runtime.deadletter import GAP, DeadLetter
+from tocsin.pipelines.runtime.errors import RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.inbox import Batch
+from tocsin.pipelines.runtime.journal import LONG, Skipped
+from tocsin.pipelines.runtime.lake_waits import answering
+from tocsin.pipelines.runtime.logs import Mentions, one_line
+from tocsin.pipelines.runtime.machine import Refusal
+from tocsin.pipelines.runtime.outbox import fingerprint
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.reader import Poll, Source
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.stats import Stats
+from tocsin.pipelines.runtime.takeover import Live, take_over
+from tocsin.pipelines.runtime.units import milliseconds, size
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

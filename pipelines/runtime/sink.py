@@ -21,10 +21,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 from pyarrow import fs
 
-from pipelines.runtime import progress
-from pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
-from pipelines.runtime.lake import Lake, write
-from pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime import progress
+from tocsin.pipelines.runtime.errors import ConfigError, Fenced, LakeLost, Unavailable
+from tocsin.pipelines.runtime.lake import Lake, write
+from tocsin.pipelines.runtime.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 PARTITION = "event_date"

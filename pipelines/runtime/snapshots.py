@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from pipelines.runtime.errors import SnapshotLost
-from pipelines.runtime.lake import Lake, read, write
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime.errors import SnapshotLost
+from tocsin.pipelines.runtime.lake import Lake, read, write
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.state import Cut
 
 log = logging.getLogger(__name__)
 LONGEST = 16

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.plan import Plan
 
 
 class ShardId(NamedTuple):

@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.runtime.clock import Timer
-from pipelines.runtime.doubts import Doubts, Order
-from pipelines.runtime.machine import Step
-from pipelines.runtime.rows import Groups, Rows, concat
-from pipelines.runtime.rules import NEVER
-from pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.clock import Timer
+from tocsin.pipelines.runtime.doubts import Doubts, Order
+from tocsin.pipelines.runtime.machine import Step
+from tocsin.pipelines.runtime.rows import Groups, Rows, concat
+from tocsin.pipelines.runtime.rules import NEVER
+from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Pending, PendingStore, Ring, RingStore, Store
+from tocsin.pipelines.runtime.units import milliseconds
 
 PARTS = 1_000_000
 """Into which a position with a fraction is divided, so that it can be counted like one without."""

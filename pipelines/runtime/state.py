@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.rows import Rows
 
 log = logging.getLogger(__name__)
 

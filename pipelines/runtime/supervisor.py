@@ -14,23 +14,23 @@ import ray
 from kafka.errors import KafkaError
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.runtime import clients, logs
-from pipelines.runtime.cluster import NAMESPACE, supervisor_name
-from pipelines.runtime.deployment import ALERTS, Deployment
-from pipelines.runtime.draining import drain, workers
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.health import Commits, Health, problems
-from pipelines.runtime.metrics import Metrics
-from pipelines.runtime.orders import Orders, last_orders
-from pipelines.runtime.place import Ended, Place
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.process import KEEP_MEMORY, begin
-from pipelines.runtime.recurring import recurring
-from pipelines.runtime.scaling import Scaler, spread
-from pipelines.runtime.spec import ShardId
-from pipelines.runtime.stats import Window
-from pipelines.runtime.units import milliseconds
-from pipelines.runtime.worker import Status, Worker
+from tocsin.pipelines.runtime import clients, logs
+from tocsin.pipelines.runtime.cluster import NAMESPACE, supervisor_name
+from tocsin.pipelines.runtime.deployment import ALERTS, Deployment
+from tocsin.pipelines.runtime.draining import drain, workers
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.health import Commits, Health, problems
+from tocsin.pipelines.runtime.metrics import Metrics
+from tocsin.pipelines.runtime.orders import Orders, last_orders
+from tocsin.pipelines.runtime.place import Ended, Place
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.process import KEEP_MEMORY, begin
+from tocsin.pipelines.runtime.recurring import recurring
+from tocsin.pipelines.runtime.scaling import Scaler, spread
+from tocsin.pipelines.runtime.spec import ShardId
+from tocsin.pipelines.runtime.stats import Window
+from tocsin.pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.worker import Status, Worker
 
 log = logging.getLogger(__name__)
 BEAT_S, LEAST_BEAT_S = 0.5, 0.02
@@ -231,8 +231,8 @@ class Supervisor:
 
     def _compact(self) -> None:
         """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
-        from pipelines.runtime.compaction import tidy
-        from pipelines.runtime.pipeline import FORGET_AFTER
+        from tocsin.pipelines.runtime.compaction import tidy
+        from tocsin.pipelines.runtime.pipeline import FORGET_AFTER
 
         d = self._deployment
         tables, vacuum = [d.name, *([ALERTS] if d.lands else [])], d.compact[1]
@@ -345,7 +345,7 @@ class Supervisor:
         d = self._deployment
         if d.tracking is None:
             return None
-        from pipelines.runtime.tracking import Tracking
+        from tocsin.pipelines.runtime.tracking import Tracking
 
         tracking = Tracking(tracking_uri=d.tracking[0], experiment=d.tracking[1])
         model = d.plan.model

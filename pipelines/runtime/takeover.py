@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines.runtime import clients, crash, journal, progress
-from pipelines.runtime.alerts import Alert, generation
-from pipelines.runtime.closing import closed_on_error
-from pipelines.runtime.deadletter import GAP, DeadLetter, Tally
-from pipelines.runtime.errors import (
+from tocsin.pipelines.runtime import clients, crash, journal, progress
+from tocsin.pipelines.runtime.alerts import Alert, generation
+from tocsin.pipelines.runtime.closing import closed_on_error
+from tocsin.pipelines.runtime.deadletter import GAP, DeadLetter, Tally
+from tocsin.pipelines.runtime.errors import (
     FrameLost,
     JournalLost,
     LakeLost,
@@ -23,17 +23,17 @@ from pipelines.runtime.errors import (
     StateMismatch,
     TopicReplaced,
 )
-from pipelines.runtime.inbox import Batch, Inbox
-from pipelines.runtime.journal import Journal, Mark, Ran, Skipped, named
-from pipelines.runtime.machine import Machine, Refusal, empty
-from pipelines.runtime.migration import carry
-from pipelines.runtime.outbox import Outbox, fingerprint
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Log, Source
-from pipelines.runtime.sink import Owned, Sink
-from pipelines.runtime.snapshots import Snapshot, Snapshots
-from pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.inbox import Batch, Inbox
+from tocsin.pipelines.runtime.journal import Journal, Mark, Ran, Skipped, named
+from tocsin.pipelines.runtime.machine import Machine, Refusal, empty
+from tocsin.pipelines.runtime.migration import carry
+from tocsin.pipelines.runtime.outbox import Outbox, fingerprint
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.reader import Log, Source
+from tocsin.pipelines.runtime.sink import Owned, Sink
+from tocsin.pipelines.runtime.snapshots import Snapshot, Snapshots
+from tocsin.pipelines.runtime.spec import Spec
 
 logger = logging.getLogger(__name__)
 

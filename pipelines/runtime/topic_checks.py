@@ -14,14 +14,14 @@ from kafka.protocol.consumer.offsets import OffsetSpec
 from kafka.protocol.metadata import CoordinatorType
 from kafka.protocol.producer.transaction import AddOffsetsToTxnRequest
 
-from pipelines.runtime import clients
-from pipelines.runtime.broker_checks import Broker, count
-from pipelines.runtime.checks import Doubt
-from pipelines.runtime.deadletter import SIZE_LIMIT
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.journal import LARGEST as LARGEST_RECORD
-from pipelines.runtime.provision import JOURNAL
-from pipelines.runtime.reader import Log
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.broker_checks import Broker, count
+from tocsin.pipelines.runtime.checks import Doubt
+from tocsin.pipelines.runtime.deadletter import SIZE_LIMIT
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.journal import LARGEST as LARGEST_RECORD
+from tocsin.pipelines.runtime.provision import JOURNAL
+from tocsin.pipelines.runtime.reader import Log
 
 LARGEST = SIZE_LIMIT + 8192
 """Bytes of the largest dead letter: the original's limit, and the headers that say why."""

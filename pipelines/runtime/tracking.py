@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipelines.runtime.errors import ModelError, Unavailable
-from pipelines.runtime.logs import without_password
-from pipelines.runtime.stats import Window
-from pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.errors import ModelError, Unavailable
+from tocsin.pipelines.runtime.logs import without_password
+from tocsin.pipelines.runtime.stats import Window
+from tocsin.pipelines.runtime.units import milliseconds
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -2,7 +2,7 @@
 
 import re
 
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.errors import ConfigError
 
 _MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}

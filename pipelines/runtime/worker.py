@@ -15,19 +15,27 @@ from typing import TYPE_CHECKING, Any
 import ray
 from kafka.errors import KafkaError
 
-from pipelines.runtime import logs, progress
-from pipelines.runtime.cluster import find
-from pipelines.runtime.errors import ConfigError, Lost, ModelError, RecordsCorrupt, Refused, StateMismatch, Unavailable
-from pipelines.runtime.process import begin, import_pandas
-from pipelines.runtime.refusals import permanent
-from pipelines.runtime.remote import RemoteReader, started
+from tocsin.pipelines.runtime import logs, progress
+from tocsin.pipelines.runtime.cluster import find
+from tocsin.pipelines.runtime.errors import (
+    ConfigError,
+    Lost,
+    ModelError,
+    RecordsCorrupt,
+    Refused,
+    StateMismatch,
+    Unavailable,
+)
+from tocsin.pipelines.runtime.process import begin, import_pandas
+from tocsin.pipelines.runtime.refusals import permanent
+from tocsin.pipelines.runtime.remote import RemoteReader, started
 
 if TYPE_CHECKING:
-    from pipelines.runtime.deployment import Deployment
-    from pipelines.runtime.plan import Plan
-    from pipelines.runtime.shard import Shard
-    from pipelines.runtime.spec import ShardId, Spec
-    from pipelines.runtime.stats import Window
+    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.shard import Shard
+    from tocsin.pipelines.runtime.spec import ShardId, Spec
+    from tocsin.pipelines.runtime.stats import Window
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
@@ -110,9 +118,9 @@ class _Hosted:
         import torch
 
         progress.made()
-        from pipelines.runtime.broker_checks import let_in
-        from pipelines.runtime.codec import Codec
-        from pipelines.runtime.shard import Shard
+        from tocsin.pipelines.runtime.broker_checks import let_in
+        from tocsin.pipelines.runtime.codec import Codec
+        from tocsin.pipelines.runtime.shard import Shard
 
         import_pandas()
         progress.made()
@@ -187,14 +195,14 @@ class Worker:
     def get_ready(self) -> None:
         """Have a reader start and import what a shard needs, before anybody knows which one it is."""
         self._readers.append(started())
-        from pipelines.runtime import provision, reshard, shard  # noqa: F401
+        from tocsin.pipelines.runtime import provision, reshard, shard  # noqa: F401
 
         import_pandas()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Make what a deployment needs; see `Launch.prepare`."""
-        from pipelines.runtime.provision import provisioned
-        from pipelines.runtime.reshard import shards_now
+        from tocsin.pipelines.runtime.provision import provisioned
+        from tocsin.pipelines.runtime.reshard import shards_now
 
         return provisioned(order, alerts=alerts), shards_now(order)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
 from tests.crash.harness import Job
 from tests.forked import warm_up
+from tocsin.deploy.kafka.server import KafkaServer
 
 MakeJob = Callable[..., Job]
 Falls = Callable[[random.Random, Sequence[str]], list[str]]

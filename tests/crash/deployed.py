@@ -9,13 +9,13 @@ from typing import Any
 import psutil
 import ray
 
-from pipelines.runtime import clients
-from pipelines.runtime.cluster import find
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.supervisor import deploy
 from tests.conftest import SESSION
 from tests.crash.harness import Job, until
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.cluster import find
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.supervisor import deploy
 
 ROOT = str(Path(__file__).parents[2])
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.runtime import clients, crash, journal, shard, takeover
-from pipelines.runtime.journal import Journal
-from pipelines.runtime.outbox import Outbox
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime import clients, crash, journal, shard, takeover
+from tocsin.pipelines.runtime.journal import Journal
+from tocsin.pipelines.runtime.outbox import Outbox
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import Sink
 
 EARLY = "takeover.early"
 """A crash point that only `read_before_fence` has: the journal is read, the older owner not yet fenced."""

@@ -24,21 +24,21 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from pipelines.runtime import clients
-from pipelines.runtime.backfill import Span
-from pipelines.runtime.damage import chained
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.provision import JOURNAL, provision
-from pipelines.runtime.reset import To
-from pipelines.runtime.reshard import shards_now
-from pipelines.runtime.spec import Spec
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
 from tests.forked import FORKS
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.backfill import Span
+from tocsin.pipelines.runtime.damage import chained
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.provision import JOURNAL, provision
+from tocsin.pipelines.runtime.reset import To
+from tocsin.pipelines.runtime.reshard import shards_now
+from tocsin.pipelines.runtime.spec import Spec
 
 PARTITIONS = 2
 LARGEST = 32 << 20

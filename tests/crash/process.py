@@ -15,17 +15,17 @@ from pathlib import Path
 
 import torch
 
-from pipelines.runtime import crash
-from pipelines.runtime.backfill import Span, backfill
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.errors import TocsinError
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.reset import To, reset
-from pipelines.runtime.reshard import reshard
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.spec import Spec
 from tests.crash import flaws
+from tocsin.pipelines.runtime import crash
+from tocsin.pipelines.runtime.backfill import Span, backfill
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.errors import TocsinError
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.reset import To, reset
+from tocsin.pipelines.runtime.reshard import reshard
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.spec import Spec
 
 ANYWHERE = "anywhere"
 """A crash point that is not in the code: it fires at a random moment with rows and alarms in flight."""

@@ -14,17 +14,17 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.around import Around
-from pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.replay import replay
-from pipelines.runtime.stages import Judge, Last
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import PARTITIONS, Job, Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.runtime.test_around import Naive, Row
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.around import Around
+from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.stages import Judge, Last
 
 pytestmark = pytest.mark.crash
 FACTORY = "tests.crash.test_around:pipeline"

@@ -14,16 +14,16 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from deploy.kafka.server import KafkaServer
-from pipelines.cli.backfill import told
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.backfill import Backfilled, Span, backfill
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.pipeline import Commit
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.load import Message, messages, reading
 from tests.forked import warm_up
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.cli.backfill import told
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.backfill import Backfilled, Span, backfill
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.pipeline import Commit
 
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000

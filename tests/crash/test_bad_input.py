@@ -15,9 +15,6 @@ import pyarrow as pa
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime.deadletter import DeadLetter, OriginalStore, internalise
-from pipelines.runtime.redelivery import held
 from tests.crash import fuzz
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, Worker, until
@@ -26,6 +23,9 @@ from tests.crash.load import ARROW, Message, messages, reading
 from tests.crash.oracle import judge
 from tests.crash.process import ANYWHERE
 from tests.segments import damage
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.deadletter import DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.redelivery import held
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka]
 START_MS = int(time.time() * 1000) - 3_600_000

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
 from tests.crash.conftest import MakeJob
+from tocsin.deploy.kafka.server import KafkaServer
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka, pytest.mark.slow]
 

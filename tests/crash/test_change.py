@@ -11,16 +11,16 @@ import orjson
 import polars as pl
 import pytest
 
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import Sink
-from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import PARTITIONS, Job
 from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.spec import Spec
 
 LEVEL, HIGHER = 0.75, 0.9
 

@@ -9,13 +9,13 @@ import psutil
 import pytest
 import ray
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime.cluster import connect
-from pipelines.runtime.draining import halt, workers
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.segments import damage
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.draining import halt, workers
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,6 @@ import simplejpeg
 from kafka.consumer.fetcher import ConsumerRecord
 from polars.testing import assert_frame_equal
 
-from models.surprise.config import SurpriseConfig
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import store_model
-from pipelines.runtime.replay import replay
 from tests.conftest import Once
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job, Worker
@@ -36,6 +29,13 @@ from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.crash.test_overload import _skipped
 from tests.dives import pan, small_model
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import store_model
+from tocsin.pipelines.runtime.replay import replay
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, STEP_MS, KEEP_EVERY = 4, 3, 100, 5
@@ -111,7 +111,7 @@ class Dive:
 
     def __init__(self, make_job: MakeJob, weights: Path, seed: int, **options: Any) -> None:
         self.job = make_job(
-            factory="pipelines.surprise:pipeline",
+            factory="tocsin.pipelines.surprise:pipeline",
             partitions=PARTITIONS,
             keep_every=KEEP_EVERY,
             rows=16,

@@ -9,11 +9,11 @@ from itertools import islice
 
 import pytest
 
-from pipelines.runtime.units import milliseconds
 from tests.crash.conftest import MakeJob
 from tests.crash.flaws import EARLY
 from tests.crash.harness import Job, Worker, until
 from tests.crash.load import messages
+from tocsin.pipelines.runtime.units import milliseconds
 
 pytestmark = pytest.mark.crash
 Start = Callable[..., Worker]

@@ -14,15 +14,15 @@ import pytest
 import ray
 from kafka import KafkaAdminClient
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime.cluster import connect
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.scaling import Scaling
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
 from tests.crash.load import Message, reading
 from tests.test_cli import CLUSTER, Cli
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.scaling import Scaling
 
 QUICK = Scaling(least=1, most=2, catch_up_s=2, look_s=2, calm_s=4)
 

@@ -15,13 +15,13 @@ import polars as pl
 import pytest
 import simplejpeg
 
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.deadletter import DeadLetter
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.job import JUMP
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.deadletter import DeadLetter
 
 pytestmark = pytest.mark.crash
 FACTORY = "tests.crash.job:filmed"

@@ -8,9 +8,9 @@ from statistics import median
 
 import pytest
 
-from pipelines.runtime.crash import POINTS
 from tests.crash.conftest import MakeJob
 from tests.crash.process import ANYWHERE
+from tocsin.pipelines.runtime.crash import POINTS
 
 pytestmark = pytest.mark.crash
 STEPPING = [p for p in POINTS if p.startswith(("alerts.", "checkpoint."))]

@@ -7,15 +7,15 @@ import pytest
 from deltalake import DeltaTable
 from kafka import KafkaAdminClient
 
-from pipelines.query import query, results
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.deployment import landing
-from pipelines.runtime.provision import provision
-from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.process import ANYWHERE
 from tests.crash.test_kills import TAKEOVER
+from tocsin.pipelines.query import query, results
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.deployment import landing
+from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.spec import Spec
 
 pytestmark = pytest.mark.crash
 RINGING = ("alerts.sent", "alerts.committed", "checkpoint.delta", ANYWHERE)

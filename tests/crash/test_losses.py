@@ -6,10 +6,10 @@ from itertools import islice
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from pipelines.runtime.alerts import Alert
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.load import messages
+from tocsin.pipelines.runtime.alerts import Alert
 
 pytestmark = pytest.mark.crash
 

@@ -9,11 +9,11 @@ import psutil
 import pytest
 import ray
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime.cluster import connect
 from tests.crash.conftest import MakeJob
 from tests.crash.deployed import ROOT, Deployed, actor, until
 from tests.crash.harness import Job
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.cluster import connect
 
 
 @pytest.fixture

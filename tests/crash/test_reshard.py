@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.crash import RESHARDING
 from tests.crash.conftest import EACH, MakeJob
 from tests.crash.harness import Job, Worker, until
 from tests.crash.process import ANYWHERE
+from tocsin.pipelines.runtime.crash import RESHARDING
 
 pytestmark = pytest.mark.crash
 

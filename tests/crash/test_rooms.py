@@ -15,16 +15,16 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from polars.testing import assert_frame_equal
 
-from models.occupancy.model import OFFICES
-from models.occupancy.sensors import simulate
-from pipelines.occupancy import READING
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
-from pipelines.runtime.plan import store_model
-from pipelines.runtime.replay import replay
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job
 from tests.crash.load import Message
+from tocsin.models.occupancy.model import OFFICES
+from tocsin.models.occupancy.sensors import simulate
+from tocsin.pipelines.occupancy import READING
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.plan import store_model
+from tocsin.pipelines.runtime.replay import replay
 
 pytestmark = pytest.mark.crash
 PARTITIONS, LATE_MS, MINUTE = 3, 300_000, 60_000
@@ -41,7 +41,7 @@ def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process
 ) -> None:
     rng = random.Random(3)
     job = make_job(
-        factory="pipelines.occupancy:pipeline",
+        factory="tocsin.pipelines.occupancy:pipeline",
         partitions=PARTITIONS,
         hours="09:00-11:00",
         co2=500,

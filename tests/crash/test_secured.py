@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime.errors import Unavailable
-from pipelines.runtime.settings import Settings
 from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.secured import PASSWORD, USER, certificate, secure
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ import pytest
 from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
-from models.occupancy.model import OFFICES
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.plan import store_model
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, Worker, until
+from tocsin.models.occupancy.model import OFFICES
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.plan import store_model
 
 pytestmark = pytest.mark.crash
 PARTITIONS, MINUTE = 3, 60_000
@@ -89,7 +89,7 @@ class Building:
 
 def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_for_it(make_job: MakeJob) -> None:
     job = make_job(
-        factory="pipelines.occupancy:pipeline",
+        factory="tocsin.pipelines.occupancy:pipeline",
         partitions=PARTITIONS,
         days="mon-sun",
         hours="00:00-24:00",

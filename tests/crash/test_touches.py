@@ -20,21 +20,21 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from polars.testing import assert_frame_equal
 
-from models.touch.truth import HANDS
-from pipelines import touch
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.clips import _file
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.pipeline import Batch, Commit, Pipeline
-from pipelines.runtime.plan import Model, store_model
-from pipelines.runtime.replay import replay
 from tests.conftest import Once
 from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.touches import CONFIG, clip, small_model, touches
+from tocsin.models.touch.truth import HANDS
+from tocsin.pipelines import touch
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.clips import _file
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.pipeline import Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.plan import Model, store_model
+from tocsin.pipelines.runtime.replay import replay
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, FRAMES, STEP_MS, LAPSE_MS, LAPSE_EVERY = 3, 2, 300, 33, 1000, 70

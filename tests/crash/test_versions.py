@@ -13,17 +13,17 @@ import orjson
 import pytest
 import torch
 
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import Sink
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.spec import Spec
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import PARTITIONS, Job, Killed
 from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages, reading
 from tests.crash.process import ANYWHERE
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.spec import Spec
 
 pytestmark = pytest.mark.crash
 WAYS = {"migrated": {"migrate": True}, "rebuilt": {"warmup": "3h"}}

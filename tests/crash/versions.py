@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.plan import Model
-from pipelines.runtime.stages import Judge, Last
-from pipelines.runtime.state import Cut
 from tests.crash import job
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.stages import Judge, Last
+from tocsin.pipelines.runtime.state import Cut
 
 RING = "1-Last/rows|data"
 

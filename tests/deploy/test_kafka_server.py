@@ -14,10 +14,10 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
 
-from deploy.kafka import server
-from deploy.kafka.server import KafkaServer, MissingToolError
 from tests.conftest import ROOT
 from tests.tour import environment, make
+from tocsin.deploy.kafka import server
+from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 
 
 def transact(bootstrap_servers: str, topic: str, value: bytes, *, commit: bool = True) -> None:
@@ -139,7 +139,7 @@ def test_make_kafka_starts_a_broker_on_the_port_asked_for_and_ctrl_c_ends_it(
 
 @pytest.mark.parametrize("signalled", [signal.SIGKILL, signal.SIGINT])
 def test_a_broker_in_the_foreground_ends_with_its_process(kafka: KafkaServer, tmp_path: Path, signalled: int) -> None:
-    command = [sys.executable, "-m", "deploy.kafka", "--port", "0", "--data", str(tmp_path)]
+    command = [sys.executable, "-m", "tocsin.deploy.kafka", "--port", "0", "--data", str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as foreground:
         assert foreground.stdout
         assert "Apache Kafka on 127.0.0.1:" in foreground.stdout.readline()

@@ -9,10 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from models.occupancy.data import PROPERTIES
-from pipelines.cli.occupancy import recorded
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
+from tocsin.models.occupancy.data import PROPERTIES
+from tocsin.pipelines.cli.occupancy import recorded
 
 PAGE = ROOT / "docs" / "occupancy.md"
 DAYS, HOURS = 3, 8
@@ -55,10 +55,10 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.occupancy.model import OFFICES
-    from pipelines.occupancy import pipeline
-    from pipelines.runtime.plan import Model
-    from pipelines.runtime.settings import Settings
+    from tocsin.models.occupancy.model import OFFICES
+    from tocsin.pipelines.occupancy import pipeline
+    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.settings import Settings
 
     ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]
     (tour.folder / "tocsin.toml").write_text(text)

@@ -13,11 +13,11 @@ import typer
 from kafka import KafkaProducer
 from ray.dashboard.modules.job.cli import submit
 
-from deploy.kafka.server import KafkaServer
-from pipelines.cli.app import app
 from tests.conftest import ROOT
 from tests.test_cli import ray_address  # noqa: F401  (a fixture)
 from tests.tour import Tour, blocks
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.cli.app import app
 
 ROWS = 4000
 

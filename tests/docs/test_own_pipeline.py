@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime.redelivery import held
 from tests.conftest import ROOT
 from tests.docs.freezers import PARTITIONS, TOLERANCE, Outcome, judge, messages, milliseconds
 from tests.tour import Tour, blocks
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.redelivery import held
 
 PAGE = ROOT / "docs" / "own-pipeline.md"
 TOPIC, RATE = "sensors.freezers", 300
@@ -56,7 +56,7 @@ def test_the_page_tells_of_every_stage_there_is() -> None:
     stages = {
         name
         for module in ("stages", "grid", "around")
-        for name, found in vars(import_module(f"pipelines.runtime.{module}")).items()
+        for name, found in vars(import_module(f"tocsin.pipelines.runtime.{module}")).items()
         if hasattr(found, "step") and found.__module__.endswith(module)
     }
     assert {"Sorted", "Grid", "Last", "Judge", "Silence", "Around"} <= stages

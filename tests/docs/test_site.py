@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 import typer
 
-from pipelines.cli.app import app
-from pipelines.runtime import errors
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.settings import PipelineSettings, Settings
 from tests.conftest import ROOT
 from tests.tour import TYPED, blocks, make
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.runtime import errors
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.settings import PipelineSettings, Settings
 
 DOCS = ROOT / "docs"
 FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}

@@ -10,10 +10,10 @@ import av
 import pytest
 from typer.testing import CliRunner
 
-from models.surprise.scene import Dive
-from pipelines.cli.app import app
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
+from tocsin.models.surprise.scene import Dive
+from tocsin.pipelines.cli.app import app
 
 PAGE = ROOT / "docs" / "surprise.md"
 
@@ -36,8 +36,8 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one short dive for validation."""
-    monkeypatch.setattr("models.surprise.scene.VALIDATION_SEEDS", (700,))
-    monkeypatch.setattr("models.surprise.scene.Dive", partial(Dive, seconds=6))
+    monkeypatch.setattr("tocsin.models.surprise.scene.VALIDATION_SEEDS", (700,))
+    monkeypatch.setattr("tocsin.models.surprise.scene.Dive", partial(Dive, seconds=6))
     monkeypatch.chdir(tour.folder)
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
     assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]
@@ -54,10 +54,10 @@ def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.surprise.model import SHIPPED
-    from pipelines.runtime.plan import Model
-    from pipelines.runtime.settings import Settings
-    from pipelines.surprise import pipeline
+    from tocsin.models.surprise.model import SHIPPED
+    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.settings import Settings
+    from tocsin.pipelines.surprise import pipeline
 
     ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]
     (tour.folder / "tocsin.toml").write_text(text)

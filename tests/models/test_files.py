@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from models import files
-from models.occupancy import model as occupancy
-from models.rul import model as rul
-from models.surprise.config import SurpriseConfig
-from models.touch.config import TouchConfig
-from pipelines.runtime.lake import Lake, aside
+from tocsin.models import files
+from tocsin.models.occupancy import model as occupancy
+from tocsin.models.rul import model as rul
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.touch.config import TouchConfig
+from tocsin.pipelines.runtime.lake import Lake, aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_a_kill_before_the_content_is_on_the_disk_leaves_the_file_as_it_was(tmp_
     killed = f"""
 import os, signal
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-from pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake import Lake
 Lake({str(tmp_path)!r}).replace("a.json", b"new")
 """
     assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False).returncode == -9

@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 import torch
 
-from models.rul.data import CMAPSS_COLUMNS, windows
-from models.rul.evaluate import predict
-from models.rul.fleet import live, run_to_failure
-from models.rul.model import FD001, load
+from tocsin.models.rul.data import CMAPSS_COLUMNS, windows
+from tocsin.models.rul.evaluate import predict
+from tocsin.models.rul.fleet import live, run_to_failure
+from tocsin.models.rul.model import FD001, load
 
 SEEDS = (11, 12, 13)  # fixed before the fleet was tuned
 

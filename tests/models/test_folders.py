@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.folders import listed, named
+from tocsin.models.folders import listed, named
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.gate import Candidate, best, refusal
+from tocsin.models.gate import Candidate, best, refusal
 
 STANDING = ("pumps/3", Path("files"))
 

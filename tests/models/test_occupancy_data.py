@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from models.occupancy.data import read
+from tocsin.models.occupancy.data import read
 
 NOON = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
 

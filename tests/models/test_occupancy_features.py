@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.occupancy.features import COLUMNS, FEATURES, OFFICE, PRIOR, Clock, advance, memory
+from tocsin.models.occupancy.features import COLUMNS, FEATURES, OFFICE, PRIOR, Clock, advance, memory
 
 CO2 = ("level", "log_level", "slope", "roughness", "past")
 

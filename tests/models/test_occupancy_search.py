@@ -8,15 +8,24 @@ from typing import Any
 import pytest
 import torch
 
-from models.occupancy.baselines import BASELINES
-from models.occupancy.config import OccupancyConfig
-from models.occupancy.features import FEATURES
-from models.occupancy.model import load
-from models.occupancy.search import BASELINE_SPACES, Trial, best, folds, network_space, search, search_baseline, settled
-from models.occupancy.train import Recipe, Room, fit, score
-from models.registry import searching
-from pipelines.cli import occupancy
-from pipelines.runtime.settings import Settings
+from tocsin.models.occupancy.baselines import BASELINES
+from tocsin.models.occupancy.config import OccupancyConfig
+from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.occupancy.model import load
+from tocsin.models.occupancy.search import (
+    BASELINE_SPACES,
+    Trial,
+    best,
+    folds,
+    network_space,
+    search,
+    search_baseline,
+    settled,
+)
+from tocsin.models.occupancy.train import Recipe, Room, fit, score
+from tocsin.models.registry import searching
+from tocsin.pipelines.cli import occupancy
+from tocsin.pipelines.runtime.settings import Settings
 
 CONFIG = OccupancyConfig(features=("level", "past"), window=10, threshold=0.5)
 RECIPE = Recipe(steps=15, batch=32)
@@ -111,7 +120,7 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
     import mlflow
 
     # So few steps tell nobody apart: here the widest is the best.
-    monkeypatch.setattr("models.occupancy.search.score", lambda model, _: {"f1": model.config.network.lstm / 64})
+    monkeypatch.setattr("tocsin.models.occupancy.search.score", lambda model, _: {"f1": model.config.network.lstm / 64})
     made = trained(tmp_path)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (experiment,) = client.search_experiments(filter_string="name = 'rooms'")

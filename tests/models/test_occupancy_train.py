@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 import torch
 
-from models.gate import refusal
-from models.occupancy.config import OccupancyConfig
-from models.occupancy.evaluate import metrics
-from models.occupancy.features import FEATURES
-from models.occupancy.model import OFFICES, OccupancyModel, build, load
-from models.occupancy.train import Recipe, Room, candidate, fit, labelled, rooms, score
-from models.trained import CONFIG_FILE
+from tocsin.models.gate import refusal
+from tocsin.models.occupancy.config import OccupancyConfig
+from tocsin.models.occupancy.evaluate import metrics
+from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.occupancy.model import OFFICES, OccupancyModel, build, load
+from tocsin.models.occupancy.train import Recipe, Room, candidate, fit, labelled, rooms, score
+from tocsin.models.trained import CONFIG_FILE
 
 CONFIG = OccupancyConfig(features=("level", "past", "ventilation"), window=10, threshold=0.5)
 

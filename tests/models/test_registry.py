@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 import torch
 
-from models.registry import Attempt, Curve, register, scored
-from pipelines.runtime.tracking import resolve_model
+from tocsin.models.registry import Attempt, Curve, register, scored
+from tocsin.pipelines.runtime.tracking import resolve_model
 
 SHIPPED = {
     "rul": "models/rul/weights/fd001",
@@ -93,7 +93,7 @@ def test_a_model_has_signature_example_description_tags_and_no_pickle(registered
     info = mlflow.models.get_model_info(f"models:/rul/{registered('rul', data=['sim'])}")
     assert info.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 30, 14)}
     assert {output["name"] for output in info.signature.outputs.to_dict()} == {"rul", "attention"}
-    assert info.flavors["python_function"]["loader_module"] == "models.rul.pyfunc"
+    assert info.flavors["python_function"]["loader_module"] == "tocsin.models.rul.pyfunc"
     folder = Path(mlflow.artifacts.download_artifacts("models:/rul@champion"))
     assert {file.suffix for file in folder.iterdir()} <= {"", ".json", ".safetensors", ".txt", ".yaml"}
     loaded = mlflow.pyfunc.load_model(str(folder))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.config import NetworkSize, RulConfig
 
 CONFIG = RulConfig(
     key="pump",

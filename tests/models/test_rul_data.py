@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from models.rul.config import RulConfig
-from models.rul.data import CMAPSS_COLUMNS, read_cmapss, read_cmapss_rul, read_csv_directory, windows
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.data import CMAPSS_COLUMNS, read_cmapss, read_cmapss_rul, read_csv_directory, windows
 
 CONFIG = RulConfig(key="pump", key_type="string", order="hour", features=("a", "b"), window=3)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.rul.config import NetworkSize, RulConfig
-from models.rul.evaluate import evaluate, metrics
-from models.rul.model import FD001, RulModel, build, load
+from tocsin.models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.evaluate import evaluate, metrics
+from tocsin.models.rul.model import FD001, RulModel, build, load
 
 REPOSITORY = Path(__file__).parents[2]
 CMAPSS_DATA = Path(os.environ.get("TOCSIN_DATA", REPOSITORY.parent / "shared" / "data")) / "cmapss"

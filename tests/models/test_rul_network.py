@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from models.rul.config import NetworkSize
-from models.rul.network import RulNetwork, asymmetric_loss
+from tocsin.models.rul.config import NetworkSize
+from tocsin.models.rul.network import RulNetwork, asymmetric_loss
 
 
 @pytest.mark.parametrize(("error", "expected"), [(-20.0, 3.66), (20.0, 6.39), (0.0, 0.0)])

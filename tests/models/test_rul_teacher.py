@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.rul.data import Windows
-from models.rul.network import level_and_slope
-from models.rul.teacher import Teacher
+from tocsin.models.rul.data import Windows
+from tocsin.models.rul.network import level_and_slope
+from tocsin.models.rul.teacher import Teacher
 
 
 def test_level_and_slope_are_those_of_the_line_through_the_window() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.rul.data import read_csv_directory, windows
-from models.rul.evaluate import evaluate, predict
-from models.rul.model import load
-from models.rul.train import Epoch, Recipe, train
+from tocsin.models.rul.data import read_csv_directory, windows
+from tocsin.models.rul.evaluate import evaluate, predict
+from tocsin.models.rul.model import load
+from tocsin.models.rul.train import Epoch, Recipe, train
 
 CHANNELS = [f"vibration{i}" for i in range(8)]
 TOML = f"""

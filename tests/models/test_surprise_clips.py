@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from models.surprise.clips import clips, injected, intervals, panned
-from models.surprise.novelties import Novelty
-from models.vision.video import read
+from tocsin.models.surprise.clips import clips, injected, intervals, panned
+from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.vision.video import read
 
 
 def textured(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.surprise.detector import DetectorConfig, blank, watch
-from models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
-from models.surprise.novelties import Novelty
+from tocsin.models.surprise.detector import DetectorConfig, blank, watch
+from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
+from tocsin.models.surprise.novelties import Novelty
 
 CONFIG = DetectorConfig(smoothing=1.0, window=50, warmup=10, factor=5.0, release=0.5, longest=20, cooldown=8)
 

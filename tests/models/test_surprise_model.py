@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.surprise.config import SurpriseConfig
-from models.surprise.model import Memory, SurpriseModel, load
-from models.surprise.motion import Motion
-from models.surprise.train import FLIPPED, Footage, fit, footage, judged, settled
-from models.vision.encoder import Encoder
-from models.vision.encoder import load as encoder
 from tests.dives import CONFIG, RECIPE, SIZE, pan
+from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.models.surprise.model import Memory, SurpriseModel, load
+from tocsin.models.surprise.motion import Motion
+from tocsin.models.surprise.train import FLIPPED, Footage, fit, footage, judged, settled
+from tocsin.models.vision.encoder import Encoder
+from tocsin.models.vision.encoder import load as encoder
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_stored_model_is_the_same_and_refuses_another_encoder(
 
 
 def test_the_level_is_settled_on_clips_with_a_truth(model: SurpriseModel, eye: Encoder) -> None:
-    from models.surprise.novelties import Novelty
+    from tocsin.models.surprise.novelties import Novelty
 
     clip = footage([pan(90, fish=(50, 60), seed=9)], eye, [Novelty(50, 60, "fish")])
     config = settled(model, [clip], rate=10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.surprise.motion import ACTION, SIZE, ego_motion, grey, still
+from tocsin.models.surprise.motion import ACTION, SIZE, ego_motion, grey, still
 
 HEIGHT, WIDTH = SIZE
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from models.surprise import bottom, shapes
-from models.surprise.actors import Actor
-from models.surprise.novelties import GAP, LASTS, SETTLED, SIGHT, SIZES, View, appear
-from models.surprise.scene import (
+from tocsin.models.surprise import bottom, shapes
+from tocsin.models.surprise.actors import Actor
+from tocsin.models.surprise.novelties import GAP, LASTS, SETTLED, SIGHT, SIZES, View, appear
+from tocsin.models.surprise.scene import (
     TEST,
     TEST_SEEDS,
     TRAIN,
@@ -24,8 +24,8 @@ from models.surprise.scene import (
     scene_of,
     simulate,
 )
-from models.surprise.vehicle import Path, drive
-from models.surprise.water import wrapped
+from tocsin.models.surprise.vehicle import Path, drive
+from tocsin.models.surprise.water import wrapped
 
 SIZE = (90, 160)
 STILL = Scene(

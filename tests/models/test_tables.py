@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from models.tables import Sheet, read
+from tocsin.models.tables import Sheet, read
 
 Read = Callable[..., Sheet]
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from models.touch.clips import Labelled, clips
-from models.touch.truth import Touch
+from tocsin.models.touch.clips import Labelled, clips
+from tocsin.models.touch.truth import Touch
 
 HEADER = "clip,hand,contact,release\n"
 

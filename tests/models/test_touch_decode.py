@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.touch.decode import LEAST, Spot, decode, paired, peak, peaks, softened, spots
-from models.touch.loss import targets
-from models.touch.truth import Touch
+from tocsin.models.touch.decode import LEAST, Spot, decode, paired, peak, peaks, softened, spots
+from tocsin.models.touch.loss import targets
+from tocsin.models.touch.truth import Touch
 
 RADIUS, APART = 4, 3
 WAIT = RADIUS + APART

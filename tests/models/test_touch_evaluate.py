@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.touch.decode import Spot
-from models.touch.evaluate import (
+from tocsin.models.touch.decode import Spot
+from tocsin.models.touch.evaluate import (
     Judged,
     average_precision,
     best_threshold,
@@ -19,7 +19,7 @@ from models.touch.evaluate import (
     operating_figures,
     precision_figures,
 )
-from models.touch.truth import Miss, Touch
+from tocsin.models.touch.truth import Miss, Touch
 
 MINUTE = 1800
 SPOTS = st.lists(

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, load, overlap
-from models.touch.finder_train import FRAMES, VALIDATION_SEEDS, Recipe, Sight, fit, found, settled, sight, varied
-from models.touch.hands import present
-from models.touch.scene import VALIDATION
-from models.vision.video import read
+from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, load, overlap
+from tocsin.models.touch.finder_train import FRAMES, VALIDATION_SEEDS, Recipe, Sight, fit, found, settled, sight, varied
+from tocsin.models.touch.hands import present
+from tocsin.models.touch.scene import VALIDATION
+from tocsin.models.vision.video import read
 
 BY_EYE = {
     ("video1", 10): (0.53, 0.55, 0.65, 0.82),

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, present, shaken
+from tocsin.models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, present, shaken
 
 NAN = float("nan")
 NOWHERE = [NAN] * 4

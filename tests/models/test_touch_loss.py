@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.touch.loss import Q, Targets, losses, targets
-from models.touch.truth import Touch
+from tocsin.models.touch.loss import Q, Targets, losses, targets
+from tocsin.models.touch.truth import Touch
 
 LENGTH = 20
 TOUCHES = st.lists(

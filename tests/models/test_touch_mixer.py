@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.touch.mixer import Gated, Mixer, SGPBlock, SGPMixer
+from tocsin.models.touch.mixer import Gated, Mixer, SGPBlock, SGPMixer
 
 SIZES = {"dim": 8, "kernel": 3, "reach": 2}
 LENGTH = 16

@@ -14,14 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.touch.config import TouchConfig
-from models.touch.decode import decode, spots
-from models.touch.evaluate import operating_figures
-from models.touch.loss import holding, targets
-from models.touch.model import Eyes, TouchModel, load
-from models.touch.moving import MOTION
-from models.touch.network import TouchNet
-from models.touch.train import (
+from tests.conftest import Once
+from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Shot, clip, eyes, seen, small_model, touches
+from tocsin.models.touch.config import TouchConfig
+from tocsin.models.touch.decode import decode, spots
+from tocsin.models.touch.evaluate import operating_figures
+from tocsin.models.touch.loss import holding, targets
+from tocsin.models.touch.model import Eyes, TouchModel, load
+from tocsin.models.touch.moving import MOTION
+from tocsin.models.touch.network import TouchNet
+from tocsin.models.touch.train import (
     Footage,
     Recipe,
     _piece,
@@ -34,16 +36,14 @@ from models.touch.train import (
     said,
     settled,
 )
-from models.touch.truth import Miss, Touch
-from models.trained import CONFIG_FILE
-from models.vision import flow
-from pipelines.runtime.clips import _file
-from pipelines.runtime.clips import judged as streamed
-from pipelines.runtime.frames import readings
-from pipelines.runtime.plan import Model
-from pipelines.touch import SCORES, pipeline
-from tests.conftest import Once
-from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Shot, clip, eyes, seen, small_model, touches
+from tocsin.models.touch.truth import Miss, Touch
+from tocsin.models.trained import CONFIG_FILE
+from tocsin.models.vision import flow
+from tocsin.pipelines.runtime.clips import _file
+from tocsin.pipelines.runtime.clips import judged as streamed
+from tocsin.pipelines.runtime.frames import readings
+from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.touch import SCORES, pipeline
 
 NAN = float("nan")
 
@@ -125,7 +125,7 @@ def test_a_hands_crop_matters_to_its_hand_alone(eye: Eyes) -> None:
 def test_without_looks_motion_alone_is_told_and_no_encoder_is_loaded(
     eye: Eyes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.touch.model.encoder", lambda *_, **__: pytest.fail("an encoder was loaded"))
+    monkeypatch.setattr("tocsin.models.touch.model.encoder", lambda *_, **__: pytest.fail("an encoder was loaded"))
     plain = Eyes(replace(SEEN, looks=False, scene_height=64, scene_width=96, crop=48))
     assert plain.scene == (MOTION, (2, 3)) and plain.hands == (MOTION, (2, 2)) and not plain.config.version
     pixels, boxes = tensors(list(clip(6)))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.touch.hands import crops
-from models.touch.moving import CHANNELS, Moving, moving
+from tocsin.models.touch.hands import crops
+from tocsin.models.touch.moving import CHANNELS, Moving, moving
 
 HEIGHT, WIDTH = 288, 512
 SCENE, SIDE = (144, 256), 90

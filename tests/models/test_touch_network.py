@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
-from models.touch.decode import decode, spots
-from models.touch.loss import Targets, losses, targets
-from models.touch.moving import MOTION
-from models.touch.network import RARE, Projection, Tokens, TouchNet
-from models.touch.truth import Touch
+from tocsin.models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
+from tocsin.models.touch.decode import decode, spots
+from tocsin.models.touch.loss import Targets, losses, targets
+from tocsin.models.touch.moving import MOTION
+from tocsin.models.touch.network import RARE, Projection, Tokens, TouchNet
+from tocsin.models.touch.truth import Touch
 
 SMALL = NetworkConfig(tokens=8, heads=2, dim=16, past=9, ahead=6, layers=2, kernel=3, reach=2, dropout=0.0)
 SCENE, HANDS = Tokens(MOTION + 2, (2, 3)), Tokens(MOTION, (4, 4))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.touch.baselines import changes, near
-from models.touch.hand import LEFT, RIGHT
-from models.touch.scene import (
+from tocsin.models.touch.baselines import changes, near
+from tocsin.models.touch.hand import LEFT, RIGHT
+from tocsin.models.touch.scene import (
     TEST,
     TEST_SEEDS,
     TRAIN,
@@ -23,8 +23,8 @@ from models.touch.scene import (
     Shot,
     look_of,
 )
-from models.touch.script import CLEAR, NEAR
-from models.touch.table import placed
+from tocsin.models.touch.script import CLEAR, NEAR
+from tocsin.models.touch.table import placed
 
 SEEDS = (TRAIN_SEEDS[2], TRAIN_SEEDS[7], VALIDATION_SEEDS[1], TEST_SEEDS[3])
 

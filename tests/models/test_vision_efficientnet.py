@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.vision import efficientnet
-from models.vision.encoder import load
+from tocsin.models.vision import efficientnet
+from tocsin.models.vision.encoder import load
 
 
 def waves(count: int, height: int, width: int) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.vision.encoder import ON_CPU, Encoder, load
 from tests.models.test_vision_vit import publish
+from tocsin.models.vision.encoder import ON_CPU, Encoder, load
 
 SIZE = (112, 224)
 """A multiple of every patch."""

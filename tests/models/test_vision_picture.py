@@ -15,12 +15,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from models.vision import picture
-from models.vision.video import read
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.frames import frame_fields, readings
 from tests.models.test_vision_video import film
 from tests.runtime.codec_samples import record
+from tocsin.models.vision import picture
+from tocsin.models.vision.video import read
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.frames import frame_fields, readings
 
 SCHEMA = pa.schema(
     [pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}), *frame_fields(32, 48)]
@@ -83,7 +83,7 @@ def _by_a_claim_check(file: bytes, folder: Path) -> Pixels:
 
 
 def _by_replay(file: bytes, folder: Path) -> Pixels:
-    from pipelines.runtime.readings import RejectedError
+    from tocsin.pipelines.runtime.readings import RejectedError
 
     try:
         table = readings(SCHEMA, [file], [{"camera": "a"}])
@@ -201,7 +201,7 @@ def test_a_video_is_upright(turn: picture.Turn, tmp_path: Path) -> None:
 def test_a_video_whose_frames_say_what_pyav_does_not_know_is_turned_by_its_angle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from models.vision import video
+    from tocsin.models.vision import video
 
     monkeypatch.setattr(video, "_display_matrix", lambda frame: None)
     path = film(tmp_path / "a.mp4")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from models.vision.video import read
+from tocsin.models.vision.video import read
 
 
 def film(path: Path, *, frames: int = 30, rate: int = 15, size: tuple[int, int] = (48, 64)) -> Path:

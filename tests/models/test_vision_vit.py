@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.vision.encoder import load
-from models.vision.published import settings
-from models.vision.vit import VisionTransformer
+from tocsin.models.vision.encoder import load
+from tocsin.models.vision.published import settings
+from tocsin.models.vision.vit import VisionTransformer
 
 WIDTH, DEPTH = 32, 2
 COMMON = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "hidden_act": "gelu"}

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators.aggregation import SelectiveAttention, aggregate, naive_aggregate
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.aggregation import SelectiveAttention, aggregate, naive_aggregate
 
 
 def narrow(function: Any) -> Any:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators.context import ContextCache, context_attention, context_mask, naive_context_attention
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.context import ContextCache, context_attention, context_mask, naive_context_attention
 
 SIZES = [  # batch, heads, frames, tokens, width; anchor, window, special
     ((1, 1, 1, 1, 1), (1, 1, 1)),

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from operators.gated import GatedAttention, curvature, gated_attention, naive_gated_attention
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.gated import GatedAttention, curvature, gated_attention, naive_gated_attention
 
 
 def inputs(batch: int, heads: int, queries: int, keys: int, dim: int) -> list[torch.Tensor]:

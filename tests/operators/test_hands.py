@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators.hands import HandCrossAttention, hand_attention, naive_hand_attention, sine_positions
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.hands import HandCrossAttention, hand_attention, naive_hand_attention, sine_positions
 
 EVERY_WAY = torch.tensor([[True, True], [True, False], [False, True], [False, False]])
 

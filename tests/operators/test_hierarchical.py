@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import hierarchical
-from operators.hierarchical import (
+from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators import hierarchical
+from tocsin.operators.hierarchical import (
     HierarchicalAttention,
     Hierarchy,
     downsample,
     hierarchical_attention,
     naive_hierarchical_attention,
 )
-from tests.operators.compare import DTYPES, assert_same, random, strided
 
 
 def inputs(batch: int, heads: int, tokens: int, dim: int, levels: int, rows: int | None = None) -> list[torch.Tensor]:

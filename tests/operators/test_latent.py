@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators.latent import (
+from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.latent import (
     LatentAttention,
     LatentCache,
     condense,
@@ -19,7 +20,6 @@ from operators.latent import (
     naive_condensed_attention,
     rotary,
 )
-from tests.operators.compare import DTYPES, assert_same, random, strided
 
 SIZES = [  # batch, heads, tokens, latent, rope; group, window
     ((1, 1, 1, 1, 2), (1, 1)),

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators.merging import MergingBlock, merge, merge_in, naive_merge, naive_restore, restore
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.merging import MergingBlock, merge, merge_in, naive_merge, naive_restore, restore
 
 SIZES = [(1, 1, 4), (2, 2, 3), (2, 9, 4), (3, 12, 5), (0, 5, 4), (1, 17, 2)]
 

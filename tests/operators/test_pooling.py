@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from operators.pooling import AdditiveAttentionPool, additive_attention, naive_additive_attention
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.pooling import AdditiveAttentionPool, additive_attention, naive_additive_attention
 
 SIZES = [(1, 1, 1, 1), (3, 5, 4, 2), (2, 30, 8, 16)]
 

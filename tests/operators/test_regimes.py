@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from operators.regimes import (
+from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators.regimes import (
     RegimeFusion,
     Regimes,
     decompose,
@@ -22,7 +23,6 @@ from operators.regimes import (
     regime_attention,
     regime_statistics,
 )
-from tests.operators.compare import DTYPES, assert_same, random, strided
 
 # The operating points of C-MAPSS's FD002: altitude, Mach number, throttle.
 POINTS = torch.tensor(

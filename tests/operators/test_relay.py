@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import relay
-from operators.relay import RelayCrossAttention, naive_relay_attention, relay_attention, relay_bias
 from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators import relay
+from tocsin.operators.relay import RelayCrossAttention, naive_relay_attention, relay_attention, relay_bias
 
 INF = math.inf
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from operators import routing
-from operators.routing import (
+from tests.operators.compare import DTYPES, assert_same, random, strided
+from tocsin.operators import routing
+from tocsin.operators.routing import (
     FluxAttention,
     FluxRouter,
     SinkWindow,
@@ -24,7 +25,6 @@ from operators.routing import (
     sink_window_step,
     tau_at,
 )
-from tests.operators.compare import DTYPES, assert_same, random, strided
 
 
 def inputs(batch: int, heads: int, tokens: int, dim: int) -> list[torch.Tensor]:

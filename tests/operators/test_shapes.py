@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from operators.shapes import match
+from tocsin.operators.shapes import match
 
 
 def test_sizes_come_back_by_name() -> None:

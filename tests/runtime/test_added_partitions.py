@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import crash
-from pipelines.runtime.errors import PositionLost
 from tests.crash.harness import Job, Killed
 from tests.crash.load import Message, messages, reading
 from tests.crash.oracle import judge
 from tests.setups import Setup
 from tests.shards import read, shard
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import crash
+from tocsin.pipelines.runtime.errors import PositionLost
 
 
 @pytest.fixture

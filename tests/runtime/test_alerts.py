@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.runtime.alerts import Alert, alerts_of, generation
-from pipelines.runtime.machine import empty
-from pipelines.runtime.pipeline import AlertRule
-from pipelines.runtime.rules import Edge
 from tests.crash.job import pipeline
+from tocsin.pipelines.runtime.alerts import Alert, alerts_of, generation
+from tocsin.pipelines.runtime.machine import empty
+from tocsin.pipelines.runtime.pipeline import AlertRule
+from tocsin.pipelines.runtime.rules import Edge
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 HOT, STEADY = JOB.rules[0], JOB.rules[1]

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.runtime.around import Around
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine, Outcome, empty
-from pipelines.runtime.pipeline import IDENTITY, Pipeline, Stage
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.stages import Encode, Judge, Last
+from tocsin.pipelines.runtime.around import Around
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline, Stage
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.stages import Encode, Judge, Last
 
 NOW = 1_767_225_600_000
 READING = pa.schema(

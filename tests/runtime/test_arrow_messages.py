@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.runtime.arrow_messages import MAX_BAD_ROWS
-from pipelines.runtime.codec import Codec
 from tests.runtime.codec_samples import (
     ARROW,
     EPOCH,
@@ -25,6 +23,8 @@ from tests.runtime.codec_samples import (
     record,
     written,
 )
+from tocsin.pipelines.runtime.arrow_messages import MAX_BAD_ROWS
+from tocsin.pipelines.runtime.codec import Codec
 
 
 def test_an_arrow_message_gives_its_rows_in_order():

@@ -24,17 +24,17 @@ from kafka.admin import (
 )
 from kafka.admin._acls import ACLResourcePatternType
 
-from deploy.kafka.server import KafkaServer
-from pipelines.cli.deployment import deployed
-from pipelines.cli.invocation import Invocation
-from pipelines.runtime import clients
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.provision import JOURNAL
-from pipelines.runtime.spec import Spec
 from tests.crash.load import messages
 from tests.hosted import hosted, reaches
 from tests.secured import AUTHORIZER, PASSWORD, USER, certificate, secure
 from tests.setups import JOB, Setup
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.cli.deployment import deployed
+from tocsin.pipelines.cli.invocation import Invocation
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.provision import JOURNAL
+from tocsin.pipelines.runtime.spec import Spec
 
 
 @pytest.fixture(scope="module")

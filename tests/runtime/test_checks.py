@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.runtime import checks
-from pipelines.runtime.checks import Checkup, Doubt, Finding
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime import checks
+from tocsin.pipelines.runtime.checks import Checkup, Doubt, Finding
+from tocsin.pipelines.runtime.errors import ConfigError
 
 
 def fails(reason: Exception) -> Callable[[], str]:

@@ -7,10 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.runtime.codec import ARROW_STREAM, Codec
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.fields import END_MS
-from pipelines.runtime.json_messages import HALVED_ROWS, JsonReader
 from tests.runtime.codec_samples import (
     ARROW,
     BAD_VALUES,
@@ -24,6 +20,10 @@ from tests.runtime.codec_samples import (
     record,
     written,
 )
+from tocsin.pipelines.runtime.codec import ARROW_STREAM, Codec
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.fields import END_MS
+from tocsin.pipelines.runtime.json_messages import HALVED_ROWS, JsonReader
 
 ARROW_ALIAS = "application/x-apache-arrow-stream"
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.runtime.cuts import deal, whole
-from pipelines.runtime.state import Cut, State
 from tests.runtime.test_state import FORGET_MS, KEYS, WAITING, Key, _state, _view, _wait, _write
+from tocsin.pipelines.runtime.cuts import deal, whole
+from tocsin.pipelines.runtime.state import Cut, State
 
 SHARDS = st.integers(1, 4)
 OPS = st.lists(

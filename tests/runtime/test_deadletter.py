@@ -9,7 +9,7 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
-from pipelines.runtime.deadletter import (
+from tocsin.pipelines.runtime.deadletter import (
     ROW_SIZE_LIMIT,
     SIZE_LIMIT,
     DeadLetter,

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError
 from tests.runtime.codec_samples import ARROW, BESIDE, record, written
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import ConfigError
 
 
 def _from(place, name, kind, *, nullable=False):

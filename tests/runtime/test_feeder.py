@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import feeder
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.feeder import feed
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import feeder
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.feeder import feed
 
 PARTITIONS = 4
 

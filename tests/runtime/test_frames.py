@@ -15,11 +15,11 @@ import simplejpeg
 from PIL import Image
 from pyarrow import fs
 
-from pipelines.runtime import frames
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.frames import frame_fields
 from tests.runtime.codec_samples import record
+from tocsin.pipelines.runtime import frames
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.frames import frame_fields
 
 HEIGHT, WIDTH = 36, 64
 FACTS = [

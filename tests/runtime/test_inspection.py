@@ -12,16 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.runtime import inspection
-from pipelines.runtime.errors import ConfigError, SnapshotLost, Unavailable
-from pipelines.runtime.inspection import Memory, Rule, recall
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
-from pipelines.runtime.plan import Model, Plan
-from pipelines.runtime.sink import Sink
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.stages import Last, Sorted
+from tocsin.pipelines.runtime import inspection
+from tocsin.pipelines.runtime.errors import ConfigError, SnapshotLost, Unavailable
+from tocsin.pipelines.runtime.inspection import Memory, Rule, recall
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.plan import Model, Plan
+from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.stages import Last, Sorted
 
 SCHEMA = pa.schema(
     [

@@ -11,9 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.runtime import json_messages
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.json_messages import HALVED_ROWS
 from tests.runtime.codec_samples import (
     BAD_VALUES,
     EPOCH,
@@ -23,6 +20,9 @@ from tests.runtime.codec_samples import (
     SCHEMA,
     record,
 )
+from tocsin.pipelines.runtime import json_messages
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.json_messages import HALVED_ROWS
 
 
 class NoReadingError(Exception):

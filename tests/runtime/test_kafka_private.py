@@ -14,9 +14,9 @@ from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.transaction_manager import TransactionManager
 from kafka.record.default_records import DefaultRecordBatch
 
-from pipelines.runtime import clients, kafka_private
-from pipelines.runtime.broker_checks import _failures
-from pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime import clients, kafka_private
+from tocsin.pipelines.runtime.broker_checks import _failures
+from tocsin.pipelines.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

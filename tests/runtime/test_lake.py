@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from pipelines.query import query, results
-from pipelines.runtime.compaction import compact
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_checks import LakeFolder
-from pipelines.runtime.settings import Settings
 from tests.test_query import commit
+from tocsin.pipelines.query import query, results
+from tocsin.pipelines.runtime.compaction import compact
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_checks import LakeFolder
+from tocsin.pipelines.runtime.settings import Settings
 
 NAMES = ["plain", "My Lake", "Prüfstand 日本", "100%", "50% of a%zz", "a#b?c", "{a}*;:,'\"<>`$& ", "key=9"]
 REFUSED = ["a%20b", "%2F", "100%25", "[a]", "a|b", "a^b", "a\\b", "a\nb"]

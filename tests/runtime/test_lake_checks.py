@@ -14,16 +14,16 @@ import pytest
 from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from deploy.kafka.server import KafkaServer
-from models.rul.model import FD001
-from pipelines.runtime import lake_checks
-from pipelines.runtime.journal import Journal
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_checks import goes_with
-from pipelines.runtime.plan import store_model
 from tests.crash.harness import PARTITIONS, Job
 from tests.crash.load import messages
 from tests.setups import Setup
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.rul.model import FD001
+from tocsin.pipelines.runtime import lake_checks
+from tocsin.pipelines.runtime.journal import Journal
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_checks import goes_with
+from tocsin.pipelines.runtime.plan import store_model
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_an_input_topic_that_was_cut_or_made_again(ran: Setup) -> None:
 
 
 def test_a_damaged_copy_of_a_model(kafka: KafkaServer, tmp_path: Path) -> None:
-    setup = Setup(tmp_path, kafka.bootstrap_servers, factory="pipelines.rul:pipeline", model=FD001)
+    setup = Setup(tmp_path, kafka.bootstrap_servers, factory="tocsin.pipelines.rul:pipeline", model=FD001)
     setup.create(setup.topic)
     ref = store_model(Lake(str(setup.lake)), FD001, name="fd001", version="1")
     assert setup.amiss() == {}

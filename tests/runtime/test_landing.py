@@ -11,15 +11,15 @@ import pyarrow as pa
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
-from pipelines.runtime.alerts import Alert
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.deployment import landing
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.landing import pipeline
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.deployment import landing
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.landing import pipeline
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.plan import Plan
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
 ALARM = Alert(

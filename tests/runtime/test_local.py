@@ -11,9 +11,9 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from pipelines.runtime import local
-from pipelines.runtime.cluster import connect
-from pipelines.runtime.metrics import endpoints
+from tocsin.pipelines.runtime import local
+from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.metrics import endpoints
 
 
 @pytest.fixture

@@ -11,18 +11,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.runtime import logs
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.logs import EVERY_S, KINDS, Mentions
-from pipelines.runtime.state import Cell, State
+from tocsin.pipelines.runtime import logs
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.logs import EVERY_S, KINDS, Mentions
+from tocsin.pipelines.runtime.state import Cell, State
 
-log = logging.getLogger("pipelines.runtime.test")
+log = logging.getLogger("tocsin.pipelines.runtime.test")
 
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
     """`start` changes the whole process."""
-    root, ours = logging.getLogger(), logging.getLogger("pipelines")
+    root, ours = logging.getLogger(), logging.getLogger("tocsin")
     handlers, levels = root.handlers[:], (root.level, ours.level)
     yield
     root.handlers[:] = handlers
@@ -42,7 +42,7 @@ def letter(offset: int = 1042, *, error: str = "BadValue", key: bytes | None = b
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("pipelines.runtime.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tocsin.pipelines.runtime.logs.time.monotonic", lambda: now[0])
     return now
 
 
@@ -60,7 +60,7 @@ def test_a_line_is_one_object_that_says_what_it_is_about(capsys: pytest.CaptureF
     assert first.pop("ts").endswith("Z")
     assert first == {
         "level": "info",
-        "logger": "pipelines.runtime.test",
+        "logger": "tocsin.pipelines.runtime.test",
         "message": "two\nlines, 1",
         "pipeline": "rul",
         "shard": 2,

@@ -15,15 +15,15 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import shard as shard_module
-from pipelines.runtime.journal import LARGEST, Journal, Mark, Ran
-from pipelines.runtime.provision import provision
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import Sink
 from tests.crash.harness import Job, Killed, until
 from tests.crash.load import Message, messages
 from tests.shards import read, shard
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import shard as shard_module
+from tocsin.pipelines.runtime.journal import LARGEST, Journal, Mark, Ran
+from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import Sink
 
 LIMIT = 1_800
 """Bytes that the journal's topic takes here, in place of a megabyte."""

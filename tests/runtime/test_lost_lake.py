@@ -13,16 +13,16 @@ import polars as pl
 import pytest
 from kafka import KafkaAdminClient
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import shard as shard_module
-from pipelines.runtime.errors import LakeLost
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.reset import reset
-from pipelines.runtime.sink import Sink
 from tests.crash.harness import Job, Killed, until
 from tests.crash.load import Message, messages
 from tests.setups import Setup
 from tests.shards import alerts, read, shard
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import shard as shard_module
+from tocsin.pipelines.runtime.errors import LakeLost
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.reset import reset
+from tocsin.pipelines.runtime.sink import Sink
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_checks import LakeTable
-from pipelines.runtime.orders import Orders, forget_stopped
-from pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_checks import LakeTable
+from tocsin.pipelines.runtime.orders import Orders, forget_stopped
+from tocsin.pipelines.runtime.plan import Plan
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "t"})
 
@@ -74,7 +74,7 @@ def test_a_pipeline_that_was_never_given_an_order_forgets_when_it_starts(lake: L
     [
         ({"factory": "tests.crash.job:none"}, ConfigError, "expected an importable module:function"),
         ({"options": {**PLAN.options, "rows": 0}}, ConfigError, "expected rows, of a step, to be at least 1, got 0"),
-        ({"factory": "pipelines.rul:pipeline", "options": {}}, ModelError, "expected a model"),
+        ({"factory": "tocsin.pipelines.rul:pipeline", "options": {}}, ModelError, "expected a model"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_and_changes_nothing(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from models.rul.model import FD001
-from pipelines.runtime.errors import ConfigError, ModelError
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
+from tocsin.models.rul.model import FD001
+from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
 
 JOB = "tests.crash.job:pipeline"
-RUL = "pipelines.rul:pipeline"
+RUL = "tocsin.pipelines.rul:pipeline"
 
 
 @pytest.fixture

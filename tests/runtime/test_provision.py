@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.provision import provision
 from tests.crash.harness import Job
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.provision import provision
 
 
 @pytest.mark.kafka

@@ -20,15 +20,15 @@ from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.util import calc_crc32c
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime import damage as damage_module
-from pipelines.runtime import reader as reader_module
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt
-from pipelines.runtime.reader import Poll, Reader
 from tests.conftest import CreateTopic
 from tests.segments import BASE_OFFSET, CRC, LAST_RECORD, damage
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime import damage as damage_module
+from tocsin.pipelines.runtime import reader as reader_module
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt
+from tocsin.pipelines.runtime.reader import Poll, Reader
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 

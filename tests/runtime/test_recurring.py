@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime import recurring as recurring_
-from pipelines.runtime.deployment import Deployment
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.orders import Orders
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.recurring import recurring
-from pipelines.runtime.supervisor import Supervisor
+from tocsin.pipelines.runtime import recurring as recurring_
+from tocsin.pipelines.runtime.deployment import Deployment
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.orders import Orders
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.recurring import recurring
+from tocsin.pipelines.runtime.supervisor import Supervisor
 
 
 class Panic(BaseException):
@@ -72,9 +72,9 @@ def test_a_supervisor_goes_on_following_the_registry_whatever_that_answers(
         return False
 
     monkeypatch.setattr(Orders, "follow", follow)
-    monkeypatch.setattr("pipelines.runtime.supervisor.FOLLOW_S", 0.05)
-    monkeypatch.setattr("pipelines.runtime.supervisor.drain", lambda *_: {})
-    monkeypatch.setattr("pipelines.runtime.logs.start", lambda **_: None)
+    monkeypatch.setattr("tocsin.pipelines.runtime.supervisor.FOLLOW_S", 0.05)
+    monkeypatch.setattr("tocsin.pipelines.runtime.supervisor.drain", lambda *_: {})
+    monkeypatch.setattr("tocsin.pipelines.runtime.logs.start", lambda **_: None)
     for name in ("_beat", "_track"):
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})

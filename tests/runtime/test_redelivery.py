@@ -11,12 +11,12 @@ import pytest
 from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, externalise
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
 from tests.conftest import CreateTopic
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, externalise
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
 
 ARROW = (("content-type", b"application/vnd.apache.arrow.stream"),)
 

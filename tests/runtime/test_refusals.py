@@ -6,11 +6,11 @@ import pytest
 from kafka import codec
 from kafka import errors as kafka_errors
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime.broker_checks import codecs
-from pipelines.runtime.errors import ConfigError, Unavailable
-from pipelines.runtime.refusals import permanent
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime.broker_checks import codecs
+from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.refusals import permanent
 
 PERMANENT = [
     (kafka_errors.TopicAuthorizationFailedError("alerts.job"), "grant it to this user"),

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.pipeline import Pipeline
-from pipelines.runtime.replay import replay
 from tests.crash.job import SCHEMA, pipeline
 from tests.crash.oracle import Outcome, judge
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.replay import replay
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 START_MS = 1_767_225_590_000  # ten seconds before a midnight, so that a table has two dates

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.settings import Settings
 
 Write = Callable[[str], Path]
 
@@ -130,20 +130,20 @@ def test_a_pipeline_has_common_settings_and_options_of_its_own(toml: Write, monk
         topic = "sensors.hall"
         every = "2s"
         [pipelines.pumps]
-        factory = "pipelines.rul:pipeline"
+        factory = "tocsin.pipelines.rul:pipeline"
         model = "models/pumps"
     """)
     monkeypatch.setenv("TOCSIN_PIPELINES__RUL__WARNING", "50")
     settings = Settings.load(overrides={"pipelines.rul.rows": 64})
     rul = settings.pipeline("rul")
-    assert (rul.factory, rul.model, rul.shards) == ("pipelines.rul:pipeline", "rul@champion", 4)
+    assert (rul.factory, rul.model, rul.shards) == ("tocsin.pipelines.rul:pipeline", "rul@champion", 4)
     assert rul.options == {"topic": "sensors.hall", "every": "2s", "warning": 50, "rows": 64}
     assert (settings.pipeline("pumps").factory, settings.pipeline("pumps").model) == (
-        "pipelines.rul:pipeline",
+        "tocsin.pipelines.rul:pipeline",
         "models/pumps",
     )
     touch = settings.pipeline("touch")
-    assert (touch.factory, touch.model, touch.options) == ("pipelines.touch:pipeline", "touch@champion", {})
+    assert (touch.factory, touch.model, touch.options) == ("tocsin.pipelines.touch:pipeline", "touch@champion", {})
 
 
 def test_logs_are_json_and_reach_a_deployments_processes_by_their_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import reader as reader_module
-from pipelines.runtime.errors import RecordsCorrupt
-from pipelines.runtime.health import problems
-from pipelines.runtime.shard import Shard
 from tests.crash import job as job_module
 from tests.crash.harness import Job, until
 from tests.crash.load import messages
 from tests.segments import damage
 from tests.shards import read, shard
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import reader as reader_module
+from tocsin.pipelines.runtime.errors import RecordsCorrupt
+from tocsin.pipelines.runtime.health import problems
+from tocsin.pipelines.runtime.shard import Shard
 
 JOURNALED = {"every": "1h"}
 """No checkpoint but the first: a takeover re-runs it all."""

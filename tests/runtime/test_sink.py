@@ -18,11 +18,11 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from pipelines.runtime.errors import ConfigError, Fenced, LakeLost
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.pipeline import IDENTITY, Pipeline
-from pipelines.runtime.sink import Owned, Sink, _stats
+from tocsin.pipelines.runtime.errors import ConfigError, Fenced, LakeLost
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.sink import Owned, Sink, _stats
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
 PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)

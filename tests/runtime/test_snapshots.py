@@ -10,15 +10,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipelines.runtime.checkpoint import Checkpoints, Taken
-from pipelines.runtime.errors import SnapshotLost
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_waits import LakeWaits
-from pipelines.runtime.rows import Rows
-from pipelines.runtime.snapshots import LONGEST, Snapshots
-from pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
 from tests.denied import deny
 from tests.test_query import commit
+from tocsin.pipelines.runtime.checkpoint import Checkpoints, Taken
+from tocsin.pipelines.runtime.errors import SnapshotLost
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_waits import LakeWaits
+from tocsin.pipelines.runtime.rows import Rows
+from tocsin.pipelines.runtime.snapshots import LONGEST, Snapshots
+from tocsin.pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
 
 DECLARED = {"0-A/sum": Cell(dtype=torch.int64), "0-A/last": Ring(2, 8), "0-A/waiting": Pending()}
 

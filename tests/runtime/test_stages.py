@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipelines.runtime.frames import frame_fields
-from pipelines.runtime.machine import Machine, Outcome, empty
-from pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
-from pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
+from tocsin.pipelines.runtime.frames import frame_fields
+from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
 
 NOW = 1_767_225_600_000
 FIELDS = [pa.field("unit", pa.string(), nullable=False), pa.field("at", pa.int64()), pa.field("x", pa.float64())]

@@ -10,23 +10,23 @@ from typing import Any, Literal
 
 import pytest
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import clients
-from pipelines.runtime import journal as journal_
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced, Unavailable
-from pipelines.runtime.journal import Journal
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.machine import Machine
-from pipelines.runtime.plan import Plan
-from pipelines.runtime.reader import Log, Reader
-from pipelines.runtime.shard import Shard
-from pipelines.runtime.sink import Owned, Sink
-from pipelines.runtime.snapshots import Snapshots
-from pipelines.runtime.spec import Spec
-from pipelines.runtime.takeover import _Found
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA, pipeline
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import clients
+from tocsin.pipelines.runtime import journal as journal_
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced, Unavailable
+from tocsin.pipelines.runtime.journal import Journal
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.machine import Machine
+from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.reader import Log, Reader
+from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.sink import Owned, Sink
+from tocsin.pipelines.runtime.snapshots import Snapshots
+from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.takeover import _Found
 
 OPTIONS = {"name": "job", "topic": "readings"}
 LOG = Log("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})

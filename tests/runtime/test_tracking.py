@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipelines.runtime import tracking
-from pipelines.runtime.errors import ModelError, Unavailable
-from pipelines.runtime.stats import Window
-from pipelines.runtime.tracking import POINTS, Tracking, counts, metrics, resolve_model
+from tocsin.pipelines.runtime import tracking
+from tocsin.pipelines.runtime.errors import ModelError, Unavailable
+from tocsin.pipelines.runtime.stats import Window
+from tocsin.pipelines.runtime.tracking import POINTS, Tracking, counts, metrics, resolve_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

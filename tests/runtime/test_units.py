@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines.runtime.errors import ConfigError
-from pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.units import milliseconds, size
 
 
 @pytest.mark.parametrize(

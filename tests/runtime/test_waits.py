@@ -16,17 +16,17 @@ import pytest
 from deltalake import DeltaTable
 from kafka.errors import KafkaTimeoutError
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import lake_waits, outbox, reader, shard, sink, snapshots
-from pipelines.runtime.codec import Codec
-from pipelines.runtime.errors import Fenced, Unavailable
-from pipelines.runtime.lake import Lake
-from pipelines.runtime.lake_waits import LakeWaits, answering
-from pipelines.runtime.reader import Reader
-from pipelines.runtime.shard import Shard
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
 from tests.crash.load import messages
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import lake_waits, outbox, reader, shard, sink, snapshots
+from tocsin.pipelines.runtime.codec import Codec
+from tocsin.pipelines.runtime.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake_waits import LakeWaits, answering
+from tocsin.pipelines.runtime.reader import Reader
+from tocsin.pipelines.runtime.shard import Shard
 
 FULL = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 READ_ONLY = OSError(

@@ -17,14 +17,14 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka import codec as kafka_codec
 from kafka.admin import ConfigResource, ConfigResourceType
 
-from deploy.kafka.server import KafkaServer
-from pipelines.runtime import progress
-from pipelines.runtime.deadletter import DeadLetter
-from pipelines.runtime.spec import ShardId
-from pipelines.runtime.worker import Worker, _Hosted
 from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
 from tests.hosted import hosted, reaches
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime import progress
+from tocsin.pipelines.runtime.deadletter import DeadLetter
+from tocsin.pipelines.runtime.spec import ShardId
+from tocsin.pipelines.runtime.worker import Worker, _Hosted
 
 
 @pytest.fixture
