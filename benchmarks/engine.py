@@ -38,15 +38,15 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.models.rul.fleet import live
 from tocsin.models.rul.model import FD001, RulModel, build, load
-from tocsin.pipelines.runtime import clients, feeder
-from tocsin.pipelines.runtime.cluster import connect
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.plan import Model, Plan, store_model
-from tocsin.pipelines.runtime.process import KEEP_MEMORY
-from tocsin.pipelines.runtime.provision import provision
-from tocsin.pipelines.runtime.supervisor import deploy
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.ray_client import connect
+from tocsin.pipelines.runtime.control.supervisor import deploy
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
+from tocsin.pipelines.runtime.kafka import clients, feeder
+from tocsin.pipelines.runtime.kafka.topics import provision
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 ROOT = str(Path(__file__).parents[1])
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]

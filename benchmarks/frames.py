@@ -39,20 +39,20 @@ from torch import Tensor
 
 from benchmarks.watches import WATCHES, Watch
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import feeder
-from tocsin.pipelines.runtime.clips import QUALITY, Frame
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine, Step
-from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline, Stage
-from tocsin.pipelines.runtime.plan import Model, Plan, store_model
-from tocsin.pipelines.runtime.process import KEEP_MEMORY
-from tocsin.pipelines.runtime.provision import provision
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.spec import Spec
-from tocsin.pipelines.runtime.state import Declared, Store
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Declared, Store
+from tocsin.pipelines.runtime.engine.machine import Machine, Step
+from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.video import QUALITY, Frame
+from tocsin.pipelines.runtime.kafka import feeder
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.kafka.topics import provision
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 STEP = 64
 """Frames a step, as the pipeline takes them from a backlog."""

@@ -35,16 +35,16 @@ import pyarrow as pa
 from kafka import KafkaProducer
 
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients, feeder
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
-from tocsin.pipelines.runtime.plan import Model, Plan
-from tocsin.pipelines.runtime.provision import provision
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.spec import Spec
-from tocsin.pipelines.runtime.stages import Last, Sorted
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.engine.plan import Model, Plan
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import clients, feeder
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.kafka.topics import provision
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.stages.stages import Last, Sorted
 
 SENSORS = [f"s{i}" for i in range(24)]
 TOUCHED = 1000

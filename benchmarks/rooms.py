@@ -28,11 +28,11 @@ import torch
 from tocsin.models.occupancy.data import PROPERTIES
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.pipelines.occupancy import READING, pipeline
-from tocsin.pipelines.runtime.machine import Machine
-from tocsin.pipelines.runtime.pipeline import IDENTITY
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.process import KEEP_MEMORY
-from tocsin.pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
+from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 START = 1_767_600_000_000
 """Monday 5 January 2026, 8:00 UTC: what is measured begins in office hours; ms since 1970."""

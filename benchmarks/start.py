@@ -28,7 +28,7 @@ NAME, TOPIC, ROWS = "up", "sensors.start", 3000
 ROOT = Path(__file__).parents[1]
 CLUSTER = """
 import sys
-from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.control.ray_client import connect
 connect("local", cpus=2)
 import ray
 print(ray.get_runtime_context().gcs_address, flush=True)

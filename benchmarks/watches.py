@@ -19,9 +19,9 @@ from tocsin.models.touch.hands import shaken
 from tocsin.models.touch.scene import Scene
 from tocsin.models.vision.encoder import load
 from tocsin.pipelines import surprise, touch
-from tocsin.pipelines.runtime.clips import Frame
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.formats.video import Frame
 from tocsin.pipelines.touch import BOXES
 
 SEED = 1

@@ -21,7 +21,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel
 
 from docs import formulas, pictures, system
-from tocsin.pipelines.runtime.pipeline import TUNING, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.declare.pipeline import TUNING, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
 
 ROOT = Path(__file__).parents[1]

@@ -17,16 +17,16 @@ from torch import Tensor
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
 from tocsin.models.occupancy.model import load
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.grid import Grid
-from tocsin.pipelines.runtime.machine import Step
-from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import replay
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.stages import Judge, Last, Silence
-from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.stages.resample import Grid
+from tocsin.pipelines.runtime.stages.stages import Judge, Last, Silence
 
 OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -16,9 +16,9 @@ from deltalake import DeltaTable
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def alerts(
     Raises:
         Unavailable: Kafka does not answer, or the pipeline has no alert topic (with `follow`, it is waited for).
     """
-    from tocsin.pipelines.runtime import clients
+    from tocsin.pipelines.runtime.kafka import clients
 
     options = Settings.load().kafka.client_options() if kafka is None else kafka
     with closing(clients.consumer(options)) as consumer:

@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 
 from tocsin.models.rul.model import load
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.pipeline import AlertRule, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.stages import Judge, Last, Sorted
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.stages.stages import Judge, Last, Sorted
 
 OPTIONS = (
     "name",

@@ -14,14 +14,14 @@ import torch
 
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.frames import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.machine import Step
-from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
-from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
+from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted
 
 RESULTS = pa.schema(
     [

@@ -15,17 +15,17 @@ from tocsin.models.touch import finder
 from tocsin.models.touch.hands import HandDetector
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
-from tocsin.pipelines.runtime.around import Around
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.frames import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.machine import Step
-from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.rules import NEVER
-from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Sorted
-from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.rules import NEVER
+from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
+from tocsin.pipelines.runtime.stages.centered_window import Around
+from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted
 
 LAPSE = "500ms"
 """Between two frames, after which the one before says nothing of the next."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
-from tocsin.pipelines.runtime.lake import write_aside
+from tocsin.pipelines.runtime.lake.storage import write_aside
 
 NAMED = "TOCSIN_TEST_KAFKA"
 """The variable with the file that says where it is, or why there is none."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
-from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 Refuses = Callable[[str], OSError | None]
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from tocsin.pipelines.runtime import worker
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.control import worker
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
 @contextmanager

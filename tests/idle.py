@@ -8,8 +8,8 @@ from typing import Any
 
 from ray.exceptions import ActorUnavailableError
 
-from tocsin.pipelines.runtime.spec import ShardId
-from tocsin.pipelines.runtime.worker import Status, Worker
+from tocsin.pipelines.runtime.control.worker import Status, Worker
+from tocsin.pipelines.runtime.engine.shard_config import ShardId
 
 ERRORS = {"unavailable": ActorUnavailableError("the network is slow", None), "own": RuntimeError("boom")}
 

@@ -10,10 +10,10 @@ import orjson
 
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
 def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **given: Any) -> Shard:

@@ -22,12 +22,12 @@ from tests.forked import Tocsin
 from tests.tour import BIN
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.fleet import live
-from tocsin.pipelines.runtime.feeder import feed
+from tocsin.pipelines.runtime.kafka.feeder import feed
 
 ROWS = 6000
 CLUSTER = """
 import sys
-from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.control.ray_client import connect
 connect("local", cpus=2)
 import ray
 print(ray.get_runtime_context().gcs_address, flush=True)

@@ -18,13 +18,13 @@ from tocsin.pipelines.cli.alerts import line
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.cli.check import _teller
 from tocsin.pipelines.cli.fleet import Fleet
-from tocsin.pipelines.runtime import redelivery
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.checks import Finding
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.inspection import Memory, Rule
-from tocsin.pipelines.runtime.redelivery import Held
+from tocsin.pipelines.runtime.admin.inspection import Memory, Rule
+from tocsin.pipelines.runtime.admin.preflight import Finding
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.kafka import redelivery
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.kafka.redelivery import Held
 
 KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
 SEEN = r"[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"

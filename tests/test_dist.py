@@ -34,7 +34,12 @@ def test_the_wheel_has_one_import_name_and_its_weights(built: Path) -> None:
     (wheel,), (sdist,) = built.glob("*.whl"), built.glob("*.tar.gz")
     files = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in files if ".dist-info" not in name} == {"tocsin"}
-    for file in ("py.typed", "operators/gated.py", "models/rul/weights/fd001/model.safetensors", "deploy/kafka/pom.xml"):
+    for file in (
+        "py.typed",
+        "operators/gated.py",
+        "models/rul/weights/fd001/model.safetensors",
+        "deploy/kafka/pom.xml",
+    ):
         assert f"tocsin/{file}" in files
     assert any(name.endswith("licenses/LICENSE") for name in files)
     with tarfile.open(sdist) as archive:
@@ -55,7 +60,7 @@ assert models.MINE and operators.MINE and pipelines.MINE and deploy.MINE
 import tocsin
 from tocsin.models.rul.model import FD001
 from tocsin.pipelines.rul import pipeline
-from tocsin.pipelines.runtime.plan import Plan, current
+from tocsin.pipelines.runtime.engine.plan import Plan, current
 assert (FD001 / "config.json").exists()
 assert current("pipelines.rul:pipeline") == "tocsin.pipelines.rul:pipeline"
 print(tocsin.__file__)

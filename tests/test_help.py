@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from tests.tour import environment
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.engine.alerts import Alert
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:

@@ -87,7 +87,7 @@ assert "torch" in sys.modules and not {"pyarrow", "polars", "numpy", "ray"} & se
         "tocsin.models",
         "tocsin.operators",
         "tocsin.pipelines.runtime",
-        "tocsin.pipelines.runtime.errors",
+        "tocsin.pipelines.runtime.declare.errors",
     ],
 )
 def test_importing_a_package_does_no_work(package: str) -> None:
@@ -98,7 +98,7 @@ def test_importing_a_package_does_no_work(package: str) -> None:
 
 
 def test_the_runtimes_core_does_not_start_ray_or_mlflow() -> None:
-    _python("import sys, tocsin.pipelines.runtime.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")
+    _python("import sys, tocsin.pipelines.runtime.engine.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")
 
 
 HEAVY = (
@@ -138,10 +138,13 @@ def test_settings_are_read_without_arrow() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("tocsin.pipelines.runtime.process", ""),  # it decides how Arrow keeps memory, which must not be there yet
-        ("tocsin.pipelines.runtime.worker", "kafka ray numpy pydantic"),
-        ("tocsin.pipelines.runtime.reader", "kafka numpy polars pyarrow"),
-        ("tocsin.pipelines.runtime.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
+        (
+            "tocsin.pipelines.runtime.telemetry.process",
+            "",
+        ),  # it decides how Arrow keeps memory, which must not be there yet
+        ("tocsin.pipelines.runtime.control.worker", "kafka ray numpy pydantic"),
+        ("tocsin.pipelines.runtime.kafka.reader", "kafka numpy polars pyarrow"),
+        ("tocsin.pipelines.runtime.control.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
         ("tocsin.pipelines.cli.deployment", "pydantic"),
         ("tocsin.pipelines.cli.cluster", "pydantic"),
     ],

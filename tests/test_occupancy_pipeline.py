@@ -19,10 +19,10 @@ from tocsin.models.occupancy.model import OFFICES, load
 from tocsin.models.occupancy.sensors import Line, simulate
 from tocsin.pipelines.cli.occupancy import recorded
 from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay
 
 SHIPPED = Model(OFFICES, "offices", "cpu")
 MINUTE = 60_000

@@ -15,11 +15,11 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
 from tocsin.pipelines.query import alerts, query, results
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Sink
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

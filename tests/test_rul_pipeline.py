@@ -20,13 +20,13 @@ from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import read_csv_directory
 from tocsin.models.rul.model import FD001, RulModel, build, load
 from tocsin.pipelines.rul import pipeline
-from tocsin.pipelines.runtime import feeder
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import feeder
 
 SHIPPED = Model(FD001, "rul/1", "cpu")
 WINDOW = 30

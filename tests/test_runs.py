@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tocsin.pipelines.cli import cluster, runs
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 
 
 @pytest.fixture(autouse=True)

@@ -23,9 +23,9 @@ from tests.crash.oracle import _readings as readings
 from tests.runtime.test_health import free_port, get
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.status import look
-from tocsin.pipelines.runtime.cluster import connect, find
-from tocsin.pipelines.runtime.metrics import METRICS, endpoints
+from tocsin.pipelines.runtime.control.ray_client import connect, find
 from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.telemetry.metrics import METRICS, endpoints
 
 SECRET = "hush-this-one"
 RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from tests.runtime.test_inspection import Shard
 from tocsin.pipelines.cli import cluster
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.errors import Unavailable
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.orders import last_orders
+from tocsin.pipelines.runtime.control.desired_state import last_orders
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 SETTINGS = """
 [lake]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from tocsin.pipelines.cli import cluster
 from tocsin.pipelines.cli.status import _once, _shard, table
-from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.settings import Settings
 
 

@@ -28,8 +28,8 @@ from tests.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.surprise.scene import Dive
 from tocsin.pipelines.query import results
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,13 @@ from polars.testing import assert_frame_equal
 
 from tests.conftest import Once
 from tests.dives import SIZE, pan, small_model
-from tocsin.pipelines.runtime.clips import Frame, judged
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.frames import decode
-from tocsin.pipelines.runtime.machine import Machine, empty
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.formats.jpeg import decode
+from tocsin.pipelines.runtime.formats.video import Frame, judged
 from tocsin.pipelines.surprise import RESULTS, pipeline
 
 RATE_MS = 100
@@ -123,7 +123,7 @@ def test_repeated_frames_are_dropped_and_those_that_come_too_late_refused(model:
     shots = clip("a", 12)
     order = [0, 1, 2, 3, 3, 4, 6, 5, 7, 8, 9, 10, 11]
     machine, frames = Machine(p), table(p, [shots[n] for n in order])
-    from tocsin.pipelines.runtime.replay import _identified
+    from tocsin.pipelines.runtime.engine.replay import _identified
 
     outcome = machine.step(_identified(p, frames, 0).combine_chunks().to_batches()[0], 0)
     assert outcome.results["sequence"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]

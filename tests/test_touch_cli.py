@@ -15,9 +15,9 @@ from tests.touches import SIZE, clip, small_model, touches
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.frames import AROUND, LINE, WIDTH
 from tocsin.pipelines.query import results
-from tocsin.pipelines.runtime import feeder
-from tocsin.pipelines.runtime.clips import sent
-from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.formats.video import sent
+from tocsin.pipelines.runtime.kafka import feeder
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 FRAMES, RATE = 90, 30
 HEIGHT = round(SIZE[0] * WIDTH / SIZE[1])

@@ -19,15 +19,15 @@ from tests.conftest import Once
 from tests.touches import CONFIG, RATE_MS, SIZE, Taken, small_model, table, taken, touches
 from tocsin.models.touch.decode import decode, paired, spots
 from tocsin.models.touch.truth import HANDS, Touch
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.clips import Frame, _file
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.machine import Machine, Outcome, Step, empty
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import _identified, replay
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.state import Declared, Store
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Declared, Store
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, Step, empty
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import _identified, replay
+from tocsin.pipelines.runtime.formats.video import Frame, _file
 from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1

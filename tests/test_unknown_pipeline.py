@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
 @pytest.mark.parametrize("command", ["run", "up"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tocsin.pipelines.cli import cluster, status
-from tocsin.pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError, Unavailable
 from tocsin.pipelines.runtime.settings import Settings
 
 AWAY = Unavailable("supervisor: expected its status, got ActorDiedError")

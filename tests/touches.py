@@ -17,9 +17,9 @@ from tocsin.models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, T
 from tocsin.models.touch.model import Eyes
 from tocsin.models.touch.train import Footage, Recipe, fit, footage
 from tocsin.models.touch.truth import Touch
-from tocsin.pipelines.runtime.clips import Frame, _file
-from tocsin.pipelines.runtime.frames import readings
-from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.formats.jpeg import readings
+from tocsin.pipelines.runtime.formats.video import Frame, _file
 from tocsin.pipelines.touch import BOXES
 
 SIZE = (64, 96)

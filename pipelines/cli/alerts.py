@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.alerts import Alert
+    from tocsin.pipelines.runtime.engine.alerts import Alert
 
 
 def alerts(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.backfill import Backfilled
+    from tocsin.pipelines.runtime.admin.backfill import Backfilled
 
 COLD = (
     "there are records before --from, and they were not read: windows fill first, and an alert that was raised before is raised "
@@ -54,12 +54,12 @@ def backfill(
     from tocsin.pipelines.cli.console import note, out, progress, say_json
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.times import moment
-    from tocsin.pipelines.runtime.alerts import Alert
-    from tocsin.pipelines.runtime.backfill import Span
-    from tocsin.pipelines.runtime.backfill import backfill as judge_again
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.lake import aside
-    from tocsin.pipelines.runtime.units import milliseconds
+    from tocsin.pipelines.runtime.admin.backfill import Span
+    from tocsin.pipelines.runtime.admin.backfill import backfill as judge_again
+    from tocsin.pipelines.runtime.declare.durations import milliseconds
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.engine.alerts import Alert
+    from tocsin.pipelines.runtime.lake.storage import aside
 
     settings = context.obj.settings()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", into):

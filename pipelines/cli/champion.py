@@ -50,7 +50,7 @@ def check_champion(made: dict[str, Any]) -> None:
     Raises:
         ModelError: with what has become of it instead.
     """
-    from tocsin.pipelines.runtime.errors import ModelError
+    from tocsin.pipelines.runtime.declare.errors import ModelError
 
     if not made["refused"]:
         return

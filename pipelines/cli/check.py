@@ -13,12 +13,12 @@ import typer
 
 if TYPE_CHECKING:
     from tocsin.pipelines.cli.invocation import Invocation
-    from tocsin.pipelines.runtime.broker_checks import Broker
-    from tocsin.pipelines.runtime.checks import Checkup, Finding
-    from tocsin.pipelines.runtime.journal import Journal
-    from tocsin.pipelines.runtime.lake import Lake
-    from tocsin.pipelines.runtime.pipeline import Pipeline
-    from tocsin.pipelines.runtime.plan import ModelRef
+    from tocsin.pipelines.runtime.admin.broker_checks import Broker
+    from tocsin.pipelines.runtime.admin.preflight import Checkup, Finding
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+    from tocsin.pipelines.runtime.engine.journal import Journal
+    from tocsin.pipelines.runtime.engine.plan import ModelRef
+    from tocsin.pipelines.runtime.lake.storage import Lake
     from tocsin.pipelines.runtime.settings import Settings
 
 MARKS = {"ok": "green", "warning": "yellow", "wrong": "bold red", "skipped": "dim"}
@@ -41,7 +41,7 @@ def check(
     Exit status: 1 if anything is wrong, else 0, whatever the warnings.
     """
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime.checks import Checkup
+    from tocsin.pipelines.runtime.admin.preflight import Checkup
 
     checkup = Checkup(_say_json if json else _teller())
     settings = _Settings(context.obj)
@@ -58,9 +58,9 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from tocsin.pipelines.runtime.broker_checks import Broker, codecs
-    from tocsin.pipelines.runtime.lake import Lake
-    from tocsin.pipelines.runtime.lake_checks import LakeFolder
+    from tocsin.pipelines.runtime.admin.broker_checks import Broker, codecs
+    from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
+    from tocsin.pipelines.runtime.lake.storage import Lake
 
     broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
@@ -82,9 +82,9 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
 
 def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
     """At one pipeline: what it is, its topics, what it has left in the lake."""
-    from tocsin.pipelines.runtime import journal
-    from tocsin.pipelines.runtime.lake_checks import LakeTable
-    from tocsin.pipelines.runtime.topic_checks import Topics
+    from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
+    from tocsin.pipelines.runtime.admin.topic_checks import Topics
+    from tocsin.pipelines.runtime.engine import journal
 
     given, look, lake = settings.pipeline(name), partial(checkup.look, pipeline=name), settings.lake.open()
     made, table = _Made(settings, name, scratch), LakeTable(lake, name, given.shards)
@@ -148,8 +148,8 @@ class _Made:
 
     def find(self) -> str:
         from tocsin.pipelines.cli.deployment import SHIPPED, resolved
-        from tocsin.pipelines.runtime.checks import Doubt
-        from tocsin.pipelines.runtime.plan import store_model
+        from tocsin.pipelines.runtime.admin.preflight import Doubt
+        from tocsin.pipelines.runtime.engine.plan import store_model
 
         wanted = self._settings.pipeline(self._name).model or ""
         name, version, folder = resolved(self._settings, wanted)
@@ -164,7 +164,7 @@ class _Made:
     def build(self) -> str:
         """The pipeline, and a tick of it: stages, rules and results fit each other."""
         from tocsin.pipelines.cli.deployment import built
-        from tocsin.pipelines.runtime.machine import Machine, empty
+        from tocsin.pipelines.runtime.engine.machine import Machine, empty
 
         plan, pipeline = built(self._settings, self._name, self.ref, self._scratch)
         Machine(pipeline).step(empty(pipeline.schema), 0)
@@ -196,7 +196,7 @@ class _Ray:
         return f"{self._settings.ray.address}: {self._amount('CPU'):g} CPUs, {self._amount('GPU'):g} GPUs"
 
     def room(self, workers: int, shards: int) -> str:
-        from tocsin.pipelines.runtime.errors import ConfigError
+        from tocsin.pipelines.runtime.declare.errors import ConfigError
 
         workers, each = min(workers, shards), {"CPU": self._settings.ray.num_cpus, "GPU": self._settings.ray.num_gpus}
         for what, number in each.items():
@@ -214,10 +214,10 @@ class _Ray:
 def _registry(settings: Settings, needed: bool) -> str:
     """Whether MLflow answers; what runs goes on without it, but a start that takes its model from there does not."""
     from tocsin.pipelines.cli.deployment import missing
-    from tocsin.pipelines.runtime.checks import Doubt
-    from tocsin.pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.runtime.admin.preflight import Doubt
+    from tocsin.pipelines.runtime.declare.errors import Unavailable
     from tocsin.pipelines.runtime.settings import without_password
-    from tocsin.pipelines.runtime.tracking import answers
+    from tocsin.pipelines.runtime.telemetry.mlflow import answers
 
     uri = settings.mlflow.tracking_uri
     if not settings.mlflow.enabled:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tocsin.pipelines.runtime.errors import ConfigError, TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError, Unavailable
 from tocsin.pipelines.runtime.settings import Settings
 
 JOIN_S = 8.0
@@ -37,7 +37,7 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
     """Be part of a Ray cluster; a command that gets no answer from it ends."""
     import ray
 
-    from tocsin.pipelines.runtime.cluster import connect
+    from tocsin.pipelines.runtime.control.ray_client import connect
 
     with nullcontext() if address == "local" else within(JOIN_S, f"Ray at {address}"):
         connect(address, metrics_port=metrics_port)
@@ -92,7 +92,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
 def supervisors() -> list[str]:
     """Names of the pipelines that run on this cluster."""
-    from tocsin.pipelines.runtime.cluster import actors, supervisor_name
+    from tocsin.pipelines.runtime.control.ray_client import actors, supervisor_name
 
     names = actors()
     return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
@@ -104,7 +104,7 @@ def supervisor(pipeline: str) -> Any:
     Raises:
         ConfigError: it does not run here.
     """
-    from tocsin.pipelines.runtime.cluster import find
+    from tocsin.pipelines.runtime.control.ray_client import find
 
     try:
         return find(pipeline)
@@ -165,7 +165,7 @@ def halt(pipeline: str, timeout: float) -> None:
         ConfigError: nothing of it runs here.
         Unavailable: not every shard is known to have let go; the text says what is certain.
     """
-    from tocsin.pipelines.runtime import draining
+    from tocsin.pipelines.runtime.control import draining
 
     if not draining.workers(pipeline):
         supervisor(pipeline)
@@ -180,7 +180,7 @@ def rejoined(settings: Settings, pipeline: str | None = None) -> None:
     """
     import ray
 
-    from tocsin.pipelines.runtime.cluster import connect
+    from tocsin.pipelines.runtime.control.ray_client import connect
 
     ray.shutdown()
     connect(_address(settings, pipeline))

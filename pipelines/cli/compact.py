@@ -20,7 +20,7 @@ def compact(
     from dataclasses import asdict
 
     from tocsin.pipelines.cli.console import out, say_json, working
-    from tocsin.pipelines.runtime import compaction
+    from tocsin.pipelines.runtime.lake import compaction
 
     lake = context.obj.settings().lake.open()
     with working(f"compacting {lake.place(pipeline)}"):

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tocsin.pipelines.cli.console import out, until_told, working
-from tocsin.pipelines.runtime.errors import TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import TocsinError, Unavailable
 
 if TYPE_CHECKING:
     from tocsin.pipelines.cli.fleet import Fleet
-    from tocsin.pipelines.runtime.feeder import FeedReport
+    from tocsin.pipelines.runtime.kafka.feeder import FeedReport
     from tocsin.pipelines.runtime.settings import Settings
 
 NAME = "rul"
@@ -47,8 +47,8 @@ def demo(
     from tocsin.pipelines.cli.feed import fleet as simulated
     from tocsin.pipelines.cli.feed import limited
     from tocsin.pipelines.cli.fleet import Fleet
-    from tocsin.pipelines.runtime.feeder import feed
-    from tocsin.pipelines.runtime.supervisor import deploy
+    from tocsin.pipelines.runtime.control.supervisor import deploy
+    from tocsin.pipelines.runtime.kafka.feeder import feed
 
     out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n")
     _clear(folder)
@@ -87,7 +87,7 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
     """The demo's own, whatever the environment says; where its table and its run lie also stays in a file."""
     import orjson
 
-    from tocsin.pipelines.runtime.lake import write_aside
+    from tocsin.pipelines.runtime.lake.storage import write_aside
     from tocsin.pipelines.runtime.settings import Settings
 
     stays = {

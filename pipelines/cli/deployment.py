@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tocsin.pipelines.cli.console import note
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.settings import Settings
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.deployment import Deployment
-    from tocsin.pipelines.runtime.lake import Lake
-    from tocsin.pipelines.runtime.pipeline import Pipeline
-    from tocsin.pipelines.runtime.plan import ModelRef, Plan
+    from tocsin.pipelines.runtime.control.deployment import Deployment
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+    from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan
+    from tocsin.pipelines.runtime.lake.storage import Lake
 
 SHIPPED = "shipped"
 SHIPPED_WEIGHTS = {
@@ -48,7 +48,7 @@ def check_known(settings: Settings, name: str) -> None:
 def _note_if_renamed(name: str, factory: str) -> None:
     """Say once that a factory in the settings has another name now."""
     if factory.startswith("pipelines."):
-        from tocsin.pipelines.runtime.plan import current
+        from tocsin.pipelines.runtime.engine.plan import current
 
         if (renamed := current(factory)) != factory:
             note(f"pipelines.{name}.factory: {factory} is called {renamed} now; correct it in the settings")
@@ -71,7 +71,7 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     Raises:
         ConfigError, ModelError: what the settings name does not fit.
     """
-    from tocsin.pipelines.runtime.provision import declared
+    from tocsin.pipelines.runtime.kafka.topics import declared
 
     plan = _plan(settings, name, model)
     return plan, declared(plan, lake)
@@ -84,8 +84,8 @@ def ordered(settings: Settings, name: str) -> Deployment:
         ConfigError, ModelError: what the settings name does not exist.
         Unavailable: the registry does not answer.
     """
-    from tocsin.pipelines.runtime.deployment import Deployment
-    from tocsin.pipelines.runtime.scaling import Scaling
+    from tocsin.pipelines.runtime.control.deployment import Deployment
+    from tocsin.pipelines.runtime.control.placement import Scaling
 
     check_known(settings, name)
     given, lake = settings.pipeline(name), settings.lake.open()
@@ -114,13 +114,13 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     Args:
         create_input: partitions of the input topic if it is to be made, too.
     """
-    from tocsin.pipelines.runtime.provision import provisioned
+    from tocsin.pipelines.runtime.kafka.topics import provisioned
 
     return provisioned(ordered(settings, name), alerts=settings.lake.alerts, create_input=create_input)
 
 
 def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:
-    from tocsin.pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.engine.plan import Plan
 
     given = settings.pipeline(name)
     return Plan(given.factory, {"name": name, **given.options}, model, given.device)
@@ -133,7 +133,7 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
         ModelError: there is no such model.
         Unavailable: the registry does not answer.
     """
-    from tocsin.pipelines.runtime.tracking import resolve_model
+    from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
     try:
         if not settings.mlflow.enabled or missing(settings.mlflow.tracking_uri):
@@ -156,7 +156,7 @@ def _shipped(wanted: str) -> Path | None:
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
     """The model's files in the lake."""
-    from tocsin.pipelines.runtime.plan import store_model
+    from tocsin.pipelines.runtime.engine.plan import store_model
 
     name, version, folder = resolved(settings, wanted)
     if version == SHIPPED:

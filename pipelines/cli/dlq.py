@@ -14,7 +14,7 @@ from tocsin.pipelines.cli.plain import App
 from tocsin.pipelines.cli.times import moment
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.redelivery import Held
+    from tocsin.pipelines.runtime.kafka.redelivery import Held
     from tocsin.pipelines.runtime.settings import Settings
 
 app = App(
@@ -56,7 +56,7 @@ def letters(
     from rich.table import Table
 
     from tocsin.pipelines.cli.console import out, plain, say_json
-    from tocsin.pipelines.runtime.redelivery import held
+    from tocsin.pipelines.runtime.kafka.redelivery import held
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     topics = _topics(settings, of)
@@ -89,9 +89,9 @@ def show(
     from base64 import b64encode
 
     from tocsin.pipelines.cli.console import out, plain, say_json
-    from tocsin.pipelines.runtime.deadletter import OriginalStore, internalise
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.redelivery import held
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
+    from tocsin.pipelines.runtime.kafka.redelivery import held
 
     settings = context.obj.settings()
     at, (topic,) = _record(record), _topics(settings, of)
@@ -139,7 +139,7 @@ def replay(
     from dataclasses import asdict
 
     from tocsin.pipelines.cli.console import note, out, say_json, working
-    from tocsin.pipelines.runtime.redelivery import redeliver
+    from tocsin.pipelines.runtime.kafka.redelivery import redeliver
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     (topic,) = _topics(settings, of)
@@ -164,8 +164,8 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
         Unavailable: Kafka does not answer, or there is no such topic.
     """
     from tocsin.pipelines.cli.deployment import planned
-    from tocsin.pipelines.runtime import clients
-    from tocsin.pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.runtime.declare.errors import Unavailable
+    from tocsin.pipelines.runtime.kafka import clients
 
     with closing(clients.consumer(settings.kafka.client_options())) as consumer:
         there = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
@@ -207,7 +207,7 @@ def _record(text: str) -> tuple[int, int]:
     Raises:
         ConfigError: it is not `PARTITION@OFFSET`.
     """
-    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     partition, at, offset = text.partition("@")
     if not (at and partition.isdigit() and offset.isdigit()):

@@ -40,7 +40,7 @@ def evaluate(
     """Score a model on the last window of each C-MAPSS test engine, every window of CSV files, every minute of rooms, or clips."""
     from tocsin.pipelines.cli.console import out, say_json, working
     from tocsin.pipelines.cli.deployment import SHIPPED
-    from tocsin.pipelines.runtime.tracking import resolve_model
+    from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
     check_domain(domain)
     found = resolve_model(context.obj.settings().mlflow.tracking_uri, model) if model else None

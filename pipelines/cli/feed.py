@@ -14,8 +14,8 @@ from tocsin.pipelines.cli.train import DecimalComma
 if TYPE_CHECKING:
     import polars as pl
 
-    from tocsin.pipelines.runtime.pipeline import Pipeline
-    from tocsin.pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+    from tocsin.pipelines.runtime.engine.plan import Plan
     from tocsin.pipelines.runtime.settings import Settings
 
 ROWS = 1000
@@ -57,10 +57,10 @@ def feed(
     from tocsin.pipelines.cli import occupancy, surprise, touch
     from tocsin.pipelines.cli.console import out, progress, say_json, until_told
     from tocsin.pipelines.cli.deployment import planned
-    from tocsin.pipelines.runtime import clients
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.feeder import feed as send
-    from tocsin.pipelines.runtime.provision import create_topic
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.kafka import clients
+    from tocsin.pipelines.runtime.kafka.feeder import feed as send
+    from tocsin.pipelines.runtime.kafka.topics import create_topic
 
     if format not in ("json", "arrow"):
         raise ConfigError(f"--format {format}: expected json or arrow; choose one of them")
@@ -122,8 +122,8 @@ def recorded(
     """
     from tocsin.models.rul.config import RulConfig
     from tocsin.models.rul.data import csv_files, read_cmapss, read_csv_directory
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.plan import fetch_model
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.engine.plan import fetch_model
 
     if not csv_files(folder):
         return read_cmapss(folder, subset, split).sort("cycle", "unit")
@@ -134,7 +134,7 @@ def recorded(
 
 
 def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.DataFrame]:
-    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     needed = [field.name for field in declared.schema if not field.nullable]
     for frame in frames:

@@ -18,7 +18,7 @@ from tocsin.pipelines.cli.console import LEVELS, plain
 if TYPE_CHECKING:
     import polars as pl
 
-    from tocsin.pipelines.runtime.alerts import Alert
+    from tocsin.pipelines.runtime.engine.alerts import Alert
 
 SHOWN = 12
 LANDED_S = 2.0

@@ -43,8 +43,8 @@ def frames(
     from tocsin.pipelines.cli.console import out as console
     from tocsin.pipelines.cli.console import say_json
     from tocsin.pipelines.query import results
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.lake import write_aside
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.lake.storage import write_aside
 
     lake, file = context.obj.settings().lake, out or Path(f"{pipeline}.png")
     table = results(pipeline, lake=lake.open())
@@ -99,7 +99,7 @@ def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
 
 def _file(files: FileSystem, path: str) -> bytes | None:
     """A kept frame, unless it is older than `forget_after`."""
-    from tocsin.pipelines.runtime.lake import read
+    from tocsin.pipelines.runtime.lake.storage import read
 
     try:
         return read(files, path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings

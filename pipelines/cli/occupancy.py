@@ -161,8 +161,8 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     from tocsin.models.occupancy.model import load
     from tocsin.models.occupancy.train import labelled
     from tocsin.pipelines.occupancy import judged
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+    from tocsin.pipelines.runtime.engine.plan import Model
 
     recording = read(data, decimal_comma=decimal_comma)
     if not len(recording.truth):

@@ -36,7 +36,7 @@ def reload(context: typer.Context, pipeline: Name) -> None:
     """
     from tocsin.pipelines.cli.console import note, working
     from tocsin.pipelines.cli.deployment import planned
-    from tocsin.pipelines.runtime.provision import provision
+    from tocsin.pipelines.runtime.kafka.topics import provision
 
     settings = context.obj.settings()
     with _ordered(context, pipeline) as order, working(f"{pipeline}: settings, model and rules"):
@@ -59,8 +59,8 @@ def silence(
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.units import milliseconds
+    from tocsin.pipelines.runtime.declare.durations import milliseconds
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     until = round(time.time() * 1000) + milliseconds(last)
     with joined(context.obj.settings()):

@@ -34,8 +34,8 @@ def reset(
     from tocsin.pipelines.cli.console import note, out, say_json, working
     from tocsin.pipelines.cli.deployment import deployed
     from tocsin.pipelines.cli.times import moment, written
-    from tocsin.pipelines.runtime.reset import To
-    from tocsin.pipelines.runtime.reset import reset as start_over
+    from tocsin.pipelines.runtime.admin.reset import To
+    from tocsin.pipelines.runtime.admin.reset import reset as start_over
 
     place: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
     where = place if isinstance(place, str) else written(place)
@@ -67,7 +67,7 @@ def _check_stopped(settings: Settings, pipeline: str) -> None:
         ConfigError: it runs.
     """
     from tocsin.pipelines.cli.cluster import joined, supervisors
-    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+    from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 
     try:
         with joined(settings):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.deployment import Deployment
+    from tocsin.pipelines.runtime.control.deployment import Deployment
     from tocsin.pipelines.runtime.settings import Settings
 
 START_S = 120.0
@@ -57,7 +57,7 @@ def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json:
     from tocsin.pipelines.cli.cluster import halt, joined
     from tocsin.pipelines.cli.console import note, until_told
     from tocsin.pipelines.cli.status import following
-    from tocsin.pipelines.runtime.metrics import endpoints
+    from tocsin.pipelines.runtime.telemetry.metrics import endpoints
 
     with _ordering(settings, pipeline) as order, joined(settings, start=True), until_told() as told:
         say(ray.get_runtime_context().gcs_address)
@@ -86,7 +86,7 @@ def up(
     from tocsin.pipelines.cli.cluster import ask, joined
     from tocsin.pipelines.cli.console import note, out, say_json, until_told, working
     from tocsin.pipelines.cli.status import look, table
-    from tocsin.pipelines.runtime.errors import TocsinError
+    from tocsin.pipelines.runtime.declare.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
     with joined(settings), _ordering(settings, pipeline) as order, until_told() as told:
@@ -142,8 +142,8 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.supervisor import Launch
+    from tocsin.pipelines.runtime.control.supervisor import Launch
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     if name in supervisors():
         raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; `tocsin stop {name}` first")
@@ -154,7 +154,7 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
         with working(f"{name}: a worker starts, loads the model and looks at the topics"):
             deployment, before = launch.prepare(order, alerts=settings.lake.alerts)
         if before not in (0, deployment.shards):
-            from tocsin.pipelines.runtime.reshard import reshard
+            from tocsin.pipelines.runtime.admin.reshard import reshard
 
             with working(f"{name}: state moves from {before} to {deployment.shards} shards"):
                 reshard(deployment)

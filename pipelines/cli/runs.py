@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tocsin.pipelines.runtime.lake import write_aside
+from tocsin.pipelines.runtime.lake.storage import write_aside
 
 FOLDER = Path(".tocsin/runs")
 

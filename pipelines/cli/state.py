@@ -13,7 +13,7 @@ from tocsin.pipelines.cli.times import at, written
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tocsin.pipelines.runtime.inspection import Memory, Rule
+    from tocsin.pipelines.runtime.admin.inspection import Memory, Rule
 
 app = App(
     help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
@@ -38,7 +38,7 @@ def show(
 ) -> None:
     """Show what the engine remembers of an asset, as of the last checkpoint; the pipeline may run or not."""
     from tocsin.pipelines.cli.console import out, say_json
-    from tocsin.pipelines.runtime.inspection import recall
+    from tocsin.pipelines.runtime.admin.inspection import recall
 
     settings = context.obj.settings()
     shards = settings.pipeline(pipeline).shards
@@ -66,10 +66,10 @@ def forget(
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, tell
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
-    from tocsin.pipelines.runtime.inspection import recall
-    from tocsin.pipelines.runtime.orders import forget_stopped
-    from tocsin.pipelines.runtime.plan import Plan
+    from tocsin.pipelines.runtime.admin.inspection import recall
+    from tocsin.pipelines.runtime.control.desired_state import forget_stopped
+    from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+    from tocsin.pipelines.runtime.engine.plan import Plan
 
     settings = context.obj.settings()
     given, lake = settings.pipeline(pipeline), settings.lake.open()

@@ -123,7 +123,7 @@ def following(
 
     from tocsin.pipelines.cli.cluster import ask
     from tocsin.pipelines.cli.console import note, out, say_json
-    from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
+    from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 
     said, seen = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
@@ -288,8 +288,8 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from kafka.errors import KafkaError
 
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime import clients
-    from tocsin.pipelines.runtime.errors import Unavailable
+    from tocsin.pipelines.runtime.declare.errors import Unavailable
+    from tocsin.pipelines.runtime.kafka import clients
 
     wanted = [
         TopicPartition(s["facts"]["topic"], p) for s in shards for p in (*s["facts"].get("read", {}), *s["unread"])

@@ -52,7 +52,7 @@ def train(
     from tocsin.models.vision.encoder import load
     from tocsin.pipelines.cli.champion import registered, told
     from tocsin.pipelines.cli.console import progress
-    from tocsin.pipelines.runtime.errors import ConfigError
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     seen = EncoderConfig()
     eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
@@ -134,8 +134,8 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     from tocsin.models.surprise.model import load
     from tocsin.models.surprise.scene import TEST_SEEDS, Dive
     from tocsin.models.vision.video import read
-    from tocsin.pipelines.runtime.clips import Frame, judged
-    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.engine.plan import Model
+    from tocsin.pipelines.runtime.formats.video import Frame, judged
     from tocsin.pipelines.surprise import pipeline
 
     def all() -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
@@ -166,10 +166,10 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
 
 
 def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.DataFrame]:
-    """Frames to feed, see `tocsin.pipelines.runtime.clips.sent`."""
+    """Frames to feed, see `tocsin.pipelines.runtime.formats.video.sent`."""
     from tocsin.models.surprise.scene import Dive
     from tocsin.models.vision.video import read
-    from tocsin.pipelines.runtime.clips import Frame, sent
+    from tocsin.pipelines.runtime.formats.video import Frame, sent
 
     taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
     return sent(map(Frame, taken), camera=camera, rate=rate, live="://" in source)

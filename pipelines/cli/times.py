@@ -11,8 +11,8 @@ def moment(text: str) -> int:
     Raises:
         ConfigError: it is neither.
     """
-    from tocsin.pipelines.runtime.errors import ConfigError
-    from tocsin.pipelines.runtime.units import milliseconds
+    from tocsin.pipelines.runtime.declare.durations import milliseconds
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     try:
         return round((datetime.now(UTC) - timedelta(milliseconds=milliseconds(text))).timestamp() * 1000)

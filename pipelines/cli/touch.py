@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tocsin.models.touch.scene import Scene
     from tocsin.models.touch.train import Footage, Recipe
     from tocsin.models.touch.truth import Miss
-    from tocsin.pipelines.runtime.clips import Frame
+    from tocsin.pipelines.runtime.formats.video import Frame
     from tocsin.pipelines.runtime.settings import Settings
 
 FACTORY = "tocsin.pipelines.touch:pipeline"
@@ -148,8 +148,8 @@ def evaluate(
     from tocsin.models.touch.evaluate import Judged, operating_figures, precision_figures
     from tocsin.models.touch.model import load
     from tocsin.models.touch.truth import KINDS
-    from tocsin.pipelines.runtime.clips import judged
-    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.engine.plan import Model
+    from tocsin.pipelines.runtime.formats.video import judged
     from tocsin.pipelines.touch import SCORES, pipeline
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
@@ -179,9 +179,9 @@ def evaluate(
 
 
 def frames(source: str, *, camera: str, seed: int) -> Iterator[pl.DataFrame]:
-    """Frames to feed, see `tocsin.pipelines.runtime.clips.sent`; those of a simulated scene with the boxes of its hands."""
+    """Frames to feed, see `tocsin.pipelines.runtime.formats.video.sent`; those of a simulated scene with the boxes of its hands."""
     from tocsin.models.vision.video import read
-    from tocsin.pipelines.runtime.clips import Frame, sent
+    from tocsin.pipelines.runtime.formats.video import Frame, sent
 
     taken = _shots(seed) if source == SIM else map(Frame, read(source, rate=RATE, size=None))
     return sent(taken, camera=camera, rate=RATE, live="://" in source)
@@ -215,7 +215,7 @@ def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Fr
     from tocsin.models.touch.clips import Labelled, clips
     from tocsin.models.touch.scene import TEST_SEEDS, Scene
     from tocsin.models.vision.video import read
-    from tocsin.pipelines.runtime.clips import Frame
+    from tocsin.pipelines.runtime.formats.video import Frame
 
     if str(data) == SIM:
         for seed in TEST_SEEDS:
@@ -229,7 +229,7 @@ def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Fr
 def _shots(seed: int) -> Iterator[Frame]:
     """A simulated scene's frames, with the boxes that a detector would have found."""
     from tocsin.models.touch.scene import Scene
-    from tocsin.pipelines.runtime.clips import Frame
+    from tocsin.pipelines.runtime.formats.video import Frame
     from tocsin.pipelines.touch import BOXES
 
     for picture, boxes in _seen(Scene(seed, rate=RATE), seed):

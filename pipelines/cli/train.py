@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -30,11 +30,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
-from tocsin.pipelines.runtime import logs
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.lake import FIT, Lake, check_name, local
-from tocsin.pipelines.runtime.logs import without_password
-from tocsin.pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime.declare.durations import milliseconds, size
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.lake.storage import FIT, Lake, check_name, local
+from tocsin.pipelines.runtime.telemetry import logs
+from tocsin.pipelines.runtime.telemetry.logs import without_password
 
 FILE = "tocsin.toml"
 PREFIX = "TOCSIN_"

@@ -11,11 +11,11 @@ import ray
 
 from tests.conftest import SESSION
 from tests.crash.harness import Job, until
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.cluster import find
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.supervisor import deploy
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.ray_client import find
+from tocsin.pipelines.runtime.control.supervisor import deploy
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.kafka import clients
 
 ROOT = str(Path(__file__).parents[2])
 

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tocsin.pipelines.runtime import clients, crash, journal, shard, takeover
-from tocsin.pipelines.runtime.journal import Journal
-from tocsin.pipelines.runtime.outbox import Outbox
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.engine import journal, shard
+from tocsin.pipelines.runtime.engine import recovery as takeover
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.publisher import Outbox
+from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
 
 EARLY = "takeover.early"
 """A crash point that only `read_before_fence` has: the journal is read, the older owner not yet fenced."""

@@ -28,17 +28,17 @@ from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
 from tests.forked import FORKS
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.backfill import Span
-from tocsin.pipelines.runtime.damage import chained
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.provision import JOURNAL, provision
-from tocsin.pipelines.runtime.reset import To
-from tocsin.pipelines.runtime.reshard import shards_now
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.admin.backfill import Span
+from tocsin.pipelines.runtime.admin.reset import To
+from tocsin.pipelines.runtime.admin.reshard import shards_now
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.corruption import chained
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.kafka.topics import JOURNAL, provision
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 PARTITIONS = 2
 LARGEST = 32 << 20

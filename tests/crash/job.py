@@ -12,13 +12,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.frames import frame_fields
-from tocsin.pipelines.runtime.machine import Step
-from tocsin.pipelines.runtime.pipeline import AlertRule, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
-from tocsin.pipelines.runtime.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.formats.jpeg import frame_fields
+from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
 
 SCHEMA = pa.schema(
     [

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 
 from tests.crash import flaws
-from tocsin.pipelines.runtime import crash
-from tocsin.pipelines.runtime.backfill import Span, backfill
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.errors import TocsinError
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.reset import To, reset
-from tocsin.pipelines.runtime.reshard import reshard
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.admin.backfill import Span, backfill
+from tocsin.pipelines.runtime.admin.reset import To, reset
+from tocsin.pipelines.runtime.admin.reshard import reshard
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.declare.errors import TocsinError
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
 
 ANYWHERE = "anywhere"
 """A crash point that is not in the code: it fires at a random moment with rows and alarms in flight."""

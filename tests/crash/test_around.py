@@ -19,12 +19,12 @@ from tests.crash.harness import PARTITIONS, Job, Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.runtime.test_around import Naive, Row
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.around import Around
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.replay import replay
-from tocsin.pipelines.runtime.stages import Judge, Last
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.stages.centered_window import Around
+from tocsin.pipelines.runtime.stages.stages import Judge, Last
 
 pytestmark = pytest.mark.crash
 FACTORY = "tests.crash.test_around:pipeline"

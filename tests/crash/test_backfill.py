@@ -20,10 +20,10 @@ from tests.crash.load import Message, messages, reading
 from tests.forked import warm_up
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.backfill import told
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.backfill import Backfilled, Span, backfill
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.pipeline import Commit
+from tocsin.pipelines.runtime.admin.backfill import Backfilled, Span, backfill
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import Commit
+from tocsin.pipelines.runtime.engine.alerts import Alert
 
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000

@@ -24,8 +24,8 @@ from tests.crash.oracle import judge
 from tests.crash.process import ANYWHERE
 from tests.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.deadletter import DeadLetter, OriginalStore, internalise
-from tocsin.pipelines.runtime.redelivery import held
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.kafka.redelivery import held
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka]
 START_MS = int(time.time() * 1000) - 3_600_000

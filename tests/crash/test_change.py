@@ -15,12 +15,12 @@ from tests.crash.conftest import MakeJob
 from tests.crash.harness import PARTITIONS, Job
 from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.sink import Sink
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.table import Sink
 
 LEVEL, HIGHER = 0.75, 0.9
 

@@ -14,8 +14,8 @@ from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.cluster import connect
-from tocsin.pipelines.runtime.draining import halt, workers
+from tocsin.pipelines.runtime.control.draining import halt, workers
+from tocsin.pipelines.runtime.control.ray_client import connect
 
 
 @pytest.fixture(scope="module")

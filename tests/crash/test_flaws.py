@@ -13,7 +13,7 @@ from tests.crash.conftest import MakeJob
 from tests.crash.flaws import EARLY
 from tests.crash.harness import Job, Worker, until
 from tests.crash.load import messages
-from tocsin.pipelines.runtime.units import milliseconds
+from tocsin.pipelines.runtime.declare.durations import milliseconds
 
 pytestmark = pytest.mark.crash
 Start = Callable[..., Worker]

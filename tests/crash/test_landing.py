@@ -12,10 +12,10 @@ from tests.crash.harness import Job, until
 from tests.crash.process import ANYWHERE
 from tests.crash.test_kills import TAKEOVER
 from tocsin.pipelines.query import query, results
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.deployment import landing
-from tocsin.pipelines.runtime.provision import provision
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.control.deployment import landing
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.kafka.topics import provision
 
 pytestmark = pytest.mark.crash
 RINGING = ("alerts.sent", "alerts.committed", "checkpoint.delta", ANYWHERE)

@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.load import messages
-from tocsin.pipelines.runtime.alerts import Alert
+from tocsin.pipelines.runtime.engine.alerts import Alert
 
 pytestmark = pytest.mark.crash
 

@@ -13,7 +13,7 @@ from tests.crash.conftest import MakeJob
 from tests.crash.deployed import ROOT, Deployed, actor, until
 from tests.crash.harness import Job
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.cluster import connect
+from tocsin.pipelines.runtime.control.ray_client import connect
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.crash.harness import PARTITIONS, Job, until
 from tests.crash.load import Message, messages, reading
 from tests.crash.oracle import Outcome, judge
 from tests.crash.test_losses import _replace_input
-from tocsin.pipelines.runtime.reset import To, reset
+from tocsin.pipelines.runtime.admin.reset import To, reset
 
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000

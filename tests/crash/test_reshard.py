@@ -10,7 +10,7 @@ import pytest
 from tests.crash.conftest import EACH, MakeJob
 from tests.crash.harness import Job, Worker, until
 from tests.crash.process import ANYWHERE
-from tocsin.pipelines.runtime.crash import RESHARDING
+from tocsin.pipelines.runtime.telemetry.failpoints import RESHARDING
 
 pytestmark = pytest.mark.crash
 

@@ -21,10 +21,10 @@ from tests.crash.load import Message
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.models.occupancy.sensors import simulate
 from tocsin.pipelines.occupancy import READING
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
-from tocsin.pipelines.runtime.plan import store_model
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import store_model
+from tocsin.pipelines.runtime.engine.replay import replay
 
 pytestmark = pytest.mark.crash
 PARTITIONS, LATE_MS, MINUTE = 3, 300_000, 60_000

@@ -12,8 +12,8 @@ from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.secured import PASSWORD, USER, certificate, secure
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.errors import Unavailable
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.settings import Settings
 
 

@@ -19,8 +19,8 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, Worker, until
 from tocsin.models.occupancy.model import OFFICES
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.plan import store_model
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import store_model
 
 pytestmark = pytest.mark.crash
 PARTITIONS, MINUTE = 3, 60_000

@@ -28,13 +28,13 @@ from tests.crash.process import ANYWHERE
 from tests.touches import CONFIG, clip, small_model, touches
 from tocsin.models.touch.truth import HANDS
 from tocsin.pipelines import touch
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.clips import _file
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.pipeline import Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.plan import Model, store_model
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.pipeline import Batch, Commit, Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.plan import Model, store_model
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.video import _file
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, FRAMES, STEP_MS, LAPSE_MS, LAPSE_EVERY = 3, 2, 300, 33, 1000, 70

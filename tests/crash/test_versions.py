@@ -18,12 +18,12 @@ from tests.crash.harness import PARTITIONS, Job, Killed
 from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages, reading
 from tests.crash.process import ANYWHERE
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.sink import Sink
-from tocsin.pipelines.runtime.snapshots import Snapshots
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.table import Sink
 
 pytestmark = pytest.mark.crash
 WAYS = {"migrated": {"migrate": True}, "rebuilt": {"warmup": "3h"}}

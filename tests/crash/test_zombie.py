@@ -7,7 +7,7 @@ import pytest
 
 from tests.crash.conftest import MakeJob
 from tests.crash.process import ANYWHERE
-from tocsin.pipelines.runtime.crash import POINTS
+from tocsin.pipelines.runtime.telemetry.failpoints import POINTS
 
 pytestmark = pytest.mark.crash
 STEPPING = [p for p in POINTS if p.startswith(("alerts.", "checkpoint."))]

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 
 from tests.crash import job
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.plan import Model
-from tocsin.pipelines.runtime.stages import Judge, Last
-from tocsin.pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.stages.stages import Judge, Last
 
 RING = "1-Last/rows|data"
 

@@ -57,7 +57,7 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
     from tocsin.models.occupancy.model import OFFICES
     from tocsin.pipelines.occupancy import pipeline
-    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.settings import Settings
 
     ((_, text),) = [block for block in blocks(PAGE) if block[0] == "toml"]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from threading import Event, Thread
 from typing import Any
 
@@ -22,8 +23,9 @@ from tests.conftest import ROOT
 from tests.docs.freezers import PARTITIONS, TOLERANCE, Outcome, judge, messages, milliseconds
 from tests.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.redelivery import held
+from tocsin.pipelines.runtime import stages as STAGES
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.redelivery import held
 
 PAGE = ROOT / "docs" / "own-pipeline.md"
 TOPIC, RATE = "sensors.freezers", 300
@@ -55,9 +57,9 @@ def test_the_second_example_prints_what_the_page_says(tmp_path: Path) -> None:
 def test_the_page_tells_of_every_stage_there_is() -> None:
     stages = {
         name
-        for module in ("stages", "grid", "around")
-        for name, found in vars(import_module(f"tocsin.pipelines.runtime.{module}")).items()
-        if hasattr(found, "step") and found.__module__.endswith(module)
+        for module in iter_modules(STAGES.__path__, f"{STAGES.__name__}.")
+        for name, found in vars(import_module(module.name)).items()
+        if hasattr(found, "step") and found.__module__ == module.name
     }
     assert {"Sorted", "Grid", "Last", "Judge", "Silence", "Around"} <= stages
     assert [name for name in sorted(stages) if not re.search(rf"`{name}\b", PAGE.read_text())] == []

@@ -19,8 +19,8 @@ import typer
 from tests.conftest import ROOT
 from tests.tour import TYPED, blocks, make
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime import errors
-from tocsin.pipelines.runtime.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare import errors
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.settings import PipelineSettings, Settings
 
 DOCS = ROOT / "docs"
@@ -181,7 +181,7 @@ def test_every_refusal_is_explained() -> None:
     rows = re.findall(r"^\| `(.+?)` \| `(\w+)` \|", page, re.MULTILINE)
     refusals = {error.__name__ for error in (*errors.Lost.__subclasses__(), errors.StateMismatch)}
     assert refusals <= {name for _, name in rows}
-    source = "".join(file.read_text() for file in (ROOT / "pipelines" / "runtime").glob("*.py"))
+    source = "".join(file.read_text() for file in (ROOT / "pipelines" / "runtime").rglob("*.py"))
     assert [line for line, name in rows if name in refusals and line not in source] == []
 
 

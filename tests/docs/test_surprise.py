@@ -55,7 +55,7 @@ def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPa
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
     from tocsin.models.surprise.model import SHIPPED
-    from tocsin.pipelines.runtime.plan import Model
+    from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.settings import Settings
     from tocsin.pipelines.surprise import pipeline
 

@@ -16,7 +16,7 @@ from tests.tour import Tour, blocks
 from tocsin.models.touch.model import SHIPPED
 from tocsin.models.touch.scene import Scene
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.settings import Settings
 from tocsin.pipelines.touch import pipeline
 

@@ -18,7 +18,7 @@ from tocsin.models.occupancy import model as occupancy
 from tocsin.models.rul import model as rul
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.touch.config import TouchConfig
-from tocsin.pipelines.runtime.lake import Lake, aside
+from tocsin.pipelines.runtime.lake.storage import Lake, aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_a_kill_before_the_content_is_on_the_disk_leaves_the_file_as_it_was(tmp_
     killed = f"""
 import os, signal
 os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
-from tocsin.pipelines.runtime.lake import Lake
+from tocsin.pipelines.runtime.lake.storage import Lake
 Lake({str(tmp_path)!r}).replace("a.json", b"new")
 """
     assert subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False).returncode == -9
@@ -110,8 +110,8 @@ def test_a_damaged_config_is_refused_in_one_line(config: Any, content: bytes, tm
 
 def test_no_other_file_is_written_over_in_place() -> None:
     new = {
-        "pipelines/runtime/crash.py",  # a test's own mark
-        "pipelines/runtime/plan.py",  # a download into a folder of its own
+        "pipelines/runtime/telemetry/failpoints.py",  # a test's own mark
+        "pipelines/runtime/engine/plan.py",  # a download into a folder of its own
         "models/registry.py",  # a temporary folder, from which MLflow takes the files
     }
     found = {

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tocsin.models.registry import Attempt, Curve, register, scored
-from tocsin.pipelines.runtime.tracking import resolve_model
+from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
 SHIPPED = {
     "rul": "models/rul/weights/fd001",

@@ -39,10 +39,10 @@ from tocsin.models.touch.train import (
 from tocsin.models.touch.truth import Miss, Touch
 from tocsin.models.trained import CONFIG_FILE
 from tocsin.models.vision import flow
-from tocsin.pipelines.runtime.clips import _file
-from tocsin.pipelines.runtime.clips import judged as streamed
-from tocsin.pipelines.runtime.frames import readings
-from tocsin.pipelines.runtime.plan import Model
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.formats.jpeg import readings
+from tocsin.pipelines.runtime.formats.video import _file
+from tocsin.pipelines.runtime.formats.video import judged as streamed
 from tocsin.pipelines.touch import SCORES, pipeline
 
 NAN = float("nan")

@@ -19,8 +19,8 @@ from tests.models.test_vision_video import film
 from tests.runtime.codec_samples import record
 from tocsin.models.vision import picture
 from tocsin.models.vision.video import read
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.frames import frame_fields, readings
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.jpeg import frame_fields, readings
 
 SCHEMA = pa.schema(
     [pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}), *frame_fields(32, 48)]
@@ -83,7 +83,7 @@ def _by_a_claim_check(file: bytes, folder: Path) -> Pixels:
 
 
 def _by_replay(file: bytes, folder: Path) -> Pixels:
-    from tocsin.pipelines.runtime.readings import RejectedError
+    from tocsin.pipelines.runtime.formats.readings import RejectedError
 
     try:
         table = readings(SCHEMA, [file], [{"camera": "a"}])

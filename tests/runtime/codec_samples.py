@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
-from tocsin.pipelines.runtime.codec import ARROW_STREAM, Codec
-from tocsin.pipelines.runtime.json_messages import SLOW_ROWS
+from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, Codec
+from tocsin.pipelines.runtime.formats.json import SLOW_ROWS
 
 SCHEMA = pa.schema(
     [

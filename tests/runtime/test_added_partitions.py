@@ -19,8 +19,8 @@ from tests.crash.oracle import judge
 from tests.setups import Setup
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import crash
-from tocsin.pipelines.runtime.errors import PositionLost
+from tocsin.pipelines.runtime.declare.errors import PositionLost
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 import polars as pl
 
 from tests.crash.job import pipeline
-from tocsin.pipelines.runtime.alerts import Alert, alerts_of, generation
-from tocsin.pipelines.runtime.machine import empty
-from tocsin.pipelines.runtime.pipeline import AlertRule
-from tocsin.pipelines.runtime.rules import Edge
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_of, generation
+from tocsin.pipelines.runtime.engine.machine import empty
+from tocsin.pipelines.runtime.engine.rules import Edge
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 HOT, STEADY = JOB.rules[0], JOB.rules[1]

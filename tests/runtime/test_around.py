@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tocsin.pipelines.runtime.around import Around
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline, Stage
-from tocsin.pipelines.runtime.snapshots import Snapshots
-from tocsin.pipelines.runtime.stages import Encode, Judge, Last
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline, Stage
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.stages.centered_window import Around
+from tocsin.pipelines.runtime.stages.stages import Encode, Judge, Last
 
 NOW = 1_767_225_600_000
 READING = pa.schema(

@@ -31,10 +31,10 @@ from tests.setups import JOB, Setup
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.deployment import deployed
 from tocsin.pipelines.cli.invocation import Invocation
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.provision import JOURNAL
-from tocsin.pipelines.runtime.spec import Spec
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.topics import JOURNAL
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tocsin.pipelines.runtime import checks
-from tocsin.pipelines.runtime.checks import Checkup, Doubt, Finding
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.admin import preflight as checks
+from tocsin.pipelines.runtime.admin.preflight import Checkup, Doubt, Finding
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
 def fails(reason: Exception) -> Callable[[], str]:

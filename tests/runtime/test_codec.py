@@ -20,10 +20,10 @@ from tests.runtime.codec_samples import (
     record,
     written,
 )
-from tocsin.pipelines.runtime.codec import ARROW_STREAM, Codec
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.fields import END_MS
-from tocsin.pipelines.runtime.json_messages import HALVED_ROWS, JsonReader
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.fields import END_MS
+from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, Codec
+from tocsin.pipelines.runtime.formats.json import HALVED_ROWS, JsonReader
 
 ARROW_ALIAS = "application/x-apache-arrow-stream"
 

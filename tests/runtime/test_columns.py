@@ -14,14 +14,14 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tocsin.pipelines.runtime.alerts import Alert
-from tocsin.pipelines.runtime.columns import check
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.declare.columns import check
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Sink
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 NOON, UTC = dt.datetime(2026, 1, 31, 12), dt.UTC
@@ -139,7 +139,7 @@ def test_a_type_that_can_not_be_stored_is_refused_when_the_pipeline_is_declared(
 
 
 def test_of_long_binary_the_beginning_is_evidence(tmp_path: Path) -> None:
-    from tocsin.pipelines.runtime.alerts import _evidence
+    from tocsin.pipelines.runtime.engine.alerts import _evidence
 
     said = _evidence({"deep": [bytes(range(256)) * 100, "x" * 2000]})["deep"]
     assert b64decode(said[0]) == (bytes(range(256)) * 100)[:750] and len(said[0]) == 1000

@@ -9,8 +9,8 @@ import pytest
 
 from tests.denied import deny
 from tests.test_query import commit
-from tocsin.pipelines.runtime.compaction import drop_frames, tidy
-from tocsin.pipelines.runtime.lake import Lake, write
+from tocsin.pipelines.runtime.lake.compaction import drop_frames, tidy
+from tocsin.pipelines.runtime.lake.storage import Lake, write
 
 
 def test_days_of_frames_that_are_over_for_long_enough_are_deleted_and_no_others(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.test_state import FORGET_MS, KEYS, WAITING, Key, _state, _view, _wait, _write
-from tocsin.pipelines.runtime.cuts import deal, whole
-from tocsin.pipelines.runtime.state import Cut, State
+from tocsin.pipelines.runtime.declare.state import Cut, State
+from tocsin.pipelines.runtime.lake.state_deltas import deal, whole
 
 SHARDS = st.integers(1, 4)
 OPS = st.lists(

@@ -9,7 +9,7 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
-from tocsin.pipelines.runtime.deadletter import (
+from tocsin.pipelines.runtime.kafka.dead_letters import (
     ROW_SIZE_LIMIT,
     SIZE_LIMIT,
     DeadLetter,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.doubts import CONFIRM_MS
-from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
-from tocsin.pipelines.runtime.stages import Judge, Last, Sorted
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.stages.outliers import CONFIRM_MS
+from tocsin.pipelines.runtime.stages.stages import Judge, Last, Sorted
 
 NOW = 1_767_225_600_000
 READING = pa.schema([pa.field("unit", pa.string(), nullable=False), pa.field("cycle", pa.int64(), nullable=False)])

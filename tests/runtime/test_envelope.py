@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from tests.runtime.codec_samples import ARROW, BESIDE, record, written
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.formats.codec import Codec
 
 
 def _from(place, name, kind, *, nullable=False):

@@ -13,9 +13,9 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import feeder
-from tocsin.pipelines.runtime.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.feeder import feed
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.kafka import feeder
+from tocsin.pipelines.runtime.kafka.feeder import feed
 
 PARTITIONS = 4
 

@@ -16,10 +16,10 @@ from PIL import Image
 from pyarrow import fs
 
 from tests.runtime.codec_samples import record
-from tocsin.pipelines.runtime import frames
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.frames import frame_fields
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.formats import jpeg as frames
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 
 HEIGHT, WIDTH = 36, 64
 FACTS = [

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.grid import Grid
-from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
-from tocsin.pipelines.runtime.stages import Silence
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.stages.resample import Grid
+from tocsin.pipelines.runtime.stages.stages import Silence
 
 NOW = 1_767_225_600_000  # a whole minute
 MINUTE = 60_000

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from tocsin.pipelines.runtime import health
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.health import COMMIT_S, SLOW_S, Commits, Health, problems
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.supervisor import Supervisor
+from tocsin.pipelines.runtime.control import health
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.health import COMMIT_S, SLOW_S, Commits, Health, problems
+from tocsin.pipelines.runtime.control.supervisor import Supervisor
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 Get = Callable[[str], tuple[int, dict[str, Any]]]
 
@@ -83,7 +83,7 @@ def test_a_shard_that_does_not_work_says_why(found: dict[str, Any], why: str) ->
 
 def test_a_commits_age_grows_while_something_waits_and_its_worker_comes_and_goes(monkeypatch) -> None:
     now, commits = [0.0], Commits()
-    monkeypatch.setattr("tocsin.pipelines.runtime.health.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.health.time.monotonic", lambda: now[0])
 
     def age(at: float, read: int = -1, committed: int = -1) -> float:
         now[0] = at
@@ -160,8 +160,8 @@ def test_a_supervisor_whose_loop_is_stuck_is_not_live(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Supervisor, "_tend", tend)
     for name in ("_adopt", "_arrange"):  # there is no Ray here
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
-    monkeypatch.setattr("tocsin.pipelines.runtime.logs.start", lambda **_: None)
-    monkeypatch.setattr("tocsin.pipelines.runtime.supervisor.drain", lambda *_: {})
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})
     monkeypatch.setattr(health, "LIVE_S", 2.0)
     port = free_port()
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})

@@ -10,10 +10,10 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.inbox import Batch, Inbox
-from tocsin.pipelines.runtime.machine import empty
-from tocsin.pipelines.runtime.reader import Poll
+from tocsin.pipelines.runtime.engine.machine import empty
+from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.kafka.reader import Poll
 
 SCHEMA = pa.schema([("unit", pa.int64())])
 EMPTY = empty(SCHEMA)

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tocsin.pipelines.runtime import inspection
-from tocsin.pipelines.runtime.errors import ConfigError, SnapshotLost, Unavailable
-from tocsin.pipelines.runtime.inspection import Memory, Rule, recall
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline
-from tocsin.pipelines.runtime.plan import Model, Plan
-from tocsin.pipelines.runtime.sink import Sink
-from tocsin.pipelines.runtime.snapshots import Snapshots
-from tocsin.pipelines.runtime.stages import Last, Sorted
+from tocsin.pipelines.runtime.admin import inspection
+from tocsin.pipelines.runtime.admin.inspection import Memory, Rule, recall
+from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.plan import Model, Plan
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.stages.stages import Last, Sorted
 
 SCHEMA = pa.schema(
     [

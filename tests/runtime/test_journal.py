@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.journal import Journal, Mark, Ran, Skipped
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran, Skipped
 
 HASH = st.integers(0, 2**64 - 1)
 EVENTS = st.lists(

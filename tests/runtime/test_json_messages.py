@@ -20,9 +20,9 @@ from tests.runtime.codec_samples import (
     SCHEMA,
     record,
 )
-from tocsin.pipelines.runtime import json_messages
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.json_messages import HALVED_ROWS
+from tocsin.pipelines.runtime.formats import json as json_messages
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.json import HALVED_ROWS
 
 
 class NoReadingError(Exception):

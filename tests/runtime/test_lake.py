@@ -10,10 +10,10 @@ from deltalake import DeltaTable
 
 from tests.test_query import commit
 from tocsin.pipelines.query import query, results
-from tocsin.pipelines.runtime.compaction import compact
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.lake_checks import LakeFolder
+from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.lake.compaction import compact
+from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.settings import Settings
 
 NAMES = ["plain", "My Lake", "Prüfstand 日本", "100%", "50% of a%zz", "a#b?c", "{a}*;:,'\"<>`$& ", "key=9"]

@@ -19,11 +19,11 @@ from tests.crash.load import messages
 from tests.setups import Setup
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.model import FD001
-from tocsin.pipelines.runtime import lake_checks
-from tocsin.pipelines.runtime.journal import Journal
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.lake_checks import goes_with
-from tocsin.pipelines.runtime.plan import store_model
+from tocsin.pipelines.runtime.admin import lake_checks
+from tocsin.pipelines.runtime.admin.lake_checks import goes_with
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.plan import store_model
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from tocsin.pipelines.runtime import local
-from tocsin.pipelines.runtime.cluster import connect
-from tocsin.pipelines.runtime.metrics import endpoints
+from tocsin.pipelines.runtime.control import local_ray as local
+from tocsin.pipelines.runtime.control.ray_client import connect
+from tocsin.pipelines.runtime.telemetry.metrics import endpoints
 
 
 @pytest.fixture

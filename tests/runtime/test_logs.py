@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tocsin.pipelines.runtime import logs
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.logs import EVERY_S, KINDS, Mentions
-from tocsin.pipelines.runtime.state import Cell, State
+from tocsin.pipelines.runtime.declare.state import Cell, State
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.telemetry import logs
+from tocsin.pipelines.runtime.telemetry.logs import EVERY_S, KINDS, Mentions
 
 log = logging.getLogger("tocsin.pipelines.runtime.test")
 
@@ -42,7 +42,7 @@ def letter(offset: int = 1042, *, error: str = "BadValue", key: bytes | None = b
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr("tocsin.pipelines.runtime.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.time.monotonic", lambda: now[0])
     return now
 
 

@@ -19,11 +19,11 @@ from tests.crash.harness import Job, Killed, until
 from tests.crash.load import Message, messages
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import shard as shard_module
-from tocsin.pipelines.runtime.journal import LARGEST, Journal, Mark, Ran
-from tocsin.pipelines.runtime.provision import provision
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.engine import shard as shard_module
+from tocsin.pipelines.runtime.engine.journal import LARGEST, Journal, Mark, Ran
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.kafka.topics import provision
+from tocsin.pipelines.runtime.lake.table import Sink
 
 LIMIT = 1_800
 """Bytes that the journal's topic takes here, in place of a megabyte."""

@@ -18,11 +18,11 @@ from tests.crash.load import Message, messages
 from tests.setups import Setup
 from tests.shards import alerts, read, shard
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import shard as shard_module
-from tocsin.pipelines.runtime.errors import LakeLost
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.reset import reset
-from tocsin.pipelines.runtime.sink import Sink
+from tocsin.pipelines.runtime.admin.reset import reset
+from tocsin.pipelines.runtime.declare.errors import LakeLost
+from tocsin.pipelines.runtime.engine import shard as shard_module
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Sink
 
 
 @pytest.fixture

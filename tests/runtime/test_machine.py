@@ -12,13 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from tocsin.pipelines.runtime.errors import ConfigError, StateMismatch
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, MAX_AGE, AlertRule, Batch, Commit, Pipeline, tuned
-from tocsin.pipelines.runtime.snapshots import Snapshots
-from tocsin.pipelines.runtime.stages import Last, Silence, Sorted
-from tocsin.pipelines.runtime.state import Cut
+from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, AlertRule, Batch, Commit, Pipeline, tuned
+from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.stages.stages import Last, Silence, Sorted
 
 NOW = 1_767_225_600_000
 SCHEMA = pa.schema(

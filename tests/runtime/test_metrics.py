@@ -12,8 +12,8 @@ import yaml
 from ray.util import metrics as rays
 
 from tests.conftest import ROOT
-from tocsin.pipelines.runtime.metrics import METRICS, Metrics
-from tocsin.pipelines.runtime.stats import BUCKETS_S, Stats, Window
+from tocsin.pipelines.runtime.telemetry.metrics import METRICS, Metrics
+from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Stats, Window
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = [rule for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"] for rule in group["rules"]]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.lake_checks import LakeTable
-from tocsin.pipelines.runtime.orders import Orders, forget_stopped
-from tocsin.pipelines.runtime.plan import Plan
+from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
+from tocsin.pipelines.runtime.control.desired_state import Orders, forget_stopped
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "t"})
 

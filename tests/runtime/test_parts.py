@@ -13,12 +13,12 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.around import Around
-from tocsin.pipelines.runtime.grid import Grid
-from tocsin.pipelines.runtime.machine import Machine, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
-from tocsin.pipelines.runtime.replay import replay
-from tocsin.pipelines.runtime.stages import Encode, Judge, Last, Silence, Sorted
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
+from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.stages.centered_window import Around
+from tocsin.pipelines.runtime.stages.resample import Grid
+from tocsin.pipelines.runtime.stages.stages import Encode, Judge, Last, Silence, Sorted
 
 NOW = 1_767_225_600_000
 TIME = pa.timestamp("ms", tz="UTC")

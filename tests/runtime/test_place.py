@@ -14,17 +14,17 @@ import ray
 
 from tests.conftest import ROOT
 from tests.idle import ERRORS, Boss, Idle
-from tocsin.pipelines.runtime import place as place_
-from tocsin.pipelines.runtime.cluster import NAMESPACE, actors, connect
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.draining import drain, halt, workers
-from tocsin.pipelines.runtime.errors import Unavailable
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.place import Ended, Place
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.spec import ShardId
-from tocsin.pipelines.runtime.supervisor import Supervisor
-from tocsin.pipelines.runtime.worker import Status
+from tocsin.pipelines.runtime.control import worker_slot as place_
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.draining import drain, halt, workers
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, actors, connect
+from tocsin.pipelines.runtime.control.supervisor import Supervisor
+from tocsin.pipelines.runtime.control.worker import Status
+from tocsin.pipelines.runtime.control.worker_slot import Ended, Place
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import ShardId
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 ID = ShardId("job", 0)
 
@@ -149,7 +149,7 @@ def test_a_restarted_supervisor_adopts_one_worker_a_place_and_ends_the_others(
     _, beyond = started("job/worker-3/10")
     _, other = started("jobs/worker-0/10")
     monkeypatch.setattr(Supervisor, "_arrange", lambda *_: None)
-    monkeypatch.setattr("tocsin.pipelines.runtime.logs.start", lambda **_: None)
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1))
     for process in (older, broken, beyond):
@@ -186,7 +186,7 @@ def test_a_worker_whose_shards_go_on_committing_is_waited_for() -> None:
 def test_asked_twice_a_supervisor_stops_once_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first answer may be lost on the way, and the first question comes before it has adopted anyone."""
     _, process = started("job/worker-0/30", told(shard=9))
-    monkeypatch.setattr("tocsin.pipelines.runtime.logs.start", lambda **_: None)
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     monkeypatch.setattr(Supervisor, "_adopt", lambda *_: time.sleep(1))
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1))

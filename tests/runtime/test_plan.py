@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tocsin.models.rul.model import FD001
-from tocsin.pipelines.runtime.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.plan import ModelRef, Plan, fetch_model, store_model
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, fetch_model, store_model
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 JOB = "tests.crash.job:pipeline"
 RUL = "tocsin.pipelines.rul:pipeline"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.pipelines.runtime import lake as lake_
-from tocsin.pipelines.runtime import progress
-from tocsin.pipelines.runtime.lake import Lake, read, write
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.progress import Progress
-from tocsin.pipelines.runtime.spec import Spec
-from tocsin.pipelines.runtime.worker import _Hosted
+from tocsin.pipelines.runtime.control.worker import _Hosted
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.lake import storage as lake_
+from tocsin.pipelines.runtime.lake.storage import Lake, read, write
+from tocsin.pipelines.runtime.telemetry import progress
+from tocsin.pipelines.runtime.telemetry.progress import Progress
 
 
 class Counted(Progress):
@@ -64,7 +64,7 @@ def test_a_takeover_that_hangs_says_for_how_long(tmp_path: Path, monkeypatch: py
         hangs.set()
         threading.Event().wait()
 
-    monkeypatch.setattr("tocsin.pipelines.runtime.worker.RemoteReader", reader)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.worker.RemoteReader", reader)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     hosted = _Hosted(Spec(plan, Lake(str(tmp_path)), {}, 0, [0]), lambda _: None)
     assert hangs.wait(60)

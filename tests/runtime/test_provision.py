@@ -8,8 +8,8 @@ import pytest
 
 from tests.crash.harness import Job
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.provision import provision
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.kafka.topics import provision
 
 
 @pytest.mark.kafka

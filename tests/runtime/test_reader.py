@@ -23,12 +23,12 @@ from kafka.record.util import calc_crc32c
 from tests.conftest import CreateTopic
 from tests.segments import BASE_OFFSET, CRC, LAST_RECORD, damage
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime import damage as damage_module
-from tocsin.pipelines.runtime import reader as reader_module
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import ConfigError, PositionLost, RecordsCorrupt
-from tocsin.pipelines.runtime.reader import Poll, Reader
+from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import corruption as damage_module
+from tocsin.pipelines.runtime.kafka import reader as reader_module
+from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 

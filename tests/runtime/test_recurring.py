@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.pipelines.runtime import recurring as recurring_
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.orders import Orders
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.recurring import recurring
-from tocsin.pipelines.runtime.supervisor import Supervisor
+from tocsin.pipelines.runtime.control import recurring as recurring_
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.desired_state import Orders
+from tocsin.pipelines.runtime.control.recurring import recurring
+from tocsin.pipelines.runtime.control.supervisor import Supervisor
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 
 class Panic(BaseException):
@@ -72,9 +72,9 @@ def test_a_supervisor_goes_on_following_the_registry_whatever_that_answers(
         return False
 
     monkeypatch.setattr(Orders, "follow", follow)
-    monkeypatch.setattr("tocsin.pipelines.runtime.supervisor.FOLLOW_S", 0.05)
-    monkeypatch.setattr("tocsin.pipelines.runtime.supervisor.drain", lambda *_: {})
-    monkeypatch.setattr("tocsin.pipelines.runtime.logs.start", lambda **_: None)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.FOLLOW_S", 0.05)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     for name in ("_beat", "_track"):
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})

@@ -13,10 +13,10 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.conftest import CreateTopic
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime.deadletter import GAPS, DeadLetter, OriginalStore, externalise
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.dead_letters import GAPS, DeadLetter, OriginalStore, externalise
+from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 ARROW = (("content-type", b"application/vnd.apache.arrow.stream"),)
 

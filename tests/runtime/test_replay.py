@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tests.crash.job import SCHEMA, pipeline
 from tests.crash.oracle import Outcome, judge
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.pipeline import Pipeline
-from tocsin.pipelines.runtime.replay import replay
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.replay import replay
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 START_MS = 1_767_225_590_000  # ten seconds before a midnight, so that a table has two dates

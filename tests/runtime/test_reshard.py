@@ -4,11 +4,11 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
-from tocsin.pipelines.runtime.deployment import Deployment
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.reshard import reshard, shards_now
-from tocsin.pipelines.runtime.sink import Sink, commit
+from tocsin.pipelines.runtime.admin.reshard import reshard, shards_now
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Sink, commit
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "readings"})
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.rows import Rows, concat
+from tocsin.pipelines.runtime.declare.rows import Rows, concat
 
 
 def _rows(slots: list[int]) -> Rows:

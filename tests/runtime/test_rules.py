@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.pipeline import AlertRule
-from tocsin.pipelines.runtime.rules import RuleBook
-from tocsin.pipelines.runtime.state import State
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.declare.state import State
+from tocsin.pipelines.runtime.engine.rules import RuleBook
 
 COLUMNS = pa.schema({"unit": pa.string(), "rul": pa.float64(), "on": pa.bool_(), "off": pa.bool_()})
 Edges = list[tuple[int, str, str]]

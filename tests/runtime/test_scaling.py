@@ -6,7 +6,7 @@ from math import ceil
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.scaling import Scaler, Scaling, spread
+from tocsin.pipelines.runtime.control.placement import Scaler, Scaling, spread
 
 SCALING = Scaling(least=1, most=3, catch_up_s=30, look_s=10, calm_s=60, share=0.6)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tocsin.pipelines.runtime.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.settings import Settings
 
 Write = Callable[[str], Path]

@@ -16,10 +16,10 @@ from tests.crash.load import messages
 from tests.segments import damage
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import reader as reader_module
-from tocsin.pipelines.runtime.errors import RecordsCorrupt
-from tocsin.pipelines.runtime.health import problems
-from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.control.health import problems
+from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.kafka import reader as reader_module
 
 JOURNALED = {"every": "1h"}
 """No checkpoint but the first: a takeover re-runs it all."""

@@ -18,11 +18,11 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError
 
-from tocsin.pipelines.runtime.errors import ConfigError, Fenced, LakeLost
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine
-from tocsin.pipelines.runtime.pipeline import IDENTITY, Pipeline
-from tocsin.pipelines.runtime.sink import Owned, Sink, _stats
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLost
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Owned, Sink, _stats
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
 PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)

@@ -12,13 +12,13 @@ import torch
 
 from tests.denied import deny
 from tests.test_query import commit
-from tocsin.pipelines.runtime.checkpoint import Checkpoints, Taken
-from tocsin.pipelines.runtime.errors import SnapshotLost
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.lake_waits import LakeWaits
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.snapshots import LONGEST, Snapshots
-from tocsin.pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
+from tocsin.pipelines.runtime.declare.errors import SnapshotLost
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
+from tocsin.pipelines.runtime.engine.checkpoint import Checkpoints, Taken
+from tocsin.pipelines.runtime.lake.retry import LakeWaits
+from tocsin.pipelines.runtime.lake.snapshots import LONGEST, Snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 DECLARED = {"0-A/sum": Cell(dtype=torch.int64), "0-A/last": Ring(2, 8), "0-A/waiting": Pending()}
 

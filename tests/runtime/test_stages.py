@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tocsin.pipelines.runtime.frames import frame_fields
-from tocsin.pipelines.runtime.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.pipeline import IDENTITY, AlertRule, Pipeline, Stage
-from tocsin.pipelines.runtime.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.formats.jpeg import frame_fields
+from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
 
 NOW = 1_767_225_600_000
 FIELDS = [pa.field("unit", pa.string(), nullable=False), pa.field("at", pa.int64()), pa.field("x", pa.float64())]

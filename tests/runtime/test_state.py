@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.rows import Rows
-from tocsin.pipelines.runtime.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
 
 DECLARED = {
     "0-A/sum": Cell(dtype=torch.int64, fill=-1),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tocsin.pipelines.runtime.stats import Stats
+from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 DRAWS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "exponential": lambda rng: rng.exponential(800, 20_000),

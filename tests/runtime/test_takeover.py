@@ -13,20 +13,27 @@ import pytest
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA, pipeline
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import clients
-from tocsin.pipelines.runtime import journal as journal_
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import JournalLost, Lost, PositionLost, SnapshotLost, TopicReplaced, Unavailable
-from tocsin.pipelines.runtime.journal import Journal
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.machine import Machine
-from tocsin.pipelines.runtime.plan import Plan
-from tocsin.pipelines.runtime.reader import Log, Reader
-from tocsin.pipelines.runtime.shard import Shard
-from tocsin.pipelines.runtime.sink import Owned, Sink
-from tocsin.pipelines.runtime.snapshots import Snapshots
-from tocsin.pipelines.runtime.spec import Spec
-from tocsin.pipelines.runtime.takeover import _Found
+from tocsin.pipelines.runtime.declare.errors import (
+    JournalLost,
+    Lost,
+    PositionLost,
+    SnapshotLost,
+    TopicReplaced,
+    Unavailable,
+)
+from tocsin.pipelines.runtime.engine import journal as journal_
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.recovery import _Found
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.reader import Log, Reader
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import Owned, Sink
 
 OPTIONS = {"name": "job", "topic": "readings"}
 LOG = Log("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})

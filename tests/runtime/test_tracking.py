@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tocsin.pipelines.runtime import tracking
-from tocsin.pipelines.runtime.errors import ModelError, Unavailable
-from tocsin.pipelines.runtime.stats import Window
-from tocsin.pipelines.runtime.tracking import POINTS, Tracking, counts, metrics, resolve_model
+from tocsin.pipelines.runtime.declare.errors import ModelError, Unavailable
+from tocsin.pipelines.runtime.telemetry import mlflow as tracking
+from tocsin.pipelines.runtime.telemetry.mlflow import POINTS, Tracking, counts, metrics, resolve_model
+from tocsin.pipelines.runtime.telemetry.stats import Window
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

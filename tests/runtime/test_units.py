@@ -2,8 +2,8 @@
 
 import pytest
 
-from tocsin.pipelines.runtime.errors import ConfigError
-from tocsin.pipelines.runtime.units import milliseconds, size
+from tocsin.pipelines.runtime.declare.durations import milliseconds, size
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,17 @@ from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
 from tests.crash.load import messages
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import lake_waits, outbox, reader, shard, sink, snapshots
-from tocsin.pipelines.runtime.codec import Codec
-from tocsin.pipelines.runtime.errors import Fenced, Unavailable
-from tocsin.pipelines.runtime.lake import Lake
-from tocsin.pipelines.runtime.lake_waits import LakeWaits, answering
-from tocsin.pipelines.runtime.reader import Reader
-from tocsin.pipelines.runtime.shard import Shard
+from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.engine import shard
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import publisher as outbox
+from tocsin.pipelines.runtime.kafka import reader
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake import retry as lake_waits
+from tocsin.pipelines.runtime.lake import table as sink
+from tocsin.pipelines.runtime.lake.retry import LakeWaits, answering
+from tocsin.pipelines.runtime.lake.storage import Lake, snapshots
 
 FULL = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 READ_ONLY = OSError(

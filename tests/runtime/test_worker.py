@@ -21,10 +21,10 @@ from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
 from tests.hosted import hosted, reaches
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime import progress
-from tocsin.pipelines.runtime.deadletter import DeadLetter
-from tocsin.pipelines.runtime.spec import ShardId
-from tocsin.pipelines.runtime.worker import Worker, _Hosted
+from tocsin.pipelines.runtime.control.worker import Worker, _Hosted
+from tocsin.pipelines.runtime.engine.shard_config import ShardId
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.telemetry import progress
 
 
 @pytest.fixture

@@ -1,0 +1,290 @@
+"""A span of the log judged again, into a table of its own: nothing rings, and the pipeline's own things are left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from tocsin.pipelines.runtime.declare.durations import size
+from tocsin.pipelines.runtime.declare.errors import ConfigError, RecordsCorrupt, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
+from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import PARTITION, Sink
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
+
+MADE = "backfill of "
+"""How the description of a table begins that a backfill may overwrite."""
+POLL_MS = 1000
+SILENT_S = 60
+"""The broker is given up when records that must be there have not come for so long."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Which records to judge, ms since the epoch by Kafka's timestamps: from `since`, before `until`.
+
+    Args:
+        warmup: ms before `since` from which on records are read, for what they leave in the state alone.
+    """
+
+    since: int
+    until: int
+    warmup: int = 0
+
+
+@dataclass
+class Backfilled:
+    """What a backfill did; of records of the span alone.
+
+    Args:
+        records: read, however many rows a message held.
+        bad: records and rows that could not be judged.
+        alarms: that would have been published.
+        raised: of these, how many raise an alarm; the others clear one.
+        cold: there are records before the span, and none was read to warm up, so what the pipeline knew by then is not known here.
+    """
+
+    records: int = 0
+    rows: int = 0
+    bad: int = 0
+    alarms: int = 0
+    raised: int = 0
+    cold: bool = False
+
+    @property
+    def cleared(self) -> int:
+        """Alarms that end one."""
+        return self.alarms - self.raised
+
+
+def backfill(
+    pipeline: Pipeline,
+    kafka: Mapping[str, Any],
+    lake: Lake,
+    span: Span,
+    into: str,
+    *,
+    overwrite: bool = False,
+    rings: Callable[[Alert], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Backfilled:
+    """Judge a span of the pipeline's topic again.
+
+    A timer's row, that no record gave, is in the span if its event time is and it was due before the end. Rows that wait at
+    the end are let through as the records behind it say.
+
+    Guarantee: the table is there whole, by one commit, or not at all.
+
+    Args:
+        into: the table's name.
+        rings: is told of each alarm that would have been published.
+        progress: is told how many records have been read, of how many; the warm-up's are among them.
+
+    Raises:
+        RecordsCorrupt: some of them can't be read.
+        ConfigError: there are no such records, or the table is there and no earlier backfill's, or not to be overwritten.
+    """
+    if span.since >= span.until:
+        raise ConfigError(f"backfill from {_written(span.since)}: expected an end after it, got {_written(span.until)}")
+    exists = _check_table(lake, into, overwrite)
+    with closing(clients.consumer(kafka)) as consumer:
+        partitions = sorted(clients.partitions_of(consumer, pipeline.topic))
+    if not partitions:
+        raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
+    codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
+    with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
+        run = _Run(pipeline, reader, span, Sink(lake, replace(pipeline, name=into, into=""), 0), rings)
+        try:
+            run.all(progress)
+        except BaseException:
+            for file in run.files:  # nobody sees them, but they take room
+                with contextlib.suppress(OSError):
+                    lake.files.delete_file(posixpath.join(into, file.path))
+            raise
+    crash.point("backfill.written", waits=False)
+    create_table_with_add_actions(
+        lake.uri(into),
+        Schema.from_arrow(pipeline.table),
+        run.files,
+        mode="overwrite" if exists else "error",
+        partition_by=[PARTITION],
+        name=into,
+        description=f"{MADE}{pipeline.name} from {_written(span.since)} to {_written(span.until)}",
+        storage_options=lake.options or None,
+    )
+    return run.done
+
+
+def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
+    """Whether there is a table that may be overwritten."""
+    uri, options = lake.uri(into), lake.options or None
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        return False
+    described = DeltaTable(uri, storage_options=options).metadata().description or ""
+    if not described.startswith(MADE):
+        raise ConfigError(f"table {into}: expected a new one or an earlier backfill's, got another; name another table")
+    if not overwrite:
+        raise ConfigError(f"table {into}: expected a new one, got a {described}; name another, or add --overwrite")
+    return True
+
+
+class _Run:
+    """Reads, judges and writes; nothing of it can be seen until its files are committed."""
+
+    def __init__(
+        self, pipeline: Pipeline, reader: Reader, span: Span, sink: Sink, rings: Callable[[Alert], None]
+    ) -> None:
+        self._pipeline, self._reader, self._span, self._sink, self._rings = pipeline, reader, span, sink, rings
+        self._begin, self._first, self._end = map(reader.at, (span.since - span.warmup, span.since, span.until))
+        self._log = reader.log()
+        self._read = dict(self._begin)
+        self._machine, self._inbox = Machine(pipeline), Inbox(empty(pipeline.schema))
+        self._newest: dict[int, int] = {}
+        self._now = 0
+        self._results: list[pa.RecordBatch] = []
+        self.files: list[AddAction] = []
+        cold = not span.warmup and any(first > self._log.begin[p] for p, first in self._first.items())
+        self.done = Backfilled(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
+
+    def all(self, progress: Callable[[int, int], None]) -> None:
+        """The whole span."""
+        log, total = self._log, sum(end - self._begin[p] for p, end in self._end.items())
+        if not self.done.records:
+            offsets = ", ".join(f"{p}: {log.begin[p]}..{log.end[p]}" for p in sorted(log.begin))
+            raise ConfigError(
+                f"topic {self._pipeline.topic}: expected records from {_written(self._span.since)} to "
+                f"{_written(self._span.until)}, got none in its offsets {offsets}; choose other times"
+            )
+        for _ in self._steps(self._end):
+            progress(sum(at - self._begin[p] for p, at in self._read.items()), total)
+        self._tick()
+        behind = self._steps(log.end)
+        while self._waits and next(behind, None) is not None:  # what comes next says when those that wait go on
+            pass
+        self._tick()
+        self._write()
+
+    def _tick(self) -> None:
+        """A step without records: as late as the span's end, or where nothing comes behind it, as it is now."""
+        over = all(self._read[p] >= end for p, end in self._log.end.items())
+        nothing = Batch(empty(self._pipeline.schema), (), {})
+        self._step(nothing, round(time.time() * 1000) if over else self._time(nothing))
+
+    @property
+    def _waits(self) -> bool:
+        """Whether rows of the span wait."""
+        waiting = (rows.table for rows in self._machine.waiting)
+        return any(self._inside(table.column("_partition"), table.column("_offset")).any() for table in waiting)
+
+    def _steps(self, ends: Mapping[int, int]) -> Iterator[int]:
+        """Read on up to these offsets and judge, a step at a time; says how many rows each had."""
+        rows, reading, heard = self._pipeline.batch.rows, set[int](), time.monotonic()
+        while (left := {p for p, at in self._read.items() if at < ends[p]}) or self._inbox:
+            if left and self._inbox.rows < rows:
+                if left != reading:
+                    self._reader.seek({p: self._read[p] for p in left})
+                    reading = left
+                if poll := self._reader.poll(POLL_MS):
+                    for line in poll.damaged.values():
+                        raise RecordsCorrupt(line)
+                    self._put(poll, ends)
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > SILENT_S:
+                    raise Unavailable(
+                        f"{self._pipeline.topic}: expected records up to {dict(ends)}, got none after {self._read} in "
+                        f"{SILENT_S} s; is the broker up?"
+                    )
+            else:
+                batch = self._inbox.take(rows)
+                self._step(batch, self._time(batch))
+                yield batch.table.num_rows
+
+    def _put(self, poll: Poll, ends: Mapping[int, int]) -> None:
+        """Take what lies before these offsets."""
+        partition, offset = (poll.table.column(n).to_numpy() for n in ("_partition", "_offset"))
+        before = offset < _by_partition(ends)[partition]
+        table = poll.table if before.all() else poll.table.filter(pa.array(before))
+        dead = [d for d in poll.dead if d.offset < ends[d.partition]]
+        moved = {p: min(end, ends[p]) for p, end in poll.ends.items()}
+        self._inbox.put(Poll(table, dead, moved, {}))
+        self._read |= moved
+
+    def _time(self, batch: Batch) -> int:
+        """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
+        self._newest = batch.newest(self._newest, round(time.time() * 1000))
+        waiting = self._inbox.partitions
+        reached = []
+        for p in waiting | {p for p, at in self._read.items() if at < self._log.end[p]}:
+            # One that was over before this step goes on behind the span.
+            over = self._read[p] >= self._end[p] and p not in waiting and p not in batch.ends
+            reached.append(max(self._newest.get(p, 0), self._span.until if over else 0))
+        return max(self._now, min(reached) if reached else max(self._newest.values(), default=0))
+
+    def _step(self, batch: Batch, now: int) -> None:
+        self._now, done = now, self.done
+        outcome = self._machine.step(batch.table, now, wall=round(time.time() * 1000))
+        bad = [(d.partition, d.offset) for d in batch.dead] + [(r.partition, r.offset) for r in outcome.refused]
+        done.bad += sum(self._first[partition] <= offset < self._end[partition] for partition, offset in bad)
+        mine = self._judged(outcome.results)
+        if mine.any():
+            results = outcome.results.filter(pa.array(mine))
+            self._results.append(results)
+            done.rows += results.num_rows
+        for alert in filter(self._rang, outcome.alerts):
+            done.alarms += 1
+            done.raised += alert.transition == "raised"
+            self._rings(alert)
+        if sum(r.nbytes for r in self._results) >= size(self._pipeline.commit.size):
+            self._write()
+
+    def _inside(self, partition: pa.Array, offset: pa.Array) -> np.ndarray:
+        """Which of these records are of the span."""
+        p, at = partition.to_numpy(), offset.fill_null(-1).to_numpy()
+        return (at >= _by_partition(self._first)[p]) & (at < _by_partition(self._end)[p])
+
+    def _judged(self, results: pa.RecordBatch) -> np.ndarray:
+        """Which rows are of the span; a timer's has no record, so its event time counts."""
+        inside = self._inside(results.column("partition"), results.column("offset"))
+        timers = results.column("offset").is_null().to_numpy(zero_copy_only=False)
+        times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
+        return inside | (timers & (times >= self._span.since) & (times < self._span.until))
+
+    def _rang(self, alert: Alert) -> bool:
+        """Whether it is of the span."""
+        partition, offset = alert.data["partition"], alert.data["offset"]
+        if offset is None:
+            return self._span.since <= alert.time.timestamp() * 1000 < self._span.until
+        return self._first[partition] <= offset < self._end[partition]
+
+    def _write(self) -> None:
+        if self._results:
+            self.files += self._sink.files(pa.Table.from_batches(self._results))
+        self._results = []
+
+
+def _by_partition(offsets: Mapping[int, int]) -> np.ndarray:
+    """Offsets in an array, partitions as its indices."""
+    laid = np.zeros(max(offsets) + 1, np.int64)
+    laid[list(offsets)] = list(offsets.values())
+    return laid
+
+
+def _written(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,229 @@
+"""Looks at a broker as a pipeline's processes will reach it. Nothing is produced and no topic is made."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kafka import KafkaAdminClient, codec
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Refused, Unavailable
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import private as kafka_private
+
+LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
+SHORT_MS = 1000
+"""Who is not let in hears of it within this; only who hears nothing waits for longer."""
+MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+_listening = threading.Lock()
+"""`_failures` listens to a logger of the whole process."""
+
+
+class Broker:
+    """A Kafka cluster.
+
+    Args:
+        options: of kafka-python's clients; waits are shortened.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = {"bootstrap_servers": "localhost", "security_protocol": "PLAINTEXT", **options, **LIMITS_MS}
+        self.admin: KafkaAdminClient
+        self.brokers = 0
+
+    def reach(self) -> str:
+        """Connect and log in; the other looks need it.
+
+        Raises:
+            Unavailable: nobody answers, or not as expected.
+            Refused: we are not let in: why, and which setting.
+        """
+        servers = self.options["bootstrap_servers"]
+        with _failures() as failed:
+            for limit_ms in (SHORT_MS, LIMITS_MS["bootstrap_timeout_ms"]):
+                try:
+                    self.admin = clients.admin({**self.options, "bootstrap_timeout_ms": limit_ms})
+                    break
+                except Unavailable as reason:
+                    why = _not_let_in(self.options, failed)
+                    if isinstance(why, Refused) or limit_ms != SHORT_MS:
+                        raise why from reason
+            try:
+                cluster = self.admin.describe_cluster()
+            except KafkaError as reason:
+                there = ", ".join(f"{b.host}:{b.port}" for b in self.admin._manager.cluster.brokers())
+                raise Unavailable(
+                    f"Kafka at {servers}: expected to reach its brokers at the addresses that it names, {there}, got "
+                    f"{failed[0] if failed else reason}; correct the brokers' advertised.listeners, or the route to them"
+                ) from reason
+        self.brokers = len(cluster["brokers"])
+        return f"{servers}: {count(self.brokers, 'broker')}, {self.options['security_protocol']}"
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if hasattr(self, "admin"):
+            self.admin.close()
+
+    def describe(self, topic: str) -> dict[str, Any] | None:
+        """A topic's id, partitions and what we may do with it; None: there is none."""
+        (described,) = self.admin.describe_topics([topic])
+        if (code := described["error_code"]) and code != MISSING:
+            reason = kafka_errors.for_code(code)
+            raise Unavailable(
+                f"topic {topic}: expected to see it, got {reason.__name__}; "
+                + (
+                    "grant this user DESCRIBE on it"
+                    if issubclass(reason, kafka_errors.AuthorizationError)
+                    else "try again"
+                )
+            )
+        return None if code else described
+
+    def configs(self, topic: str) -> dict[str, str]:
+        """A topic's settings, defaults included; empty if we may not see them."""
+        found = self.admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+        return {name: str(config["value"]) for name, config in found["topic"][topic].items()}
+
+    def makeable(self, topic: str, partitions: int, **configs: str) -> dict[str, str]:
+        """Ask whether a topic could be made, and with which settings.
+
+        Raises:
+            Unavailable: it could not.
+        """
+        wanted = {topic: {"num_partitions": partitions, "configs": configs}}
+        (made,) = self.admin.create_topics(wanted, validate_only=True, raise_errors=False)["topics"]
+        if code := made["error_code"]:
+            with_ = "".join(f" and {n}={v}" for n, v in configs.items())
+            raise Unavailable(
+                f"topic {topic}: expected that the first start can make it, got "
+                f"{made.get('error_message') or kafka_errors.for_code(code).__name__}; make it with "
+                f"{count(partitions, 'partition')}{with_}, or grant this user CREATE on it"
+            )
+        return {name: str(config["value"]) for name, config in made.get("configs", {}).items()}
+
+
+@contextmanager
+def _failures() -> Iterator[list[BaseException]]:
+    """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
+    kafka_private.check()  # before a part of it is replaced here
+    found: list[BaseException] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failures = (a for a in record.args or () if isinstance(a, BaseException))
+            found.extend(f for f in failures if "Unable to bootstrap" not in str(f))
+
+    logger, ear = logging.getLogger("kafka.net.manager"), Ear()
+    read = {kind: kind._sock_recv for kind in (KafkaTCPTransport, KafkaSSLTransport)}
+    for kind, original in read.items():
+        kind._sock_recv = _first_what_came(original)
+    before = logger.level, logger.propagate
+    logger.addHandler(ear)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield found
+    finally:
+        for kind, original in read.items():
+            kind._sock_recv = original
+        logger.removeHandler(ear)
+        logger.level, logger.propagate = before
+
+
+def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What came before the other side hung up counts; the client would throw it away, and it says why."""
+
+    def receive(transport: Any) -> Any:
+        data, error = read(transport)
+        return data, None if data else error
+
+    return receive
+
+
+def let_in(options: Mapping[str, Any]) -> None:
+    """See whether a broker turns this client away; none that answers is no such case.
+
+    Raises:
+        Refused: it does, and will do so again.
+    """
+    broker = Broker(options)
+    try:
+        with _listening:
+            broker.reach()
+    except Unavailable:
+        return
+    finally:
+        broker.close()
+
+
+def codecs() -> str:
+    """Whether each compression that a producer or a topic may choose can be read and written here."""
+    sample, lacking = b"tocsin " * 1000, list[str]()
+    for name in CODECS:
+        try:
+            back = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
+        except Exception as reason:  # each library has errors of its own; without one there is no function
+            lacking.append(f"{name} fails ({reason})")
+        else:
+            lacking += [] if back == sample else [f"{name} changes its content"]
+    if lacking:
+        raise ConfigError(
+            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(lacking)}; "
+            "install lz4, python-snappy and zstandard where workers run"
+        )
+    return ", ".join(CODECS)
+
+
+def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:
+    """Why a bootstrap failed, in the words of the settings.
+
+    Args:
+        failed: why each attempt did; one is as good as the other, but some tell more.
+    """
+
+    def first(kind: type[BaseException], text: str = "") -> BaseException | None:
+        return next((f for f in failed if isinstance(f, kind) and text in str(f)), None)
+
+    where, protocol = f"Kafka at {options['bootstrap_servers']}", options["security_protocol"]
+    mechanism = options.get("sasl_mechanism")
+    kind: type[Unavailable | Refused] = Refused
+    if reason := first(kafka_errors.SaslAuthenticationFailedError):
+        expected = f"to be let in as {options.get('sasl_plain_username')}"
+        do = "correct kafka.sasl_plain_username and its password"
+    elif reason := first(kafka_errors.UnsupportedSaslMechanismError):
+        expected, do = f"it to take kafka.sasl_mechanism = {mechanism}", "set one that it takes"
+    elif reason := first(kafka_errors.IllegalSaslStateError):
+        expected = f"it to take a login, as kafka.security_protocol = {protocol} says"
+        do = "this listener takes none: set PLAINTEXT or SSL"
+    elif reason := next((f for f in failed if isinstance(f, OSError) and not isinstance(f, NETWORK)), None):
+        expected = "the files that kafka.ssl_cafile, ssl_certfile and ssl_keyfile name to be there and whole"
+        do = "correct their paths"
+    elif reason := first(KafkaError, "CERTIFICATE_VERIFY_FAILED"):
+        expected = "a certificate that kafka.ssl_cafile vouches for"
+        do = "name the file of the CA that signed it, and the broker by the name that it is for"
+    elif reason := first(KafkaError, "Handshake failed"):
+        expected = f"TLS, as kafka.security_protocol = {protocol} says"
+        do = "this listener may speak without: set PLAINTEXT or SASL_PLAINTEXT"
+    elif reason := first(KafkaError, "ECONN") or first(KafkaError, "timed out") or first(KafkaError, "DNS"):
+        expected, do, kind = "a broker to answer", "is it running, and the address right?", Unavailable
+    else:
+        kind = Unavailable  # it may be a broker that is just starting
+        reason = failed[0] if failed else None
+        expected = f"an answer in {protocol}" + (f" with {mechanism}" if mechanism else "")
+        do = "this listener may want TLS, or a login of another kind: correct kafka.security_protocol and kafka.sasl_mechanism"
+    return kind(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
+
+
+def count(number: int, of: str) -> str:
+    """Such as 3 shards."""
+    return f"{number} {of}" if number == 1 else f"{number} {of}s"

@@ -1,0 +1,233 @@
+"""What the engine remembers of an asset, read from the newest checkpoint's snapshot: no shard is asked, none is disturbed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import polars as pl
+from pyarrow import NativeFile
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.state import Ring
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.rules import NEVER
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots, plain
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import checkpoint_of
+
+NEAR = 3
+CANDIDATES = 1000
+"""Keys that are compared letter by letter with one that is not there."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An alert rule's memory of a key.
+
+    Args:
+        run: rows in a row up to the last one for which its condition held, counted up to `hold`.
+        rang: event time of the last ring, ms since the epoch; None: never.
+    """
+
+    firing: bool
+    run: int
+    hold: int
+    rang: int | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a checkpoint remembers of one key.
+
+    Args:
+        last_seen: ms since the epoch.
+        cells: `<stage>/<name>` -> its value; None: not set yet.
+        rings: `<stage>/<name>` -> the rows that it holds, oldest first, and how many it has room for.
+        waiting: `<stage>/<name>` -> rows that wait.
+    """
+
+    partition: int
+    key: str
+    last_seen: int
+    checkpoint: int
+    cells: Mapping[str, Any]
+    rings: Mapping[str, tuple[pl.DataFrame, int]]
+    rules: Mapping[str, Rule]
+    waiting: Mapping[str, pl.DataFrame]
+
+
+def recall(lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partition: int | None = None) -> list[Memory]:
+    """What is remembered of a key, by partition: one, unless its feeder splits it.
+
+    Args:
+        key: as text.
+        shards: whose snapshots to look at.
+
+    Raises:
+        ConfigError: no such key.
+        Unavailable: there is no checkpoint yet.
+        SnapshotLost: the newest one's snapshot is not there.
+    """
+    mine = pl.col("partition") == partition if partition is not None else pl.lit(True)
+    looks = [look for shard in shards if (look := _look(lake, pipeline, shard, key, mine))]
+    if not looks:
+        raise Unavailable(
+            f"state of {pipeline}: expected a checkpoint in {lake.place()}, got none; start it: `tocsin up {pipeline}`"
+        )
+    found = [memory for memories, _ in looks for memory in memories]
+    if not found:
+        keys = pl.concat([keys for _, keys in looks])
+        where = f"state of {pipeline}" + ("" if partition is None else f", partition {partition}")
+        near = ", ".join(_nearest(key, keys)) or "none"
+        raise ConfigError(f"{where}: expected one of its {len(keys):,} keys, got {key!r}; the nearest: {near}")
+    return sorted(found, key=lambda m: m.partition)
+
+
+def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tuple[list[Memory], pl.DataFrame] | None:
+    """What one shard remembers of the key, and all its keys; None: it has no checkpoint yet."""
+    checkpoint = checkpoint_of(lake, pipeline, shard)
+    while checkpoint:
+        try:
+            known = _Known(lake, pipeline, shard, checkpoint)
+            keys = known.keys.filter(mine)
+            return [known.memory(p) for p in keys.filter(pl.col("key") == key).iter_rows(named=True)], keys.select(
+                "key"
+            )
+        except FileNotFoundError as reason:
+            before, checkpoint = checkpoint, checkpoint_of(lake, pipeline, shard)
+            if (
+                checkpoint == before
+            ):  # else it was dropped meanwhile, since two newer ones have landed: look at the newest
+                raise SnapshotLost(
+                    f"snapshot {checkpoint} of {pipeline}/{shard}: expected the one that the last checkpoint names, got "
+                    f"{reason}; restore the lake's _state folder from a backup"
+                ) from reason
+    return None
+
+
+class _Known:
+    """One shard's newest snapshot: where each key's state lies in its chain of cuts."""
+
+    def __init__(self, lake: Lake, pipeline: str, shard: int, checkpoint: int) -> None:
+        self._lake, self._checkpoint = lake, checkpoint
+        self._snapshots = Snapshots(lake, pipeline, shard)
+        self._manifest = self._snapshots.manifest(checkpoint)
+        places = []
+        for link in self._manifest["chain"]:
+            with self._open(link, "cells.safetensors") as file:
+                freed = load_tensors(_Tensors(file).pack(["\0freed"]))["\0freed"]
+            cut = pl.DataFrame(self._snapshots.table(link, "keys.arrow")).with_row_index("row")
+            places += [
+                pl.DataFrame({"slot": freed.numpy()}),
+                cut.with_columns(pl.col("key").cast(pl.String), link=pl.lit(link)),
+            ]
+        # A slot is what the newest cut says of it: another key's, or nobody's any more.
+        self.keys = pl.concat(places, how="diagonal").unique("slot", keep="last").drop_nulls("key")
+
+    def memory(self, place: Mapping[str, Any]) -> Memory:
+        """What is remembered of the key in this place."""
+        with self._open(place["link"], "cells.safetensors") as file:
+            tensors = _Tensors(file)
+            state = load_tensors(tensors.pack([n for n in tensors.names if "|" in n], place["row"]))
+        rings, holds = self._declared()
+        rules = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in state if name.startswith("rules/")}
+        stores = {name.rsplit("|", 1)[0] for name in state if not name.startswith("rules/")}
+        ringed = {store for store in stores if f"{store}|count" in state}
+        return Memory(
+            partition=place["partition"],
+            key=place["key"],
+            last_seen=place["last_seen"],
+            checkpoint=self._checkpoint,
+            cells={store: _value(state[f"{store}|"]) for store in sorted(stores - ringed)},
+            rings={
+                store: _rows(state[f"{store}|data"], int(state[f"{store}|count"]), rings.get(store, ()))
+                for store in sorted(ringed)
+            },
+            rules={name: _rule(state, f"rules/{name}", holds.get(name, 1)) for name in sorted(rules)},
+            waiting=self._waiting(place["slot"]),
+        )
+
+    def _waiting(self, slot: int) -> dict[str, pl.DataFrame]:
+        found = {}
+        for store in self._manifest["waiting"]:
+            with self._open(self._checkpoint, f"{plain(store)}.safetensors") as file:
+                slots = load_tensors(_Tensors(file).pack(["\0slots"]))["\0slots"]
+            rows = pl.DataFrame(self._snapshots.table(self._checkpoint, f"{plain(store)}.arrow"))
+            if len(mine := rows.filter(pl.Series(slots.numpy()) == slot)):
+                found[store] = mine
+        return found
+
+    def _declared(self) -> tuple[dict[str, Sequence[str]], dict[str, int]]:
+        """The rings' columns and the rules' holds; none where the pipeline can't be built here any more."""
+        try:
+            pipeline = Plan.load(self._manifest["facts"]["plan"]).build(self._lake)
+        except TocsinError:
+            return {}, {}
+        stages = {f"{i}-{type(s).__name__}/{n}": d for i, s in enumerate(pipeline.stages) for n, d in s.state.items()}
+        rings = {name: d.columns for name, d in stages.items() if isinstance(d, Ring)}
+        return rings, {rule.name: rule.hold for rule in pipeline.rules}
+
+    def _open(self, link: int, file: str) -> NativeFile:
+        return self._lake.files.open_input_file(self._snapshots.path(link, file))
+
+
+class _Tensors:
+    """A safetensors file from which single rows are read: a million windows are gigabytes, one key's are kilobytes."""
+
+    def __init__(self, file: NativeFile) -> None:
+        self._file = file
+        length = int.from_bytes(file.read(8), "little")
+        self._about: dict[str, Any] = orjson.loads(file.read(length))
+        self._start = 8 + length
+
+    @property
+    def names(self) -> list[str]:
+        """Of its tensors."""
+        return [name for name in self._about if name != "__metadata__"]
+
+    def pack(self, names: Sequence[str], row: int | None = None) -> bytes:
+        """A small safetensors file: these tensors, of each the row alone unless None."""
+        about, content = {}, b""
+        for name in names:
+            shape, (begin, end) = self._about[name]["shape"], self._about[name]["data_offsets"]
+            if row is not None:
+                bytes_ = (end - begin) // shape[0]
+                shape, begin, end = shape[1:], begin + row * bytes_, begin + (row + 1) * bytes_
+            self._file.seek(self._start + begin)
+            about[name] = {
+                "dtype": self._about[name]["dtype"],
+                "shape": shape,
+                "data_offsets": [len(content), len(content) + end - begin],
+            }
+            content += self._file.read(end - begin)
+        header = orjson.dumps(about)
+        return len(header).to_bytes(8, "little") + header + content
+
+
+def _value(tensor: Tensor) -> Any:
+    value = tensor.tolist()
+    return None if value == NEVER else value
+
+
+def _rows(data: Tensor, count: int, columns: Sequence[str]) -> tuple[pl.DataFrame, int]:
+    names = list(columns) or [str(i) for i in range(data.shape[1])]
+    return pl.DataFrame(data[len(data) - count :].numpy(), schema=names), len(data)
+
+
+def _rule(state: Mapping[str, Tensor], name: str, hold: int) -> Rule:
+    firing, run, rung = (state[f"{name}/{part}|"].item() for part in ("firing", "run", "rung"))
+    return Rule(bool(firing), int(run), hold, None if rung == NEVER else int(rung))
+
+
+def _nearest(key: str, keys: pl.DataFrame) -> list[str]:
+    """The keys most like one; those of which most is alike from either end are compared letter by letter."""
+    ends = [pl.col("key").str.starts_with(key[:n]) for n in range(1, len(key) + 1)]
+    ends += [pl.col("key").str.ends_with(key[-n:]) for n in range(1, len(key) + 1)]
+    likely = keys.top_k(CANDIDATES, by=pl.sum_horizontal(ends)) if ends else keys.head(0)
+    return difflib.get_close_matches(key, likely["key"].to_list(), n=NEAR, cutoff=0.3)

@@ -1,0 +1,311 @@
+"""Looks at a lake as a pipeline will use it, and at what the pipeline has left there. A probe is removed again."""
+
+from __future__ import annotations
+
+import posixpath
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from deltalake import DeltaTable, Schema
+from deltalake.exceptions import DeltaError
+from polars.exceptions import PolarsError
+from pyarrow import fs
+
+from tocsin.pipelines.runtime.control.desired_state import last_orders
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, named
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, fetch_model, store_model
+from tocsin.pipelines.runtime.kafka.reader import Log
+from tocsin.pipelines.runtime.lake.storage import Lake, read
+from tocsin.pipelines.runtime.lake.table import PARTITION, Sink, absent
+
+SPACE = 10**9
+"""Bytes that should be free."""
+
+
+class LakeFolder:
+    """Where all pipelines' tables lie."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake, self._path = lake, lake.folder
+
+    def writable(self) -> str:
+        """Whether files can be made and deleted, and rows committed and read back, by what shards and queries use."""
+        root, probe = self._lake.root, f".tocsin-check-{uuid.uuid4().hex}"
+        try:
+            if self._path and not self._path.exists():  # and the look must not make it
+                nearest = self._nearest()
+                with tempfile.TemporaryDirectory(prefix=probe, dir=nearest) as scratch:
+                    _round_trip(Lake(str(scratch / self._path.relative_to(nearest))))
+                return f"{root}: none yet, the first start makes it"
+            files = self._lake.files
+            files.open_output_stream(probe).close()
+            files.delete_file(probe)
+        except (OSError, ValueError) as reason:
+            raise Unavailable(
+                f"lake {root}: expected to make a file there and delete it, got {reason}; give this user the right to write "
+                "there, or set lake.path and lake.options"
+            ) from reason
+        try:
+            _round_trip(Lake(self._lake.place(probe), self._lake.options))
+        finally:
+            files.delete_dir(probe)
+        return f"{root}: files can be made and deleted, rows written and read back"
+
+    def space(self) -> str:
+        """Whether there is room."""
+        if not self._path:
+            return "an object store has no end"
+        free = shutil.disk_usage(self._nearest()).free
+        if free < SPACE:
+            raise Unavailable(
+                f"lake {self._path}: expected {SPACE / 1e9:g} GB free at least, got {free / 1e9:.2f}: checkpoints would fail; make "
+                "room, or set lake.path"
+            )
+        return f"{free / 1e9:,.1f} GB free"
+
+    def _nearest(self) -> Path:
+        assert self._path
+        return next(p for p in (self._path, *self._path.parents) if p.exists())
+
+
+class LakeTable:
+    """What a pipeline's shards have left in the lake.
+
+    Args:
+        name: the pipeline's.
+    """
+
+    def __init__(self, lake: Lake, name: str, shards: int) -> None:
+        self._lake, self._name, self._shards = lake, name, shards
+        self._place, self._uri, self._options = lake.place(name), lake.uri(name), lake.options or None
+        self._topic_ids: set[str] = set()
+
+    def schema(self, pipeline: Pipeline | None) -> str:
+        """Whether the table is this pipeline's and takes its results."""
+        assert pipeline
+        table = self._table()
+        if table is None:
+            return f"{self._place}: none yet, the first start makes it"
+        if (owner := table.metadata().name) != self._name:
+            raise ConfigError(
+                f"table {self._place}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
+                "another lake or pipeline name"
+            )
+        there = {f.name: f.type for f in table.schema().fields}
+        for field in Schema.from_arrow(pipeline.table).fields:
+            if field.name in there and there[field.name] != field.type:  # a new one is added by the next start
+                raise ConfigError(
+                    f"table {self._place}: expected a column {field.name} of {_plain(field.type)}, got "
+                    f"{_plain(there[field.name])}; use another lake or pipeline name"
+                )
+        return f"{self._place}: {len(there)} columns"
+
+    def files(self) -> str:
+        """Whether the files that the table's log names are there."""
+        if (table := self._table()) is None:
+            return f"{self._place}: none yet"
+        if gone := absent(table, self._lake.files, self._name):
+            raise Unavailable(
+                f"table {self._place}: expected the files that its log names, got none at {gone[0]} and {len(gone) - 1} other "
+                "places; bring them back, or start without their rows with `--on-gap skip`"
+            )
+        return f"{self._place}: all that its log names"
+
+    def model(self, ref: ModelRef | None, scratch: Lake) -> str:
+        """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
+        assert ref
+        if not self._names(posixpath.join("_models", ref.sha256)):
+            return f"{ref.name}/{ref.version}: not in the lake yet, the next start copies it"
+        folder = fetch_model(self._lake, ref, "cpu").folder
+        if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
+            raise ModelError(
+                f"model {ref.name}/{ref.version} in {self._lake.place('_models', ref.sha256)}: expected files of that SHA-256, got "
+                f"{again}: they were damaged; delete that folder, the next start copies it again"
+            )
+        return f"{ref.name}/{ref.version}: the lake's copy is sound"
+
+    def snapshots(self, pipeline: Pipeline | None) -> str:
+        """Whether the snapshots that the table names are there, with their models, and fit the pipeline."""
+        assert pipeline
+        signature = Machine(pipeline).signature
+        found = self._checkpoints()
+        for shard, checkpoint in found:
+            where = f"snapshot {named(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
+            try:
+                manifest = self._manifest(shard, checkpoint)
+                for link in manifest["chain"]:
+                    self._manifest(shard, link)
+            except (FileNotFoundError, ValueError) as reason:
+                if found != self._checkpoints():  # a living shard went on, and dropped old ones
+                    return self.snapshots(pipeline)
+                raise Unavailable(
+                    f"{where}: expected the one that the table's last checkpoint names, and those it builds on, got {reason}; "
+                    "restore the lake's _state folder from a backup, or start over with `--on-gap skip`"
+                ) from reason
+            facts = manifest["facts"]
+            self._topic_ids.add(facts["topic_id"])
+            another = facts.get("state_version", pipeline.state_version) != pipeline.state_version
+            carried = another and (pipeline.migrate or milliseconds(pipeline.warmup))
+            if facts["signature"] != signature and not carried:
+                raise ConfigError(
+                    f"{where}: expected state {signature}, got {facts['signature']}; go back to what the pipeline was, or give it "
+                    "another name"
+                )
+            model = Plan.load(facts["plan"]).model
+            if model and not self._names(posixpath.join("_models", model.sha256)):
+                raise ModelError(
+                    f"{where}: expected its model {model.name}/{model.version} in {self._lake.place('_models', model.sha256)}, got "
+                    "none; restore that folder from a backup or from the registry"
+                )
+        return ", ".join(f"shard {shard} at {named(c)}" for shard, c in found) or "no checkpoint yet"
+
+    def orders(self) -> str:
+        """Whether what the pipeline was ordered last can be read."""
+        if not self._names("_orders") or (kept := last_orders(self._lake, self._name)) is None:
+            return "none"
+        return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
+
+    def positions(self, topic: str, look: Callable[[], Log]) -> str:
+        """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
+        table = self._table()
+        log = look()  # after the table: a living shard's offsets are inside the log of later
+        for topic_id in self._topic_ids - {log.topic_id}:
+            raise ConfigError(
+                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored offsets mean "
+                "other records; restore it, or go on from its start with `--on-gap skip`"
+            )
+        at = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
+        for p, offset in at.items():
+            if not log.begin[p] <= offset <= log.end[p]:
+                raise ConfigError(
+                    f"{topic}[{p}]@{offset}: expected the next offset inside the log's {log.begin[p]}..{log.end[p]}, got one "
+                    "outside: records were deleted before they were judged; restore the topic, or go on with `--on-gap skip`"
+                )
+        if not at:
+            return f"{topic}: the very start"
+        added = sorted(log.end.keys() - at.keys())
+        to_judge = sum(log.end[p] - at.get(p, 0) for p in log.end)
+        told = (
+            f", partitions {', '.join(map(str, added))} were added and are taken up from their beginning"
+            if added
+            else ""
+        )
+        return f"{topic}: {to_judge:,} records to judge{told}"
+
+    def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
+        """Whether table and journal belong together: one pipeline, in one lake, writes both.
+
+        Args:
+            topic: the input.
+            newest: a shard's newest journal record; None: there is none.
+        """
+        for shard in range(self._shards):
+            where = f"topic _tocsin.{self._name}[{shard}]"
+            table = self._table()  # a living shard goes on meanwhile: look at the table on both sides
+            before, record = self._checkpoint(table, shard), newest(shard)
+            after = self._checkpoint(self._table(), shard)
+            if record is None and before:
+                raise ConfigError(
+                    f"{where}: expected the journal that goes with checkpoint {named(before)} of {self._place}, got none: "
+                    "alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                )
+            if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
+                raise ConfigError(
+                    f"{where}: expected a table that knows of {self._name}/{shard}, as its newest record does, got none in "
+                    f"{self._place}: the lake was emptied, its drive is not mounted, or it is another one; bring it back, or begin "
+                    "anew with `--on-gap skip`"
+                )
+            position = partial(self._position, table, topic)
+            if record and not goes_with(record, before, after, position):
+                raise ConfigError(
+                    f"{where}: expected its newest record to go with checkpoint {named(after)} of {self._place}, got one that "
+                    f"builds on {named(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
+                    "pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes with, or "
+                    "rename this one"
+                )
+        return "table and journal go together"
+
+    def _table(self) -> DeltaTable | None:
+        if not DeltaTable.is_deltatable(self._uri, storage_options=self._options):
+            return None
+        return DeltaTable(self._uri, storage_options=self._options)
+
+    def _checkpoint(self, table: DeltaTable | None, shard: int) -> int:
+        return (table and table.transaction_version(f"{self._name}/{shard}#checkpoint")) or 0
+
+    def _position(self, table: DeltaTable | None, topic: str, partition: int) -> int | None:
+        return table and table.transaction_version(f"{self._name}/{topic}/{partition}")
+
+    def _checkpoints(self) -> list[tuple[int, int]]:
+        """Shards that have made a checkpoint, with its name."""
+        table = self._table()
+        return [(shard, c) for shard in range(self._shards) if (c := self._checkpoint(table, shard))]
+
+    def _manifest(self, shard: int, checkpoint: int) -> dict[str, Any]:
+        path = posixpath.join("_state", self._name, str(shard), str(checkpoint), "manifest.json")
+        return orjson.loads(read(self._lake.files, path))
+
+    def _names(self, folder: str) -> set[str]:
+        if (own := self._lake.folder) and not own.exists():
+            return set()  # to look there would make it
+        return {i.base_name for i in self._lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
+
+
+def _round_trip(lake: Lake) -> None:
+    """Commit a row as a shard does, and read it back as a query does.
+
+    Raises:
+        Unavailable: it does not come back.
+    """
+    schema = pa.schema([pa.field("key", pa.string(), nullable=False)])
+    probe = Pipeline(name="probe", topic="probe", schema=schema, key="key", stages=[], results=pa.schema([]))
+    row = {name: [None] for name in probe.table.names} | {"key": [uuid.uuid4().hex], PARTITION: ["2026-01-01"]}
+    sink = Sink(lake, probe, 0)
+    try:
+        sink.own({0: 0})
+        sink.publish(sink.write([pa.RecordBatch.from_pydict(row, probe.table)]), {0: 1}, 1)
+        got = lake.scan(probe.name).collect()["key"].to_list()
+    except (DeltaError, PolarsError) as reason:
+        got = str(reason).splitlines()[:1]
+    if got != row["key"]:
+        raise Unavailable(
+            f"lake {lake.root}: expected to commit a row and read it back, got {got}; set lake.path and lake.options to a store "
+            "that Delta and Polars can use"
+        )
+
+
+def goes_with(record: Journal, before: int, after: int, position: Callable[[int], int | None]) -> bool:
+    """Whether a shard's newest journal record can be of a table's writer.
+
+    Args:
+        before, after: the table's checkpoint, looked at before the record was read and after it; 0: none.
+        position: a partition -> the next offset that the table had before, if any.
+    """
+    if record.base > before:
+        return record.base <= after  # it went on between the looks
+    passed, known = record.base == before, {record.base}
+    for item in record.items:
+        if isinstance(item, Mark):
+            known.add(item.checkpoint)
+            passed = passed or item.checkpoint == before
+            continue
+        for partition, end in item.ends.items():  # numbers may agree by chance, but hardly what was read by then, too
+            at = position(partition)
+            if at is not None and (end < at if passed else end > at):
+                return False
+    return before in known
+
+
+def _plain(type_: Any) -> str:
+    return str(getattr(type_, "type", type_))

@@ -1,0 +1,87 @@
+"""Looks at what a pipeline needs, one after the other; what depends on one that failed is not looked at."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal
+
+from tocsin.pipelines.runtime.declare.errors import TocsinError
+
+State = Literal["ok", "warning", "wrong", "skipped"]
+LONGEST_S = 60.0
+"""Of one look, whatever it waits for; those at Kafka give up after 5 to 10 s."""
+
+
+class Doubt(TocsinError):
+    """Good enough to start with, but a person should know of it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found.
+
+    Args:
+        pipeline: whose it is; "": of all.
+        check: what was looked at.
+        said: one line; where something is wrong, it ends with what to do.
+    """
+
+    pipeline: str
+    check: str
+    state: State
+    said: str
+
+
+class Checkup:
+    """Takes looks and tells what each one found.
+
+    Args:
+        tell: called with each finding, in order.
+    """
+
+    def __init__(self, tell: Callable[[Finding], None]) -> None:
+        self._tell = tell
+        self._failed: set[tuple[str, str]] = set()
+        self.wrong = 0
+        """Looks that found something wrong."""
+
+    def look(self, check: str, how: Callable[[], str], *needs: str, pipeline: str = "") -> None:
+        """Take one look.
+
+        Args:
+            how: returns what is right; raises `Doubt` or what is wrong.
+            needs: checks, of this pipeline or of all, without which there is nothing to look at.
+        """
+        lacking = next((n for n in needs if self._failed & {("", n), (pipeline, n)}), None)
+        state: State
+        state, said = ("skipped", f"not looked at: it needs {lacking}") if lacking else _seen(how)
+        if state in ("wrong", "skipped"):
+            self._failed.add((pipeline, check))
+        self.wrong += state == "wrong"
+        self._tell(Finding(pipeline, check, state, said))
+
+
+def _seen(how: Callable[[], str]) -> tuple[State, str]:
+    """Look in a thread of its own, since not everything that may hang has a time limit."""
+    done: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(how())
+        except BaseException as reason:
+            done.set_exception(reason)
+
+    threading.Thread(target=run, name="check", daemon=True).start()
+    try:
+        reason = done.exception(LONGEST_S)
+    except TimeoutError:
+        return "wrong", f"expected an answer within {LONGEST_S:.0f} s, got none; see whether what it asks is up"
+    if reason is None:
+        return "ok", done.result()
+    text = " ".join(str(reason).split())
+    if isinstance(reason, TocsinError):
+        return "warning" if isinstance(reason, Doubt) else "wrong", text
+    return "wrong", f"expected an answer, got {type(reason).__name__}: {text}; mend that and look again"

@@ -1,0 +1,112 @@
+"""Starting over: a pipeline that is stopped forgets all state and goes on from other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import generation
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.recovery import Claim
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.table import start_over
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
+
+To = Literal["earliest", "latest"] | int
+"""Where to go on: the log's ends, or a time in ms since the epoch."""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """What a reset did.
+
+    Args:
+        positions: each partition's next offset.
+        deleted: rows that are gone from the table; None: unknown, the commit's reply was lost.
+    """
+
+    positions: Mapping[int, int]
+    deleted: int | None
+
+
+def reset(specs: Sequence[Spec], to: To) -> Reset:
+    """Have all shards of a pipeline begin anew: without state, with the specs' plan, from the given positions.
+
+    Guarantee: rows of records from there on are deleted in the commit that moves the positions, so each record's rows are in
+    the table once, whenever this ends. Until that commit nothing has changed; a shard that still runs is fenced. Alarms and
+    dead letters that were published stay; those of records that are judged again come again, alarms with the same ids.
+
+    Args:
+        specs: of every shard.
+
+    Raises:
+        Fenced: another process has taken a shard over meanwhile; nothing has changed.
+    """
+    declared = specs[0].plan.build(specs[0].lake)
+    codec = Codec(topic=declared.topic, schema=declared.schema, unknown=declared.unknown)
+    partitions = [p for spec in specs for p in spec.partitions]
+    with ExitStack() as held:
+        reader = held.enter_context(closing(Reader(specs[0].kafka, declared.topic, partitions, codec, max_records=1)))
+        claims = []
+        for spec in specs:  # 1. nobody else can say or commit anything any more
+            claims.append(Claim.make(spec, declared, reader))
+            held.callback(claims[-1].outbox.close)
+        crash.point("reset.owned", waits=False)
+        log = claims[-1].log
+        positions = {"earliest": log.begin, "latest": log.end}[to] if isinstance(to, str) else reader.at(to)
+        for spec, claim in zip(specs, claims, strict=True):
+            # 2. The journal as it is: a checkpoint that it does not know makes it an old one, and until then it holds.
+            journal = claim.journal or Journal(claim.owned.checkpoint)
+            claim.outbox.send([], [], journal, {p: positions[p] for p in spec.partitions}, lambda: None)
+            claim.outbox.settle(wait=True)
+        crash.point("reset.said", waits=False)
+        machine = Machine(declared)
+        facts = {
+            "topic_id": log.topic_id,
+            "generation": generation(_facts(claims), log.topic_id) if claims[0].owned.checkpoint else "",
+            "plan": specs[0].plan.dump(),
+            "signature": machine.signature,
+            "now": 0,  # its clock goes back, too
+        }
+        owners = [(claim.sink, claim.owned.epoch << 32 | 1) for claim in claims]
+        for claim, (_, name) in zip(claims, owners, strict=True):
+            # 3. Before 4: a commit must never lack its state.
+            claim.snapshots.write(name, machine.cut(full=True), facts)
+        crash.point("reset.snapshot", waits=False)
+        deleted = start_over(owners, positions, _rows(declared, positions, to))  # 4. the one atomic step
+        crash.point("reset.delta", waits=False)
+    return Reset(positions, deleted)
+
+
+def _facts(claims: Sequence[Claim]) -> Mapping[str, Any]:
+    """What the first shard's snapshot says of itself; nothing if it is lost."""
+    try:
+        facts: Mapping[str, Any] = claims[0].snapshots.manifest(claims[0].owned.checkpoint)["facts"]
+    except FileNotFoundError:
+        return {}
+    return facts
+
+
+def _rows(declared: Pipeline, positions: Mapping[int, int], to: To) -> str:
+    """The rows of records from these positions on, as SQL; a timer's row has its event time alone."""
+    places = [f'(partition = {p} AND "offset" >= {position})' for p, position in positions.items()]
+    if to != "latest":
+        own = f'partition IN ({", ".join(map(str, positions))}) AND "offset" IS NULL'
+        since = f" AND event_time >= '{datetime.fromtimestamp(to / 1000, UTC).isoformat()}'" if to != "earliest" else ""
+        places.append(f"({own}{since})")
+    return f"topic = '{declared.topic}' AND {_any(places)}"
+
+
+def _any(conditions: Sequence[str]) -> str:
+    """A tree of them: a long flat chain overflows the stack of Delta's engine (3,000 partitions: killed)."""
+    if len(conditions) == 1:
+        return conditions[0]
+    half = len(conditions) // 2
+    return f"({_any(conditions[:half])} OR {_any(conditions[half:])})"

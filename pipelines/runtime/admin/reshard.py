@@ -1,0 +1,149 @@
+"""Another number of shards: the state moves from the old ones to the new ones, before any of these starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka.closing import closed_on_error
+from tocsin.pipelines.runtime.kafka.dead_letters import Tally
+from tocsin.pipelines.runtime.kafka.publisher import Outbox
+from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.snapshots import Snapshots
+from tocsin.pipelines.runtime.lake.state_deltas import deal, whole
+from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shards_id
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
+
+log = logging.getLogger(__name__)
+MOST = 1024
+"""Up to which shard to look in a table that does not know their number yet."""
+
+
+def shards_now(deployment: Deployment) -> int:
+    """How many shards a pipeline's table knows; 0: it has not run yet."""
+    uri, options, name = deployment.lake.uri(deployment.name), deployment.lake.options or None, deployment.name
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        return 0
+    table = DeltaTable(uri, storage_options=options)
+    known = table.transaction_version(shards_id(name))
+    return known or max((n + 1 for n in range(MOST) if table.transaction_version(_epoch_id(name, n))), default=0)
+
+
+def reshard(deployment: Deployment) -> None:
+    """Move a pipeline's state to as many shards as the deployment has; its topics must be there. Nothing to do is fine.
+
+    Guarantee: one Delta commit moves it all, so a kill before it leaves everything as it was, and one after it as it should be.
+    Whoever owned an old shard is fenced at each moment: before the commit as by any takeover, after it by the epochs that the
+    commit raises and by the number of shards that the table has then.
+
+    Raises:
+        Fenced: an old shard was taken over by somebody else meanwhile; nothing has moved.
+        TocsinError: an old shard can't be taken over.
+    """
+    if (before := shards_now(deployment)) in (0, deployment.shards):
+        return
+    old = list(replace(deployment, shards=before, lands=0).specs(deployment.plan).values())
+    checkpoints = [_checkpoint(spec) for spec in old]  # 1. fences every owner; nothing is left in the journal, so A = R
+    crash.point("reshard.taken", waits=False)
+    table = DeltaTable(old[0].lake.uri(deployment.name), storage_options=deployment.lake.options or None)
+    _look(table, deployment.name, checkpoints)
+    name = _next_epoch(table, deployment.name) << 32 | 1
+    _write(deployment, checkpoints, name)  # 2. under a name that nobody knows yet
+    crash.point("reshard.written", waits=False)
+    for shard in range(before, deployment.shards):  # 3. before 4: a checkpoint must never lack its journal
+        _open_journal(table, deployment, shard, checkpoints, name)
+    crash.point("reshard.journals", waits=False)
+    _commit(table, deployment, checkpoints, name)  # 4. the one atomic step
+    crash.point("reshard.committed", waits=False)
+    for shard in range(deployment.shards, before):  # 5. only now are these useless; newer ones are a successor's
+        Snapshots(deployment.lake, deployment.name, shard).drop_before(name)
+    log.info("%s: state moved from %d to %d shards", deployment.name, before, deployment.shards)
+
+
+def _checkpoint(spec: Spec) -> int:
+    """Take a shard over, make all of it durable and let go. Returns the checkpoint's name."""
+    torch.set_num_threads(1)  # as in a worker, since a re-run has to give the same
+    torch.set_flush_denormal(True)
+    p = spec.plan.build(spec.lake)
+    codec = Codec(topic=p.topic, schema=p.schema, unknown=p.unknown)
+    with closed_on_error(reader := Reader(spec.kafka, p.topic, spec.partitions, codec, p.batch.rows)):
+        shard = Shard(spec, reader)
+        shard.close()
+    facts = shard.facts()
+    return int(facts["epoch"]) << 32 | int(facts["checkpoint"])
+
+
+def _next_epoch(table: DeltaTable, name: str) -> int:
+    """One that no shard has ever had, not even in an attempt that failed: each raises the old shards' epochs."""
+    epochs = [0]
+    while epoch := table.transaction_version(_epoch_id(name, len(epochs) - 1)):
+        epochs.append(epoch)
+    return max(epochs) + 1
+
+
+def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
+    """The new shards' snapshots."""
+    found = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
+    # The earliest clock: one shard may have a backlog in whose time another's later clock would make keys silent.
+    facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
+    dead = Tally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
+    for n, cut in enumerate(deal([whole(snapshot.cuts) for snapshot in found], deployment.shards)):
+        own = (dead if n == 0 else Tally()).facts()
+        Snapshots(deployment.lake, deployment.name, n).write(name, cut, facts | own)
+
+
+def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
+    """A first record for a shard that may have none. Those of old shards stay: they are older than any new checkpoint."""
+    with closing(Outbox(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)) as outbox:
+        _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
+        outbox.send([], [], Journal(name), {}, lambda: None)
+        outbox.settle(wait=True)
+
+
+def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
+    """Go to the newest version, which is ours to build on only if all old shards are as we left them."""
+    table.update_incremental()
+    shards = range(len(checkpoints))
+    there = [table.transaction_version(f"{pipeline}/{n}#checkpoint") for n in shards]
+    epochs = [table.transaction_version(_epoch_id(pipeline, n)) for n in shards]
+    if there != [*checkpoints] or epochs != [c >> 32 for c in checkpoints]:
+        raise Fenced(
+            f"{pipeline}: expected its {len(checkpoints)} shards at checkpoints {[*checkpoints]}, got {there} with epochs "
+            f"{epochs}: it runs somewhere; `tocsin stop` it there, then start it again"
+        )
+
+
+def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
+    """Everything changes hands at once, from a version at which all old shards are as we left them; positions stay."""
+    pipeline, shards = deployment.name, deployment.shards
+    txn = {_epoch_id(pipeline, n): name >> 32 for n in range(max(len(checkpoints), shards))}
+    txn |= {f"{pipeline}/{n}#checkpoint": name for n in range(shards)} | {shards_id(pipeline): shards}
+    for _ in range(ATTEMPTS):
+        _look(table, pipeline, checkpoints)
+        try:
+            commit(table, [], txn)
+            return
+        except CommitFailedError as reason:
+            log.info("%s: moving its shards is tried again: %s", pipeline, reason)
+            table.update_incremental()
+            if table.transaction_version(f"{pipeline}/0#checkpoint") == name:  # it did commit, only its reply was lost
+                return
+    raise Unavailable(
+        f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
+    )
+
+
+def _epoch_id(pipeline: str, shard: int) -> str:
+    return f"{pipeline}/{shard}#epoch"

@@ -1,0 +1,310 @@
+"""Looks at a pipeline's topics and at what its shards will do with them. No topic is made, no shard is fenced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.errors import KafkaError
+from kafka.protocol.consumer.offsets import OffsetSpec
+from kafka.protocol.metadata import CoordinatorType
+from kafka.protocol.producer.transaction import AddOffsetsToTxnRequest
+
+from tocsin.pipelines.runtime.admin.broker_checks import Broker, count
+from tocsin.pipelines.runtime.admin.preflight import Doubt
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.engine.journal import LARGEST as LARGEST_RECORD
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.dead_letters import SIZE_LIMIT
+from tocsin.pipelines.runtime.kafka.reader import Log
+from tocsin.pipelines.runtime.kafka.topics import JOURNAL
+
+LARGEST = SIZE_LIMIT + 8192
+"""Bytes of the largest dead letter: the original's limit, and the headers that say why."""
+NOBODY = 2**62
+"""No producer's id. What is asked in its name is refused, but only after the rights have been looked at."""
+SKEW_MS = 5000
+BUSY = (
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.NotCoordinatorError,
+)
+
+
+class Topics:
+    """A pipeline's topics, and what a shard does with them.
+
+    Args:
+        broker: that was reached.
+        name: the pipeline's.
+        topic: its input.
+    """
+
+    def __init__(self, broker: Broker, name: str, topic: str, *, shards: int, workers: int) -> None:
+        self._broker, self._name, self._topic, self._shards, self._workers = broker, name, topic, shards, workers
+        self._alerts, self._dead, self.journal_topic = f"alerts.{name}", f"{topic}.dlq", f"_tocsin.{name}"
+        self._partitions = 1
+
+    def input(self) -> str:
+        """Whether the input topic is there."""
+        described = self._broker.describe(self._topic)
+        if described is None:
+            raise ConfigError(
+                f"topic {self._topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
+            )
+        self._partitions = len(described["partitions"])
+        return f"{self._topic}: {count(self._partitions, 'partition')}"
+
+    def cleanup(self) -> str:
+        """Whether the input topic keeps every reading."""
+        policy = self._policy(self._topic, self._broker.configs(self._topic))
+        if "compact" in policy:
+            raise ConfigError(
+                f"topic {self._topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away; "
+                f"{_alter(self._topic, 'cleanup.policy=delete')}, or read another topic"
+            )
+        return f"{self._topic}: {policy}"
+
+    def shards(self) -> str:
+        """Whether each shard has something to read, and each worker a shard."""
+        s, n, w = self._shards, self._partitions, self._workers
+        if s > n:
+            raise ConfigError(
+                f"shards = {s}: expected at most one for each of the {count(n, 'partition')} of {self._topic}, got {s - n} more, "
+                f"with nothing to read; set pipelines.{self._name}.shards = {n}, or add partitions"
+            )
+        if w > s:
+            raise Doubt(
+                f"workers = {w}: expected at most one a shard, got {w - s} more, which will not be started; set "
+                f"pipelines.{self._name}.workers = {s}"
+            )
+        return f"{count(s, 'shard')} of {count(n, 'partition')} on {count(w, 'worker')}"
+
+    def alerts(self) -> str:
+        """Whether the alert topic is there or can be made."""
+        return self._kept(self._alerts, self._partitions)
+
+    def landing(self) -> str:
+        """Whether the alarms can land in the lake: by a shard with dead letters, a journal and an identity of its own."""
+        lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
+        lands.dead_letters(), lands.journal(), lands.identities()
+        self._granted({self._alerts: ["READ"], lands._dead: ["WRITE"], lands.journal_topic: ["READ", "WRITE"]})
+        return f"{self._alerts} into the table alerts"
+
+    def dead_letters(self) -> str:
+        """Whether the dead-letter topic is there or can be made, and takes the largest letter."""
+        described = self._broker.describe(self._dead)
+        configs = self._broker.configs(self._dead) if described else self._broker.makeable(self._dead, 1)
+        most = int(configs.get("max.message.bytes", LARGEST))
+        if most < LARGEST:
+            where = self._dead if described else "the broker's default for new topics"
+            raise ConfigError(
+                f"topic {self._dead}: expected max.message.bytes of {LARGEST} at least, for originals of {SIZE_LIMIT} and their "
+                f"headers, got {most} from {where}: a larger letter would end the shard; "
+                f"{_alter(self._dead, f'max.message.bytes={2 * SIZE_LIMIT}')}"
+            )
+        return self._kept(self._dead, 1)
+
+    def journal(self) -> str:
+        """Whether the journal is there, as a shard needs it, or can be made; one shard a partition at least."""
+        j, s = self.journal_topic, self._shards
+        described = self._broker.describe(j)
+        if described is None:
+            self._broker.makeable(j, s, **JOURNAL)
+            return f"{j}: none yet, the first start makes it"
+        configs = self._broker.configs(j)
+        if (policy := self._policy(j, configs)) != "compact":
+            raise ConfigError(
+                f"topic {j}: expected cleanup.policy=compact, got {policy}: retention would delete what a shard must find "
+                f"after a crash; {_alter(j, 'cleanup.policy=compact')}"
+            )
+        if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
+            raise Doubt(
+                f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {most}: a larger record would end the "
+                f"shard; the next start raises it, or {_alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
+            )
+        there = len(described["partitions"])
+        grows = f", the next start makes it {s}" if there < s else ""
+        return f"{j}: {count(there, 'partition')}, compacted{grows}"
+
+    def replication(self) -> str:
+        """Whether the topics outlive a broker, and can be written to."""
+        doubts: list[str] = []
+        for topic in (self._topic, self._alerts, self._dead, self.journal_topic):
+            if described := self._broker.describe(topic):
+                doubts += self._replicated(topic, described["partitions"], self._broker.configs(topic))
+        if doubts:
+            raise Doubt("; ".join(doubts))
+        return "as far as one broker goes" if self._broker.brokers == 1 else "topics outlive a broker"
+
+    def _replicated(self, topic: str, partitions: list[dict[str, Any]], configs: Mapping[str, str]) -> Iterator[str]:
+        if headless := [p["partition_index"] for p in partitions if p["leader_id"] < 0]:
+            raise Unavailable(
+                f"{topic}{headless}: expected a leader, got none: it can be neither read nor written; bring its broker back"
+            )
+        replicas = min(len(p["replica_nodes"]) for p in partitions)
+        in_sync, least = min(len(p["isr_nodes"]) for p in partitions), int(configs.get("min.insync.replicas", 1))
+        if least > in_sync:
+            raise ConfigError(
+                f"topic {topic}: expected min.insync.replicas of at most the {in_sync} in sync, got {least}: it refuses every "
+                f"acknowledged write; {_alter(topic, f'min.insync.replicas={max(replicas - 1, 1)}')}, or bring brokers back"
+            )
+        if self._broker.brokers > 1 and replicas == 1:
+            yield f"topic {topic}: expected 3 replicas, got 1: it is lost with its broker; reassign it"
+        if in_sync < replicas:
+            yield f"topic {topic}: expected {replicas} replicas in sync, got {in_sync}; see to the brokers"
+        if replicas > 1 and least == 1:
+            yield (
+                f"topic {topic}: expected min.insync.replicas=2, got 1: what one broker acknowledges is lost with it; "
+                f"{_alter(topic, 'min.insync.replicas=2')}"
+            )
+        if replicas > 1 and least == replicas:
+            yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {least}: no broker may rest"
+
+    def rights(self) -> str:
+        """Whether we may read and write what is there; a broker without an authorizer allows all."""
+        self._granted(
+            {
+                self._topic: ["READ"],
+                self._alerts: ["WRITE"],
+                self._dead: ["WRITE"],
+                self.journal_topic: ["READ", "WRITE"],
+            }
+        )
+        return "topics that are there: read the input, write alerts, dead letters and journal"
+
+    def _granted(self, wanted: Mapping[str, list[str]]) -> None:
+        lacking = list[str]()
+        for topic, operations in wanted.items():
+            if (described := self._broker.describe(topic)) is None:
+                continue
+            if (allowed := described.get("authorized_operations")) is None:
+                raise Doubt("expected the broker to say what this user may do, got nothing; it is too old for that")
+            lacking += [f"{o} on topic {topic}" for o in operations if o not in allowed]
+        if lacking:
+            raise ConfigError(
+                f"expected to read the input and to write the rest, got no right to {', '.join(lacking)}; grant it to this user "
+                "with kafka-acls"
+            )
+
+    def identities(self) -> str:
+        """Whether we may write under each shard's transactional id, and with the group that lag tools look at.
+
+        Asked in nobody's name, the broker looks at the rights and then refuses: a living shard notices nothing.
+        """
+        group = f"tocsin.{self._name}"
+        for shard in range(self._shards):
+            id_ = f"{self._name}/{shard}"
+            answer = self._answer(id_, group)
+            if answer is kafka_errors.TransactionalIdAuthorizationFailedError:
+                raise ConfigError(
+                    f"transactional id {id_}: expected the right to write, got none; grant this user WRITE on the transactional "
+                    f"ids that begin with {self._name}/, with kafka-acls"
+                )
+            if answer is kafka_errors.GroupAuthorizationFailedError:
+                raise ConfigError(
+                    f"group {group}: expected the right to read, got none; grant this user READ on it, with kafka-acls"
+                )
+            if answer in BUSY:
+                raise Unavailable(
+                    f"transactional id {id_}: expected a transaction coordinator, got {answer.__name__}; compare the broker's "
+                    "transaction.state.log.replication.factor and .min.isr with the number of brokers"
+                )
+        return f"{self._name}/0" + (f" to {self._name}/{self._shards - 1}" if self._shards > 1 else "")
+
+    def _answer(self, id_: str, group: str) -> type[Exception]:
+        """What the coordinator says; on a new cluster it takes some time until there is one."""
+        admin = self._broker.admin
+        asked = {"transactional_id": id_, "producer_id": NOBODY, "producer_epoch": 0, "group_id": group}
+        give_up = time.monotonic() + 5
+        while True:
+            try:
+                node = admin._manager.run(admin._find_coordinator_id, id_, CoordinatorType.TRANSACTION)
+                response = admin._manager.run(admin._manager.send, AddOffsetsToTxnRequest(**asked), node)
+                answer = kafka_errors.for_code(response.error_code)
+            except (*BUSY, kafka_errors.TransactionalIdAuthorizationFailedError) as reason:
+                answer = type(reason)
+            if answer not in BUSY or time.monotonic() > give_up:
+                return answer
+            time.sleep(0.1)
+
+    def transactions(self) -> str:
+        """Whether the broker gives transactions, under an id that is no shard's: taking a shard's would fence it.
+
+        The broker forgets an id that is not used after a week.
+        """
+        id_ = f"{self._name}/check"
+        try:
+            with closing(clients.producer(self._broker.options, transactional_id=id_)) as producer:
+                producer.init_transactions()
+        except kafka_errors.TransactionalIdAuthorizationFailedError:
+            raise Doubt(
+                f"transactional id {id_}: expected to try it, got no right; see the first start, or grant WRITE on it"
+            ) from None
+        except KafkaError as reason:
+            raise Unavailable(
+                f"transactional id {id_}: expected a transactional producer, got {reason}; compare the broker's "
+                "transaction.state.log.replication.factor and .min.isr with the number of brokers, and "
+                "transaction.max.timeout.ms with 15000"
+            ) from reason
+        return f"tried as {id_}"
+
+    def clock(self) -> str:
+        """Whether the newest record is from the future of this machine; nothing is produced to find out."""
+        wanted = dict.fromkeys(self._parts(), OffsetSpec.MAX_TIMESTAMP)
+        try:
+            found = self._broker.admin.list_partition_offsets(wanted)
+        except kafka_errors.UnsupportedVersionError:
+            return "not known: the broker is too old to say when its newest record was"
+        newest = max(o.timestamp for o in found.values())
+        ahead = newest - time.time() * 1000
+        if ahead > SKEW_MS:
+            raise Doubt(
+                f"topic {self._topic}: expected no record from the future, got one {ahead / 1000:,.0f} s ahead of this machine's "
+                "clock; set the clocks of this machine, the broker and the producers by NTP"
+            )
+        return "no record is from the future" if newest >= 0 else "no record to compare with"
+
+    def log(self) -> Log:
+        """The input topic's identity, and each partition's first and next offset."""
+        described = self._broker.describe(self._topic) or {}
+        begin, end = (
+            {tp.partition: found.offset for tp, found in self._broker.admin.list_partition_offsets(wanted).items()}
+            for wanted in (dict.fromkeys(self._parts(), spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
+        )
+        return Log(str(described.get("topic_id") or ""), begin, end)
+
+    def journal_is_there(self) -> bool:
+        """Whether there is a journal to read."""
+        return self._broker.describe(self.journal_topic) is not None
+
+    def _parts(self) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, p) for p in range(self._partitions)]
+
+    def _kept(self, topic: str, partitions: int) -> str:
+        """A topic that is there or can be made, and keeps its records."""
+        described = self._broker.describe(topic)
+        if described is None:
+            self._broker.makeable(topic, partitions)
+            return f"{topic}: none yet, the first start makes it"
+        if "compact" in (policy := self._policy(topic, self._broker.configs(topic))):
+            raise Doubt(
+                f"topic {topic}: expected cleanup.policy=delete, got {policy}: all but the newest record of a key will go; "
+                f"{_alter(topic, 'cleanup.policy=delete')}"
+            )
+        return f"{topic}: {count(len(described['partitions']), 'partition')}"
+
+    def _policy(self, topic: str, configs: Mapping[str, str]) -> str:
+        if "cleanup.policy" not in configs:
+            raise Doubt(
+                f"topic {topic}: expected to see its settings, got none; grant this user DESCRIBE_CONFIGS on it"
+            )
+        return configs["cleanup.policy"]
+
+
+def _alter(topic: str, config: str) -> str:
+    return f"`kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {config}`"

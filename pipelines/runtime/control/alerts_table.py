@@ -1,0 +1,79 @@
+"""Alarms into the lake: what a pipeline says on its alert topic lands in one table, `<lake>/alerts`, that all of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tocsin.pipelines.runtime.control.deployment import ALERTS
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import SOURCE, TYPE
+from tocsin.pipelines.runtime.engine.plan import Model
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.rows import Rows
+    from tocsin.pipelines.runtime.declare.state import Declared, Store
+    from tocsin.pipelines.runtime.engine.machine import Step
+
+OPTIONS = ("name", "topic", "into")
+
+
+def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+    """An alert topic's records, each a row: `key` is the asset, `event_time` the alarm's, `data` its JSON as it was sent.
+
+    Args:
+        options: `name` and `topic`; `into` ("alerts") may be absent.
+        model: none is needed.
+
+    Raises:
+        ConfigError: an unknown option, or one of the two is missing.
+    """
+    if not {"name", "topic"} <= set(options) <= set(OPTIONS):
+        raise ConfigError(f"{__name__}: expected name, topic and perhaps into, got {', '.join(options)}; mend them")
+    return Pipeline(
+        name=options["name"],
+        topic=options["topic"],
+        into=options.get("into", ALERTS),
+        schema=pa.schema(
+            [
+                _field("id", "header:ce_id"),
+                _field("source", "header:ce_source"),
+                _field("type", "header:ce_type"),
+                _field("subject", "header:ce_subject"),
+                _field("time", "header:ce_time", pa.timestamp("us", tz="UTC")),
+                pa.field("rule", pa.string(), nullable=False),
+                pa.field("severity", pa.string(), nullable=False),
+                _field("data", "value"),
+            ]
+        ),
+        key="subject",
+        event_time="time",
+        max_skew="90000d",  # an alarm may be of any time that the codec reads: its readings have been judged
+        max_age="200000d",
+        stages=[Named()],
+        results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
+    )
+
+
+class Named:
+    """The event's source and type as the pipeline and the transition that they name."""
+
+    state: Mapping[str, Declared] = {}
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        named = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}
+        return rows.with_columns(
+            {
+                name: pc.replace_substring_regex(rows.table.column(whole), f"^{re.escape(start)}", "")
+                for name, (whole, start) in named.items()
+            }
+        )
+
+
+def _field(name: str, place: str, kind: pa.DataType | None = None) -> pa.Field:
+    return pa.field(name, kind or pa.string(), nullable=False, metadata={"from": place})

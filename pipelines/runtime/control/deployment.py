@@ -1,0 +1,85 @@
+"""A deployment: one pipeline as people have asked for it to be run."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tocsin.pipelines.runtime.control.placement import Scaling
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+from tocsin.pipelines.runtime.lake.storage import Lake
+
+ALERTS = "alerts"
+"""The table in which all pipelines' alarms land."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One pipeline as deployed; with the orders in the lake the supervisor's only memory, and the same after its restart.
+
+    Args:
+        partitions: of the input topic; 0: not looked at yet, see `provisioned`.
+        shards: partition p belongs to shard p mod shards; see `reshard`.
+        lands: partitions of the alert topic, whose alarms land in the table `alerts` by a shard of its own; 0: they do not.
+        scaling: how many workers share them.
+        env: environment of the worker processes.
+        resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
+        tracking: MLflow's address and experiment; None: no tracking.
+        follows: the registry's alias whose moves the shards follow, such as "rul@champion".
+        compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
+        health: host and port of the health endpoint; port 0: none.
+        stuck_s: a shard whose step takes longer than this, or whose takeover makes no progress for longer, hangs: its worker is
+            replaced.
+    """
+
+    plan: Plan
+    lake: Lake
+    kafka: Mapping[str, Any] = field(repr=False)
+    partitions: int = 0
+    shards: int = 1
+    lands: int = 0
+    scaling: Scaling = field(default_factory=Scaling)
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
+    env: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=lambda: {"num_cpus": 0})
+    tracking: tuple[str, str] | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    follows: str = ""
+    compact: tuple[str, str] = ("0s", "24h")
+    health: tuple[str, int] = ("127.0.0.1", 0)
+    stuck_s: float = 120.0
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's."""
+        return self.plan.name
+
+    def specs(self, plan: Plan) -> dict[ShardId, Spec]:
+        """What a worker needs to run each shard; the one that lands the alarms is of a pipeline of its own."""
+        own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
+        specs = [
+            Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
+            for s in range(self.shards)
+        ]
+        if self.lands:
+            specs.append(Spec(landing(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap))
+        return {spec.id: spec for spec in specs}
+
+
+def landing(pipeline: str, **options: Any) -> Plan:
+    """The plan by which the alarms of a pipeline land in the table `alerts`.
+
+    Args:
+        pipeline: its name.
+        options: more, such as `every`.
+    """
+    name = f"{ALERTS}.{pipeline}"
+    return Plan(
+        "tocsin.pipelines.runtime.control.alerts_table:pipeline",
+        {"name": name, "topic": name, "into": ALERTS, **options},
+    )

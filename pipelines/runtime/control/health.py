@@ -1,0 +1,162 @@
+"""Health over HTTP, from the supervisor's process: live while its loop goes round, ready while every shard runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any
+
+from tocsin.pipelines.runtime.engine.shard_config import ShardId
+from tocsin.pipelines.runtime.telemetry.logs import without_password
+
+log = logging.getLogger(__name__)
+LIVE_S = 60.0
+"""To adopt a worker that does not answer takes the loop 5 s."""
+SLOW_S = 30.0
+COMMIT_S = 300.0
+WHY = {
+    "starting": "it is taking over",
+    "restarting": "its worker ended, another one starts",
+    "moving": "it goes to another worker",
+    "stopping": "it commits and lets go",
+    "paused": "a person has paused the pipeline",
+}
+
+
+def problems(shards: int, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What keeps a deployment from being ready: shard, state and why; nothing when it is.
+
+    Args:
+        shards: how many there have to be.
+        found: as in the supervisor's status.
+    """
+    there = {shard["shard"]: shard for shard in found}
+    nobody = {"state": "unknown", "error": "no worker has told of it yet"}
+    why = {n: _why(there.get(n, nobody)) for n in range(shards)}
+    return [{"shard": n, "state": there.get(n, nobody)["state"], "why": line} for n, line in why.items() if line]
+
+
+def _why(shard: Mapping[str, Any]) -> str:
+    if shard["state"] != "running":
+        return without_password(shard["error"]) or WHY.get(shard["state"], "")
+    facts = shard["facts"]
+    if unread := shard.get("unread"):
+        return f"partitions {', '.join(map(str, unread))} were added to {facts['topic']}: it takes them up"
+    if damaged := facts.get("damaged"):
+        return next(iter(damaged.values()))
+    if (step := facts.get("turn_s", 0)) > SLOW_S:
+        return f"its step has taken {step:.0f} s"
+    if (age := shard["uncommitted_s"]) > max(COMMIT_S, 3 * facts.get("commit_every_s", 0)):
+        return f"it has committed nothing for {age:.0f} s"
+    return ""
+
+
+class Commits:
+    """For how long each shard has had something to commit, and has not. Seen from outside, for a worker may keep dying."""
+
+    def __init__(self) -> None:
+        self._since: dict[ShardId, tuple[Any, float]] = {}
+
+    def age(self, shard: ShardId, facts: Mapping[str, Any]) -> float:
+        """Seconds, to be asked again and again; a shard that takes over has the age that it had."""
+        now = time.monotonic()
+        committed, since = self._since.get(shard, (None, now))
+        if facts and (facts["committed"] != committed or facts["committed"] == facts["read"]):
+            committed, since = facts["committed"], now
+        self._since[shard] = committed, since
+        return round(now - since, 1)
+
+
+class Health:
+    """Answers `/livez`, `/readyz` and `/healthz` (both at once) with JSON, 200 or 503.
+
+    Guarantee: nothing waits for it. A port that is in use is one line in the log, and is tried again.
+
+    Args:
+        host: 127.0.0.1 unless others may ask, such as Kubernetes: 0.0.0.0.
+        port: 0: no endpoint.
+    """
+
+    def __init__(self, pipeline: str, host: str, port: int) -> None:
+        self._pipeline, self._address = pipeline, (host, port)
+        self._status: Mapping[str, Any] = {"problems": problems(1, []), "shards": []}
+        self._beaten_at = time.monotonic()
+        self._server: ThreadingTCPServer | None = None
+        self._silent = False
+        self._listen()
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0: nowhere."""
+        return self._server.server_address[1] if self._server else 0
+
+    def beat(self, status: Mapping[str, Any]) -> None:
+        """The loop has gone round, and this is the supervisor's status."""
+        self._status, self._beaten_at = status, time.monotonic()
+        if not self._server:
+            self._listen()
+
+    def answer(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status code and content of an endpoint."""
+        age, status = time.monotonic() - self._beaten_at, self._status
+        goes_round, all_run = age < LIVE_S, not status["problems"]
+        late = {} if goes_round else {"why": f"the supervisor's loop has not gone round for {age:.0f} s"}
+        live = {"live": goes_round, **late}
+        ready = {"ready": goes_round and all_run, "problems": status["problems"]}
+        states = {"shards": {shard["shard"]: shard["state"] for shard in status["shards"]}}
+        said = {"/livez": live, "/readyz": ready, "/healthz": {**live, **ready, **states}}.get(path)
+        if said is None:
+            return 404, {"expected": "/livez, /readyz or /healthz"}
+        return 200 if said.get("ready", goes_round) else 503, {"pipeline": self._pipeline, **said}
+
+    def close(self) -> None:
+        """Let go of the port."""
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def _listen(self) -> None:
+        if not self._address[1]:
+            return
+        try:
+            self._server = _Server(self._address, _handler(self.answer))
+        except OSError as reason:
+            if not self._silent:
+                log.warning(
+                    "health endpoint at %s:%d: expected a free port, got %s; streams go on without it, or set health.port",
+                    *self._address,
+                    reason,
+                )
+            self._silent = True
+        else:
+            threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+
+
+class _Server(ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def _handler(answer: Callable[[str], tuple[int, dict[str, Any]]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "tocsin", ""
+        timeout = 5  # s, for a request to come
+
+        def do_GET(self) -> None:
+            code, said = answer(self.path.partition("?")[0])
+            content = json.dumps(said).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Probes come every few seconds: nothing is logged."""
+
+    return Handler

@@ -1,0 +1,43 @@
+"""Work that is done again and again in a thread of its own: an error ends one round of it, never the thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from tocsin.pipelines.runtime.telemetry.logs import one_line
+
+log = logging.getLogger(__name__)
+FAILED_S = 0.5
+
+
+def recurring(name: str, work: Callable[[], None], pause: Callable[[], bool]) -> threading.Thread:
+    """Start a daemon thread that calls `work` after each `pause`.
+
+    Guarantee: whatever `work` raises is logged, once until it succeeds again or fails otherwise, and the next round comes.
+
+    Args:
+        name: of the thread, in its log lines too.
+        pause: waits for the next round; returns whether the thread should end.
+    """
+
+    def run() -> None:
+        said = ""
+        while True:
+            try:
+                if pause():
+                    return
+                work()
+            except BaseException as reason:  # a panic in deltalake or polars is no Exception
+                if (line := one_line(reason)) != said:
+                    log.exception("%s: this round failed with %s; the next one tries again", name, line)
+                said = line
+                time.sleep(FAILED_S)  # `pause` itself may be what fails
+            else:
+                said = ""
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,415 @@
+"""The Supervisor: places shards on workers, replaces workers that die or stall, scales them, and alone talks to MLflow."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import ray
+from kafka.errors import KafkaError
+from ray.exceptions import RayError, RayTaskError
+
+from tocsin.pipelines.runtime.control.deployment import ALERTS, Deployment
+from tocsin.pipelines.runtime.control.desired_state import Orders, last_orders
+from tocsin.pipelines.runtime.control.draining import drain, workers
+from tocsin.pipelines.runtime.control.health import Commits, Health, problems
+from tocsin.pipelines.runtime.control.placement import Scaler, spread
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, supervisor_name
+from tocsin.pipelines.runtime.control.recurring import recurring
+from tocsin.pipelines.runtime.control.worker import Status, Worker
+from tocsin.pipelines.runtime.control.worker_slot import Ended, Place
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import ShardId
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.telemetry import logs
+from tocsin.pipelines.runtime.telemetry.metrics import Metrics
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY, begin
+from tocsin.pipelines.runtime.telemetry.stats import Window
+
+log = logging.getLogger(__name__)
+BEAT_S, LEAST_BEAT_S = 0.5, 0.02
+ADOPT_S = 10.0
+FOLLOW_S = 15.0
+SETTLE_S, LATE_S = 1.0, 30.0
+"""What waits for the shards begins so long after they run; a start that takes longer than the second does not hold it back."""
+WORDS_S = 10.0
+"""A worker's last words are followed by its death within this."""
+PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
+"""How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
+
+
+class Supervisor:
+    """Runs as a detached Ray actor. It holds no truth: a restarted one adopts living workers by their names.
+
+    Guarantee: it may start a second owner for a shard whose first one only seems dead; fencing makes that safe.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        d = self._deployment = deployment
+        begin(d.env, pipeline=d.name)
+        self._orders = Orders(d.lake, d.id, d.plan)
+        self._ids = list(d.specs(d.plan))
+        self._places = [Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._scaler = Scaler(d.scaling, d.scaling.least)
+        self._homes: dict[ShardId, int] = {}
+        self._known: dict[ShardId, tuple[Status, str]] = {}
+        self._stop, self._stopping = threading.Event(), threading.Lock()
+        self._drained: bool | None = None
+        self._adopted, self._words = False, dict[str, tuple[float, str]]()
+        self._partitions: dict[str, int] = {}
+        self._told: dict[ShardId, float] = {}
+        self._tracking: Any = None  # later, see `_begun`
+        self._since = self._starting = time.monotonic()
+        self._started = False
+        self._windows: dict[int, Window] = {}
+        self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
+        self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
+        if d.follows and d.tracking:
+            recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
+        recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
+        if every_ms := milliseconds(d.compact[0]):
+            recurring(f"{d.name}/compact", self._compact, lambda: self._stop.wait(every_ms / 1000))
+
+    def status(self) -> dict[str, Any]:
+        """The deployment as `tocsin status` shows it."""
+        restarts = {place.name: place.restarts for place in self._places}
+        shards = [
+            {
+                **asdict(status),
+                **status.id._asdict(),
+                "worker": worker,
+                "restarts": restarts[worker],
+                "unread": self._unread(status),
+                "uncommitted_s": self._commits.age(status.id, status.facts),
+            }
+            for _, (status, worker) in sorted(self._known.items())
+        ]
+        own = [shard for shard in shards if shard["pipeline"] == self._deployment.name]
+        return {
+            "pipeline": self._deployment.name,
+            "workers": sum(place.actor is not None for place in self._places),
+            "restarts": sum(restarts.values()),
+            "paused": self._orders.paused,
+            "silences": dict(self._orders.plan.silences),
+            "tracking": self._tracking.run_id if self._tracking else None,
+            "shards": own,
+            "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
+            "problems": problems(self._deployment.shards, own),
+        }
+
+    def pause(self, paused: bool = True) -> None:
+        """Have all shards commit and let go, or go on; a refused one tries again."""
+        self._orders.pause(paused)
+        self._retry()
+
+    def change(self, plan: Plan) -> None:
+        """Have all shards go on with another plan, each from its next checkpoint; a refused one tries again with it.
+
+        Raises:
+            TocsinError: it does not fit; see `Orders.change`.
+        """
+        self._orders.change(plan)
+        self._pass_on()
+        self._retry()
+
+    def silence(self, asset: str, until: int) -> None:
+        """Have an asset not ring before a time, ms since the epoch, each shard from its next checkpoint."""
+        self._orders.silence(asset, until)
+        self._pass_on()
+
+    def ends(self, worker: str, why: str) -> None:
+        """A worker's last words: it is about to end by itself."""
+        self._words[worker.rpartition("/")[0]] = time.monotonic(), why
+
+    def forget(self, asset: str) -> None:
+        """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
+        self._orders.forget(asset)
+        self._pass_on()
+
+    def stop(self, timeout: float = 60) -> bool:
+        """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
+        with self._stopping:
+            if self._drained is None:
+                self._stop.set()
+                self._thread.join()
+                amiss = drain(self._deployment.name, timeout)  # by name: it may not have adopted them yet
+                for worker, why in amiss.items():
+                    log.warning("%s did not let go: %s", worker, why)
+                if self._tracking:
+                    self._tracking.end("FINISHED")
+                    self._tracking.close()
+                self._drained = not amiss
+            return self._drained
+
+    def _pass_on(self) -> None:
+        for place in self._places:
+            if actor := place.actor:
+                actor.change.remote(self._orders.plan)  # one that dies meanwhile is started with it
+
+    def _retry(self) -> None:
+        for place in self._places:
+            for shard, state in list(place.shards.items()):
+                if state == "refused" and (actor := place.actor):
+                    actor.release.remote(shard)
+
+    def _pause(self) -> bool:
+        """Wait for the next beat, which comes at once when a worker dies; whether it was the last."""
+        lives = [place.life for place in self._places if place.actor] if self._adopted else []
+        if lives:
+            ray.wait(lives, timeout=BEAT_S)
+            self._stop.wait(LEAST_BEAT_S)
+        elif self._adopted:
+            self._stop.wait(BEAT_S)
+        return self._stop.is_set()
+
+    def _beat(self) -> None:
+        if not self._adopted:
+            self._adopt()
+            self._adopted = True
+        for place in self._places:
+            self._tend(place)
+        self._begun()
+        self._scale()
+        self._take_up()
+        self._arrange()
+        windows, self._windows, status = self._windows, {}, self.status()
+        self._health.beat(status)
+        self._metrics.export(status, windows)
+        if self._tracking and windows:
+            self._tracking.log(windows)
+
+    def _begun(self) -> bool:
+        """Whether the pipeline's own shards have taken over, and a moment has passed. Only then the rest starts: MLflow and the
+        landing of alerts take seconds of CPU that the first row, and `tocsin up`, would wait for."""
+        if not self._started:
+            now = time.monotonic()
+            own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
+            if len(own) < self._deployment.shards or "starting" in own:
+                self._starting = now
+            self._started = now - self._starting > SETTLE_S or now - self._since > LATE_S
+            if self._started:
+                self._tracking = self._track()
+        return self._started
+
+    def _follow(self) -> None:
+        """Look at the registry; in a thread of its own, for it may take its time."""
+        d = self._deployment
+        if d.tracking and self._orders.follow(d.tracking[0], d.follows):
+            log.info("%s: goes on with %s", d.name, self._orders.plan.model)
+            self._pass_on()
+
+    def _count_partitions(self) -> None:
+        """Ask how many partitions the topics have; in a thread of its own, for the broker may take its time."""
+        topics = {status.facts["topic"] for status, _ in list(self._known.values()) if status.facts}
+        with contextlib.suppress(Unavailable, KafkaError):  # the shards tell of that
+            self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
+
+    def _unread(self, status: Status) -> list[int]:
+        """Partitions that were added to a shard's topic and that it does not read yet."""
+        if not status.facts:
+            return []
+        own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
+        there = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if own else 1)
+        return [p for p in there if p not in status.facts["read"]]
+
+    def _take_up(self) -> None:
+        """Have shards whose topic was given partitions commit and let go: whoever takes them over reads those, too."""
+        now = time.monotonic()
+        for id, (status, _) in self._known.items():
+            if status.state == "running" and (unread := self._unread(status)):
+                place = next((p for p in self._places if id in p.shards), None)
+                if place and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
+                    self._told[id] = now
+                    log.info("%s: takes up partitions %s that were added to %s", id, unread, status.facts["topic"])
+                    place.actor.release.remote(id)
+
+    def _compact(self) -> None:
+        """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
+        from tocsin.pipelines.runtime.declare.pipeline import FORGET_AFTER
+        from tocsin.pipelines.runtime.lake.compaction import tidy
+
+        d = self._deployment
+        tables, vacuum = [d.name, *([ALERTS] if d.lands else [])], d.compact[1]
+        frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
+        work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
+        for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
+            log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
+
+    def _adopt(self) -> None:
+        """Go on with the workers that a supervisor before this one has started, if they answer.
+
+        Others are ended: nobody would ever look at them again, and they would keep their share of the machine.
+        """
+        found = {name: ray.get_actor(name, namespace=NAMESPACE) for name in workers(self._deployment.name)}
+        asked = {name: worker.status.remote() for name, worker in found.items()}
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ADOPT_S) if asked else None
+        for n, place in enumerate(self._places):
+            for name in sorted((a for a in found if a.startswith(f"{place.name}/")), reverse=True):
+                try:
+                    known = ray.get(asked[name], timeout=0)
+                except RayError as reason:
+                    log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
+                    continue
+                worker = found.pop(name)
+                place.settle(worker)
+                self._note(place, known)
+                self._homes |= dict.fromkeys(place.shards, n)
+                worker.change.remote(self._orders.plan)
+                log.info("adopted %s", name)
+                break
+        for name, worker in found.items():
+            log.warning("%s is ended: another one takes its place", name)
+            ray.kill(worker)
+        living = [n for n, place in enumerate(self._places) if place.actor]
+        self._scaler = Scaler(self._deployment.scaling, max(living, default=-1) + 1)
+
+    def _tend(self, place: Place) -> None:
+        """Hear from a place's worker, and see whether it still lives, without waiting for it."""
+        if place.actor is None:
+            return
+        try:
+            self._note(place, place.hear(self._deployment.stuck_s))
+        except Ended as reason:
+            at, why = self._words.pop(place.name, (0.0, ""))
+            heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
+            self._bury(place, why if heard else str(reason))
+
+    def _note(self, place: Place, known: list[Status]) -> None:
+        place.note(known)
+        for status in known:
+            state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
+            why = place.why if state == "starting" else ""  # a worker that keeps dying goes on saying of what
+            self._known[status.id] = replace(status, state=state, error=status.error or why), place.name
+            if status.window and status.id.pipeline == self._deployment.name:
+                self._windows[status.id.shard] = status.window
+
+    def _scale(self) -> None:
+        """See how many workers there should be, once all shards run."""
+        d = self._deployment
+        shards = [status for id, (status, _) in self._known.items() if id.pipeline == d.name]
+        if len(shards) == d.shards and all(s.state == "running" and s.window for s in shards):
+            read = sum(sum(s.facts["read"].values()) for s in shards)
+            windows = [s.window for s in shards if s.window]
+            lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
+            busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
+            before = self._scaler.workers
+            if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
+                log.info("%s: %d workers from now on; %d records behind", d.name, workers, lag)
+
+    def _arrange(self) -> None:
+        """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
+        workers = self._scaler.workers
+        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._homes]
+        ids = self._ids if self._started else first
+        self._homes = {} if self._orders.paused else spread(ids, workers, self._homes)
+        at = {shard: place for place in self._places for shard in place.shards}
+        for shard, place in at.items():
+            if place is not self._home(shard):
+                place.actor.release.remote(shard)
+        for n, place in enumerate(self._places):
+            wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
+            if place.actor is None and wanted and time.monotonic() >= place.not_before:
+                place.settle(self._start(place))
+            if place.actor:
+                for shard in wanted:
+                    if shard not in place.shards:
+                        place.host(self._deployment.specs(self._orders.plan)[shard])
+                if not place.shards:
+                    ray.kill(place.actor)
+                    place.actor = None
+
+    def _home(self, shard: ShardId) -> Place | None:
+        home = self._homes.get(shard)
+        return None if home is None else self._places[home]
+
+    def _start(self, place: Place) -> Any:
+        """A new worker for a place."""
+        return hired(place.name, self._deployment.env, self._deployment.resources)
+
+    def _bury(self, place: Place, why: str) -> None:
+        for shard in place.shards:
+            if shard in self._known:
+                status, worker = self._known[shard]
+                self._known[shard] = replace(status, state="restarting", error=why, window=None), worker
+        delay = place.bury(why)
+        log.warning("%s ended: %s; a new one starts in %.1f s", place.name, why, delay)
+
+    def _track(self) -> Any:
+        """The deployment's MLflow run, or None."""
+        d = self._deployment
+        if d.tracking is None:
+            return None
+        from tocsin.pipelines.runtime.telemetry.mlflow import Tracking
+
+        tracking = Tracking(tracking_uri=d.tracking[0], experiment=d.tracking[1])
+        model = d.plan.model
+        facts = {"shards": d.shards, "workers": d.scaling.least, "partitions": d.partitions, "device": d.plan.device}
+        facts |= {"model": model.name, "model_version": model.version, "model_sha256": model.sha256} if model else {}
+        tracking.start(d.name, {**facts, **d.params})
+        return tracking
+
+
+def hired(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
+    """A new worker for a place, such as "rul/worker-0"."""
+    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
+    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
+    actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
+    return actor.remote({**KEEP_MEMORY, **env})
+
+
+class Launch:
+    """A pipeline's start: its first worker starts before the deployment is known, and takes over before the supervisor starts.
+
+    Args:
+        env, resources: as of `Deployment`.
+    """
+
+    def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
+        self._worker = hired(f"{pipeline}/worker-0", env, resources)
+        self._worker.get_ready.remote()
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`.
+
+        Args:
+            order: what is known without Kafka and without building the pipeline.
+        """
+        try:
+            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
+            return done
+        except RayTaskError as reason:
+            raise reason.cause from reason
+
+    def go(self, deployment: Deployment) -> Any:
+        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
+        own = [id for id in deployment.specs(deployment.plan) if id.pipeline == deployment.name]
+        homes = spread(own, deployment.scaling.least, {})
+        for id, spec in deployment.specs(Orders(deployment.lake, deployment.id, deployment.plan).plan).items():
+            if homes.get(id) == 0:
+                self._worker.host.remote(spec)
+        return deploy(deployment)
+
+    def abandon(self) -> None:
+        """End the worker: nothing comes of it."""
+        ray.kill(self._worker)
+
+
+def deploy(deployment: Deployment) -> Any:
+    """Start a deployment's supervisor, or find the one that runs it.
+
+    Raises:
+        ConfigError: what it was ordered last can't be read.
+    """
+    last_orders(
+        deployment.lake, deployment.name
+    )  # here it is one line for whoever starts it, in the actor a dead supervisor
+    name = supervisor_name(deployment.name)
+    options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
+    return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)

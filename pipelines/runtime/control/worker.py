@@ -1,0 +1,266 @@
+"""The Worker: a process that hosts shards. A shard's unexpected error ends it, for takeover is the only error path."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from kafka.errors import KafkaError
+
+from tocsin.pipelines.runtime.control.ray_client import find
+from tocsin.pipelines.runtime.declare.errors import (
+    ConfigError,
+    Lost,
+    ModelError,
+    RecordsCorrupt,
+    Refused,
+    StateMismatch,
+    Unavailable,
+)
+from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
+from tocsin.pipelines.runtime.kafka.reader_actor import RemoteReader, started
+from tocsin.pipelines.runtime.telemetry import logs, progress
+from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.control.deployment import Deployment
+    from tocsin.pipelines.runtime.engine.plan import Plan
+    from tocsin.pipelines.runtime.engine.shard import Shard
+    from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+    from tocsin.pipelines.runtime.telemetry.stats import Window
+
+log = logging.getLogger(__name__)
+AGAIN_S = 2.0
+DRAIN_S = 0.1
+"""A takeover that found no broker, or no lake, is tried again after this."""
+LIVES_S = 5.0
+LAST_WORDS_S = 2.0
+"""So long a worker that ends waits for its supervisor to hear why."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One shard as its worker sees it.
+
+    Args:
+        state: "starting", "waiting" (for what `error` says), "running", "stopping", "stopped" (by an order), or
+            "refused": a person has to act on `error`. A supervisor adds "restarting" (its worker died), "moving" (to
+            another worker) and "paused".
+        facts: positions (A), committed (R), epoch, model version and so on.
+        pid: of the process; for tests and for people with a debugger.
+        quiet_s: for how long a takeover has made no progress.
+    """
+
+    id: ShardId
+    state: str
+    error: str
+    facts: dict[str, Any]
+    window: Window | None
+    pid: int
+    quiet_s: float = 0.0
+
+
+class _Hosted:
+    """A shard and its thread.
+
+    Args:
+        process: of its reader, if that has been started already.
+    """
+
+    def __init__(self, spec: Spec, last_words: Callable[[str], None], *process: Any) -> None:
+        self.spec, self._state, self.error = spec, "starting", ""
+        self._last_words, self._progress = last_words, progress.Progress()
+        self.plan, self._process = spec.plan, process
+        self.shard: Shard | None = None
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
+        self.thread.start()
+
+    @property
+    def quiet_s(self) -> float:
+        """See `Status`."""
+        return 0.0 if self.shard else round(self._progress.quiet_s, 1)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long it has achieved nothing, in takeover, steps and checkpoints."""
+        return self._progress.quiet_s
+
+    @property
+    def state(self) -> str:
+        """See `Status`."""
+        return "stopping" if self._state == "running" and self.stop.is_set() else self._state
+
+    def let_go(self) -> None:
+        """Have it commit and end; a refused one has nothing to commit."""
+        self.stop.set()
+        if self._state == "refused":
+            self._state = "stopped"
+
+    def change(self, plan: Plan) -> None:
+        """Go on with another plan; one that is still taking over does so afterwards."""
+        self.plan = plan
+        if self.shard:
+            self.shard.change(plan)
+
+    def _run(self) -> None:
+        logs.about(**self.spec.id._asdict())
+        progress.follow(self._progress)
+        # Here, for it loads torch, which the supervisor that names this class has no use for.
+        import torch
+
+        progress.made()
+        from tocsin.pipelines.runtime.admin.broker_checks import let_in
+        from tocsin.pipelines.runtime.engine.shard import Shard
+        from tocsin.pipelines.runtime.formats.codec import Codec
+
+        import_pandas()
+        progress.made()
+        torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
+        torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
+        try:
+            pipeline = self.spec.plan.build(self.spec.lake)
+            codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
+            reader = RemoteReader(
+                self.spec.kafka,
+                pipeline.topic,
+                self.spec.partitions,
+                codec,
+                pipeline.batch.rows,
+                self.spec.on_gap,
+                *self._process,
+            )
+            while self.shard is None:
+                try:
+                    self.shard = Shard(self.spec, reader)
+                except (Unavailable, KafkaError) as reason:  # nobody else could take over either
+                    if permanent(reason, ""):
+                        raise
+                    self._state, self.error = "waiting", str(reason)
+                    log.warning("%s waits: %s", self.spec.id, reason)
+                    let_in(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
+                    if self.stop.wait(AGAIN_S):
+                        self._state = "stopped"
+                        return
+                    self._progress.made()
+            self._state, self.error = "running", ""
+            if self.plan != self.spec.plan:
+                self.shard.change(self.plan)
+            self.shard.run(self.stop)
+            self._state = "stopped"
+        except BaseException as reason:
+            if line := self._refusal(reason):
+                # Another takeover would meet it again: wait for a person, with the line that says what to do.
+                self._state, self.error = "refused", line
+                log.error("%s", line)
+                if self.shard:
+                    with contextlib.suppress(Exception):
+                        self.shard.abandon()
+                return
+            log.exception("%s: its process ends, another one takes over", self.spec.id)
+            self._last_words(f"{self.spec.id}: {logs.one_line(reason)}")
+            logging.shutdown()
+            sys.stderr.flush()
+            os._exit(70)
+
+    def _refusal(self, reason: BaseException) -> str:
+        """The line to wait for a person with; empty where another takeover may succeed."""
+        if isinstance(reason, RecordsCorrupt | Refused | ConfigError | ModelError | StateMismatch):
+            return str(reason)
+        if isinstance(reason, Lost):  # found by a running shard, it is for a takeover to refuse, or to skip
+            return str(reason) if self.shard is None else ""
+        return str(permanent(reason, str(self.spec.id)) or "")
+
+
+class Worker:
+    """Hosts shards; a detached Ray actor.
+
+    Args:
+        env: environment of this process and of its readers'.
+    """
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        begin(env)
+        self._hosted: dict[ShardId, _Hosted] = {}
+        self._hosting, self._readers = threading.Lock(), list[Any]()
+
+    def get_ready(self) -> None:
+        """Have a reader start and import what a shard needs, before anybody knows which one it is."""
+        self._readers.append(started())
+        from tocsin.pipelines.runtime.admin import reshard  # noqa: F401
+        from tocsin.pipelines.runtime.engine import shard  # noqa: F401
+        from tocsin.pipelines.runtime.kafka import topics as provision  # noqa: F401
+
+        import_pandas()
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """Make what a deployment needs; see `Launch.prepare`."""
+        from tocsin.pipelines.runtime.admin.reshard import shards_now
+        from tocsin.pipelines.runtime.kafka.topics import provisioned
+
+        return provisioned(order, alerts=alerts), shards_now(order)
+
+    def host(self, spec: Spec) -> None:
+        """Start a shard, unless it is here already."""
+        with self._hosting:  # a start and the supervisor may ask for the same one
+            if spec.id not in self._hosted:
+                reader = self._readers.pop() if self._readers else started()
+                self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
+
+    def release(self, shard: ShardId) -> None:
+        """Have a shard commit and let go; `status` says when it has."""
+        if held := self._hosted.get(shard):
+            held.let_go()
+
+    def status(self) -> list[Status]:
+        """Each shard's state, and what it counted since the last call. One that has stopped is told of once."""
+        found = []
+        for id, h in sorted(self._hosted.items()):
+            facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
+            outage = facts.get("outage", "") if h.state == "running" else ""
+            state, error = ("waiting", outage) if outage else (h.state, h.error)
+            found.append(Status(id, state, error, facts, window, os.getpid(), h.quiet_s))
+        for status in found:
+            if status.state == "stopped":
+                del self._hosted[status.id]
+        return found
+
+    def answers(self) -> None:
+        """Whether it can be reached."""
+
+    def lives(self) -> None:
+        """Take a while to answer: a caller that waits for it learns of this process's death at once."""
+        time.sleep(LIVES_S)
+
+    def change(self, plan: Plan) -> None:
+        """Have every shard of its pipeline go on with another plan from its next checkpoint."""
+        for id, hosted in self._hosted.items():
+            if id.pipeline == plan.name:
+                hosted.change(plan)
+
+    def drain(self, timeout: float = 60) -> bool:
+        """Have every shard commit and let go; whether all did. One that achieves nothing for `timeout` s is given up."""
+        hosted, begun = list(self._hosted.values()), time.monotonic()
+        for h in hosted:
+            h.let_go()
+        for h in hosted:
+            while h.thread.is_alive() and min(h.idle_s, time.monotonic() - begun) < timeout:
+                h.thread.join(min(DRAIN_S, timeout))
+        return not any(h.thread.is_alive() for h in hosted)
+
+    def _last_words(self, why: str) -> None:
+        """Tell the supervisor why this process ends; it sees the death in any case."""
+        try:
+            name = ray.get_runtime_context().get_actor_name()
+            supervisor = find(name.partition("/")[0])  # its own is such as "rul/worker-0/1764354000"
+            ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
+        except Exception as reason:
+            log.warning("the supervisor was not told why: %s", logs.one_line(reason))

@@ -1,0 +1,25 @@
+"""Durations and sizes as people write them."""
+
+import re
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+def milliseconds(text: str) -> int:
+    """A duration such as `20ms`, `5s`, `15min`, `2h`, `30d`, in ms."""
+    return _scaled(text, _MS, "a duration such as 20ms, 5s, 15min, 2h, 30d")
+
+
+def size(text: str) -> int:
+    """A size such as `512KB`, `64MB`, in bytes (powers of 1024)."""
+    return _scaled(text, _BYTES, "a size such as 512KB, 64MB, 1GB")
+
+
+def _scaled(text: str, units: dict[str, int], expected: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(text))  # TOML may hold a bare number
+    if not match or match[2] not in units:
+        raise ConfigError(f"expected {expected}, got {text!r}")
+    return round(float(match[1]) * units[match[2]])

@@ -1,0 +1,257 @@
+"""A pipeline as it is declared: what comes in, the stages, what goes out, when to ring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import polars as pl
+import pyarrow as pa
+
+from tocsin.pipelines.runtime.declare import columns
+from tocsin.pipelines.runtime.declare.durations import milliseconds, size
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.rows import Rows
+    from tocsin.pipelines.runtime.declare.state import Cut, Declared, Store
+    from tocsin.pipelines.runtime.engine.machine import Step
+
+IDENTITY = pa.schema(
+    [
+        pa.field("_partition", pa.int32()),
+        pa.field("_offset", pa.int64()),
+        pa.field("_row", pa.int32()),
+        pa.field("_timestamp", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+"""Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
+
+TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
+"""Options of every pipeline: the runtime takes them, a factory need not know them."""
+
+LINEAGE = pa.schema(
+    [
+        pa.field("topic", pa.string()),
+        pa.field("partition", pa.int32()),
+        pa.field("offset", pa.int64()),
+        pa.field("row", pa.int32()),
+        pa.field("key", pa.string()),
+        pa.field("event_time", pa.timestamp("us", tz="UTC")),
+        pa.field("processed_at", pa.timestamp("us", tz="UTC")),
+        pa.field("model_version", pa.string()),
+    ]
+)
+"""Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
+
+MAX_AGE = "10000d"
+"""27 years: history that is fed on purpose is rarely so old, and a time in the wrong unit, or of a clock never set, always is."""
+
+FORGET_AFTER = "30d"
+"""A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
+
+
+class Stage(Protocol):
+    """Rows in, rows out: fewer (waiting), more (a grid) or as many.
+
+    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+
+    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
+    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
+    time of the key, between the readings before and after the silence, even where one step holds both.
+    """
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        """What it remembers, declared: the runtime stores, snapshots, expires and moves it."""
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        """Take one step's rows, return what goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRule:
+    """Ring when a condition over the result columns holds for a key.
+
+    Args:
+        when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alarm stays as it is.
+        hold: rows in a row of the key for which `when` must hold.
+        cooldown: event time since the key's last ring of this rule within which it does not ring again.
+        data: result columns that go into the alarm as its evidence (all of them when empty). Binary is base64 there, a decimal
+            text, a map an object; of long text and binary the beginning.
+    """
+
+    name: str
+    severity: str
+    when: pl.Expr
+    clear: pl.Expr | None = None
+    hold: int = 1
+    cooldown: str = "0s"
+    data: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ConfigError(f"alert rule {self.name}: expected hold of at least 1 row, got {self.hold}")
+        _readable(f"alert rule {self.name}: cooldown", milliseconds, self.cooldown)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step takes at most `rows` rows, and waits at most `wait` for them once the first is there."""
+
+    rows: int = 8192
+    wait: str = "5ms"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A checkpoint is taken `every` so often, when uncommitted results reach `size`, and at the first result after a start."""
+
+    every: str = "5s"
+    size: str = "64MB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """One input topic, stages in order, one results table, alert rules.
+
+    Args:
+        into: the results table's folder in the lake, which several pipelines may share; default: `name`.
+        schema: one reading; a field with `nullable=False` must be there and finite. A field whose metadata has
+            `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
+        key: the column whose value names the asset; state lives per (partition, key).
+        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime. Their types are
+            those that Delta stores: see `tocsin.pipelines.runtime.declare.columns`.
+        event_time: a timestamp column of `schema`; None: the Kafka timestamp.
+        unknown: "ignore" or "reject" readings with fields that `schema` does not name.
+        max_skew: how far an event time may be ahead of the Kafka timestamp.
+        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the clock of
+            the machine by as much, and by 10000 days at least: a log may be read long after it was written.
+        overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
+            "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
+        forget_after: a key not seen for so long is forgotten.
+        state_version: raise it when the meaning or the shape of the state changes; what there is of an older version is then
+            migrated, or else rebuilt, or else refused.
+        migrate: called with a version and its state, gives this version's (`dataclasses.replace` of `cells` and `waiting`) or
+            None. Cells are `[K, ...]` tensors, a row a key, by names such as "0-Sorted/newest|", "1-Last/rows|data" and
+            "1-Last/rows|count"; one that is left out starts at its fill. Rows that wait have a reading's columns.
+        warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alarms are dropped. "0s": none.
+        files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
+            neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
+        silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
+        forgets: assets whose state is taken away when a shard takes up an order that it has not had before; see `Plan`.
+    """
+
+    name: str
+    topic: str
+    schema: pa.Schema
+    key: str
+    stages: Sequence[Stage]
+    results: pa.Schema
+    into: str = ""
+    rules: Sequence[AlertRule] = ()
+    event_time: str | None = None
+    unknown: Literal["ignore", "reject"] = "ignore"
+    max_skew: str = "1h"
+    max_age: str = MAX_AGE
+    overload: Literal["block", "latest"] = "block"
+    max_lag: str = "30s"
+    model_version: str = ""
+    batch: Batch = field(default_factory=Batch)
+    commit: Commit = field(default_factory=Commit)
+    forget_after: str = FORGET_AFTER
+    state_version: int = 1
+    migrate: Callable[[int, Cut], Cut | None] | None = None
+    warmup: str = "0s"
+    files: Mapping[str, str] = field(default_factory=dict)
+    silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = f"pipeline {self.name}"
+        for name in (self.name, self.folder):  # they name topics and folders
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ConfigError(
+                    f"{where}: expected a name of letters, digits, dots, dashes and underscores, got {name!r}; rename it"
+                )
+        if self.key not in self.schema.names or self.schema.field(self.key).nullable:
+            required = [f.name for f in self.schema if not f.nullable]
+            raise ConfigError(
+                f"{where}: expected key to be a field that is not nullable ({required}), got {self.key!r}"
+            )
+        if self.event_time and self.event_time not in (
+            times := [f.name for f in self.schema if pa.types.is_timestamp(f.type)]
+        ):
+            raise ConfigError(
+                f"{where}: expected event_time to be a timestamp field ({times}), got {self.event_time!r}"
+            )
+        if reserved := [n for n in self.schema.names if n.startswith("_")]:
+            raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
+        said = {"rule", "severity"} if self.rules else set()  # an alarm's data has them beside the results
+        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *said}:
+            raise ConfigError(
+                f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
+            )
+        columns.check(where, self.results)
+        if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
+            raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
+        if self.overload not in (policies := ("block", "latest")):
+            raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
+        durations = {
+            "max_skew": self.max_skew,
+            "max_age": self.max_age,
+            "max_lag": self.max_lag,
+            "warmup": self.warmup,
+            "wait": self.batch.wait,
+            "every": self.commit.every,
+        }
+        for name, text in (durations | {"forget_after": self.forget_after}).items():
+            _readable(f"{where}: {name}", milliseconds, text)
+        _readable(f"{where}: size", size, self.commit.size)
+
+    @property
+    def folder(self) -> str:
+        """The results table's folder in the lake."""
+        return self.into or self.name
+
+    @property
+    def dead_letters(self) -> str:
+        """The dead-letter topic."""
+        return f"{self.topic}.dlq"
+
+    @property
+    def alerts(self) -> str:
+        """The alert topic."""
+        return f"alerts.{self.name}"
+
+    @property
+    def journal(self) -> str:
+        """The compacted topic of the shards' journals, a partition a shard."""
+        return f"_tocsin.{self.name}"
+
+    @property
+    def table(self) -> pa.Schema:
+        """The results table's schema, lineage first."""
+        results = [f.with_nullable(True) for f in self.results]  # rows of another version may lack it
+        return pa.schema([*LINEAGE, *results, pa.field("event_date", pa.string())])
+
+
+def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
+    """A pipeline with what an operator may set of any one; see `TUNING`."""
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: options[name] for name in names if name in options}
+
+    batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
+    own = given("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
+    return replace(pipeline, batch=batch, commit=commit, **own)
+
+
+def _readable(where: str, read: Callable[[str], int], text: str) -> None:
+    """Raise, saying where, unless `read` understands the text."""
+    try:
+        read(text)
+    except ConfigError as reason:
+        raise ConfigError(f"{where}: {reason}") from None

@@ -1,0 +1,188 @@
+"""What a shard runs, by name: small enough to stand in every journal mark and snapshot."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import posixpath
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.lake.storage import Lake, read
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+
+T = TypeVar("T")
+MOVED = {"pipelines.runtime.landing:pipeline": "tocsin.pipelines.runtime.control.alerts_table:pipeline"}
+"""Factories of before 0.2 that lie elsewhere now."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by what it is called and by what it is: `<lake>/_models/<sha256>/`."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's files on this machine, as a pipeline's factory gets them."""
+
+    folder: Path
+    version: str
+    device: str
+
+    def load(self, read: Callable[[Path, str], T], *, training: str) -> T:
+        """What `read(folder, device)` makes of the files.
+
+        Args:
+            training: the command that makes such a model, for whoever has one that does not load.
+
+        Raises:
+            ModelError: they do not make one.
+        """
+        from safetensors import SafetensorError
+
+        try:
+            return read(self.folder, self.device)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
+            raise ModelError(
+                f"model {self.version} in {self.folder}: expected config.json and weights that fit it, got "
+                f"{' '.join(str(reason).split())}; train it again with `{training}`"
+            ) from reason
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pipeline's factory, its options and its model.
+
+    Args:
+        factory: `module:function`, called as `function(options, model)`, gives a `Pipeline`.
+        options: JSON; levels, columns, topic and so on, and those of `TUNING`, which the factory does not see.
+        model: None for a pipeline without one.
+        device: "auto", "cpu" or "cuda".
+        silences: asset -> until when it does not ring, ms since the epoch.
+        forgets: asset -> when a person ordered that it be forgotten, ms since the epoch.
+    """
+
+    factory: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: ModelRef | None = None
+    device: str = "auto"
+    silences: Mapping[str, int] = field(default_factory=dict)
+    forgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factory", current(self.factory))
+
+    @property
+    def name(self) -> str:
+        """The pipeline's."""
+        return str(self.options.get("name", self.factory))
+
+    def dump(self) -> str:
+        """One line of JSON, equal for equal plans."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS).decode()
+
+    @classmethod
+    def load(cls, text: str) -> Plan:
+        """What `dump` wrote."""
+        stored = orjson.loads(text)
+        model = ModelRef(**stored["model"]) if stored["model"] else None
+        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older ones lack them
+        return cls(stored["factory"], stored["options"], model, stored["device"], *orders)
+
+    def build(self, lake: Lake) -> Pipeline:
+        """The pipeline itself, its model loaded.
+
+        Raises:
+            ConfigError: there is no such factory, it refuses the options, or it fails.
+            ModelError: the model's files are not in the lake.
+        """
+        from tocsin.pipelines.runtime.declare.pipeline import TUNING, tuned
+
+        module, _, name = self.factory.partition(":")
+        try:
+            factory = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError, TypeError, SyntaxError, NameError) as reason:
+            raise ConfigError(
+                f"pipeline {self.factory}: expected an importable module:function, got {reason}"
+            ) from reason
+        own = {name: value for name, value in self.options.items() if name not in TUNING}
+        model = self.model and fetch_model(lake, self.model, self.device)
+        try:
+            pipeline = factory(own, model)
+        except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
+            said = " ".join(str(reason).split())
+            raise ConfigError(
+                f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
+                "correct its options or its code"
+            ) from reason
+        return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
+
+
+def current(factory: str) -> str:
+    """A factory's name now: snapshots, journals and settings from before 0.2 name Tocsin's own `pipelines.<name>:pipeline`."""
+    if factory in MOVED:
+        return MOVED[factory]
+    module = factory.partition(":")[0]
+    if module.startswith("pipelines.") and not _exists(module) and _exists(f"tocsin.{module}"):
+        return f"tocsin.{factory}"
+    return factory
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # its package is not there
+        return False
+
+
+def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRef:
+    """Copy a model's files into the lake under their hash, so that workers need no registry."""
+    files = sorted(p for p in folder.glob("*") if p.suffix in (".safetensors", ".json") and not p.name.startswith("."))
+    contents = {p.name: p.read_bytes() for p in files}
+    if not any(n.endswith(".safetensors") for n in contents):
+        raise ModelError(
+            f"model {name} in {folder}: expected config.json and *.safetensors, got {sorted(contents) or 'nothing'}"
+        )
+    digest = hashlib.sha256()
+    for file, content in contents.items():
+        digest.update(file.encode() + b"\0" + hashlib.sha256(content).digest())
+    ref, store = ModelRef(name, version, digest.hexdigest()), lake.files
+    for file, content in contents.items():
+        path = posixpath.join("_models", ref.sha256, file)
+        if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
+            lake.replace(path, content)
+    return ref
+
+
+def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
+    """A model's files on this machine."""
+    return Model(_local(lake.root, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
+
+
+@cache
+def _local(root: str, sha256: str, name: str) -> Path:
+    from pyarrow import fs
+
+    files = Lake(root).files
+    infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
+    if not infos:
+        raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
+    if (own := Lake(root).folder) is not None:
+        return own / "_models" / sha256
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
+    for info in infos:
+        (folder / info.base_name).write_bytes(read(files, info.path))
+    return folder

@@ -1,0 +1,369 @@
+"""Takeover: fence, own, read, restore, re-run. The only way into a shard, and the only error path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from tocsin.pipelines.runtime.declare.errors import (
+    FrameLost,
+    JournalLost,
+    LakeLost,
+    Lost,
+    PositionLost,
+    RecordsCorrupt,
+    SnapshotLost,
+    StateMismatch,
+    TopicReplaced,
+)
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine import journal
+from tocsin.pipelines.runtime.engine.alerts import Alert, generation
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran, Skipped, named
+from tocsin.pipelines.runtime.engine.machine import Machine, Refusal, empty
+from tocsin.pipelines.runtime.engine.migration import carry
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.closing import closed_on_error
+from tocsin.pipelines.runtime.kafka.dead_letters import GAP, DeadLetter, Tally
+from tocsin.pipelines.runtime.kafka.publisher import Outbox, fingerprint
+from tocsin.pipelines.runtime.kafka.reader import Log, Source
+from tocsin.pipelines.runtime.lake.snapshots import Snapshot, Snapshots
+from tocsin.pipelines.runtime.lake.table import Owned, Sink
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import progress
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Live:
+    """A shard as takeover leaves it: everything before A judged, nothing of it said twice."""
+
+    machine: Machine
+    plan: Plan
+    outbox: Outbox
+    sink: Sink
+    snapshots: Snapshots
+    journal: Journal
+    epoch: int
+    topic_id: str
+    committed: Mapping[int, int]
+    positions: dict[int, int]
+    inbox: Inbox
+    fresh: bool
+    behind: dict[int, int]
+    migrated: bool = False
+    mismatches: int = 0
+    """Re-runs that gave other alerts or dead letters than had been sent: 0 or 1."""
+    sequence: int = 0
+    now: int = 0
+    results: list[pa.RecordBatch] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+    gaps: list[DeadLetter] = field(default_factory=list)
+    damaged: dict[int, str] = field(default_factory=dict)
+    dead: Tally = field(default_factory=Tally)
+
+    def skip(self, skipped: Skipped, source: Source) -> None:
+        """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
+        self.positions |= skipped.ends
+        self.inbox.clear()
+        source.seek(self.positions)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a shard's owner works with from the moment that nobody else can say or commit anything for it.
+
+    Args:
+        log: the input topic, after the last owner has read from it.
+        journal: as that one left it.
+        lost: what the lake lacks; None: nothing.
+    """
+
+    outbox: Outbox
+    sink: Sink
+    snapshots: Snapshots
+    log: Log
+    owned: Owned
+    journal: Journal | None
+    lost: LakeLost | None = None
+
+    @classmethod
+    def make(cls, spec: Spec, declared: Pipeline, source: Source) -> Claim:
+        """Fence whoever owns the shard.
+
+        Raises:
+            LakeLost: the table that the journal goes with is gone or older, or files of it are gone, and `on_gap` is "stop".
+        """
+        outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
+        with closed_on_error(outbox):
+            crash.point("takeover.fenced", waits=False)
+            log = source.log(spec.shards)
+            sink = Sink(spec.lake, declared, spec.shard, spec.shards)
+            snapshots = Snapshots(spec.lake, declared.name, spec.shard)
+            start = log.begin if spec.start == "earliest" else log.end
+            lost = None if sink.known() else _forgotten(spec, declared)  # before `own`, which would make a new table
+            if lost and spec.on_gap == "stop":
+                raise lost
+            owned = sink.own(start)  # 2. fences the older committer
+            crash.point("takeover.owned", waits=False)
+            # 3. Only now: nobody else can write it any more.
+            last = journal.last(spec.kafka, declared.journal, spec.shard)
+            if lost := lost or _old(spec, declared, owned, last):
+                if spec.on_gap == "stop":
+                    raise lost
+                # Above all that the journal names, so that no new checkpoint has the name of an old one.
+                owned = sink.own(start, above=(last.newest if last else 0) >> 32)
+                last = last and Journal(owned.checkpoint)
+            if gone := _gone(spec, declared, sink):
+                if spec.on_gap == "stop":
+                    raise gone
+                sink.repair()
+            return cls(outbox, sink, snapshots, log, owned, last, lost or gone)
+
+
+def _forgotten(spec: Spec, declared: Pipeline) -> LakeLost | None:
+    """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
+    last = journal.last(spec.kafka, declared.journal, spec.shard)
+    group = f"tocsin.{declared.name}"
+    if last is not None:
+        said = f"its journal in topic {declared.journal}[{spec.shard}] does"
+    elif clients.group_has_read(spec.kafka, group, declared.topic, spec.partitions):
+        said = f"the positions of group {group} do"
+    else:
+        return None
+    return LakeLost(
+        f"lake {spec.lake.place(declared.folder)}: expected a table that knows of {spec.id}, as {said}, got none: this is another "
+        f"lake, or it was emptied, or its drive is not mounted; bring it back, then `tocsin resume {declared.name}`, or begin anew "
+        "with `--on-gap skip`: records are judged from `start` on, and their alerts ring again"
+    )
+
+
+def _old(spec: Spec, declared: Pipeline, owned: Owned, last: Journal | None) -> LakeLost | None:
+    """That the table lacks the checkpoint on which the journal builds; None: it has it."""
+    if last and last.base > owned.checkpoint:
+        return LakeLost(
+            f"lake {spec.lake.place(declared.folder)}: expected {spec.id} at checkpoint {named(last.base)} or later, "
+            f"on which its journal builds, got {named(owned.checkpoint)}: this is an old copy, or another lake; bring back the "
+            f"right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since then "
+            "ring again"
+        )
+    return None
+
+
+def _gone(spec: Spec, declared: Pipeline, sink: Sink) -> LakeLost | None:
+    """That files of the table are not there; None: those that are looked at are."""
+    if gone := sink.absent():
+        return LakeLost(
+            f"lake {spec.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
+            f"{len(gone) - 1} other places: bring them back, then `tocsin resume {declared.name}`, or go on without their rows "
+            "with `--on-gap skip`"
+        )
+    return None
+
+
+def take_over(spec: Spec, source: Source) -> Live:
+    """Become the one owner of a shard.
+
+    Raises:
+        Lost: something that recovery needs is gone, and `on_gap` is "stop".
+        Fenced: another process is taking it over, too.
+    """
+    declared = spec.plan.build(spec.lake)
+    progress.made()
+    claim = Claim.make(spec, declared, source)  # 1. to 3.
+    progress.made()
+    with closed_on_error(claim.outbox):
+        return _continue(spec, declared, claim, source)
+
+
+def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> Live:
+    """Go on where the owner before left off: steps 4 and 5."""
+    log, owned = claim.log, claim.owned
+    found = _Found(spec, declared.topic, log, owned)
+    if claim.lost:
+        found.lost(claim.lost, spec.partitions[0], 0)
+    snapshot = found.snapshot(claim.snapshots)
+    facts = snapshot.facts if snapshot else {}
+    topic_id = facts.get("topic_id") or log.topic_id
+    positions = found.positions(topic_id)  # 4.
+    todo = found.journal(claim.journal)
+    # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
+    migrated = facts.get("state_version", declared.state_version) != declared.state_version
+    plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
+    todo.fence(plan.dump())
+    machine = Machine(plan.build(spec.lake), generation(facts, log.topic_id) if owned.checkpoint else "")
+    if snapshot and migrated:
+        carry(machine, snapshot, positions, spec, source)
+    elif snapshot:
+        if facts["signature"] != machine.signature:
+            raise StateMismatch(
+                f"{declared.name}/{spec.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
+            )
+        machine.restore(snapshot.cuts)
+    crash.point("takeover.restored", waits=False)
+    source.seek(positions)  # 5.
+    live = Live(
+        machine=machine,
+        plan=plan,
+        outbox=claim.outbox,
+        sink=claim.sink,
+        snapshots=claim.snapshots,
+        journal=todo,
+        epoch=owned.epoch,
+        topic_id=log.topic_id,
+        committed=dict(positions),
+        positions=positions,
+        inbox=Inbox(empty(declared.schema)),
+        fresh=not owned.checkpoint,
+        behind={p: log.end[p] - position for p, position in positions.items()},
+        migrated=migrated,
+        now=int(facts.get("now", 0)),
+        gaps=found.gaps,
+        dead=Tally.of(facts),
+    )
+    _rerun(live, found, spec, source)
+    crash.point("takeover.rerun", waits=False)
+    return live
+
+
+def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
+    """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
+    again, plan = Journal(live.journal.base), live.plan
+    for item in live.journal.items:
+        if isinstance(item, Mark):
+            plan = live.plan if live.migrated else Plan.load(item.plan)
+            continue
+        if plan != live.plan:  # not at its mark: a plan by which nothing was judged may be one that could not go on
+            live.machine.adopt(plan.build(spec.lake))
+            live.plan = plan
+        if isinstance(item, Ran):
+            ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
+            while not live.inbox.covers(ends):
+                for p, line in live.damaged.items():
+                    if not live.inbox.covers({p: ends.get(p, -1)}):  # it was judged, and has to be again
+                        raise RecordsCorrupt(line)
+                if poll := source.poll(1000):
+                    live.inbox.put(poll)
+                    live.damaged = dict(poll.damaged)
+            batch = found.as_judged(live.inbox.take_until(ends), item)
+            outcome = live.machine.step(batch.table, item.now, wall=item.wall)
+            letters: list[DeadLetter | Refusal] = [*batch.dead, *outcome.refused]
+            said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *letters]
+            again.publishes([fingerprint(s) for s in said])
+            live.dead.note(letters, live.machine.pipeline.topic, item.wall)
+            live.results.append(outcome.results)
+            live.files += outcome.files
+            live.positions |= ends
+            live.now = item.now
+            progress.made()
+        else:
+            skipped = item.letters(live.machine.pipeline.topic)
+            again.publishes([fingerprint(letter) for letter in skipped])
+            live.dead.note(skipped, live.machine.pipeline.topic, live.now)
+            live.skip(item, source)
+    if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
+        live.mismatches = 1
+        logger.error(
+            "%s/%d: re-ran %d steps: expected %d alarms and dead letters with digest %x, got %d with %x; those sent stay sent",
+            live.machine.pipeline.name,
+            spec.shard,
+            len(live.journal.items),
+            live.journal.sent,
+            live.journal.digest,
+            again.sent,
+            again.digest,
+            extra={"pipeline": live.machine.pipeline.name, "shard": spec.shard},
+        )
+
+
+class _Found:
+    """What takeover finds, checked; what is lost stops it, or becomes a gap that is on record."""
+
+    def __init__(self, spec: Spec, topic: str, log: Log, owned: Owned) -> None:
+        self._spec, self._topic, self._log, self._owned = spec, topic, log, owned
+        self.gaps: list[DeadLetter] = []
+
+    def lost(self, lost: Lost, partition: int, offset: int) -> None:
+        """Raise it, or put it on record."""
+        if self._spec.on_gap == "stop":
+            raise lost
+        place = {"topic": self._topic, "partition": partition, "offset": offset}
+        logger.error("skipped: %s", lost, extra={**place, "stage": GAP, "error": type(lost).__name__})
+        self.gaps.append(DeadLetter.gap(lost, self._topic, partition, offset, stage=GAP))
+
+    def snapshot(self, snapshots: Snapshots) -> Snapshot | None:
+        if not self._owned.checkpoint:
+            return None
+        try:
+            return snapshots.read(self._owned.checkpoint)
+        except SnapshotLost as lost:
+            self.lost(lost, self._spec.partitions[0], 0)
+            return None
+
+    def positions(self, topic_id: str) -> dict[int, int]:
+        """R, where it is inside the log of the same topic."""
+        log, topic = self._log, self._topic
+        if log.topic_id != topic_id:
+            lost = TopicReplaced(
+                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored "
+                "offsets mean other records; restore it, or go on from its start with `--on-gap skip`"
+            )
+            self.lost(lost, self._spec.partitions[0], 0)
+            return dict(log.begin)
+        positions: dict[int, int] = {}
+        for p, position in self._owned.positions.items():
+            positions[p] = min(max(position, log.begin[p]), log.end[p])
+            if positions[p] != position:
+                lost_one = PositionLost(
+                    f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: "
+                    f"records were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
+                )
+                self.lost(lost_one, p, position)
+        return positions
+
+    def journal(self, stored: Journal | None) -> Journal:
+        """What to re-run; an empty journal when what is stored is older than the checkpoint."""
+        checkpoint, spec = self._owned.checkpoint, self._spec
+        if stored is None and checkpoint:
+            lost = JournalLost(
+                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms "
+                "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+            )
+            self.lost(lost, spec.partitions[0], 0)
+        todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
+        reach: Mapping[int, int] = {p: e for item in todo.items if isinstance(item, Ran) for p, e in item.ends.items()}
+        for p, end in reach.items():
+            if end > self._log.end[p]:
+                lost_tail = PositionLost(
+                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at "
+                    f"{self._log.end[p]}: records that were judged are gone; go on with `--on-gap skip`"
+                )
+                self.lost(lost_tail, p, end)
+                return Journal(checkpoint)
+        return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
+
+    def as_judged(self, batch: Batch, ran: Ran) -> Batch:
+        """A step's input as it was at its time: what a store gives now and did not give then is left out again."""
+        then = {(partition, offset): error for partition, offset, error in ran.unread}
+        for p, offset, error in batch.unread:
+            if (p, offset) not in then:
+                lost = FrameLost(
+                    f"{self._topic}[{p}]@{offset}: expected the frame that was judged before, got {error}; put it back where its "
+                    "message says, or go on without it with `--on-gap skip`"
+                )
+                self.lost(lost, p, offset)
+        if not then and not batch.unread:
+            return batch
+        rest = batch.without({*then, *((p, offset) for p, offset, _ in batch.unread)})
+        told = [
+            DeadLetter.of_none(self._topic, p, offset, stage="decode", error=error, message="as it was told")
+            for (p, offset), error in then.items()
+        ]
+        return Batch(rest.table, [*rest.dead, *told], rest.ends)

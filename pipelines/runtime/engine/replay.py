@@ -1,0 +1,87 @@
+"""A pipeline over a table, offline: the same stages and rules, no Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome
+
+
+def replay(
+    pipeline: Pipeline,
+    table: pa.Table | Iterable[pa.Table],
+    *,
+    splits: Sequence[int] | None = None,
+    after: str = "0s",
+) -> tuple[pl.DataFrame, list[Alert]]:
+    """What the pipeline would have put into its table and said, had these readings come as a stream.
+
+    Args:
+        table: readings in order, columns as `pipeline.schema`; identity columns (`_partition`, `_offset`, `_row`, `_timestamp`)
+            where it has them, else partition 0, offsets 0.., one row a message, and Kafka's timestamp is the event time or,
+            in a pipeline without one, a second after the row before. Or tables of these one after the other, drawn a step each,
+            such as frames that are too many to be held.
+        splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
+        after: how long the stream then stays silent, so that what waits for more may go on; "0s": it might still come.
+
+    Returns:
+        The results, and the alarms in order. What a stage refuses is in neither.
+
+    Raises:
+        ConfigError: a column is missing, or the splits are not all of the table.
+    """
+    torch.set_num_threads(1)  # as in a worker, since it has to give the same
+    tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
+    machine, outcomes, at, now = Machine(pipeline), list[Outcome](), 0, 0
+    for part in tables:
+        if not len(part):
+            continue
+        batch = _identified(pipeline, part, at).combine_chunks().to_batches()[0]
+        at += len(part)
+        now = max(now, pc.max(batch["_timestamp"].cast(pa.int64())).as_py() or 0)
+        outcomes.append(machine.step(batch, now))
+    if silent := milliseconds(after):
+        nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([*IDENTITY, *pipeline.schema]))
+        outcomes.append(machine.step(nothing, now + silent))
+    frame = pl.from_arrow(pa.Table.from_batches([o.results for o in outcomes], schema=pipeline.table))
+    assert isinstance(frame, pl.DataFrame)
+    return frame, [alert for outcome in outcomes for alert in outcome.alerts]
+
+
+def _cut(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
+    """A table's steps."""
+    size = pipeline.batch.rows
+    sizes = [size] * -(-len(table) // size) if splits is None else list(splits)
+    if splits is not None and sum(sizes) != len(table):
+        raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}")
+    _identified(pipeline, table.slice(0, 0), 0)  # what it lacks is said of an empty one, too
+    for end, rows in zip(accumulate(sizes), sizes, strict=True):
+        yield table.slice(end - rows, rows)
+
+
+def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
+    """With identity columns, the offsets from `first` on."""
+    n = len(table)
+    made = {
+        "_partition": pa.repeat(pa.scalar(0), n),
+        "_offset": pa.array(range(first, first + n)),
+        "_row": pa.repeat(pa.scalar(0), n),
+        "_timestamp": pa.array(range(1000 * first, 1000 * (first + n), 1000)),
+    }
+    if pipeline.event_time in table.column_names:
+        made["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
+    schema = pa.schema([*IDENTITY, *pipeline.schema])
+    if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
+        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got none of {missing}")
+    columns = [table[f.name] if f.name in table.column_names else made[f.name] for f in schema]
+    return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

@@ -1,0 +1,236 @@
+"""Alert rules over result rows: raised and cleared once a key, with hysteresis, hold and cool-down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore
+
+NEVER = -(2**62)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A rule's condition was entered or left at a row.
+
+    Args:
+        row: index into the step's result rows.
+        transition: `raised` or `cleared`.
+    """
+
+    row: int
+    rule: AlertRule
+    transition: str
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """A step's rows laid together by key, their order kept inside.
+
+    Args:
+        order: `[B]`, sorts the rows.
+        slots, starts, ends: `[K]`, the keys, and where their sorted rows lie.
+        each: `[B]`, which of the K keys a sorted row belongs to.
+    """
+
+    order: np.ndarray
+    slots: Tensor
+    starts: np.ndarray
+    ends: np.ndarray
+    each: np.ndarray
+
+    @classmethod
+    def of(cls, slots: Tensor) -> _Keys:
+        order = np.argsort(slots.numpy(), kind="stable")
+        laid = slots.numpy()[order]
+        starts = np.flatnonzero(np.diff(laid, prepend=-1))
+        ends = np.append(starts[1:], len(laid))
+        each = np.repeat(np.arange(len(starts)), ends - starts)
+        return cls(order, torch.from_numpy(laid[starts]), starts, ends, each)
+
+
+class RuleBook:
+    """A pipeline's alert rules.
+
+    Expressions judge each row by itself: one that looks at other rows (`shift`, `rolling_mean`, `over`) sees only those
+    that happen to be in its step.
+
+    Args:
+        rules: what to watch; the order is that of alarms from one row.
+        results: the columns that expressions and `data` may name.
+
+    Raises:
+        ConfigError: a name used twice, an unknown column, an expression that does not give one boolean a row.
+    """
+
+    def __init__(self, rules: Sequence[AlertRule], results: pa.Schema) -> None:
+        names = [rule.name for rule in rules]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"alert rules: expected a name for each, got {twice} more than once; rename them")
+        for rule in rules:
+            _check(rule, results)
+        self._rules = tuple(rules)
+        self._conditions = _conditions(self._rules)
+        # `run` counts up to `hold` and no further, so that a long alarm does not change its state at each row.
+        cells = {
+            "firing": Cell(dtype=torch.bool),
+            "run": Cell(dtype=torch.int32),
+            "rung": Cell(dtype=torch.int64, fill=NEVER),
+        }
+        self.state: Mapping[str, Cell] = {f"{name}/{part}": cell for name in names for part, cell in cells.items()}
+
+    def step(
+        self,
+        frame: pl.DataFrame,
+        slots: Tensor,
+        times: np.ndarray,
+        state: Mapping[str, CellStore],
+        silent: np.ndarray | None = None,
+    ) -> list[Edge]:
+        """Judge one step's result rows; how rows are split into steps makes no difference.
+
+        Args:
+            frame: the result rows, those of a key in order.
+            slots: `[B]` int64, each row's key.
+            times: `[B]` int64, event time in ms; need not ascend.
+            state: the stores of what `state` declares.
+            silent: `[B]` bool, rows that may not ring: an alarm that still holds rings at the first row after them.
+
+        Returns:
+            By row, then in the order of the rules.
+        """
+        keys = _Keys.of(slots)
+        times = times[keys.order]
+        verdicts = [column.to_numpy()[keys.order] for column in frame.select(self._conditions)]
+        edges: list[Edge] = []
+        for rule, when, clear in zip(self._rules, verdicts[::2], verdicts[1::2], strict=True):
+            cells = [state[f"{rule.name}/{part}"] for part in ("firing", "run", "rung")]
+            before = firing, run, rung = [cell[keys.slots].numpy() for cell in cells]
+            if not (when.any() or firing.any() or run.any()):
+                continue
+            runs = _runs(when, keys, run, rule.hold)
+            ring = runs == rule.hold
+            if silent is not None:
+                ring &= ~silent[keys.order]
+            if cooldown := milliseconds(rule.cooldown):
+                ring = _rings(ring, clear, times, keys, firing, rung, cooldown)
+            was, now = _latch(ring, clear, keys, firing)
+            raised, cleared = ring & ~was, clear & was
+            edges += [Edge(row, rule, "raised") for row in keys.order[raised].tolist()]
+            edges += [Edge(row, rule, "cleared") for row in keys.order[cleared].tolist()]
+            rung = rung.copy()
+            rung[keys.each[raised]] = times[raised]  # of a key's several, the last stays
+            last = keys.ends - 1
+            for cell, old, new in zip(cells, before, (now[last], runs[last], rung), strict=True):
+                changed = old != new
+                cell[keys.slots[torch.from_numpy(changed)]] = torch.from_numpy(new[changed])
+        return sorted(edges, key=attrgetter("row"))
+
+
+def _check(rule: AlertRule, results: pa.Schema) -> None:
+    """Try a rule on no rows."""
+    empty = pl.DataFrame(results.empty_table())
+    for name, expression in (("when", rule.when), ("clear", rule.clear)):
+        if expression is None:
+            continue
+        where = f"alert rule {rule.name}: expected {name} to give one boolean a row"
+        try:
+            verdict = empty.select(expression)
+        except pl.exceptions.PolarsError as error:
+            raise ConfigError(f"{where}, got {str(error).splitlines()[0]}; mend the expression") from error
+        if verdict.dtypes != [pl.Boolean]:
+            got = ", ".join(f"{column} {dtype}" for column, dtype in verdict.schema.items())
+            raise ConfigError(f"{where}, got {got}; compare one column with a level")
+        if len(verdict):
+            raise ConfigError(f"{where}, got one for all rows of a step; name a column and do not aggregate over rows")
+    if unknown := sorted(set(rule.data) - set(results.names)):
+        raise ConfigError(
+            f"alert rule {rule.name}: expected data among {results.names}, got {unknown}; name result columns"
+        )
+
+
+def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
+    """Two booleans a rule, never both true: whether it should fire, whether it should end."""
+    pairs = []
+    for rule in rules:
+        when = rule.when.fill_null(False)
+        pairs += [when, ~when if rule.clear is None else ~when & rule.clear.fill_null(False)]
+    return [expression.alias(str(i)) for i, expression in enumerate(pairs)]
+
+
+def _runs(when: np.ndarray, keys: _Keys, run: np.ndarray, most: int) -> np.ndarray:
+    """How many rows of a key up to each one hold without a gap, at most `most`; `run`: the count before the step."""
+    index = np.arange(len(when))
+    gap = np.maximum.accumulate(np.where(when, -1, index))  # the last row that does not hold
+    start = keys.starts[keys.each]
+    return np.minimum(np.where(gap < start, index - start + 1 + run[keys.each], index - gap), most)
+
+
+def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Keys, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Set by `ring`, reset by `clear`, from `firing` on: the alarm before and after each row."""
+    last = np.maximum.accumulate(np.where(ring | clear, np.arange(len(ring)), -1))
+    after = np.where(last < keys.starts[keys.each], firing[keys.each], ring[last])
+    before = np.roll(after, 1)
+    before[keys.starts] = firing
+    return before, after
+
+
+def _rings(
+    held: np.ndarray,
+    clear: np.ndarray,
+    times: np.ndarray,
+    keys: _Keys,
+    firing: np.ndarray,
+    rung: np.ndarray,
+    cooldown: int,
+) -> np.ndarray:
+    """Which of the `held` rows ring: those that come after the last ring's end and its cool-down.
+
+    Where an alarm rings next depends only on where it rang last. So the next ring is found for all held rows at once,
+    and the chain from the state before the step is followed in strides that double.
+    """
+    rows = np.flatnonzero(held)
+    n = len(rows)
+    # Places: each held row, as if it rang there; then each key as the step finds it.
+    ends = np.append(np.flatnonzero(clear), len(held))
+    free = ends[np.searchsorted(ends, np.concatenate([rows, keys.starts]))]
+    free[n:] = np.where(firing, free[n:], keys.starts)
+    due = np.concatenate([times[rows], rung]) + cooldown
+    following = _first_reaching(times[rows], np.searchsorted(rows, free), due)
+    owner = np.concatenate([keys.each[rows], np.arange(len(keys.starts))])
+    following[np.append(keys.each[rows], -1)[following] != owner] = n  # n: never in this step
+    hop, reached = np.append(following[:n], n), np.zeros(n + 1, bool)
+    reached[following[n:]] = True
+    while (hop < n).any():
+        reached[hop[reached]] = True
+        hop = hop[hop]
+    ring = np.zeros_like(held)
+    ring[rows[reached[:n]]] = True
+    return ring
+
+
+def _first_reaching(values: np.ndarray, start: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """For each query the first place from `start` on whose value is at least `least`; `len(values)` if there is none.
+
+    Event times of a key need not ascend, so this skips by maxima of 2^k values instead of a binary search.
+    """
+    n = len(values)
+    maxima = [np.append(values, np.iinfo(np.int64).min)]
+    for k in range(n.bit_length() - 1):
+        top, span = maxima[-1], 1 << k
+        maxima.append(np.append(np.maximum(top[:-span], top[span:]), top[-span:]))
+    place = start
+    for k in reversed(range(len(maxima))):
+        place = np.where(maxima[k][place] < least, np.minimum(place + (1 << k), n), place)
+    return place

@@ -1,0 +1,390 @@
+"""A shard's whole life: take over, step, publish, checkpoint, hand over. DESIGN, "The recovery rule", is its specification."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds, size
+from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.checkpoint import Checkpoints, Taken
+from tocsin.pipelines.runtime.engine.journal import LONG, Skipped
+from tocsin.pipelines.runtime.engine.machine import Refusal
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.recovery import Live, take_over
+from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.step_buffer import Batch
+from tocsin.pipelines.runtime.kafka.closing import closed_on_error
+from tocsin.pipelines.runtime.kafka.dead_letters import GAP, DeadLetter
+from tocsin.pipelines.runtime.kafka.publisher import fingerprint
+from tocsin.pipelines.runtime.kafka.reader import Poll, Source
+from tocsin.pipelines.runtime.lake.retry import answering
+from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import progress
+from tocsin.pipelines.runtime.telemetry.logs import Mentions, one_line
+from tocsin.pipelines.runtime.telemetry.stats import Stats
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+TICK_MS, SOON_MS = 500, 60_000
+AGAIN_S = 2.0
+NO_KAFKA = "Kafka does not answer: nothing is lost, it is asked again"
+JOURNAL_ITEMS = 4096
+"""A journal record is written whole in each alert transaction: past this many steps, or `LONG` bytes of them, a checkpoint
+starts it afresh; past twice as many the input waits for one."""
+
+
+class Shard:
+    """The unit of placement, transaction, checkpoint and snapshot.
+
+    Guarantee: every record's rows are in the table once, every alarm reaches a `read_committed` subscriber once, whatever dies
+    and whenever. Any unexpected error ends the process: takeover is the only error path.
+    """
+
+    def __init__(self, spec: Spec, source: Source, clock: Callable[[], float] = time.time) -> None:
+        self._spec, self._source, self._clock = spec, source, clock
+        with answering(spec.lake):
+            self._live: Live = take_over(spec, source)
+        live, pipeline = self._live, self._live.machine.pipeline
+        self.stats, self._mentions = Stats(batch=pipeline.batch.rows), Mentions()
+        self.stats.add(digest_mismatches=live.mismatches)
+        self._inbox = live.inbox
+        self._lake_waits = live.outbox.lake_waits
+        self._checkpoints = Checkpoints(live.sink, live.snapshots, self._lake_waits)
+        self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
+        self._files: list[tuple[str, bytes]] = list(live.files)
+        self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
+        self._flying_rows = 0
+        self._committed: Mapping[int, int] = dict(live.committed)
+        self._flying: Mapping[int, int] = {}
+        self._alerts = list[Alert]()
+        self._letters: list[DeadLetter] = list(live.gaps)
+        self._now = live.now
+        self._behind = live.behind
+        self._newest: dict[int, int] = {}
+        self._damaged: dict[int, str] = {}
+        self._leave(live.damaged)
+        self._moved = bool(self._results)
+        self._due_at, self._first = 0.0, True
+        self._progress = progress.followed()
+        self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
+        crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
+        self._waits_for_lake = False
+        if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
+            # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
+            with answering(spec.lake), closed_on_error(self._checkpoints, live.outbox):
+                self.checkpoint()
+        self._lake_waits.patient = True
+        self._silent = ""
+        crash.point("takeover.live", waits=False)
+
+    def run(self, stop: threading.Event) -> None:
+        """Step until told to stop, then commit what there is and let go.
+
+        Raises:
+            RecordsCorrupt: the log is damaged; what lies before that is committed.
+            Refused: the log can't be read until a person changes something; what was read is committed.
+        """
+        try:
+            while not stop.is_set():
+                self.turn()
+        except (RecordsCorrupt, Refused):
+            self.close()
+            raise
+        self.close()
+
+    def turn(self) -> None:
+        """One step, and the checkpoint that may be due."""
+        progress.made()
+        self._live.outbox.settle(wait=False)
+        self._settle(wait=False)
+        batch = self._gather()
+        self._step(batch)
+        if self._live.machine.pipeline.overload == "latest":
+            self._keep_up()
+        due = self._due()
+        if due and not self._checkpoints.in_flight:
+            self._begin_checkpoint(batch)
+        elif self._alerts or self._letters:
+            crash.point("alerts.begin")
+            self._publish(batch)
+        else:
+            self._note_latency(batch)
+        if due == "full":  # the writer is behind: hold the input back rather than grow
+            self._waits_for_lake = True
+            self._settle(wait=True)
+            self._waits_for_lake = False
+
+    def checkpoint(self) -> None:
+        """Take a checkpoint now and wait for it."""
+        self._settle(wait=True)
+        self._begin_checkpoint(None)
+        self._settle(wait=True)
+
+    def change(self, plan: Plan) -> None:
+        """Go on with another model, rules or options, from the next checkpoint."""
+        self._next_plan = plan
+
+    def close(self) -> None:
+        """Commit what there is, then let go of everything."""
+        self.checkpoint()
+        self._checkpoints.close()
+        self._live.outbox.close()
+        self._source.close()
+
+    def abandon(self) -> None:
+        """Let go of everything without a commit: the next owner judges again what is not committed."""
+        self._checkpoints.close()
+        self._source.close()
+        self._live.outbox.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What `tocsin status` shows of it; read from another thread.
+
+        `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
+        """
+        live = self._live
+        kafka, lake = self._silent or (NO_KAFKA if live.outbox.patience.waiting else ""), self._lake_waits.why
+        waits = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
+        return {
+            "epoch": live.epoch,
+            "checkpoint": live.sequence,
+            "topic": live.machine.pipeline.topic,
+            "read": dict(live.positions),  # A
+            "committed": dict(self._committed),  # R
+            "model": live.machine.pipeline.model_version,
+            "uncommitted_rows": self._uncommitted,
+            "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
+            "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
+            "waits_for": waits,
+            "outage": kafka or lake,  # why it waits, where that is no mere slowness
+            "damaged": dict(self._damaged),  # partition -> why it is not read
+            "digest_mismatches": live.mismatches,  # of its takeover
+            **live.dead.facts(),
+        }
+
+    @property
+    def _uncommitted(self) -> int:
+        return sum(r.num_rows for r in list(self._results)) + self._flying_rows
+
+    def _gather(self) -> Batch:
+        """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
+        batch, deadline = self._live.machine.pipeline.batch, None
+        while self._inbox.rows < batch.rows:
+            now = time.monotonic()
+            if self._inbox and deadline is None:
+                deadline = now + milliseconds(batch.wait) / 1000
+            left = TICK_MS if deadline is None else (deadline - now) * 1000
+            try:
+                if left <= 0 or (poll := self._poll(max(round(left), 1))) is None:
+                    break
+            except (RecordsCorrupt, Refused):
+                if self._inbox:
+                    break  # what lies before it first
+                raise
+            self._inbox.put(poll)
+            self._behind |= poll.behind
+            self._leave(poll.damaged)
+            self.stats.gauges["behind"] = sum(self._behind.values())
+        return self._inbox.take(batch.rows)
+
+    def _leave(self, damaged: Mapping[int, str]) -> None:
+        """Go on without partitions that can't be read: they are not behind, so they hold back no clock and leave out nothing."""
+        for p, line in damaged.items():
+            self._behind.pop(p, None)
+            if p not in self._damaged:
+                log.error("%s", line, extra={"topic": self._live.machine.pipeline.topic, "partition": p})
+        self._damaged = dict(damaged)
+        self.stats.gauges["damaged"] = len(damaged)
+
+    def _step(self, batch: Batch) -> None:
+        live, started = self._live, time.monotonic()
+        wall = round(self._clock() * 1000)
+        self._now = self._time(batch, wall)
+        outcome = live.machine.step(batch.table, self._now, wall=wall)
+        if batch.ends or outcome.changed:
+            live.journal.ran(self._now, batch.ends, wall, batch.unread)
+            self._moved = True
+        live.positions |= batch.ends
+        if outcome.results.num_rows:
+            self._results.append(outcome.results)
+            self._bytes += outcome.results.nbytes
+        self._files += outcome.files
+        self._bytes += sum(len(content) for _, content in outcome.files)
+        self._alerts += outcome.alerts
+        letters = [*batch.dead, *self._refused(outcome.refused)]
+        self._letters += letters
+        self._mentions.note(letters)
+        self.stats.add(
+            steps=1 if batch.ends else 0,
+            rows=batch.table.num_rows,
+            results=outcome.results.num_rows,
+            alerts=len(outcome.alerts),
+            dead_letters=len(letters),
+            busy_ms=round((time.monotonic() - started) * 1000),
+            **outcome.counts,
+        )
+        self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
+
+    def _keep_up(self) -> None:
+        """Leave out what is older than `max_lag`: from partitions that lie so far behind, go on with what is newest."""
+        live, wall = self._live, self._clock() * 1000
+        oldest = wall - milliseconds(live.machine.pipeline.max_lag)
+        late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
+        if not late:
+            return
+        end = self._asked(lambda: self._source.log(self._spec.shards)).end
+        starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
+        skipped = Skipped(starts, {p: end[p] for p in starts})
+        letters = skipped.letters(live.machine.pipeline.topic)
+        for letter in letters:
+            log.warning("%s", letter)
+        self._letters += letters
+        live.journal.skips(skipped)
+        self._asked(lambda: live.skip(skipped, self._source))
+        self._behind |= dict.fromkeys(late, 0)
+        self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
+
+    def _time(self, batch: Batch, wall: int) -> int:
+        """The step's clock: the wall's, or while partitions have a backlog, how far all of those have been read.
+
+        So after an outage nobody has been silent, and nothing is too late because it was read late.
+        """
+        self._newest = batch.newest(self._newest, wall)
+        backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
+        return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
+
+    def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
+        """Dead letters for what a stage refused, with the originals fetched from the log again."""
+        if not refusals:
+            return []
+        wanted: dict[int, list[int]] = {}
+        for r in refusals:
+            wanted.setdefault(r.partition, []).append(r.offset)
+        found = {(o.partition, o.offset): o for o in self._originals(wanted)}
+        return [
+            DeadLetter.of(found[r.partition, r.offset], row=r.row, stage=r.stage, error=r.error, message=r.message)
+            for r in refusals
+        ]
+
+    def _originals(self, wanted: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        """Records as they are in the log, however long the broker takes to give them."""
+        return self._asked(lambda: self._source.originals(wanted))
+
+    def _poll(self, timeout_ms: int) -> Poll | None:
+        """The next records; a broker that does not give them has none yet."""
+        try:
+            polled = self._source.poll(timeout_ms)
+        except (Unavailable, KafkaError) as reason:
+            self._wait(reason, timeout_ms / 1000)
+            return None
+        self._silent = ""
+        return polled
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What the source answers, once it does: reading has no effect outside, so it is safe to ask again and again."""
+        while True:
+            try:
+                found = ask()
+            except (Unavailable, KafkaError) as reason:
+                self._wait(reason, AGAIN_S)
+            else:
+                self._silent = ""
+                return found
+
+    def _wait(self, reason: Exception, seconds: float) -> None:
+        if (line := one_line(reason)) != self._silent:
+            log.warning("%s waits: %s", self._spec.id, line)
+        self._silent = line
+        time.sleep(seconds)
+
+    def _due(self) -> Literal["", "now", "full"]:
+        """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
+        most = size(self._live.machine.pipeline.commit.size)
+        if self._bytes >= 2 * most or self._long(2):
+            return "full"
+        if self._bytes >= most or self._long(1):
+            return "now"
+        # Whoever has just started it waits for a row; a long interval is meant.
+        at_once = self._first and self._results and milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
+        return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
+
+    def _long(self, factor: int) -> bool:
+        """Whether the journal is so many times as long as one after which a checkpoint is due."""
+        steps = self._live.journal
+        return len(steps.items) >= factor * JOURNAL_ITEMS or steps.size >= factor * LONG
+
+    def _publish(self, batch: Batch | None, mark: tuple[int, str] | None = None) -> None:
+        """One transaction with all that has to be said; the next step need not wait for it."""
+        live = self._live
+        alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
+        live.dead.note(letters, live.machine.pipeline.topic, round(self._clock() * 1000))
+        again = [d for d in letters if d.stage != GAP]  # a gap is found again, not re-run
+        live.journal.publishes([*map(fingerprint, alerts), *map(fingerprint, again)])
+        if mark:
+            live.journal.mark(*mark)
+        said = partial(self._said, batch, "checkpoint.marked" if mark else "alerts.committed")
+        live.outbox.send(alerts, letters, live.journal, live.positions if mark else {}, said)
+
+    def _begin_checkpoint(self, batch: Batch | None) -> None:
+        """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
+        live = self._live
+        wanted, self._next_plan = self._next_plan, None
+        plan = wanted or live.plan
+        next_pipeline = wanted.build(self._spec.lake) if wanted else None
+        if next_pipeline:
+            live.machine.check(next_pipeline)
+            live.sink.check(next_pipeline.table)
+        live.sequence += 1
+        name = live.epoch << 32 | live.sequence
+        crash.point("checkpoint.begin")
+        self._publish(batch, (name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
+        live.outbox.settle(wait=True)
+        reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
+        live.plan = plan
+        cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
+        facts = {
+            "topic_id": live.topic_id,
+            "generation": live.machine.generation,
+            "plan": plan.dump(),
+            "signature": live.machine.signature,
+            "state_version": live.machine.pipeline.state_version,
+            "now": self._now,
+            **live.dead.facts(),
+        }
+        results, files = self._results, self._files
+        self._first = self._first and not results
+        self._results, self._files, self._bytes = [], [], 0
+        self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
+        self._checkpoints.start(Taken(name, cut, results, files, self._flying, facts))
+        self._moved = False
+        self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
+
+    def _said(self, batch: Batch | None, point: str) -> None:
+        """A transaction is committed; called in the outbox's thread."""
+        crash.point(point)
+        self._note_latency(batch)
+
+    def _note_latency(self, batch: Batch | None) -> None:
+        """What a step had to say is said: the age of its rows is known."""
+        if batch and batch.table.num_rows:
+            stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()
+            self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))
+
+    def _settle(self, *, wait: bool) -> None:
+        """Take note of a checkpoint that has landed: the journal builds on it from now on."""
+        if (name := self._checkpoints.landed(wait=wait)) is not None:
+            self._live.journal.landed(name)
+            self._committed, self._flying_rows = self._flying, 0
+            self.stats.add(checkpoints=1, undeleted=self._checkpoints.undeleted)
+            self._checkpoints.undeleted = 0

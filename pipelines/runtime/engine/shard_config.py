@@ -1,0 +1,48 @@
+"""One shard's order: what to run, on which partitions, with what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.storage import Lake
+
+
+class ShardId(NamedTuple):
+    """A shard's name on a cluster."""
+
+    pipeline: str
+    shard: int
+
+    def __str__(self) -> str:
+        return f"{self.pipeline}/{self.shard}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one shard needs to run anywhere.
+
+    Args:
+        kafka: options of kafka-python's clients.
+        partitions: the input partitions that are its own, as far as they were there when this was ordered. A takeover adds those
+            that the topic has been given since.
+        shards: how many the pipeline has.
+        start: where to begin on the very first start; partitions that are added later are read from their beginning.
+        on_gap: what to do when recovery finds something lost.
+    """
+
+    plan: Plan
+    lake: Lake
+    kafka: Mapping[str, Any] = field(repr=False)
+    shard: int
+    partitions: Sequence[int]
+    start: Literal["earliest", "latest"] = "earliest"
+    on_gap: Literal["stop", "skip"] = "stop"
+    shards: int = 1
+
+    @property
+    def id(self) -> ShardId:
+        """The shard's name."""
+        return ShardId(self.plan.name, self.shard)

@@ -1,0 +1,106 @@
+"""Columns of Arrow messages: which types may stand for a field's, and which of their values fit it."""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tocsin.pipelines.runtime.declare.fields import EXACT, PER_MS, unit_meant
+from tocsin.pipelines.runtime.formats.readings import show
+
+
+def holds(expected: pa.DataType, got: pa.DataType) -> bool:
+    """Whether a column of type `got` may stand for a field's, dictionary-encoded or not; single values may still not fit."""
+    types, got = pa.types, got.value_type if pa.types.is_dictionary(got) else got
+    if types.is_floating(expected) or types.is_integer(expected):
+        fits = types.is_floating(got) or types.is_integer(got) or types.is_decimal(got)
+    elif types.is_string(expected):
+        fits = is_text(got)
+    elif types.is_timestamp(expected):
+        fits = types.is_timestamp(got) and got.tz is not None
+    else:
+        fits = got.equals(expected)
+    return fits or types.is_null(got)
+
+
+def accepted(expected: pa.DataType) -> str:
+    """What to send for a field, in words."""
+    types = pa.types
+    if types.is_floating(expected):
+        return "any type of integers, floats or decimals"
+    if types.is_integer(expected):
+        return "any type of integers, or whole numbers as floats or decimals"
+    if types.is_string(expected):
+        return "string, large_string or string_view, dictionary-encoded or not"
+    if types.is_timestamp(expected):
+        return "a timestamp of any unit with a time zone, such as timestamp[ms, tz=UTC]"
+    return str(expected)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is one of text in UTF-8."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def text_bytes(column: pa.Array) -> int:
+    """Bytes of a column's text once each row has a copy of its own: in views and dictionaries rows share it."""
+    if not pa.types.is_dictionary(column.type):
+        return int(pl.Series(column).str.len_bytes().sum())
+    lengths = pl.Series(column.dictionary).str.len_bytes().to_arrow()
+    return pc.sum(lengths.take(column.indices)).as_py() or 0
+
+
+def joined(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, each row with its own value."""
+    if pa.types.is_dictionary(column.type):  # each piece may have another dictionary
+        return pa.concat_arrays([_decoded(piece) for piece in column.chunks])
+    return column.combine_chunks()
+
+
+def _decoded(column: pa.DictionaryArray) -> pa.Array:
+    """Each row's own value. Arrow can't look up in views, so these become strings first."""
+    values = column.dictionary
+    return (values.cast(pa.large_string()) if pa.types.is_string_view(values.type) else values).take(column.indices)
+
+
+def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column as a field wants it; only digits finer than its unit of time are cut off.
+
+    Raises:
+        pa.ArrowException: a value does not fit.
+    """
+    if pa.types.is_integer(kind) and pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+        largest = pc.max(pc.abs(column)).as_py()
+        if largest is not None and largest >= EXACT:
+            raise pa.ArrowInvalid(f"{largest:.0f} may have been rounded")
+    return column.cast(options=pc.CastOptions(kind, allow_time_truncate=True))
+
+
+def misfits(column: pa.Array, kind: pa.DataType, most: int) -> list[int]:
+    """Rows whose value does not fit a field; after `most` of them it looks for no more."""
+    found, left = list[int](), [(0, len(column))]
+    while left and len(found) <= most:
+        start, end = left.pop()
+        try:
+            cast(column.slice(start, end - start), kind)
+        except pa.ArrowException:
+            middle = (start + end) // 2
+            if middle == start:
+                found.append(start)
+            else:
+                left += [(middle, end), (start, middle)]
+    return found
+
+
+def got(value: pa.Scalar, kind: pa.DataType) -> str:
+    """A value that does not fit, as messages show it, and what it may be meant to be."""
+    if pa.types.is_timestamp(value.type):  # as a number: not every one has a form in Python
+        number = value.cast(pa.int64()).as_py()
+        ms = number * 1000 if value.type.unit == "s" else number // PER_MS[value.type.unit]
+        return f"{number} {value.type.unit} since 1970{unit_meant(ms)}"
+    shown = show(value.as_py())
+    if pa.types.is_integer(kind) and pa.types.is_floating(value.type) and abs(value.as_py()) >= EXACT:
+        return f"{shown}: floats are rounded from 2**53 on; send integers"
+    return shown

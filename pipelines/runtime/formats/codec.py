@@ -1,0 +1,162 @@
+"""The codec: one Kafka poll in, one Arrow batch out; what can't be read becomes dead letters."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
+from numpy.typing import NDArray
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
+from tocsin.pipelines.runtime.formats.arrow import StreamReader
+from tocsin.pipelines.runtime.formats.headers import Envelope, source
+from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
+from tocsin.pipelines.runtime.formats.json import JsonReader
+from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError, media_type, show
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+
+JSON = "application/json"
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+UNKNOWN = -1
+"""Kafka's timestamp of a record without one."""
+
+
+class Codec:
+    """Turns the records of one topic into Arrow batches.
+
+    The header `content-type` says how a value is written: `application/json` (or none), one object, one row;
+    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. Names of headers and media types may be in any case,
+    with parameters, and be a known alias (`MEDIA_TYPES`). A record, or a row of a stream, that is not
+    exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
+
+    - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
+    - numbers, strings and booleans are not converted to each other; an integer is a number for a float field, and a whole
+      number written as a float (`7.0`, below 2**53) is an integer for an integer field and for a time;
+    - times are RFC 3339 strings with an offset (`2026-01-31T12:00:00.5+01:00`) or integers, milliseconds since
+      1970 UTC, from 1700 to 2199; digits finer than the schema's unit are cut off;
+    - Kafka's own timestamp must be one, too: a record with a negative one, or one from 2200 on, is refused as a whole;
+    - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;
+    - a field whose metadata has `{"from": "header:<name>"}` is the text of the record's last header of that name, a time,
+      number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
+    - a stream has all the schema's fields in any order and any type that holds the values, dictionary-encoded or not, and
+      ends with its end mark; with more than 100 bad rows it is refused as a whole.
+
+    A topic whose schema has `frame_fields` holds frames and nothing else; see `FrameReader`. Their facts are in headers.
+
+    Args:
+        topic: for messages.
+        schema: a row's fields, at least one of them the value's: float, double, integers, bool, string,
+            `timestamp("ms"|"us"|"ns", "UTC")`.
+        unknown: what to do about other fields: "ignore" or "reject".
+        max_bytes: largest value, and largest stream once decoded, bytes.
+        max_rows: most rows in a stream.
+
+    Raises:
+        ConfigError: the schema has no fields of the value, a field twice, one named as an identity column or of another type.
+    """
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        schema: pa.Schema,
+        unknown: Literal["ignore", "reject"] = "ignore",
+        max_bytes: int = 16 * 1024 * 1024,
+        max_rows: int = 1_000_000,
+    ) -> None:
+        if not schema or len({*schema.names, *IDENTITY.names}) < len(schema) + len(IDENTITY):
+            raise ConfigError(
+                f"{topic}: expected a schema of distinct fields, none of them {', '.join(IDENTITY.names)}, "
+                f"got {schema.names}; rename the fields"
+            )
+        self.schema = schema
+        self.batch_schema = pa.schema([*IDENTITY, *schema])
+        body = pa.schema([f for f in schema if source(f) is None])
+        images = [f for f in schema if source(f) in (PIXELS, WHOLE)]
+        if images and body:
+            raise ConfigError(
+                f"{topic}: expected all facts of a frame from headers, got {body.names} from a value; give them metadata "
+                '{"from": "header:<name>"}'
+            )
+        if not body and not images:
+            raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
+        self._envelope = Envelope(topic, schema) if len(body) < len(schema) else None
+        self._frames = FrameReader(topic, images, max_bytes) if images else None
+        reading = Reading(topic, body, unknown, max_bytes)
+        self._json = JsonReader(reading)
+        self._streams = StreamReader(reading, max_rows)
+
+    def decode(self, records: Sequence[ConsumerRecord]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+        """Decode what one poll returned.
+
+        Args:
+            records: of this topic, any partitions, with undecoded bytes as keys and values.
+
+        Returns:
+            A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
+            rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
+        """
+        out = Decoded()
+        if self._frames:
+            self._frames.read(records, out)
+        else:
+            self._read(records, out)
+        if self._envelope:
+            self._envelope.add(records, out)
+        stamps = np.array([record.timestamp for record in records], np.int64)
+        out.refuse(
+            {i: _timeless(int(stamps[i])) for i in np.flatnonzero((stamps < UNKNOWN) | (stamps >= END_MS)).tolist()}
+        )
+        out.rejected.sort(key=lambda rejected: rejected[0])
+        letters = [
+            DeadLetter.of(records[i], stage="decode", error=why.error, message=why.message, row=row)
+            for i, row, why in out.rejected
+        ]
+        return self._batch(records, stamps, out), letters
+
+    def _read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+        """The rows of a poll of JSON and Arrow."""
+        values = [record.value for record in records]
+        headers = [record.headers for record in records]
+        others = {i: kind for i, h in enumerate(headers) if h and (kind := content_type(h)) != JSON}
+        everything = range(len(records))
+        self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
+        self._streams.read(values, [i for i, kind in others.items() if kind == ARROW_STREAM], out)
+        for i, kind in others.items():
+            if kind != ARROW_STREAM:
+                wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
+                out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+
+    def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: Decoded) -> pa.RecordBatch:
+        """Put the pieces together and in order, and say where each row comes from."""
+        if not out.pieces:
+            return pa.record_batch([pa.array([], f.type) for f in self.batch_schema], schema=self.batch_schema)
+        positions = np.concatenate([piece[0] for piece in out.pieces])
+        rows = np.concatenate([piece[1] for piece in out.pieces])
+        payload = out.pieces[0][2]
+        if len(out.pieces) > 1:
+            payload = [pa.concat_arrays(parts) for parts in zip(*(piece[2] for piece in out.pieces), strict=True)]
+        times = stamps[positions]
+        identity = [
+            np.array([record.partition for record in records], np.int32)[positions],
+            np.array([record.offset for record in records], np.int64)[positions],
+            rows.astype(np.int32),
+            pa.array(times, IDENTITY.field("_timestamp").type, mask=times == UNKNOWN),
+        ]
+        batch = pa.record_batch([*identity, *payload], schema=self.batch_schema)
+        return batch if len(out.pieces) == 1 else batch.take(pa.array(np.argsort(positions, kind="stable")))
+
+
+def _timeless(stamp: int) -> RejectedError:
+    """Why a record with this timestamp of Kafka's is no reading: neither clocks nor dates can be had of it."""
+    wanted = "milliseconds since 1970, up to 2199, or -1 for none"
+    return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {wanted}, got {stamp}{unit_meant(stamp)}")
+
+
+def content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
+    """What a message's value is by its headers; JSON where they do not say."""
+    kind = media_type(headers)
+    return JSON if kind is None else kind

@@ -1,0 +1,250 @@
+"""Frames: a JPEG in the message, or where it lies; looked at before it is decoded, decoded in threads at reduced scale."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from kafka.consumer.fetcher import ConsumerRecord
+from numpy.typing import NDArray
+from pyarrow import fs
+
+from tocsin.models.vision import picture
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.formats.readings import Decoded, RejectedError, media_type, show
+
+JPEG = "image/jpeg"
+PIXELS, WHOLE = "pixels", "jpeg"
+"""What the metadata of a frame's fields say that they are from: the decoded image, the file as it came."""
+URI, SHA256 = "frame-uri", "frame-sha256"
+MISSING, UNREACHABLE, ALTERED = "FrameMissing", "FrameUnreachable", "FrameAltered"
+VOLATILE = (MISSING, UNREACHABLE, ALTERED)
+"""Reasons that lie outside the log: asked again, the store may answer otherwise."""
+ATTEMPTS, PAUSE_S = 3, 0.2
+FACTS = [
+    pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
+    pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
+    pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
+]
+"""What a camera's messages say of their frames in headers; see `tocsin.pipelines.runtime.formats.video`."""
+
+
+def roots_of(options: Mapping[str, Any], name: str) -> list[str]:
+    """The option `roots` of a pipeline `name`: folders in which messages may say that their frames lie.
+
+    Raises:
+        ConfigError: it is no list of folders.
+    """
+    roots = options.get("roots", [])
+    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
+        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
+    return roots
+
+
+def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[pa.Field]:
+    """The fields of a schema whose records are frames: `jpeg`, the file as it came, and `pixels`, `height * width * 3` bytes RGB.
+
+    Args:
+        height, width: to which every frame is scaled, whatever its own; the whole of it, so that another shape is squeezed.
+        roots: folders (paths or URIs) in which a message may say that its frame lies; none: frames must be in their messages.
+    """
+    said = {"from": PIXELS, "height": str(height), "width": str(width), "roots": orjson.dumps(list(roots)).decode()}
+    return [
+        pa.field("jpeg", pa.binary(), nullable=False, metadata={"from": WHOLE}),
+        pa.field("pixels", pa.binary(height * width * 3), nullable=False, metadata=said),
+    ]
+
+
+class FrameReader:
+    """Reads records that are frames.
+
+    A value is one JPEG, `content-type: image/jpeg`. Or the headers say where the file lies and what is in it (a claim check):
+    `frame-uri`, under one of the schema's roots, and `frame-sha256` in hexadecimal; then the value counts for nothing. What is
+    no JPEG, cut off, damaged, larger than `picture.MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
+
+    Args:
+        topic: for messages.
+        fields: of the schema, those that are from `jpeg` and `pixels`.
+        max_bytes: of a file.
+
+    Raises:
+        ConfigError: there are not one or two such fields, or a root can't be one.
+    """
+
+    def __init__(self, topic: str, fields: Sequence[pa.Field], max_bytes: int) -> None:
+        said = {(f.metadata or {})[b"from"].decode(): f for f in fields}
+        if len(said) < len(fields) or PIXELS not in said:
+            raise ConfigError(
+                f"{topic}: expected one field from {PIXELS!r} and at most one from {WHOLE!r}, got {list(fields)}"
+            )
+        facts = {name.decode(): text.decode() for name, text in said[PIXELS].metadata.items()}
+        self._fields, self._pixels, self._max_bytes = fields, said[PIXELS], max_bytes
+        self._height, self._width = int(facts["height"]), int(facts["width"])
+        self._roots: list[str] = orjson.loads(facts.get("roots", "[]"))
+        for root in self._roots:
+            _root(topic, root)
+
+    def read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+        """Decode a poll's frames, many at a time."""
+        if not records:
+            return
+        pixels = np.empty((len(records), self._height, self._width, 3), np.uint8)
+        files = list(self._threads.map(self._one, records, pixels))
+        good = [i for i, file in enumerate(files) if not isinstance(file, RejectedError)]
+        out.rejected += [(i, None, file) for i, file in enumerate(files) if isinstance(file, RejectedError)]
+        if not good:
+            return
+        image = _column(self._pixels, pixels if len(good) == len(files) else pixels[good])
+        columns = {self._pixels.name: image}
+        whole = pa.array([files[i] for i in good], pa.binary())
+        positions = np.array(good, np.int64)
+        row = [columns.get(f.name, whole) for f in self._fields]
+        out.pieces.append((positions, np.zeros_like(positions), row))
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        # Both decoder and scaler let go of the interpreter's lock.
+        return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
+
+    def _one(self, record: ConsumerRecord, pixels: NDArray[np.uint8]) -> bytes | RejectedError:
+        """A record's file, and its image into `pixels`; or why not."""
+        try:
+            file = self._file(record)
+            decode(file, pixels)
+        except RejectedError as why:
+            return why
+        return file
+
+    def _file(self, record: ConsumerRecord) -> bytes:
+        """The JPEG file of a record."""
+        said = {name.lower(): content for name, content in record.headers}
+        if uri := said.get(URI):
+            return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
+        kind = media_type(record.headers)
+        if kind != JPEG:
+            raise RejectedError(
+                "UnknownContentType",
+                f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}",
+            )
+        if not record.value:
+            raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if record.value is None else 'no bytes'}")
+        self._check_size(len(record.value))
+        return record.value
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise RejectedError("TooLarge", f"expected at most {self._max_bytes} bytes, got {size}")
+
+    def _fetched(self, uri: str, wanted: bytes | None) -> bytes:
+        """The file that a message refers to, if it is the one that it means."""
+        if wanted is None:
+            raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which goes with {URI}")
+        files, path = self._place(uri)
+        for attempt in range(ATTEMPTS):
+            try:
+                with files.open_input_stream(path) as stream:
+                    content = stream.read(self._max_bytes + 1)
+                break
+            except FileNotFoundError:
+                raise RejectedError(MISSING, f"expected a file at {uri}, got none") from None
+            except OSError as reason:
+                if attempt == ATTEMPTS - 1:
+                    raise RejectedError(UNREACHABLE, f"expected the file at {uri}, got {reason}") from None
+                time.sleep(PAUSE_S)
+        self._check_size(len(content))
+        if (got := hashlib.sha256(content).hexdigest()) != wanted.decode("ascii", "replace").lower():
+            raise RejectedError(ALTERED, f"expected a file of SHA-256 {wanted[:64]!r} at {uri}, got {got}")
+        return content
+
+    def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
+        """Where a URI leads, if that is inside a root: a message must not have other files read."""
+        place = _decoded(uri)
+        steps = {*place.split("/"), *unquote(place).split("/")}
+        if not {"..", "."} & steps and "\\" not in unquote(place):
+            for root, (files, path) in self._stores.items():
+                if place.startswith(f"{root}/"):
+                    return files, path + place[len(root) :]
+        inside = f"inside {' or '.join(self._roots)}" if self._roots else "nowhere, since no `roots` are set"
+        raise RejectedError("ForbiddenPlace", f"{URI}: expected a file {inside}, got {show(uri)}")
+
+    @cached_property
+    def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
+        # Behind the question mark of a URI are its store's options.
+        bare = {root: root.partition("?")[0] if "://" in root else root for root in self._roots}
+        return {_decoded(bare[root]).rstrip("/"): _root("", root) for root in self._roots}
+
+
+def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
+    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, the way up that its EXIF says, scaled to their size.
+
+    Raises:
+        RejectedError: it is no whole JPEG, too large, or in another colour space.
+    """
+    import cv2
+
+    wanted = pixels.shape[:2]
+    try:
+        image = picture.decode_jpeg(file, least=wanted)
+    except ValueError as reason:
+        raise RejectedError("BadFrame", str(reason)) from None
+    shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
+    pixels[:] = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Frames as the rows of a schema with both `frame_fields`, for `replay`.
+
+    Args:
+        files: JPEG.
+        facts: of each, the other fields by name; what is left out is null.
+
+    Raises:
+        RejectedError: a file is no whole JPEG, see `decode`.
+    """
+    kind = next(f for f in schema if (f.metadata or {}).get(b"from") == PIXELS.encode())
+    pixels = np.empty((len(files), int(kind.metadata[b"height"]), int(kind.metadata[b"width"]), 3), np.uint8)
+    for file, image in zip(files, pixels, strict=True):
+        decode(file, image)
+    rows = [{**fact, WHOLE: file} for fact, file in zip(facts, files, strict=True)]
+    given = [
+        _column(f, pixels) if f.name == kind.name else pa.array([row.get(f.name) for row in rows], f.type)
+        for f in schema
+    ]
+    return pa.table(given, schema=schema)
+
+
+def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
+    """Images `[B, H, W, 3]` as a column."""
+    return pa.FixedSizeBinaryArray.from_buffers(field.type, len(pixels), [None, pa.py_buffer(pixels)])
+
+
+def _decoded(place: str) -> str:
+    """What a path or a URI means, to be compared: a path is as it is, a URI is decoded once, `file:///data` is the path `/data`."""
+    scheme, there, rest = place.partition("://")
+    if not there:
+        return place
+    host, slash, path = rest.partition("/")
+    decoded = unquote(f"{slash}{path}")
+    return decoded if scheme == "file" and host in ("", "localhost") else f"{scheme}://{host}{decoded}"
+
+
+def _root(topic: str, root: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a root, and the path in it."""
+    try:
+        if "://" not in root and not root.startswith("/"):
+            raise pa.ArrowInvalid("a relative path")
+        files, path = fs.FileSystem.from_uri(root)
+    except (pa.ArrowInvalid, OSError) as reason:
+        raise ConfigError(
+            f"{topic}: roots: expected absolute paths or URIs of folders, got {root!r}: {reason}"
+        ) from None
+    return files, path.rstrip("/")

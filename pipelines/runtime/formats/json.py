@@ -1,0 +1,216 @@
+"""JSON messages, one object a message.
+
+A value takes one of two ways to the same rows. The slow one reads a value with orjson and decides everything: it has
+the reasons. The fast one hands whole polls to Polars and keeps only the rows of which it can prove, by counting
+colons and quotes, that Polars read them as the slow one would; all others take the slow one. So what becomes of a
+record never depends on the records that arrived with it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tocsin.pipelines.runtime.declare.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
+from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError, show
+
+# A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
+SLOW_ROWS = 256
+HALVED_ROWS = 512
+# Fields outside the schema that the fast way reads along, so that it can tell them from repeated ones.
+MAX_UNKNOWN = 32
+
+_TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+(:?)|([\[{])|[\]}]')
+
+
+class JsonReader:
+    """Rows from values that are one JSON object each."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._times = {f.name: f.type.unit for f in reading.schema if pa.types.is_timestamp(f.type)}
+        self._integers = {f.name: _polars_type(f.type) for f in reading.schema if pa.types.is_integer(f.type)}
+        self._dtypes = {f.name: _polars_type(f.type) for f in reading.schema}
+
+    def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: Decoded) -> None:
+        """Part what looks like one object on one line, which may go to Polars, from the rest."""
+        fast = [
+            i
+            for i in positions
+            if (value := values[i])
+            and value[0] == 123  # {
+            and value[-1] == 125  # }
+            and b"\n" not in value
+            and len(value) <= self._reading.max_bytes
+        ]
+        self._read_lines(values, np.array(fast, np.int64), out)
+        self._read_each(values, np.setdiff1d(positions, fast, assume_unique=True), out)
+
+    def _read_lines(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: Decoded) -> None:
+        """Read many objects at once; halve them where Polars refuses, since it does not say where."""
+        if len(positions) <= SLOW_ROWS:
+            return self._read_each(values, positions, out)
+        lines = b"\n".join([values[i] for i in positions.tolist()])
+        try:
+            frame = pl.read_ndjson(lines, schema=self._sniff(values[positions[0]]))
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            frame = None
+        if frame is None or frame.height != len(positions):
+            if len(positions) <= HALVED_ROWS:
+                return self._read_each(values, positions, out)
+            half = len(positions) // 2
+            self._read_lines(values, positions[:half], out)
+            self._read_lines(values, positions[half:], out)
+            return None
+
+        sure = _as_written(frame, lines)
+        read = [_time(frame, name, unit) for name, unit in self._times.items()]
+        read += [_whole(name, kind) for name, kind in self._integers.items() if frame.schema[name] != kind]
+        converted = frame.select(read)
+        for column in converted:
+            sure &= (column.is_null() == frame[column.name].is_null()).to_numpy()
+        table = frame.with_columns(converted).select(self._reading.schema.names).to_arrow()
+        columns = [table[f.name].combine_chunks().cast(f.type, safe=False) for f in self._reading.schema]
+        sure &= ~self._reading.unusable(columns)
+        if not sure.all():
+            self._read_each(values, positions[~sure], out)
+            positions, keep = positions[sure], pa.array(sure)
+            columns = [column.filter(keep) for column in columns]
+        out.pieces.append((positions, np.zeros_like(positions), columns))
+        return None
+
+    def _sniff(self, value: bytes | None) -> dict[str, pl.DataType]:
+        """What to ask Polars for, if all objects are made as this one: it only saves work when right."""
+        dtypes = dict(self._dtypes)
+        with suppress(orjson.JSONDecodeError):
+            first = orjson.loads(value or b"")
+            dtypes.update({name: pl.Int64() for name in self._times if type(first.get(name)) is int})
+            integers = (*self._times, *self._integers)
+            dtypes.update({name: pl.Float64() for name in integers if type(first.get(name)) is float})
+            if not self._reading.refuses_unknown and len(first) <= len(dtypes) + MAX_UNKNOWN:
+                scalars = {str: pl.String(), int: pl.Float64(), float: pl.Float64(), bool: pl.Boolean()}
+                others = [(name, scalars.get(type(content))) for name, content in first.items() if name not in dtypes]
+                dtypes.update({name: dtype for name, dtype in others if dtype is not None})
+        return dtypes
+
+    def _read_each(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: Decoded) -> None:
+        """Read objects one by one: the slow way, which knows the reasons."""
+        rows, good = [], []
+        for i in positions.tolist():
+            try:
+                rows.append(self._row(values[i]))
+                good.append(i)
+            except RejectedError as why:
+                out.rejected.append((i, None, why))
+        if rows:
+            columns = [pa.array(c, f.type) for f, c in zip(self._reading.schema, zip(*rows, strict=True), strict=True)]
+            out.pieces.append((np.array(good, np.int64), np.zeros(len(good), np.int64), columns))
+
+    def _row(self, value: bytes | None) -> list[Any]:
+        """The row of one JSON object."""
+        content = self._reading.content(value)
+        try:
+            found = orjson.loads(content)
+        except orjson.JSONDecodeError as why:
+            raise RejectedError("Malformed", f"expected one JSON object, got bytes that are not JSON: {why}") from None
+        if type(found) is not dict:
+            raise RejectedError("Malformed", f"expected one JSON object, got {show(found)}")
+        if (twice := _repeated(content, found)) is not None:
+            raise RejectedError("SchemaMismatch", f"field {twice} is there twice, expected every field once")
+        self._reading.check_names(found.keys())
+        row = []
+        for name, nullable, read, wanted in self._reading.fields:
+            value_of = found.get(name)
+            cell = None if value_of is None else read(value_of)
+            if cell is None and not (nullable and value_of is None):
+                hint = unit_meant(value_of) if name in self._times else ""
+                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}{hint}")
+            row.append(cell)
+        return row
+
+
+def _repeated(content: bytes, found: dict[str, Any]) -> str | None:
+    """The first key that is twice in a JSON object, not looking into nested ones; `found` is what orjson kept of it."""
+    colons = content.count(b":")
+    if colons == len(found):
+        return None
+    with suppress(orjson.JSONEncodeError):  # nested too deep to be written
+        if b"\\" not in content and orjson.dumps(found).count(b":") == colons:
+            return None
+    depth, seen = 0, set()
+    for token in _TOKEN.finditer(content):
+        text, colon, opening = token.groups()
+        if text is None:
+            depth += 1 if opening else -1
+        elif colon and depth == 1:
+            key = orjson.loads(text)
+            if key in seen:
+                return key
+            seen.add(key)
+    return None
+
+
+def _polars_type(kind: pa.DataType) -> pl.DataType:
+    """What Polars reads a field as; a number too large for its type makes it refuse the poll."""
+    if pa.types.is_timestamp(kind):
+        return pl.String()
+    if pa.types.is_floating(kind):
+        return pl.Float64()
+    return pl.Series(pa.array([], kind)).dtype
+
+
+def _as_written(frame: pl.DataFrame, lines: bytes) -> NDArray[np.bool_]:
+    """`[N] bool`: rows that Polars can't have read otherwise than the slow way reads them.
+
+    Polars refuses wrong numbers and booleans, but takes the first of a repeated key, leaves out fields it was not
+    asked for, and turns anything into a string. An object has at least as many colons as keys, and at most as many
+    cells as keys; if colons and cells are equal, each key is there once, was asked for and is not null. With strings,
+    the colons in their text do not count. That needs text as it was written (no backslash) and a flat object (no
+    other bracket). Then there are two quotes a key and two a string, or fewer, if something else became a string.
+    All these are bounds, the same way round for every row, so that sums that agree are rows that agree.
+    """
+    text = np.frombuffer(lines, np.uint8)
+    strings = pl.selectors.string()
+    counts = frame.select(
+        cells=pl.sum_horizontal(pl.all().is_not_null()),
+        strings=pl.sum_horizontal(pl.lit(0), strings.is_not_null()),
+        colons=pl.sum_horizontal(pl.lit(0), strings.str.count_matches(":", literal=True)),
+    )
+    cells, texts, inside = (column.to_numpy().astype(np.int64) for column in counts)
+
+    def agree(count: Callable[[Any], Any], total: Callable[[Any], Any]) -> Any:
+        sure = count(text == ord(":")) - total(inside) == total(cells)
+        if pl.String in frame.dtypes:
+            sure &= count((text == ord("{")) | (text == ord("[")) | (text == ord("\\"))) == total(np.ones_like(cells))
+            sure &= count(text == ord('"')) == 2 * (total(cells) + total(texts))
+        return sure
+
+    if agree(np.count_nonzero, np.sum):
+        return np.ones(len(frame), bool)
+    starts = np.concatenate(([0], np.flatnonzero(text == ord("\n")) + 1))
+    return agree(lambda mask: np.add.reduceat(mask, starts, dtype=np.int64), lambda rows: rows)
+
+
+def _time(frame: pl.DataFrame, name: str, unit: Literal["ms", "us", "ns"]) -> pl.Expr:
+    """A column of times, read as strings or as integers; null what is not one."""
+    column = pl.col(name)
+    if frame.schema[name] == pl.String:
+        known = column.str.contains(f"^{RFC3339}$")
+        parsed = column.str.to_datetime("%+", time_unit=unit, time_zone="UTC", strict=False)
+    else:
+        known = column.is_between(FIRST_MS, END_MS, closed="left") & (column == column.floor())
+        parsed = (column.cast(pl.Int64, strict=False) * PER_MS[unit]).cast(pl.Datetime(unit, "UTC"))
+    return pl.when(known).then(parsed).alias(name)
+
+
+def _whole(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column of integers, read as floats; null what is not one, or may have been rounded."""
+    column = pl.col(name)
+    exact = (column == column.floor()) & (column.abs() < EXACT)
+    return pl.when(exact).then(column).cast(kind, strict=False).alias(name)

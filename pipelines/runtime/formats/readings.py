@@ -1,0 +1,140 @@
+"""What both readers of messages share: the schema as a question, why a message is refused, and rows so far."""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tocsin.pipelines.runtime.declare.fields import END_MS, FIRST_MS, PER_MS, field_reader, unit_meant
+
+
+class RejectedError(Exception):
+    """Why a message, or a row of one, is no reading."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.message = message if len(message) <= 300 else f"{message[:300]}..."
+
+
+@dataclass
+class Decoded:
+    """What a poll has given so far, in any order."""
+
+    # Rows: their record's place in the poll [N] int64, their place in the message [N] int64, the schema's columns.
+    pieces: list[tuple[NDArray[np.int64], NDArray[np.int64], list[pa.Array]]] = field(default_factory=list)
+    # A record's place in the poll, the row (None: all of it), why.
+    rejected: list[tuple[int, int | None, RejectedError]] = field(default_factory=list)
+
+    def refuse(self, whole: Mapping[int, RejectedError]) -> None:
+        """Reject whole records, by their places in the poll, with all that they have given so far."""
+        if not whole:
+            return
+        self.rejected = [r for r in self.rejected if r[0] not in whole] + [(i, None, why) for i, why in whole.items()]
+        for n, (positions, rows, columns) in enumerate(self.pieces):
+            if not (keep := ~np.isin(positions, list(whole))).all():
+                mask = pa.array(keep)
+                self.pieces[n] = positions[keep], rows[keep], [column.filter(mask) for column in columns]
+
+
+class Reading:
+    """What a row must be: the schema, as both formats are held to it."""
+
+    def __init__(self, topic: str, schema: pa.Schema, unknown: str, max_bytes: int) -> None:
+        self.schema = schema
+        self.names = frozenset(schema.names)
+        self.required = [f.name for f in schema if not f.nullable]
+        self.fields = [(f.name, f.nullable, *field_reader(topic, f)) for f in schema]
+        self.refuses_unknown = unknown == "reject"
+        self.max_bytes = max_bytes
+
+    def content(self, value: bytes | None) -> bytes:
+        """The value itself, unless there is nothing in it, or too much."""
+        if not value:
+            got = "null, a tombstone" if value is None else "no bytes"
+            raise RejectedError("EmptyValue", f"expected a value, got {got}")
+        if len(value) > self.max_bytes:
+            raise RejectedError("TooLarge", f"expected at most {self.max_bytes} bytes, got {len(value)}")
+        return value
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Raise unless the required fields, and no forbidden ones, are among `names`."""
+        if missing := [name for name in self.required if name not in names]:
+            wanted = len(self.required)
+            got = f"(expected {wanted} fields, got {wanted - len(missing)})"
+            raise RejectedError("SchemaMismatch", f"missing {listed(missing)} {got}")
+        if self.refuses_unknown and (unknown := [name for name in names if name not in self.names]):
+            raise RejectedError("SchemaMismatch", f"unknown {listed(unknown)}, expected only the schema's fields")
+
+    def unusable(self, columns: list[pa.Array]) -> NDArray[np.bool_]:
+        """`[N] bool`: rows with a null where there may be none, with a NaN or an infinity, or with a time out of range."""
+        bad = np.zeros(len(columns[0]), bool)
+        for f, column in zip(self.schema, columns, strict=True):
+            if column.null_count and not f.nullable:
+                bad |= column.is_null().to_numpy(zero_copy_only=False)
+            if pa.types.is_floating(f.type):
+                finite = pc.is_finite(column)
+                if not pc.all(finite).as_py():
+                    bad |= ~finite.fill_null(True).to_numpy(zero_copy_only=False)
+            elif pa.types.is_timestamp(f.type):
+                moments, per_ms = column.cast(pa.int64()), PER_MS[f.type.unit]
+                ends = pc.min_max(moments).as_py()
+                if ends["min"] is not None and not FIRST_MS * per_ms <= ends["min"] <= ends["max"] < END_MS * per_ms:
+                    outside = pc.or_(pc.less(moments, FIRST_MS * per_ms), pc.greater_equal(moments, END_MS * per_ms))
+                    bad |= outside.fill_null(False).to_numpy(zero_copy_only=False)
+        return bad
+
+    def reason(self, columns: list[pa.Array], row: int) -> RejectedError:
+        """Why `unusable` says so of a row."""
+        for (name, nullable, _, wanted), column in zip(self.fields, columns, strict=True):
+            cell = column[row]
+            if not cell.is_valid:
+                if not nullable:
+                    return RejectedError("BadValue", f"{name}: expected {wanted}, got null")
+            elif pa.types.is_floating(column.type):
+                if not math.isfinite(number := cell.as_py()):
+                    return RejectedError("BadValue", f"{name}: expected {wanted}, got {show(number)}")
+            elif pa.types.is_timestamp(column.type):  # as a number: not every one has a form in Python
+                ms = cell.cast(pa.int64()).as_py() // PER_MS[column.type.unit]
+                if not FIRST_MS <= ms < END_MS:
+                    return RejectedError(
+                        "BadValue", f"{name}: expected {wanted}, got {ms} ms since 1970{unit_meant(ms)}"
+                    )
+        raise AssertionError(f"row {row} is usable")
+
+
+MEDIA_TYPES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "text/json": "application/json",
+    "application/x-apache-arrow-stream": "application/vnd.apache.arrow.stream",
+}
+"""Other names by which producers call what is read here."""
+
+
+def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
+    """What the last `content-type` header names, written in any case and without parameters; None: there is no such header."""
+    named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
+    if not named:
+        return None
+    kind = named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
+    return "application/json" if kind.endswith("+json") else MEDIA_TYPES.get(kind, kind)
+
+
+def show(content: Any) -> str:
+    """A value as messages show it, cut to a bearable length."""
+    if content is None:
+        return "null"
+    if type(content) in (dict, list):
+        return "an object" if type(content) is dict else "an array"
+    text = repr(content)
+    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(content).__name__})"
+
+
+def listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

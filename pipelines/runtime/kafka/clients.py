@@ -1,0 +1,138 @@
+"""Kafka clients, with the settings that exactly-once needs; TLS and SASL pass through untouched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.kafka import private as kafka_private
+from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
+
+
+def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
+    """A consumer without a group: partitions are assigned by hand, positions are kept in the lake."""
+    # Metadata are asked for no sooner than this after they last were; with kafka-python's 100 ms, each start waits twice.
+    quick = {"retry_backoff_ms": 20}
+    fixed = {
+        "group_id": None,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "isolation_level": "read_committed",
+        "allow_auto_create_topics": False,
+    }
+    return _connect(KafkaConsumer, {**quick, **options, **fixed, **more})
+
+
+def producer(options: Mapping[str, Any], **more: Any) -> KafkaProducer:
+    """An idempotent producer; with `transactional_id` a transactional one."""
+    # 2 ms: kafka-python waits this long between the steps of a transaction; its default of 100 ms makes a commit 110 ms.
+    fixed = {"acks": "all", "retry_backoff_ms": 2, "transaction_timeout_ms": 15_000, "allow_auto_create_topics": False}
+    made = _connect(KafkaProducer, {**options, **fixed, **more})
+    if made.config["transactional_id"]:
+        # Fenced in the middle of a transaction, it would ask for a new epoch (KIP-360), which aborts its successor's.
+        made._transaction_manager._supports_epoch_bump = lambda: False
+    return made
+
+
+def admin(options: Mapping[str, Any]) -> KafkaAdminClient:
+    """An admin client."""
+    return _connect(KafkaAdminClient, dict(options))
+
+
+class Patience:
+    """Whether to wait on for Kafka: a broker that is away comes back, from one that answers nothing more is to be expected."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self.waiting = False
+        """Whether it was away when it was last asked."""
+
+    def lasts(self) -> bool:
+        """Ask it, within a few seconds; once it is back, whatever waits for it has its whole time again."""
+        before, quick = self.waiting, {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000}
+        try:
+            _connect(KafkaAdminClient, {**self._options, **quick}).close()
+            self.waiting = False
+        except (Unavailable, KafkaError):
+            self.waiting = True
+        return self.waiting or before
+
+
+def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+    """How many partitions topics have; one that is not there is left out."""
+    with admin(options) as asking:
+        described = asking.describe_topics(sorted(topics))
+    return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
+
+
+def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
+    """A topic's partitions, as the broker has them; none: there is no such topic, or this user may not see it.
+
+    The consumer's own `partitions_for_topic` has all topics of the cluster described.
+    """
+    cluster = consumer._cluster
+    cluster.add_topic(topic)
+    for _ in range(2):  # the first may have been on its way for other topics
+        consumer._net.run(cluster.refresh_metadata)
+        if found := cluster.partitions_for_topic(topic):
+            return set(found)
+    return set()
+
+
+def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
+    """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    with admin(options) as asking:
+        try:
+            found = asking.list_group_offsets({group: wanted}).get(group, {})
+        except KafkaError:
+            return False
+    return any(position.offset > 0 for position in found.values())
+
+
+def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
+    """All committed records of topics, as far as they go now; each partition's in order."""
+    with closing(consumer(options)) as reading:
+        assigned = [TopicPartition(t, p) for t in topics for p in partitions_of(reading, t)]
+        reading.assign(assigned)
+        begins, ends = reading.beginning_offsets(assigned), reading.end_offsets(assigned)
+        for tp, begin in begins.items():
+            reading.seek(tp, begin)
+        while any(reading.position(tp) < end for tp, end in ends.items()):
+            for records in reading.poll(500).values():
+                yield from records
+
+
+def _connect(client: Any, options: dict[str, Any]) -> Any:
+    kafka_private.check()
+    known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
+    where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
+    opened = []
+
+    def open_client(**config: Any) -> Any:
+        opened.append(client.DEFAULT_CONFIG["kafka_client"](**config))
+        return opened[-1]
+
+    try:
+        # A client whose constructor fails leaves its own thread and sockets behind, unless they are closed.
+        with ExitStack() as held:
+            held.callback(lambda: [connection.close() for connection in opened])
+            made = client(**known, kafka_client=open_client)
+            held.pop_all()
+        return made
+    except (ValueError, TypeError, AssertionError, ImportError) as reason:
+        raise ConfigError(
+            f"{where}: expected options in [kafka] that kafka-python accepts, got {' '.join(str(reason).split())}; correct them"
+        ) from reason
+    except KafkaError as reason:
+        if refused := permanent(reason, where):
+            raise refused from reason
+        raise Unavailable(
+            f"{where}: expected a broker to answer, got {reason or type(reason).__name__}; is it running?"
+        ) from reason

@@ -1,0 +1,236 @@
+"""Damage: places in a topic's log that can't be read any more, and how far each one goes."""
+
+from __future__ import annotations
+
+import struct
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
+from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch
+
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.kafka import clients
+
+UNREADABLE = (CorruptRecordError, struct.error)
+"""What the client raises for bytes that are no records; asked again, it would spin without end."""
+PATIENCE_S, ANSWERS = 5.0, 20
+"""For how long a broker may have nothing at an offset, and for how many times the time that it takes to answer something else."""
+
+
+class Damage(NamedTuple):
+    """Offsets from `start` up to `end` (not included) that can't be read, and why; no `end` if there is no telling."""
+
+    partition: int
+    start: int
+    end: int | None
+    why: str
+
+
+class Displaced(CorruptRecordError):
+    """A batch that does not begin where the one before it ends: the one thing of it that no checksum protects.
+
+    Args:
+        base: where it says that it begins.
+        end: the next offset after it, by what it says.
+    """
+
+    def __init__(self, tp: TopicPartition, start: int, base: int, end: int) -> None:
+        super().__init__(f"a batch that says it begins at {base}")
+        self.base, self.end = base, end
+        self.damage = Damage(tp.partition, start, None, f"a batch that says it begins at {base}")
+
+
+class _Lenient(bytearray):
+    """Bytes of which text is cut that may be no UTF-8."""
+
+    def __getitem__(self, at: Any) -> Any:
+        part = super().__getitem__(at)
+        return _Lenient(part) if isinstance(at, slice) else part
+
+    def decode(self, *_: str) -> str:
+        return super().decode("utf-8", "replace")
+
+
+class _Batch(DefaultRecordBatch):
+    """Reads a header whose name is no UTF-8: a producer's fault, for which the client would never get past the batch."""
+
+    __slots__ = ()
+
+    def _maybe_uncompress(self) -> None:
+        try:
+            super()._maybe_uncompress()
+        except (UnsupportedCodecError, MemoryError):
+            raise
+        except Exception as reason:  # each codec's library raises its own
+            raise CorruptRecordError(f"a batch that does not decompress: {reason}") from reason
+
+    def _read_msg(self) -> Any:
+        try:
+            return super()._read_msg()
+        except UnicodeDecodeError:
+            self._buffer = _Lenient(self._buffer)  # type: ignore[misc, has-type]
+            return super()._read_msg()
+
+
+class _Chain:
+    """A fetch's batches, one after the other.
+
+    Args:
+        strict: the first one must not begin before `start` either.
+    """
+
+    def __init__(self, batches: MemoryRecords, tp: TopicPartition, start: int, strict: bool) -> None:
+        self._batches, self._tp, self._start = batches, tp, start
+        self._first = not strict
+        self._ahead: Any = None
+
+    def next_batch(self) -> Any:
+        """The next batch; None: there is none.
+
+        Raises:
+            Displaced: it does not begin where it should; the first one may begin before. Compaction leaves holes, so one may
+                begin later, if the batch behind it agrees. `hole` says so where that batch is not here.
+        """
+        batch, self._ahead = self._ahead, None
+        if batch is None:
+            batch = self._batches.next_batch()
+        if batch is not None and batch.magic == 2:
+            if batch.base_offset > self._start:
+                self._ahead = self._batches.next_batch()
+            later = self._ahead is not None and self._ahead.magic == 2 and self._ahead.base_offset >= batch.next_offset
+            early = batch.base_offset < self._start and not self._first
+            if early or (batch.base_offset > self._start and not later):
+                raise Displaced(self._tp, self._start, batch.base_offset, batch.next_offset)
+            self._start, self._first = batch.next_offset, False
+            batch.__class__ = _Batch
+        return batch
+
+
+class _ChainedRecords(Fetcher.PartitionRecords):
+    strict = False
+
+    def _unpack_records(self, tp: TopicPartition, records: MemoryRecords, *more: Any) -> Any:
+        return super()._unpack_records(tp, _Chain(records, tp, self.fetch_offset, self.strict), *more)
+
+
+class _StrictRecords(_ChainedRecords):
+    strict = True
+
+
+def chained(consumer: KafkaConsumer, *, strict: bool = False) -> KafkaConsumer:
+    """Have a consumer check that batches follow on each other; compaction may have left holes between them.
+
+    Names of headers that are no UTF-8 are read, too, with U+FFFD for what is none.
+
+    Args:
+        strict: no batch may begin before the offset that is sought.
+    """
+    consumer._fetcher.PartitionRecords = _StrictRecords if strict else _ChainedRecords
+    return consumer
+
+
+def hole(options: Mapping[str, Any], topic: str, found: Displaced) -> bool:
+    """Whether a batch begins late because compaction took away what was before it: then the log goes on behind it.
+
+    A batch whose offset is damaged reaches over the one behind it, or over the log's end.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    tp = TopicPartition(topic, found.damage.partition)
+    if found.base < found.damage.start:
+        return False
+    with closing(chained(_one_by_one(options), strict=True)) as consumer, _answering(tp, found.end):
+        consumer.assign([tp])
+        log_end = consumer.end_offsets([tp])[tp]
+        behind = _failure(consumer, tp, found.end, log_end)
+        return found.end <= log_end and not (isinstance(behind, Displaced) and behind.base < found.end)
+
+
+def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -> bool:
+    """Whether the log can be read at an offset.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    tp = TopicPartition(topic, partition)
+    with closing(chained(_one_by_one(options))) as consumer, _answering(tp, offset):
+        consumer.assign([tp])
+        return _unsound(options, consumer, tp, offset, consumer.end_offsets([tp])[tp]) is None
+
+
+def damage(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Damage | None:
+    """The damage that begins at one of these positions; None: there is none, it was on the way and not in the log.
+
+    Raises:
+        Unavailable: the broker does not answer.
+    """
+    with closing(chained(_one_by_one(options))) as consumer:
+        for partition, start in positions.items():
+            tp = TopicPartition(topic, partition)
+            with _answering(tp, start):
+                if found := _damage(options, consumer, tp, start):
+                    return found
+    return None
+
+
+def _one_by_one(options: Mapping[str, Any]) -> KafkaConsumer:
+    return clients.consumer(options, max_partition_fetch_bytes=1, fetch_max_wait_ms=100)  # a fetch brings one batch
+
+
+@contextmanager
+def _answering(tp: TopicPartition, offset: int) -> Iterator[None]:
+    try:
+        yield
+    except KafkaError as reason:
+        raise Unavailable(
+            f"{tp.topic}[{tp.partition}]@{offset}: expected an answer, got {reason!r}; is the broker up?"
+        ) from reason
+
+
+def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Damage | None:
+    consumer.assign([tp])
+    log_end = consumer.end_offsets([tp])[tp]
+    if (found := _unsound(options, consumer, tp, start, log_end)) is None:
+        return None
+    if isinstance(found, Displaced):
+        return found.damage
+    # One by one, since all that a damaged batch says of its length may be damaged too; silence takes too long for that.
+    end, step = start + 1, 1
+    while why := _unsound(options, consumer, tp, end, log_end):
+        step = 2 * step if isinstance(why, TimeoutError) else 1
+        end += step
+    readable = lambda at: not _unsound(options, consumer, tp, at, log_end)  # noqa: E731
+    end = bisect_left(range(end), True, end - step + 1, end, key=readable)
+    return Damage(tp.partition, start, end, " ".join(str(found).split()))
+
+
+def _unsound(
+    options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int
+) -> Exception | None:
+    """Why nothing can be read at an offset; None: it can, or compaction took it away, or the log ends there."""
+    found = _failure(consumer, tp, at, log_end)
+    return None if isinstance(found, Displaced) and hole(options, tp.topic, found) else found
+
+
+def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int) -> Exception | None:
+    """Why nothing can be read at an offset; None: it can, or the log ends there."""
+    consumer.seek(tp, at)
+    begun = time.monotonic()
+    while at < log_end and consumer.position(tp) == at:
+        try:
+            consumer.poll(timeout_ms=100)
+        except UNREADABLE as reason:
+            return reason
+        if (waited := (asked := time.monotonic()) - begun) > PATIENCE_S:
+            consumer.end_offsets([tp])  # raises if the broker is silent altogether
+            if waited > ANSWERS * (time.monotonic() - asked):  # else it is slow, which is not to be taken for damage
+                return TimeoutError("nothing, though the log goes on")
+    return None

@@ -1,0 +1,280 @@
+"""Dead letters: records that can't be judged, kept with the reason and, byte for byte, the original."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import uuid
+from base64 import b64decode, b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from kafka.consumer.fetcher import ConsumerRecord
+from pyarrow import fs
+
+from tocsin.pipelines.runtime.declare.errors import Lost
+from tocsin.pipelines.runtime.telemetry import progress
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.engine.machine import Refusal
+
+# Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
+SIZE_LIMIT = 512 * 1024
+# Several rows of one message can be dead, each with the same original: small ones only are repeated.
+ROW_SIZE_LIMIT = SIZE_LIMIT // 100
+MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
+_REASON = "__connect.errors."
+_KEPT = "tocsin-dead-"
+_NULL = "tocsin-null-headers"
+GAP, OVERLOAD, READ = "takeover", "overload", "read"
+GAPS = (GAP, OVERLOAD, READ)
+"""Stages of letters that stand for records which nobody judged, without an original: lost before a takeover, skipped to keep up,
+or damaged in the log."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record, or one row of a record, that can't be judged, with why.
+
+    Args:
+        topic, partition, offset: where the record was read.
+        row: row in a many-row message; None for the whole message.
+        stage: what gave up: "decode", "sorted", ...
+        error: class name of the reason, such as "BadValue" or "TooLate".
+        message: the reason, without the position, such as "expected 21 sensors, got 20".
+        timestamp: Kafka's, ms since 1970 UTC; -1 if unknown.
+        key, value, headers: the original's, untouched.
+        kept: headers that tell where the original is, if it is too large to be here.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None
+    stage: str
+    error: str
+    message: str
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    kept: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None) -> DeadLetter:
+        """The dead letter of a consumed record, or of one row of it."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            row=row,
+            stage=stage,
+            error=error,
+            message=message,
+            timestamp=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers),
+        )
+
+    @classmethod
+    def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> DeadLetter:
+        """A letter without an original: it stands for the records from `offset` on that nobody read."""
+        return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
+
+    @classmethod
+    def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> DeadLetter:
+        """A letter that stands for records which are lost, from an offset on."""
+        return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
+
+    @classmethod
+    def read(cls, record: ConsumerRecord) -> DeadLetter:
+        """A dead letter as it was published: its own headers come last, whatever the original's are called."""
+        ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
+        cut = ours[-1] if ours else len(record.headers)
+        own = {name: value for name, value in record.headers[cut:] if value is not None}
+        said = {name: value.decode("utf-8", "replace") for name, value in own.items()}
+        null = {int(i) for i in said.get(_NULL, "").split(",") if i}
+        headers = record.headers[:cut]
+        return cls(
+            topic=said.get(f"{_REASON}topic", ""),
+            partition=int(said.get(f"{_REASON}partition", -1)),
+            offset=int(said.get(f"{_REASON}offset", -1)),
+            row=int(said["tocsin-row"]) if "tocsin-row" in said else None,
+            stage=said.get(f"{_REASON}stage", ""),
+            error=said.get(f"{_REASON}exception.class.name", ""),
+            message=said.get(f"{_REASON}exception.message", ""),
+            timestamp=int(said.get("tocsin-timestamp", -1)),
+            key=record.key,
+            value=record.value,
+            headers=tuple((name, None if i in null else value) for i, (name, value) in enumerate(headers)),
+            kept=tuple((name, value) for name, value in own.items() if name.startswith(_KEPT)),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of the original's value, wherever that is."""
+        return int(dict(self.kept).get(f"{_KEPT}size", b"") or len(self.value or b""))
+
+    @property
+    def destination(self) -> str:
+        """The topic that takes the dead letters of this one's topic."""
+        return f"{self.topic}.dlq"
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f" row {self.row}"
+        return f"{self.topic}[{self.partition}]@{self.offset}{row}: {self.message}; sent to {self.destination}"
+
+    def headers_out(self) -> list[tuple[str, bytes]]:
+        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts.
+
+        The original's timestamp is among them: as the record's own, retention could delete an old one at once. So are the
+        places of its headers that are null: the client does not write those.
+        """
+        reason: dict[str, str] = {
+            f"{_REASON}topic": self.topic,
+            f"{_REASON}partition": str(self.partition),
+            f"{_REASON}offset": str(self.offset),
+            f"{_REASON}stage": self.stage,
+            f"{_REASON}exception.class.name": self.error,
+            f"{_REASON}exception.message": self.message[:MESSAGE_LIMIT],
+            "tocsin-timestamp": str(self.timestamp),
+        }
+        if self.row is not None:
+            reason["tocsin-row"] = str(self.row)
+        if null := [str(i) for i, (_, value) in enumerate(self.headers) if value is None]:
+            reason[_NULL] = ",".join(null)
+        own = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
+        return [*((name, value or b"") for name, value in self.headers), *own, *self.kept]
+
+
+@dataclass
+class Tally:
+    """How many dead letters a shard has had since its very first start, and the newest one; kept in its snapshots.
+
+    Args:
+        newest: topic, partition, offset, row, stage, error, message and `at`, ms since the epoch.
+    """
+
+    count: int = 0
+    newest: dict[str, Any] | None = None
+
+    def note(self, letters: Sequence[DeadLetter | Refusal], topic: str, at: int) -> None:
+        """Count these, the last one being the newest."""
+        if not letters:
+            return
+        self.count += len(letters)
+        told = {
+            name: getattr(letters[-1], name) for name in ("partition", "offset", "row", "stage", "error", "message")
+        }
+        message = told["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # a snapshot keeps it as JSON
+        self.newest = {"topic": topic, **told, "message": message, "at": at}
+
+    def facts(self) -> dict[str, Any]:
+        """As a snapshot and `status` have it."""
+        return {"dead_letters": self.count, "dead_letter": self.newest}
+
+    @classmethod
+    def of(cls, *facts: Mapping[str, Any]) -> Tally:
+        """What snapshots say, taken together; those written before there was a tally say nothing."""
+        newest = [fact["dead_letter"] for fact in facts if fact.get("dead_letter")]
+        return cls(sum(fact.get("dead_letters", 0) for fact in facts), max(newest, key=itemgetter("at"), default=None))
+
+
+class OriginalStore:
+    """Originals too large for a dead-letter topic, as files `<lake>/_dead/<sha256>`.
+
+    Guarantee: a file is there in full or not at all, and the same content is the same file, so that writing it
+    again after a crash changes nothing.
+
+    Args:
+        filesystem: holds the lake.
+        lake: the lake's path in `filesystem`; empty for its root.
+        uri: how readers name the lake, such as `s3://bucket/lake`; default `lake`.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, lake: str, uri: str | None = None) -> None:
+        self._filesystem = filesystem
+        self._directory = posixpath.join(lake, "_dead")
+        self._uri = posixpath.join(uri or lake, "_dead")
+        self._last = ""  # rows of one message come one after the other: ask the file system once
+
+    def get(self, digest: str) -> bytes:
+        """What `put` stored under this SHA-256.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            ValueError: it is not what was stored.
+        """
+        path = f"{self._directory}/{digest}"
+        with self._filesystem.open_input_stream(path) as stream:
+            content = stream.read()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError(f"{self._uri}/{digest}: expected a file of that SHA-256, got another")
+        return content
+
+    def put(self, content: bytes) -> tuple[str, str]:
+        """Store `content` unless it is there. Returns its URI and its SHA-256 in hexadecimal."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = f"{self._directory}/{digest}"
+        if digest != self._last and self._filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            self._filesystem.create_dir(self._directory, recursive=True)
+            temporary = f"{path}.{uuid.uuid4().hex}"
+            with self._filesystem.open_output_stream(temporary) as stream:
+                stream.write(content)
+            self._filesystem.move(temporary, path)
+            progress.made()
+        self._last = digest
+        return f"{self._uri}/{digest}", digest
+
+
+def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+    """Replace an original that is too large by a reference to it. Call this before the transaction begins.
+
+    The value goes to the store over 512 KB in all (5 KB for one row of a message), and the headers `tocsin-dead-uri`,
+    `tocsin-dead-sha256` and `tocsin-dead-size` (bytes) tell where. When key and headers alone are over 512 KB the
+    whole record goes, as JSON `{key, value, headers}` with bytes in base64, and `tocsin-dead-format` is `record`.
+
+    Returns:
+        `letter` itself if it is small enough; otherwise one whose value is None.
+    """
+    value = letter.value or b""
+    beside = len(letter.key or b"") + sum(len(name) + len(content or b"") for name, content in letter.headers)
+    limit = SIZE_LIMIT if letter.row is None else ROW_SIZE_LIMIT
+    if beside > SIZE_LIMIT:
+        whole = {"key": letter.key, "value": letter.value, "headers": letter.headers}
+        content = orjson.dumps(whole, default=lambda data: b64encode(data).decode())
+        letter = replace(letter, key=None, headers=(), kept=((f"{_KEPT}format", b"record"),))
+    elif value and beside + len(value) > limit:
+        content = value
+    else:
+        return letter
+    uri, digest = store.put(content)
+    reference = {"uri": uri, "sha256": digest, "size": str(len(content))}
+    kept = (*letter.kept, *((f"{_KEPT}{name}", text.encode()) for name, text in reference.items()))
+    return replace(letter, value=None, kept=kept)
+
+
+def internalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+    """The inverse of `externalise`: the original as it was read.
+
+    Raises:
+        FileNotFoundError, ValueError: the store does not have it any more.
+    """
+    if not letter.kept:
+        return letter
+    held = {name.removeprefix(_KEPT): content.decode() for name, content in letter.kept}
+    content = store.get(held["sha256"])
+    if held.get("format") == "record":
+        whole = orjson.loads(content)
+        key, value = (_bytes(whole[part]) for part in ("key", "value"))
+        headers = tuple((name, _bytes(text)) for name, text in whole["headers"])
+        return replace(letter, key=key, value=value, headers=headers, kept=())
+    return replace(letter, value=content, kept=())
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text)

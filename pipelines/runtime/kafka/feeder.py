@@ -1,0 +1,266 @@
+"""Feeds tables to a Kafka topic as a live stream: recorded or simulated readings, at a chosen rate."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import inf
+from threading import Event
+from typing import Any, Literal, Self
+
+import numpy as np
+import orjson
+import polars as pl
+import pyarrow as pa
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaError, MessageSizeTooLargeError, for_code
+from kafka.partitioner.default import murmur2
+from kafka.producer.future import FutureRecordMetadata
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+
+SLICE = 0.01  # s of JSON readings sent without a look at the clock
+SLICE_ROWS = 1000  # and at most so many
+IN_FLIGHT = 16 << 20  # bytes not yet acknowledged; the client's own queue has no bound
+CONTENT_TYPE = {"json": b"application/json", "arrow": b"application/vnd.apache.arrow.stream", "jpeg": b"image/jpeg"}
+JPEG = "jpeg"
+"""The column of a frame's file."""
+DEFAULTS = {
+    "linger_ms": 5,
+    "batch_size": 1 << 17,
+    "bootstrap_timeout_ms": 10_000,
+    "request_timeout_ms": 10_000,
+    "delivery_timeout_ms": 30_000,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedReport:
+    """What a feed delivered.
+
+    Attributes:
+        messages, rows: acknowledged by the broker.
+        seconds: from the first row to the last acknowledgement.
+        behind: s by which rows were, at worst, sent later than the wanted rate asks; 0 where none was wanted.
+    """
+
+    messages: int
+    rows: int
+    seconds: float
+    behind: float
+
+
+def feed(
+    batches: Iterable[pa.RecordBatch | pl.DataFrame],
+    *,
+    kafka: Mapping[str, Any],
+    topic: str,
+    key: str,
+    rate: float | None = None,
+    format: Literal["json", "arrow", "jpeg"] = "json",
+    rows_per_message: int = 1000,
+    event_time: str | None = None,
+    stop: Event | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> FeedReport:
+    """Send every row to a topic: all rows of a key to one partition, in order.
+
+    The partition is Kafka's default for the key's text, in each format, so that other producers agree with it. In JSON
+    a message is one row under its key; in Arrow it is a stream of one batch, rows of one partition, without a key; as JPEG it is
+    the row's column `jpeg`, the other columns being headers.
+
+    Args:
+        batches: drawn no faster than they are sent, so they may be endless.
+        kafka: options of `KafkaProducer` (`bootstrap_servers`, `security_protocol`, `sasl_*`, `ssl_*`, ...); they
+            override `DEFAULTS`.
+        topic: must exist.
+        key: column that decides the partition; no nulls.
+        rate: rows/s, held by deadline: after a stall the feed catches up. None is as fast as the broker takes them.
+        format: `json`, `arrow`, which keeps the column types, or `jpeg`, for frames.
+        rows_per_message: the most rows in an Arrow message; a message does not reach across batches.
+        event_time: column to write the time of sending into (UTC, microseconds), added if missing.
+        stop: when set, the feed ends early.
+        progress: called with the number of rows sent so far, after 10 ms of JSON or an Arrow message.
+
+    Returns:
+        What the broker has acknowledged.
+
+    Raises:
+        ConfigError: a batch lacks the key column, a key is null, JSON has no form for a value, a message is too large.
+        Unavailable: the broker does not answer, the topic is missing, or a message is not acknowledged.
+
+    Guarantee:
+        When it returns, each row sent is in the topic once; when it raises, a prefix of each partition's rows may be.
+    """
+    if rows_per_message < 1 or (rate is not None and rate <= 0):
+        raise ConfigError(f"rate {rate}, rows_per_message {rows_per_message}; expected positive numbers, or no rate")
+    options = {**DEFAULTS, **kafka}
+    where = f"topic {topic} at {options.get('bootstrap_servers', 'localhost')}"
+    stop = stop or Event()
+    rows, behind = 0, 0.0
+    try:
+        route = _Route(_partitions(options, topic, where))
+        if format == "arrow":
+            encode, pieces = _arrow, _parts(batches, key, rows_per_message, route)
+        else:
+            encode = _json if format == "json" else _frames
+            pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
+        with _Outbox(options, topic, [("content-type", CONTENT_TYPE[format])]) as outbox:
+            start = time.monotonic()
+            for piece in pieces:
+                if rate is not None:
+                    due = start + (rows + len(piece)) / rate  # a piece goes out when its last reading is due
+                    stop.wait(max(0, due - time.monotonic()))
+                    behind = max(behind, time.monotonic() - due)
+                if stop.is_set():
+                    break
+                for message in encode(_stamped(piece, event_time) if event_time else piece, key, route):
+                    outbox.send(*message)
+                rows += len(piece)
+                if progress:
+                    progress(rows)
+            outbox.settle()
+            seconds = time.monotonic() - start
+            return FeedReport(messages=outbox.messages, rows=rows, seconds=seconds, behind=behind)
+    except MessageSizeTooLargeError as error:
+        raise ConfigError(f"{where}: {error}; lower rows_per_message, or raise the limits on message size") from error
+    except orjson.JSONEncodeError as error:
+        raise ConfigError(f"{where}: JSON has no form for a value ({error}); feed Arrow, or cast the column") from error
+    except KafkaError as error:
+        raise Unavailable(f"{where}: {error}; check that the broker is up, the topic and the options") from error
+
+
+Header = tuple[str, bytes]
+Message = tuple[bytes | None, bytes, int, Sequence[Header]]  # key, value, partition, headers beside the content type
+
+
+class _Route(dict[Any, tuple[bytes, int]]):
+    """From a key's value to the message key and the partition, as Kafka's default partitioner has it."""
+
+    def __init__(self, partitions: int) -> None:
+        self.partitions = partitions
+
+    def __missing__(self, value: Any) -> tuple[bytes, int]:
+        text = str(value).encode()
+        self[value] = text, (murmur2(text) & 0x7FFFFFFF) % self.partitions
+        return self[value]
+
+
+class _Outbox:
+    """A producer that bounds what is in flight and loses no error."""
+
+    def __init__(self, options: Mapping[str, Any], topic: str, headers: list[Header]) -> None:
+        self.messages = 0
+        self._topic, self._headers = topic, headers
+        self._pending: deque[tuple[FutureRecordMetadata, int]] = deque()
+        self._bytes = 0
+        try:
+            self._producer = KafkaProducer(**options)
+        except ValueError as error:
+            raise ConfigError(f"kafka: {error}; see kafka-python's KafkaProducer for what it knows") from error
+        self._producer.partitions_for(topic)  # now, not while the first message is due
+
+    def send(self, key: bytes | None, value: bytes, partition: int, headers: Sequence[Header]) -> None:
+        """Queue a message; waits while too much is in flight."""
+        future = self._producer.send(self._topic, value, key, [*self._headers, *headers], partition)
+        self._pending.append((future, len(value)))
+        self._bytes += len(value)
+        self.messages += 1
+        while self._pending and (self._bytes > IN_FLIGHT or self._pending[0][0].is_done):
+            self._take_oldest()
+
+    def settle(self) -> None:
+        """Wait until everything is acknowledged."""
+        while self._pending:
+            self._take_oldest()
+
+    def _take_oldest(self) -> None:
+        future, size = self._pending.popleft()
+        future.get()
+        self._bytes -= size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error:
+            self._producer._sender.force_close()  # close() alone waits for what is in flight, fails, and stays open
+        with suppress(KafkaError):
+            self._producer.close(timeout=5)
+
+
+def _partitions(options: Mapping[str, Any], topic: str, where: str) -> int:
+    # Not asked of the producer: kafka-python 3.0 loses allow_auto_create_topics, and would create the topic.
+    known = {name: value for name, value in options.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+    with KafkaAdminClient(**known) as admin:
+        for _ in range(20):
+            [found] = admin.describe_topics([topic])
+            if not found["error_code"]:
+                return len(found["partitions"])
+            time.sleep(0.1)  # a topic just created is not known to every broker at once
+    raise Unavailable(f"{where}: {for_code(found['error_code']).__name__}; create the topic, or correct its name")
+
+
+def _batches(batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str) -> Iterator[pa.RecordBatch]:
+    for given in batches:
+        table = given.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(given, pl.DataFrame) else given
+        if key not in table.column_names:
+            raise ConfigError(f"key column {key!r} is not among {table.column_names}; name one of these")
+        for batch in table.to_batches() if isinstance(table, pa.Table) else [table]:
+            if nulls := batch[key].null_count:
+                raise ConfigError(f"key column {key!r} is null in {nulls} of {len(batch)} rows; fill or drop them")
+            yield batch
+
+
+def _slices(batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str, rows: int) -> Iterator[pa.RecordBatch]:
+    rows = max(rows, 1)
+    for batch in _batches(batches, key):
+        for start in range(0, len(batch), rows):
+            yield batch.slice(start, rows)
+
+
+def _parts(
+    batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str, rows: int, route: _Route
+) -> Iterator[pa.RecordBatch]:
+    """Cut batches into parts of one partition and at most `rows` rows, nearly in the order of the rows."""
+    for batch in _slices(batches, key, rows * route.partitions):
+        partition = np.array([route[value][1] for value in batch[key].to_pylist()])
+        for number in np.unique(partition):
+            own = np.flatnonzero(partition == number)
+            for start in range(0, len(own), rows):
+                yield batch.take(pl.Series(own[start : start + rows]).to_arrow())  # pa.array would import pandas, 1 s
+
+
+def _json(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
+    for row in pl.DataFrame(batch).iter_rows(named=True):
+        text, partition = route[row[key]]
+        yield text, orjson.dumps(row), partition, ()
+
+
+def _frames(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
+    if JPEG not in batch.schema.names:
+        raise ConfigError(f"feed: expected a column {JPEG} with each frame's file, got {batch.schema.names}")
+    for row in pl.DataFrame(batch).iter_rows(named=True):
+        file, (text, partition) = row.pop(JPEG), route[row[key]]
+        yield text, file, partition, [(name, _fact(value)) for name, value in row.items() if value is not None]
+
+
+def _arrow(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    yield None, sink.getvalue().to_pybytes(), route[batch[key][0].as_py()][1], ()
+
+
+def _fact(value: Any) -> bytes:
+    """A header's text: a string and a time as they are, a number as JSON has it."""
+    return value.encode() if isinstance(value, str) else orjson.dumps(value).strip(b'"')
+
+
+def _stamped(batch: pa.RecordBatch, column: str) -> pa.RecordBatch:
+    now = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", "UTC")), len(batch))
+    if column in batch.schema.names:
+        return batch.set_column(batch.schema.get_field_index(column), column, now)
+    return batch.append_column(column, now)

@@ -1,0 +1,104 @@
+"""The private parts of kafka-python that this project relies on, and whether they are there.
+
+Fencing and the checks of the log go beyond what the library offers. Were one of these parts renamed, a patch would change nothing
+and nobody would be told. So each process that uses Kafka looks first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from types import CodeType
+from typing import Any
+
+import kafka
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
+from kafka.consumer.fetcher import Fetcher
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+from kafka.producer.transaction_manager import TransactionManager
+from kafka.record import MemoryRecords
+from kafka.record.default_records import DefaultRecordBatch
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+VERSION = "3.0.12"
+"""That pyproject.toml pins, and whose parts these are."""
+
+
+@cache
+def check() -> None:
+    """See that each part is there, takes what we give it, and is used by the library itself.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    if lacking := list(_lacking()):
+        raise ConfigError(
+            f"kafka-python: expected version {VERSION}, on whose private parts fencing and the checks of the log rest, got "
+            f"{kafka.__version__} without {', '.join(lacking)}; install kafka-python=={VERSION}"
+        )
+
+
+def _lacking() -> Iterator[str]:
+    if (records := getattr(Fetcher, "PartitionRecords", None)) is None:
+        yield "Fetcher.PartitionRecords"
+        return
+    methods: list[tuple[Any, str, tuple[str, ...]]] = [
+        (TransactionManager, "_supports_epoch_bump", ("self",)),
+        (records, "_unpack_records", ("self", "tp", "records")),
+        (MemoryRecords, "next_batch", ("self",)),
+        (DefaultRecordBatch, "_read_msg", ("self",)),
+        (KafkaTCPTransport, "_sock_recv", ("self",)),
+        (KafkaSSLTransport, "_sock_recv", ("self",)),
+        (KafkaAdminClient, "_find_coordinator_id", ("self", "key", "key_type")),
+        (KafkaConnectionManager, "run", ("self", "coro", "args")),
+        (KafkaConnectionManager, "send", ("self", "request", "node_id")),
+        (ClusterMetadata, "brokers", ("self",)),
+        (ClusterMetadata, "add_topic", ("self", "topic")),
+        (ClusterMetadata, "refresh_metadata", ("self",)),
+    ]
+    for owner, name, takes in methods:
+        method = getattr(owner, name, None)
+        if not callable(method) or tuple(inspect.signature(method).parameters)[: len(takes)] != takes:
+            yield f"{owner.__name__}.{name}({', '.join(takes)})"
+    # What is overridden or replaced has an effect only if the library's own code goes through it.
+    used: list[tuple[Any, str]] = [
+        (TransactionManager, "_supports_epoch_bump"),
+        (Fetcher, "PartitionRecords"),
+        (records, "_unpack_records"),
+        (records, "next_batch"),
+        (DefaultRecordBatch, "_read_msg"),
+        (DefaultRecordBatch, "_buffer"),
+        (KafkaTCPTransport, "_sock_recv"),
+        (KafkaProducer, "_transaction_manager"),
+        (KafkaConsumer, "_fetcher"),
+        (KafkaConsumer, "_cluster"),
+        (KafkaConsumer, "_net"),
+        (KafkaAdminClient, "_manager"),
+        (KafkaConnectionManager, "cluster"),
+    ]
+    for owner, name in used:
+        if not any(name in _names(code) for code in _codes(owner)):
+            yield f"a use of {name} in {owner.__name__}"
+    for name in ("base_offset", "next_offset", "magic"):
+        if not isinstance(getattr(DefaultRecordBatch, name, None), property):
+            yield f"DefaultRecordBatch.{name}"
+
+
+def _codes(owner: type) -> Iterator[CodeType]:
+    """The code of a class's own methods."""
+    for member in vars(owner).values():
+        method = member.fget if isinstance(member, property) else member
+        if code := getattr(method, "__code__", None):
+            yield code
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """All names that code uses, in functions inside it too."""
+    yield from code.co_names
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield from _names(part)

@@ -1,0 +1,352 @@
+"""The Reader: fetches a poll of records, decodes it to one Arrow batch. It keeps no truth: any reader can go on anywhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.corruption import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
+
+log = logging.getLogger(__name__)
+ORIGINALS_S = 20
+LAG_S = 1.0
+FAR = 5000
+"""Records that are cheaper to seek over than to read through."""
+SILENT_S = 30.0
+"""After so long without a record from a log that has more, damage is looked for."""
+RESTORED_S = 60.0
+"""How often it is looked whether a damaged partition has been restored."""
+
+
+@dataclass(frozen=True)
+class Poll:
+    """One poll, decoded.
+
+    Args:
+        table: identity columns, then the reading's; sorted by partition, then offset.
+        dead: what did not parse.
+        ends: partition -> next offset to read after this poll, which may lie behind records that are not ours to see.
+        behind: partition -> records in the log after this poll.
+        damaged: partition -> what is wrong with it; such a one is not read until it is restored.
+    """
+
+    table: pa.RecordBatch
+    dead: Sequence[DeadLetter]
+    ends: Mapping[int, int]
+    behind: Mapping[int, int]
+    damaged: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Log:
+    """The input topic as it stands: its identity, and each partition's first and next offset."""
+
+    topic_id: str
+    begin: Mapping[int, int]
+    end: Mapping[int, int]
+
+
+class Source(Protocol):
+    """Where a shard gets its records: a `Reader`, or one in another process."""
+
+    def log(self, shards: int = 0) -> Log: ...
+    def seek(self, positions: Mapping[int, int]) -> None: ...
+    def poll(self, timeout_ms: int) -> Poll | None: ...
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
+    def close(self) -> None: ...
+
+
+class Reader:
+    """Reads fixed partitions of one topic.
+
+    Guarantee: no group and no stored position: it starts where `seek` says, and a position outside the log is an error,
+    never a silent jump. A partition whose log is damaged is left where the damage begins, and the others go on; it is an error once
+    none is left. With `on_gap` "skip" a dead letter stands for what can't be read, and the partition goes on, too.
+    Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it back; what the client
+    library has prefetched is bounded by its fetch sizes.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        partitions: Sequence[int],
+        codec: Codec,
+        max_records: int,
+        on_gap: Literal["stop", "skip"] = "stop",
+    ) -> None:
+        self._options, self._topic, self._codec = dict(options), topic, codec
+        self._max_records, self._on_gap = max_records, on_gap
+        self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
+        self._reading = self._assigned
+        self._ends: dict[int, int] = {}
+        self._highs: dict[int, int] = {}
+        self._asked_at = 0.0
+        self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were asked again
+        self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where it begins
+        self._look_at = 0.0
+        self._moved_at: dict[int, float] = {}
+        self._astray = False
+        self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
+
+    @cached_property
+    def _consumer(self) -> KafkaConsumer:
+        return self._open()
+
+    def _open(self) -> KafkaConsumer:
+        consumer = clients.consumer(
+            self._options,
+            max_poll_records=self._max_records,
+            max_partition_fetch_bytes=8 << 20,
+            fetch_max_wait_ms=100,
+            receive_buffer_bytes=1 << 20,
+        )
+        consumer.assign(self._reading)
+        return chained(consumer)
+
+    def log(self, shards: int = 0) -> Log:
+        """The topic's identity and offsets.
+
+        Args:
+            shards: of the pipeline: partitions that the topic has been given since, and that belong with ours by
+                p mod shards, are ours from now on; 0: the partitions stay as they are.
+
+        Raises:
+            Unavailable: no broker answers.
+            ConfigError: there is no such topic.
+            Refused: this user may not see it.
+        """
+        where = f"topic {self._topic}"
+        with clients.admin(self._options) as admin:
+            (described,) = admin.describe_topics([self._topic])
+        if code := described.get("error_code"):
+            kind = for_code(code)
+            if kind is UnknownTopicOrPartitionError:
+                raise ConfigError(f"{where}: expected it to exist, got none; create it first")
+            raise permanent(kind(), where) or Unavailable(
+                f"{where}: expected its offsets, got {kind.__name__}; try again"
+            )
+        if shards:
+            ours = {tp.partition for tp in self._assigned}
+            added = [p for p in range(len(described["partitions"])) if p % shards in {o % shards for o in ours}]
+            self._assigned = [TopicPartition(self._topic, p) for p in sorted(ours.union(added))]
+        begin = self._consumer.beginning_offsets(self._assigned)
+        end = self._consumer.end_offsets(self._assigned)
+        return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Go to each partition's next offset; partitions that are not named are not read."""
+        self._damaged, self._ended = {}, None
+        self._go(positions)
+
+    def _go(self, positions: Mapping[int, int]) -> None:
+        self._ends = dict(positions)  # first: a broker that is away is asked again for these
+        self._moved_at = dict.fromkeys(self._ends, time.monotonic())
+        reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
+        if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
+            self._consumer.assign(reading)
+            self._reading = reading
+        for tp in reading:
+            self._consumer.seek(tp, positions[tp.partition])
+
+    def at(self, ms: int) -> dict[int, int]:
+        """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
+        found = self._consumer.offsets_for_times(dict.fromkeys(self._assigned, max(ms, 0)))
+        end = self._consumer.end_offsets(self._assigned)  # which an open transaction may hold back
+        return {tp.partition: min(found[tp].offset, end[tp]) if found.get(tp) else end[tp] for tp in self._assigned}
+
+    def poll(self, timeout_ms: int) -> Poll | None:
+        """The next records, decoded; None: nothing came within the time.
+
+        Raises:
+            PositionLost: the position is not inside the log any more.
+            RecordsCorrupt: what the log holds can't be read in any partition; all before it has been handed out.
+            Refused: nor can it be until a person changes something, such as a right or a codec.
+            Unavailable, KafkaError: the broker does not answer; the next call goes on where this one was to.
+        """
+        try:
+            if self._astray:  # the client may have moved on past records that were not handed out
+                self._go(self._ends)
+                self._astray = False
+            return self._poll(timeout_ms)
+        except (Unavailable, KafkaError):
+            self._astray = True
+            raise
+
+    def _poll(self, timeout_ms: int) -> Poll | None:
+        if self._ended:
+            raise self._ended
+        if restored := self._restored():
+            log.info("%s: partitions %s can be read again", self._topic, sorted(restored))
+            self._go(self._ends | restored)
+            return self._nothing()
+        if found := self._silence():
+            return self._pass_over(found)
+        try:
+            fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        except OffsetOutOfRangeError as reason:
+            raise PositionLost(
+                f"{self._topic}: expected offsets {self._ends} inside the log, got {reason}; see `--on-gap`"
+            ) from reason
+        except Displaced as late:
+            if not hole(self._options, self._topic, late):
+                return self._pass_over(late.damage)
+            self._reopen({late.damage.partition: late.base})
+            return None
+        except UNREADABLE:
+            self._reopen({})
+            return self._pass_over(damage(self._options, self._topic, self._ends))
+        except KafkaError as reason:
+            if refused := permanent(reason, f"{self._topic}, records from {self._ends} on"):
+                self._ended = refused
+                raise refused from reason
+            raise
+        records = [record for tp in sorted(fetched) for record in fetched[tp]]
+        ends = {tp.partition: self._consumer.position(tp) for tp in self._reading}
+        moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
+        if not moved:
+            return None
+        self._ends |= moved
+        self._moved_at |= dict.fromkeys(moved, time.monotonic())
+        table, dead = self._codec.decode(records)
+        return Poll(table, dead, moved, self._behind(), self._lines)
+
+    @property
+    def _lines(self) -> dict[int, str]:
+        return {partition: str(lost) for partition, (_, lost) in self._damaged.items()}
+
+    def _nothing(self, *letters: DeadLetter, ends: Mapping[int, int] | None = None) -> Poll:
+        """A poll without records."""
+        table, _ = self._codec.decode([])
+        return Poll(table, letters, ends or {}, self._behind(), self._lines)
+
+    def _reopen(self, at: dict[int, int]) -> None:
+        """Go on with another consumer, for one that has met what it can't read would meet it again."""
+        self._consumer.close()
+        del self._consumer  # opened again when it is needed, which may fail
+        self._go(self._ends | at)
+
+    def _restored(self) -> dict[int, int]:
+        """Damaged partitions that can be read again, and where; looked at now and then."""
+        if not self._damaged or time.monotonic() < self._look_at:
+            return {}
+        self._look_at = time.monotonic() + RESTORED_S
+        with suppress(Unavailable):
+            found = {p: at for p, (at, _) in self._damaged.items() if sound(self._options, self._topic, p, at)}
+            self._damaged = {p: d for p, d in self._damaged.items() if p not in found}
+            return found
+        return {}
+
+    def _behind(self) -> dict[int, int]:
+        """Records in the log behind what has been handed over; a partition that is not known yet says nothing."""
+        if time.monotonic() - self._asked_at > LAG_S:  # a fetch says it too, but of a time long before its last record
+            self._asked_at = time.monotonic()
+            with suppress(KafkaError):
+                self._highs |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
+        for tp in self._reading:
+            if high := self._consumer.highwater(tp):
+                self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
+        return {p: max(high - self._ends[p], 0) for p, high in self._highs.items() if p in self._ends}
+
+    def _silence(self) -> Damage | None:
+        """Damage by which the broker itself finds nothing: it answers with neither a record nor an error, for ever."""
+        now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
+        silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
+        self._moved_at |= dict.fromkeys(silent, now)
+        try:
+            return damage(self._options, self._topic, silent) if silent else None
+        except Unavailable:  # that explains it
+            return None
+
+    def _pass_over(self, found: Damage | None) -> Poll | None:
+        """Go on behind damage, with a dead letter for what lay there, or raise; None: nothing was found."""
+        if found is None:
+            return None
+        partition, start, end, why = found
+        lost = RecordsCorrupt(
+            f"{self._topic}[{partition}]@{start}: expected records as they were written, got {why}; restore the partition "
+            f"from a replica" + (f", or go on from {end} with `--on-gap skip`" if end else "")
+        )
+        if end is None or self._on_gap == "stop":
+            self._damaged[partition] = start, lost
+            self._look_at = time.monotonic() + RESTORED_S
+            if not (left := {p: at for p, at in self._ends.items() if p != partition}):
+                self._ended = lost
+                raise lost
+            log.error("%s", lost)
+            self._go(left)
+            return self._nothing()
+        log.error("skipped: %s", lost)
+        self._ends[partition] = end
+        self._consumer.seek(TopicPartition(self._topic, partition), end)
+        gap = DeadLetter.gap(lost, self._topic, partition, start, stage="read")
+        return self._nothing(gap, ends={partition: end})
+
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        """Records as they are in the log, for dead letters that a stage asks for.
+
+        Raises:
+            PositionLost: one of them is no longer there.
+            Unavailable: the broker does not give them within 20 s.
+        """
+        self._second = self._second or chained(clients.consumer(self._options))
+        found: list[ConsumerRecord] = []
+        for partition, wanted in offsets.items():
+            tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))
+            self._second.assign([tp])
+            self._second.seek(tp, left[0])
+            give_up = time.monotonic() + ORIGINALS_S
+            while left:
+                try:
+                    records = self._second.poll(timeout_ms=1000).get(tp, [])
+                except OffsetOutOfRangeError as reason:
+                    raise PositionLost(
+                        f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log: {reason}"
+                    ) from reason
+                except UNREADABLE as reason:  # damage that was passed over may lie between two of them
+                    if self._second.position(tp) >= left[0]:
+                        raise PositionLost(
+                            f"{self._topic}[{partition}]@{left[0]}: refused, and now damaged in the log: {reason}"
+                        ) from reason
+                    self._second.seek(tp, left[0])
+                    continue
+                for record in records:
+                    if left and record.offset > left[0]:
+                        raise PositionLost(f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log")
+                    if left and record.offset == left[0]:
+                        found.append(record)
+                        left.popleft()
+                if left and left[0] - self._second.position(tp) > FAR:
+                    self._second.seek(tp, left[0])
+                if time.monotonic() > give_up:
+                    raise Unavailable(
+                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record in {ORIGINALS_S} s, "
+                        "got none; is the broker up?"
+                    )
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+        if self._second:
+            self._second.close()
+
+
+def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
+    return {tp.partition: offset for tp, offset in offsets.items()}

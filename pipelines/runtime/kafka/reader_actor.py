@@ -1,0 +1,121 @@
+"""A Reader in a process of its own, as a Ray actor: a saturated Python thread beside torch would slow a small network 3-5x."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+
+from tocsin.pipelines.runtime.telemetry import logs, progress
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY, ReaderProcess
+
+if TYPE_CHECKING:
+    from kafka.consumer.fetcher import ConsumerRecord
+
+    from tocsin.pipelines.runtime.formats.codec import Codec
+    from tocsin.pipelines.runtime.kafka.reader import Log, Poll
+
+log = logging.getLogger(__name__)
+AHEAD = 2
+"""Polls asked for in advance: the reader decodes one while the shard steps over the other; more would only wait in memory."""
+POLL_MS = 200
+
+
+def started() -> Any:
+    """A reader's process that will be told what to read; whoever knows that it will need one does not wait for it then."""
+    env = {name: os.environ[name] for name in (*KEEP_MEMORY, logs.FORMAT, logs.LEVEL) if name in os.environ}
+    return ray.remote(num_cpus=0, max_restarts=0)(ReaderProcess).remote(env)
+
+
+class RemoteReader:
+    """A `Source` whose reader may die: it is made anew and goes on at the first offset that was not handed over.
+
+    Guarantee: as `Reader`. Reading has no outside effect, so a reader's death needs no takeover.
+
+    Args:
+        process: of `started`; None: a new one.
+        others: as of `Reader`.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        topic: str,
+        partitions: Sequence[int],
+        codec: Codec,
+        max_records: int,
+        on_gap: Literal["stop", "skip"] = "stop",
+        process: Any = None,
+    ) -> None:
+        self._topic, self._opening = topic, (options, topic, partitions, codec, max_records, on_gap)
+        self._actor = self._open(process or started())
+        self._ahead: deque[Any] = deque()
+        self._next: dict[int, int] = {}
+        self._sought = True
+        """Whether the reader knows where to go on."""
+
+    def log(self, shards: int = 0) -> Log:
+        return self._ask(lambda reader: reader.log.remote(shards))
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        self._next, self._sought = dict(positions), False
+        self._ahead.clear()
+        self._ask(lambda reader: reader.seek.remote(self._next))
+        self._sought = True
+
+    def poll(self, timeout_ms: int) -> Poll | None:
+        try:
+            if not self._sought:
+                _answer(self._actor.seek.remote(self._next))
+                self._sought = True
+            while len(self._ahead) < AHEAD:
+                self._ahead.append(self._actor.poll.remote(POLL_MS))
+            ready, _ = ray.wait([self._ahead[0]], timeout=timeout_ms / 1000)
+            if not ready:
+                return None
+            polled: Poll | None = _answer(self._ahead.popleft())
+        except (ActorDiedError, ActorUnavailableError):
+            self._revive()
+            return None
+        if polled:
+            self._next |= polled.ends
+            progress.made()
+        return polled
+
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+        return self._ask(lambda reader: reader.originals.remote(offsets))
+
+    def close(self) -> None:
+        ray.kill(self._actor)
+
+    def _open(self, process: Any) -> Any:
+        process.open.remote(*self._opening)  # in front of all other calls
+        return process
+
+    def _ask(self, call: Callable[[Any], Any]) -> Any:
+        """Call the reader, a new one if it has died."""
+        try:
+            return _answer(call(self._actor))
+        except (ActorDiedError, ActorUnavailableError):
+            self._revive()
+            return _answer(call(self._actor))
+
+    def _revive(self) -> None:
+        """A new reader; it is told where to go on when it is next asked for records, for the broker may be away now."""
+        log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
+        ray.kill(self._actor)  # it may only be out of reach
+        self._ahead.clear()
+        self._actor, self._sought = self._open(started()), not self._next
+
+
+def _answer(reference: Any) -> Any:
+    """What the reader returns, or its own error: one line, not Ray's many about it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as reason:
+        raise reason.cause from reason

@@ -1,0 +1,165 @@
+"""Dead letters sent again, to be judged once more: each letter once, however often and by however many that is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import orjson
+import pyarrow as pa
+from kafka.errors import KafkaError
+
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, content_type
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.dead_letters import GAPS, DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.kafka.topics import create_topic
+from tocsin.pipelines.runtime.lake.storage import Lake
+
+MARKS = "_tocsin.replayed"
+"""A compacted topic: which letters have been sent again, by `<id of the dead-letter topic>/<partition>/<offset>`."""
+HEADER = "tocsin-replay"
+MOST = 3
+"""A record that has died so often is not sent again."""
+TOGETHER = 200
+"""Letters in a transaction."""
+LARGEST = 64 << 20
+"""Bytes; the client's own limit is 1 MiB, a topic's may be larger, and the record came from there."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A dead letter and where it lies.
+
+    Args:
+        partition, offset: of the letter itself.
+        at: when it was published, ms since the epoch.
+        again: how often its record has been sent again before.
+    """
+
+    partition: int
+    offset: int
+    at: int
+    again: int
+    letter: DeadLetter
+
+
+@dataclass
+class Redelivered:
+    """What became of the letters that were asked for.
+
+    Args:
+        sent: now; each is a record of its input topic.
+        before: sent by an earlier call.
+        exhausted: their record has died three times after it was sent again.
+        lost: there is no original: a gap's letter, or its file is gone from the lake.
+    """
+
+    sent: int = 0
+    before: int = 0
+    exhausted: int = 0
+    lost: int = 0
+
+
+def held(options: Mapping[str, Any], *topics: str) -> Iterator[Held]:
+    """The dead letters of dead-letter topics."""
+    for r in clients.committed(options, topics):
+        letter = DeadLetter.read(r)
+        again = dict(letter.headers).get(HEADER) or b""
+        yield Held(r.partition, r.offset, r.timestamp, int(again) if again.isdigit() and len(again) < 9 else 0, letter)
+
+
+def redeliver(
+    options: Mapping[str, Any], lake: Lake, topic: str, wanted: Callable[[Held], bool], limit: int | None = None
+) -> Redelivered:
+    """Send the records of dead letters to their topic and partition again, key, value, headers and time as they were.
+
+    Of a message with many rows only the dead row is sent, as a message of its own. `tocsin-replay` counts how often.
+
+    Guarantee: a letter is sent at most once, ever: it is marked in the transaction that sends it, and a second call of the
+    same topic fences the first. A record that dies again is a new letter.
+
+    Args:
+        topic: dead-letter topic.
+        wanted: which of its letters.
+        limit: send at most so many.
+
+    Raises:
+        Unavailable: Kafka does not answer, or another call took over; what was sent before stays sent.
+    """
+    store, done = OriginalStore(lake.files, "", lake.place()), Redelivered()
+    with clients.admin(options) as admin:
+        create_topic(admin, MARKS, 1, **{"cleanup.policy": "compact"})
+        (described,) = admin.describe_topics([topic])
+    own = {"transactional_id": f"tocsin.replay/{topic}", "linger_ms": 0, "max_request_size": LARGEST}
+    try:
+        with closing(clients.producer(options, **own)) as producer:
+            producer.init_transactions()
+            marked = {r.key.decode() for r in clients.committed(options, [MARKS])}  # only now: nobody else adds to them
+            letters = (
+                (f"{described['topic_id']}/{x.partition}/{x.offset}", x) for x in held(options, topic) if wanted(x)
+            )
+            left = islice(_sendable(letters, marked, store, done), limit)
+            while together := list(islice(left, TOGETHER)):
+                producer.begin_transaction()
+                for mark, record in together:
+                    producer.send(**record)
+                    when = orjson.dumps({"at": int(time.time() * 1000)})
+                    producer.send(MARKS, key=mark.encode(), value=when, partition=0)
+                producer.commit_transaction()
+                done.sent += len(together)
+    except KafkaError as reason:
+        raise Unavailable(
+            f"{topic}: expected to send dead letters again, got {reason!r} after {done.sent}; ask again: none is sent twice"
+        ) from reason
+    return done
+
+
+def _sendable(
+    letters: Iterator[tuple[str, Held]], marked: set[str], store: OriginalStore, done: Redelivered
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each letter's mark and the arguments by which a producer sends its record; what can't be sent is counted."""
+    for mark, x in letters:
+        if mark in marked:
+            done.before += 1
+        elif x.again >= MOST:
+            done.exhausted += 1
+        elif (record := _record(x, store)) is None:
+            done.lost += 1
+        else:
+            yield mark, record
+
+
+def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
+    if x.letter.partition < 0 or x.letter.stage in GAPS:
+        return None
+    try:
+        original = internalise(x.letter, store)
+    except (FileNotFoundError, ValueError):
+        return None
+    if original.row is not None and original.value and content_type(original.headers) == ARROW_STREAM:
+        original = replace(original, value=_row(original.value, original.row))
+    # The client refuses to send a header without a value, and a record with neither key nor value.
+    headers = [(name, value or b"") for name, value in original.headers if name != HEADER]
+    value = b"" if original.key is original.value is None else original.value
+    return {
+        "topic": original.topic,
+        "partition": original.partition,
+        "key": original.key,
+        "value": value,
+        "headers": [*headers, (HEADER, str(x.again + 1).encode())],
+        "timestamp_ms": original.timestamp if original.timestamp >= 0 else None,
+    }
+
+
+def _row(value: bytes, row: int) -> bytes:
+    """A stream with one row of another."""
+    table = pa.ipc.open_stream(value).read_all().slice(row, 1).combine_chunks()
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

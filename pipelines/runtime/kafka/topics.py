@@ -1,0 +1,184 @@
+"""The topics that a pipeline needs, made when they are missing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.journal import LARGEST, LONG
+from tocsin.pipelines.runtime.kafka import clients
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.control.deployment import Deployment
+    from tocsin.pipelines.runtime.engine.plan import Plan
+    from tocsin.pipelines.runtime.lake.storage import Lake
+
+log = logging.getLogger(__name__)
+GROW_S = 30
+LEAST = 4 * LONG
+"""Bytes of a journal's record without which a shard does not start; what is above that is for large plans in marks."""
+JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
+"""Settings of a journal's topic."""
+
+
+def declared(plan: Plan, lake: Lake) -> Pipeline:
+    """The pipeline that a plan makes.
+
+    Raises:
+        ConfigError, ModelError: it makes none of the plan's name.
+    """
+    pipeline = plan.build(lake)
+    if pipeline.name != plan.name:
+        raise ConfigError(
+            f"pipeline {plan.name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend "
+            f"{plan.factory}"
+        )
+    return pipeline
+
+
+def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
+    """A deployment with its topics made and their partitions known.
+
+    Args:
+        alerts: whether its alerts land in the table `alerts`, too.
+        create_input: as of `provision`.
+
+    Raises:
+        ConfigError, ModelError: the plan does not make a pipeline of its name.
+        ConfigError, Unavailable: as of `provision`.
+    """
+    from tocsin.pipelines.runtime.control.deployment import landing
+
+    pipeline = declared(order.plan, order.lake)
+    partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
+    lands = pipeline.rules and alerts
+    return replace(
+        order,
+        partitions=partitions,
+        lands=provision(order.kafka, landing(order.name).build(order.lake), shards=1) if lands else 0,
+    )
+
+
+def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
+    """Make the alert topic of a pipeline that has rules, dead-letter and journal topics; check the input topic.
+
+    The journal has a partition a shard at least.
+
+    Args:
+        create_input: partitions of the input topic if it is to be made, too; 0: it must be there.
+
+    Returns:
+        The input topic's number of partitions.
+
+    Raises:
+        ConfigError: the input topic is missing or compacted, or has fewer partitions than there are shards, or the journal
+            takes only small records and we may not change that.
+    """
+    with clients.admin(options) as admin:
+        try:
+            if create_input:
+                create_topic(admin, pipeline.topic, create_input)
+            partitions = _partitions(admin, pipeline.topic)
+            if not partitions:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
+                )
+            if shards > partitions:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected a partition for each of the {shards} shards at least, got {partitions}; "
+                    f"set pipelines.{pipeline.name}.shards = {partitions}, or add partitions"
+                )
+            policy = _setting(admin, pipeline.topic, "cleanup.policy", "delete")
+            if "compact" in policy:
+                raise ConfigError(
+                    f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
+                )
+            if pipeline.rules:
+                create_topic(admin, pipeline.alerts, partitions)
+            create_topic(admin, pipeline.dead_letters, 1)
+            create_topic(admin, pipeline.journal, shards, **JOURNAL)
+            if _partitions(admin, pipeline.journal) < shards:
+                _grow(admin, pipeline.journal, shards)
+            _widen(admin, pipeline.journal)
+        except KafkaError as reason:
+            raise Unavailable(
+                f"Kafka at {options.get('bootstrap_servers')}: {reason!r}; check its address and your rights"
+            ) from reason
+    return partitions
+
+
+def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
+    """Make the alert and dead-letter topics again where they are gone, or no transaction of a shard could ever end.
+
+    Raises:
+        KafkaError: it can't be done now, or this user may not do it.
+    """
+    with clients.admin(options) as admin:
+        if pipeline.rules:
+            create_topic(admin, pipeline.alerts, _partitions(admin, pipeline.topic) or 1)
+        create_topic(admin, pipeline.dead_letters, 1)
+
+
+def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> None:
+    """Make a topic, unless it is there: then no right to make it is needed either."""
+    if _partitions(admin, topic):
+        return
+    wanted = {topic: {"num_partitions": partitions, "configs": configs}}
+    with contextlib.suppress(TopicAlreadyExistsError):
+        admin.create_topics(wanted, wait_for_metadata=True)
+
+
+def _grow(admin: Any, topic: str, partitions: int) -> None:
+    """Give a topic more partitions, and wait until the broker says so."""
+    admin.create_partitions({topic: partitions})
+    give_up = time.monotonic() + GROW_S
+    while (there := _partitions(admin, topic)) < partitions:
+        if time.monotonic() > give_up:
+            raise Unavailable(
+                f"topic {topic}: expected {partitions} partitions within {GROW_S} s, got {there}; try again"
+            )
+        time.sleep(0.1)
+
+
+def _partitions(admin: Any, topic: str) -> int:
+    (described,) = admin.describe_topics([topic])
+    return 0 if described.get("error_code") else len(described["partitions"])
+
+
+def _widen(admin: Any, journal: str) -> None:
+    """Have a journal's topic take the largest record, also one that was made before this was set."""
+    most = int(_setting(admin, journal, "max.message.bytes", str(LARGEST)))
+    if most >= LARGEST:
+        return
+    wanted = {"max.message.bytes": str(LARGEST)}
+    try:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, journal, wanted)])
+    except KafkaError as reason:
+        line = (
+            f"topic {journal}: expected max.message.bytes of {LARGEST} at least, got {most}, and {reason!r} when it was to be "
+            f"raised: a larger record would end the shard; `kafka-configs --alter --entity-type topics --entity-name {journal} "
+            f"--add-config max.message.bytes={LARGEST}`"
+        )
+        if most < LEAST:
+            raise ConfigError(line) from reason
+        log.warning("%s", line)
+
+
+def _setting(admin: Any, topic: str, name: str, default: str) -> str:
+    """A topic's setting; a broker that can't say (Tansu) has the default."""
+    wanted = ConfigResource(ConfigResourceType.TOPIC, topic)
+    try:
+        found = admin.describe_configs([wanted], config_filter="all")
+    except KafkaError:
+        return default
+    (configs,) = (topics[topic] for topics in found.values())
+    return str(configs.get(name, {}).get("value", default))

@@ -1,0 +1,100 @@
+"""Compaction: a table's small files made into large ones, and what nobody needs any more deleted."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+from pyarrow import fs
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.lake.storage import FRAMES, Lake
+
+log = logging.getLogger(__name__)
+DAY = r"\d{4}-\d\d-\d\d"
+LEAST_MS = 24 * 3_600_000
+"""Shards write files first and commit them later: younger ones may belong to a commit under way."""
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What was done: small files that were there, large ones that took their place, old ones deleted."""
+
+    table: str
+    files_before: int
+    files_after: int
+    vacuumed: int
+
+
+def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
+    """Rewrite a table's small files as few large ones; safe beside running shards, and readers see the same rows.
+
+    Args:
+        vacuum: also delete files that no version of this age needs, 24h at least.
+
+    Raises:
+        ConfigError: too short an age.
+        Unavailable: there is no table, or another compaction was at work.
+    """
+    if vacuum and milliseconds(vacuum) < LEAST_MS:
+        raise ConfigError(
+            f"vacuum {vacuum}: expected 24h at least, or it would take files that shards are about to commit"
+        )
+    uri, options, place = lake.uri(name), lake.options or None, lake.place(name)
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        raise Unavailable(f"{place}: expected a table, got none; start its pipeline with `tocsin up`")
+    try:
+        table = DeltaTable(uri, storage_options=options)
+        done = table.optimize.compact()
+        hours = milliseconds(vacuum) // 3_600_000 if vacuum else 0
+        try:
+            gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True) if vacuum else []
+        finally:
+            table.cleanup_metadata()
+    except CommitFailedError as reason:
+        raise Unavailable(f"{place}: compaction met another one: {reason}; nothing has changed, try again") from reason
+    except (DeltaError, OSError) as reason:
+        raise Unavailable(
+            f"{place}: expected to make small files into large ones and to delete old ones, got {str(reason).splitlines()[0]}; "
+            "no row is lost; give this user the right to delete there, and try again"
+        ) from reason
+    return Compacted(place, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
+
+
+def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
+    """Delete the days of kept frames that are over for longer than `age`. Returns how many days were deleted.
+
+    A day that can't be deleted is logged and stays; the next time tries again. What is no day's folder stays, too.
+    """
+    files, folder = lake.files, f"{FRAMES}/{pipeline}"
+    oldest = (datetime.now(UTC) - timedelta(milliseconds=milliseconds(age))).date().isoformat()
+    days = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    gone = 0
+    for day in days:
+        if day.type != fs.FileType.Directory or not re.fullmatch(DAY, day.base_name) or day.base_name >= oldest:
+            continue
+        try:
+            files.delete_dir(day.path)
+            gone += 1
+        except (OSError, ValueError) as reason:
+            log.warning("%s: these old frames could not be deleted, so they stay: %s", day.path, reason)
+    return gone
+
+
+def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
+    """Compact tables that are there by now, and drop the frames of a pipeline that are older than an age."""
+    drop_frames(lake, *frames)
+    there = [n for n in names if DeltaTable.is_deltatable(lake.uri(n), storage_options=lake.options or None)]
+    done = []
+    for name in there:
+        try:
+            done.append(compact(lake, name, vacuum))
+        except Unavailable as reason:  # the other tables are not to wait for it
+            log.warning("%s", reason)
+    return done

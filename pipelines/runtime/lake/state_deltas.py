@@ -1,0 +1,89 @@
+"""Cuts as plain data: a chain made whole, and the state of some shards dealt out to others. No stage is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.rows import Rows, concat
+from tocsin.pipelines.runtime.declare.state import Cut
+
+
+def whole(chain: Sequence[Cut]) -> Cut:
+    """One full cut in place of a full one and those that follow it."""
+    first, last = chain[0], chain[-1]
+    starts = np.cumsum([0, *(len(cut.keys) for cut in chain)])
+    at = np.full(int(last.facts["capacity"]), -1)  # slot -> where its newest content is, all cuts laid end to end
+    for start, cut in zip(starts, chain, strict=False):
+        at[cut.freed.numpy()] = -1
+        at[cut.keys["slot"].to_numpy()] = start + np.arange(len(cut.keys))
+    chosen = at[at >= 0]
+    keys = _batch(pa.Table.from_batches([cut.keys for cut in chain]).take(chosen), first.keys.schema)
+    none = torch.zeros(0, dtype=torch.int64)
+    return Cut(True, keys, none, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
+
+
+def deal(cuts: Sequence[Cut], shards: int) -> list[Cut]:
+    """The state of some shards, dealt out to `shards` others: partition p goes to p mod `shards`.
+
+    Args:
+        cuts: full ones of one shape.
+
+    Returns:
+        Full ones; a key keeps its tensors and its rows that wait, and gets another slot.
+    """
+    starts = np.cumsum([0, *(len(cut.keys) for cut in cuts)])
+    keys = pa.Table.from_batches([cut.keys for cut in cuts])
+    owner = keys["partition"].to_numpy() % shards
+    at = np.empty(len(owner), np.int64)  # where a key is, all cuts laid end to end -> its new slot
+    waiting = {
+        name: concat(
+            [
+                _moved(cut.waiting[name], cut, start)
+                for start, cut in zip(starts, cuts, strict=False)
+                if name in cut.waiting
+            ]
+        )
+        for name in sorted({name for cut in cuts for name in cut.waiting})
+    }
+    dealt = []
+    for shard in range(shards):
+        chosen = np.flatnonzero(owner == shard)
+        at[chosen] = np.arange(len(chosen))
+        own = keys.take(chosen).set_column(0, "slot", pa.array(at[chosen]))
+        rows = {name: r.keep(torch.from_numpy(owner[r.slots.numpy()] == shard)) for name, r in waiting.items()}
+        rows = {
+            name: Rows(r.table, torch.from_numpy(at[r.slots.numpy()]), r.tensors) for name, r in rows.items() if len(r)
+        }
+        reached = {p: ms for cut in cuts for p, ms in cut.facts.get("reached", {}).items()}
+        facts: dict[str, Any] = {
+            **{name: min(cut.facts.get(name, 0) for cut in cuts) for name in ("next_sweep", "now", "ticked")},
+            "reached": {p: ms for p, ms in reached.items() if int(p) % shards == shard},
+            "leaving": sorted({key for cut in cuts for key in cut.facts.get("leaving", ())}),
+            "capacity": len(chosen),
+        }
+        cells = _cells(cuts, torch.from_numpy(chosen))
+        dealt.append(Cut(True, _batch(own, cuts[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts))
+    return dealt
+
+
+def _cells(cuts: Sequence[Cut], chosen: Tensor) -> dict[str, Tensor]:
+    """Each cell's content at `chosen`, all cuts laid end to end."""
+    return {name: torch.cat([cut.cells[name] for cut in cuts]).index_select(0, chosen) for name in cuts[0].cells}
+
+
+def _moved(rows: Rows, cut: Cut, start: int) -> Rows:
+    """The same rows, their slots replaced by where their keys are, all cuts laid end to end."""
+    at = np.empty(int(cut.facts["capacity"]), np.int64)
+    at[cut.keys["slot"].to_numpy()] = start + np.arange(len(cut.keys))
+    return Rows(rows.table, torch.from_numpy(at[rows.slots.numpy()]), rows.tensors)
+
+
+def _batch(table: pa.Table, schema: pa.Schema) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema)

@@ -1,0 +1,201 @@
+"""Where tables, snapshots, models and large dead letters lie: a local folder or an object store."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NewType, cast
+from urllib.parse import unquote, urlsplit
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.telemetry import progress
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pyarrow import fs
+
+Uri = NewType("Uri", str)
+"""An address, percent-encoded. A path is a `str` or a `Path`, as the file system has it; `Lake.uri` makes one of the other."""
+UNFIT = r"[\x00-\x1f\x7f\ud800-\udfff\[\]^|]|%[0-9A-Fa-f]{2}" + (r"|\\" if os.sep == "/" else "")
+"""What must not be in a local lake's name: Delta decodes it once too often, or stops at it."""
+FIT = r"a folder that Delta can open: no [ ] ^ | or \ in its name, no % before two hexadecimal digits, no control characters"
+CHUNK = 32 << 20
+FRAMES = "frames"
+"""The folder of frames that rows name: `frames/<pipeline>/<day>/`, the day by Kafka's timestamps."""
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A folder on any file system that Arrow reads: `lake`, `/data/lake`, `s3://bucket/lake`."""
+
+    root: str
+    options: dict[str, str] = field(default_factory=dict, repr=False)  # for Delta's own store; may hold secrets
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, an absolute path; None: the lake is in an object store."""
+        return local(self.root)
+
+    @property
+    def files(self) -> fs.FileSystem:
+        """The file system, rooted at the lake's folder."""
+        from pyarrow import fs  # here, for settings check a lake's name in commands that open none
+
+        if (folder := self.folder) is None:
+            system, path = fs.FileSystem.from_uri(self.root)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            system, path = fs.LocalFileSystem(), str(folder)
+        return fs.SubTreeFileSystem(path, system)
+
+    def place(self, *parts: str) -> str:
+        """How people name something in the lake: its path, or an object store's address."""
+        return posixpath.join(str(self.folder or self.root), *parts)
+
+    def uri(self, *parts: str) -> Uri:
+        """The address of something in the lake, as Delta takes it.
+
+        Raises:
+            ConfigError: Delta can't open a folder of that name.
+        """
+        if (folder := self.folder) is None:
+            return Uri(posixpath.join(self.root, *parts))
+        check_name(folder)
+        return Uri(folder.joinpath(*parts).as_uri())
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Write a file that may be there already.
+
+        Guarantee: it is as it was or whole, also after a kill, a full disk or a loss of power.
+        """
+        if (folder := self.folder) is None:
+            write(self.files, path, content)  # an object store shows a file when it is whole
+        else:
+            write_aside(folder / path, content)
+
+    def scan(self, table: str) -> pl.LazyFrame:
+        """A table's rows. Nothing is read before they are collected; each collection reads as of the last commit."""
+        import polars as pl
+        from deltalake import DeltaTable
+
+        uri = self.uri(table)
+        if (folder := self.folder) is None or re.fullmatch(r"[\w./:-]*", str(folder.resolve()), re.ASCII):
+            return pl.scan_delta(uri, storage_options=self.options or None)
+        # It takes a lazy frame as well, and then hands filters down to it.
+        read = cast("Callable[[], pl.DataFrame]", partial(_files, uri))
+        return pl.defer(read, schema=lambda: pl.Schema(DeltaTable(uri).schema()))
+
+
+def _files(uri: Uri) -> pl.LazyFrame:
+    """A local table's rows as of now, for folders of any name.
+
+    `pl.scan_delta` takes the encoded paths that Delta gives it as they are, and a folder `site=1` above the table for a column.
+    Partition columns are read off the files' paths inside the table, so filters on them skip no files.
+    """
+    import polars as pl
+    from deltalake import DeltaTable
+
+    table = DeltaTable(uri)
+    schema, columns = pl.Schema(table.schema()), table.metadata().partition_columns
+    if not (paths := [unquote(path) for path in table.file_uris()]):
+        return pl.LazyFrame(schema=schema)
+    rows = pl.scan_parquet(
+        paths,
+        schema=pl.Schema({name: kind for name, kind in schema.items() if name not in columns}),
+        hive_partitioning=False,
+        missing_columns="insert",
+        extra_columns="ignore",
+        include_file_paths="\0path",
+        glob=False,
+    )
+    inside = pl.col("\0path").str.slice(len(unquote(urlsplit(table.table_uri).path)))
+    parts = [inside.str.extract(f"(?:^|/){c}=([^/]*)/").cast(schema[c]).alias(c) for c in columns]
+    return rows.with_columns(parts).select(schema.names())
+
+
+def local(place: str) -> Path | None:
+    """The absolute path that a person means by a path or by a `file://` address; None: it is another address.
+
+    Raises:
+        ConfigError: the address is of another machine, or cannot be told from a path.
+    """
+    if "://" not in place:
+        return Path(place).expanduser().absolute()
+    parts = urlsplit(place)
+    if parts.scheme != "file":
+        return None
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+        raise ConfigError(f"{place}: expected file:// and an absolute path, got another address; write the path alone")
+    return Path(unquote(parts.path))
+
+
+def check_name(folder: Path) -> None:
+    """Whether Delta can open tables in this folder.
+
+    Raises:
+        ConfigError: its name has a character that Delta takes for another one, or stumbles over.
+    """
+    real = os.path.realpath(folder)  # Delta follows links, too
+    if found := re.search(UNFIT, real):
+        raise ConfigError(
+            f"lake {real!r}: expected {FIT}; got {found[0]!r}; rename it, or set lake.path to another one"
+        )
+
+
+@contextmanager
+def aside(file: Path) -> Iterator[BinaryIO]:
+    """Write a file beside the one that is there, have it on the disk, and only then give it its name; after an error, never.
+
+    A link keeps pointing to its file. What is no file, such as `/dev/stdout`, is written to as it is.
+    """
+    file = file.resolve()
+    if file.exists() and not file.is_file():
+        with file.open("wb") as out:
+            yield out
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        with beside.open("wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_aside(file: Path, content: bytes) -> None:
+    """A whole file, see `aside`."""
+    with aside(file) as out:
+        out.write(content)
+
+
+def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
+    """Write a file whole, making its folder."""
+    files.create_dir(posixpath.dirname(path), recursive=True)
+    with files.open_output_stream(path) as out:
+        for start in range(0, len(content), CHUNK):
+            out.write(memoryview(content)[start : start + CHUNK])
+            progress.made()
+
+
+def read(files: fs.FileSystem, path: str) -> bytes:
+    """A file's content.
+
+    Raises:
+        FileNotFoundError
+    """
+    parts = []
+    with files.open_input_stream(path) as source:
+        while part := source.read(CHUNK):
+            parts.append(part)
+            progress.made()
+    return parts[0] if len(parts) == 1 else b"".join(parts)

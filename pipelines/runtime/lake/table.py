@@ -1,0 +1,380 @@
+"""The results table: a Delta table, one commit a checkpoint, the input positions in the same commit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import posixpath
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import AddAction
+from pyarrow import fs
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLost, Unavailable
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.lake.storage import Lake, write
+from tocsin.pipelines.runtime.telemetry import progress
+
+log = logging.getLogger(__name__)
+PARTITION = "event_date"
+ATTEMPTS = 20
+LOOKED_AT = 64
+"""Files of the table whose presence a takeover checks: all of a large table would take it too long."""
+KEPT = {"delta.logRetentionDuration": "interval 1 days"}
+"""A commit every few seconds: Delta's own 30 days of log would be half a million files, which nobody reads."""
+
+
+@dataclass(frozen=True)
+class Owned:
+    """What an owner starts from: its epoch, each partition's next offset (R), the last checkpoint's name (0: none)."""
+
+    epoch: int
+    positions: Mapping[int, int]
+    checkpoint: int
+
+
+class Sink:
+    """One shard's hand on the results table, which other shards and other pipelines may write to as well.
+
+    Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
+    ours. Delta does not deduplicate by itself: a commit made from a freshly loaded table is always accepted. So after
+    `own` every commit is made from a version at which we have seen our own epoch.
+    Columns that are new are added; those that nobody writes any more stay. Rows that lack a column read null there.
+
+    Args:
+        shards: of the pipeline; the table knows their number, and refuses whoever goes by another.
+    """
+
+    def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
+        self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
+        self._files, self._place = lake.files, lake.place(pipeline.folder)
+        self._epoch_id = f"{pipeline.name}/{shard}#epoch"
+        self._checkpoint_id = _checkpoint_id(pipeline.name, shard)
+        self._epoch = 0
+        self._table: DeltaTable
+
+    def known(self) -> bool:
+        """Whether the table is there and this shard has had an owner. Nothing is made.
+
+        Raises:
+            LakeLost: the table's log can't be read.
+        """
+        return self._there() and self._open().transaction_version(self._epoch_id) is not None
+
+    def own(self, start: Mapping[int, int], above: int = 0) -> Owned:
+        """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
+
+        If the shard has had an owner before, such a partition was added since, and is judged from its first record on.
+        Only what is read here, after the epoch, is the truth about R.
+
+        Args:
+            above: an epoch that the new one exceeds, for a table that has lost its own.
+
+        Raises:
+            ConfigError: the table has a column of another type, or the pipeline another number of shards.
+            LakeLost: the table's log can't be read.
+        """
+        p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
+        options = self._lake.options or None
+        if not self._there():
+            with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
+                DeltaTable.create(
+                    uri,
+                    p.table,
+                    mode="ignore",
+                    partition_by=[PARTITION],
+                    name=p.folder,
+                    configuration=KEPT,
+                    storage_options=options,
+                )
+        self._table = self._open()
+        self._widen(p.table)
+        for _ in range(ATTEMPTS):
+            before = self._read(self._epoch_id)
+            self._epoch = max(before or 0, above) + 1
+            missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
+            if before is not None:
+                missing = dict.fromkeys(missing, 0)
+            if (shards := self._read(shards_id(p.name))) is None:
+                missing[shards_id(p.name)] = self._shards
+            elif shards != self._shards:
+                raise ConfigError(
+                    f"{p.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
+                    "`tocsin up` moves its state"
+                )
+            try:
+                self._commit([], {self._epoch_id: self._epoch} | missing)
+                break
+            except CommitFailedError:
+                self._table.update_incremental()
+        else:
+            raise Unavailable(
+                f"{self._place}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
+            )
+        self._look()
+        positions = {n: self._read(self._position_id(n)) or 0 for n in start}
+        return Owned(self._epoch, positions, self._read(self._checkpoint_id) or 0)
+
+    def stands(self) -> None:
+        """See that the table is still there; to be asked before anything is written beside it.
+
+        Raises:
+            LakeLost: it is not.
+        """
+        if not self._there():
+            raise LakeLost(
+                f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} "
+                "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with "
+                "`--on-gap skip`"
+            )
+
+    def absent(self, most: int = LOOKED_AT) -> list[str]:
+        """Which of the table's files are not there; of a table with more than `most` files, that many are looked at."""
+        return absent(self._table, self._files, self._pipeline.folder, most)
+
+    def repair(self) -> None:
+        """Take files that are not there out of the table, so that the others can be read."""
+        with contextlib.suppress(CommitFailedError):  # another shard does the same
+            self._table.repair()
+        self._look()
+
+    def check(self, columns: pa.Schema) -> None:
+        """Whether the table would take rows with these columns.
+
+        Raises:
+            ConfigError: it has one of them with another type.
+        """
+        self._missing(columns)
+
+    def keep(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """Write files that rows name: path in the lake, content."""
+        for path, content in files:
+            write(self._files, path, content)
+
+    def write(self, results: Sequence[pa.RecordBatch]) -> list[AddAction]:
+        """Write rows as Parquet files that nobody sees until `publish`; the table gets the columns that they need."""
+        if not results:
+            return []
+        # A re-run may have passed a change of plan: rows before it lack the new columns.
+        table = pa.concat_tables([pa.Table.from_batches([r]) for r in results], promote_options="default")
+        if self._widen(table.schema):
+            self._look()  # adding columns went to a version at which we had not seen our epoch
+        return self.files(table)
+
+    def files(self, table: pa.Table) -> list[AddAction]:
+        """Write rows as files of a table that need not be there yet: all of them, or none is left."""
+        written: list[AddAction] = []
+        for date in pc.unique(table[PARTITION]):
+            path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
+            try:
+                written.append(self._file(path, date, table.filter(pc.equal(table[PARTITION], date))))
+            except OSError:  # as when the lake is full: it would only become fuller
+                for left in (path, *(action.path for action in written)):
+                    with contextlib.suppress(OSError):
+                        self._files.delete_file(posixpath.join(self._pipeline.folder, left))
+                raise
+        return written
+
+    def publish(self, files: Sequence[AddAction], positions: Mapping[int, int], checkpoint: int) -> None:
+        """The one atomic step: rows, positions and the checkpoint's name become visible together.
+
+        Called again after an OSError, it sees whether the commit was made after all: from the version that was looked at
+        then, a second one would be refused.
+
+        Raises:
+            Fenced: another owner has raised the epoch.
+        """
+        txn = self._stamp(positions, checkpoint)
+        for attempt in range(ATTEMPTS):
+            try:
+                self._commit(files, txn)
+                break
+            except (CommitFailedError, OSError) as reason:
+                self._look()
+                if self._read(self._checkpoint_id) == checkpoint:  # it did commit, only its reply was lost
+                    break
+                if isinstance(reason, OSError):
+                    raise
+                owner = {"pipeline": self._pipeline.name, "shard": self._shard}
+                log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
+        else:
+            raise Unavailable(f"{self._place}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
+        self._look()
+
+    def _there(self) -> bool:
+        return DeltaTable.is_deltatable(self._lake.uri(self._pipeline.folder), self._lake.options or None)
+
+    def _open(self) -> DeltaTable:
+        place = self._lake.place(self._pipeline.folder)
+        try:
+            return DeltaTable(self._lake.uri(self._pipeline.folder), storage_options=self._lake.options or None)
+        except DeltaError as reason:
+            why = str(reason).splitlines()[0]
+            if "object store" in why.lower():  # it does not answer
+                raise Unavailable(f"{place}: expected to read the table's log, got {why}; try again") from reason
+            raise LakeLost(
+                f"lake {place}: expected a table's log in its _delta_log, got {why}; restore that folder from a backup, or move "
+                f"{place} away and begin a new table with `--on-gap skip`"
+            ) from reason
+
+    def _look(self) -> None:
+        """Go to the newest version, which is ours to build on only if the epoch is."""
+        self._table.update_incremental()
+        if (epoch := self._read(self._epoch_id)) != self._epoch:
+            raise Fenced(f"{self._epoch_id}: expected {self._epoch}, got {epoch}: another process owns this shard now")
+
+    def _commit(self, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
+        commit(self._table, files, txn)
+
+    def _stamp(self, positions: Mapping[int, int], checkpoint: int) -> dict[str, int]:
+        """What a checkpoint's commit says beside its rows."""
+        own = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
+        return own | {self._position_id(n): o for n, o in positions.items()}
+
+    def _read(self, app_id: str) -> int | None:
+        return self._table.transaction_version(app_id)
+
+    def _position_id(self, partition: int) -> str:
+        return f"{self._pipeline.name}/{self._pipeline.topic}/{partition}"
+
+    def _widen(self, columns: pa.Schema) -> bool:
+        """Add columns that the table lacks; whether it lacked any."""
+        for attempt in range(ATTEMPTS):
+            if not (missing := self._missing(columns)):
+                return attempt > 0
+            try:
+                self._table.alter.add_columns(missing)
+                log.info("%s: new columns %s", self._place, [f.name for f in missing])
+            except CommitFailedError:  # another shard may have added them
+                self._table.update_incremental()
+        raise Unavailable(
+            f"{self._place}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
+        )
+
+    def _missing(self, columns: pa.Schema) -> list[Field]:
+        there = {f.name: f.type for f in self._table.schema().fields}
+        wanted = Schema.from_arrow(columns).fields
+        for f in wanted:
+            if f.name in there and there[f.name] != f.type:
+                raise ConfigError(
+                    f"table {self._place}: expected column {f.name} as {there[f.name].to_json()}, got "
+                    f"{f.type.to_json()}; give the new one another name"
+                )
+        return [f for f in wanted if f.name not in there]
+
+    def _file(self, path: str, date: pa.Scalar, table: pa.Table) -> AddAction:
+        whole = posixpath.join(self._pipeline.folder, path)
+        self._files.create_dir(posixpath.dirname(whole), recursive=True)
+        pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        progress.made()
+        bytes_ = self._files.get_file_info(whole).size
+        return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
+
+
+def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:
+    """Which files that a table names are not there.
+
+    Args:
+        files: the lake's file system; `folder`: the table's in it.
+        most: how many to look at, spread over the whole table; None: all.
+    """
+    named = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    step = max(-(-len(named) // most), 1) if most else 1
+    paths = [posixpath.join(folder, path) for path in named[::step]]
+    return [info.path for info in files.get_file_info(paths) if info.type == fs.FileType.NotFound]
+
+
+def shards_id(pipeline: str) -> str:
+    """Under which id a table knows a pipeline's number of shards."""
+    return f"{pipeline}#shards"
+
+
+def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
+    """Commit files and numbers in one step, unless a number of these has changed since the version that `table` is at."""
+    table.create_write_transaction(
+        list(files),
+        mode="append",
+        schema=table.schema(),
+        partition_by=[PARTITION],
+        commit_properties=_properties(txn),
+    )
+
+
+def start_over(owners: Sequence[tuple[Sink, int]], positions: Mapping[int, int], rows: str) -> int | None:
+    """Delete rows, move all shards' positions and name their checkpoints, in one commit.
+
+    Guarantee: as `Sink.publish`, for all of them at once.
+
+    Args:
+        owners: of all shards of the pipeline, in the order in which they raised their epochs; with the checkpoints' names.
+        rows: which ones, as SQL.
+
+    Returns:
+        How many rows are gone; None: it is done, but the commit's reply was lost.
+
+    Raises:
+        Fenced: another owner has raised a shard's epoch.
+    """
+    table = owners[-1][0]._table  # it has seen the others' epochs, too
+    txn: dict[str, int] = {}
+    for sink, name in owners:
+        sink._table = table
+        txn |= sink._stamp(positions, name)
+    for _ in range(ATTEMPTS):
+        for sink, _name in owners:
+            sink._look()
+        if all(sink._read(sink._checkpoint_id) == name for sink, name in owners):
+            return None
+        version = table.version()
+        try:
+            deleted = table.delete(rows, commit_properties=_properties(txn))["num_deleted_rows"]
+            if table.version() == version:  # no row matches, so there was nothing for it to commit
+                owners[0][0]._commit([], txn)
+            return deleted
+        except CommitFailedError as reason:
+            log.info("starting over is tried again: %s", reason)
+    raise Unavailable(
+        f"{owners[0][0]._place}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
+    )
+
+
+def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
+    """The name of a shard's newest checkpoint, for those who only look; 0: there is none."""
+    uri, options = lake.uri(pipeline), lake.options or None
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        return 0
+    return DeltaTable(uri, storage_options=options).transaction_version(_checkpoint_id(pipeline, shard)) or 0
+
+
+def _checkpoint_id(pipeline: str, shard: int) -> str:
+    return f"{pipeline}/{shard}#checkpoint"
+
+
+def _properties(txn: Mapping[str, int]) -> CommitProperties:
+    return CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()])
+
+
+def _stats(table: pa.Table) -> str:
+    """Delta's file statistics, by which a query skips files."""
+    least: dict[str, Any] = {}
+    most: dict[str, Any] = {}
+    for field in table.schema:
+        if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
+            ends = pc.min_max(table[field.name])
+            if ends["min"].is_valid:
+                # A stage may make a time that Python has no form for: the file holds it, its statistics do not.
+                with contextlib.suppress(OverflowError, ValueError):
+                    least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
+    nulls = {n: table[n].null_count for n in least}
+    return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()

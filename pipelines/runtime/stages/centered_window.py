@@ -1,0 +1,178 @@
+"""Each row together with what came before it and what comes after it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.clock import Timer
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.rows import Groups, Rows, concat
+from tocsin.pipelines.runtime.declare.state import (
+    Cell,
+    CellStore,
+    Declared,
+    Pending,
+    PendingStore,
+    Ring,
+    RingStore,
+    Store,
+)
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.rules import NEVER
+
+
+class Around:
+    """Each row together with its key's `past` rows before it and `ahead` rows after it, once those have come.
+
+    A key's rows go on in order, each once, with their columns and tensors. What a key does not have, before its first row and
+    after its last, is zero in a window and not `there`. A key that has gone silent is waited for no longer: its rows go on
+    with what there is. If it comes back they are not judged again, but are the past of what comes, unless that is a lapse.
+
+    Hands on `tensors[name]`: `[B, past + 1 + ahead, *shape]`, oldest first, the row itself at `past`; and
+    `tensors[name + "_there"]`: `[B, past + 1 + ahead]` bool.
+
+    Args:
+        tensor: of `Rows`, what windows are made of: `[B, *shape]` of `dtype`, on the CPU.
+        lapse: where a key's next row has an event time more than this after the row before, no window reaches across: rows
+            that wait go on with what they have, and the past begins anew. None: never.
+        wait: a key that has not been heard of for so long is silent; as in `Silence`, what counts is when its readings came.
+            It must be longer than that of a `Sorted` before it, or windows close without the rows that still wait there.
+        without: other tensors of `Rows`, which end here: what waits is copied in every step and lies in every snapshot, too
+            much for a frame's pixels.
+
+    Raises:
+        ConfigError: `past` or `ahead` is negative; in a step, the tensor has another shape or dtype.
+    """
+
+    def __init__(
+        self,
+        past: int,
+        ahead: int,
+        tensor: str = "features",
+        *,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        name: str = "window",
+        lapse: str | None = None,
+        wait: str = "2s",
+        without: Sequence[str] = (),
+    ) -> None:
+        if past < 0 or ahead < 0:
+            raise ConfigError(f"around {tensor}: expected past and ahead of at least 0, got {past} and {ahead}")
+        self._past, self._ahead, self._tensor, self._name = past, ahead, tensor, name
+        self._shape, self._dtype, self._without = tuple(shape), dtype, frozenset(without)
+        self._lapse, self._wait = -NEVER if lapse is None else milliseconds(lapse), milliseconds(wait)
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {
+            "past": Ring(self._past, math.prod(self._shape), self._dtype),
+            "newest": Cell(dtype=torch.int64, fill=NEVER),  # event time of the last row that went on
+            "heard": Cell(dtype=torch.int64),
+            "waiting": Pending(),
+        }
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._wait)]
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        past, newest, heard, waiting = (state[n] for n in ("past", "newest", "heard", "waiting"))
+        assert isinstance(past, RingStore) and isinstance(newest, CellStore)
+        assert isinstance(heard, CellStore) and isinstance(waiting, PendingStore)
+        at.hear(heard)
+        rows = self._owned(rows)
+        if waiting.rows is not None:
+            rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
+        g = rows.groups()
+        times = at.times(rows)[g.order]
+        before = torch.cat([times[:1], times[:-1]])
+        before[g.starts] = newest[g.slots]
+        values = rows.tensors[self._tensor].reshape(len(rows), math.prod(self._shape))
+        line = _Line(g, values, *past.tail(g.slots), times - before > self._lapse, self._ahead)
+        waits = line.open & ~at.due(heard, self._wait)[rows.slots]
+        through = g.lengths - torch.bincount(line.key[waits], minlength=len(g.slots))
+        some = through > 0
+        until = (line.starts + through)[some]
+        newest[g.slots[some]] = times[(g.starts + through - 1)[some]]
+        past.replace(
+            g.slots[some], line.at(until[:, None] + torch.arange(-self._past, 0)), until - line.span[until - 1]
+        )
+        if len(rows):  # else it is a tick that changes nothing, and must not seem to
+            waiting.rows = rows.keep(waits)
+        windows, there = line.around(line.place[~waits], self._past)
+        windows = windows.reshape(*there.shape, *self._shape)
+        return rows.keep(~waits).with_tensors(**{self._name: windows, f"{self._name}_there": there})
+
+    def _owned(self, rows: Rows) -> Rows:
+        """The rows with the tensors that go on, in memory of their own: a snapshot takes no views of what is shared."""
+        values = rows.tensors[self._tensor]
+        if (tuple(values.shape[1:]), values.dtype) != (self._shape, self._dtype):
+            raise ConfigError(
+                f"around {self._tensor}: expected [B, *{list(self._shape)}] {self._dtype}, got {list(values.shape)} "
+                f"{values.dtype}; say its shape and dtype"
+            )
+        going = {name: t.detach() for name, t in rows.tensors.items() if name not in self._without}
+        return replace(
+            rows, tensors={name: t.clone(memory_format=torch.contiguous_format) for name, t in going.items()}
+        )
+
+
+class _Line:
+    """Each key's past and then its rows, one key after the other: P places on a line.
+
+    The line is cut into spans, out of which no window reaches: at each key's end, at each lapse, and where a past begins.
+    A span goes by the place of its first row.
+
+    Args:
+        values: `[B, W]`, the rows' in the order in which they came.
+        tail, count: `[K, past, W]` and `[K]`, each key's past, right-aligned.
+        lapsed: `[B]` bool, in the groups' order: there is a lapse right before the row.
+
+    Attributes:
+        starts: `[K]`, the place of each key's first row.
+        key, place: `[B]`, each row's key, 0 to K - 1, and its place.
+        span: `[P]`, each place's span.
+        open: `[B]` bool, the row's window reaches beyond what its key has so far.
+    """
+
+    def __init__(self, g: Groups, values: Tensor, tail: Tensor, count: Tensor, lapsed: Tensor, ahead: int) -> None:
+        past, keys, self._ahead = tail.shape[1], torch.arange(len(g.slots)), ahead
+        self.starts = g.starts + past * (keys + 1)
+        ends = self.starts + g.lengths
+        key = torch.repeat_interleave(keys, g.lengths)
+        place = torch.arange(len(key)) + past * (key + 1)
+        self.key, self.place = torch.empty_like(key), torch.empty_like(place)
+        self.key[g.order], self.place[g.order] = key, place
+        self._values = torch.cat([values, tail.flatten(0, 1), values.new_zeros(1, values.shape[1])])
+        self._nothing = len(self._values) - 1
+        length = len(key) + past * len(keys) + ahead + 1  # as far as windows at the end reach
+        self._source = torch.full((length,), self._nothing)
+        self._source[(self.starts[:, None] + torch.arange(-past, 0)).flatten()] = len(key) + torch.arange(
+            past * len(keys)
+        )
+        self._source[self.place] = torch.arange(len(key))
+        begins = torch.zeros(length, dtype=torch.bool)
+        begins[torch.cat([self.starts - count, ends, place[lapsed]])] = True
+        self.span = torch.where(begins, torch.arange(length), 0).cummax(0).values
+        last = (ends - 1)[self.key]
+        self.open = (self.span[last] == self.span[self.place]) & (self.place + ahead > last)
+
+    def at(self, places: Tensor) -> Tensor:
+        """The values at `places`, `[*places.shape, W]`."""
+        return self._pick(self._source[places])
+
+    def around(self, places: Tensor, past: int) -> tuple[Tensor, Tensor]:
+        """The windows around `places` (`[R]`), `[R, past + 1 + ahead, W]`, and what is there in them."""
+        reach = places[:, None] + torch.arange(-past, self._ahead + 1)
+        there = self.span[reach] == self.span[places][:, None]
+        return self._pick(torch.where(there, self._source[reach], self._nothing)), there
+
+    def _pick(self, which: Tensor) -> Tensor:
+        return self._values.index_select(0, which.flatten()).unflatten(0, which.shape)

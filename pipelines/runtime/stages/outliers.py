@@ -1,0 +1,184 @@
+"""Readings that one reading alone must not make law: far ahead of their key's order, or a counter's restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.clock import Timer
+from tocsin.pipelines.runtime.declare.rows import Rows, concat
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Pending, PendingStore, Store
+from tocsin.pipelines.runtime.engine.rules import NEVER
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.engine.machine import Step
+
+CONFIRM_MS = 7 * 86_400_000
+"""A reading in doubt waits so long for its key's next one."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What readings are sorted by.
+
+    Args:
+        position: rows -> `[B]` int64.
+        late: how far a reading may lag behind its key's newest, in positions.
+        scale: positions to a unit of the column.
+        newest: the position that each key has reached.
+    """
+
+    position: Callable[[Rows], Tensor]
+    late: int
+    scale: int
+    newest: CellStore
+
+
+@dataclass
+class _Line:
+    """One key's readings, gone through in the order in which they came.
+
+    Args:
+        reached: the key's newest position.
+        line: place -> how many times its counter had started again.
+        refused: place -> the newest position when it was refused.
+    """
+
+    reached: int
+    doubt: int | None = None
+    restarts: int = 0
+    line: dict[int, int] = field(default_factory=dict)
+    refused: dict[int, int] = field(default_factory=dict)
+    repeated: int = 0
+
+
+class Doubts:
+    """Sets a key's doubtful reading aside until its next one comes; see `Sorted`.
+
+    Args:
+        by: the column of positions; None: the event time.
+        jump, restart: as of `Sorted`.
+    """
+
+    def __init__(self, by: str | None, jump: float | None, restart: float | None) -> None:
+        self._by, self._jump, self._restart = by, jump, restart
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        return {"doubted_at": Cell(dtype=torch.int64, added=True), "doubted": Pending(added=True)}
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("doubted_at", CONFIRM_MS)]
+
+    def lines(self, rows: Rows, order: Order, state: Mapping[str, Store], at: Step) -> Iterator[tuple[Tensor, Rows]]:
+        """The readings that are beyond doubt, in lines: between two lines of a key its counter has started again.
+
+        Yields:
+            The keys whose counter starts again with this line, by slot, and the line's rows.
+        """
+        doubted, doubted_at = state["doubted"], state["doubted_at"]
+        assert isinstance(doubted, PendingStore) and isinstance(doubted_at, CellStore)
+        if (held := doubted.rows) is not None and bool((over := at.due(doubted_at, CONFIRM_MS)[held.slots]).any()):
+            self._refuse(held.keep(over), order.newest[held.slots[over]], order, at)
+            doubted_at[held.slots[over]] = 0
+            doubted.rows = held.keep(~over)
+        held = doubted.rows
+        keys = self._doubtful(rows, order, held)
+        if not len(keys):
+            yield keys, rows
+            return
+        pool = rows if held is None else concat([held, rows])
+        position, here = order.position(pool).tolist(), torch.isin(pool.slots, keys)
+        line, waits = torch.zeros(len(pool), dtype=torch.int64), torch.arange(len(pool)) < len(pool) - len(rows)
+        waits &= ~here
+        refused = dict[int, int]()
+        for slot, reached in zip(keys.tolist(), order.newest[keys].tolist(), strict=True):
+            places = (pool.slots == slot).nonzero()[:, 0].tolist()
+            found = self._follow(places, position, reached, order)
+            line[places] = torch.tensor([found.line.get(place, -1) for place in places])
+            refused |= found.refused
+            at.counts["duplicates"] += found.repeated
+            if found.doubt is not None:
+                waits[found.doubt] = True
+        line[waits] = -1
+        new = pool.slots[waits & here]
+        doubted_at[keys] = 0
+        doubted_at[new] = at.clock[new]
+        places = sorted(refused)
+        reached_then = torch.tensor([refused[place] for place in places], dtype=torch.int64)
+        self._refuse(pool.take(torch.tensor(places, dtype=torch.int64)), reached_then, order, at)
+        doubted.rows = pool.keep(waits)
+        for number in range(max(line.tolist()) + 1):
+            part = pool.keep(line == number)
+            yield part.slots.unique() if number else part.slots[:0], part
+        if int(line.max()) < 0:
+            yield keys[:0], pool.take(keys[:0])
+
+    def _doubtful(self, rows: Rows, order: Order, held: Rows | None) -> Tensor:
+        """The keys, by slot, whose readings have to be gone through one by one."""
+        if not len(rows):
+            return rows.slots[:0]
+        g = rows.groups()
+        position = order.position(rows)[g.order]
+        reached, _ = g.running_max(position, order.newest[g.slots])
+        strange = torch.zeros(len(rows), dtype=torch.bool)
+        if self._jump is not None:
+            strange |= position > reached + round(self._jump * order.scale)
+        if self._restart is not None:
+            strange |= (position < reached - order.late) & (position <= round(self._restart * order.scale))
+        slots = rows.slots[g.order][strange & (reached != NEVER)]
+        if held is not None:
+            slots = torch.cat([slots, held.slots[torch.isin(held.slots, g.slots)]])
+        return slots.unique()
+
+    def _follow(self, places: Sequence[int], position: Sequence[int], reached: int, order: Order) -> _Line:
+        """Go through one key's readings."""
+        now = _Line(reached)
+        jump, restart = (None if n is None else round(n * order.scale) for n in (self._jump, self._restart))
+        for place in places:
+            x, known = position[place], now.reached != NEVER
+            far = known and jump is not None and x > now.reached + jump
+            back = known and restart is not None and x < now.reached - order.late
+            if now.doubt is not None:
+                doubted = position[now.doubt]
+                if x == doubted:
+                    now.repeated += 1
+                    continue
+                if x > doubted and (far if doubted > now.reached else back):
+                    now.restarts += doubted < now.reached
+                    now.line |= {now.doubt: now.restarts, place: now.restarts}
+                    now.reached, now.doubt = x, None
+                    continue
+                now.refused[now.doubt] = now.reached
+                now.doubt = None
+            if far or (back and restart is not None and x <= restart):
+                now.doubt = place
+                continue
+            now.line[place], now.reached = now.restarts, max(now.reached, x)
+        return now
+
+    def _refuse(self, rows: Rows, reached: Tensor, order: Order, at: Step) -> None:
+        """Send readings that nothing has confirmed to the dead letters; `reached`: the newest positions of their keys."""
+        if not len(rows):
+            return
+        name, position = self._by or at.event_time, order.position(rows)
+        ahead = position > reached
+        for which, error in ((ahead, "Outlier"), (~ahead, "TooLate")):
+            pairs = zip(reached[which].tolist(), position[which].tolist(), strict=True)
+            lines = [
+                f"expected {name} {self._wanted(error, n, order.scale)}, got {x / order.scale:.15g}, and the next reading did not "
+                "go on from there"
+                for n, x in pairs
+            ]
+            at.refuse(rows.keep(which), stage="sorted", error=error, messages=lines)
+
+    def _wanted(self, error: str, reached: int, scale: int) -> str:
+        if reached == NEVER:
+            return "that goes on from its key's last one, which has been forgotten"
+        after = f"after {reached / scale:.15g}"
+        return after if error == "TooLate" else f"at most {self._jump:.15g} {after}"

@@ -1,0 +1,289 @@
+"""Irregular readings of several properties on a regular grid of event time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from tocsin.pipelines.runtime.declare.clock import Timer
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Ring, RingStore, Store
+from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.engine.rules import NEVER
+
+Array = np.ndarray
+FAR = -NEVER
+
+
+class Grid:
+    """A row a key and step of event time, from readings `(property, time, value)` that come whenever they please.
+
+    A step of a key is closed once the key has moved `late` past its end, or has been silent for `wait`; no key and no property
+    waits for another. Readings within `late` may come in any order; a repeated (key, property, time) is dropped and counted
+    (`duplicates`), and so is a property that is not listed (`ignored`). What comes for a closed step is a dead letter (`TooLate`).
+    A step without a reading has a row, too, as long as the last reading is no older than `gap`.
+
+    For each property p a row has `p`, the last value at the step's end; `p_mean` of the step, null without a reading; `p_slope` a
+    second, by least squares over the last `slope`, null below two readings; `p_age`, seconds from the last reading to the
+    step's end. The row's time is that end. As a timer's row it has no offset.
+
+    Args:
+        step: length of a step, counted from 1970.
+        properties: what the column `by` names; the column `value` has the number.
+        slope: how far back a slope looks from the step's end; None: one step.
+        most: readings of a key in steps that are still open; what comes beyond is a dead letter (`TooMany`).
+    """
+
+    def __init__(
+        self,
+        step: str,
+        properties: Sequence[str],
+        *,
+        by: str = "property",
+        value: str = "value",
+        late: str = "0s",
+        wait: str = "10s",
+        slope: str | None = None,
+        gap: str = "1h",
+        most: int = 64,
+    ) -> None:
+        self.properties, self.most = tuple(properties), most
+        self.step_ms, self.late, self.wait = milliseconds(step), milliseconds(late), milliseconds(wait)
+        self.span, self.gap = milliseconds(slope) if slope else self.step_ms, milliseconds(gap) // self.step_ms
+        self._by, self._value = by, value
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        time, width = Cell(dtype=torch.int64, fill=NEVER), (len(self.properties),)
+        return {
+            "readings": Ring(self.most, 3, torch.float64, columns=("time", "property", "value")),
+            "newest": time,
+            "closed": time,  # the end of the last step that is
+            "read": time,  # the number of the last closed step with a reading
+            "seen_at": Cell(dtype=torch.int64),
+            "open": Cell(dtype=torch.bool),
+            "last": Cell(width, torch.float64),
+            "last_at": Cell(width, torch.int64, NEVER),
+        }
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("seen_at", self.wait, self._listed)]
+
+    def _listed(self, rows: Rows) -> torch.Tensor:
+        """Which readings are of a property that is listed, `[B]` bool; all, where a stage before this one makes the properties."""
+        if self._by not in rows.table.schema.names:
+            return torch.ones(len(rows), dtype=torch.bool)
+        listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
+        return torch.from_numpy(listed.to_numpy(zero_copy_only=False))
+
+    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+        seen_at = state["seen_at"]
+        assert isinstance(seen_at, CellStore)
+        at.hear(seen_at, self._listed(at.came))
+        for column in (at.event_time, self._by, self._value):
+            rows = at.require(rows, column, stage="grid")
+        kinds = pc.index_in(rows.table.column(self._by), value_set=pa.array(self.properties)).fill_null(-1).to_numpy()
+        known = torch.from_numpy(kinds >= 0)
+        at.counts["ignored"] += int((~known).sum())
+        rows, kinds = rows.keep(known), kinds[kinds >= 0]
+        keys = _Keys(self, rows, state, at)
+        if not len(keys.slots):
+            return self._rows(keys.slots, keys.slots, {}, rows, at)
+        keys.take(rows, kinds, rows.column(self._value).double().numpy(), at)
+        key, end = keys.close()
+        columns = keys.columns(key, end)
+        keys.keep(rows, at)
+        return self._rows(keys.slots[key], end, columns, rows, at)
+
+    def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, at: Step) -> Rows:
+        """Rows of keys at the ends of steps."""
+        names = dict.fromkeys([*IDENTITY.names, at.key, at.event_time])
+        made = at.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
+        parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
+        empty = np.empty(0)
+        return made.with_columns(
+            {name: pa.array(columns.get(name, empty), pa.float64(), from_pandas=True) for name in parts}
+        )
+
+
+class _Keys:
+    """The keys that one step of a grid is about, by number 0 to K - 1: those that were heard of, and those whose silence counts.
+
+    Their readings lie flat, sorted by key, property, time: first what the state held, then with what came.
+    """
+
+    def __init__(self, grid: Grid, rows: Rows, state: Mapping[str, Store], at: Step) -> None:
+        self._grid, self._state, self._rows = grid, state, rows
+        due = at.due(self._cell("seen_at"), grid.wait)
+        self._groups = g = rows.groups()
+        silent = self._cell("open").all() & due
+        self.slots = np.union1d(g.slots.numpy(), silent.nonzero()[:, 0].numpy())
+        here = torch.from_numpy(self.slots)
+        self._silent = due[here].numpy()
+        self.newest, self.closed, self.read = (self._cell(n)[here].numpy() for n in ("newest", "closed", "read"))
+        self.last, self.last_at = self._cell("last")[here].numpy(), self._cell("last_at")[here].numpy()
+        ring = state["readings"]
+        assert isinstance(ring, RingStore)
+        held, count = (t.numpy() for t in ring.tail(here))
+        self.key, place = np.nonzero(np.arange(grid.most) >= grid.most - count[:, None])
+        time, kind, self.value = held[self.key, place].T
+        self.time, self.kind = time.astype(np.int64), kind.astype(np.int64)
+        self.row = np.full(len(self.key), -1)  # of `rows`; what the state held has none
+
+    def _cell(self, name: str) -> CellStore:
+        store = self._state[name]
+        assert isinstance(store, CellStore)
+        return store
+
+    def take(self, rows: Rows, kinds: Array, values: Array, at: Step) -> None:
+        """Put what came among the rest; what is late or repeated does not get in, whatever the steps it comes in."""
+        grid, g = self._grid, self._groups
+        times = at.times(rows)
+        time, key = times.numpy(), np.searchsorted(self.slots, rows.slots.numpy())
+        reached = np.full(len(rows), NEVER)
+        if len(rows):
+            touched = np.searchsorted(self.slots, g.slots.numpy())
+            before, last = g.running_max(times[g.order], torch.from_numpy(self.newest[touched]))
+            reached[g.order.numpy()], self.newest[touched] = before.numpy(), last.numpy()
+        floor = np.maximum((reached - grid.late) // grid.step_ms * grid.step_ms, self.closed[key])
+        late = np.concatenate([np.zeros(len(self.row), bool), time < floor])
+        fresh = np.concatenate([np.ones(len(self.row), bool), time >= reached - grid.late])
+        self.row = np.concatenate([self.row, np.arange(len(rows))])
+        self.key, self.kind = np.concatenate([self.key, key]), np.concatenate([self.kind, kinds])
+        self.time, self.value = np.concatenate([self.time, time]), np.concatenate([self.value, values])
+        order = np.lexsort((self.row, self.time, self.kind, self.key))  # of two alike the first to come stays
+        self._order(order)
+        late, fresh = late[order], fresh[order]
+        same = np.zeros(len(order), bool)
+        same[1:] = np.all([a[1:] == a[:-1] for a in (self.key, self.kind, self.time)], axis=0)
+        head = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+        again = same & ~late[head] & fresh
+        at.counts["duplicates"] += int(again.sum())
+        self._refuse(
+            late & ~again, "TooLate", lambda i: f"expected {at.event_time} from {floor[i]} on, got {time[i]}", rows, at
+        )
+        self._order(np.flatnonzero(~late & ~again))
+        # Places are found by rank: a reading of the year 1 must not make numbers too large.
+        self._times = np.unique(self.time)
+        self._flat = self._rank(self.key, self.kind, self.time)
+
+    def close(self) -> tuple[Array, Array]:
+        """Close what is due. Returns key and end of each step that gets a row, in order."""
+        grid, step = self._grid, self._grid.step_ms
+        due = np.where(self._silent, (self.newest // step + 1) * step, (self.newest - grid.late) // step * step)
+        due = np.maximum(due, self.closed)
+        number, was_read = self.time // step, np.flatnonzero(self.read != NEVER)
+        # Of what is closed already `read` says the last one, and the others give no row again.
+        closing = (number * step < due[self.key]) & (self.time >= self.closed[self.key])
+        key = np.concatenate([self.key[closing], was_read])
+        number = np.concatenate([number[closing], self.read[was_read]])
+        order = np.lexsort((number, key))
+        key, number = key[order], number[order]
+        new = np.ones(len(key), bool)
+        new[1:] = (key[1:] != key[:-1]) | (number[1:] != number[:-1])
+        key, number = key[new], number[new]
+        following = np.full(len(key), FAR)
+        following[:-1][key[1:] == key[:-1]] = number[1:][key[1:] == key[:-1]]
+        first = np.maximum(number, np.where(self.closed == NEVER, -FAR, self.closed // step)[key])
+        end = np.minimum(np.minimum(number + grid.gap + 1, following), due[key] // step)
+        count = np.maximum(end - first, 0)
+        self.read[key] = number  # the last one of a key stays
+        self.closed = due
+        rank = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(key, count), (np.repeat(first, count) + rank + 1) * step
+
+    def columns(self, key: Array, end: Array) -> dict[str, Array]:
+        """What each property was in the steps that end at `end`; NaN where there is nothing to say."""
+        grid, columns = self._grid, {}
+        for kind, name in enumerate(grid.properties):
+            last, last_at = self._last(key, kind, end)
+            until, begin = self._place(key, kind, end), self._place(key, kind, end - grid.step_ms)
+            count, total, _, _, _ = self._sums(begin, until, end, np.zeros(len(end)))
+            n, y, x, xx, xy = self._sums(self._place(key, kind, end - grid.span), until, end, last)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns[name] = np.where(last_at == NEVER, np.nan, last)
+                columns[f"{name}_mean"] = np.where(count > 0, total / count, np.nan)
+                columns[f"{name}_slope"] = np.where(n > 1, (n * xy - x * y) / (n * xx - x * x), np.nan)
+                columns[f"{name}_age"] = np.where(last_at == NEVER, np.nan, (end - last_at) / 1000)
+        return columns
+
+    def _place(self, key: Array, kind: int, time: Array) -> Array:
+        """Where in the flat order a reading of a key and a property would stand that is of `time`."""
+        return np.searchsorted(self._flat, self._rank(key, kind, time))
+
+    def _rank(self, key: Array, kind: Array | int, time: Array) -> Array:
+        """One number that sorts by key, property, time."""
+        ranks = np.searchsorted(self._times, time)
+        return (key * len(self._grid.properties) + kind) * (len(self._times) + 1) + ranks
+
+    def _sums(self, begin: Array, until: Array, end: Array, level: Array) -> tuple[Array, ...]:
+        """Of the readings in `begin` to `until`: number, sums of y, x, x², xy; y above `level`, x in s before `end`.
+
+        Each row's are added one after the other, oldest first, so that they come out the same whatever else is in a step.
+        """
+        sums = np.zeros((5, len(begin)))
+        for i in range(int((until - begin).max(initial=0))):
+            there = begin + i < until
+            place = np.minimum(begin + i, len(self.time) - 1)
+            x, y = (self.time[place] - end) / 1000, self.value[place] - level
+            sums += np.where(there, [np.ones(len(begin)), y, x, x * x, x * y], 0)
+        return tuple(sums)
+
+    def _last(self, key: Array, kind: int, end: Array) -> tuple[Array, Array]:
+        """Value and time of the last reading before `end`, which may be long gone."""
+        until = self._place(key, kind, end)
+        there = until > self._place(key, kind, np.full(len(end), -FAR))
+        place = np.maximum(until - 1, 0)
+        value, time = (a[place] if len(a) else np.zeros(len(end), a.dtype) for a in (self.value, self.time))
+        return np.where(there, value, self.last[key, kind]), np.where(there, time, self.last_at[key, kind])
+
+    def keep(self, rows: Rows, at: Step) -> None:
+        """Write back what later steps need."""
+        grid, here, every = self._grid, torch.from_numpy(self.slots), np.arange(len(self.slots))
+        last = [self._last(every, kind, self.closed) for kind in range(len(grid.properties))]
+        oldest = np.minimum(self.newest - grid.late, self.closed + grid.step_ms - grid.span)
+        self._order(np.flatnonzero(self.time >= oldest[self.key]))
+        waits = self.time >= self.closed[self.key]
+        # Room first for what is in no row yet, as it came; then for the newest of what slopes and repeats need.
+        self._order(np.lexsort((np.where(waits, self.row, -self.time), ~waits, self.key)))
+        waits = self.time >= self.closed[self.key]
+        rank = np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
+        over = rank >= grid.most
+        line = (
+            f"expected at most {grid.most} readings of a key in open steps, got one more; give its grid a larger `most`"
+        )
+        self._refuse(over & waits, "TooMany", lambda i: line, rows, at)
+        self._order(np.flatnonzero(~over))
+        count = np.bincount(self.key, minlength=len(every))
+        held = np.zeros((len(every), grid.most, 3))
+        place = grid.most - count[self.key] + np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
+        held[self.key, place] = np.stack([self.time, self.kind, self.value], axis=1)
+        ring = self._state["readings"]
+        assert isinstance(ring, RingStore)
+        ring.replace(here, torch.from_numpy(held), torch.from_numpy(count))
+        for name, values in {
+            "newest": self.newest,
+            "closed": self.closed,
+            "read": self.read,
+            "open": self.newest >= self.closed,
+            "last": np.stack([value for value, _ in last], axis=1),
+            "last_at": np.stack([time for _, time in last], axis=1),
+        }.items():
+            self._cell(name)[here] = torch.from_numpy(values)
+
+    def _order(self, order: Array) -> None:
+        self.key, self.kind, self.time = self.key[order], self.kind[order], self.time[order]
+        self.value, self.row = self.value[order], self.row[order]
+
+    def _refuse(self, mask: Array, error: str, line: Callable[[int], str], rows: Rows, at: Step) -> None:
+        """Send the rows of some readings to the dead letters."""
+        which = np.sort(self.row[mask])
+        if len(which):
+            at.refuse(rows.take(torch.from_numpy(which)), stage="grid", error=error, messages=[*map(line, which)])

@@ -1,0 +1,144 @@
+"""Logs as JSON, one object a line, that say which record they speak of; dead letters among them, but never a flood."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+
+log = logging.getLogger(__name__)
+FORMAT, LEVEL = "TOCSIN_LOGS__FORMAT", "TOCSIN_LOGS__LEVEL"
+"""Environment variables: so the settings reach every process of a deployment, the readers among them."""
+FIELDS = ("pipeline", "shard", "topic", "partition", "offset", "row", "asset", "stage", "error", "count")
+"""What a line has beside ts, level, logger, message and exception, where it is known."""
+EVERY_S = 1.0
+KINDS = 20
+"""Kinds of dead letters, each a stage and an error, that have lines of their own."""
+
+_about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
+
+
+def without_password(address: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
+
+
+def one_line(reason: BaseException, longest: int = 400) -> str:
+    """An exception's kind and text in one line, fit to be shown; of an error in a Ray task, the task's own."""
+    reason = cause if isinstance(cause := getattr(reason, "cause", None), BaseException) else reason
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(reason)).replace("\u21b3", ":")  # deltalake colours its text
+    text = without_password(" ".join(plain.split()))
+    line = f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+    return line if len(line) <= longest else f"{line[:longest]} ..."
+
+
+def start(**fields: Any) -> None:
+    """Have this process log to stderr, which Ray keeps in its session's folder, as the environment says.
+
+    Args:
+        fields: what every line has, such as `pipeline`.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(Text(fields) if os.environ.get(FORMAT) == "text" else Json(fields))
+    logging.basicConfig(force=True, handlers=[handler], level=logging.WARNING)  # of libraries, only what is amiss
+    logging.getLogger("tocsin").setLevel(os.environ.get(LEVEL, "info").upper())
+
+
+def about(**fields: Any) -> None:
+    """Say what this thread's lines are about, such as `shard`."""
+    _about.set({**_about.get(), **fields})
+
+
+class Json(logging.Formatter):
+    """One JSON object a line. Passwords in addresses are not shown."""
+
+    def __init__(self, fields: Mapping[str, Any] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as a line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {
+            "ts": at.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": without_password(record.getMessage()),
+            **self._known(record),
+        }
+        if record.exc_info:
+            line["exception"] = without_password(self.formatException(record.exc_info))
+        return json.dumps(line, default=str)
+
+    def _known(self, record: logging.LogRecord) -> dict[str, Any]:
+        given = {**self._fields, **_about.get(), **vars(record)}
+        return {name: given[name] for name in FIELDS if given.get(name) is not None}
+
+
+class Text(Json):
+    """The same for people: time, level, which shard, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as a line, and its traceback below."""
+        at, known = datetime.fromtimestamp(record.created).isoformat(" ", timespec="milliseconds"), self._known(record)
+        where = "/".join(str(known[name]) for name in ("pipeline", "shard") if name in known)
+        line = f"{at} {record.levelname} {where or record.name}: {record.getMessage()}"
+        return without_password(
+            "\n".join([line, *([self.formatException(record.exc_info)] if record.exc_info else [])])
+        )
+
+
+@dataclass
+class _Kind:
+    """Dead letters of one stage and error that have no line yet."""
+
+    said_at: float = -EVERY_S
+    waiting: int = 0
+    example: DeadLetter | None = None
+
+
+class Mentions:
+    """Dead letters as log lines: of each stage and error one a second, with how many there were since the line before.
+
+    Ten thousand bad records a second are ten thousand dead letters, but one line.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+
+    def note(self, letters: Sequence[DeadLetter]) -> None:
+        """Take note of a step's dead letters, none included: a line that had to wait may be due."""
+        if not letters and not self._kinds:
+            return
+        for letter in letters:
+            name = letter.stage, letter.error
+            if name not in self._kinds and len(self._kinds) >= KINDS:
+                name = "", ""
+            kind = self._kinds.setdefault(name, _Kind())
+            kind.waiting += 1
+            kind.example = kind.example or letter
+        now = time.monotonic()
+        for name, kind in [(n, k) for n, k in self._kinds.items() if now - k.said_at >= EVERY_S]:
+            if kind.example:
+                _mention(kind.example, kind.waiting)
+                self._kinds[name] = _Kind(now)
+            else:
+                del self._kinds[name]
+
+
+def _mention(letter: DeadLetter, count: int) -> None:
+    others = f"; and {count - 1} more like it" if count > 1 else ""
+    place = {name: getattr(letter, name) for name in ("topic", "partition", "offset", "row", "stage", "error")}
+    asset = letter.key.decode("utf-8", "replace") if letter.key else None
+    log.warning("%s%s", letter, others, extra={**place, "asset": asset, "count": count})

@@ -1,0 +1,191 @@
+"""What Prometheus sees of a deployment, through Ray: `METRICS` is all of it, and its supervisor exports it.
+
+The supervisor, not the workers: they may come and go without a series of theirs staying behind, and what a worker has
+counted is out of it within half a second, where Ray takes ten. Ray hears of gauges alone, with totals since the supervisor's
+start as their values, for Ray keeps the counters of processes that have ended for ever (ray-project/ray#65892), and above
+2000 series of a name mixes them up; and its histograms take rows one by one. To Prometheus it is all the same: `rate`,
+`increase` and `histogram_quantile` go by values and labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal
+
+from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Window
+
+if TYPE_CHECKING:
+    from ray.util.metrics import Gauge
+
+log = logging.getLogger(__name__)
+PREFIX = "ray_"
+"""Ray puts it before every name."""
+STATES = ("unknown", "starting", "waiting", "running", "stopping", "moving", "paused", "restarting", "refused")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric as the documentation lists it.
+
+    Args:
+        name: as in this process; Prometheus has it with `PREFIX`.
+        labels: Ray adds its own, of the node and of the supervisor's process: sum or take the maximum over them.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    labels: tuple[str, ...]
+    meaning: str
+
+    @property
+    def exported(self) -> tuple[str, ...]:
+        """The names that Prometheus has it under."""
+        parts = ("_bucket", "_sum", "_count") if self.kind == "histogram" else ("",)
+        return tuple(f"{PREFIX}{self.name}{part}" for part in parts)
+
+
+_SHARD = ("pipeline", "shard")
+METRICS = (
+    Metric("tocsin_rows_total", "counter", "rows", _SHARD, "Readings that were judged."),
+    Metric("tocsin_results_total", "counter", "rows", _SHARD, "Rows for the table."),
+    Metric("tocsin_alerts_total", "counter", "alarms", _SHARD, "Alarms that rang or were cleared."),
+    Metric("tocsin_dead_letters_total", "counter", "records", _SHARD, "What could not be judged."),
+    Metric("tocsin_duplicates_total", "counter", "rows", _SHARD, "Repeated readings that were dropped."),
+    Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Left out to keep up, by the policy `latest`."),
+    Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of assets that people have silenced."),
+    Metric("tocsin_forgotten_total", "counter", "keys", _SHARD, "Keys not seen for `forget_after`, and their state."),
+    Metric(
+        "tocsin_digest_mismatches_total",
+        "counter",
+        "takeovers",
+        _SHARD,
+        "Re-runs that gave other alerts or dead letters than had been sent.",
+    ),
+    Metric("tocsin_steps_total", "counter", "steps", _SHARD, "Steps that had input."),
+    Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, waiting left out."),
+    Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints that are in the table."),
+    Metric(
+        "tocsin_undeleted_total",
+        "counter",
+        "snapshots",
+        _SHARD,
+        "Old snapshots that could not be deleted; see the log.",
+    ),
+    Metric(
+        "tocsin_latency_seconds", "histogram", "seconds", _SHARD, "From Kafka's timestamp to the end of a row's step."
+    ),
+    Metric("tocsin_lag_records", "gauge", "records", _SHARD, "In the log and not yet read, when last fetched."),
+    Metric("tocsin_committed_lag_records", "gauge", "records", _SHARD, "Read and not yet committed to the table."),
+    Metric("tocsin_uncommitted_rows", "gauge", "rows", _SHARD, "Held for the table's next commit."),
+    Metric(
+        "tocsin_commit_age_seconds", "gauge", "seconds", _SHARD, "For how long what was read waits to be committed."
+    ),
+    Metric("tocsin_step_age_seconds", "gauge", "seconds", _SHARD, "For how long the step under way has taken."),
+    Metric("tocsin_batch_occupancy_ratio", "gauge", "ratio", _SHARD, "Rows a step, as a share of the most it takes."),
+    Metric("tocsin_keys", "gauge", "keys", _SHARD, "Keys that have state."),
+    Metric("tocsin_keys_on_two_partitions", "gauge", "keys", _SHARD, "Keys whose state is split: mend their feeder."),
+    Metric("tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Not read, since their log is damaged."),
+    Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model that judges, such as rul/3."),
+    Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"By state: {', '.join(STATES)}."),
+    Metric("tocsin_workers", "gauge", "workers", ("pipeline",), "Worker processes."),
+    Metric("tocsin_restarts_total", "counter", "restarts", ("pipeline",), "Workers that were replaced."),
+)
+_OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
+_COUNTED = (
+    *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
+    *("checkpoints", "undeleted", "digest_mismatches"),
+)
+
+
+class Metrics:
+    """One deployment's metrics; the supervisor feeds them with what it hears.
+
+    Guarantee: no call raises, and none waits.
+    """
+
+    def __init__(self, pipeline: str) -> None:
+        self._pipeline, self._silent = pipeline, False
+        self._totals = Counter[tuple[str, tuple[tuple[str, str], ...]]]()
+        self._gauges: dict[str, Gauge] = {}
+
+    def export(self, status: Mapping[str, Any], windows: Mapping[int, Window]) -> None:
+        """Tell Ray how things stand.
+
+        Args:
+            status: the supervisor's.
+            windows: what shards have counted since the last call.
+        """
+        try:
+            for shard, window in windows.items():  # first: a count must not be lost when Ray fails
+                self._count(str(shard), window)
+            self._states(status)
+            self._shards(status["shards"])
+            for (name, labels), total in self._totals.items():
+                self._set(name, total, **dict(labels))
+            self._set("tocsin_workers", status["workers"])
+            self._set("tocsin_restarts_total", status["restarts"])
+        except Exception as reason:  # whatever ails Ray's metrics, streams go on
+            if not self._silent:
+                log.warning("metrics: expected Ray to take them, got %r; streams go on without", reason)
+            self._silent = True
+
+    def _count(self, shard: str, window: Window) -> None:
+        """Add a window to the totals."""
+        for name in _COUNTED:  # zeros too: a rate needs a value before the first event
+            self._add(f"tocsin_{name}_total", window.counts.get(name, 0), shard)
+        self._add("tocsin_step_busy_seconds_total", window.counts.get("busy_ms", 0) / 1000, shard)
+        buckets = window.latency_buckets or [0] * (len(BUCKETS_S) + 1)
+        for bound, rows in zip((*map(str, BUCKETS_S), "+Inf"), accumulate(buckets), strict=True):
+            self._add("tocsin_latency_seconds_bucket", rows, shard, le=bound)
+        self._add("tocsin_latency_seconds_count", sum(buckets), shard)
+        self._add("tocsin_latency_seconds_sum", window.latency_sum_s, shard)
+
+    def _states(self, status: Mapping[str, Any]) -> None:
+        found = [*status["shards"], *(p for p in status["problems"] if p["state"] == "unknown")]
+        states = Counter(shard["state"] for shard in found)
+        for state in STATES:
+            self._set("tocsin_shards", states[state], state=state)
+
+    def _shards(self, shards: Sequence[Mapping[str, Any]]) -> None:
+        """How shards stand. Of one that does not run nothing is said: Ray drops a gauge that is not set again."""
+        for found in shards:
+            facts, window, shard = found["facts"], found["window"], str(found["shard"])
+            self._set("tocsin_commit_age_seconds", found["uncommitted_s"], shard=shard)
+            if found["state"] not in ("running", "waiting") or not facts or not window:
+                continue
+            lag = sum(facts["read"].values()) - sum(facts["committed"].values())
+            self._set("tocsin_committed_lag_records", lag, shard=shard)
+            self._set("tocsin_uncommitted_rows", facts["uncommitted_rows"], shard=shard)
+            self._set("tocsin_step_age_seconds", facts["turn_s"], shard=shard)
+            self._set("tocsin_batch_occupancy_ratio", window["occupancy"], shard=shard)
+            if facts["model"]:
+                self._set("tocsin_model_info", 1, shard=shard, version=facts["model"])
+            gauges = {"behind": "lag_records", "keys": "keys", "keys_on_two_partitions": "keys_on_two_partitions"}
+            gauges |= {"damaged": "damaged_partitions"}
+            for gauge, name in gauges.items():
+                if gauge in window["gauges"]:
+                    self._set(f"tocsin_{name}", window["gauges"][gauge], shard=shard)
+
+    def _add(self, name: str, value: float, shard: str, **labels: str) -> None:
+        self._totals[name, tuple({"shard": shard, **labels}.items())] += value  # type: ignore[assignment]
+
+    def _set(self, name: str, value: float, **labels: str) -> None:
+        tags = {"pipeline": self._pipeline, **labels}
+        if name not in self._gauges:
+            from ray.util.metrics import Gauge
+
+            self._gauges[name] = Gauge(name, _OF[name].meaning, tuple(tags))
+        self._gauges[name].set(float(value), tags)
+
+
+def endpoints() -> list[str]:
+    """Where the cluster that this process has joined serves metrics: one address a node."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["MetricsExportPort"] > 0]
+    return [f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics" for node in nodes]
