@@ -39,10 +39,11 @@ from torch import Tensor
 
 from benchmarks.watches import WATCHES, Watch
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Stage, Step
 from tocsin.pipelines.runtime.declare.state import Declared, Store
-from tocsin.pipelines.runtime.engine.machine import Machine, Step
+from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_config import Spec

@@ -21,8 +21,8 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Step
 from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.engine.machine import Step
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.stages.resample import Grid

@@ -17,8 +17,8 @@ from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Step
 from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.engine.machine import Step
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
 from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted

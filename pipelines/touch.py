@@ -19,10 +19,9 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.engine.machine import Step
+from tocsin.pipelines.runtime.declare.stage import Step
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Store
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.rules import NEVER
 from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
 from tocsin.pipelines.runtime.stages.centered_window import Around
 from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted

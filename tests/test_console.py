@@ -20,10 +20,10 @@ from tocsin.pipelines.cli.check import _teller
 from tocsin.pipelines.cli.fleet import Fleet
 from tocsin.pipelines.runtime.admin.inspection import Memory, Rule
 from tocsin.pipelines.runtime.admin.preflight import Finding
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.kafka import redelivery
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.kafka.redelivery import Held
 
 KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"

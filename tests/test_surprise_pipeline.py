@@ -20,9 +20,9 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.replay import replay
+from tocsin.pipelines.runtime.engine.replay import judged, replay
 from tocsin.pipelines.runtime.formats.jpeg import decode
-from tocsin.pipelines.runtime.formats.video import Frame, judged
+from tocsin.pipelines.runtime.formats.video import Frame
 from tocsin.pipelines.surprise import RESULTS, pipeline
 
 RATE_MS = 100

@@ -22,12 +22,13 @@ from tocsin.models.touch.truth import HANDS, Touch
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Step
 from tocsin.pipelines.runtime.declare.state import Declared, Store
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, Step, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import _identified, replay
-from tocsin.pipelines.runtime.formats.video import Frame, _file
+from tocsin.pipelines.runtime.formats.video import Frame, encoded
 from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
@@ -295,7 +296,7 @@ def test_only_frames_near_an_event_are_kept_and_whole(declared: Pipeline) -> Non
     assert sorted(kept) == [6, 10, 14, 22]
     assert all(path.startswith("frames/touch/") and path.endswith(".jpg") for path in kept.values())
     files = dict(file for outcome in outcomes for file in outcome.files)
-    assert files == {path: _file(shots[n].frame) for n, path in kept.items()}
+    assert files == {path: encoded(shots[n].frame) for n, path in kept.items()}
 
 
 def test_contact_raises_the_hands_alarm_once_and_release_ends_it(declared: Pipeline) -> None:

@@ -19,7 +19,7 @@ from tocsin.models.touch.train import Footage, Recipe, fit, footage
 from tocsin.models.touch.truth import Touch
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.formats.jpeg import readings
-from tocsin.pipelines.runtime.formats.video import Frame, _file
+from tocsin.pipelines.runtime.formats.video import Frame, encoded
 from tocsin.pipelines.touch import BOXES
 
 SIZE = (64, 96)
@@ -89,7 +89,7 @@ def taken(camera: str, count: int, *, seed: int = 9) -> list[Taken]:
 def table(p: Pipeline, shots: Sequence[Taken]) -> pa.Table:
     """Frames as the engine reads them."""
     facts = [{"camera": s.camera, "sequence": s.sequence, "time": s.at, **s.frame.facts} for s in shots]
-    return readings(p.schema, [_file(shot.frame) for shot in shots], facts)
+    return readings(p.schema, [encoded(shot.frame) for shot in shots], facts)
 
 
 def seen(seeds: Sequence[int], eyes: Eyes, *, frames: int = 120) -> list[Footage]:

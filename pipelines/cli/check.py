@@ -13,11 +13,11 @@ import typer
 
 if TYPE_CHECKING:
     from tocsin.pipelines.cli.invocation import Invocation
-    from tocsin.pipelines.runtime.admin.broker_checks import Broker
     from tocsin.pipelines.runtime.admin.preflight import Checkup, Finding
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
     from tocsin.pipelines.runtime.engine.journal import Journal
     from tocsin.pipelines.runtime.engine.plan import ModelRef
+    from tocsin.pipelines.runtime.kafka.broker import Broker
     from tocsin.pipelines.runtime.lake.storage import Lake
     from tocsin.pipelines.runtime.settings import Settings
 
@@ -58,8 +58,9 @@ def check(
 
 def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
-    from tocsin.pipelines.runtime.admin.broker_checks import Broker, codecs
     from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
+    from tocsin.pipelines.runtime.admin.preflight import codecs
+    from tocsin.pipelines.runtime.kafka.broker import Broker
     from tocsin.pipelines.runtime.lake.storage import Lake
 
     broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)

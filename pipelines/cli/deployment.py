@@ -71,7 +71,7 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     Raises:
         ConfigError, ModelError: what the settings name does not fit.
     """
-    from tocsin.pipelines.runtime.kafka.topics import declared
+    from tocsin.pipelines.runtime.engine.plan import declared
 
     plan = _plan(settings, name, model)
     return plan, declared(plan, lake)
@@ -114,7 +114,7 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     Args:
         create_input: partitions of the input topic if it is to be made, too.
     """
-    from tocsin.pipelines.runtime.kafka.topics import provisioned
+    from tocsin.pipelines.runtime.control.deployment import provisioned
 
     return provisioned(ordered(settings, name), alerts=settings.lake.alerts, create_input=create_input)
 

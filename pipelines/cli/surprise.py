@@ -135,7 +135,8 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     from tocsin.models.surprise.scene import TEST_SEEDS, Dive
     from tocsin.models.vision.video import read
     from tocsin.pipelines.runtime.engine.plan import Model
-    from tocsin.pipelines.runtime.formats.video import Frame, judged
+    from tocsin.pipelines.runtime.engine.replay import judged
+    from tocsin.pipelines.runtime.formats.video import Frame
     from tocsin.pipelines.surprise import pipeline
 
     def all() -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:

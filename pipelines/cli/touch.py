@@ -149,7 +149,7 @@ def evaluate(
     from tocsin.models.touch.model import load
     from tocsin.models.touch.truth import KINDS
     from tocsin.pipelines.runtime.engine.plan import Model
-    from tocsin.pipelines.runtime.formats.video import judged
+    from tocsin.pipelines.runtime.engine.replay import judged
     from tocsin.pipelines.touch import SCORES, pipeline
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))

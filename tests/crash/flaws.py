@@ -11,8 +11,8 @@ from tocsin.pipelines.runtime.engine import journal, shard
 from tocsin.pipelines.runtime.engine import recovery as takeover
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.publisher import Outbox
 from tocsin.pipelines.runtime.lake.table import Sink
 from tocsin.pipelines.runtime.telemetry import failpoints as crash
 
@@ -24,11 +24,11 @@ def txn_per_worker() -> None:
     """Each process has a transactional id of its own, so nobody is fenced; what it publishes is out before it can notice."""
     producer = clients.producer
 
-    def send(original: Any, outbox: Outbox, *what: Any) -> None:
+    def send(original: Any, outbox: ShardPublisher, *what: Any) -> None:
         original(outbox, *what)
         outbox.settle(wait=True)
 
-    _replace(Outbox, "send", send)
+    _replace(ShardPublisher, "send", send)
 
     def own(options: Mapping[str, Any], **more: Any) -> Any:
         return producer(options, **more | {"transactional_id": f"{more['transactional_id']}/{os.getpid()}"})

@@ -30,15 +30,15 @@ from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
 from tests.forked import FORKS
 from tocsin.pipelines.runtime.admin.backfill import Span
 from tocsin.pipelines.runtime.admin.reset import To
-from tocsin.pipelines.runtime.admin.reshard import shards_now
 from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import Spec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.corruption import chained
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL, provision
 from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.lake.table import shard_count
 
 PARTITIONS = 2
 LARGEST = 32 << 20
@@ -283,7 +283,7 @@ class Job:
     @property
     def shards(self) -> int:
         """How many its table knows."""
-        return shards_now(Deployment(self.plan, self.lake, self.kafka, self.partitions))
+        return shard_count(self.lake, self.name)
 
     def stored(self, what: str) -> int:
         """A number in the Delta log: `0#epoch`, `0#checkpoint`, `<topic>/<partition>`."""

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Step
 from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
-from tocsin.pipelines.runtime.engine.machine import Step
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted

@@ -24,7 +24,8 @@ from tests.crash.oracle import judge
 from tests.crash.process import ANYWHERE
 from tests.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
 from tocsin.pipelines.runtime.kafka.redelivery import held
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka]

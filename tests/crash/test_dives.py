@@ -30,12 +30,12 @@ from tests.crash.process import ANYWHERE
 from tests.crash.test_overload import _skipped
 from tests.dives import pan, small_model
 from tocsin.models.surprise.config import SurpriseConfig
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, STEP_MS, KEEP_EVERY = 4, 3, 100, 5

@@ -20,8 +20,8 @@ from tests.crash.harness import Job, until
 from tests.crash.job import JUMP
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 
 pytestmark = pytest.mark.crash
 FACTORY = "tests.crash.job:filmed"

@@ -28,13 +28,13 @@ from tests.crash.process import ANYWHERE
 from tests.touches import CONFIG, clip, small_model, touches
 from tocsin.models.touch.truth import HANDS
 from tocsin.pipelines import touch
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.pipeline import Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import Model, store_model
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.formats.video import _file
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+from tocsin.pipelines.runtime.formats.video import encoded
 
 pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, FRAMES, STEP_MS, LAPSE_MS, LAPSE_EVERY = 3, 2, 300, 33, 1000, 70
@@ -74,7 +74,7 @@ def frames(seed: int) -> Iterator[Sent]:
             chance, frame = rng.random(), clips[camera][sequence]
             if chance < 0.02:
                 continue  # lost
-            one = Sent(camera, sequence, _file(frame), frame.facts)
+            one = Sent(camera, sequence, encoded(frame), frame.facts)
             if chance < 0.04:
                 yield one._replace(file=one.file[:-40], fate="cut off")
             elif chance < 0.06:

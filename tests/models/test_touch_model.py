@@ -40,9 +40,9 @@ from tocsin.models.touch.truth import Miss, Touch
 from tocsin.models.trained import CONFIG_FILE
 from tocsin.models.vision import flow
 from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import judged as streamed
 from tocsin.pipelines.runtime.formats.jpeg import readings
-from tocsin.pipelines.runtime.formats.video import _file
-from tocsin.pipelines.runtime.formats.video import judged as streamed
+from tocsin.pipelines.runtime.formats.video import encoded
 from tocsin.pipelines.touch import SCORES, pipeline
 
 NAN = float("nan")
@@ -177,7 +177,7 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
     declared = pipeline({}, Model(tmp_path, "1", "cpu"))
     shots = list(clip(90, seed=9))
     shots[20].boxes[0] = shots[50].boxes[:] = NAN
-    files = [_file(shot.frame) for shot in shots]
+    files = [encoded(shot.frame) for shot in shots]
     facts = [{"camera": "c", "sequence": n, "time": n} for n in range(len(shots))]
     size = (*model.size, 3)
     pixels = [

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline, Stage
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake

@@ -9,10 +9,10 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 from pyarrow import fs
 
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.kafka.dead_letters import (
     ROW_SIZE_LIMIT,
     SIZE_LIMIT,
-    DeadLetter,
     OriginalStore,
     Tally,
     externalise,

@@ -10,9 +10,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.machine import empty
 from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.kafka.reader import Poll
 
 SCHEMA = pa.schema([("unit", pa.int64())])

@@ -14,10 +14,10 @@ from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.transaction_manager import TransactionManager
 from kafka.record.default_records import DefaultRecordBatch
 
-from tocsin.pipelines.runtime.admin.broker_checks import _failures
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka import private as kafka_private
+from tocsin.pipelines.runtime.kafka.broker import _failures
 
 ROOT = Path(__file__).parents[2]
 

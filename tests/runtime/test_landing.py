@@ -13,12 +13,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.control.alerts_table import pipeline
 from tocsin.pipelines.runtime.control.deployment import landing
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.state import Cell, State
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.telemetry import logs
 from tocsin.pipelines.runtime.telemetry.logs import EVERY_S, KINDS, Mentions
 

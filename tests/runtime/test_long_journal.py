@@ -20,9 +20,9 @@ from tests.crash.load import Message, messages
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.engine import shard as shard_module
-from tocsin.pipelines.runtime.engine.journal import LARGEST, Journal, Mark, Ran
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.kafka.topics import provision
+from tocsin.pipelines.runtime.kafka.topics import LARGEST, provision
 from tocsin.pipelines.runtime.lake.table import Sink
 
 LIMIT = 1_800
@@ -143,7 +143,7 @@ def test_a_large_record_passes_the_producer_too(wide: Job) -> None:
     job, running = wide, shard(wide)  # a topic that is widened takes large records only a moment later
     large = Journal(running._live.journal.base)
     large.mark(1, "x" * (LARGEST - 10_000))
-    running._live.outbox.send([], [], large, {}, lambda: None)
+    running._live.outbox.send([], [], large, {})
     running._live.outbox.settle(wait=True)
     (*_, newest) = job.read(f"_tocsin.{job.name}")
     assert len(newest.value) > LARGEST - 10_000

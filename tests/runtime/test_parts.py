@@ -13,7 +13,8 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.replay import replay
 from tocsin.pipelines.runtime.stages.centered_window import Around

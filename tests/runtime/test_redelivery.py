@@ -13,8 +13,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.conftest import CreateTopic
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import GAPS, DeadLetter, OriginalStore, externalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, externalise
 from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
 from tocsin.pipelines.runtime.lake.storage import Lake
 

@@ -7,7 +7,7 @@ from kafka import codec
 from kafka import errors as kafka_errors
 
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.admin.broker_checks import codecs
+from tocsin.pipelines.runtime.admin.preflight import codecs
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent

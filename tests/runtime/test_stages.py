@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline, Stage
+from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
+from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted

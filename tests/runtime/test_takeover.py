@@ -186,7 +186,7 @@ def test_a_client_that_finds_no_broker_leaves_no_thread(make: Callable[..., obje
 
 def _threads() -> set[threading.Thread]:
     """Threads that hold connections or write checkpoints."""
-    return {t for t in threading.enumerate() if t.name.startswith(("kafka", "checkpoint", "outbox"))}
+    return {t for t in threading.enumerate() if t.name.startswith(("kafka", "checkpoint", "publisher"))}
 
 
 def _more_than(before: set[threading.Thread]) -> list[str]:

@@ -21,16 +21,16 @@ from tests.crash.job import SCHEMA
 from tests.crash.load import messages
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
-from tocsin.pipelines.runtime.engine import shard
+from tocsin.pipelines.runtime.engine import shard, shard_publisher
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka import publisher as outbox
 from tocsin.pipelines.runtime.kafka import reader
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake import retry as lake_waits
+from tocsin.pipelines.runtime.lake import snapshots
 from tocsin.pipelines.runtime.lake import table as sink
 from tocsin.pipelines.runtime.lake.retry import LakeWaits, answering
-from tocsin.pipelines.runtime.lake.storage import Lake, snapshots
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 FULL = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 READ_ONLY = OSError(
@@ -159,7 +159,7 @@ def test_files_that_a_full_lake_has_only_in_part_are_deleted(
 def test_originals_of_dead_letters_wait_for_the_lake_before_their_transaction_begins(
     job: Job, running: Callable[[], Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "externalise", Failing(outbox.externalise, *[FULL] * 40))
+    monkeypatch.setattr(shard_publisher, "externalise", Failing(shard_publisher.externalise, *[FULL] * 40))
     made = running()
     until(waits(made))
     assert made._live.outbox._give_up == math.inf  # no transaction's time runs meanwhile

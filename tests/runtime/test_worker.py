@@ -22,8 +22,8 @@ from tests.crash.load import Message, messages, reading
 from tests.hosted import hosted, reaches
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.worker import Worker, _Hosted
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.telemetry import progress
 
 

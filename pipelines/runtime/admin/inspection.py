@@ -14,9 +14,8 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
-from tocsin.pipelines.runtime.declare.state import Ring
+from tocsin.pipelines.runtime.declare.state import NEVER, Ring
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.rules import NEVER
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots, plain
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import checkpoint_of

@@ -8,8 +8,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from tocsin.pipelines.runtime.declare.errors import TocsinError
+from kafka import codec
 
+from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError
+
+CODECS = ("gzip", "snappy", "lz4", "zstd")
 State = Literal["ok", "warning", "wrong", "skipped"]
 LONGEST_S = 60.0
 """Of one look, whatever it waits for; those at Kafka give up after 5 to 10 s."""
@@ -85,3 +88,21 @@ def _seen(how: Callable[[], str]) -> tuple[State, str]:
     if isinstance(reason, TocsinError):
         return "warning" if isinstance(reason, Doubt) else "wrong", text
     return "wrong", f"expected an answer, got {type(reason).__name__}: {text}; mend that and look again"
+
+
+def codecs() -> str:
+    """Whether each compression that a producer or a topic may choose can be read and written here."""
+    sample, lacking = b"tocsin " * 1000, list[str]()
+    for name in CODECS:
+        try:
+            back = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
+        except Exception as reason:  # each library has errors of its own; without one there is no function
+            lacking.append(f"{name} fails ({reason})")
+        else:
+            lacking += [] if back == sample else [f"{name} changes its content"]
+    if lacking:
+        raise ConfigError(
+            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(lacking)}; "
+            "install lz4, python-snappy and zstandard where workers run"
+        )
+    return ", ".join(CODECS)

@@ -64,7 +64,7 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
         for spec, claim in zip(specs, claims, strict=True):
             # 2. The journal as it is: a checkpoint that it does not know makes it an old one, and until then it holds.
             journal = claim.journal or Journal(claim.owned.checkpoint)
-            claim.outbox.send([], [], journal, {p: positions[p] for p in spec.partitions}, lambda: None)
+            claim.outbox.send([], [], journal, {p: positions[p] for p in spec.partitions})
             claim.outbox.settle(wait=True)
         crash.point("reset.said", waits=False)
         machine = Machine(declared)

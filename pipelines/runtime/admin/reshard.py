@@ -16,29 +16,17 @@ from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.dead_letters import Tally
-from tocsin.pipelines.runtime.kafka.publisher import Outbox
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.state_deltas import deal, whole
-from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shards_id
+from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shard_count, shards_id
 from tocsin.pipelines.runtime.telemetry import failpoints as crash
 
 log = logging.getLogger(__name__)
-MOST = 1024
-"""Up to which shard to look in a table that does not know their number yet."""
-
-
-def shards_now(deployment: Deployment) -> int:
-    """How many shards a pipeline's table knows; 0: it has not run yet."""
-    uri, options, name = deployment.lake.uri(deployment.name), deployment.lake.options or None, deployment.name
-    if not DeltaTable.is_deltatable(uri, storage_options=options):
-        return 0
-    table = DeltaTable(uri, storage_options=options)
-    known = table.transaction_version(shards_id(name))
-    return known or max((n + 1 for n in range(MOST) if table.transaction_version(_epoch_id(name, n))), default=0)
 
 
 def reshard(deployment: Deployment) -> None:
@@ -52,7 +40,7 @@ def reshard(deployment: Deployment) -> None:
         Fenced: an old shard was taken over by somebody else meanwhile; nothing has moved.
         TocsinError: an old shard can't be taken over.
     """
-    if (before := shards_now(deployment)) in (0, deployment.shards):
+    if (before := shard_count(deployment.lake, deployment.name)) in (0, deployment.shards):
         return
     old = list(replace(deployment, shards=before, lands=0).specs(deployment.plan).values())
     checkpoints = [_checkpoint(spec) for spec in old]  # 1. fences every owner; nothing is left in the journal, so A = R
@@ -106,9 +94,11 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
     """A first record for a shard that may have none. Those of old shards stay: they are older than any new checkpoint."""
-    with closing(Outbox(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)) as outbox:
+    with closing(
+        ShardPublisher(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)
+    ) as outbox:
         _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
-        outbox.send([], [], Journal(name), {}, lambda: None)
+        outbox.send([], [], Journal(name), {})
         outbox.settle(wait=True)
 
 

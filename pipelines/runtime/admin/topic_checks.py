@@ -14,14 +14,14 @@ from kafka.protocol.consumer.offsets import OffsetSpec
 from kafka.protocol.metadata import CoordinatorType
 from kafka.protocol.producer.transaction import AddOffsetsToTxnRequest
 
-from tocsin.pipelines.runtime.admin.broker_checks import Broker, count
 from tocsin.pipelines.runtime.admin.preflight import Doubt
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.engine.journal import LARGEST as LARGEST_RECORD
 from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.broker import Broker, count
 from tocsin.pipelines.runtime.kafka.dead_letters import SIZE_LIMIT
 from tocsin.pipelines.runtime.kafka.reader import Log
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL
+from tocsin.pipelines.runtime.kafka.topics import LARGEST as LARGEST_RECORD
 
 LARGEST = SIZE_LIMIT + 8192
 """Bytes of the largest dead letter: the original's limit, and the headers that say why."""

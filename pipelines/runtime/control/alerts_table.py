@@ -17,8 +17,8 @@ from tocsin.pipelines.runtime.engine.plan import Model
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.rows import Rows
+    from tocsin.pipelines.runtime.declare.stage import Step
     from tocsin.pipelines.runtime.declare.state import Declared, Store
-    from tocsin.pipelines.runtime.engine.machine import Step
 
 OPTIONS = ("name", "topic", "into")
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tocsin.pipelines.runtime.control.placement import Scaling
-from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 ALERTS = "alerts"
@@ -82,4 +83,25 @@ def landing(pipeline: str, **options: Any) -> Plan:
     return Plan(
         "tocsin.pipelines.runtime.control.alerts_table:pipeline",
         {"name": name, "topic": name, "into": ALERTS, **options},
+    )
+
+
+def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
+    """A deployment with its topics made and their partitions known.
+
+    Args:
+        alerts: whether its alerts land in the table `alerts`, too.
+        create_input: as of `provision`.
+
+    Raises:
+        ConfigError, ModelError: the plan does not make a pipeline of its name.
+        ConfigError, Unavailable: as of `provision`.
+    """
+    pipeline = declared(order.plan, order.lake)
+    partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
+    lands = pipeline.rules and alerts
+    return replace(
+        order,
+        partitions=partitions,
+        lands=provision(order.kafka, landing(order.name).build(order.lake), shards=1) if lands else 0,
     )

@@ -118,9 +118,9 @@ class _Hosted:
         import torch
 
         progress.made()
-        from tocsin.pipelines.runtime.admin.broker_checks import let_in
         from tocsin.pipelines.runtime.engine.shard import Shard
         from tocsin.pipelines.runtime.formats.codec import Codec
+        from tocsin.pipelines.runtime.kafka.broker import let_in
 
         import_pandas()
         progress.made()
@@ -195,7 +195,6 @@ class Worker:
     def get_ready(self) -> None:
         """Have a reader start and import what a shard needs, before anybody knows which one it is."""
         self._readers.append(started())
-        from tocsin.pipelines.runtime.admin import reshard  # noqa: F401
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
         from tocsin.pipelines.runtime.kafka import topics as provision  # noqa: F401
 
@@ -203,10 +202,10 @@ class Worker:
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Make what a deployment needs; see `Launch.prepare`."""
-        from tocsin.pipelines.runtime.admin.reshard import shards_now
-        from tocsin.pipelines.runtime.kafka.topics import provisioned
+        from tocsin.pipelines.runtime.control.deployment import provisioned
+        from tocsin.pipelines.runtime.lake.table import shard_count
 
-        return provisioned(order, alerts=alerts), shards_now(order)
+        return provisioned(order, alerts=alerts), shard_count(order.lake, order.name)
 
     def host(self, spec: Spec) -> None:
         """Start a shard, unless it is here already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import pyarrow as pa
@@ -15,9 +15,8 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.declare.rows import Rows
-    from tocsin.pipelines.runtime.declare.state import Cut, Declared, Store
-    from tocsin.pipelines.runtime.engine.machine import Step
+    from tocsin.pipelines.runtime.declare.stage import Stage
+    from tocsin.pipelines.runtime.declare.state import Cut
 
 IDENTITY = pa.schema(
     [
@@ -51,24 +50,6 @@ MAX_AGE = "10000d"
 
 FORGET_AFTER = "30d"
 """A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
-
-
-class Stage(Protocol):
-    """Rows in, rows out: fewer (waiting), more (a grid) or as many.
-
-    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
-
-    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
-    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
-    time of the key, between the readings before and after the silence, even where one step holds both.
-    """
-
-    @property
-    def state(self) -> Mapping[str, Declared]:
-        """What it remembers, declared: the runtime stores, snapshots, expires and moves it."""
-
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        """Take one step's rows, return what goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

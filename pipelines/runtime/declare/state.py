@@ -17,6 +17,10 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.rows import Rows
 
 log = logging.getLogger(__name__)
+NEVER = -(2**62)
+"""A time, ms since the epoch, before all others: of what has not happened."""
+FAR = 2**62
+"""A time, ms since the epoch, that never comes."""
 
 
 @dataclass(frozen=True)

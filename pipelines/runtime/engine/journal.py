@@ -13,14 +13,10 @@ from typing import Any, NamedTuple
 import orjson
 from kafka import TopicPartition
 
+from tocsin.pipelines.runtime.declare.dead_letter import OVERLOAD, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import OVERLOAD, DeadLetter
 
-LARGEST = 4 << 20
-"""Bytes of a record that the journal's topic and its producer take."""
-LONG = 256 << 10
-"""Bytes of steps from which on a checkpoint is due; twice as many are the most. The rest of `LARGEST` is for plans in marks."""
 VERSION = 2
 """Of a record: since 2 a step's clock and offsets are differences from the step before; a mark begins anew from 0."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -13,102 +13,22 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.clock import FAR, Arrivals
+from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
 from tocsin.pipelines.runtime.declare.fields import unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import CellStore, Cut, Declared, Pending, State
+from tocsin.pipelines.runtime.declare.stage import Step
+from tocsin.pipelines.runtime.declare.state import FAR, Cut, Declared, Pending, State
 from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_of
+from tocsin.pipelines.runtime.engine.clock import Arrivals
 from tocsin.pipelines.runtime.engine.rules import RuleBook
 from tocsin.pipelines.runtime.engine.step_parts import Parts
 from tocsin.pipelines.runtime.formats.arrow import MAX_BAD_ROWS
 
 KEY_BYTES = 1024
 """An alarm carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A row that a stage can't judge, or a message with many; the shard fetches the original and makes it a dead letter."""
-
-    partition: int
-    offset: int
-    row: int | None
-    stage: str
-    error: str
-    message: str
-
-
-@dataclass
-class Step:
-    """What a stage may know of the step it is in, and where it leaves what it drops.
-
-    Args:
-        now: ms since the epoch, the step's only clock, journaled.
-        key, event_time: the columns of `rows.table` with the key and the event time.
-        keys_of: slots -> their partitions and keys; for rows that a stage makes itself.
-        came: the readings of this part of the step, before any stage.
-        heard: `[B]` int64, when each of them counts as heard of, ms since the epoch.
-        clock: `[capacity]` int64, how far each key's own time has come, by slot. It stops wherever a `Timer` is due.
-        ticks: no readings have come in this part of the step: it is about what is due.
-    """
-
-    now: int
-    key: str
-    event_time: str
-    keys_of: Callable[[Tensor], tuple[pa.Array, pa.Array]]
-    came: Rows = field(init=False)
-    heard: Tensor = field(init=False)
-    clock: Tensor = field(init=False)
-    ticks: bool = False
-    refused: list[Refusal] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def refuse(self, rows: Rows, *, stage: str, error: str, messages: Sequence[str]) -> None:
-        """Send rows to the dead letters, one message a row."""
-        identity = (rows.table.column(n).to_pylist() for n in ("_partition", "_offset", "_row"))
-        for partition, offset, row, message in zip(*identity, messages, strict=True):
-            self.refused.append(Refusal(partition, offset, row, stage, error, message))
-
-    def hear(self, heard: CellStore, counts: Tensor | None = None) -> None:
-        """Note in a cell when the keys of `came` were last heard of, ms since the epoch; `counts` (`[B]` bool): by these rows."""
-        rows = self.came if counts is None else self.came.keep(counts)
-        if len(rows):
-            g, at = rows.groups(), self.heard if counts is None else self.heard[counts]
-            heard[g.slots] = at[g.order[g.starts + g.lengths - 1]]
-
-    def due(self, heard: CellStore, after: int) -> Tensor:
-        """Which keys have not been heard of for `after` ms, `[capacity]` bool by slot; a stage declares that as a `Timer`."""
-        last = heard.all()
-        if not self.ticks:
-            return torch.zeros(len(last), dtype=torch.bool)
-        return (last == 0) | (last + after <= self.clock)  # never: its state was taken away while rows of it wait
-
-    def times(self, rows: Rows) -> Tensor:
-        """Each row's event time, ms, `[B]` int64."""
-        column = rows.table.column(self.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False)
-        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
-
-    def timed(self, slots: Tensor, times: Tensor, fields: Iterable[pa.Field]) -> Rows:
-        """Rows that a stage makes itself, of the keys in `slots` at `times` (ms): no offset, and all else null."""
-        partitions, keys = self.keys_of(slots)
-        moments = pa.array(times.numpy(), pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
-        known = {"_partition": partitions, "_timestamp": moments, self.event_time: moments, self.key: keys}
-        schema = pa.schema([f.with_nullable(True) for f in fields])
-        made = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in schema]
-        return Rows(pa.RecordBatch.from_arrays(made, schema=schema), slots)
-
-    def require(self, rows: Rows, column: str, *, stage: str) -> Rows:
-        """The rows that have a value in `column`; the others go to the dead letters."""
-        if not rows.table.column(column).null_count:
-            return rows
-        there = torch.from_numpy(rows.table.column(column).is_valid().to_numpy(zero_copy_only=False))
-        without = rows.keep(~there)
-        messages = [f"expected {column}, got null"] * len(without)
-        self.refuse(without, stage=stage, error="NoValue", messages=messages)
-        return rows.keep(there)
 
 
 @dataclass(frozen=True)

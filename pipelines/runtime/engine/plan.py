@@ -131,6 +131,21 @@ class Plan:
         return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
 
 
+def declared(plan: Plan, lake: Lake) -> Pipeline:
+    """The pipeline that a plan makes.
+
+    Raises:
+        ConfigError, ModelError: it makes none of the plan's name.
+    """
+    pipeline = plan.build(lake)
+    if pipeline.name != plan.name:
+        raise ConfigError(
+            f"pipeline {plan.name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend "
+            f"{plan.factory}"
+        )
+    return pipeline
+
+
 def current(factory: str) -> str:
     """A factory's name now: snapshots, journals and settings from before 0.2 name Tocsin's own `pipelines.<name>:pipeline`."""
     if factory in MOVED:

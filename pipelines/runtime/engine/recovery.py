@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.errors import (
     FrameLost,
     JournalLost,
@@ -23,15 +24,15 @@ from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import journal
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran, Skipped, named
-from tocsin.pipelines.runtime.engine.machine import Machine, Refusal, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.migration import carry
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.dead_letters import GAP, DeadLetter, Tally
-from tocsin.pipelines.runtime.kafka.publisher import Outbox, fingerprint
+from tocsin.pipelines.runtime.kafka.dead_letters import Tally
 from tocsin.pipelines.runtime.kafka.reader import Log, Source
 from tocsin.pipelines.runtime.lake.snapshots import Snapshot, Snapshots
 from tocsin.pipelines.runtime.lake.table import Owned, Sink
@@ -47,7 +48,7 @@ class Live:
 
     machine: Machine
     plan: Plan
-    outbox: Outbox
+    outbox: ShardPublisher
     sink: Sink
     snapshots: Snapshots
     journal: Journal
@@ -86,7 +87,7 @@ class Claim:
         lost: what the lake lacks; None: nothing.
     """
 
-    outbox: Outbox
+    outbox: ShardPublisher
     sink: Sink
     snapshots: Snapshots
     log: Log
@@ -101,7 +102,7 @@ class Claim:
         Raises:
             LakeLost: the table that the journal goes with is gone or older, or files of it are gone, and `on_gap` is "stop".
         """
-        outbox = Outbox(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
+        outbox = ShardPublisher(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         with closed_on_error(outbox):
             crash.point("takeover.fenced", waits=False)
             log = source.log(spec.shards)

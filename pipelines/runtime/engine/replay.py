@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -15,6 +16,8 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome
+from tocsin.pipelines.runtime.formats.jpeg import readings
+from tocsin.pipelines.runtime.formats.video import Frame, encoded
 
 
 def replay(
@@ -85,3 +88,36 @@ def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
         raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got none of {missing}")
     columns = [table[f.name] if f.name in table.column_names else made[f.name] for f in schema]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+class Judged(NamedTuple):
+    """A pipeline's table and alarms, as of `replay`, and the bytes of all frames as JPEG."""
+
+    table: pl.DataFrame
+    alerts: list[Alert]
+    size: int
+
+
+def judged(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, after: str = "0s") -> Judged:
+    """What a pipeline makes of a clip, a frame after the other, as from a topic.
+
+    Args:
+        rate: frames a second.
+        after: see `replay`.
+    """
+    size = 0
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal size
+        numbered = enumerate(frames)
+        while some := list(islice(numbered, pipeline.batch.rows)):
+            files = [encoded(frame) for _, frame in some]
+            size += sum(map(len, files))
+            facts = [
+                {"camera": "clip", "sequence": number, "time": round(1000 * number / rate), **frame.facts}
+                for number, frame in some
+            ]
+            yield readings(pipeline.schema, files, facts)
+
+    table, alerts = replay(pipeline, tables(), after=after)
+    return Judged(table, alerts, size)

@@ -15,9 +15,7 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore
-
-NEVER = -(2**62)
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore
 
 
 @dataclass(frozen=True)

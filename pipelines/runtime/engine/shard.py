@@ -14,20 +14,20 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
+from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Unavailable
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import Checkpoints, Taken
-from tocsin.pipelines.runtime.engine.journal import LONG, Skipped
-from tocsin.pipelines.runtime.engine.machine import Refusal
+from tocsin.pipelines.runtime.engine.journal import Skipped
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import Live, take_over
 from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import Batch
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.dead_letters import GAP, DeadLetter
-from tocsin.pipelines.runtime.kafka.publisher import fingerprint
 from tocsin.pipelines.runtime.kafka.reader import Poll, Source
+from tocsin.pipelines.runtime.kafka.topics import LONG
 from tocsin.pipelines.runtime.lake.retry import answering
 from tocsin.pipelines.runtime.telemetry import failpoints as crash
 from tocsin.pipelines.runtime.telemetry import progress
@@ -68,6 +68,7 @@ class Shard:
         self._committed: Mapping[int, int] = dict(live.committed)
         self._flying: Mapping[int, int] = {}
         self._alerts = list[Alert]()
+        self._publishing = 0  # alerts in a transaction that has not ended
         self._letters: list[DeadLetter] = list(live.gaps)
         self._now = live.now
         self._behind = live.behind
@@ -78,7 +79,7 @@ class Shard:
         self._due_at, self._first = 0.0, True
         self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
-        crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + live.outbox.unsaid)
+        crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake = False
         if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
             # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
@@ -334,6 +335,7 @@ class Shard:
         if mark:
             live.journal.mark(*mark)
         said = partial(self._said, batch, "checkpoint.marked" if mark else "alerts.committed")
+        self._publishing = len(alerts)
         live.outbox.send(alerts, letters, live.journal, live.positions if mark else {}, said)
 
     def _begin_checkpoint(self, batch: Batch | None) -> None:
@@ -371,8 +373,9 @@ class Shard:
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 
     def _said(self, batch: Batch | None, point: str) -> None:
-        """A transaction is committed; called in the outbox's thread."""
+        """A transaction is committed; called in the publisher's thread."""
         crash.point(point)
+        self._publishing = 0
         self._note_latency(batch)
 
     def _note_latency(self, batch: Batch | None) -> None:

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.clock import FAR, Arrivals, Timer, before_each, crossed, segments
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import CellStore, State
+from tocsin.pipelines.runtime.declare.stage import Timer
+from tocsin.pipelines.runtime.declare.state import FAR, CellStore, State
+from tocsin.pipelines.runtime.engine.clock import Arrivals, before_each, crossed, segments
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-    from tocsin.pipelines.runtime.engine.machine import Step
+    from tocsin.pipelines.runtime.declare.stage import Step
 
 
 class Parts:

@@ -8,6 +8,7 @@ import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
@@ -16,7 +17,6 @@ from tocsin.pipelines.runtime.formats.headers import Envelope, source
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
 from tocsin.pipelines.runtime.formats.json import JsonReader
 from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError, media_type, show
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"

@@ -16,11 +16,11 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.corruption import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
-from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 
 log = logging.getLogger(__name__)

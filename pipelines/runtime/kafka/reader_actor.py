@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
+from tocsin.pipelines.runtime.kafka.reader_process import ReaderProcess
 from tocsin.pipelines.runtime.telemetry import logs, progress
-from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY, ReaderProcess
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord

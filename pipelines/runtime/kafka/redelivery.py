@@ -13,10 +13,11 @@ import orjson
 import pyarrow as pa
 from kafka.errors import KafkaError
 
+from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, content_type
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import GAPS, DeadLetter, OriginalStore, internalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
 from tocsin.pipelines.runtime.kafka.topics import create_topic
 from tocsin.pipelines.runtime.lake.storage import Lake
 

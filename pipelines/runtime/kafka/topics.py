@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
@@ -14,58 +13,21 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine.journal import LARGEST, LONG
 from tocsin.pipelines.runtime.kafka import clients
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.control.deployment import Deployment
-    from tocsin.pipelines.runtime.engine.plan import Plan
-    from tocsin.pipelines.runtime.lake.storage import Lake
+    pass
 
 log = logging.getLogger(__name__)
 GROW_S = 30
+LARGEST = 4 << 20
+"""Bytes of a record that the journal's topic and its producer take."""
+LONG = 256 << 10
+"""Bytes of steps from which on a checkpoint is due; twice as many are the most. The rest of `LARGEST` is for plans in marks."""
 LEAST = 4 * LONG
 """Bytes of a journal's record without which a shard does not start; what is above that is for large plans in marks."""
 JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 """Settings of a journal's topic."""
-
-
-def declared(plan: Plan, lake: Lake) -> Pipeline:
-    """The pipeline that a plan makes.
-
-    Raises:
-        ConfigError, ModelError: it makes none of the plan's name.
-    """
-    pipeline = plan.build(lake)
-    if pipeline.name != plan.name:
-        raise ConfigError(
-            f"pipeline {plan.name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend "
-            f"{plan.factory}"
-        )
-    return pipeline
-
-
-def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
-    """A deployment with its topics made and their partitions known.
-
-    Args:
-        alerts: whether its alerts land in the table `alerts`, too.
-        create_input: as of `provision`.
-
-    Raises:
-        ConfigError, ModelError: the plan does not make a pipeline of its name.
-        ConfigError, Unavailable: as of `provision`.
-    """
-    from tocsin.pipelines.runtime.control.deployment import landing
-
-    pipeline = declared(order.plan, order.lake)
-    partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
-    lands = pipeline.rules and alerts
-    return replace(
-        order,
-        partitions=partitions,
-        lands=provision(order.kafka, landing(order.name).build(order.lake), shards=1) if lands else 0,
-    )
 
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:

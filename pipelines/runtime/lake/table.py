@@ -27,6 +27,8 @@ from tocsin.pipelines.runtime.lake.storage import Lake, write
 from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
+MOST = 1024
+"""Up to which shard to look in a table that does not know their number yet."""
 PARTITION = "event_date"
 ATTEMPTS = 20
 LOOKED_AT = 64
@@ -378,3 +380,13 @@ def _stats(table: pa.Table) -> str:
                     least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
     nulls = {n: table[n].null_count for n in least}
     return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()
+
+
+def shard_count(lake: Lake, pipeline: str) -> int:
+    """How many shards a pipeline's table knows; 0: it has not run yet."""
+    uri, options = lake.uri(pipeline), lake.options or None
+    if not DeltaTable.is_deltatable(uri, storage_options=options):
+        return 0
+    table = DeltaTable(uri, storage_options=options)
+    known = table.transaction_version(shards_id(pipeline))
+    return known or max((n + 1 for n in range(MOST) if table.transaction_version(f"{pipeline}/{n}#epoch")), default=0)

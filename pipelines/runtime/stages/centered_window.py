@@ -9,11 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.clock import Timer
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.rows import Groups, Rows, concat
+from tocsin.pipelines.runtime.declare.stage import Step, Timer
 from tocsin.pipelines.runtime.declare.state import (
+    NEVER,
     Cell,
     CellStore,
     Declared,
@@ -23,8 +24,6 @@ from tocsin.pipelines.runtime.declare.state import (
     RingStore,
     Store,
 )
-from tocsin.pipelines.runtime.engine.machine import Step
-from tocsin.pipelines.runtime.engine.rules import NEVER
 
 
 class Around:

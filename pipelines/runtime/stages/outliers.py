@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.clock import Timer
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Pending, PendingStore, Store
-from tocsin.pipelines.runtime.engine.rules import NEVER
+from tocsin.pipelines.runtime.declare.stage import Timer
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, PendingStore, Store
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.engine.machine import Step
+    from tocsin.pipelines.runtime.declare.stage import Step
 
 CONFIRM_MS = 7 * 86_400_000
 """A reading in doubt waits so long for its key's next one."""

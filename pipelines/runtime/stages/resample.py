@@ -9,13 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from tocsin.pipelines.runtime.declare.clock import Timer
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Ring, RingStore, Store
-from tocsin.pipelines.runtime.engine.machine import Step
-from tocsin.pipelines.runtime.engine.rules import NEVER
+from tocsin.pipelines.runtime.declare.stage import Step, Timer
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Ring, RingStore, Store
 
 Array = np.ndarray
 FAR = -NEVER

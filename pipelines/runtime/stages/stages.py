@@ -12,10 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.clock import Timer
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.rows import Groups, Rows, concat
+from tocsin.pipelines.runtime.declare.stage import Step, Timer
 from tocsin.pipelines.runtime.declare.state import (
+    NEVER,
     Cell,
     CellStore,
     Declared,
@@ -25,8 +26,6 @@ from tocsin.pipelines.runtime.declare.state import (
     RingStore,
     Store,
 )
-from tocsin.pipelines.runtime.engine.machine import Step
-from tocsin.pipelines.runtime.engine.rules import NEVER
 from tocsin.pipelines.runtime.stages.outliers import Doubts, Order
 
 PARTS = 1_000_000

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetter
+    from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 
 log = logging.getLogger(__name__)
 FORMAT, LEVEL = "TOCSIN_LOGS__FORMAT", "TOCSIN_LOGS__LEVEL"

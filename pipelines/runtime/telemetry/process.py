@@ -7,12 +7,9 @@ import os
 import sys
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tocsin.pipelines.runtime.telemetry import logs
-
-if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.kafka.reader import Log, Poll, Reader
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "67108864",
@@ -52,35 +49,3 @@ def import_pandas() -> None:
         pa.array([], pa.int8())
 
     threading.Thread(target=look, name="import pandas", daemon=True).start()
-
-
-class ReaderProcess:
-    """A `Reader` as a Ray actor, whose process starts and imports before anybody knows what it is to read.
-
-    Args:
-        env: see `begin`.
-    """
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        begin(env)
-        from tocsin.pipelines.runtime.kafka import reader
-
-        import_pandas()
-        self._make: type[Reader] = reader.Reader
-        self._reader: Reader
-
-    def open(self, *arguments: Any) -> None:
-        """Say what to read; the arguments are `Reader`'s."""
-        self._reader = self._make(*arguments)
-
-    def log(self, shards: int = 0) -> Log:
-        return self._reader.log(shards)
-
-    def seek(self, positions: Mapping[int, int]) -> None:
-        self._reader.seek(positions)
-
-    def poll(self, timeout_ms: int) -> Poll | None:
-        return self._reader.poll(timeout_ms)
-
-    def originals(self, offsets: Mapping[int, Any]) -> Any:
-        return self._reader.originals(offsets)

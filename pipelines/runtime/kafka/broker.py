@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaAdminClient, codec
+from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
-from tocsin.pipelines.runtime.declare.errors import ConfigError, Refused, Unavailable
+from tocsin.pipelines.runtime.declare.errors import Refused, Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka import private as kafka_private
 
@@ -24,7 +24,6 @@ SHORT_MS = 1000
 """Who is not let in hears of it within this; only who hears nothing waits for longer."""
 MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-CODECS = ("gzip", "snappy", "lz4", "zstd")
 _listening = threading.Lock()
 """`_failures` listens to a logger of the whole process."""
 
@@ -164,24 +163,6 @@ def let_in(options: Mapping[str, Any]) -> None:
         return
     finally:
         broker.close()
-
-
-def codecs() -> str:
-    """Whether each compression that a producer or a topic may choose can be read and written here."""
-    sample, lacking = b"tocsin " * 1000, list[str]()
-    for name in CODECS:
-        try:
-            back = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
-        except Exception as reason:  # each library has errors of its own; without one there is no function
-            lacking.append(f"{name} fails ({reason})")
-        else:
-            lacking += [] if back == sample else [f"{name} changes its content"]
-    if lacking:
-        raise ConfigError(
-            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(lacking)}; "
-            "install lz4, python-snappy and zstandard where workers run"
-        )
-    return ", ".join(CODECS)
 
 
 def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,29 +11,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.rows import Groups, Rows
+from tocsin.pipelines.runtime.declare.rows import Groups
 
-FAR = 2**62
-"""A time, ms since the epoch, that never comes."""
 OLD_MS = 60_000
 """Clocks and batches of producers that share a partition are less apart. Which of their rows share a step makes no difference."""
-
-
-@dataclass(frozen=True)
-class Timer:
-    """Something that a stage does to a key that has not been heard of for a while.
-
-    A step that holds a key's rows from both sides of such a silence is judged in parts, so that the silence is noticed.
-
-    Args:
-        heard: the stage's cell with when each key was last heard of, ms since the epoch, 0 for never; see `Step.hear`.
-        after: ms of silence.
-        counts: rows as they came -> `[B]` bool, those that end a silence; None: all.
-    """
-
-    heard: str
-    after: int
-    counts: Callable[[Rows], Tensor] | None = None
 
 
 @dataclass(frozen=True)

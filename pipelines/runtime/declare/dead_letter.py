@@ -1,0 +1,148 @@
+"""Dead letters: records that can't be judged, with the reason and, byte for byte, the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tocsin.pipelines.runtime.declare.errors import Lost
+
+if TYPE_CHECKING:
+    from kafka.consumer.fetcher import ConsumerRecord
+
+MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
+_REASON = "__connect.errors."
+KEPT = "tocsin-dead-"
+_NULL = "tocsin-null-headers"
+GAP, OVERLOAD, READ = "takeover", "overload", "read"
+GAPS = (GAP, OVERLOAD, READ)
+"""Stages of letters that stand for records which nobody judged, without an original: lost before a takeover, skipped to keep up,
+or damaged in the log."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row that a stage can't judge, or a message with many; the shard fetches the original and makes it a dead letter."""
+
+    partition: int
+    offset: int
+    row: int | None
+    stage: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record, or one row of a record, that can't be judged, with why.
+
+    Args:
+        topic, partition, offset: where the record was read.
+        row: row in a many-row message; None for the whole message.
+        stage: what gave up: "decode", "sorted", ...
+        error: class name of the reason, such as "BadValue" or "TooLate".
+        message: the reason, without the position, such as "expected 21 sensors, got 20".
+        timestamp: Kafka's, ms since 1970 UTC; -1 if unknown.
+        key, value, headers: the original's, untouched.
+        kept: headers that tell where the original is, if it is too large to be here.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    row: int | None
+    stage: str
+    error: str
+    message: str
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    kept: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def of(cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None) -> DeadLetter:
+        """The dead letter of a consumed record, or of one row of it."""
+        return cls(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            row=row,
+            stage=stage,
+            error=error,
+            message=message,
+            timestamp=record.timestamp,
+            key=record.key,
+            value=record.value,
+            headers=tuple(record.headers),
+        )
+
+    @classmethod
+    def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> DeadLetter:
+        """A letter without an original: it stands for the records from `offset` on that nobody read."""
+        return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
+
+    @classmethod
+    def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> DeadLetter:
+        """A letter that stands for records which are lost, from an offset on."""
+        return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
+
+    @classmethod
+    def read(cls, record: ConsumerRecord) -> DeadLetter:
+        """A dead letter as it was published: its own headers come last, whatever the original's are called."""
+        ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
+        cut = ours[-1] if ours else len(record.headers)
+        own = {name: value for name, value in record.headers[cut:] if value is not None}
+        said = {name: value.decode("utf-8", "replace") for name, value in own.items()}
+        null = {int(i) for i in said.get(_NULL, "").split(",") if i}
+        headers = record.headers[:cut]
+        return cls(
+            topic=said.get(f"{_REASON}topic", ""),
+            partition=int(said.get(f"{_REASON}partition", -1)),
+            offset=int(said.get(f"{_REASON}offset", -1)),
+            row=int(said["tocsin-row"]) if "tocsin-row" in said else None,
+            stage=said.get(f"{_REASON}stage", ""),
+            error=said.get(f"{_REASON}exception.class.name", ""),
+            message=said.get(f"{_REASON}exception.message", ""),
+            timestamp=int(said.get("tocsin-timestamp", -1)),
+            key=record.key,
+            value=record.value,
+            headers=tuple((name, None if i in null else value) for i, (name, value) in enumerate(headers)),
+            kept=tuple((name, value) for name, value in own.items() if name.startswith(KEPT)),
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes of the original's value, wherever that is."""
+        return int(dict(self.kept).get(f"{KEPT}size", b"") or len(self.value or b""))
+
+    @property
+    def destination(self) -> str:
+        """The topic that takes the dead letters of this one's topic."""
+        return f"{self.topic}.dlq"
+
+    def __str__(self) -> str:
+        row = "" if self.row is None else f" row {self.row}"
+        return f"{self.topic}[{self.partition}]@{self.offset}{row}: {self.message}; sent to {self.destination}"
+
+    def headers_out(self) -> list[tuple[str, bytes]]:
+        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts.
+
+        The original's timestamp is among them: as the record's own, retention could delete an old one at once. So are the
+        places of its headers that are null: the client does not write those.
+        """
+        reason: dict[str, str] = {
+            f"{_REASON}topic": self.topic,
+            f"{_REASON}partition": str(self.partition),
+            f"{_REASON}offset": str(self.offset),
+            f"{_REASON}stage": self.stage,
+            f"{_REASON}exception.class.name": self.error,
+            f"{_REASON}exception.message": self.message[:MESSAGE_LIMIT],
+            "tocsin-timestamp": str(self.timestamp),
+        }
+        if self.row is not None:
+            reason["tocsin-row"] = str(self.row)
+        if null := [str(i) for i, (_, value) in enumerate(self.headers) if value is None]:
+            reason[_NULL] = ",".join(null)
+        own = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
+        return [*((name, value or b"") for name, value in self.headers), *own, *self.kept]

@@ -1,0 +1,72 @@
+"""What a shard says to Kafka: alerts, dead letters, journal and positions, in one transaction."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from kafka import TopicPartition
+
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter, Refusal
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, externalise
+from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher
+from tocsin.pipelines.runtime.kafka.topics import restore_outputs
+from tocsin.pipelines.runtime.lake.retry import LakeWaits
+from tocsin.pipelines.runtime.lake.storage import Lake
+
+
+class ShardPublisher(Publisher):
+    """One shard's publisher.
+
+    The transactional id is the shard's, not the worker's: a stalled worker with an id of its own could still commit.
+    """
+
+    def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
+        self._pipeline, self._shard = pipeline, shard
+        self.lake_waits = LakeWaits(lake)
+        self._originals = OriginalStore(lake.files, "", lake.place())
+        restore_outputs(options, pipeline)
+        super().__init__(options, f"{pipeline.name}/{shard}", group=f"tocsin.{pipeline.name}")
+
+    def send(
+        self,
+        alerts: Sequence[Alert],
+        letters: Sequence[DeadLetter],
+        journal: Journal,
+        positions: Mapping[int, int],
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin a transaction with all of it, see `publish`. The journal is written as it is now.
+
+        Args:
+            positions: partition of the input topic -> next offset, as of `publish`.
+        """
+        record = journal.dump()
+
+        def prepare() -> list[Message]:
+            stored = self.lake_waits.through(lambda: [externalise(letter, self._originals) for letter in letters])
+            return [*self._messages(alerts, stored, record)]
+
+        offsets = {TopicPartition(self._pipeline.topic, p): offset for p, offset in positions.items()}
+        self.publish(prepare, offsets, committed)
+
+    def _messages(self, alerts: Sequence[Alert], letters: Sequence[DeadLetter], record: bytes) -> Iterator[Message]:
+        p = self._pipeline
+        for alert in alerts:
+            yield Message(p.alerts, alert.key.encode(), alert.value(), alert.headers())
+        for letter in letters:
+            value = b"" if letter.key is letter.value is None else letter.value  # the client refuses to send neither
+            yield Message(p.dead_letters, letter.key, value, letter.headers_out())
+        yield Message(p.journal, str(self._shard).encode(), record, partition=self._shard)
+
+
+def fingerprint(said: Alert | DeadLetter | Refusal) -> int:
+    """64 bits by which a takeover checks that it would say the same again."""
+    if isinstance(said, Alert):
+        return int(said.id[:16], 16)
+    place = f"{said.partition}/{said.offset}/{said.row}/{said.stage}/{said.error}".encode()
+    return zlib.crc32(place) << 32 | zlib.crc32(place[::-1])
