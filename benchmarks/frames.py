@@ -41,7 +41,7 @@ from benchmarks.watches import WATCHES, Watch
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Stage, Step
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
 from tocsin.pipelines.runtime.declare.state import Declared, Store
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
@@ -82,7 +82,7 @@ class Timed:
     def state(self) -> Mapping[str, Declared]:
         return self._stage.state
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Mapping[str, Store], at: StepContext) -> Rows:
         began = time.process_time()
         out = self._stage.step(rows, state, at)
         self.seconds = time.process_time() - began

@@ -44,7 +44,8 @@ from tocsin.pipelines.runtime.kafka import clients, feeder
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.stages.stages import Last, Sorted
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 SENSORS = [f"s{i}" for i in range(24)]
 TOUCHED = 1000
@@ -59,7 +60,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         topic=options["topic"],
         schema=pa.schema([pa.field(n, t, nullable=False) for n, t in fields]),
         key="unit",
-        stages=[Sorted(by="cycle"), Last(30, SENSORS)],
+        stages=[Reorder(by="cycle"), SlidingWindow(30, SENSORS)],
         results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64())]),
     )
 
@@ -128,7 +129,7 @@ def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         topic=options["topic"],
         schema=pa.schema([pa.field(n, pa.int64(), nullable=False) for n in ("unit", "cycle")]),
         key="unit",
-        stages=[Sorted(by="cycle")],
+        stages=[Reorder(by="cycle")],
         results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64())]),
         rules=[AlertRule(name="odd", severity="info", when=pl.col("cycle") % 2 == 1, clear=pl.col("cycle") % 2 == 0)],
     )

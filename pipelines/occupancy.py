@@ -21,12 +21,14 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
-from tocsin.pipelines.runtime.stages.resample import Grid
-from tocsin.pipelines.runtime.stages.stages import Judge, Last, Silence
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.infer import Infer
+from tocsin.pipelines.runtime.stages.resample import Resample
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -91,10 +93,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[
             _grid(options.get("late", "5min"), min("10min", silent, key=milliseconds)),
             Air(options.get("timezone", "UTC"), Schedules(options)),
-            Last(judge.config.window, judge.config.features),
-            Judge(judge),
+            SlidingWindow(judge.config.window, judge.config.features),
+            Infer(judge),
             Held(judge.config.threshold),
-            Silence(silent),
+            Inactivity(silent),
         ],
         results=RESULTS,
         rules=[
@@ -169,7 +171,7 @@ class Schedules:
         return hours & self._days[which, clock.weekday.numpy()]
 
 
-class Air:
+class Air(Stage):
     """A minute's air as the model sees it: adds `FEATURES`, `scheduled`, `co2_usual` and `still`."""
 
     def __init__(self, timezone: str, schedules: Schedules) -> None:
@@ -185,9 +187,9 @@ class Air:
     def state(self) -> Mapping[str, Declared]:
         return {name: Cell(shape, torch.float64, fill) for name, (shape, fill) in memory().items()}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        cells = {name: store for name, store in state.items() if isinstance(store, CellStore)}
-        time = at.times(rows)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        cells = state.cells
+        time = ctx.times(rows)
         clock = self._clock(time)
         air = {name: rows.column(name).double() for name in COLUMNS}
         seen = torch.empty(len(rows), len(FEATURES))
@@ -201,7 +203,7 @@ class Air:
                 cell[slots] = then[name]
             for name, column in kept.items():
                 column[index] = then[name]
-        scheduled = self._schedules.at(rows.table.column(at.key), clock)
+        scheduled = self._schedules.at(rows.table.column(ctx.key), clock)
         columns = {name: pa.array(seen[:, i].numpy()) for i, name in enumerate(FEATURES)}
         # The reading's own ventilation is a feature, too; what is remembered goes into the table as float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
@@ -218,7 +220,7 @@ class Air:
         )
 
 
-class Held:
+class Held(Stage):
     """Whether a room counts as occupied: from the threshold on, until its probability falls below `RELEASE` of it."""
 
     def __init__(self, threshold: float) -> None:
@@ -228,9 +230,8 @@ class Held:
     def state(self) -> Mapping[str, Declared]:
         return {"occupied": Cell(dtype=torch.bool)}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        occupied = state["occupied"]
-        assert isinstance(occupied, CellStore)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        occupied = state.cell("occupied")
         probability, told = rows.column("probability"), torch.zeros(len(rows), dtype=torch.bool)
         for index in rows.rounds():
             slots, p = rows.slots[index], probability[index]
@@ -239,9 +240,9 @@ class Held:
         return rows.with_columns({"occupied": pa.array(told.numpy())})
 
 
-def _grid(late: str, wait: str = "10min") -> Grid:
+def _grid(late: str, wait: str = "10min") -> Resample:
     """Minutes; `wait` is no longer than silence takes, so that its alarm comes after the room's last row and is of its time."""
-    return Grid("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
+    return Resample("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
 
 
 def _schedule(own: Mapping[str, Any]) -> tuple[int, int, frozenset[int]]:

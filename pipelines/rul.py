@@ -12,7 +12,9 @@ from tocsin.models.rul.model import load
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.stages.stages import Judge, Last, Sorted
+from tocsin.pipelines.runtime.stages.infer import Infer
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 OPTIONS = (
     "name",
@@ -70,9 +72,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         schema=reading,
         key=config.key,
         stages=[
-            Sorted(by=config.order, jump=_number(options, "jump", JUMP), restart=restart),
-            Last(config.window, config.features, counter=None if restart is None else config.order),
-            Judge(judge),
+            Reorder(by=config.order, jump=_number(options, "jump", JUMP), restart=restart),
+            SlidingWindow(config.window, config.features, counter=None if restart is None else config.order),
+            Infer(judge),
         ],
         results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
         rules=[

@@ -17,11 +17,13 @@ from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted
+from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+from tocsin.pipelines.runtime.stages.infer import Encode
+from tocsin.pipelines.runtime.stages.reorder import Reorder
 
 RESULTS = pa.schema(
     [
@@ -69,7 +71,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="camera",
         event_time="time",
         stages=[
-            Sorted(late=options.get("late", 0)),
+            Reorder(late=options.get("late", 0)),
             Gaps(by="sequence"),
             Pixels(fields[1]),
             Encode(judge.encode),
@@ -92,7 +94,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-class Ego:
+class Ego(Stage):
     """Adds what the camera did since its frame before: `tensors["warp"]` and `["action"]`, see `Motion`; the columns `flow` and
     `fresh`, true for a camera's first frame and after a lapse.
 
@@ -107,10 +109,9 @@ class Ego:
     def state(self) -> Mapping[str, Declared]:
         return {"grey": Cell(SIZE, torch.uint8), "time": Cell(dtype=torch.int64, fill=-(2**62))}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        last, time = state["grey"], state["time"]
-        assert isinstance(last, CellStore) and isinstance(time, CellStore)
-        shades, now = grey(rows.tensors["pixels"]), at.times(rows)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        last, time = state.cell("grey"), state.cell("time")
+        shades, now = grey(rows.tensors["pixels"]), ctx.times(rows)
         before, then = torch.empty_like(shades), torch.empty_like(now)
         if len(rows):
             g = rows.groups()
@@ -127,7 +128,7 @@ class Ego:
         return told.with_tensors(warp=motion.warp, action=motion.action, fresh=fresh)
 
 
-class Predict:
+class Predict(Stage):
     """Adds the model's verdict: `score`, `level`, `novel`, `map`, and `keep`, true for some frames of an event.
 
     A camera's frames go one after the other, those of different cameras side by side.
@@ -141,8 +142,8 @@ class Predict:
         blank = self._model.blank(1).tensors()
         return {name: Cell(tuple(t.shape[1:]), t.dtype, float(t.flatten()[0])) for name, t in blank.items()}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        cells = {name: store for name, store in state.items() if isinstance(store, CellStore)}
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        cells = state.cells
         h, w = self._model.grid
         places = torch.zeros(len(rows), h * w)
         told = torch.zeros(4, len(rows))

@@ -19,12 +19,14 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.stages.centered_window import Around
-from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Keep, Pixels, Sorted
+from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+from tocsin.pipelines.runtime.stages.infer import Encode
+from tocsin.pipelines.runtime.stages.reorder import Reorder
 
 LAPSE = "500ms"
 """Between two frames, after which the one before says nothing of the next."""
@@ -99,12 +101,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="camera",
         event_time="time",
         stages=[
-            Sorted(late=late, wait=f"{quiet}ms"),
+            Reorder(late=late, wait=f"{quiet}ms"),
             Gaps(by="sequence"),
             Pixels(fields[1]),
             Boxes(_detector(name, options.get("hands", FINDER), model.device)),
             Encode(judge.grey),
-            Around(
+            CenteredWindow(
                 past=1,
                 ahead=0,
                 tensor="grey",
@@ -116,9 +118,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 without=() if c.eye.looks else ("pixels",),
             ),
             Look(judge),
-            Around(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
+            CenteredWindow(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
             Judge(judge),
-            Around(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait),
+            CenteredWindow(
+                c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait
+            ),
             Touches(judge),
             Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
         ],
@@ -151,7 +155,7 @@ def _detector(name: str, hands: object, device: str) -> Detector | None:
         raise ConfigError(f"pipelines.{name}: {reason}") from None
 
 
-class Boxes:
+class Boxes(Stage):
     """The columns of boxes become `tensors["boxes"]`, `[B, 2, 4]`, NaN where no hand is.
 
     A box may reach beyond the frame a little, as detectors' do; one that is empty, half given or in pixels is a dead letter.
@@ -163,32 +167,24 @@ class Boxes:
     def __init__(self, detector: Detector | None) -> None:
         self._detector = detector
 
-    @property
-    def state(self) -> Mapping[str, Declared]:
-        return {}
-
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         boxes = torch.stack([rows.column(f.name) for f in BOXES], 1).float().unflatten(1, (len(HANDS), len(SIDES)))
         fits = _are_boxes(boxes)
         if not bool(fits.all()):
-            at.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_complaints(boxes, fits))
+            ctx.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_complaints(boxes, fits))
             rows, boxes = rows.keep(fits.all(1)), boxes[fits.all(1)]
         if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
             boxes[blind] = self._detector(rows.tensors["pixels"][blind])
         return rows.without(*[f.name for f in BOXES]).with_tensors(boxes=boxes.clamp(0, 1))
 
 
-class Look:
+class Look(Stage):
     """Each frame becomes a vector, `tensors["seen"]`; its pixels, boxes and the pair of grey frames go."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
 
-    @property
-    def state(self) -> Mapping[str, Declared]:
-        return {}
-
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         pairs, there = rows.tensors["pair"], rows.tensors["pair_there"]
         pairs[:, 0] = torch.where(there[:, :1, None], pairs[:, 0], pairs[:, 1])
         seen = self._model.look(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
@@ -211,22 +207,18 @@ def _complaints(boxes: Tensor, fits: Tensor) -> list[str]:
     return lines
 
 
-class Judge:
+class Judge(Stage):
     """What a window says of its own frame, `tensors["said"]`."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
 
-    @property
-    def state(self) -> Mapping[str, Declared]:
-        return {}
-
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         said = self._model.judge(rows.tensors["window"], rows.tensors["window_there"])
         return Rows(rows.table, rows.slots, {}).with_tensors(said=said)
 
 
-class Touches:
+class Touches(Stage):
     """Adds what happens in each frame, see `RESULTS`, and `keep`, true near events.
 
     A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
@@ -243,11 +235,10 @@ class Touches:
             "time": Cell(dtype=torch.int64, fill=NEVER),
         }
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        since, time = state["since"], state["time"]
-        assert isinstance(since, CellStore) and isinstance(time, CellStore)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        since, time = state.cell("since"), state.cell("time")
         scores, events = self._model.decide(rows.tensors["window"], rows.tensors["window_there"])
-        now, sequence = at.times(rows), rows.column("sequence")
+        now, sequence = ctx.times(rows), rows.column("sequence")
         told, holds = (
             torch.empty(len(rows), len(HANDS), dtype=torch.int64),
             torch.empty(len(rows), len(HANDS), dtype=torch.bool),

@@ -22,7 +22,7 @@ from tocsin.models.touch.truth import HANDS, Touch
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
+from tocsin.pipelines.runtime.declare.stage import StepContext
 from tocsin.pipelines.runtime.declare.state import Declared, Store
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
@@ -259,7 +259,7 @@ class Told:
     def state(self) -> Mapping[str, Declared]:
         return {}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Mapping[str, Store], at: StepContext) -> Rows:
         told = Rows(rows.table, rows.slots, {}).without(*[f.name for f in BOXES])
         return told.with_tensors(said=self.said[rows.column("sequence")])
 

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
-from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
+from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 SCHEMA = pa.schema(
     [
@@ -60,10 +64,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         schema=SCHEMA,
         key="unit",
         stages=[
-            Sorted(by="cycle", late=options.get("late", 0)),
-            Last(WINDOW, ["heat", "load"]),
-            Judge(judge),
-            Silence(silence),
+            Reorder(by="cycle", late=options.get("late", 0)),
+            SlidingWindow(WINDOW, ["heat", "load"]),
+            Infer(judge),
+            Inactivity(silence),
         ],
         results=pa.schema(
             [
@@ -101,16 +105,15 @@ FRAME = [
 ]
 
 
-class Changes:
+class Changes(Stage):
     """How much lighter or darker than its camera's frame before each frame is, and whether that is much: `change`, `jump`."""
 
     @property
     def state(self) -> Mapping[str, Declared]:
         return {"before": Cell(fill=-1)}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        before = state["before"]
-        assert isinstance(before, CellStore)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        before = state.cell("before")
         light, change = rows.tensors["light"], torch.zeros(len(rows))
         for index in rows.rounds():
             known = before[rows.slots[index]]
@@ -133,7 +136,7 @@ def filmed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="camera",
         event_time="time",
         stages=[
-            Sorted(),
+            Reorder(),
             Gaps(by="sequence"),
             Pixels(frame[1]),
             Encode(lambda pixels: {"light": pixels.float().mean((1, 2, 3))}),
@@ -174,7 +177,7 @@ def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         schema=TIMED,
         key="unit",
         event_time="at",
-        stages=[Sorted(late="2s", wait="1s")],
+        stages=[Reorder(late="2s", wait="1s")],
         results=pa.schema([("unit", pa.string()), ("heat", pa.float64()), ("note", pa.string())]),
         rules=[AlertRule(name="hot", severity="warning", when=pl.col("heat") > HIGH)],
         commit=Commit(every="300ms"),

@@ -23,8 +23,9 @@ from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Batch
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay
-from tocsin.pipelines.runtime.stages.centered_window import Around
-from tocsin.pipelines.runtime.stages.stages import Judge, Last
+from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+from tocsin.pipelines.runtime.stages.infer import Infer
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 pytestmark = pytest.mark.crash
 FACTORY = "tests.crash.test_around:pipeline"
@@ -51,10 +52,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="unit",
         event_time="at",
         stages=[
-            Last(1, ["x"], name="x"),
-            Around(PAST, AHEAD, "x", shape=(1, 1), lapse=f"{LAPSE_MS}ms", wait=options["silent"]),
-            Judge(lambda window: {"total": window.sum((1, 2, 3))}),
-            Judge(lambda there: {"count": there.sum(1)}, tensor="window_there"),
+            SlidingWindow(1, ["x"], name="x"),
+            CenteredWindow(PAST, AHEAD, "x", shape=(1, 1), lapse=f"{LAPSE_MS}ms", wait=options["silent"]),
+            Infer(lambda window: {"total": window.sum((1, 2, 3))}),
+            Infer(lambda there: {"count": there.sum(1)}, tensor="window_there"),
         ],
         results=pa.schema([*READING.remove(2), ("total", pa.float32()), ("count", pa.int64())]),
         rules=[AlertRule(name="much", severity="warning", when=pl.col("total") > 60)],

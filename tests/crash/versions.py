@@ -13,7 +13,8 @@ from tests.crash import job
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.state import Cut
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.stages.stages import Judge, Last
+from tocsin.pipelines.runtime.stages.infer import Infer
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 RING = "1-Last/rows|data"
 
@@ -31,7 +32,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     order, *_, silence = declared.stages
     return replace(
         declared,
-        stages=[order, Last(job.WINDOW, ["load", "heat"]), Judge(lambda window: job.wear(window.flip(-1))), silence],
+        stages=[
+            order,
+            SlidingWindow(job.WINDOW, ["load", "heat"]),
+            Infer(lambda window: job.wear(window.flip(-1))),
+            silence,
+        ],
         state_version=code["version"],
         migrate=migrate if code.get("migrate") else None,
         warmup=code.get("warmup", "0s"),

@@ -21,8 +21,9 @@ from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.stages.centered_window import Around
-from tocsin.pipelines.runtime.stages.stages import Encode, Judge, Last
+from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 NOW = 1_767_225_600_000
 READING = pa.schema(
@@ -112,7 +113,7 @@ def pipeline(*stages: Stage, results: Mapping[str, pa.DataType], **more: Any) ->
         schema=READING,
         key="unit",
         event_time="at",
-        stages=[Last(1, ["x"], name="x"), features, *stages],
+        stages=[SlidingWindow(1, ["x"], name="x"), features, *stages],
         results=pa.schema([pa.field("x", pa.float64()), *(pa.field(n, t) for n, t in results.items())]),
         **more,
     )
@@ -178,9 +179,9 @@ def flat(tensor: Tensor) -> Tensor:
 
 WINDOWED = {"window": pa.list_(pa.float32()), "there": pa.list_(pa.bool_()), "own": pa.list_(pa.float32())}
 JUDGES = [
-    Judge(lambda t: {"window": flat(t)}),
-    Judge(lambda t: {"there": t}, tensor="window_there"),
-    Judge(lambda t: {"own": flat(t)}, tensor="features"),
+    Infer(lambda t: {"window": flat(t)}),
+    Infer(lambda t: {"there": t}, tensor="window_there"),
+    Infer(lambda t: {"own": flat(t)}, tensor="features"),
 ]
 
 
@@ -190,7 +191,7 @@ def test_each_row_goes_on_once_and_when_it_may_with_the_rows_around_it(
     beats: list[Beat], past: int, ahead: int, lapses: bool
 ) -> None:
     lapse = LAPSE_MS if lapses else None
-    around = Around(past, ahead, shape=(2, 3), lapse=f"{lapse}ms" if lapse else None, wait=f"{WAIT_MS}ms")
+    around = CenteredWindow(past, ahead, shape=(2, 3), lapse=f"{lapse}ms" if lapse else None, wait=f"{WAIT_MS}ms")
     naive, silences = Naive(past, ahead, lapse), Silences()
     for outcome, (now, stamp, rows) in zip(
         run(pipeline(around, *JUDGES, results=WINDOWED), beats), steps(beats), strict=True
@@ -208,10 +209,10 @@ def test_each_row_goes_on_once_and_when_it_may_with_the_rows_around_it(
 @given(BEATS)
 def test_of_two_in_a_row_the_second_has_windows_of_what_the_first_ones_gave(beats: list[Beat]) -> None:
     p = pipeline(
-        Around(2, 1, shape=(2, 3), lapse="1s"),
+        CenteredWindow(2, 1, shape=(2, 3), lapse="1s"),
         Encode(lambda window: {"total": window[..., 0, 1].sum(1)}, tensor="window"),
-        Around(1, 2, "total", shape=(), name="totals", lapse="1s", without=("window", "window_there")),
-        Judge(lambda totals: {"totals": totals}, tensor="totals"),
+        CenteredWindow(1, 2, "total", shape=(), name="totals", lapse="1s", without=("window", "window_there")),
+        Infer(lambda totals: {"totals": totals}, tensor="totals"),
         results={"totals": pa.list_(pa.float32())},
     )
     first, second, silences = Naive(2, 1, LAPSE_MS), Naive(1, 2, LAPSE_MS), Silences()
@@ -233,7 +234,7 @@ def offsets(outcome: Outcome) -> list[int]:
 
 
 def test_a_tick_changes_something_only_when_a_silence_ends_the_wait() -> None:
-    machine = Machine(pipeline(Around(1, 5, shape=(2, 3), wait="2s"), results={}))
+    machine = Machine(pipeline(CenteredWindow(1, 5, shape=(2, 3), wait="2s"), results={}))
     machine.step(batch(FOUR, NOW), NOW)
     early, due, after = (machine.step(TICK, NOW + ms) for ms in (1999, 2000, 2001))
     assert (offsets(early), early.changed) == ([], False)
@@ -242,18 +243,22 @@ def test_a_tick_changes_something_only_when_a_silence_ends_the_wait() -> None:
 
 
 def test_readings_that_no_stage_lets_through_are_heard() -> None:
-    machine = Machine(pipeline(Around(1, 5, shape=(2, 3), wait="2s"), results={}))
+    machine = Machine(pipeline(CenteredWindow(1, 5, shape=(2, 3), wait="2s"), results={}))
     machine.step(batch(FOUR[:1], NOW), NOW)
-    refused = machine.step(batch([Row(9, "a", NOW, 1e39)], NOW + 1500), NOW + 1500)  # too large for `Last`
+    refused = machine.step(batch([Row(9, "a", NOW, 1e39)], NOW + 1500), NOW + 1500)  # too large for `SlidingWindow`
     assert len(refused.refused) == 1
     assert [offsets(machine.step(TICK, NOW + ms)) for ms in (2000, 3499, 3500)] == [[], [], [0]]
 
 
 def test_what_waits_is_in_a_snapshot_whatever_its_tensors_share(tmp_path: Path) -> None:
     shared = Encode(lambda f: {"turned": f.transpose(1, 2), "part": f[:, 0], "whole": f}, tensor="features")
-    judge = Judge(lambda t: {"turned": flat(t)}, tensor="turned")
+    judge = Infer(lambda t: {"turned": flat(t)}, tensor="turned")
     p = pipeline(
-        shared, Around(2, 2, "part", shape=(3,)), judge, *JUDGES[:2], results=WINDOWED | {"turned": WINDOWED["own"]}
+        shared,
+        CenteredWindow(2, 2, "part", shape=(3,)),
+        judge,
+        *JUDGES[:2],
+        results=WINDOWED | {"turned": WINDOWED["own"]},
     )
     p = replace(p, results=pa.schema([f for f in p.results if f.name != "own"]))
     machine, snapshots = Machine(p), Snapshots(Lake(str(tmp_path)), "p", 0)
@@ -271,14 +276,14 @@ def test_what_waits_is_in_a_snapshot_whatever_its_tensors_share(tmp_path: Path) 
 
 
 def test_tensors_that_end_here_do_not_wait() -> None:
-    machine = Machine(pipeline(Around(1, 5, shape=(2, 3), without=("x",)), results={}))
+    machine = Machine(pipeline(CenteredWindow(1, 5, shape=(2, 3), without=("x",)), results={}))
     machine.step(batch(FOUR, NOW), NOW)
     (waiting,) = machine.waiting
     assert waiting.tensors.keys() == {"features"}
 
 
 def test_a_key_that_is_forgotten_leaves_no_past_to_the_next_one_in_its_place() -> None:
-    around = Around(3, 0, shape=(2, 3), lapse="9999d")
+    around = CenteredWindow(3, 0, shape=(2, 3), lapse="9999d")
     machine = Machine(pipeline(around, *JUDGES, results=WINDOWED, forget_after="1h"))
     machine.step(batch(FOUR, NOW), NOW)
     forgotten = machine.step(TICK, NOW + 2 * 3_600_000)
@@ -288,7 +293,7 @@ def test_a_key_that_is_forgotten_leaves_no_past_to_the_next_one_in_its_place() -
 
 
 def test_a_key_is_not_forgotten_while_rows_of_it_wait() -> None:
-    machine = Machine(pipeline(Around(1, 5, shape=(2, 3), wait="3h"), results={}, forget_after="1h"))
+    machine = Machine(pipeline(CenteredWindow(1, 5, shape=(2, 3), wait="3h"), results={}, forget_after="1h"))
     machine.step(batch(FOUR, NOW), NOW)
     assert (offsets(machine.step(TICK, NOW + 2 * 3_600_000)), machine.keys) == ([], 2)
     assert (offsets(machine.step(TICK, NOW + 3 * 3_600_000)), machine.keys) == ([0, 1, 2, 3], 0)
@@ -303,8 +308,8 @@ def test_a_window_is_of_the_tensors_own_shape_and_type(dtype: torch.dtype, shape
         seen.append(window)
         return {}
 
-    around = Around(2, 1, "given", shape=shape, dtype=dtype)
-    p = pipeline(Encode(lambda f: {"given": given[: len(f)]}, tensor="features"), around, Judge(look), results={})
+    around = CenteredWindow(2, 1, "given", shape=shape, dtype=dtype)
+    p = pipeline(Encode(lambda f: {"given": given[: len(f)]}, tensor="features"), around, Infer(look), results={})
     machine = Machine(p)
     machine.step(batch([row._replace(key="a") for row in FOUR], NOW), NOW)
     (window,) = seen
@@ -314,7 +319,7 @@ def test_a_window_is_of_the_tensors_own_shape_and_type(dtype: torch.dtype, shape
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected past and ahead of at least 0, got 2 and -1"):
-        Around(2, -1, shape=(2, 3))
-    for wrong in (Around(2, 1, shape=(6,)), Around(2, 1, shape=(2, 3), dtype=torch.float64)):
+        CenteredWindow(2, -1, shape=(2, 3))
+    for wrong in (CenteredWindow(2, 1, shape=(6,)), CenteredWindow(2, 1, shape=(2, 3), dtype=torch.float64)):
         with pytest.raises(ConfigError, match=r"got \[4, 2, 3\] torch.float32; say its shape and dtype"):
             Machine(pipeline(wrong, results={})).step(batch(FOUR, NOW), NOW)

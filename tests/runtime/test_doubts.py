@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.stages.outliers import CONFIRM_MS
-from tocsin.pipelines.runtime.stages.stages import Judge, Last, Sorted
+from tocsin.pipelines.runtime.stages.confirmation import CONFIRM_MS
+from tocsin.pipelines.runtime.stages.infer import Infer
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 NOW = 1_767_225_600_000
 READING = pa.schema([pa.field("unit", pa.string(), nullable=False), pa.field("cycle", pa.int64(), nullable=False)])
@@ -24,13 +26,13 @@ GLITCH = 4_000_000_000
 def _pipeline(*, window: int = 1, kind: pa.DataType | None = None, **order: Any) -> Pipeline:
     schema = READING if kind is None else READING.set(1, pa.field("cycle", kind, nullable=False))
     counter = "cycle" if "restart" in order else None
-    last, total = Last(window, ["cycle"], counter=counter), Judge(lambda w: {"window": w[:, :, 0]})
+    last, total = SlidingWindow(window, ["cycle"], counter=counter), Infer(lambda w: {"window": w[:, :, 0]})
     return Pipeline(
         name="p",
         topic="t",
         schema=schema,
         key="unit",
-        stages=[Sorted(by="cycle", **order), last, total],
+        stages=[Reorder(by="cycle", **order), last, total],
         results=pa.schema([schema.field("cycle"), ("window", pa.list_(pa.float32()))]),
         max_skew="1d",
     )

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
-from tocsin.pipelines.runtime.stages.resample import Grid
-from tocsin.pipelines.runtime.stages.stages import Silence
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.resample import Resample
 
 NOW = 1_767_225_600_000  # a whole minute
 MINUTE = 60_000
@@ -45,7 +45,7 @@ def pipeline(**options: Any) -> Pipeline:
         key="room",
         event_time="at",
         max_skew="1d",
-        stages=[Grid("1min", ("co2", "t"), **given)],
+        stages=[Resample("1min", ("co2", "t"), **given)],
         results=pa.schema([("room", pa.string()), *((c, pa.float64()) for c in COLUMNS)]),
     )
 
@@ -225,7 +225,7 @@ def test_two_readings_of_different_properties_at_one_time_are_no_duplicates() ->
 def test_a_key_of_old_readings_that_came_just_now_is_not_silent() -> None:
     p = pipeline()
     results = pa.schema([*p.results, ("silent", pa.bool_())])
-    machine = Machine(replace(p, stages=[*p.stages, Silence("15min")], results=results))
+    machine = Machine(replace(p, stages=[*p.stages, Inactivity("15min")], results=results))
     schema = pa.schema([*IDENTITY, *READING])
 
     def come(room: str, offset: int, now: int) -> Outcome:
@@ -249,7 +249,7 @@ def test_a_silence_counts_from_the_last_reading_and_rows_that_the_clock_closes_l
     p = pipeline(wait=wait)
     results = pa.schema([*p.results, ("silent", pa.bool_())])
     rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
-    p = replace(p, stages=[*p.stages, Silence("5min")], results=results, rules=[rule])
+    p = replace(p, stages=[*p.stages, Inactivity("5min")], results=results, rules=[rule])
     readings = [("a", "co2", n * MINUTE + second * 1000, 1.0) for n in range(6) for second in (0, 50)]
     ticks = range(MINUTE, 60 * MINUTE, MINUTE)
     _, *outcomes = run(p, readings, ticks=ticks)
@@ -261,7 +261,7 @@ def test_a_silence_counts_from_the_last_reading_and_rows_that_the_clock_closes_l
 
 def test_readings_that_make_no_row_yet_are_heard() -> None:
     p = pipeline(late="0s")
-    p = replace(p, stages=[*p.stages, Silence("30s")], results=pa.schema([*p.results, ("silent", pa.bool_())]))
+    p = replace(p, stages=[*p.stages, Inactivity("30s")], results=pa.schema([*p.results, ("silent", pa.bool_())]))
     machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
     for n, at in enumerate(range(0, 10 * MINUTE, 20_000)):
         row = {"_partition": 0, "_offset": n, "_row": 0, "_timestamp": NOW + at, "room": "a", "property": "co2"}

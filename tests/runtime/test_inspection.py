@@ -21,7 +21,8 @@ from tocsin.pipelines.runtime.engine.plan import Model, Plan
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import Sink
-from tocsin.pipelines.runtime.stages.stages import Last, Sorted
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 SCHEMA = pa.schema(
     [
@@ -43,7 +44,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         topic="readings",
         schema=SCHEMA,
         key="pump",
-        stages=[Sorted(by="hour", late=2), Last(4, ["heat", "load"])],
+        stages=[Reorder(by="hour", late=2), SlidingWindow(4, ["heat", "load"])],
         results=pa.schema([("hour", pa.int64()), ("heat", pa.float64())]),
         rules=[hot, worn],
         forget_after="64h",

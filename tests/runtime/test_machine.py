@@ -18,7 +18,9 @@ from tocsin.pipelines.runtime.declare.state import Cut
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.stages.stages import Last, Silence, Sorted
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 NOW = 1_767_225_600_000
 SCHEMA = pa.schema(
@@ -42,7 +44,7 @@ def _pipeline(**changes: Any) -> Pipeline:
         "schema": SCHEMA,
         "key": "unit",
         "event_time": "at",
-        "stages": [Sorted(late="2s", wait="4s"), Last(3, ["x"]), Silence("6s")],
+        "stages": [Reorder(late="2s", wait="4s"), SlidingWindow(3, ["x"]), Inactivity("6s")],
         "results": RESULTS,
         "rules": RULES,
         "forget_after": "20s",
@@ -116,7 +118,7 @@ def test_a_step_that_changed_nothing_says_so() -> None:
 
 
 def test_a_reading_from_the_future_is_a_dead_letter_and_makes_nobody_late() -> None:
-    machine = Machine(_pipeline(max_skew="1min", stages=[Sorted(), Silence("1h")]))
+    machine = Machine(_pipeline(max_skew="1min", stages=[Reorder(), Inactivity("1h")]))
     year_2099 = 4_070_908_800_000
     rows = [(0, "a", NOW, 0.1), (0, "a", year_2099, 0.2), (0, "a", NOW + 60_000, 0.3)]
     outcome = machine.step(_batch(rows, 0, NOW), NOW)
@@ -128,7 +130,7 @@ def test_a_reading_from_the_future_is_a_dead_letter_and_makes_nobody_late() -> N
 
 @pytest.mark.parametrize(("off", "unit"), [(1000, "seconds"), (10**6, "")], ids=["seconds", "1970"])
 def test_a_reading_of_an_absurd_age_is_a_dead_letter_that_guesses_the_unit(off: int, unit: str) -> None:
-    machine = Machine(_pipeline(stages=[Sorted(), Silence("1h")]))
+    machine = Machine(_pipeline(stages=[Reorder(), Inactivity("1h")]))
     rows = [(0, "a", NOW // off, 0.1), (0, "a", NOW - 20 * 365 * 86_400_000, 0.2), (0, "a", NOW, 0.3)]
     outcome = machine.step(_batch(rows, 0, NOW), NOW)
     assert outcome.results["offset"].to_pylist() == [1, 2]  # history of 20 years may be fed on purpose
@@ -140,10 +142,10 @@ def test_a_reading_of_an_absurd_age_is_a_dead_letter_that_guesses_the_unit(off: 
 
 def test_the_age_of_a_reading_is_bounded_by_a_setting_and_counts_from_kafkas_clock_not_from_when_it_is_read() -> None:
     rows = [(0, "a", NOW - 8 * 86_400_000, 0.1), (0, "a", NOW - 7 * 86_400_000, 0.2)]
-    machine = Machine(tuned(_pipeline(stages=[Silence("1h")]), {"max_age": "7d"}))
+    machine = Machine(tuned(_pipeline(stages=[Inactivity("1h")]), {"max_age": "7d"}))
     outcome = machine.step(_batch(rows, 0, NOW), NOW, wall=NOW + 30 * 86_400_000)
     assert [r.offset for r in outcome.refused] == [0] and "at most 7d behind" in outcome.refused[0].message
-    old = Machine(_pipeline(stages=[Silence("1h")], max_age="30000d"))
+    old = Machine(_pipeline(stages=[Inactivity("1h")], max_age="30000d"))
     assert not old.step(_batch([(0, "a", 0, 0.1)], 0, NOW), NOW, wall=NOW).refused
 
 
@@ -151,14 +153,14 @@ def test_the_age_of_a_reading_is_bounded_by_a_setting_and_counts_from_kafkas_clo
 def test_a_kafka_timestamp_in_seconds_is_held_against_the_machines_clock(event_time: str | None) -> None:
     seconds = NOW // 1000
     batch = _batch([(0, "a", seconds, 0.1)], 0, seconds)
-    machine = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time))
+    machine = Machine(_pipeline(stages=[Inactivity("1h")], event_time=event_time))
     (refusal,) = machine.step(batch, seconds, wall=NOW).refused
     assert refusal.error == "TooOld"
     assert refusal.message.startswith("expected Kafka's timestamp at most 10000 days behind this machine's clock")
     assert refusal.message.endswith("; seconds?")
-    history = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time, max_age="30000d"))
+    history = Machine(_pipeline(stages=[Inactivity("1h")], event_time=event_time, max_age="30000d"))
     assert not history.step(batch, seconds, wall=NOW).refused
-    offline = Machine(_pipeline(stages=[Silence("1h")], event_time=event_time))
+    offline = Machine(_pipeline(stages=[Inactivity("1h")], event_time=event_time))
     assert not offline.step(batch, seconds).refused  # a table that is replayed may be of any time
 
 
@@ -170,7 +172,7 @@ def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:
 
 
 def test_a_key_too_long_for_an_alarm_is_a_dead_letter() -> None:
-    outcome = Machine(_pipeline(stages=[Sorted(), Silence("1h")])).step(
+    outcome = Machine(_pipeline(stages=[Reorder(), Inactivity("1h")])).step(
         _batch([(0, "\u00e9" * 512, NOW, 0.1), (0, "\u00e9" * 513, NOW, 0.2)], 0, NOW), NOW
     )
     assert outcome.results["offset"].to_pylist() == [0]
@@ -185,7 +187,7 @@ def test_many_late_rows_of_one_message_are_one_dead_letter(late: int) -> None:
     batch = _batch(rows, 7, NOW)
     batch = batch.set_column(1, "_offset", pa.array([7, *[8] * late, 9]))
     batch = batch.set_column(2, "_row", pa.array([0, *range(late), 0], pa.int32()))
-    outcome = Machine(_pipeline(stages=[Sorted(), Silence("1h")])).step(batch, NOW)
+    outcome = Machine(_pipeline(stages=[Reorder(), Inactivity("1h")])).step(batch, NOW)
     assert outcome.results["offset"].to_pylist() == [7]
     refused = sorted((r.offset, r.row is None) for r in outcome.refused)
     assert refused == ([(8, False)] * 100 if late == 100 else [(8, True)]) + [(9, False)]
@@ -210,7 +212,7 @@ def test_a_key_on_two_partitions_is_counted() -> None:
 
 
 def test_rules_and_versions_may_change_and_alarms_go_on() -> None:
-    pipeline = _pipeline(stages=[Silence("1h")])
+    pipeline = _pipeline(stages=[Inactivity("1h")])
     machine = Machine(pipeline)
     ring = machine.step(_batch([(0, "a", NOW + n, 0.9) for n in range(3)], 0, NOW), NOW)
     assert [a.transition for a in ring.alerts] == ["raised"]
@@ -221,7 +223,7 @@ def test_rules_and_versions_may_change_and_alarms_go_on() -> None:
 
 
 def test_rules_come_and_go_and_what_stays_goes_on(tmp_path: Path) -> None:
-    pipeline = _pipeline(stages=[Silence("1h")])
+    pipeline = _pipeline(stages=[Inactivity("1h")])
     machine, other = Machine(pipeline), AlertRule(name="other", severity="warning", when=pl.col("x") > 0.85)
     machine.step(_batch([(0, "a", NOW + n, 0.9) for n in range(3)], 0, NOW), NOW)
     snapshots = Snapshots(Lake(str(tmp_path)), "p", 0)
@@ -239,7 +241,7 @@ def test_rules_come_and_go_and_what_stays_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_silenced_asset_rings_at_its_first_row_after_the_silence_if_the_alarm_still_holds() -> None:
-    machine = Machine(_pipeline(stages=[Silence("1h")], silences={"a": NOW + 100}))
+    machine = Machine(_pipeline(stages=[Inactivity("1h")], silences={"a": NOW + 100}))
     alarms = [
         [(a.key, a.rule, a.transition) for a in machine.step(_batch(rows, 10 * n, NOW), NOW, wall=wall).alerts]
         for n, (wall, rows) in enumerate(
@@ -270,7 +272,9 @@ def _old_cut() -> Cut:
 
 def test_a_migrated_state_goes_on_and_a_cell_that_is_new_starts_at_its_fill() -> None:
     old = _old_cut()
-    wider = _pipeline(state_version=2, stages=[Sorted(late="2s", wait="4s"), Last(3, ["x", "x"]), Silence("6s")])
+    wider = _pipeline(
+        state_version=2, stages=[Reorder(late="2s", wait="4s"), SlidingWindow(3, ["x", "x"]), Inactivity("6s")]
+    )
     ring = old.cells["1-Last/rows|data"].repeat(1, 1, 2)
     cells = {n: t for n, t in old.cells.items() if not n.startswith("2-Silence/")} | {"1-Last/rows|data": ring}
     machine = Machine(wider)
@@ -310,7 +314,7 @@ def test_a_migration_that_does_not_fit_is_refused_in_one_line(change: Any, says:
     ("change", "says"),
     [
         (
-            {"stages": [Sorted(late="2s"), Last(4, ["x"]), Silence("6s")]},
+            {"stages": [Reorder(late="2s"), SlidingWindow(4, ["x"]), Inactivity("6s")]},
             r"expected state .*rows=3.* raise state_version|rows=2.*rows=3",
         ),
         ({"state_version": 2}, r"expected state_version 1 while it runs, got 2; stop it and start it again"),
@@ -377,7 +381,7 @@ def test_a_wrong_rule_is_refused_in_one_line(change: dict[str, Any], says: str) 
 def test_a_key_that_a_person_has_it_forget_begins_anew_and_what_waits_of_it_leaves_no_trace(
     restart: bool, tmp_path: Path
 ) -> None:
-    p = _pipeline(stages=[Sorted(by="x", late=2), Last(2, ["x"]), Silence("1h")], rules=[RULES[1]])
+    p = _pipeline(stages=[Reorder(by="x", late=2), SlidingWindow(2, ["x"]), Inactivity("1h")], rules=[RULES[1]])
     machine = Machine(p)
     glitch = [(0, "a", NOW, x) for x in (1.0, 2.0, 3.0, 4e9)] + [(0, "b", NOW, x) for x in (1.0, 2.0, 3.0, 4.0)]
     machine.step(_batch(glitch, 0, NOW), NOW, wall=NOW)

@@ -17,9 +17,12 @@ from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipel
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.replay import replay
-from tocsin.pipelines.runtime.stages.centered_window import Around
-from tocsin.pipelines.runtime.stages.resample import Grid
-from tocsin.pipelines.runtime.stages.stages import Encode, Judge, Last, Silence, Sorted
+from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.resample import Resample
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 NOW = 1_767_225_600_000
 TIME = pa.timestamp("ms", tz="UTC")
@@ -35,23 +38,26 @@ SILENT = pa.field("silent", pa.bool_())
 X = pa.field("x", pa.float64())
 SHORT, LONG = "3s", "6s"
 STAGES: dict[str, tuple[Sequence[Stage], Sequence[pa.Field]]] = {
-    "silence": ([Silence(LONG)], [X, SILENT]),
-    "sorted": ([Sorted(late="2s", wait="4s"), Last(2, ["x"]), Silence(LONG)], [X, SILENT]),
+    "silence": ([Inactivity(LONG)], [X, SILENT]),
+    "sorted": ([Reorder(late="2s", wait="4s"), SlidingWindow(2, ["x"]), Inactivity(LONG)], [X, SILENT]),
     "grid": (
-        [Grid("1s", ("p",), by="property", value="x", late="1s", wait=SHORT, slope="2s", gap="2s"), Silence(LONG)],
+        [
+            Resample("1s", ("p",), by="property", value="x", late="1s", wait=SHORT, slope="2s", gap="2s"),
+            Inactivity(LONG),
+        ],
         [*(pa.field(f"p{part}", pa.float64()) for part in ("", "_mean", "_slope", "_age")), SILENT],
     ),
     "grid that waits longer than a silence": (
-        [Grid("1s", ("p",), by="property", value="x", late="1s", wait=LONG), Silence(SHORT)],
+        [Resample("1s", ("p",), by="property", value="x", late="1s", wait=LONG), Inactivity(SHORT)],
         [pa.field("p", pa.float64()), SILENT],
     ),
     "around": (
         [
-            Last(1, ["x"]),
+            SlidingWindow(1, ["x"]),
             Encode(lambda window: {"features": window[:, 0]}, tensor="window"),
-            Around(1, 2, shape=(1,), wait=SHORT),
-            Judge(lambda window: {"sum": window.sum((1, 2))}),
-            Silence(LONG),
+            CenteredWindow(1, 2, shape=(1,), wait=SHORT),
+            Infer(lambda window: {"sum": window.sum((1, 2))}),
+            Inactivity(LONG),
         ],
         [pa.field("sum", pa.float32()), SILENT],
     ),

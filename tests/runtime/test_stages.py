@@ -19,7 +19,11 @@ from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipel
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
-from tocsin.pipelines.runtime.stages.stages import Encode, Gaps, Judge, Keep, Last, Pixels, Silence, Sorted
+from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 NOW = 1_767_225_600_000
 FIELDS = [pa.field("unit", pa.string(), nullable=False), pa.field("at", pa.int64()), pa.field("x", pa.float64())]
@@ -109,7 +113,7 @@ def test_rows_are_put_in_order_and_let_through_once_whatever_the_steps(
 ) -> None:
     through, refused, duplicates = _sorted_oracle(rows, late)
     for at in (cuts, set[int]()):
-        outcomes = _steps(_pipeline(Sorted(by="at", late=late)), rows, at)
+        outcomes = _steps(_pipeline(Reorder(by="at", late=late)), rows, at)
         got = defaultdict(list)
         for key, offset in zip(_column(outcomes, "key"), _column(outcomes, "offset"), strict=True):
             got[key].append(offset)
@@ -119,7 +123,7 @@ def test_rows_are_put_in_order_and_let_through_once_whatever_the_steps(
 
 
 def test_a_late_row_is_a_dead_letter_that_says_why() -> None:
-    (outcome,) = _steps(_pipeline(Sorted(by="at")), [("a", 5), ("a", 3)], ())
+    (outcome,) = _steps(_pipeline(Reorder(by="at")), [("a", 5), ("a", 3)], ())
     (refusal,) = outcome.refused
     assert (refusal.offset, refusal.stage, refusal.error) == (1, "sorted", "TooLate")
     assert refusal.message == "expected at after 5, got 3"
@@ -131,7 +135,7 @@ def test_a_position_that_cannot_be_counted_with_is_a_dead_letter_and_no_duplicat
     late: int, kind: pa.DataType, first: int, beyond: int
 ) -> None:
     fields = [pa.field("at", kind) if f.name == "at" else f for f in FIELDS]
-    declared = _pipeline(Sorted(by="at", late=late), results=[fields[0], fields[2]], schema=pa.schema(fields))
+    declared = _pipeline(Reorder(by="at", late=late), results=[fields[0], fields[2]], schema=pa.schema(fields))
     outcomes = _steps(declared, [("a", beyond), ("a", first), ("a", first + 5)], (1, 2))
     assert _column(outcomes, "offset") == ([1] if late else [1, 2])
     assert sum(o.counts["duplicates"] for o in outcomes) == 0
@@ -143,7 +147,7 @@ def test_a_position_that_cannot_be_counted_with_is_a_dead_letter_and_no_duplicat
 @pytest.mark.parametrize("late", [0, 1])
 def test_positions_with_fractions_are_put_in_order_like_whole_ones(late: int) -> None:
     fields = [FIELDS[0], pa.field("at", pa.float64()), FIELDS[2]]
-    p = _pipeline(Sorted(by="at", late=late), results=fields, schema=pa.schema(fields))
+    p = _pipeline(Reorder(by="at", late=late), results=fields, schema=pa.schema(fields))
     rows = [("a", -0.5), ("a", 0.25), ("a", 0.5), ("a", 0.5), ("a", 9.0), ("a", 7.75), ("a", 5e12)]
     outcomes = _steps(p, rows, (3, 5))
     assert _column(outcomes, "at") == [-0.5, 0.25, 0.5, *([9.0] if not late else [])]
@@ -155,13 +159,13 @@ def test_positions_with_fractions_are_put_in_order_like_whole_ones(late: int) ->
 
 
 def test_a_row_without_a_position_is_a_dead_letter() -> None:
-    outcomes = _steps(_pipeline(Sorted(by="at")), [("a", 1), ("a", None), ("a", 2)], (2,))
+    outcomes = _steps(_pipeline(Reorder(by="at")), [("a", 1), ("a", None), ("a", 2)], (2,))
     assert _column(outcomes, "offset") == [0, 2]
     assert [(r.offset, r.error) for o in outcomes for r in o.refused] == [(1, "NoValue")]
 
 
 def test_rows_of_a_silent_key_are_let_through_after_a_while_and_older_ones_are_late_then() -> None:
-    p = _pipeline(Sorted(by="at", late=10, wait="5s"))
+    p = _pipeline(Reorder(by="at", late=10, wait="5s"))
     machine = Machine(p)
     tick, more = empty(p.schema), {"unit": ["a"], "x": [0.0]}
     assert not machine.step(_batch(p, {"unit": ["a", "a"], "at": [7, 5], "x": [0, 0]}), NOW).results.num_rows
@@ -179,7 +183,7 @@ def test_rows_of_a_silent_key_are_let_through_after_a_while_and_older_ones_are_l
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_event_times_that_differ_by_their_smallest_unit_are_not_duplicates(unit: str) -> None:
     fields = [FIELDS[0], pa.field("at", pa.timestamp(unit, "UTC"))]
-    p = _pipeline(Sorted(late="2ms"), schema=pa.schema(fields), results=[fields[0]], event_time="at")
+    p = _pipeline(Reorder(late="2ms"), schema=pa.schema(fields), results=[fields[0]], event_time="at")
     tick, ms = {"ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}[unit]
     times = [NOW * ms + 3 * ms, NOW * ms + 3 * ms + tick, NOW * ms + 3 * ms, NOW * ms + ms + tick, NOW * ms + 6 * ms]
     outcome = Machine(p).step(_batch(p, {"unit": ["a"] * 5, "at": times}), NOW)
@@ -211,7 +215,7 @@ def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
         past[key].append(x)
         if len(past[key]) >= length:
             expected[offset] = past[key][-length:]
-    p = _pipeline(Last(length, ["x"]), Judge(_total, batch=batch), results=WINDOWED)
+    p = _pipeline(SlidingWindow(length, ["x"]), Infer(_total, batch=batch), results=WINDOWED)
     for at in (cuts, set[int]()):
         outcomes = _steps(p, rows, at)
         offsets = _column(outcomes, "offset")
@@ -222,7 +226,7 @@ def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
 
 
 def test_a_number_that_float32_cannot_hold_is_a_dead_letter_and_spoils_no_window() -> None:
-    p = _pipeline(Last(2, ["x"]), Judge(_total), results=WINDOWED)
+    p = _pipeline(SlidingWindow(2, ["x"]), Infer(_total), results=WINDOWED)
     outcomes = _steps(p, [("a", 1, 0.5), ("a", 2, -1e39), ("a", 3, 3.4e38), ("b", 1, 1.0)], (3,))
     assert _column(outcomes, "offset") == [2]
     ((refusal,), ()) = (o.refused for o in outcomes)
@@ -235,7 +239,7 @@ def test_a_verdict_that_is_not_a_number_neither_rings_nor_clears() -> None:
         return {"total": torch.where(window[:, 0, 0] < 0, torch.nan, window[:, 0, 0])}
 
     rule = AlertRule(name="low", severity="warning", when=pl.col("total") < 5, clear=pl.col("total") > 10)
-    p = _pipeline(Last(1, ["x"]), Judge(broken), results=WINDOWED[:2], rules=[rule])
+    p = _pipeline(SlidingWindow(1, ["x"]), Infer(broken), results=WINDOWED[:2], rules=[rule])
     outcomes = _steps(p, [("a", 0, x) for x in (20, -1, 3, -1, 7, 11)], (2,))
     assert _column(outcomes, "total") == [20, None, 3, None, 7, 11]
     assert [(a.transition, a.data["offset"]) for o in outcomes for a in o.alerts] == [("raised", 2), ("cleared", 5)]
@@ -249,7 +253,7 @@ Beat = tuple[int, set[str]]
 def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
     silent = pa.field("silent", pa.bool_())
     rule = AlertRule(name="silent", severity="warning", when=pl.col("silent"))
-    p = _pipeline(Silence("5s"), results=[*FIELDS, silent], rules=[rule])
+    p = _pipeline(Inactivity("5s"), results=[*FIELDS, silent], rules=[rule])
     machine, heard, told = Machine(p), dict[str, int](), set[str]()
     now, first = NOW, 0
     for wait, keys in beats:
@@ -315,7 +319,7 @@ def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tupl
 
     p = _filmed(
         Encode(look, batch=2),
-        Judge(lambda mean: {"mean": mean}, tensor="mean"),
+        Infer(lambda mean: {"mean": mean}, tensor="mean"),
         results=[pa.field("mean", pa.float32())],
     )
     start, end = cut
@@ -329,7 +333,7 @@ def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tupl
 
 
 def test_a_row_that_is_kept_names_a_file_by_its_day_and_place_and_the_others_none() -> None:
-    chosen = Judge(lambda pixels: {"chosen": pixels[:, 0, 0, 0] % 2 == 1}, tensor="pixels")
+    chosen = Infer(lambda pixels: {"chosen": pixels[:, 0, 0, 0] % 2 == 1}, tensor="pixels")
     p = _filmed(
         chosen,
         Keep(when="chosen", folder="frames/p", suffix=".jpg", into="frame"),

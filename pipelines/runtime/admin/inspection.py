@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.stage import stored_state
 from tocsin.pipelines.runtime.declare.state import NEVER, Ring
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots, plain
@@ -168,8 +169,9 @@ class _Known:
             pipeline = Plan.load(self._manifest["facts"]["plan"]).build(self._lake)
         except TocsinError:
             return {}, {}
-        stages = {f"{i}-{type(s).__name__}/{n}": d for i, s in enumerate(pipeline.stages) for n, d in s.state.items()}
-        rings = {name: d.columns for name, d in stages.items() if isinstance(d, Ring)}
+        rings = {
+            n: declared.columns for n, declared in stored_state(pipeline.stages).items() if isinstance(declared, Ring)
+        }
         return rings, {rule.name: rule.hold for rule in pipeline.rules}
 
     def _open(self, link: int, file: str) -> NativeFile:

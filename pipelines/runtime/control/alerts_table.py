@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare.stage import Stage
+from tocsin.pipelines.runtime.declare.state import Stores
 from tocsin.pipelines.runtime.engine.alerts import SOURCE, TYPE
 from tocsin.pipelines.runtime.engine.plan import Model
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.rows import Rows
-    from tocsin.pipelines.runtime.declare.stage import Step
-    from tocsin.pipelines.runtime.declare.state import Declared, Store
+    from tocsin.pipelines.runtime.declare.stage import StepContext
 
 OPTIONS = ("name", "topic", "into")
 
@@ -60,12 +61,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-class Named:
+class Named(Stage):
     """The event's source and type as the pipeline and the transition that they name."""
 
-    state: Mapping[str, Declared] = {}
-
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         named = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}
         return rows.with_columns(
             {

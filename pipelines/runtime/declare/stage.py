@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import pyarrow as pa
 import torch
@@ -13,25 +12,47 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import CellStore, Declared, Store
+from tocsin.pipelines.runtime.declare.state import CellStore, Declared, Stores
 
 
-class Stage(Protocol):
-    """Rows in, rows out: fewer (waiting), more (a grid) or as many.
+class Stage:
+    """Rows in, rows out: fewer (it waits), more (it resamples) or as many.
 
-    Deterministic: no I/O and no clock but the step's, or a takeover could not re-run it. May be called with no rows (a tick).
+    A stage is deterministic: no I/O, and no clock but the step's; otherwise recovery could not run it again. The engine may call it
+    without rows (a tick).
 
-    A stage that acts when a key has been silent for a while has a property `timers`, a list of `Timer`: it calls `at.hear` to note
-    when keys were heard of, and `at.due` says which have been silent for long enough. The engine then calls it at exactly that
-    time of the key, between the readings before and after the silence, even where one step holds both.
+    A stage that acts when a key has been inactive declares `timers`. It calls `ctx.hear` to note when keys were heard of, and
+    `ctx.due` says which have been inactive for long enough. The engine calls it at exactly that time of the key, between the
+    readings before and after the pause, even where one step holds both.
     """
+
+    stored_as = ""
+    """The name of its state in snapshots; "": the name of the class."""
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        """What it remembers, declared: the runtime stores, snapshots, expires and moves it."""
+        """What it remembers, declared: the runtime stores it, snapshots it, lets it expire and moves it."""
+        return {}
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
+    @property
+    def timers(self) -> Sequence[Timer]:
+        """After how long without a key's readings it acts on the key."""
+        return ()
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         """Take one step's rows, return what goes on."""
+        raise NotImplementedError
+
+
+def state_names(stages: Sequence[Stage]) -> list[str]:
+    """What each stage's state is called in snapshots."""
+    return [f"{i}-{getattr(stage, 'stored_as', '') or type(stage).__name__}" for i, stage in enumerate(stages)]
+
+
+def stored_state(stages: Sequence[Stage]) -> dict[str, Declared]:
+    """What all stages remember, by the names that it has in snapshots."""
+    named = zip(state_names(stages), stages, strict=True)
+    return {f"{name}/{part}": declared for name, stage in named for part, declared in stage.state.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,7 @@ class Timer:
     A step that holds a key's rows from both sides of such a silence is judged in parts, so that the silence is noticed.
 
     Args:
-        heard: the stage's cell with when each key was last heard of, ms since the epoch, 0 for never; see `Step.hear`.
+        heard: the stage's cell with when each key was last heard of, ms since the epoch, 0 for never; see `StepContext.hear`.
         after: ms of silence.
         counts: rows as they came -> `[B]` bool, those that end a silence; None: all.
     """
@@ -52,7 +73,7 @@ class Timer:
 
 
 @dataclass
-class Step:
+class StepContext:
     """What a stage may know of the step it is in, and where it leaves what it drops.
 
     Args:

@@ -7,13 +7,14 @@ import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,35 @@ class PendingStore:
 
 
 Store = CellStore | RingStore | PendingStore
+S = TypeVar("S", CellStore, RingStore, PendingStore)
+
+
+class Stores(dict[str, Store]):
+    """One stage's state, by the names that it declared."""
+
+    def cell(self, name: str) -> CellStore:
+        """What was declared as a `Cell`."""
+        return self._of(name, CellStore)
+
+    def ring(self, name: str) -> RingStore:
+        """What was declared as a `Ring`."""
+        return self._of(name, RingStore)
+
+    def pending(self, name: str) -> PendingStore:
+        """What was declared as `Pending`."""
+        return self._of(name, PendingStore)
+
+    @property
+    def cells(self) -> dict[str, CellStore]:
+        """All that was declared as a `Cell`."""
+        return {name: store for name, store in self.items() if isinstance(store, CellStore)}
+
+    def _of(self, name: str, kind: type[S]) -> S:
+        if not isinstance(store := self.get(name), kind):
+            raise ConfigError(
+                f"state {name}: expected it to be declared for a {kind.__name__}, got {store}; declare it so"
+            )
+        return store
 
 
 @dataclass(frozen=True)
@@ -201,9 +231,9 @@ class State:
     def __len__(self) -> int:
         return sum(map(len, self._index.values()))
 
-    def of(self, stage: str) -> dict[str, Store]:
-        """The stores of one stage, by the names it declared."""
-        return {name.split("/", 1)[1]: s for name, s in self._stores.items() if name.startswith(f"{stage}/")}
+    def of(self, stage: str) -> Stores:
+        """The stores of one stage."""
+        return Stores({name.split("/", 1)[1]: s for name, s in self._stores.items() if name.startswith(f"{stage}/")})
 
     @property
     def waiting(self) -> dict[str, Rows]:

@@ -19,7 +19,7 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
 from tocsin.pipelines.runtime.declare.fields import unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step
+from tocsin.pipelines.runtime.declare.stage import StepContext, stored_state
 from tocsin.pipelines.runtime.declare.state import FAR, Cut, Declared, Pending, State
 from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_of
 from tocsin.pipelines.runtime.engine.clock import Arrivals
@@ -57,18 +57,16 @@ class Machine:
         self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
         self._forget_after = milliseconds(pipeline.forget_after)
 
-    def _stages(self) -> dict[str, Declared]:
-        return {
-            f"{i}-{type(s).__name__}/{n}": d for i, s in enumerate(self.pipeline.stages) for n, d in s.state.items()
-        }
-
     def _declared(self) -> dict[str, Declared]:
-        return self._stages() | {f"rules/{name}": cell for name, cell in self._rules.state.items()}
+        return stored_state(self.pipeline.stages) | {f"rules/{name}": cell for name, cell in self._rules.state.items()}
 
     @property
     def signature(self) -> str:
         """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
-        p, declared = self.pipeline, {n: d for n, d in self._stages().items() if not getattr(d, "added", False)}
+        p, declared = (
+            self.pipeline,
+            {n: d for n, d in stored_state(self.pipeline.stages).items() if not getattr(d, "added", False)},
+        )
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
         )
@@ -142,36 +140,36 @@ class Machine:
         """
         p, state = self.pipeline, self._state
         state.changed = False
-        at = Step(now, p.key, p.event_time or "_timestamp", state.keys_of)
-        rows = self._nameable(self._punctual(batch, at, wall), at)
+        ctx = StepContext(now, p.key, p.event_time or "_timestamp", state.keys_of)
+        rows = self._nameable(self._punctual(batch, ctx, wall), ctx)
         # So far a row's slot is its place in the batch.
         arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
         given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
 
         def give(rows: Rows, walls: Tensor) -> None:
-            results = self._results(rows, at, now if wall is None else wall)
+            results = self._results(rows, ctx, now if wall is None else wall)
             given.append(results)
-            alerts.extend(self._rings(rows, results, walls, at))
+            alerts.extend(self._rings(rows, results, walls, ctx))
             files.extend(self._files(rows))
 
-        Parts(p, state, at, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
+        Parts(p, state, ctx, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
         results = given[0] if len(given) == 1 else pa.concat_batches(given)
-        at.counts["forgotten"] += state.forget(now, self._forget_after)
+        ctx.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(results) or state.changed)
         if changed:  # a step that changed nothing is not journaled: what comes next must not depend on it
             state.now = state.ticked = max(state.now, now)
             state.reached = arrivals.reached
-        return Outcome(results, alerts, _folded(at.refused), at.counts, changed, files)
+        return Outcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
 
-    def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, at: Step) -> list[Alert]:
+    def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
         """The alarms of some rows."""
         if not len(rows) or not self.pipeline.rules:
             return []
         frame = pl.DataFrame(results)
         times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
         if (silent := self._silent(frame, walls.numpy())) is not None:
-            at.counts["silenced"] += int(silent.sum())
+            ctx.counts["silenced"] += int(silent.sum())
         edges = self._rules.step(frame, rows.slots, times, self._state.of("rules"), silent)  # type: ignore[arg-type]
         return alerts_of(self.pipeline, frame, edges, self.generation)
 
@@ -190,53 +188,53 @@ class Machine:
         until = frame["key"].replace_strict(silences, default=0, return_dtype=pl.Int64).to_numpy()
         return walls < until
 
-    def _punctual(self, batch: pa.RecordBatch, at: Step, wall: int | None) -> Rows:
+    def _punctual(self, batch: pa.RecordBatch, ctx: StepContext, wall: int | None) -> Rows:
         """Rows with an event time that can be right: one clock in 2099 must not make everyone late, nor one in 1970 all wait.
 
         Args:
             wall: when it really is; None: unknown, so that Kafka's timestamps are not held against it.
         """
-        p, name, kafka = self.pipeline, at.event_time, "Kafka's timestamp"
+        p, name, kafka = self.pipeline, ctx.event_time, "Kafka's timestamp"
         rows = Rows(batch, torch.arange(batch.num_rows))
-        rows = at.require(rows, name, stage="event time")
+        rows = ctx.require(rows, name, stage="event time")
         if wall is not None:
             age, stamps = max(self._max_age, milliseconds(MAX_AGE)), _ms(rows, "_timestamp")
             wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
-            rows = _bounded(rows, at, wall - stamps, age, stamps, "TooOld", wanted)
+            rows = _bounded(rows, ctx, wall - stamps, age, stamps, "TooOld", wanted)
         if p.event_time is None:
             if wall is None:
                 return rows
             stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
-            return _bounded(rows, at, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
+            return _bounded(rows, ctx, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
         known = FAR if wall is None else wall  # a producer's clock that is ahead of it vouches for nothing
         times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         rows = _bounded(
-            rows, at, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
+            rows, ctx, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
         times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
-        return _bounded(rows, at, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
+        return _bounded(rows, ctx, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 
-    def _nameable(self, rows: Rows, at: Step) -> Rows:
+    def _nameable(self, rows: Rows, ctx: StepContext) -> Rows:
         """Rows with a key of a bearable length."""
-        keys = rows.table.column(at.key)
+        keys = rows.table.column(ctx.key)
         if not pa.types.is_string(keys.type):
             return rows
         lengths = pc.binary_length(keys).to_numpy(zero_copy_only=False)
         if (short := torch.from_numpy(lengths <= KEY_BYTES)).all():
             return rows
-        lines = [f"expected {at.key} of at most {KEY_BYTES} bytes, got {n}" for n in lengths[~short.numpy()]]
-        at.refuse(rows.keep(~short), stage="key", error="BadValue", messages=lines)
+        lines = [f"expected {ctx.key} of at most {KEY_BYTES} bytes, got {n}" for n in lengths[~short.numpy()]]
+        ctx.refuse(rows.keep(~short), stage="key", error="BadValue", messages=lines)
         return rows.keep(short)
 
-    def _results(self, rows: Rows, at: Step, wall: int) -> pa.RecordBatch:
+    def _results(self, rows: Rows, ctx: StepContext, wall: int) -> pa.RecordBatch:
         """The result columns of the last stage's rows, lineage before them."""
         p, t, n = self.pipeline, rows.table, len(rows)
         if missing := [f.name for f in p.results if f.name not in t.schema.names]:
             raise ConfigError(
                 f"pipeline {p.name}: expected results among what its stages give, {t.schema.names}, got {missing}"
             )
-        event_time = t.column(at.event_time).cast(pa.timestamp("us", tz="UTC"), safe=False)
+        event_time = t.column(ctx.event_time).cast(pa.timestamp("us", tz="UTC"), safe=False)
         columns = [
             pa.repeat(pa.scalar(p.topic), n),
             *(t.column(name) for name in ("_partition", "_offset", "_row")),
@@ -263,7 +261,7 @@ class Machine:
         Raises:
             StateMismatch: it holds what this version does not declare, or what has another shape.
         """
-        declared, blank = self._stages(), Machine(self.pipeline).cut(full=True)
+        declared, blank = stored_state(self.pipeline.stages), Machine(self.pipeline).cut(full=True)
         fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
         found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in cut.cells.items() if not name.startswith("rules/")}
         wrong = [
@@ -293,7 +291,9 @@ def _ms(rows: Rows, column: str) -> np.ndarray:
     return np.asarray(rows.table.column(column).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()))
 
 
-def _bounded(rows: Rows, at: Step, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str) -> Rows:
+def _bounded(
+    rows: Rows, ctx: StepContext, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str
+) -> Rows:
     """The rows that are `off` by at most `most` ms; the others go to the dead letters, with what is likely of their `times`."""
     wrong = off > most
     if not wrong.any():
@@ -302,7 +302,7 @@ def _bounded(rows: Rows, at: Step, off: np.ndarray, most: int, times: np.ndarray
         f"expected {wanted}, got {ms:.0f} ms{unit_meant(time)}"
         for ms, time in zip(off[wrong], times[wrong], strict=True)
     ]
-    at.refuse(rows.keep(torch.from_numpy(wrong)), stage="event time", error=error, messages=lines)
+    ctx.refuse(rows.keep(torch.from_numpy(wrong)), stage="event time", error=error, messages=lines)
     return rows.keep(torch.from_numpy(~wrong))
 
 

@@ -33,7 +33,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class _Keys:
+class _Grouped:
     """A step's rows laid together by key, their order kept inside.
 
     Args:
@@ -49,7 +49,7 @@ class _Keys:
     each: np.ndarray
 
     @classmethod
-    def of(cls, slots: Tensor) -> _Keys:
+    def of(cls, slots: Tensor) -> _Grouped:
         order = np.argsort(slots.numpy(), kind="stable")
         laid = slots.numpy()[order]
         starts = np.flatnonzero(np.diff(laid, prepend=-1))
@@ -108,7 +108,7 @@ class RuleBook:
         Returns:
             By row, then in the order of the rules.
         """
-        keys = _Keys.of(slots)
+        keys = _Grouped.of(slots)
         times = times[keys.order]
         verdicts = [column.to_numpy()[keys.order] for column in frame.select(self._conditions)]
         edges: list[Edge] = []
@@ -167,7 +167,7 @@ def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
     return [expression.alias(str(i)) for i, expression in enumerate(pairs)]
 
 
-def _runs(when: np.ndarray, keys: _Keys, run: np.ndarray, most: int) -> np.ndarray:
+def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, most: int) -> np.ndarray:
     """How many rows of a key up to each one hold without a gap, at most `most`; `run`: the count before the step."""
     index = np.arange(len(when))
     gap = np.maximum.accumulate(np.where(when, -1, index))  # the last row that does not hold
@@ -175,7 +175,7 @@ def _runs(when: np.ndarray, keys: _Keys, run: np.ndarray, most: int) -> np.ndarr
     return np.minimum(np.where(gap < start, index - start + 1 + run[keys.each], index - gap), most)
 
 
-def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Keys, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Set by `ring`, reset by `clear`, from `firing` on: the alarm before and after each row."""
     last = np.maximum.accumulate(np.where(ring | clear, np.arange(len(ring)), -1))
     after = np.where(last < keys.starts[keys.each], firing[keys.each], ring[last])
@@ -188,7 +188,7 @@ def _rings(
     held: np.ndarray,
     clear: np.ndarray,
     times: np.ndarray,
-    keys: _Keys,
+    keys: _Grouped,
     firing: np.ndarray,
     rung: np.ndarray,
     cooldown: int,

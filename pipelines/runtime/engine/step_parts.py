@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Timer
+from tocsin.pipelines.runtime.declare.stage import Timer, state_names
 from tocsin.pipelines.runtime.declare.state import FAR, CellStore, State
 from tocsin.pipelines.runtime.engine.clock import Arrivals, before_each, crossed, segments
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-    from tocsin.pipelines.runtime.declare.stage import Step
+    from tocsin.pipelines.runtime.declare.stage import StepContext
 
 
 class Parts:
@@ -35,19 +35,17 @@ class Parts:
         self,
         pipeline: Pipeline,
         state: State,
-        at: Step,
+        ctx: StepContext,
         forget_after: int,
         give: Callable[[Rows, Tensor], None],
     ) -> None:
-        self._state, self._at, self._forget_after, self._key = state, at, forget_after, pipeline.key
-        names = [f"{i}-{type(stage).__name__}" for i, stage in enumerate(pipeline.stages)]
+        self._state, self._ctx, self._forget_after, self._key = state, ctx, forget_after, pipeline.key
+        names = state_names(pipeline.stages)
         self._stages = [(stage, state.of(name)) for stage, name in zip(pipeline.stages, names, strict=True)]
         self._timers = list[tuple[CellStore, Timer]]()
         for stage, stores in self._stages:
             for timer in getattr(stage, "timers", ()):
-                cell = stores[timer.heard]
-                assert isinstance(cell, CellStore)
-                self._timers.append((cell, timer))
+                self._timers.append((stores.cell(timer.heard), timer))
         self._silences, self._clock = pipeline.silences, torch.full((state.capacity,), state.ticked)
         self._give, self._parts = give, 0
 
@@ -64,8 +62,8 @@ class Parts:
                 for n in range(int(part.max()) + 1):
                     index = (part == n).nonzero()[:, 0]
                     self._take(came.take(index), arrivals.least[index], arrivals.heard[index], due=True)
-        if self._at.now >= state.quiet_until:
-            self._tick(torch.tensor(self._at.now))
+        if self._ctx.now >= state.quiet_until:
+            self._tick(torch.tensor(self._ctx.now))
             pending = [self._next(timer, torch.tensor(FAR)) for timer in self._timers]
             state.quiet_until = int(torch.cat([*pending, torch.tensor([FAR])]).min())
         if not self._parts:
@@ -78,7 +76,7 @@ class Parts:
             state.blank(slots)
             self._stage(self._nothing, torch.zeros(0, dtype=torch.int64), ticks=True)
             state.blank(slots)
-            self._at.counts["forgotten"] += len(slots)
+            self._ctx.counts["forgotten"] += len(slots)
         state.leaving, state.changed = set(), True
 
     def _split(self, came: Rows, arrivals: Arrivals) -> Tensor | None:
@@ -106,7 +104,7 @@ class Parts:
             limit = torch.full_like(self._clock, -FAR)
             limit[g.slots] = least[first]
             self._tick(limit)
-        self._at.counts["forgotten"] += state.lapse(g.slots, least[first], self._forget_after)
+        self._ctx.counts["forgotten"] += state.lapse(g.slots, least[first], self._forget_after)
         state.saw(g.slots, least[last] if self._wall is None else torch.full_like(last, self._wall))
         self._clock[g.slots] = least[last]
         soonest = min((timer.after for _, timer in self._timers), default=FAR)
@@ -133,10 +131,10 @@ class Parts:
         return torch.where(there, due, FAR)
 
     def _stage(self, rows: Rows, heard: Tensor, *, ticks: bool) -> None:
-        at = self._at
-        at.came, at.heard, at.clock, at.ticks = rows, heard, self._clock, ticks
+        ctx = self._ctx
+        ctx.came, ctx.heard, ctx.clock, ctx.ticks = rows, heard, self._clock, ticks
         for stage, stores in self._stages:
-            rows = stage.step(rows, stores, at)
+            rows = stage.step(rows, stores, ctx)
         walls = self._clock[rows.slots] if self._wall is None else torch.full_like(rows.slots, self._wall)
         self._give(rows, walls)
         self._parts += 1

@@ -12,21 +12,18 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.rows import Groups, Rows, concat
-from tocsin.pipelines.runtime.declare.stage import Step, Timer
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
 from tocsin.pipelines.runtime.declare.state import (
     NEVER,
     Cell,
-    CellStore,
     Declared,
     Pending,
-    PendingStore,
     Ring,
-    RingStore,
-    Store,
+    Stores,
 )
 
 
-class Around:
+class CenteredWindow(Stage):
     """Each row together with its key's `past` rows before it and `ahead` rows after it, once those have come.
 
     A key's rows go on in order, each once, with their columns and tensors. What a key does not have, before its first row and
@@ -40,14 +37,16 @@ class Around:
         tensor: of `Rows`, what windows are made of: `[B, *shape]` of `dtype`, on the CPU.
         lapse: where a key's next row has an event time more than this after the row before, no window reaches across: rows
             that wait go on with what they have, and the past begins anew. None: never.
-        wait: a key that has not been heard of for so long is silent; as in `Silence`, what counts is when its readings came.
-            It must be longer than that of a `Sorted` before it, or windows close without the rows that still wait there.
+        wait: a key that has not been heard of for so long is silent; as in `Inactivity`, what counts is when its readings came.
+            It must be longer than that of a `Reorder` before it, or windows close without the rows that still wait there.
         without: other tensors of `Rows`, which end here: what waits is copied in every step and lies in every snapshot, too
             much for a frame's pixels.
 
     Raises:
         ConfigError: `past` or `ahead` is negative; in a step, the tensor has another shape or dtype.
     """
+
+    stored_as = "Around"
 
     def __init__(
         self,
@@ -81,21 +80,24 @@ class Around:
     def timers(self) -> Sequence[Timer]:
         return [Timer("heard", self._wait)]
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        past, newest, heard, waiting = (state[n] for n in ("past", "newest", "heard", "waiting"))
-        assert isinstance(past, RingStore) and isinstance(newest, CellStore)
-        assert isinstance(heard, CellStore) and isinstance(waiting, PendingStore)
-        at.hear(heard)
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        past, newest, heard, waiting = (
+            state.ring("past"),
+            state.cell("newest"),
+            state.cell("heard"),
+            state.pending("waiting"),
+        )
+        ctx.hear(heard)
         rows = self._owned(rows)
         if waiting.rows is not None:
             rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
         g = rows.groups()
-        times = at.times(rows)[g.order]
+        times = ctx.times(rows)[g.order]
         before = torch.cat([times[:1], times[:-1]])
         before[g.starts] = newest[g.slots]
         values = rows.tensors[self._tensor].reshape(len(rows), math.prod(self._shape))
         line = _Line(g, values, *past.tail(g.slots), times - before > self._lapse, self._ahead)
-        waits = line.open & ~at.due(heard, self._wait)[rows.slots]
+        waits = line.open & ~ctx.due(heard, self._wait)[rows.slots]
         through = g.lengths - torch.bincount(line.key[waits], minlength=len(g.slots))
         some = through > 0
         until = (line.starts + through)[some]

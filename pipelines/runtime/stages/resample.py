@@ -12,14 +12,14 @@ import torch
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Step, Timer
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Ring, RingStore, Store
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Ring, Stores
 
 Array = np.ndarray
 FAR = -NEVER
 
 
-class Grid:
+class Resample(Stage):
     """A row a key and step of event time, from readings `(property, time, value)` that come whenever they please.
 
     A step of a key is closed once the key has moved `late` past its end, or has been silent for `wait`; no key and no property
@@ -37,6 +37,8 @@ class Grid:
         slope: how far back a slope looks from the step's end; None: one step.
         most: readings of a key in steps that are still open; what comes beyond is a dead letter (`TooMany`).
     """
+
+    stored_as = "Grid"
 
     def __init__(
         self,
@@ -81,29 +83,28 @@ class Grid:
         listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
         return torch.from_numpy(listed.to_numpy(zero_copy_only=False))
 
-    def step(self, rows: Rows, state: Mapping[str, Store], at: Step) -> Rows:
-        seen_at = state["seen_at"]
-        assert isinstance(seen_at, CellStore)
-        at.hear(seen_at, self._listed(at.came))
-        for column in (at.event_time, self._by, self._value):
-            rows = at.require(rows, column, stage="grid")
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        seen_at = state.cell("seen_at")
+        ctx.hear(seen_at, self._listed(ctx.came))
+        for column in (ctx.event_time, self._by, self._value):
+            rows = ctx.require(rows, column, stage="grid")
         kinds = pc.index_in(rows.table.column(self._by), value_set=pa.array(self.properties)).fill_null(-1).to_numpy()
         known = torch.from_numpy(kinds >= 0)
-        at.counts["ignored"] += int((~known).sum())
+        ctx.counts["ignored"] += int((~known).sum())
         rows, kinds = rows.keep(known), kinds[kinds >= 0]
-        keys = _Keys(self, rows, state, at)
+        keys = _OpenSteps(self, rows, state, ctx)
         if not len(keys.slots):
-            return self._rows(keys.slots, keys.slots, {}, rows, at)
-        keys.take(rows, kinds, rows.column(self._value).double().numpy(), at)
+            return self._rows(keys.slots, keys.slots, {}, rows, ctx)
+        keys.take(rows, kinds, rows.column(self._value).double().numpy(), ctx)
         key, end = keys.close()
         columns = keys.columns(key, end)
-        keys.keep(rows, at)
-        return self._rows(keys.slots[key], end, columns, rows, at)
+        keys.keep(rows, ctx)
+        return self._rows(keys.slots[key], end, columns, rows, ctx)
 
-    def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, at: Step) -> Rows:
+    def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, ctx: StepContext) -> Rows:
         """Rows of keys at the ends of steps."""
-        names = dict.fromkeys([*IDENTITY.names, at.key, at.event_time])
-        made = at.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
+        names = dict.fromkeys([*IDENTITY.names, ctx.key, ctx.event_time])
+        made = ctx.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
         parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
         empty = np.empty(0)
         return made.with_columns(
@@ -111,39 +112,33 @@ class Grid:
         )
 
 
-class _Keys:
+class _OpenSteps:
     """The keys that one step of a grid is about, by number 0 to K - 1: those that were heard of, and those whose silence counts.
 
     Their readings lie flat, sorted by key, property, time: first what the state held, then with what came.
     """
 
-    def __init__(self, grid: Grid, rows: Rows, state: Mapping[str, Store], at: Step) -> None:
+    def __init__(self, grid: Resample, rows: Rows, state: Stores, ctx: StepContext) -> None:
         self._grid, self._state, self._rows = grid, state, rows
-        due = at.due(self._cell("seen_at"), grid.wait)
+        due = ctx.due(self._state.cell("seen_at"), grid.wait)
         self._groups = g = rows.groups()
-        silent = self._cell("open").all() & due
+        silent = self._state.cell("open").all() & due
         self.slots = np.union1d(g.slots.numpy(), silent.nonzero()[:, 0].numpy())
         here = torch.from_numpy(self.slots)
         self._silent = due[here].numpy()
-        self.newest, self.closed, self.read = (self._cell(n)[here].numpy() for n in ("newest", "closed", "read"))
-        self.last, self.last_at = self._cell("last")[here].numpy(), self._cell("last_at")[here].numpy()
-        ring = state["readings"]
-        assert isinstance(ring, RingStore)
+        self.newest, self.closed, self.read = (self._state.cell(n)[here].numpy() for n in ("newest", "closed", "read"))
+        self.last, self.last_at = self._state.cell("last")[here].numpy(), self._state.cell("last_at")[here].numpy()
+        ring = state.ring("readings")
         held, count = (t.numpy() for t in ring.tail(here))
         self.key, place = np.nonzero(np.arange(grid.most) >= grid.most - count[:, None])
         time, kind, self.value = held[self.key, place].T
         self.time, self.kind = time.astype(np.int64), kind.astype(np.int64)
         self.row = np.full(len(self.key), -1)  # of `rows`; what the state held has none
 
-    def _cell(self, name: str) -> CellStore:
-        store = self._state[name]
-        assert isinstance(store, CellStore)
-        return store
-
-    def take(self, rows: Rows, kinds: Array, values: Array, at: Step) -> None:
+    def take(self, rows: Rows, kinds: Array, values: Array, ctx: StepContext) -> None:
         """Put what came among the rest; what is late or repeated does not get in, whatever the steps it comes in."""
         grid, g = self._grid, self._groups
-        times = at.times(rows)
+        times = ctx.times(rows)
         time, key = times.numpy(), np.searchsorted(self.slots, rows.slots.numpy())
         reached = np.full(len(rows), NEVER)
         if len(rows):
@@ -163,9 +158,13 @@ class _Keys:
         same[1:] = np.all([a[1:] == a[:-1] for a in (self.key, self.kind, self.time)], axis=0)
         head = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
         again = same & ~late[head] & fresh
-        at.counts["duplicates"] += int(again.sum())
+        ctx.counts["duplicates"] += int(again.sum())
         self._refuse(
-            late & ~again, "TooLate", lambda i: f"expected {at.event_time} from {floor[i]} on, got {time[i]}", rows, at
+            late & ~again,
+            "TooLate",
+            lambda i: f"expected {ctx.event_time} from {floor[i]} on, got {time[i]}",
+            rows,
+            ctx,
         )
         self._order(np.flatnonzero(~late & ~again))
         # Places are found by rank: a reading of the year 1 must not make numbers too large.
@@ -242,7 +241,7 @@ class _Keys:
         value, time = (a[place] if len(a) else np.zeros(len(end), a.dtype) for a in (self.value, self.time))
         return np.where(there, value, self.last[key, kind]), np.where(there, time, self.last_at[key, kind])
 
-    def keep(self, rows: Rows, at: Step) -> None:
+    def keep(self, rows: Rows, ctx: StepContext) -> None:
         """Write back what later steps need."""
         grid, here, every = self._grid, torch.from_numpy(self.slots), np.arange(len(self.slots))
         last = [self._last(every, kind, self.closed) for kind in range(len(grid.properties))]
@@ -257,15 +256,13 @@ class _Keys:
         line = (
             f"expected at most {grid.most} readings of a key in open steps, got one more; give its grid a larger `most`"
         )
-        self._refuse(over & waits, "TooMany", lambda i: line, rows, at)
+        self._refuse(over & waits, "TooMany", lambda i: line, rows, ctx)
         self._order(np.flatnonzero(~over))
         count = np.bincount(self.key, minlength=len(every))
         held = np.zeros((len(every), grid.most, 3))
         place = grid.most - count[self.key] + np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
         held[self.key, place] = np.stack([self.time, self.kind, self.value], axis=1)
-        ring = self._state["readings"]
-        assert isinstance(ring, RingStore)
-        ring.replace(here, torch.from_numpy(held), torch.from_numpy(count))
+        self._state.ring("readings").replace(here, torch.from_numpy(held), torch.from_numpy(count))
         for name, values in {
             "newest": self.newest,
             "closed": self.closed,
@@ -274,14 +271,14 @@ class _Keys:
             "last": np.stack([value for value, _ in last], axis=1),
             "last_at": np.stack([time for _, time in last], axis=1),
         }.items():
-            self._cell(name)[here] = torch.from_numpy(values)
+            self._state.cell(name)[here] = torch.from_numpy(values)
 
     def _order(self, order: Array) -> None:
         self.key, self.kind, self.time = self.key[order], self.kind[order], self.time[order]
         self.value, self.row = self.value[order], self.row[order]
 
-    def _refuse(self, mask: Array, error: str, line: Callable[[int], str], rows: Rows, at: Step) -> None:
+    def _refuse(self, mask: Array, error: str, line: Callable[[int], str], rows: Rows, ctx: StepContext) -> None:
         """Send the rows of some readings to the dead letters."""
         which = np.sort(self.row[mask])
         if len(which):
-            at.refuse(rows.take(torch.from_numpy(which)), stage="grid", error=error, messages=[*map(line, which)])
+            ctx.refuse(rows.take(torch.from_numpy(which)), stage="grid", error=error, messages=[*map(line, which)])

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Timer
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, PendingStore, Store
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, Stores
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.declare.stage import Step
+    from tocsin.pipelines.runtime.declare.stage import StepContext
 
 CONFIRM_MS = 7 * 86_400_000
 """A reading in doubt waits so long for its key's next one."""
@@ -55,12 +55,12 @@ class _Line:
     repeated: int = 0
 
 
-class Doubts:
-    """Sets a key's doubtful reading aside until its next one comes; see `Sorted`.
+class Confirmation:
+    """Sets a key's doubtful reading aside until its next one comes; see `Reorder`.
 
     Args:
         by: the column of positions; None: the event time.
-        jump, restart: as of `Sorted`.
+        jump, restart: as of `Reorder`.
     """
 
     def __init__(self, by: str | None, jump: float | None, restart: float | None) -> None:
@@ -74,16 +74,15 @@ class Doubts:
     def timers(self) -> Sequence[Timer]:
         return [Timer("doubted_at", CONFIRM_MS)]
 
-    def lines(self, rows: Rows, order: Order, state: Mapping[str, Store], at: Step) -> Iterator[tuple[Tensor, Rows]]:
+    def lines(self, rows: Rows, order: Order, state: Stores, ctx: StepContext) -> Iterator[tuple[Tensor, Rows]]:
         """The readings that are beyond doubt, in lines: between two lines of a key its counter has started again.
 
         Yields:
             The keys whose counter starts again with this line, by slot, and the line's rows.
         """
-        doubted, doubted_at = state["doubted"], state["doubted_at"]
-        assert isinstance(doubted, PendingStore) and isinstance(doubted_at, CellStore)
-        if (held := doubted.rows) is not None and bool((over := at.due(doubted_at, CONFIRM_MS)[held.slots]).any()):
-            self._refuse(held.keep(over), order.newest[held.slots[over]], order, at)
+        doubted, doubted_at = state.pending("doubted"), state.cell("doubted_at")
+        if (held := doubted.rows) is not None and bool((over := ctx.due(doubted_at, CONFIRM_MS)[held.slots]).any()):
+            self._refuse(held.keep(over), order.newest[held.slots[over]], order, ctx)
             doubted_at[held.slots[over]] = 0
             doubted.rows = held.keep(~over)
         held = doubted.rows
@@ -101,16 +100,16 @@ class Doubts:
             found = self._follow(places, position, reached, order)
             line[places] = torch.tensor([found.line.get(place, -1) for place in places])
             refused |= found.refused
-            at.counts["duplicates"] += found.repeated
+            ctx.counts["duplicates"] += found.repeated
             if found.doubt is not None:
                 waits[found.doubt] = True
         line[waits] = -1
         new = pool.slots[waits & here]
         doubted_at[keys] = 0
-        doubted_at[new] = at.clock[new]
+        doubted_at[new] = ctx.clock[new]
         places = sorted(refused)
         reached_then = torch.tensor([refused[place] for place in places], dtype=torch.int64)
-        self._refuse(pool.take(torch.tensor(places, dtype=torch.int64)), reached_then, order, at)
+        self._refuse(pool.take(torch.tensor(places, dtype=torch.int64)), reached_then, order, ctx)
         doubted.rows = pool.keep(waits)
         for number in range(max(line.tolist()) + 1):
             part = pool.keep(line == number)
@@ -161,11 +160,11 @@ class Doubts:
             now.line[place], now.reached = now.restarts, max(now.reached, x)
         return now
 
-    def _refuse(self, rows: Rows, reached: Tensor, order: Order, at: Step) -> None:
+    def _refuse(self, rows: Rows, reached: Tensor, order: Order, ctx: StepContext) -> None:
         """Send readings that nothing has confirmed to the dead letters; `reached`: the newest positions of their keys."""
         if not len(rows):
             return
-        name, position = self._by or at.event_time, order.position(rows)
+        name, position = self._by or ctx.event_time, order.position(rows)
         ahead = position > reached
         for which, error in ((ahead, "Outlier"), (~ahead, "TooLate")):
             pairs = zip(reached[which].tolist(), position[which].tolist(), strict=True)
@@ -174,7 +173,7 @@ class Doubts:
                 "go on from there"
                 for n, x in pairs
             ]
-            at.refuse(rows.keep(which), stage="sorted", error=error, messages=lines)
+            ctx.refuse(rows.keep(which), stage="sorted", error=error, messages=lines)
 
     def _wanted(self, error: str, reached: int, scale: int) -> str:
         if reached == NEVER:

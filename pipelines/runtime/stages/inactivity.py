@@ -1,0 +1,55 @@
+"""Keys that nothing is heard of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+import torch
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.rows import Rows, concat
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
+from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
+
+
+class Inactivity(Stage):
+    """Adds a row for each key that has not been heard of for `after`: no offset, every reading null, `silent` true.
+
+    Its event time is that of the key's last row, so that the alarm is the same however late it is noticed; a key that has had
+    none is not told of. What counts is when readings came, not when a stage lets go of what it made of them: a row that comes
+    out while its key is silent, closed by the clock, is `silent` too and ends nothing.
+    """
+
+    stored_as = "Silence"
+
+    def __init__(self, after: str) -> None:
+        self._after = milliseconds(after)
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        time = Cell(dtype=torch.int64)
+        return {"heard": time, "event_time": time, "told": Cell(dtype=torch.bool, fill=True)}
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        return [Timer("heard", self._after)]
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        heard, event_time, told = state.cell("heard"), state.cell("event_time"), state.cell("told")
+        ctx.hear(heard)
+        due = ctx.due(heard, self._after)
+        if len(rows):
+            g = rows.groups()
+            known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
+            told[g.slots] = told[g.slots] & known & due[g.slots]
+            event_time[g.slots] = ctx.times(rows)[g.order[g.starts + g.lengths - 1]]
+        rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
+        quiet = (~told.all() & due).nonzero()[:, 0]
+        if not len(quiet):
+            return rows
+        told[quiet] = True
+        silent = ctx.timed(quiet, event_time[quiet], rows.table.schema)
+        heard_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
+        silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(quiet))})
+        return concat([heard_rows, silent])

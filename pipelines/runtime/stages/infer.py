@@ -1,0 +1,60 @@
+"""A model on each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import Stores
+
+
+class Infer(Stage):
+    """A model's verdict on each row: its outputs become columns.
+
+    Args:
+        model: `tensor [B, ...] -> {name: [B] or [B, T] tensor}`; called with at most `batch` rows.
+        tensor: the tensor of `Rows` that it reads.
+    """
+
+    def __init__(
+        self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "window", batch: int = 512
+    ) -> None:
+        self._model, self._tensor, self._batch = model, tensor, batch
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        verdict = _batched(self._model, rows.tensors[self._tensor], self._batch)
+        return rows.with_columns({name: _arrow(t) for name, t in verdict.items()})
+
+
+class Encode(Infer):
+    """What a frozen network makes of each row, as tensors for the stages after it instead of columns; arguments as of `Infer`."""
+
+    def __init__(
+        self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "pixels", batch: int = 32
+    ) -> None:
+        super().__init__(model, tensor=tensor, batch=batch)
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        return rows.with_tensors(**_batched(self._model, rows.tensors[self._tensor], self._batch))
+
+
+def _batched(model: Callable[[Tensor], Mapping[str, Tensor]], rows: Tensor, batch: int) -> dict[str, Tensor]:
+    """A model over rows, at most `batch` of them at once."""
+    parts = [model(chunk) for chunk in rows.split(batch)]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def _arrow(tensor: Tensor) -> pa.Array:
+    """`[B]` as a column, `[B, T]` as a column of lists."""
+    values = tensor.detach().cpu().contiguous().numpy()
+    if values.ndim == 1:
+        # NaN is no verdict but null: to Polars it is above every level, so it would clear an alarm.
+        return pa.array(values, from_pandas=True)
+    offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))

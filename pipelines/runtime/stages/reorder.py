@@ -1,0 +1,190 @@
+"""Each key's rows in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.rows import Rows, concat
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
+from tocsin.pipelines.runtime.declare.state import (
+    NEVER,
+    Cell,
+    CellStore,
+    Declared,
+    Pending,
+    Stores,
+)
+from tocsin.pipelines.runtime.stages.confirmation import Confirmation, Order
+from tocsin.pipelines.runtime.stages.positions import PARTS, positions
+
+_PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+class Reorder(Stage):
+    """Each key's rows in order, each position once.
+
+    A row waits until the key has moved `late` past it. What comes later than that is a dead letter (`TooLate`); what
+    repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
+
+    Args:
+        by: a column of numbers or times, of numbers with fractions a millionth counts; None: the event time.
+        late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
+        wait: rows of a key that has gone silent are let through after this long.
+        jump: a reading that is further ahead of its key's newest than this, in the column's own unit, waits for the key's next
+            one. If that goes on from there, both are let through; else it is a dead letter (`Outlier`). None: never.
+        restart: the column is a counter that may start again, at no more than this. A reading up to here that would be too late
+            waits for the key's next one, and if that goes on from there, the counter has started again. None: it never does.
+    """
+
+    stored_as = "Sorted"
+
+    def __init__(
+        self,
+        *,
+        by: str | None = None,
+        late: int | str = 0,
+        wait: str = "10s",
+        jump: float | None = None,
+        restart: float | None = None,
+    ) -> None:
+        self._by, self._late, self._wait = by, milliseconds(late) if isinstance(late, str) else late, milliseconds(wait)
+        self._late_is_ms = isinstance(late, str)
+        self._doubts = Confirmation(by, jump, restart) if jump is not None or restart is not None else None
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        newest = Cell(dtype=torch.int64, fill=NEVER)
+        declared: dict[str, Declared] = {"newest": newest}
+        if self._late:
+            declared |= {"through": newest, "seen_at": Cell(dtype=torch.int64), "waiting": Pending()}
+        return declared | dict(self._doubts.state if self._doubts else {})
+
+    @property
+    def timers(self) -> Sequence[Timer]:
+        doubts = self._doubts.timers if self._doubts else []
+        return [Timer("seen_at", self._wait), *doubts] if self._late else doubts
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        rows = self._placed(ctx.require(rows, self._by or ctx.event_time, stage="sorted"), ctx)
+        if not self._doubts:
+            return self._in_order(rows, state, ctx)
+        out, newest = list[Rows](), state.cell("newest")
+        scale = PARTS if pa.types.is_floating(rows.table.schema.field(self._by or ctx.event_time).type) else 1
+        order = Order(lambda r: self._position(r, ctx), self._allowed(rows, ctx), scale, newest)
+        for restarted, line in self._doubts.lines(rows, order, state, ctx):
+            if len(restarted):
+                out.append(self._let_go(restarted, newest, state, line))
+            out.append(self._in_order(line, state, ctx))
+        return concat(out)
+
+    def _in_order(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        return self._hold(rows, state, ctx) if self._late else self._pass(rows, state, ctx)
+
+    def _let_go(self, slots: Tensor, newest: CellStore, state: Stores, like: Rows) -> Rows:
+        """What waits of keys whose counter has started again, in order; their order begins anew."""
+        newest[slots] = NEVER
+        done = like.take(slots[:0])
+        if self._late:
+            through, waiting = state.cell("through"), state.pending("waiting")
+            through[slots] = NEVER
+            if waiting.rows is not None:
+                over = torch.isin(waiting.rows.slots, slots)
+                done, waiting.rows = waiting.rows.keep(over), waiting.rows.keep(~over)
+        return done
+
+    def _placed(self, rows: Rows, ctx: StepContext) -> Rows:
+        """Rows whose position is a number that can be counted with; the others go to the dead letters."""
+        name = self._by or ctx.event_time
+        column = rows.table.column(name)
+        if pa.types.is_floating(column.type):
+            values, low, high, between = column.to_numpy(), NEVER / PARTS, -NEVER / PARTS, "between -4.6e12 and 4.6e12"
+        else:
+            values = (column if column.type == pa.uint64() else column.cast(pa.int64())).to_numpy()
+            low, high, between = NEVER, 2**63, "above -2**62 and below 2**63"
+        fits = torch.from_numpy((values > low) & (values < high))
+        if not bool(fits.all()):
+            lines = [f"expected {name} {between}, got {v}" for v in values[~fits.numpy()].tolist()]
+            ctx.refuse(rows.keep(~fits), stage="sorted", error="BadValue", messages=lines)
+        return rows.keep(fits)
+
+    def _position(self, rows: Rows, ctx: StepContext) -> Tensor:
+        return positions(rows.table.column(self._by or ctx.event_time))
+
+    def _allowed(self, rows: Rows, ctx: StepContext) -> int:
+        """`late` in the column's own unit."""
+        kind = rows.table.schema.field(self._by or ctx.event_time).type
+        if pa.types.is_floating(kind):
+            return self._late * PARTS
+        scaled = self._late_is_ms and pa.types.is_timestamp(kind)
+        return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
+
+    def _pass(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        """No lateness allowed: a row must be ahead of all its key's rows before it."""
+        newest = state.cell("newest")
+        if not len(rows):
+            return rows
+        g, position = rows.groups(), self._position(rows, ctx)
+        before, last = g.running_max(position[g.order], newest[g.slots])
+        newest[g.slots] = last
+        reached = torch.empty_like(before)
+        reached[g.order] = before
+        ctx.counts["duplicates"] += int((position == reached).sum())
+        self._refuse(rows, position < reached, position, reached, ctx)
+        return rows.keep(position > reached)
+
+    def _hold(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        newest, through, seen_at, waiting = (
+            state.cell("newest"),
+            state.cell("through"),
+            state.cell("seen_at"),
+            state.pending("waiting"),
+        )
+        late = self._allowed(rows, ctx)
+        ctx.hear(seen_at)
+        if len(rows):
+            g, position = rows.groups(), self._position(rows, ctx)
+            before, last = g.running_max(position[g.order], newest[g.slots])
+            newest[g.slots] = last
+            reached = torch.empty_like(before)
+            reached[g.order] = before
+            passed = through[rows.slots]
+            floor = torch.maximum(reached - late, passed)
+            again = (position == passed) & (position == floor)
+            ctx.counts["duplicates"] += int(again.sum())
+            self._refuse(rows, position < floor, position, floor, ctx)
+            rows = rows.keep((position >= floor) & ~again)
+        if waiting.rows is not None:
+            rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
+        if not len(rows):
+            return rows
+        position = self._position(rows, ctx)
+        order = np.lexsort((position.numpy(), rows.slots.numpy()))  # stable: of two alike the first to come stays
+        rows, position = rows.take(torch.from_numpy(order)), position[torch.from_numpy(order)]
+        same = (rows.slots[1:] == rows.slots[:-1]) & (position[1:] == position[:-1])
+        ctx.counts["duplicates"] += int(same.sum())
+        first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
+        rows, position = rows.keep(first), position[first]
+        silent = ctx.due(seen_at, self._wait)[rows.slots]
+        ready = (position <= newest[rows.slots] - late) | silent
+        waiting.rows = rows.keep(~ready)
+        rows, position = rows.keep(ready), position[ready]
+        if len(rows):
+            g = rows.groups()
+            through[g.slots] = torch.maximum(through[g.slots], position[g.starts + g.lengths - 1])
+        return rows
+
+    def _refuse(self, rows: Rows, late: Tensor, position: Tensor, floor: Tensor, ctx: StepContext) -> None:
+        if not bool(late.any()):
+            return
+        name = self._by or ctx.event_time
+        got, after = position[late], floor[late]
+        if pa.types.is_floating(rows.table.schema.field(name).type):
+            got, after = got.double() / PARTS, after.double() / PARTS
+        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(got.tolist(), after.tolist(), strict=True)]
+        ctx.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)

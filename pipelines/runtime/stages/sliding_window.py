@@ -1,0 +1,93 @@
+"""Each row together with its key's rows before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tocsin.pipelines.runtime.declare.rows import Groups, Rows
+from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
+from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Ring, RingStore, Stores
+from tocsin.pipelines.runtime.stages.positions import positions
+
+
+class SlidingWindow(Stage):
+    """Each row together with its key's rows before it, as a window; rows of a key with fewer so far give none.
+
+    Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A number that float32 can't hold is a dead
+    letter: as infinity it would spoil every window that it is in.
+
+    Args:
+        counter: a column that `Reorder` lets start again: no window reaches back across that. None: there is none.
+    """
+
+    stored_as = "Last"
+
+    def __init__(
+        self, length: int, columns: Sequence[str], *, name: str = "window", counter: str | None = None
+    ) -> None:
+        self._length, self._columns, self._name, self._counter = length, tuple(columns), name, counter
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        counter = {"counter": Cell(dtype=torch.int64, fill=NEVER, added=True)} if self._counter else {}
+        return {"rows": Ring(self._length - 1, len(self._columns), columns=self._columns), **counter}
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        ring, past, width = state["rows"], self._length - 1, len(self._columns)
+        assert isinstance(ring, RingStore)
+        rows, values = self._values(rows, ctx)
+        if not len(rows):
+            return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
+        g = rows.groups()
+        # Lay every group out as its `past` rows, then its new ones: [P], then slide over it.
+        tail, count = ring.tail(g.slots)
+        rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
+        base = g.starts + past * torch.arange(len(g.slots))
+        laid = torch.empty(len(rows) + past * len(g.slots), width)
+        laid.index_copy_(0, (base[:, None] + torch.arange(past)).flatten(), tail.flatten(0, 1))
+        at_row = torch.repeat_interleave(base, g.lengths) + past + rank
+        laid.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
+        newest = (base + g.lengths)[:, None] + torch.arange(past)
+        before = torch.repeat_interleave(count, g.lengths) + rank
+        if self._counter:
+            before -= self._before_restart(positions(rows.table.column(self._counter))[g.order], g, before, state)
+        count = before[g.starts + g.lengths - 1] + 1
+        ring.replace(g.slots, laid.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
+        full = before >= past
+        chosen, order = g.order[full].sort()
+        starts = at_row[full][order] - past
+        windows = (
+            laid.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
+            if len(starts)
+            else laid.new_empty(0, self._length, width)
+        )
+        return rows.take(chosen).with_tensors(**{self._name: windows})
+
+    def _before_restart(self, counter: Tensor, g: Groups, before: Tensor, state: Stores) -> Tensor:
+        """How many of the rows `before` each one, in the groups' order, are of before its counter's last restart."""
+        last = state.cell("counter")
+        previous = torch.cat([counter[:1], counter[:-1]])
+        previous[g.starts] = last[g.slots]
+        last[g.slots] = counter[g.starts + g.lengths - 1]
+        again = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
+        first = torch.repeat_interleave(g.starts, g.lengths)
+        return torch.where(again >= first, before[again.clamp(min=0)], 0)
+
+    def _values(self, rows: Rows, ctx: StepContext) -> tuple[Rows, np.ndarray]:
+        """The rows that float32 can hold, and their columns, `[B, C]` float32."""
+        values = np.empty((len(rows), len(self._columns)), np.float32)
+        with np.errstate(over="ignore"):
+            for i, column in enumerate(self._columns):
+                values[:, i] = rows.table.column(column).to_numpy(zero_copy_only=False)
+        if not (endless := np.isinf(values)).any():
+            return rows, values
+        fits = torch.from_numpy(~endless.any(1))
+        large = rows.keep(~fits)
+        first = [self._columns[i] for i in endless[~fits.numpy()].argmax(1)]
+        lines = [f"expected {c} to fit float32, got {large.table.column(c)[i]}" for i, c in enumerate(first)]
+        ctx.refuse(large, stage="last", error="BadValue", messages=lines)
+        return rows.keep(fits), values[fits.numpy()]
