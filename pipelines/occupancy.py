@@ -17,18 +17,22 @@ from torch import Tensor
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
 from tocsin.models.occupancy.model import load
-from tocsin.pipelines.runtime.declare.durations import milliseconds
-from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
-from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
-from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.replay import replay
-from tocsin.pipelines.runtime.stages.inactivity import Inactivity
-from tocsin.pipelines.runtime.stages.infer import Infer
-from tocsin.pipelines.runtime.stages.resample import Resample
-from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
+from tocsin.pipelines.runtime import (
+    AlertRule,
+    Cell,
+    ConfigError,
+    Declared,
+    Model,
+    ModelError,
+    Pipeline,
+    Rows,
+    Stage,
+    StepContext,
+    Stores,
+    milliseconds,
+    replay,
+)
+from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, SlidingWindow
 
 OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

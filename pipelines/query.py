@@ -16,10 +16,8 @@ from deltalake import DeltaTable
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
-from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime import Alert, ConfigError, Settings, Unavailable
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.settings import Settings
 
 if TYPE_CHECKING:
     from kafka import KafkaConsumer

@@ -9,12 +9,8 @@ import polars as pl
 import pyarrow as pa
 
 from tocsin.models.rul.model import load
-from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
-from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.stages.infer import Infer
-from tocsin.pipelines.runtime.stages.reorder import Reorder
-from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
+from tocsin.pipelines.runtime import AlertRule, ConfigError, Model, ModelError, Pipeline
+from tocsin.pipelines.runtime.stages import Infer, Reorder, SlidingWindow
 
 OPTIONS = (
     "name",

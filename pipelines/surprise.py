@@ -14,16 +14,25 @@ import torch
 
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
-from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
-from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Declared, Stores
-from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
-from tocsin.pipelines.runtime.stages.infer import Encode
-from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime import (
+    FACTS,
+    AlertRule,
+    Batch,
+    Cell,
+    CellStore,
+    ConfigError,
+    Declared,
+    Model,
+    ModelError,
+    Pipeline,
+    Rows,
+    Stage,
+    StepContext,
+    Stores,
+    frame_fields,
+    roots_of,
+)
+from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Reorder
 
 RESULTS = pa.schema(
     [

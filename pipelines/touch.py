@@ -15,18 +15,26 @@ from tocsin.models.touch import finder
 from tocsin.models.touch.hands import HandDetector
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
-from tocsin.pipelines.runtime.declare.durations import milliseconds
-from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Pipeline
-from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Stores
-from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
-from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
-from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
-from tocsin.pipelines.runtime.stages.infer import Encode
-from tocsin.pipelines.runtime.stages.reorder import Reorder
+from tocsin.pipelines.runtime import (
+    FACTS,
+    NEVER,
+    AlertRule,
+    Batch,
+    Cell,
+    ConfigError,
+    Declared,
+    Model,
+    ModelError,
+    Pipeline,
+    Rows,
+    Stage,
+    StepContext,
+    Stores,
+    frame_fields,
+    milliseconds,
+    roots_of,
+)
+from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Gaps, Keep, Pixels, Reorder
 
 LAPSE = "500ms"
 """Between two frames, after which the one before says nothing of the next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,17 @@ def test_operators_import_torch_alone() -> None:
     assert [
         (file.name, name) for file in _files("operators") for name in _imports(file) if name.split(".")[0] not in known
     ] == []
+
+
+@pytest.mark.parametrize("package", ["tocsin", "tocsin.pipelines.runtime", "tocsin.pipelines.runtime.stages"])
+def test_a_package_exports_what_its_types_say_and_no_more(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__file__
+    typed = [name.rpartition(".")[2] for name in _imports(Path(module.__file__)) if name.startswith(package)]
+    assert sorted(module.__all__) == sorted(name for name in typed if name != "exported")
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
+        _ = module.nothing
 
 
 def _python(code: str) -> None:

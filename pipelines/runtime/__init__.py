@@ -1,0 +1,68 @@
+"""The streaming engine: what a pipeline is made of. Stages that any pipeline can use are in `stages`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tocsin.pipelines.exports import exported
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.durations import milliseconds
+    from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, TocsinError, Unavailable
+    from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
+    from tocsin.pipelines.runtime.declare.rows import Rows
+    from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
+    from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, Ring, Stores
+    from tocsin.pipelines.runtime.engine.alerts import Alert
+    from tocsin.pipelines.runtime.engine.plan import Model
+    from tocsin.pipelines.runtime.engine.replay import judged, replay
+    from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
+    from tocsin.pipelines.runtime.settings import Settings
+
+__all__ = [
+    "FACTS",
+    "NEVER",
+    "Alert",
+    "AlertRule",
+    "Batch",
+    "Cell",
+    "CellStore",
+    "Commit",
+    "ConfigError",
+    "Declared",
+    "Model",
+    "ModelError",
+    "Pending",
+    "Pipeline",
+    "Ring",
+    "Rows",
+    "Settings",
+    "Stage",
+    "StepContext",
+    "Stores",
+    "Timer",
+    "TocsinError",
+    "Unavailable",
+    "frame_fields",
+    "judged",
+    "milliseconds",
+    "replay",
+    "roots_of",
+]
+
+__getattr__ = exported(
+    __name__,
+    {
+        "declare.durations": "milliseconds",
+        "declare.errors": "ConfigError ModelError TocsinError Unavailable",
+        "declare.pipeline": "AlertRule Batch Commit Pipeline",
+        "declare.rows": "Rows",
+        "declare.stage": "Stage StepContext Timer",
+        "declare.state": "Cell CellStore Declared NEVER Pending Ring Stores",
+        "engine.alerts": "Alert",
+        "engine.plan": "Model",
+        "engine.replay": "judged replay",
+        "formats.jpeg": "FACTS frame_fields roots_of",
+        "settings": "Settings",
+    },
+)

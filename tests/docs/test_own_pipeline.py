@@ -61,7 +61,7 @@ def test_the_page_tells_of_every_stage_there_is() -> None:
         for name, found in vars(import_module(module.name)).items()
         if hasattr(found, "step") and found.__module__ == module.name
     }
-    assert {"Sorted", "Grid", "Last", "Judge", "Silence", "Around"} <= stages
+    assert {"Reorder", "Resample", "SlidingWindow", "Infer", "Inactivity", "CenteredWindow"} <= stages
     assert [name for name in sorted(stages) if not re.search(rf"`{name}\b", PAGE.read_text())] == []
 
 

@@ -1,0 +1,42 @@
+"""Stages that any pipeline can use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tocsin.pipelines.exports import exported
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
+    from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
+    from tocsin.pipelines.runtime.stages.inactivity import Inactivity
+    from tocsin.pipelines.runtime.stages.infer import Encode, Infer
+    from tocsin.pipelines.runtime.stages.reorder import Reorder
+    from tocsin.pipelines.runtime.stages.resample import Resample
+    from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
+
+__all__ = [
+    "CenteredWindow",
+    "Encode",
+    "Gaps",
+    "Inactivity",
+    "Infer",
+    "Keep",
+    "Pixels",
+    "Reorder",
+    "Resample",
+    "SlidingWindow",
+]
+
+__getattr__ = exported(
+    __name__,
+    {
+        "centered_window": "CenteredWindow",
+        "frames": "Gaps Keep Pixels",
+        "inactivity": "Inactivity",
+        "infer": "Encode Infer",
+        "reorder": "Reorder",
+        "resample": "Resample",
+        "sliding_window": "SlidingWindow",
+    },
+)
