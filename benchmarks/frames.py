@@ -46,7 +46,7 @@ from tocsin.pipelines.runtime.declare.state import Declared, Store
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.formats.video import QUALITY, Frame
 from tocsin.pipelines.runtime.kafka import feeder
@@ -259,7 +259,7 @@ def _shard(
         sent, cameras, frames = send
         _feed(kafka, topic, watch, sent, cameras, 0, frames, None)
     reader = Reader(kafka, topic, [0], Codec(topic=topic, schema=made.schema), made.batch.rows)
-    return Shard(Spec(plan, lake, kafka, 0, [0]), reader)
+    return Shard(ShardConfig(plan, lake, kafka, 0, [0]), reader)
 
 
 def _feed(

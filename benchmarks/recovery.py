@@ -38,7 +38,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.engine.plan import Model, Plan
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients, feeder
 from tocsin.pipelines.runtime.kafka.reader import Reader
@@ -76,7 +76,7 @@ def _readings(keys: int, cycle: int) -> Iterator[pa.RecordBatch]:
 def _shard(plan: Plan, lake: Lake, kafka: Mapping[str, Any]) -> Shard:
     made = plan.build(lake)
     codec = Codec(topic=made.topic, schema=made.schema)
-    return Shard(Spec(plan, lake, kafka, 0, [0]), Reader(kafka, made.topic, [0], codec, made.batch.rows))
+    return Shard(ShardConfig(plan, lake, kafka, 0, [0]), Reader(kafka, made.topic, [0], codec, made.batch.rows))
 
 
 def _read(shard: Shard, end: int) -> None:

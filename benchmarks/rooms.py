@@ -29,7 +29,7 @@ from tocsin.models.occupancy.data import PROPERTIES
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.pipelines.occupancy import READING, pipeline
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
-from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.declare.state import StateDelta
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
@@ -66,7 +66,7 @@ class Rooms:
         for start in range(0, n, rows):
             yield pa.RecordBatch.from_arrays([a.slice(start, rows) for a in arrays], schema=SCHEMA)
 
-    def clone(self, times: int, cut: Cut) -> Cut:
+    def clone(self, times: int, cut: StateDelta) -> StateDelta:
         """Be so many times the rooms; the state of them all, from that of the rooms so far."""
         names = [f"room-{int(key[5:]) + self.rooms * i}" for i in range(times) for key in cut.keys["key"].to_pylist()]
         self._last, self._moment = np.tile(self._last, (times, 1)), np.tile(self._moment, times)

@@ -9,12 +9,12 @@ from typing import Any
 from unittest.mock import patch
 
 from tocsin.pipelines.runtime.control import worker
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
 @contextmanager
-def hosted(spec: Spec) -> Iterator[worker._Hosted]:
+def hosted(spec: ShardConfig) -> Iterator[worker.HostedShard]:
     """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
     readers = list[Reader]()
 
@@ -23,7 +23,7 @@ def hosted(spec: Spec) -> Iterator[worker._Hosted]:
         return readers[-1]
 
     with patch.object(worker, "RemoteReader", reader), patch.object(worker.os, "_exit", _end):
-        shard = worker._Hosted(spec, lambda why: None)
+        shard = worker.HostedShard(spec, lambda why: None)
         try:
             yield shard
         finally:
@@ -35,7 +35,7 @@ def hosted(spec: Spec) -> Iterator[worker._Hosted]:
             assert not shard.thread.is_alive()
 
 
-def reaches(shard: worker._Hosted, state: str, seconds: float = 30) -> str:
+def reaches(shard: worker.HostedShard, state: str, seconds: float = 30) -> str:
     """Wait until the shard is in a state and return the line that it has for people."""
     give_up = time.monotonic() + seconds
     while shard.state != state:

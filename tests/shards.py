@@ -11,7 +11,7 @@ import orjson
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
 
@@ -23,7 +23,7 @@ def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **
         partitions: which ones its order names; None: all that the job was made with.
         given: of the spec, such as `on_gap` and `start`.
     """
-    spec = Spec(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
+    spec = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
     spec = dataclasses.replace(spec, **given)
     reader = Reader(job.kafka, job.topic, spec.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, spec.on_gap)
     return Shard(spec, reader)

@@ -18,7 +18,7 @@ from tocsin.pipelines.cli.alerts import line
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.cli.check import _teller
 from tocsin.pipelines.cli.fleet import Fleet
-from tocsin.pipelines.runtime.admin.inspection import Memory, Rule
+from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 from tocsin.pipelines.runtime.admin.preflight import Finding
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -74,7 +74,7 @@ def _alert() -> None:
 def _state() -> None:
     rows = pl.DataFrame({"room": [KEY]})
     rule = Rule(firing=True, run=1, hold=1, rang=0)
-    memory = Memory(0, KEY, 0, 1, {KEY: KEY}, {}, {KEY: rule}, {"0-Sorted": rows})
+    memory = KeyState(0, KEY, 0, 1, {KEY: KEY}, {}, {KEY: rule}, {"0-Sorted": rows})
     for each in state._lines(memory):
         console.out.print(each, soft_wrap=True)
 

@@ -19,12 +19,12 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def commit(lake: Path, name: str, rul: list[float]) -> Sink:
+def commit(lake: Path, name: str, rul: list[float]) -> ResultsTable:
     """Write results as a shard does: one row an hour from noon, one commit."""
     pipeline = Pipeline(
         name=name,
@@ -34,7 +34,7 @@ def commit(lake: Path, name: str, rul: list[float]) -> Sink:
         stages=[],
         results=pa.schema([("unit", pa.int64()), ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
     )
-    sink = Sink(Lake(str(lake)), pipeline, 0)
+    sink = ResultsTable(Lake(str(lake)), pipeline, 0)
     sink.own({0: 0})
     times = [NOON + timedelta(hours=n) for n in range(len(rul))]
     columns: dict[str, Any] = {

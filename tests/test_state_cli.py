@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.runtime.test_inspection import Shard
 from tocsin.pipelines.cli import cluster
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.runtime.control.desired_state import last_orders
+from tocsin.pipelines.runtime.control.desired_state import last_stored
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -48,7 +48,7 @@ def test_a_stopped_pipeline_is_told_to_forget_when_it_starts(
     monkeypatch.setattr(cluster, "joined", nowhere)
     done = CliRunner().invoke(app, [*asked, "a"])
     assert done.exit_code == 0 and "it forgets a when it starts" in done.output
-    kept = last_orders(Lake(str(tmp_path / "lake")), "pumps")
+    kept = last_stored(Lake(str(tmp_path / "lake")), "pumps")
     assert kept and kept.plan.forgets.keys() == {"a"}
 
 
@@ -69,4 +69,4 @@ def test_a_running_pipelines_supervisor_is_told(asked: list[str], monkeypatch: p
 def test_a_key_that_is_not_there_is_refused_with_the_nearest(asked: list[str], tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*asked, "b"])
     assert done.exit_code != 0
-    assert last_orders(Lake(str(tmp_path / "lake")), "pumps") is None
+    assert last_stored(Lake(str(tmp_path / "lake")), "pumps") is None

@@ -25,7 +25,7 @@ from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import StepContext
 from tocsin.pipelines.runtime.declare.state import Declared, Store
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import _identified, replay
 from tocsin.pipelines.runtime.formats.video import Frame, encoded
@@ -57,7 +57,7 @@ def same(one: pl.DataFrame, other: pl.DataFrame, *, missed: bool = True) -> None
     assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4)
 
 
-def step(machine: Machine, shots: Sequence[Taken], *, offset: int = 0, now: int = 0) -> Outcome:
+def step(machine: Machine, shots: Sequence[Taken], *, offset: int = 0, now: int = 0) -> StepOutcome:
     p = machine.pipeline
     return machine.step(_identified(p, table(p, shots), offset).combine_chunks().to_batches()[0], now)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.admin.backfill import Backfilled
+    from tocsin.pipelines.runtime.admin.backfill import BackfillReport
 
 COLD = (
     "there are records before --from, and they were not read: windows fill first, and an alert that was raised before is raised "
@@ -97,7 +97,7 @@ def backfill(
         note(COLD)
 
 
-def told(into: str, done: Backfilled) -> str:
+def told(into: str, done: BackfillReport) -> str:
     """What a backfill did, in a line; alerts are counted as `tocsin alerts` shows them."""
     return (
         f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alarms:,} alerts would have been published: "

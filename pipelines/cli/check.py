@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from tocsin.pipelines.cli.invocation import Invocation
-    from tocsin.pipelines.runtime.admin.preflight import Checkup, Finding
+    from tocsin.pipelines.runtime.admin.preflight import Finding, Preflight
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
     from tocsin.pipelines.runtime.engine.journal import Journal
     from tocsin.pipelines.runtime.engine.plan import ModelRef
@@ -41,9 +41,9 @@ def check(
     Exit status: 1 if anything is wrong, else 0, whatever the warnings.
     """
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime.admin.preflight import Checkup
+    from tocsin.pipelines.runtime.admin.preflight import Preflight
 
-    checkup = Checkup(_say_json if json else _teller())
+    checkup = Preflight(_say_json if json else _teller())
     settings = _Settings(context.obj)
     checkup.look("settings", settings.load)
     if settings.loaded:
@@ -56,7 +56,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
+def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
     """At what all pipelines share, then at each one."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
     from tocsin.pipelines.runtime.admin.preflight import codecs
@@ -81,7 +81,7 @@ def _look(checkup: Checkup, settings: Settings, names: list[str]) -> None:
         broker.close()
 
 
-def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
+def _look_at(name: str, checkup: Preflight, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
     """At one pipeline: what it is, its topics, what it has left in the lake."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
     from tocsin.pipelines.runtime.admin.topic_checks import Topics
@@ -112,7 +112,7 @@ def _look_at(name: str, checkup: Checkup, settings: Settings, broker: Broker, ra
         look("landing", topics.landing, "alert topic")
 
     def newest(shard: int) -> Journal | None:
-        return journal.last(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
+        return journal.newest(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
 
     look("orders", table.orders, "lake")
     look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
@@ -149,14 +149,14 @@ class _Made:
 
     def find(self) -> str:
         from tocsin.pipelines.cli.deployment import SHIPPED, resolved
-        from tocsin.pipelines.runtime.admin.preflight import Doubt
+        from tocsin.pipelines.runtime.admin.preflight import Concern
         from tocsin.pipelines.runtime.engine.plan import store_model
 
         wanted = self._settings.pipeline(self._name).model or ""
         name, version, folder = resolved(self._settings, wanted)
         self.ref = store_model(self._scratch, folder, name=name, version=version)
         if version == SHIPPED:
-            raise Doubt(
+            raise Concern(
                 f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin ({folder.name}) are "
                 f"used; train one: `tocsin train {name}`"
             )
@@ -215,7 +215,7 @@ class _Ray:
 def _registry(settings: Settings, needed: bool) -> str:
     """Whether MLflow answers; what runs goes on without it, but a start that takes its model from there does not."""
     from tocsin.pipelines.cli.deployment import missing
-    from tocsin.pipelines.runtime.admin.preflight import Doubt
+    from tocsin.pipelines.runtime.admin.preflight import Concern
     from tocsin.pipelines.runtime.declare.errors import Unavailable
     from tocsin.pipelines.runtime.settings import without_password
     from tocsin.pipelines.runtime.telemetry.mlflow import answers
@@ -230,7 +230,7 @@ def _registry(settings: Settings, needed: bool) -> str:
     except Unavailable as reason:
         if needed:
             raise
-        raise Doubt(f"{reason} No model is taken from it, and streams go on without") from reason
+        raise Concern(f"{reason} No model is taken from it, and streams go on without") from reason
     return without_password(uri)
 
 

@@ -169,7 +169,7 @@ def halt(pipeline: str, timeout: float) -> None:
 
     if not draining.workers(pipeline):
         supervisor(pipeline)
-    draining.halt(pipeline, timeout)
+    draining.stop_pipeline(pipeline, timeout)
 
 
 def rejoined(settings: Settings, pipeline: str | None = None) -> None:

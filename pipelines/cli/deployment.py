@@ -85,7 +85,7 @@ def ordered(settings: Settings, name: str) -> Deployment:
         Unavailable: the registry does not answer.
     """
     from tocsin.pipelines.runtime.control.deployment import Deployment
-    from tocsin.pipelines.runtime.control.placement import Scaling
+    from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 
     check_known(settings, name)
     given, lake = settings.pipeline(name), settings.lake.open()
@@ -95,7 +95,7 @@ def ordered(settings: Settings, name: str) -> Deployment:
         lake=lake,
         kafka=settings.kafka.client_options(),
         shards=given.shards,
-        scaling=Scaling(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
+        scaling=ScalingPolicy(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
         start=given.start,
         on_gap=given.on_gap,
         env=settings.logs.environment(),

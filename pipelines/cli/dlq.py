@@ -90,7 +90,7 @@ def show(
 
     from tocsin.pipelines.cli.console import out, plain, say_json
     from tocsin.pipelines.runtime.declare.errors import ConfigError
-    from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
+    from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
     from tocsin.pipelines.runtime.kafka.redelivery import held
 
     settings = context.obj.settings()
@@ -101,7 +101,7 @@ def show(
         raise ConfigError(f"{topic}: expected a dead letter of {record}, got none; see `tocsin dlq list {of}`")
     store = OriginalStore(lake.files, "", lake.place())
     for x in found[:1] if raw else found:
-        original = internalise(x.letter, store)
+        original = load_original(x.letter, store)
         value = original.value or b""
         if raw:
             sys.stdout.buffer.write(value)

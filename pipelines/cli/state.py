@@ -13,7 +13,7 @@ from tocsin.pipelines.cli.times import at, written
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tocsin.pipelines.runtime.admin.inspection import Memory, Rule
+    from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 
 app = App(
     help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
@@ -38,12 +38,12 @@ def show(
 ) -> None:
     """Show what the engine remembers of an asset, as of the last checkpoint; the pipeline may run or not."""
     from tocsin.pipelines.cli.console import out, say_json
-    from tocsin.pipelines.runtime.admin.inspection import recall
+    from tocsin.pipelines.runtime.admin.inspection import key_state
 
     settings = context.obj.settings()
     shards = settings.pipeline(pipeline).shards
     own = range(shards) if partition is None else [partition % shards]
-    for memory in recall(settings.lake.open(), pipeline, key, shards=own, partition=partition):
+    for memory in key_state(settings.lake.open(), pipeline, key, shards=own, partition=partition):
         if json:
             say_json(_facts(memory))
         else:
@@ -66,14 +66,14 @@ def forget(
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, tell
     from tocsin.pipelines.cli.console import note
-    from tocsin.pipelines.runtime.admin.inspection import recall
+    from tocsin.pipelines.runtime.admin.inspection import key_state
     from tocsin.pipelines.runtime.control.desired_state import forget_stopped
     from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
     from tocsin.pipelines.runtime.engine.plan import Plan
 
     settings = context.obj.settings()
     given, lake = settings.pipeline(pipeline), settings.lake.open()
-    recall(lake, pipeline, key, shards=range(given.shards))  # that there is such a key
+    key_state(lake, pipeline, key, shards=range(given.shards))  # that there is such a key
     with ExitStack() as until:
         try:
             until.enter_context(joined(settings))
@@ -86,7 +86,7 @@ def forget(
     note(f"{pipeline} forgets {key} at its next checkpoint")
 
 
-def _facts(memory: Memory) -> dict[str, Any]:
+def _facts(memory: KeyState) -> dict[str, Any]:
     return {
         "partition": memory.partition,
         "key": memory.key,
@@ -101,7 +101,7 @@ def _facts(memory: Memory) -> dict[str, Any]:
     }
 
 
-def _lines(memory: Memory) -> Iterator[Text]:
+def _lines(memory: KeyState) -> Iterator[Text]:
     from rich.text import Text
 
     from tocsin.pipelines.cli.console import plain

@@ -135,7 +135,7 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     from tocsin.models.surprise.scene import TEST_SEEDS, Dive
     from tocsin.models.vision.video import read
     from tocsin.pipelines.runtime.engine.plan import Model
-    from tocsin.pipelines.runtime.engine.replay import judged
+    from tocsin.pipelines.runtime.engine.replay import replay_clip
     from tocsin.pipelines.runtime.formats.video import Frame
     from tocsin.pipelines.surprise import pipeline
 
@@ -150,7 +150,7 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     declared = pipeline({}, Model(folder, version, "auto"))
     each, sent, kept = {}, 0, 0
     for name, frames, truth in all():
-        table, alerts, size = judged(declared, map(Frame, frames), rate=RATE)
+        table, alerts, size = replay_clip(declared, map(Frame, frames), rate=RATE)
         begins = [alert.data["sequence"] for alert in alerts if alert.transition == "raised"]
         each[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
         sent += size

@@ -149,13 +149,13 @@ def evaluate(
     from tocsin.models.touch.model import load
     from tocsin.models.touch.truth import KINDS
     from tocsin.pipelines.runtime.engine.plan import Model
-    from tocsin.pipelines.runtime.engine.replay import judged
+    from tocsin.pipelines.runtime.engine.replay import replay_clip
     from tocsin.pipelines.touch import SCORES, pipeline
 
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
     for name, shots, truth, misses in _sources(data, decimal_comma):
-        table = judged(declared, shots, rate=RATE, after="10s").table.sort("sequence")
+        table = replay_clip(declared, shots, rate=RATE, after="10s").table.sort("sequence")
         rung, touches = _rung(table), truth.touches
         scores = torch.from_numpy(np.stack([table[column].to_numpy() for column in SCORES], 1)).unflatten(1, (2, 2))
         soft.append(Judged(softened(scores), touches, misses, len(table)))

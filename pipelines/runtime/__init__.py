@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, Ring, Stores
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.engine.plan import Model
-    from tocsin.pipelines.runtime.engine.replay import judged, replay
+    from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
     from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
     from tocsin.pipelines.runtime.settings import Settings
 
@@ -44,9 +44,9 @@ __all__ = [
     "TocsinError",
     "Unavailable",
     "frame_fields",
-    "judged",
     "milliseconds",
     "replay",
+    "replay_clip",
     "roots_of",
 ]
 
@@ -61,7 +61,7 @@ __getattr__ = exported(
         "declare.state": "Cell CellStore Declared NEVER Pending Ring Stores",
         "engine.alerts": "Alert",
         "engine.plan": "Model",
-        "engine.replay": "judged replay",
+        "engine.replay": "replay replay_clip",
         "formats.jpeg": "FACTS frame_fields roots_of",
         "settings": "Settings",
     },

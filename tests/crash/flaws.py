@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tocsin.pipelines.runtime.engine import journal, shard
-from tocsin.pipelines.runtime.engine import recovery as takeover
+from tocsin.pipelines.runtime.engine import journal, recovery, shard
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.lake.table import Sink
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.lake.table import ResultsTable
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 EARLY = "takeover.early"
 """A crash point that only `read_before_fence` has: the journal is read, the older owner not yet fenced."""
@@ -38,7 +37,7 @@ def txn_per_worker() -> None:
 
 def no_journal() -> None:
     """What was published since the checkpoint is not known."""
-    _replace(takeover._Found, "journal", lambda _, found, stored: Journal(found._owned.checkpoint))
+    _replace(recovery.RecoveryInputs, "journal", lambda _, found, stored: Journal(found._owned.checkpoint))
 
 
 def no_marks() -> None:
@@ -49,12 +48,12 @@ def no_marks() -> None:
         checkpoint = found._owned.checkpoint
         return original(found, stored) if stored and stored.base == checkpoint else Journal(checkpoint)
 
-    _replace(takeover._Found, "journal", based)
+    _replace(recovery.RecoveryInputs, "journal", based)
 
 
 def no_epoch() -> None:
     """Nobody looks at whose epoch the table has."""
-    _replace(Sink, "_look", lambda _, sink: sink._table.update_incremental())
+    _replace(ResultsTable, "_look", lambda _, sink: sink._table.update_incremental())
 
 
 def fresh_commit() -> None:
@@ -64,7 +63,7 @@ def fresh_commit() -> None:
         sink._table.update_incremental()
         original(sink, *commit)
 
-    _replace(Sink, "_commit", fresh)
+    _replace(ResultsTable, "_commit", fresh)
 
 
 def snapshot_by_offset() -> None:
@@ -79,15 +78,15 @@ def snapshot_by_offset() -> None:
 
 def read_before_fence() -> None:
     """The journal is read first, then the older owner is fenced."""
-    last = journal.last
+    last = journal.newest
 
     def early(original: Any, spec: Any, source: Any) -> Any:
         stored = last(spec.kafka, spec.plan.build(spec.lake).journal, spec.shard)
-        crash.point(EARLY, waits=False)
-        journal.last = lambda *_: stored
+        failpoints.point(EARLY, waits=False)
+        journal.newest = lambda *_: stored
         return original(spec, source)
 
-    _replace(shard, "take_over", early)
+    _replace(shard, "recover", early)
 
 
 def alerts_after_delta() -> None:
@@ -118,7 +117,7 @@ def _linger() -> None:
             time.sleep(0.3)
         original(name, **how)
 
-    _replace(crash, "point", slow)
+    _replace(failpoints, "point", slow)
 
 
 def _replace(holder: Any, name: str, new: Callable[..., Any]) -> None:

@@ -33,9 +33,9 @@ from tocsin.pipelines.runtime.admin.reset import To
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.corruption import chained
+from tocsin.pipelines.runtime.kafka.corruption import with_checked_batches
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL, provision
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import shard_count
@@ -214,7 +214,7 @@ class Job:
         kafka: Mapping[str, Any] | None = None,
         shard: int = 0,
         shards: int | None = None,
-        spec: Spec | None = None,
+        spec: ShardConfig | None = None,
         **armed: str,
     ) -> Worker:
         """Start a process.
@@ -242,11 +242,11 @@ class Job:
         deployment = Deployment(self.plan, self.lake, self.kafka, self.partitions, shards)
         return self._process(armed, move, deployment)
 
-    def specs(self, shards: int | None = None) -> list[Spec]:
+    def specs(self, shards: int | None = None) -> list[ShardConfig]:
         """Of each shard."""
         n = shards or self._shards
         own = [range(s, self.partitions, n) for s in range(n)]
-        return [Spec(self.plan, self.lake, self.kafka, s, own[s], shards=n) for s in range(n)]
+        return [ShardConfig(self.plan, self.lake, self.kafka, s, own[s], shards=n) for s in range(n)]
 
     def _process(self, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> Worker:
         self.workers.append(Worker(self._folder / str(len(self.workers)), armed, what, *arguments))
@@ -392,7 +392,7 @@ class Job:
                     return records
 
     def _consumer(self) -> KafkaConsumer:
-        return chained(clients.consumer(self.kafka, fetch_max_wait_ms=50))
+        return with_checked_batches(clients.consumer(self.kafka, fetch_max_wait_ms=50))
 
 
 def _ends(consumer: KafkaConsumer, topic: str) -> dict[int, int]:

@@ -22,10 +22,10 @@ from tocsin.pipelines.runtime.admin.reshard import reshard
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.declare.errors import TocsinError
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 ANYWHERE = "anywhere"
 """A crash point that is not in the code: it fires at a random moment with rows and alarms in flight."""
@@ -37,7 +37,7 @@ COUNTS = "counts"
 """The file in which a process leaves what it counted, as JSON, if it ends by itself."""
 
 
-def run(folder: Path, spec: Spec, flaw: str | None) -> None:
+def run(folder: Path, spec: ShardConfig, flaw: str | None) -> None:
     """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
 
     Args:
@@ -61,7 +61,7 @@ def run(folder: Path, spec: Spec, flaw: str | None) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def start_over(folder: Path, specs: Sequence[Spec], to: To) -> None:
+def start_over(folder: Path, specs: Sequence[ShardConfig], to: To) -> None:
     """Have a job start over; the arguments are as of `run`."""
     _settle(folder)
     try:
@@ -79,7 +79,7 @@ def move(folder: Path, deployment: Deployment) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def judge_again(folder: Path, spec: Spec, span: Span, into: str, overwrite: bool) -> None:
+def judge_again(folder: Path, spec: ShardConfig, span: Span, into: str, overwrite: bool) -> None:
     """Judge a span of a job's topic again; the arguments are as of `run`."""
     _settle(folder)
     backfill(spec.plan.build(spec.lake), spec.kafka, spec.lake, span, into, overwrite=overwrite)
@@ -96,5 +96,5 @@ def _settle(folder: Path) -> None:
 def _anywhere() -> None:
     while True:
         time.sleep(random.uniform(0, 0.02))
-        if all(crash.in_flight()):
-            crash.point(ANYWHERE)
+        if all(failpoints.in_flight()):
+            failpoints.point(ANYWHERE)

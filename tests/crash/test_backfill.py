@@ -20,7 +20,7 @@ from tests.crash.load import Message, messages, reading
 from tests.forked import warm_up
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.backfill import told
-from tocsin.pipelines.runtime.admin.backfill import Backfilled, Span, backfill
+from tocsin.pipelines.runtime.admin.backfill import BackfillReport, Span, backfill
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import Commit
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -31,7 +31,9 @@ FOREVER = Span(0, 2**42)
 IDENTITY = ["partition", "offset", "row", "unit", "cycle"]
 
 
-def _again(job: Job, span: Span, into: str = "again", *, but: dict[str, Any] | None = None, **more: Any) -> Backfilled:
+def _again(
+    job: Job, span: Span, into: str = "again", *, but: dict[str, Any] | None = None, **more: Any
+) -> BackfillReport:
     """Judge again; `but` is what differs from the job's declaration."""
     (spec,) = job.specs()
     return backfill(replace(spec.plan.build(job.lake), **(but or {})), job.kafka, job.lake, span, into, **more)

@@ -25,7 +25,7 @@ from tests.crash.process import ANYWHERE
 from tests.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
-from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
 from tocsin.pipelines.runtime.kafka.redelivery import held
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka]
@@ -132,7 +132,7 @@ def _originals(job: Job) -> Mapping[tuple[int, int], Sequence[DeadLetter]]:
         defaultdict[tuple[int, int], list[DeadLetter]](list),
     )
     for x in held(job.kafka, f"{job.topic}.dlq"):
-        found[x.letter.partition, x.letter.offset].append(internalise(x.letter, store))
+        found[x.letter.partition, x.letter.offset].append(load_original(x.letter, store))
     return found
 
 

@@ -17,10 +17,10 @@ from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 LEVEL, HIGHER = 0.75, 0.9
 
@@ -28,7 +28,7 @@ LEVEL, HIGHER = 0.75, 0.9
 def _shard(job: Job, **options: Any) -> Shard:
     plan = Plan("tests.crash.job:pipeline", {"name": job.name, "topic": job.topic, "every": "100ms", **options})
     reader = Reader(job.kafka, job.topic, range(PARTITIONS), Codec(topic=job.topic, schema=SCHEMA), 500)
-    return Shard(Spec(plan, job.lake, job.kafka, 0, range(PARTITIONS)), reader)
+    return Shard(ShardConfig(plan, job.lake, job.kafka, 0, range(PARTITIONS)), reader)
 
 
 def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, **options: Any) -> threading.Event:
@@ -37,7 +37,7 @@ def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, *
     _read(shard, job)
     shard.checkpoint()
     with monkeypatch.context() as patch:
-        patch.setattr(Sink, "publish", lambda *_: lands.wait(30))
+        patch.setattr(ResultsTable, "publish", lambda *_: lands.wait(30))
         shard.change(replace(shard._live.plan, options={**shard._live.plan.options, **options}))
         job.send(itertools.islice(load, 5))
         while not options.keys() <= shard._live.plan.options.keys():
@@ -93,7 +93,9 @@ def test_a_plan_changes_at_a_checkpoint_and_is_run_again_from_its_mark(
     first.checkpoint()
     before = list(_hot(job))
     lands = threading.Event()
-    monkeypatch.setattr(Sink, "publish", lambda *_: lands.wait(30))  # this checkpoint is marked, but never in Delta
+    monkeypatch.setattr(
+        ResultsTable, "publish", lambda *_: lands.wait(30)
+    )  # this checkpoint is marked, but never in Delta
     first.change(
         Plan("tests.crash.job:pipeline", {"name": job.name, "topic": job.topic, "every": "100ms", "high": HIGHER})
     )

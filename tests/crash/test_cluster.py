@@ -14,7 +14,7 @@ from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.control.draining import halt, workers
+from tocsin.pipelines.runtime.control.draining import stop_pipeline, workers
 from tocsin.pipelines.runtime.control.ray_client import connect
 
 
@@ -56,7 +56,7 @@ def test_a_restarted_supervisor_adopts_the_living_worker_and_a_stop_while_it_is_
         assert deployed.goes_on()["pid"] == worker
     until(lambda: sum(deployed.shard()["facts"]["read"].values()) == sum(job.ends().values()), "all input to be read")
     deployed.kill("Supervisor")
-    halt(job.name, 60)  # while the supervisor is away: its worker commits and ends all the same
+    stop_pipeline(job.name, 60)  # while the supervisor is away: its worker commits and ends all the same
     assert workers(job.name) == {}
     assert job.drained(job.ends())
     assert job.differences() == []

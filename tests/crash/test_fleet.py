@@ -19,12 +19,12 @@ from tests.crash.harness import Job
 from tests.crash.load import Message, reading
 from tests.test_cli import CLUSTER, Cli
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.control.placement import Scaling
+from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.control.ray_client import connect
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.plan import Plan
 
-QUICK = Scaling(least=1, most=2, catch_up_s=2, look_s=2, calm_s=4)
+QUICK = ScalingPolicy(least=1, most=2, catch_up_s=2, look_s=2, calm_s=4)
 
 
 @pytest.fixture(scope="module")

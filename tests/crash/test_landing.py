@@ -12,9 +12,9 @@ from tests.crash.harness import Job, until
 from tests.crash.process import ANYWHERE
 from tests.crash.test_kills import TAKEOVER
 from tocsin.pipelines.query import query, results
-from tocsin.pipelines.runtime.control.deployment import landing
+from tocsin.pipelines.runtime.control.deployment import alerts_table_plan
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka.topics import provision
 
 pytestmark = pytest.mark.crash
@@ -29,8 +29,8 @@ def _landed(job: Job) -> int:
 
 def test_each_alarm_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
     rng, job, lost = random.Random(8), make_job(), list[int]()
-    plan, topic = landing(job.name, every="500ms"), f"alerts.{job.name}"
-    spec = Spec(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
+    plan, topic = alerts_table_plan(job.name, every="500ms"), f"alerts.{job.name}"
+    spec = ShardConfig(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
     made, lands_at = 0, 0
     with job.load():
         rings, lands = job.start(), job.start(spec=spec)

@@ -19,11 +19,11 @@ from tests.crash.job import SCHEMA
 from tests.crash.load import Message, messages, reading
 from tests.crash.process import ANYWHERE
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 pytestmark = pytest.mark.crash
 WAYS = {"migrated": {"migrate": True}, "rebuilt": {"warmup": "3h"}}
@@ -47,7 +47,7 @@ def _deploy(job: Job, version: int, *, by: str = "code", **ways: Any) -> None:
 def _shard(job: Job) -> Shard:
     """In this process."""
     reader = Reader(job.kafka, job.topic, range(PARTITIONS), Codec(topic=job.topic, schema=SCHEMA), 50)
-    return Shard(Spec(job.plan, job.lake, job.kafka, 0, range(PARTITIONS)), reader)
+    return Shard(ShardConfig(job.plan, job.lake, job.kafka, 0, range(PARTITIONS)), reader)
 
 
 def _read(shard: Shard, job: Job) -> None:
@@ -61,7 +61,7 @@ def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, l
     shard = _shard(job)
     _read(shard, job)
     shard.checkpoint()
-    monkeypatch.setattr(Sink, "publish", lambda *_: lands.wait(30))
+    monkeypatch.setattr(ResultsTable, "publish", lambda *_: lands.wait(30))
     job.send(islice(load, 300))
     _read(shard, job)
     return shard
@@ -110,7 +110,7 @@ def test_a_kill_before_its_first_checkpoint_has_landed_leaves_the_old_version(
     assert first._live.journal.sent > 20
 
     _deploy(job, 2, by=by, **WAYS[way])
-    monkeypatch.setattr(Sink, "publish", _killed)
+    monkeypatch.setattr(ResultsTable, "publish", _killed)
     for _ in range(2):
         with pytest.raises(Killed):
             _shard(job)  # it is marked, but never in Delta

@@ -11,7 +11,7 @@ import orjson
 
 from tests.crash import job
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.declare.state import StateDelta
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.stages.infer import Infer
 from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
@@ -44,6 +44,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-def migrate(version: int, cut: Cut) -> Cut | None:
+def migrate(version: int, cut: StateDelta) -> StateDelta | None:
     """The second version's state from the first one's."""
     return replace(cut, cells={**cut.cells, RING: cut.cells[RING].flip(-1)}) if version == 1 else None

@@ -40,7 +40,7 @@ from tocsin.models.touch.truth import Miss, Touch
 from tocsin.models.trained import CONFIG_FILE
 from tocsin.models.vision import flow
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.replay import judged as streamed
+from tocsin.pipelines.runtime.engine.replay import replay_clip as streamed
 from tocsin.pipelines.runtime.formats.jpeg import readings
 from tocsin.pipelines.runtime.formats.video import encoded
 from tocsin.pipelines.touch import SCORES, pipeline

@@ -20,7 +20,7 @@ from tests.setups import Setup
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import PositionLost
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_kill_anywhere_while_they_are_taken_up_loses_and_doubles_nothing(
                 if here == name:
                     raise Killed(name)
 
-            armed.setattr(crash, "point", point)
+            armed.setattr(failpoints, "point", point)
             with pytest.raises(Killed, match=name):
                 _turn(shard(job))
         running = shard(job)

@@ -9,9 +9,9 @@ import polars as pl
 
 from tests.crash.job import pipeline
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
-from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_of, generation
+from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_from, generation
 from tocsin.pipelines.runtime.engine.machine import empty
-from tocsin.pipelines.runtime.engine.rules import Edge
+from tocsin.pipelines.runtime.engine.rules import Transition
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 HOT, STEADY = JOB.rules[0], JOB.rules[1]
@@ -39,7 +39,7 @@ def _frame(**changes: Any) -> pl.DataFrame:
 
 
 def _alert(rule: AlertRule = HOT, transition: str = "raised", **changes: Any) -> Alert:
-    (alert,) = alerts_of(JOB, _frame(**changes), [Edge(0, rule, transition)])
+    (alert,) = alerts_from(JOB, _frame(**changes), [Transition(0, rule, transition)])
     return alert
 
 
@@ -59,7 +59,7 @@ def test_it_travels_as_a_cloud_event() -> None:
 
 def test_a_long_text_is_evidence_in_part() -> None:
     rule = AlertRule(name="any", severity="warning", when=pl.lit(True), data=["unit", "model_version"])
-    (alert,) = alerts_of(JOB, _frame(model_version="x" * 2_000_000), [Edge(0, rule, "raised")])
+    (alert,) = alerts_from(JOB, _frame(model_version="x" * 2_000_000), [Transition(0, rule, "raised")])
     assert alert.data["model_version"] == "x" * 1000
     assert len(alert.value()) < 2000
 
@@ -93,15 +93,15 @@ def test_a_timers_id_is_the_keys_and_its_times() -> None:
 
 
 def test_no_edges_no_alarms() -> None:
-    assert alerts_of(JOB, pl.DataFrame(JOB.table.empty_table()), []) == []
+    assert alerts_from(JOB, pl.DataFrame(JOB.table.empty_table()), []) == []
     assert empty(JOB.schema).num_rows == 0
 
 
 def test_alerts_of_a_topic_that_was_made_again_have_other_ids_and_those_of_the_first_keep_theirs() -> None:
-    edges = [Edge(0, HOT, "raised")]
+    edges = [Transition(0, HOT, "raised")]
     for frame in (_frame(), _frame(offset=None, row=None)):  # a record's, and a timer's
-        ids = {alerts_of(JOB, frame, edges, topic)[0].id for topic in ("", "uuid-2", "uuid-3")}
-        assert len(ids) == 3 and alerts_of(JOB, frame, edges)[0].id in ids
+        ids = {alerts_from(JOB, frame, edges, topic)[0].id for topic in ("", "uuid-2", "uuid-3")}
+        assert len(ids) == 3 and alerts_from(JOB, frame, edges)[0].id in ids
     assert _alert().id == "33cd73021a37b64024686c8aa8551986"
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
@@ -161,7 +161,7 @@ def steps(beats: Sequence[Beat]) -> list[tuple[int, int, list[Row]]]:
     return made
 
 
-def run(p: Pipeline, beats: Sequence[Beat]) -> list[Outcome]:
+def run(p: Pipeline, beats: Sequence[Beat]) -> list[StepOutcome]:
     """The steps, some of them by a machine that goes on from what the one before has left."""
     machine, chain, outcomes = Machine(p), [Machine(p).cut(full=True)], []
     for beat, (now, stamp, rows) in zip(beats, steps(beats), strict=True):
@@ -229,7 +229,7 @@ TICK = empty(READING)
 FOUR = [Row(n, "ab"[n % 2], NOW - 1000 + n, n + 1.0) for n in range(4)]
 
 
-def offsets(outcome: Outcome) -> list[int]:
+def offsets(outcome: StepOutcome) -> list[int]:
     return outcome.results["offset"].to_pylist()
 
 

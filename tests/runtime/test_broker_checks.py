@@ -32,7 +32,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.deployment import deployed
 from tocsin.pipelines.cli.invocation import Invocation
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL
 
@@ -99,11 +99,11 @@ class Guarded(Setup):
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
             admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
 
-    def spec(self) -> Spec:
+    def spec(self) -> ShardConfig:
         """Its first shard."""
         settings = Invocation(sets=[f"{name}={value}" for name, value in self.settings.items()]).settings()
         plan = Plan(JOB, {"name": self.name, "topic": self.topic})
-        return Spec(plan, settings.lake.open(), settings.kafka.client_options(), 0, [0, 1])
+        return ShardConfig(plan, settings.lake.open(), settings.kafka.client_options(), 0, [0, 1])
 
     def make(self) -> None:
         """The topics that a first start would make."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tocsin.pipelines.runtime.admin import preflight as checks
-from tocsin.pipelines.runtime.admin.preflight import Checkup, Doubt, Finding
+from tocsin.pipelines.runtime.admin import preflight
+from tocsin.pipelines.runtime.admin.preflight import Concern, Finding, Preflight
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
@@ -22,12 +22,12 @@ def fails(reason: Exception) -> Callable[[], str]:
 
 def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone() -> None:
     found: list[Finding] = []
-    checkup = Checkup(found.append)
+    checkup = Preflight(found.append)
     checkup.look("kafka", lambda: "here")
     checkup.look("topic", fails(ConfigError("topic t: expected it, got none; make it")), "kafka", pipeline="a")
     checkup.look("shards", lambda: pytest.fail("it was looked at"), "topic", pipeline="a")
     checkup.look("rights", lambda: pytest.fail("it was looked at"), "kafka", "shards", pipeline="a")
-    checkup.look("topic", fails(Doubt("old")), "kafka", pipeline="b")
+    checkup.look("topic", fails(Concern("old")), "kafka", pipeline="b")
     checkup.look("shards", lambda: "2", "topic", pipeline="b")
     assert [(f.pipeline, f.check, f.state, f.said) for f in found] == [
         ("", "kafka", "ok", "here"),
@@ -42,7 +42,7 @@ def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone()
 
 def test_a_failure_of_all_is_one_of_each_pipeline() -> None:
     found: list[Finding] = []
-    checkup = Checkup(found.append)
+    checkup = Preflight(found.append)
     checkup.look("kafka", fails(ConfigError("gone")))
     checkup.look("topic", lambda: "there", "kafka", pipeline="a")
     assert found[-1].state == "skipped"
@@ -59,7 +59,7 @@ def test_a_failure_of_all_is_one_of_each_pipeline() -> None:
 def test_what_nobody_thought_of_or_hangs_is_wrong_in_one_line(
     how: Any, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "LONGEST_S", 0.1)
+    monkeypatch.setattr(preflight, "LONGEST_S", 0.1)
     found: list[Finding] = []
-    Checkup(found.append).look("it", how)
+    Preflight(found.append).look("it", how)
     assert (found[0].state, found[0].said) == ("wrong", said)

@@ -21,7 +21,7 @@ from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 NOON, UTC = dt.datetime(2026, 1, 31, 12), dt.UTC
@@ -118,7 +118,7 @@ def test_a_type_that_is_taken_rings_is_stored_and_is_read_back(
     (alert,) = outcome.alerts
     assert orjson.loads(alert.value())["v"] == told
     assert Alert.read(alert.headers(), alert.value()).data["v"] == told
-    sink = Sink(Lake(str(tmp_path)), pipeline, 0)
+    sink = ResultsTable(Lake(str(tmp_path)), pipeline, 0)
     sink.own({0: 0})
     sink.publish(sink.write([outcome.results]), {0: 8}, 1)
     stored = Lake(str(tmp_path)).scan("p").collect()["v"].to_list()

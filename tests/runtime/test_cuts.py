@@ -1,4 +1,4 @@
-"""Cuts made whole and dealt out: every key keeps its tensors and its rows that wait, in exactly one shard."""
+"""State deltas merged and dealt out: every key keeps its tensors and its rows that wait, in exactly one shard."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.test_state import FORGET_MS, KEYS, WAITING, Key, _state, _view, _wait, _write
-from tocsin.pipelines.runtime.declare.state import Cut, State
-from tocsin.pipelines.runtime.lake.state_deltas import deal, whole
+from tocsin.pipelines.runtime.declare.state import State, StateDelta
+from tocsin.pipelines.runtime.lake.state_deltas import merged, redistributed
 
 SHARDS = st.integers(1, 4)
 OPS = st.lists(
@@ -24,7 +24,7 @@ OPS = st.lists(
 )
 
 
-def _restored(chain: Sequence[Cut]) -> State:
+def _restored(chain: Sequence[StateDelta]) -> State:
     state = _state()
     state.restore(chain)
     return state
@@ -65,11 +65,11 @@ def test_dealt_out_to_other_shards_and_back_every_key_is_as_it_was(
         chain.append(state.cut(full=False))
     expected = _all(states)
 
-    cuts = [whole(chain) for chain in chains]
+    cuts = [merged(chain) for chain in chains]
     assert _all([_restored([cut]) for cut in cuts]) == expected
-    moved = deal(cuts, after)
+    moved = redistributed(cuts, after)
     assert _all([_restored([cut]) for cut in moved]) == expected
-    back = deal([_restored([cut]).cut(full=True) for cut in moved], before)
+    back = redistributed([_restored([cut]).cut(full=True) for cut in moved], before)
     assert _all([_restored([cut]) for cut in back]) == expected
     sweeps = {cut.facts["next_sweep"] for cut in (*moved, *back)}
     assert sweeps == {min(state._next_sweep for state in states)}

@@ -13,10 +13,10 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.kafka.dead_letters import (
     ROW_SIZE_LIMIT,
     SIZE_LIMIT,
+    DeadLetterTally,
     OriginalStore,
-    Tally,
-    externalise,
-    internalise,
+    load_original,
+    store_original,
 )
 
 KAFKA_DEFAULT_LIMIT = 1024 * 1024
@@ -84,26 +84,26 @@ OURS = (
 @pytest.mark.parametrize("row", [None, 7])
 def test_what_is_published_is_read_back_as_it_was_whatever_the_headers(store, headers, value, key, row):
     dead = letter(value=value, key=key, headers=headers, row=row)
-    small = externalise(dead, store)
+    small = store_original(dead, store)
     out = small.headers_out()
     assert all(type(content) is bytes for _, content in out)  # the client takes no others
     published = ConsumerRecord("sensors.industrial.dlq", 0, 0, 5, 99, 0, small.key, small.value, out, None, 1, 1, 1)
     back = DeadLetter.read(published)
-    assert back == small and internalise(back, store) == dead
+    assert back == small and load_original(back, store) == dead
     assert back.size == (len(value) if key == b"\xff" else int(dict(small.kept)["tocsin-dead-size"]))
 
 
 def test_a_small_original_is_left_alone(store, tmp_path):
     small = letter(value=b"x" * (SIZE_LIMIT - 100))
-    assert externalise(small, store) is small
-    assert externalise(letter(value=None), store) == letter(value=None)
+    assert store_original(small, store) is small
+    assert store_original(letter(value=None), store) == letter(value=None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_large_original_goes_to_the_lake_by_its_hash(store, tmp_path):
     value = bytes(range(256)) * 4096 * 20
     digest = hashlib.sha256(value).hexdigest()
-    large = externalise(letter(value=value), store)
+    large = store_original(letter(value=value), store)
     assert large.value is None
     assert large.key == b"k"
     assert large.headers == (("trace", b"1"),)
@@ -118,11 +118,11 @@ def test_a_large_original_goes_to_the_lake_by_its_hash(store, tmp_path):
 
 def test_writing_it_again_changes_nothing(store, tmp_path):
     large = letter(value=b"x" * 600_000)
-    first = externalise(large, store)
+    first = store_original(large, store)
     (path,) = (tmp_path / "_dead").iterdir()
     before = path.stat().st_mtime_ns
     after_a_crash = OriginalStore(fs.LocalFileSystem(), str(tmp_path), uri="s3://bucket/lake")
-    assert externalise(large, after_a_crash) == externalise(large, store) == first
+    assert store_original(large, after_a_crash) == store_original(large, store) == first
     assert path.stat().st_mtime_ns == before
     assert list((tmp_path / "_dead").iterdir()) == [path]
 
@@ -132,22 +132,22 @@ def test_an_interrupted_write_is_not_taken_for_the_original(store, tmp_path):
     name = hashlib.sha256(large.value).hexdigest()
     (tmp_path / "_dead").mkdir()
     (tmp_path / "_dead" / f"{name}.0123").write_bytes(b"x" * 10)
-    externalise(large, store)
+    store_original(large, store)
     assert (tmp_path / "_dead" / name).read_bytes() == large.value
 
 
 def test_rows_of_one_message_share_one_stored_original(store, tmp_path):
-    rows = [externalise(letter(value=b"x" * (ROW_SIZE_LIMIT + 1), row=i), store) for i in range(100)]
+    rows = [store_original(letter(value=b"x" * (ROW_SIZE_LIMIT + 1), row=i), store) for i in range(100)]
     assert len(list((tmp_path / "_dead").iterdir())) == 1
     assert sum(size(row) for row in rows) < SIZE_LIMIT
     short = letter(value=b"x" * 1000, row=1)
-    assert externalise(short, store) is short
+    assert store_original(short, store) is short
 
 
 @pytest.mark.parametrize("headers", [[("h", b"v" * 900_000)], [(f"h{i}", b"v" * 1000) for i in range(900)]])
 def test_a_huge_key_or_headers_take_the_whole_record_to_the_lake(store, tmp_path, headers):
     whole = letter(key=b"\xff" * 100, value=b"\x00", headers=headers, row=3)
-    outside = externalise(whole, store)
+    outside = store_original(whole, store)
     assert size(outside) < 2000 < KAFKA_DEFAULT_LIMIT
     fields = dict(outside.headers_out())
     assert fields["tocsin-dead-format"] == b"record"
@@ -158,13 +158,13 @@ def test_a_huge_key_or_headers_take_the_whole_record_to_the_lake(store, tmp_path
 
 
 def test_a_tally_counts_and_keeps_the_newest_and_survives_a_snapshot_and_a_move_of_shards():
-    tally = Tally()
+    tally = DeadLetterTally()
     tally.note([], "t", 1)
     assert tally.facts() == {"dead_letters": 0, "dead_letter": None}
     tally.note([letter(), letter(row=7, message="got \ud800" + "x" * 2000)], "t", 5)
     stored = json.loads(orjson.dumps(tally.facts()))
     newest = {"topic": "t", "partition": 3, "offset": 1042, "row": 7, "stage": "decode", "error": "BadValue", "at": 5}
-    assert Tally.of(stored) == tally and tally.newest == newest | {"message": "got ?" + "x" * 995}
-    later = Tally(2, {**newest, "at": 9})
-    assert Tally.of(stored, {"now": 3}, later.facts()) == Tally(4, later.newest)
-    assert Tally.of({}) == Tally.of() == Tally()
+    assert DeadLetterTally.of(stored) == tally and tally.newest == newest | {"message": "got ?" + "x" * 995}
+    later = DeadLetterTally(2, {**newest, "at": 9})
+    assert DeadLetterTally.of(stored, {"now": 3}, later.facts()) == DeadLetterTally(4, later.newest)
+    assert DeadLetterTally.of({}) == DeadLetterTally.of() == DeadLetterTally()

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.stages.confirmation import CONFIRM_MS
 from tocsin.pipelines.runtime.stages.infer import Infer
 from tocsin.pipelines.runtime.stages.reorder import Reorder
@@ -38,7 +38,7 @@ def _pipeline(*, window: int = 1, kind: pa.DataType | None = None, **order: Any)
     )
 
 
-def _steps(p: Pipeline, cycles: Sequence[float | tuple[str, float]], cuts: Sequence[int] = ()) -> list[Outcome]:
+def _steps(p: Pipeline, cycles: Sequence[float | tuple[str, float]], cuts: Sequence[int] = ()) -> list[StepOutcome]:
     machine, outcomes = Machine(p), []
     rows = [c if isinstance(c, tuple) else ("a", c) for c in cycles]
     for start, end in pairwise([0, *sorted(c for c in set(cuts) if c < len(rows)), len(rows)]):
@@ -52,11 +52,11 @@ def _steps(p: Pipeline, cycles: Sequence[float | tuple[str, float]], cuts: Seque
     return outcomes
 
 
-def _cycles(outcomes: Sequence[Outcome]) -> list[float]:
+def _cycles(outcomes: Sequence[StepOutcome]) -> list[float]:
     return [c for o in outcomes for c in o.results["cycle"].to_pylist()]
 
 
-def _refused(outcomes: Sequence[Outcome]) -> list[tuple[int, str]]:
+def _refused(outcomes: Sequence[StepOutcome]) -> list[tuple[int, str]]:
     return [(r.offset, r.error) for o in outcomes for r in o.refused]
 
 

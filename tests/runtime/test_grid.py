@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.stages.inactivity import Inactivity
 from tocsin.pipelines.runtime.stages.resample import Resample
 
@@ -50,7 +50,9 @@ def pipeline(**options: Any) -> Pipeline:
     )
 
 
-def run(p: Pipeline, readings: Sequence[Reading], cuts: Iterable[int] = (), ticks: Sequence[int] = ()) -> list[Outcome]:
+def run(
+    p: Pipeline, readings: Sequence[Reading], cuts: Iterable[int] = (), ticks: Sequence[int] = ()
+) -> list[StepOutcome]:
     """Readings in steps at `NOW`, then a step without any at each of `ticks`, ms after it."""
     machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
     bounds = [0, *sorted(c for c in set(cuts) if 0 < c < len(readings)), len(readings)]
@@ -65,7 +67,7 @@ def run(p: Pipeline, readings: Sequence[Reading], cuts: Iterable[int] = (), tick
     return outcomes + [machine.step(empty(READING), NOW + tick) for tick in ticks]
 
 
-def table(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[float | None]]:
+def table(outcomes: Sequence[StepOutcome]) -> dict[tuple[str, int], list[float | None]]:
     """Rows by room and minute after `NOW`."""
     rows = [row for o in outcomes for row in o.results.to_pylist()]
     found = {
@@ -77,7 +79,7 @@ def table(outcomes: Sequence[Outcome]) -> dict[tuple[str, int], list[float | Non
     return found
 
 
-def refused(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
+def refused(outcomes: Sequence[StepOutcome]) -> list[tuple[str, int]]:
     return sorted((r.error, r.offset) for o in outcomes for r in o.refused)
 
 
@@ -171,7 +173,7 @@ def test_a_silent_rooms_steps_are_closed_by_the_clock_once_and_what_comes_for_th
     assert [row[0] for row in table(outcomes).values()] == [1.0, 2.0]
     machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
 
-    def come(offset: int, at: int, now: int) -> Outcome:
+    def come(offset: int, at: int, now: int) -> StepOutcome:
         row = {
             "_partition": 0,
             "_offset": offset,
@@ -228,7 +230,7 @@ def test_a_key_of_old_readings_that_came_just_now_is_not_silent() -> None:
     machine = Machine(replace(p, stages=[*p.stages, Inactivity("15min")], results=results))
     schema = pa.schema([*IDENTITY, *READING])
 
-    def come(room: str, offset: int, now: int) -> Outcome:
+    def come(room: str, offset: int, now: int) -> StepOutcome:
         rows = [
             {"_partition": 0, "_offset": offset + n, "_row": 0, "_timestamp": NOW, "room": room, "property": "co2",
              "at": NOW - (60 - n) * MINUTE, "value": 1.0}

@@ -17,7 +17,7 @@ import pytest
 
 from tocsin.pipelines.runtime.control import health
 from tocsin.pipelines.runtime.control.deployment import Deployment
-from tocsin.pipelines.runtime.control.health import COMMIT_S, SLOW_S, Commits, Health, problems
+from tocsin.pipelines.runtime.control.health import COMMIT_S, SLOW_S, CommitAges, Health, problems
 from tocsin.pipelines.runtime.control.supervisor import Supervisor
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -82,7 +82,7 @@ def test_a_shard_that_does_not_work_says_why(found: dict[str, Any], why: str) ->
 
 
 def test_a_commits_age_grows_while_something_waits_and_its_worker_comes_and_goes(monkeypatch) -> None:
-    now, commits = [0.0], Commits()
+    now, commits = [0.0], CommitAges()
     monkeypatch.setattr("tocsin.pipelines.runtime.control.health.time.monotonic", lambda: now[0])
 
     def age(at: float, read: int = -1, committed: int = -1) -> float:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.machine import empty
-from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
 from tocsin.pipelines.runtime.kafka.reader import Poll
 
 SCHEMA = pa.schema([("unit", pa.int64())])
@@ -80,9 +80,9 @@ LOG = st.lists(st.lists(MESSAGE, max_size=15), min_size=1, max_size=3)
 CUTS = st.lists(st.lists(st.integers(0, 15), max_size=6), min_size=3, max_size=3)
 
 
-def _taken(log: Log, cuts: Sequence[list[int]], rows: Sequence[int]) -> list[Batch]:
+def _taken(log: Log, cuts: Sequence[list[int]], rows: Sequence[int]) -> list[StepInput]:
     """Steps as a live shard takes them: a poll, then as many rows as it wants."""
-    inbox, wanted, steps = Inbox(EMPTY), iter(rows * 200), []
+    inbox, wanted, steps = StepBuffer(EMPTY), iter(rows * 200), []
     for poll in _polls(log, cuts):
         inbox.put(poll)
         steps.append(inbox.take(next(wanted)))
@@ -97,7 +97,7 @@ def test_the_same_steps_come_out_of_other_polls(
     log: Log, cuts: list[list[int]], others: list[list[int]], rows: list[int]
 ) -> None:
     steps = _taken(log, cuts, rows)
-    again, polls = Inbox(EMPTY), iter(_polls(log, others))
+    again, polls = StepBuffer(EMPTY), iter(_polls(log, others))
     for step in steps:
         while not again.covers(step.ends):
             again.put(next(polls))
@@ -129,26 +129,26 @@ def test_steps_are_the_whole_log_once_in_order_and_never_part_a_message(
 
 
 def test_a_poll_that_only_moves_on_makes_a_step_without_rows() -> None:
-    inbox = Inbox(EMPTY)
+    inbox = StepBuffer(EMPTY)
     inbox.put(_poll([[Message(0, False)] * 3], {0: (0, 3)}))
     assert inbox and inbox.rows == 0
-    assert inbox.take(10) == Batch(EMPTY, [], {0: 3})
+    assert inbox.take(10) == StepInput(EMPTY, [], {0: 3})
     assert not inbox
 
 
 def test_nothing_waiting_makes_a_tick() -> None:
-    assert Inbox(EMPTY).take(10) == Batch(EMPTY, [], {})
-    assert Inbox(EMPTY).take_until({}) == Batch(EMPTY, [], {})
+    assert StepBuffer(EMPTY).take(10) == StepInput(EMPTY, [], {})
+    assert StepBuffer(EMPTY).take_until({}) == StepInput(EMPTY, [], {})
 
 
 def test_a_tick_of_the_journal_leaves_what_waits() -> None:
-    inbox = Inbox(EMPTY)
+    inbox = StepBuffer(EMPTY)
     inbox.put(_poll([[Message(1, False), Message(0, False)]], {0: (0, 1)}))
     inbox.put(_poll([[Message(1, False), Message(0, False)]], {0: (1, 2)}))
-    assert inbox.take_until({}) == Batch(EMPTY, [], {})
+    assert inbox.take_until({}) == StepInput(EMPTY, [], {})
     assert inbox.rows == 1 and inbox.covers({0: 2})
 
 
 def test_a_timestamp_ahead_of_the_walls_clock_does_not_say_how_far_a_partition_has_been_read() -> None:
     table = _table([(0, 5, 0), (0, 90, 0), (0, 7, 0), (1, 90, 0)])  # its timestamp is its offset
-    assert Batch(table, (), {0: 91, 1: 91, 2: 3}).newest({0: 6, 2: 4}, 50) == {0: 7, 1: 50, 2: 4}
+    assert StepInput(table, (), {0: 91, 1: 91, 2: 3}).newest({0: 6, 2: 4}, 50) == {0: 7, 1: 50, 2: 4}

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from tocsin.pipelines.runtime.admin import inspection
-from tocsin.pipelines.runtime.admin.inspection import Memory, Rule, recall
+from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule, key_state
 from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model, Plan
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.stages.reorder import Reorder
 from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
@@ -57,7 +57,7 @@ class Shard:
     def __init__(self, lake: Lake, number: int = 0, partitions: Sequence[int] = (0,)) -> None:
         self.declared = PLAN.build(lake)
         self.machine, self._lake, self._number = Machine(self.declared), lake, number
-        self._sink, self.snapshots = Sink(lake, self.declared, number), Snapshots(lake, "pumps", number)
+        self._sink, self.snapshots = ResultsTable(lake, self.declared, number), Snapshots(lake, "pumps", number)
         self._epoch, self._sequence, self._partitions = (
             self._sink.own(dict.fromkeys(partitions, 0)).epoch,
             0,
@@ -103,8 +103,8 @@ def shard(lake: Lake) -> Shard:
     return Shard(lake)
 
 
-def _one(lake: Lake, key: str, **more: Any) -> Memory:
-    (memory,) = recall(lake, "pumps", key, shards=[0], **more)
+def _one(lake: Lake, key: str, **more: Any) -> KeyState:
+    (memory,) = key_state(lake, "pumps", key, shards=[0], **more)
     return memory
 
 
@@ -168,9 +168,9 @@ def test_a_key_on_two_partitions_is_shown_for_each_and_one_partition_alone_when_
     other.read(("a", 3, 0.1), partition=1)
     for shard in (one, other):
         shard.checkpoint()
-    found = recall(lake, "pumps", "a", shards=[0, 1])
+    found = key_state(lake, "pumps", "a", shards=[0, 1])
     assert [(m.partition, m.cells["0-Sorted/newest"]) for m in found] == [(0, 1), (1, 3), (2, 5)]
-    assert [m.partition for m in recall(lake, "pumps", "a", shards=[0], partition=2)] == [2]
+    assert [m.partition for m in key_state(lake, "pumps", "a", shards=[0], partition=2)] == [2]
 
 
 def test_an_unknown_key_is_one_line_with_the_nearest_and_their_number(lake: Lake, shard: Shard) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran, Skipped
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 
 HASH = st.integers(0, 2**64 - 1)
 EVENTS = st.lists(
@@ -119,7 +119,7 @@ def test_records_that_were_written_before_they_had_versions_are_read() -> None:
     journal = Journal(1 << 32 | 1, sent=3, digest=9)
     journal.ran(1000, {0: 5, 1: 7})
     journal.ran(1020, {1: 9}, 1017, [(1, 8, "FrameMissing")])
-    journal.skips(Skipped({0: 5}, {0: 50}))
+    journal.skips(SkipRecord({0: 5}, {0: 50}))
     journal.items.append(Mark(1 << 32 | 2, 2, 4, "plan"))
     journal.ran(1040, {})
     assert Journal.load(old) == journal
@@ -138,5 +138,5 @@ def test_marks_of_fenced_owners_are_forgotten_unless_another_plan_begins_there()
         journal.mark(name, plan)
     journal.fence("a")
     assert [i.checkpoint for i in journal.items if isinstance(i, Mark)] == [3, 5]
-    assert [i.now for i in journal.items if isinstance(i, Ran)] == [2, 3, 4, 5]
+    assert [i.now for i in journal.items if isinstance(i, StepRecord)] == [2, 3, 4, 5]
     assert Journal.load(journal.dump()) == journal

@@ -15,8 +15,7 @@ from kafka.producer.transaction_manager import TransactionManager
 from kafka.record.default_records import DefaultRecordBatch
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka import private as kafka_private
+from tocsin.pipelines.runtime.kafka import clients, private
 from tocsin.pipelines.runtime.kafka.broker import _failures
 
 ROOT = Path(__file__).parents[2]
@@ -24,15 +23,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def afresh() -> Iterator[None]:
-    kafka_private.check.cache_clear()
+    private.check.cache_clear()
     yield
-    kafka_private.check.cache_clear()
+    private.check.cache_clear()
 
 
 def test_the_version_that_is_pinned_has_them_all() -> None:
-    kafka_private.check()
+    private.check()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert f"kafka-python=={kafka_private.VERSION}" in project["dependencies"]
+    assert f"kafka-python=={private.VERSION}" in project["dependencies"]
 
 
 @pytest.mark.parametrize(
@@ -55,11 +54,11 @@ def test_one_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch, owner: An
 
 def test_one_that_takes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TransactionManager, "_supports_epoch_bump", lambda self, broker: False)
-    kafka_private.check()  # more parameters behind ours are the library's own matter
-    kafka_private.check.cache_clear()
+    private.check()  # more parameters behind ours are the library's own matter
+    private.check.cache_clear()
     monkeypatch.setattr(Fetcher.PartitionRecords, "_unpack_records", lambda self, records: None)
     with pytest.raises(ConfigError, match=r"without PartitionRecords._unpack_records\(self, tp, records\)"):
-        kafka_private.check()
+        private.check()
 
 
 def test_one_that_the_library_does_not_use_any_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,10 +67,10 @@ def test_one_that_the_library_does_not_use_any_more_is_refused(monkeypatch: pyte
         if "_supports_epoch_bump" in getattr(getattr(method, "__code__", None), "co_names", ()):
             monkeypatch.setattr(TransactionManager, name, lambda self: None)
     with pytest.raises(ConfigError, match="without a use of _supports_epoch_bump in TransactionManager"):
-        kafka_private.check()
+        private.check()
 
 
 def test_a_part_that_we_have_replaced_ourselves_is_no_loss() -> None:
     """`tocsin check` listens to the transport while it makes the process's first client."""
     with _failures():
-        kafka_private.check()
+        private.check()

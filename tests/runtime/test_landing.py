@@ -12,7 +12,7 @@ import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.control.alerts_table import pipeline
-from tocsin.pipelines.runtime.control.deployment import landing
+from tocsin.pipelines.runtime.control.deployment import alerts_table_plan
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -37,7 +37,7 @@ SENT_MS = 1_769_860_800_300
 
 def _land(*records: ConsumerRecord) -> tuple[list[dict], list[DeadLetter]]:
     """The rows of records, and the dead letters of the codec; the shard itself refuses none."""
-    declared = landing("rul").build(Lake("unused"))
+    declared = alerts_table_plan("rul").build(Lake("unused"))
     batch, letters = Codec(topic=declared.topic, schema=declared.schema).decode(records)
     outcome = Machine(declared).step(batch, SENT_MS)
     assert (outcome.refused, outcome.alerts) == ([], [])
@@ -95,7 +95,7 @@ def test_a_record_that_is_no_alarm_is_a_dead_letter_of_the_alert_topic() -> None
 
 
 def test_the_plan_says_it_all_and_survives_being_stored(tmp_path: Path) -> None:
-    plan = Plan.load(landing("rul", every="2s").dump())
+    plan = Plan.load(alerts_table_plan("rul", every="2s").dump())
     declared = plan.build(Lake(str(tmp_path)))
     assert (declared.name, declared.topic, declared.folder) == ("alerts.rul", "alerts.rul", "alerts")
     assert (declared.journal, declared.dead_letters) == ("_tocsin.alerts.rul", "alerts.rul.dlq")

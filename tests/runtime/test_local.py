@@ -11,14 +11,14 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from tocsin.pipelines.runtime.control import local_ray as local
+from tocsin.pipelines.runtime.control import local_ray
 from tocsin.pipelines.runtime.control.ray_client import connect
 from tocsin.pipelines.runtime.telemetry.metrics import endpoints
 
 
 @pytest.fixture
 def sessions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(local, "SESSIONS", tmp_path)
+    monkeypatch.setattr(local_ray, "SESSIONS", tmp_path)
     return tmp_path
 
 
@@ -61,7 +61,7 @@ def test_sessions_that_have_ended_are_cleared_but_for_the_newest(sessions: Path)
         )  # no such process
     mine = sessions / f"session_2026-01-01_00-00-00_000000_{os.getpid()}"
     mine.mkdir()
-    local.clear()
+    local_ray.clear()
     left = sorted(path.name[:18] for path in sessions.iterdir() if path != mine)
     assert mine.exists()
     assert left == ["session_2026-01-04", "session_2026-01-05"]

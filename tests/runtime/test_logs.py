@@ -14,7 +14,7 @@ import pytest
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.state import Cell, State
 from tocsin.pipelines.runtime.telemetry import logs
-from tocsin.pipelines.runtime.telemetry.logs import EVERY_S, KINDS, Mentions
+from tocsin.pipelines.runtime.telemetry.logs import EVERY_S, KINDS, DeadLetterLog
 
 log = logging.getLogger("tocsin.pipelines.runtime.test")
 
@@ -115,7 +115,7 @@ def test_level_and_format_come_from_the_environment(capsys: pytest.CaptureFixtur
 
 def test_a_dead_letter_is_found_by_its_place_and_its_asset(capsys: pytest.CaptureFixture[str]) -> None:
     logs.start()
-    Mentions().note([letter()])
+    DeadLetterLog().note([letter()])
     (line,) = lines(capsys)
     assert line["message"] == "sensors[3]@1042: expected 21 sensors, got 20; sent to sensors.dlq"
     place = {name: line[name] for name in ("topic", "partition", "offset", "stage", "error", "asset", "count")}
@@ -134,7 +134,7 @@ def test_ten_thousand_dead_letters_a_second_are_one_line_a_second(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     logs.start()
-    mentions = Mentions()
+    mentions = DeadLetterLog()
     for step in range(100):
         clock[0] = 100 + step * 0.05
         mentions.note([letter(step * 500 + n) for n in range(500)])
@@ -151,7 +151,7 @@ def test_ten_thousand_dead_letters_a_second_are_one_line_a_second(
 
 def test_kinds_beyond_a_few_share_a_line(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
     logs.start()
-    mentions = Mentions()
+    mentions = DeadLetterLog()
     for step in range(10):
         mentions.note([letter(error=f"Error{step}-{n}") for n in range(50)])
     clock[0] += EVERY_S

@@ -20,10 +20,10 @@ from tests.crash.load import Message, messages
 from tests.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.engine import shard as shard_module
-from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, StepRecord
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.kafka.topics import LARGEST, provision
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 LIMIT = 1_800
 """Bytes that the journal's topic takes here, in place of a megabyte."""
@@ -59,13 +59,13 @@ def _limit(job: Job, most: int | None = None) -> int:
 
 def _slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Have commits wait until the event is set."""
-    fast, lands = Sink.publish, threading.Event()
+    fast, lands = ResultsTable.publish, threading.Event()
 
     def publish(*what: Any) -> None:
         lands.wait(60)
         fast(*what)
 
-    monkeypatch.setattr(Sink, "publish", publish)
+    monkeypatch.setattr(ResultsTable, "publish", publish)
     return lands
 
 
@@ -100,7 +100,7 @@ def _version_1(journal: Journal) -> bytes:
         if isinstance(item, Mark):
             items.append([item.checkpoint, item.sent, item.digest, item.plan])
         else:
-            assert isinstance(item, Ran)
+            assert isinstance(item, StepRecord)
             items.append([item.now, item.wall - item.now, [n for pair in item.ends.items() for n in pair]])
     return orjson.dumps({"base": journal.base, "sent": journal.sent, "digest": journal.digest, "items": items})
 
@@ -155,7 +155,7 @@ def test_owners_that_die_in_their_commit_one_after_the_other_leave_no_marks_behi
     job.plan = replace(job.plan, options={**job.plan.options, "rows": 64, "every": "1h"})
     job.send(islice(messages(7), 50))
     read(shard(job), job).close()
-    monkeypatch.setattr(Sink, "publish", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(ResultsTable, "publish", lambda *_: (_ for _ in ()).throw(Killed))
     sizes = []
     for _ in range(4):
         job.send(islice(messages(8), 5))

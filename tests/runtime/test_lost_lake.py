@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.admin.reset import reset
 from tocsin.pipelines.runtime.declare.errors import LakeLost
 from tocsin.pipelines.runtime.engine import shard as shard_module
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_a_first_start_that_died_before_its_first_checkpoint_is_no_loss(
 ) -> None:
     job.send(islice(sent, 100))
     with monkeypatch.context() as patch:
-        patch.setattr(shard_module.Checkpoints, "_write", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(shard_module.CheckpointWriter, "_write", lambda *_: (_ for _ in ()).throw(Killed))
         for _ in range(2):
             with pytest.raises(Killed):
                 shard(job)
@@ -193,6 +193,6 @@ def test_a_shard_whose_table_others_have_made_again_is_refused(job: Job, sent: I
     job.send(islice(sent, 100))
     read(shard(job), job).close()
     _emptied(job)
-    Sink(job.lake, replace(job.plan.build(job.lake), name="other", into=job.name), 0).own({0: 0})
+    ResultsTable(job.lake, replace(job.plan.build(job.lake), name="other", into=job.name), 0).own({0: 0})
     with pytest.raises(LakeLost):
         shard(job)

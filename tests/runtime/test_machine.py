@@ -14,7 +14,7 @@ import pytest
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, AlertRule, Batch, Commit, Pipeline, tuned
-from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.declare.state import StateDelta
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -263,7 +263,7 @@ def test_result_columns_come_and_go_while_it_runs() -> None:
     assert machine.pipeline.results == RESULTS
 
 
-def _old_cut() -> Cut:
+def _old_cut() -> StateDelta:
     """Of a machine with a row that waits and an alarm that stands."""
     machine = Machine(_pipeline())
     machine.step(_batch([(0, "a", NOW + 4000 * i, 0.9) for i in range(6)], 0, NOW + 20_000), NOW)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
-from tocsin.pipelines.runtime.control.desired_state import Orders, forget_stopped
+from tocsin.pipelines.runtime.control.desired_state import DesiredState, forget_stopped
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -25,48 +25,48 @@ def _soon() -> int:
 
 
 def test_a_restarted_supervisor_goes_on_with_what_was_ordered(lake: Lake) -> None:
-    orders, until = Orders(lake, "d1", PLAN), _soon()
+    orders, until = DesiredState(lake, "d1", PLAN), _soon()
     assert (orders.plan, orders.paused) == (PLAN, False)
     orders.pause(True)
     orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
     orders.silence("7", until)
-    again = Orders(lake, "d1", PLAN)
+    again = DesiredState(lake, "d1", PLAN)
     assert again.paused
     assert again.plan == replace(PLAN, options={**PLAN.options, "high": 0.9}, silences={"7": until})
 
 
 def test_a_new_deployment_keeps_silences_that_last_and_no_other_order(lake: Lake) -> None:
-    orders, until = Orders(lake, "d1", PLAN), _soon()
+    orders, until = DesiredState(lake, "d1", PLAN), _soon()
     orders.pause(True)
     orders.silence("7", until)
     orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
-    again = Orders(lake, "d2", PLAN)
+    again = DesiredState(lake, "d2", PLAN)
     assert (again.plan, again.paused) == (replace(PLAN, silences={"7": until}), False)
 
 
 def test_a_silence_ends_by_a_time_that_has_passed(lake: Lake) -> None:
-    orders = Orders(lake, "d1", PLAN)
+    orders = DesiredState(lake, "d1", PLAN)
     orders.silence("7", _soon())
     orders.silence("7", 0)
     assert orders.plan.silences == {}
 
 
 def test_an_order_to_forget_outlives_supervisor_and_deployment_and_changes_of_the_plan(lake: Lake) -> None:
-    orders = Orders(lake, "d1", PLAN)
+    orders = DesiredState(lake, "d1", PLAN)
     orders.forget("7")
     orders.change(replace(PLAN, options={**PLAN.options, "high": 0.9}))
     first = orders.plan.forgets
     assert [*first] == ["7"]
-    assert Orders(lake, "d1", PLAN).plan.forgets == Orders(lake, "d2", PLAN).plan.forgets == first
+    assert DesiredState(lake, "d1", PLAN).plan.forgets == DesiredState(lake, "d2", PLAN).plan.forgets == first
     forget_stopped(lake, PLAN, "8")
-    later = Orders(lake, "d2", PLAN).plan
+    later = DesiredState(lake, "d2", PLAN).plan
     assert later.forgets.keys() == {"7", "8"} and later.forgets["7"] == first["7"]
     assert Plan.load(later.dump()) == later
 
 
 def test_a_pipeline_that_was_never_given_an_order_forgets_when_it_starts(lake: Lake) -> None:
     forget_stopped(lake, PLAN, "8")
-    assert Orders(lake, "d1", PLAN).plan.forgets.keys() == {"8"}
+    assert DesiredState(lake, "d1", PLAN).plan.forgets.keys() == {"8"}
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_a_pipeline_that_was_never_given_an_order_forgets_when_it_starts(lake: L
 def test_a_plan_that_does_not_fit_is_refused_and_changes_nothing(
     lake: Lake, change: dict[str, object], error: type[Exception], says: str
 ) -> None:
-    orders = Orders(lake, "d1", PLAN)
+    orders = DesiredState(lake, "d1", PLAN)
     orders.pause(True)
     with pytest.raises(error, match=says):
         orders.change(replace(PLAN, **change))  # type: ignore[arg-type]
-    assert (orders.plan, Orders(lake, "d1", PLAN).plan) == (PLAN, PLAN)
+    assert (orders.plan, DesiredState(lake, "d1", PLAN).plan) == (PLAN, PLAN)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +92,15 @@ def test_a_plan_that_does_not_fit_is_refused_and_changes_nothing(
     [b"", b'{"deployment": "d1", "pl', b"\0" * 80, b"[]", b"{}", b'{"deployment": "d1", "plan": "", "paused": true}'],
 )
 def test_a_damaged_file_is_refused_in_one_line(lake: Lake, content: bytes) -> None:
-    Orders(lake, "d1", PLAN).pause(True)
+    DesiredState(lake, "d1", PLAN).pause(True)
     file = Path(lake.place("_orders", "job.json"))
     file.write_bytes(content)
     with pytest.raises(
         ConfigError, match=r"expected JSON as Tocsin writes it, got .* restore the file from a copy, or"
     ) as said:
-        Orders(lake, "d1", PLAN)
+        DesiredState(lake, "d1", PLAN)
     assert str(file) in str(said.value) and "\n" not in str(said.value)
     with pytest.raises(ConfigError, match="restore the file from a copy, or delete it"):
         LakeTable(lake, "job", 1).orders()
     file.unlink()
-    assert not Orders(lake, "d1", PLAN).paused
+    assert not DesiredState(lake, "d1", PLAN).paused

@@ -16,11 +16,11 @@ from tests.conftest import ROOT
 from tests.idle import ERRORS, Boss, Idle
 from tocsin.pipelines.runtime.control import worker_slot as place_
 from tocsin.pipelines.runtime.control.deployment import Deployment
-from tocsin.pipelines.runtime.control.draining import drain, halt, workers
+from tocsin.pipelines.runtime.control.draining import drain, stop_pipeline, workers
 from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, actors, connect
 from tocsin.pipelines.runtime.control.supervisor import Supervisor
 from tocsin.pipelines.runtime.control.worker import Status
-from tocsin.pipelines.runtime.control.worker_slot import Ended, Place
+from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
@@ -46,14 +46,14 @@ def started(name: str, *said: Any) -> tuple[Any, psutil.Process]:
     return worker, psutil.Process(ray.get(worker.pid.remote()))
 
 
-def filled(name: str, *said: Any) -> tuple[Place, psutil.Process]:
-    place = Place(name.rpartition("/")[0])
+def filled(name: str, *said: Any) -> tuple[WorkerSlot, psutil.Process]:
+    place = WorkerSlot(name.rpartition("/")[0])
     worker, process = started(name, *said)
     place.settle(worker)
     return place, process
 
 
-def heard(place: Place, seconds: float = 20) -> list[Status]:
+def heard(place: WorkerSlot, seconds: float = 20) -> list[Status]:
     """What it says, once it says something."""
     give_up = time.monotonic() + seconds
     while not (known := place.hear(stuck_s=60)):
@@ -62,7 +62,7 @@ def heard(place: Place, seconds: float = 20) -> list[Status]:
     return known
 
 
-def heard_until_silent(place: Place) -> None:
+def heard_until_silent(place: WorkerSlot) -> None:
     """Hear from it until it counts as ended."""
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
@@ -131,7 +131,7 @@ def test_a_shard_that_hangs_ends_its_worker() -> None:
 
 
 def test_a_shard_that_its_worker_does_not_know_is_given_to_it_again() -> None:
-    place = Place("job/worker-0", shards={ID: "starting"})
+    place = WorkerSlot("job/worker-0", shards={ID: "starting"})
     place._given[ID] = time.monotonic()
     place.note([])
     assert place.shards == {ID: "starting"}  # the order may be on its way
@@ -201,7 +201,7 @@ def test_a_supervisor_hears_its_workers_last_words_and_is_asked_again_to_stop_wh
     worker, process = started("job/worker-0/40")
     ray.get(worker.speak.remote("job/0: RuntimeError: boom"))
     assert ray.get(boss.words.remote()) == [("job/worker-0/40", "job/0: RuntimeError: boom")]
-    halt("job", 5)
+    stop_pipeline("job", 5)
     process.wait(60)
     assert [name for name in actors() if name.startswith("job/")] == []
 
@@ -210,7 +210,7 @@ def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() 
     _, first = started("job/worker-0/50")
     _, second = started("job/worker-1/51", told(shard=9))
     with pytest.raises(Unavailable) as said:
-        halt("job", 5)
+        stop_pipeline("job", 5)
     assert str(said.value) == (
         "pipeline job: expected all shards to commit, got job/worker-1/51: its shards did not commit, and made no progress "
         "for 5 s; all its processes are ended; nothing is lost, and the next start goes on from what is committed"

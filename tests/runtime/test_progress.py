@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tocsin.pipelines.runtime.control.worker import _Hosted
+from tocsin.pipelines.runtime.control.worker import HostedShard
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.lake import storage as lake_
 from tocsin.pipelines.runtime.lake.storage import Lake, read, write
 from tocsin.pipelines.runtime.telemetry import progress
@@ -64,9 +64,9 @@ def test_a_takeover_that_hangs_says_for_how_long(tmp_path: Path, monkeypatch: py
         hangs.set()
         threading.Event().wait()
 
-    monkeypatch.setattr("tocsin.pipelines.runtime.control.worker.RemoteReader", reader)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.worker.ReaderActor", reader)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
-    hosted = _Hosted(Spec(plan, Lake(str(tmp_path)), {}, 0, [0]), lambda _: None)
+    hosted = HostedShard(ShardConfig(plan, Lake(str(tmp_path)), {}, 0, [0]), lambda _: None)
     assert hangs.wait(60)
     time.sleep(0.3)
     assert (hosted.state, hosted.quiet_s >= 0.3) == ("starting", True)

@@ -336,5 +336,5 @@ def test_what_compaction_has_left_is_read_and_looks_like_no_damage(
         assert found == sorted(found) and min(found) >= start
         assert {n for n in later if n >= start} <= set(found) <= set(left)
         assert not any(p.damaged or p.dead for p in polls)
-        assert damage_module.damage({"bootstrap_servers": kafka.bootstrap_servers}, topic, {0: start}) is None
+        assert damage_module.find_corruption({"bootstrap_servers": kafka.bootstrap_servers}, topic, {0: start}) is None
         reader.close()

@@ -10,7 +10,7 @@ import pytest
 
 from tocsin.pipelines.runtime.control import recurring as recurring_
 from tocsin.pipelines.runtime.control.deployment import Deployment
-from tocsin.pipelines.runtime.control.desired_state import Orders
+from tocsin.pipelines.runtime.control.desired_state import DesiredState
 from tocsin.pipelines.runtime.control.recurring import recurring
 from tocsin.pipelines.runtime.control.supervisor import Supervisor
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -71,7 +71,7 @@ def test_a_supervisor_goes_on_following_the_registry_whatever_that_answers(
         again.set()
         return False
 
-    monkeypatch.setattr(Orders, "follow", follow)
+    monkeypatch.setattr(DesiredState, "follow", follow)
     monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.FOLLOW_S", 0.05)
     monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)

@@ -15,7 +15,7 @@ from tests.conftest import CreateTopic
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, externalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
 from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -41,7 +41,7 @@ class Desk:
         store = OriginalStore(self.lake.files, "", self.lake.place())
         producer = KafkaProducer(**self.options)
         for letter in letters:
-            small = externalise(letter, store)
+            small = store_original(letter, store)
             value = b"" if small.key is small.value is None else small.value
             producer.send(self.letters, key=small.key, value=value, headers=small.headers_out())
         producer.close()

@@ -8,7 +8,7 @@ from tocsin.pipelines.runtime.admin.reshard import reshard
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Sink, commit, shard_count
+from tocsin.pipelines.runtime.lake.table import ResultsTable, commit, shard_count
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "readings"})
 
@@ -20,7 +20,7 @@ def _deployment(folder: Path) -> Deployment:
 def test_a_pipeline_that_has_not_run_has_nothing_to_move(tmp_path: Path) -> None:
     assert shard_count(Lake(str(tmp_path)), "job") == 0
     reshard(_deployment(tmp_path))
-    Sink(Lake(str(tmp_path)), PLAN.build(Lake(str(tmp_path))), 1, 3).own({1: 0})
+    ResultsTable(Lake(str(tmp_path)), PLAN.build(Lake(str(tmp_path))), 1, 3).own({1: 0})
     assert shard_count(Lake(str(tmp_path)), "job") == 3
     reshard(_deployment(tmp_path))
 

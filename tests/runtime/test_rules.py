@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
 from tocsin.pipelines.runtime.declare.state import State
-from tocsin.pipelines.runtime.engine.rules import RuleBook
+from tocsin.pipelines.runtime.engine.rules import RuleSet
 
 COLUMNS = pa.schema({"unit": pa.string(), "rul": pa.float64(), "on": pa.bool_(), "off": pa.bool_()})
 Edges = list[tuple[int, str, str]]
@@ -26,7 +26,7 @@ class Watch:
     """A rule book with its state; row numbers run on over the steps."""
 
     def __init__(self, *rules: AlertRule) -> None:
-        self.book = RuleBook(rules, COLUMNS)
+        self.book = RuleSet(rules, COLUMNS)
         self.state = State({f"rules/{n}": cell for n, cell in self.book.state.items()}, pa.int64())
         self.rows = 0
 
@@ -166,7 +166,7 @@ def test_a_step_without_rows_rings_nothing() -> None:
 )
 def test_a_wrong_rule_is_refused_in_one_line(rules: list[AlertRule], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
-        RuleBook(rules, COLUMNS)
+        RuleSet(rules, COLUMNS)
     assert "\n" not in str(refused.value)
 
 

@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLos
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Owned, Sink, _stats
+from tocsin.pipelines.runtime.lake.table import ResultsTable, TableState, _stats
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False), pa.field("heat", pa.float64())])
 PIPELINE = Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=SCHEMA)
@@ -40,11 +40,11 @@ WIDER = replace(PIPELINE, results=pa.schema([*SCHEMA, LOADS]))
 NARROWER = replace(PIPELINE, results=pa.schema([SCHEMA.field("unit")]))
 
 
-def _sink(lake: Lake, shard: int = 0, pipeline: Pipeline = PIPELINE, shards: int = 2) -> Sink:
-    return Sink(lake, pipeline, shard, shards)
+def _sink(lake: Lake, shard: int = 0, pipeline: Pipeline = PIPELINE, shards: int = 2) -> ResultsTable:
+    return ResultsTable(lake, pipeline, shard, shards)
 
 
-def _owner(lake: Lake) -> Sink:
+def _owner(lake: Lake) -> ResultsTable:
     sink = _sink(lake)
     sink.own(START)
     return sink
@@ -99,9 +99,9 @@ def _commit(table: DeltaTable, **txn: int) -> None:
 
 def test_the_first_owner_pins_the_start_and_the_next_begins_where_it_stopped(lake: Lake) -> None:
     first = _sink(lake)
-    assert first.own(START) == Owned(1, START, 0)
+    assert first.own(START) == TableState(1, START, 0)
     first.publish(first.write(_rows(0, 5)), {0: 5, 1: 41}, 1 << 32 | 1)
-    assert _sink(lake).own({0: 900, 1: 900}) == Owned(2, {0: 5, 1: 41}, 1 << 32 | 1)
+    assert _sink(lake).own({0: 900, 1: 900}) == TableState(2, {0: 5, 1: 41}, 1 << 32 | 1)
 
 
 def test_rows_and_positions_become_visible_together(lake: Lake) -> None:
@@ -142,13 +142,13 @@ def test_owners_of_other_shards_do_not_fence_each_other(lake: Lake) -> None:
 def test_owners_of_other_pipelines_share_a_table_and_do_not_fence_each_other(lake: Lake) -> None:
     sinks = []
     for name in ("one", "two"):
-        sinks.append(Sink(lake, replace(PIPELINE, name=name, into="p"), 0))
-        assert sinks[-1].own(START) == Owned(1, START, 0)
+        sinks.append(ResultsTable(lake, replace(PIPELINE, name=name, into="p"), 0))
+        assert sinks[-1].own(START) == TableState(1, START, 0)
     for n, sink in enumerate(sinks):
         sink.publish(sink.write(_rows(10 * n, 3)), {0: 3 + n, 1: 40}, 7 + n)
     assert _offsets(lake) == [0, 1, 2, 10, 11, 12]
-    again = Sink(lake, replace(PIPELINE, name="one", into="p"), 0)
-    assert again.own(START) == Owned(2, {0: 3, 1: 40}, 7)
+    again = ResultsTable(lake, replace(PIPELINE, name="one", into="p"), 0)
+    assert again.own(START) == TableState(2, {0: 3, 1: 40}, 7)
     with pytest.raises(Fenced, match="one/0#epoch: expected 1, got 2"):
         sinks[0].publish([], {0: 9, 1: 40}, 9)
     sinks[1].publish(sinks[1].write(_rows(13, 1)), {0: 5, 1: 40}, 9)
@@ -160,7 +160,7 @@ def _write_shared(name: str, lakes: list[Lake], together: Barrier) -> None:
     """Make the table and add to it, in each lake beside another process that does the same."""
     pipeline = replace(PIPELINE, name=name, topic=name, into="p")
     for lake in lakes:
-        sink = Sink(lake, pipeline, 0)
+        sink = ResultsTable(lake, pipeline, 0)
         together.wait()
         sink.own({0: 0})
         for n in range(4):
@@ -192,7 +192,7 @@ def test_a_table_that_another_one_makes_at_the_same_moment_is_used(lake: Lake, m
         raise CommitFailedError("Protocol changed since last commit: protocol changed")  # as deltalake 1.6 says it
 
     monkeypatch.setattr(DeltaTable, "create", beaten)
-    assert _sink(lake).own(START) == Owned(1, START, 0)
+    assert _sink(lake).own(START) == TableState(1, START, 0)
 
 
 def test_compaction_beside_it_loses_and_doubles_nothing(lake: Lake) -> None:

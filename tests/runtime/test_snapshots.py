@@ -14,9 +14,18 @@ from tests.denied import deny
 from tests.test_query import commit
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
-from tocsin.pipelines.runtime.engine.checkpoint import Checkpoints, Taken
-from tocsin.pipelines.runtime.lake.retry import LakeWaits
+from tocsin.pipelines.runtime.declare.state import (
+    Cell,
+    CellStore,
+    Pending,
+    PendingStore,
+    Ring,
+    RingStore,
+    State,
+    StateDelta,
+)
+from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
+from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.snapshots import LONGEST, Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -43,7 +52,7 @@ def _add(state: State, keys: range, value: int) -> None:
     waiting.rows = Rows(table, slots[:3], {"window": torch.full((len(table), 2, 2), float(value))})
 
 
-def _same(a: Cut, b: Cut) -> None:
+def _same(a: StateDelta, b: StateDelta) -> None:
     assert a.keys.equals(b.keys)
     assert a.cells.keys() == b.cells.keys() and all(torch.equal(a.cells[n], b.cells[n]) for n in a.cells)
     assert a.waiting.keys() == b.waiting.keys()
@@ -232,9 +241,9 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     deny(monkeypatch, lambda path: None if path == "list" else PermissionError(13, "Permission denied"))
     (tmp_path / "_state" / "pumps" / "0" / ".nfs01").mkdir(parents=True)
     sink, state = commit(tmp_path, "pumps", []), _state()
-    checkpoints = Checkpoints(sink, Snapshots(lake, "pumps", 0), LakeWaits(lake))
+    checkpoints = CheckpointWriter(sink, Snapshots(lake, "pumps", 0), LakeRetry(lake))
     for name in range(2, 6):
-        checkpoints.start(Taken(name, state.cut(full=True), [], [], {0: name}, {}))
+        checkpoints.start(PendingCheckpoint(name, state.cut(full=True), [], [], {0: name}, {}))
         assert checkpoints.landed(wait=True) == name
     assert checkpoints.undeleted == 2
     checkpoints.close()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome, empty
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
 from tocsin.pipelines.runtime.stages.inactivity import Inactivity
@@ -54,7 +54,7 @@ def _batch(p: Pipeline, columns: dict[str, Sequence[Any]], first: int = 0) -> pa
     return pa.RecordBatch.from_arrays([pa.array(list((made | columns)[f.name]), f.type) for f in schema], schema=schema)
 
 
-def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], cuts: Iterable[int]) -> list[Outcome]:
+def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], cuts: Iterable[int]) -> list[StepOutcome]:
     """Each row `(unit, at)` or `(unit, at, x)`."""
     machine = Machine(p)
     bounds = [0, *sorted(c for c in set(cuts) if c < len(rows)), len(rows)]
@@ -75,7 +75,7 @@ def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], cuts: Iterable[int]) ->
     ]
 
 
-def _column(outcomes: Sequence[Outcome], name: str) -> list[Any]:
+def _column(outcomes: Sequence[StepOutcome], name: str) -> list[Any]:
     return [v for o in outcomes for v in o.results.column(name).to_pylist()]
 
 

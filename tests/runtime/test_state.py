@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import Cell, CellStore, Cut, Pending, PendingStore, Ring, RingStore, State
+from tocsin.pipelines.runtime.declare.state import (
+    Cell,
+    CellStore,
+    Pending,
+    PendingStore,
+    Ring,
+    RingStore,
+    State,
+    StateDelta,
+)
 
 DECLARED = {
     "0-A/sum": Cell(dtype=torch.int64, fill=-1),
@@ -99,7 +108,7 @@ OPS = st.lists(
 def test_state_is_what_a_dictionary_would_be_and_its_cuts_rebuild_it(ops: list[tuple[str, Any]]) -> None:
     state, now, sweep = _state(), 1000, 0
     naive: dict[Key, Any] = {}
-    chain: list[Cut] = []
+    chain: list[StateDelta] = []
     for value, (op, given_) in enumerate(ops, 1):
         if op == "write":
             _write(state, given_, value, now)

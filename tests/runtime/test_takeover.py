@@ -25,18 +25,18 @@ from tocsin.pipelines.runtime.engine import journal as journal_
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.recovery import _Found
+from tocsin.pipelines.runtime.engine.recovery import RecoveryInputs
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.reader import Log, Reader
+from tocsin.pipelines.runtime.kafka.reader import Reader, TopicState
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import Owned, Sink
+from tocsin.pipelines.runtime.lake.table import ResultsTable, TableState
 
 OPTIONS = {"name": "job", "topic": "readings"}
-LOG = Log("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})
+LOG = TopicState("uuid-1", {0: 100, 2: 0}, {0: 900, 2: 50})
 CHECKPOINT = 3 << 32 | 7
 
 
@@ -45,12 +45,12 @@ def _found(
     *,
     positions: dict[int, int] | None = None,
     checkpoint: int = CHECKPOINT,
-    log: Log = LOG,
+    log: TopicState = LOG,
     on_gap: Literal["stop", "skip"] = "stop",
-) -> _Found:
+) -> RecoveryInputs:
     plan = Plan("tests.crash.job:pipeline", OPTIONS)
-    spec = Spec(plan=plan, lake=lake, kafka={}, shard=0, partitions=[0, 2], on_gap=on_gap)
-    return _Found(spec, "readings", log, Owned(4, positions or {0: 500, 2: 20}, checkpoint))
+    spec = ShardConfig(plan=plan, lake=lake, kafka={}, shard=0, partitions=[0, 2], on_gap=on_gap)
+    return RecoveryInputs(spec, "readings", log, TableState(4, positions or {0: 500, 2: 20}, checkpoint))
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_of_a_journal_whose_checkpoint_has_landed_the_rest_is_re_run(lake: Lake)
 LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {
     "the topic is another": (
         TopicReplaced,
-        {"log": Log("uuid-2", LOG.begin, LOG.end)},
+        {"log": TopicState("uuid-2", LOG.begin, LOG.end)},
         "expected id uuid-1, got uuid-2",
     ),
     "R lies below the log": (PositionLost, {"positions": {0: 40, 2: 20}}, r"readings\[0\]@40: expected .* 100..900"),
@@ -114,7 +114,7 @@ LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {
 }
 
 
-def _meet(found: _Found, loss: str, lake: Lake) -> tuple[dict[int, int], Journal]:
+def _meet(found: RecoveryInputs, loss: str, lake: Lake) -> tuple[dict[int, int], Journal]:
     """Where it goes on, and what it re-runs."""
     journal = None if loss == "the journal is gone" else _journal(end=901 if loss.startswith("the log ends") else 600)
     if loss == "the snapshot is gone":
@@ -148,8 +148,8 @@ def test_or_it_goes_on_inside_the_log_with_the_gap_on_record(lake: Lake, loss: s
 
 FAILING = {
     "the broker is gone after the fence": (Reader, "log", Unavailable("Kafka: expected a broker to answer, got none")),
-    "the lake does not take the epoch": (Sink, "own", OSError(28, "No space left on device")),
-    "the journal does not come": (journal_, "last", Unavailable("Kafka: expected a broker to answer, got none")),
+    "the lake does not take the epoch": (ResultsTable, "own", OSError(28, "No space left on device")),
+    "the journal does not come": (journal_, "newest", Unavailable("Kafka: expected a broker to answer, got none")),
     "the input does not take the position": (
         Reader,
         "seek",

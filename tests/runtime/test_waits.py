@@ -26,10 +26,9 @@ from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import reader
 from tocsin.pipelines.runtime.kafka.reader import Reader
-from tocsin.pipelines.runtime.lake import retry as lake_waits
-from tocsin.pipelines.runtime.lake import snapshots
+from tocsin.pipelines.runtime.lake import retry, snapshots
 from tocsin.pipelines.runtime.lake import table as sink
-from tocsin.pipelines.runtime.lake.retry import LakeWaits, answering
+from tocsin.pipelines.runtime.lake.retry import LakeRetry, lake_errors_as_unavailable
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 FULL = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
@@ -41,7 +40,7 @@ GONE = FileNotFoundError(errno.ENOENT, "no such file")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (lake_waits, shard):
+    for module in (retry, shard):
         monkeypatch.setattr(module, "AGAIN_S", 0.05)
 
 
@@ -159,7 +158,7 @@ def test_files_that_a_full_lake_has_only_in_part_are_deleted(
 def test_originals_of_dead_letters_wait_for_the_lake_before_their_transaction_begins(
     job: Job, running: Callable[[], Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_publisher, "externalise", Failing(shard_publisher.externalise, *[FULL] * 40))
+    monkeypatch.setattr(shard_publisher, "store_original", Failing(shard_publisher.store_original, *[FULL] * 40))
     made = running()
     until(waits(made))
     assert made._live.outbox._give_up == math.inf  # no transaction's time runs meanwhile
@@ -203,22 +202,22 @@ def test_a_takeover_waits_as_a_whole_and_what_is_not_there_is_no_wait(tmp_path: 
     lake = Lake(str(tmp_path))
     with (
         pytest.raises(Unavailable, match=r"^no space left on device on lake .*; make it writable again$"),
-        answering(lake),
+        lake_errors_as_unavailable(lake),
     ):
         raise FULL
     for error in (GONE, OSError(errno.EMFILE, "too many open files")):
-        with pytest.raises(type(error)), answering(lake):
+        with pytest.raises(type(error)), lake_errors_as_unavailable(lake):
             raise error
-        once = LakeWaits(lake)
+        once = LakeRetry(lake)
         once.patient = True
         with pytest.raises(type(error)):
             once.through(Failing(int, error))
-    with pytest.raises(Fenced), answering(lake):
+    with pytest.raises(Fenced), lake_errors_as_unavailable(lake):
         raise Fenced("another owner")
 
 
 def test_whoever_waits_gives_up_when_the_shard_is_closed(tmp_path: Path) -> None:
-    lake = LakeWaits(Lake(str(tmp_path)))
+    lake = LakeRetry(Lake(str(tmp_path)))
     lake.patient = True
     threading.Timer(0.2, lake.close).start()
     with pytest.raises(OSError, match="No space left"):

@@ -21,7 +21,7 @@ from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
 from tests.hosted import hosted, reaches
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.control.worker import Worker, _Hosted
+from tocsin.pipelines.runtime.control.worker import HostedShard, Worker
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
 from tocsin.pipelines.runtime.telemetry import progress
@@ -146,7 +146,7 @@ def test_a_shard_that_drains_is_waited_for_as_long_as_it_gets_on(gets_on: bool) 
         beside.start()
         beside.join()
 
-    begun, shard = time.monotonic(), object.__new__(_Hosted)
+    begun, shard = time.monotonic(), object.__new__(HostedShard)
     shard.stop, shard._state, shard._progress = threading.Event(), "running", followed
     shard.thread = threading.Thread(target=run)
     shard.thread.start()

@@ -21,13 +21,13 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, RecordsCorrupt,
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
-from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import PARTITION, Sink
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 MADE = "backfill of "
 """How the description of a table begins that a backfill may overwrite."""
@@ -50,7 +50,7 @@ class Span:
 
 
 @dataclass
-class Backfilled:
+class BackfillReport:
     """What a backfill did; of records of the span alone.
 
     Args:
@@ -84,7 +84,7 @@ def backfill(
     overwrite: bool = False,
     rings: Callable[[Alert], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Backfilled:
+) -> BackfillReport:
     """Judge a span of the pipeline's topic again.
 
     A timer's row, that no record gave, is in the span if its event time is and it was due before the end. Rows that wait at
@@ -110,7 +110,7 @@ def backfill(
         raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
-        run = _Run(pipeline, reader, span, Sink(lake, replace(pipeline, name=into, into=""), 0), rings)
+        run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), rings)
         try:
             run.all(progress)
         except BaseException:
@@ -118,7 +118,7 @@ def backfill(
                 with contextlib.suppress(OSError):
                     lake.files.delete_file(posixpath.join(into, file.path))
             raise
-    crash.point("backfill.written", waits=False)
+    failpoints.point("backfill.written", waits=False)
     create_table_with_add_actions(
         lake.uri(into),
         Schema.from_arrow(pipeline.table),
@@ -145,23 +145,23 @@ def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
     return True
 
 
-class _Run:
+class _Backfill:
     """Reads, judges and writes; nothing of it can be seen until its files are committed."""
 
     def __init__(
-        self, pipeline: Pipeline, reader: Reader, span: Span, sink: Sink, rings: Callable[[Alert], None]
+        self, pipeline: Pipeline, reader: Reader, span: Span, sink: ResultsTable, rings: Callable[[Alert], None]
     ) -> None:
         self._pipeline, self._reader, self._span, self._sink, self._rings = pipeline, reader, span, sink, rings
         self._begin, self._first, self._end = map(reader.at, (span.since - span.warmup, span.since, span.until))
         self._log = reader.log()
         self._read = dict(self._begin)
-        self._machine, self._inbox = Machine(pipeline), Inbox(empty(pipeline.schema))
+        self._machine, self._inbox = Machine(pipeline), StepBuffer(empty(pipeline.schema))
         self._newest: dict[int, int] = {}
         self._now = 0
         self._results: list[pa.RecordBatch] = []
         self.files: list[AddAction] = []
         cold = not span.warmup and any(first > self._log.begin[p] for p, first in self._first.items())
-        self.done = Backfilled(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
+        self.done = BackfillReport(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
 
     def all(self, progress: Callable[[int, int], None]) -> None:
         """The whole span."""
@@ -184,7 +184,7 @@ class _Run:
     def _tick(self) -> None:
         """A step without records: as late as the span's end, or where nothing comes behind it, as it is now."""
         over = all(self._read[p] >= end for p, end in self._log.end.items())
-        nothing = Batch(empty(self._pipeline.schema), (), {})
+        nothing = StepInput(empty(self._pipeline.schema), (), {})
         self._step(nothing, round(time.time() * 1000) if over else self._time(nothing))
 
     @property
@@ -226,7 +226,7 @@ class _Run:
         self._inbox.put(Poll(table, dead, moved, {}))
         self._read |= moved
 
-    def _time(self, batch: Batch) -> int:
+    def _time(self, batch: StepInput) -> int:
         """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
         self._newest = batch.newest(self._newest, round(time.time() * 1000))
         waiting = self._inbox.partitions
@@ -237,7 +237,7 @@ class _Run:
             reached.append(max(self._newest.get(p, 0), self._span.until if over else 0))
         return max(self._now, min(reached) if reached else max(self._newest.values(), default=0))
 
-    def _step(self, batch: Batch, now: int) -> None:
+    def _step(self, batch: StepInput, now: int) -> None:
         self._now, done = now, self.done
         outcome = self._machine.step(batch.table, now, wall=round(time.time() * 1000))
         bad = [(d.partition, d.offset) for d in batch.dead] + [(r.partition, r.offset) for r in outcome.refused]

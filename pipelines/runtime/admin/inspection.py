@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
-from tocsin.pipelines.runtime.declare.stage import stored_state
+from tocsin.pipelines.runtime.declare.stage import declared_state
 from tocsin.pipelines.runtime.declare.state import NEVER, Ring
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots, plain
@@ -42,7 +42,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Memory:
+class KeyState:
     """What a checkpoint remembers of one key.
 
     Args:
@@ -62,7 +62,9 @@ class Memory:
     waiting: Mapping[str, pl.DataFrame]
 
 
-def recall(lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partition: int | None = None) -> list[Memory]:
+def key_state(
+    lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partition: int | None = None
+) -> list[KeyState]:
     """What is remembered of a key, by partition: one, unless its feeder splits it.
 
     Args:
@@ -89,7 +91,7 @@ def recall(lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partit
     return sorted(found, key=lambda m: m.partition)
 
 
-def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tuple[list[Memory], pl.DataFrame] | None:
+def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tuple[list[KeyState], pl.DataFrame] | None:
     """What one shard remembers of the key, and all its keys; None: it has no checkpoint yet."""
     checkpoint = checkpoint_of(lake, pipeline, shard)
     while checkpoint:
@@ -130,7 +132,7 @@ class _Known:
         # A slot is what the newest cut says of it: another key's, or nobody's any more.
         self.keys = pl.concat(places, how="diagonal").unique("slot", keep="last").drop_nulls("key")
 
-    def memory(self, place: Mapping[str, Any]) -> Memory:
+    def memory(self, place: Mapping[str, Any]) -> KeyState:
         """What is remembered of the key in this place."""
         with self._open(place["link"], "cells.safetensors") as file:
             tensors = _Tensors(file)
@@ -139,7 +141,7 @@ class _Known:
         rules = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in state if name.startswith("rules/")}
         stores = {name.rsplit("|", 1)[0] for name in state if not name.startswith("rules/")}
         ringed = {store for store in stores if f"{store}|count" in state}
-        return Memory(
+        return KeyState(
             partition=place["partition"],
             key=place["key"],
             last_seen=place["last_seen"],
@@ -170,7 +172,7 @@ class _Known:
         except TocsinError:
             return {}, {}
         rings = {
-            n: declared.columns for n, declared in stored_state(pipeline.stages).items() if isinstance(declared, Ring)
+            n: declared.columns for n, declared in declared_state(pipeline.stages).items() if isinstance(declared, Ring)
         }
         return rings, {rule.name: rule.hold for rule in pipeline.rules}
 

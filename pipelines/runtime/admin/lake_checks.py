@@ -18,16 +18,16 @@ from deltalake.exceptions import DeltaError
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
-from tocsin.pipelines.runtime.control.desired_state import last_orders
+from tocsin.pipelines.runtime.control.desired_state import last_stored
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine.journal import Journal, Mark, named
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, checkpoint_name
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, fetch_model, store_model
-from tocsin.pipelines.runtime.kafka.reader import Log
+from tocsin.pipelines.runtime.kafka.reader import TopicState
 from tocsin.pipelines.runtime.lake.storage import Lake, read
-from tocsin.pipelines.runtime.lake.table import PARTITION, Sink, absent
+from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable, absent
 
 SPACE = 10**9
 """Bytes that should be free."""
@@ -141,7 +141,7 @@ class LakeTable:
         signature = Machine(pipeline).signature
         found = self._checkpoints()
         for shard, checkpoint in found:
-            where = f"snapshot {named(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
+            where = f"snapshot {checkpoint_name(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
             try:
                 manifest = self._manifest(shard, checkpoint)
                 for link in manifest["chain"]:
@@ -168,15 +168,15 @@ class LakeTable:
                     f"{where}: expected its model {model.name}/{model.version} in {self._lake.place('_models', model.sha256)}, got "
                     "none; restore that folder from a backup or from the registry"
                 )
-        return ", ".join(f"shard {shard} at {named(c)}" for shard, c in found) or "no checkpoint yet"
+        return ", ".join(f"shard {shard} at {checkpoint_name(c)}" for shard, c in found) or "no checkpoint yet"
 
     def orders(self) -> str:
         """Whether what the pipeline was ordered last can be read."""
-        if not self._names("_orders") or (kept := last_orders(self._lake, self._name)) is None:
+        if not self._names("_orders") or (kept := last_stored(self._lake, self._name)) is None:
             return "none"
         return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
 
-    def positions(self, topic: str, look: Callable[[], Log]) -> str:
+    def positions(self, topic: str, look: Callable[[], TopicState]) -> str:
         """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
         table = self._table()
         log = look()  # after the table: a living shard's offsets are inside the log of later
@@ -217,8 +217,8 @@ class LakeTable:
             after = self._checkpoint(self._table(), shard)
             if record is None and before:
                 raise ConfigError(
-                    f"{where}: expected the journal that goes with checkpoint {named(before)} of {self._place}, got none: "
-                    "alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                    f"{where}: expected the journal that goes with checkpoint {checkpoint_name(before)} of {self._place}, got "
+                    "none: alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
                 )
             if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
                 raise ConfigError(
@@ -229,10 +229,10 @@ class LakeTable:
             position = partial(self._position, table, topic)
             if record and not goes_with(record, before, after, position):
                 raise ConfigError(
-                    f"{where}: expected its newest record to go with checkpoint {named(after)} of {self._place}, got one that "
-                    f"builds on {named(record.base)} of another table: two writers' folders, or an old copy of one; stop the "
-                    "pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes with, or "
-                    "rename this one"
+                    f"{where}: expected its newest record to go with checkpoint {checkpoint_name(after)} of {self._place}, got one "
+                    f"that builds on {checkpoint_name(record.base)} of another table: two writers' folders, or an old copy of one; "
+                    "stop the pipeline of this name that writes to another lake, set lake.path to the lake that the journal goes "
+                    "with, or rename this one"
                 )
         return "table and journal go together"
 
@@ -271,7 +271,7 @@ def _round_trip(lake: Lake) -> None:
     schema = pa.schema([pa.field("key", pa.string(), nullable=False)])
     probe = Pipeline(name="probe", topic="probe", schema=schema, key="key", stages=[], results=pa.schema([]))
     row = {name: [None] for name in probe.table.names} | {"key": [uuid.uuid4().hex], PARTITION: ["2026-01-01"]}
-    sink = Sink(lake, probe, 0)
+    sink = ResultsTable(lake, probe, 0)
     try:
         sink.own({0: 0})
         sink.publish(sink.write([pa.RecordBatch.from_pydict(row, probe.table)]), {0: 1}, 1)

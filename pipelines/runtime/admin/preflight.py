@@ -18,7 +18,7 @@ LONGEST_S = 60.0
 """Of one look, whatever it waits for; those at Kafka give up after 5 to 10 s."""
 
 
-class Doubt(TocsinError):
+class Concern(TocsinError):
     """Good enough to start with, but a person should know of it."""
 
 
@@ -38,7 +38,7 @@ class Finding:
     said: str
 
 
-class Checkup:
+class Preflight:
     """Takes looks and tells what each one found.
 
     Args:
@@ -55,7 +55,7 @@ class Checkup:
         """Take one look.
 
         Args:
-            how: returns what is right; raises `Doubt` or what is wrong.
+            how: returns what is right; raises `Concern` or what is wrong.
             needs: checks, of this pipeline or of all, without which there is nothing to look at.
         """
         lacking = next((n for n in needs if self._failed & {("", n), (pipeline, n)}), None)
@@ -86,7 +86,7 @@ def _seen(how: Callable[[], str]) -> tuple[State, str]:
         return "ok", done.result()
     text = " ".join(str(reason).split())
     if isinstance(reason, TocsinError):
-        return "warning" if isinstance(reason, Doubt) else "wrong", text
+        return "warning" if isinstance(reason, Concern) else "wrong", text
     return "wrong", f"expected an answer, got {type(reason).__name__}: {text}; mend that and look again"
 
 

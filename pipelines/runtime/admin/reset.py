@@ -12,12 +12,12 @@ from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import generation
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.machine import Machine
-from tocsin.pipelines.runtime.engine.recovery import Claim
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.recovery import Ownership
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.table import start_over
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 To = Literal["earliest", "latest"] | int
 """Where to go on: the log's ends, or a time in ms since the epoch."""
@@ -36,7 +36,7 @@ class Reset:
     deleted: int | None
 
 
-def reset(specs: Sequence[Spec], to: To) -> Reset:
+def reset(specs: Sequence[ShardConfig], to: To) -> Reset:
     """Have all shards of a pipeline begin anew: without state, with the specs' plan, from the given positions.
 
     Guarantee: rows of records from there on are deleted in the commit that moves the positions, so each record's rows are in
@@ -56,9 +56,9 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
         reader = held.enter_context(closing(Reader(specs[0].kafka, declared.topic, partitions, codec, max_records=1)))
         claims = []
         for spec in specs:  # 1. nobody else can say or commit anything any more
-            claims.append(Claim.make(spec, declared, reader))
+            claims.append(Ownership.make(spec, declared, reader))
             held.callback(claims[-1].outbox.close)
-        crash.point("reset.owned", waits=False)
+        failpoints.point("reset.owned", waits=False)
         log = claims[-1].log
         positions = {"earliest": log.begin, "latest": log.end}[to] if isinstance(to, str) else reader.at(to)
         for spec, claim in zip(specs, claims, strict=True):
@@ -66,7 +66,7 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
             journal = claim.journal or Journal(claim.owned.checkpoint)
             claim.outbox.send([], [], journal, {p: positions[p] for p in spec.partitions})
             claim.outbox.settle(wait=True)
-        crash.point("reset.said", waits=False)
+        failpoints.point("reset.said", waits=False)
         machine = Machine(declared)
         facts = {
             "topic_id": log.topic_id,
@@ -79,13 +79,13 @@ def reset(specs: Sequence[Spec], to: To) -> Reset:
         for claim, (_, name) in zip(claims, owners, strict=True):
             # 3. Before 4: a commit must never lack its state.
             claim.snapshots.write(name, machine.cut(full=True), facts)
-        crash.point("reset.snapshot", waits=False)
+        failpoints.point("reset.snapshot", waits=False)
         deleted = start_over(owners, positions, _rows(declared, positions, to))  # 4. the one atomic step
-        crash.point("reset.delta", waits=False)
+        failpoints.point("reset.delta", waits=False)
     return Reset(positions, deleted)
 
 
-def _facts(claims: Sequence[Claim]) -> Mapping[str, Any]:
+def _facts(claims: Sequence[Ownership]) -> Mapping[str, Any]:
     """What the first shard's snapshot says of itself; nothing if it is lost."""
     try:
         facts: Mapping[str, Any] = claims[0].snapshots.manifest(claims[0].owned.checkpoint)["facts"]

@@ -15,16 +15,16 @@ from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.dead_letters import Tally
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetterTally
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
-from tocsin.pipelines.runtime.lake.state_deltas import deal, whole
+from tocsin.pipelines.runtime.lake.state_deltas import merged, redistributed
 from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shard_count, shards_id
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 log = logging.getLogger(__name__)
 
@@ -44,23 +44,23 @@ def reshard(deployment: Deployment) -> None:
         return
     old = list(replace(deployment, shards=before, lands=0).specs(deployment.plan).values())
     checkpoints = [_checkpoint(spec) for spec in old]  # 1. fences every owner; nothing is left in the journal, so A = R
-    crash.point("reshard.taken", waits=False)
+    failpoints.point("reshard.taken", waits=False)
     table = DeltaTable(old[0].lake.uri(deployment.name), storage_options=deployment.lake.options or None)
     _look(table, deployment.name, checkpoints)
     name = _next_epoch(table, deployment.name) << 32 | 1
     _write(deployment, checkpoints, name)  # 2. under a name that nobody knows yet
-    crash.point("reshard.written", waits=False)
+    failpoints.point("reshard.written", waits=False)
     for shard in range(before, deployment.shards):  # 3. before 4: a checkpoint must never lack its journal
         _open_journal(table, deployment, shard, checkpoints, name)
-    crash.point("reshard.journals", waits=False)
+    failpoints.point("reshard.journals", waits=False)
     _commit(table, deployment, checkpoints, name)  # 4. the one atomic step
-    crash.point("reshard.committed", waits=False)
+    failpoints.point("reshard.committed", waits=False)
     for shard in range(deployment.shards, before):  # 5. only now are these useless; newer ones are a successor's
         Snapshots(deployment.lake, deployment.name, shard).drop_before(name)
     log.info("%s: state moved from %d to %d shards", deployment.name, before, deployment.shards)
 
 
-def _checkpoint(spec: Spec) -> int:
+def _checkpoint(spec: ShardConfig) -> int:
     """Take a shard over, make all of it durable and let go. Returns the checkpoint's name."""
     torch.set_num_threads(1)  # as in a worker, since a re-run has to give the same
     torch.set_flush_denormal(True)
@@ -86,9 +86,9 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
     found = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
     # The earliest clock: one shard may have a backlog in whose time another's later clock would make keys silent.
     facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
-    dead = Tally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
-    for n, cut in enumerate(deal([whole(snapshot.cuts) for snapshot in found], deployment.shards)):
-        own = (dead if n == 0 else Tally()).facts()
+    dead = DeadLetterTally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
+    for n, cut in enumerate(redistributed([merged(snapshot.cuts) for snapshot in found], deployment.shards)):
+        own = (dead if n == 0 else DeadLetterTally()).facts()
         Snapshots(deployment.lake, deployment.name, n).write(name, cut, facts | own)
 
 

@@ -14,12 +14,12 @@ from kafka.protocol.consumer.offsets import OffsetSpec
 from kafka.protocol.metadata import CoordinatorType
 from kafka.protocol.producer.transaction import AddOffsetsToTxnRequest
 
-from tocsin.pipelines.runtime.admin.preflight import Doubt
+from tocsin.pipelines.runtime.admin.preflight import Concern
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.broker import Broker, count
 from tocsin.pipelines.runtime.kafka.dead_letters import SIZE_LIMIT
-from tocsin.pipelines.runtime.kafka.reader import Log
+from tocsin.pipelines.runtime.kafka.reader import TopicState
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL
 from tocsin.pipelines.runtime.kafka.topics import LARGEST as LARGEST_RECORD
 
@@ -78,7 +78,7 @@ class Topics:
                 f"with nothing to read; set pipelines.{self._name}.shards = {n}, or add partitions"
             )
         if w > s:
-            raise Doubt(
+            raise Concern(
                 f"workers = {w}: expected at most one a shard, got {w - s} more, which will not be started; set "
                 f"pipelines.{self._name}.workers = {s}"
             )
@@ -123,7 +123,7 @@ class Topics:
                 f"after a crash; {_alter(j, 'cleanup.policy=compact')}"
             )
         if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
-            raise Doubt(
+            raise Concern(
                 f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {most}: a larger record would end the "
                 f"shard; the next start raises it, or {_alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
             )
@@ -138,7 +138,7 @@ class Topics:
             if described := self._broker.describe(topic):
                 doubts += self._replicated(topic, described["partitions"], self._broker.configs(topic))
         if doubts:
-            raise Doubt("; ".join(doubts))
+            raise Concern("; ".join(doubts))
         return "as far as one broker goes" if self._broker.brokers == 1 else "topics outlive a broker"
 
     def _replicated(self, topic: str, partitions: list[dict[str, Any]], configs: Mapping[str, str]) -> Iterator[str]:
@@ -183,7 +183,7 @@ class Topics:
             if (described := self._broker.describe(topic)) is None:
                 continue
             if (allowed := described.get("authorized_operations")) is None:
-                raise Doubt("expected the broker to say what this user may do, got nothing; it is too old for that")
+                raise Concern("expected the broker to say what this user may do, got nothing; it is too old for that")
             lacking += [f"{o} on topic {topic}" for o in operations if o not in allowed]
         if lacking:
             raise ConfigError(
@@ -242,7 +242,7 @@ class Topics:
             with closing(clients.producer(self._broker.options, transactional_id=id_)) as producer:
                 producer.init_transactions()
         except kafka_errors.TransactionalIdAuthorizationFailedError:
-            raise Doubt(
+            raise Concern(
                 f"transactional id {id_}: expected to try it, got no right; see the first start, or grant WRITE on it"
             ) from None
         except KafkaError as reason:
@@ -263,20 +263,20 @@ class Topics:
         newest = max(o.timestamp for o in found.values())
         ahead = newest - time.time() * 1000
         if ahead > SKEW_MS:
-            raise Doubt(
+            raise Concern(
                 f"topic {self._topic}: expected no record from the future, got one {ahead / 1000:,.0f} s ahead of this machine's "
                 "clock; set the clocks of this machine, the broker and the producers by NTP"
             )
         return "no record is from the future" if newest >= 0 else "no record to compare with"
 
-    def log(self) -> Log:
+    def log(self) -> TopicState:
         """The input topic's identity, and each partition's first and next offset."""
         described = self._broker.describe(self._topic) or {}
         begin, end = (
             {tp.partition: found.offset for tp, found in self._broker.admin.list_partition_offsets(wanted).items()}
             for wanted in (dict.fromkeys(self._parts(), spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
         )
-        return Log(str(described.get("topic_id") or ""), begin, end)
+        return TopicState(str(described.get("topic_id") or ""), begin, end)
 
     def journal_is_there(self) -> bool:
         """Whether there is a journal to read."""
@@ -292,7 +292,7 @@ class Topics:
             self._broker.makeable(topic, partitions)
             return f"{topic}: none yet, the first start makes it"
         if "compact" in (policy := self._policy(topic, self._broker.configs(topic))):
-            raise Doubt(
+            raise Concern(
                 f"topic {topic}: expected cleanup.policy=delete, got {policy}: all but the newest record of a key will go; "
                 f"{_alter(topic, 'cleanup.policy=delete')}"
             )
@@ -300,7 +300,7 @@ class Topics:
 
     def _policy(self, topic: str, configs: Mapping[str, str]) -> str:
         if "cleanup.policy" not in configs:
-            raise Doubt(
+            raise Concern(
                 f"topic {topic}: expected to see its settings, got none; grant this user DESCRIBE_CONFIGS on it"
             )
         return configs["cleanup.policy"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tocsin.pipelines.runtime.control.placement import Scaling
+from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.engine.plan import Plan, declared
-from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -42,7 +42,7 @@ class Deployment:
     partitions: int = 0
     shards: int = 1
     lands: int = 0
-    scaling: Scaling = field(default_factory=Scaling)
+    scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
     env: Mapping[str, str] = field(default_factory=dict)
@@ -60,19 +60,23 @@ class Deployment:
         """The pipeline's."""
         return self.plan.name
 
-    def specs(self, plan: Plan) -> dict[ShardId, Spec]:
+    def specs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
         """What a worker needs to run each shard; the one that lands the alarms is of a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         specs = [
-            Spec(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
+            ShardConfig(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
             for s in range(self.shards)
         ]
         if self.lands:
-            specs.append(Spec(landing(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap))
+            specs.append(
+                ShardConfig(
+                    alerts_table_plan(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap
+                )
+            )
         return {spec.id: spec for spec in specs}
 
 
-def landing(pipeline: str, **options: Any) -> Plan:
+def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
     """The plan by which the alarms of a pipeline land in the table `alerts`.
 
     Args:
@@ -103,5 +107,5 @@ def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> De
     return replace(
         order,
         partitions=partitions,
-        lands=provision(order.kafka, landing(order.name).build(order.lake), shards=1) if lands else 0,
+        lands=provision(order.kafka, alerts_table_plan(order.name).build(order.lake), shards=1) if lands else 0,
     )

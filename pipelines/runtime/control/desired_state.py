@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 FORGET_MS = 365 * 86_400_000
 
 
-class Orders:
+class DesiredState:
     """A deployment's plan as it stands, and whether it is paused.
 
     Guarantee: an order that was taken survives the supervisor, since it is in the lake before anyone acts on it. Those of an
@@ -37,7 +37,7 @@ class Orders:
         self._lock = threading.Lock()
         self._refused = ""
         self.plan, self.paused = plan, False
-        if (kept := last_orders(lake, plan.name)) is None:
+        if (kept := last_stored(lake, plan.name)) is None:
             return
         if kept.deployment == deployment:
             self.plan, self.paused = kept.plan, kept.paused
@@ -97,18 +97,18 @@ class Orders:
         self._keep(plan, self.paused)
 
     def _keep(self, plan: Plan, paused: bool) -> None:
-        _write(self._lake, Kept(self._deployment, plan, paused))
+        _write(self._lake, StoredState(self._deployment, plan, paused))
         self.plan, self.paused = plan, paused
 
 
 def forget_stopped(lake: Lake, plan: Plan, asset: str) -> None:
     """Have a pipeline that does not run forget an asset when it starts; `plan`: as it would be deployed."""
-    kept = last_orders(lake, plan.name) or Kept("", plan, False)
+    kept = last_stored(lake, plan.name) or StoredState("", plan, False)
     _write(lake, replace(kept, plan=_forgetting(kept.plan, asset)))
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredState:
     """A pipeline's orders as they lie in the lake."""
 
     deployment: str
@@ -116,7 +116,7 @@ class Kept:
     paused: bool
 
 
-def last_orders(lake: Lake, pipeline: str) -> Kept | None:
+def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
     """The orders that a pipeline was given last, of whatever deployment; None: there are none.
 
     Raises:
@@ -128,7 +128,7 @@ def last_orders(lake: Lake, pipeline: str) -> Kept | None:
         return None
     try:
         kept = orjson.loads(content)
-        return Kept(str(kept["deployment"]), Plan.load(kept["plan"]), bool(kept["paused"]))
+        return StoredState(str(kept["deployment"]), Plan.load(kept["plan"]), bool(kept["paused"]))
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise ConfigError(
             f"orders of {pipeline} in {lake.place(_path(pipeline))}: expected JSON as Tocsin writes it, got {len(content)} bytes: "
@@ -136,7 +136,7 @@ def last_orders(lake: Lake, pipeline: str) -> Kept | None:
         ) from None
 
 
-def _write(lake: Lake, kept: Kept) -> None:
+def _write(lake: Lake, kept: StoredState) -> None:
     content = {"deployment": kept.deployment, "plan": kept.plan.dump(), "paused": kept.paused}
     lake.replace(_path(kept.plan.name), orjson.dumps(content))
 

@@ -67,7 +67,7 @@ def _drained(worker: Any, asked: Any, timeout: float) -> bool:
             asked = worker.drain.remote(timeout)
 
 
-def halt(pipeline: str, timeout: float) -> None:
+def stop_pipeline(pipeline: str, timeout: float) -> None:
     """Have all shards of a pipeline commit and let go, then end its supervisor and its workers.
 
     A supervisor that does not answer is asked again; one that is gone is done without.

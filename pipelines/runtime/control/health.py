@@ -56,7 +56,7 @@ def _why(shard: Mapping[str, Any]) -> str:
     return ""
 
 
-class Commits:
+class CommitAges:
     """For how long each shard has had something to commit, and has not. Seen from outside, for a worker may keep dying."""
 
     def __init__(self) -> None:

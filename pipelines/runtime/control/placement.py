@@ -14,7 +14,7 @@ Shard = TypeVar("Shard", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalingPolicy:
     """Between how many workers, and by which measure.
 
     Args:
@@ -40,14 +40,14 @@ class _Sample(NamedTuple):
     busy: float
 
 
-class Scaler:
+class Autoscaler:
     """Decides by lag and by the rate at which it falls; one worker more or less at a time.
 
     Args:
         workers: that are there now.
     """
 
-    def __init__(self, scaling: Scaling, workers: int) -> None:
+    def __init__(self, scaling: ScalingPolicy, workers: int) -> None:
         self._scaling = scaling
         self.workers = min(max(workers, scaling.least), scaling.most)
         self._samples: deque[_Sample] = deque()
@@ -101,7 +101,7 @@ class Scaler:
         return max(last.read - then.read, 1) / (last.at - then.at)
 
 
-def spread(shards: Sequence[Shard], places: int, now: Mapping[Shard, int]) -> dict[Shard, int]:
+def place_shards(shards: Sequence[Shard], places: int, now: Mapping[Shard, int]) -> dict[Shard, int]:
     """Each shard's place, evenly, and with as few moves as that takes.
 
     Args:

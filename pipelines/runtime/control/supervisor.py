@@ -15,14 +15,14 @@ from kafka.errors import KafkaError
 from ray.exceptions import RayError, RayTaskError
 
 from tocsin.pipelines.runtime.control.deployment import ALERTS, Deployment
-from tocsin.pipelines.runtime.control.desired_state import Orders, last_orders
+from tocsin.pipelines.runtime.control.desired_state import DesiredState, last_stored
 from tocsin.pipelines.runtime.control.draining import drain, workers
-from tocsin.pipelines.runtime.control.health import Commits, Health, problems
-from tocsin.pipelines.runtime.control.placement import Scaler, spread
+from tocsin.pipelines.runtime.control.health import CommitAges, Health, problems
+from tocsin.pipelines.runtime.control.placement import Autoscaler, place_shards
 from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, supervisor_name
 from tocsin.pipelines.runtime.control.recurring import recurring
 from tocsin.pipelines.runtime.control.worker import Status, Worker
-from tocsin.pipelines.runtime.control.worker_slot import Ended, Place
+from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -54,10 +54,10 @@ class Supervisor:
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
         begin(d.env, pipeline=d.name)
-        self._orders = Orders(d.lake, d.id, d.plan)
+        self._orders = DesiredState(d.lake, d.id, d.plan)
         self._ids = list(d.specs(d.plan))
-        self._places = [Place(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
-        self._scaler = Scaler(d.scaling, d.scaling.least)
+        self._places = [WorkerSlot(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._scaler = Autoscaler(d.scaling, d.scaling.least)
         self._homes: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
@@ -69,7 +69,7 @@ class Supervisor:
         self._since = self._starting = time.monotonic()
         self._started = False
         self._windows: dict[int, Window] = {}
-        self._commits, self._metrics, self._health = Commits(), Metrics(d.name), Health(d.name, *d.health)
+        self._commits, self._metrics, self._health = CommitAges(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
         if d.follows and d.tracking:
             recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
@@ -113,7 +113,7 @@ class Supervisor:
         """Have all shards go on with another plan, each from its next checkpoint; a refused one tries again with it.
 
         Raises:
-            TocsinError: it does not fit; see `Orders.change`.
+            TocsinError: it does not fit; see `DesiredState.change`.
         """
         self._orders.change(plan)
         self._pass_on()
@@ -268,9 +268,9 @@ class Supervisor:
             log.warning("%s is ended: another one takes its place", name)
             ray.kill(worker)
         living = [n for n, place in enumerate(self._places) if place.actor]
-        self._scaler = Scaler(self._deployment.scaling, max(living, default=-1) + 1)
+        self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
 
-    def _tend(self, place: Place) -> None:
+    def _tend(self, place: WorkerSlot) -> None:
         """Hear from a place's worker, and see whether it still lives, without waiting for it."""
         if place.actor is None:
             return
@@ -281,7 +281,7 @@ class Supervisor:
             heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
             self._bury(place, why if heard else str(reason))
 
-    def _note(self, place: Place, known: list[Status]) -> None:
+    def _note(self, place: WorkerSlot, known: list[Status]) -> None:
         place.note(known)
         for status in known:
             state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
@@ -308,7 +308,7 @@ class Supervisor:
         workers = self._scaler.workers
         first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._homes]
         ids = self._ids if self._started else first
-        self._homes = {} if self._orders.paused else spread(ids, workers, self._homes)
+        self._homes = {} if self._orders.paused else place_shards(ids, workers, self._homes)
         at = {shard: place for place in self._places for shard in place.shards}
         for shard, place in at.items():
             if place is not self._home(shard):
@@ -325,15 +325,15 @@ class Supervisor:
                     ray.kill(place.actor)
                     place.actor = None
 
-    def _home(self, shard: ShardId) -> Place | None:
+    def _home(self, shard: ShardId) -> WorkerSlot | None:
         home = self._homes.get(shard)
         return None if home is None else self._places[home]
 
-    def _start(self, place: Place) -> Any:
+    def _start(self, place: WorkerSlot) -> Any:
         """A new worker for a place."""
-        return hired(place.name, self._deployment.env, self._deployment.resources)
+        return start_worker(place.name, self._deployment.env, self._deployment.resources)
 
-    def _bury(self, place: Place, why: str) -> None:
+    def _bury(self, place: WorkerSlot, why: str) -> None:
         for shard in place.shards:
             if shard in self._known:
                 status, worker = self._known[shard]
@@ -356,7 +356,7 @@ class Supervisor:
         return tracking
 
 
-def hired(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
+def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
     """A new worker for a place, such as "rul/worker-0"."""
     name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
     options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
@@ -372,7 +372,7 @@ class Launch:
     """
 
     def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
-        self._worker = hired(f"{pipeline}/worker-0", env, resources)
+        self._worker = start_worker(f"{pipeline}/worker-0", env, resources)
         self._worker.get_ready.remote()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
@@ -390,8 +390,8 @@ class Launch:
     def go(self, deployment: Deployment) -> Any:
         """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
         own = [id for id in deployment.specs(deployment.plan) if id.pipeline == deployment.name]
-        homes = spread(own, deployment.scaling.least, {})
-        for id, spec in deployment.specs(Orders(deployment.lake, deployment.id, deployment.plan).plan).items():
+        homes = place_shards(own, deployment.scaling.least, {})
+        for id, spec in deployment.specs(DesiredState(deployment.lake, deployment.id, deployment.plan).plan).items():
             if homes.get(id) == 0:
                 self._worker.host.remote(spec)
         return deploy(deployment)
@@ -407,7 +407,7 @@ def deploy(deployment: Deployment) -> Any:
     Raises:
         ConfigError: what it was ordered last can't be read.
     """
-    last_orders(
+    last_stored(
         deployment.lake, deployment.name
     )  # here it is one line for whoever starts it, in the actor a dead supervisor
     name = supervisor_name(deployment.name)

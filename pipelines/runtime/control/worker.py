@@ -26,7 +26,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     Unavailable,
 )
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
-from tocsin.pipelines.runtime.kafka.reader_actor import RemoteReader, started
+from tocsin.pipelines.runtime.kafka.reader_actor import ReaderActor, start_reader
 from tocsin.pipelines.runtime.telemetry import logs, progress
 from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.deployment import Deployment
     from tocsin.pipelines.runtime.engine.plan import Plan
     from tocsin.pipelines.runtime.engine.shard import Shard
-    from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+    from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
     from tocsin.pipelines.runtime.telemetry.stats import Window
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,14 @@ class Status:
     quiet_s: float = 0.0
 
 
-class _Hosted:
+class HostedShard:
     """A shard and its thread.
 
     Args:
         process: of its reader, if that has been started already.
     """
 
-    def __init__(self, spec: Spec, last_words: Callable[[str], None], *process: Any) -> None:
+    def __init__(self, spec: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
         self.spec, self._state, self.error = spec, "starting", ""
         self._last_words, self._progress = last_words, progress.Progress()
         self.plan, self._process = spec.plan, process
@@ -120,7 +120,7 @@ class _Hosted:
         progress.made()
         from tocsin.pipelines.runtime.engine.shard import Shard
         from tocsin.pipelines.runtime.formats.codec import Codec
-        from tocsin.pipelines.runtime.kafka.broker import let_in
+        from tocsin.pipelines.runtime.kafka.broker import check_login
 
         import_pandas()
         progress.made()
@@ -129,7 +129,7 @@ class _Hosted:
         try:
             pipeline = self.spec.plan.build(self.spec.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
-            reader = RemoteReader(
+            reader = ReaderActor(
                 self.spec.kafka,
                 pipeline.topic,
                 self.spec.partitions,
@@ -146,7 +146,7 @@ class _Hosted:
                         raise
                     self._state, self.error = "waiting", str(reason)
                     log.warning("%s waits: %s", self.spec.id, reason)
-                    let_in(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
+                    check_login(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
                     if self.stop.wait(AGAIN_S):
                         self._state = "stopped"
                         return
@@ -189,14 +189,14 @@ class Worker:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         begin(env)
-        self._hosted: dict[ShardId, _Hosted] = {}
+        self._hosted: dict[ShardId, HostedShard] = {}
         self._hosting, self._readers = threading.Lock(), list[Any]()
 
     def get_ready(self) -> None:
         """Have a reader start and import what a shard needs, before anybody knows which one it is."""
-        self._readers.append(started())
+        self._readers.append(start_reader())
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
-        from tocsin.pipelines.runtime.kafka import topics as provision  # noqa: F401
+        from tocsin.pipelines.runtime.kafka import topics  # noqa: F401
 
         import_pandas()
 
@@ -207,12 +207,12 @@ class Worker:
 
         return provisioned(order, alerts=alerts), shard_count(order.lake, order.name)
 
-    def host(self, spec: Spec) -> None:
+    def host(self, spec: ShardConfig) -> None:
         """Start a shard, unless it is here already."""
         with self._hosting:  # a start and the supervisor may ask for the same one
             if spec.id not in self._hosted:
-                reader = self._readers.pop() if self._readers else started()
-                self._hosted[spec.id] = _Hosted(spec, self._last_words, reader)
+                reader = self._readers.pop() if self._readers else start_reader()
+                self._hosted[spec.id] = HostedShard(spec, self._last_words, reader)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""

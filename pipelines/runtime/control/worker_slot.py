@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayTaskError
 
 from tocsin.pipelines.runtime.control.worker import Status
-from tocsin.pipelines.runtime.engine.shard_config import ShardId, Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.telemetry.logs import one_line
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Ended(Exception):
 
 
 @dataclass
-class Place:
+class WorkerSlot:
     """One worker's place.
 
     Args:
@@ -58,7 +58,7 @@ class Place:
         self.born = self.heard = time.monotonic()
         self.asked, self.life = worker.status.remote(), worker.lives.remote()
 
-    def host(self, spec: Spec) -> None:
+    def host(self, spec: ShardConfig) -> None:
         """Give its worker a shard."""
         self.actor.host.remote(spec)
         self.shards[spec.id], self._given[spec.id] = "starting", time.monotonic()

@@ -16,7 +16,7 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.stage import Stage
-    from tocsin.pipelines.runtime.declare.state import Cut
+    from tocsin.pipelines.runtime.declare.state import StateDelta
 
 IDENTITY = pa.schema(
     [
@@ -144,7 +144,7 @@ class Pipeline:
     commit: Commit = field(default_factory=Commit)
     forget_after: str = FORGET_AFTER
     state_version: int = 1
-    migrate: Callable[[int, Cut], Cut | None] | None = None
+    migrate: Callable[[int, StateDelta], StateDelta | None] | None = None
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
     silences: Mapping[str, int] = field(default_factory=dict)

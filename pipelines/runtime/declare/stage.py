@@ -49,7 +49,7 @@ def state_names(stages: Sequence[Stage]) -> list[str]:
     return [f"{i}-{getattr(stage, 'stored_as', '') or type(stage).__name__}" for i, stage in enumerate(stages)]
 
 
-def stored_state(stages: Sequence[Stage]) -> dict[str, Declared]:
+def declared_state(stages: Sequence[Stage]) -> dict[str, Declared]:
     """What all stages remember, by the names that it has in snapshots."""
     named = zip(state_names(stages), stages, strict=True)
     return {f"{name}/{part}": declared for name, stage in named for part, declared in stage.state.items()}

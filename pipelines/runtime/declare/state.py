@@ -180,7 +180,7 @@ class Stores(dict[str, Store]):
 
 
 @dataclass(frozen=True)
-class Cut:
+class StateDelta:
     """What a snapshot stores: the slots touched since the last one (all of them when `full`), rows that wait, small facts."""
 
     full: bool
@@ -350,7 +350,7 @@ class State:
             if not isinstance(store, PendingStore):
                 store.clear(slots)
 
-    def cut(self, *, full: bool) -> Cut:
+    def cut(self, *, full: bool) -> StateDelta:
         """Copy what changed since the last cut (everything when `full`), to be written while steps go on."""
         chosen = np.flatnonzero([k is not None for k in self._keys] if full else self._dirty)
         slots = torch.from_numpy(chosen)
@@ -379,9 +379,9 @@ class State:
             "reached": {str(p): ms for p, ms in self.reached.items()},
             "leaving": sorted(self.leaving),
         }
-        return Cut(full, keys, freed, cells, self.waiting, facts)
+        return StateDelta(full, keys, freed, cells, self.waiting, facts)
 
-    def restore(self, cuts: Sequence[Cut]) -> None:
+    def restore(self, cuts: Sequence[StateDelta]) -> None:
         """Become what the cuts say: a full one, then those that follow it."""
         for cut in cuts:
             self._reserve(int(cut.facts["capacity"]))

@@ -15,7 +15,7 @@ import polars as pl
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-    from tocsin.pipelines.runtime.engine.rules import Edge
+    from tocsin.pipelines.runtime.engine.rules import Transition
 
 TYPE = "io.tocsin.alert."
 """What a type begins with, before the transition."""
@@ -89,7 +89,9 @@ def generation(facts: Mapping[str, Any], topic_id: str) -> str:
     return str(facts.get("generation", "")) if same else topic_id
 
 
-def alerts_of(pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Edge], generation: str = "") -> list[Alert]:
+def alerts_from(
+    pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Transition], generation: str = ""
+) -> list[Alert]:
     """The alarms of one step's rule edges, in the rows' order; `generation`: of the input topic."""
     if not edges:
         return []
@@ -97,7 +99,7 @@ def alerts_of(pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Edge], ge
     return [_alert(pipeline, edge, row, generation) for edge, row in zip(edges, rows, strict=True)]
 
 
-def _alert(pipeline: Pipeline, edge: Edge, row: dict[str, Any], generation: str) -> Alert:
+def _alert(pipeline: Pipeline, edge: Transition, row: dict[str, Any], generation: str) -> Alert:
     rule = edge.rule
     if row["offset"] is None:  # a timer's: no record rang, so the key and its time name it
         origin: list[Any] = [row["key"], row["event_time"].isoformat()]

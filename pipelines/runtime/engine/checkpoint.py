@@ -10,15 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from tocsin.pipelines.runtime.declare.state import Cut
-from tocsin.pipelines.runtime.lake.retry import LakeWaits
+from tocsin.pipelines.runtime.declare.state import StateDelta
+from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
-from tocsin.pipelines.runtime.lake.table import Sink
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.lake.table import ResultsTable
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 
 @dataclass(frozen=True)
-class Taken:
+class PendingCheckpoint:
     """What is set aside when a checkpoint is taken: all that it will make durable.
 
     Args:
@@ -30,21 +30,21 @@ class Taken:
     """
 
     name: int
-    cut: Cut
+    cut: StateDelta
     results: Sequence[pa.RecordBatch]
     files: Sequence[tuple[str, bytes]]
     positions: Mapping[int, int]
     facts: Mapping[str, Any]
 
 
-class Checkpoints:
+class CheckpointWriter:
     """Writes checkpoints; step 1, the Kafka transaction with the mark, has been made by the shard before.
 
     Guarantee: a checkpoint lands whole or not at all, and one after the other. A lake that takes nothing is waited for; any
     other error is the shard's end.
     """
 
-    def __init__(self, sink: Sink, snapshots: Snapshots, lake: LakeWaits) -> None:
+    def __init__(self, sink: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
         self._sink, self._snapshots, self._lake = sink, snapshots, lake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: Future[int] | None = None
@@ -56,7 +56,7 @@ class Checkpoints:
         """Whether one is being written."""
         return self._flight is not None
 
-    def start(self, taken: Taken) -> None:
+    def start(self, taken: PendingCheckpoint) -> None:
         """Write one in the background."""
         self._flight = self._thread.submit(copy_context().run, self._write, taken)
 
@@ -72,19 +72,19 @@ class Checkpoints:
         self._lake.close()
         self._thread.shutdown(wait=False)
 
-    def _write(self, taken: Taken) -> int:
+    def _write(self, taken: PendingCheckpoint) -> int:
         # Each step may be taken again: nobody sees 2 and 3, and 4 looks whether it was made.
         through = self._lake.through
         through(self._sink.stands)
         through(lambda: self._sink.keep(taken.files))  # before the rows that name them; a re-run writes the same again
         files = through(lambda: self._sink.write(taken.results))  # 2. invisible until step 4
-        crash.point("checkpoint.files")
+        failpoints.point("checkpoint.files")
         through(
             lambda: self._snapshots.write(taken.name, taken.cut, taken.facts)
         )  # 3. before 4: a commit needs its state
-        crash.point("checkpoint.snapshot")
+        failpoints.point("checkpoint.snapshot")
         through(lambda: self._sink.publish(files, taken.positions, taken.name))  # 4. the one atomic step
-        crash.point("checkpoint.delta")
+        failpoints.point("checkpoint.delta")
         self.undeleted += self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless; it never fails
-        crash.point("checkpoint.dropped")
+        failpoints.point("checkpoint.dropped")
         return taken.name

@@ -21,7 +21,7 @@ VERSION = 2
 """Of a record: since 2 a step's clock and offsets are differences from the step before; a mark begins anew from 0."""
 
 
-class Ran(NamedTuple):
+class StepRecord(NamedTuple):
     """A step: its clock, the offsets at which it ended, the wall's clock, and what could not be read.
 
     Args:
@@ -35,7 +35,7 @@ class Ran(NamedTuple):
     unread: Sequence[tuple[int, int, str]] = ()
 
 
-class Skipped(NamedTuple):
+class SkipRecord(NamedTuple):
     """Records that were left out to keep up, between two steps: each partition's first, and the next one read."""
 
     starts: Mapping[int, int]
@@ -62,7 +62,7 @@ class Mark(NamedTuple):
     plan: str
 
 
-Item = Ran | Skipped | Mark
+Item = StepRecord | SkipRecord | Mark
 
 
 @dataclass
@@ -98,9 +98,9 @@ class Journal:
         unread: Sequence[tuple[int, int, str]] = (),
     ) -> None:
         """A step was taken; `wall` where it is not `now`."""
-        self.items.append(Ran(now, dict(ends), now if wall is None else wall, tuple(unread)))
+        self.items.append(StepRecord(now, dict(ends), now if wall is None else wall, tuple(unread)))
 
-    def skips(self, skipped: Skipped) -> None:
+    def skips(self, skipped: SkipRecord) -> None:
         """Records were left out after the last step."""
         self.items.append(skipped)
 
@@ -168,7 +168,7 @@ class Journal:
         for item in stored["items"]:
             match item:
                 case [starts, ends]:
-                    items.append(Skipped(_paired(starts), _paired(ends)))
+                    items.append(SkipRecord(_paired(starts), _paired(ends)))
                 case [checkpoint, sent, digest, str(plan)]:
                     items.append(Mark(checkpoint, sent, digest, plan))
                     before = _Before()
@@ -177,7 +177,7 @@ class Journal:
                     if version == 1:
                         before = _Before()
                     now, ends = before.plus(now, _paired(ends))
-                    items.append(Ran(now, ends, now + ahead, read))
+                    items.append(StepRecord(now, ends, now + ahead, read))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
 
 
@@ -225,14 +225,14 @@ class _Written:
     def _fields(self, item: Item) -> list[Any]:
         if isinstance(item, Mark):
             return [item.checkpoint, item.sent, item.digest, item.plan]
-        if isinstance(item, Skipped):
+        if isinstance(item, SkipRecord):
             return [_flat(item.starts), _flat(item.ends)]
         now, ends = self._before.minus(item.now, item.ends)
         unread = [list(item.unread)] if item.unread else []
         return [now, item.wall - item.now, _flat(ends), *unread]
 
 
-def named(checkpoint: int) -> str:
+def checkpoint_name(checkpoint: int) -> str:
     """A checkpoint's name for people: epoch and sequence."""
     return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
@@ -252,7 +252,7 @@ def _shifted(item: Item, passed: Mark) -> Item:
     return item._replace(sent=item.sent - passed.sent, digest=(item.digest - passed.digest) % 2**64)
 
 
-def last(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
+def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
     """The shard's newest committed journal record; None: the topic holds none.
 
     Read back from the end, doubling the distance, since transaction markers and aborted records take up offsets too.

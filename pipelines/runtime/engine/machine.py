@@ -19,12 +19,12 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
 from tocsin.pipelines.runtime.declare.fields import unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.stage import StepContext, stored_state
-from tocsin.pipelines.runtime.declare.state import FAR, Cut, Declared, Pending, State
-from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_of
+from tocsin.pipelines.runtime.declare.stage import StepContext, declared_state
+from tocsin.pipelines.runtime.declare.state import FAR, Declared, Pending, State, StateDelta
+from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_from
 from tocsin.pipelines.runtime.engine.clock import Arrivals
-from tocsin.pipelines.runtime.engine.rules import RuleBook
-from tocsin.pipelines.runtime.engine.step_parts import Parts
+from tocsin.pipelines.runtime.engine.rules import RuleSet
+from tocsin.pipelines.runtime.engine.step_parts import StepParts
 from tocsin.pipelines.runtime.formats.arrow import MAX_BAD_ROWS
 
 KEY_BYTES = 1024
@@ -32,7 +32,7 @@ KEY_BYTES = 1024
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What one step gave."""
 
     results: pa.RecordBatch
@@ -53,19 +53,21 @@ class Machine:
 
     def _set(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._rules = RuleBook(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
+        self._rules = RuleSet(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
         self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
         self._forget_after = milliseconds(pipeline.forget_after)
 
     def _declared(self) -> dict[str, Declared]:
-        return stored_state(self.pipeline.stages) | {f"rules/{name}": cell for name, cell in self._rules.state.items()}
+        return declared_state(self.pipeline.stages) | {
+            f"rules/{name}": cell for name, cell in self._rules.state.items()
+        }
 
     @property
     def signature(self) -> str:
         """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
         p, declared = (
             self.pipeline,
-            {n: d for n, d in stored_state(self.pipeline.stages).items() if not getattr(d, "added", False)},
+            {n: d for n, d in declared_state(self.pipeline.stages).items() if not getattr(d, "added", False)},
         )
         rows = (
             [f"{f.name}:{f.type}" for f in p.schema] if any(isinstance(d, Pending) for d in declared.values()) else []
@@ -129,7 +131,7 @@ class Machine:
         self._state.ticked = self._state.quiet_until = 0  # what another pipeline waits for may be due already
         return self._state.declare(self._declared())
 
-    def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> Outcome:
+    def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> StepOutcome:
         """Judge one step's readings.
 
         Args:
@@ -153,14 +155,14 @@ class Machine:
             alerts.extend(self._rings(rows, results, walls, ctx))
             files.extend(self._files(rows))
 
-        Parts(p, state, ctx, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
+        StepParts(p, state, ctx, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
         results = given[0] if len(given) == 1 else pa.concat_batches(given)
         ctx.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(results) or state.changed)
         if changed:  # a step that changed nothing is not journaled: what comes next must not depend on it
             state.now = state.ticked = max(state.now, now)
             state.reached = arrivals.reached
-        return Outcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
+        return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
 
     def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
         """The alarms of some rows."""
@@ -171,7 +173,7 @@ class Machine:
         if (silent := self._silent(frame, walls.numpy())) is not None:
             ctx.counts["silenced"] += int(silent.sum())
         edges = self._rules.step(frame, rows.slots, times, self._state.of("rules"), silent)  # type: ignore[arg-type]
-        return alerts_of(self.pipeline, frame, edges, self.generation)
+        return alerts_from(self.pipeline, frame, edges, self.generation)
 
     def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
         """The files that the last stage's rows name."""
@@ -247,21 +249,21 @@ class Machine:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=p.table)
 
-    def cut(self, *, full: bool) -> Cut:
+    def cut(self, *, full: bool) -> StateDelta:
         """Copy the state that changed since the last cut, for a snapshot."""
         return self._state.cut(full=full)
 
-    def restore(self, cuts: Sequence[Cut]) -> None:
+    def restore(self, cuts: Sequence[StateDelta]) -> None:
         """Become what a snapshot says."""
         self._state.restore(cuts)
 
-    def migrate(self, cut: Cut) -> None:
+    def migrate(self, cut: StateDelta) -> None:
         """Become what a pipeline's `migrate` has made of another version's state; a cell that it lacks starts at its fill.
 
         Raises:
             StateMismatch: it holds what this version does not declare, or what has another shape.
         """
-        declared, blank = stored_state(self.pipeline.stages), Machine(self.pipeline).cut(full=True)
+        declared, blank = declared_state(self.pipeline.stages), Machine(self.pipeline).cut(full=True)
         fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
         found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in cut.cells.items() if not name.startswith("rules/")}
         wrong = [

@@ -14,18 +14,20 @@ from kafka import TopicPartition
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, StateMismatch
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
-from tocsin.pipelines.runtime.engine.shard_config import Spec
-from tocsin.pipelines.runtime.engine.step_buffer import Inbox
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
+from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.reader import Poll, Source
+from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 from tocsin.pipelines.runtime.lake.snapshots import Snapshot
-from tocsin.pipelines.runtime.lake.state_deltas import whole
+from tocsin.pipelines.runtime.lake.state_deltas import merged
 from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
 
 
-def carry(machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], spec: Spec, source: Source) -> None:
+def carry(
+    machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], spec: ShardConfig, source: RecordSource
+) -> None:
     """Give a machine the state that a snapshot of another `state_version` stands for. The source is elsewhere afterwards.
 
     Nothing of it is durable: a takeover that dies is followed by one that does the same again, until a checkpoint has the new
@@ -41,7 +43,7 @@ def carry(machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], sp
     where = f"{p.name}/{spec.shard}"
     if p.migrate:
         try:
-            cut = p.migrate(version, whole(snapshot.cuts))
+            cut = p.migrate(version, merged(snapshot.cuts))
         except Exception as reason:  # a pipeline's own code
             raise StateMismatch(
                 f"{where}: expected migrate to bring the state from version {version} to {p.state_version}, got "
@@ -62,7 +64,7 @@ def carry(machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], sp
     log.info("%s: state of %d keys rebuilt from the last %s of the log", where, machine.keys, p.warmup)
 
 
-def _rebuild(machine: Machine, spec: Spec, source: Source, until: Mapping[int, int], now: int) -> None:
+def _rebuild(machine: Machine, spec: ShardConfig, source: RecordSource, until: Mapping[int, int], now: int) -> None:
     """Judge the log's last `warmup` before `until` for the state that this leaves; what it gives is dropped.
 
     Args:
@@ -73,7 +75,7 @@ def _rebuild(machine: Machine, spec: Spec, source: Source, until: Mapping[int, i
     at = _since(spec, p.topic, until, clock)
     source.seek(at)
     newest: dict[int, int] = {}
-    inbox = Inbox(empty(p.schema))
+    inbox = StepBuffer(empty(p.schema))
     while any(at[n] < end for n, end in until.items()):
         if polled := source.poll(1000):
             for n in polled.damaged:
@@ -99,7 +101,7 @@ def _before(polled: Poll, until: Mapping[int, int]) -> Poll:
     return Poll(polled.table.filter(pa.array(wanted)), (), polled.ends, polled.behind)
 
 
-def _since(spec: Spec, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:
+def _since(spec: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:
     """Each partition's first offset of a time or later, at most `until`."""
     with closing(clients.consumer(spec.kafka)) as consumer:
         found = consumer.offsets_for_times({TopicPartition(topic, n): ms for n in until})

@@ -23,40 +23,39 @@ from tocsin.pipelines.runtime.declare.errors import (
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import journal
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
-from tocsin.pipelines.runtime.engine.journal import Journal, Mark, Ran, Skipped, named
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord, checkpoint_name
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.migration import carry
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
-from tocsin.pipelines.runtime.engine.step_buffer import Batch, Inbox
+from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.dead_letters import Tally
-from tocsin.pipelines.runtime.kafka.reader import Log, Source
+from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetterTally
+from tocsin.pipelines.runtime.kafka.reader import RecordSource, TopicState
 from tocsin.pipelines.runtime.lake.snapshots import Snapshot, Snapshots
-from tocsin.pipelines.runtime.lake.table import Owned, Sink
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
-from tocsin.pipelines.runtime.telemetry import progress
+from tocsin.pipelines.runtime.lake.table import ResultsTable, TableState
+from tocsin.pipelines.runtime.telemetry import failpoints, progress
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Live:
+class RecoveredShard:
     """A shard as takeover leaves it: everything before A judged, nothing of it said twice."""
 
     machine: Machine
     plan: Plan
     outbox: ShardPublisher
-    sink: Sink
+    sink: ResultsTable
     snapshots: Snapshots
     journal: Journal
     epoch: int
     topic_id: str
     committed: Mapping[int, int]
     positions: dict[int, int]
-    inbox: Inbox
+    inbox: StepBuffer
     fresh: bool
     behind: dict[int, int]
     migrated: bool = False
@@ -68,9 +67,9 @@ class Live:
     files: list[tuple[str, bytes]] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
-    dead: Tally = field(default_factory=Tally)
+    dead: DeadLetterTally = field(default_factory=DeadLetterTally)
 
-    def skip(self, skipped: Skipped, source: Source) -> None:
+    def skip(self, skipped: SkipRecord, source: RecordSource) -> None:
         """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
         self.positions |= skipped.ends
         self.inbox.clear()
@@ -78,7 +77,7 @@ class Live:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Ownership:
     """What a shard's owner works with from the moment that nobody else can say or commit anything for it.
 
     Args:
@@ -88,15 +87,15 @@ class Claim:
     """
 
     outbox: ShardPublisher
-    sink: Sink
+    sink: ResultsTable
     snapshots: Snapshots
-    log: Log
-    owned: Owned
+    log: TopicState
+    owned: TableState
     journal: Journal | None
     lost: LakeLost | None = None
 
     @classmethod
-    def make(cls, spec: Spec, declared: Pipeline, source: Source) -> Claim:
+    def make(cls, spec: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
         """Fence whoever owns the shard.
 
         Raises:
@@ -104,34 +103,36 @@ class Claim:
         """
         outbox = ShardPublisher(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
         with closed_on_error(outbox):
-            crash.point("takeover.fenced", waits=False)
+            failpoints.point("takeover.fenced", waits=False)
             log = source.log(spec.shards)
-            sink = Sink(spec.lake, declared, spec.shard, spec.shards)
+            sink = ResultsTable(spec.lake, declared, spec.shard, spec.shards)
             snapshots = Snapshots(spec.lake, declared.name, spec.shard)
             start = log.begin if spec.start == "earliest" else log.end
-            lost = None if sink.known() else _forgotten(spec, declared)  # before `own`, which would make a new table
+            lost = (
+                None if sink.known() else _unknown_to_lake(spec, declared)
+            )  # before `own`, which would make a new table
             if lost and spec.on_gap == "stop":
                 raise lost
             owned = sink.own(start)  # 2. fences the older committer
-            crash.point("takeover.owned", waits=False)
+            failpoints.point("takeover.owned", waits=False)
             # 3. Only now: nobody else can write it any more.
-            last = journal.last(spec.kafka, declared.journal, spec.shard)
-            if lost := lost or _old(spec, declared, owned, last):
+            last = journal.newest(spec.kafka, declared.journal, spec.shard)
+            if lost := lost or _older_lake(spec, declared, owned, last):
                 if spec.on_gap == "stop":
                     raise lost
                 # Above all that the journal names, so that no new checkpoint has the name of an old one.
                 owned = sink.own(start, above=(last.newest if last else 0) >> 32)
                 last = last and Journal(owned.checkpoint)
-            if gone := _gone(spec, declared, sink):
+            if gone := _missing_files(spec, declared, sink):
                 if spec.on_gap == "stop":
                     raise gone
                 sink.repair()
             return cls(outbox, sink, snapshots, log, owned, last, lost or gone)
 
 
-def _forgotten(spec: Spec, declared: Pipeline) -> LakeLost | None:
+def _unknown_to_lake(spec: ShardConfig, declared: Pipeline) -> LakeLost | None:
     """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
-    last = journal.last(spec.kafka, declared.journal, spec.shard)
+    last = journal.newest(spec.kafka, declared.journal, spec.shard)
     group = f"tocsin.{declared.name}"
     if last is not None:
         said = f"its journal in topic {declared.journal}[{spec.shard}] does"
@@ -146,19 +147,19 @@ def _forgotten(spec: Spec, declared: Pipeline) -> LakeLost | None:
     )
 
 
-def _old(spec: Spec, declared: Pipeline, owned: Owned, last: Journal | None) -> LakeLost | None:
+def _older_lake(spec: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
     """That the table lacks the checkpoint on which the journal builds; None: it has it."""
     if last and last.base > owned.checkpoint:
         return LakeLost(
-            f"lake {spec.lake.place(declared.folder)}: expected {spec.id} at checkpoint {named(last.base)} or later, "
-            f"on which its journal builds, got {named(owned.checkpoint)}: this is an old copy, or another lake; bring back the "
-            f"right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since then "
-            "ring again"
+            f"lake {spec.lake.place(declared.folder)}: expected {spec.id} at checkpoint {checkpoint_name(last.base)} or later, "
+            f"on which its journal builds, got {checkpoint_name(owned.checkpoint)}: this is an old copy, or another lake; bring "
+            f"back the right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since "
+            "then ring again"
         )
     return None
 
 
-def _gone(spec: Spec, declared: Pipeline, sink: Sink) -> LakeLost | None:
+def _missing_files(spec: ShardConfig, declared: Pipeline, sink: ResultsTable) -> LakeLost | None:
     """That files of the table are not there; None: those that are looked at are."""
     if gone := sink.absent():
         return LakeLost(
@@ -169,7 +170,7 @@ def _gone(spec: Spec, declared: Pipeline, sink: Sink) -> LakeLost | None:
     return None
 
 
-def take_over(spec: Spec, source: Source) -> Live:
+def recover(spec: ShardConfig, source: RecordSource) -> RecoveredShard:
     """Become the one owner of a shard.
 
     Raises:
@@ -178,16 +179,16 @@ def take_over(spec: Spec, source: Source) -> Live:
     """
     declared = spec.plan.build(spec.lake)
     progress.made()
-    claim = Claim.make(spec, declared, source)  # 1. to 3.
+    claim = Ownership.make(spec, declared, source)  # 1. to 3.
     progress.made()
     with closed_on_error(claim.outbox):
-        return _continue(spec, declared, claim, source)
+        return _resume(spec, declared, claim, source)
 
 
-def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> Live:
+def _resume(spec: ShardConfig, declared: Pipeline, claim: Ownership, source: RecordSource) -> RecoveredShard:
     """Go on where the owner before left off: steps 4 and 5."""
     log, owned = claim.log, claim.owned
-    found = _Found(spec, declared.topic, log, owned)
+    found = RecoveryInputs(spec, declared.topic, log, owned)
     if claim.lost:
         found.lost(claim.lost, spec.partitions[0], 0)
     snapshot = found.snapshot(claim.snapshots)
@@ -208,9 +209,9 @@ def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> L
                 f"{declared.name}/{spec.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
             )
         machine.restore(snapshot.cuts)
-    crash.point("takeover.restored", waits=False)
+    failpoints.point("takeover.restored", waits=False)
     source.seek(positions)  # 5.
-    live = Live(
+    live = RecoveredShard(
         machine=machine,
         plan=plan,
         outbox=claim.outbox,
@@ -221,20 +222,20 @@ def _continue(spec: Spec, declared: Pipeline, claim: Claim, source: Source) -> L
         topic_id=log.topic_id,
         committed=dict(positions),
         positions=positions,
-        inbox=Inbox(empty(declared.schema)),
+        inbox=StepBuffer(empty(declared.schema)),
         fresh=not owned.checkpoint,
         behind={p: log.end[p] - position for p, position in positions.items()},
         migrated=migrated,
         now=int(facts.get("now", 0)),
         gaps=found.gaps,
-        dead=Tally.of(facts),
+        dead=DeadLetterTally.of(facts),
     )
-    _rerun(live, found, spec, source)
-    crash.point("takeover.rerun", waits=False)
+    _rerun_journal(live, found, spec, source)
+    failpoints.point("takeover.rerun", waits=False)
     return live
 
 
-def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
+def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfig, source: RecordSource) -> None:
     """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
     again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
@@ -244,7 +245,7 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
         if plan != live.plan:  # not at its mark: a plan by which nothing was judged may be one that could not go on
             live.machine.adopt(plan.build(spec.lake))
             live.plan = plan
-        if isinstance(item, Ran):
+        if isinstance(item, StepRecord):
             ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
             while not live.inbox.covers(ends):
                 for p, line in live.damaged.items():
@@ -284,10 +285,10 @@ def _rerun(live: Live, found: _Found, spec: Spec, source: Source) -> None:
         )
 
 
-class _Found:
+class RecoveryInputs:
     """What takeover finds, checked; what is lost stops it, or becomes a gap that is on record."""
 
-    def __init__(self, spec: Spec, topic: str, log: Log, owned: Owned) -> None:
+    def __init__(self, spec: ShardConfig, topic: str, log: TopicState, owned: TableState) -> None:
         self._spec, self._topic, self._log, self._owned = spec, topic, log, owned
         self.gaps: list[DeadLetter] = []
 
@@ -339,7 +340,9 @@ class _Found:
             )
             self.lost(lost, spec.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
-        reach: Mapping[int, int] = {p: e for item in todo.items if isinstance(item, Ran) for p, e in item.ends.items()}
+        reach: Mapping[int, int] = {
+            p: e for item in todo.items if isinstance(item, StepRecord) for p, e in item.ends.items()
+        }
         for p, end in reach.items():
             if end > self._log.end[p]:
                 lost_tail = PositionLost(
@@ -350,7 +353,7 @@ class _Found:
                 return Journal(checkpoint)
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
-    def as_judged(self, batch: Batch, ran: Ran) -> Batch:
+    def as_judged(self, batch: StepInput, ran: StepRecord) -> StepInput:
         """A step's input as it was at its time: what a store gives now and did not give then is left out again."""
         then = {(partition, offset): error for partition, offset, error in ran.unread}
         for p, offset, error in batch.unread:
@@ -367,4 +370,4 @@ class _Found:
             DeadLetter.of_none(self._topic, p, offset, stage="decode", error=error, message="as it was told")
             for (p, offset), error in then.items()
         ]
-        return Batch(rest.table, [*rest.dead, *told], rest.ends)
+        return StepInput(rest.table, [*rest.dead, *told], rest.ends)

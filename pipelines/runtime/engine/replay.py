@@ -15,7 +15,7 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.machine import Machine, Outcome
+from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome
 from tocsin.pipelines.runtime.formats.jpeg import readings
 from tocsin.pipelines.runtime.formats.video import Frame, encoded
 
@@ -45,7 +45,7 @@ def replay(
     """
     torch.set_num_threads(1)  # as in a worker, since it has to give the same
     tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
-    machine, outcomes, at, now = Machine(pipeline), list[Outcome](), 0, 0
+    machine, outcomes, at, now = Machine(pipeline), list[StepOutcome](), 0, 0
     for part in tables:
         if not len(part):
             continue
@@ -90,7 +90,7 @@ def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
-class Judged(NamedTuple):
+class ReplayedClip(NamedTuple):
     """A pipeline's table and alarms, as of `replay`, and the bytes of all frames as JPEG."""
 
     table: pl.DataFrame
@@ -98,7 +98,7 @@ class Judged(NamedTuple):
     size: int
 
 
-def judged(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, after: str = "0s") -> Judged:
+def replay_clip(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, after: str = "0s") -> ReplayedClip:
     """What a pipeline makes of a clip, a frame after the other, as from a topic.
 
     Args:
@@ -120,4 +120,4 @@ def judged(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, after: s
             yield readings(pipeline.schema, files, facts)
 
     table, alerts = replay(pipeline, tables(), after=after)
-    return Judged(table, alerts, size)
+    return ReplayedClip(table, alerts, size)

@@ -19,7 +19,7 @@ from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore
 
 
 @dataclass(frozen=True)
-class Edge:
+class Transition:
     """A rule's condition was entered or left at a row.
 
     Args:
@@ -58,7 +58,7 @@ class _Grouped:
         return cls(order, torch.from_numpy(laid[starts]), starts, ends, each)
 
 
-class RuleBook:
+class RuleSet:
     """A pipeline's alert rules.
 
     Expressions judge each row by itself: one that looks at other rows (`shift`, `rolling_mean`, `over`) sees only those
@@ -95,7 +95,7 @@ class RuleBook:
         times: np.ndarray,
         state: Mapping[str, CellStore],
         silent: np.ndarray | None = None,
-    ) -> list[Edge]:
+    ) -> list[Transition]:
         """Judge one step's result rows; how rows are split into steps makes no difference.
 
         Args:
@@ -111,7 +111,7 @@ class RuleBook:
         keys = _Grouped.of(slots)
         times = times[keys.order]
         verdicts = [column.to_numpy()[keys.order] for column in frame.select(self._conditions)]
-        edges: list[Edge] = []
+        edges: list[Transition] = []
         for rule, when, clear in zip(self._rules, verdicts[::2], verdicts[1::2], strict=True):
             cells = [state[f"{rule.name}/{part}"] for part in ("firing", "run", "rung")]
             before = firing, run, rung = [cell[keys.slots].numpy() for cell in cells]
@@ -125,8 +125,8 @@ class RuleBook:
                 ring = _rings(ring, clear, times, keys, firing, rung, cooldown)
             was, now = _latch(ring, clear, keys, firing)
             raised, cleared = ring & ~was, clear & was
-            edges += [Edge(row, rule, "raised") for row in keys.order[raised].tolist()]
-            edges += [Edge(row, rule, "cleared") for row in keys.order[cleared].tolist()]
+            edges += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
+            edges += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
             rung = rung.copy()
             rung[keys.each[raised]] = times[raised]  # of a key's several, the last stays
             last = keys.ends - 1

@@ -18,20 +18,19 @@ from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusa
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Unavailable
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.checkpoint import Checkpoints, Taken
-from tocsin.pipelines.runtime.engine.journal import Skipped
+from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
+from tocsin.pipelines.runtime.engine.journal import SkipRecord
 from tocsin.pipelines.runtime.engine.plan import Plan
-from tocsin.pipelines.runtime.engine.recovery import Live, take_over
-from tocsin.pipelines.runtime.engine.shard_config import Spec
+from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
+from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
-from tocsin.pipelines.runtime.engine.step_buffer import Batch
+from tocsin.pipelines.runtime.engine.step_buffer import StepInput
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.reader import Poll, Source
+from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 from tocsin.pipelines.runtime.kafka.topics import LONG
-from tocsin.pipelines.runtime.lake.retry import answering
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
-from tocsin.pipelines.runtime.telemetry import progress
-from tocsin.pipelines.runtime.telemetry.logs import Mentions, one_line
+from tocsin.pipelines.runtime.lake.retry import lake_errors_as_unavailable
+from tocsin.pipelines.runtime.telemetry import failpoints, progress
+from tocsin.pipelines.runtime.telemetry.logs import DeadLetterLog, one_line
 from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -51,16 +50,16 @@ class Shard:
     and whenever. Any unexpected error ends the process: takeover is the only error path.
     """
 
-    def __init__(self, spec: Spec, source: Source, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, spec: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
         self._spec, self._source, self._clock = spec, source, clock
-        with answering(spec.lake):
-            self._live: Live = take_over(spec, source)
+        with lake_errors_as_unavailable(spec.lake):
+            self._live: RecoveredShard = recover(spec, source)
         live, pipeline = self._live, self._live.machine.pipeline
-        self.stats, self._mentions = Stats(batch=pipeline.batch.rows), Mentions()
+        self.stats, self._mentions = Stats(batch=pipeline.batch.rows), DeadLetterLog()
         self.stats.add(digest_mismatches=live.mismatches)
         self._inbox = live.inbox
         self._lake_waits = live.outbox.lake_waits
-        self._checkpoints = Checkpoints(live.sink, live.snapshots, self._lake_waits)
+        self._checkpoints = CheckpointWriter(live.sink, live.snapshots, self._lake_waits)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
         self._files: list[tuple[str, bytes]] = list(live.files)
         self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
@@ -79,15 +78,15 @@ class Shard:
         self._due_at, self._first = 0.0, True
         self._progress = progress.followed()
         self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
-        crash.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
+        failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake = False
         if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
             # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
-            with answering(spec.lake), closed_on_error(self._checkpoints, live.outbox):
+            with lake_errors_as_unavailable(spec.lake), closed_on_error(self._checkpoints, live.outbox):
                 self.checkpoint()
         self._lake_waits.patient = True
         self._silent = ""
-        crash.point("takeover.live", waits=False)
+        failpoints.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
         """Step until told to stop, then commit what there is and let go.
@@ -117,7 +116,7 @@ class Shard:
         if due and not self._checkpoints.in_flight:
             self._begin_checkpoint(batch)
         elif self._alerts or self._letters:
-            crash.point("alerts.begin")
+            failpoints.point("alerts.begin")
             self._publish(batch)
         else:
             self._note_latency(batch)
@@ -178,7 +177,7 @@ class Shard:
     def _uncommitted(self) -> int:
         return sum(r.num_rows for r in list(self._results)) + self._flying_rows
 
-    def _gather(self) -> Batch:
+    def _gather(self) -> StepInput:
         """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
         batch, deadline = self._live.machine.pipeline.batch, None
         while self._inbox.rows < batch.rows:
@@ -208,7 +207,7 @@ class Shard:
         self._damaged = dict(damaged)
         self.stats.gauges["damaged"] = len(damaged)
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: StepInput) -> None:
         live, started = self._live, time.monotonic()
         wall = round(self._clock() * 1000)
         self._now = self._time(batch, wall)
@@ -246,7 +245,7 @@ class Shard:
             return
         end = self._asked(lambda: self._source.log(self._spec.shards)).end
         starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
-        skipped = Skipped(starts, {p: end[p] for p in starts})
+        skipped = SkipRecord(starts, {p: end[p] for p in starts})
         letters = skipped.letters(live.machine.pipeline.topic)
         for letter in letters:
             log.warning("%s", letter)
@@ -256,7 +255,7 @@ class Shard:
         self._behind |= dict.fromkeys(late, 0)
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
 
-    def _time(self, batch: Batch, wall: int) -> int:
+    def _time(self, batch: StepInput, wall: int) -> int:
         """The step's clock: the wall's, or while partitions have a backlog, how far all of those have been read.
 
         So after an outage nobody has been silent, and nothing is too late because it was read late.
@@ -325,7 +324,7 @@ class Shard:
         steps = self._live.journal
         return len(steps.items) >= factor * JOURNAL_ITEMS or steps.size >= factor * LONG
 
-    def _publish(self, batch: Batch | None, mark: tuple[int, str] | None = None) -> None:
+    def _publish(self, batch: StepInput | None, mark: tuple[int, str] | None = None) -> None:
         """One transaction with all that has to be said; the next step need not wait for it."""
         live = self._live
         alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
@@ -338,7 +337,7 @@ class Shard:
         self._publishing = len(alerts)
         live.outbox.send(alerts, letters, live.journal, live.positions if mark else {}, said)
 
-    def _begin_checkpoint(self, batch: Batch | None) -> None:
+    def _begin_checkpoint(self, batch: StepInput | None) -> None:
         """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
         live = self._live
         wanted, self._next_plan = self._next_plan, None
@@ -349,7 +348,7 @@ class Shard:
             live.sink.check(next_pipeline.table)
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
-        crash.point("checkpoint.begin")
+        failpoints.point("checkpoint.begin")
         self._publish(batch, (name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
         live.outbox.settle(wait=True)
         reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
@@ -368,17 +367,17 @@ class Shard:
         self._first = self._first and not results
         self._results, self._files, self._bytes = [], [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
-        self._checkpoints.start(Taken(name, cut, results, files, self._flying, facts))
+        self._checkpoints.start(PendingCheckpoint(name, cut, results, files, self._flying, facts))
         self._moved = False
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 
-    def _said(self, batch: Batch | None, point: str) -> None:
+    def _said(self, batch: StepInput | None, point: str) -> None:
         """A transaction is committed; called in the publisher's thread."""
-        crash.point(point)
+        failpoints.point(point)
         self._publishing = 0
         self._note_latency(batch)
 
-    def _note_latency(self, batch: Batch | None) -> None:
+    def _note_latency(self, batch: StepInput | None) -> None:
         """What a step had to say is said: the age of its rows is known."""
         if batch and batch.table.num_rows:
             stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()

@@ -21,7 +21,7 @@ class ShardId(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Spec:
+class ShardConfig:
     """What one shard needs to run anywhere.
 
     Args:

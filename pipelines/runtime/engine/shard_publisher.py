@@ -12,10 +12,10 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.journal import Journal
-from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, externalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
 from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher
 from tocsin.pipelines.runtime.kafka.topics import restore_outputs
-from tocsin.pipelines.runtime.lake.retry import LakeWaits
+from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 
@@ -27,7 +27,7 @@ class ShardPublisher(Publisher):
 
     def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
         self._pipeline, self._shard = pipeline, shard
-        self.lake_waits = LakeWaits(lake)
+        self.lake_waits = LakeRetry(lake)
         self._originals = OriginalStore(lake.files, "", lake.place())
         restore_outputs(options, pipeline)
         super().__init__(options, f"{pipeline.name}/{shard}", group=f"tocsin.{pipeline.name}")
@@ -48,7 +48,7 @@ class ShardPublisher(Publisher):
         record = journal.dump()
 
         def prepare() -> list[Message]:
-            stored = self.lake_waits.through(lambda: [externalise(letter, self._originals) for letter in letters])
+            stored = self.lake_waits.through(lambda: [store_original(letter, self._originals) for letter in letters])
             return [*self._messages(alerts, stored, record)]
 
         offsets = {TopicPartition(self._pipeline.topic, p): offset for p, offset in positions.items()}

@@ -14,7 +14,7 @@ from tocsin.pipelines.runtime.kafka.reader import Poll
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepInput:
     """One step's input: rows sorted by partition and offset, and the offsets at which it ends (moved partitions only)."""
 
     table: pa.RecordBatch
@@ -36,11 +36,11 @@ class Batch:
         """Partition, offset and error of records whose frame was not where they say."""
         return [(d.partition, d.offset, d.error) for d in self.dead if d.error in VOLATILE]
 
-    def without(self, records: Collection[tuple[int, int]]) -> Batch:
+    def without(self, records: Collection[tuple[int, int]]) -> StepInput:
         """The step without some records, by partition and offset."""
         places = zip(self.table.column("_partition").to_pylist(), self.table.column("_offset").to_pylist(), strict=True)
         kept = self.table.filter(pa.array([place not in records for place in places], pa.bool_()))
-        return Batch(kept, [d for d in self.dead if (d.partition, d.offset) not in records], self.ends)
+        return StepInput(kept, [d for d in self.dead if (d.partition, d.offset) not in records], self.ends)
 
 
 def _newest(stamps: np.ndarray, wall: int) -> int:
@@ -49,7 +49,7 @@ def _newest(stamps: np.ndarray, wall: int) -> int:
 
 
 @dataclass
-class _Run:
+class _PollSlice:
     """A piece of one partition's log."""
 
     partition: int
@@ -57,20 +57,22 @@ class _Run:
     dead: Sequence[DeadLetter]
     end: int
 
-    def split(self, offset: int) -> tuple[_Run, _Run]:
+    def split(self, offset: int) -> tuple[_PollSlice, _PollSlice]:
         """What lies before `offset`, and the rest."""
         at = int(np.searchsorted(self.table.column("_offset").to_numpy(), offset))
         dead = [d for d in self.dead if d.offset < offset]
-        head = _Run(self.partition, self.table.slice(0, at), dead, offset)
-        return head, _Run(self.partition, self.table.slice(at), [d for d in self.dead if d.offset >= offset], self.end)
+        head = _PollSlice(self.partition, self.table.slice(0, at), dead, offset)
+        return head, _PollSlice(
+            self.partition, self.table.slice(at), [d for d in self.dead if d.offset >= offset], self.end
+        )
 
 
-class Inbox:
+class StepBuffer:
     """A queue of polls. A step is given by end offsets alone, whatever polls it came in: that is what the journal keeps."""
 
     def __init__(self, empty: pa.RecordBatch) -> None:
         self._empty = empty
-        self._runs: list[_Run] = []
+        self._runs: list[_PollSlice] = []
 
     @property
     def rows(self) -> int:
@@ -91,11 +93,11 @@ class Inbox:
         for partition, end in sorted(poll.ends.items()):
             start, stop = np.searchsorted(partitions, [partition, partition + 1])
             dead = [d for d in poll.dead if d.partition == partition]
-            self._runs.append(_Run(partition, poll.table.slice(start, stop - start), dead, end))
+            self._runs.append(_PollSlice(partition, poll.table.slice(start, stop - start), dead, end))
 
-    def take(self, rows: int) -> Batch:
+    def take(self, rows: int) -> StepInput:
         """The next step: about `rows` rows, whole messages only."""
-        taken: list[_Run] = []
+        taken: list[_PollSlice] = []
         while self._runs and rows > 0:
             run = self._runs.pop(0)
             if run.table.num_rows > rows:
@@ -116,7 +118,7 @@ class Inbox:
         reached = {r.partition: r.end for r in self._runs}
         return all(reached.get(p, -1) >= end for p, end in ends.items())
 
-    def take_until(self, ends: Mapping[int, int]) -> Batch:
+    def take_until(self, ends: Mapping[int, int]) -> StepInput:
         """A step that was taken before, by the offsets at which it ended."""
         taken, left = [], []
         for run in self._runs:
@@ -134,9 +136,9 @@ class Inbox:
                 left.append(rest)
         self._runs = left
         batch = self._batch(taken)
-        return Batch(batch.table, batch.dead, dict(ends))
+        return StepInput(batch.table, batch.dead, dict(ends))
 
-    def _batch(self, runs: list[_Run]) -> Batch:
+    def _batch(self, runs: list[_PollSlice]) -> StepInput:
         runs = sorted(runs, key=lambda r: r.partition)  # stable: a partition's runs keep their order
         tables = [r.table for r in runs if r.table.num_rows]
         match tables:
@@ -147,4 +149,4 @@ class Inbox:
             case _:
                 table = pa.Table.from_batches(tables).combine_chunks().to_batches()[0]
         dead = [d for r in runs for d in r.dead]
-        return Batch(table, dead, {r.partition: r.end for r in runs})
+        return StepInput(table, dead, {r.partition: r.end for r in runs})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.stage import StepContext
 
 
-class Parts:
+class StepParts:
     """Runs a step's rows through the stages.
 
     Each key has a time of its own: that of its rows, and after the last of them the step's clock. Whatever is due in between is

@@ -18,24 +18,24 @@ from tocsin.pipelines.runtime.formats.arrow_columns import (
     misfits,
     text_bytes,
 )
-from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError
+from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema
 
 # More bad rows than this and the message is one dead letter: a million letters would not fit a transaction.
 MAX_BAD_ROWS = 100
 _EOS = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-class StreamReader:
+class ArrowReader:
     """Rows from values that are an Arrow IPC stream each."""
 
-    def __init__(self, reading: Reading, max_rows: int) -> None:
+    def __init__(self, reading: RowSchema, max_rows: int) -> None:
         self._reading = reading
         self._max_rows = max_rows
         self._row_bytes = sum(4 if f.type == pa.string() else f.type.bit_width // 8 for f in reading.schema)
         self._checked: pa.Schema | None = None  # the last stream's: most are alike
         self._shared: list[int] = []  # its columns in which rows may share their text
 
-    def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: Decoded) -> None:
+    def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
         messages = []
         for i in positions:
             try:
@@ -102,7 +102,7 @@ class StreamReader:
         if size > self._reading.max_bytes:
             raise RejectedError("TooLarge", f"expected at most {self._reading.max_bytes} bytes decoded, got {size}")
 
-    def _align(self, messages: list[tuple[int, list[pa.RecordBatch]]], out: Decoded) -> None:
+    def _align(self, messages: list[tuple[int, list[pa.RecordBatch]]], out: DecodedPoll) -> None:
         """Bring messages of one schema to the codec's, and part the rows that can't be used from the rest."""
         table = pa.Table.from_batches([batch for _, batches in messages for batch in batches])
         unfit = dict[int, RejectedError]()

@@ -12,11 +12,11 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
-from tocsin.pipelines.runtime.formats.arrow import StreamReader
-from tocsin.pipelines.runtime.formats.headers import Envelope, source
+from tocsin.pipelines.runtime.formats.arrow import ArrowReader
+from tocsin.pipelines.runtime.formats.headers import HeaderFields, source
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
 from tocsin.pipelines.runtime.formats.json import JsonReader
-from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError, media_type, show
+from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema, media_type, show
 
 JSON = "application/json"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
@@ -83,11 +83,11 @@ class Codec:
             )
         if not body and not images:
             raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
-        self._envelope = Envelope(topic, schema) if len(body) < len(schema) else None
+        self._envelope = HeaderFields(topic, schema) if len(body) < len(schema) else None
         self._frames = FrameReader(topic, images, max_bytes) if images else None
-        reading = Reading(topic, body, unknown, max_bytes)
+        reading = RowSchema(topic, body, unknown, max_bytes)
         self._json = JsonReader(reading)
-        self._streams = StreamReader(reading, max_rows)
+        self._streams = ArrowReader(reading, max_rows)
 
     def decode(self, records: Sequence[ConsumerRecord]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         """Decode what one poll returned.
@@ -99,7 +99,7 @@ class Codec:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
             rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
         """
-        out = Decoded()
+        out = DecodedPoll()
         if self._frames:
             self._frames.read(records, out)
         else:
@@ -117,7 +117,7 @@ class Codec:
         ]
         return self._batch(records, stamps, out), letters
 
-    def _read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+    def _read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
         """The rows of a poll of JSON and Arrow."""
         values = [record.value for record in records]
         headers = [record.headers for record in records]
@@ -130,7 +130,7 @@ class Codec:
                 wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
                 out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
 
-    def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: Decoded) -> pa.RecordBatch:
+    def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: DecodedPoll) -> pa.RecordBatch:
         """Put the pieces together and in order, and say where each row comes from."""
         if not out.pieces:
             return pa.record_batch([pa.array([], f.type) for f in self.batch_schema], schema=self.batch_schema)

@@ -15,7 +15,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import field_reader, unit_meant
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE
-from tocsin.pipelines.runtime.formats.readings import Decoded, RejectedError, show
+from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, show
 
 VALUE = "value"
 _CONTENT = (None, PIXELS, WHOLE)
@@ -24,7 +24,7 @@ HEADER = "header:"
 
 
 @dataclass(frozen=True)
-class _Fact:
+class _HeaderField:
     """One field that is read from beside the value's fields; `header` None: from the value itself."""
 
     field: pa.Field
@@ -41,7 +41,7 @@ class _Fact:
         return RejectedError("BadValue", f"{self.field.name}: expected {self.wanted}, got {show(text)}{hint}")
 
 
-class Envelope:
+class HeaderFields:
     """Adds to rows read from values the columns that their records say outside of them.
 
     Args:
@@ -52,11 +52,11 @@ class Envelope:
     """
 
     def __init__(self, topic: str, schema: pa.Schema) -> None:
-        self._facts = [_fact(topic, f, place) for f in schema if (place := source(f)) and place not in _CONTENT]
+        self._facts = [_header_field(topic, f, place) for f in schema if (place := source(f)) and place not in _CONTENT]
         read = [f.name for f in schema if source(f) in _CONTENT] + [fact.field.name for fact in self._facts]
         self._order = [read.index(name) for name in schema.names]
 
-    def add(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+    def add(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
         """Put the columns into each piece, where the schema has them; a record that lacks one is refused, all its rows."""
         if not out.pieces:
             return
@@ -84,12 +84,12 @@ def source(f: pa.Field) -> str | None:
     return None if said is None else said.decode()
 
 
-def _fact(topic: str, f: pa.Field, place: str) -> _Fact:
+def _header_field(topic: str, f: pa.Field, place: str) -> _HeaderField:
     read, wanted = field_reader(topic, f)
     if place.startswith(HEADER):
-        return _Fact(f, place.removeprefix(HEADER), partial(_cell, read, f.type == pa.string()), wanted)
+        return _HeaderField(f, place.removeprefix(HEADER), partial(_cell, read, f.type == pa.string()), wanted)
     if place == VALUE and f.type == pa.string():
-        return _Fact(f, None, partial(_cell, read, True), "text in UTF-8")
+        return _HeaderField(f, None, partial(_cell, read, True), "text in UTF-8")
     raise ConfigError(
         f"{topic}: field {f.name}, {f.type}, is from {place!r}; expected 'header:<name>', or 'value' for a string"
     )

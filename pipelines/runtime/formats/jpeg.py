@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from tocsin.models.vision import picture
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.formats.readings import Decoded, RejectedError, media_type, show
+from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
 PIXELS, WHOLE = "pixels", "jpeg"
@@ -93,7 +93,7 @@ class FrameReader:
         for root in self._roots:
             _root(topic, root)
 
-    def read(self, records: Sequence[ConsumerRecord], out: Decoded) -> None:
+    def read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
         """Decode a poll's frames, many at a time."""
         if not records:
             return

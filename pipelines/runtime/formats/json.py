@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tocsin.pipelines.runtime.declare.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
-from tocsin.pipelines.runtime.formats.readings import Decoded, Reading, RejectedError, show
+from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema, show
 
 # A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
 SLOW_ROWS = 256
@@ -32,13 +32,13 @@ _TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+(:?)|([\[{])|[\]}]')
 class JsonReader:
     """Rows from values that are one JSON object each."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: RowSchema) -> None:
         self._reading = reading
         self._times = {f.name: f.type.unit for f in reading.schema if pa.types.is_timestamp(f.type)}
         self._integers = {f.name: _polars_type(f.type) for f in reading.schema if pa.types.is_integer(f.type)}
         self._dtypes = {f.name: _polars_type(f.type) for f in reading.schema}
 
-    def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: Decoded) -> None:
+    def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
         """Part what looks like one object on one line, which may go to Polars, from the rest."""
         fast = [
             i
@@ -52,7 +52,7 @@ class JsonReader:
         self._read_lines(values, np.array(fast, np.int64), out)
         self._read_each(values, np.setdiff1d(positions, fast, assume_unique=True), out)
 
-    def _read_lines(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: Decoded) -> None:
+    def _read_lines(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: DecodedPoll) -> None:
         """Read many objects at once; halve them where Polars refuses, since it does not say where."""
         if len(positions) <= SLOW_ROWS:
             return self._read_each(values, positions, out)
@@ -99,7 +99,7 @@ class JsonReader:
                 dtypes.update({name: dtype for name, dtype in others if dtype is not None})
         return dtypes
 
-    def _read_each(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: Decoded) -> None:
+    def _read_each(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: DecodedPoll) -> None:
         """Read objects one by one: the slow way, which knows the reasons."""
         rows, good = [], []
         for i in positions.tolist():

@@ -23,7 +23,7 @@ class RejectedError(Exception):
 
 
 @dataclass
-class Decoded:
+class DecodedPoll:
     """What a poll has given so far, in any order."""
 
     # Rows: their record's place in the poll [N] int64, their place in the message [N] int64, the schema's columns.
@@ -42,7 +42,7 @@ class Decoded:
                 self.pieces[n] = positions[keep], rows[keep], [column.filter(mask) for column in columns]
 
 
-class Reading:
+class RowSchema:
     """What a row must be: the schema, as both formats are held to it."""
 
     def __init__(self, topic: str, schema: pa.Schema, unknown: str, max_bytes: int) -> None:

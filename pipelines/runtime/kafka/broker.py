@@ -16,8 +16,7 @@ from kafka.errors import KafkaError
 from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from tocsin.pipelines.runtime.declare.errors import Refused, Unavailable
-from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka import private as kafka_private
+from tocsin.pipelines.runtime.kafka import clients, private
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
 SHORT_MS = 1000
@@ -54,7 +53,7 @@ class Broker:
                     self.admin = clients.admin({**self.options, "bootstrap_timeout_ms": limit_ms})
                     break
                 except Unavailable as reason:
-                    why = _not_let_in(self.options, failed)
+                    why = _login_failure(self.options, failed)
                     if isinstance(why, Refused) or limit_ms != SHORT_MS:
                         raise why from reason
             try:
@@ -114,7 +113,7 @@ class Broker:
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
     """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
-    kafka_private.check()  # before a part of it is replaced here
+    private.check()  # before a part of it is replaced here
     found: list[BaseException] = []
 
     class Ear(logging.Handler):
@@ -149,7 +148,7 @@ def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return receive
 
 
-def let_in(options: Mapping[str, Any]) -> None:
+def check_login(options: Mapping[str, Any]) -> None:
     """See whether a broker turns this client away; none that answers is no such case.
 
     Raises:
@@ -165,7 +164,7 @@ def let_in(options: Mapping[str, Any]) -> None:
         broker.close()
 
 
-def _not_let_in(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:
+def _login_failure(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:
     """Why a bootstrap failed, in the words of the settings.
 
     Args:

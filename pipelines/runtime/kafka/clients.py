@@ -11,7 +11,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.kafka import private as kafka_private
+from tocsin.pipelines.runtime.kafka import private
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 
 
@@ -110,7 +110,7 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:
-    kafka_private.check()
+    private.check()
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
     where = f"Kafka at {options.get('bootstrap_servers', 'localhost')}"
     opened = []

@@ -24,7 +24,7 @@ PATIENCE_S, ANSWERS = 5.0, 20
 """For how long a broker may have nothing at an offset, and for how many times the time that it takes to answer something else."""
 
 
-class Damage(NamedTuple):
+class Corruption(NamedTuple):
     """Offsets from `start` up to `end` (not included) that can't be read, and why; no `end` if there is no telling."""
 
     partition: int
@@ -44,7 +44,7 @@ class Displaced(CorruptRecordError):
     def __init__(self, tp: TopicPartition, start: int, base: int, end: int) -> None:
         super().__init__(f"a batch that says it begins at {base}")
         self.base, self.end = base, end
-        self.damage = Damage(tp.partition, start, None, f"a batch that says it begins at {base}")
+        self.damage = Corruption(tp.partition, start, None, f"a batch that says it begins at {base}")
 
 
 class _Lenient(bytearray):
@@ -124,7 +124,7 @@ class _StrictRecords(_ChainedRecords):
     strict = True
 
 
-def chained(consumer: KafkaConsumer, *, strict: bool = False) -> KafkaConsumer:
+def with_checked_batches(consumer: KafkaConsumer, *, strict: bool = False) -> KafkaConsumer:
     """Have a consumer check that batches follow on each other; compaction may have left holes between them.
 
     Names of headers that are no UTF-8 are read, too, with U+FFFD for what is none.
@@ -147,7 +147,7 @@ def hole(options: Mapping[str, Any], topic: str, found: Displaced) -> bool:
     tp = TopicPartition(topic, found.damage.partition)
     if found.base < found.damage.start:
         return False
-    with closing(chained(_one_by_one(options), strict=True)) as consumer, _answering(tp, found.end):
+    with closing(with_checked_batches(_one_by_one(options), strict=True)) as consumer, _answering(tp, found.end):
         consumer.assign([tp])
         log_end = consumer.end_offsets([tp])[tp]
         behind = _failure(consumer, tp, found.end, log_end)
@@ -161,18 +161,18 @@ def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -
         Unavailable: the broker does not answer.
     """
     tp = TopicPartition(topic, partition)
-    with closing(chained(_one_by_one(options))) as consumer, _answering(tp, offset):
+    with closing(with_checked_batches(_one_by_one(options))) as consumer, _answering(tp, offset):
         consumer.assign([tp])
         return _unsound(options, consumer, tp, offset, consumer.end_offsets([tp])[tp]) is None
 
 
-def damage(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Damage | None:
+def find_corruption(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Corruption | None:
     """The damage that begins at one of these positions; None: there is none, it was on the way and not in the log.
 
     Raises:
         Unavailable: the broker does not answer.
     """
-    with closing(chained(_one_by_one(options))) as consumer:
+    with closing(with_checked_batches(_one_by_one(options))) as consumer:
         for partition, start in positions.items():
             tp = TopicPartition(topic, partition)
             with _answering(tp, start):
@@ -195,7 +195,7 @@ def _answering(tp: TopicPartition, offset: int) -> Iterator[None]:
         ) from reason
 
 
-def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Damage | None:
+def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Corruption | None:
     consumer.assign([tp])
     log_end = consumer.end_offsets([tp])[tp]
     if (found := _unsound(options, consumer, tp, start, log_end)) is None:
@@ -209,7 +209,7 @@ def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartit
         end += step
     readable = lambda at: not _unsound(options, consumer, tp, at, log_end)  # noqa: E731
     end = bisect_left(range(end), True, end - step + 1, end, key=readable)
-    return Damage(tp.partition, start, end, " ".join(str(found).split()))
+    return Corruption(tp.partition, start, end, " ".join(str(found).split()))
 
 
 def _unsound(

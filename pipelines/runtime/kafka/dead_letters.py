@@ -27,7 +27,7 @@ ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 
 
 @dataclass
-class Tally:
+class DeadLetterTally:
     """How many dead letters a shard has had since its very first start, and the newest one; kept in its snapshots.
 
     Args:
@@ -53,7 +53,7 @@ class Tally:
         return {"dead_letters": self.count, "dead_letter": self.newest}
 
     @classmethod
-    def of(cls, *facts: Mapping[str, Any]) -> Tally:
+    def of(cls, *facts: Mapping[str, Any]) -> DeadLetterTally:
         """What snapshots say, taken together; those written before there was a tally say nothing."""
         newest = [fact["dead_letter"] for fact in facts if fact.get("dead_letter")]
         return cls(sum(fact.get("dead_letters", 0) for fact in facts), max(newest, key=itemgetter("at"), default=None))
@@ -106,7 +106,7 @@ class OriginalStore:
         return f"{self._uri}/{digest}", digest
 
 
-def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+def store_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     """Replace an original that is too large by a reference to it. Call this before the transaction begins.
 
     The value goes to the store over 512 KB in all (5 KB for one row of a message), and the headers `tocsin-dead-uri`,
@@ -133,8 +133,8 @@ def externalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     return replace(letter, value=None, kept=kept)
 
 
-def internalise(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
-    """The inverse of `externalise`: the original as it was read.
+def load_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+    """The inverse of `store_original`: the original as it was read.
 
     Raises:
         FileNotFoundError, ValueError: the store does not have it any more.

@@ -107,7 +107,7 @@ def feed(
         else:
             encode = _json if format == "json" else _frames
             pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
-        with _Outbox(options, topic, [("content-type", CONTENT_TYPE[format])]) as outbox:
+        with _SendWindow(options, topic, [("content-type", CONTENT_TYPE[format])]) as outbox:
             start = time.monotonic()
             for piece in pieces:
                 if rate is not None:
@@ -148,7 +148,7 @@ class _Route(dict[Any, tuple[bytes, int]]):
         return self[value]
 
 
-class _Outbox:
+class _SendWindow:
     """A producer that bounds what is in flight and loses no error."""
 
     def __init__(self, options: Mapping[str, Any], topic: str, headers: list[Header]) -> None:

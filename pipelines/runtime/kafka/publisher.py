@@ -18,7 +18,7 @@ from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.topics import LARGEST
-from tocsin.pipelines.runtime.telemetry import failpoints as crash
+from tocsin.pipelines.runtime.telemetry import failpoints
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 LOOK_S = 0.5
@@ -121,7 +121,7 @@ class Publisher:
                 producer.send(m.topic, key=m.key, value=m.value, headers=list(m.headers), partition=m.partition)
                 for m in messages
             ]
-            crash.point("alerts.sent")
+            failpoints.point("alerts.sent")
             if positions:
                 offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in positions.items()}
                 producer.send_offsets_to_transaction(offsets, self._group)

@@ -20,7 +20,15 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.corruption import UNREADABLE, Damage, Displaced, chained, damage, hole, sound
+from tocsin.pipelines.runtime.kafka.corruption import (
+    UNREADABLE,
+    Corruption,
+    Displaced,
+    find_corruption,
+    hole,
+    sound,
+    with_checked_batches,
+)
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 
 log = logging.getLogger(__name__)
@@ -54,7 +62,7 @@ class Poll:
 
 
 @dataclass(frozen=True)
-class Log:
+class TopicState:
     """The input topic as it stands: its identity, and each partition's first and next offset."""
 
     topic_id: str
@@ -62,10 +70,10 @@ class Log:
     end: Mapping[int, int]
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """Where a shard gets its records: a `Reader`, or one in another process."""
 
-    def log(self, shards: int = 0) -> Log: ...
+    def log(self, shards: int = 0) -> TopicState: ...
     def seek(self, positions: Mapping[int, int]) -> None: ...
     def poll(self, timeout_ms: int) -> Poll | None: ...
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
@@ -118,9 +126,9 @@ class Reader:
             receive_buffer_bytes=1 << 20,
         )
         consumer.assign(self._reading)
-        return chained(consumer)
+        return with_checked_batches(consumer)
 
-    def log(self, shards: int = 0) -> Log:
+    def log(self, shards: int = 0) -> TopicState:
         """The topic's identity and offsets.
 
         Args:
@@ -148,7 +156,7 @@ class Reader:
             self._assigned = [TopicPartition(self._topic, p) for p in sorted(ours.union(added))]
         begin = self._consumer.beginning_offsets(self._assigned)
         end = self._consumer.end_offsets(self._assigned)
-        return Log(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
+        return TopicState(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Go to each partition's next offset; partitions that are not named are not read."""
@@ -211,7 +219,7 @@ class Reader:
             return None
         except UNREADABLE:
             self._reopen({})
-            return self._pass_over(damage(self._options, self._topic, self._ends))
+            return self._pass_over(find_corruption(self._options, self._topic, self._ends))
         except KafkaError as reason:
             if refused := permanent(reason, f"{self._topic}, records from {self._ends} on"):
                 self._ended = refused
@@ -264,17 +272,17 @@ class Reader:
                 self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
         return {p: max(high - self._ends[p], 0) for p, high in self._highs.items() if p in self._ends}
 
-    def _silence(self) -> Damage | None:
+    def _silence(self) -> Corruption | None:
         """Damage by which the broker itself finds nothing: it answers with neither a record nor an error, for ever."""
         now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
         silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
         self._moved_at |= dict.fromkeys(silent, now)
         try:
-            return damage(self._options, self._topic, silent) if silent else None
+            return find_corruption(self._options, self._topic, silent) if silent else None
         except Unavailable:  # that explains it
             return None
 
-    def _pass_over(self, found: Damage | None) -> Poll | None:
+    def _pass_over(self, found: Corruption | None) -> Poll | None:
         """Go on behind damage, with a dead letter for what lay there, or raise; None: nothing was found."""
         if found is None:
             return None
@@ -305,7 +313,7 @@ class Reader:
             PositionLost: one of them is no longer there.
             Unavailable: the broker does not give them within 20 s.
         """
-        self._second = self._second or chained(clients.consumer(self._options))
+        self._second = self._second or with_checked_batches(clients.consumer(self._options))
         found: list[ConsumerRecord] = []
         for partition, wanted in offsets.items():
             tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
 
     from tocsin.pipelines.runtime.formats.codec import Codec
-    from tocsin.pipelines.runtime.kafka.reader import Log, Poll
+    from tocsin.pipelines.runtime.kafka.reader import Poll, TopicState
 
 log = logging.getLogger(__name__)
 AHEAD = 2
@@ -27,19 +27,19 @@ AHEAD = 2
 POLL_MS = 200
 
 
-def started() -> Any:
+def start_reader() -> Any:
     """A reader's process that will be told what to read; whoever knows that it will need one does not wait for it then."""
     env = {name: os.environ[name] for name in (*KEEP_MEMORY, logs.FORMAT, logs.LEVEL) if name in os.environ}
     return ray.remote(num_cpus=0, max_restarts=0)(ReaderProcess).remote(env)
 
 
-class RemoteReader:
+class ReaderActor:
     """A `Source` whose reader may die: it is made anew and goes on at the first offset that was not handed over.
 
     Guarantee: as `Reader`. Reading has no outside effect, so a reader's death needs no takeover.
 
     Args:
-        process: of `started`; None: a new one.
+        process: of `start_reader`; None: a new one.
         others: as of `Reader`.
     """
 
@@ -54,13 +54,13 @@ class RemoteReader:
         process: Any = None,
     ) -> None:
         self._topic, self._opening = topic, (options, topic, partitions, codec, max_records, on_gap)
-        self._actor = self._open(process or started())
+        self._actor = self._open(process or start_reader())
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
         self._sought = True
         """Whether the reader knows where to go on."""
 
-    def log(self, shards: int = 0) -> Log:
+    def log(self, shards: int = 0) -> TopicState:
         return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
@@ -111,7 +111,7 @@ class RemoteReader:
         log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
         ray.kill(self._actor)  # it may only be out of reach
         self._ahead.clear()
-        self._actor, self._sought = self._open(started()), not self._next
+        self._actor, self._sought = self._open(start_reader()), not self._next
 
 
 def _answer(reference: Any) -> Any:

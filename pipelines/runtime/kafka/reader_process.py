@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.kafka.reader import Log, Poll, Reader
+    from tocsin.pipelines.runtime.kafka.reader import Poll, Reader, TopicState
 
 
 class ReaderProcess:
@@ -30,7 +30,7 @@ class ReaderProcess:
         """Say what to read; the arguments are `Reader`'s."""
         self._reader = self._make(*arguments)
 
-    def log(self, shards: int = 0) -> Log:
+    def log(self, shards: int = 0) -> TopicState:
         return self._reader.log(shards)
 
     def seek(self, positions: Mapping[int, int]) -> None:

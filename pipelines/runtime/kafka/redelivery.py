@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, content_type
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, internalise
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
 from tocsin.pipelines.runtime.kafka.topics import create_topic
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -139,7 +139,7 @@ def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
     if x.letter.partition < 0 or x.letter.stage in GAPS:
         return None
     try:
-        original = internalise(x.letter, store)
+        original = load_original(x.letter, store)
     except (FileNotFoundError, ValueError):
         return None
     if original.row is not None and original.value and content_type(original.headers) == ARROW_STREAM:

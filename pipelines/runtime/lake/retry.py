@@ -23,7 +23,7 @@ OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF}
 T = TypeVar("T")
 
 
-class LakeWaits:
+class LakeRetry:
     """One shard's patience with its lake; used by several threads.
 
     Args:
@@ -65,7 +65,7 @@ class LakeWaits:
 
 
 @contextmanager
-def answering(lake: Lake) -> Iterator[None]:
+def lake_errors_as_unavailable(lake: Lake) -> Iterator[None]:
     """Have a lake that takes nothing end the block as `Unavailable`: whoever tries the whole again waits for it."""
     try:
         yield

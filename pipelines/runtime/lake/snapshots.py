@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.declare.state import StateDelta
 from tocsin.pipelines.runtime.lake.storage import Lake, read, write
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ LONGEST = 16
 class Snapshot:
     """A restored snapshot: cuts in order, and what the shard wrote beside them."""
 
-    cuts: list[Cut]
+    cuts: list[StateDelta]
     facts: Mapping[str, Any]
 
 
@@ -53,7 +53,7 @@ class Snapshots:
         """Whether the next cut should be full: none yet, a long chain, or changes that outweigh the whole."""
         return not self._chain or len(self._chain) >= LONGEST or sum(self._sizes[1:]) > self._sizes[0]
 
-    def write(self, name: int, cut: Cut, facts: Mapping[str, Any]) -> int:
+    def write(self, name: int, cut: StateDelta, facts: Mapping[str, Any]) -> int:
         """Store a cut under a checkpoint's name. Returns its bytes."""
         previous = set(self._chain)
         chain, sizes = ([], []) if cut.full else (self._chain, self._sizes)
@@ -138,7 +138,7 @@ class Snapshots:
                 left += 1
         return left
 
-    def _cut(self, name: int) -> Cut:
+    def _cut(self, name: int) -> StateDelta:
         manifest = self.manifest(name)
         cells = load_tensors(read(self._files, self.path(name, "cells.safetensors")))
         waiting = {}
@@ -147,7 +147,7 @@ class Snapshots:
             slots = tensors.pop("\0slots")
             waiting[stage] = Rows(self.table(name, f"{plain(stage)}.arrow"), slots, tensors)
         freed = cells.pop("\0freed")
-        return Cut(manifest["full"], self.table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
+        return StateDelta(manifest["full"], self.table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
 
     def manifest(self, name: int) -> dict[str, Any]:
         """What one cut says of itself."""

@@ -1,4 +1,4 @@
-"""Cuts as plain data: a chain made whole, and the state of some shards dealt out to others. No stage is asked."""
+"""State deltas as plain data: a chain merged into one, and the state of some shards dealt out to others. No stage is asked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
-from tocsin.pipelines.runtime.declare.state import Cut
+from tocsin.pipelines.runtime.declare.state import StateDelta
 
 
-def whole(chain: Sequence[Cut]) -> Cut:
+def merged(chain: Sequence[StateDelta]) -> StateDelta:
     """One full cut in place of a full one and those that follow it."""
     first, last = chain[0], chain[-1]
     starts = np.cumsum([0, *(len(cut.keys) for cut in chain)])
@@ -25,10 +25,10 @@ def whole(chain: Sequence[Cut]) -> Cut:
     chosen = at[at >= 0]
     keys = _batch(pa.Table.from_batches([cut.keys for cut in chain]).take(chosen), first.keys.schema)
     none = torch.zeros(0, dtype=torch.int64)
-    return Cut(True, keys, none, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
+    return StateDelta(True, keys, none, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
 
 
-def deal(cuts: Sequence[Cut], shards: int) -> list[Cut]:
+def redistributed(cuts: Sequence[StateDelta], shards: int) -> list[StateDelta]:
     """The state of some shards, dealt out to `shards` others: partition p goes to p mod `shards`.
 
     Args:
@@ -68,16 +68,18 @@ def deal(cuts: Sequence[Cut], shards: int) -> list[Cut]:
             "capacity": len(chosen),
         }
         cells = _cells(cuts, torch.from_numpy(chosen))
-        dealt.append(Cut(True, _batch(own, cuts[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts))
+        dealt.append(
+            StateDelta(True, _batch(own, cuts[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts)
+        )
     return dealt
 
 
-def _cells(cuts: Sequence[Cut], chosen: Tensor) -> dict[str, Tensor]:
+def _cells(cuts: Sequence[StateDelta], chosen: Tensor) -> dict[str, Tensor]:
     """Each cell's content at `chosen`, all cuts laid end to end."""
     return {name: torch.cat([cut.cells[name] for cut in cuts]).index_select(0, chosen) for name in cuts[0].cells}
 
 
-def _moved(rows: Rows, cut: Cut, start: int) -> Rows:
+def _moved(rows: Rows, cut: StateDelta, start: int) -> Rows:
     """The same rows, their slots replaced by where their keys are, all cuts laid end to end."""
     at = np.empty(int(cut.facts["capacity"]), np.int64)
     at[cut.keys["slot"].to_numpy()] = start + np.arange(len(cut.keys))

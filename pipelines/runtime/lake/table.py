@@ -38,7 +38,7 @@ KEPT = {"delta.logRetentionDuration": "interval 1 days"}
 
 
 @dataclass(frozen=True)
-class Owned:
+class TableState:
     """What an owner starts from: its epoch, each partition's next offset (R), the last checkpoint's name (0: none)."""
 
     epoch: int
@@ -46,7 +46,7 @@ class Owned:
     checkpoint: int
 
 
-class Sink:
+class ResultsTable:
     """One shard's hand on the results table, which other shards and other pipelines may write to as well.
 
     Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
@@ -74,7 +74,7 @@ class Sink:
         """
         return self._there() and self._open().transaction_version(self._epoch_id) is not None
 
-    def own(self, start: Mapping[int, int], above: int = 0) -> Owned:
+    def own(self, start: Mapping[int, int], above: int = 0) -> TableState:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
         If the shard has had an owner before, such a partition was added since, and is judged from its first record on.
@@ -126,7 +126,7 @@ class Sink:
             )
         self._look()
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
-        return Owned(self._epoch, positions, self._read(self._checkpoint_id) or 0)
+        return TableState(self._epoch, positions, self._read(self._checkpoint_id) or 0)
 
     def stands(self) -> None:
         """See that the table is still there; to be asked before anything is written beside it.
@@ -313,10 +313,10 @@ def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]
     )
 
 
-def start_over(owners: Sequence[tuple[Sink, int]], positions: Mapping[int, int], rows: str) -> int | None:
+def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[int, int], rows: str) -> int | None:
     """Delete rows, move all shards' positions and name their checkpoints, in one commit.
 
-    Guarantee: as `Sink.publish`, for all of them at once.
+    Guarantee: as `ResultsTable.publish`, for all of them at once.
 
     Args:
         owners: of all shards of the pipeline, in the order in which they raised their epochs; with the checkpoints' names.

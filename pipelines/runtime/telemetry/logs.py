@@ -108,7 +108,7 @@ class _Kind:
     example: DeadLetter | None = None
 
 
-class Mentions:
+class DeadLetterLog:
     """Dead letters as log lines: of each stage and error one a second, with how many there were since the line before.
 
     Ten thousand bad records a second are ten thousand dead letters, but one line.
