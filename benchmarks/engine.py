@@ -36,8 +36,8 @@ from kafka import KafkaProducer, TopicPartition
 
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.config import NetworkSize, RulConfig
-from tocsin.models.rul.fleet import live
 from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.models.rul.simulation.fleet import live
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.control.ray_client import connect
 from tocsin.pipelines.runtime.control.supervisor import deploy

@@ -29,8 +29,8 @@ from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from tocsin.models.surprise.model import SurpriseModel
 from tocsin.models.surprise.model import load as load_model
-from tocsin.models.surprise.novelties import SIZES
-from tocsin.models.surprise.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
+from tocsin.models.surprise.simulation.novelties import SIZES
+from tocsin.models.surprise.simulation.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
 from tocsin.models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
 from tocsin.models.vision.encoder import Encoder, load
 from tocsin.models.vision.video import read

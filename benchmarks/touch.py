@@ -35,7 +35,7 @@ from tocsin.models.touch.finder import HandFinder
 from tocsin.models.touch.finder import load as load_finder
 from tocsin.models.touch.loss import Q
 from tocsin.models.touch.model import Eyes, TouchModel, load
-from tocsin.models.touch.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
+from tocsin.models.touch.simulation.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
 from tocsin.models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
 from tocsin.models.touch.truth import Touch
 from tocsin.pipelines.cli.touch import RATE, looked_at

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tocsin.models.surprise import model as surprise_model
 from tocsin.models.surprise.config import EncoderConfig
-from tocsin.models.surprise.scene import Dive
+from tocsin.models.surprise.simulation.scene import Dive
 from tocsin.models.touch import model as touch_model
 from tocsin.models.touch.hands import shaken
-from tocsin.models.touch.scene import Scene
+from tocsin.models.touch.simulation.scene import Scene
 from tocsin.models.vision.encoder import load
 from tocsin.pipelines import surprise, touch
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.forked import Tocsin
 from tests.tour import BIN
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.models.rul.fleet import live
+from tocsin.models.rul.simulation.fleet import live
 from tocsin.pipelines.runtime.kafka.feeder import feed
 
 ROWS = 6000

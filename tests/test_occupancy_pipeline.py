@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tocsin.models.occupancy.features import FEATURES
 from tocsin.models.occupancy.model import OFFICES, load
-from tocsin.models.occupancy.sensors import Line, simulate
+from tocsin.models.occupancy.simulation.sensors import Line, simulate
 from tocsin.pipelines.cli.occupancy import recorded
 from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError

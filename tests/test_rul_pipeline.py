@@ -15,10 +15,10 @@ import pytest
 import torch
 from kafka.consumer.fetcher import ConsumerRecord
 
-from tocsin.models.rul import fleet
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import read_csv_directory
 from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.models.rul.simulation import fleet
 from tocsin.pipelines.rul import pipeline
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline

@@ -26,7 +26,7 @@ from tests.dives import SEEN, SIZE, pan, small_model
 from tests.test_cli import Cli, committed
 from tests.test_surprise_sheet import FRAME_HEIGHT, LINE, WIDTH, tocsin
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.models.surprise.scene import Dive
+from tocsin.models.surprise.simulation.scene import Dive
 from tocsin.pipelines.query import results
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -268,8 +268,8 @@ def test_training_on_clips_registers_a_champion_that_judges(
         "tocsin.models.surprise.config.EncoderConfig", partial(type(SEEN), height=SIZE[0], width=SIZE[1])
     )
     for name, seed in (("TRAIN_SEEDS", 100), ("VALIDATION_SEEDS", 700)):
-        monkeypatch.setattr(f"tocsin.models.surprise.scene.{name}", (seed,))
-    monkeypatch.setattr("tocsin.models.surprise.scene.Dive", partial(Dive, seconds=4, size=SIZE))
+        monkeypatch.setattr(f"tocsin.models.surprise.simulation.scene.{name}", (seed,))
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=4, size=SIZE))
     given = {**settings, "mlflow.enabled": "true", "pipelines.surprise.model": "surprise@champion"}
     out = tmp_path / "trained"
     command = ("train", "surprise", "--data", "sim", "--data", str(clips), "--steps", "5", "--seed", "0", "--seed", "1")
@@ -300,7 +300,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
 def test_training_on_nothing_is_one_line(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tocsin.models.surprise.scene.VALIDATION_SEEDS", ())
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.VALIDATION_SEEDS", ())
     (tmp_path / "empty").mkdir()
     said = tocsin(settings, "train", "surprise", "--data", str(tmp_path / "empty"), "--out", str(tmp_path / "m")).why
     assert "expected clips to train on, got none" in said and "\n" not in said

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tocsin.models.folders import listed, named
-from tocsin.models.surprise.actors import Actor
-from tocsin.models.surprise.novelties import SIZES, Novelty, View, appear
-from tocsin.models.surprise.scene import Clip
-from tocsin.models.surprise.vehicle import WIDTH, drive
-from tocsin.models.surprise.water import wrapped
+from tocsin.models.surprise.simulation.actors import Actor
+from tocsin.models.surprise.simulation.novelties import SIZES, Novelty, View, appear
+from tocsin.models.surprise.simulation.scene import Clip
+from tocsin.models.surprise.simulation.vehicle import WIDTH, drive
+from tocsin.models.surprise.simulation.water import wrapped
 from tocsin.models.tables import read as read_table
 from tocsin.models.vision.video import VIDEOS, Frame, is_clip
 

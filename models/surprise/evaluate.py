@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tocsin.models.surprise import detector
 from tocsin.models.surprise.detector import DetectorConfig
-from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.surprise.simulation.novelties import Novelty
 
 GRACE_S = 1.0
 """An alarm may come so long after the novelty was last in sight: the running score lags behind."""

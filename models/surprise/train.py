@@ -16,7 +16,7 @@ from tocsin.models.surprise.evaluate import best, curve, levels
 from tocsin.models.surprise.model import SurpriseModel
 from tocsin.models.surprise.motion import Motion, ego_motion, grey, still
 from tocsin.models.surprise.network import Predictor
-from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.surprise.triage import Triage, TriageConfig, evidence
 from tocsin.models.surprise.triage_train import Lesson, teach
 from tocsin.models.vision.encoder import Encoder

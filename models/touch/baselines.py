@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.touch.scene import Shot
+from tocsin.models.touch.simulation.scene import Shot
 
 Event = tuple[int, int, int, float]
 """Frame, hand (0 left, 1 right), kind (0 contact, 1 release), confidence from 0 to 1."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tocsin.models.touch.evaluate import f1
 from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
-from tocsin.models.touch.scene import TRAIN, VALIDATION, Look, Scene
+from tocsin.models.touch.simulation.scene import TRAIN, VALIDATION, Look, Scene
 from tocsin.models.vision.encoder import Encoder
 
 Frame = NDArray[np.uint8]

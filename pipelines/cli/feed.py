@@ -107,7 +107,7 @@ def feed(
 
 def fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:
     """A simulated fleet's readings, cycle after cycle without end; the true remaining life stays here."""
-    from tocsin.models.rul.fleet import live
+    from tocsin.models.rul.simulation.fleet import live
 
     return (frame.drop("rul") for frame in live(engines=engines, seed=seed))
 

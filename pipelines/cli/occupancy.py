@@ -192,7 +192,7 @@ def frames(source: str, *, rooms: int, seed: int, decimal_comma: bool = False) -
     import polars as pl
 
     from tocsin.models.occupancy.data import read
-    from tocsin.models.occupancy.sensors import simulate
+    from tocsin.models.occupancy.simulation.sensors import simulate
 
     # A building's readings as they arrive, not by their time.
     events = (
@@ -216,7 +216,7 @@ def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_co
     import polars as pl
 
     from tocsin.models.occupancy.data import Recording, read
-    from tocsin.models.occupancy.sensors import simulate
+    from tocsin.models.occupancy.simulation.sensors import simulate
 
     if source != "sim":
         return read(Path(source), decimal_comma=decimal_comma)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tocsin.models.surprise.model import SurpriseModel
-    from tocsin.models.surprise.novelties import Novelty
+    from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage, Recipe
     from tocsin.models.vision.encoder import Encoder
     from tocsin.pipelines.runtime.settings import Settings
@@ -47,7 +47,7 @@ def train(
     from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
     from tocsin.models.surprise.model import SurpriseModel
     from tocsin.models.surprise.model import load as restored
-    from tocsin.models.surprise.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
     from tocsin.models.surprise.train import fit, judged, settled
     from tocsin.models.vision.encoder import load
     from tocsin.pipelines.cli.champion import registered, told
@@ -132,7 +132,7 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
     from tocsin.models.surprise.clips import clips, intervals
     from tocsin.models.surprise.evaluate import Counted, counted
     from tocsin.models.surprise.model import load
-    from tocsin.models.surprise.scene import TEST_SEEDS, Dive
+    from tocsin.models.surprise.simulation.scene import TEST_SEEDS, Dive
     from tocsin.models.vision.video import read
     from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.engine.replay import replay_clip
@@ -168,7 +168,7 @@ def evaluate(folder: Path, version: str, data: Path, *, decimal_comma: bool = Fa
 
 def frames(source: str, *, camera: str, rate: float, seed: int) -> Iterator[pl.DataFrame]:
     """Frames to feed, see `tocsin.pipelines.runtime.formats.video.sent`."""
-    from tocsin.models.surprise.scene import Dive
+    from tocsin.models.surprise.simulation.scene import Dive
     from tocsin.models.vision.video import read
     from tocsin.pipelines.runtime.formats.video import Frame, sent
 
@@ -191,7 +191,7 @@ def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Foot
     import torch
 
     from tocsin.models.surprise.clips import covered
-    from tocsin.models.surprise.scene import Dive, scene_of
+    from tocsin.models.surprise.simulation.scene import Dive, scene_of
     from tocsin.models.surprise.train import footage, pieces
     from tocsin.models.vision.video import read
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tocsin.models.touch.decode import Spot
     from tocsin.models.touch.finder import HandFinder
     from tocsin.models.touch.model import Eyes, TouchModel
-    from tocsin.models.touch.scene import Scene
+    from tocsin.models.touch.simulation.scene import Scene
     from tocsin.models.touch.train import Footage, Recipe
     from tocsin.models.touch.truth import Miss
     from tocsin.pipelines.runtime.formats.video import Frame
@@ -56,7 +56,7 @@ def train(
     from tocsin.models.touch.finder import load
     from tocsin.models.touch.model import Eyes, TouchModel
     from tocsin.models.touch.model import load as restored
-    from tocsin.models.touch.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+    from tocsin.models.touch.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
     from tocsin.models.touch.train import decoded, fit, judged, settled
     from tocsin.pipelines.cli.champion import registered, told
     from tocsin.pipelines.cli.console import progress
@@ -194,7 +194,7 @@ def looked_at(
     import cv2
     import numpy as np
 
-    from tocsin.models.touch.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
+    from tocsin.models.touch.simulation.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
     from tocsin.models.touch.train import footage
     from tocsin.models.vision.video import read
 
@@ -213,7 +213,7 @@ def looked_at(
 def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Frame], Labelled, Sequence[Miss]]]:
     """What is to be judged: names, frames, and the truth."""
     from tocsin.models.touch.clips import Labelled, clips
-    from tocsin.models.touch.scene import TEST_SEEDS, Scene
+    from tocsin.models.touch.simulation.scene import TEST_SEEDS, Scene
     from tocsin.models.vision.video import read
     from tocsin.pipelines.runtime.formats.video import Frame
 
@@ -228,7 +228,7 @@ def _sources(data: Path, decimal_comma: bool) -> Iterator[tuple[str, Iterator[Fr
 
 def _shots(seed: int) -> Iterator[Frame]:
     """A simulated scene's frames, with the boxes that a detector would have found."""
-    from tocsin.models.touch.scene import Scene
+    from tocsin.models.touch.simulation.scene import Scene
     from tocsin.pipelines.runtime.formats.video import Frame
     from tocsin.pipelines.touch import BOXES
 

@@ -19,7 +19,7 @@ from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Job
 from tests.crash.load import Message
 from tocsin.models.occupancy.model import OFFICES
-from tocsin.models.occupancy.sensors import simulate
+from tocsin.models.occupancy.simulation.sensors import simulate
 from tocsin.pipelines.occupancy import READING
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert

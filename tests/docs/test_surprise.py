@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
-from tocsin.models.surprise.scene import Dive
+from tocsin.models.surprise.simulation.scene import Dive
 from tocsin.pipelines.cli.app import app
 
 PAGE = ROOT / "docs" / "surprise.md"
@@ -36,8 +36,8 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one short dive for validation."""
-    monkeypatch.setattr("tocsin.models.surprise.scene.VALIDATION_SEEDS", (700,))
-    monkeypatch.setattr("tocsin.models.surprise.scene.Dive", partial(Dive, seconds=6))
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.VALIDATION_SEEDS", (700,))
+    monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=6))
     monkeypatch.chdir(tour.folder)
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
     assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
 from tocsin.models.touch.model import SHIPPED
-from tocsin.models.touch.scene import Scene
+from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.settings import Settings
@@ -40,8 +40,8 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one short table for validation."""
-    monkeypatch.setattr("tocsin.models.touch.scene.VALIDATION_SEEDS", (700,))
-    monkeypatch.setattr("tocsin.models.touch.scene.Scene", partial(Scene, seconds=2))
+    monkeypatch.setattr("tocsin.models.touch.simulation.scene.VALIDATION_SEEDS", (700,))
+    monkeypatch.setattr("tocsin.models.touch.simulation.scene.Scene", partial(Scene, seconds=2))
     monkeypatch.chdir(tour.folder)
     commands = [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]
     assert [line.split()[1] for line in commands] == ["train", "evaluate", "evaluate"]

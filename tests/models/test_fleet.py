@@ -9,8 +9,8 @@ import torch
 
 from tocsin.models.rul.data import CMAPSS_COLUMNS, windows
 from tocsin.models.rul.evaluate import predict
-from tocsin.models.rul.fleet import live, run_to_failure
 from tocsin.models.rul.model import FD001, load
+from tocsin.models.rul.simulation.fleet import live, run_to_failure
 
 SEEDS = (11, 12, 13)  # fixed before the fleet was tuned
 

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tocsin.models.occupancy.building import BREATH, Rooms, air, people
 from tocsin.models.occupancy.data import PROPERTIES
-from tocsin.models.occupancy.sensors import Line, simulate
+from tocsin.models.occupancy.simulation.building import BREATH, Rooms, air, people
+from tocsin.models.occupancy.simulation.sensors import Line, simulate
 
 CLEAN = Line(skew=0, jitter=0, lost=0, outages=0, repeated=0, delayed=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tocsin.models.surprise.clips import clips, injected, intervals, panned
-from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.vision.video import read
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tocsin.models.surprise.detector import DetectorConfig, blank, watch
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
-from tocsin.models.surprise.novelties import Novelty
+from tocsin.models.surprise.simulation.novelties import Novelty
 
 CONFIG = DetectorConfig(smoothing=1.0, window=50, warmup=10, factor=5.0, release=0.5, longest=20, cooldown=8)
 

@@ -147,7 +147,7 @@ def test_a_stored_model_is_the_same_and_refuses_another_encoder(
 
 
 def test_the_level_is_settled_on_clips_with_a_truth(model: SurpriseModel, eye: Encoder) -> None:
-    from tocsin.models.surprise.novelties import Novelty
+    from tocsin.models.surprise.simulation.novelties import Novelty
 
     clip = footage([pan(90, fish=(50, 60), seed=9)], eye, [Novelty(50, 60, "fish")])
     config = settled(model, [clip], rate=10)

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tocsin.models.surprise import bottom, shapes
-from tocsin.models.surprise.actors import Actor
-from tocsin.models.surprise.novelties import GAP, LASTS, SETTLED, SIGHT, SIZES, View, appear
-from tocsin.models.surprise.scene import (
+from tocsin.models.surprise.simulation import bottom, shapes
+from tocsin.models.surprise.simulation.actors import Actor
+from tocsin.models.surprise.simulation.novelties import GAP, LASTS, SETTLED, SIGHT, SIZES, View, appear
+from tocsin.models.surprise.simulation.scene import (
     TEST,
     TEST_SEEDS,
     TRAIN,
@@ -24,8 +24,8 @@ from tocsin.models.surprise.scene import (
     scene_of,
     simulate,
 )
-from tocsin.models.surprise.vehicle import Path, drive
-from tocsin.models.surprise.water import wrapped
+from tocsin.models.surprise.simulation.vehicle import Path, drive
+from tocsin.models.surprise.simulation.water import wrapped
 
 SIZE = (90, 160)
 STILL = Scene(

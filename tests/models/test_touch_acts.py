@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tocsin.models.touch.acts import BOTH_HANDS, MISSES, TOUCHES, Stage
-from tocsin.models.touch.grip import finger, grip
-from tocsin.models.touch.hand import BONES, LEFT, RIGHT, Key, Pose, joints, tracked
-from tocsin.models.touch.script import CLEAR
-from tocsin.models.touch.things import KINDS, Thing, make
+from tocsin.models.touch.simulation.acts import BOTH_HANDS, MISSES, TOUCHES, Stage
+from tocsin.models.touch.simulation.grip import finger, grip
+from tocsin.models.touch.simulation.hand import BONES, LEFT, RIGHT, Key, Pose, joints, tracked
+from tocsin.models.touch.simulation.script import CLEAR
+from tocsin.models.touch.simulation.things import KINDS, Thing, make
 
 RATE = 30.0
 MIRROR = np.array([-1, 1, 1])

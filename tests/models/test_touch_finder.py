@@ -13,7 +13,7 @@ from torch import Tensor
 from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, load, overlap
 from tocsin.models.touch.finder_train import FRAMES, VALIDATION_SEEDS, Recipe, Sight, fit, found, settled, sight, varied
 from tocsin.models.touch.hands import present
-from tocsin.models.touch.scene import VALIDATION
+from tocsin.models.touch.simulation.scene import VALIDATION
 from tocsin.models.vision.video import read
 
 BY_EYE = {

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tocsin.models.touch.baselines import changes, near
-from tocsin.models.touch.hand import LEFT, RIGHT
-from tocsin.models.touch.scene import (
+from tocsin.models.touch.simulation.hand import LEFT, RIGHT
+from tocsin.models.touch.simulation.scene import (
     TEST,
     TEST_SEEDS,
     TRAIN,
@@ -23,8 +23,8 @@ from tocsin.models.touch.scene import (
     Shot,
     look_of,
 )
-from tocsin.models.touch.script import CLEAR, NEAR
-from tocsin.models.touch.table import placed
+from tocsin.models.touch.simulation.script import CLEAR, NEAR
+from tocsin.models.touch.simulation.table import placed
 
 SEEDS = (TRAIN_SEEDS[2], TRAIN_SEEDS[7], VALIDATION_SEEDS[1], TEST_SEEDS[3])
 

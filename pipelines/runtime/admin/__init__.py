@@ -1,0 +1,1 @@
+"""What a person asks for: backfill, reset, reshard, inspection, preflight."""

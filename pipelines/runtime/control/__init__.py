@@ -1,0 +1,1 @@
+"""Where shards run: supervisor, workers, Ray."""

@@ -1,0 +1,1 @@
+"""A shard: steps, alerts, checkpoints, recovery."""

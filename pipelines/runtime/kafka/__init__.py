@@ -1,0 +1,1 @@
+"""Kafka: clients, reader, publisher, dead letters."""

@@ -1,0 +1,1 @@
+"""The lake: storage, tables, snapshots."""

@@ -1,0 +1,1 @@
+"""Logs, metrics, MLflow, and the points at which tests may kill a process."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.surprise import bottom
-from tocsin.models.surprise.life import Life
-from tocsin.models.surprise.novelties import Novelty, View, appear
-from tocsin.models.surprise.vehicle import drive
-from tocsin.models.surprise.water import Water, wrapped
+from tocsin.models.surprise.simulation import bottom
+from tocsin.models.surprise.simulation.life import Life
+from tocsin.models.surprise.simulation.novelties import Novelty, View, appear
+from tocsin.models.surprise.simulation.vehicle import drive
+from tocsin.models.surprise.simulation.water import Water, wrapped
 
 TRAIN_SEEDS = tuple(range(100, 140))
 VALIDATION_SEEDS = tuple(range(700, 722))

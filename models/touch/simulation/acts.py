@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch.grip import finger, grip
-from tocsin.models.touch.hand import LEFT, RIGHT, Key, Pose
-from tocsin.models.touch.things import Thing
+from tocsin.models.touch.simulation.grip import finger, grip
+from tocsin.models.touch.simulation.hand import LEFT, RIGHT, Key, Pose
+from tocsin.models.touch.simulation.things import Thing
 
 Array = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch.acts import BOTH_HANDS, MISSES, TOUCHES, Act, Stage
-from tocsin.models.touch.hand import LEFT, RIGHT, Joints, Key, Pose, joints, tracked
-from tocsin.models.touch.things import Thing
+from tocsin.models.touch.simulation.acts import BOTH_HANDS, MISSES, TOUCHES, Act, Stage
+from tocsin.models.touch.simulation.hand import LEFT, RIGHT, Joints, Key, Pose, joints, tracked
+from tocsin.models.touch.simulation.things import Thing
 from tocsin.models.touch.truth import Miss, Touch
 
 Array = NDArray[np.float64]

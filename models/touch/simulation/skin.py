@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch.hand import ELBOW, RADII, WRIST, Joints
-from tocsin.models.touch.head import Head
-from tocsin.models.touch.things import FINE, Color, fixed
+from tocsin.models.touch.simulation.hand import ELBOW, RADII, WRIST, Joints
+from tocsin.models.touch.simulation.head import Head
+from tocsin.models.touch.simulation.things import FINE, Color, fixed
 
 Array = NDArray[np.float64]
 Frame = NDArray[np.uint8]

@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch import table
-from tocsin.models.touch.hand import RADII
-from tocsin.models.touch.head import follow
-from tocsin.models.touch.script import Script
-from tocsin.models.touch.sensor import Sensor
-from tocsin.models.touch.skin import Painter, Skin, capsules
-from tocsin.models.touch.things import FINE, fixed, make
+from tocsin.models.touch.simulation import table
+from tocsin.models.touch.simulation.hand import RADII
+from tocsin.models.touch.simulation.head import follow
+from tocsin.models.touch.simulation.script import Script
+from tocsin.models.touch.simulation.sensor import Sensor
+from tocsin.models.touch.simulation.skin import Painter, Skin, capsules
+from tocsin.models.touch.simulation.things import FINE, fixed, make
 
 Array = NDArray[np.float64]
 Frame = NDArray[np.uint8]

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from tocsin.models.occupancy.building import START, Rooms, air, people
+from tocsin.models.occupancy.simulation.building import START, Rooms, air, people
 
 Array = NDArray[np.float64]
 

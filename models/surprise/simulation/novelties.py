@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.surprise.actors import Actor
-from tocsin.models.surprise.shapes import LENGTH, Sprite, paint
-from tocsin.models.surprise.vehicle import WIDTH
+from tocsin.models.surprise.simulation.actors import Actor
+from tocsin.models.surprise.simulation.shapes import LENGTH, Sprite, paint
+from tocsin.models.surprise.simulation.vehicle import WIDTH
 
 Array = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.surprise.bottom import SIDE
-from tocsin.models.surprise.vehicle import WIDTH
+from tocsin.models.surprise.simulation.bottom import SIDE
+from tocsin.models.surprise.simulation.vehicle import WIDTH
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.float32]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.surprise.shapes import LENGTH, Sprite
+from tocsin.models.surprise.simulation.shapes import LENGTH, Sprite
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.float32]

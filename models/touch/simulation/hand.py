@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch.head import minimum_jerk
+from tocsin.models.touch.simulation.head import minimum_jerk
 
 Array = NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.surprise.bottom import noise
+from tocsin.models.surprise.simulation.bottom import noise
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.float32]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.models.touch.hand import RIGHT, TIP, Pose
-from tocsin.models.touch.things import Thing
+from tocsin.models.touch.simulation.hand import RIGHT, TIP, Pose
+from tocsin.models.touch.simulation.things import Thing
 
 Array = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""Simulated clips of hands at a table."""
