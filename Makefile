@@ -29,7 +29,7 @@ help: ## this list
 
 setup: $(READY) ## the virtual environment .venv, anew when requirements.lock or pyproject.toml change
 
-demo: $(READY) ## engines wear out, alarms ring, a query answers
+demo: $(READY) ## engines wear out, alerts ring, a query answers
 	@$(VENV)/bin/tocsin demo $(ARGS)
 
 test: $(READY) ## what to run before a commit, on Apache Kafka (Java 17 and Maven); ARGS="-k journal" for some of it
@@ -53,7 +53,7 @@ dist: $(READY) ## a wheel and an sdist, into dist/
 kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); PORT=9093 for another port than 9092
 	@$(VENV)/bin/python -m tocsin.deploy.kafka --port $(PORT)
 
-crash: $(READY) ## 200 kills, each with rows and alarms in flight
+crash: $(READY) ## 200 kills, each with rows and alerts in flight
 	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)
 
 clean: ## remove what make and the tools made; lake, tracking and .tocsin stay

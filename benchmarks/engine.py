@@ -56,7 +56,7 @@ FIRST = min(CORES)
 
 
 def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """24 sensors decoded, one kept; one reading in a hundred rings when `alarms` is set."""
+    """24 sensors decoded, one kept; one reading in a hundred rings when `alerts` is set."""
     fields = [("unit", pa.int64()), ("cycle", pa.int64()), *((s, pa.float64()) for s in SENSORS)]
     rings = (pl.col("cycle") + pl.col("unit")) % 100 == 0
     return Pipeline(
@@ -67,7 +67,7 @@ def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[],
         results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64()), ("s2", pa.float64())]),
         rules=[AlertRule(name="hundredth", severity="info", when=rings, data=["cycle"])]
-        if options.get("alarms")
+        if options.get("alerts")
         else [],
         batch=Batch(rows=5000),
         commit=Commit(size="256MB"),
@@ -163,9 +163,9 @@ def network_alone(weights: Path, seconds: float = 6.0) -> float:
 
 
 def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:
-    """Milliseconds from a reading's produce time to its alarm at a subscriber."""
+    """Milliseconds from a reading's produce time to its alert at a subscriber."""
     bench.provision(topic)
-    name, _, supervisor = bench.deploy("benchmarks.engine:trivial", topic, alarms=True)
+    name, _, supervisor = bench.deploy("benchmarks.engine:trivial", topic, alerts=True)
     while not _read(supervisor):
         time.sleep(0.2)
     found = _ages(bench, topic, f"alerts.{name}", rate, seconds)
@@ -203,7 +203,7 @@ def _relay(kafka: dict[str, Any], topic: str, alerts: str) -> None:
 
 
 def _ages(bench: Bench, topic: str, alerts: str, rate: int, seconds: float) -> dict[str, float]:
-    """Feed a topic at a rate, listen to its alarms: how old they are, ms; the first fifth is left out."""
+    """Feed a topic at a rate, listen to its alerts: how old they are, ms; the first fifth is left out."""
     stop, ages = threading.Event(), list[float]()
     listener = threading.Thread(target=_listen, args=(bench, alerts, stop, ages))
     listener.start()
@@ -212,7 +212,7 @@ def _ages(bench: Bench, topic: str, alerts: str, rate: int, seconds: float) -> d
     stop.set()
     listener.join()
     warm = np.array(ages[len(ages) // 5 :])
-    return {"alarms": len(warm), **{f"p{q}": round(float(np.percentile(warm, q)), 1) for q in (50, 95, 99)}}
+    return {"alerts": len(warm), **{f"p{q}": round(float(np.percentile(warm, q)), 1) for q in (50, 95, 99)}}
 
 
 def _listen(bench: Bench, topic: str, stop: threading.Event, ages: list[float]) -> None:
@@ -291,7 +291,7 @@ def main() -> None:
         if "latency" in wanted:
             for n in range(args.rounds):
                 ours, bare = latency(bench, f"live{n}", 5000, 20), relayed_latency(bench, f"bare{n}", 5000, 20)
-                print(f"alarm latency at 5,000 messages/s, ms: {ours}; a bare relay {bare}", flush=True)
+                print(f"alert latency at 5,000 messages/s, ms: {ours}; a bare relay {bare}", flush=True)
         if "checkpoints" in wanted:
             every, never, ratio = beside(
                 args.rounds,

@@ -1,11 +1,11 @@
-"""What a frame costs a pipeline of cameras: decoding, its network, all else, by the number of cameras; and how old an alarm is.
+"""What a frame costs a pipeline of cameras: decoding, its network, all else, by the number of cameras; and how old an alert is.
 
     OMP_NUM_THREADS=1 python -m benchmarks.frames [--pipeline touch] [--rounds 9] [--only machine,decoding,engine]
 
 - machine: decoded frames to results (`Machine.step`, 64 frames a step) against the network alone on the same frames, ready, with
   1, 4, 16 and 64 cameras in turn; and what each stage costs
 - decoding: messages with a JPEG to Arrow batches, at a camera's usual sizes
-- engine: a shard and its reader in this process on Apache Kafka, 640 x 360; then the age of alarms at 20 frames a second, from
+- engine: a shard and its reader in this process on Apache Kafka, 640 x 360; then the age of alerts at 20 frames a second, from
   Kafka's timestamp to the commit of their transaction
 
 Frames are of a simulated scene; models are the shipped ones, and what counts as the network is said in `benchmarks.watches`. Times
@@ -62,7 +62,7 @@ SIZES = ((360, 640), (720, 1280), (1080, 1920))
 LENGTH = 50
 """Frames of the scene, which begins anew then."""
 RATE, SENT, WARM, HEARD = 20.0, 640, 60, 400
-"""Frames a second for the age of alarms; frames in a backlog; frames at that rate to warm up, and then to be timed."""
+"""Frames a second for the age of alerts; frames in a backlog; frames at that rate to warm up, and then to be timed."""
 
 
 class Sent(NamedTuple):
@@ -90,7 +90,7 @@ class Timed:
 
 
 def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The pipeline with a rule for which every frame is news: alarms begin and end in turn."""
+    """The pipeline with a rule for which every frame is news: alerts begin and end in turn."""
     rule = AlertRule(name="even", severity="info", when=pl.col("sequence") % 2 == 0, data=["sequence", "frame"])
     watch = WATCHES[options["of"]]
     return replace(watch.factory(options, model), rules=[rule])
@@ -200,7 +200,7 @@ def decoding(name: str, rounds: int) -> None:
 
 
 def engine(name: str, rounds: int) -> None:
-    """Frames a second from a backlog, then the age of alarms at a moderate rate; one line each."""
+    """Frames a second from a backlog, then the age of alerts at a moderate rate; one line each."""
     as_worker()
     watch = WATCHES[name]
     sent, network = files(watch, SIZES[0]), watch.network(watch.model)
@@ -237,7 +237,7 @@ def engine(name: str, rounds: int) -> None:
         seen = live.stats.window()
         live.close()
         ages = ", ".join(f"{name} {ms:.0f}" for name, ms in seen.latency_ms.items())
-        print(f"{seen.counts['alerts']} alarms of 4 cameras at {RATE:.0f} frames/s in all, age in ms: {ages}")
+        print(f"{seen.counts['alerts']} alerts of 4 cameras at {RATE:.0f} frames/s in all, age in ms: {ages}")
 
 
 def _size(declared: Pipeline) -> tuple[int, int]:

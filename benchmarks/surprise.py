@@ -100,7 +100,7 @@ def report(
             levelled = chosen.setdefault(name, [best(some) for some in found])  # on validation dives, which come first
             _line(name, found, levelled)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
-        print(f"| an alarm every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
+        print(f"| an alert every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
 
 
 def _curve(score: Score, clips: Sequence[Footage], levels: Sequence[DetectorConfig]) -> dict[DetectorConfig, Counted]:
@@ -129,7 +129,7 @@ def _minutes(clips: Sequence[Footage]) -> float:
 
 
 def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
-    """Real footage with novelties drawn into it, and pans over stills of it, in which every alarm is false."""
+    """Real footage with novelties drawn into it, and pans over stills of it, in which every alert is false."""
     drawn, pans = [], []
     for name, path in (
         ("fish", data / "underwater_fish" / "fish.mp4"),

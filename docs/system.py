@@ -21,7 +21,7 @@ def svg() -> str:
         _box(480, 160, 82, 58, PAPER, "attention", "torch"),
         _box(302, 256, 260, 58, PAPER, "alert rules", "levels, hysteresis, silence, by asset"),
         _box(598, 20, 164, 66, LAKE, "Lake", "Delta table: each row", "once; SQL, Polars"),
-        _box(598, 112, 164, 66, BELL, "Alert topic", "CloudEvents, each", "alarm once"),
+        _box(598, 112, 164, 66, BELL, "Alert topic", "CloudEvents, each", "alert once"),
         _box(598, 204, 164, 52, KAFKA, "Journal", "what a restart re-runs"),
         _box(598, 280, 164, 52, KAFKA, "Dead letters", "what is no reading"),
         _box(302, 366, 118, 50, OUTSIDE, "MLflow", "models, runs"),

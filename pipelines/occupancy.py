@@ -1,4 +1,4 @@
-"""Building occupancy: a room's irregular readings in, each minute whether somebody is there, alarms for people, sensors and air."""
+"""Building occupancy: a room's irregular readings in, each minute whether somebody is there, alerts for people, sensors and air."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ class Held(Stage):
 
 
 def _grid(late: str, wait: str = "10min") -> Resample:
-    """Minutes; `wait` is no longer than silence takes, so that its alarm comes after the room's last row and is of its time."""
+    """Minutes; `wait` is no longer than silence takes, so that its alert comes after the room's last row and is of its time."""
     return Resample("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
 
 

@@ -1,4 +1,4 @@
-"""What people read: result tables and SQL over them with Polars, and the alarms as they ring."""
+"""What people read: result tables and SQL over them with Polars, and the alerts as they ring."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def alerts(
     follow: bool = False,
     since: Literal["earliest", "latest"] = "earliest",
 ) -> Iterator[Alert]:
-    """Alarms, in each partition's order; an alarm whose transaction was not committed is never seen.
+    """Alerts, in each partition's order; an alert whose transaction was not committed is never seen.
 
     Args:
         pipeline: None: of all pipelines.
@@ -93,7 +93,7 @@ def alerts(
         ends = _assign(consumer, pipeline, since)
         if pipeline and not ends and not follow:
             raise Unavailable(
-                f"alarms of {pipeline}: expected topic {ALERTS}{pipeline} at {options.get('bootstrap_servers')}, "
+                f"alerts of {pipeline}: expected topic {ALERTS}{pipeline} at {options.get('bootstrap_servers')}, "
                 f"got none; start it: `tocsin up {pipeline}`"
             )
         refreshed = time.monotonic()
@@ -104,7 +104,7 @@ def alerts(
                         yield Alert.read(record.headers, record.value)
                     except (KeyError, ValueError, TypeError) as reason:
                         place = f"{record.topic}[{record.partition}]@{record.offset}"
-                        log.warning("%s: expected an alarm, got %r; it is passed over", place, reason)
+                        log.warning("%s: expected an alert, got %r; it is passed over", place, reason)
             if follow and time.monotonic() - refreshed > REFRESH_S:
                 _assign(consumer, pipeline, "earliest")  # a topic made while we listen is new from its start
                 refreshed = time.monotonic()

@@ -1,4 +1,4 @@
-"""Remaining useful life: machines' readings in, cycles left and where the model looked out, alarms at two levels."""
+"""Remaining useful life: machines' readings in, cycles left and where the model looked out, alerts at two levels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
     Args:
         options: all may be absent. `name` ("rul"), `topic` ("sensors.industrial"), `warning` and `critical` (levels, in the
-            unit of the model's order column; default: the model's own), `hysteresis` (how far above its level an alarm ends,
+            unit of the model's order column; default: the model's own), `hysteresis` (how far above its level an alert ends,
             5), `hold` (rows in a row below it, 1); `jump` (a reading that is further ahead of its machine's last one waits for
             the next one to confirm it, 10000) and `restart` (the order column is a counter that starts again after an overhaul,
             at no more than this; without it, it never does).

@@ -260,8 +260,8 @@ def test_other_levels_are_taken_up_without_a_stop_and_wrong_ones_are_refused(toc
     end = tocsin.json("status", "turbines")[0]["pipelines"][0]["shards"][0]
     tocsin.eventually(lambda said: said[0]["pipelines"][0]["shards"][0]["lag"] == 0, "status", "turbines")
     file.write_text(settings)
-    alarms = [e for e in tocsin.json("alerts", "turbines") if int(e["subject"]) > 1000]
-    raised = [e for e in alarms if e["type"].endswith("raised")]
+    alerts = [e for e in tocsin.json("alerts", "turbines") if int(e["subject"]) > 1000]
+    raised = [e for e in alerts if e["type"].endswith("raised")]
     assert any(60 < e["data"]["rul"] < 120 for e in raised if e["data"]["rule"] == "warning")
     assert "1004" in (rang := {e["subject"] for e in raised})
     assert "1003" not in rang

@@ -26,9 +26,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     return folder, done.stdout, mark
 
 
-def test_the_demo_shows_fleet_alarm_answer_run_and_what_is_next(shown: tuple[Path, str, str]) -> None:
+def test_the_demo_shows_fleet_alert_answer_run_and_what_is_next(shown: tuple[Path, str, str]) -> None:
     _, said, _ = shown
-    assert re.search(r"\d+ engines +\d+ healthy +\d+ warning +\d+ critical +\d+ alarms", said)
+    assert re.search(r"\d+ engines +\d+ healthy +\d+ warning +\d+ critical +\d+ alerts", said)
     assert re.search(r"\n +\d+ +\d+ +━+.* \d+  (healthy|warning|critical)", said)
     assert '"specversion": "1.0"' in said
     assert '"type": "io.tocsin.alert.raised"' in said

@@ -74,7 +74,7 @@ def test_a_shell_completes_commands() -> None:
     assert (done.returncode, done.stdout.split()) == (0, ["alerts"])
 
 
-def test_alarms_have_a_header_a_date_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_have_a_header_a_date_and_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime.fromisoformat("2026-01-31T23:30:00-01:00")
     alert = Alert("1", "rul", "warning", "warning", "raised", "7", at, {"rul": 3.0})
     monkeypatch.setattr("tocsin.alerts", lambda *_, **__: iter([alert]))

@@ -1,4 +1,4 @@
-"""The occupancy pipeline: a row a room and minute whatever the order and the split, alarms for people, air and sensors."""
+"""The occupancy pipeline: a row a room and minute whatever the order and the split, alerts for people, air and sensors."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def test_a_room_stays_occupied_until_it_is_clearly_empty() -> None:
 
 def test_people_outside_the_schedule_ring_once_and_its_end_clears() -> None:
     first = _judged().filter("occupied")["room"][0]
-    _, alarms = run(_readings(), hours="00:00-00:01")
-    rung = [a for a in alarms if a.rule == "unexpected" and a.key == first]
+    _, alerts = run(_readings(), hours="00:00-00:01")
+    rung = [a for a in alerts if a.rule == "unexpected" and a.key == first]
     assert rung and [a.transition for a in rung] == (["raised", "cleared"] * len(rung))[: len(rung)]
     assert rung[0].data["probability"] >= load(OFFICES).config.threshold * RELEASE
     _, calm = run(_readings(), hours="00:00-24:00", days="mon-sun")
@@ -148,18 +148,18 @@ def test_the_schedule_is_in_the_rooms_time_zone() -> None:
 def test_air_that_is_stale_rings_while_people_are_in_it() -> None:
     calm = [430.0 + n % 3 for n in range(9 * 60)]
     filled = [430 + 12.0 * n for n in range(80)]
-    frame, alarms = run(constant(calm + filled))
-    stale = [a for a in alarms if a.rule == "stale_air"]
+    frame, alerts = run(constant(calm + filled))
+    stale = [a for a in alerts if a.rule == "stale_air"]
     assert [a.transition for a in stale] == ["raised"]
     assert stale[0].data["co2"] > 1200
     assert frame.filter(pl.col("co2") < 1200)["occupied"].any()
 
 
 def test_a_sensor_that_is_stuck_rings_once() -> None:
-    _, alarms = run(constant([430.0] * 150), stuck=100)
-    assert [(a.rule, a.transition) for a in alarms] == [("stuck_sensor", "raised")]
-    _, alarms = run(constant([430.0 + n % 2 for n in range(150)]), stuck=100)
-    assert alarms == []
+    _, alerts = run(constant([430.0] * 150), stuck=100)
+    assert [(a.rule, a.transition) for a in alerts] == [("stuck_sensor", "raised")]
+    _, alerts = run(constant([430.0 + n % 2 for n in range(150)]), stuck=100)
+    assert alerts == []
 
 
 def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_rings_once() -> None:
@@ -167,12 +167,12 @@ def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_ri
     warm = pl.col("property") == "temperature"
     a = a.filter(~warm | (pl.col("time") < MONDAY + 80 * MINUTE))
     both = pl.concat([a, b]).sort("time")
-    frame, alarms = run(both, splits=[10] * (len(both) // 10))
+    frame, alerts = run(both, splits=[10] * (len(both) // 10))
     rows = frame.filter(~pl.col("silent"))
     assert rows.filter(room="a").height == 179 - 5 - 59
     assert rows.filter(room="a")["temperature_age"][-1] > 90 * 60
     assert rows.filter(room="b").height == 70 - 59
-    assert [(x.key, x.rule, x.transition) for x in alarms] == [("b", "silent_sensor", "raised")]
+    assert [(x.key, x.rule, x.transition) for x in alerts] == [("b", "silent_sensor", "raised")]
 
 
 @pytest.mark.parametrize(

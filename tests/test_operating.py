@@ -89,7 +89,7 @@ def test_the_memory_of_an_engine_is_shown_while_the_pipeline_runs(plant: Plant) 
     assert "29 of 29 rows" in text and "rule critical" in text
 
 
-def test_an_alarm_that_is_on_is_shown_as_firing_since_it_rang(plant: Plant) -> None:
+def test_an_alert_that_is_on_is_shown_as_firing_since_it_rang(plant: Plant) -> None:
     rang: dict[str, dict[str, Any]] = {}
     for event in plant.json("alerts", "presses"):
         if event["data"]["rule"] == "warning":
@@ -115,7 +115,7 @@ def test_a_pipeline_that_runs_is_not_reset(plant: Plant) -> None:
 
 
 def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
-    before, alarms = plant.rows(), plant.json("alerts", "presses")
+    before, alerts = plant.rows(), plant.json("alerts", "presses")
     times = before["event_time"].sort()
     since, until = times[len(times) // 3], times[2 * len(times) // 3]
     file = plant.folder / "would.ndjson"
@@ -130,7 +130,7 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
         "1h",
         "--into",
         "again",
-        "--alarms",
+        "--alerts",
         str(file),
     )
     wrote = before.filter(pl.col("event_time").is_between(pl.lit(since), pl.lit(until), closed="left"))
@@ -142,8 +142,8 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
         one, other = (np.array(frame[column].to_list()) for frame in (again, wrote))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     ids = {json.loads(line)["id"] for line in file.read_text().splitlines()}
-    assert ids == {a["id"] for a in alarms if since <= a["time"] < until} and len(ids) == done["alarms"]
-    assert sorted(e["id"] for e in plant.json("alerts", "presses")) == sorted(e["id"] for e in alarms)
+    assert ids == {a["id"] for a in alerts if since <= a["time"] < until} and len(ids) == done["alerts"]
+    assert sorted(e["id"] for e in plant.json("alerts", "presses")) == sorted(e["id"] for e in alerts)
     assert "expected a new one, got a backfill of presses" in plant(
         "backfill", "presses", "--from", since, "--to", until, "--into", "again", status=1
     )
@@ -154,7 +154,7 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
 
 
 def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
-    before, alarms = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
+    before, alerts = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
     own = {name: value for name, value in plant.environment.items() if name != "TOCSIN_RAY__ADDRESS"}
     watching = Tocsin(["status", "presses", "--watch", "--json"], plant.folder, own)  # of whatever run this folder has
     assert looked(watching)["worker"]
@@ -178,7 +178,7 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert after.select(same).equals(before.select(same))
     np.testing.assert_allclose(after["rul"], before["rul"], rtol=1e-4, atol=1e-4)
     again = Counter(event["id"] for event in plant.json("alerts", "presses"))
-    assert again == alarms + alarms
+    assert again == alerts + alerts
     plant.halt()
     said = plant("reset", "presses", "--to", "latest", "--yes")
     assert re.match(r"presses goes on from latest \(0@\d+, .*\); 0 rows deleted, all state forgotten", said)

@@ -1,4 +1,4 @@
-"""What people read: results and SQL over real Delta tables, alarms from Apache Kafka."""
+"""What people read: results and SQL over real Delta tables, alerts from Apache Kafka."""
 
 from __future__ import annotations
 
@@ -128,20 +128,20 @@ def test_the_lake_is_the_settings_unless_given(lake: Path, monkeypatch: pytest.M
     assert results("pumps").collect().height == query("SELECT * FROM pumps").height == 1
 
 
-def alarm(n: int) -> Alert:
+def alert(n: int) -> Alert:
     return Alert(f"{n:032x}", "rul", "critical", "critical", "raised", "7", NOON + timedelta(hours=n), {"rul": n})
 
 
 class Ringer:
-    """Sends alarms as a shard does: in transactions."""
+    """Sends alerts as a shard does: in transactions."""
 
     def __init__(self, servers: str) -> None:
         self.producer = KafkaProducer(bootstrap_servers=servers, transactional_id="ringer", retry_backoff_ms=2)
         self.producer.init_transactions()
 
-    def ring(self, topic: str, *alarms: Alert, commit: bool = True) -> None:
+    def ring(self, topic: str, *alerts: Alert, commit: bool = True) -> None:
         self.producer.begin_transaction()
-        for a in alarms:
+        for a in alerts:
             self.producer.send(topic, key=a.key.encode(), value=a.value(), headers=a.headers())
         self.producer.flush()
         if commit:
@@ -162,46 +162,46 @@ def options(kafka: Any) -> dict[str, Any]:
     return {"bootstrap_servers": kafka.bootstrap_servers}
 
 
-def test_alarms_are_read_to_the_end_and_aborted_ones_never(
+def test_alerts_are_read_to_the_end_and_aborted_ones_never(
     options: dict[str, Any], ringer: Ringer, create_topic: Callable[..., str]
 ) -> None:
     topic = create_topic("alerts.rul", partitions=2)
-    ringer.ring(topic, alarm(1), alarm(2))
-    ringer.ring(topic, alarm(3), commit=False)
-    ringer.ring(topic, alarm(4))
-    ringer.ring(topic, alarm(5), commit=False)  # and the log ends with what nobody may see
+    ringer.ring(topic, alert(1), alert(2))
+    ringer.ring(topic, alert(3), commit=False)
+    ringer.ring(topic, alert(4))
+    ringer.ring(topic, alert(5), commit=False)  # and the log ends with what nobody may see
     pipeline = topic.removeprefix("alerts.")
-    assert list(alerts(pipeline, kafka=options)) == [alarm(1), alarm(2), alarm(4)]
+    assert list(alerts(pipeline, kafka=options)) == [alert(1), alert(2), alert(4)]
     assert list(alerts(pipeline, kafka=options, since="latest")) == []
 
 
-def test_without_a_name_alarms_of_all_pipelines_come_but_no_dead_letters(
+def test_without_a_name_alerts_of_all_pipelines_come_but_no_dead_letters(
     options: dict[str, Any], ringer: Ringer, create_topic: Callable[..., str], caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two, other = create_topic("alerts.one"), create_topic("alerts.two"), create_topic("sensors")
     with KafkaAdminClient(**options) as admin:
         admin.create_topics({f"{one}.dlq": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
     for n, topic in enumerate((one, two, other, f"{one}.dlq")):
-        ringer.ring(topic, replace(alarm(100 + n), pipeline=topic))
+        ringer.ring(topic, replace(alert(100 + n), pipeline=topic))
     ringer.producer.begin_transaction()
-    ringer.producer.send(one, value=b"no alarm")
+    ringer.producer.send(one, value=b"no alert")
     ringer.producer.commit_transaction()
     seen = {a.id for a in alerts(kafka=options)}
-    assert {alarm(100).id, alarm(101).id} <= seen
-    assert not {alarm(102).id, alarm(103).id} & seen
-    assert f"{one}[0]@2: expected an alarm, got " in caplog.text
+    assert {alert(100).id, alert(101).id} <= seen
+    assert not {alert(102).id, alert(103).id} & seen
+    assert f"{one}[0]@2: expected an alert, got " in caplog.text
 
 
 def test_a_follower_goes_on_and_sees_only_what_rings_from_now(
     options: dict[str, Any], ringer: Ringer, create_topic: Callable[..., str]
 ) -> None:
     topic = create_topic("alerts.rul")
-    ringer.ring(topic, alarm(1))
+    ringer.ring(topic, alert(1))
     following = alerts(topic.removeprefix("alerts."), kafka=options, follow=True, since="latest")
-    later = [threading.Timer(wait, ringer.ring, (topic, alarm(n))) for wait, n in ((1.0, 2), (1.5, 3))]
+    later = [threading.Timer(wait, ringer.ring, (topic, alert(n))) for wait, n in ((1.0, 2), (1.5, 3))]
     for timer in later:
         timer.start()
-    assert [next(following), next(following)] == [alarm(2), alarm(3)]
+    assert [next(following), next(following)] == [alert(2), alert(3)]
     following.close()  # type: ignore[attr-defined]
 
 
@@ -221,15 +221,15 @@ def test_a_follower_may_come_before_the_topic(
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
     threading.Event().wait(1)  # it listens before the topic is there
-    ringer.ring(create_topic("alerts.early"), replace(alarm(1), pipeline=name))
+    ringer.ring(create_topic("alerts.early"), replace(alert(1), pipeline=name))
     follower.join(30)
-    assert seen == [replace(alarm(1), pipeline=name)]
+    assert seen == [replace(alert(1), pipeline=name)]
 
 
 def test_a_pipeline_without_alert_topic_is_one_line(kafka: Any, options: dict[str, Any]) -> None:
     with pytest.raises(Unavailable) as said:
         list(alerts("nobody", kafka=options))
     assert str(said.value) == (
-        f"alarms of nobody: expected topic alerts.nobody at {kafka.bootstrap_servers}, got none; "
+        f"alerts of nobody: expected topic alerts.nobody at {kafka.bootstrap_servers}, got none; "
         "start it: `tocsin up nobody`"
     )

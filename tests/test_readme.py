@@ -35,7 +35,7 @@ def only(beginning: str) -> str:
     return command
 
 
-def test_feed_run_alarms_and_queries(tour: Tour) -> None:
+def test_feed_run_alerts_and_queries(tour: Tour) -> None:
     assert tour(only("tocsin feed rul")).startswith("12,000 rows in 12,000 messages to sensors.industrial")
     assert "\nok      input topic        sensors.industrial" in tour(only("tocsin check rul"))
     tour.run(only("tocsin run rul").removesuffix(" &"))
@@ -52,7 +52,7 @@ def test_feed_run_alarms_and_queries(tour: Tour) -> None:
     assert [list(row) for row in answer] == [["unit", "cycle", "rul"]] * 5
     assert answer[0]["rul"] < 20
     while json.loads(tour('tocsin query "SELECT count(*) AS n FROM alerts" --json'))["n"] < len(events):
-        assert time.monotonic() < give_up, "expected all alarms in the table"
+        assert time.monotonic() < give_up, "expected all alerts in the table"
         time.sleep(1)
     landed = [json.loads(line) for line in tour(f"""{only('tocsin query "SELECT event_time')} --json""").splitlines()]
     newest = sorted((e["time"] for e in events), reverse=True)[:5]

@@ -1,4 +1,4 @@
-"""The RUL pipeline over a fleet that wears out: windows, columns, alarms at two levels."""
+"""The RUL pipeline over a fleet that wears out: windows, columns, alerts at two levels."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_a_judgement_is_the_models_own_on_the_engines_last_thirty_readings() -> 
         assert row["attention"] == pytest.approx(expected["attention"][0].tolist(), abs=1e-4)
 
 
-def test_any_split_in_time_gives_the_same_table_and_alarms() -> None:
-    whole, alarms = _judged()
+def test_any_split_in_time_gives_the_same_table_and_alerts() -> None:
+    whole, alerts = _judged()
     table = _lives().to_arrow()
     rng = np.random.default_rng(1)
     cuts = np.sort(rng.choice(len(table), 40, replace=False))
@@ -77,13 +77,13 @@ def test_any_split_in_time_gives_the_same_table_and_alarms() -> None:
     for column in ("rul", "attention"):
         one, other = (np.array(f[column].to_list()) for f in (whole, split))
         np.testing.assert_allclose(one, other, atol=1e-3 if column == "rul" else 1e-4)
-    assert [a.id for a in alarms] == [a.id for a in others]
+    assert [a.id for a in alerts] == [a.id for a in others]
 
 
-def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alarm_obeys_its_hysteresis() -> None:
-    frame, alarms = _judged()
+def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alert_obeys_its_hysteresis() -> None:
+    frame, alerts = _judged()
     rang = defaultdict(list)
-    for a in alarms:
+    for a in alerts:
         rang[int(a.key), a.rule].append((a.transition, a.data["cycle"]))
         assert set(a.data) == {"topic", "partition", "offset", "row", "model_version", "unit", "cycle", "rul"}
         assert a.severity == a.rule
@@ -99,7 +99,7 @@ def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alarm_obeys_its_
                     firing = False
                     expected.append(("cleared", cycle))
             assert rang[unit, level] == expected
-            assert expected[-1][0] == "raised"  # it failed under alarm
+            assert expected[-1][0] == "raised"  # it failed under alert
 
 
 def test_readings_out_of_order_or_repeated_do_not_enter_a_window() -> None:
@@ -179,9 +179,9 @@ def test_what_trains_is_fed_and_judged_with_the_same_types(
 def test_options_change_levels_and_steps() -> None:
     made = pipeline({"warning": 100, "critical": 99.5, "hysteresis": 1, "hold": 3}, SHIPPED)
     assert [r.hold for r in made.rules] == [3, 3]
-    _, alarms = replay(made, _lives().to_arrow())
+    _, alerts = replay(made, _lives().to_arrow())
     frame, _ = _judged()
-    first = next(a for a in alarms if a.rule == "warning")
+    first = next(a for a in alerts if a.rule == "warning")
     low = frame.filter(unit=int(first.key))["rul"].to_numpy() < 100
     third = next(i for i in range(2, len(low)) if low[i - 2 : i + 1].all())
     assert first.data["cycle"] == WINDOW + third

@@ -98,7 +98,7 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
     expected = {
         "rows_total": sum(reading is not None for reading in rows),
         "results_total": out.rows.total(),
-        "alerts_total": out.alarms.total(),
+        "alerts_total": out.alerts.total(),
         "dead_letters_total": out.letters.total(),
     }
     assert min(expected.values()) > 0

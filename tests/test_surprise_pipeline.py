@@ -1,4 +1,4 @@
-"""The underwater pipeline: the same table in any split, cameras side by side as alone, gaps and lapses, alarms with kept frames."""
+"""The underwater pipeline: the same table in any split, cameras side by side as alone, gaps and lapses, alerts with kept frames."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_sheet_of_nothing_is_one_line(table: Table) -> None:
     table.write("rul", [{name: one[name] for name in ("key", "event_time", "score")}])
     (table.folder / one["frame"]).unlink()
     for name, more, why in [
-        ("quiet", [], "pipeline quiet: expected kept frames, got none yet; wait for an alarm"),
+        ("quiet", [], "pipeline quiet: expected kept frames, got none yet; wait for an alert"),
         ("surprise", ["--camera", "stern"], "pipeline surprise: expected kept frames, got none yet"),
         ("surprise", [], "pipeline surprise: expected 1 kept frames in the lake, got none; they are forgotten"),
         ("rul", [], "pipeline rul: expected one that keeps frames, got a table without a column frame"),

@@ -84,7 +84,7 @@ def touched(rows: pl.DataFrame) -> list[Touch]:
 
 
 def edges(alerts: Sequence[Alert]) -> list[tuple[str, str, int, int | None]]:
-    """Of alarms hand, transition, frame, and since when the hand holds what it holds or held."""
+    """Of alerts hand, transition, frame, and since when the hand holds what it holds or held."""
     return [(a.rule, a.transition, a.data["sequence"], a.data[f"{a.rule}_since"]) for a in alerts]
 
 
@@ -299,7 +299,7 @@ def test_only_frames_near_an_event_are_kept_and_whole(declared: Pipeline) -> Non
     assert files == {path: encoded(shots[n].frame) for n, path in kept.items()}
 
 
-def test_contact_raises_the_hands_alarm_once_and_release_ends_it(declared: Pipeline) -> None:
+def test_contact_raises_the_hands_alert_once_and_release_ends_it(declared: Pipeline) -> None:
     events = [
         (8, RIGHT, RELEASE),
         (10, RIGHT, CONTACT),

@@ -35,7 +35,7 @@ class RulConfig:
         features: sensor columns, in the order of the network's input.
         window: rows per window.
         cap: labels above it are trained as the cap; predictions stay in `[0, cap]`. Unit of `order`.
-        warning, critical: RUL below which each alarm rings; unit of `order`.
+        warning, critical: RUL below which each alert rings; unit of `order`.
         label: column with the true RUL; None when each key runs to failure at its last row.
         mean, scale: of each feature over the training rows; empty before training.
         network: widths.

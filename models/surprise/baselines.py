@@ -1,4 +1,4 @@
-"""What the predictor is held against: scores of a clip's frames that know nothing of motion, and alarms that look at nothing."""
+"""What the predictor is held against: scores of a clip's frames that know nothing of motion, and alerts that look at nothing."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def nearest(clip: Footage, known: Tensor) -> Tensor:
 
 
 def uniform(count: int, every: int) -> list[int]:
-    """Alarms at a fixed pace: frames `every` apart."""
+    """Alerts at a fixed pace: frames `every` apart."""
     return list(range(every, count, every))

@@ -8,7 +8,7 @@ with a header and the columns
     end_s       when it was last in sight, s, not before start_s
     kind        what it is, any text
 
-one row an interval, in any order. Each clip in DIR takes part: one without a row has nothing new, and every alarm in it is false.
+one row an interval, in any order. Each clip in DIR takes part: one without a row has nothing new, and every alert in it is false.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def panned(
     size: tuple[int, int] = (180, 320),
     grain: float = 2.0,
 ) -> Clip:
-    """Move a camera over a still picture as a vehicle moves, its edges never in sight: nothing is new, every alarm is false.
+    """Move a camera over a still picture as a vehicle moves, its edges never in sight: nothing is new, every alert is false.
 
     Args:
         still: `[H, W, 3]` uint8 RGB; about half its width is in sight at a time.

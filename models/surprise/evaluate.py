@@ -1,4 +1,4 @@
-"""How well events are found: alarms against the intervals in which something new is in sight."""
+"""How well events are found: alerts against the intervals in which something new is in sight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.simulation.novelties import Novelty
 
 GRACE_S = 1.0
-"""An alarm may come so long after the novelty was last in sight: the running score lags behind."""
+"""An alert may come so long after the novelty was last in sight: the running score lags behind."""
 FACTORS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0)
 LEASTS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0)
 """Of the detector, for curves: of scores without a meaning of their own, and of those of triage."""
@@ -21,11 +21,11 @@ LEASTS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 
 
 @dataclass(frozen=True)
 class Counted:
-    """Alarms and novelties of some clips.
+    """Alerts and novelties of some clips.
 
     Args:
-        found: novelties in whose time an alarm began; `there`: all of them.
-        false: alarms at times without one.
+        found: novelties in whose time an alert began; `there`: all of them.
+        false: alerts at times without one.
         kept: frames of events; `frames`: all.
         seconds: of footage.
     """
@@ -55,12 +55,12 @@ class Counted:
 
 
 def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[Novelty], *, rate: float) -> Counted:
-    """Count a clip's alarms.
+    """Count a clip's alerts.
 
     Args:
         begins: frames at which one began.
         novel: of each frame, whether it belongs to an event.
-        novelties: the truth. An alarm in the time of several counts for the first that has none yet.
+        novelties: the truth. An alert in the time of several counts for the first that has none yet.
         rate: frames a second.
     """
     grace, found, false = GRACE_S * rate, set[int](), 0

@@ -112,7 +112,7 @@ def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
 
 
 def paired(found: Iterable[Spot], thresholds: Sequence[float]) -> list[Touch]:
-    """Touches, as an alarm would have them that contact raises and release clears.
+    """Touches, as an alert would have them that contact raises and release clears.
 
     A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
     releases come first: a hand may let go and take.

@@ -1,4 +1,4 @@
-"""Alarms as they ring."""
+"""Alerts as they ring."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def alerts(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones ring, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
 ) -> None:
-    """Show alarms: each one once, and only those whose transaction is committed."""
+    """Show alerts: each one once, and only those whose transaction is committed."""
     from tocsin import alerts as ring
     from tocsin.pipelines.cli.console import out, say_json
 
@@ -35,14 +35,14 @@ def alerts(
 
 
 def cloud_event(alert: Alert) -> dict[str, Any]:
-    """An alarm in CloudEvents' JSON form."""
+    """An alert in CloudEvents' JSON form."""
     attributes = {name.removeprefix("ce_"): value.decode() for name, value in alert.headers()}
     attributes["datacontenttype"] = attributes.pop("content-type")
     return {**attributes, "data": {"rule": alert.rule, "severity": alert.severity, **alert.data}}
 
 
 def line(alert: Alert) -> Any:
-    """An alarm in one line."""
+    """An alert in one line."""
     from rich.text import Text
 
     from tocsin.pipelines.cli.console import LEVELS, plain

@@ -35,9 +35,10 @@ def backfill(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table of an earlier backfill.")] = False,
-    alarms: Annotated[
-        Path | None, typer.Option(metavar="FILE.ndjson", help="Write the alarms that would have been published.")
+    alerts: Annotated[
+        Path | None, typer.Option(metavar="FILE.ndjson", help="Write the alerts that would have been published.")
     ] = None,
+    alarms: Annotated[Path | None, typer.Option(hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Judge a span of the log again, with the settings and the model as they are now, into another table.
@@ -61,6 +62,8 @@ def backfill(
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.lake.storage import aside
 
+    if alarms:
+        note("--alarms is called --alerts now")
     settings = context.obj.settings()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", into):
         raise ConfigError(f"--into {into}: expected a name of letters, digits, dots, dashes and underscores; rename it")
@@ -69,7 +72,7 @@ def backfill(
     _, declared = planned(settings, pipeline)
     before = milliseconds(str(warmup or getattr(declared, "warmup", "0s")))
     with ExitStack() as held:
-        file = held.enter_context(aside(alarms)) if alarms else None
+        file = held.enter_context(aside(path)) if (path := alerts or alarms) else None
         shown = held.enter_context(progress())
         task = shown.add_task(f"{declared.topic}", total=None)
 
@@ -88,7 +91,7 @@ def backfill(
             progress=lambda read, total: shown.update(task, completed=read, total=total),
         )
     if json:
-        say_json({"pipeline": pipeline, "table": into, **asdict(done), "cleared": done.cleared})
+        say_json({"pipeline": pipeline, "table": into, **asdict(done), "cleared": done.cleared, "alarms": done.alerts})
         return
     out.print(told(into, done))
     if done.bad:
@@ -100,6 +103,6 @@ def backfill(
 def told(into: str, done: BackfillReport) -> str:
     """What a backfill did, in a line; alerts are counted as `tocsin alerts` shows them."""
     return (
-        f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alarms:,} alerts would have been published: "
+        f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alerts:,} alerts would have been published: "
         f"{done.raised:,} raised, {done.cleared:,} cleared"
     )

@@ -1,4 +1,4 @@
-"""The demo: a broker, Ray, a fleet that wears out, alarms and a query; all on this machine, gone again within a minute."""
+"""The demo: a broker, Ray, a fleet that wears out, alerts and a query; all on this machine, gone again within a minute."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def demo(
     rate: Annotated[float, typer.Option(help="Readings a second.")] = 3000,
     engines: Annotated[int, typer.Option(help="In the fleet.")] = 200,
 ) -> None:
-    """Watch a simulated fleet of engines wear out, hear the alarms, ask the table; needs nothing but this machine."""
+    """Watch a simulated fleet of engines wear out, hear the alerts, ask the table; needs nothing but this machine."""
     from tocsin.deploy.embedded import EmbeddedBroker
     from tocsin.pipelines.cli.cluster import halt, joined
     from tocsin.pipelines.cli.deployment import deployed
@@ -50,7 +50,7 @@ def demo(
     from tocsin.pipelines.runtime.control.supervisor import deploy
     from tocsin.pipelines.runtime.kafka.feeder import feed
 
-    out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alarms ring.\n")
+    out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alerts ring.\n")
     _clear(folder)
     fleet = Fleet()
     with ExitStack() as stack:
@@ -129,9 +129,9 @@ def _listen(kafka: dict[str, Any], fleet: Fleet) -> None:
 
     from tocsin import alerts
 
-    with suppress(KafkaError, TocsinError):  # the broker's end is the end of alarms
-        for alarm in alerts(NAME, kafka=kafka, follow=True):
-            fleet.rings(alarm)
+    with suppress(KafkaError, TocsinError):  # the broker's end is the end of alerts
+        for alert in alerts(NAME, kafka=kafka, follow=True):
+            fleet.rings(alert)
 
 
 def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedReport], told: Event) -> str | None:
@@ -172,10 +172,10 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
     from tocsin.pipelines.cli.query import show
     from tocsin.pipelines.query import query
 
-    alarm = fleet.worst
-    if alarm is not None:
-        out.rule(f"one of {fleet.rung} alarms: a CloudEvent on alerts.{NAME}", align="left", style="dim")
-        out.print_json(data=cloud_event(alarm))
+    alert = fleet.worst
+    if alert is not None:
+        out.rule(f"one of {fleet.rung} alerts: a CloudEvent on alerts.{NAME}", align="left", style="dim")
+        out.print_json(data=cloud_event(alert))
     out.rule("the table, asked in SQL", align="left", style="dim")
     out.print(Syntax(SQL, "sql", background_color="default", word_wrap=True))
     show(query(SQL, lake=settings.lake.open()))

@@ -36,7 +36,7 @@ class Fleet:
     rate: float = 0.0
     latency: Mapping[str, float] = field(default_factory=dict)
     rung: int = 0
-    alarms: deque[Alert] = field(default_factory=lambda: deque(maxlen=5))
+    alerts: deque[Alert] = field(default_factory=lambda: deque(maxlen=5))
     worst: Alert | None = None
 
     def __post_init__(self) -> None:
@@ -64,13 +64,13 @@ class Fleet:
         if window and window["counts"].get("rows"):
             self.rate, self.latency = window["counts"]["rows"] / window["seconds"], window["latency_ms"]
 
-    def rings(self, alarm: Alert) -> None:
-        """Take note of an alarm."""
-        if alarm.transition == "raised":
+    def rings(self, alert: Alert) -> None:
+        """Take note of an alert."""
+        if alert.transition == "raised":
             self.rung += 1
-            self.alarms.append(alarm)
-            if self.worst is None or alarm.severity == "critical":
-                self.worst = alarm
+            self.alerts.append(alert)
+            if self.worst is None or alert.severity == "critical":
+                self.worst = alert
 
     def _watch(self, flying: Mapping[str, dict[str, Any]]) -> None:
         """Go on watching the same machines, each in its row; one that failed makes room for the newest."""
@@ -102,12 +102,12 @@ class Fleet:
             rul, style = machine["rul"], LEVELS[level := self.level(machine["rul"])]
             bar = ProgressBar(total=self.cap, completed=rul, width=40, complete_style=style, finished_style=style)
             machines.add_row(plain(key), str(machine["cycle"]), bar, f"{rul:.0f}", Text(level, style))
-        return Group(*self.headlines(), Text(), machines, Text(), *map(line, self.alarms))
+        return Group(*self.headlines(), Text(), machines, Text(), *map(line, self.alerts))
 
     def headlines(self) -> tuple[Text, Text]:
         """The fleet in two lines."""
         levels = [(f"   {self.flying[level]} {level}", style) for level, style in reversed(LEVELS.items())]
-        alarms = (f"   {self.rung} alarms", "bold")
+        alerts = (f"   {self.rung} alerts", "bold")
         latency = "".join(f"   {p} {ms:,.0f} ms" for p, ms in self.latency.items() if p in ("p50", "p99"))
         pace = f"{self.sent:,} readings sent, {self.judged:,} windows judged   {self.rate:,.0f}/s{latency}"
-        return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alarms), Text(pace, "dim")
+        return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alerts), Text(pace, "dim")

@@ -57,7 +57,7 @@ def frames(
         kept = kept.filter(pl.col("key") == camera)
     wanted = _lines(kept, last)
     if not wanted:
-        raise ConfigError(f"pipeline {pipeline}: expected kept frames, got none yet; wait for an alarm")
+        raise ConfigError(f"pipeline {pipeline}: expected kept frames, got none yet; wait for an alert")
     files = lake.open().files
     lines = [[_drawn(whole, row) for row in line if (whole := _file(files, row["frame"]))] for line in wanted]
     drawn = sum(map(len, lines))

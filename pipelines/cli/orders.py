@@ -50,11 +50,11 @@ def reload(context: typer.Context, pipeline: Name) -> None:
 
 def silence(
     context: typer.Context,
-    asset: Annotated[str, typer.Argument(metavar="ASSET", help="Its key, as alarms show it.")],
+    asset: Annotated[str, typer.Argument(metavar="ASSET", help="Its key, as alerts show it.")],
     last: Annotated[str, typer.Option("--for", metavar="AGE", help="How long, such as 2h; 0s ends a silence.")],
     pipeline: Annotated[str | None, typer.Option(help="One pipeline; without it, all that run.")] = None,
 ) -> None:
-    """Have an asset not ring for a while; an alarm that still holds afterwards rings then. Its results go on."""
+    """Have an asset not ring for a while; an alert that still holds afterwards rings then. Its results go on."""
     import time
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell

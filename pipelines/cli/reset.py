@@ -29,7 +29,7 @@ def reset(
     """Have a stopped pipeline forget all state and go on from another place in its topic, with the settings as they are now.
 
     Rows of records from there on are deleted in the same commit and come again as the pipeline judges them once more; so do
-    alarms, with the ids that they had (a subscriber that must see each once compares ce_id), and dead letters.
+    alerts, with the ids that they had (a subscriber that must see each once compares ce_id), and dead letters.
     """
     from tocsin.pipelines.cli.console import note, out, say_json, working
     from tocsin.pipelines.cli.deployment import deployed

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 
 app = App(
-    help="What the engine remembers of an asset: its window, its place in order, the alarms that stand.",
+    help="What the engine remembers of an asset: its window, its place in order, the alerts that stand.",
     no_args_is_help=True,
 )
 SHOWN = 8

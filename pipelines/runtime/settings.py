@@ -79,7 +79,7 @@ def _name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise PydanticCustomError("name", "Input should be a name of small letters, digits, - and _")
     if name == "alerts":
-        raise PydanticCustomError("name", "Input should be another name: alarms land in a table of that one")
+        raise PydanticCustomError("name", "Input should be another name: alerts land in a table of that one")
     return name
 
 
@@ -141,7 +141,7 @@ class LakeSettings(_Section):
         path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same. Spaces, umlauts and most
             other characters may be in a folder's name, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
         options: of the object store, by Delta's names; Arrow's client goes by the address and the environment.
-        alerts: whether alarms land in the table `alerts`, too.
+        alerts: whether alerts land in the table `alerts`, too.
         compact: how often supervisors make their tables' small files into large ones; "0s": never.
         vacuum: the age from which files that no version needs are deleted then, 24h at least.
     """

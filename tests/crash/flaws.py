@@ -90,7 +90,7 @@ def read_before_fence() -> None:
 
 
 def alerts_after_delta() -> None:
-    """Alarms are kept back until the checkpoint with their rows has landed."""
+    """Alerts are kept back until the checkpoint with their rows has landed."""
 
     def publish(original: Any, owner: Any, batch: Any, mark: Any = None) -> None:
         kept, owner._alerts = owner._alerts, []

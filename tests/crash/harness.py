@@ -99,11 +99,11 @@ class Worker:
         whole.rename(self._folder / point)  # it may be looked at at any moment
 
     def fell(self, point: str) -> tuple[int, int]:
-        """Wait until it was killed or stopped at an armed point. Returns the rows and the alarms in flight."""
+        """Wait until it was killed or stopped at an armed point. Returns the rows and the alerts in flight."""
         until(lambda: not self.process.is_alive() or self.stopped, f"{point} to be reached", worker=self)
         hit = self._folder / f"{point}.hit"
         assert hit.exists(), f"expected {point} to be reached, got exit {self.process.exitcode}: {self.said}"
-        found = re.search(r"rows=(\d+) alarms=(\d+)", hit.read_text())
+        found = re.search(r"rows=(\d+) alerts=(\d+)", hit.read_text())
         assert found
         return int(found[1]), int(found[2])
 
@@ -359,7 +359,7 @@ class Job:
             identity = (data["partition"], data["offset"], data["row"], int(ce["ce_subject"]))
             at_ms = round(datetime.fromisoformat(ce["ce_time"].decode()).timestamp() * 1000)
             transition = ce["ce_type"].decode().rsplit(".", 1)[-1]
-            out.alarms[data["rule"], transition, identity, at_ms] += 1
+            out.alerts[data["rule"], transition, identity, at_ms] += 1
         out.letters = self.letters()
         return out
 

@@ -1,4 +1,4 @@
-"""The pipelines that crash tests run: every kind of state, every kind of alarm, and no model file; one by event time."""
+"""The pipelines that crash tests run: every kind of state, every kind of alert, and no model file; one by event time."""
 
 from __future__ import annotations
 

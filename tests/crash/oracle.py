@@ -33,21 +33,21 @@ class Outcome:
 
     Args:
         rows: identity and cycle -> score and loads.
-        alarms: rule, transition, identity, event time in ms.
+        alerts: rule, transition, identity, event time in ms.
         letters: partition, offset, row in message (None: all of it).
         dropped: repeated readings.
     """
 
     rows: Counter[tuple[Identity, int | None]] = field(default_factory=Counter)
     values: dict[Identity, list[float]] = field(default_factory=dict)
-    alarms: Counter[tuple[str, str, Identity, int]] = field(default_factory=Counter)
+    alerts: Counter[tuple[str, str, Identity, int]] = field(default_factory=Counter)
     letters: Counter[tuple[int, int, int | None]] = field(default_factory=Counter)
     dropped: int = 0
 
     def differences(self, got: Outcome) -> list[str]:
         """How `got` differs from this, a line a kind; none: all is there exactly once."""
         lines = []
-        for name in ("rows", "alarms", "letters"):
+        for name in ("rows", "alerts", "letters"):
             expected, found = getattr(self, name), getattr(got, name)
             kinds = {
                 "lost": [k for k in expected if k not in found],
@@ -87,7 +87,7 @@ def judge(
     silent: bool = False,
     readings: Callable[[ConsumerRecord], Readings] | None = None,
 ) -> Outcome:
-    """The rows, alarms and dead letters of these messages.
+    """The rows, alerts and dead letters of these messages.
 
     Args:
         messages: of each partition all of them, in order.
@@ -120,15 +120,15 @@ def judge(
                 out.rows[identity, u.newest] += 1
                 out.values[identity] = [score, *u.loads]
                 for rule, transition in _rings(u, score, m.timestamp):
-                    out.alarms[rule, transition, identity, m.timestamp] += 1
+                    out.alerts[rule, transition, identity, m.timestamp] += 1
     for (partition, unit), u in units.items() if silent else ():
         if len(u.heats) < 3:
             continue
         nobody = (partition, None, None, unit)
         out.rows[nobody, None] += 1
-        out.alarms["silent", "raised", nobody, u.heard_ms] += 1
+        out.alerts["silent", "raised", nobody, u.heard_ms] += 1
         if u.steady:  # no reading is no reading above the level
-            out.alarms["steady", "cleared", nobody, u.heard_ms] += 1
+            out.alerts["steady", "cleared", nobody, u.heard_ms] += 1
     return out
 
 
@@ -144,7 +144,7 @@ def _readings(m: ConsumerRecord) -> Readings:
 
 
 def _rings(u: _Unit, score: float, at_ms: int) -> Iterator[tuple[str, str]]:
-    """The alarms of one row, and what they leave behind."""
+    """The alerts of one row, and what they leave behind."""
     if not u.hot and score > HOT:
         u.hot = True
         yield "hot", "raised"

@@ -28,7 +28,7 @@ from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 ANYWHERE = "anywhere"
-"""A crash point that is not in the code: it fires at a random moment with rows and alarms in flight."""
+"""A crash point that is not in the code: it fires at a random moment with rows and alerts in flight."""
 
 LIVE = "live"
 """The file by which a process says that its takeover is over."""

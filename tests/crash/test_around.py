@@ -121,7 +121,7 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
         sent.extend(some)
 
     def feed(worker: Worker) -> bool:
-        """Go on sending, since a fall waits for alarms in flight. Returns whether it has fallen."""
+        """Go on sending, since a fall waits for alerts in flight. Returns whether it has fallen."""
         if worker.process.is_alive():
             more(20)
         return not worker.process.is_alive()
@@ -140,8 +140,8 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
         flights.append(worker.fell(fall))
     more(60)
     job.finish(job.start())
-    print(f"rows and alarms in flight: {flights}")
-    assert any(rows for rows, _ in flights) and any(alarms for _, alarms in flights)
+    print(f"rows and alerts in flight: {flights}")
+    assert any(rows for rows, _ in flights) and any(alerts for _, alerts in flights)
     assert re_ran(job) == []
 
     expected = said(Naive(PAST, AHEAD, LAPSE_MS), sent, silent=False)
@@ -152,7 +152,7 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
 
 
 def _see_replay(job: Job, sent: Sequence[Row]) -> None:
-    """That rows and alarms are those of a replay of what is in the log."""
+    """That rows and alerts are those of a replay of what is in the log."""
     records = [
         {"_partition": r.partition, "_offset": r.offset, "_row": 0, "_timestamp": r.timestamp, **orjson.loads(r.value)}
         for r in job.read(job.topic)
@@ -161,9 +161,9 @@ def _see_replay(job: Job, sent: Sequence[Row]) -> None:
     came = pa.Table.from_pylist(records, schema=pa.schema([*IDENTITY, *READING])).sort_by(
         [("_partition", "ascending"), ("_offset", "ascending")]
     )
-    rows, alarms = replay(job.plan.build(job.lake), came)
+    rows, alerts = replay(job.plan.build(job.lake), came)
     assert sorted(rows.select("unit", "number", "total", "count").iter_rows(), key=lambda row: row[1]) == table(job)
-    rang = Counter((a.key, a.transition, a.data["number"]) for a in alarms)
+    rang = Counter((a.key, a.transition, a.data["number"]) for a in alerts)
     read = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
     assert Counter((a.key, a.transition, a.data["number"]) for a in read) == rang
     assert len(rang) > 20

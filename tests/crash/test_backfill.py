@@ -66,7 +66,7 @@ def _same(one: pl.DataFrame, other: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("late", [0, 3])
-def test_it_gives_the_rows_and_alarms_that_the_pipeline_gave_and_moves_nothing_of_it(
+def test_it_gives_the_rows_and_alerts_that_the_pipeline_gave_and_moves_nothing_of_it(
     make_job: MakeJob, late: int
 ) -> None:
     job = make_job(late=late)
@@ -82,9 +82,9 @@ def test_it_gives_the_rows_and_alarms_that_the_pipeline_gave_and_moves_nothing_o
     assert 150 < len(wrote) == done.rows < 500
     _same(_rows(job, "again"), wrote)
     there = {(row["partition"], row["offset"]) for row in wrote.to_dicts()}
-    expected = {(rule, transition, at[:3]) for rule, transition, at, _ in found.alarms if at[:2] in there}
+    expected = {(rule, transition, at[:3]) for rule, transition, at, _ in found.alerts if at[:2] in there}
     got = [(a.rule, a.transition, (a.data["partition"], a.data["offset"], a.data["row"])) for a in rang]
-    assert sorted(got) == sorted(expected) and len(got) == done.alarms > done.raised > 10
+    assert sorted(got) == sorted(expected) and len(got) == done.alerts > done.raised > 10
     offsets = pl.DataFrame([letter[:2] for letter in found.letters], schema=["partition", "offset"], orient="row")
     assert done.bad == len(offsets.filter(inside)) > 3
     assert (done.records, read[-1][0]) == (_count(job, span), read[-1][1])
@@ -109,7 +109,7 @@ def test_it_counts_alerts_as_the_topic_has_them_and_says_where_it_began_without_
     raised, cleared = (published.count(transition) for transition in (b"raised", b"cleared"))
     assert raised > cleared > 10
     done = _again(job, FOREVER)
-    assert (done.alarms, done.raised, done.cleared, done.cold) == (len(published), raised, cleared, False)
+    assert (done.alerts, done.raised, done.cleared, done.cold) == (len(published), raised, cleared, False)
     line = f"{len(published)} alerts would have been published: {raised} raised, {cleared} cleared"
     assert job.lake.scan("again").collect().height == job.lake.scan(job.name).collect().height == done.rows > 100
     assert told("again", done) == f"again: {done.rows} rows from {done.records} records; {line}"

@@ -254,11 +254,11 @@ def test_among_as_many_good_messages_every_fuzzed_one_is_judged_or_found_again_t
     with fuzz.null_headers():
         job.send(sent[:count])
         worker = job.start()
-        rows, alarms = worker.fall(ANYWHERE)
+        rows, alerts = worker.fall(ANYWHERE)
         worker = job.start()
         job.send(sent[count:])
     job.finish(worker)
-    print(f"killed with {rows} rows and {alarms} alarms in flight")
+    print(f"killed with {rows} rows and {alerts} alerts in flight")
 
     records = job.read(job.topic)
     expected = judge(records, readings=fuzz.readings)

@@ -10,15 +10,15 @@ from tocsin.deploy.kafka.server import KafkaServer
 pytestmark = [pytest.mark.crash, pytest.mark.kafka, pytest.mark.slow]
 
 
-def test_each_row_and_alarm_is_there_once_when_the_broker_is_killed(make_job: MakeJob, tmp_path: Path) -> None:
+def test_each_row_and_alert_is_there_once_when_the_broker_is_killed(make_job: MakeJob, tmp_path: Path) -> None:
     with KafkaServer(data=tmp_path / "broker") as broker:
         job = make_job(broker.bootstrap_servers)
         with job.load():
             worker = job.start()
             for point in ("alerts.begin", "alerts.sent", "checkpoint.snapshot"):
-                rows, alarms = worker.fall(point, "SIGSTOP")
+                rows, alerts = worker.fall(point, "SIGSTOP")
                 assert rows > 0, point
-                assert alarms > 0, point
+                assert alerts > 0, point
                 broker.kill()
                 worker.wake()
                 broker.start()

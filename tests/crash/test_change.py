@@ -118,7 +118,7 @@ def test_a_plan_changes_at_a_checkpoint_and_is_run_again_from_its_mark(
     assert min(list(_hot(job))[changed_at:]) > HIGHER
     assert not [r for r in caplog.records if "re-ran" in r.message]
     found = job.found()
-    assert {*found.rows.values(), *found.alarms.values(), *found.letters.values()} == {1}
+    assert {*found.rows.values(), *found.alerts.values(), *found.letters.values()} == {1}
 
 
 def test_result_columns_come_and_go_and_no_row_is_lost_over_it(

@@ -1,4 +1,4 @@
-"""The underwater pipeline on simulated cameras, killed again and again: each frame judged, alarm said and file kept once."""
+"""The underwater pipeline on simulated cameras, killed again and again: each frame judged, alert said and file kept once."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Dive:
         self.sent += some
 
     def go_on(self, worker: Worker) -> None:
-        """The cameras' next frames at about their pace, until the process falls; alarms ring meanwhile."""
+        """The cameras' next frames at about their pace, until the process falls; alerts ring meanwhile."""
         for _ in range(20):
             self.send(12)
             time.sleep(0.2)
@@ -161,7 +161,7 @@ class Dive:
         ]
 
 
-def test_each_frame_is_judged_once_each_alarm_said_once_and_each_kept_file_whole_wherever_the_process_is_killed(
+def test_each_frame_is_judged_once_each_alert_said_once_and_each_kept_file_whole_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:
     rng, dive = random.Random(11), Dive(make_job, weights, seed=11)
@@ -175,8 +175,8 @@ def test_each_frame_is_judged_once_each_alarm_said_once_and_each_kept_file_whole
     worker = dive.job.start()
     dive.send(60)
     dive.job.finish(worker)
-    print(f"rows and alarms in flight: {flights}")
-    assert any(rows for rows, _ in flights) and any(alarms for _, alarms in flights)
+    print(f"rows and alerts in flight: {flights}")
+    assert any(rows for rows, _ in flights) and any(alerts for _, alerts in flights)
     _see(dive, {})
     assert {shot.fate for shot in dive.sent} == {"good", "again", "late", *BROKEN}
 
@@ -207,7 +207,7 @@ def test_with_latest_a_frame_is_judged_once_or_lies_in_a_skipped_range_that_a_de
 
 
 def _see(dive: Dive, skipped: Mapping[int, Sequence[range]]) -> None:
-    """That table, alarms, dead letters and kept files are what came, each once."""
+    """That table, alerts, dead letters and kept files are what came, each once."""
     job, came = dive.job, dive.came(skipped)
     table = pl.read_delta(job.lake.uri(job.name))
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
@@ -245,7 +245,7 @@ def _plainly(
     assert len(letters) == len(dead)
     assert {(x.partition, x.offset): x.value for x in letters} == dead
 
-    # What is said and kept follows from the table alone: an alarm where something new begins or ends, its frames now and then.
+    # What is said and kept follows from the table alone: an alert where something new begins or ends, its frames now and then.
     edges, kept = Counter[tuple[str, str, int]](), set[tuple[str, int]]()
     for (camera,), frames in table.sort("sequence").group_by("camera", maintain_order=True):
         run, standing = 0, False
@@ -268,17 +268,17 @@ def _as_replayed(
     pipeline: Pipeline, came: Sequence[tuple[ConsumerRecord, Shot]], table: pl.DataFrame, said: Sequence[Alert]
 ) -> None:
     """What the same stages make of what came, partition by partition."""
-    codec, tables, alarms = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
+    codec, tables, alerts = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
     for p in range(PARTITIONS):
         batch, _ = codec.decode([record for record, _ in came if record.partition == p])
         rows, rang = replay(pipeline, pa.Table.from_batches([batch]))
         tables.append(rows)
-        alarms += rang
+        alerts += rang
     both = (frame.drop("processed_at").sort("camera", "sequence") for frame in (table, pl.concat(tables)))
     # Errors in units of what is expected, which may be a twentieth, magnify what a batch's size does to a sum.
     assert_frame_equal(*both, rel_tol=1e-3, abs_tol=1e-3, check_dtypes=False)
-    assert Counter(a.id for a in said) == Counter(a.id for a in alarms)
-    seen = {a.id: a.data for a in alarms}
+    assert Counter(a.id for a in said) == Counter(a.id for a in alerts)
+    seen = {a.id: a.data for a in alerts}
     for a in said:
         assert (a.data["frame"], a.data["sequence"]) == (seen[a.id]["frame"], seen[a.id]["sequence"])
         # A camera's first frame after a lapse, which ends an event, has no score.

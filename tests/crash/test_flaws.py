@@ -73,7 +73,7 @@ class TooSlow(Exception):
 
 
 def _quiet(job: Job, start: Start) -> Worker:
-    """Units fall silent one group after the other: state changes and alarms ring while no offset moves."""
+    """Units fall silent one group after the other: state changes and alerts ring while no offset moves."""
     worker, begun, silence = start(), 0.0, milliseconds(job.plan.options["silence"]) / 1000
     for group in range(2):
         time.sleep(silence / 3 * group)
@@ -81,7 +81,7 @@ def _quiet(job: Job, start: Start) -> Worker:
         job.send(m._replace(at_ms=m.at_ms + NOW_MS) for m in islice(messages(4), 200) if m.partition == group)
         begun = begun or time.monotonic()
         job.drain(worker)
-    # Armed before the first group falls silent: its alarms are in the snapshot, the second's in flight.
+    # Armed before the first group falls silent: its alerts are in the snapshot, the second's in flight.
     if time.monotonic() - begun > silence:
         raise TooSlow("expected both groups in the table before the first falls silent")
     worker.fall("checkpoint.snapshot")
@@ -91,14 +91,14 @@ def _quiet(job: Job, start: Start) -> Worker:
 
 
 STORIES: dict[str, tuple[Story, str]] = {
-    "txn-per-worker": (_stall("alerts.begin"), "alarms twice"),
-    "no-journal": (_kill("alerts.committed"), "alarms twice"),
-    "no-marks": (_kill("checkpoint.delta"), "alarms twice"),
+    "txn-per-worker": (_stall("alerts.begin"), "alerts twice"),
+    "no-journal": (_kill("alerts.committed"), "alerts twice"),
+    "no-marks": (_kill("checkpoint.delta"), "alerts twice"),
     "no-epoch": (_stall("checkpoint.snapshot"), "rows twice"),
     "snapshot-by-offset": (_quiet, "rows lost"),
-    "read-before-fence": (_overlap, "alarms twice"),
+    "read-before-fence": (_overlap, "alerts twice"),
     "fresh-commit": (_stall("checkpoint.snapshot"), "rows twice"),
-    "alerts-after-delta": (_kill("checkpoint.delta"), "alarms lost"),
+    "alerts-after-delta": (_kill("checkpoint.delta"), "alerts lost"),
 }
 
 

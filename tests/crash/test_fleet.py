@@ -111,11 +111,11 @@ def test_other_levels_and_silences_hold_from_a_checkpoint_on(cluster: None, kafk
         until(lambda: deployed.shard()["facts"]["checkpoint"] > changed + 1, "a checkpoint with the new plan")
         before = len(job.read(f"alerts.{job.name}"))
         deployed.kill("worker")
-        until(lambda: len(job.read(f"alerts.{job.name}")) > before + 200, "more alarms")
+        until(lambda: len(job.read(f"alerts.{job.name}")) > before + 200, "more alerts")
     until(job.whole(), "all input to be in the table")
     deployed.stop()
-    alarms = [(m, dict(m.headers)) for m in job.read(f"alerts.{job.name}")[before:]]
-    raised = [m for m, ce in alarms if ce["ce_type"].endswith(b"raised")]
+    alerts = [(m, dict(m.headers)) for m in job.read(f"alerts.{job.name}")[before:]]
+    raised = [m for m, ce in alerts if ce["ce_type"].endswith(b"raised")]
     assert raised
     assert b"3" not in {dict(m.headers)["ce_subject"] for m in raised}
     assert all(m.value.find(b'"rule":"hot"') < 0 or b'"score":0.9' in m.value for m in raised)

@@ -102,8 +102,8 @@ def test_each_frame_is_judged_once_and_each_kept_file_is_whole_wherever_the_proc
     worker = job.start()
     send(100)
     job.finish(worker)
-    print(f"rows and alarms in flight: {flights}")
-    assert any(rows for rows, _ in flights) and any(alarms for _, alarms in flights)
+    print(f"rows and alerts in flight: {flights}")
+    assert any(rows for rows, _ in flights) and any(alerts for _, alerts in flights)
     _see(job, sent)
 
 

@@ -1,4 +1,4 @@
-"""What a shard knows outlives it: timers, hysteresis, cool-downs and alarms that are ahead of the table."""
+"""What a shard knows outlives it: timers, hysteresis, cool-downs and alerts that are ahead of the table."""
 
 import json
 import time
@@ -42,7 +42,7 @@ def _now(sent: Iterable[Message]) -> Iterator[Message]:
 
 def _rung(outcome: Outcome) -> list[tuple[str, str, int | None]]:
     """Rule, transition and offset of what rang, in order."""
-    return sorted(((r, t, i[1]) for r, t, i, _ in outcome.alarms), key=lambda a: (a[2] is None, a[2]))
+    return sorted(((r, t, i[1]) for r, t, i, _ in outcome.alerts), key=lambda a: (a[2] is None, a[2]))
 
 
 def test_a_timer_that_rang_before_the_kill_does_not_ring_again(make_job: MakeJob) -> None:
@@ -62,29 +62,29 @@ def test_a_timer_that_was_running_at_the_kill_rings_once(make_job: MakeJob) -> N
     worker = job.drain(job.start())
     worker.kill()
     worker = job.start()
-    until(lambda: job.read(f"alerts.{job.name}"), "the silent unit's alarm")
+    until(lambda: job.read(f"alerts.{job.name}"), "the silent unit's alert")
     time.sleep(1)
     worker.stop()
     assert job.differences(silent=True) == []
 
 
-def test_an_alarm_published_after_the_last_commit_is_not_repeated_and_its_row_is_not_lost(make_job: MakeJob) -> None:
+def test_an_alert_published_after_the_last_commit_is_not_repeated_and_its_row_is_not_lost(make_job: MakeJob) -> None:
     job = make_job(**UNCOMMITTED)
     job.send([*islice(messages(2), 300), *LAST])
     job.start().fall("alerts.committed")
     assert job.stored("0#checkpoint") == 1 << 32 | 1
     before = job.found()
-    assert before.alarms
+    assert before.alerts
     assert not before.rows
     worker = job.start()
     _judged(job)
     worker.stop()
     assert job.differences() == []
-    assert set(before.alarms) <= set(job.found().alarms)
+    assert set(before.alerts) <= set(job.found().alerts)
 
 
 @pytest.mark.parametrize("options", [UNCOMMITTED, {}], ids=["journal", "snapshot"])
-def test_an_alarm_that_is_on_and_its_cool_down_outlive_a_kill(make_job: MakeJob, options: dict[str, Any]) -> None:
+def test_an_alert_that_is_on_and_its_cool_down_outlive_a_kill(make_job: MakeJob, options: dict[str, Any]) -> None:
     job, series = make_job(**options), [1.0] * 5 + [0.6, 0.3] + [0.6] * 5 + [0.1, 0.1, 0.1]
     worker = job.start()
     for start, end in ((0, 5), (5, 7), (7, 9), (9, len(series))):
@@ -113,7 +113,7 @@ def _crowd() -> list[Message]:
     return out
 
 
-def test_steps_of_1_7_and_512_rows_give_the_same_rows_and_alarms_across_kills(make_job: MakeJob) -> None:
+def test_steps_of_1_7_and_512_rows_give_the_same_rows_and_alerts_across_kills(make_job: MakeJob) -> None:
     crowd, found = _crowd(), []
     for rows in (1, 7, 512):
         job = make_job(rows=rows)
@@ -121,13 +121,13 @@ def test_steps_of_1_7_and_512_rows_give_the_same_rows_and_alarms_across_kills(ma
         for part in (crowd[:150], crowd[150:]):
             before = len(job.read(f"alerts.{job.name}"))
             job.send(part)
-            until(lambda job=job, before=before: len(job.read(f"alerts.{job.name}")) > before, "an alarm")
+            until(lambda job=job, before=before: len(job.read(f"alerts.{job.name}")) > before, "an alert")
             worker.kill()
             worker = job.start()
         job.finish(worker)
         assert job.differences() == [], rows
         found.append(job.found())
     assert len(found[0].rows) > 300
-    assert len(found[0].alarms) > 50
+    assert len(found[0].alerts) > 50
     for other in found[1:]:
         assert found[0].differences(other) == []

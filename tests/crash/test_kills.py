@@ -1,4 +1,4 @@
-"""Exactly once: kill the process at every named point and at random moments; each row, alarm and dead letter is there once."""
+"""Exactly once: kill the process at every named point and at random moments; each row, alert and dead letter is there once."""
 
 import random
 import time
@@ -31,7 +31,7 @@ def _plan(kills: int, rng: random.Random) -> list[list[str]]:
     raise AssertionError
 
 
-def test_each_row_and_alarm_is_there_once_wherever_the_process_is_killed(make_job: MakeJob, kills: int) -> None:
+def test_each_row_and_alert_is_there_once_wherever_the_process_is_killed(make_job: MakeJob, kills: int) -> None:
     rng, job, seen, flights = random.Random(3), make_job(), Counter[str](), []
     started = time.monotonic()
     with job.load():
@@ -43,15 +43,15 @@ def test_each_row_and_alarm_is_there_once_wherever_the_process_is_killed(make_jo
                     worker = job.start(**{point.replace(".", "_"): "SIGKILL"})
                     worker.fell(point)
                 else:
-                    rows, alarms = worker.fall(point)
+                    rows, alerts = worker.fall(point)
                     assert rows > 0, point
-                    assert alarms > 0, point
-                    flights.append((rows, alarms))
+                    assert alerts > 0, point
+                    flights.append((rows, alerts))
                 seen[point] += 1
             worker = job.start()
     job.finish(worker)
     print(f"{seen.total()} kills in {time.monotonic() - started:.0f} s: {dict(seen)}")
-    for what, counts in zip(("rows", "alarms"), zip(*flights, strict=True), strict=True):
+    for what, counts in zip(("rows", "alerts"), zip(*flights, strict=True), strict=True):
         print(f"{what} in flight: least {min(counts)}, median {median(counts):g}, most {max(counts)}")
     assert seen.total() >= kills
     assert job.differences() == []

@@ -1,4 +1,4 @@
-"""Alarms land in the lake exactly once, whichever of the two is killed: the process that rings, or the one that lands them."""
+"""Alerts land in the lake exactly once, whichever of the two is killed: the process that rings, or the one that lands them."""
 
 import random
 import time
@@ -27,7 +27,7 @@ def _landed(job: Job) -> int:
     return DeltaTable(uri).transaction_version(f"{name}/{name}/0") or 0 if DeltaTable.is_deltatable(uri) else 0
 
 
-def test_each_alarm_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
+def test_each_alert_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
     rng, job, lost = random.Random(8), make_job(), list[int]()
     plan, topic = alerts_table_plan(job.name, every="500ms"), f"alerts.{job.name}"
     spec = ShardConfig(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
@@ -35,10 +35,10 @@ def test_each_alarm_is_in_the_table_once_wherever_either_process_is_killed(make_
     with job.load():
         rings, lands = job.start(), job.start(spec=spec)
         while made < kills:
-            _, alarms = rings.fall(rng.choice(RINGING))
-            assert alarms > 0
+            _, alerts = rings.fall(rng.choice(RINGING))
+            assert alerts > 0
             rings = job.start()
-            until(lambda at=lands_at: _landed(job) > at, "alarms to land", worker=lands)
+            until(lambda at=lands_at: _landed(job) > at, "alerts to land", worker=lands)
             time.sleep(rng.uniform(0, 0.3))
             lands.kill()
             killed_ms, lands_at = time.time() * 1000, _landed(job)
@@ -50,21 +50,21 @@ def test_each_alarm_is_in_the_table_once_wherever_either_process_is_killed(make_
             lands = job.start(spec=spec)
     job.finish(rings)
     said = job.read(topic)
-    until(lambda: _landed(job) > said[-1].offset, "all alarms to land", worker=lands)
+    until(lambda: _landed(job) > said[-1].offset, "all alerts to land", worker=lands)
     lands.stop()
-    print(f"{made} kills, {len(said)} alarms; said and not in the table at a kill: {lost}")
+    print(f"{made} kills, {len(said)} alerts; said and not in the table at a kill: {lost}")
     assert max(lost) > 0
-    alarms = [(m, Alert.read(m.headers, m.value)) for m in said]
+    alerts = [(m, Alert.read(m.headers, m.value)) for m in said]
     facts = ("offset", "id", "pipeline", "rule", "severity", "transition", "key", "event_time", "data")
     assert results("alerts", lake=job.lake).select(facts).sort("offset").collect().rows() == [
         (m.offset, a.id, a.pipeline, a.rule, a.severity, a.transition, a.key, a.time, m.value.decode())
-        for m, a in alarms
+        for m, a in alerts
     ]
-    assert len({a.id for _, a in alarms}) == len(alarms)
+    assert len({a.id for _, a in alerts}) == len(alerts)
     assert job.differences() == []
     asked = query("SELECT rule, count(*) AS n FROM alerts WHERE transition = 'raised' GROUP BY rule", lake=job.lake)
     assert dict(asked.rows()) == {
-        rule: sum((a.rule, a.transition) == (rule, "raised") for _, a in alarms) for rule in ("hot", "steady")
+        rule: sum((a.rule, a.transition) == (rule, "raised") for _, a in alerts) for rule in ("hot", "steady")
     }
     assert job.read(f"{topic}.dlq") == []
     with KafkaAdminClient(**job.kafka) as admin:

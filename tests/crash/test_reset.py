@@ -75,8 +75,8 @@ def test_a_kill_leaves_it_done_or_not_begun_on_all_shards(make_job: MakeJob) -> 
         assert found.rows == _earlier(whole, first) + later.rows
         values = {i: v for i, v in whole.values.items() if i[1] < first[i[0]]} | later.values
         assert {i: pytest.approx(v, abs=1e-4) for i, v in values.items()} == found.values
-        again = Counter({alarm: times * n for alarm, n in later.alarms.items()})
-        assert found.alarms == whole.alarms + again  # the same ids, see `Alert.id`
+        again = Counter({alert: times * n for alert, n in later.alerts.items()})
+        assert found.alerts == whole.alerts + again  # the same ids, see `Alert.id`
         if times == 1:
             assert job.reset(at).ended() == 0
 
@@ -91,7 +91,7 @@ def test_a_kill_does_not_forget_what_has_rung_since_the_last_commit(make_job: Ma
     until(lambda: last <= set(job.letters()), "all to be judged", worker=worker)
     worker.kill()
     rung = job.found()
-    assert rung.alarms and not rung.rows
+    assert rung.alerts and not rung.rows
     for point in ("reset.owned", "reset.said", "reset.snapshot"):
         job.reset("earliest", **{point.replace(".", "_"): "SIGKILL"}).fell(point)
     job.finish(job.start())
@@ -104,8 +104,8 @@ def test_a_shard_that_stalled_before_it_can_neither_say_nor_commit_anything(make
     zombie = job.start()
     with job.load():
         zombie.arm(point, "SIGSTOP")
-        rows, alarms = zombie.fell(point)
-    assert rows and alarms
+        rows, alerts = zombie.fell(point)
+    assert rows and alerts
     assert job.reset("earliest").ended() == 0
     said = job.found()
     assert not said.rows
@@ -115,7 +115,7 @@ def test_a_shard_that_stalled_before_it_can_neither_say_nor_commit_anything(make
     assert job.found() == said
     job.finish(job.start())
     found, expected = job.found(), judge(job.read(job.topic))
-    assert (found.rows, set(found.alarms)) == (expected.rows, set(expected.alarms))
+    assert (found.rows, set(found.alerts)) == (expected.rows, set(expected.alerts))
 
 
 def _series(unit: int, at_s: int) -> list[Message]:

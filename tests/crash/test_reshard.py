@@ -1,4 +1,4 @@
-"""Another number of shards: the state moves while nobody runs, and no row, alarm or dead letter is lost or there twice."""
+"""Another number of shards: the state moves while nobody runs, and no row, alert or dead letter is lost or there twice."""
 
 import random
 import time
@@ -47,8 +47,8 @@ def test_one_shard_becomes_two_and_one_again_under_load(make_job: MakeJob) -> No
             _gone_on(job, workers)
             for worker in workers[1:]:
                 worker.stop()
-            rows, alarms = workers[0].fall(ANYWHERE)  # its alarms are ahead of its rows
-            assert rows and alarms
+            rows, alerts = workers[0].fall(ANYWHERE)  # its alerts are ahead of its rows
+            assert rows and alerts
             _moved(job, shards)
             workers = _start(job, shards)
         _gone_on(job, workers)

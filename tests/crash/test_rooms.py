@@ -1,4 +1,4 @@
-"""The occupancy pipeline on a simulated building, killed again and again: each minute of a room, alarm and late reading once."""
+"""The occupancy pipeline on a simulated building, killed again and again: each minute of a room, alert and late reading once."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tocsin.pipelines.runtime.engine.replay import replay
 pytestmark = pytest.mark.crash
 PARTITIONS, LATE_MS, MINUTE = 3, 300_000, 60_000
 FALLS = ["alerts.sent", "alerts.sent", "alerts.committed", "any time", "any time", "any time"]
-"""Where it is killed: with an alarm that is half said or just said, or by the clock."""
+"""Where it is killed: with an alert that is half said or just said, or by the clock."""
 BEFORE, AFTER = 300, 200
-"""Readings that come after a checkpoint and before it falls: up to one upon which an alarm rings, and from that one on."""
+"""Readings that come after a checkpoint and before it falls: up to one upon which an alert rings, and from that one on."""
 BETWEEN = 0.3
 """A kill by the clock comes at most so many seconds after readings; checkpoints are further apart."""
 
 
-def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process_is_killed(
+def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls
 ) -> None:
     rng = random.Random(3)
@@ -53,13 +53,13 @@ def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process
     job.plan = replace(job.plan, model=store_model(job.lake, OFFICES, name="occupancy", version="1"), device="cpu")
     readings, _ = simulate(rooms=4, days=1, seed=7)
     pipeline, sent = job.plan.build(job.lake), _messages(readings)
-    _, alarms = _whole(pipeline, readings)
+    _, alerts = _whole(pipeline, readings)
     points, flights, left, at = falls(rng, FALLS), [], list[int](), 0
-    chosen = sorted(rng.sample(_ringing(readings, alarms), len(points)))
+    chosen = sorted(rng.sample(_ringing(readings, alerts), len(points)))
     for fall, ring in zip(points, chosen, strict=True):
         worker, begin = job.start(), ring - BEFORE
         job.send(sent[at:begin])
-        job.drain(worker)  # a checkpoint has been: an alarm is said before the next one
+        job.drain(worker)  # a checkpoint has been: an alert is said before the next one
         if fall != "any time":
             worker.arm(fall)
         job.send(sent[begin : (at := ring + AFTER)])
@@ -73,8 +73,8 @@ def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process
     job.send(sent[at:])
     job.finish(worker)
 
-    print(f"rows and alarms in flight: {flights}; readings not committed when killed by the clock: {left}")
-    assert all(rows and alarms for rows, alarms in flights)
+    print(f"rows and alerts in flight: {flights}; readings not committed when killed by the clock: {left}")
+    assert all(rows and alerts for rows, alerts in flights)
     assert any(left)
     records = job.read(job.topic)
     assert len(records) == len(sent)
@@ -82,7 +82,7 @@ def test_each_minute_of_a_room_and_each_alarm_is_there_once_wherever_the_process
 
 
 def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> None:
-    """That table, alarms and dead letters are what these records make, each once.
+    """That table, alerts and dead letters are what these records make, each once.
 
     Kafka's timestamps are of now and a room is closed by the clock only after 10 minutes, so the watermark alone closes minutes.
     """
@@ -98,7 +98,7 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
     assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4, check_dtypes=False)
 
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
-    rang = Counter((a.rule, a.key, a.transition, a.time) for _, alarms in parts for a in alarms)
+    rang = Counter((a.rule, a.key, a.transition, a.time) for _, alerts in parts for a in alerts)
     assert len(rang) > 20
     assert Counter((a.rule, a.key, a.transition, a.time) for a in said) == rang
     assert len({a.id for a in said}) == len(said)
@@ -132,12 +132,12 @@ def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, li
     return replay(pipeline, table, splits=[len(table)])
 
 
-def _ringing(readings: pl.DataFrame, alarms: Sequence[Alert]) -> list[int]:
+def _ringing(readings: pl.DataFrame, alerts: Sequence[Alert]) -> list[int]:
     """The places of the readings upon which something rings, far enough apart."""
     numbered, places = readings.with_row_index(), list[int]()
-    for alarm in alarms:
-        closing = round(alarm.time.timestamp() * 1000) + LATE_MS
-        (place,) = numbered.filter(pl.col("time") >= closing, room=alarm.key)["index"].head(1)
+    for alert in alerts:
+        closing = round(alert.time.timestamp() * 1000) + LATE_MS
+        (place,) = numbered.filter(pl.col("time") >= closing, room=alert.key)["index"].head(1)
         places.append(place)
     apart = list[int]()
     for place in sorted(places):

@@ -114,7 +114,7 @@ def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_fo
         flights = list[tuple[int, int]]()
         for said, (room, point) in enumerate((("b", "alerts.sent"), ("e", "alerts.committed")), 2):
             worker.arm(point)
-            building.stop(room)  # a checkpoint has just been: the alarm goes out before the next one
+            building.stop(room)  # a checkpoint has just been: the alert goes out before the next one
             flights.append(worker.fell(point))
             worker = job.replace()
             _rings(job, said, worker)
@@ -135,13 +135,13 @@ def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_fo
     time.sleep(SILENT / 2)
     job.finish(worker)
 
-    assert all(rows and alarms == 1 for rows, alarms in flights)
+    assert all(rows and alerts == 1 for rows, alerts in flights)
     assert not [line for w in job.workers for line in w.said.splitlines() if "re-ran" in line]
     _see(job, {"a": 2, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1})
 
 
 def _see(job: Job, silences: dict[str, int]) -> None:
-    """That alarms and table are what the log makes, without the runtime's code.
+    """That alerts and table are what the log makes, without the runtime's code.
 
     Args:
         silences: how many each room has had.
@@ -149,7 +149,7 @@ def _see(job: Job, silences: dict[str, int]) -> None:
     records, by_room = job.read(job.topic), defaultdict[str, list[ConsumerRecord]](list)
     for record in records:
         by_room[record.key.decode()].append(record)
-    alarms, told = Counter[tuple[str, str, int]](), Counter[tuple[str, int]]()
+    alerts, told = Counter[tuple[str, str, int]](), Counter[tuple[str, int]]()
     minutes = Counter[tuple[str, int]]()
     for room, sent in by_room.items():
         read = [orjson.loads(r.value)["time"] // MINUTE for r in sent]
@@ -158,15 +158,15 @@ def _see(job: Job, silences: dict[str, int]) -> None:
         # What is said of a room is of its last reading's minute; that it is back, of the minute after.
         ends = [(read[i] + 1) * MINUTE for i in (*quiet, -1)]
         told.update((room, end) for end in ends)
-        alarms.update((room, "raised", end) for end in ends)
-        alarms.update((room, "cleared", end + MINUTE) for end in ends[:-1])
+        alerts.update((room, "raised", end) for end in ends)
+        alerts.update((room, "cleared", end + MINUTE) for end in ends[:-1])
         following = pairwise([*sorted(set(read)), read[-1] + 1])
         closed = [m for minute, after in following for m in range(minute, min(after, minute + GAP + 1))]
         minutes.update((room, (m + 1) * MINUTE) for m in closed[WINDOW - 1 :])
 
     said = _said(job)
     assert {a.rule for a in said} == {"silent_sensor"}
-    assert Counter((a.key, a.transition, round(a.time.timestamp() * 1000)) for a in said) == alarms
+    assert Counter((a.key, a.transition, round(a.time.timestamp() * 1000)) for a in said) == alerts
     assert len({a.id for a in said}) == len(said)
     got = pl.read_delta(job.lake.uri(job.name)).with_columns(time=pl.col("event_time").dt.epoch("ms"))
     assert Counter(got.filter("silent").select("room", "time").iter_rows()) == told
@@ -193,9 +193,9 @@ def _said(job: Job) -> list[Alert]:
     return [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
 
 
-def _rings(job: Job, alarms: int, worker: Worker) -> None:
-    """Wait for so many alarms in all."""
-    until(lambda: len(_said(job)) >= alarms, f"{alarms} alarms", worker=worker)
+def _rings(job: Job, alerts: int, worker: Worker) -> None:
+    """Wait for so many alerts in all."""
+    until(lambda: len(_said(job)) >= alerts, f"{alerts} alerts", worker=worker)
 
 
 def _go_on(job: Job, building: Building, rooms: str, worker: Worker) -> None:

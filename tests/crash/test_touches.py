@@ -105,7 +105,7 @@ class Desk:
         self.sent += some
 
     def go_on(self, worker: Worker) -> None:
-        """The cameras' next frames until the process falls, which may wait for alarms in flight."""
+        """The cameras' next frames until the process falls, which may wait for alerts in flight."""
         for _ in range(12):
             self.send(9)
             worker.process.join(1)  # there are only so many frames: a slow machine must not use them up
@@ -145,8 +145,8 @@ def test_each_touch_is_said_once_and_each_frame_judged_as_replayed_wherever_the_
         flights.append(worker.fell(fall))
     desk.send(45)
     desk.job.finish(desk.job.start())
-    print(f"rows and alarms in flight: {flights}; {len(desk.sent)} frames")
-    assert any(rows for rows, _ in flights) and any(alarms for _, alarms in flights)
+    print(f"rows and alerts in flight: {flights}; {len(desk.sent)} frames")
+    assert any(rows for rows, _ in flights) and any(alerts for _, alerts in flights)
     assert {one.fate for one in desk.sent} == {"good", "again", "late", *REFUSED}
     _see(desk, waiting=True, after="0s")
 
@@ -164,7 +164,7 @@ def test_cameras_that_fall_silent_have_their_last_frames_judged_once(make_job: M
 
 
 def _see(desk: Desk, *, waiting: bool, after: str) -> None:
-    """That table, alarms, dead letters and kept files are what came, each once."""
+    """That table, alerts, dead letters and kept files are what came, each once."""
     job, came, table = desk.job, desk.came(), desk.table
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
     rows, dead = _plainly(came, waiting=waiting)
@@ -206,7 +206,7 @@ def _plainly(
 
 
 def _rang(table: pl.DataFrame, said: Sequence[Alert]) -> None:
-    """That alarms follow from the table alone, one where a hand's touch begins and one where it ends; and what they say is true."""
+    """That alerts follow from the table alone, one where a hand's touch begins and one where it ends; and what they say is true."""
     edges = Counter[tuple[str, str, str, int, int | None]]()
     hits = told = 0
     for (camera,), rows in table.sort("sequence").group_by("camera", maintain_order=True):
@@ -234,16 +234,16 @@ def _as_replayed(
     after: str,
 ) -> None:
     """What the same stages make of what came, partition by partition."""
-    codec, tables, alarms = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
+    codec, tables, alerts = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
     for p in range(PARTITIONS):
         batch, _ = codec.decode([record for record, _ in came if record.partition == p])
         rows, rang = replay(pipeline, pa.Table.from_batches([batch]), after=after)
         tables.append(rows)
-        alarms += rang
+        alerts += rang
     both = (frame.drop("processed_at").sort("camera", "sequence") for frame in (table, pl.concat(tables)))
     assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4, check_dtypes=False)
-    assert Counter(a.id for a in said) == Counter(a.id for a in alarms)
-    seen = {a.id: a.data for a in alarms}
+    assert Counter(a.id for a in said) == Counter(a.id for a in alerts)
+    seen = {a.id: a.data for a in alerts}
     for a in said:
         ours, theirs = ([v for v in data.values() if isinstance(v, int | float)] for data in (a.data, seen[a.id]))
         assert np.allclose(ours, theirs, rtol=0, atol=1e-4) and a.data["frame"] == seen[a.id]["frame"]

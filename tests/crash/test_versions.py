@@ -77,8 +77,8 @@ def test_a_new_version_goes_on_where_the_old_one_was_killed(job: Job, way: str) 
     with job.load():
         worker = job.start()
         for point in ("takeover.restored", "takeover.rerun", "takeover.live"):
-            rows, alarms = worker.fall(ANYWHERE)
-            assert rows and alarms
+            rows, alerts = worker.fall(ANYWHERE)
+            assert rows and alerts
             _deploy(job, 2, **WAYS[way])
             job.start(**{point.replace(".", "_"): "SIGKILL"}).fell(point)
             assert _version(job) == (2 if point == "takeover.live" else 1)
@@ -138,13 +138,13 @@ def test_a_version_that_rings_otherwise_does_not_ring_again_for_what_was_judged(
     lands = threading.Event()
     _ahead(job, messages(3), monkeypatch, lands)
     monkeypatch.undo()
-    rung = job.found().alarms
+    rung = job.found().alerts
     _deploy(job, 2, warmup="1ms")  # which starts without windows, so it has other rows
     last = _shard(job)
     lands.set()
     last.close()
     assert "re-ran" in caplog.text and "those sent stay sent" in caplog.text
-    assert job.found().alarms == rung
+    assert job.found().alerts == rung
 
 
 def test_a_rebuild_reads_the_warmup_and_no_more(job: Job) -> None:

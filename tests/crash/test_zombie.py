@@ -19,9 +19,9 @@ def test_one_that_stalled_between_two_steps_of_a_commit_ends_without_another_wor
     with job.load():
         worker = job.start()
         for point in [*STEPPING, ANYWHERE]:
-            rows, alarms = worker.fall(point, "SIGSTOP")
+            rows, alerts = worker.fall(point, "SIGSTOP")
             assert rows > 0, point
-            assert alarms > 0, point
+            assert alerts > 0, point
             zombie, worker = worker, job.replace()
             time.sleep(rng.uniform(0, 0.3))
             zombie.wake()
@@ -35,7 +35,7 @@ def test_one_that_stalled_between_two_steps_of_a_commit_ends_without_another_wor
         assert epochs[-1] == len(STEPPING) + 2, where
 
 
-def test_one_that_stalled_in_its_takeover_leaves_every_row_and_alarm_there_once(make_job: MakeJob) -> None:
+def test_one_that_stalled_in_its_takeover_leaves_every_row_and_alert_there_once(make_job: MakeJob) -> None:
     job = make_job()
     with job.load():
         worker = job.start()

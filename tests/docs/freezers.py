@@ -72,18 +72,18 @@ class Outcome:
     Args:
         rows: partition, offset (None: a silent one's), freezer, event time in ms.
         steady: by partition and offset.
-        alarms: rule, transition, partition, offset, freezer, event time in ms.
+        alerts: rule, transition, partition, offset, freezer, event time in ms.
         letters: partition and offset.
     """
 
     rows: Counter[tuple[int, int | None, str, int]] = field(default_factory=Counter)
     steady: dict[tuple[int, int], float] = field(default_factory=dict)
-    alarms: Counter[tuple[str, str, int, int | None, str, int]] = field(default_factory=Counter)
+    alerts: Counter[tuple[str, str, int, int | None, str, int]] = field(default_factory=Counter)
     letters: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 
 def judge(records: Iterable[ConsumerRecord], found: Mapping[tuple[int, int], float]) -> Outcome:
-    """The rows, alarms and dead letters of these records, after which every freezer is silent.
+    """The rows, alerts and dead letters of these records, after which every freezer is silent.
 
     Args:
         found: the steady temperatures of the table: where one is as good as equal, it says which side of a level it is on.
@@ -111,13 +111,13 @@ def judge(records: Iterable[ConsumerRecord], found: Mapping[tuple[int, int], flo
                 held[rule] = held[rule] + 1 if steady > level else 0
                 if held[rule] >= hold and not firing[rule]:
                     firing[rule] = True
-                    out.alarms[rule, "raised", partition, offset, name, at] += 1
+                    out.alerts[rule, "raised", partition, offset, name, at] += 1
                 elif steady < end and firing[rule]:
                     firing[rule] = False
-                    out.alarms[rule, "cleared", partition, offset, name, at] += 1
+                    out.alerts[rule, "cleared", partition, offset, name, at] += 1
         if len(rows) >= WINDOW:
             out.rows[partition, None, name, rows[-1][0]] += 1
-            out.alarms["silent", "raised", partition, None, name, rows[-1][0]] += 1
+            out.alerts["silent", "raised", partition, None, name, rows[-1][0]] += 1
     return out
 
 

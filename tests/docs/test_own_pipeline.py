@@ -77,20 +77,20 @@ def test_the_page_as_a_reader_follows_it(tour: Tour) -> None:
             tour.once(count, lambda text: text.split() == ["rows", str(4 * 109)])
         else:
             said[command] = tour(command)
-    offline, alarms, answer, letters = (
+    offline, alerts, answer, letters = (
         next(text for command, text in said.items() if command.startswith(beginning))
         for beginning in ("python try", "tocsin alerts", "tocsin query", "tocsin dlq")
     )
     assert "dairy warm" not in offline
     assert offline.index("fish warm raised") < offline.index("fish thawing raised")
-    assert [alarms.count(level) for level in ("warning  raised", "critical raised")] == [1, 1]
+    assert [alerts.count(level) for level in ("warning  raised", "critical raised")] == [1, 1]
     assert answer.splitlines()[1].split()[:2] == ["fish", "109"]
     assert letters.count("BadValue") == letters.count("Malformed") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.crash
-def test_rows_alarms_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -> None:
+def test_rows_alerts_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -> None:
     tour.environment["TOCSIN_PIPELINES__FREEZERS__SILENCE"] = "25s"
     with feeding(tour):
         tour.run("tocsin run freezers")
@@ -114,10 +114,10 @@ def test_rows_alarms_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -
 
     got = found(tour)
     expected = judge(records, got.steady)
-    for name in ("rows", "alarms", "letters"):
+    for name in ("rows", "alerts", "letters"):
         amiss = (theirs := getattr(got, name)) - (ours := getattr(expected, name)), ours - theirs
         assert amiss == (Counter(), Counter()), f"{name}: more than expected, less than expected"
-    assert {rule for rule, *_ in got.alarms} == {"warm", "thawing", "silent"}
+    assert {rule for rule, *_ in got.alerts} == {"warm", "thawing", "silent"}
     assert {x.letter.error for x in held(kafka(tour), f"{TOPIC}.dlq")} == {
         "BadValue", "Malformed", "TooLate", "FromTheFuture",
     }  # fmt: skip
@@ -151,7 +151,7 @@ def feeding(tour: Tour) -> Iterator[None]:
 
 
 def in_flight(tour: Tour) -> dict[str, Any]:
-    """The shard, once it has read on and holds a second's rows that are not committed; their alarms have rung."""
+    """The shard, once it has read on and holds a second's rows that are not committed; their alerts have rung."""
     before = sum(sum(s["read"].values()) for s in tour.shards("freezers"))
 
     def busy(shards: list[dict[str, Any]]) -> bool:
@@ -168,10 +168,10 @@ def found(tour: Tour) -> Outcome:
         out.rows[row["partition"], row["offset"], row["key"], at] += 1
         if not row["silent"]:
             out.steady[row["partition"], row["offset"]] = row["steady"]
-    for alarm in tour.json("tocsin alerts freezers"):
-        data, transition = alarm["data"], alarm["type"].rsplit(".", 1)[-1]
-        at = milliseconds(alarm["time"])
-        out.alarms[data["rule"], transition, data["partition"], data["offset"], alarm["subject"], at] += 1
+    for alert in tour.json("tocsin alerts freezers"):
+        data, transition = alert["data"], alert["type"].rsplit(".", 1)[-1]
+        at = milliseconds(alert["time"])
+        out.alerts[data["rule"], transition, data["partition"], data["offset"], alert["subject"], at] += 1
     for letter in tour.json("tocsin dlq list freezers --limit 1000000"):
         out.letters[letter["partition"], letter["offset"]] += 1
     return out

@@ -79,7 +79,7 @@ def test_cameras_side_by_side_are_as_each_alone(scores: list[float], factor: flo
         assert [at + 1 for at, v in enumerate(together) if v[1, camera]] == begins
 
 
-def test_alarms_are_counted_against_the_truth_each_novelty_once() -> None:
+def test_alerts_are_counted_against_the_truth_each_novelty_once() -> None:
     truth = [Novelty(10, 20, "fish"), Novelty(40, 60, "crate"), Novelty(80, 90, "eel")]
     count = counted([5, 12, 18, 29, 65, 105], [False] * 90 + [True] * 10, truth, rate=10)
     # 12 and 18 find one fish, 29 is within a second of it, 65 of the crate; 5 and 100 are false.
@@ -89,7 +89,7 @@ def test_alarms_are_counted_against_the_truth_each_novelty_once() -> None:
     assert figures["saved"] == pytest.approx(0.95) and figures["false_per_hour"] == pytest.approx(360)
 
 
-def test_of_novelties_at_the_same_time_each_alarm_finds_one() -> None:
+def test_of_novelties_at_the_same_time_each_alert_finds_one() -> None:
     truth = [Novelty(10, 30, "fish"), Novelty(12, 30, "eel")]
     assert counted([15], [], truth, rate=10).found == 1
     assert counted([15, 25], [], truth, rate=10).found == 2

@@ -1,4 +1,4 @@
-"""Events from scores: against a scatter by maximum, a window against the whole clip, and touches as alarms have them."""
+"""Events from scores: against a scatter by maximum, a window against the whole clip, and touches as alerts have them."""
 
 from __future__ import annotations
 

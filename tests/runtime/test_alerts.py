@@ -1,4 +1,4 @@
-"""Alarms: what names them, what they carry, and how they travel."""
+"""Alerts: what names them, what they carry, and how they travel."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_timers_id_is_the_keys_and_its_times() -> None:
     assert len({one, _alert(**timer, key="18").id, _alert(**timer, event_time=AT + dt.timedelta(seconds=1)).id}) == 3
 
 
-def test_no_edges_no_alarms() -> None:
+def test_no_edges_no_alerts() -> None:
     assert alerts_from(JOB, pl.DataFrame(JOB.table.empty_table()), []) == []
     assert empty(JOB.schema).num_rows == 0
 

@@ -82,7 +82,7 @@ class Guarded(Setup):
     def needed(self) -> None:
         """Grant the least with which all is ok."""
         rules = [("READ", "TOPIC", self.topic, "LITERAL"), ("DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")]
-        lands = f"alerts.{self.name}"  # the alarms on their way into the lake, a pipeline of their own
+        lands = f"alerts.{self.name}"  # the alerts on their way into the lake, a pipeline of their own
         made = (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"{lands}.dlq", f"_tocsin.{lands}")
         for topic in made:
             rules += [(operation, "TOPIC", topic, "LITERAL") for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS")]
@@ -263,7 +263,7 @@ def test_a_shard_in_the_middle_of_a_transaction_is_not_fenced(kafka: KafkaServer
     with closing(clients.producer(options, transactional_id=f"{setup.name}/0")) as shard:
         shard.init_transactions()
         shard.begin_transaction()
-        shard.send(f"alerts.{setup.name}", b"alarm").get(10)
+        shard.send(f"alerts.{setup.name}", b"alert").get(10)
         assert setup.amiss() == {}
         shard.commit_transaction()
-    assert [m.value for m in clients.committed(options, [f"alerts.{setup.name}"])] == [b"alarm"]
+    assert [m.value for m in clients.committed(options, [f"alerts.{setup.name}"])] == [b"alert"]

@@ -1,4 +1,4 @@
-"""Alarms as rows: what a pipeline said, every alarm of it, for people who ask the table."""
+"""Alerts as rows: what a pipeline said, every alert of it, for people who ask the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 250_000, tzinfo=UTC)
-ALARM = Alert(
+ALERT = Alert(
     id="a1b2",
     pipeline="rul",
     rule="low",
@@ -48,10 +48,10 @@ def _record(headers: list[tuple[str, bytes]], value: bytes, offset: int = 3) -> 
     return ConsumerRecord("alerts.rul", 1, 0, offset, SENT_MS, 0, b"engine 7", value, headers, None, 0, 0, 0)
 
 
-def test_an_alarm_is_a_row_that_says_what_it_said() -> None:
-    (row,), letters = _land(_record(ALARM.headers(), ALARM.value()))
+def test_an_alert_is_a_row_that_says_what_it_said() -> None:
+    (row,), letters = _land(_record(ALERT.headers(), ALERT.value()))
     assert letters == []
-    assert orjson.loads(row.pop("data")) == {"rule": "low", "severity": "critical", **ALARM.data}
+    assert orjson.loads(row.pop("data")) == {"rule": "low", "severity": "critical", **ALERT.data}
     assert row == {
         "topic": "alerts.rul",
         "partition": 1,
@@ -70,21 +70,21 @@ def test_an_alarm_is_a_row_that_says_what_it_said() -> None:
     }
 
 
-def test_an_alarm_lands_whatever_its_time_and_as_often_as_it_was_said() -> None:
+def test_an_alert_lands_whatever_its_time_and_as_often_as_it_was_said() -> None:
     times = [NOON, NOON, datetime(2199, 12, 31, tzinfo=UTC), datetime(1700, 1, 1, tzinfo=UTC), NOON - timedelta(days=9)]
-    alarms = [replace(ALARM, time=time) for time in times]
-    rows, letters = _land(*(_record(a.headers(), a.value(), offset) for offset, a in enumerate(alarms)))
+    alerts = [replace(ALERT, time=time) for time in times]
+    rows, letters = _land(*(_record(a.headers(), a.value(), offset) for offset, a in enumerate(alerts)))
     assert letters == []
     assert [row["event_time"] for row in rows] == times
     assert [row["offset"] for row in rows] == [0, 1, 2, 3, 4]
 
 
-def test_a_record_that_is_no_alarm_is_a_dead_letter_of_the_alert_topic() -> None:
-    good, nobody = ALARM.headers(), [h for h in ALARM.headers() if h[0] != "ce_subject"]
+def test_a_record_that_is_no_alert_is_a_dead_letter_of_the_alert_topic() -> None:
+    good, nobody = ALERT.headers(), [h for h in ALERT.headers() if h[0] != "ce_subject"]
     rows, letters = _land(
-        _record(nobody, ALARM.value(), 0),
+        _record(nobody, ALERT.value(), 0),
         _record(good, b'{"severity": "critical"}', 1),
-        _record(good, ALARM.value(), 2),
+        _record(good, ALERT.value(), 2),
     )
     assert [row["offset"] for row in rows] == [2]
     assert [letter.message for letter in letters] == [

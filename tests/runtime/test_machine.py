@@ -171,7 +171,7 @@ def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:
     assert [(r.offset, r.message) for r in untimed.refused] == [(0, "expected _timestamp, got null")]
 
 
-def test_a_key_too_long_for_an_alarm_is_a_dead_letter() -> None:
+def test_a_key_too_long_for_an_alert_is_a_dead_letter() -> None:
     outcome = Machine(_pipeline(stages=[Reorder(), Inactivity("1h")])).step(
         _batch([(0, "\u00e9" * 512, NOW, 0.1), (0, "\u00e9" * 513, NOW, 0.2)], 0, NOW), NOW
     )
@@ -211,7 +211,7 @@ def test_a_key_on_two_partitions_is_counted() -> None:
     assert (machine.keys, machine.key_clashes) == (3, 1)
 
 
-def test_rules_and_versions_may_change_and_alarms_go_on() -> None:
+def test_rules_and_versions_may_change_and_alerts_go_on() -> None:
     pipeline = _pipeline(stages=[Inactivity("1h")])
     machine = Machine(pipeline)
     ring = machine.step(_batch([(0, "a", NOW + n, 0.9) for n in range(3)], 0, NOW), NOW)
@@ -240,9 +240,9 @@ def test_rules_come_and_go_and_what_stays_goes_on(tmp_path: Path) -> None:
     assert not machine.adopt(replace(changed, rules=[replace(other, severity="critical"), RULES[0]]))
 
 
-def test_a_silenced_asset_rings_at_its_first_row_after_the_silence_if_the_alarm_still_holds() -> None:
+def test_a_silenced_asset_rings_at_its_first_row_after_the_silence_if_the_alert_still_holds() -> None:
     machine = Machine(_pipeline(stages=[Inactivity("1h")], silences={"a": NOW + 100}))
-    alarms = [
+    alerts = [
         [(a.key, a.rule, a.transition) for a in machine.step(_batch(rows, 10 * n, NOW), NOW, wall=wall).alerts]
         for n, (wall, rows) in enumerate(
             [
@@ -253,7 +253,7 @@ def test_a_silenced_asset_rings_at_its_first_row_after_the_silence_if_the_alarm_
         )
     ]
     rule = RULES[0].name
-    assert alarms == [[("b", rule, "raised")], [], [("a", rule, "raised")]]
+    assert alerts == [[("b", rule, "raised")], [], [("a", rule, "raised")]]
 
 
 def test_result_columns_come_and_go_while_it_runs() -> None:
@@ -264,7 +264,7 @@ def test_result_columns_come_and_go_while_it_runs() -> None:
 
 
 def _old_cut() -> StateDelta:
-    """Of a machine with a row that waits and an alarm that stands."""
+    """Of a machine with a row that waits and an alert that stands."""
     machine = Machine(_pipeline())
     machine.step(_batch([(0, "a", NOW + 4000 * i, 0.9) for i in range(6)], 0, NOW + 20_000), NOW)
     return machine.cut(full=True)

@@ -1,4 +1,4 @@
-"""Any split in time gives the same table and the same alarms: one step, many steps, and a loop over rows agree."""
+"""Any split in time gives the same table and the same alerts: one step, many steps, and a loop over rows agree."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _got(table: pa.Table, splits: Sequence[int] | None) -> Outcome:
         out.values[identity] = [row["score"], *row["loads"]]
     for a in alerts:
         place = (a.data["partition"], a.data["offset"], a.data["row"], int(a.key))
-        out.alarms[a.rule, a.transition, place, round(a.time.timestamp() * 1000)] += 1
+        out.alerts[a.rule, a.transition, place, round(a.time.timestamp() * 1000)] += 1
     return out
 
 
@@ -89,11 +89,11 @@ def test_any_split_gives_what_one_step_and_what_a_loop_over_readings_gives(
         assert expected.differences(_got(table, splits)) == []
 
 
-def test_the_oracle_can_tell_a_lost_alarm() -> None:
+def test_the_oracle_can_tell_a_lost_alert() -> None:
     hot = _table([(0, 1, 0, 1.0, 0.0, 10)] * 5)
     less = _got(hot, [5])
-    assert less.alarms
-    less.alarms.clear()
+    assert less.alerts
+    less.alerts.clear()
     assert _expected(hot).differences(less) != []
 
 

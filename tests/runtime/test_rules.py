@@ -48,14 +48,14 @@ class Watch:
 LOW = pl.col("rul") < 30
 
 
-def test_an_alarm_is_raised_once_and_cleared_once() -> None:
+def test_an_alert_is_raised_once_and_cleared_once() -> None:
     watch = Watch(AlertRule(name="low", severity="warning", when=LOW))
     assert watch.rul(50, 29, 28, 31, 32, 29) == [(1, "low", "raised"), (3, "low", "cleared"), (5, "low", "raised")]
     assert watch.rul(28) == []
     assert watch.rul(31) == [(7, "low", "cleared")]
 
 
-def test_between_its_two_levels_an_alarm_stays_as_it_is() -> None:
+def test_between_its_two_levels_an_alert_stays_as_it_is() -> None:
     watch = Watch(AlertRule(name="low", severity="warning", when=LOW, clear=pl.col("rul") > 40))
     assert watch.rul(35, 29, 35, 29, 35) == [(1, "low", "raised")]
     assert watch.rul(41) == [(5, "low", "cleared")]
@@ -67,7 +67,7 @@ def test_a_row_that_is_both_rings_and_does_not_clear() -> None:
     assert watch.rul(29, 28, 35) == [(0, "low", "raised"), (2, "low", "cleared")]
 
 
-def test_a_missing_value_is_false_so_it_ends_an_alarm_without_a_clear_level_and_keeps_one_with_it() -> None:
+def test_a_missing_value_is_false_so_it_ends_an_alert_without_a_clear_level_and_keeps_one_with_it() -> None:
     plain, levels = (
         AlertRule(name="plain", severity="warning", when=LOW),
         AlertRule(name="levels", severity="warning", when=LOW, clear=pl.col("rul") > 40),
@@ -87,7 +87,7 @@ def test_hold_counts_rows_without_a_gap_over_steps() -> None:
     assert watch.rul(29) == [(8, "low", "raised")]
 
 
-def test_within_its_cool_down_an_alarm_does_not_ring_and_a_suppressed_one_has_no_clear() -> None:
+def test_within_its_cool_down_an_alert_does_not_ring_and_a_suppressed_one_has_no_clear() -> None:
     watch = Watch(AlertRule(name="low", severity="warning", when=LOW, cooldown="10ms"))
     assert watch.rul(29, 31, 29, 31, 29, times=[0, 1, 5, 6, 11]) == [
         (0, "low", "raised"),
@@ -116,7 +116,7 @@ def test_keys_and_rules_do_not_touch_each_other() -> None:
     ]
 
 
-def test_only_keys_whose_alarm_state_changes_are_written() -> None:
+def test_only_keys_whose_alert_state_changes_are_written() -> None:
     watch = Watch(AlertRule(name="low", severity="warning", when=LOW, hold=2))
 
     def written(*values: float) -> int:
@@ -252,7 +252,7 @@ def test_large_steps_give_what_a_loop_over_rows_gives(keys: int, step: int) -> N
     assert {name for _, name, _ in edges} == {"0", "1", "2", "3"}
 
 
-def test_an_alarm_goes_on_after_its_state_was_restored() -> None:
+def test_an_alert_goes_on_after_its_state_was_restored() -> None:
     rule = AlertRule(name="low", severity="warning", when=LOW, clear=pl.col("rul") > 40, cooldown="10ms")
     before, after = Watch(rule), Watch(rule)
     assert before.rul(29, times=[0]) == [(0, "low", "raised")]

@@ -56,22 +56,22 @@ class BackfillReport:
     Args:
         records: read, however many rows a message held.
         bad: records and rows that could not be judged.
-        alarms: that would have been published.
-        raised: of these, how many raise an alarm; the others clear one.
+        alerts: that would have been published.
+        raised: of these, how many raise an alert; the others clear one.
         cold: there are records before the span, and none was read to warm up, so what the pipeline knew by then is not known here.
     """
 
     records: int = 0
     rows: int = 0
     bad: int = 0
-    alarms: int = 0
+    alerts: int = 0
     raised: int = 0
     cold: bool = False
 
     @property
     def cleared(self) -> int:
-        """Alarms that end one."""
-        return self.alarms - self.raised
+        """Alerts that end one."""
+        return self.alerts - self.raised
 
 
 def backfill(
@@ -94,7 +94,7 @@ def backfill(
 
     Args:
         into: the table's name.
-        rings: is told of each alarm that would have been published.
+        rings: is told of each alert that would have been published.
         progress: is told how many records have been read, of how many; the warm-up's are among them.
 
     Raises:
@@ -248,7 +248,7 @@ class _Backfill:
             self._results.append(results)
             done.rows += results.num_rows
         for alert in filter(self._rang, outcome.alerts):
-            done.alarms += 1
+            done.alerts += 1
             done.raised += alert.transition == "raised"
             self._rings(alert)
         if sum(r.nbytes for r in self._results) >= size(self._pipeline.commit.size):

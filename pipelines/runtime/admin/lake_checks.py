@@ -218,7 +218,7 @@ class LakeTable:
             if record is None and before:
                 raise ConfigError(
                     f"{where}: expected the journal that goes with checkpoint {checkpoint_name(before)} of {self._place}, got "
-                    "none: alarms since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
+                    "none: alerts since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
                 )
             if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
                 raise ConfigError(

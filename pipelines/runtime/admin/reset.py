@@ -40,8 +40,8 @@ def reset(specs: Sequence[ShardConfig], to: To) -> Reset:
     """Have all shards of a pipeline begin anew: without state, with the specs' plan, from the given positions.
 
     Guarantee: rows of records from there on are deleted in the commit that moves the positions, so each record's rows are in
-    the table once, whenever this ends. Until that commit nothing has changed; a shard that still runs is fenced. Alarms and
-    dead letters that were published stay; those of records that are judged again come again, alarms with the same ids.
+    the table once, whenever this ends. Until that commit nothing has changed; a shard that still runs is fenced. Alerts and
+    dead letters that were published stay; those of records that are judged again come again, alerts with the same ids.
 
     Args:
         specs: of every shard.

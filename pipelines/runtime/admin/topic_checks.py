@@ -89,7 +89,7 @@ class Topics:
         return self._kept(self._alerts, self._partitions)
 
     def landing(self) -> str:
-        """Whether the alarms can land in the lake: by a shard with dead letters, a journal and an identity of its own."""
+        """Whether the alerts can land in the lake: by a shard with dead letters, a journal and an identity of its own."""
         lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
         lands.dead_letters(), lands.journal(), lands.identities()
         self._granted({self._alerts: ["READ"], lands._dead: ["WRITE"], lands.journal_topic: ["READ", "WRITE"]})

@@ -1,4 +1,4 @@
-"""Alarms into the lake: what a pipeline says on its alert topic lands in one table, `<lake>/alerts`, that all of them share."""
+"""Alerts into the lake: what a pipeline says on its alert topic lands in one table, `<lake>/alerts`, that all of them share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPTIONS = ("name", "topic", "into")
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """An alert topic's records, each a row: `key` is the asset, `event_time` the alarm's, `data` its JSON as it was sent.
+    """An alert topic's records, each a row: `key` is the asset, `event_time` the alert's, `data` its JSON as it was sent.
 
     Args:
         options: `name` and `topic`; `into` ("alerts") may be absent.
@@ -54,7 +54,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ),
         key="subject",
         event_time="time",
-        max_skew="90000d",  # an alarm may be of any time that the codec reads: its readings have been judged
+        max_skew="90000d",  # an alert may be of any time that the codec reads: its readings have been judged
         max_age="200000d",
         stages=[Named()],
         results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),

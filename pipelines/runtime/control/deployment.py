@@ -14,7 +14,7 @@ from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 ALERTS = "alerts"
-"""The table in which all pipelines' alarms land."""
+"""The table in which all pipelines' alerts land."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Deployment:
     Args:
         partitions: of the input topic; 0: not looked at yet, see `provisioned`.
         shards: partition p belongs to shard p mod shards; see `reshard`.
-        lands: partitions of the alert topic, whose alarms land in the table `alerts` by a shard of its own; 0: they do not.
+        lands: partitions of the alert topic, whose alerts land in the table `alerts` by a shard of its own; 0: they do not.
         scaling: how many workers share them.
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
@@ -61,7 +61,7 @@ class Deployment:
         return self.plan.name
 
     def specs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
-        """What a worker needs to run each shard; the one that lands the alarms is of a pipeline of its own."""
+        """What a worker needs to run each shard; the one that lands the alerts is of a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         specs = [
             ShardConfig(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
@@ -77,7 +77,7 @@ class Deployment:
 
 
 def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
-    """The plan by which the alarms of a pipeline land in the table `alerts`.
+    """The plan by which the alerts of a pipeline land in the table `alerts`.
 
     Args:
         pipeline: its name.

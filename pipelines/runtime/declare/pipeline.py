@@ -57,10 +57,10 @@ class AlertRule:
     """Ring when a condition over the result columns holds for a key.
 
     Args:
-        when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alarm stays as it is.
+        when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alert stays as it is.
         hold: rows in a row of the key for which `when` must hold.
         cooldown: event time since the key's last ring of this rule within which it does not ring again.
-        data: result columns that go into the alarm as its evidence (all of them when empty). Binary is base64 there, a decimal
+        data: result columns that go into the alert as its evidence (all of them when empty). Binary is base64 there, a decimal
             text, a map an object; of long text and binary the beginning.
     """
 
@@ -118,7 +118,7 @@ class Pipeline:
         migrate: called with a version and its state, gives this version's (`dataclasses.replace` of `cells` and `waiting`) or
             None. Cells are `[K, ...]` tensors, a row a key, by names such as "0-Sorted/newest|", "1-Last/rows|data" and
             "1-Last/rows|count"; one that is left out starts at its fill. Rows that wait have a reading's columns.
-        warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alarms are dropped. "0s": none.
+        warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alerts are dropped. "0s": none.
         files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
             neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
@@ -170,7 +170,7 @@ class Pipeline:
             )
         if reserved := [n for n in self.schema.names if n.startswith("_")]:
             raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
-        said = {"rule", "severity"} if self.rules else set()  # an alarm's data has them beside the results
+        said = {"rule", "severity"} if self.rules else set()  # an alert's data has them beside the results
         if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *said}:
             raise ConfigError(
                 f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"

@@ -1,4 +1,4 @@
-"""Alarms, as CloudEvents 1.0 in Kafka's binary mode."""
+"""Alerts, as CloudEvents 1.0 in Kafka's binary mode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPE = "io.tocsin.alert."
 SOURCE = "/tocsin/"
 """What a source begins with, before the pipeline."""
 TEXT_LIMIT = 1000
-"""Characters of a text, or of binary in base64, that an alarm carries as evidence; the table has all of it."""
+"""Characters of a text, or of binary in base64, that an alert carries as evidence; the table has all of it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Alert:
 
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes]], value: bytes) -> Alert:
-        """An alarm as it was published."""
+        """An alert as it was published."""
         ce = {name: content.decode() for name, content in headers}
         data = orjson.loads(value)
         return cls(
@@ -92,7 +92,7 @@ def generation(facts: Mapping[str, Any], topic_id: str) -> str:
 def alerts_from(
     pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Transition], generation: str = ""
 ) -> list[Alert]:
-    """The alarms of one step's rule edges, in the rows' order; `generation`: of the input topic."""
+    """The alerts of one step's rule edges, in the rows' order; `generation`: of the input topic."""
     if not edges:
         return []
     rows = frame[[e.row for e in edges]].drop("event_date").to_dicts()

@@ -1,4 +1,4 @@
-"""The journal: what a takeover re-runs, so that alarms already published stay true.
+"""The journal: what a takeover re-runs, so that alerts already published stay true.
 
 One compacted topic a pipeline, one partition a shard, one record in each alert transaction. A record stands alone: the checkpoint
 it builds on, and every step and mark since. Its partition's newest committed record says how far what was published reaches (A).
@@ -71,7 +71,7 @@ class Journal:
 
     Args:
         base: name of the checkpoint it builds on; 0: the very start.
-        sent: alarms and dead letters published since `base`, counted; `digest` their hashes, summed modulo 2**64.
+        sent: alerts and dead letters published since `base`, counted; `digest` their hashes, summed modulo 2**64.
     """
 
     base: int
@@ -105,7 +105,7 @@ class Journal:
         self.items.append(skipped)
 
     def publishes(self, hashes: Sequence[int]) -> None:
-        """Alarms or dead letters go out with the next record."""
+        """Alerts or dead letters go out with the next record."""
         self.sent += len(hashes)
         self.digest = (self.digest + sum(hashes)) % 2**64
 

@@ -1,4 +1,4 @@
-"""A shard's deterministic part: the same steps over the same records give the same rows, alarms and dead letters."""
+"""A shard's deterministic part: the same steps over the same records give the same rows, alerts and dead letters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tocsin.pipelines.runtime.engine.step_parts import StepParts
 from tocsin.pipelines.runtime.formats.arrow import MAX_BAD_ROWS
 
 KEY_BYTES = 1024
-"""An alarm carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""
+"""An alert carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Machine:
     def adopt(self, pipeline: Pipeline) -> bool:
         """Go on with another model, rules or settings; only at a checkpoint.
 
-        A rule that stays by name goes on from where it is: an alarm that stands is cleared by the new condition. One that is
+        A rule that stays by name goes on from where it is: an alert that stands is cleared by the new condition. One that is
         taken away falls silent.
 
         Returns:
@@ -165,7 +165,7 @@ class Machine:
         return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
 
     def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
-        """The alarms of some rows."""
+        """The alerts of some rows."""
         if not len(rows) or not self.pipeline.rules:
             return []
         frame = pl.DataFrame(results)

@@ -196,7 +196,7 @@ def _resume(spec: ShardConfig, declared: Pipeline, claim: Ownership, source: Rec
     topic_id = facts.get("topic_id") or log.topic_id
     positions = found.positions(topic_id)  # 4.
     todo = found.journal(claim.journal)
-    # Of another version: old code is gone, so the old plan says no more what it was; the journal's alarms stay sent.
+    # Of another version: old code is gone, so the old plan says no more what it was; the journal's alerts stay sent.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
     todo.fence(plan.dump())
@@ -236,7 +236,7 @@ def _resume(spec: ShardConfig, declared: Pipeline, claim: Ownership, source: Rec
 
 
 def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfig, source: RecordSource) -> None:
-    """Take the journal's steps again: rows are kept, alarms and dead letters were sent before."""
+    """Take the journal's steps again: rows are kept, alerts and dead letters were sent before."""
     again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
         if isinstance(item, Mark):
@@ -273,7 +273,7 @@ def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfi
     if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
         live.mismatches = 1
         logger.error(
-            "%s/%d: re-ran %d steps: expected %d alarms and dead letters with digest %x, got %d with %x; those sent stay sent",
+            "%s/%d: re-ran %d steps: expected %d alerts and dead letters with digest %x, got %d with %x; those sent stay sent",
             live.machine.pipeline.name,
             spec.shard,
             len(live.journal.items),
@@ -335,7 +335,7 @@ class RecoveryInputs:
         checkpoint, spec = self._owned.checkpoint, self._spec
         if stored is None and checkpoint:
             lost = JournalLost(
-                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alarms "
+                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alerts "
                 "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
             )
             self.lost(lost, spec.partitions[0], 0)

@@ -38,7 +38,7 @@ def replay(
         after: how long the stream then stays silent, so that what waits for more may go on; "0s": it might still come.
 
     Returns:
-        The results, and the alarms in order. What a stage refuses is in neither.
+        The results, and the alerts in order. What a stage refuses is in neither.
 
     Raises:
         ConfigError: a column is missing, or the splits are not all of the table.
@@ -91,7 +91,7 @@ def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
 
 
 class ReplayedClip(NamedTuple):
-    """A pipeline's table and alarms, as of `replay`, and the bytes of all frames as JPEG."""
+    """A pipeline's table and alerts, as of `replay`, and the bytes of all frames as JPEG."""
 
     table: pl.DataFrame
     alerts: list[Alert]

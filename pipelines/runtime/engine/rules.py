@@ -65,7 +65,7 @@ class RuleSet:
     that happen to be in its step.
 
     Args:
-        rules: what to watch; the order is that of alarms from one row.
+        rules: what to watch; the order is that of alerts from one row.
         results: the columns that expressions and `data` may name.
 
     Raises:
@@ -80,7 +80,7 @@ class RuleSet:
             _check(rule, results)
         self._rules = tuple(rules)
         self._conditions = _conditions(self._rules)
-        # `run` counts up to `hold` and no further, so that a long alarm does not change its state at each row.
+        # `run` counts up to `hold` and no further, so that a long alert does not change its state at each row.
         cells = {
             "firing": Cell(dtype=torch.bool),
             "run": Cell(dtype=torch.int32),
@@ -103,7 +103,7 @@ class RuleSet:
             slots: `[B]` int64, each row's key.
             times: `[B]` int64, event time in ms; need not ascend.
             state: the stores of what `state` declares.
-            silent: `[B]` bool, rows that may not ring: an alarm that still holds rings at the first row after them.
+            silent: `[B]` bool, rows that may not ring: an alert that still holds rings at the first row after them.
 
         Returns:
             By row, then in the order of the rules.
@@ -176,7 +176,7 @@ def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, most: int) -> np.nd
 
 
 def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Set by `ring`, reset by `clear`, from `firing` on: the alarm before and after each row."""
+    """Set by `ring`, reset by `clear`, from `firing` on: the alert before and after each row."""
     last = np.maximum.accumulate(np.where(ring | clear, np.arange(len(ring)), -1))
     after = np.where(last < keys.starts[keys.each], firing[keys.each], ring[last])
     before = np.roll(after, 1)
@@ -195,7 +195,7 @@ def _rings(
 ) -> np.ndarray:
     """Which of the `held` rows ring: those that come after the last ring's end and its cool-down.
 
-    Where an alarm rings next depends only on where it rang last. So the next ring is found for all held rows at once,
+    Where an alert rings next depends only on where it rang last. So the next ring is found for all held rows at once,
     and the chain from the state before the step is followed in strides that double.
     """
     rows = np.flatnonzero(held)

@@ -46,7 +46,7 @@ starts it afresh; past twice as many the input waits for one."""
 class Shard:
     """The unit of placement, transaction, checkpoint and snapshot.
 
-    Guarantee: every record's rows are in the table once, every alarm reaches a `read_committed` subscriber once, whatever dies
+    Guarantee: every record's rows are in the table once, every alert reaches a `read_committed` subscriber once, whatever dies
     and whenever. Any unexpected error ends the process: takeover is the only error path.
     """
 
@@ -349,7 +349,7 @@ class Shard:
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         failpoints.point("checkpoint.begin")
-        self._publish(batch, (name, plan.dump()))  # 1. alarms first: they may run ahead of results, never behind
+        self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may run ahead of results, never behind
         live.outbox.settle(wait=True)
         reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
         live.plan = plan

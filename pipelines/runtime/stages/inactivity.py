@@ -16,7 +16,7 @@ from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
 class Inactivity(Stage):
     """Adds a row for each key that has not been heard of for `after`: no offset, every reading null, `silent` true.
 
-    Its event time is that of the key's last row, so that the alarm is the same however late it is noticed; a key that has had
+    Its event time is that of the key's last row, so that the alert is the same however late it is noticed; a key that has had
     none is not told of. What counts is when readings came, not when a stage lets go of what it made of them: a row that comes
     out while its key is silent, closed by the clock, is `silent` too and ends nothing.
     """

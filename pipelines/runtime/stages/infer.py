@@ -54,7 +54,7 @@ def _arrow(tensor: Tensor) -> pa.Array:
     """`[B]` as a column, `[B, T]` as a column of lists."""
     values = tensor.detach().cpu().contiguous().numpy()
     if values.ndim == 1:
-        # NaN is no verdict but null: to Polars it is above every level, so it would clear an alarm.
+        # NaN is no verdict but null: to Polars it is above every level, so it would clear an alert.
         return pa.array(values, from_pandas=True)
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))

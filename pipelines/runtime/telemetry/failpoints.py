@@ -1,7 +1,7 @@
 """Named points at which a test may kill or stop this process; nothing in production.
 
 With `TOCSIN_CRASH` naming a folder, a file `<point>` in it arms the point: its text is the signal's name (`SIGKILL`, `SIGSTOP`).
-An armed point waits until both uncommitted rows and unpublished alarms are in flight, writes `<point>.hit` and sends the signal.
+An armed point waits until both uncommitted rows and unpublished alerts are in flight, writes `<point>.hit` and sends the signal.
 """
 
 import os
@@ -34,11 +34,11 @@ POINTS = (
 RESHARDING = ("reshard.taken", "reshard.written", "reshard.journals", "reshard.committed")
 
 in_flight: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731
-"""Uncommitted rows and unpublished alarms of this process, set by the shard."""
+"""Uncommitted rows and unpublished alerts of this process, set by the shard."""
 
 
 def point(name: str, *, waits: bool = True) -> None:
-    """Die or stop here if a test wants it; with `waits`, once rows and alarms are in flight (a takeover has none yet)."""
+    """Die or stop here if a test wants it; with `waits`, once rows and alerts are in flight (a takeover has none yet)."""
     if (folder := os.environ.get("TOCSIN_CRASH")) and (armed := Path(folder) / name).exists():
         _fire(armed, waits)
 
@@ -54,6 +54,6 @@ def _fire(armed: Path, waits: bool) -> None:
         armed.rename(armed.with_suffix(f"{armed.suffix}.hit"))
     except FileNotFoundError:  # another thread or process took it
         return
-    armed.with_suffix(f"{armed.suffix}.hit").write_text(f"{how} {os.getpid()} rows={flight[0]} alarms={flight[1]}")
+    armed.with_suffix(f"{armed.suffix}.hit").write_text(f"{how} {os.getpid()} rows={flight[0]} alerts={flight[1]}")
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(0.05)

@@ -53,7 +53,7 @@ _SHARD = ("pipeline", "shard")
 METRICS = (
     Metric("tocsin_rows_total", "counter", "rows", _SHARD, "Readings that were judged."),
     Metric("tocsin_results_total", "counter", "rows", _SHARD, "Rows for the table."),
-    Metric("tocsin_alerts_total", "counter", "alarms", _SHARD, "Alarms that rang or were cleared."),
+    Metric("tocsin_alerts_total", "counter", "alerts", _SHARD, "Alerts that rang or were cleared."),
     Metric("tocsin_dead_letters_total", "counter", "records", _SHARD, "What could not be judged."),
     Metric("tocsin_duplicates_total", "counter", "rows", _SHARD, "Repeated readings that were dropped."),
     Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Left out to keep up, by the policy `latest`."),
