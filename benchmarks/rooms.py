@@ -66,16 +66,16 @@ class Rooms:
         for start in range(0, n, rows):
             yield pa.RecordBatch.from_arrays([a.slice(start, rows) for a in arrays], schema=SCHEMA)
 
-    def clone(self, times: int, cut: StateDelta) -> StateDelta:
+    def clone(self, times: int, delta: StateDelta) -> StateDelta:
         """Be so many times the rooms; the state of them all, from that of the rooms so far."""
-        names = [f"room-{int(key[5:]) + self.rooms * i}" for i in range(times) for key in cut.keys["key"].to_pylist()]
+        names = [f"room-{int(key[5:]) + self.rooms * i}" for i in range(times) for key in delta.keys["key"].to_pylist()]
         self._last, self._moment = np.tile(self._last, (times, 1)), np.tile(self._moment, times)
         self.rooms *= times
         slots, partitions = np.arange(self.rooms), np.zeros(self.rooms, np.int32)
-        columns = map(pa.array, (slots, partitions, names, np.tile(cut.keys["last_seen"].to_numpy(), times)))
-        keys = pa.RecordBatch.from_arrays([*columns], schema=cut.keys.schema)
-        cells = {name: t.repeat(times, *[1] * (t.dim() - 1)) for name, t in cut.cells.items()}
-        return replace(cut, keys=keys, cells=cells, facts={**cut.facts, "capacity": self.rooms})
+        columns = map(pa.array, (slots, partitions, names, np.tile(delta.keys["last_seen"].to_numpy(), times)))
+        keys = pa.RecordBatch.from_arrays([*columns], schema=delta.keys.schema)
+        cells = {name: t.repeat(times, *[1] * (t.dim() - 1)) for name, t in delta.cells.items()}
+        return replace(delta, keys=keys, cells=cells, facts={**delta.facts, "capacity": self.rooms})
 
 
 def measure(rooms: int, readings: int, minutes: int, profile: bool) -> tuple[float, float]:
@@ -87,7 +87,7 @@ def measure(rooms: int, readings: int, minutes: int, profile: bool) -> tuple[flo
         machine.step(batch, batch["_timestamp"][-1].value)
     if rooms > made.rooms:
         warm, machine = machine, Machine(pipeline({}, MODEL))
-        machine.restore([made.clone(rooms // made.rooms, warm.cut(full=True))])
+        machine.restore([made.clone(rooms // made.rooms, warm.delta(full=True))])
     profiler, seconds, read, results, memory = cProfile.Profile(time.process_time), 0.0, 0, 0, 0.0
     while read < readings:
         for batch in made.minutes(minutes, rows):

@@ -14,7 +14,7 @@ from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
 @contextmanager
-def hosted(spec: ShardConfig) -> Iterator[worker.HostedShard]:
+def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
     """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
     readers = list[Reader]()
 
@@ -23,7 +23,7 @@ def hosted(spec: ShardConfig) -> Iterator[worker.HostedShard]:
         return readers[-1]
 
     with patch.object(worker, "RemoteReader", reader), patch.object(worker.os, "_exit", _end):
-        shard = worker.HostedShard(spec, lambda why: None)
+        shard = worker.HostedShard(config, lambda why: None)
         try:
             yield shard
         finally:

@@ -33,7 +33,7 @@ class Idle(Worker):
         return said
 
     def speak(self, why: str) -> None:
-        self._last_words(why)
+        self._report_death(why)
 
     def drain(self, timeout: float = 60) -> bool:
         if ShardId("job", 8) in (own := {status.id for status in self._told[0]}):

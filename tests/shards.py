@@ -23,10 +23,10 @@ def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **
         partitions: which ones its order names; None: all that the job was made with.
         given: of the spec, such as `on_gap` and `start`.
     """
-    spec = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
-    spec = dataclasses.replace(spec, **given)
-    reader = Reader(job.kafka, job.topic, spec.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, spec.on_gap)
-    return Shard(spec, reader)
+    config = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
+    config = dataclasses.replace(config, **given)
+    reader = Reader(job.kafka, job.topic, config.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, config.on_gap)
+    return Shard(config, reader)
 
 
 def read(running: Shard, job: Job) -> Shard:

@@ -49,8 +49,8 @@ def reset(
             err=True,
         )
     with working(f"{pipeline}: starts over"):
-        specs = [spec for id, spec in deployment.specs(deployment.plan).items() if id.pipeline == pipeline]
-        done = start_over(specs, place)
+        configs = [config for id, config in deployment.configs(deployment.plan).items() if id.pipeline == pipeline]
+        done = start_over(configs, place)
     if json:
         say_json({"pipeline": pipeline, "deleted_rows": done.deleted, "positions": done.positions})
         return

@@ -23,9 +23,9 @@ def txn_per_worker() -> None:
     """Each process has a transactional id of its own, so nobody is fenced; what it publishes is out before it can notice."""
     producer = clients.producer
 
-    def send(original: Any, outbox: ShardPublisher, *what: Any) -> None:
-        original(outbox, *what)
-        outbox.settle(wait=True)
+    def send(original: Any, publisher: ShardPublisher, *what: Any) -> None:
+        original(publisher, *what)
+        publisher.settle(wait=True)
 
     _replace(ShardPublisher, "send", send)
 
@@ -80,11 +80,11 @@ def read_before_fence() -> None:
     """The journal is read first, then the older owner is fenced."""
     last = journal.newest
 
-    def early(original: Any, spec: Any, source: Any) -> Any:
-        stored = last(spec.kafka, spec.plan.build(spec.lake).journal, spec.shard)
+    def early(original: Any, config: Any, source: Any) -> Any:
+        stored = last(config.kafka, config.plan.build(config.lake).journal, config.shard)
         failpoints.point(EARLY, waits=False)
         journal.newest = lambda *_: stored
-        return original(spec, source)
+        return original(config, source)
 
     _replace(shard, "recover", early)
 

@@ -214,7 +214,7 @@ class Job:
         kafka: Mapping[str, Any] | None = None,
         shard: int = 0,
         shards: int | None = None,
-        spec: ShardConfig | None = None,
+        config: ShardConfig | None = None,
         **armed: str,
     ) -> Worker:
         """Start a process.
@@ -225,16 +225,16 @@ class Job:
             spec: of another pipeline's shard.
             armed: crash points, with `_` for the dot, and their signals.
         """
-        spec = spec or replace(self.specs(shards)[shard], kafka=kafka or self.kafka, on_gap=on_gap)
-        return self._process(armed, run, spec, flaw)
+        config = config or replace(self.configs(shards)[shard], kafka=kafka or self.kafka, on_gap=on_gap)
+        return self._process(armed, run, config, flaw)
 
     def reset(self, to: To, **armed: str) -> Worker:
         """Start a process that has the job start over."""
-        return self._process(armed, start_over, self.specs(), to)
+        return self._process(armed, start_over, self.configs(), to)
 
     def judge_again(self, span: Span, into: str, *, overwrite: bool = False, **armed: str) -> Worker:
         """Start a process that judges a span of the topic again."""
-        return self._process(armed, judge_again, self.specs()[0], span, into, overwrite)
+        return self._process(armed, judge_again, self.configs()[0], span, into, overwrite)
 
     def move(self, shards: int, **armed: str) -> Worker:
         """Start a process that moves the state to so many shards."""
@@ -242,7 +242,7 @@ class Job:
         deployment = Deployment(self.plan, self.lake, self.kafka, self.partitions, shards)
         return self._process(armed, move, deployment)
 
-    def specs(self, shards: int | None = None) -> list[ShardConfig]:
+    def configs(self, shards: int | None = None) -> list[ShardConfig]:
         """Of each shard."""
         n = shards or self._shards
         own = [range(s, self.partitions, n) for s in range(n)]

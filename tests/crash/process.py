@@ -37,7 +37,7 @@ COUNTS = "counts"
 """The file in which a process leaves what it counted, as JSON, if it ends by itself."""
 
 
-def run(folder: Path, spec: ShardConfig, flaw: str | None) -> None:
+def run(folder: Path, config: ShardConfig, flaw: str | None) -> None:
     """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
 
     Args:
@@ -50,10 +50,10 @@ def run(folder: Path, spec: ShardConfig, flaw: str | None) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_anywhere, daemon=True).start()
-    pipeline = spec.plan.build(spec.lake)
+    pipeline = config.plan.build(config.lake)
     codec = Codec(topic=pipeline.topic, schema=pipeline.schema)
     try:
-        shard = Shard(spec, Reader(spec.kafka, pipeline.topic, spec.partitions, codec, 500, spec.on_gap))
+        shard = Shard(config, Reader(config.kafka, pipeline.topic, config.partitions, codec, 500, config.on_gap))
         (folder / LIVE).touch()
         shard.run(stop)
         (folder / COUNTS).write_text(json.dumps(shard.stats.window().counts))
@@ -61,11 +61,11 @@ def run(folder: Path, spec: ShardConfig, flaw: str | None) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def start_over(folder: Path, specs: Sequence[ShardConfig], to: To) -> None:
+def start_over(folder: Path, configs: Sequence[ShardConfig], to: To) -> None:
     """Have a job start over; the arguments are as of `run`."""
     _settle(folder)
     try:
-        reset(specs, to)
+        reset(configs, to)
     except TocsinError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -79,10 +79,10 @@ def move(folder: Path, deployment: Deployment) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def judge_again(folder: Path, spec: ShardConfig, span: Span, into: str, overwrite: bool) -> None:
+def judge_again(folder: Path, config: ShardConfig, span: Span, into: str, overwrite: bool) -> None:
     """Judge a span of a job's topic again; the arguments are as of `run`."""
     _settle(folder)
-    backfill(spec.plan.build(spec.lake), spec.kafka, spec.lake, span, into, overwrite=overwrite)
+    backfill(config.plan.build(config.lake), config.kafka, config.lake, span, into, overwrite=overwrite)
 
 
 def _settle(folder: Path) -> None:

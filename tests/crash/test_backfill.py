@@ -35,8 +35,8 @@ def _again(
     job: Job, span: Span, into: str = "again", *, but: dict[str, Any] | None = None, **more: Any
 ) -> BackfillReport:
     """Judge again; `but` is what differs from the job's declaration."""
-    (spec,) = job.specs()
-    return backfill(replace(spec.plan.build(job.lake), **(but or {})), job.kafka, job.lake, span, into, **more)
+    (config,) = job.configs()
+    return backfill(replace(config.plan.build(job.lake), **(but or {})), job.kafka, job.lake, span, into, **more)
 
 
 def _rows(job: Job, table: str) -> pl.DataFrame:

@@ -72,8 +72,8 @@ def message(shot: Shot, *, at: int, store: Path | None = None) -> Message:
     if store is None:
         return Message(shot.camera % 2, file(shot), [("content-type", b"image/jpeg"), *facts], at, b"k")
     digest = hashlib.sha256(file(shot)).hexdigest().encode()
-    claim = [("frame-uri", f"{_place(store, shot)}".encode()), ("frame-sha256", digest)]
-    return Message(shot.camera % 2, None, [*claim, *facts], at, b"k")
+    ownership = [("frame-uri", f"{_place(store, shot)}".encode()), ("frame-sha256", digest)]
+    return Message(shot.camera % 2, None, [*ownership, *facts], at, b"k")
 
 
 def _place(store: Path, shot: Shot) -> Path:

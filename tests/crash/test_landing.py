@@ -30,10 +30,10 @@ def _landed(job: Job) -> int:
 def test_each_alert_is_in_the_table_once_wherever_either_process_is_killed(make_job: MakeJob, kills: int) -> None:
     rng, job, lost = random.Random(8), make_job(), list[int]()
     plan, topic = alerts_table_plan(job.name, every="500ms"), f"alerts.{job.name}"
-    spec = ShardConfig(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
+    config = ShardConfig(plan, job.lake, job.kafka, 0, range(provision(job.kafka, plan.build(job.lake), shards=1)))
     made, lands_at = 0, 0
     with job.load():
-        rings, lands = job.start(), job.start(spec=spec)
+        rings, lands = job.start(), job.start(config=config)
         while made < kills:
             _, alerts = rings.fall(rng.choice(RINGING))
             assert alerts > 0
@@ -45,9 +45,9 @@ def test_each_alert_is_in_the_table_once_wherever_either_process_is_killed(make_
             lost.append(sum(m.offset >= lands_at and m.timestamp < killed_ms for m in job.read(topic)))
             made += 2
             if (point := rng.choice([None, *TAKEOVER])) is not None:
-                job.start(spec=spec, **{point.replace(".", "_"): "SIGKILL"}).fell(point)
+                job.start(config=config, **{point.replace(".", "_"): "SIGKILL"}).fell(point)
                 made += 1
-            lands = job.start(spec=spec)
+            lands = job.start(config=config)
     job.finish(rings)
     said = job.read(topic)
     until(lambda: _landed(job) > said[-1].offset, "all alerts to land", worker=lands)

@@ -24,7 +24,7 @@ START_MS = int(time.time() * 1000) - 3_600_000
 
 def _judge_all(job: Job) -> None:
     """Every shard judges what was sent, commits and ends."""
-    workers = [job.start(shard=spec.shard) for spec in job.specs()]
+    workers = [job.start(shard=config.shard) for config in job.configs()]
     for worker in workers:
         job.drain(worker)
     for worker in workers:
@@ -159,7 +159,7 @@ def test_it_is_the_way_out_of_a_topic_that_was_made_anew(make_job: MakeJob) -> N
     job.send(islice(sent, 300))
     stopped = job.start()
     assert stopped.ended() == 1 and "TopicReplaced" in stopped.said
-    done = reset(job.specs(), "earliest")
+    done = reset(job.configs(), "earliest")
     assert done.positions == dict.fromkeys(range(PARTITIONS), 0) and done.deleted
     _judge_all(job)
     found, expected = job.found(), judge(job.read(job.topic))
@@ -170,7 +170,7 @@ def test_one_that_never_ran_begins_where_it_says(make_job: MakeJob) -> None:
     job, sent = make_job(), messages(6)
     job.send(islice(sent, 200))
     ends = job.ends()
-    assert reset(job.specs(), "latest").positions == ends
+    assert reset(job.configs(), "latest").positions == ends
     job.send(islice(sent, 200))
     _judge_all(job)
     assert job.found().rows == _later(job, ends).rows

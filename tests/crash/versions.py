@@ -44,6 +44,6 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-def migrate(version: int, cut: StateDelta) -> StateDelta | None:
+def migrate(version: int, delta: StateDelta) -> StateDelta | None:
     """The second version's state from the first one's."""
-    return replace(cut, cells={**cut.cells, RING: cut.cells[RING].flip(-1)}) if version == 1 else None
+    return replace(delta, cells={**delta.cells, RING: delta.cells[RING].flip(-1)}) if version == 1 else None

@@ -163,10 +163,10 @@ def steps(beats: Sequence[Beat]) -> list[tuple[int, int, list[Row]]]:
 
 def run(p: Pipeline, beats: Sequence[Beat]) -> list[StepOutcome]:
     """The steps, some of them by a machine that goes on from what the one before has left."""
-    machine, chain, outcomes = Machine(p), [Machine(p).cut(full=True)], []
+    machine, chain, outcomes = Machine(p), [Machine(p).delta(full=True)], []
     for beat, (now, stamp, rows) in zip(beats, steps(beats), strict=True):
         if beat.restart:
-            chain.append(machine.cut(full=False))
+            chain.append(machine.delta(full=False))
             machine = Machine(p)
             machine.restore(chain)
         outcomes.append(machine.step(batch(rows, stamp), now))
@@ -263,9 +263,9 @@ def test_what_waits_is_in_a_snapshot_whatever_its_tensors_share(tmp_path: Path) 
     p = replace(p, results=pa.schema([f for f in p.results if f.name != "own"]))
     machine, snapshots = Machine(p), Snapshots(Lake(str(tmp_path)), "p", 0)
     machine.step(batch(FOUR, NOW), NOW)  # all of them wait
-    snapshots.write(1, machine.cut(full=True), {})
+    snapshots.write(1, machine.delta(full=True), {})
     restored = Machine(p)
-    restored.restore(snapshots.read(1).cuts)
+    restored.restore(snapshots.read(1).deltas)
     more = [Row(4, "a", NOW, 5.0), Row(5, "a", NOW, 6.0)]
     for m in (machine, restored):
         outcome = m.step(batch(more, NOW), NOW)

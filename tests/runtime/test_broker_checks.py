@@ -83,7 +83,13 @@ class Guarded(Setup):
         """Grant the least with which all is ok."""
         rules = [("READ", "TOPIC", self.topic, "LITERAL"), ("DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")]
         lands = f"alerts.{self.name}"  # the alerts on their way into the lake, a pipeline of their own
-        made = (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"{lands}.dlq", f"_tocsin.{lands}")
+        made = (
+            lands,
+            f"{self.topic}.dlq",
+            f"_tocsin.{self.name}",
+            f"{lands}.dlq",
+            f"_tocsin.{lands}",
+        )
         for topic in made:
             rules += [(operation, "TOPIC", topic, "LITERAL") for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS")]
         for topic in (lands, f"_tocsin.{self.name}", f"_tocsin.{lands}"):

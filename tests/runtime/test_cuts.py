@@ -50,7 +50,7 @@ def test_dealt_out_to_other_shards_and_back_every_key_is_as_it_was(
     ops: list[tuple[str, Any]], before: int, after: int
 ) -> None:
     now, states = 1000, [_state() for _ in range(before)]
-    chains = [[state.cut(full=True)] for state in states]
+    chains = [[state.delta(full=True)] for state in states]
     for value, (op, given_) in enumerate(ops, 1):
         if op == "pass":
             now += given_
@@ -58,18 +58,18 @@ def test_dealt_out_to_other_shards_and_back_every_key_is_as_it_was(
             if op == "pass":
                 state.forget(now, FORGET_MS)
             elif op == "cut":
-                chains[n] = [*([] if given_ else chains[n]), state.cut(full=given_)]
+                chains[n] = [*([] if given_ else chains[n]), state.delta(full=given_)]
             elif keys := [(p, k) for p, k in given_ if p % before == n]:
                 (_write if op == "write" else lambda s, k, _, t: _wait(s, k, t))(state, keys, value, now)
     for chain, state in zip(chains, states, strict=True):
-        chain.append(state.cut(full=False))
+        chain.append(state.delta(full=False))
     expected = _all(states)
 
-    cuts = [merged(chain) for chain in chains]
-    assert _all([_restored([cut]) for cut in cuts]) == expected
-    moved = redistributed(cuts, after)
-    assert _all([_restored([cut]) for cut in moved]) == expected
-    back = redistributed([_restored([cut]).cut(full=True) for cut in moved], before)
-    assert _all([_restored([cut]) for cut in back]) == expected
-    sweeps = {cut.facts["next_sweep"] for cut in (*moved, *back)}
+    deltas = [merged(chain) for chain in chains]
+    assert _all([_restored([delta]) for delta in deltas]) == expected
+    moved = redistributed(deltas, after)
+    assert _all([_restored([delta]) for delta in moved]) == expected
+    back = redistributed([_restored([delta]).delta(full=True) for delta in moved], before)
+    assert _all([_restored([delta]) for delta in back]) == expected
+    sweeps = {delta.facts["next_sweep"] for delta in (*moved, *back)}
     assert sweeps == {min(state._next_sweep for state in states)}

@@ -167,7 +167,7 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def claim(uri: str, content: bytes | None = None) -> list[tuple[str, bytes]]:
+def ownership(uri: str, content: bytes | None = None) -> list[tuple[str, bytes]]:
     digest = hashlib.sha256(picture_bytes() if content is None else content).hexdigest()
     return [("frame-uri", uri.encode()), ("frame-sha256", digest.encode())]
 
@@ -175,7 +175,7 @@ def claim(uri: str, content: bytes | None = None) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_claim_check_is_the_same_row_as_the_frame_in_the_message(store: Path, scheme: str) -> None:
     made = codec(f"{scheme}{store}")
-    referred = record(None, 0, [*claim(f"{scheme}{store}/1.jpg"), *HEADERS])
+    referred = record(None, 0, [*ownership(f"{scheme}{store}/1.jpg"), *HEADERS])
     batch, dead = made.decode([referred, record(picture_bytes(), 1, [*TYPE, *HEADERS])])
     assert not dead
     first, second = (row for row in batch.drop_columns(["_offset"]).to_pylist())
@@ -184,14 +184,16 @@ def test_a_claim_check_is_the_same_row_as_the_frame_in_the_message(store: Path, 
 
 def test_a_claim_check_that_fails_says_why(store: Path) -> None:
     made, other = codec(str(store)), hashlib.sha256(b"other").hexdigest()
-    ((error, message),) = letters(made, None, claim(f"{store}/2.jpg"))
+    ((error, message),) = letters(made, None, ownership(f"{store}/2.jpg"))
     assert (error, message) == ("FrameMissing", f"expected a file at {store}/2.jpg, got none")
-    ((error, message),) = letters(made, None, claim(f"{store}/1.jpg", b"other"))
+    ((error, message),) = letters(made, None, ownership(f"{store}/1.jpg", b"other"))
     assert error == "FrameAltered" and other in message
     (store / "3.jpg").write_bytes(b"no picture")
-    assert [e for e, _ in letters(made, None, claim(f"{store}/3.jpg", b"no picture"))] == ["BadFrame"]
+    assert [e for e, _ in letters(made, None, ownership(f"{store}/3.jpg", b"no picture"))] == ["BadFrame"]
     (store / "4.jpg").write_bytes(bytes(100_001))
-    assert [e for e, _ in letters(codec(str(store), max_bytes=100_000), None, claim(f"{store}/4.jpg"))] == ["TooLarge"]
+    assert [e for e, _ in letters(codec(str(store), max_bytes=100_000), None, ownership(f"{store}/4.jpg"))] == [
+        "TooLarge"
+    ]
 
 
 def test_a_store_that_does_not_answer_is_asked_again_and_then_given_up(store: Path, monkeypatch) -> None:
@@ -207,7 +209,7 @@ def test_a_store_that_does_not_answer_is_asked_again_and_then_given_up(store: Pa
     Away.__abstractmethods__ = frozenset()
     monkeypatch.setattr(jpeg, "PAUSE_S", 0.0)
     monkeypatch.setattr(jpeg, "_root", lambda *_: (fs.PyFileSystem(Away()), str(store)))
-    ((error, message),) = letters(codec(str(store)), None, claim(f"{store}/1.jpg"))
+    ((error, message),) = letters(codec(str(store)), None, ownership(f"{store}/1.jpg"))
     assert error == "FrameUnreachable" and "connection reset" in message
     assert len(asked) == jpeg.ATTEMPTS
 
@@ -239,9 +241,9 @@ def test_a_root_of_any_name_is_a_path_or_a_uri_and_so_is_what_lies_in_it(tmp_pat
 )
 def test_a_message_cannot_have_a_file_read_outside_the_roots(store: Path, tmp_path: Path, uri: str) -> None:
     (tmp_path / "storesecret.jpg").write_bytes(picture_bytes())
-    ((error, message),) = letters(codec(str(store)), None, claim(uri.format(tmp=tmp_path)))
+    ((error, message),) = letters(codec(str(store)), None, ownership(uri.format(tmp=tmp_path)))
     assert error == "ForbiddenPlace" and f"inside {store}" in message
-    ((_, message),) = letters(codec(), None, claim(f"{store}/1.jpg"))
+    ((_, message),) = letters(codec(), None, ownership(f"{store}/1.jpg"))
     assert "since no `roots` are set" in message
 
 

@@ -82,12 +82,12 @@ CUTS = st.lists(st.lists(st.integers(0, 15), max_size=6), min_size=3, max_size=3
 
 def _taken(log: Log, cuts: Sequence[list[int]], rows: Sequence[int]) -> list[StepInput]:
     """Steps as a live shard takes them: a poll, then as many rows as it wants."""
-    inbox, wanted, steps = StepBuffer(EMPTY), iter(rows * 200), []
+    buffer, wanted, steps = StepBuffer(EMPTY), iter(rows * 200), []
     for poll in _polls(log, cuts):
-        inbox.put(poll)
-        steps.append(inbox.take(next(wanted)))
-    while inbox:
-        steps.append(inbox.take(next(wanted)))
+        buffer.put(poll)
+        steps.append(buffer.take(next(wanted)))
+    while buffer:
+        steps.append(buffer.take(next(wanted)))
     return steps
 
 
@@ -129,11 +129,11 @@ def test_steps_are_the_whole_log_once_in_order_and_never_part_a_message(
 
 
 def test_a_poll_that_only_moves_on_makes_a_step_without_rows() -> None:
-    inbox = StepBuffer(EMPTY)
-    inbox.put(_poll([[Message(0, False)] * 3], {0: (0, 3)}))
-    assert inbox and inbox.rows == 0
-    assert inbox.take(10) == StepInput(EMPTY, [], {0: 3})
-    assert not inbox
+    buffer = StepBuffer(EMPTY)
+    buffer.put(_poll([[Message(0, False)] * 3], {0: (0, 3)}))
+    assert buffer and buffer.rows == 0
+    assert buffer.take(10) == StepInput(EMPTY, [], {0: 3})
+    assert not buffer
 
 
 def test_nothing_waiting_makes_a_tick() -> None:
@@ -142,11 +142,11 @@ def test_nothing_waiting_makes_a_tick() -> None:
 
 
 def test_a_tick_of_the_journal_leaves_what_waits() -> None:
-    inbox = StepBuffer(EMPTY)
-    inbox.put(_poll([[Message(1, False), Message(0, False)]], {0: (0, 1)}))
-    inbox.put(_poll([[Message(1, False), Message(0, False)]], {0: (1, 2)}))
-    assert inbox.take_until({}) == StepInput(EMPTY, [], {})
-    assert inbox.rows == 1 and inbox.covers({0: 2})
+    buffer = StepBuffer(EMPTY)
+    buffer.put(_poll([[Message(1, False), Message(0, False)]], {0: (0, 1)}))
+    buffer.put(_poll([[Message(1, False), Message(0, False)]], {0: (1, 2)}))
+    assert buffer.take_until({}) == StepInput(EMPTY, [], {})
+    assert buffer.rows == 1 and buffer.covers({0: 2})
 
 
 def test_a_timestamp_ahead_of_the_walls_clock_does_not_say_how_far_a_partition_has_been_read() -> None:

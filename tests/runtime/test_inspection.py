@@ -87,7 +87,7 @@ class Shard:
         self._sequence += 1
         name = self._epoch << 32 | self._sequence
         facts = {"plan": PLAN.dump()}
-        self.snapshots.write(name, self.machine.cut(full=self.snapshots.full_next), facts)
+        self.snapshots.write(name, self.machine.delta(full=self.snapshots.full_next), facts)
         self._sink.publish([], dict.fromkeys(self._partitions, self._offset), name)
         self.snapshots.drop_before(name)
         return name
@@ -139,7 +139,7 @@ def test_what_is_read_from_a_chain_of_cuts_is_what_a_shard_restores(lake: Lake, 
         shard.now += 20 * HOUR_MS
         name = shard.checkpoint()
         restored = Machine(shard.declared)
-        restored.restore(Snapshots(lake, "pumps", 0).read(name).cuts)
+        restored.restore(Snapshots(lake, "pumps", 0).read(name).deltas)
         held = restored._state._index.get(0, {})
         known = inspection._Known(lake, "pumps", 0, name)
         assert sorted(known.keys["key"]) == sorted(held)

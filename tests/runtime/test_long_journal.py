@@ -143,8 +143,8 @@ def test_a_large_record_passes_the_producer_too(wide: Job) -> None:
     job, running = wide, shard(wide)  # a topic that is widened takes large records only a moment later
     large = Journal(running._live.journal.base)
     large.mark(1, "x" * (LARGEST - 10_000))
-    running._live.outbox.send([], [], large, {})
-    running._live.outbox.settle(wait=True)
+    running._live.publisher.send([], [], large, {})
+    running._live.publisher.settle(wait=True)
     (*_, newest) = job.read(f"_tocsin.{job.name}")
     assert len(newest.value) > LARGEST - 10_000
 

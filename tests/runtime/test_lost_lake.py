@@ -180,10 +180,10 @@ def test_starting_over_is_refused_too_or_begins_a_new_table(job: Job, sent: Iter
     job.send(islice(sent, 100))
     read(shard(job), job).close()
     _emptied(job)
-    (spec,) = job.specs()
+    (config,) = job.configs()
     with pytest.raises(LakeLost):
-        reset([spec], "earliest")
-    reset([replace(spec, on_gap="skip")], "earliest")
+        reset([config], "earliest")
+    reset([replace(config, on_gap="skip")], "earliest")
     read(shard(job), job).close()
     assert job.drained(job.ends())
 

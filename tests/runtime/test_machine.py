@@ -95,9 +95,9 @@ def test_a_machine_restored_after_any_step_goes_on_exactly_as_the_one_before(see
             assert other.step(batch, now) == outcome
         said, forgotten = said + len(outcome.alerts), forgotten + outcome.counts["forgotten"]
         if rng.random() < 0.3:
-            snapshots.write(n, machine.cut(full=snapshots.full_next), {})
+            snapshots.write(n, machine.delta(full=snapshots.full_next), {})
             other = Machine(_pipeline())
-            other.restore(Snapshots(Lake(str(tmp_path)), "p", 0).read(n).cuts)
+            other.restore(Snapshots(Lake(str(tmp_path)), "p", 0).read(n).deltas)
             assert other.keys == machine.keys
             restarts += 1
     assert said > 20 and forgotten > 5 and restarts > 20
@@ -227,11 +227,11 @@ def test_rules_come_and_go_and_what_stays_goes_on(tmp_path: Path) -> None:
     machine, other = Machine(pipeline), AlertRule(name="other", severity="warning", when=pl.col("x") > 0.85)
     machine.step(_batch([(0, "a", NOW + n, 0.9) for n in range(3)], 0, NOW), NOW)
     snapshots = Snapshots(Lake(str(tmp_path)), "p", 0)
-    snapshots.write(1, machine.cut(full=True), {})
+    snapshots.write(1, machine.delta(full=True), {})
     changed = replace(pipeline, rules=[RULES[0], other])
     assert machine.adopt(changed)
     restored = Machine(changed)
-    restored.restore(snapshots.read(1).cuts)
+    restored.restore(snapshots.read(1).deltas)
     for one in (machine, restored):
         after = one.step(_batch([(0, "a", NOW + 9, 0.9), (0, "a", NOW + 10, 0.1)], 3, NOW), NOW)
         assert [(a.rule, a.transition) for a in after.alerts] == [
@@ -267,7 +267,7 @@ def _old_cut() -> StateDelta:
     """Of a machine with a row that waits and an alert that stands."""
     machine = Machine(_pipeline())
     machine.step(_batch([(0, "a", NOW + 4000 * i, 0.9) for i in range(6)], 0, NOW + 20_000), NOW)
-    return machine.cut(full=True)
+    return machine.delta(full=True)
 
 
 def test_a_migrated_state_goes_on_and_a_cell_that_is_new_starts_at_its_fill() -> None:
@@ -279,7 +279,7 @@ def test_a_migrated_state_goes_on_and_a_cell_that_is_new_starts_at_its_fill() ->
     cells = {n: t for n, t in old.cells.items() if not n.startswith("2-Silence/")} | {"1-Last/rows|data": ring}
     machine = Machine(wider)
     machine.migrate(replace(old, cells=cells))
-    new = machine.cut(full=True)
+    new = machine.delta(full=True)
     assert new.cells["1-Last/rows|data"].equal(ring) and new.cells["2-Silence/told|"].tolist() == [True]
     assert new.cells["0-Sorted/newest|"].equal(old.cells["0-Sorted/newest|"])
     assert new.cells["rules/high/firing|"].tolist() == [True]
@@ -391,9 +391,9 @@ def test_a_key_that_a_person_has_it_forget_begins_anew_and_what_waits_of_it_leav
     machine.adopt(changed)
     if restart:
         snapshots = Snapshots(Lake(str(tmp_path)), "p", 0)
-        snapshots.write(1, machine.cut(full=True), {})
+        snapshots.write(1, machine.delta(full=True), {})
         machine = Machine(changed)
-        machine.restore(snapshots.read(1).cuts)
+        machine.restore(snapshots.read(1).deltas)
     rows = [(0, unit, NOW, x) for x in (5.0, 6.0, 7.0, 8.0, 9.0) for unit in ("a", "b")]
     outcome = machine.step(_batch(rows, 9, NOW), NOW, wall=NOW)
     assert not outcome.refused and outcome.changed and outcome.counts["forgotten"] == 1

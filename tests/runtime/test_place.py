@@ -75,7 +75,7 @@ def test_a_worker_that_cannot_be_reached_or_answers_with_an_error_is_asked_again
     place, process = filled("job/worker-0/1", error, error, told())
     assert heard(place) == told()
     assert process.is_running()
-    place.bury("the test is over")
+    place.mark_dead("the test is over")
     process.wait(60)
 
 
@@ -85,7 +85,7 @@ def test_a_worker_that_never_answers_otherwise_is_ended_and_its_process_too(monk
     heard(place)
     with pytest.raises(Ended, match="it has not answered for 1 s; its last answer: RuntimeError: boom"):
         heard_until_silent(place)
-    place.bury("it does not answer")
+    place.mark_dead("it does not answer")
     process.wait(60)
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_stalls_is_ended_and_its_process_too(monkeypatch: pytest.M
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(Ended, match="it has not answered for 1 s"):
         heard_until_silent(place)
-    place.bury("it does not answer")
+    place.mark_dead("it does not answer")
     process.wait(60)
 
 
@@ -110,7 +110,7 @@ def test_a_death_is_heard_of_at_once_with_a_reason_in_one_line() -> None:
         heard_until_silent(place)  # what it said before it died may come first
     assert time.monotonic() - killed < 2
     assert "\n" not in str(died.value)
-    place.bury(str(died.value))
+    place.mark_dead(str(died.value))
 
 
 HANGS = {
@@ -125,7 +125,7 @@ def test_a_shard_that_hangs_ends_its_worker() -> None:
     for why in HANGS:
         with pytest.raises(Ended, match=why):
             heard(place)
-    assert place.bury(why) == place_.BACKOFF_S[0]
+    assert place.mark_dead(why) == place_.BACKOFF_S[0]
     assert (place.restarts, place.why, place.actor) == (1, why, None)
     process.wait(60)
 

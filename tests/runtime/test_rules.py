@@ -35,7 +35,7 @@ class Watch:
         frame = pl.DataFrame(
             columns, schema={n: t for n, t in pl.DataFrame(COLUMNS.empty_table()).schema.items() if n in columns}
         )
-        self.state.cut(full=False)  # from here on only the rules' own writes are dirty
+        self.state.delta(full=False)  # from here on only the rules' own writes are dirty
         edges = self.book.step(frame, slots, np.array(times, np.int64), self.state.of("rules"))  # type: ignore[arg-type]
         self.rows += len(keys)
         return [(self.rows - len(keys) + e.row, e.rule.name, e.transition) for e in edges]
@@ -121,7 +121,7 @@ def test_only_keys_whose_alert_state_changes_are_written() -> None:
 
     def written(*values: float) -> int:
         watch.step(range(len(values)), [0] * len(values), rul=values)
-        return watch.state.cut(full=False).keys.num_rows
+        return watch.state.delta(full=False).keys.num_rows
 
     assert written(50, 50, 50) == 0
     assert written(50, 29, 50) == 1  # a run begins
@@ -199,7 +199,7 @@ SETTINGS = st.tuples(
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), MAYBE, MAYBE), max_size=60)
 
 
-def agree(rules: Sequence[tuple[int, int, bool]], rows: Sequence[Row], cuts: Iterable[int]) -> Edges:
+def agree(rules: Sequence[tuple[int, int, bool]], rows: Sequence[Row], splits: Iterable[int]) -> Edges:
     """Check the rule book against the oracle; returns the edges."""
     made = [
         AlertRule(
@@ -217,7 +217,7 @@ def agree(rules: Sequence[tuple[int, int, bool]], rows: Sequence[Row], cuts: Ite
         (i, f"{j}", t) for i, row in enumerate(rows) for j, oracle in enumerate(oracles) if (t := oracle.row(*row))
     ]
     watch = Watch(*made)
-    bounds = [0, *sorted(c for c in cuts if c < len(rows)), len(rows)]
+    bounds = [0, *sorted(c for c in splits if c < len(rows)), len(rows)]
     got: Edges = []
     for start, end in pairwise(bounds):
         key, time, on, off = zip(*rows[start:end], strict=True) if end > start else [()] * 4
@@ -229,14 +229,14 @@ def agree(rules: Sequence[tuple[int, int, bool]], rows: Sequence[Row], cuts: Ite
 @settings(max_examples=300, deadline=None)
 @given(st.lists(SETTINGS, min_size=1, max_size=3), ROWS, st.sets(st.integers(1, 59), max_size=30), st.booleans())
 def test_any_split_into_steps_gives_what_a_loop_over_rows_gives(
-    rules: list[tuple[int, int, bool]], rows: list[Row], cuts: set[int], ascending: bool
+    rules: list[tuple[int, int, bool]], rows: list[Row], splits: set[int], ascending: bool
 ) -> None:
     if ascending:
         times = np.cumsum([time for _, time, _, _ in rows]).tolist()
         rows = [(key, time, on, off) for (key, _, on, off), time in zip(rows, times, strict=True)]
     else:
         rows = [(key, 9 * time, on, off) for key, time, on, off in rows]
-    agree(rules, rows, cuts)
+    agree(rules, rows, splits)
 
 
 @pytest.mark.parametrize("keys", [1, 70, 5000])
@@ -256,5 +256,5 @@ def test_an_alert_goes_on_after_its_state_was_restored() -> None:
     rule = AlertRule(name="low", severity="warning", when=LOW, clear=pl.col("rul") > 40, cooldown="10ms")
     before, after = Watch(rule), Watch(rule)
     assert before.rul(29, times=[0]) == [(0, "low", "raised")]
-    after.state.restore([before.state.cut(full=True)])
+    after.state.restore([before.state.delta(full=True)])
     assert after.rul(29, 41, 29, 29, times=[1, 2, 9, 10]) == [(1, "low", "cleared"), (3, "low", "raised")]

@@ -65,7 +65,7 @@ def _same(a: StateDelta, b: StateDelta) -> None:
 
 def _restored(lake: Lake, name: int) -> State:
     state = _state()
-    state.restore(Snapshots(lake, "p", 0).read(name).cuts)
+    state.restore(Snapshots(lake, "p", 0).read(name).deltas)
     return state
 
 
@@ -73,39 +73,39 @@ def test_each_snapshot_of_a_chain_gives_back_the_state_it_was_cut_from(lake: Lak
     state, snapshots, whole = _state(), Snapshots(lake, "p", 0), {}
     for name in range(1, 6):
         _add(state, range(10 * name, 10 * name + 20), name)
-        snapshots.write(name, state.cut(full=snapshots.full_next), {"now": name})
-        whole[name] = state.cut(full=True)
-    for name, cut in whole.items():
-        _same(_restored(lake, name).cut(full=True), cut)
+        snapshots.write(name, state.delta(full=snapshots.full_next), {"now": name})
+        whole[name] = state.delta(full=True)
+    for name, delta in whole.items():
+        _same(_restored(lake, name).delta(full=True), delta)
         assert Snapshots(lake, "p", 0).read(name).facts == {"now": name}
 
 
 def test_a_state_without_keys_and_rows_is_a_snapshot_too(lake: Lake) -> None:
-    Snapshots(lake, "p", 0).write(1, _state().cut(full=True), {})
+    Snapshots(lake, "p", 0).write(1, _state().delta(full=True), {})
     assert len(_restored(lake, 1)) == 0
 
 
 def test_a_successor_goes_on_with_the_chain(lake: Lake) -> None:
     state, first = _state(), Snapshots(lake, "p", 0)
     _add(state, range(50), 1)
-    first.write(1, state.cut(full=first.full_next), {})
+    first.write(1, state.delta(full=first.full_next), {})
     second, restored = Snapshots(lake, "p", 0), _state()
-    restored.restore(second.read(1).cuts)
+    restored.restore(second.read(1).deltas)
     _add(restored, range(3), 2)
     assert not second.full_next
-    second.write(1 << 32 | 1, restored.cut(full=False), {})
-    _same(_restored(lake, 1 << 32 | 1).cut(full=True), restored.cut(full=True))
+    second.write(1 << 32 | 1, restored.delta(full=False), {})
+    _same(_restored(lake, 1 << 32 | 1).delta(full=True), restored.delta(full=True))
 
 
 def test_its_bytes_follow_the_keys_that_changed(lake: Lake) -> None:
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     _add(state, range(20_000), 1)
-    whole = snapshots.write(1, state.cut(full=True), {})
+    whole = snapshots.write(1, state.delta(full=True), {})
     _add(state, range(100), 2)
-    some = snapshots.write(2, state.cut(full=False), {})
+    some = snapshots.write(2, state.delta(full=False), {})
     _add(state, range(200), 2)
-    twice = snapshots.write(3, state.cut(full=False), {})
-    nothing = snapshots.write(4, state.cut(full=False), {})
+    twice = snapshots.write(3, state.delta(full=False), {})
+    nothing = snapshots.write(4, state.delta(full=False), {})
     assert nothing < some < twice < whole / 50
 
 
@@ -113,17 +113,17 @@ def test_a_full_cut_is_due_when_there_is_none_or_changes_outweigh_it_or_the_chai
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     assert snapshots.full_next
     _add(state, range(1000), 1)
-    snapshots.write(1, state.cut(full=True), {})
+    snapshots.write(1, state.delta(full=True), {})
     _add(state, range(900), 2)
-    snapshots.write(2, state.cut(full=False), {})
+    snapshots.write(2, state.delta(full=False), {})
     assert not snapshots.full_next
     _add(state, range(900), 3)
-    snapshots.write(3, state.cut(full=False), {})
+    snapshots.write(3, state.delta(full=False), {})
     assert snapshots.full_next
-    snapshots.write(4, state.cut(full=True), {})
+    snapshots.write(4, state.delta(full=True), {})
     for name in range(5, 4 + LONGEST):
         assert not snapshots.full_next
-        snapshots.write(name, state.cut(full=False), {})
+        snapshots.write(name, state.delta(full=False), {})
     assert snapshots.full_next
 
 
@@ -135,7 +135,7 @@ def test_only_what_neither_this_snapshot_nor_the_one_before_needs_is_dropped(lak
 
     def write(name: int, full: bool) -> None:
         _add(state, range(name, name + 5), name)
-        snapshots.write(name, state.cut(full=full), {})
+        snapshots.write(name, state.delta(full=full), {})
         snapshots.drop_before(name)
 
     (folder / "9").mkdir(parents=True)  # a successor's
@@ -153,11 +153,11 @@ def test_only_what_neither_this_snapshot_nor_the_one_before_needs_is_dropped(lak
 def test_what_a_fallen_owner_left_behind_is_dropped_after_its_successors_first(lake: Lake, tmp_path: Path) -> None:
     state, fallen = _state(), Snapshots(lake, "p", 0)
     _add(state, range(5), 1)
-    fallen.write(1 << 32 | 1, state.cut(full=True), {})
-    fallen.write(1 << 32 | 2, state.cut(full=False), {})  # never named by a commit
+    fallen.write(1 << 32 | 1, state.delta(full=True), {})
+    fallen.write(1 << 32 | 2, state.delta(full=False), {})  # never named by a commit
     successor = Snapshots(lake, "p", 0)
     successor.read(1 << 32 | 1)
-    successor.write(2 << 32 | 1, state.cut(full=False), {})
+    successor.write(2 << 32 | 1, state.delta(full=False), {})
     successor.drop_before(2 << 32 | 1)
     names = sorted(int(p.name) for p in (tmp_path / "_state" / "p" / "0").iterdir())
     assert names == [1 << 32 | 1, 2 << 32 | 1]
@@ -174,9 +174,9 @@ def test_a_lost_part_is_one_line_that_says_what_to_do(
 ) -> None:
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     _add(state, range(50), 1)
-    snapshots.write(1, state.cut(full=True), {})
+    snapshots.write(1, state.delta(full=True), {})
     _add(state, range(50), 2)
-    snapshots.write(2, state.cut(full=False), {})
+    snapshots.write(2, state.delta(full=False), {})
     file = tmp_path / "_state" / "p" / "0" / str(link) / part
     if left == "half":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -189,7 +189,7 @@ def test_a_lost_part_is_one_line_that_says_what_to_do(
 
 def test_a_lake_that_does_not_answer_is_no_lost_snapshot(lake: Lake, tmp_path: Path) -> None:
     """Or `--on-gap skip` would throw the state away for a moment's trouble."""
-    Snapshots(lake, "p", 0).write(1, _state().cut(full=True), {})
+    Snapshots(lake, "p", 0).write(1, _state().delta(full=True), {})
     file = tmp_path / "_state" / "p" / "0" / "1" / "manifest.json"
     file.unlink()
     file.mkdir()
@@ -216,7 +216,7 @@ def test_what_can_not_be_deleted_and_what_is_no_snapshot_is_left_and_counted_onc
     left = []
     for name in range(1, 8):
         _add(state, range(name, name + 5), name)
-        snapshots.write(name, state.cut(full=True), {})
+        snapshots.write(name, state.delta(full=True), {})
         left.append(snapshots.drop_before(name))
     assert left == [0, 0, 1, 1, 0, 0, 0]
     assert asked.count("_state/p/0/1") == 1 and not [
@@ -243,7 +243,7 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     sink, state = commit(tmp_path, "pumps", []), _state()
     checkpoints = CheckpointWriter(sink, Snapshots(lake, "pumps", 0), LakeRetry(lake))
     for name in range(2, 6):
-        checkpoints.start(PendingCheckpoint(name, state.cut(full=True), [], [], {0: name}, {}))
+        checkpoints.start(PendingCheckpoint(name, state.delta(full=True), [], [], {0: name}, {}))
         assert checkpoints.landed(wait=True) == name
     assert checkpoints.undeleted == 2
     checkpoints.close()
@@ -253,13 +253,13 @@ def test_after_snapshots_were_deleted_under_it_the_next_one_holds_the_whole_stat
     state, snapshots = _state(), Snapshots(lake, "p", 0)
     for name, full in ((1, True), (2, False)):
         _add(state, range(2000 if full else 5), name)
-        snapshots.write(name, state.cut(full=full), {})
+        snapshots.write(name, state.delta(full=full), {})
         snapshots.drop_before(name)
     shutil.rmtree(tmp_path / "_state")
     _add(state, range(5), 3)
     assert not snapshots.full_next
-    snapshots.write(3, state.cut(full=False), {})
+    snapshots.write(3, state.delta(full=False), {})
     snapshots.drop_before(3)
     _add(state, range(5), 4)
-    snapshots.write(4, state.cut(full=snapshots.full_next), {})
-    _same(_restored(lake, 4).cut(full=True), state.cut(full=True))
+    snapshots.write(4, state.delta(full=snapshots.full_next), {})
+    _same(_restored(lake, 4).delta(full=True), state.delta(full=True))

@@ -54,10 +54,10 @@ def _batch(p: Pipeline, columns: dict[str, Sequence[Any]], first: int = 0) -> pa
     return pa.RecordBatch.from_arrays([pa.array(list((made | columns)[f.name]), f.type) for f in schema], schema=schema)
 
 
-def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], cuts: Iterable[int]) -> list[StepOutcome]:
+def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], splits: Iterable[int]) -> list[StepOutcome]:
     """Each row `(unit, at)` or `(unit, at, x)`."""
     machine = Machine(p)
-    bounds = [0, *sorted(c for c in set(cuts) if c < len(rows)), len(rows)]
+    bounds = [0, *sorted(c for c in set(splits) if c < len(rows)), len(rows)]
     return [
         machine.step(
             _batch(
@@ -109,10 +109,10 @@ def _sorted_oracle(rows: Sequence[tuple[str, int]], late: int) -> tuple[dict[str
 @settings(max_examples=100, deadline=None)
 @given(ROWS, CUTS, st.sampled_from([0, 1, 4]))
 def test_rows_are_put_in_order_and_let_through_once_whatever_the_steps(
-    rows: list[tuple[str, int]], cuts: set[int], late: int
+    rows: list[tuple[str, int]], splits: set[int], late: int
 ) -> None:
     through, refused, duplicates = _sorted_oracle(rows, late)
-    for at in (cuts, set[int]()):
+    for at in (splits, set[int]()):
         outcomes = _steps(_pipeline(Reorder(by="at", late=late)), rows, at)
         got = defaultdict(list)
         for key, offset in zip(_column(outcomes, "key"), _column(outcomes, "offset"), strict=True):
@@ -207,7 +207,7 @@ WINDOWED = [FIELDS[0], pa.field("total", pa.float32()), pa.field("seen", pa.list
     st.integers(1, 7),
 )
 def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
-    rows: list[tuple[str, int, float]], cuts: set[int], length: int, batch: int
+    rows: list[tuple[str, int, float]], splits: set[int], length: int, batch: int
 ) -> None:
     past: dict[str, list[float]] = defaultdict(list)
     expected = {}
@@ -216,7 +216,7 @@ def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
         if len(past[key]) >= length:
             expected[offset] = past[key][-length:]
     p = _pipeline(SlidingWindow(length, ["x"]), Infer(_total, batch=batch), results=WINDOWED)
-    for at in (cuts, set[int]()):
+    for at in (splits, set[int]()):
         outcomes = _steps(p, rows, at)
         offsets = _column(outcomes, "offset")
         assert offsets == list(expected)  # in the order in which they came
@@ -281,7 +281,7 @@ def test_a_silent_key_is_told_of_once_a_silence(beats: list[Beat]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(ROWS, CUTS)
 def test_what_is_missing_before_a_row_is_counted_a_key_at_a_time_whatever_the_steps(
-    rows: list[tuple[str, int]], cuts: set[int]
+    rows: list[tuple[str, int]], splits: set[int]
 ) -> None:
     last: dict[str, int] = {}
     wanted = []
@@ -289,7 +289,7 @@ def test_what_is_missing_before_a_row_is_counted_a_key_at_a_time_whatever_the_st
         wanted.append(max(at - last.get(key, at - 1) - 1, 0))
         last[key] = at
     fields = [*FIELDS, pa.field("missed", pa.int64())]
-    outcomes = _steps(_pipeline(Gaps(by="at"), results=fields), rows, cuts)
+    outcomes = _steps(_pipeline(Gaps(by="at"), results=fields), rows, splits)
     assert _column(outcomes, "missed") == wanted
     assert sum(o.counts["missed"] for o in outcomes) == sum(wanted)
 
@@ -310,7 +310,7 @@ def _frames(p: Pipeline, count: int, first: int = 0) -> pa.RecordBatch:
 
 
 @pytest.mark.parametrize("cut", [(0, 5), (2, 5), (1, 1)])
-def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tuple[int, int]) -> None:
+def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(delta: tuple[int, int]) -> None:
     seen: list[Tensor] = []
 
     def look(pixels: Tensor) -> dict[str, Tensor]:
@@ -322,7 +322,7 @@ def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tupl
         Infer(lambda mean: {"mean": mean}, tensor="mean"),
         results=[pa.field("mean", pa.float32())],
     )
-    start, end = cut
+    start, end = delta
     outcome = Machine(p).step(_frames(p, 5).slice(start, end - start), NOW)
     assert outcome.results.column("mean").to_pylist() == [i + 8.5 for i in range(start, end)]
     assert all(len(pixels) <= 2 for pixels in seen)

@@ -135,7 +135,7 @@ def test_state_is_what_a_dictionary_would_be_and_its_cuts_rebuild_it(ops: list[t
             assert state.forget(now, FORGET_MS) == forgotten
         else:
             full, take_over = given_[0] or not chain, given_[1]
-            chain = [state.cut(full=True)] if full else [*chain, state.cut(full=False)]
+            chain = [state.delta(full=True)] if full else [*chain, state.delta(full=False)]
             restored = _state()
             restored.restore(chain)
             assert _view(restored) == naive
@@ -172,7 +172,7 @@ def test_a_new_keys_slot_does_not_depend_on_a_restart() -> None:
     _write(state, [(0, k) for k in (0, 2, 5)], 1, 5000)
     assert state.forget(5000, FORGET_MS) == 5
     restarted = _state()
-    restarted.restore([state.cut(full=True)])
+    restarted.restore([state.delta(full=True)])
     new = [(0, k) for k in range(100, 110)]
     assert _slots(state, new, 5000).tolist() == _slots(restarted, new, 5000).tolist()
 
@@ -181,12 +181,12 @@ def test_keys_that_change_places_between_two_cuts_are_all_there() -> None:
     state = _state()
     _write(state, [(0, k) for k in range(8)], 1, 1000)
     state.forget(1000, FORGET_MS)
-    chain = [state.cut(full=True)]
+    chain = [state.delta(full=True)]
     _write(state, [(0, k) for k in range(8) if k not in (3, 5)], 1, 5000)
     assert state.forget(5000, FORGET_MS) == 2
     _write(state, [(0, 5), (0, 9)], 1, 5000)  # the first takes the place of 3, the second that of 5
     restored = _state()
-    restored.restore([*chain, state.cut(full=False)])
+    restored.restore([*chain, state.delta(full=False)])
     assert _view(restored) == _view(state)
     assert _slots(restored, [(0, 5), (0, 9)], 6000).tolist() == _slots(state, [(0, 5), (0, 9)], 6000).tolist()
 
@@ -203,28 +203,28 @@ def test_a_key_is_forgotten_only_when_nothing_of_it_waits() -> None:
 def test_an_incremental_cut_has_the_touched_keys_alone() -> None:
     state = _state()
     _write(state, [(0, k) for k in range(1000)], 1, 1)
-    assert state.cut(full=True).keys.num_rows == 1000
+    assert state.delta(full=True).keys.num_rows == 1000
     _write(state, [(0, 3), (0, 4)], 1, 2)
-    cut = state.cut(full=False)
-    assert cut.keys["key"].to_pylist() == [3, 4]
-    assert {n: len(t) for n, t in cut.cells.items()} == dict.fromkeys(cut.cells, 2)
-    assert state.cut(full=False).keys.num_rows == 0
+    delta = state.delta(full=False)
+    assert delta.keys["key"].to_pylist() == [3, 4]
+    assert {n: len(t) for n, t in delta.cells.items()} == dict.fromkeys(delta.cells, 2)
+    assert state.delta(full=False).keys.num_rows == 0
 
 
 def test_a_cut_stays_as_it_was_while_steps_go_on() -> None:
     state = _state()
     _write(state, [(0, 1)], 5, 1)
-    cut = state.cut(full=True)
+    delta = state.delta(full=True)
     _write(state, [(0, 1), (0, 2)], 7, 2)
     restored = _state()
-    restored.restore([cut])
+    restored.restore([delta])
     assert _view(restored) == {(0, 1): (4, True, [5], 1)}
 
 
 def test_what_is_read_can_not_write_behind_its_back() -> None:
     state = _state()
     _write(state, [(0, 1)], 5, 1)
-    state.cut(full=True)
+    state.delta(full=True)
     total = state.of("0-A")["sum"]
     assert isinstance(total, CellStore)
     total[torch.tensor([0])].add_(100)

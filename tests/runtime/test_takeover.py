@@ -49,8 +49,8 @@ def _found(
     on_gap: Literal["stop", "skip"] = "stop",
 ) -> RecoveryInputs:
     plan = Plan("tests.crash.job:pipeline", OPTIONS)
-    spec = ShardConfig(plan=plan, lake=lake, kafka={}, shard=0, partitions=[0, 2], on_gap=on_gap)
-    return RecoveryInputs(spec, "readings", log, TableState(4, positions or {0: 500, 2: 20}, checkpoint))
+    config = ShardConfig(plan=plan, lake=lake, kafka={}, shard=0, partitions=[0, 2], on_gap=on_gap)
+    return RecoveryInputs(config, "readings", log, TableState(4, positions or {0: 500, 2: 20}, checkpoint))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def _snapshots(lake: Lake) -> Snapshots:
 def test_when_all_is_there_it_goes_on_from_r_and_re_runs_the_journal(lake: Lake) -> None:
     found = _found(lake)
     machine = Machine(pipeline(OPTIONS, None))
-    _snapshots(lake).write(CHECKPOINT, machine.cut(full=True), {"topic_id": "uuid-1"})
+    _snapshots(lake).write(CHECKPOINT, machine.delta(full=True), {"topic_id": "uuid-1"})
     snapshot = found.snapshot(_snapshots(lake))
     assert snapshot is not None and snapshot.facts == {"topic_id": "uuid-1"}
     assert found.positions("uuid-1") == {0: 500, 2: 20}
@@ -170,9 +170,9 @@ def test_a_takeover_that_fails_and_is_tried_again_leaves_nothing_open(
         with monkeypatch.context() as broken:
             broken.setattr(owner, name, _raises(error))
             with pytest.raises(Unavailable):  # the worker waits, and tries again
-                Shard(job.specs()[0], reader)
+                Shard(job.configs()[0], reader)
         assert not _more_than(before), name
-    Shard(job.specs()[0], reader).close()
+    Shard(job.configs()[0], reader).close()
     assert not _more_than(at_first)
 
 

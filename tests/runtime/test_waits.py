@@ -76,7 +76,7 @@ def running(job: Job) -> Iterator[Callable[[], Shard]]:
     stop, ended, started = threading.Event(), Future[None](), list[threading.Thread]()
 
     def start() -> Shard:
-        made = Shard(job.specs()[0], Reader(job.kafka, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 100))
+        made = Shard(job.configs()[0], Reader(job.kafka, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 100))
 
         def run() -> None:
             try:
@@ -161,7 +161,7 @@ def test_originals_of_dead_letters_wait_for_the_lake_before_their_transaction_be
     monkeypatch.setattr(shard_publisher, "store_original", Failing(shard_publisher.store_original, *[FULL] * 40))
     made = running()
     until(waits(made))
-    assert made._live.outbox._give_up == math.inf  # no transaction's time runs meanwhile
+    assert made._live.publisher._give_up == math.inf  # no transaction's time runs meanwhile
 
 
 class Flaky(Failing):

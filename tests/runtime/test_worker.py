@@ -78,15 +78,15 @@ def test_a_codec_that_is_missing_here_is_said_once_what_came_before_is_committed
     job.send(islice(load, 200))
     before = job.ends()
     _send(job, list(islice(load, 200)), "lz4")
-    (spec,) = job.specs()
+    (config,) = job.configs()
     with monkeypatch.context() as without:
         without.setattr(kafka_codec, "has_lz4", lambda: False)
-        with hosted(spec) as shard:
+        with hosted(config) as shard:
             line = reaches(shard, "refused")
             assert f"{job.topic}, records from " in line and "Libraries for lz4 compression codec not found" in line
             assert "install lz4" in line and "\n" not in line
             assert any(job.stored(f"{job.topic}/{p}") >= end for p, end in before.items())  # the other is read after it
-    with hosted(spec) as shard:
+    with hosted(config) as shard:
         reaches(shard, "running")
         job.drain(_AsWorker(shard.thread))
     assert job.differences() == []
@@ -104,8 +104,8 @@ def test_what_the_broker_will_never_take_refuses_a_running_shard(
 ) -> None:
     _alter(job, topic.format(job.name), **configs)
     job.send([*islice(messages(1), 300), Message(0, b"not a reading", [], 1)])
-    (spec,) = job.specs()
-    with hosted(spec) as shard:
+    (config,) = job.configs()
+    with hosted(config) as shard:
         line = reaches(shard, "refused")
         assert line.startswith(f"{job.name}/0: expected a topic that takes ") and says in line
 
@@ -117,8 +117,8 @@ def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of
     stamps = [now // 1000] * 4 + [now] * 4  # more than a window each
     wrong = [Message(0, json.dumps(reading(90, n, 0.5)).encode(), [], at) for n, at in enumerate(stamps)]
     job.send([*good[:100], *wrong, *good[100:]])
-    (spec,) = job.specs()
-    with hosted(spec) as shard:
+    (config,) = job.configs()
+    with hosted(config) as shard:
         reaches(shard, "running")
         job.drain(_AsWorker(shard.thread))
     letters = [x for x in map(DeadLetter.read, job.read(f"{job.topic}.dlq")) if x.error == "BadTimestamp"]
@@ -160,8 +160,8 @@ def test_output_topics_that_were_deleted_are_made_again_by_the_next_owner(job: J
     job.send(islice(messages(1), 300))
     with KafkaAdminClient(**job.kafka) as admin:
         admin.delete_topics([f"alerts.{job.name}", f"{job.topic}.dlq"])
-    (spec,) = job.specs()
-    with hosted(spec) as shard:
+    (config,) = job.configs()
+    with hosted(config) as shard:
         reaches(shard, "running")
         job.drain(_AsWorker(shard.thread))
     assert job.differences() == []

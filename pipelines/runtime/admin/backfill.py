@@ -149,13 +149,24 @@ class _Backfill:
     """Reads, judges and writes; nothing of it can be seen until its files are committed."""
 
     def __init__(
-        self, pipeline: Pipeline, reader: Reader, span: Span, sink: ResultsTable, rings: Callable[[Alert], None]
+        self,
+        pipeline: Pipeline,
+        reader: Reader,
+        span: Span,
+        results_table: ResultsTable,
+        rings: Callable[[Alert], None],
     ) -> None:
-        self._pipeline, self._reader, self._span, self._sink, self._rings = pipeline, reader, span, sink, rings
+        self._pipeline, self._reader, self._span, self._results_table, self._rings = (
+            pipeline,
+            reader,
+            span,
+            results_table,
+            rings,
+        )
         self._begin, self._first, self._end = map(reader.at, (span.since - span.warmup, span.since, span.until))
         self._log = reader.log()
         self._read = dict(self._begin)
-        self._machine, self._inbox = Machine(pipeline), StepBuffer(empty(pipeline.schema))
+        self._machine, self._buffer = Machine(pipeline), StepBuffer(empty(pipeline.schema))
         self._newest: dict[int, int] = {}
         self._now = 0
         self._results: list[pa.RecordBatch] = []
@@ -196,8 +207,8 @@ class _Backfill:
     def _steps(self, ends: Mapping[int, int]) -> Iterator[int]:
         """Read on up to these offsets and judge, a step at a time; says how many rows each had."""
         rows, reading, heard = self._pipeline.batch.rows, set[int](), time.monotonic()
-        while (left := {p for p, at in self._read.items() if at < ends[p]}) or self._inbox:
-            if left and self._inbox.rows < rows:
+        while (left := {p for p, at in self._read.items() if at < ends[p]}) or self._buffer:
+            if left and self._buffer.rows < rows:
                 if left != reading:
                     self._reader.seek({p: self._read[p] for p in left})
                     reading = left
@@ -212,7 +223,7 @@ class _Backfill:
                         f"{SILENT_S} s; is the broker up?"
                     )
             else:
-                batch = self._inbox.take(rows)
+                batch = self._buffer.take(rows)
                 self._step(batch, self._time(batch))
                 yield batch.table.num_rows
 
@@ -223,13 +234,13 @@ class _Backfill:
         table = poll.table if before.all() else poll.table.filter(pa.array(before))
         dead = [d for d in poll.dead if d.offset < ends[d.partition]]
         moved = {p: min(end, ends[p]) for p, end in poll.ends.items()}
-        self._inbox.put(Poll(table, dead, moved, {}))
+        self._buffer.put(Poll(table, dead, moved, {}))
         self._read |= moved
 
     def _time(self, batch: StepInput) -> int:
         """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
         self._newest = batch.newest(self._newest, round(time.time() * 1000))
-        waiting = self._inbox.partitions
+        waiting = self._buffer.partitions
         reached = []
         for p in waiting | {p for p, at in self._read.items() if at < self._log.end[p]}:
             # One that was over before this step goes on behind the span.
@@ -275,7 +286,7 @@ class _Backfill:
 
     def _write(self) -> None:
         if self._results:
-            self.files += self._sink.files(pa.Table.from_batches(self._results))
+            self.files += self._results_table.files(pa.Table.from_batches(self._results))
         self._results = []
 
 

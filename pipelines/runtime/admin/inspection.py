@@ -124,10 +124,10 @@ class _Known:
         for link in self._manifest["chain"]:
             with self._open(link, "cells.safetensors") as file:
                 freed = load_tensors(_Tensors(file).pack(["\0freed"]))["\0freed"]
-            cut = pl.DataFrame(self._snapshots.table(link, "keys.arrow")).with_row_index("row")
+            delta = pl.DataFrame(self._snapshots.table(link, "keys.arrow")).with_row_index("row")
             places += [
                 pl.DataFrame({"slot": freed.numpy()}),
-                cut.with_columns(pl.col("key").cast(pl.String), link=pl.lit(link)),
+                delta.with_columns(pl.col("key").cast(pl.String), link=pl.lit(link)),
             ]
         # A slot is what the newest cut says of it: another key's, or nobody's any more.
         self.keys = pl.concat(places, how="diagonal").unique("slot", keep="last").drop_nulls("key")

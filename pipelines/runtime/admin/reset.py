@@ -36,7 +36,7 @@ class Reset:
     deleted: int | None
 
 
-def reset(specs: Sequence[ShardConfig], to: To) -> Reset:
+def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
     """Have all shards of a pipeline begin anew: without state, with the specs' plan, from the given positions.
 
     Guarantee: rows of records from there on are deleted in the commit that moves the positions, so each record's rows are in
@@ -49,46 +49,46 @@ def reset(specs: Sequence[ShardConfig], to: To) -> Reset:
     Raises:
         Fenced: another process has taken a shard over meanwhile; nothing has changed.
     """
-    declared = specs[0].plan.build(specs[0].lake)
+    declared = configs[0].plan.build(configs[0].lake)
     codec = Codec(topic=declared.topic, schema=declared.schema, unknown=declared.unknown)
-    partitions = [p for spec in specs for p in spec.partitions]
+    partitions = [p for config in configs for p in config.partitions]
     with ExitStack() as held:
-        reader = held.enter_context(closing(Reader(specs[0].kafka, declared.topic, partitions, codec, max_records=1)))
-        claims = []
-        for spec in specs:  # 1. nobody else can say or commit anything any more
-            claims.append(Ownership.make(spec, declared, reader))
-            held.callback(claims[-1].outbox.close)
+        reader = held.enter_context(closing(Reader(configs[0].kafka, declared.topic, partitions, codec, max_records=1)))
+        ownerships = []
+        for config in configs:  # 1. nobody else can say or commit anything any more
+            ownerships.append(Ownership.make(config, declared, reader))
+            held.callback(ownerships[-1].publisher.close)
         failpoints.point("reset.owned", waits=False)
-        log = claims[-1].log
+        log = ownerships[-1].log
         positions = {"earliest": log.begin, "latest": log.end}[to] if isinstance(to, str) else reader.at(to)
-        for spec, claim in zip(specs, claims, strict=True):
+        for config, ownership in zip(configs, ownerships, strict=True):
             # 2. The journal as it is: a checkpoint that it does not know makes it an old one, and until then it holds.
-            journal = claim.journal or Journal(claim.owned.checkpoint)
-            claim.outbox.send([], [], journal, {p: positions[p] for p in spec.partitions})
-            claim.outbox.settle(wait=True)
+            journal = ownership.journal or Journal(ownership.owned.checkpoint)
+            ownership.publisher.send([], [], journal, {p: positions[p] for p in config.partitions})
+            ownership.publisher.settle(wait=True)
         failpoints.point("reset.said", waits=False)
         machine = Machine(declared)
         facts = {
             "topic_id": log.topic_id,
-            "generation": generation(_facts(claims), log.topic_id) if claims[0].owned.checkpoint else "",
-            "plan": specs[0].plan.dump(),
+            "generation": generation(_facts(ownerships), log.topic_id) if ownerships[0].owned.checkpoint else "",
+            "plan": configs[0].plan.dump(),
             "signature": machine.signature,
             "now": 0,  # its clock goes back, too
         }
-        owners = [(claim.sink, claim.owned.epoch << 32 | 1) for claim in claims]
-        for claim, (_, name) in zip(claims, owners, strict=True):
+        owners = [(ownership.results_table, ownership.owned.epoch << 32 | 1) for ownership in ownerships]
+        for ownership, (_, name) in zip(ownerships, owners, strict=True):
             # 3. Before 4: a commit must never lack its state.
-            claim.snapshots.write(name, machine.cut(full=True), facts)
+            ownership.snapshots.write(name, machine.delta(full=True), facts)
         failpoints.point("reset.snapshot", waits=False)
         deleted = start_over(owners, positions, _rows(declared, positions, to))  # 4. the one atomic step
         failpoints.point("reset.delta", waits=False)
     return Reset(positions, deleted)
 
 
-def _facts(claims: Sequence[Ownership]) -> Mapping[str, Any]:
+def _facts(ownerships: Sequence[Ownership]) -> Mapping[str, Any]:
     """What the first shard's snapshot says of itself; nothing if it is lost."""
     try:
-        facts: Mapping[str, Any] = claims[0].snapshots.manifest(claims[0].owned.checkpoint)["facts"]
+        facts: Mapping[str, Any] = ownerships[0].snapshots.manifest(ownerships[0].owned.checkpoint)["facts"]
     except FileNotFoundError:
         return {}
     return facts

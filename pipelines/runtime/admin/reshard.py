@@ -42,8 +42,10 @@ def reshard(deployment: Deployment) -> None:
     """
     if (before := shard_count(deployment.lake, deployment.name)) in (0, deployment.shards):
         return
-    old = list(replace(deployment, shards=before, lands=0).specs(deployment.plan).values())
-    checkpoints = [_checkpoint(spec) for spec in old]  # 1. fences every owner; nothing is left in the journal, so A = R
+    old = list(replace(deployment, shards=before, alerts_partitions=0).configs(deployment.plan).values())
+    checkpoints = [
+        _checkpoint(config) for config in old
+    ]  # 1. fences every owner; nothing is left in the journal, so A = R
     failpoints.point("reshard.taken", waits=False)
     table = DeltaTable(old[0].lake.uri(deployment.name), storage_options=deployment.lake.options or None)
     _look(table, deployment.name, checkpoints)
@@ -60,14 +62,14 @@ def reshard(deployment: Deployment) -> None:
     log.info("%s: state moved from %d to %d shards", deployment.name, before, deployment.shards)
 
 
-def _checkpoint(spec: ShardConfig) -> int:
+def _checkpoint(config: ShardConfig) -> int:
     """Take a shard over, make all of it durable and let go. Returns the checkpoint's name."""
     torch.set_num_threads(1)  # as in a worker, since a re-run has to give the same
     torch.set_flush_denormal(True)
-    p = spec.plan.build(spec.lake)
+    p = config.plan.build(config.lake)
     codec = Codec(topic=p.topic, schema=p.schema, unknown=p.unknown)
-    with closed_on_error(reader := Reader(spec.kafka, p.topic, spec.partitions, codec, p.batch.rows)):
-        shard = Shard(spec, reader)
+    with closed_on_error(reader := Reader(config.kafka, p.topic, config.partitions, codec, p.batch.rows)):
+        shard = Shard(config, reader)
         shard.close()
     facts = shard.facts()
     return int(facts["epoch"]) << 32 | int(facts["checkpoint"])
@@ -87,19 +89,19 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
     # The earliest clock: one shard may have a backlog in whose time another's later clock would make keys silent.
     facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
     dead = DeadLetterTally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
-    for n, cut in enumerate(redistributed([merged(snapshot.cuts) for snapshot in found], deployment.shards)):
+    for n, delta in enumerate(redistributed([merged(snapshot.deltas) for snapshot in found], deployment.shards)):
         own = (dead if n == 0 else DeadLetterTally()).facts()
-        Snapshots(deployment.lake, deployment.name, n).write(name, cut, facts | own)
+        Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | own)
 
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
     """A first record for a shard that may have none. Those of old shards stay: they are older than any new checkpoint."""
     with closing(
         ShardPublisher(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)
-    ) as outbox:
+    ) as publisher:
         _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
-        outbox.send([], [], Journal(name), {})
-        outbox.settle(wait=True)
+        publisher.send([], [], Journal(name), {})
+        publisher.settle(wait=True)
 
 
 def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:

@@ -24,7 +24,7 @@ class Deployment:
     Args:
         partitions: of the input topic; 0: not looked at yet, see `provisioned`.
         shards: partition p belongs to shard p mod shards; see `reshard`.
-        lands: partitions of the alert topic, whose alerts land in the table `alerts` by a shard of its own; 0: they do not.
+        alerts_partitions: of the alert topic, whose alerts land in the table `alerts` by a shard of its own; 0: they do not.
         scaling: how many workers share them.
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
@@ -41,7 +41,7 @@ class Deployment:
     kafka: Mapping[str, Any] = field(repr=False)
     partitions: int = 0
     shards: int = 1
-    lands: int = 0
+    alerts_partitions: int = 0
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
@@ -60,20 +60,25 @@ class Deployment:
         """The pipeline's."""
         return self.plan.name
 
-    def specs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
+    def configs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
         """What a worker needs to run each shard; the one that lands the alerts is of a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
-        specs = [
+        configs = [
             ShardConfig(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
             for s in range(self.shards)
         ]
-        if self.lands:
-            specs.append(
+        if self.alerts_partitions:
+            configs.append(
                 ShardConfig(
-                    alerts_table_plan(self.name), self.lake, self.kafka, 0, range(self.lands), on_gap=self.on_gap
+                    alerts_table_plan(self.name),
+                    self.lake,
+                    self.kafka,
+                    0,
+                    range(self.alerts_partitions),
+                    on_gap=self.on_gap,
                 )
             )
-        return {spec.id: spec for spec in specs}
+        return {config.id: config for config in configs}
 
 
 def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
@@ -103,9 +108,11 @@ def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> De
     """
     pipeline = declared(order.plan, order.lake)
     partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
-    lands = pipeline.rules and alerts
+    landing = pipeline.rules and alerts
     return replace(
         order,
         partitions=partitions,
-        lands=provision(order.kafka, alerts_table_plan(order.name).build(order.lake), shards=1) if lands else 0,
+        alerts_partitions=provision(order.kafka, alerts_table_plan(order.name).build(order.lake), shards=1)
+        if landing
+        else 0,
     )

@@ -55,7 +55,7 @@ class Supervisor:
         d = self._deployment = deployment
         begin(d.env, pipeline=d.name)
         self._orders = DesiredState(d.lake, d.id, d.plan)
-        self._ids = list(d.specs(d.plan))
+        self._ids = list(d.configs(d.plan))
         self._places = [WorkerSlot(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
         self._homes: dict[ShardId, int] = {}
@@ -174,7 +174,7 @@ class Supervisor:
             self._adopt()
             self._adopted = True
         for place in self._places:
-            self._tend(place)
+            self._reconcile(place)
         self._begun()
         self._scale()
         self._take_up()
@@ -236,7 +236,7 @@ class Supervisor:
         from tocsin.pipelines.runtime.lake.compaction import tidy
 
         d = self._deployment
-        tables, vacuum = [d.name, *([ALERTS] if d.lands else [])], d.compact[1]
+        tables, vacuum = [d.name, *([ALERTS] if d.alerts_partitions else [])], d.compact[1]
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
         work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
         for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
@@ -270,7 +270,7 @@ class Supervisor:
         living = [n for n, place in enumerate(self._places) if place.actor]
         self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
 
-    def _tend(self, place: WorkerSlot) -> None:
+    def _reconcile(self, place: WorkerSlot) -> None:
         """Hear from a place's worker, and see whether it still lives, without waiting for it."""
         if place.actor is None:
             return
@@ -279,7 +279,7 @@ class Supervisor:
         except Ended as reason:
             at, why = self._words.pop(place.name, (0.0, ""))
             heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
-            self._bury(place, why if heard else str(reason))
+            self._mark_dead(place, why if heard else str(reason))
 
     def _note(self, place: WorkerSlot, known: list[Status]) -> None:
         place.note(known)
@@ -320,7 +320,7 @@ class Supervisor:
             if place.actor:
                 for shard in wanted:
                     if shard not in place.shards:
-                        place.host(self._deployment.specs(self._orders.plan)[shard])
+                        place.host(self._deployment.configs(self._orders.plan)[shard])
                 if not place.shards:
                     ray.kill(place.actor)
                     place.actor = None
@@ -333,12 +333,12 @@ class Supervisor:
         """A new worker for a place."""
         return start_worker(place.name, self._deployment.env, self._deployment.resources)
 
-    def _bury(self, place: WorkerSlot, why: str) -> None:
+    def _mark_dead(self, place: WorkerSlot, why: str) -> None:
         for shard in place.shards:
             if shard in self._known:
                 status, worker = self._known[shard]
                 self._known[shard] = replace(status, state="restarting", error=why, window=None), worker
-        delay = place.bury(why)
+        delay = place.mark_dead(why)
         log.warning("%s ended: %s; a new one starts in %.1f s", place.name, why, delay)
 
     def _track(self) -> Any:
@@ -389,11 +389,13 @@ class Launch:
 
     def go(self, deployment: Deployment) -> Any:
         """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
-        own = [id for id in deployment.specs(deployment.plan) if id.pipeline == deployment.name]
+        own = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
         homes = place_shards(own, deployment.scaling.least, {})
-        for id, spec in deployment.specs(DesiredState(deployment.lake, deployment.id, deployment.plan).plan).items():
+        for id, config in deployment.configs(
+            DesiredState(deployment.lake, deployment.id, deployment.plan).plan
+        ).items():
             if homes.get(id) == 0:
-                self._worker.host.remote(spec)
+                self._worker.host.remote(config)
         return deploy(deployment)
 
     def abandon(self) -> None:

@@ -75,13 +75,13 @@ class HostedShard:
         process: of its reader, if that has been started already.
     """
 
-    def __init__(self, spec: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
-        self.spec, self._state, self.error = spec, "starting", ""
-        self._last_words, self._progress = last_words, progress.Progress()
-        self.plan, self._process = spec.plan, process
+    def __init__(self, config: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
+        self.config, self._state, self.error = config, "starting", ""
+        self._report_death, self._progress = last_words, progress.Progress()
+        self.plan, self._process = config.plan, process
         self.shard: Shard | None = None
         self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, name=str(spec.id), daemon=True)
+        self.thread = threading.Thread(target=self._run, name=str(config.id), daemon=True)
         self.thread.start()
 
     @property
@@ -112,7 +112,7 @@ class HostedShard:
             self.shard.change(plan)
 
     def _run(self) -> None:
-        logs.about(**self.spec.id._asdict())
+        logs.about(**self.config.id._asdict())
         progress.follow(self._progress)
         # Here, for it loads torch, which the supervisor that names this class has no use for.
         import torch
@@ -127,32 +127,34 @@ class HostedShard:
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
-            pipeline = self.spec.plan.build(self.spec.lake)
+            pipeline = self.config.plan.build(self.config.lake)
             codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
             reader = ReaderActor(
-                self.spec.kafka,
+                self.config.kafka,
                 pipeline.topic,
-                self.spec.partitions,
+                self.config.partitions,
                 codec,
                 pipeline.batch.rows,
-                self.spec.on_gap,
+                self.config.on_gap,
                 *self._process,
             )
             while self.shard is None:
                 try:
-                    self.shard = Shard(self.spec, reader)
+                    self.shard = Shard(self.config, reader)
                 except (Unavailable, KafkaError) as reason:  # nobody else could take over either
                     if permanent(reason, ""):
                         raise
                     self._state, self.error = "waiting", str(reason)
-                    log.warning("%s waits: %s", self.spec.id, reason)
-                    check_login(self.spec.kafka)  # a client that is turned away says no more than that nobody answered
+                    log.warning("%s waits: %s", self.config.id, reason)
+                    check_login(
+                        self.config.kafka
+                    )  # a client that is turned away says no more than that nobody answered
                     if self.stop.wait(AGAIN_S):
                         self._state = "stopped"
                         return
                     self._progress.made()
             self._state, self.error = "running", ""
-            if self.plan != self.spec.plan:
+            if self.plan != self.config.plan:
                 self.shard.change(self.plan)
             self.shard.run(self.stop)
             self._state = "stopped"
@@ -165,8 +167,8 @@ class HostedShard:
                     with contextlib.suppress(Exception):
                         self.shard.abandon()
                 return
-            log.exception("%s: its process ends, another one takes over", self.spec.id)
-            self._last_words(f"{self.spec.id}: {logs.one_line(reason)}")
+            log.exception("%s: its process ends, another one takes over", self.config.id)
+            self._report_death(f"{self.config.id}: {logs.one_line(reason)}")
             logging.shutdown()
             sys.stderr.flush()
             os._exit(70)
@@ -177,7 +179,7 @@ class HostedShard:
             return str(reason)
         if isinstance(reason, Lost):  # found by a running shard, it is for a takeover to refuse, or to skip
             return str(reason) if self.shard is None else ""
-        return str(permanent(reason, str(self.spec.id)) or "")
+        return str(permanent(reason, str(self.config.id)) or "")
 
 
 class Worker:
@@ -207,12 +209,12 @@ class Worker:
 
         return provisioned(order, alerts=alerts), shard_count(order.lake, order.name)
 
-    def host(self, spec: ShardConfig) -> None:
+    def host(self, config: ShardConfig) -> None:
         """Start a shard, unless it is here already."""
         with self._hosting:  # a start and the supervisor may ask for the same one
-            if spec.id not in self._hosted:
+            if config.id not in self._hosted:
                 reader = self._readers.pop() if self._readers else start_reader()
-                self._hosted[spec.id] = HostedShard(spec, self._last_words, reader)
+                self._hosted[config.id] = HostedShard(config, self._report_death, reader)
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and let go; `status` says when it has."""
@@ -255,7 +257,7 @@ class Worker:
                 h.thread.join(min(DRAIN_S, timeout))
         return not any(h.thread.is_alive() for h in hosted)
 
-    def _last_words(self, why: str) -> None:
+    def _report_death(self, why: str) -> None:
         """Tell the supervisor why this process ends; it sees the death in any case."""
         try:
             name = ray.get_runtime_context().get_actor_name()

@@ -58,10 +58,10 @@ class WorkerSlot:
         self.born = self.heard = time.monotonic()
         self.asked, self.life = worker.status.remote(), worker.lives.remote()
 
-    def host(self, spec: ShardConfig) -> None:
+    def host(self, config: ShardConfig) -> None:
         """Give its worker a shard."""
-        self.actor.host.remote(spec)
-        self.shards[spec.id], self._given[spec.id] = "starting", time.monotonic()
+        self.actor.host.remote(config)
+        self.shards[config.id], self._given[config.id] = "starting", time.monotonic()
 
     def note(self, known: list[Status]) -> None:
         """Take note of what the worker says."""
@@ -110,7 +110,7 @@ class WorkerSlot:
             raise Ended(f"it has not answered for {limit:.0f} s{said}")
         return []
 
-    def bury(self, why: str) -> float:
+    def mark_dead(self, why: str) -> float:
         """Take note that the worker has ended. Returns after how many seconds a new one may start."""
         now = time.monotonic()
         self.strikes = 0 if now - self.born > STEADY_S else self.strikes + 1

@@ -89,7 +89,7 @@ class CellStore:
             self._data = torch.cat([self._data, torch.full((missing, *d.shape), d.fill, dtype=d.dtype)])
         return self._data
 
-    def cut(self, slots: Tensor) -> dict[str, Tensor]:
+    def delta(self, slots: Tensor) -> dict[str, Tensor]:
         return {"": self[slots]}
 
     def restore(self, slots: Tensor, tensors: Mapping[str, Tensor]) -> None:
@@ -116,7 +116,7 @@ class RingStore:
         self._data[slots] = data
         self._count[slots] = count.clamp(max=self.rows)
 
-    def cut(self, slots: Tensor) -> dict[str, Tensor]:
+    def delta(self, slots: Tensor) -> dict[str, Tensor]:
         return {"data": self._data[slots], "count": self._count[slots]}
 
     def restore(self, slots: Tensor, tensors: Mapping[str, Tensor]) -> None:
@@ -350,7 +350,7 @@ class State:
             if not isinstance(store, PendingStore):
                 store.clear(slots)
 
-    def cut(self, *, full: bool) -> StateDelta:
+    def delta(self, *, full: bool) -> StateDelta:
         """Copy what changed since the last cut (everything when `full`), to be written while steps go on."""
         chosen = np.flatnonzero([k is not None for k in self._keys] if full else self._dirty)
         slots = torch.from_numpy(chosen)
@@ -367,7 +367,7 @@ class State:
         cells: dict[str, Tensor] = {}
         for name, store in self._stores.items():
             if not isinstance(store, PendingStore):
-                cells |= {f"{name}|{part}": t for part, t in store.cut(slots).items()}
+                cells |= {f"{name}|{part}": t for part, t in store.delta(slots).items()}
         freed = torch.tensor(sorted(() if full else self._freed), dtype=torch.int64)
         self._dirty[:] = False
         self._freed.clear()
@@ -381,16 +381,16 @@ class State:
         }
         return StateDelta(full, keys, freed, cells, self.waiting, facts)
 
-    def restore(self, cuts: Sequence[StateDelta]) -> None:
+    def restore(self, deltas: Sequence[StateDelta]) -> None:
         """Become what the cuts say: a full one, then those that follow it."""
-        for cut in cuts:
-            self._reserve(int(cut.facts["capacity"]))
-            if len(cut.freed):
-                self._clear(cut.freed)
-                for slot in map(int, cut.freed):
+        for delta in deltas:
+            self._reserve(int(delta.facts["capacity"]))
+            if len(delta.freed):
+                self._clear(delta.freed)
+                for slot in map(int, delta.freed):
                     self._drop(slot)
-            slots = torch.from_numpy(cut.keys["slot"].to_numpy().copy())
-            for slot, partition, key, seen in zip(*(c.to_pylist() for c in cut.keys.columns), strict=True):
+            slots = torch.from_numpy(delta.keys["slot"].to_numpy().copy())
+            for slot, partition, key, seen in zip(*(c.to_pylist() for c in delta.keys.columns), strict=True):
                 self._drop(slot)
                 self._index.setdefault(partition, {})[key] = slot
                 self._keys[slot] = (partition, key)
@@ -398,10 +398,10 @@ class State:
             for name, store in self._stores.items():
                 if not isinstance(store, PendingStore):
                     marked = f"{name}|"
-                    parts = {n.removeprefix(marked): t for n, t in cut.cells.items() if n.startswith(marked)}
+                    parts = {n.removeprefix(marked): t for n, t in delta.cells.items() if n.startswith(marked)}
                     if parts:  # a rule that was added since has none
                         store.restore(slots, parts)
-        last = cuts[-1]
+        last = deltas[-1]
         for name, store in self._stores.items():
             if isinstance(store, PendingStore):
                 store.rows = last.waiting.get(name)

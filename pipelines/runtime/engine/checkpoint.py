@@ -30,7 +30,7 @@ class PendingCheckpoint:
     """
 
     name: int
-    cut: StateDelta
+    delta: StateDelta
     results: Sequence[pa.RecordBatch]
     files: Sequence[tuple[str, bytes]]
     positions: Mapping[int, int]
@@ -44,8 +44,8 @@ class CheckpointWriter:
     other error is the shard's end.
     """
 
-    def __init__(self, sink: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
-        self._sink, self._snapshots, self._lake = sink, snapshots, lake
+    def __init__(self, results_table: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
+        self._results_table, self._snapshots, self._lake = results_table, snapshots, lake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: Future[int] | None = None
         self.undeleted = 0
@@ -75,15 +75,17 @@ class CheckpointWriter:
     def _write(self, taken: PendingCheckpoint) -> int:
         # Each step may be taken again: nobody sees 2 and 3, and 4 looks whether it was made.
         through = self._lake.through
-        through(self._sink.stands)
-        through(lambda: self._sink.keep(taken.files))  # before the rows that name them; a re-run writes the same again
-        files = through(lambda: self._sink.write(taken.results))  # 2. invisible until step 4
+        through(self._results_table.stands)
+        through(
+            lambda: self._results_table.keep(taken.files)
+        )  # before the rows that name them; a re-run writes the same again
+        files = through(lambda: self._results_table.write(taken.results))  # 2. invisible until step 4
         failpoints.point("checkpoint.files")
         through(
-            lambda: self._snapshots.write(taken.name, taken.cut, taken.facts)
+            lambda: self._snapshots.write(taken.name, taken.delta, taken.facts)
         )  # 3. before 4: a commit needs its state
         failpoints.point("checkpoint.snapshot")
-        through(lambda: self._sink.publish(files, taken.positions, taken.name))  # 4. the one atomic step
+        through(lambda: self._results_table.publish(files, taken.positions, taken.name))  # 4. the one atomic step
         failpoints.point("checkpoint.delta")
         self.undeleted += self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless; it never fails
         failpoints.point("checkpoint.dropped")

@@ -249,42 +249,44 @@ class Machine:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=p.table)
 
-    def cut(self, *, full: bool) -> StateDelta:
+    def delta(self, *, full: bool) -> StateDelta:
         """Copy the state that changed since the last cut, for a snapshot."""
-        return self._state.cut(full=full)
+        return self._state.delta(full=full)
 
-    def restore(self, cuts: Sequence[StateDelta]) -> None:
+    def restore(self, deltas: Sequence[StateDelta]) -> None:
         """Become what a snapshot says."""
-        self._state.restore(cuts)
+        self._state.restore(deltas)
 
-    def migrate(self, cut: StateDelta) -> None:
+    def migrate(self, delta: StateDelta) -> None:
         """Become what a pipeline's `migrate` has made of another version's state; a cell that it lacks starts at its fill.
 
         Raises:
             StateMismatch: it holds what this version does not declare, or what has another shape.
         """
-        declared, blank = declared_state(self.pipeline.stages), Machine(self.pipeline).cut(full=True)
+        declared, blank = declared_state(self.pipeline.stages), Machine(self.pipeline).delta(full=True)
         fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
-        found = {name: (tuple(t.shape[1:]), t.dtype) for name, t in cut.cells.items() if not name.startswith("rules/")}
+        found = {
+            name: (tuple(t.shape[1:]), t.dtype) for name, t in delta.cells.items() if not name.startswith("rules/")
+        }
         wrong = [
             f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items() if fits.get(name) != (shape, dtype)
         ]
-        wrong += [name for name, t in cut.cells.items() if len(t) != len(cut.keys)]
-        wrong += [name for name in cut.waiting if not isinstance(declared.get(name), Pending)]
+        wrong += [name for name, t in delta.cells.items() if len(t) != len(delta.keys)]
+        wrong += [name for name in delta.waiting if not isinstance(declared.get(name), Pending)]
         reading = empty(self.pipeline.schema).schema
-        for name, rows in cut.waiting.items():
+        for name, rows in delta.waiting.items():
             there = rows.table.schema
             wrong += [
                 f"{name} {f.name}" for f in reading if f.name not in there.names or there.field(f.name).type != f.type
             ]
-        if cut.keys.schema != blank.keys.schema or not cut.full:
-            wrong.append(f"keys {cut.keys.schema.names}")
+        if delta.keys.schema != blank.keys.schema or not delta.full:
+            wrong.append(f"keys {delta.keys.schema.names}")
         if wrong:
             raise StateMismatch(
                 f"pipeline {self.pipeline.name}: expected migrate to give what version {self.pipeline.state_version} declares, "
                 f"got {', '.join(wrong)}; cells are {fits}"
             )
-        self.restore([cut])
+        self.restore([delta])
         self._state.ticked = 0  # what this version waits for may be due already
 
 

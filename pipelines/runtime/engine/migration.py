@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def carry(
-    machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], spec: ShardConfig, source: RecordSource
+    machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], config: ShardConfig, source: RecordSource
 ) -> None:
     """Give a machine the state that a snapshot of another `state_version` stands for. The source is elsewhere afterwards.
 
@@ -40,17 +40,17 @@ def carry(
         StateMismatch: there is no way from that version, or what `migrate` gives does not fit.
     """
     p, version = machine.pipeline, snapshot.facts["state_version"]
-    where = f"{p.name}/{spec.shard}"
+    where = f"{p.name}/{config.shard}"
     if p.migrate:
         try:
-            cut = p.migrate(version, merged(snapshot.cuts))
+            delta = p.migrate(version, merged(snapshot.deltas))
         except Exception as reason:  # a pipeline's own code
             raise StateMismatch(
                 f"{where}: expected migrate to bring the state from version {version} to {p.state_version}, got "
                 f"{' '.join(repr(reason).split())}; mend it"
             ) from reason
-        if cut is not None:
-            machine.migrate(cut)
+        if delta is not None:
+            machine.migrate(delta)
             log.info(
                 "%s: state of %d keys migrated from version %d to %d", where, machine.keys, version, p.state_version
             )
@@ -60,11 +60,11 @@ def carry(
             f"{where}: expected state of version {p.state_version}, got version {version}: give the pipeline a `migrate` from "
             f"it, or set warmup (such as 2h) to rebuild the state from the log, or run version {version} again"
         )
-    _rebuild(machine, spec, source, positions, int(snapshot.facts["now"]))
+    _rebuild(machine, config, source, positions, int(snapshot.facts["now"]))
     log.info("%s: state of %d keys rebuilt from the last %s of the log", where, machine.keys, p.warmup)
 
 
-def _rebuild(machine: Machine, spec: ShardConfig, source: RecordSource, until: Mapping[int, int], now: int) -> None:
+def _rebuild(machine: Machine, config: ShardConfig, source: RecordSource, until: Mapping[int, int], now: int) -> None:
     """Judge the log's last `warmup` before `until` for the state that this leaves; what it gives is dropped.
 
     Args:
@@ -72,18 +72,18 @@ def _rebuild(machine: Machine, spec: ShardConfig, source: RecordSource, until: M
     """
     p = machine.pipeline
     clock = max(now - milliseconds(p.warmup), 0)
-    at = _since(spec, p.topic, until, clock)
+    at = _since(config, p.topic, until, clock)
     source.seek(at)
     newest: dict[int, int] = {}
-    inbox = StepBuffer(empty(p.schema))
+    buffer = StepBuffer(empty(p.schema))
     while any(at[n] < end for n, end in until.items()):
         if polled := source.poll(1000):
             for n in polled.damaged:
                 if at[n] < until.get(n, 0):
                     raise RecordsCorrupt(polled.damaged[n])
-            inbox.put(_before(polled, until))
-        while inbox:
-            batch = inbox.take(p.batch.rows)
+            buffer.put(_before(polled, until))
+        while buffer:
+            batch = buffer.take(p.batch.rows)
             at |= batch.ends
             newest = batch.newest(newest, round(time.time() * 1000))
             behind = (n for n, end in until.items() if at[n] < end)
@@ -101,9 +101,9 @@ def _before(polled: Poll, until: Mapping[int, int]) -> Poll:
     return Poll(polled.table.filter(pa.array(wanted)), (), polled.ends, polled.behind)
 
 
-def _since(spec: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:
+def _since(config: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:
     """Each partition's first offset of a time or later, at most `until`."""
-    with closing(clients.consumer(spec.kafka)) as consumer:
+    with closing(clients.consumer(config.kafka)) as consumer:
         found = consumer.offsets_for_times({TopicPartition(topic, n): ms for n in until})
     first = {tp.partition: there.offset for tp, there in found.items() if there}
     return {n: min(first.get(n, end), end) for n, end in until.items()}

@@ -47,15 +47,15 @@ class RecoveredShard:
 
     machine: Machine
     plan: Plan
-    outbox: ShardPublisher
-    sink: ResultsTable
+    publisher: ShardPublisher
+    results_table: ResultsTable
     snapshots: Snapshots
     journal: Journal
     epoch: int
     topic_id: str
     committed: Mapping[int, int]
     positions: dict[int, int]
-    inbox: StepBuffer
+    buffer: StepBuffer
     fresh: bool
     behind: dict[int, int]
     migrated: bool = False
@@ -72,7 +72,7 @@ class RecoveredShard:
     def skip(self, skipped: SkipRecord, source: RecordSource) -> None:
         """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
         self.positions |= skipped.ends
-        self.inbox.clear()
+        self.buffer.clear()
         source.seek(self.positions)
 
 
@@ -86,8 +86,8 @@ class Ownership:
         lost: what the lake lacks; None: nothing.
     """
 
-    outbox: ShardPublisher
-    sink: ResultsTable
+    publisher: ShardPublisher
+    results_table: ResultsTable
     snapshots: Snapshots
     log: TopicState
     owned: TableState
@@ -95,63 +95,63 @@ class Ownership:
     lost: LakeLost | None = None
 
     @classmethod
-    def make(cls, spec: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
+    def make(cls, config: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
         """Fence whoever owns the shard.
 
         Raises:
             LakeLost: the table that the journal goes with is gone or older, or files of it are gone, and `on_gap` is "stop".
         """
-        outbox = ShardPublisher(spec.kafka, declared, spec.shard, spec.lake)  # 1. fences the older producer
-        with closed_on_error(outbox):
+        publisher = ShardPublisher(config.kafka, declared, config.shard, config.lake)  # 1. fences the older producer
+        with closed_on_error(publisher):
             failpoints.point("takeover.fenced", waits=False)
-            log = source.log(spec.shards)
-            sink = ResultsTable(spec.lake, declared, spec.shard, spec.shards)
-            snapshots = Snapshots(spec.lake, declared.name, spec.shard)
-            start = log.begin if spec.start == "earliest" else log.end
+            log = source.log(config.shards)
+            results_table = ResultsTable(config.lake, declared, config.shard, config.shards)
+            snapshots = Snapshots(config.lake, declared.name, config.shard)
+            start = log.begin if config.start == "earliest" else log.end
             lost = (
-                None if sink.known() else _unknown_to_lake(spec, declared)
+                None if results_table.known() else _unknown_to_lake(config, declared)
             )  # before `own`, which would make a new table
-            if lost and spec.on_gap == "stop":
+            if lost and config.on_gap == "stop":
                 raise lost
-            owned = sink.own(start)  # 2. fences the older committer
+            owned = results_table.own(start)  # 2. fences the older committer
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: nobody else can write it any more.
-            last = journal.newest(spec.kafka, declared.journal, spec.shard)
-            if lost := lost or _older_lake(spec, declared, owned, last):
-                if spec.on_gap == "stop":
+            last = journal.newest(config.kafka, declared.journal, config.shard)
+            if lost := lost or _older_lake(config, declared, owned, last):
+                if config.on_gap == "stop":
                     raise lost
                 # Above all that the journal names, so that no new checkpoint has the name of an old one.
-                owned = sink.own(start, above=(last.newest if last else 0) >> 32)
+                owned = results_table.own(start, above=(last.newest if last else 0) >> 32)
                 last = last and Journal(owned.checkpoint)
-            if gone := _missing_files(spec, declared, sink):
-                if spec.on_gap == "stop":
+            if gone := _missing_files(config, declared, results_table):
+                if config.on_gap == "stop":
                     raise gone
-                sink.repair()
-            return cls(outbox, sink, snapshots, log, owned, last, lost or gone)
+                results_table.repair()
+            return cls(publisher, results_table, snapshots, log, owned, last, lost or gone)
 
 
-def _unknown_to_lake(spec: ShardConfig, declared: Pipeline) -> LakeLost | None:
+def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
     """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
-    last = journal.newest(spec.kafka, declared.journal, spec.shard)
+    last = journal.newest(config.kafka, declared.journal, config.shard)
     group = f"tocsin.{declared.name}"
     if last is not None:
-        said = f"its journal in topic {declared.journal}[{spec.shard}] does"
-    elif clients.group_has_read(spec.kafka, group, declared.topic, spec.partitions):
+        said = f"its journal in topic {declared.journal}[{config.shard}] does"
+    elif clients.group_has_read(config.kafka, group, declared.topic, config.partitions):
         said = f"the positions of group {group} do"
     else:
         return None
     return LakeLost(
-        f"lake {spec.lake.place(declared.folder)}: expected a table that knows of {spec.id}, as {said}, got none: this is another "
-        f"lake, or it was emptied, or its drive is not mounted; bring it back, then `tocsin resume {declared.name}`, or begin anew "
-        "with `--on-gap skip`: records are judged from `start` on, and their alerts ring again"
+        f"lake {config.lake.place(declared.folder)}: expected a table that knows of {config.id}, as {said}, got none: this is "
+        f"another lake, or it was emptied, or its drive is not mounted; bring it back, then `tocsin resume {declared.name}`, "
+        "or begin anew with `--on-gap skip`: records are judged from `start` on, and their alerts ring again"
     )
 
 
-def _older_lake(spec: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
+def _older_lake(config: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
     """That the table lacks the checkpoint on which the journal builds; None: it has it."""
     if last and last.base > owned.checkpoint:
         return LakeLost(
-            f"lake {spec.lake.place(declared.folder)}: expected {spec.id} at checkpoint {checkpoint_name(last.base)} or later, "
+            f"lake {config.lake.place(declared.folder)}: expected {config.id} at checkpoint {checkpoint_name(last.base)} or later, "
             f"on which its journal builds, got {checkpoint_name(owned.checkpoint)}: this is an old copy, or another lake; bring "
             f"back the right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since "
             "then ring again"
@@ -159,70 +159,70 @@ def _older_lake(spec: ShardConfig, declared: Pipeline, owned: TableState, last: 
     return None
 
 
-def _missing_files(spec: ShardConfig, declared: Pipeline, sink: ResultsTable) -> LakeLost | None:
+def _missing_files(config: ShardConfig, declared: Pipeline, results_table: ResultsTable) -> LakeLost | None:
     """That files of the table are not there; None: those that are looked at are."""
-    if gone := sink.absent():
+    if gone := results_table.absent():
         return LakeLost(
-            f"lake {spec.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
+            f"lake {config.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
             f"{len(gone) - 1} other places: bring them back, then `tocsin resume {declared.name}`, or go on without their rows "
             "with `--on-gap skip`"
         )
     return None
 
 
-def recover(spec: ShardConfig, source: RecordSource) -> RecoveredShard:
+def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
     """Become the one owner of a shard.
 
     Raises:
         Lost: something that recovery needs is gone, and `on_gap` is "stop".
         Fenced: another process is taking it over, too.
     """
-    declared = spec.plan.build(spec.lake)
+    declared = config.plan.build(config.lake)
     progress.made()
-    claim = Ownership.make(spec, declared, source)  # 1. to 3.
+    ownership = Ownership.make(config, declared, source)  # 1. to 3.
     progress.made()
-    with closed_on_error(claim.outbox):
-        return _resume(spec, declared, claim, source)
+    with closed_on_error(ownership.publisher):
+        return _resume(config, declared, ownership, source)
 
 
-def _resume(spec: ShardConfig, declared: Pipeline, claim: Ownership, source: RecordSource) -> RecoveredShard:
+def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, source: RecordSource) -> RecoveredShard:
     """Go on where the owner before left off: steps 4 and 5."""
-    log, owned = claim.log, claim.owned
-    found = RecoveryInputs(spec, declared.topic, log, owned)
-    if claim.lost:
-        found.lost(claim.lost, spec.partitions[0], 0)
-    snapshot = found.snapshot(claim.snapshots)
+    log, owned = ownership.log, ownership.owned
+    found = RecoveryInputs(config, declared.topic, log, owned)
+    if ownership.lost:
+        found.lost(ownership.lost, config.partitions[0], 0)
+    snapshot = found.snapshot(ownership.snapshots)
     facts = snapshot.facts if snapshot else {}
     topic_id = facts.get("topic_id") or log.topic_id
     positions = found.positions(topic_id)  # 4.
-    todo = found.journal(claim.journal)
+    todo = found.journal(ownership.journal)
     # Of another version: old code is gone, so the old plan says no more what it was; the journal's alerts stay sent.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
-    plan = Plan.load(facts["plan"]) if snapshot and not migrated else spec.plan
+    plan = Plan.load(facts["plan"]) if snapshot and not migrated else config.plan
     todo.fence(plan.dump())
-    machine = Machine(plan.build(spec.lake), generation(facts, log.topic_id) if owned.checkpoint else "")
+    machine = Machine(plan.build(config.lake), generation(facts, log.topic_id) if owned.checkpoint else "")
     if snapshot and migrated:
-        carry(machine, snapshot, positions, spec, source)
+        carry(machine, snapshot, positions, config, source)
     elif snapshot:
         if facts["signature"] != machine.signature:
             raise StateMismatch(
-                f"{declared.name}/{spec.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
+                f"{declared.name}/{config.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
             )
-        machine.restore(snapshot.cuts)
+        machine.restore(snapshot.deltas)
     failpoints.point("takeover.restored", waits=False)
     source.seek(positions)  # 5.
     live = RecoveredShard(
         machine=machine,
         plan=plan,
-        outbox=claim.outbox,
-        sink=claim.sink,
-        snapshots=claim.snapshots,
+        publisher=ownership.publisher,
+        results_table=ownership.results_table,
+        snapshots=ownership.snapshots,
         journal=todo,
         epoch=owned.epoch,
         topic_id=log.topic_id,
         committed=dict(positions),
         positions=positions,
-        inbox=StepBuffer(empty(declared.schema)),
+        buffer=StepBuffer(empty(declared.schema)),
         fresh=not owned.checkpoint,
         behind={p: log.end[p] - position for p, position in positions.items()},
         migrated=migrated,
@@ -230,12 +230,12 @@ def _resume(spec: ShardConfig, declared: Pipeline, claim: Ownership, source: Rec
         gaps=found.gaps,
         dead=DeadLetterTally.of(facts),
     )
-    _rerun_journal(live, found, spec, source)
+    _rerun_journal(live, found, config, source)
     failpoints.point("takeover.rerun", waits=False)
     return live
 
 
-def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfig, source: RecordSource) -> None:
+def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, config: ShardConfig, source: RecordSource) -> None:
     """Take the journal's steps again: rows are kept, alerts and dead letters were sent before."""
     again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
@@ -243,18 +243,18 @@ def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfi
             plan = live.plan if live.migrated else Plan.load(item.plan)
             continue
         if plan != live.plan:  # not at its mark: a plan by which nothing was judged may be one that could not go on
-            live.machine.adopt(plan.build(spec.lake))
+            live.machine.adopt(plan.build(config.lake))
             live.plan = plan
         if isinstance(item, StepRecord):
             ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
-            while not live.inbox.covers(ends):
+            while not live.buffer.covers(ends):
                 for p, line in live.damaged.items():
-                    if not live.inbox.covers({p: ends.get(p, -1)}):  # it was judged, and has to be again
+                    if not live.buffer.covers({p: ends.get(p, -1)}):  # it was judged, and has to be again
                         raise RecordsCorrupt(line)
                 if poll := source.poll(1000):
-                    live.inbox.put(poll)
+                    live.buffer.put(poll)
                     live.damaged = dict(poll.damaged)
-            batch = found.as_judged(live.inbox.take_until(ends), item)
+            batch = found.as_judged(live.buffer.take_until(ends), item)
             outcome = live.machine.step(batch.table, item.now, wall=item.wall)
             letters: list[DeadLetter | Refusal] = [*batch.dead, *outcome.refused]
             said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *letters]
@@ -275,26 +275,26 @@ def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, spec: ShardConfi
         logger.error(
             "%s/%d: re-ran %d steps: expected %d alerts and dead letters with digest %x, got %d with %x; those sent stay sent",
             live.machine.pipeline.name,
-            spec.shard,
+            config.shard,
             len(live.journal.items),
             live.journal.sent,
             live.journal.digest,
             again.sent,
             again.digest,
-            extra={"pipeline": live.machine.pipeline.name, "shard": spec.shard},
+            extra={"pipeline": live.machine.pipeline.name, "shard": config.shard},
         )
 
 
 class RecoveryInputs:
     """What takeover finds, checked; what is lost stops it, or becomes a gap that is on record."""
 
-    def __init__(self, spec: ShardConfig, topic: str, log: TopicState, owned: TableState) -> None:
-        self._spec, self._topic, self._log, self._owned = spec, topic, log, owned
+    def __init__(self, config: ShardConfig, topic: str, log: TopicState, owned: TableState) -> None:
+        self._config, self._topic, self._log, self._owned = config, topic, log, owned
         self.gaps: list[DeadLetter] = []
 
     def lost(self, lost: Lost, partition: int, offset: int) -> None:
         """Raise it, or put it on record."""
-        if self._spec.on_gap == "stop":
+        if self._config.on_gap == "stop":
             raise lost
         place = {"topic": self._topic, "partition": partition, "offset": offset}
         logger.error("skipped: %s", lost, extra={**place, "stage": GAP, "error": type(lost).__name__})
@@ -306,7 +306,7 @@ class RecoveryInputs:
         try:
             return snapshots.read(self._owned.checkpoint)
         except SnapshotLost as lost:
-            self.lost(lost, self._spec.partitions[0], 0)
+            self.lost(lost, self._config.partitions[0], 0)
             return None
 
     def positions(self, topic_id: str) -> dict[int, int]:
@@ -317,7 +317,7 @@ class RecoveryInputs:
                 f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored "
                 "offsets mean other records; restore it, or go on from its start with `--on-gap skip`"
             )
-            self.lost(lost, self._spec.partitions[0], 0)
+            self.lost(lost, self._config.partitions[0], 0)
             return dict(log.begin)
         positions: dict[int, int] = {}
         for p, position in self._owned.positions.items():
@@ -332,13 +332,13 @@ class RecoveryInputs:
 
     def journal(self, stored: Journal | None) -> Journal:
         """What to re-run; an empty journal when what is stored is older than the checkpoint."""
-        checkpoint, spec = self._owned.checkpoint, self._spec
+        checkpoint, config = self._owned.checkpoint, self._config
         if stored is None and checkpoint:
             lost = JournalLost(
-                f"topic _tocsin.*[{spec.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alerts "
+                f"topic _tocsin.*[{config.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alerts "
                 "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
             )
-            self.lost(lost, spec.partitions[0], 0)
+            self.lost(lost, config.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
         reach: Mapping[int, int] = {
             p: e for item in todo.items if isinstance(item, StepRecord) for p, e in item.ends.items()

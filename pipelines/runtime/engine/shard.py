@@ -50,16 +50,16 @@ class Shard:
     and whenever. Any unexpected error ends the process: takeover is the only error path.
     """
 
-    def __init__(self, spec: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
-        self._spec, self._source, self._clock = spec, source, clock
-        with lake_errors_as_unavailable(spec.lake):
-            self._live: RecoveredShard = recover(spec, source)
+    def __init__(self, config: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
+        self._config, self._source, self._clock = config, source, clock
+        with lake_errors_as_unavailable(config.lake):
+            self._live: RecoveredShard = recover(config, source)
         live, pipeline = self._live, self._live.machine.pipeline
         self.stats, self._mentions = Stats(batch=pipeline.batch.rows), DeadLetterLog()
         self.stats.add(digest_mismatches=live.mismatches)
-        self._inbox = live.inbox
-        self._lake_waits = live.outbox.lake_waits
-        self._checkpoints = CheckpointWriter(live.sink, live.snapshots, self._lake_waits)
+        self._buffer = live.buffer
+        self._lake_retry = live.publisher.lake_retry
+        self._checkpoints = CheckpointWriter(live.results_table, live.snapshots, self._lake_retry)
         self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
         self._files: list[tuple[str, bytes]] = list(live.files)
         self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
@@ -77,14 +77,14 @@ class Shard:
         self._moved = bool(self._results)
         self._due_at, self._first = 0.0, True
         self._progress = progress.followed()
-        self._next_plan: Plan | None = spec.plan if spec.plan != live.plan else None
+        self._next_plan: Plan | None = config.plan if config.plan != live.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake = False
         if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
             # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
-            with lake_errors_as_unavailable(spec.lake), closed_on_error(self._checkpoints, live.outbox):
+            with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, live.publisher):
                 self.checkpoint()
-        self._lake_waits.patient = True
+        self._lake_retry.patient = True
         self._silent = ""
         failpoints.point("takeover.live", waits=False)
 
@@ -106,7 +106,7 @@ class Shard:
     def turn(self) -> None:
         """One step, and the checkpoint that may be due."""
         progress.made()
-        self._live.outbox.settle(wait=False)
+        self._live.publisher.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
         self._step(batch)
@@ -139,14 +139,14 @@ class Shard:
         """Commit what there is, then let go of everything."""
         self.checkpoint()
         self._checkpoints.close()
-        self._live.outbox.close()
+        self._live.publisher.close()
         self._source.close()
 
     def abandon(self) -> None:
         """Let go of everything without a commit: the next owner judges again what is not committed."""
         self._checkpoints.close()
         self._source.close()
-        self._live.outbox.close()
+        self._live.publisher.close()
 
     def facts(self) -> dict[str, Any]:
         """What `tocsin status` shows of it; read from another thread.
@@ -154,7 +154,7 @@ class Shard:
         `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
         """
         live = self._live
-        kafka, lake = self._silent or (NO_KAFKA if live.outbox.patience.waiting else ""), self._lake_waits.why
+        kafka, lake = self._silent or (NO_KAFKA if live.publisher.patience.waiting else ""), self._lake_retry.why
         waits = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
         return {
             "epoch": live.epoch,
@@ -180,23 +180,23 @@ class Shard:
     def _gather(self) -> StepInput:
         """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
         batch, deadline = self._live.machine.pipeline.batch, None
-        while self._inbox.rows < batch.rows:
+        while self._buffer.rows < batch.rows:
             now = time.monotonic()
-            if self._inbox and deadline is None:
+            if self._buffer and deadline is None:
                 deadline = now + milliseconds(batch.wait) / 1000
             left = TICK_MS if deadline is None else (deadline - now) * 1000
             try:
                 if left <= 0 or (poll := self._poll(max(round(left), 1))) is None:
                     break
             except (RecordsCorrupt, Refused):
-                if self._inbox:
+                if self._buffer:
                     break  # what lies before it first
                 raise
-            self._inbox.put(poll)
+            self._buffer.put(poll)
             self._behind |= poll.behind
             self._leave(poll.damaged)
             self.stats.gauges["behind"] = sum(self._behind.values())
-        return self._inbox.take(batch.rows)
+        return self._buffer.take(batch.rows)
 
     def _leave(self, damaged: Mapping[int, str]) -> None:
         """Go on without partitions that can't be read: they are not behind, so they hold back no clock and leave out nothing."""
@@ -243,7 +243,7 @@ class Shard:
         late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._asked(lambda: self._source.log(self._spec.shards)).end
+        end = self._asked(lambda: self._source.log(self._config.shards)).end
         starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
         skipped = SkipRecord(starts, {p: end[p] for p in starts})
         letters = skipped.letters(live.machine.pipeline.topic)
@@ -261,7 +261,7 @@ class Shard:
         So after an outage nobody has been silent, and nothing is too late because it was read late.
         """
         self._newest = batch.newest(self._newest, wall)
-        backlog = {p for p, records in self._behind.items() if records} | self._inbox.partitions
+        backlog = {p for p, records in self._behind.items() if records} | self._buffer.partitions
         return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
     def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
@@ -304,7 +304,7 @@ class Shard:
 
     def _wait(self, reason: Exception, seconds: float) -> None:
         if (line := one_line(reason)) != self._silent:
-            log.warning("%s waits: %s", self._spec.id, line)
+            log.warning("%s waits: %s", self._config.id, line)
         self._silent = line
         time.sleep(seconds)
 
@@ -335,25 +335,25 @@ class Shard:
             live.journal.mark(*mark)
         said = partial(self._said, batch, "checkpoint.marked" if mark else "alerts.committed")
         self._publishing = len(alerts)
-        live.outbox.send(alerts, letters, live.journal, live.positions if mark else {}, said)
+        live.publisher.send(alerts, letters, live.journal, live.positions if mark else {}, said)
 
     def _begin_checkpoint(self, batch: StepInput | None) -> None:
         """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
         live = self._live
         wanted, self._next_plan = self._next_plan, None
         plan = wanted or live.plan
-        next_pipeline = wanted.build(self._spec.lake) if wanted else None
+        next_pipeline = wanted.build(self._config.lake) if wanted else None
         if next_pipeline:
             live.machine.check(next_pipeline)
-            live.sink.check(next_pipeline.table)
+            live.results_table.check(next_pipeline.table)
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         failpoints.point("checkpoint.begin")
         self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may run ahead of results, never behind
-        live.outbox.settle(wait=True)
+        live.publisher.settle(wait=True)
         reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
         live.plan = plan
-        cut = live.machine.cut(full=reshaped or live.snapshots.full_next)
+        delta = live.machine.delta(full=reshaped or live.snapshots.full_next)
         facts = {
             "topic_id": live.topic_id,
             "generation": live.machine.generation,
@@ -367,7 +367,7 @@ class Shard:
         self._first = self._first and not results
         self._results, self._files, self._bytes = [], [], 0
         self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
-        self._checkpoints.start(PendingCheckpoint(name, cut, results, files, self._flying, facts))
+        self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._flying, facts))
         self._moved = False
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 

@@ -27,7 +27,7 @@ class ShardPublisher(Publisher):
 
     def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
         self._pipeline, self._shard = pipeline, shard
-        self.lake_waits = LakeRetry(lake)
+        self.lake_retry = LakeRetry(lake)
         self._originals = OriginalStore(lake.files, "", lake.place())
         restore_outputs(options, pipeline)
         super().__init__(options, f"{pipeline.name}/{shard}", group=f"tocsin.{pipeline.name}")
@@ -48,7 +48,7 @@ class ShardPublisher(Publisher):
         record = journal.dump()
 
         def prepare() -> list[Message]:
-            stored = self.lake_waits.through(lambda: [store_original(letter, self._originals) for letter in letters])
+            stored = self.lake_retry.through(lambda: [store_original(letter, self._originals) for letter in letters])
             return [*self._messages(alerts, stored, record)]
 
         offsets = {TopicPartition(self._pipeline.topic, p): offset for p, offset in positions.items()}

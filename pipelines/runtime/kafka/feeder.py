@@ -107,7 +107,7 @@ def feed(
         else:
             encode = _json if format == "json" else _frames
             pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
-        with _SendWindow(options, topic, [("content-type", CONTENT_TYPE[format])]) as outbox:
+        with _SendWindow(options, topic, [("content-type", CONTENT_TYPE[format])]) as publisher:
             start = time.monotonic()
             for piece in pieces:
                 if rate is not None:
@@ -117,13 +117,13 @@ def feed(
                 if stop.is_set():
                     break
                 for message in encode(_stamped(piece, event_time) if event_time else piece, key, route):
-                    outbox.send(*message)
+                    publisher.send(*message)
                 rows += len(piece)
                 if progress:
                     progress(rows)
-            outbox.settle()
+            publisher.settle()
             seconds = time.monotonic() - start
-            return FeedReport(messages=outbox.messages, rows=rows, seconds=seconds, behind=behind)
+            return FeedReport(messages=publisher.messages, rows=rows, seconds=seconds, behind=behind)
     except MessageSizeTooLargeError as error:
         raise ConfigError(f"{where}: {error}; lower rows_per_message, or raise the limits on message size") from error
     except orjson.JSONEncodeError as error:

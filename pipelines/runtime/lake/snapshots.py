@@ -30,7 +30,7 @@ LONGEST = 16
 class Snapshot:
     """A restored snapshot: cuts in order, and what the shard wrote beside them."""
 
-    cuts: list[StateDelta]
+    deltas: list[StateDelta]
     facts: Mapping[str, Any]
 
 
@@ -53,15 +53,15 @@ class Snapshots:
         """Whether the next cut should be full: none yet, a long chain, or changes that outweigh the whole."""
         return not self._chain or len(self._chain) >= LONGEST or sum(self._sizes[1:]) > self._sizes[0]
 
-    def write(self, name: int, cut: StateDelta, facts: Mapping[str, Any]) -> int:
+    def write(self, name: int, delta: StateDelta, facts: Mapping[str, Any]) -> int:
         """Store a cut under a checkpoint's name. Returns its bytes."""
         previous = set(self._chain)
-        chain, sizes = ([], []) if cut.full else (self._chain, self._sizes)
+        chain, sizes = ([], []) if delta.full else (self._chain, self._sizes)
         parts = {
-            "keys.arrow": _ipc(cut.keys),
-            "cells.safetensors": save_tensors(dict(cut.cells) | {"\0freed": cut.freed}),
+            "keys.arrow": _ipc(delta.keys),
+            "cells.safetensors": save_tensors(dict(delta.cells) | {"\0freed": delta.freed}),
         }
-        for stage, rows in cut.waiting.items():
+        for stage, rows in delta.waiting.items():
             parts[f"{plain(stage)}.arrow"] = _ipc(rows.table)
             parts[f"{plain(stage)}.safetensors"] = save_tensors({**rows.tensors, "\0slots": rows.slots})
         for file, content in parts.items():
@@ -70,9 +70,9 @@ class Snapshots:
         manifest = {
             "chain": chain,
             "sizes": sizes,
-            "full": cut.full,
-            "waiting": list(cut.waiting),
-            "state": dict(cut.facts),
+            "full": delta.full,
+            "waiting": list(delta.waiting),
+            "state": dict(delta.facts),
             "facts": dict(facts),
         }
         write(
@@ -98,7 +98,7 @@ class Snapshots:
         """
         try:
             manifest = self.manifest(name)
-            cuts = [self._cut(link) for link in manifest["chain"]]
+            deltas = [self._delta(link) for link in manifest["chain"]]
         except (FileNotFoundError, ValueError, SafetensorError) as reason:  # not: a lake that does not answer
             got = " ".join(str(reason).split())
             raise SnapshotLost(
@@ -106,7 +106,7 @@ class Snapshots:
                 "restore the lake's _state folder from a backup, or start over with `--on-gap skip`"
             ) from reason
         self._chain, self._sizes = list(manifest["chain"]), list(manifest["sizes"])
-        return Snapshot(cuts, manifest["facts"])
+        return Snapshot(deltas, manifest["facts"])
 
     def drop_before(self, name: int) -> int:
         """Delete what neither snapshot `name` nor the one before it needs; newer ones are a successor's.
@@ -138,7 +138,7 @@ class Snapshots:
                 left += 1
         return left
 
-    def _cut(self, name: int) -> StateDelta:
+    def _delta(self, name: int) -> StateDelta:
         manifest = self.manifest(name)
         cells = load_tensors(read(self._files, self.path(name, "cells.safetensors")))
         waiting = {}

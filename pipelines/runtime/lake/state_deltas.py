@@ -17,18 +17,18 @@ from tocsin.pipelines.runtime.declare.state import StateDelta
 def merged(chain: Sequence[StateDelta]) -> StateDelta:
     """One full cut in place of a full one and those that follow it."""
     first, last = chain[0], chain[-1]
-    starts = np.cumsum([0, *(len(cut.keys) for cut in chain)])
+    starts = np.cumsum([0, *(len(delta.keys) for delta in chain)])
     at = np.full(int(last.facts["capacity"]), -1)  # slot -> where its newest content is, all cuts laid end to end
-    for start, cut in zip(starts, chain, strict=False):
-        at[cut.freed.numpy()] = -1
-        at[cut.keys["slot"].to_numpy()] = start + np.arange(len(cut.keys))
+    for start, delta in zip(starts, chain, strict=False):
+        at[delta.freed.numpy()] = -1
+        at[delta.keys["slot"].to_numpy()] = start + np.arange(len(delta.keys))
     chosen = at[at >= 0]
-    keys = _batch(pa.Table.from_batches([cut.keys for cut in chain]).take(chosen), first.keys.schema)
+    keys = _batch(pa.Table.from_batches([delta.keys for delta in chain]).take(chosen), first.keys.schema)
     none = torch.zeros(0, dtype=torch.int64)
     return StateDelta(True, keys, none, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
 
 
-def redistributed(cuts: Sequence[StateDelta], shards: int) -> list[StateDelta]:
+def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]:
     """The state of some shards, dealt out to `shards` others: partition p goes to p mod `shards`.
 
     Args:
@@ -37,19 +37,19 @@ def redistributed(cuts: Sequence[StateDelta], shards: int) -> list[StateDelta]:
     Returns:
         Full ones; a key keeps its tensors and its rows that wait, and gets another slot.
     """
-    starts = np.cumsum([0, *(len(cut.keys) for cut in cuts)])
-    keys = pa.Table.from_batches([cut.keys for cut in cuts])
+    starts = np.cumsum([0, *(len(delta.keys) for delta in deltas)])
+    keys = pa.Table.from_batches([delta.keys for delta in deltas])
     owner = keys["partition"].to_numpy() % shards
     at = np.empty(len(owner), np.int64)  # where a key is, all cuts laid end to end -> its new slot
     waiting = {
         name: concat(
             [
-                _moved(cut.waiting[name], cut, start)
-                for start, cut in zip(starts, cuts, strict=False)
-                if name in cut.waiting
+                _moved(delta.waiting[name], delta, start)
+                for start, delta in zip(starts, deltas, strict=False)
+                if name in delta.waiting
             ]
         )
-        for name in sorted({name for cut in cuts for name in cut.waiting})
+        for name in sorted({name for delta in deltas for name in delta.waiting})
     }
     dealt = []
     for shard in range(shards):
@@ -60,29 +60,31 @@ def redistributed(cuts: Sequence[StateDelta], shards: int) -> list[StateDelta]:
         rows = {
             name: Rows(r.table, torch.from_numpy(at[r.slots.numpy()]), r.tensors) for name, r in rows.items() if len(r)
         }
-        reached = {p: ms for cut in cuts for p, ms in cut.facts.get("reached", {}).items()}
+        reached = {p: ms for delta in deltas for p, ms in delta.facts.get("reached", {}).items()}
         facts: dict[str, Any] = {
-            **{name: min(cut.facts.get(name, 0) for cut in cuts) for name in ("next_sweep", "now", "ticked")},
+            **{name: min(delta.facts.get(name, 0) for delta in deltas) for name in ("next_sweep", "now", "ticked")},
             "reached": {p: ms for p, ms in reached.items() if int(p) % shards == shard},
-            "leaving": sorted({key for cut in cuts for key in cut.facts.get("leaving", ())}),
+            "leaving": sorted({key for delta in deltas for key in delta.facts.get("leaving", ())}),
             "capacity": len(chosen),
         }
-        cells = _cells(cuts, torch.from_numpy(chosen))
+        cells = _cells(deltas, torch.from_numpy(chosen))
         dealt.append(
-            StateDelta(True, _batch(own, cuts[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts)
+            StateDelta(True, _batch(own, deltas[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts)
         )
     return dealt
 
 
-def _cells(cuts: Sequence[StateDelta], chosen: Tensor) -> dict[str, Tensor]:
+def _cells(deltas: Sequence[StateDelta], chosen: Tensor) -> dict[str, Tensor]:
     """Each cell's content at `chosen`, all cuts laid end to end."""
-    return {name: torch.cat([cut.cells[name] for cut in cuts]).index_select(0, chosen) for name in cuts[0].cells}
+    return {
+        name: torch.cat([delta.cells[name] for delta in deltas]).index_select(0, chosen) for name in deltas[0].cells
+    }
 
 
-def _moved(rows: Rows, cut: StateDelta, start: int) -> Rows:
+def _moved(rows: Rows, delta: StateDelta, start: int) -> Rows:
     """The same rows, their slots replaced by where their keys are, all cuts laid end to end."""
-    at = np.empty(int(cut.facts["capacity"]), np.int64)
-    at[cut.keys["slot"].to_numpy()] = start + np.arange(len(cut.keys))
+    at = np.empty(int(delta.facts["capacity"]), np.int64)
+    at[delta.keys["slot"].to_numpy()] = start + np.arange(len(delta.keys))
     return Rows(rows.table, torch.from_numpy(at[rows.slots.numpy()]), rows.tensors)
 
 
