@@ -83,7 +83,7 @@ def _by_a_claim_check(file: bytes, folder: Path) -> Pixels:
 
 
 def _by_replay(file: bytes, folder: Path) -> Pixels:
-    from tocsin.pipelines.runtime.formats.readings import RejectedError
+    from tocsin.pipelines.runtime.formats.rows import RejectedError
 
     try:
         table = readings(SCHEMA, [file], [{"camera": "a"}])

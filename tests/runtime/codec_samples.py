@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 from kafka.consumer.fetcher import ConsumerRecord
 
-from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, Codec
+from tocsin.pipelines.runtime.formats.arrow import Arrow
+from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.formats.json import SLOW_ROWS
 
 SCHEMA = pa.schema(
@@ -25,7 +26,7 @@ NUMBERS_ONLY = pa.schema([f for f in SCHEMA if f.name not in ("unit", "at")])
 SENSORS = pa.schema([pa.field(f"s{i}", pa.float64(), nullable=False) for i in range(1, 25)])
 NS = pa.timestamp("ns", tz="UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ARROW = [("content-type", ARROW_STREAM.encode())]
+ARROW = [("content-type", Arrow.media_type.encode())]
 GOOD = {"unit": "u1", "cycle": 7, "s1": 0.5}
 BESIDE = SLOW_ROWS + 50  # good records around a bad one: enough for the fast way
 

@@ -23,8 +23,8 @@ from tests.runtime.codec_samples import (
     record,
     written,
 )
-from tocsin.pipelines.runtime.formats.arrow import MAX_BAD_ROWS
 from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.message import MAX_BAD_ROWS
 
 
 def test_an_arrow_message_gives_its_rows_in_order():

@@ -22,8 +22,9 @@ from tests.runtime.codec_samples import (
 )
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import END_MS
-from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, Codec
-from tocsin.pipelines.runtime.formats.json import HALVED_ROWS, JsonReader
+from tocsin.pipelines.runtime.formats.arrow import Arrow
+from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.json import HALVED_ROWS, Json
 
 ARROW_ALIAS = "application/x-apache-arrow-stream"
 
@@ -132,7 +133,7 @@ def test_a_bad_value_is_a_dead_letter_alone_and_among_good_ones(value, error, me
 
 def test_a_poll_of_whole_numbers_written_as_floats_is_read_at_once(monkeypatch):
     values = [json.dumps({**GOOD, "cycle": float(i), "small": float(i % 9), "at": 1000.0 * i}) for i in range(BESIDE)]
-    monkeypatch.setattr(JsonReader, "_row", None)  # the slow way
+    monkeypatch.setattr(Json, "_row", None)  # the slow way
     batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(v.encode(), i) for i, v in enumerate(values)])
     assert letters == []
     assert batch["cycle"].to_pylist() == [*range(BESIDE)]
@@ -251,7 +252,7 @@ def test_another_content_type_is_a_dead_letter():
     headers = [("content-type", b"application/json"), ("content-type", b"text/csv")]
     rows, (letter,) = decode_among_good(b"u1;7;0.5", headers)
     assert (rows, letter.error, letter.headers) == ([], "UnknownContentType", tuple(headers))
-    assert letter.message == f"expected content-type application/json or {ARROW_STREAM}, got 'text/csv' (str)"
+    assert letter.message == f"expected content-type application/json or {Arrow.media_type}, got 'text/csv' (str)"
 
 
 @pytest.mark.parametrize(

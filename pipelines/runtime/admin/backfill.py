@@ -108,7 +108,7 @@ def backfill(
         partitions = sorted(clients.partitions_of(consumer, pipeline.topic))
     if not partitions:
         raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
-    codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
+    codec = Codec.of(pipeline)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
         run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), rings)
         try:

@@ -50,7 +50,7 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
         Fenced: another process has taken a shard over meanwhile; nothing has changed.
     """
     declared = configs[0].plan.build(configs[0].lake)
-    codec = Codec(topic=declared.topic, schema=declared.schema, unknown=declared.unknown)
+    codec = Codec.of(declared)
     partitions = [p for config in configs for p in config.partitions]
     with ExitStack() as held:
         reader = held.enter_context(closing(Reader(configs[0].kafka, declared.topic, partitions, codec, max_records=1)))

@@ -67,7 +67,7 @@ def _checkpoint(config: ShardConfig) -> int:
     torch.set_num_threads(1)  # as in a worker, since a re-run has to give the same
     torch.set_flush_denormal(True)
     p = config.plan.build(config.lake)
-    codec = Codec(topic=p.topic, schema=p.schema, unknown=p.unknown)
+    codec = Codec.of(p)
     with closed_on_error(reader := Reader(config.kafka, p.topic, config.partitions, codec, p.batch.rows)):
         shard = Shard(config, reader)
         shard.close()

@@ -128,7 +128,7 @@ class HostedShard:
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
             pipeline = self.config.plan.build(self.config.lake)
-            codec = Codec(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown)
+            codec = Codec.of(pipeline)
             reader = ReaderActor(
                 self.config.kafka,
                 pipeline.topic,

@@ -121,6 +121,7 @@ class Pipeline:
         warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alerts are dropped. "0s": none.
         files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
             neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
+        formats: message formats that its topic may have beside JSON and Arrow; see `MessageFormat`.
         silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
         forgets: assets whose state is taken away when a shard takes up an order that it has not had before; see `Plan`.
     """
@@ -147,6 +148,7 @@ class Pipeline:
     migrate: Callable[[int, StateDelta], StateDelta | None] | None = None
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
+    formats: Sequence[type[Any]] = ()
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
 

@@ -25,7 +25,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_from
 from tocsin.pipelines.runtime.engine.clock import Arrivals
 from tocsin.pipelines.runtime.engine.rules import RuleSet
 from tocsin.pipelines.runtime.engine.step_parts import StepParts
-from tocsin.pipelines.runtime.formats.arrow import MAX_BAD_ROWS
+from tocsin.pipelines.runtime.formats.message import MAX_BAD_ROWS
 
 KEY_BYTES = 1024
 """An alert carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""

@@ -18,24 +18,35 @@ from tocsin.pipelines.runtime.formats.arrow_columns import (
     misfits,
     text_bytes,
 )
-from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema
+from tocsin.pipelines.runtime.formats.message import MAX_BAD_ROWS, MessageFormat
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, RowSchema
 
-# More bad rows than this and the message is one dead letter: a million letters would not fit a transaction.
-MAX_BAD_ROWS = 100
 _EOS = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
-class ArrowReader:
-    """Rows from values that are an Arrow IPC stream each."""
+class Arrow(MessageFormat):
+    """One Arrow IPC stream a value."""
 
-    def __init__(self, reading: RowSchema, max_rows: int) -> None:
-        self._reading = reading
-        self._max_rows = max_rows
-        self._row_bytes = sum(4 if f.type == pa.string() else f.type.bit_width // 8 for f in reading.schema)
+    media_type = "application/vnd.apache.arrow.stream"
+    aliases = ("application/x-apache-arrow-stream",)
+
+    def __init__(self, expected: RowSchema, max_rows: int) -> None:
+        super().__init__(expected, max_rows)
+        self._row_bytes = sum(4 if f.type == pa.string() else f.type.bit_width // 8 for f in expected.schema)
         self._checked: pa.Schema | None = None  # the last stream's: most are alike
         self._shared: list[int] = []  # its columns in which rows may share their text
 
+    @classmethod
+    def only(cls, value: bytes, row: int) -> bytes:
+        """A stream with one row of another."""
+        table = pa.ipc.open_stream(value).read_all().slice(row, 1).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return sink.getvalue().to_pybytes()
+
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
+        """Decode messages of one schema together."""
         messages = []
         for i in positions:
             try:
@@ -47,14 +58,14 @@ class ArrowReader:
 
     def _batches(self, value: bytes | None) -> list[pa.RecordBatch]:
         """The batches of one stream, known to be whole, sound and of bounded size."""
-        content = self._reading.content(value)
+        content = self.expected.content(value)
         try:
             with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
                 if stream.schema != self._checked:
                     self._check(stream.schema)
                     self._checked = stream.schema
                     self._shared = [
-                        i for i, f in enumerate(stream.schema) if f.name in self._reading.names and _shares(f.type)
+                        i for i, f in enumerate(stream.schema) if f.name in self.expected.names and _shares(f.type)
                     ]
                 self._weigh(content)
                 batches = list(stream)
@@ -69,14 +80,14 @@ class ArrowReader:
         if not batches:
             raise RejectedError("EmptyValue", "expected rows, got a stream without any")
         shown = sum(text_bytes(batch.column(i)) for i in self._shared for batch in batches)
-        if shown > self._reading.max_bytes:
-            raise RejectedError("TooLarge", f"expected at most {self._reading.max_bytes} bytes of strings, got {shown}")
+        if shown > self.expected.max_bytes:
+            raise RejectedError("TooLarge", f"expected at most {self.expected.max_bytes} bytes of strings, got {shown}")
         return batches
 
     def _check(self, schema: pa.Schema) -> None:
         """Raise unless rows of `schema` can be rows of the codec's."""
-        self._reading.check_names(schema.names)
-        for f in self._reading.schema:
+        self.expected.check_names(schema.names)
+        for f in self.expected.schema:
             found = schema.get_all_field_indices(f.name)
             if len(found) > 1:
                 raise RejectedError("SchemaMismatch", f"column {f.name} is there twice, expected every column once")
@@ -96,11 +107,11 @@ class ArrowReader:
             size += more_bytes
         if source.tell() != len(content) or not content.endswith(_EOS):
             raise ValueError("no end mark at the end; it is cut short, or is more than one stream")
-        if rows > self._max_rows:
-            raise RejectedError("TooLarge", f"expected at most {self._max_rows} rows, got {rows}")
+        if rows > self.max_rows:
+            raise RejectedError("TooLarge", f"expected at most {self.max_rows} rows, got {rows}")
         size = max(size, rows * self._row_bytes)  # columns of nulls, or missing ones, take no bytes before decoding
-        if size > self._reading.max_bytes:
-            raise RejectedError("TooLarge", f"expected at most {self._reading.max_bytes} bytes decoded, got {size}")
+        if size > self.expected.max_bytes:
+            raise RejectedError("TooLarge", f"expected at most {self.expected.max_bytes} bytes decoded, got {size}")
 
     def _align(self, messages: list[tuple[int, list[pa.RecordBatch]]], out: DecodedPoll) -> None:
         """Bring messages of one schema to the codec's, and part the rows that can't be used from the rest."""
@@ -108,7 +119,7 @@ class ArrowReader:
         unfit = dict[int, RejectedError]()
         try:
             columns = [
-                self._column(table, i, unfit, alone=len(messages) == 1) for i in range(len(self._reading.schema))
+                self._column(table, i, unfit, alone=len(messages) == 1) for i in range(len(self.expected.schema))
             ]
         except (RejectedError, pa.ArrowException) as why:
             if len(messages) > 1:
@@ -121,14 +132,14 @@ class ArrowReader:
         lengths = np.array([sum(batch.num_rows for batch in batches) for _, batches in messages])
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(len(table)) - np.repeat(starts, lengths)
-        bad = self._reading.unusable(columns)
+        bad = self.expected.unusable(columns)
         bad[list(unfit)] = True
         keep = ~bad
         for message in np.flatnonzero(np.add.reduceat(bad, starts, dtype=np.int64)).tolist():
             first, end = int(starts[message]), int(starts[message] + lengths[message])
             found = (np.flatnonzero(bad[first:end]) + first).tolist()
             reasons = [
-                (int(rows[i]), unfit.get(i) or self._reading.reason(columns, i)) for i in found[: MAX_BAD_ROWS + 1]
+                (int(rows[i]), unfit.get(i) or self.expected.reason(columns, i)) for i in found[: MAX_BAD_ROWS + 1]
             ]
             if len(found) > MAX_BAD_ROWS:
                 keep[first:end] = False
@@ -152,7 +163,7 @@ class ArrowReader:
             pa.ArrowException: a value of one of several messages does not fit.
             RejectedError: Arrow has no way from the column's type to the schema's.
         """
-        f, (name, _, _, wanted) = self._reading.schema.field(place), self._reading.fields[place]
+        f, (name, _, _, wanted) = self.expected.schema.field(place), self.expected.fields[place]
         if name not in table.column_names:
             return pa.nulls(len(table), f.type)
         column = joined(table[name])

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.pipelines.runtime.declare.fields import EXACT, PER_MS, unit_meant
-from tocsin.pipelines.runtime.formats.readings import show
+from tocsin.pipelines.runtime.formats.rows import show
 
 
 def holds(expected: pa.DataType, got: pa.DataType) -> bool:

@@ -1,7 +1,9 @@
 """The codec: one Kafka poll in, one Arrow batch out; what can't be read becomes dead letters."""
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +14,17 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
-from tocsin.pipelines.runtime.formats.arrow import ArrowReader
+from tocsin.pipelines.runtime.formats.arrow import Arrow
 from tocsin.pipelines.runtime.formats.headers import HeaderFields, source
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
-from tocsin.pipelines.runtime.formats.json import JsonReader
-from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema, media_type, show
+from tocsin.pipelines.runtime.formats.json import Json
+from tocsin.pipelines.runtime.formats.message import MessageFormat, installed
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, RowSchema, media_type, show
 
-JSON = "application/json"
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+
+BUILT_IN: tuple[type[MessageFormat], ...] = (Json, Arrow)
 UNKNOWN = -1
 """Kafka's timestamp of a record without one."""
 
@@ -28,8 +33,8 @@ class Codec:
     """Turns the records of one topic into Arrow batches.
 
     The header `content-type` says how a value is written: `application/json` (or none), one object, one row;
-    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows. Names of headers and media types may be in any case,
-    with parameters, and be a known alias (`MEDIA_TYPES`). A record, or a row of a stream, that is not
+    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows; or another `MessageFormat`. Names of headers and media
+    types may be in any case, with parameters, and be an alias. A record, or a row of a stream, that is not
     exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
 
     - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
@@ -52,7 +57,8 @@ class Codec:
             `timestamp("ms"|"us"|"ns", "UTC")`.
         unknown: what to do about other fields: "ignore" or "reject".
         max_bytes: largest value, and largest stream once decoded, bytes.
-        max_rows: most rows in a stream.
+        max_rows: most rows in a message.
+        formats: more message formats; those of installed packages are read, too.
 
     Raises:
         ConfigError: the schema has no fields of the value, a field twice, one named as an identity column or of another type.
@@ -66,6 +72,7 @@ class Codec:
         unknown: Literal["ignore", "reject"] = "ignore",
         max_bytes: int = 16 * 1024 * 1024,
         max_rows: int = 1_000_000,
+        formats: Sequence[type[MessageFormat]] = (),
     ) -> None:
         if not schema or len({*schema.names, *IDENTITY.names}) < len(schema) + len(IDENTITY):
             raise ConfigError(
@@ -85,9 +92,15 @@ class Codec:
             raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
         self._envelope = HeaderFields(topic, schema) if len(body) < len(schema) else None
         self._frames = FrameReader(topic, images, max_bytes) if images else None
-        reading = RowSchema(topic, body, unknown, max_bytes)
-        self._json = JsonReader(reading)
-        self._streams = ArrowReader(reading, max_rows)
+        expected = RowSchema(topic, body, unknown, max_bytes)
+        self._formats = [kind(expected, max_rows) for kind in (*BUILT_IN, *installed(), *formats)]
+        self._json = self._formats[0]
+        self._by_type = {name: format for format in self._formats for name in (format.media_type, *format.aliases)}
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Codec:
+        """What reads a pipeline's topic."""
+        return cls(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown, formats=pipeline.formats)
 
     def decode(self, records: Sequence[ConsumerRecord]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         """Decode what one poll returned.
@@ -121,14 +134,21 @@ class Codec:
         """The rows of a poll of JSON and Arrow."""
         values = [record.value for record in records]
         headers = [record.headers for record in records]
-        others = {i: kind for i, h in enumerate(headers) if h and (kind := content_type(h)) != JSON}
+        others = {i: kind for i, h in enumerate(headers) if h and (kind := self._format(h)) is not self._json}
         everything = range(len(records))
         self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
-        self._streams.read(values, [i for i, kind in others.items() if kind == ARROW_STREAM], out)
-        for i, kind in others.items():
-            if kind != ARROW_STREAM:
-                wrong = f"expected content-type {JSON} or {ARROW_STREAM}, got {show(kind)}"
-                out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+        for format in self._formats[1:]:
+            if positions := [i for i, kind in others.items() if kind is format]:
+                format.read(values, positions, out)
+        for i in [i for i, kind in others.items() if kind is None]:
+            known = " or ".join(format.media_type for format in self._formats)
+            wrong = f"expected content-type {known}, got {show(media_type(headers[i]))}"
+            out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+
+    def _format(self, headers: Sequence[tuple[str, bytes | None]]) -> MessageFormat | None:
+        """A message's format; JSON where its headers do not say, None where nobody knows it."""
+        kind = media_type(headers)
+        return self._json if kind is None or kind.endswith("+json") else self._by_type.get(kind)
 
     def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: DecodedPoll) -> pa.RecordBatch:
         """Put the pieces together and in order, and say where each row comes from."""
@@ -154,9 +174,3 @@ def _timeless(stamp: int) -> RejectedError:
     """Why a record with this timestamp of Kafka's is no reading: neither clocks nor dates can be had of it."""
     wanted = "milliseconds since 1970, up to 2199, or -1 for none"
     return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {wanted}, got {stamp}{unit_meant(stamp)}")
-
-
-def content_type(headers: Iterable[tuple[str, bytes | None]]) -> str:
-    """What a message's value is by its headers; JSON where they do not say."""
-    kind = media_type(headers)
-    return JSON if kind is None else kind

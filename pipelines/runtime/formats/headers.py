@@ -15,7 +15,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import field_reader, unit_meant
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE
-from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, show
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, show
 
 VALUE = "value"
 _CONTENT = (None, PIXELS, WHOLE)

@@ -20,9 +20,10 @@ from pyarrow import fs
 
 from tocsin.models.vision import picture
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, media_type, show
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
+JPEG_ALIASES = ("image/jpg", "image/pjpeg")
 PIXELS, WHOLE = "pixels", "jpeg"
 """What the metadata of a frame's fields say that they are from: the decoded image, the file as it came."""
 URI, SHA256 = "frame-uri", "frame-sha256"
@@ -130,7 +131,7 @@ class FrameReader:
         if uri := said.get(URI):
             return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
         kind = media_type(record.headers)
-        if kind != JPEG:
+        if kind not in (JPEG, *JPEG_ALIASES):
             raise RejectedError(
                 "UnknownContentType",
                 f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}",

@@ -17,8 +17,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tocsin.pipelines.runtime.declare.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339, unit_meant
-from tocsin.pipelines.runtime.formats.readings import DecodedPoll, RejectedError, RowSchema, show
+from tocsin.pipelines.runtime.declare.fields import END_MS, EXACT, FIRST_MS, PER_MS, RFC3339
+from tocsin.pipelines.runtime.formats.message import MessageFormat
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, RowSchema, show
 
 # A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
 SLOW_ROWS = 256
@@ -29,14 +30,22 @@ MAX_UNKNOWN = 32
 _TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+(:?)|([\[{])|[\]}]')
 
 
-class JsonReader:
-    """Rows from values that are one JSON object each."""
+class Json(MessageFormat):
+    """One JSON object a value."""
 
-    def __init__(self, reading: RowSchema) -> None:
-        self._reading = reading
-        self._times = {f.name: f.type.unit for f in reading.schema if pa.types.is_timestamp(f.type)}
-        self._integers = {f.name: _polars_type(f.type) for f in reading.schema if pa.types.is_integer(f.type)}
-        self._dtypes = {f.name: _polars_type(f.type) for f in reading.schema}
+    media_type = "application/json"
+    aliases = ("text/json",)
+
+    def __init__(self, expected: RowSchema, max_rows: int) -> None:
+        super().__init__(expected, max_rows)
+        self._times = {f.name: f.type.unit for f in self.expected.schema if pa.types.is_timestamp(f.type)}
+        self._integers = {f.name: _polars_type(f.type) for f in self.expected.schema if pa.types.is_integer(f.type)}
+        self._dtypes = {f.name: _polars_type(f.type) for f in self.expected.schema}
+
+    @classmethod
+    def only(cls, value: bytes, row: int) -> bytes:
+        """The object itself, for it is one row."""
+        return value
 
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
         """Part what looks like one object on one line, which may go to Polars, from the rest."""
@@ -47,7 +56,7 @@ class JsonReader:
             and value[0] == 123  # {
             and value[-1] == 125  # }
             and b"\n" not in value
-            and len(value) <= self._reading.max_bytes
+            and len(value) <= self.expected.max_bytes
         ]
         self._read_lines(values, np.array(fast, np.int64), out)
         self._read_each(values, np.setdiff1d(positions, fast, assume_unique=True), out)
@@ -75,9 +84,9 @@ class JsonReader:
         converted = frame.select(read)
         for column in converted:
             sure &= (column.is_null() == frame[column.name].is_null()).to_numpy()
-        table = frame.with_columns(converted).select(self._reading.schema.names).to_arrow()
-        columns = [table[f.name].combine_chunks().cast(f.type, safe=False) for f in self._reading.schema]
-        sure &= ~self._reading.unusable(columns)
+        table = frame.with_columns(converted).select(self.expected.schema.names).to_arrow()
+        columns = [table[f.name].combine_chunks().cast(f.type, safe=False) for f in self.expected.schema]
+        sure &= ~self.expected.unusable(columns)
         if not sure.all():
             self._read_each(values, positions[~sure], out)
             positions, keep = positions[sure], pa.array(sure)
@@ -93,7 +102,7 @@ class JsonReader:
             dtypes.update({name: pl.Int64() for name in self._times if type(first.get(name)) is int})
             integers = (*self._times, *self._integers)
             dtypes.update({name: pl.Float64() for name in integers if type(first.get(name)) is float})
-            if not self._reading.refuses_unknown and len(first) <= len(dtypes) + MAX_UNKNOWN:
+            if not self.expected.refuses_unknown and len(first) <= len(dtypes) + MAX_UNKNOWN:
                 scalars = {str: pl.String(), int: pl.Float64(), float: pl.Float64(), bool: pl.Boolean()}
                 others = [(name, scalars.get(type(content))) for name, content in first.items() if name not in dtypes]
                 dtypes.update({name: dtype for name, dtype in others if dtype is not None})
@@ -109,12 +118,11 @@ class JsonReader:
             except RejectedError as why:
                 out.rejected.append((i, None, why))
         if rows:
-            columns = [pa.array(c, f.type) for f, c in zip(self._reading.schema, zip(*rows, strict=True), strict=True)]
-            out.pieces.append((np.array(good, np.int64), np.zeros(len(good), np.int64), columns))
+            out.pieces.append((np.array(good, np.int64), np.zeros(len(good), np.int64), self.expected.columns(rows)))
 
     def _row(self, value: bytes | None) -> list[Any]:
         """The row of one JSON object."""
-        content = self._reading.content(value)
+        content = self.expected.content(value)
         try:
             found = orjson.loads(content)
         except orjson.JSONDecodeError as why:
@@ -123,16 +131,7 @@ class JsonReader:
             raise RejectedError("Malformed", f"expected one JSON object, got {show(found)}")
         if (twice := _repeated(content, found)) is not None:
             raise RejectedError("SchemaMismatch", f"field {twice} is there twice, expected every field once")
-        self._reading.check_names(found.keys())
-        row = []
-        for name, nullable, read, wanted in self._reading.fields:
-            value_of = found.get(name)
-            cell = None if value_of is None else read(value_of)
-            if cell is None and not (nullable and value_of is None):
-                hint = unit_meant(value_of) if name in self._times else ""
-                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(value_of)}{hint}")
-            row.append(cell)
-        return row
+        return self.expected.row(found)
 
 
 def _repeated(content: bytes, found: dict[str, Any]) -> str | None:

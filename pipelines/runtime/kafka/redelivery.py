@@ -10,12 +10,13 @@ from itertools import islice
 from typing import Any
 
 import orjson
-import pyarrow as pa
 from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import Unavailable
-from tocsin.pipelines.runtime.formats.codec import ARROW_STREAM, content_type
+from tocsin.pipelines.runtime.formats.codec import BUILT_IN
+from tocsin.pipelines.runtime.formats.message import installed
+from tocsin.pipelines.runtime.formats.rows import media_type
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
 from tocsin.pipelines.runtime.kafka.topics import create_topic
@@ -142,8 +143,12 @@ def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
         original = load_original(x.letter, store)
     except (FileNotFoundError, ValueError):
         return None
-    if original.row is not None and original.value and content_type(original.headers) == ARROW_STREAM:
-        original = replace(original, value=_row(original.value, original.row))
+    if original.row is not None and original.value:
+        kinds = {name: kind for kind in (*BUILT_IN, *installed()) for name in (kind.media_type, *kind.aliases)}
+        kind = kinds.get(media_type(original.headers) or "")
+        if kind and (own := kind.only(original.value, original.row)) is None:
+            return None
+        original = replace(original, value=own if kind else original.value)
     # The client refuses to send a header without a value, and a record with neither key nor value.
     headers = [(name, value or b"") for name, value in original.headers if name != HEADER]
     value = b"" if original.key is original.value is None else original.value
@@ -155,12 +160,3 @@ def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
         "headers": [*headers, (HEADER, str(x.again + 1).encode())],
         "timestamp_ms": original.timestamp if original.timestamp >= 0 else None,
     }
-
-
-def _row(value: bytes, row: int) -> bytes:
-    """A stream with one row of another."""
-    table = pa.ipc.open_stream(value).read_all().slice(row, 1).combine_chunks()
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()

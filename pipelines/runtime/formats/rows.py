@@ -1,7 +1,7 @@
 """What both readers of messages share: the schema as a question, why a message is refused, and rows so far."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class RowSchema:
         self.fields = [(f.name, f.nullable, *field_reader(topic, f)) for f in schema]
         self.refuses_unknown = unknown == "reject"
         self.max_bytes = max_bytes
+        self._times = frozenset(f.name for f in schema if pa.types.is_timestamp(f.type))
 
     def content(self, value: bytes | None) -> bytes:
         """The value itself, unless there is nothing in it, or too much."""
@@ -70,6 +71,27 @@ class RowSchema:
             raise RejectedError("SchemaMismatch", f"missing {listed(missing)} {got}")
         if self.refuses_unknown and (unknown := [name for name in names if name not in self.names]):
             raise RejectedError("SchemaMismatch", f"unknown {listed(unknown)}, expected only the schema's fields")
+
+    def row(self, found: Mapping[str, Any]) -> list[Any]:
+        """The cells of a row by its fields' names, as parsed JSON has them.
+
+        Raises:
+            RejectedError: a field is missing, unknown or not what the schema wants.
+        """
+        self.check_names(found.keys())
+        cells = []
+        for name, nullable, read, wanted in self.fields:
+            given = found.get(name)
+            cell = None if given is None else read(given)
+            if cell is None and not (nullable and given is None):
+                hint = unit_meant(given) if name in self._times else ""
+                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(given)}{hint}")
+            cells.append(cell)
+        return cells
+
+    def columns(self, rows: Sequence[Sequence[Any]]) -> list[pa.Array]:
+        """Rows of cells, as of `row`, as columns."""
+        return [pa.array(c, f.type) for f, c in zip(self.schema, zip(*rows, strict=True), strict=True)]
 
     def unusable(self, columns: list[pa.Array]) -> NDArray[np.bool_]:
         """`[N] bool`: rows with a null where there may be none, with a NaN or an infinity, or with a time out of range."""
@@ -108,22 +130,12 @@ class RowSchema:
         raise AssertionError(f"row {row} is usable")
 
 
-MEDIA_TYPES = {
-    "image/jpg": "image/jpeg",
-    "image/pjpeg": "image/jpeg",
-    "text/json": "application/json",
-    "application/x-apache-arrow-stream": "application/vnd.apache.arrow.stream",
-}
-"""Other names by which producers call what is read here."""
-
-
 def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """What the last `content-type` header names, written in any case and without parameters; None: there is no such header."""
+    """The last `content-type` header, in small letters and without parameters; None: there is no such header."""
     named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
     if not named:
         return None
-    kind = named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
-    return "application/json" if kind.endswith("+json") else MEDIA_TYPES.get(kind, kind)
+    return named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
 
 
 def show(content: Any) -> str:
