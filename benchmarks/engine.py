@@ -39,8 +39,8 @@ from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.models.rul.model import FD001, RulModel, build, load
 from tocsin.models.rul.simulation.fleet import live
 from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.launch import deploy
 from tocsin.pipelines.runtime.control.ray_client import connect
-from tocsin.pipelines.runtime.control.supervisor import deploy
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
 from tocsin.pipelines.runtime.kafka import clients, feeder

@@ -47,7 +47,7 @@ def demo(
     from tocsin.pipelines.cli.feed import fleet as simulated
     from tocsin.pipelines.cli.feed import limited
     from tocsin.pipelines.cli.fleet import Fleet
-    from tocsin.pipelines.runtime.control.supervisor import deploy
+    from tocsin.pipelines.runtime.control.launch import deploy
     from tocsin.pipelines.runtime.kafka.feeder import feed
 
     out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alerts ring.\n")

@@ -104,6 +104,7 @@ def ordered(settings: Settings, name: str) -> Deployment:
         params=plan.options,
         compact=(settings.lake.compact, settings.lake.vacuum),
         health=(settings.health.host, settings.health.port),
+        sinks=settings.sinks_of(name),
         follows=given.model if given.model and "@" in given.model else "",
     )
 

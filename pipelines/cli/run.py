@@ -142,7 +142,7 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     """A new supervisor for a pipeline that does not run here yet."""
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
-    from tocsin.pipelines.runtime.control.supervisor import Launch
+    from tocsin.pipelines.runtime.control.launch import Launch
     from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     if name in supervisors():

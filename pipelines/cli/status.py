@@ -86,7 +86,7 @@ def _starting(pipeline: str, why: str) -> dict[str, Any]:
     return {
         **{"pipeline": pipeline, "workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False},
         "problems": [{"shard": 0, "state": "starting", "why": why}],
-        **{"mlflow_run": None, "shards": [], "landing": []},
+        **{"mlflow_run": None, "shards": [], "landing": [], "sinks": []},
     }
 
 
@@ -165,6 +165,7 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
         "mlflow_run": said["tracking"],
         "shards": [_shard(shard, ends) for shard in said["shards"]],
         "landing": [_shard(shard, ends) for shard in said["landing"]],
+        "sinks": said["sinks"],
     }
 
 
@@ -201,6 +202,12 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
             below.append(
                 Text(f"{look['pipeline']}: {plain(asset)} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
             )
+        for sink in look["sinks"]:
+            if sink["error"]:
+                line = (
+                    f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; its alerts are sent again"
+                )
+                below.append(Text(line, "yellow"))
         for shard in (*look["shards"], *look["landing"]):
             shown.add_row(
                 f"{shard['pipeline']}/{shard['shard']}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tocsin.pipelines.exports import exported
 
 if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.control.alert_sinks import AlertSink
     from tocsin.pipelines.runtime.declare.durations import milliseconds
     from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, TocsinError, Unavailable
     from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
     from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
+    from tocsin.pipelines.runtime.formats.message import MessageFormat
+    from tocsin.pipelines.runtime.lake.object_store import ObjectStore
     from tocsin.pipelines.runtime.settings import Settings
 
 __all__ = [
@@ -24,14 +27,17 @@ __all__ = [
     "NEVER",
     "Alert",
     "AlertRule",
+    "AlertSink",
     "Batch",
     "Cell",
     "CellStore",
     "Commit",
     "ConfigError",
     "Declared",
+    "MessageFormat",
     "Model",
     "ModelError",
+    "ObjectStore",
     "Pending",
     "Pipeline",
     "Ring",
@@ -62,6 +68,9 @@ __getattr__ = exported(
         "engine.alerts": "Alert",
         "engine.plan": "Model",
         "engine.replay": "replay replay_clip",
+        "formats.message": "MessageFormat",
+        "control.alert_sinks": "AlertSink",
+        "lake.object_store": "ObjectStore",
         "formats.jpeg": "FACTS frame_fields roots_of",
         "settings": "Settings",
     },

@@ -12,8 +12,8 @@ import ray
 from tests.conftest import SESSION
 from tests.crash.harness import Job, until
 from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.launch import deploy
 from tocsin.pipelines.runtime.control.ray_client import find
-from tocsin.pipelines.runtime.control.supervisor import deploy
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.kafka import clients
 

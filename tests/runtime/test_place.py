@@ -148,7 +148,7 @@ def test_a_restarted_supervisor_adopts_one_worker_a_place_and_ends_the_others(
     _, broken = started("job/worker-0/12", "own")
     _, beyond = started("job/worker-3/10")
     _, other = started("jobs/worker-0/10")
-    monkeypatch.setattr(Supervisor, "_arrange", lambda *_: None)
+    monkeypatch.setattr(Supervisor, "_place", lambda *_: None)
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1))

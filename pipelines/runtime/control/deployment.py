@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
@@ -32,6 +33,7 @@ class Deployment:
         follows: the registry's alias whose moves the shards follow, such as "rul@champion".
         compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
         health: host and port of the health endpoint; port 0: none.
+        sinks: where its alerts go beside their topic.
         stuck_s: a shard whose step takes longer than this, or whose takeover makes no progress for longer, hangs: its worker is
             replaced.
     """
@@ -52,6 +54,7 @@ class Deployment:
     follows: str = ""
     compact: tuple[str, str] = ("0s", "24h")
     health: tuple[str, int] = ("127.0.0.1", 0)
+    sinks: Sequence[SinkConfig] = ()
     stuck_s: float = 120.0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 

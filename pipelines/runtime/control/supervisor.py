@@ -6,23 +6,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 import ray
 from kafka.errors import KafkaError
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
+from tocsin.pipelines.runtime.control.alert_sinks import Delivery, SinkConfig
 from tocsin.pipelines.runtime.control.deployment import ALERTS, Deployment
-from tocsin.pipelines.runtime.control.desired_state import DesiredState, last_stored
+from tocsin.pipelines.runtime.control.desired_state import DesiredState
 from tocsin.pipelines.runtime.control.draining import drain, workers
 from tocsin.pipelines.runtime.control.health import CommitAges, Health, problems
 from tocsin.pipelines.runtime.control.placement import Autoscaler, place_shards
-from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, supervisor_name
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
 from tocsin.pipelines.runtime.control.recurring import recurring
-from tocsin.pipelines.runtime.control.worker import Status, Worker
-from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot
+from tocsin.pipelines.runtime.control.worker import Status
+from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot, start_worker
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -30,7 +30,7 @@ from tocsin.pipelines.runtime.engine.shard_config import ShardId
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.telemetry import logs
 from tocsin.pipelines.runtime.telemetry.metrics import Metrics
-from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY, begin
+from tocsin.pipelines.runtime.telemetry.process import begin
 from tocsin.pipelines.runtime.telemetry.stats import Window
 
 log = logging.getLogger(__name__)
@@ -54,23 +54,24 @@ class Supervisor:
     def __init__(self, deployment: Deployment) -> None:
         d = self._deployment = deployment
         begin(d.env, pipeline=d.name)
-        self._orders = DesiredState(d.lake, d.id, d.plan)
+        self._desired = DesiredState(d.lake, d.id, d.plan)
         self._ids = list(d.configs(d.plan))
-        self._places = [WorkerSlot(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._slots = [WorkerSlot(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
-        self._homes: dict[ShardId, int] = {}
+        self._placement: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
         self._adopted, self._words = False, dict[str, tuple[float, str]]()
         self._partitions: dict[str, int] = {}
         self._told: dict[ShardId, float] = {}
-        self._tracking: Any = None  # later, see `_begun`
+        self._tracking: Any = None  # later, see `_has_started`
         self._since = self._starting = time.monotonic()
         self._started = False
         self._windows: dict[int, Window] = {}
+        self._deliveries: list[Delivery] = []
         self._commits, self._metrics, self._health = CommitAges(), Metrics(d.name), Health(d.name, *d.health)
-        self._thread = recurring(f"{d.name}/supervise", self._beat, self._pause)
+        self._thread = recurring(f"{d.name}/supervise", self._tick, self._pause)
         if d.follows and d.tracking:
             recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
         recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
@@ -79,7 +80,7 @@ class Supervisor:
 
     def status(self) -> dict[str, Any]:
         """The deployment as `tocsin status` shows it."""
-        restarts = {place.name: place.restarts for place in self._places}
+        restarts = {slot.name: slot.restarts for slot in self._slots}
         shards = [
             {
                 **asdict(status),
@@ -94,19 +95,20 @@ class Supervisor:
         own = [shard for shard in shards if shard["pipeline"] == self._deployment.name]
         return {
             "pipeline": self._deployment.name,
-            "workers": sum(place.actor is not None for place in self._places),
+            "workers": sum(slot.actor is not None for slot in self._slots),
             "restarts": sum(restarts.values()),
-            "paused": self._orders.paused,
-            "silences": dict(self._orders.plan.silences),
+            "paused": self._desired.paused,
+            "silences": dict(self._desired.plan.silences),
             "tracking": self._tracking.run_id if self._tracking else None,
             "shards": own,
             "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
+            "sinks": [delivery.status() for delivery in self._deliveries],
             "problems": problems(self._deployment.shards, own),
         }
 
     def pause(self, paused: bool = True) -> None:
         """Have all shards commit and let go, or go on; a refused one tries again."""
-        self._orders.pause(paused)
+        self._desired.pause(paused)
         self._retry()
 
     def change(self, plan: Plan) -> None:
@@ -115,14 +117,14 @@ class Supervisor:
         Raises:
             TocsinError: it does not fit; see `DesiredState.change`.
         """
-        self._orders.change(plan)
-        self._pass_on()
+        self._desired.change(plan)
+        self._announce()
         self._retry()
 
     def silence(self, asset: str, until: int) -> None:
         """Have an asset not ring before a time, ms since the epoch, each shard from its next checkpoint."""
-        self._orders.silence(asset, until)
-        self._pass_on()
+        self._desired.silence(asset, until)
+        self._announce()
 
     def ends(self, worker: str, why: str) -> None:
         """A worker's last words: it is about to end by itself."""
@@ -130,8 +132,8 @@ class Supervisor:
 
     def forget(self, asset: str) -> None:
         """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
-        self._orders.forget(asset)
-        self._pass_on()
+        self._desired.forget(asset)
+        self._announce()
 
     def stop(self, timeout: float = 60) -> bool:
         """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
@@ -142,26 +144,28 @@ class Supervisor:
                 amiss = drain(self._deployment.name, timeout)  # by name: it may not have adopted them yet
                 for worker, why in amiss.items():
                     log.warning("%s did not let go: %s", worker, why)
+                for delivery in self._deliveries:
+                    delivery.close()
                 if self._tracking:
                     self._tracking.end("FINISHED")
                     self._tracking.close()
                 self._drained = not amiss
             return self._drained
 
-    def _pass_on(self) -> None:
-        for place in self._places:
-            if actor := place.actor:
-                actor.change.remote(self._orders.plan)  # one that dies meanwhile is started with it
+    def _announce(self) -> None:
+        for slot in self._slots:
+            if actor := slot.actor:
+                actor.change.remote(self._desired.plan)  # one that dies meanwhile is started with it
 
     def _retry(self) -> None:
-        for place in self._places:
-            for shard, state in list(place.shards.items()):
-                if state == "refused" and (actor := place.actor):
+        for slot in self._slots:
+            for shard, state in list(slot.shards.items()):
+                if state == "refused" and (actor := slot.actor):
                     actor.release.remote(shard)
 
     def _pause(self) -> bool:
         """Wait for the next beat, which comes at once when a worker dies; whether it was the last."""
-        lives = [place.life for place in self._places if place.actor] if self._adopted else []
+        lives = [slot.life for slot in self._slots if slot.actor] if self._adopted else []
         if lives:
             ray.wait(lives, timeout=BEAT_S)
             self._stop.wait(LEAST_BEAT_S)
@@ -169,23 +173,23 @@ class Supervisor:
             self._stop.wait(BEAT_S)
         return self._stop.is_set()
 
-    def _beat(self) -> None:
+    def _tick(self) -> None:
         if not self._adopted:
             self._adopt()
             self._adopted = True
-        for place in self._places:
-            self._reconcile(place)
-        self._begun()
+        for slot in self._slots:
+            self._reconcile(slot)
+        self._has_started()
         self._scale()
         self._take_up()
-        self._arrange()
+        self._place()
         windows, self._windows, status = self._windows, {}, self.status()
         self._health.beat(status)
         self._metrics.export(status, windows)
         if self._tracking and windows:
             self._tracking.log(windows)
 
-    def _begun(self) -> bool:
+    def _has_started(self) -> bool:
         """Whether the pipeline's own shards have taken over, and a moment has passed. Only then the rest starts: MLflow and the
         landing of alerts take seconds of CPU that the first row, and `tocsin up`, would wait for."""
         if not self._started:
@@ -195,15 +199,16 @@ class Supervisor:
                 self._starting = now
             self._started = now - self._starting > SETTLE_S or now - self._since > LATE_S
             if self._started:
+                self._deliveries = [self._delivery(sink) for sink in self._deployment.sinks]
                 self._tracking = self._track()
         return self._started
 
     def _follow(self) -> None:
         """Look at the registry; in a thread of its own, for it may take its time."""
         d = self._deployment
-        if d.tracking and self._orders.follow(d.tracking[0], d.follows):
-            log.info("%s: goes on with %s", d.name, self._orders.plan.model)
-            self._pass_on()
+        if d.tracking and self._desired.follow(d.tracking[0], d.follows):
+            log.info("%s: goes on with %s", d.name, self._desired.plan.model)
+            self._announce()
 
     def _count_partitions(self) -> None:
         """Ask how many partitions the topics have; in a thread of its own, for the broker may take its time."""
@@ -224,11 +229,11 @@ class Supervisor:
         now = time.monotonic()
         for id, (status, _) in self._known.items():
             if status.state == "running" and (unread := self._unread(status)):
-                place = next((p for p in self._places if id in p.shards), None)
-                if place and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
+                slot = next((p for p in self._slots if id in p.shards), None)
+                if slot and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
                     self._told[id] = now
                     log.info("%s: takes up partitions %s that were added to %s", id, unread, status.facts["topic"])
-                    place.actor.release.remote(id)
+                    slot.actor.release.remote(id)
 
     def _compact(self) -> None:
         """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
@@ -250,43 +255,43 @@ class Supervisor:
         found = {name: ray.get_actor(name, namespace=NAMESPACE) for name in workers(self._deployment.name)}
         asked = {name: worker.status.remote() for name, worker in found.items()}
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ADOPT_S) if asked else None
-        for n, place in enumerate(self._places):
-            for name in sorted((a for a in found if a.startswith(f"{place.name}/")), reverse=True):
+        for n, slot in enumerate(self._slots):
+            for name in sorted((a for a in found if a.startswith(f"{slot.name}/")), reverse=True):
                 try:
                     known = ray.get(asked[name], timeout=0)
                 except RayError as reason:
                     log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
                     continue
                 worker = found.pop(name)
-                place.settle(worker)
-                self._note(place, known)
-                self._homes |= dict.fromkeys(place.shards, n)
-                worker.change.remote(self._orders.plan)
+                slot.settle(worker)
+                self._record(slot, known)
+                self._placement |= dict.fromkeys(slot.shards, n)
+                worker.change.remote(self._desired.plan)
                 log.info("adopted %s", name)
                 break
         for name, worker in found.items():
             log.warning("%s is ended: another one takes its place", name)
             ray.kill(worker)
-        living = [n for n, place in enumerate(self._places) if place.actor]
+        living = [n for n, slot in enumerate(self._slots) if slot.actor]
         self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
 
-    def _reconcile(self, place: WorkerSlot) -> None:
+    def _reconcile(self, slot: WorkerSlot) -> None:
         """Hear from a place's worker, and see whether it still lives, without waiting for it."""
-        if place.actor is None:
+        if slot.actor is None:
             return
         try:
-            self._note(place, place.hear(self._deployment.stuck_s))
+            self._record(slot, slot.hear(self._deployment.stuck_s))
         except Ended as reason:
-            at, why = self._words.pop(place.name, (0.0, ""))
+            at, why = self._words.pop(slot.name, (0.0, ""))
             heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
-            self._mark_dead(place, why if heard else str(reason))
+            self._mark_dead(slot, why if heard else str(reason))
 
-    def _note(self, place: WorkerSlot, known: list[Status]) -> None:
-        place.note(known)
+    def _record(self, slot: WorkerSlot, known: list[Status]) -> None:
+        slot.note(known)
         for status in known:
-            state = status.state if status.state != "stopped" else "paused" if self._orders.paused else "moving"
-            why = place.why if state == "starting" else ""  # a worker that keeps dying goes on saying of what
-            self._known[status.id] = replace(status, state=state, error=status.error or why), place.name
+            state = status.state if status.state != "stopped" else "paused" if self._desired.paused else "moving"
+            why = slot.why if state == "starting" else ""  # a worker that keeps dying goes on saying of what
+            self._known[status.id] = replace(status, state=state, error=status.error or why), slot.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
 
@@ -303,43 +308,48 @@ class Supervisor:
             if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
                 log.info("%s: %d workers from now on; %d records behind", d.name, workers, lag)
 
-    def _arrange(self) -> None:
+    def _place(self) -> None:
         """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
         workers = self._scaler.workers
-        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._homes]
+        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._placement]
         ids = self._ids if self._started else first
-        self._homes = {} if self._orders.paused else place_shards(ids, workers, self._homes)
-        at = {shard: place for place in self._places for shard in place.shards}
-        for shard, place in at.items():
-            if place is not self._home(shard):
-                place.actor.release.remote(shard)
-        for n, place in enumerate(self._places):
-            wanted = [shard for shard, home in self._homes.items() if home == n and at.get(shard) in (None, place)]
-            if place.actor is None and wanted and time.monotonic() >= place.not_before:
-                place.settle(self._start(place))
-            if place.actor:
+        self._placement = {} if self._desired.paused else place_shards(ids, workers, self._placement)
+        at = {shard: slot for slot in self._slots for shard in slot.shards}
+        for shard, slot in at.items():
+            if slot is not self._slot_of(shard):
+                slot.actor.release.remote(shard)
+        for n, slot in enumerate(self._slots):
+            wanted = [shard for shard, home in self._placement.items() if home == n and at.get(shard) in (None, slot)]
+            if slot.actor is None and wanted and time.monotonic() >= slot.not_before:
+                slot.settle(self._start(slot))
+            if slot.actor:
                 for shard in wanted:
-                    if shard not in place.shards:
-                        place.host(self._deployment.configs(self._orders.plan)[shard])
-                if not place.shards:
-                    ray.kill(place.actor)
-                    place.actor = None
+                    if shard not in slot.shards:
+                        slot.host(self._deployment.configs(self._desired.plan)[shard])
+                if not slot.shards:
+                    ray.kill(slot.actor)
+                    slot.actor = None
 
-    def _home(self, shard: ShardId) -> WorkerSlot | None:
-        home = self._homes.get(shard)
-        return None if home is None else self._places[home]
+    def _slot_of(self, shard: ShardId) -> WorkerSlot | None:
+        home = self._placement.get(shard)
+        return None if home is None else self._slots[home]
 
-    def _start(self, place: WorkerSlot) -> Any:
+    def _start(self, slot: WorkerSlot) -> Any:
         """A new worker for a place."""
-        return start_worker(place.name, self._deployment.env, self._deployment.resources)
+        return start_worker(slot.name, self._deployment.env, self._deployment.resources)
 
-    def _mark_dead(self, place: WorkerSlot, why: str) -> None:
-        for shard in place.shards:
+    def _mark_dead(self, slot: WorkerSlot, why: str) -> None:
+        for shard in slot.shards:
             if shard in self._known:
                 status, worker = self._known[shard]
                 self._known[shard] = replace(status, state="restarting", error=why, window=None), worker
-        delay = place.mark_dead(why)
-        log.warning("%s ended: %s; a new one starts in %.1f s", place.name, why, delay)
+        delay = slot.mark_dead(why)
+        log.warning("%s ended: %s; a new one starts in %.1f s", slot.name, why, delay)
+
+    def _delivery(self, sink: SinkConfig) -> Delivery:
+        name = self._deployment.name
+        topic, group = f"alerts.{name}", f"tocsin.sink.{name}.{sink.name}"
+        return Delivery(sink, kafka=self._deployment.kafka, topic=topic, group=group)
 
     def _track(self) -> Any:
         """The deployment's MLflow run, or None."""
@@ -354,64 +364,3 @@ class Supervisor:
         facts |= {"model": model.name, "model_version": model.version, "model_sha256": model.sha256} if model else {}
         tracking.start(d.name, {**facts, **d.params})
         return tracking
-
-
-def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
-    """A new worker for a place, such as "rul/worker-0"."""
-    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
-    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
-    actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
-    return actor.remote({**KEEP_MEMORY, **env})
-
-
-class Launch:
-    """A pipeline's start: its first worker starts before the deployment is known, and takes over before the supervisor starts.
-
-    Args:
-        env, resources: as of `Deployment`.
-    """
-
-    def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
-        self._worker = start_worker(f"{pipeline}/worker-0", env, resources)
-        self._worker.get_ready.remote()
-
-    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
-        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`.
-
-        Args:
-            order: what is known without Kafka and without building the pipeline.
-        """
-        try:
-            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
-            return done
-        except RayTaskError as reason:
-            raise reason.cause from reason
-
-    def go(self, deployment: Deployment) -> Any:
-        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
-        own = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
-        homes = place_shards(own, deployment.scaling.least, {})
-        for id, config in deployment.configs(
-            DesiredState(deployment.lake, deployment.id, deployment.plan).plan
-        ).items():
-            if homes.get(id) == 0:
-                self._worker.host.remote(config)
-        return deploy(deployment)
-
-    def abandon(self) -> None:
-        """End the worker: nothing comes of it."""
-        ray.kill(self._worker)
-
-
-def deploy(deployment: Deployment) -> Any:
-    """Start a deployment's supervisor, or find the one that runs it.
-
-    Raises:
-        ConfigError: what it was ordered last can't be read.
-    """
-    last_stored(
-        deployment.lake, deployment.name
-    )  # here it is one line for whoever starts it, in the actor a dead supervisor
-    name = supervisor_name(deployment.name)
-    options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
-    return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)

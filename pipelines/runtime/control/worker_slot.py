@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayTaskError
 
-from tocsin.pipelines.runtime.control.worker import Status
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
+from tocsin.pipelines.runtime.control.worker import Status, Worker
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.telemetry.logs import one_line
+from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0
@@ -151,3 +154,11 @@ CAUSES = {
     "node": "its machine was lost",
 }
 """What Ray's text says, and what it means."""
+
+
+def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
+    """A new worker for a place, such as "rul/worker-0"."""
+    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
+    options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
+    actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
+    return actor.remote({**KEEP_MEMORY, **env})

@@ -184,18 +184,19 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
 
 def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
     """A model's files on this machine."""
-    return Model(_local(lake.root, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
+    return Model(_local(lake.root, lake.store, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
 
 
 @cache
-def _local(root: str, sha256: str, name: str) -> Path:
+def _local(root: str, store: str, sha256: str, name: str) -> Path:
     from pyarrow import fs
 
-    files = Lake(root).files
+    lake = Lake(root, store=store)
+    files = lake.files
     infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
     if not infos:
         raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
-    if (own := Lake(root).folder) is not None:
+    if (own := lake.folder) is not None:
         return own / "_models" / sha256
     folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
     for info in infos:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NewType, cast
 from urllib.parse import unquote, urlsplit
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.lake.object_store import object_store
 from tocsin.pipelines.runtime.telemetry import progress
 
 if TYPE_CHECKING:
@@ -33,22 +34,30 @@ FRAMES = "frames"
 
 @dataclass(frozen=True)
 class Lake:
-    """A folder on any file system that Arrow reads: `lake`, `/data/lake`, `s3://bucket/lake`."""
+    """A folder on any file system that Arrow reads: `lake`, `/data/lake`, `s3://bucket/lake`.
+
+    Args:
+        options: of Delta's store; they may hold secrets.
+        store: the name of an `ObjectStore`, whose address `root` is then; "": one that Arrow and Delta know.
+    """
 
     root: str
-    options: dict[str, str] = field(default_factory=dict, repr=False)  # for Delta's own store; may hold secrets
+    options: dict[str, str] = field(default_factory=dict, repr=False)
+    store: str = ""
 
     @property
     def folder(self) -> Path | None:
         """The folder, an absolute path; None: the lake is in an object store."""
-        return local(self.root)
+        return None if self.store else local(self.root)
 
     @property
     def files(self) -> fs.FileSystem:
         """The file system, rooted at the lake's folder."""
         from pyarrow import fs  # here, for settings check a lake's name in commands that open none
 
-        if (folder := self.folder) is None:
+        if self.store:
+            system, path = object_store(self.store).files(self.root)
+        elif (folder := self.folder) is None:
             system, path = fs.FileSystem.from_uri(self.root)
         else:
             folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +75,8 @@ class Lake:
             ConfigError: Delta can't open a folder of that name.
         """
         if (folder := self.folder) is None:
-            return Uri(posixpath.join(self.root, *parts))
+            root = object_store(self.store).delta(self.root)[0] if self.store else self.root
+            return Uri(posixpath.join(root, *parts))
         check_name(folder)
         return Uri(folder.joinpath(*parts).as_uri())
 

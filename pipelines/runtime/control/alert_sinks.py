@@ -1,0 +1,160 @@
+"""Alert sinks: where alerts go beside their topic. Each reads the topic in a thread of its own, so no stream waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.extension import extension
+from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.telemetry.logs import one_line
+
+log = logging.getLogger(__name__)
+GROUP = "tocsin.alert_sinks"
+BACKOFF_S = (1.0, 2.0, 5.0, 15.0, 30.0)
+REFRESH_S = 30.0
+"""How often a sink looks for partitions that were added to the alert topic."""
+
+
+class AlertSink:
+    """Takes alerts. Subclass it and name the class in the settings, `[sinks.<name>]`.
+
+    Guarantee: at least once, each partition in order. What `send` raises for is handed over again, after a restart too. A sink that
+    fails or hangs holds up nothing but itself. A new sink begins with the next alert.
+
+    Args:
+        options: of its section in the settings.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        if options:
+            raise ConfigError(f"{type(self).__name__}: expected no options, got {', '.join(options)}; take them out")
+
+    def send(self, alerts: Sequence[Alert]) -> None:
+        """Pass alerts on; return when they have arrived."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+@dataclass(frozen=True)
+class SinkConfig:
+    """A sink as the settings have it.
+
+    Args:
+        name: of its section.
+        sink: `module:Class`, or an entry point of `tocsin.alert_sinks`.
+    """
+
+    name: str
+    sink: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
+
+    def make(self) -> AlertSink:
+        """The sink itself.
+
+        Raises:
+            ConfigError: there is no such class, or it refuses the options.
+        """
+        where = f"sinks.{self.name}"
+        kind = extension(self.sink, group=GROUP, where=f"{where}.sink")
+        try:
+            made: AlertSink = kind(**self.options)
+        except TypeError as reason:
+            raise ConfigError(f"{where}: expected options that {self.sink} takes, got {one_line(reason)}") from reason
+        return made
+
+
+class Delivery:
+    """Delivers a pipeline's alerts to one sink, until it is closed.
+
+    Args:
+        topic: the alert topic.
+        group: of Kafka, whose positions say what has been delivered.
+    """
+
+    def __init__(self, config: SinkConfig, *, kafka: Mapping[str, Any], topic: str, group: str) -> None:
+        self._config, self._kafka, self._topic, self._group = config, kafka, topic, group
+        self._stop = threading.Event()
+        self._sent, self._error, self._since = 0, "", 0.0
+        self._thread = threading.Thread(target=self._run, name=f"sink {config.name}", daemon=True)
+        self._thread.start()
+
+    def status(self) -> dict[str, Any]:
+        """What `tocsin status` shows: alerts sent since the start, for how long `send` has been under way, the last error."""
+        busy = time.monotonic() - self._since if self._since else 0.0
+        return {"sink": self._config.name, "sent": self._sent, "busy_s": round(busy, 1), "error": self._error}
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Let the sink end what it is sending; one that hangs is left behind, and its alerts are sent again."""
+        self._stop.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            sent = self._sent
+            try:
+                self._deliver()
+            except Exception as reason:  # whatever a sink raises, and Kafka's errors: all of it is tried again
+                failures = 1 if self._sent > sent else failures + 1
+                if (line := one_line(reason)) != self._error:
+                    log.warning("alert sink %s: %s; its alerts are sent again", self._config.name, line)
+                self._error = line
+                self._stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+            finally:
+                self._since = 0.0
+
+    def _deliver(self) -> None:
+        """Deliver until told to stop, beginning with what is not known to have arrived."""
+        with (
+            closing(self._config.make()) as sink,
+            closing(clients.consumer(self._kafka, group_id=self._group)) as consumer,
+        ):
+            self._assign(consumer)
+            refresh_at = time.monotonic() + REFRESH_S
+            while not self._stop.is_set():
+                if time.monotonic() > refresh_at:
+                    self._assign(consumer)
+                    refresh_at = time.monotonic() + REFRESH_S
+                if not (records := [r for some in consumer.poll(500).values() for r in some]):
+                    continue
+                self._since = time.monotonic()
+                sink.send([Alert.read(r.headers, r.value) for r in records])
+                self._since = 0.0
+                consumer.commit({tp: _at(consumer.position(tp)) for tp in consumer.assignment()})
+                self._sent, self._error = self._sent + len(records), ""
+
+    def _assign(self, consumer: KafkaConsumer) -> None:
+        """Read all partitions: from where the sink got to, or from the end where it is new."""
+        there = {TopicPartition(self._topic, p) for p in clients.partitions_of(consumer, self._topic)}
+        known, new = consumer.assignment(), there - consumer.assignment()
+        if not new:
+            return
+        positions = {tp: consumer.position(tp) for tp in known}
+        stored = {tp: offset for tp in new if (offset := consumer.committed(tp)) is not None}
+        # A partition that was added while the sink ran is read from its beginning.
+        begin = consumer.beginning_offsets if known or stored else consumer.end_offsets
+        missing = [tp for tp in new if tp not in stored]
+        starts = stored | (begin(missing) if missing else {})
+        consumer.assign([*there])
+        for tp, offset in (positions | starts).items():
+            consumer.seek(tp, offset)
+        consumer.commit({tp: _at(offset) for tp, offset in starts.items()})
+
+
+def _at(offset: int) -> OffsetAndMetadata:
+    return OffsetAndMetadata(offset, "", -1)

@@ -1,0 +1,69 @@
+"""A pipeline's start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.control.desired_state import DesiredState, last_stored
+from tocsin.pipelines.runtime.control.placement import place_shards
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, supervisor_name
+from tocsin.pipelines.runtime.control.supervisor import Supervisor
+from tocsin.pipelines.runtime.control.worker_slot import start_worker
+
+
+class Launch:
+    """A pipeline's start: its first worker starts before the deployment is known, and takes over before the supervisor starts.
+
+    Args:
+        env, resources: as of `Deployment`.
+    """
+
+    def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
+        self._worker = start_worker(f"{pipeline}/worker-0", env, resources)
+        self._worker.get_ready.remote()
+
+    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`.
+
+        Args:
+            order: what is known without Kafka and without building the pipeline.
+        """
+        try:
+            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
+            return done
+        except RayTaskError as reason:
+            raise reason.cause from reason
+
+    def go(self, deployment: Deployment) -> Any:
+        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
+        own = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
+        homes = place_shards(own, deployment.scaling.least, {})
+        for id, config in deployment.configs(
+            DesiredState(deployment.lake, deployment.id, deployment.plan).plan
+        ).items():
+            if homes.get(id) == 0:
+                self._worker.host.remote(config)
+        return deploy(deployment)
+
+    def abandon(self) -> None:
+        """End the worker: nothing comes of it."""
+        ray.kill(self._worker)
+
+
+def deploy(deployment: Deployment) -> Any:
+    """Start a deployment's supervisor, or find the one that runs it.
+
+    Raises:
+        ConfigError: what it was ordered last can't be read.
+    """
+    last_stored(
+        deployment.lake, deployment.name
+    )  # here it is one line for whoever starts it, in the actor a dead supervisor
+    name = supervisor_name(deployment.name)
+    options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
+    return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)
