@@ -1,0 +1,32 @@
+"""Helpers for tests of one's own pipelines, without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+from kafka.consumer.fetcher import ConsumerRecord
+
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.formats.codec import Codec
+
+
+def decode(
+    pipeline: Pipeline, values: Sequence[bytes | None], *, content_type: str = "application/json"
+) -> tuple[pl.DataFrame, list[DeadLetter]]:
+    """What a reader makes of the messages of a poll: rows, and a dead letter for each message or row that is none.
+
+    Args:
+        values: of messages on partition 0, from offset 0 on.
+        content_type: the header of all of them.
+    """
+    headers = [("content-type", content_type.encode())]
+    records = [
+        ConsumerRecord(pipeline.topic, 0, 0, offset, 0, 0, None, value, headers, None, -1, len(value or b""), 0)
+        for offset, value in enumerate(values)
+    ]
+    batch, letters = Codec.of(pipeline).decode(records)
+    frame = pl.from_arrow(batch)
+    assert isinstance(frame, pl.DataFrame)
+    return frame, letters

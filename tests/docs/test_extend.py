@@ -1,0 +1,118 @@
+"""The pages on extending Tocsin, each followed in a folder of its own outside the repository."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from kafka import KafkaProducer
+
+from tests.conftest import ROOT
+from tests.tour import Tour, blocks
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.topics import create_topic
+
+PAGES = ROOT / "docs" / "extend"
+FORMAT, SINK, STORE = (PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store"))
+
+
+class Desk:
+    """A service that takes alerts; it refuses the first."""
+
+    def __init__(self) -> None:
+        self.taken, self.refused = list[dict[str, object]](), 0
+        desk = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                known = self.headers["authorization"] == "Bearer secret"
+                if not desk.refused or not known:
+                    desk.refused += 1
+                    self.send_error(503)
+                    return
+                desk.taken.append(body)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/alerts"
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    made.server.shutdown()
+
+
+def test_a_message_format_prints_what_the_page_says(tmp_path: Path) -> None:
+    tour = Tour(tmp_path, "")
+    tour.write(FORMAT)
+    promised = next(text for kind, text in blocks(FORMAT) if kind == "text")
+    assert tour("python try_mills.py") == promised
+
+
+@pytest.fixture
+def tour(kafka: KafkaServer, tmp_path: Path) -> Iterator[Tour]:
+    made = Tour(tmp_path / "plant", kafka.bootstrap_servers)
+    yield made
+    made.stop()
+
+
+def test_a_format_a_sink_and_a_store_from_outside_work_together(
+    kafka: KafkaServer, tmp_path: Path, desk: Desk, tour: Tour
+) -> None:
+    """One pipeline with all three; the sink's service is away at first."""
+    sections = [tour.write(page)["tocsin.toml"] for page in (FORMAT, STORE, SINK)]
+    sections[2], _, _ = sections[2].partition("[pipelines.mills]")  # the first page has it
+    (tour.folder / "tocsin.toml").write_text("".join(sections))
+    (token := tmp_path / "token").write_text("secret")
+    tour.environment |= {
+        "TOCSIN_PIPELINES__MILLS__SINKS": '["desk"]',
+        "TOCSIN_SINKS__DESK__URL": desk.url,
+        "TOCSIN_SINKS__DESK__TOKEN_FILE": str(token),
+        "STORE_URL": str(tmp_path / "store"),
+    }
+    with clients.admin({"bootstrap_servers": kafka.bootstrap_servers}) as admin:
+        create_topic(admin, "sensors.mills", 2)
+    _send(kafka, range(10))
+    tour.run("tocsin run mills")
+    tour.judged("mills", 10)
+    (look,) = tour.json("tocsin status mills")
+    assert [sink["sink"] for sink in look["pipelines"][0]["sinks"]] == ["desk"]
+    give_up = time.monotonic() + 60
+    while not any(alert["current"] == 1000.0 for alert in desk.taken):
+        assert time.monotonic() < give_up, desk.taken
+        _send(kafka, range(10, 11), current=1000.0)
+        _send(kafka, range(10, 11), current=1.0)
+        time.sleep(0.5)
+    assert desk.refused >= 1
+    tour.judged("mills", 12)
+    (answer,) = tour.json("tocsin query 'SELECT COUNT(*) AS rows FROM mills'")
+    assert answer["rows"] >= 12
+    assert list((tmp_path / "store" / "line-3" / "lake" / "mills").glob("**/*.parquet"))
+    assert not (tour.folder / "lake").exists()
+    assert "secret" not in json.dumps(look)
+
+
+def _send(kafka: KafkaServer, seconds: range, current: float = 300.0) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)
+    headers = [("content-type", b"text/x-line-protocol")]
+    for second in seconds:
+        line = f"rolling,mill=a current={current} {(1_767_225_600 + second) * 10**9}"
+        producer.send("sensors.mills", line.encode(), key=b"a", headers=headers)
+    producer.close()
