@@ -22,11 +22,11 @@ import torch
 from tocsin.models.occupancy.baselines import BASELINES, fit_baseline
 from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.data import Recording, read
+from tocsin.models.occupancy.domain import recorded
 from tocsin.models.occupancy.evaluate import metrics
 from tocsin.models.occupancy.features import CLOCK, FEATURES
 from tocsin.models.occupancy.search import BASELINE_SPACES, Trial, best, search, search_baseline, settled
 from tocsin.models.occupancy.train import Recipe, Room, fit, labelled, probabilities, rooms, truth
-from tocsin.pipelines.cli.occupancy import recorded
 from tocsin.pipelines.occupancy import minutes
 
 SEEDS = range(5)

@@ -26,6 +26,7 @@ from tocsin.models.surprise.baselines import bank, difference, nearest, uniform
 from tocsin.models.surprise.clips import injected, panned
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.detector import DetectorConfig
+from tocsin.models.surprise.domain import RATE, looked_at
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from tocsin.models.surprise.model import SurpriseModel
 from tocsin.models.surprise.model import load as load_model
@@ -34,7 +35,6 @@ from tocsin.models.surprise.simulation.scene import TEST_SEEDS, TRAIN_SEEDS, VAL
 from tocsin.models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
 from tocsin.models.vision.encoder import Encoder, load
 from tocsin.models.vision.video import read
-from tocsin.pipelines.cli.surprise import RATE, looked_at
 
 SEEDS = range(3)
 REAL_SEEDS = range(4)

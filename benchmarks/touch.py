@@ -30,6 +30,7 @@ from benchmarks.spread import spread
 from tocsin.models.touch.baselines import changes, near
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import Spot, softened, spots
+from tocsin.models.touch.domain import RATE, looked_at
 from tocsin.models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
 from tocsin.models.touch.finder import HandFinder
 from tocsin.models.touch.finder import load as load_finder
@@ -38,7 +39,6 @@ from tocsin.models.touch.model import Eyes, TouchModel, load
 from tocsin.models.touch.simulation.scene import TEST_SEEDS, TRAIN_SECONDS, TRAIN_SEEDS, VALIDATION_SEEDS, Scene
 from tocsin.models.touch.train import Footage, Recipe, decoded, fit, footage, vectors
 from tocsin.models.touch.truth import Touch
-from tocsin.pipelines.cli.touch import RATE, looked_at
 
 SETS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 WRONG = (0.0, 0.2, 0.4)

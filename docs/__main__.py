@@ -19,14 +19,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from docs import formulas, pictures, system
 from tocsin.pipelines.runtime.declare.pipeline import TUNING, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.settings import PREFIX, Duration, PipelineSettings, SecretFile, Settings, Size
+from tocsin.pipelines.runtime.sections import Duration, PipelineSettings, SecretFile, SinkSettings, Size
+from tocsin.pipelines.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SHIM = "https://unpkg.com/iframe-worker/shim"
+NAMED = {"pipelines": PipelineSettings, "sinks": SinkSettings}
+"""Sections of which there may be several, by name."""
 KINDS: dict[Any, str] = {
     Duration: "a duration",
     Size: "a size",
@@ -91,7 +95,7 @@ def _settings() -> str:
     """Every setting: name, meaning, type, default, environment variable."""
     parts = []
     for name, field in Settings.model_fields.items():
-        path, model = ((name, "<name>"), PipelineSettings) if name == "pipelines" else ((name,), field.annotation)
+        path, model = ((name, "<name>"), NAMED[name]) if name in NAMED else ((name,), field.annotation)
         assert isinstance(model, type) and issubclass(model, BaseModel)
         summary = inspect.cleandoc(model.__doc__ or "").split("\n\nArgs:")[0]
         summary = _sentence(re.sub(r"^`[^`]+`: ", "", summary))
@@ -108,7 +112,7 @@ def _section(path: tuple[str, ...], model: type[BaseModel]) -> str:
                 f"{model.__name__}.{name}: expected its meaning in the docstring's Args, got none; add a line"
             )
         kind = _kind(hints[name], schema[name])
-        default = _own(name) if name in TUNING else _shown(field.get_default(call_default_factory=True))
+        default = _own(name) if name in TUNING else _default(field)
         variable = PREFIX + "__".join((*path, name)).upper()
         facts = f"{_sentence(kind)}. Default: {default}. Environment: `{variable}`"
         lines.append(f"`{'.'.join((*path, name))}`\n:   {meanings[name]}\n\n    {facts}\n")
@@ -130,7 +134,8 @@ def _kind(hint: Any, schema: dict[str, Any]) -> str:
         least = f" from {schema['minimum']:g}" if "minimum" in schema else ""
         most = f" to {schema['maximum']:g}" if "maximum" in schema else ""
         return f"a {whole}number{above}{least}{most}"
-    return {"string": "text", "boolean": "`true` or `false`", "object": "a table of texts"}[schema["type"]] + secret
+    words = {"array": "a list of texts", "string": "text", "boolean": "`true` or `false`", "object": "a table of texts"}
+    return words[schema["type"]] + secret
 
 
 def _own(name: str) -> str:
@@ -139,8 +144,12 @@ def _own(name: str) -> str:
     return f"the pipeline's own, else {_shown(default)}"
 
 
+def _default(field: FieldInfo) -> str:
+    return "none, it must be set" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+
+
 def _shown(default: Any) -> str:
-    if default is None or default in ("", {}):
+    if default is None or default in ("", {}, ()):
         return "none"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 

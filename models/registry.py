@@ -84,6 +84,7 @@ def register(
     attempts: Sequence[Attempt] = (),
     artifact_location: str | None = None,
     champion: bool = True,
+    loader: str = "",
 ) -> str:
     """Record a training run and register its model, as champion or as one more version.
 
@@ -93,7 +94,7 @@ def register(
     Args:
         directory: where the model was saved.
         name: of the experiment and of the registered model.
-        domain: its folder under `models/`.
+        domain: its name; the model's tag.
         params: of the run.
         metrics: name, value and step of each figure of the model that is kept.
         tracking_uri: of the MLflow server or store.
@@ -101,6 +102,8 @@ def register(
         attempts: all seeds, kept or not; each gets a run under this one.
         artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
         champion: whether it gets the alias that deployments follow.
+        loader: the module whose `_load_pyfunc(folder)` gives what MLflow calls, see `tocsin.models.served`; default: that of a
+            domain that comes with Tocsin.
 
     Returns:
         Its version.
@@ -132,7 +135,14 @@ def register(
             client.set_terminated(child)
         model = client.create_logged_model(experiment, name, run, tags, texts, model_type=domain)
         with TemporaryDirectory() as folder:
-            _describe(directory, Path(folder), domain, run=run, model_id=model.model_id)
+            _describe(
+                directory,
+                Path(folder),
+                domain,
+                loader or f"tocsin.models.{domain}.pyfunc",
+                run=run,
+                model_id=model.model_id,
+            )
             client.log_model_artifacts(model.model_id, folder)
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
@@ -178,14 +188,13 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
     client.log_batch(found.run_id, metrics=told)
 
 
-def _describe(source: Path, folder: Path, domain: str, *, run: str, model_id: str) -> None:
+def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str, model_id: str) -> None:
     """Make an MLflow model in `folder`: a trained model's files, and what says how they are loaded and called."""
     import mlflow
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
     from mlflow.models.utils import _save_example
 
-    loader = f"tocsin.models.{domain}.pyfunc"
     for file in source.iterdir():
         if file.name in (CONFIG_FILE, WEIGHTS_FILE):
             shutil.copy(file, folder / file.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tocsin.models.occupancy.data import PROPERTIES, Recording
+from tocsin.models.occupancy.domain import Occupancy
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
 from tocsin.models.occupancy.model import load
 from tocsin.pipelines.runtime import (
@@ -283,3 +285,10 @@ def _number(options: Mapping[str, Any], name: str, default: float) -> float:
             f"pipelines.occupancy: expected {name} to be a number above 0, got {value!r}; mend tocsin.toml"
         )
     return value
+
+
+def _results(recording: Recording, folder: Path, version: str) -> pl.DataFrame:
+    return judged(recording, Model(folder, version, "auto"))
+
+
+domain = Occupancy(minutes, _results)

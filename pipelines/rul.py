@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
+from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.model import load
 from tocsin.pipelines.runtime import AlertRule, ConfigError, Model, ModelError, Pipeline
 from tocsin.pipelines.runtime.stages import Infer, Reorder, SlidingWindow
@@ -94,3 +95,6 @@ def _number(options: Mapping[str, Any], name: str, default: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ConfigError(f"pipelines.rul: expected {name} to be a number from 0 up, got {value!r}; mend tocsin.toml")
     return value
+
+
+domain = Rul()

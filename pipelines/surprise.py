@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import polars as pl
 import pyarrow as pa
 import torch
 
+from tocsin.models.domain import Shot
+from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime import (
@@ -30,6 +33,7 @@ from tocsin.pipelines.runtime import (
     StepContext,
     Stores,
     frame_fields,
+    replay_clip,
     roots_of,
 )
 from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Reorder
@@ -189,3 +193,11 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
     """Remember what is known of the cameras in `slots`, if there are any."""
     for name, then in memory.tensors().items() if len(slots) else ():
         cells[name][slots] = then
+
+
+def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str) -> tuple[pl.DataFrame, list[int], int]:
+    table, alerts, size = replay_clip(pipeline({}, Model(folder, version, "auto")), shots, rate=rate)
+    return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
+
+
+domain = Surprise(_results)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tocsin.models.domain import Shot
 from tocsin.models.touch import finder
+from tocsin.models.touch.domain import Touch
 from tocsin.models.touch.hands import HandDetector
 from tocsin.models.touch.model import TouchModel, load
 from tocsin.models.touch.truth import HANDS, KINDS
@@ -32,6 +35,7 @@ from tocsin.pipelines.runtime import (
     Stores,
     frame_fields,
     milliseconds,
+    replay_clip,
     roots_of,
 )
 from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Gaps, Keep, Pixels, Reorder
@@ -276,3 +280,11 @@ def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> di
         columns[f"{hand}_touches"] = pa.array(holds[:, number].numpy())
         columns[f"{hand}_since"] = pa.array(since[:, number].numpy(), mask=(since[:, number] == NOTHING).numpy())
     return columns
+
+
+def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str, hands: str) -> pl.DataFrame:
+    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
+    return replay_clip(declared, shots, rate=rate, after="10s").table.sort("sequence")
+
+
+domain = Touch(_results, [field.name for field in BOXES], SCORES)

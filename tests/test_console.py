@@ -17,7 +17,7 @@ from tocsin.pipelines.cli import console, dlq, query, state, status
 from tocsin.pipelines.cli.alerts import line
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.cli.check import _teller
-from tocsin.pipelines.cli.fleet import Fleet
+from tocsin.pipelines.demo.fleet import Fleet
 from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 from tocsin.pipelines.runtime.admin.preflight import Finding
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter

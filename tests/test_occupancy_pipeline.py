@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tocsin.models.occupancy.domain import recorded
 from tocsin.models.occupancy.features import FEATURES
 from tocsin.models.occupancy.model import OFFICES, load
 from tocsin.models.occupancy.simulation.sensors import Line, simulate
-from tocsin.pipelines.cli.occupancy import recorded
 from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.engine.alerts import Alert

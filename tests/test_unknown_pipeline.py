@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.cli.deployment import SHIPPED_WEIGHTS, _shipped
+from tocsin.pipelines.cli.deployment import shipped
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
@@ -28,4 +28,6 @@ def test_the_folders_of_shipped_weights_are_those_that_their_models_name() -> No
     from tocsin.models.surprise.model import SHIPPED as DIVES
     from tocsin.models.touch.model import SHIPPED as TABLE
 
-    assert [_shipped(name) for name in SHIPPED_WEIGHTS] == [FD001, OFFICES, DIVES, TABLE]
+    names = ("rul", "occupancy", "surprise", "touch")
+    assert [shipped(f"{name}@champion") for name in names] == [FD001, OFFICES, DIVES, TABLE]
+    assert shipped("rul/3") is None and shipped("pumps@champion") is None

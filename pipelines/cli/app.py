@@ -25,8 +25,9 @@ from tocsin.pipelines.cli import (
     status,
     train,
 )  # fmt: skip
+from tocsin.pipelines.cli.domains import DomainCommand
 from tocsin.pipelines.cli.invocation import Invocation
-from tocsin.pipelines.cli.plain import App
+from tocsin.pipelines.cli.plain import App, Command
 
 app = App(
     help="An alarm bell: streaming attention for sensors and cameras, exactly once from Kafka to a lake.",
@@ -65,6 +66,7 @@ for command in (
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill, frames.frames,
 ):  # fmt: skip
-    app.command()(command)
+    about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
+    app.command(cls=DomainCommand if about_a_domain else Command)(command)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")

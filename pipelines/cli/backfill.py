@@ -19,7 +19,7 @@ COLD = (
 
 def backfill(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
     since: Annotated[
         str,
         typer.Option(

@@ -9,7 +9,7 @@ import typer
 
 def compact(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="TABLE", help="A pipeline's, such as rul, or alerts.")],
+    pipeline: Annotated[str, typer.Argument(metavar="TABLE", help="A pipeline's name, or alerts.")],
     vacuum: Annotated[
         str | None,
         typer.Option(metavar="AGE", help="Also delete files that no version of this age needs, 24h at least."),

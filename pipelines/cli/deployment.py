@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +18,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.lake.storage import Lake
 
 SHIPPED = "shipped"
-SHIPPED_WEIGHTS = {
-    "rul@champion": "rul/weights/fd001",
-    "occupancy@champion": "occupancy/weights/offices",
-    "surprise@champion": "surprise/weights/dives",
-    "touch@champion": "touch/weights/table",
-}
-"""Folders in `models`, here by name: to ask the modules for them takes torch, which no command needs before a worker does."""
+CHAMPION = "@champion"
 
 
 def check_known(settings: Settings, name: str) -> None:
@@ -32,16 +27,20 @@ def check_known(settings: Settings, name: str) -> None:
     Raises:
         ConfigError: the settings name no factory for it, and it does not come with Tocsin.
     """
-    from tocsin import pipelines
-
-    shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query"}
-    own = {own for own, given in settings.pipelines.items() if given.factory}
-    if name not in (known := own | shipped):
+    if name not in (known := known_pipelines(settings)):
         raise ConfigError(
             f"pipeline {name}: expected one of {', '.join(sorted(known))}, got another name; declare it: "
             f"pipelines.{name}.factory in the settings"
         )
     _note_if_renamed(name, settings.pipeline(name).factory)
+
+
+def known_pipelines(settings: Settings) -> set[str]:
+    """The pipelines that come with Tocsin, and those that the settings declare."""
+    from tocsin import pipelines
+
+    shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query", "exports"}
+    return shipped | {own for own, given in settings.pipelines.items() if given.factory}
 
 
 @cache
@@ -143,16 +142,19 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
     except ModelError:
         if Path(wanted).is_dir():
             return resolve_model("", wanted)
-        if not (folder := _shipped(wanted)):
+        if not (folder := shipped(wanted)):
             raise
-        return wanted.removesuffix("@champion"), SHIPPED, folder
+        return wanted.removesuffix(CHAMPION), SHIPPED, folder
 
 
-def _shipped(wanted: str) -> Path | None:
+def shipped(wanted: str) -> Path | None:
+    """The weights that come with Tocsin for a champion. They are found by name, for their module would import torch."""
     from tocsin import models
 
-    folder = SHIPPED_WEIGHTS.get(wanted)
-    return Path(models.__path__[0], *folder.split("/")) if folder else None
+    folder = Path(models.__path__[0], wanted.removesuffix(CHAMPION), "weights")
+    if not wanted.endswith(CHAMPION) or not (named := folder / "champion.json").is_file():
+        return None
+    return folder / json.loads(named.read_text())["folder"]
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:

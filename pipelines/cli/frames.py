@@ -1,4 +1,4 @@
-"""Kept frames on one sheet: what surprised drawn over them, or a line of them around each event."""
+"""Kept frames on one sheet: a map drawn over each, or a line of them around each event."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINE = 18
 
 def frames(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as surprise.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="One that keeps frames.")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the sheet goes [PIPELINE.png].")] = None,
     camera: Annotated[str | None, typer.Option(help="Of this one only.")] = None,
     last: Annotated[int, typer.Option(min=1, max=200, help="How many frames, or events.")] = 12,
@@ -35,7 +35,8 @@ def frames(
 ) -> None:
     """Write the last kept frames to a contact sheet (PNG), newest last.
 
-    Of surprise, the brighter a place, the more it surprised; of touch, each contact and release is a line of the frames around it.
+    Where a pipeline gives a map of each frame, a brighter place has a higher score. Where it gives events, each is a line with the
+    frames around it.
     """
     import cv2
     import polars as pl

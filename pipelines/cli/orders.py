@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
 
 
 def pause(context: typer.Context, pipeline: Name) -> None:

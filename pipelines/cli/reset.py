@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def reset(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
     to: Annotated[
         str,
         typer.Option(

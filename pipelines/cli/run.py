@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 """So long a supervisor may take to start on a busy machine."""
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")]
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
 Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
 Shards = Annotated[
     int | None, typer.Option(help="Another number than before moves the state first [pipelines.NAME.shards].")

@@ -31,7 +31,7 @@ def state() -> None:
 @app.command()
 def show(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
     partition: Annotated[int | None, typer.Option(help="Of the input topic, where the key is on several.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a partition.")] = False,
@@ -54,7 +54,7 @@ def show(
 @app.command()
 def forget(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Such as rul.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
 ) -> None:
     """Have a pipeline forget an asset, as if it had never been heard of; its results and alerts stay.

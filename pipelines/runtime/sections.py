@@ -227,7 +227,7 @@ class PipelineSettings(Section):
 
     Args:
         factory: `module:function`; default `tocsin.pipelines.<name>:pipeline`.
-        model: "rul@champion", "rul/3" or a folder; default `<name>@champion` with the default factory; "": none.
+        model: "pumps@champion", "pumps/3" or a folder; default `<name>@champion` with the default factory; "": none.
         shards: partition p belongs to shard p mod shards; another number than before moves the state at the next start.
         workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
         rows: in a step, at most.

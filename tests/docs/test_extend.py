@@ -116,3 +116,25 @@ def _send(kafka: KafkaServer, seconds: range, current: float = 300.0) -> None:
         line = f"rolling,mill=a current={current} {(1_767_225_600 + second) * 10**9}"
         producer.send("sensors.mills", line.encode(), key=b"a", headers=headers)
     producer.close()
+
+
+def test_a_domain_from_outside_is_trained_scored_fed_and_run(kafka: KafkaServer, tour: Tour) -> None:
+    """The commands of the page, and the options that they take from the domain alone."""
+    page = PAGES / "domain.md"
+    tour.write(page)
+    commands = [line for kind, text in blocks(page) if kind == "sh" for line in text.splitlines()]
+    train, evaluate, feed, run, status = commands
+    assert "--steps" in tour("tocsin train bearings --help") and "--worn" not in tour("tocsin train bearings --help")
+    (trained,) = tour.json(train)
+    assert (trained["name"], trained["version"], trained["refused"]) == ("bearings", "1", None)
+    (figures,) = tour.json(evaluate)
+    assert 0.05 < figures["above_3"] < 0.5 < figures["mean_score"]
+    (sent,) = tour.json(feed)
+    assert sent["rows"] == 20 * 200
+    tour.run(run.removesuffix(" &"))
+    tour.judged("bearings", 20 * 200)
+    assert tour(status)
+    (answer,) = tour.json("tocsin query 'SELECT COUNT(*) AS rows, COUNT(DISTINCT key) AS bearings FROM bearings'")
+    assert answer == {"rows": 20 * (200 - 7), "bearings": 20}
+    rang = {alert["subject"] for alert in tour.json("tocsin alerts bearings")}
+    assert rang == {"b0"}

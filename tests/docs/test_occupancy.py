@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.tour import Tour, blocks
 from tocsin.models.occupancy.data import PROPERTIES
-from tocsin.pipelines.cli.occupancy import recorded
+from tocsin.models.occupancy.domain import recorded
 
 PAGE = ROOT / "docs" / "occupancy.md"
 DAYS, HOURS = 3, 8

@@ -21,7 +21,8 @@ from tests.tour import TYPED, blocks, make
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.runtime.declare import errors
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.settings import PipelineSettings, Settings
+from tocsin.pipelines.runtime.sections import PipelineSettings, SinkSettings
+from tocsin.pipelines.runtime.settings import Settings
 
 DOCS = ROOT / "docs"
 FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
@@ -112,15 +113,17 @@ def defaults() -> dict[str, str]:
     key = pa.field("key", pa.string(), nullable=False)
     bare = Pipeline(name="x", topic="x", schema=pa.schema([key]), key="key", stages=[], results=pa.schema([]))
     of_pipelines: dict[str, Any] = vars(bare.batch) | vars(bare.commit) | vars(bare)
-    found = {}
+    found, named = dict[str, str](), {"pipelines": PipelineSettings, "sinks": SinkSettings}
     for section in Settings.model_fields:
-        model = type(getattr(Settings(), section)) if section != "pipelines" else PipelineSettings
+        model = named.get(section) or type(getattr(Settings(), section))
         for name, field in model.model_fields.items():
-            default = field.get_default(call_default_factory=True)
+            default = "none, it must be set" if field.is_required() else field.get_default(call_default_factory=True)
             own = model is PipelineSettings and name in of_pipelines.keys() - {"model"}
             shown = of_pipelines[name] if own else default
-            text = "none" if shown in (None, "", {}) else str(shown).lower() if isinstance(shown, bool) else str(shown)
-            prefix = f"{section}.<name>" if section == "pipelines" else section
+            text = (
+                "none" if shown in (None, "", {}, ()) else str(shown).lower() if isinstance(shown, bool) else str(shown)
+            )
+            prefix = f"{section}.<name>" if section in named else section
             found[f"{prefix}.{name}"] = f"the pipeline's own, else {text}" if own else text
     return found
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from tocsin.models.champion import Registrar
+from tocsin.models.domain import Training
+from tocsin.models.occupancy import domain as occupancy
 from tocsin.models.occupancy.baselines import BASELINES
 from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.features import FEATURES
@@ -24,8 +27,8 @@ from tocsin.models.occupancy.search import (
 )
 from tocsin.models.occupancy.train import Recipe, Room, fit, score
 from tocsin.models.registry import searching
-from tocsin.pipelines.cli import occupancy
-from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines import occupancy as pipeline
+from tocsin.pipelines.cli.console import progress
 
 CONFIG = OccupancyConfig(features=("level", "past"), window=10, threshold=0.5)
 RECIPE = Recipe(steps=15, batch=32)
@@ -102,14 +105,15 @@ def test_a_baseline_is_searched_from_its_own_settings_on(name: str) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulated building of two rooms and one day."""
+    monkeypatch.setattr("tocsin.models.occupancy.train.Recipe", lambda: RECIPE)
     whole = occupancy.recorded
     monkeypatch.setattr(occupancy, "recorded", lambda source, **more: whole(source, **more | {"rooms": 2, "days": 1}))
 
 
-def trained(folder: Path, **mlflow: Any) -> dict[str, Any]:
-    settings = Settings.model_validate({"mlflow": {"tracking_uri": f"sqlite:///{folder}/mlflow.db", **mlflow}})
-    recipe = Recipe(steps=15, batch=32)
-    return occupancy.train(settings, ["sim"], out=folder / "model", name="rooms", seeds=[4, 5], recipe=recipe, trials=3)
+def trained(folder: Path, *, enabled: bool = True) -> dict[str, Any]:
+    registrar = Registrar(f"sqlite:///{folder}/mlflow.db" if enabled else None)
+    run = Training(["sim"], "rooms", folder / "model", [4, 5], registrar, progress())
+    return pipeline.domain.train(run, steps=15, search=3).facts()
 
 
 @pytest.mark.slow

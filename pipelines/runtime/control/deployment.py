@@ -30,7 +30,7 @@ class Deployment:
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
         tracking: MLflow's address and experiment; None: no tracking.
-        follows: the registry's alias whose moves the shards follow, such as "rul@champion".
+        follows: the registry's alias whose moves the shards follow, such as "pumps@champion".
         compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
         health: host and port of the health endpoint; port 0: none.
         sinks: where its alerts go beside their topic.

@@ -69,7 +69,7 @@ class DesiredState:
             self._keep(_forgetting(self.plan, asset), self.paused)
 
     def follow(self, tracking_uri: str, model: str) -> bool:
-        """Ask the registry for a model, such as "rul@champion"; whether there is another one to go on with.
+        """Ask the registry for a model, such as "pumps@champion"; whether there is another one to go on with.
 
         The registry being down, or a model that does not fit, changes nothing.
         """

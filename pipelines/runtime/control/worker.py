@@ -261,7 +261,7 @@ class Worker:
         """Tell the supervisor why this process ends; it sees the death in any case."""
         try:
             name = ray.get_runtime_context().get_actor_name()
-            supervisor = find(name.partition("/")[0])  # its own is such as "rul/worker-0/1764354000"
+            supervisor = find(name.partition("/")[0])  # its own is such as "pumps/worker-0/1764354000"
             ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
         except Exception as reason:
             log.warning("the supervisor was not told why: %s", logs.one_line(reason))

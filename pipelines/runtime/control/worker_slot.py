@@ -157,7 +157,7 @@ CAUSES = {
 
 
 def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
-    """A new worker for a place, such as "rul/worker-0"."""
+    """A new worker for a place, such as "pumps/worker-0"."""
     name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
     options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
     actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -14,11 +14,13 @@ QUALITY = 90
 """Of the JPEG files that frames become."""
 
 
-class Frame(NamedTuple):
+class Frame(Protocol):
     """A picture `[H, W, 3]` uint8 RGB, and what its message says of it beside camera, sequence and time."""
 
-    picture: NDArray[np.uint8]
-    facts: Mapping[str, Any] = {}
+    @property
+    def picture(self) -> NDArray[np.uint8]: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
 
 
 def sent(frames: Iterable[Frame], *, camera: str, rate: float, live: bool = False) -> Iterator[pl.DataFrame]:

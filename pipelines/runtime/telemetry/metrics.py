@@ -90,7 +90,7 @@ METRICS = (
     Metric("tocsin_keys", "gauge", "keys", _SHARD, "Keys that have state."),
     Metric("tocsin_keys_on_two_partitions", "gauge", "keys", _SHARD, "Keys whose state is split: mend their feeder."),
     Metric("tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Not read, since their log is damaged."),
-    Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model that judges, such as rul/3."),
+    Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model that judges, such as pumps/3."),
     Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"By state: {', '.join(STATES)}."),
     Metric("tocsin_workers", "gauge", "workers", ("pipeline",), "Worker processes."),
     Metric("tocsin_restarts_total", "counter", "restarts", ("pipeline",), "Workers that were replaced."),

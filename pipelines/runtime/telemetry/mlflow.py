@@ -237,7 +237,7 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
     """Find a model's files.
 
     Args:
-        model: "rul@champion" (an alias), "rul/3" (a version), or a folder ("./rul/3", should it look like a version).
+        model: "pumps@champion" (an alias), "pumps/3" (a version), or a folder ("./pumps/3", should it look like a version).
 
     Returns:
         Name, version and a local folder. A folder's version is a hash of its weights.

@@ -1,0 +1,174 @@
+"""What the commands `train`, `evaluate` and `feed` ask of a domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+
+from tocsin.models.champion import Registered, Registrar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+SIM = "sim"
+"""In place of a folder: simulated data."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command: annotate a keyword-only parameter of `Domain.train`, `evaluate` or `feed` with it.
+
+    Args:
+        help: one line; the default is appended.
+        metavar: what its value is called; "": by its type.
+        least: the least number.
+    """
+
+    help: str
+    metavar: str = ""
+    least: int | None = None
+
+
+DecimalComma = Annotated[bool, Option("Numbers in CSV files are written 400,5.")]
+
+
+class Progress(Protocol):
+    """A progress bar, as rich's."""
+
+    def add_task(self, description: str, *, total: float | None = None) -> Any: ...
+    def update(
+        self,
+        task_id: Any,
+        *,
+        completed: float | None = None,
+        advance: float | None = None,
+        description: str | None = None,
+    ) -> None: ...
+    def advance(self, task_id: Any, advance: float = 1) -> None: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """A request to train.
+
+    Args:
+        data: folders, or `SIM`.
+        name: in the registry; None: the domain's own.
+        out: the folder for the model; None: `trained/<name>`.
+        seeds: each is trained; the best on validation is kept.
+    """
+
+    data: Sequence[str]
+    name: str | None
+    out: Path | None
+    seeds: Sequence[int]
+    registrar: Registrar
+    progress: Progress
+
+    def place(self, default: str) -> tuple[str, Path]:
+        """The model's name and folder; `default` is the name where none was given."""
+        name = self.name or default
+        return name, self.out or Path("trained", name)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gave.
+
+    Args:
+        seed: the one that is kept.
+        seeds: figures of each, with `seed`.
+        lines: what a person is told of it.
+        more: further facts, for JSON.
+    """
+
+    name: str
+    folder: Path
+    registered: Registered
+    seed: int
+    seeds: Sequence[Mapping[str, Any]]
+    lines: Sequence[str] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain JSON."""
+        version, refused = self.registered
+        made = {"model": str(self.folder), "name": self.name, "version": version, "refused": refused or None}
+        return {**made, "seed": self.seed, "seeds": list(self.seeds), **self.more}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model does.
+
+    Args:
+        figures: of all data together.
+        parts: a kind of part, such as "clips" -> each part's own figures by its name.
+        lines: what a person is told of the parts.
+    """
+
+    figures: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+
+
+class Shot(NamedTuple):
+    """A picture `[H, W, 3]` uint8 RGB, and what its message says of it beside camera, sequence and time."""
+
+    picture: NDArray[np.uint8]
+    facts: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Readings to send to a topic: tables, or shots of a camera.
+
+    Args:
+        total: rows, where it is known.
+        rate: shots a second; tables are sent at the rate that a person asks for.
+        live: the shots come when they are taken.
+    """
+
+    tables: Iterable[pl.DataFrame] = ()
+    shots: Iterable[Shot] | None = None
+    total: int | None = None
+    rate: float = 1000.0
+    live: bool = False
+
+
+class Domain:
+    """A domain: how its models are trained and scored, and what its recordings look like as a stream.
+
+    A pipeline's module has one as `domain`; that is how the commands find it. Options are the keyword-only parameters of the three
+    methods, annotated with `Option`.
+    """
+
+    digits = 3
+    """Of figures that a person is shown."""
+
+    def train(self, run: Training) -> Trained:
+        """Train a model, save it and register it."""
+        raise NotImplementedError
+
+    def evaluate(self, folder: Path, version: str, data: str) -> Evaluation:
+        """Score the model in a folder on recordings, or on `SIM`.
+
+        Raises:
+            FileNotFoundError, ValueError: as the readers do.
+        """
+        raise NotImplementedError
+
+    def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
+        """Recordings as they would have arrived, or a simulation.
+
+        Args:
+            source: a folder, a file, an address or `SIM`.
+            seed: of the simulation.
+            rate: that a person asks for; None: the domain's own.
+            model: the folder of the pipeline's model, whose config may say what columns are called.
+        """
+        raise NotImplementedError

@@ -1,0 +1,133 @@
+"""Remaining useful life, as the commands `train`, `evaluate` and `feed` see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from tocsin.models.rul.train import Epoch
+    from tocsin.models.rul.train import Trained as Attempt
+
+Subset = Annotated[str, Option("Of C-MAPSS.")]
+ROWS = 1000
+"""Rows of a table that is fed."""
+
+
+class Rul(Domain):
+    """Runs to failure: NASA's C-MAPSS files, CSV files of other machines, or a simulated fleet."""
+
+    digits = 2
+
+    def train(
+        self,
+        run: Training,
+        *,
+        config: Annotated[Path | None, Option("Columns and settings of the CSV files (TOML).", "FILE")] = None,
+        subset: Subset = "FD001",
+        epochs: Annotated[int | None, Option("At most.")] = None,
+        decimal_comma: DecimalComma = False,
+    ) -> Trained:
+        """Train on C-MAPSS files; with `config`, on CSV files, whose name the model then has.
+
+        Raises:
+            ValueError: more than one folder; or as the readers do.
+        """
+        from tocsin.models import gate
+        from tocsin.models.rul.train import Recipe, candidate, register
+        from tocsin.models.rul.train import train as fit
+
+        if len(run.data) > 1:
+            raise ValueError(f"--data: expected one folder, got {', '.join(run.data)}; name one")
+        data = Path(run.data[0])
+        recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+        name, folder = run.place(config.stem if config else "rul")
+        tried: dict[int, Attempt] = {}
+        with TemporaryDirectory() as scratch:
+            for seed in run.seeds:
+                task = run.progress.add_task(f"seed {seed}", total=recipe.epochs)
+
+                def epoch(line: Epoch, seed: int = seed, task: Any = task) -> None:
+                    told = f"seed {seed}, validation RMSE {line.rmse:.2f}"
+                    run.progress.update(task, completed=line.epoch + 1, description=told)
+
+                tried[seed] = fit(
+                    data=data,
+                    out=Path(scratch),
+                    config=config,
+                    subset=subset,
+                    decimal_comma=decimal_comma,
+                    recipe=recipe,
+                    seed=seed,
+                    progress=epoch,
+                )
+        best = gate.best({seed: attempt.rmse for seed, attempt in tried.items()}, lower=True)
+        kept = tried[best]
+        kept.model.save(folder)
+        params = {"data": str(data), "seed": best, "seeds": " ".join(map(str, run.seeds)), **asdict(recipe)}
+        curves = {seed: attempt.curve for seed, attempt in tried.items()}
+        register_it = partial(register, kept.model, folder, kept.curve, params, data=data, attempts=curves)
+        return Trained(
+            name=name,
+            folder=folder,
+            registered=run.registrar.register(candidate(kept, folder), register_it, name=name),
+            seed=best,
+            seeds=[
+                {"seed": seed, "validation_rmse": attempt.rmse, "epochs": len(attempt.curve)}
+                for seed, attempt in tried.items()
+            ],
+            lines=[f"seed {seed}: validation RMSE {attempt.rmse:.2f}" for seed, attempt in tried.items()],
+        )
+
+    def evaluate(
+        self, folder: Path, version: str, data: str, *, subset: Subset = "FD001", decimal_comma: DecimalComma = False
+    ) -> Evaluation:
+        """Score the last window of each C-MAPSS test engine, or every window of CSV files."""
+        from tocsin.models.rul.data import csv_files
+        from tocsin.models.rul.evaluate import evaluate
+
+        csv = bool(csv_files(Path(data)))
+        return Evaluation(evaluate(data=Path(data), model=folder, subset=subset, csv=csv, decimal_comma=decimal_comma))
+
+    def feed(
+        self,
+        source: str,
+        *,
+        seed: int,
+        rate: float | None,
+        model: Path | None,
+        subset: Subset = "FD001",
+        split: Annotated[str, Option("Of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
+        engines: Annotated[int, Option("In the simulated fleet.")] = 100,
+        decimal_comma: DecimalComma = False,
+    ) -> Feed:
+        """All machines at once, row by row; a simulated fleet flies on without end."""
+        from tocsin.models.rul.config import RulConfig
+        from tocsin.models.rul.data import csv_files, read_cmapss, read_csv_directory
+
+        if source == SIM:
+            return Feed(_fleet(engines, seed))
+        if not csv_files(Path(source)):
+            table = read_cmapss(Path(source), subset, split).sort("cycle", "unit")
+        elif model is None:
+            raise ValueError(f"--from {source}: expected a model whose config names the columns of CSV files, got none")
+        else:
+            config = RulConfig.load(model)
+            table = read_csv_directory(Path(source), config, decimal_comma=decimal_comma)
+            table = table.sort(config.order, config.key)
+        return Feed(table.iter_slices(ROWS), total=table.height)
+
+
+def _fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:
+    """A simulated fleet's readings, cycle after cycle; the true remaining life stays here."""
+    from tocsin.models.rul.simulation.fleet import live
+
+    return (frame.drop("rul") for frame in live(engines=engines, seed=seed))

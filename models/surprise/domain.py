@@ -1,0 +1,224 @@
+"""Surprise, as the commands `train`, `evaluate` and `feed` see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from tocsin.models.surprise.model import SurpriseModel
+    from tocsin.models.surprise.simulation.novelties import Novelty
+    from tocsin.models.surprise.train import Footage
+    from tocsin.models.vision.encoder import Encoder
+
+RATE = 10.0
+"""Frames a second of what is fed, trained on and evaluated."""
+
+
+@dataclass(frozen=True)
+class Surprise(Domain):
+    """Clips of underwater cameras, or simulated dives.
+
+    Args:
+        results: shots, their rate, and a model's folder and version -> the pipeline's table, the sequence numbers at which an alert
+            was raised, and the bytes of all frames.
+    """
+
+    results: Callable[[Iterable[Shot], float, Path, str], tuple[pl.DataFrame, list[int], int]]
+
+    def train(self, run: Training, *, steps: Annotated[int | None, Option("Of training.")] = None) -> Trained:
+        """Train a predictor on clips, whose truth is not needed, or on simulated dives.
+
+        The detector's level is chosen on validation dives that it has not seen.
+
+        Raises:
+            ValueError: there is no clip.
+        """
+        from tocsin.models import gate, registry
+        from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
+        from tocsin.models.surprise.model import SurpriseModel
+        from tocsin.models.surprise.model import load as restored
+        from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+        from tocsin.models.surprise.train import Recipe, fit, judged, settled
+        from tocsin.models.vision.encoder import load
+
+        (name, out), progress, recipe = run.place("surprise"), run.progress, Recipe()
+        if steps is not None:
+            recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
+        seen = EncoderConfig()
+        eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
+        clips, unseen = list[Footage](), list[Footage]()
+        tried, curves = dict[int, tuple[dict[str, float], SurpriseModel]](), {}
+        dives = [*TRAIN_SEEDS] if SIM in run.data else []
+        paths = [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
+        task = progress.add_task("looking", total=len(dives) + len(paths) + len(VALIDATION_SEEDS))
+        sources: list[Path | int] = [*dives, *paths, *VALIDATION_SEEDS]
+        for source in sources:
+            if source in VALIDATION_SEEDS:
+                unseen.append(looked_at(source, eye))
+            else:
+                clips.append(looked_at(source, eye, covers=True))
+            progress.advance(task)
+        if not clips:
+            raise ValueError(f"--data {' '.join(run.data)}: expected clips to train on, got none")
+        for seed in run.seeds:
+            task = progress.add_task(f"seed {seed}", total=1)
+            curve = registry.Curve()
+            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=seed, progress=curve.add)
+            model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
+            tried[seed] = (_figures(model, unseen), model)
+            curves[seed] = curve.end(tried[seed][0])
+            progress.advance(task)
+        kept = gate.best({seed: found["f1"] for seed, (found, _) in tried.items()})
+        model = tried[kept][1]
+        model.save(out)
+
+        def against(folder: Path) -> tuple[float, float]:
+            other = restored(folder)
+            same = other.config.encoder == model.config.encoder
+            dives = unseen if same else [looked_at(source, other.eye) for source in VALIDATION_SEEDS]
+            return tried[kept][0]["f1"], _figures(other, dives)["f1"]
+
+        new = gate.Candidate(
+            measure="F1 of events on validation dives",
+            lower=False,
+            score=tried[kept][0]["f1"],
+            outputs=lambda: [judged(restored(out), clip) for clip in (unseen or clips)[:1]],
+            against=against,
+        )
+        facts = {
+            "data": " ".join(run.data),
+            "seed": kept,
+            "parameters": model.parameters,
+            **asdict(model.config.network),
+        }
+        register = partial(
+            registry.register,
+            out,
+            domain="surprise",
+            params=facts,
+            metrics=curves[kept],
+            data=run.data,
+            attempts=[registry.Attempt(seed, points) for seed, points in curves.items()],
+        )
+        return Trained(
+            name=name,
+            folder=out,
+            registered=run.registrar.register(new, register, name=name),
+            seed=kept,
+            seeds=[{"seed": seed, **found} for seed, (found, _) in tried.items()],
+            lines=[
+                f"seed {seed}: F1 {found['f1']:.3f} of events on validation dives" for seed, (found, _) in tried.items()
+            ],
+        )
+
+    def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
+        """The pipeline over clips with a truth, see `tocsin.models.surprise.clips`; or over the simulated test dives.
+
+        Returns:
+            Figures of all clips together, as `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
+            `seconds` of footage and `novelties` in it, and `parameters`; and those of each clip.
+        """
+        from tocsin.models.surprise.evaluate import Counted, counted
+        from tocsin.models.surprise.model import load
+
+        each, sent, kept = {}, 0, 0
+        for name, frames, truth in _labelled(data, decimal_comma):
+            table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
+            each[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
+            sent += size
+            kept += round(size * table["frame"].count() / max(len(table), 1))
+        whole = sum(each.values(), Counted())
+        clips = {name: {**one.figures(), "novelties": one.there} for name, one in each.items()}
+        return Evaluation(
+            {
+                **whole.figures(),
+                "saved_bytes": 1 - kept / max(sent, 1),
+                "seconds": whole.seconds,
+                "novelties": whole.there,
+                "parameters": load(folder).parameters,
+            },
+            {"clips": clips},
+            [_line(name, own) for name, own in clips.items()],
+        )
+
+    def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
+        """A video, a camera's stream or a simulated dive."""
+        from tocsin.models.surprise.simulation.scene import Dive
+        from tocsin.models.vision.video import read
+
+        rate = rate or RATE
+        taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
+        return Feed(shots=map(Shot, taken), rate=rate, live="://" in source)
+
+
+def _line(name: str, clip: Mapping[str, Any]) -> str:
+    """A clip's figures for people."""
+    figures = ", ".join(f"{figure} {clip[figure]:.2f}" for figure in ("precision", "recall", "false_per_hour"))
+    return f"{name}: {clip['novelties']} novelties, {figures}"
+
+
+def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
+    """Names, frames and truth of clips or of the test dives."""
+    from tocsin.models.surprise.clips import clips, intervals
+    from tocsin.models.surprise.simulation.scene import TEST_SEEDS, Dive
+    from tocsin.models.vision.video import read
+
+    if data == SIM:
+        for seed in TEST_SEEDS:
+            yield f"{SIM} {seed}", iter(dive := Dive(seed, rate=RATE)), dive.novelties
+        return
+    for path, truth in clips(Path(data), decimal_comma=decimal_comma).items():
+        yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
+
+
+def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:
+    """How well a model finds the events of some clips."""
+    from tocsin.models.surprise.evaluate import Counted, counted, detect
+    from tocsin.models.surprise.train import judged
+
+    parts = [counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives]
+    return sum(parts, Counted()).figures()
+
+
+def _clips(folder: Path) -> list[Path]:
+    from tocsin.models.folders import listed
+    from tocsin.models.vision.video import is_clip
+
+    return [path for path in listed(folder) if is_clip(path)]
+
+
+def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:
+    """A clip, or a dive by its seed, as the predictor sees it; of a dive with `covers` what is new is known place by place."""
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from tocsin.models.surprise.clips import covered
+    from tocsin.models.surprise.simulation.scene import Dive, scene_of
+    from tocsin.models.surprise.train import footage, pieces
+    from tocsin.models.vision.video import read
+
+    if not isinstance(source, int):
+        return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)
+    dive = Dive(source, rate=RATE)
+    if not covers:
+        return footage(pieces(dive, eye.size), eye, dive.novelties)
+    shares, bare = [], Dive(source, rate=RATE, scene=replace(scene_of(source), often=(0, 0)))
+
+    def shown() -> Iterator[np.ndarray]:
+        for frame, without in zip(dive, bare, strict=True):
+            shares.append(covered(frame, without, eye.grid))
+            yield frame
+
+    seen = footage(pieces(shown(), eye.size), eye, dive.novelties)
+    return replace(seen, covered=torch.from_numpy(np.stack(shares)))

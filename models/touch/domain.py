@@ -1,0 +1,273 @@
+"""Touch, as the commands `train`, `evaluate` and `feed` see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Shot, Trained, Training
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from tocsin.models.touch.clips import Labelled
+    from tocsin.models.touch.decode import Spot
+    from tocsin.models.touch.finder import HandFinder
+    from tocsin.models.touch.model import Eyes, TouchModel
+    from tocsin.models.touch.simulation.scene import Scene
+    from tocsin.models.touch.train import Footage
+    from tocsin.models.touch.truth import Miss
+
+RATE = 30.0
+"""Frames a second of what is fed, trained on and evaluated."""
+
+
+@dataclass(frozen=True)
+class Touch(Domain):
+    """Labelled egocentric clips, or simulated scenes at a table.
+
+    Args:
+        results: shots, their rate, a model's folder and version, and what finds hands ("": the pipeline's own) -> the pipeline's
+            table, in order.
+        boxes: names of the facts with the boxes of hands, in order.
+        scores: names of the columns with scores, in order.
+    """
+
+    results: Callable[[Iterable[Shot], float, Path, str, str], pl.DataFrame]
+    boxes: Sequence[str]
+    scores: Sequence[str]
+
+    def train(
+        self,
+        run: Training,
+        *,
+        steps: Annotated[int | None, Option("Of training.")] = None,
+        decimal_comma: DecimalComma = False,
+    ) -> Trained:
+        """Train a network on simulated scenes and labelled clips, see `tocsin.models.touch.clips`.
+
+        Its thresholds are chosen on validation scenes that it has not seen.
+        """
+        from tocsin.models import gate, registry
+        from tocsin.models.touch.clips import clips as labelled
+        from tocsin.models.touch.config import TouchConfig
+        from tocsin.models.touch.evaluate import operating_figures
+        from tocsin.models.touch.finder import load
+        from tocsin.models.touch.model import Eyes, TouchModel
+        from tocsin.models.touch.model import load as restored
+        from tocsin.models.touch.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+        from tocsin.models.touch.train import Recipe, decoded, fit, judged, settled
+
+        (name, out), progress, config = run.place("touch"), run.progress, TouchConfig()
+        recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
+        eyes, finder = Eyes(config.eye), load()
+        tried, curves = dict[int, tuple[dict[str, float], TouchModel]](), {}
+        sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in run.data]
+        for folder in run.data:
+            if folder != SIM:
+                sources += labelled(Path(folder), decimal_comma=decimal_comma).items()
+        clips, unseen = list[Footage](), list[Footage]()
+        task = progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
+        for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
+            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth, finder))
+            progress.advance(task)
+        for seed in run.seeds:
+            task = progress.add_task(f"seed {seed}", total=1)
+            curve = registry.Curve()
+            model = fit(clips, config, eyes, recipe, seed=seed, progress=curve.add)
+            model = TouchModel(settled(model, unseen), model.net, eyes)
+            figures = _precision(model, unseen)
+            thresholds = model.config.decode.thresholds
+            figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
+            tried[seed] = (figures, model)
+            curves[seed] = curve.end(figures)
+            progress.advance(task)
+        kept = gate.best({seed: found["map_2"] for seed, (found, _) in tried.items()})
+        model = tried[kept][1]
+        model.save(out)
+
+        def against(folder: Path) -> tuple[float, float]:
+            other = restored(folder)
+            same = other.config.eye == model.config.eye
+            scenes = unseen if same else [looked_at(seed, other.eyes) for seed in VALIDATION_SEEDS]
+            return tried[kept][0]["map_2"], _precision(other, scenes)["map_2"]
+
+        new = gate.Candidate(
+            measure="mAP at 2 frames on validation scenes",
+            lower=False,
+            score=tried[kept][0]["map_2"],
+            outputs=lambda: [decoded(restored(out), clip) for clip in (unseen or clips)[:1]],
+            against=against,
+        )
+        facts = {"data": " ".join(run.data), "seed": kept, "parameters": model.parameters, **asdict(config.network)}
+        register = partial(
+            registry.register,
+            out,
+            domain="touch",
+            params=facts,
+            metrics=curves[kept],
+            data=run.data,
+            attempts=[registry.Attempt(seed, points) for seed, points in curves.items()],
+        )
+        return Trained(
+            name=name,
+            folder=out,
+            registered=run.registrar.register(new, register, name=name),
+            seed=kept,
+            seeds=[{"seed": seed, **found} for seed, (found, _) in tried.items()],
+            lines=[
+                f"seed {seed}: mAP at 2 frames {found['map_2']:.3f} on validation scenes"
+                for seed, (found, _) in tried.items()
+            ],
+        )
+
+    def evaluate(
+        self,
+        folder: Path,
+        version: str,
+        data: str,
+        *,
+        hands: Annotated[str, Option("What finds hands in clips: MediaPipe's model file, none [finder].", "WHAT")] = "",
+        decimal_comma: DecimalComma = False,
+    ) -> Evaluation:
+        """The pipeline over labelled clips, see `tocsin.models.touch.clips`; or over the simulated test scenes.
+
+        Returns:
+            Figures of all clips together, as `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`;
+            `touches` that there were, `seconds`, `delay` (frames until an event is known) and `parameters`; and of each clip its
+            truth, the events that rang, and the likeliest frame of each kind.
+        """
+        import numpy as np
+        import torch
+
+        from tocsin.models.touch.decode import softened
+        from tocsin.models.touch.evaluate import Judged, operating_figures, precision_figures
+        from tocsin.models.touch.model import load
+        from tocsin.models.touch.truth import KINDS
+
+        soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
+        for name, shots, truth, misses in self._labelled(data, decimal_comma):
+            table = self.results(shots, RATE, folder, version, hands)
+            rung, touches = _rung(table), truth.touches
+            scores = np.stack([table[column].to_numpy() for column in self.scores], 1)
+            likely = torch.from_numpy(scores).unflatten(1, (2, 2))
+            soft.append(Judged(softened(likely), touches, misses, len(table)))
+            hard.append(Judged(rung, touches, misses, len(table)))
+            known &= truth.hands
+            each[name] = {
+                "touches": [asdict(touch) for touch in touches],
+                "events": [asdict(spot) for spot in rung],
+                **{f"likeliest_{kind}": int(likely[..., n].amax(1).argmax()) for n, kind in enumerate(KINDS)},
+            }
+        model = load(folder)
+        return Evaluation(
+            {
+                **precision_figures(soft, hands=known),
+                **operating_figures(hard, (0, 0), rate=RATE, hands=known),
+                "touches": sum(len(clip.touches) for clip in hard),
+                "seconds": sum(clip.frames for clip in hard) / RATE,
+                "delay": model.delay,
+                "parameters": model.parameters,
+            },
+            {"clips": each},
+            [_line(name, own) for name, own in each.items()],
+        )
+
+    def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
+        """A video, a camera's stream, or a simulated scene with the boxes of its hands."""
+        from tocsin.models.vision.video import read
+
+        taken = self._shots(seed) if source == SIM else map(Shot, read(source, rate=RATE, size=None))
+        return Feed(shots=taken, rate=RATE if rate is None else rate, live="://" in source)
+
+    def _labelled(
+        self, data: str, decimal_comma: bool
+    ) -> Iterator[tuple[str, Iterator[Shot], Labelled, Sequence[Miss]]]:
+        """Names, shots and truth of clips or of the test scenes."""
+        from tocsin.models.touch.clips import Labelled, clips
+        from tocsin.models.touch.simulation.scene import TEST_SEEDS, Scene
+        from tocsin.models.vision.video import read
+
+        if data == SIM:
+            for seed in TEST_SEEDS:
+                scene = Scene(seed, rate=RATE)
+                yield f"{SIM} {seed}", self._shots(seed), Labelled(tuple(scene.touches), hands=True), scene.misses
+            return
+        for path, truth in clips(Path(data), decimal_comma=decimal_comma).items():
+            yield path.name, map(Shot, read(path, rate=None, size=None)), truth, ()
+
+    def _shots(self, seed: int) -> Iterator[Shot]:
+        """A simulated scene's shots, with the boxes that a detector would have found."""
+        from tocsin.models.touch.simulation.scene import Scene
+
+        for picture, boxes in _seen(Scene(seed, rate=RATE), seed):
+            facts = zip(self.boxes, boxes.flatten().tolist(), strict=True)
+            yield Shot(picture, {name: value for name, value in facts if value == value})
+
+
+def _line(name: str, clip: Mapping[str, Any]) -> str:
+    """What was found in a clip, for people."""
+    found = f"likeliest contact {clip['likeliest_contact']} and release {clip['likeliest_release']}"
+    truth = ", ".join(f"{touch['contact']} to {touch['release']}" for touch in clip["touches"][:3])
+    return f"{name}: {len(clip['touches'])} touches ({truth}), {len(clip['events'])} events rang, {found}"
+
+
+def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:
+    """How well a model finds the touches of some scenes."""
+    from tocsin.models.touch.evaluate import precision_figures
+    from tocsin.models.touch.train import judged
+
+    return precision_figures([judged(model, clip, soft=True) for clip in scenes])
+
+
+def looked_at(
+    source: Path | int, eyes: Eyes, truth: Labelled | None = None, finder: HandFinder | None = None
+) -> Footage:
+    """A simulated scene by its seed, or a clip whose truth is known and in which `finder` finds the hands, as `Eyes` see it."""
+    import cv2
+    import numpy as np
+
+    from tocsin.models.touch.simulation.scene import TRAIN_SECONDS, TRAIN_SEEDS, Scene
+    from tocsin.models.touch.train import footage
+    from tocsin.models.vision.video import read
+
+    size = eyes.config.height, eyes.config.width
+    if isinstance(source, int):
+        whole = partial(Scene, source, size=size, rate=RATE)
+        scene = whole(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else whole()
+        return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
+    assert truth is not None and finder is not None
+    scaled = (
+        cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
+    )
+    return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
+
+
+def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+    """A scene's pictures and the boxes that a detector would have found."""
+    import numpy as np
+
+    from tocsin.models.touch.hands import shaken
+
+    draw = np.random.default_rng((seed, 99))
+    for shot in scene:
+        yield shot.picture, shaken(shot.hands, draw)
+
+
+def _rung(table: pl.DataFrame) -> list[Spot]:
+    """The events of a clip's table."""
+    import polars as pl
+
+    from tocsin.models.touch.decode import Spot
+    from tocsin.models.touch.truth import HANDS, KINDS
+
+    return [
+        Spot(hand, KINDS.index(row[f"{name}_event"]), row["sequence"], row[f"{name}_{row[f'{name}_event']}"])
+        for hand, name in enumerate(HANDS)
+        for row in table.filter(pl.col(f"{name}_event").is_not_null()).to_dicts()
+    ]
