@@ -58,7 +58,7 @@ SHARD: dict[str, Any] = {
     "restarts": 0,
     "model": "",
 }
-LOOK = {"pipeline": "pumps", "paused": False, "silences": {KEY: NOON}, "shards": [SHARD], "landing": []}
+LOOK = {"pipeline": "pumps", "paused": False, "silences": {KEY: NOON}, "shards": [SHARD], "landing": [], "sinks": []}
 
 
 def _query() -> None:

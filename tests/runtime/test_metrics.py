@@ -45,7 +45,7 @@ def status(*shards: dict[str, Any], problems: tuple[dict[str, Any], ...] = ()) -
 
 
 def shard(n: int, state: str = "running", **more: Any) -> dict[str, Any]:
-    window = {"occupancy": 0.25, "gauges": {"behind": 12, "keys": 5, "keys_on_two_partitions": 1, "damaged": 1}}
+    window = {"fill": 0.25, "gauges": {"behind": 12, "keys": 5, "keys_on_two_partitions": 1, "damaged": 1}}
     return {"shard": n, "state": state, "facts": FACTS, "window": window, "uncommitted_s": 4.5, **more}
 
 

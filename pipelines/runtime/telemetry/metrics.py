@@ -162,7 +162,7 @@ class Metrics:
             self._set("tocsin_committed_lag_records", lag, shard=shard)
             self._set("tocsin_uncommitted_rows", facts["uncommitted_rows"], shard=shard)
             self._set("tocsin_step_age_seconds", facts["turn_s"], shard=shard)
-            self._set("tocsin_batch_occupancy_ratio", window["occupancy"], shard=shard)
+            self._set("tocsin_batch_occupancy_ratio", window["fill"], shard=shard)
             if facts["model"]:
                 self._set("tocsin_model_info", 1, shard=shard, version=facts["model"])
             gauges = {"behind": "lag_records", "keys": "keys", "keys_on_two_partitions": "keys_on_two_partitions"}

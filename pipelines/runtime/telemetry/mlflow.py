@@ -225,7 +225,7 @@ def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
             sum(w.counts.get(counter, 0) for w in of) / max(sum(w.seconds for w in of), 1e-9) for of in windows.values()
         )
     if steps := sum(w.counts.get("steps", 0) for w in every):
-        point["batch_occupancy"] = sum(w.occupancy * w.counts.get("steps", 0) for w in every) / steps
+        point["batch_occupancy"] = sum(w.fill * w.counts.get("steps", 0) for w in every) / steps
     if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:  # a window may end between the two
         rows = sum(w.counts["rows"] for w in heard)
         point["latency_ms_p50"] = sum(w.latency_ms["p50"] * w.counts["rows"] for w in heard) / rows

@@ -26,7 +26,7 @@ class Window:
     Args:
         counts: rows, steps, alerts, dead_letters, checkpoints, duplicates, ... since the window before.
         latency_ms: from Kafka's timestamp to the end of the row's step: p50, p95, p99, within 3 %; empty without rows.
-        occupancy: rows a step, as a share of the most that a step takes.
+        fill: rows a step, as a share of the most that a step takes.
         latency_buckets: rows whose latency is at most each of `BUCKETS_S` and above the one before, then those above all.
         latency_sum_s: over all rows.
     """
@@ -34,7 +34,7 @@ class Window:
     seconds: float
     counts: dict[str, int]
     latency_ms: dict[str, float]
-    occupancy: float
+    fill: float
     gauges: dict[str, float]
     latency_buckets: Sequence[int] = ()
     latency_sum_s: float = 0.0
@@ -89,8 +89,8 @@ class Stats:
             latency = {f"p{p}": _percentile(ages, p, *ends) for p in (50, 95, 99)}
             buckets = np.bincount(_COARSE, ages, len(BUCKETS_S) + 1).astype(int).tolist()
         full = counts["steps"] * self.batch
-        occupancy = counts["rows"] / full if full else 0.0
-        return Window(seconds, dict(counts), latency, occupancy, dict(self.gauges), buckets, sum_s)
+        fill = counts["rows"] / full if full else 0.0
+        return Window(seconds, dict(counts), latency, fill, dict(self.gauges), buckets, sum_s)
 
 
 def _percentile(ages: np.ndarray, percent: float, least: float, most: float) -> float:
