@@ -33,7 +33,9 @@ def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], st
     seen = _shard(shard, {("sensors", 0): 100, ("sensors", 2): 5, ("sensors", 4): 40})
     console = Console(width=200)
     with console.capture() as said:
-        console.print(table([{"pipeline": "rul", "paused": False, "silences": {}, "shards": [seen], "landing": [], "sinks": []}]))
+        console.print(
+            table([{"pipeline": "rul", "paused": False, "silences": {}, "shards": [seen], "landing": [], "sinks": []}])
+        )
     return seen, said.get()
 
 

@@ -158,6 +158,7 @@ class Job:
         partitions: of its topic.
         shards: of its journal; the processes of `start` run one.
         factory: of its pipeline.
+        name: of its pipeline; default: a new one.
         options: of the job.
     """
 
@@ -169,10 +170,11 @@ class Job:
         partitions: int = PARTITIONS,
         shards: int = 1,
         factory: str = "tests.crash.job:pipeline",
+        name: str = "",
         **options: Any,
     ) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
-        self.name = f"job-{uuid.uuid4().hex[:8]}"
+        self.name = name or f"job-{uuid.uuid4().hex[:8]}"
         self.topic = f"in.{self.name}"
         self.lake = Lake(str(folder / self.name))
         self.workers: list[Worker] = []
