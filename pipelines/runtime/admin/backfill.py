@@ -17,22 +17,21 @@ from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from tocsin.pipelines.runtime.declare.durations import size
-from tocsin.pipelines.runtime.declare.errors import ConfigError, RecordsCorrupt, Unavailable
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
-from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
+from tocsin.pipelines.runtime.engine.step_buffer import StepInput
+from tocsin.pipelines.runtime.engine.stepper import LogSteps, StepClock, by_partition
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
+from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 MADE = "backfill of "
 """How the description of a table begins that a backfill may overwrite."""
-POLL_MS = 1000
-SILENT_S = 60
 """The broker is given up when records that must be there have not come for so long."""
 
 
@@ -165,10 +164,10 @@ class _Backfill:
         )
         self._begin, self._first, self._end = map(reader.at, (span.since - span.warmup, span.since, span.until))
         self._log = reader.log()
-        self._read = dict(self._begin)
-        self._machine, self._buffer = Machine(pipeline), StepBuffer(empty(pipeline.schema))
-        self._newest: dict[int, int] = {}
-        self._now = 0
+        self._machine, self._clock = Machine(pipeline), StepClock()
+        self._log_steps = LogSteps(
+            reader, pipeline.topic, self._begin, rows=pipeline.batch.rows, empty=empty(pipeline.schema)
+        )
         self._results: list[pa.RecordBatch] = []
         self.files: list[AddAction] = []
         cold = not span.warmup and any(first > self._log.begin[p] for p, first in self._first.items())
@@ -184,7 +183,7 @@ class _Backfill:
                 f"{_written(self._span.until)}, got none in its offsets {offsets}; choose other times"
             )
         for _ in self._steps(self._end):
-            progress(sum(at - self._begin[p] for p, at in self._read.items()), total)
+            progress(sum(at - self._begin[p] for p, at in self._log_steps.positions.items()), total)
         self._tick()
         behind = self._steps(log.end)
         while self._waits and next(behind, None) is not None:  # what comes next says when those that wait go on
@@ -194,7 +193,7 @@ class _Backfill:
 
     def _tick(self) -> None:
         """A step without records: as late as the span's end, or where nothing comes behind it, as it is now."""
-        over = all(self._read[p] >= end for p, end in self._log.end.items())
+        over = all(self._log_steps.positions[p] >= end for p, end in self._log.end.items())
         nothing = StepInput(empty(self._pipeline.schema), (), {})
         self._step(nothing, round(time.time() * 1000) if over else self._time(nothing))
 
@@ -204,52 +203,23 @@ class _Backfill:
         waiting = (rows.table for rows in self._machine.waiting)
         return any(self._inside(table.column("_partition"), table.column("_offset")).any() for table in waiting)
 
-    def _steps(self, ends: Mapping[int, int]) -> Iterator[int]:
-        """Read on up to these offsets and judge, a step at a time; says how many rows each had."""
-        rows, reading, heard = self._pipeline.batch.rows, set[int](), time.monotonic()
-        while (left := {p for p, at in self._read.items() if at < ends[p]}) or self._buffer:
-            if left and self._buffer.rows < rows:
-                if left != reading:
-                    self._reader.seek({p: self._read[p] for p in left})
-                    reading = left
-                if poll := self._reader.poll(POLL_MS):
-                    for line in poll.damaged.values():
-                        raise RecordsCorrupt(line)
-                    self._put(poll, ends)
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > SILENT_S:
-                    raise Unavailable(
-                        f"{self._pipeline.topic}: expected records up to {dict(ends)}, got none after {self._read} in "
-                        f"{SILENT_S} s; is the broker up?"
-                    )
-            else:
-                batch = self._buffer.take(rows)
-                self._step(batch, self._time(batch))
-                yield batch.table.num_rows
+    def _steps(self, ends: Mapping[int, int]) -> Iterator[StepInput]:
+        """Read on up to these offsets and judge, a step at a time."""
+        for step in self._log_steps.until(ends):
+            self._step(step, self._time(step))
+            yield step
 
-    def _put(self, poll: Poll, ends: Mapping[int, int]) -> None:
-        """Take what lies before these offsets."""
-        partition, offset = (poll.table.column(n).to_numpy() for n in ("_partition", "_offset"))
-        before = offset < _by_partition(ends)[partition]
-        table = poll.table if before.all() else poll.table.filter(pa.array(before))
-        dead = [d for d in poll.dead if d.offset < ends[d.partition]]
-        moved = {p: min(end, ends[p]) for p, end in poll.ends.items()}
-        self._buffer.put(Poll(table, dead, moved, {}))
-        self._read |= moved
-
-    def _time(self, batch: StepInput) -> int:
+    def _time(self, step: StepInput) -> int:
         """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
-        self._newest = batch.newest(self._newest, round(time.time() * 1000))
-        waiting = self._buffer.partitions
-        reached = []
-        for p in waiting | {p for p, at in self._read.items() if at < self._log.end[p]}:
-            # One that was over before this step goes on behind the span.
-            over = self._read[p] >= self._end[p] and p not in waiting and p not in batch.ends
-            reached.append(max(self._newest.get(p, 0), self._span.until if over else 0))
-        return max(self._now, min(reached) if reached else max(self._newest.values(), default=0))
+        read, waiting = self._log_steps.positions, self._log_steps.buffer.partitions
+        backlog = waiting | {p for p, at in read.items() if at < self._log.end[p]}
+        # One that was over before this step goes on behind the span.
+        over = {p for p in backlog if read[p] >= self._end[p]} - waiting - step.ends.keys()
+        least = dict.fromkeys(over, self._span.until)
+        return self._clock.advance(step, wall=round(time.time() * 1000), limit=None, backlog=backlog, least=least)
 
     def _step(self, batch: StepInput, now: int) -> None:
-        self._now, done = now, self.done
+        self._clock.now, done = now, self.done
         outcome = self._machine.step(batch.table, now, wall=round(time.time() * 1000))
         bad = [(d.partition, d.offset) for d in batch.dead] + [(r.partition, r.offset) for r in outcome.refused]
         done.bad += sum(self._first[partition] <= offset < self._end[partition] for partition, offset in bad)
@@ -268,7 +238,7 @@ class _Backfill:
     def _inside(self, partition: pa.Array, offset: pa.Array) -> np.ndarray:
         """Which of these records are of the span."""
         p, at = partition.to_numpy(), offset.fill_null(-1).to_numpy()
-        return (at >= _by_partition(self._first)[p]) & (at < _by_partition(self._end)[p])
+        return (at >= by_partition(self._first)[p]) & (at < by_partition(self._end)[p])
 
     def _judged(self, results: pa.RecordBatch) -> np.ndarray:
         """Which rows are of the span; a timer's has no record, so its event time counts."""
@@ -288,13 +258,6 @@ class _Backfill:
         if self._results:
             self.files += self._results_table.files(pa.Table.from_batches(self._results))
         self._results = []
-
-
-def _by_partition(offsets: Mapping[int, int]) -> np.ndarray:
-    """Offsets in an array, partitions as its indices."""
-    laid = np.zeros(max(offsets) + 1, np.int64)
-    laid[list(offsets)] = list(offsets.values())
-    return laid
 
 
 def _written(ms: int) -> str:

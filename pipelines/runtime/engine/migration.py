@@ -7,17 +7,15 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 
-import numpy as np
-import pyarrow as pa
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.durations import milliseconds
-from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, StateMismatch
+from tocsin.pipelines.runtime.declare.errors import StateMismatch
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
-from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer
+from tocsin.pipelines.runtime.engine.stepper import LogSteps, StepClock
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
+from tocsin.pipelines.runtime.kafka.reader import RecordSource
 from tocsin.pipelines.runtime.lake.snapshots import Snapshot
 from tocsin.pipelines.runtime.lake.state_deltas import merged
 from tocsin.pipelines.runtime.telemetry import progress
@@ -71,34 +69,14 @@ def _rebuild(machine: Machine, config: ShardConfig, source: RecordSource, until:
         now: the shard's clock at `until`; on the way it goes by the log, as in any backlog.
     """
     p = machine.pipeline
-    clock = max(now - milliseconds(p.warmup), 0)
-    at = _since(config, p.topic, until, clock)
-    source.seek(at)
-    newest: dict[int, int] = {}
-    buffer = StepBuffer(empty(p.schema))
-    while any(at[n] < end for n, end in until.items()):
-        if polled := source.poll(1000):
-            for n in polled.damaged:
-                if at[n] < until.get(n, 0):
-                    raise RecordsCorrupt(polled.damaged[n])
-            buffer.put(_before(polled, until))
-        while buffer:
-            batch = buffer.take(p.batch.rows)
-            at |= batch.ends
-            newest = batch.newest(newest, round(time.time() * 1000))
-            behind = (n for n, end in until.items() if at[n] < end)
-            clock = max(clock, min([now, *(newest.get(n, 0) for n in behind)]))
-            machine.step(batch.table, clock, wall=max(clock, *newest.values()))  # keys are seen when the log says so
-            progress.made()
-
-
-def _before(polled: Poll, until: Mapping[int, int]) -> Poll:
-    """The poll's rows before each partition's end."""
-    partitions, offsets = (polled.table.column(n).to_numpy() for n in ("_partition", "_offset"))
-    wanted = np.zeros(len(offsets), bool)
-    for partition, end in until.items():
-        wanted |= (partitions == partition) & (offsets < end)
-    return Poll(polled.table.filter(pa.array(wanted)), (), polled.ends, polled.behind)
+    clock = StepClock(max(now - milliseconds(p.warmup), 0))
+    start = _since(config, p.topic, until, clock.now)
+    steps = LogSteps(source, p.topic, start, rows=p.batch.rows, empty=empty(p.schema))
+    for step in steps.until(until):
+        backlog = {n for n, end in until.items() if steps.positions[n] < end} | steps.buffer.partitions
+        at = clock.advance(step, wall=round(time.time() * 1000), limit=now, backlog=backlog)
+        machine.step(step.table, at, wall=max(at, *clock.newest.values()))  # keys are seen when the log says so
+        progress.made()
 
 
 def _since(config: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:

@@ -25,6 +25,7 @@ from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import StepInput
+from tocsin.pipelines.runtime.engine.stepper import StepClock
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 from tocsin.pipelines.runtime.kafka.topics import LONG
@@ -69,9 +70,8 @@ class Shard:
         self._alerts = list[Alert]()
         self._publishing = 0  # alerts in a transaction that has not ended
         self._letters: list[DeadLetter] = list(live.gaps)
-        self._now = live.now
+        self._step_clock = StepClock(live.now)
         self._behind = live.behind
-        self._newest: dict[int, int] = {}
         self._damaged: dict[int, str] = {}
         self._leave(live.damaged)
         self._moved = bool(self._results)
@@ -210,10 +210,11 @@ class Shard:
     def _step(self, batch: StepInput) -> None:
         live, started = self._live, time.monotonic()
         wall = round(self._clock() * 1000)
-        self._now = self._time(batch, wall)
-        outcome = live.machine.step(batch.table, self._now, wall=wall)
+        backlog = {p for p, records in self._behind.items() if records} | self._buffer.partitions
+        now = self._step_clock.advance(batch, wall=wall, limit=wall, backlog=backlog)
+        outcome = live.machine.step(batch.table, now, wall=wall)
         if batch.ends or outcome.changed:
-            live.journal.ran(self._now, batch.ends, wall, batch.unread)
+            live.journal.ran(now, batch.ends, wall, batch.unread)
             self._moved = True
         live.positions |= batch.ends
         if outcome.results.num_rows:
@@ -240,7 +241,7 @@ class Shard:
         """Leave out what is older than `max_lag`: from partitions that lie so far behind, go on with what is newest."""
         live, wall = self._live, self._clock() * 1000
         oldest = wall - milliseconds(live.machine.pipeline.max_lag)
-        late = [p for p, records in self._behind.items() if records and self._newest.get(p, wall) < oldest]
+        late = [p for p, records in self._behind.items() if records and self._step_clock.newest.get(p, wall) < oldest]
         if not late:
             return
         end = self._asked(lambda: self._source.log(self._config.shards)).end
@@ -254,15 +255,6 @@ class Shard:
         self._asked(lambda: live.skip(skipped, self._source))
         self._behind |= dict.fromkeys(late, 0)
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
-
-    def _time(self, batch: StepInput, wall: int) -> int:
-        """The step's clock: the wall's, or while partitions have a backlog, how far all of those have been read.
-
-        So after an outage nobody has been silent, and nothing is too late because it was read late.
-        """
-        self._newest = batch.newest(self._newest, wall)
-        backlog = {p for p, records in self._behind.items() if records} | self._buffer.partitions
-        return max(self._now, min([wall, *(self._newest.get(p, 0) for p in backlog)]))
 
     def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
         """Dead letters for what a stage refused, with the originals fetched from the log again."""
@@ -360,7 +352,7 @@ class Shard:
             "plan": plan.dump(),
             "signature": live.machine.signature,
             "state_version": live.machine.pipeline.state_version,
-            "now": self._now,
+            "now": self._step_clock.now,
             **live.dead.facts(),
         }
         results, files = self._results, self._files

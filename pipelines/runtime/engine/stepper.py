@@ -1,0 +1,117 @@
+"""How a log becomes steps: the part of it to read, and the clock of each step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Unavailable
+from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
+from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
+
+POLL_MS = 500
+SILENT_S = 60.0
+"""A broker that gives no record of those that it has for so long is away."""
+
+
+class StepClock:
+    """The clock of steps: it never goes back, and follows the log where there is a backlog.
+
+    So after an outage no key is inactive, and no row is late, because it was read late.
+
+    Args:
+        now: ms since the epoch.
+    """
+
+    def __init__(self, now: int = 0) -> None:
+        self.now = now
+        self.newest: dict[int, int] = {}
+        """How far each partition has been read by Kafka's timestamps, ms since the epoch."""
+
+    def advance(
+        self,
+        step: StepInput,
+        *,
+        wall: int,
+        limit: int | None,
+        backlog: Iterable[int],
+        least: Mapping[int, int] | None = None,
+    ) -> int:
+        """The time of a step.
+
+        Args:
+            wall: the wall's clock.
+            limit: the step's time where no partition has a backlog; None: the newest timestamp.
+            backlog: the partitions that have more to read; the one that lags most sets the time.
+            least: partition -> how far it counts as read at least.
+        """
+        self.newest = step.newest(self.newest, wall)
+        least = least or {}
+        reached = [max(self.newest.get(p, 0), least.get(p, 0)) for p in backlog]
+        if limit is not None:
+            reached.append(limit)
+        self.now = max(self.now, min(reached) if reached else max(self.newest.values(), default=0))
+        return self.now
+
+
+class LogSteps:
+    """The steps over a part of a log, whatever polls it comes in.
+
+    Args:
+        topic: for errors.
+        positions: partition -> the next offset to read; it moves on.
+        rows: of a step, about.
+    """
+
+    def __init__(
+        self, source: RecordSource, topic: str, positions: Mapping[int, int], *, rows: int, empty: pa.RecordBatch
+    ) -> None:
+        self._source, self._topic, self._rows = source, topic, rows
+        self.positions, self.buffer = dict(positions), StepBuffer(empty)
+
+    def until(self, ends: Mapping[int, int]) -> Iterator[StepInput]:
+        """The steps up to these offsets.
+
+        Raises:
+            RecordsCorrupt: the log is damaged before that.
+            Unavailable: the broker gives no more records.
+        """
+        reading, heard = set[int](), time.monotonic()
+        while (left := {p for p, end in ends.items() if self.positions[p] < end}) or self.buffer:
+            if not left or self.buffer.rows >= self._rows:
+                yield self.buffer.take(self._rows)
+                continue
+            if left != reading:
+                self._source.seek({p: self.positions[p] for p in left})
+                reading = left
+            if poll := self._source.poll(POLL_MS):
+                for partition, line in poll.damaged.items():
+                    if partition in left:
+                        raise RecordsCorrupt(line)
+                self._put(poll, ends)
+                heard = time.monotonic()
+            elif time.monotonic() - heard > SILENT_S:
+                raise Unavailable(
+                    f"{self._topic}: expected records up to {dict(ends)}, got none after {self.positions} in {SILENT_S:.0f} s; is "
+                    "the broker up?"
+                )
+
+    def _put(self, poll: Poll, ends: Mapping[int, int]) -> None:
+        """Take what lies before these offsets."""
+        partition, offset = (poll.table.column(n).to_numpy() for n in ("_partition", "_offset"))
+        before = offset < by_partition(ends)[partition]
+        table = poll.table if before.all() else poll.table.filter(pa.array(before))
+        dead = [d for d in poll.dead if d.offset < ends[d.partition]]
+        moved = {p: min(end, ends[p]) for p, end in poll.ends.items()}
+        self.buffer.put(Poll(table, dead, moved, {}))
+        self.positions |= moved
+
+
+def by_partition(offsets: Mapping[int, int]) -> np.ndarray:
+    """Offsets as an array, the place being the partition."""
+    found = np.zeros(max(offsets, default=-1) + 1, np.int64)
+    found[list(offsets)] = list(offsets.values())
+    return found
