@@ -92,10 +92,11 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
 def supervisors() -> list[str]:
     """Names of the pipelines that run on this cluster."""
-    from tocsin.pipelines.runtime.control.ray_client import actors, supervisor_name
+    from tocsin.pipelines.runtime.control.ray_client import actors
+    from tocsin.pipelines.runtime.declare.names import supervisor_actor
 
     names = actors()
-    return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_name(p) in names)
+    return sorted(p for p in {name.partition("/")[0] for name in names} if supervisor_actor(p) in names)
 
 
 def supervisor(pipeline: str) -> Any:

@@ -14,9 +14,10 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tests.conftest import CreateTopic
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
+from tocsin.pipelines.runtime.declare.names import REPLAYED
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
-from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MARKS, MOST, Redelivered, held, redeliver
+from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MOST, Redelivered, held, redeliver
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 ARROW = (("content-type", b"application/vnd.apache.arrow.stream"),)
@@ -164,5 +165,5 @@ def test_a_topic_made_anew_has_letters_of_its_own(desk: Desk) -> None:
         admin.create_topics({desk.letters: {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
     desk.die(desk.letter())
     assert desk.again() == Redelivered(sent=1)
-    marks = {r.key for r in clients.committed(desk.options, [MARKS])}
+    marks = {r.key for r in clients.committed(desk.options, [REPLAYED])}
     assert len(marks) >= 2

@@ -19,6 +19,7 @@ from polars.exceptions import PolarsError
 from pyarrow import fs
 
 from tocsin.pipelines.runtime.control.desired_state import last_stored
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
@@ -125,12 +126,13 @@ class LakeTable:
     def model(self, ref: ModelRef | None, scratch: Lake) -> str:
         """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
         assert ref
-        if not self._names(posixpath.join("_models", ref.sha256)):
+        place = self._lake.place(names.model_folder(ref.sha256))
+        if not self._names(names.model_folder(ref.sha256)):
             return f"{ref.name}/{ref.version}: not in the lake yet, the next start copies it"
         folder = fetch_model(self._lake, ref, "cpu").folder
         if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
             raise ModelError(
-                f"model {ref.name}/{ref.version} in {self._lake.place('_models', ref.sha256)}: expected files of that SHA-256, got "
+                f"model {ref.name}/{ref.version} in {place}: expected files of that SHA-256, got "
                 f"{again}: they were damaged; delete that folder, the next start copies it again"
             )
         return f"{ref.name}/{ref.version}: the lake's copy is sound"
@@ -141,7 +143,7 @@ class LakeTable:
         signature = Machine(pipeline).signature
         found = self._checkpoints()
         for shard, checkpoint in found:
-            where = f"snapshot {checkpoint_name(checkpoint)} in {self._lake.place('_state', self._name, str(shard))}"
+            where = f"snapshot {checkpoint_name(checkpoint)} in {self._lake.place(names.snapshot_folder(self._name, shard))}"
             try:
                 manifest = self._manifest(shard, checkpoint)
                 for link in manifest["chain"]:
@@ -163,16 +165,17 @@ class LakeTable:
                     "another name"
                 )
             model = Plan.load(facts["plan"]).model
-            if model and not self._names(posixpath.join("_models", model.sha256)):
+            if model and not self._names(names.model_folder(model.sha256)):
+                place = self._lake.place(names.model_folder(model.sha256))
                 raise ModelError(
-                    f"{where}: expected its model {model.name}/{model.version} in {self._lake.place('_models', model.sha256)}, got "
+                    f"{where}: expected its model {model.name}/{model.version} in {place}, got "
                     "none; restore that folder from a backup or from the registry"
                 )
         return ", ".join(f"shard {shard} at {checkpoint_name(c)}" for shard, c in found) or "no checkpoint yet"
 
     def orders(self) -> str:
         """Whether what the pipeline was ordered last can be read."""
-        if not self._names("_orders") or (kept := last_stored(self._lake, self._name)) is None:
+        if not self._names(names.ORDERS) or (kept := last_stored(self._lake, self._name)) is None:
             return "none"
         return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
 
@@ -211,7 +214,7 @@ class LakeTable:
             newest: a shard's newest journal record; None: there is none.
         """
         for shard in range(self._shards):
-            where = f"topic _tocsin.{self._name}[{shard}]"
+            where = f"topic {names.journal_topic(self._name)}[{shard}]"
             table = self._table()  # a living shard goes on meanwhile: look at the table on both sides
             before, record = self._checkpoint(table, shard), newest(shard)
             after = self._checkpoint(self._table(), shard)
@@ -220,7 +223,7 @@ class LakeTable:
                     f"{where}: expected the journal that goes with checkpoint {checkpoint_name(before)} of {self._place}, got "
                     "none: alerts since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
                 )
-            if record and not (table and table.transaction_version(f"{self._name}/{shard}#epoch")):
+            if record and not (table and table.transaction_version(names.epoch_id(self._name, shard))):
                 raise ConfigError(
                     f"{where}: expected a table that knows of {self._name}/{shard}, as its newest record does, got none in "
                     f"{self._place}: the lake was emptied, its drive is not mounted, or it is another one; bring it back, or begin "
@@ -242,7 +245,7 @@ class LakeTable:
         return DeltaTable(self._uri, storage_options=self._options)
 
     def _checkpoint(self, table: DeltaTable | None, shard: int) -> int:
-        return (table and table.transaction_version(f"{self._name}/{shard}#checkpoint")) or 0
+        return (table and table.transaction_version(names.checkpoint_id(self._name, shard))) or 0
 
     def _position(self, table: DeltaTable | None, topic: str, partition: int) -> int | None:
         return table and table.transaction_version(f"{self._name}/{topic}/{partition}")
@@ -253,7 +256,7 @@ class LakeTable:
         return [(shard, c) for shard in range(self._shards) if (c := self._checkpoint(table, shard))]
 
     def _manifest(self, shard: int, checkpoint: int) -> dict[str, Any]:
-        path = posixpath.join("_state", self._name, str(shard), str(checkpoint), "manifest.json")
+        path = posixpath.join(names.snapshot_folder(self._name, shard), str(checkpoint), "manifest.json")
         return orjson.loads(read(self._lake.files, path))
 
     def _names(self, folder: str) -> set[str]:

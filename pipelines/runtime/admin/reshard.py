@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from tocsin.pipelines.runtime.control.deployment import Deployment
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
@@ -23,7 +24,7 @@ from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetterTally
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.state_deltas import merged, redistributed
-from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shard_count, shards_id
+from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shard_count
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def _checkpoint(config: ShardConfig) -> int:
 def _next_epoch(table: DeltaTable, name: str) -> int:
     """One that no shard has ever had, not even in an attempt that failed: each raises the old shards' epochs."""
     epochs = [0]
-    while epoch := table.transaction_version(_epoch_id(name, len(epochs) - 1)):
+    while epoch := table.transaction_version(names.epoch_id(name, len(epochs) - 1)):
         epochs.append(epoch)
     return max(epochs) + 1
 
@@ -108,8 +109,8 @@ def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
     """Go to the newest version, which is ours to build on only if all old shards are as we left them."""
     table.update_incremental()
     shards = range(len(checkpoints))
-    there = [table.transaction_version(f"{pipeline}/{n}#checkpoint") for n in shards]
-    epochs = [table.transaction_version(_epoch_id(pipeline, n)) for n in shards]
+    there = [table.transaction_version(names.checkpoint_id(pipeline, n)) for n in shards]
+    epochs = [table.transaction_version(names.epoch_id(pipeline, n)) for n in shards]
     if there != [*checkpoints] or epochs != [c >> 32 for c in checkpoints]:
         raise Fenced(
             f"{pipeline}: expected its {len(checkpoints)} shards at checkpoints {[*checkpoints]}, got {there} with epochs "
@@ -120,8 +121,8 @@ def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
 def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
     """Everything changes hands at once, from a version at which all old shards are as we left them; positions stay."""
     pipeline, shards = deployment.name, deployment.shards
-    txn = {_epoch_id(pipeline, n): name >> 32 for n in range(max(len(checkpoints), shards))}
-    txn |= {f"{pipeline}/{n}#checkpoint": name for n in range(shards)} | {shards_id(pipeline): shards}
+    txn = {names.epoch_id(pipeline, n): name >> 32 for n in range(max(len(checkpoints), shards))}
+    txn |= {names.checkpoint_id(pipeline, n): name for n in range(shards)} | {names.shards_id(pipeline): shards}
     for _ in range(ATTEMPTS):
         _look(table, pipeline, checkpoints)
         try:
@@ -130,12 +131,10 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
         except CommitFailedError as reason:
             log.info("%s: moving its shards is tried again: %s", pipeline, reason)
             table.update_incremental()
-            if table.transaction_version(f"{pipeline}/0#checkpoint") == name:  # it did commit, only its reply was lost
+            if (
+                table.transaction_version(names.checkpoint_id(pipeline, 0)) == name
+            ):  # it did commit, only its reply was lost
                 return
     raise Unavailable(
         f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
     )
-
-
-def _epoch_id(pipeline: str, shard: int) -> str:
-    return f"{pipeline}/{shard}#epoch"

@@ -15,6 +15,7 @@ from kafka.protocol.metadata import CoordinatorType
 from kafka.protocol.producer.transaction import AddOffsetsToTxnRequest
 
 from tocsin.pipelines.runtime.admin.preflight import Concern
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.broker import Broker, count
@@ -46,7 +47,11 @@ class Topics:
 
     def __init__(self, broker: Broker, name: str, topic: str, *, shards: int, workers: int) -> None:
         self._broker, self._name, self._topic, self._shards, self._workers = broker, name, topic, shards, workers
-        self._alerts, self._dead, self.journal_topic = f"alerts.{name}", f"{topic}.dlq", f"_tocsin.{name}"
+        self._alerts, self._dead, self.journal_topic = (
+            names.alert_topic(name),
+            names.dead_letter_topic(topic),
+            names.journal_topic(name),
+        )
         self._partitions = 1
 
     def input(self) -> str:
@@ -196,7 +201,7 @@ class Topics:
 
         Asked in nobody's name, the broker looks at the rights and then refuses: a living shard notices nothing.
         """
-        group = f"tocsin.{self._name}"
+        group = names.lag_group(self._name)
         for shard in range(self._shards):
             id_ = f"{self._name}/{shard}"
             answer = self._answer(id_, group)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.kafka.topics import provision
@@ -91,7 +92,7 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
         pipeline: its name.
         options: more, such as `every`.
     """
-    name = f"{ALERTS}.{pipeline}"
+    name = names.alert_topic(pipeline)
     return Plan(
         "tocsin.pipelines.runtime.control.alerts_table:pipeline",
         {"name": name, "topic": name, "into": ALERTS, **options},

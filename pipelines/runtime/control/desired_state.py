@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import posixpath
 import threading
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import orjson
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError
 from tocsin.pipelines.runtime.engine.plan import Plan, store_model
 from tocsin.pipelines.runtime.lake.storage import Lake, read
@@ -154,7 +154,7 @@ def _forgetting(plan: Plan, asset: str) -> Plan:
 
 
 def _path(pipeline: str) -> str:
-    return posixpath.join("_orders", f"{pipeline}.json")
+    return names.orders_file(pipeline)
 
 
 def _lasting(silences: Mapping[str, int]) -> dict[str, int]:

@@ -10,7 +10,8 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, actors, supervisor_name
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, actors
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.telemetry.logs import one_line
 
@@ -24,7 +25,7 @@ LEAST_S = 10.0
 def workers(pipeline: str) -> dict[str, Any]:
     """Handles of a pipeline's living workers by name; those of one place in the order in which they were started."""
     found = {}
-    for name in sorted(name for name in actors() if name.startswith(f"{pipeline}/worker-")):
+    for name in sorted(name for name in actors() if name.startswith(names.worker_slot(pipeline))):
         with contextlib.suppress(ValueError):  # it has died since
             found[name] = ray.get_actor(name, namespace=NAMESPACE)
     return found
@@ -95,7 +96,7 @@ def stop_pipeline(pipeline: str, timeout: float) -> None:
 
 def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
     """What is amiss after its supervisor was told to stop and was ended."""
-    name, said, supervisor = supervisor_name(pipeline), "", None
+    name, said, supervisor = names.supervisor_actor(pipeline), "", None
     while True:
         try:
             supervisor = ray.get_actor(name, namespace=NAMESPACE)

@@ -11,9 +11,10 @@ from ray.exceptions import RayTaskError
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.control.desired_state import DesiredState, last_stored
 from tocsin.pipelines.runtime.control.placement import place_shards
-from tocsin.pipelines.runtime.control.ray_client import NAMESPACE, supervisor_name
+from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
 from tocsin.pipelines.runtime.control.supervisor import Supervisor
 from tocsin.pipelines.runtime.control.worker_slot import start_worker
+from tocsin.pipelines.runtime.declare import names
 
 
 class Launch:
@@ -24,7 +25,7 @@ class Launch:
     """
 
     def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
-        self._worker = start_worker(f"{pipeline}/worker-0", env, resources)
+        self._worker = start_worker(names.worker_slot(pipeline, 0), env, resources)
         self._worker.get_ready.remote()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
@@ -64,6 +65,6 @@ def deploy(deployment: Deployment) -> Any:
     last_stored(
         deployment.lake, deployment.name
     )  # here it is one line for whoever starts it, in the actor a dead supervisor
-    name = supervisor_name(deployment.name)
+    name = names.supervisor_actor(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
     return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)

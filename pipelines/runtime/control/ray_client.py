@@ -13,6 +13,7 @@ from ray._private import services
 from ray.util import list_named_actors
 
 from tocsin.pipelines.runtime.control.local_ray import start, stay_on_loopback
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 
 NAMESPACE = "tocsin"
@@ -65,12 +66,7 @@ def find(pipeline: str) -> Any:
     Raises:
         ValueError: it does not run on this cluster.
     """
-    return ray.get_actor(supervisor_name(pipeline), namespace=NAMESPACE)
-
-
-def supervisor_name(pipeline: str) -> str:
-    """The supervisor's actor name."""
-    return f"{pipeline}/supervisor"
+    return ray.get_actor(names.supervisor_actor(pipeline), namespace=NAMESPACE)
 
 
 def _check_answers(address: str) -> None:

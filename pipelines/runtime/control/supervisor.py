@@ -23,6 +23,7 @@ from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
 from tocsin.pipelines.runtime.control.recurring import recurring
 from tocsin.pipelines.runtime.control.worker import Status
 from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot, start_worker
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -56,7 +57,7 @@ class Supervisor:
         begin(d.env, pipeline=d.name)
         self._desired = DesiredState(d.lake, d.id, d.plan)
         self._ids = list(d.configs(d.plan))
-        self._slots = [WorkerSlot(f"{d.name}/worker-{n}") for n in range(d.scaling.most)]
+        self._slots = [WorkerSlot(names.worker_slot(d.name, n)) for n in range(d.scaling.most)]
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
         self._placement: dict[ShardId, int] = {}
         self._known: dict[ShardId, tuple[Status, str]] = {}
@@ -348,7 +349,7 @@ class Supervisor:
 
     def _delivery(self, sink: SinkConfig) -> Delivery:
         name = self._deployment.name
-        topic, group = f"alerts.{name}", f"tocsin.sink.{name}.{sink.name}"
+        topic, group = names.alert_topic(name), names.sink_group(name, sink.name)
         return Delivery(sink, kafka=self._deployment.kafka, topic=topic, group=group)
 
     def _track(self) -> Any:

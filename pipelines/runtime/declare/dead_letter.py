@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Lost
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class DeadLetter:
     @property
     def destination(self) -> str:
         """The topic that takes the dead letters of this one's topic."""
-        return f"{self.topic}.dlq"
+        return names.dead_letter_topic(self.topic)
 
     def __str__(self) -> str:
         row = "" if self.row is None else f" row {self.row}"

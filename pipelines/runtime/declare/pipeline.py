@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 import pyarrow as pa
 
-from tocsin.pipelines.runtime.declare import columns
+from tocsin.pipelines.runtime.declare import columns, names
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
@@ -202,17 +202,17 @@ class Pipeline:
     @property
     def dead_letters(self) -> str:
         """The dead-letter topic."""
-        return f"{self.topic}.dlq"
+        return names.dead_letter_topic(self.topic)
 
     @property
     def alerts(self) -> str:
         """The alert topic."""
-        return f"alerts.{self.name}"
+        return names.alert_topic(self.name)
 
     @property
     def journal(self) -> str:
         """The compacted topic of the shards' journals, a partition a shard."""
-        return f"_tocsin.{self.name}"
+        return names.journal_topic(self.name)
 
     @property
     def table(self) -> pa.Schema:

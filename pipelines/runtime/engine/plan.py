@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
@@ -176,7 +177,7 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
         digest.update(file.encode() + b"\0" + hashlib.sha256(content).digest())
     ref, store = ModelRef(name, version, digest.hexdigest()), lake.files
     for file, content in contents.items():
-        path = posixpath.join("_models", ref.sha256, file)
+        path = posixpath.join(names.model_folder(ref.sha256), file)
         if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
             lake.replace(path, content)
     return ref
@@ -193,11 +194,13 @@ def _local(root: str, store: str, sha256: str, name: str) -> Path:
 
     lake = Lake(root, store=store)
     files = lake.files
-    infos = files.get_file_info(fs.FileSelector(posixpath.join("_models", sha256), allow_not_found=True))
+    infos = files.get_file_info(fs.FileSelector(names.model_folder(sha256), allow_not_found=True))
     if not infos:
-        raise ModelError(f"model {name}: expected its files in {root}/_models/{sha256}, got none; deploy it again")
+        raise ModelError(
+            f"model {name}: expected its files in {root}/{names.model_folder(sha256)}, got none; deploy it again"
+        )
     if (own := lake.folder) is not None:
-        return own / "_models" / sha256
+        return own / names.model_folder(sha256)
     folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
     for info in infos:
         (folder / info.base_name).write_bytes(read(files, info.path))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.errors import (
     FrameLost,
@@ -133,7 +134,7 @@ class Ownership:
 def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
     """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
     last = journal.newest(config.kafka, declared.journal, config.shard)
-    group = f"tocsin.{declared.name}"
+    group = names.lag_group(declared.name)
     if last is not None:
         said = f"its journal in topic {declared.journal}[{config.shard}] does"
     elif clients.group_has_read(config.kafka, group, declared.topic, config.partitions):

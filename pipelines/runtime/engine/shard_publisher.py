@@ -8,6 +8,7 @@ from typing import Any
 
 from kafka import TopicPartition
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -30,7 +31,7 @@ class ShardPublisher(Publisher):
         self.lake_retry = LakeRetry(lake)
         self._originals = OriginalStore(lake.files, "", lake.place())
         restore_outputs(options, pipeline)
-        super().__init__(options, f"{pipeline.name}/{shard}", group=f"tocsin.{pipeline.name}")
+        super().__init__(options, names.transactional_id(pipeline.name, shard), group=names.lag_group(pipeline.name))
 
     def send(
         self,

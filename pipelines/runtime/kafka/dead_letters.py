@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from pyarrow import fs
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import KEPT, MESSAGE_LIMIT, DeadLetter
 from tocsin.pipelines.runtime.telemetry import progress
 
@@ -73,8 +74,8 @@ class OriginalStore:
 
     def __init__(self, filesystem: fs.FileSystem, lake: str, uri: str | None = None) -> None:
         self._filesystem = filesystem
-        self._directory = posixpath.join(lake, "_dead")
-        self._uri = posixpath.join(uri or lake, "_dead")
+        self._directory = posixpath.join(lake, names.DEAD_LETTERS)
+        self._uri = posixpath.join(uri or lake, names.DEAD_LETTERS)
         self._last = ""  # rows of one message come one after the other: ask the file system once
 
     def get(self, digest: str) -> bytes:

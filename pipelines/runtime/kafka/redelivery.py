@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from kafka.errors import KafkaError
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.formats.codec import BUILT_IN
@@ -22,8 +23,6 @@ from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_orig
 from tocsin.pipelines.runtime.kafka.topics import create_topic
 from tocsin.pipelines.runtime.lake.storage import Lake
 
-MARKS = "_tocsin.replayed"
-"""A compacted topic: which letters have been sent again, by `<id of the dead-letter topic>/<partition>/<offset>`."""
 HEADER = "tocsin-replay"
 MOST = 3
 """A record that has died so often is not sent again."""
@@ -95,13 +94,15 @@ def redeliver(
     """
     store, done = OriginalStore(lake.files, "", lake.place()), Redelivered()
     with clients.admin(options) as admin:
-        create_topic(admin, MARKS, 1, **{"cleanup.policy": "compact"})
+        create_topic(admin, names.REPLAYED, 1, **{"cleanup.policy": "compact"})
         (described,) = admin.describe_topics([topic])
-    own = {"transactional_id": f"tocsin.replay/{topic}", "linger_ms": 0, "max_request_size": LARGEST}
+    own = {"transactional_id": names.replay_id(topic), "linger_ms": 0, "max_request_size": LARGEST}
     try:
         with closing(clients.producer(options, **own)) as producer:
             producer.init_transactions()
-            marked = {r.key.decode() for r in clients.committed(options, [MARKS])}  # only now: nobody else adds to them
+            marked = {
+                r.key.decode() for r in clients.committed(options, [names.REPLAYED])
+            }  # only now: nobody else adds to them
             letters = (
                 (f"{described['topic_id']}/{x.partition}/{x.offset}", x) for x in held(options, topic) if wanted(x)
             )
@@ -111,7 +112,7 @@ def redeliver(
                 for mark, record in together:
                     producer.send(**record)
                     when = orjson.dumps({"at": int(time.time() * 1000)})
-                    producer.send(MARKS, key=mark.encode(), value=when, partition=0)
+                    producer.send(names.REPLAYED, key=mark.encode(), value=when, partition=0)
                 producer.commit_transaction()
                 done.sent += len(together)
     except KafkaError as reason:

@@ -12,9 +12,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from pyarrow import fs
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.lake.storage import FRAMES, Lake
+from tocsin.pipelines.runtime.lake.storage import Lake
 
 log = logging.getLogger(__name__)
 DAY = r"\d{4}-\d\d-\d\d"
@@ -72,7 +73,7 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
 
     A day that can't be deleted is logged and stays; the next time tries again. What is no day's folder stays, too.
     """
-    files, folder = lake.files, f"{FRAMES}/{pipeline}"
+    files, folder = lake.files, f"{names.FRAMES}/{pipeline}"
     oldest = (datetime.now(UTC) - timedelta(milliseconds=milliseconds(age))).date().isoformat()
     days = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
     gone = 0

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.state import StateDelta
@@ -42,7 +43,7 @@ class Snapshots:
 
     def __init__(self, lake: Lake, pipeline: str, shard: int) -> None:
         self._files = lake.files
-        self._folder = posixpath.join("_state", pipeline, str(shard))
+        self._folder = names.snapshot_folder(pipeline, shard)
         self._chain: list[int] = []
         self._sizes: list[int] = []
         self._previous: set[int] = set()

@@ -28,8 +28,6 @@ UNFIT = r"[\x00-\x1f\x7f\ud800-\udfff\[\]^|]|%[0-9A-Fa-f]{2}" + (r"|\\" if os.se
 """What must not be in a local lake's name: Delta decodes it once too often, or stops at it."""
 FIT = r"a folder that Delta can open: no [ ] ^ | or \ in its name, no % before two hexadecimal digits, no control characters"
 CHUNK = 32 << 20
-FRAMES = "frames"
-"""The folder of frames that rows name: `frames/<pipeline>/<day>/`, the day by Kafka's timestamps."""
 
 
 @dataclass(frozen=True)

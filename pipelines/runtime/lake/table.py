@@ -21,6 +21,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
 from pyarrow import fs
 
+from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLost, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.lake.storage import Lake, write
@@ -61,8 +62,8 @@ class ResultsTable:
     def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
         self._lake, self._pipeline, self._shard, self._shards = lake, pipeline, shard, shards
         self._files, self._place = lake.files, lake.place(pipeline.folder)
-        self._epoch_id = f"{pipeline.name}/{shard}#epoch"
-        self._checkpoint_id = _checkpoint_id(pipeline.name, shard)
+        self._epoch_id = names.epoch_id(pipeline.name, shard)
+        self._checkpoint_id = names.checkpoint_id(pipeline.name, shard)
         self._epoch = 0
         self._table: DeltaTable
 
@@ -108,8 +109,8 @@ class ResultsTable:
             missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
             if before is not None:
                 missing = dict.fromkeys(missing, 0)
-            if (shards := self._read(shards_id(p.name))) is None:
-                missing[shards_id(p.name)] = self._shards
+            if (shards := self._read(names.shards_id(p.name))) is None:
+                missing[names.shards_id(p.name)] = self._shards
             elif shards != self._shards:
                 raise ConfigError(
                     f"{p.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
@@ -248,7 +249,7 @@ class ResultsTable:
         return self._table.transaction_version(app_id)
 
     def _position_id(self, partition: int) -> str:
-        return f"{self._pipeline.name}/{self._pipeline.topic}/{partition}"
+        return names.position_id(self._pipeline.name, self._pipeline.topic, partition)
 
     def _widen(self, columns: pa.Schema) -> bool:
         """Add columns that the table lacks; whether it lacked any."""
@@ -295,11 +296,6 @@ def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | Non
     step = max(-(-len(named) // most), 1) if most else 1
     paths = [posixpath.join(folder, path) for path in named[::step]]
     return [info.path for info in files.get_file_info(paths) if info.type == fs.FileType.NotFound]
-
-
-def shards_id(pipeline: str) -> str:
-    """Under which id a table knows a pipeline's number of shards."""
-    return f"{pipeline}#shards"
 
 
 def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
@@ -356,11 +352,7 @@ def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
     uri, options = lake.uri(pipeline), lake.options or None
     if not DeltaTable.is_deltatable(uri, storage_options=options):
         return 0
-    return DeltaTable(uri, storage_options=options).transaction_version(_checkpoint_id(pipeline, shard)) or 0
-
-
-def _checkpoint_id(pipeline: str, shard: int) -> str:
-    return f"{pipeline}/{shard}#checkpoint"
+    return DeltaTable(uri, storage_options=options).transaction_version(names.checkpoint_id(pipeline, shard)) or 0
 
 
 def _properties(txn: Mapping[str, int]) -> CommitProperties:
@@ -388,5 +380,7 @@ def shard_count(lake: Lake, pipeline: str) -> int:
     if not DeltaTable.is_deltatable(uri, storage_options=options):
         return 0
     table = DeltaTable(uri, storage_options=options)
-    known = table.transaction_version(shards_id(pipeline))
-    return known or max((n + 1 for n in range(MOST) if table.transaction_version(f"{pipeline}/{n}#epoch")), default=0)
+    known = table.transaction_version(names.shards_id(pipeline))
+    return known or max(
+        (n + 1 for n in range(MOST) if table.transaction_version(names.epoch_id(pipeline, n))), default=0
+    )
