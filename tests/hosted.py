@@ -22,7 +22,7 @@ def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
         readers.append(Reader(*arguments))
         return readers[-1]
 
-    with patch.object(worker, "RemoteReader", reader), patch.object(worker.os, "_exit", _end):
+    with patch.object(worker, "ReaderActor", reader), patch.object(worker.os, "_exit", _end):
         shard = worker.HostedShard(config, lambda why: None)
         try:
             yield shard

@@ -158,7 +158,7 @@ def test_a_supervisor_whose_loop_is_stuck_is_not_live(tmp_path: Path, monkeypatc
             go_on.wait()
 
     monkeypatch.setattr(Supervisor, "_reconcile", tend)
-    for name in ("_adopt", "_arrange"):  # there is no Ray here
+    for name in ("_adopt", "_place"):  # there is no Ray here
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})

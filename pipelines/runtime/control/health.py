@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
+from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
 from tocsin.pipelines.runtime.telemetry.logs import without_password
 
@@ -20,11 +21,11 @@ LIVE_S = 60.0
 SLOW_S = 30.0
 COMMIT_S = 300.0
 WHY = {
-    "starting": "it is taking over",
-    "restarting": "its worker ended, another one starts",
-    "moving": "it goes to another worker",
-    "stopping": "it commits and lets go",
-    "paused": "a person has paused the pipeline",
+    ShardState.STARTING: "it is taking over",
+    ShardState.RESTARTING: "its worker ended, another one starts",
+    ShardState.MOVING: "it goes to another worker",
+    ShardState.STOPPING: "it commits and lets go",
+    ShardState.PAUSED: "a person has paused the pipeline",
 }
 
 
@@ -42,7 +43,7 @@ def problems(shards: int, found: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def _why(shard: Mapping[str, Any]) -> str:
-    if shard["state"] != "running":
+    if shard["state"] != ShardState.RUNNING:
         return without_password(shard["error"]) or WHY.get(shard["state"], "")
     facts = shard["facts"]
     if unread := shard.get("unread"):

@@ -26,6 +26,7 @@ from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot, star
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
 from tocsin.pipelines.runtime.kafka import clients
@@ -161,7 +162,7 @@ class Supervisor:
     def _retry(self) -> None:
         for slot in self._slots:
             for shard, state in list(slot.shards.items()):
-                if state == "refused" and (actor := slot.actor):
+                if state == ShardState.REFUSED and (actor := slot.actor):
                     actor.release.remote(shard)
 
     def _pause(self) -> bool:
@@ -196,7 +197,7 @@ class Supervisor:
         if not self._started:
             now = time.monotonic()
             own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
-            if len(own) < self._deployment.shards or "starting" in own:
+            if len(own) < self._deployment.shards or ShardState.STARTING in own:
                 self._starting = now
             self._started = now - self._starting > SETTLE_S or now - self._since > LATE_S
             if self._started:
@@ -229,7 +230,7 @@ class Supervisor:
         """Have shards whose topic was given partitions commit and let go: whoever takes them over reads those, too."""
         now = time.monotonic()
         for id, (status, _) in self._known.items():
-            if status.state == "running" and (unread := self._unread(status)):
+            if status.state == ShardState.RUNNING and (unread := self._unread(status)):
                 slot = next((p for p in self._slots if id in p.shards), None)
                 if slot and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
                     self._told[id] = now
@@ -290,8 +291,14 @@ class Supervisor:
     def _record(self, slot: WorkerSlot, known: list[Status]) -> None:
         slot.note(known)
         for status in known:
-            state = status.state if status.state != "stopped" else "paused" if self._desired.paused else "moving"
-            why = slot.why if state == "starting" else ""  # a worker that keeps dying goes on saying of what
+            state = (
+                status.state
+                if status.state != ShardState.STOPPED
+                else ShardState.PAUSED
+                if self._desired.paused
+                else ShardState.MOVING
+            )
+            why = slot.why if state == ShardState.STARTING else ""  # a worker that keeps dying goes on saying of what
             self._known[status.id] = replace(status, state=state, error=status.error or why), slot.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
@@ -300,7 +307,7 @@ class Supervisor:
         """See how many workers there should be, once all shards run."""
         d = self._deployment
         shards = [status for id, (status, _) in self._known.items() if id.pipeline == d.name]
-        if len(shards) == d.shards and all(s.state == "running" and s.window for s in shards):
+        if len(shards) == d.shards and all(s.state == ShardState.RUNNING and s.window for s in shards):
             read = sum(sum(s.facts["read"].values()) for s in shards)
             windows = [s.window for s in shards if s.window]
             lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
@@ -343,7 +350,7 @@ class Supervisor:
         for shard in slot.shards:
             if shard in self._known:
                 status, worker = self._known[shard]
-                self._known[shard] = replace(status, state="restarting", error=why, window=None), worker
+                self._known[shard] = replace(status, state=ShardState.RESTARTING, error=why, window=None), worker
         delay = slot.mark_dead(why)
         log.warning("%s ended: %s; a new one starts in %.1f s", slot.name, why, delay)
 

@@ -25,6 +25,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     StateMismatch,
     Unavailable,
 )
+from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader_actor import ReaderActor, start_reader
 from tocsin.pipelines.runtime.telemetry import logs, progress
@@ -51,16 +52,15 @@ class Status:
     """One shard as its worker sees it.
 
     Args:
-        state: "starting", "waiting" (for what `error` says), "running", "stopping", "stopped" (by an order), or
-            "refused": a person has to act on `error`. A supervisor adds "restarting" (its worker died), "moving" (to
-            another worker) and "paused".
+        state: a supervisor adds `RESTARTING`, `MOVING` and `PAUSED`.
+        error: what it waits for, or what a person has to act on.
         facts: positions (A), committed (R), epoch, model version and so on.
         pid: of the process; for tests and for people with a debugger.
         quiet_s: for how long a takeover has made no progress.
     """
 
     id: ShardId
-    state: str
+    state: ShardState
     error: str
     facts: dict[str, Any]
     window: Window | None
@@ -76,7 +76,7 @@ class HostedShard:
     """
 
     def __init__(self, config: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
-        self.config, self._state, self.error = config, "starting", ""
+        self.config, self._state, self.error = config, ShardState.STARTING, ""
         self._report_death, self._progress = last_words, progress.Progress()
         self.plan, self._process = config.plan, process
         self.shard: Shard | None = None
@@ -95,15 +95,15 @@ class HostedShard:
         return self._progress.quiet_s
 
     @property
-    def state(self) -> str:
+    def state(self) -> ShardState:
         """See `Status`."""
-        return "stopping" if self._state == "running" and self.stop.is_set() else self._state
+        return ShardState.STOPPING if self._state == ShardState.RUNNING and self.stop.is_set() else self._state
 
     def let_go(self) -> None:
         """Have it commit and end; a refused one has nothing to commit."""
         self.stop.set()
-        if self._state == "refused":
-            self._state = "stopped"
+        if self._state == ShardState.REFUSED:
+            self._state = ShardState.STOPPED
 
     def change(self, plan: Plan) -> None:
         """Go on with another plan; one that is still taking over does so afterwards."""
@@ -144,24 +144,24 @@ class HostedShard:
                 except (Unavailable, KafkaError) as reason:  # nobody else could take over either
                     if permanent(reason, ""):
                         raise
-                    self._state, self.error = "waiting", str(reason)
+                    self._state, self.error = ShardState.WAITING, str(reason)
                     log.warning("%s waits: %s", self.config.id, reason)
                     check_login(
                         self.config.kafka
                     )  # a client that is turned away says no more than that nobody answered
                     if self.stop.wait(AGAIN_S):
-                        self._state = "stopped"
+                        self._state = ShardState.STOPPED
                         return
                     self._progress.made()
-            self._state, self.error = "running", ""
+            self._state, self.error = ShardState.RUNNING, ""
             if self.plan != self.config.plan:
                 self.shard.change(self.plan)
             self.shard.run(self.stop)
-            self._state = "stopped"
+            self._state = ShardState.STOPPED
         except BaseException as reason:
             if line := self._refusal(reason):
                 # Another takeover would meet it again: wait for a person, with the line that says what to do.
-                self._state, self.error = "refused", line
+                self._state, self.error = ShardState.REFUSED, line
                 log.error("%s", line)
                 if self.shard:
                     with contextlib.suppress(Exception):
@@ -226,11 +226,11 @@ class Worker:
         found = []
         for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
-            outage = facts.get("outage", "") if h.state == "running" else ""
-            state, error = ("waiting", outage) if outage else (h.state, h.error)
+            outage = facts.get("outage", "") if h.state == ShardState.RUNNING else ""
+            state, error = (ShardState.WAITING, outage) if outage else (h.state, h.error)
             found.append(Status(id, state, error, facts, window, os.getpid(), h.quiet_s))
         for status in found:
-            if status.state == "stopped":
+            if status.state == ShardState.STOPPED:
                 del self._hosted[status.id]
         return found
 

@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, ActorUnschedulableError, RayTaskError
 
 from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
 from tocsin.pipelines.runtime.control.worker import Status, Worker
+from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.telemetry.logs import one_line
 from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
@@ -24,7 +25,7 @@ STALLED_S, STARTING_S = 20.0, 60.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
 """A worker that lived so long has its next restart without delay."""
-ACTIVE, TAKING_OVER = ("running", "stopping"), ("starting", "waiting")
+ACTIVE, TAKING_OVER = (ShardState.RUNNING, ShardState.STOPPING), (ShardState.STARTING, ShardState.WAITING)
 
 
 class Ended(Exception):
@@ -44,7 +45,7 @@ class WorkerSlot:
     name: str
     actor: Any = None
     life: Any = None
-    shards: dict[ShardId, str] = field(default_factory=dict)
+    shards: dict[ShardId, ShardState] = field(default_factory=dict)
     restarts: int = 0
     strikes: int = 0
     born: float = 0.0
@@ -64,7 +65,7 @@ class WorkerSlot:
     def host(self, config: ShardConfig) -> None:
         """Give its worker a shard."""
         self.actor.host.remote(config)
-        self.shards[config.id], self._given[config.id] = "starting", time.monotonic()
+        self.shards[config.id], self._given[config.id] = ShardState.STARTING, time.monotonic()
 
     def note(self, known: list[Status]) -> None:
         """Take note of what the worker says."""
@@ -72,9 +73,9 @@ class WorkerSlot:
         self.shards |= told
         for shard, state in list(self.shards.items()):
             lost = shard not in told and time.monotonic() - self._given.get(shard, 0) > AGAIN_S
-            if state == "stopped" or lost:  # an order or an answer may have been lost on the way
+            if state == ShardState.STOPPED or lost:  # an order or an answer may have been lost on the way
                 del self.shards[shard]
-        if "running" in told.values():
+        if ShardState.RUNNING in told.values():
             self.why = ""
 
     def hear(self, stuck_s: float) -> list[Status]:

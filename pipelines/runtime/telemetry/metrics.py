@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
+from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Window
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PREFIX = "ray_"
 """Ray puts it before every name."""
-STATES = ("unknown", "starting", "waiting", "running", "stopping", "moving", "paused", "restarting", "refused")
+STATES = ("unknown", *(state for state in ShardState if state != ShardState.STOPPED))
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Metrics:
         for found in shards:
             facts, window, shard = found["facts"], found["window"], str(found["shard"])
             self._set("tocsin_commit_age_seconds", found["uncommitted_s"], shard=shard)
-            if found["state"] not in ("running", "waiting") or not facts or not window:
+            if found["state"] not in (ShardState.RUNNING, ShardState.WAITING) or not facts or not window:
                 continue
             lag = sum(facts["read"].values()) - sum(facts["committed"].values())
             self._set("tocsin_committed_lag_records", lag, shard=shard)
