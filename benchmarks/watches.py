@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tocsin.models.domain import Shot
 from tocsin.models.surprise import model as surprise_model
 from tocsin.models.surprise.config import EncoderConfig
 from tocsin.models.surprise.simulation.scene import Dive
@@ -21,12 +22,11 @@ from tocsin.models.vision.encoder import load
 from tocsin.pipelines import surprise, touch
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.formats.video import Frame
 from tocsin.pipelines.touch import BOXES
 
 SEED = 1
 """Of the scenes, which are neither trained nor tested on."""
-Network = Callable[[Tensor, Sequence[Frame]], object]
+Network = Callable[[Tensor, Sequence[Shot]], object]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Watch:
 
     factory: Callable[[Mapping[str, Any], Model | None], Pipeline]
     rate: float
-    frames: Callable[[], Iterator[Frame]]
+    frames: Callable[[], Iterator[Shot]]
     network: Callable[[Path], Network]
     model: Path
     ahead: int = 0
@@ -54,8 +54,8 @@ class Watch:
         return self.factory({}, Model(self.model, "", "cpu"))
 
 
-def _dive() -> Iterator[Frame]:
-    return map(Frame, Dive(SEED, seconds=30))
+def _dive() -> Iterator[Shot]:
+    return map(Shot, Dive(SEED, seconds=30))
 
 
 def _looks(_: Path) -> Network:
@@ -65,14 +65,14 @@ def _looks(_: Path) -> Network:
     return lambda pixels, _: eye(pixels)
 
 
-def _table() -> Iterator[Frame]:
+def _table() -> Iterator[Shot]:
     """A simulated table, while both hands are to be seen, with their boxes."""
     draw = np.random.default_rng(SEED)
     for shot in Scene(SEED, seconds=60):
         boxes = shaken(shot.hands, draw)
         if not np.isnan(boxes).any():
             facts = zip((field.name for field in BOXES), boxes.flatten().tolist(), strict=True)
-            yield Frame(shot.picture, dict(facts))
+            yield Shot(shot.picture, dict(facts))
 
 
 def _judges(folder: Path) -> Network:
@@ -80,7 +80,7 @@ def _judges(folder: Path) -> Network:
     model = touch_model.load(folder, device="cpu")
     c = model.config.network
 
-    def judged(pixels: Tensor, frames: Sequence[Frame]) -> object:
+    def judged(pixels: Tensor, frames: Sequence[Shot]) -> object:
         sides = [[float(frame.facts.get(field.name, np.nan)) for field in BOXES] for frame in frames]
         grey = model.grey(pixels)["grey"]
         pairs = torch.stack([torch.cat([grey[:1], grey[:-1]]), grey], 1)

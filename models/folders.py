@@ -1,4 +1,4 @@
-"""Folders of recordings as people have them: hidden files, suffixes in any case, numbers without leading zeros."""
+"""List folders of recordings: skip hidden files, accept suffixes in any case, and sort numbers by value."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def listed(folder: Path, *suffixes: str) -> list[Path]:
-    """What is in a folder, `frame2` before `frame10`; a file stands for itself, and what is not there holds nothing.
+    """List the entries of a folder, `frame2` before `frame10`; a file lists itself, and a missing path lists nothing.
 
-    Left out are hidden entries, such as the `._name` that macOS puts beside each file of a foreign disk.
+    Hidden entries are skipped, such as the `._name` that macOS puts beside each file of a foreign disk.
 
     Args:
-        suffixes: such as `.csv`, in lower case, meaning any case; none: all entries.
+        suffixes: such as `.csv`, in lower case; they match in any case. Without any, all entries are listed.
     """
     entries = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
     shown = (entry for entry in entries if not entry.name.startswith("."))
@@ -20,14 +20,14 @@ def listed(folder: Path, *suffixes: str) -> list[Path]:
 
 
 def named(folder: Path, name: str) -> Path | None:
-    """The file of that name in a folder, else one whose name differs from it in case alone."""
+    """The file of that name in a folder, else one whose name differs only in case, else None."""
     if (exact := folder / name).is_file():
         return exact
     return next((entry for entry in listed(folder) if entry.name.lower() == name.lower() and entry.is_file()), None)
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts names as people count: the numbers in them by value."""
+    """A sort key for names; numbers in them are ordered by value."""
     parts: list[str | int] = [*re.split(r"([0-9]+)", name.lower())]
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, name

@@ -1,4 +1,4 @@
-"""Whether a trained model may become champion: a running pipeline takes that up within seconds, so it must be fit to judge."""
+"""Decide whether a trained model may become champion: running pipelines load a champion within seconds, so it must work."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 MARGIN = 0.1
-"""Share of the champion's figure by which a new model's may be worse; seeds of one recipe differ by about as much."""
+"""Share of the champion's figure by which a new model's may be worse; seeds of one recipe differ by about that much."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trained model, to be held against the champion.
+    """A trained model, to be compared with the champion.
 
     Attributes:
-        measure: what models are compared by, in words.
-        lower: the lower it is, the better.
+        measure: the figure by which models are compared, in words.
+        lower: whether a lower figure is better.
         score: the model's own figure on validation.
-        outputs: what it says of some inputs, once it is read back from its files.
-        against: from another model's folder to both figures on the same validation, first the candidate's.
+        outputs: predicts some inputs with the model as read back from its files.
+        against: from another model's folder to both figures on the same validation data, the candidate's first.
     """
 
     measure: str
@@ -34,11 +34,11 @@ class Candidate:
 
 
 def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: bool = False) -> str:
-    """Why a model may not become champion, in words; empty if it may.
+    """Explain why a model may not become champion; empty if it may.
 
     Args:
-        champion: name and folder of the one that stands; None if there is none.
-        force: a worse one may, too; one that gives no finite numbers never may.
+        champion: name and folder of the current champion; None if there is none.
+        force: accept a worse model too. A model whose score or outputs are not finite is never accepted.
     """
     measure = candidate.measure
     if not math.isfinite(candidate.score):
@@ -64,5 +64,5 @@ def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: b
 
 
 def best(scores: Mapping[int, float], *, lower: bool = False) -> int:
-    """The seed of the best score; one whose score is no number is worse than any other."""
+    """The seed of the best score; a score that is not finite is worse than any other."""
     return min(scores, key=lambda seed: (not math.isfinite(scores[seed]), scores[seed] if lower else -scores[seed]))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 TOCSIN = metadata.version("tocsin")
 NEEDED = ("numpy", "opencv-python-headless", "pandas", "safetensors", "torch")
-"""What a model needs beside Tocsin itself and MLflow."""
+"""Packages that a model needs besides Tocsin and MLflow."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Attempt:
 
 
 class Curve:
-    """The course of a training, as metrics."""
+    """The loss curve of a training run, as metrics."""
 
     def __init__(self) -> None:
         self._losses = list[tuple[int, float]]()
 
     def add(self, step: int, loss: float) -> None:
-        """Note the loss of a step."""
+        """Record the loss of a step."""
         self._losses.append((step, loss))
 
     def end(self, figures: Mapping[str, float], prefix: str = "validation_") -> list[tuple[str, float, int]]:
-        """Some 200 points of the loss by step, and at the last step what the model scored.
+        """Return about 200 points of the loss by step, and the model's scores at the last step.
 
         Args:
-            prefix: before the names of `figures`; one that is no finite number is left out.
+            prefix: before the names of `figures`. A figure that is not a finite number is skipped.
         """
         losses, every = self._losses, max(1, len(self._losses) // 200)
         points = [("loss", loss, step) for step, loss in dict.fromkeys((*losses[::every], *losses[-1:]))]
@@ -88,25 +88,25 @@ def register(
 ) -> str:
     """Record a training run and register its model, as champion or as one more version.
 
-    The model is one of MLflow's: it has a signature and an input example, and `mlflow.pyfunc.load_model` loads it where Tocsin
-    is installed. Its weights stay safetensors and JSON.
+    The result is an MLflow model: it has a signature and an input example, and `mlflow.pyfunc.load_model` loads it where Tocsin
+    is installed. Its weights and config stay safetensors and JSON.
 
     Args:
         directory: where the model was saved.
         name: of the experiment and of the registered model.
-        domain: its name; the model's tag.
+        domain: name of the domain, which becomes the model's tag.
         params: of the run.
         metrics: name, value and step of each figure of the model that is kept.
         tracking_uri: of the MLflow server or store.
-        data: folders that it was trained on, or the names of simulations.
-        attempts: all seeds, kept or not; each gets a run under this one.
-        artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
-        champion: whether it gets the alias that deployments follow.
-        loader: the module whose `_load_pyfunc(folder)` gives what MLflow calls, see `tocsin.models.served`; default: that of a
-            domain that comes with Tocsin.
+        data: folders that the model was trained on, or the names of simulations.
+        attempts: all seeds, kept or not; each gets a child run.
+        artifact_location: of the experiment's files, used if the experiment does not exist yet; None leaves it to MLflow.
+        champion: whether the version gets the alias that deployments follow.
+        loader: the module whose `_load_pyfunc(folder)` returns the object that MLflow calls, see `tocsin.models.served`. The
+            default is the module of a domain that comes with Tocsin.
 
     Returns:
-        Its version.
+        The model's version.
     """
     from mlflow.entities import LoggedModelOutput, Param
     from mlflow.exceptions import MlflowException
@@ -151,7 +151,7 @@ def register(
         client.set_terminated(run, "FAILED")
         raise
     client.set_terminated(run)
-    with contextlib.suppress(MlflowException):  # it exists
+    with contextlib.suppress(MlflowException):  # it exists already
         client.create_registered_model(
             name, tags, f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
         )
@@ -164,11 +164,11 @@ def register(
 
 
 def scored(name: str, version: str, figures: Mapping[str, object], *, data: str, tracking_uri: str) -> None:
-    """Record what a registered model scored, as `test_...`, with the run that trained it; nothing if it has no run.
+    """Record a registered model's scores, as `test_...`, in the run that trained it; do nothing if it has no run.
 
     Args:
-        figures: those that are finite numbers are recorded.
-        data: what it was scored on.
+        figures: only finite numbers are recorded.
+        data: the folder or simulation that it was scored on.
     """
     from mlflow.entities import Metric
 
@@ -181,7 +181,7 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
     outputs = client.get_run(found.run_id).outputs
     model_id = (
         outputs.model_outputs[0].model_id if outputs and outputs.model_outputs else None
-    )  # none of older trainings
+    )  # older training runs have none
     now, of = int(time.time() * 1000), (model_id, dataset.dataset.name, dataset.dataset.digest)
     numbers = {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
     told = [Metric(f"test_{key}", value, now, 0, *of) for key, value in numbers.items() if math.isfinite(value)]
@@ -189,7 +189,7 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
 
 
 def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str, model_id: str) -> None:
-    """Make an MLflow model in `folder`: a trained model's files, and what says how they are loaded and called."""
+    """Write an MLflow model into `folder`: a trained model's files, and how to load and call them."""
     import mlflow
     from mlflow import pyfunc
     from mlflow.models import Model, infer_signature
@@ -210,7 +210,7 @@ def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str,
     needed = {"mlflow": mlflow.__version__, **{name: metadata.version(name) for name in NEEDED}}
     (folder / "requirements.txt").write_text("".join(f"{name}=={version}\n" for name, version in needed.items()))
     python = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
-    (folder / "python_env.yaml").write_text(json.dumps(python) + "\n")  # JSON is YAML
+    (folder / "python_env.yaml").write_text(json.dumps(python) + "\n")  # JSON is valid YAML
     pyfunc.add_to_model(described, loader_module=loader, python_env="python_env.yaml")
     described.model_size_bytes = sum(file.stat().st_size for file in folder.iterdir())
     described.save(str(folder / "MLmodel"))
@@ -219,7 +219,7 @@ def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str,
 def _figures(
     client: MlflowClient, run: str, metrics: Iterable[tuple[str, float, int]], model_id: str | None = None
 ) -> None:
-    """Log figures, as many a call as MLflow takes."""
+    """Log figures in batches of the most that MLflow accepts per call."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
@@ -229,7 +229,7 @@ def _figures(
 
 
 def _dataset(source: str, context: str = "training") -> DatasetInput:
-    """What was trained or scored on, as MLflow records it: a folder by what its files hold, or a simulation by its name."""
+    """Describe training or test data for MLflow: a folder by the contents of its files, a simulation by its name."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     digest, size, files = hashlib.sha256(source.encode()), 0, list[Path]()
@@ -237,7 +237,7 @@ def _dataset(source: str, context: str = "training") -> DatasetInput:
         digest, files = hashlib.sha256(), sorted(path for path in folder.rglob("[!.]*") if path.is_file())
     for file in files:
         size += (length := file.stat().st_size)
-        with file.open("rb") as content:  # clips are large: their beginnings tell them apart
+        with file.open("rb") as content:  # only the beginning: clips are large, and their beginnings differ
             digest.update(f"{file.relative_to(folder)} {length} ".encode() + content.read(1 << 20))
     uri = folder.absolute().as_uri() if files else f"tocsin:{source}"
     profile = json.dumps({"num_files": len(files), "num_bytes": size}) if files else None
@@ -247,9 +247,9 @@ def _dataset(source: str, context: str = "training") -> DatasetInput:
 
 
 def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
-    """The model that has the alias, as `name/version`, and a local folder with its files; None if none has it.
+    """The champion, as `name/version`, and a local folder with its files; None if there is no champion.
 
-    The folder of one whose files are gone does not exist.
+    If the champion's files are gone, the folder does not exist.
 
     Raises:
         MlflowException: the registry does not answer.
@@ -275,16 +275,16 @@ def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
 def searching(
     name: str, params: Mapping[str, object], *, tracking_uri: str, artifact_location: str | None = None
 ) -> Iterator[tuple[str, Callable[[int, Mapping[str, object], Mapping[str, float]], None]]]:
-    """A run of a search, under which each trial has a run of its own as soon as it is told.
+    """Open a run for a search; each trial gets a child run when it is recorded.
 
     Args:
-        name: of the experiment, as of `register`.
+        name: of the experiment, as in `register`.
         params: of the search's run.
-        tracking_uri, artifact_location: as of `register`.
+        tracking_uri, artifact_location: as in `register`.
 
     Yields:
         The run's id, and a function that records a trial: its number, its params and its metrics. The search's own run gets the
-        metrics too, with the number as their step. What breaks off ends as FAILED, with the trials until then.
+        metrics too, with the number as their step. If the search raises, its run ends as FAILED and keeps the trials so far.
     """
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -319,7 +319,7 @@ def searching(
 
 
 def _client(uri: str) -> MlflowClient:
-    """A client that prints nothing: what the command says on stdout is read by scripts."""
+    """A client that prints nothing, since scripts read the command's stdout."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -329,6 +329,6 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:
-    """The id of an experiment, which is made if missing."""
+    """The id of an experiment, which is created if missing."""
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, artifact_location))

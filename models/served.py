@@ -1,6 +1,6 @@
-"""What MLflow's `pyfunc` flavour asks of a model: `predict`, and an example of what it takes.
+"""The interface that MLflow's `pyfunc` flavour needs of a model: `predict`, and an example of its input.
 
-Each domain has a module `models/<domain>/pyfunc.py`, whose `_load_pyfunc` MLflow calls with the folder of the weights.
+Each domain has a module `models/<domain>/pyfunc.py`. MLflow calls its `_load_pyfunc` with the folder of the weights.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class Windows:
     def predict(
         self, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """Judge windows `[B, T, C]` in the units of the sensors, channels as in the config's `features`."""
+        """Score windows `[B, T, C]`, in the units of the sensors, with the channels of the config's `features`."""
         windows = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
         return {name: tensor.cpu().numpy() for name, tensor in self._judge(windows).items()}
 
     def example(self) -> NDArray[np.float32]:
-        """Two windows of readings at their mean."""
+        """Two windows in which every reading is at its mean."""
         mean = np.asarray(self._config.mean, np.float32)
         return np.tile(mean, (2, self._config.window, 1))
 
@@ -60,7 +60,7 @@ def pictures(encoded: Iterable[bytes]) -> list[NDArray[np.uint8]]:
     """Decode JPEG or PNG pictures to `[H, W, 3]` RGB.
 
     Raises:
-        ValueError: one of them is neither.
+        ValueError: one of them is neither JPEG nor PNG.
     """
     import cv2
 
@@ -74,7 +74,7 @@ def pictures(encoded: Iterable[bytes]) -> list[NDArray[np.uint8]]:
 
 
 def grey_frames(count: int, size: tuple[int, int]) -> pd.DataFrame:
-    """`count` grey JPEGs of a size, the input of a model over frames."""
+    """`count` grey JPEGs of one size, as input for a model over frames."""
     import cv2
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""CSV files as people write them: each cell is text until its column is asked for, and a refusal names file, line and column."""
+"""Read CSV files that people write: cells are text until a column is requested, and errors name the file, line and column."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 import polars as pl
 
 LARGEST = 2.0**128 - 2.0**103
-"""From here on a number is infinite in float32, in which networks compute."""
+"""A number of this size or more is infinite in float32, in which networks compute."""
 EXACT = 2**53
-"""Below it a whole number that is written with a fraction, such as 7.0, is exactly that integer."""
+"""Below this, a whole number that is written with a fraction, such as 7.0, is read as exactly that integer."""
 SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A CSV file's rows, blank ones left out.
+    """The rows of a CSV file, without blank ones.
 
     Attributes:
         path: for messages.
         cells: text without spaces around it; null where a cell is empty.
         separator: between cells.
-        decimal_comma: numbers are written 400,5.
+        decimal_comma: whether numbers are written 400,5.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Sheet:
     decimal_comma: bool
 
     def require(self, *columns: str) -> None:
-        """Refuse a file that lacks one of these columns."""
+        """Raise ValueError if the file lacks one of these columns."""
         if missing := [name for name in columns if name not in self.cells.columns]:
             raise ValueError(
                 f"{self.path}: columns {missing} missing; expected the columns {', '.join(columns)}, got "
@@ -42,14 +42,14 @@ class Sheet:
             )
 
     def texts(self, column: str, *, empty: bool = False) -> pl.Series:
-        """A column as it is written; empty cells are refused unless `empty`, and null then."""
+        """A column as text; with `empty`, empty cells are null, else they raise ValueError."""
         cells = self.cells[column]
         if not empty:
             self.refuse(cells.is_null(), column, "a value")
         return cells
 
     def numbers(self, column: str, *, empty: bool = False) -> pl.Series:
-        """A column of finite numbers, Float64; empty cells as of `texts`."""
+        """A column of finite numbers, Float64; empty cells as in `texts`."""
         cells = self.texts(column, empty=empty)
         numbers = self._plain(cells).cast(pl.Float64, strict=False)
         self.refuse(
@@ -60,10 +60,10 @@ class Sheet:
         return numbers
 
     def integers(self, column: str, *, empty: bool = False, hint: str = "") -> pl.Series:
-        """A column of whole numbers, Int64, which may be written 7.0; empty cells as of `texts`.
+        """A column of whole numbers, Int64, which may be written 7.0; empty cells as in `texts`.
 
         Args:
-            hint: what to do about a number that is not whole.
+            hint: advice in the error for a number that is not whole.
         """
         cells = self.texts(column, empty=empty)
         plain = self._plain(cells)
@@ -75,7 +75,7 @@ class Sheet:
         return whole
 
     def flags(self, column: str) -> pl.Series:
-        """A column of yes and no, Boolean: words, or numbers of which those above a half mean yes; null where empty."""
+        """A column of flags, Boolean: words, or numbers that mean yes above 0.5; null where empty."""
         words = {**dict.fromkeys(("true", "yes"), "1"), **dict.fromkeys(("false", "no"), "0")}
         cells = self.cells[column]
         numbers = self._plain(cells.str.to_lowercase().replace(words)).cast(pl.Float64, strict=False)
@@ -83,11 +83,11 @@ class Sheet:
         return numbers > 0.5
 
     def refuse(self, bad: pl.Series, column: str, expected: str, hint: str = "") -> None:
-        """Raise for the first row of which `bad` is true.
+        """Raise ValueError for the first row where `bad` is true, if there is one.
 
         Args:
             expected: what should be in the column.
-            hint: what to do; by default to correct or drop the row.
+            hint: advice in the error; by default, to correct or drop the row.
         """
         if not bad.any():
             return
@@ -103,24 +103,26 @@ class Sheet:
         )
 
     def line(self, row: int) -> int:
-        """The line of the file in which a row begins, from 1."""
+        """The line of the file on which a row begins, counted from 1."""
         return next(islice(_records(self.path, self.separator), row + 1, None))[0]
 
     def _plain(self, cells: pl.Series) -> pl.Series:
-        """Numbers with a point; with decimal commas, a point is none of a number's."""
+        """Write decimal commas as points. With decimal commas, a cell that has a point becomes an invalid number."""
         if not self.decimal_comma:
             return cells
         return cells.set(cells.str.contains(".", literal=True), "").str.replace(",", ".", literal=True)
 
 
 def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> Sheet:
-    """Read a CSV file with a header. Commas, semicolons or tabs separate cells: what the header has most of.
+    """Read a CSV file with a header.
+
+    The separator is a comma, a semicolon or a tab: the most frequent of these in the header.
 
     Args:
-        numbered: each row may begin with its number, which the header does not name; it is left out.
+        numbered: each row may begin with its number, which the header does not name; that number is dropped.
 
     Raises:
-        ValueError: it is empty, not UTF-8, or a line has more cells than the header.
+        ValueError: the file is empty, not UTF-8, or a line has more cells than the header.
     """
     separator = _separator(path)
     records = _records(path, separator)
@@ -133,7 +135,7 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
     try:
         if not header:
             raise pl.exceptions.NoDataError("empty")
-        table = pl.read_csv(  # the header is read as a row, since the first row says how many cells there are
+        table = pl.read_csv(  # read the header as a row, since the first row sets the number of cells
             path,
             has_header=False,
             skip_lines=(second if numbered else first) - 1,
@@ -162,7 +164,7 @@ def _separator(path: Path) -> str:
 
 
 def _records(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The records of a file from its header on, without blank ones, each with the line in which it begins."""
+    """Yield the records of a file, header first, without blank ones, each with the line on which it begins."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         reader, line = csv.reader(file, delimiter=separator), 1
         for cells in reader:

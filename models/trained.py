@@ -1,4 +1,4 @@
-"""What every trained network over windows has in common: its scaling, where it runs, and how it is stored."""
+"""The common part of all trained networks over windows: scaling, device and storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Config(Protocol):
-    """What a model's settings say of its windows; stored as `config.json`."""
+    """The settings of a model over windows; stored as `config.json`."""
 
     @property
     def features(self) -> tuple[str, ...]: ...
@@ -32,16 +32,16 @@ C = TypeVar("C", bound=Config)
 
 
 class Trained(Generic[C]):
-    """A network over standardised windows, its scaling and its settings in one.
+    """A network over standardised windows, with its scaling and settings.
 
     Args:
         config: with `mean` and `scale` set.
-        network: `[B, T, F]` -> a verdict `[B]` and attention `[B, A]`; moved to `device` and set to evaluation.
+        network: `[B, T, F]` -> a verdict `[B]` and attention `[B, A]`; moved to `device` and set to evaluation mode.
         device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
-        attended: A.
+        attended: A, the width of the attention.
 
     Raises:
-        ValueError: if the config was never fitted.
+        ValueError: if the config has no mean and scale.
     """
 
     def __init__(self, config: C, network: nn.Module, device: torch.device, *, attended: int) -> None:
@@ -58,7 +58,7 @@ class Trained(Generic[C]):
         """The network's verdict `[B]` and attention `[B, A]`, float32, on the device of `windows`; B may be 0.
 
         Raises:
-            ValueError: if T or F is not the config's.
+            ValueError: if T or F differs from the config's.
         """
         home, expected = windows.device, (self.config.window, len(self.config.features))
         if windows.dim() != 3 or windows.shape[1:] != expected:
@@ -67,14 +67,14 @@ class Trained(Generic[C]):
             return windows.new_zeros(0), windows.new_zeros(0, self._attended)
         cuda = self.device.type == "cuda"
         if cuda and not windows.is_cuda:
-            windows = windows.pin_memory()  # from pageable memory the copy below would wait
+            windows = windows.pin_memory()  # the copy below would block on pageable memory
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
             verdict, attention = self._network(scaled)
             return verdict.float().to(home), attention.float().to(home)
 
     def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
         files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
 
@@ -85,10 +85,10 @@ class Trained(Generic[C]):
 
 
 def restore(network: nn.Module, directory: Path) -> None:
-    """Give a network the weights that `Trained.save` has written."""
+    """Load into a network the weights that `Trained.save` wrote."""
     network.load_state_dict(files.read_weights(directory / WEIGHTS_FILE))
 
 
 def placed(device: str) -> torch.device:
-    """The device of that name; of "auto" the first GPU if there is one, else the CPU."""
+    """The device of that name; "auto" is the first GPU if there is one, else the CPU."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -1,4 +1,4 @@
-"""Attention operators: each a file with a naive form (the oracle), a fast form, a module where it has weights.
+"""Attention operators, one per file: a naive form (the oracle of its tests), a fast form, and a module if it has weights.
 
-torch is the one dependency. Each file stands alone but for `tocsin.operators.shapes`, which names a wrong shape or dtype.
+torch is the only dependency. The files import only `tocsin.operators.shapes` from each other; it reports wrong shapes and dtypes.
 """

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tocsin.operators.shapes import match
 
-LEAST_NORM = 1e-6  # an aggregate shorter than this is a cancellation, whose direction means nothing
+LEAST_NORM = 1e-6  # a shorter aggregate has cancelled out; its direction is meaningless
 
 
 def aggregate(
@@ -21,29 +21,30 @@ def aggregate(
     hard: bool = False,
     restore_norm: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` tokens that stand for all: the means of the tokens around density peaks.
+    """Reduce the tokens of each image to `count` aggregates: weighted means of the tokens around density peaks.
 
-    Peaks are looked for among `oversample * count` evenly spaced tokens: `rho`, the mean cosine to the nearest neighbours, times
-    `delta`, the distance (1 - cosine) to the nearest denser one, or for the densest to the farthest. Equals are decided by
-    position; no random numbers. Differentiable in the tokens; the choice of the centres is not.
-    Source: SAT's density-driven token aggregation (arXiv 2604.07994), as others describe it. Even spacing in place of random
-    picks, the defaults, and that with `hard` a centre always belongs to itself are this project's choices.
+    The candidates for a peak are `oversample * count` evenly spaced tokens. A candidate's score is `rho * delta`. `rho` is its
+    mean cosine to its nearest candidates. `delta` is its distance (1 - cosine) to the nearest denser candidate; the densest
+    candidate takes the distance to the farthest. Position breaks ties, and there are no random numbers. The result is
+    differentiable in the tokens; the choice of the centres is not.
+    Source: SAT's density-driven token aggregation (arXiv 2604.07994), as described by others. This project's choices are: even
+    spacing instead of random picks, the defaults, and that with `hard` a centre always belongs to itself.
 
     Args:
-        x: `[B, N, C]`, any float dtype; narrower ones are compared and summed in float32.
-        count: how many tokens K to make, 1 to N.
-        oversample: candidates for a centre over `count`.
-        neighbours: how many nearest candidates make a density, at most all the others; more overlook small groups.
-        temperature: of the softmax over centres of cosines by which a token is shared out.
-        hard: give each token wholly to its nearest centre.
-        restore_norm: scale each aggregate to the norm of the image's longest token, since means come out short.
+        x: `[B, N, C]`, any float dtype; dtypes narrower than float32 are compared and summed in float32.
+        count: number of aggregates K, 1 to N.
+        oversample: candidates per centre.
+        neighbours: number of nearest candidates in a density, at most all the others. A larger number overlooks small groups.
+        temperature: of the softmax over the cosines to the centres, which distributes a token among them.
+        hard: assign each token wholly to its nearest centre.
+        restore_norm: scale each aggregate to the norm of the image's longest token. A mean is shorter than its tokens.
 
     Returns:
-        Aggregates `[B, K, C]`, dtype of `x`; how many tokens each stands for, `[B, K]`, N in all, float32 where `x` is narrower;
-        and their centres `[B, K] int64`, ascending positions in `x`.
+        Aggregates `[B, K, C]`, dtype of `x`. Masses `[B, K]`: how many tokens each aggregate stands for, N in total; float32
+        where `x` is narrower. Centres `[B, K] int64`: ascending positions in `x`.
 
     Raises:
-        ValueError: if `x` is no batch of tokens, or `count` is not in 1 to N.
+        ValueError: if `x` is not a batch of tokens, `count` is not in 1 to N, or `oversample` or `neighbours` is less than 1.
     """
     _check(x, count, oversample, neighbours)
     with torch.autocast(x.device.type, enabled=False):
@@ -118,15 +119,15 @@ def naive_aggregate(
 class SelectiveAttention(nn.Module):
     """Multi-head attention of all tokens to a few aggregates of them; see `aggregate`.
 
-    Source: SAT's selective aggregation attention (arXiv 2604.07994), reconstructed. `proportional` is this project's: without
-    it a rare kind of token weighs as much as a common one.
+    Source: SAT's selective aggregation attention (arXiv 2604.07994), reconstructed. `proportional` is this project's addition.
+    Without it, a rare kind of token weighs as much as a common one.
 
     Args:
         dim: width of a token.
         heads: number of heads, which must divide `dim` and `query_dim`.
-        share: aggregates over tokens, at least one aggregate; 1 for plain attention, but for the norms.
+        share: number of aggregates as a share of the tokens, at least one aggregate. 1 is plain attention, except for the norms.
         query_dim: width of queries and keys; None for `dim`. Others halve it.
-        proportional: attend to an aggregate as to as many tokens as it stands for (log of its mass on its logit).
+        proportional: count an aggregate as the number of tokens it stands for, by adding the log of its mass to its logit.
         temperature, hard, restore_norm: see `aggregate`.
     """
 
@@ -199,7 +200,7 @@ def _rows(index: Tensor, x: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, count: int, oversample: int, neighbours: int) -> int:
-    """How many candidates there are."""
+    """Check the arguments, and return the number of candidates."""
     n = match(x=(x, "B N C"))["N"]
     if not 1 <= count <= n:
         raise ValueError(f"count is {count}, there are {n} tokens; 1 to {n} aggregates can be made")

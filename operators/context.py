@@ -1,4 +1,4 @@
-"""Geometric context attention: a stream of frames attends to its first frames, its last ones, and a few tokens of each between."""
+"""Geometric context attention: a frame attends to the first frames, the latest frames, and a few tokens of each in between."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def context_mask(
     keyframes: Sequence[bool] | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Which tokens of a clip see which, for attention over all of it at once.
+    """Build the mask of `context_attention`: which tokens of a clip see which.
 
-    The first `anchor` frames see each other, whole, and every later frame sees them whole. A later frame sees itself and the
-    frames before it: the last `window` keyframes whole, itself among them if it is one, and of earlier keyframes the first
-    `special` tokens. Frames that are no keyframes are seen by themselves alone.
+    The first `anchor` frames see each other whole, and every later frame sees them whole. A later frame also sees itself whole,
+    the last `window` keyframes whole (including itself if it is one), and the first `special` tokens of each earlier keyframe.
+    A frame that is not a keyframe is seen only by itself.
     Source: geometric context attention of LingBot-Map (arXiv 2604.14141) as in its public code; the mask is reconstructed.
 
     Args:
-        frames: F, at least `anchor`.
-        tokens: P of a frame, its special ones first.
+        frames: number of frames F, at least `anchor`.
+        tokens: number of tokens P in a frame, the special ones first.
         anchor, window, special: see above.
-        keyframes: F of them; None makes every frame one. Anchor frames always are.
+        keyframes: F flags; None makes every frame a keyframe. Anchor frames always are keyframes.
 
     Returns:
         `[F P, F P] bool`, True where a query (row) sees a key (column).
@@ -48,7 +48,7 @@ def context_mask(
     stored[:anchor] = True
     at = torch.arange(frames)
     anchored = at < anchor
-    count = (stored & ~anchored).cumsum(0)  # keyframes after the anchor, up to and with each frame
+    count = (stored & ~anchored).cumsum(0)  # keyframes after the anchor, up to and including each frame
     past = stored & (at <= at.unsqueeze(1))  # [F, F]: queries' frames, keys' frames
     recent = past & (count > count.unsqueeze(1) - window)
     whole = torch.where(anchored.unsqueeze(1), anchored, anchored | recent | torch.eye(frames, dtype=torch.bool))
@@ -67,13 +67,14 @@ def context_attention(
     special: int,
     keyframes: Sequence[bool] | None = None,
 ) -> Tensor:
-    """Attention over a whole clip under `context_mask`: the form to train with. `ContextCache` gives the same frame by frame.
+    """Attend over a whole clip under `context_mask`; this is the form for training.
 
+    `ContextCache` gives the same result frame by frame.
     Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the masked form over a clip is a reconstruction.
 
     Args:
-        q, k, v: `[B, H, F, P, D]`, any float dtype; P tokens a frame, its special ones first. Keys and queries carry their
-            rotary position already, if any.
+        q, k, v: `[B, H, F, P, D]`, any float dtype; P tokens per frame, the special ones first. Rotary positions, if any, are
+            already applied to keys and queries.
         anchor, window, special, keyframes: as in `context_mask`.
 
     Returns:
@@ -106,7 +107,7 @@ def naive_context_attention(
     special: int,
     keyframes: Sequence[bool] | None = None,
 ) -> Tensor:
-    """`context_attention` a frame at a time, over lists of what it sees: the oracle of its tests."""
+    """`context_attention` a frame at a time, over a list of the frames that it sees: the oracle of its tests."""
     frames, tokens = match(q=(q, "B H F P D"), k=(k, "B H F P D"), v=(v, "B H F P D"))["F"], q.shape[3]
     _check_sizes(anchor, window, special)
     _check_frames(frames, tokens, anchor, special, keyframes)
@@ -129,40 +130,41 @@ def naive_context_attention(
 class ContextCache:
     """The state of `context_attention` over a stream of frames, for inference: it holds no gradient.
 
-    Keys are stored as they come, after their rotary embedding: a frame keeps its position, that of its number in the stream,
-    when others leave. One buffer holds the anchor, a ring of the last frames (attention does not mind the order) and, at its
-    end, the memory: `(anchor + window) P + special (t - anchor - window)` tokens after t keyframes. The memory's room doubles
-    when it is full, so a step copies the tokens of one frame, not the cache.
+    Keys are stored after their rotary embedding. A frame's position is its number in the stream; it does not change when other
+    frames leave. One buffer holds the anchor, a ring of the latest frames and, at its end, the memory. The ring may be in any
+    order, since attention does not depend on it. After t keyframes the buffer holds
+    `(anchor + window) P + special (t - anchor - window)` tokens. The memory's room doubles when it is full, so a step copies
+    the tokens of one frame, not the cache.
     Source: geometric context attention of LingBot-Map (arXiv 2604.14141); the layout of the buffer is this project's.
 
     Args:
-        anchor: how many first frames stay whole for good, at least 1. The paper's text has 3, its code 8.
-        window: how many last keyframes are whole, at least 1. The paper's text has 16 to 64, its code 64.
-        special: how many tokens of a frame, its first ones, stay when it leaves the window. The paper has 6.
+        anchor: number of first frames that stay whole for the whole stream, at least 1. The paper's text has 3, its code 8.
+        window: number of latest keyframes that are whole, at least 1. The paper's text has 16 to 64, its code 64.
+        special: number of a frame's first tokens that stay when the frame leaves the window. The paper has 6.
     """
 
     def __init__(self, *, anchor: int, window: int, special: int) -> None:
         _check_sizes(anchor, window, special)
         self.anchor, self.window, self.special = anchor, window, special
         self.frames = 0
-        """How many it has stored, the anchor's among them."""
+        """Number of stored frames, including the anchor's."""
         self._patches = 0  # P
         self._buffer: Tensor | None = None  # [2, B, H, (anchor + window) P + room, D]: keys, values
 
     @property
     def tokens(self) -> int:
-        """How many are stored."""
+        """Number of stored tokens."""
         whole = min(self.frames, self.anchor + self.window)
         return whole * self._patches + (self.frames - whole) * self.special
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds, spare room included."""
+        """Bytes of the buffer, including spare room."""
         return 0 if self._buffer is None else self._buffer.nbytes
 
     @torch.no_grad()
     def start(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Take the anchor frames, which see each other whole.
+        """Store the anchor frames, and attend from each; they see each other whole.
 
         Args:
             q, k, v: `[B, H, anchor, P, D]`, any float dtype, each frame's special tokens first.
@@ -185,12 +187,12 @@ class ContextCache:
 
     @torch.no_grad()
     def step(self, q: Tensor, k: Tensor, v: Tensor, *, keyframe: bool = True) -> Tensor:
-        """Take the next frame, which sees itself, the anchor, the last frames, and the memory of those between.
+        """Attend from the next frame to itself, the anchor, the latest frames, and the memory of the frames between.
 
         Args:
             q: `[B, H, T, D]`, any float dtype: the queries of the frame, all or some.
             k, v: `[B, H, P, D]`, special tokens first.
-            keyframe: store the frame. If not, it sees itself and what is stored, and leaves no trace.
+            keyframe: store the frame. A frame that is not stored still sees itself and all stored tokens.
 
         Returns:
             `[B, H, T, D]`, dtype of `q`.
@@ -204,12 +206,12 @@ class ContextCache:
         match(stored=(self._buffer[0], "B H S D"), q=(q, "B H T D"), k=(k, dims), v=(v, dims))
         end = self.tokens
         buffer = self._room(self._buffer, end + self._patches)
-        turn = self.frames - self.anchor  # of this frame in the ring
+        turn = self.frames - self.anchor  # number of this frame in the ring
         if keyframe and turn >= self.window:
-            at = (self.anchor + turn % self.window) * self._patches  # the place of the oldest, which leaves
+            at = (self.anchor + turn % self.window) * self._patches  # the oldest frame's place; that frame leaves
             buffer[..., end : end + self.special, :] = buffer[..., at : at + self.special, :]
             used = end + self.special
-        else:  # the ring is not full, or the frame is here for this step alone
+        else:  # the ring is not full, or the frame is used in this step only
             at, used = end, end + self._patches
         buffer[0, :, :, at : at + self._patches], buffer[1, :, :, at : at + self._patches] = k, v
         self.frames += keyframe
@@ -217,7 +219,7 @@ class ContextCache:
         return F.scaled_dot_product_attention(q, keys, values)
 
     def snapshot(self) -> dict[str, Tensor | int]:
-        """All that `restore` needs: tensors and ints that later steps do not change."""
+        """Copy the state that `restore` needs: tensors and ints that later steps do not change."""
         state: dict[str, Tensor | int] = {
             name: getattr(self, name) for name in ("anchor", "window", "special", "frames")
         }
@@ -226,7 +228,7 @@ class ContextCache:
         return state
 
     def restore(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from a `snapshot` of a cache with the same anchor, window and special tokens."""
+        """Continue from a `snapshot` of a cache with the same anchor, window and special tokens."""
         for name in ("anchor", "window", "special"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -238,7 +240,7 @@ class ContextCache:
 
     @torch.inference_mode(False)  # a tensor made in inference mode could not be written to outside of it
     def _room(self, like: Tensor, tokens: int) -> Tensor:
-        """The buffer, with room for so many tokens; made at first for tensors such as `like`."""
+        """Return the buffer with room for `tokens` tokens; the first call allocates it for tensors such as `like`."""
         fixed = (self.anchor + self.window) * self._patches
         if self._buffer is None:
             self._buffer = like.new_empty(*like.shape[:3], fixed + max(self._patches, tokens - fixed), like.shape[4])

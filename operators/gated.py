@@ -1,4 +1,4 @@
-"""Gated attention, and a probe for how far a function is from flat."""
+"""Gated attention, and a probe that measures how far a function bends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def gated_attention(
     """Attention whose output is multiplied by a learned gate.
 
     Ungated attention over fixed values stays in their affine hull; the gate lets it leave. In a network the values depend on
-    the input too, so a trained network without gates is not flat for that reason alone.
+    the input too, so the lack of a gate does not by itself make a trained network flat.
     Source: "Gating Enables Curvature" (arXiv 2604.14702); the element-wise sigmoid is this project's choice.
 
     Args:
@@ -25,7 +25,7 @@ def gated_attention(
         k, v: `[B, H, S, D]`.
         gate: `[B, H, T, D]` logits; large positive logits give plain attention.
         mask: `[B, H, T, S] bool`, True where a query sees a key; a query that sees none gives zeros.
-        causal: mask keys after the query; T = S, and no `mask` beside it.
+        causal: mask keys after the query. It requires T = S and no `mask`.
 
     Returns:
         `[B, H, T, D]`, dtype of `q`.
@@ -62,7 +62,7 @@ class GatedAttention(nn.Module):
         dim: width of a token.
         heads: number of heads, which must divide `dim`.
         causal: mask tokens after the query.
-        gate_bias: the gate's bias at the start. The default opens it to 0.95, near plain attention.
+        gate_bias: the gate's initial bias. The default opens it to 0.95, near plain attention.
     """
 
     def __init__(self, *, dim: int, heads: int, causal: bool = False, gate_bias: float = 3.0) -> None:
@@ -92,18 +92,18 @@ def curvature(
     step: float = 1e-2,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """How far `function` bends around `x`: its second difference over its first, the mean over random directions.
+    """Measure how far `function` bends around `x`: its second difference over its first, averaged over random directions.
 
-    `rho = |f(x + hu) - 2 f(x) + f(x - hu)| / |f(x + hu) - f(x - hu)|` with `h = step |x|`: 0 for an affine function, whatever its
-    scale. It grows with `step`; where `rho / step` does too, the step is too large for a curvature. Use float64.
-    Source: the probe used with arXiv 2604.14702, as others describe it.
+    `rho = |f(x + hu) - 2 f(x) + f(x - hu)| / |f(x + hu) - f(x - hu)|` with `h = step |x|`. It is 0 for an affine function of any
+    scale. `rho` grows with `step`. If `rho / step` grows too, the step is too large to measure curvature. Use float64.
+    Source: the probe used with arXiv 2604.14702, as described by others.
 
     Args:
-        function: maps a batch `[N, ...]` to a batch, each row by itself.
+        function: maps a batch `[N, ...]` to a batch, each row independently.
         x: `[...]`, one input, not zero.
         directions: how many random unit vectors.
         step: the step as a share of `|x|`.
-        generator: where the directions come from; None is torch's global one.
+        generator: source of the directions; None is torch's global generator.
 
     Returns:
         A scalar, dtype of `x`.

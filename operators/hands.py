@@ -1,4 +1,4 @@
-"""Cross-attention of scene tokens to the tokens of the hands that are there."""
+"""Cross-attention of scene tokens to the tokens of the hands that are present."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tocsin.operators.shapes import match
 
 
 def hand_attention(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> Tensor:
-    """Attention to the tokens of two hands, of which either may be absent.
+    """Attention to the tokens of two hands, either of which may be absent.
 
-    What an absent hand's tokens hold changes nothing, be it NaN.
+    An absent hand's tokens do not affect the result, even if they are NaN.
     Source: HiCE's hand cross-attention (arXiv 2604.12343).
 
     Args:
         q: `[B, H, T, D]`, of the scene's tokens, any float dtype.
-        k, v: `[B, H, 2, S, D]`, of the left hand's tokens and the right one's.
-        present: `[B, 2] bool`, True where a hand is there.
+        k, v: `[B, H, 2, S, D]`, of the left hand's tokens and the right hand's.
+        present: `[B, 2] bool`, True where a hand is present.
 
     Returns:
         `[B, H, T, D]`, dtype of `q`; zeros in a frame without hands.
@@ -47,10 +47,10 @@ def naive_hand_attention(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> Te
 
 
 def sine_positions(height: int, width: int, dim: int) -> Tensor:
-    """Sines and cosines of a grid's rows in the first half of `dim`, of its columns in the second: `[height * width, dim]`.
+    """Sine positions of a grid, `[height * width, dim]`: rows in the first half of `dim`, columns in the second.
 
     Args:
-        height, width: of the grid, whose tokens are in row order.
+        height, width: size of the grid, whose tokens are in row-major order.
         dim: a multiple of 4.
     """
     if dim % 4:
@@ -58,7 +58,7 @@ def sine_positions(height: int, width: int, dim: int) -> Tensor:
     rates = 10_000 ** (-4 * torch.arange(dim // 4) / dim)
     halves = []
     for size in (height, width):
-        turns = torch.arange(1, size + 1)[:, None] / size  # one over the grid, at the first rate
+        turns = torch.arange(1, size + 1)[:, None] / size  # one turn over the grid at the first rate
         angles = 2 * math.pi * turns * rates
         halves.append(torch.cat((angles.sin(), angles.cos()), dim=-1))
     rows, columns = halves[0].unsqueeze(1), halves[1].unsqueeze(0)
@@ -66,16 +66,16 @@ def sine_positions(height: int, width: int, dim: int) -> Tensor:
 
 
 class HandCrossAttention(nn.Module):
-    """A pre-norm block by which a frame's tokens look at the hands in it; a frame without hands comes out as it went in.
+    """A pre-norm block in which a frame's tokens attend to the hands in it.
 
-    Only frames with hands are computed. Source: HiCE (arXiv 2604.12343); that dropout acts on the residual branches alone is
-    this project's choice.
+    A frame without hands is returned unchanged; only frames with hands are computed.
+    Source: HiCE (arXiv 2604.12343). Dropout on the residual branches only is this project's choice.
 
     Args:
         dim: width of a token, a multiple of 4.
         heads: number of heads, which must divide `dim`.
         grid: height and width of the scene's token grid.
-        hand_grid: those of a hand's; None for the scene's.
+        hand_grid: height and width of a hand's token grid; None for the scene's.
         expansion: width of the feed-forward layer over `dim`.
         dropout: share of a residual branch's elements dropped in training.
     """
@@ -108,12 +108,12 @@ class HandCrossAttention(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, scene: Tensor, hands: Tensor, present: Tensor) -> Tensor:
-        """`[B, T, dim]`: the scene's tokens after a look at the hands.
+        """`[B, T, dim]`: the scene's tokens after attention to the hands.
 
         Args:
-            scene: `[B, T, dim]`, a frame each.
-            hands: `[B, 2, S, dim]`, the left hand's tokens and the right one's.
-            present: `[B, 2] bool`, True where a hand is there.
+            scene: `[B, T, dim]`, one frame per row.
+            hands: `[B, 2, S, dim]`, the left hand's tokens and the right hand's.
+            present: `[B, 2] bool`, True where a hand is present.
         """
         scene_dims = f"B {len(self.scene_positions)} {self.dim}"
         match(
@@ -123,7 +123,7 @@ class HandCrossAttention(nn.Module):
         )
         frames = present.any(1).nonzero()[:, 0]
         x, present = scene.index_select(0, frames), present.index_select(0, frames)
-        # Zeros before the projections too, whose gradients an absent hand's NaN would reach.
+        # Zero the tokens before the projections too: an absent hand's NaN would reach the projections' gradients.
         hands = torch.where(present[:, :, None, None], hands.index_select(0, frames), 0)
         q = self._heads(self.query(self.before_attention(x) + self.scene_positions))
         k, v = self._heads(self.key(hands + self.hand_positions + self.identity)), self._heads(self.value(hands))

@@ -15,16 +15,16 @@ from tocsin.operators.shapes import match
 def hierarchical_attention(queries: Sequence[Tensor], keys: Sequence[Tensor], v: Tensor, weights: Tensor) -> Tensor:
     """Causal attention by the scores `sum_l weights_l S^l[i // 2^l, j // 2^l]`, where level l has half the tokens of level l - 1.
 
-    Scores are up-sampled for some rows and heads at a time on a CPU, and never on a GPU.
+    On a CPU, scores are up-sampled for some rows and heads at a time. On a GPU, scores are never up-sampled.
     Source: Hierarchical Kernel Transformer (arXiv 2604.08829): levels, convex weights and causality as in its abstract; the index
     rule `i // 2^l` and the values of level 0 are this project's reconstruction.
 
     Args:
-        queries: of level l, `[B, H, ceil(R / 2^l), D]`, any float dtype. R is T, or less where they are the last of T tokens,
-            beginning at a multiple of `2^(L - 1)`.
+        queries: of level l, `[B, H, ceil(R / 2^l), D]`, any float dtype. R is T, or fewer if they are the last of T tokens. They
+            must then begin at a multiple of `2^(L - 1)`.
         keys: of level l, `[B, H, ceil(T / 2^l), D]`. Token m of level l must depend on tokens up to `m * 2^l` alone.
         v: `[B, H, T, D]`.
-        weights: `[H, L]`, not negative, of sum 1 in each head.
+        weights: `[H, L]`, not negative; they sum to 1 in each head.
 
     Returns:
         `[B, H, R, D]`, dtype of `v`.
@@ -34,9 +34,10 @@ def hierarchical_attention(queries: Sequence[Tensor], keys: Sequence[Tensor], v:
     """
     _check(queries, keys, v, weights)
     if not v.numel() or not queries[0].numel():
-        return queries[0].to(v.dtype)  # as empty as the result
-    # On a CPU, heads wider than the values make attention unfused, and padded values cost as much again: at 3 levels 2 to 5 times
-    # the time of `_blocked`. On a GPU, whose fused kernels take both widths, T² scores would be what costs; not measured here.
+        return queries[0].to(v.dtype)  # empty, as the result is
+    # On a CPU, attention is not fused if heads are wider than values, and padding the values costs as much again: at
+    # 3 levels, 2 to 5 times the time of `_blocked`. A GPU's fused kernels take both widths; there the T² scores of
+    # `_blocked` would dominate (not measured).
     return (_concatenated if v.is_cuda else _blocked)(queries, keys, v, weights)
 
 
@@ -58,16 +59,16 @@ def naive_hierarchical_attention(
 
 
 def downsample(x: Tensor, taps: Tensor, past: Tensor | None = None, *, seen: int = 0) -> Tensor:
-    """The next level: `X'[m] = sum_r taps_r X[2 m - r]`, channel by channel, which looks to the left only.
+    """Compute the next level, `X'[m] = sum_r taps_r X[2 m - r]`, per channel and causally.
 
-    Source: the trainable causal downsampling of arXiv 2604.08829. Its factor of 2 follows from the paper's cost; this form is
-    this project's, and each `taps_r` is diagonal here, since the projections that follow mix the channels.
+    Source: the trainable causal downsampling of arXiv 2604.08829. Its factor of 2 follows from the paper's cost. The form is
+    this project's: each `taps_r` is diagonal, since the projections that follow mix the channels.
 
     Args:
         x: `[B, T, C]`, the level's tokens from number `seen` on.
         taps: `[R, C]`.
-        past: `[B, R - 1, C]`, the tokens before `x`; None are zeros.
-        seen: tokens before `x`.
+        past: `[B, R - 1, C]`, the tokens before `x`; None means zeros.
+        seen: number of tokens before `x`.
 
     Returns:
         `[B, M, C]`, the tokens `ceil(seen / 2)` to `ceil((seen + T) / 2) - 1` of the next level.
@@ -75,17 +76,17 @@ def downsample(x: Tensor, taps: Tensor, past: Tensor | None = None, *, seen: int
     match(x=(x, "B T C"), taps=(taps, "R C"))
     reach = len(taps) - 1
     x = F.pad(x, (0, 0, reach, 0)) if past is None else torch.cat((past, x), dim=1)
-    first, last = seen % 2 + reach, x.shape[1]  # of the tokens with an even number
+    first, last = seen % 2 + reach, x.shape[1]  # bounds of the tokens with an even number
     parts = [x[:, first - r : last - r : 2] * tap for r, tap in enumerate(taps)]
     return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
 
 class Hierarchy(NamedTuple):
-    """What `HierarchicalAttention.step` keeps: as any attention all keys and values, `1.5 - 2^-L` times plain attention's.
+    """The state of `HierarchicalAttention.step`: all keys and values, `1.5 - 2^-L` times as many as in plain attention.
 
     Args:
-        past: of each level but the last, `[B, R - 1, C]`, its latest tokens for the next level.
-        queries: of each level, those since the last multiple of `2^(L - 1)`, `[B, H, n, D]`.
+        past: of each level but the last, `[B, R - 1, C]`: its latest tokens, from which the next level is computed.
+        queries: of each level, `[B, H, n, D]`: those since the last multiple of `2^(L - 1)`.
         keys: of each level, `[B, H, ceil(T / 2^l), D]`.
         values: `[B, H, T, D]`.
     """
@@ -99,13 +100,13 @@ class Hierarchy(NamedTuple):
 class HierarchicalAttention(nn.Module):
     """Multi-head causal self-attention over several resolutions; see `hierarchical_attention` and `downsample`.
 
-    Starts with averages as levels, all of equal weight.
+    Initially, each level averages the level before it, and all levels have equal weight.
 
     Args:
         dim: width of a token.
         heads: number of heads, which must divide `dim`.
         levels: number of resolutions L; 1 is plain attention.
-        taps: tokens R that one of the next level looks at.
+        taps: number of tokens R from which one token of the next level is computed.
     """
 
     def __init__(self, *, dim: int, heads: int, levels: int = 3, taps: int = 2) -> None:
@@ -126,7 +127,10 @@ class HierarchicalAttention(nn.Module):
         return self.step(x)[0]
 
     def step(self, x: Tensor, state: Hierarchy | None = None) -> tuple[Tensor, Hierarchy]:
-        """`[B, n, dim]` of the next n tokens `x`, and the state for the next call; any split gives what `forward` gives."""
+        """`[B, n, dim]` of the next n tokens `x`, and the state for the next call.
+
+        The result does not depend on how the tokens are split; it equals that of `forward`.
+        """
         match(x=(x, f"B T {self.out.in_features}"))
         fresh, start = x.shape[1], 0 if state is None else state.values.shape[2]
         values = self._heads(self.value(x))
@@ -162,7 +166,7 @@ def _latest(before: Tensor | None, x: Tensor, count: int) -> Tensor:
 
 
 def _blocked(queries: Sequence[Tensor], keys: Sequence[Tensor], v: Tensor, weights: Tensor) -> Tensor:
-    """Rows of queries and heads at a time, so that their scores stay in the cache while the levels are added."""
+    """Compute some rows of queries and heads at a time, so that their scores stay in the cache while levels are added."""
     batch, heads, tokens, width = v.shape
     kind = torch.promote_types(v.dtype, torch.float32)  # bfloat16 would round each sum of scores
     with torch.autocast(v.device.type, enabled=False):
@@ -170,7 +174,7 @@ def _blocked(queries: Sequence[Tensor], keys: Sequence[Tensor], v: Tensor, weigh
         qs = [(q.to(kind) * scale[:, level]).flatten(0, 1) for level, q in enumerate(queries)]  # [B H, R / 2^l, D]
         ks = [k.to(kind).flatten(0, 1).transpose(1, 2) for k in keys]  # [B H, D, T / 2^l]
         values = v.to(kind).flatten(0, 1)
-        # Measured on a CPU: 64 rows to 1,024 tokens, 128 beyond; scores of 1 MiB a thread stay in its cache.
+        # Measured on a CPU: 64 rows up to 1,024 tokens, 128 beyond. Scores of 1 MiB per thread stay in its cache.
         rows = _multiple(64 if tokens <= 1024 else 128, 2 ** (len(qs) - 1))
         group = max(1, 2**18 * torch.get_num_threads() // (min(rows, queries[0].shape[2]) * tokens))
         parts = [
@@ -192,17 +196,17 @@ def _rows(queries: list[Tensor], keys: list[Tensor], v: Tensor, rows: int) -> Te
             if level == len(queries) - 1:
                 scores = q @ k
                 continue
-            # Up to this level, into which its own scores are added as they are computed.
+            # Up-sample to this level; `baddbmm_` then adds this level's own scores in place.
             wide = scores.repeat_interleave(2, dim=2)[:, :, : k.shape[2]]
             scores = wide.repeat_interleave(2, dim=1)[:, : q.shape[1]].baddbmm_(q, k)
         ahead = torch.ones(last - first, last - first, dtype=torch.bool, device=v.device).triu(1)
-        scores[:, :, start + first :].masked_fill_(ahead, -torch.inf)  # before it, every row sees every key
+        scores[:, :, start + first :].masked_fill_(ahead, -torch.inf)  # every row sees every key before the block
         out.append(torch.softmax(scores, dim=-1) @ v[:, : start + last])
     return torch.cat(out, dim=1)
 
 
 def _concatenated(queries: Sequence[Tensor], keys: Sequence[Tensor], v: Tensor, weights: Tensor) -> Tensor:
-    """The sum of up-sampled scores is one dot product of features side by side: memory is linear in T."""
+    """Concatenate the levels' features: one dot product is then the sum of up-sampled scores, and memory is linear in T."""
     tokens, count = v.shape[2], queries[0].shape[2]
 
     def beside(level_tokens: Sequence[Tensor], length: int) -> Tensor:

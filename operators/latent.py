@@ -1,4 +1,4 @@
-"""Latent-condensed attention: over groups of old latents, each pooled into one, and a window of recent ones."""
+"""Latent-condensed attention: over a window of recent latents, and groups of older latents that are pooled into one each."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor, nn
 from tocsin.operators.shapes import match
 
 SUMMARY = 16
-"""So many queries, up to the one at which a group leaves the window, say what in the group matters."""
+"""Number of queries that decide which tokens of a group matter: the last ones when the group leaves the window."""
 BLOCK = 256
-"""So many queries share one call of attention, which bounds the size of their common mask."""
+"""Number of queries in one attention call. It bounds the size of their common mask."""
 
 
 def condense(latents: Tensor, rope_keys: Tensor, importance: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """One latent and one positional key for each group of neighbours.
+    """Condense each group of neighbouring tokens into one latent and one positional key.
 
-    The latent is the mean of the group's, weighted by softmax of importance; the positional key is that of the most important
-    token, since a mean of rotated keys mixes phases. With `group` 1 both are as they were.
+    The latent is the mean of the group's latents, weighted by the softmax of importance. The positional key is that of the most
+    important token, since a mean of rotated keys mixes phases. With `group` 1 both are unchanged.
     Source: Latent-Condensed Attention (arXiv 2604.12452); the formulas are reconstructed from its description.
 
     Args:
         latents: `[B, N, C]`, any float dtype.
-        rope_keys: `[B, N, R]`, rotated already.
-        importance: `[B, N]` logits, any float dtype: bfloat16 does not tell close ones apart.
-        group: how many tokens become one; it must divide N.
+        rope_keys: `[B, N, R]`, already rotated.
+        importance: `[B, N]` logits, any float dtype. bfloat16 does not distinguish close ones.
+        group: number of tokens that become one; it must divide N.
 
     Returns:
         `[B, N / group, C]` and `[B, N / group, R]`, dtype of `latents`.
@@ -65,24 +65,24 @@ def condensed_attention(
     scale: float | None = None,
     mass: bool = True,
 ) -> Tensor:
-    """Causal attention over latents that all heads share, in which all but the recent ones are condensed.
+    """Causal attention over latents that all heads share; all but the recent latents are condensed.
 
     Query t sees itself, at least the `window - 1` tokens before it, and each full group older than those as one row. A group is
-    condensed at the query that pushes it out of the window, by its tokens' mean logits over the heads of the last 16 queries up
-    to that one. So no query sees what comes later, and `LatentCache` gives the same token by token.
+    condensed at the query that pushes it out of the window. The importance of a token is its mean logit over all heads of the
+    last 16 queries up to that one. So no query sees later tokens, and `LatentCache` gives the same result token by token.
     Source: Latent-Condensed Attention (arXiv 2604.12452) over the absorbed form of multi-head latent attention (arXiv
     2405.04434). Reconstructed: the formulas, the moment of condensing, and `mass`.
 
     Args:
         q: `[B, H, T, C]`, queries that have absorbed their head's key projection; any float dtype.
-        q_rope: `[B, H, T, R]`, rotated already.
-        latents: `[B, T, C]`, keys and values at once.
-        rope_keys: `[B, T, R]`, rotated already.
-        group: how many tokens become one; 1 is full attention.
-        window: how many tokens are never condensed, the query's own among them.
-        scale: of the logits, `(C + R) ** -0.5` by default; a model has its own, of the width of a head before absorption.
-        mass: add `log group` to the logits of groups. It is the default since groups of equal tokens are then exact; without
-            it the past weighs up to `group` times less than it did.
+        q_rope: `[B, H, T, R]`, already rotated.
+        latents: `[B, T, C]`, both keys and values.
+        rope_keys: `[B, T, R]`, already rotated.
+        group: number of tokens that become one; 1 is full attention.
+        window: number of tokens that are never condensed, including the query's own.
+        scale: of the logits, `(C + R) ** -0.5` by default. A model passes its own, from the width of a head before absorption.
+        mass: add `log group` to the logits of groups. It is the default because groups of equal tokens are then exact. Without
+            it, a condensed group weighs up to `group` times less than its tokens did.
 
     Returns:
         `[B, H, T, C]`, dtype of `q`: means of latents, which the head's value projection expects.
@@ -95,7 +95,7 @@ def condensed_attention(
     queries, rows = torch.cat((q, q_rope), dim=-1), torch.cat((latents, rope_keys), dim=-1)
     groups = rows[:, :0]
     if count := _ended(length, group, window):
-        # Group i leaves at token `window + (i + 1) * group - 1`: its summary is the mean of the 16 queries that end there.
+        # Group i leaves at token `window + (i + 1) * group - 1`. Its summary is the mean of the 16 queries up to it.
         padded = F.pad(_heads_mean(queries), (0, 0, SUMMARY - 1, 0))[:, window + group - 1 :]
         had = torch.arange(window + group, length + 1, group, device=q.device).clamp_max(SUMMARY)
         summary = padded.unfold(1, SUMMARY, group).sum(-1) / had.unsqueeze(1)  # [B, M, E]
@@ -103,7 +103,7 @@ def condensed_attention(
     outs = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
-        first = _ended(start + 1, group, window) * group  # raw to the first query, if not to the last
+        first = _ended(start + 1, group, window) * group  # the oldest token that the first query sees raw
         ended = _ended(end, group, window)
         at, tokens = torch.arange(start, end, device=q.device), torch.arange(first, end, device=q.device)
         bias = _bias(at, tokens, ended, group, window, mass)
@@ -123,7 +123,7 @@ def naive_condensed_attention(
     scale: float | None = None,
     mass: bool = True,
 ) -> Tensor:
-    """`condensed_attention` a token at a time, as a story: the oracle of its tests."""
+    """`condensed_attention` a token at a time: the oracle of its tests."""
     length = _check(q, q_rope, latents, rope_keys)["T"]
     factor = (q.shape[-1] + q_rope.shape[-1]) ** -0.5 if scale is None else scale
     c, k, raw, outs = latents[:, :0], rope_keys[:, :0], 0, []
@@ -146,8 +146,8 @@ def naive_condensed_attention(
 class LatentCache:
     """The state of `condensed_attention` over a stream, for inference: it holds no gradient.
 
-    One row for each group and less than `window + group` raw ones, in one buffer: a ring of raw rows, then the groups.
-    Attention does not mind the order. A full buffer grows by an eighth, so a step does not copy it.
+    One buffer holds a ring of raw rows, fewer than `window + group`, and then one row per group. The ring may be in any order,
+    since attention does not depend on it. A full buffer grows by an eighth, so that a step does not usually copy it.
 
     Args:
         group, window, scale, mass: as in `condensed_attention`.
@@ -157,7 +157,7 @@ class LatentCache:
         _positive(group=group, window=window)
         self.group, self.window, self.scale, self.mass = group, window, scale, mass
         self.tokens = 0
-        """How many it has seen: the position of the next."""
+        """Number of tokens seen, which is the position of the next one."""
         self._ring = window + group - 1
         self._width = 0  # C
         self._rows: Tensor | None = None  # [B, ring + room for groups, C + R]
@@ -165,17 +165,17 @@ class LatentCache:
 
     @property
     def groups(self) -> int:
-        """How many groups are condensed by now."""
+        """Number of condensed groups."""
         return _ended(self.tokens, self.group, self.window)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds, spare room included."""
+        """Bytes of all buffers, including spare room."""
         return 0 if self._rows is None else self._rows.nbytes + self._recent.nbytes
 
     @torch.no_grad()
     def step(self, latents: Tensor, rope_keys: Tensor, q: Tensor, q_rope: Tensor) -> Tensor:
-        """Take the next tokens, one or many, and attend from each; how they are split does not matter.
+        """Store the next tokens, one or many, and attend from each; the result does not depend on how they are split.
 
         Args:
             latents, rope_keys, q, q_rope: as in `condensed_attention`, of the next T tokens.
@@ -184,7 +184,7 @@ class LatentCache:
             `[B, H, T, C]`, dtype of `q`.
 
         Raises:
-            ValueError: if the shapes or dtypes do not fit together, or not to the tokens before.
+            ValueError: if the shapes or dtypes do not fit each other or the earlier tokens.
         """
         length = _check(q, q_rope, latents, rope_keys)["T"]
         queries, rows = torch.cat((q, q_rope), dim=-1), torch.cat((latents, rope_keys), dim=-1)
@@ -194,25 +194,27 @@ class LatentCache:
         outs, start, before = [], 0, mean.shape[1] - length
         while start < length:
             groups = _ended(self.tokens + 1, self.group, self.window)
-            if groups > self.groups:  # this token pushes a group out, whose slots are then free
+            if groups > self.groups:  # this token pushes a group out of the window and frees its slots
                 now = before + start + 1
                 held = self._condense(mean[:, max(0, now - SUMMARY) : now].mean(1, keepdim=True))
-            # Up to the next such token all see the same groups, and no slot is needed twice.
+            # Until the next such token, all queries see the same groups, and no slot is needed twice.
             end = start + min(length - start, BLOCK, self.window + (groups + 1) * self.group - 1 - self.tokens)
             at = torch.arange(self.tokens, self.tokens + end - start, device=q.device)
             held.index_copy_(1, at % self._ring, rows[:, start:end].to(held.dtype))
             self.tokens += end - start
             slots = torch.arange(min(self.tokens, self._ring), device=q.device)
-            tokens = self.tokens - 1 - (self.tokens - 1 - slots) % self._ring  # the newest in each slot
+            tokens = self.tokens - 1 - (self.tokens - 1 - slots) % self._ring  # the newest token in each slot
             bias = _bias(at, tokens, groups, self.group, self.window, self.mass)
             seen = held[:, : len(slots) + groups]
             outs.append(_attend(queries[:, :, start:end], seen, bias, self.scale)[..., : self._width])
             start = end
-        self._recent = mean[:, max(0, mean.shape[1] - SUMMARY + 1) :].clone()  # a view would keep the whole chunk
+        self._recent = mean[
+            :, max(0, mean.shape[1] - SUMMARY + 1) :
+        ].clone()  # a view would keep the whole chunk in memory
         return torch.cat(outs, dim=2) if outs else torch.zeros_like(q)
 
     def snapshot(self) -> dict[str, Tensor | int]:
-        """All that `restore` needs: tensors and ints that later steps do not change."""
+        """Copy the state that `restore` needs: tensors and ints that later steps do not change."""
         state: dict[str, Tensor | int] = {"group": self.group, "window": self.window, "tokens": self.tokens}
         if self._rows is not None:
             used = self._rows[:, : min(self.tokens, self._ring) + self.groups]
@@ -220,7 +222,7 @@ class LatentCache:
         return state
 
     def restore(self, state: dict[str, Tensor | int]) -> None:
-        """Go on from a `snapshot` of a cache with the same group and window."""
+        """Continue from a `snapshot` of a cache with the same group and window."""
         for name in ("group", "window"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -233,7 +235,7 @@ class LatentCache:
 
     @torch.inference_mode(False)  # a tensor made in inference mode could not be written to outside of it
     def _hold(self, rows: Tensor, width: int) -> Tensor:
-        """The buffer, made at first for rows such as these, with room for one more group."""
+        """Return the buffer with room for one more group; the first call allocates it for rows such as `rows`."""
         if self._rows is None:
             self._rows = rows.new_empty(len(rows), self._ring, rows.shape[2])
             self._recent, self._width = rows.new_empty(len(rows), 0, rows.shape[2]), width
@@ -245,7 +247,7 @@ class LatentCache:
         return self._rows
 
     def _condense(self, summary: Tensor) -> Tensor:
-        """Make one row of the oldest raw group, by a summary query `[B, 1, E]`; the buffer, which may have grown."""
+        """Condense the oldest raw group by a summary query `[B, 1, E]`; return the buffer, which may have grown."""
         assert self._rows is not None
         held, done = self._hold(self._rows, self._width), self.groups
         slots = torch.arange(done * self.group, (done + 1) * self.group, device=held.device) % self._ring
@@ -254,7 +256,7 @@ class LatentCache:
 
 
 class LatentAttention(nn.Module):
-    """Causal self-attention through a latent that all heads share, condensed as it grows old; see `condensed_attention`.
+    """Causal self-attention through latents that all heads share; old ones are condensed, see `condensed_attention`.
 
     Source: multi-head latent attention (arXiv 2405.04434), condensed as in arXiv 2604.12452, which adds no parameters.
 
@@ -263,8 +265,8 @@ class LatentAttention(nn.Module):
         heads: number of heads, which must divide `dim`.
         latent: width C of the latent.
         rope: width R of the positional key, even.
-        group: how many old tokens become one.
-        window: how many recent tokens are never condensed.
+        group: number of old tokens that become one.
+        window: number of recent tokens that are never condensed.
     """
 
     def __init__(self, *, dim: int, heads: int, latent: int, rope: int, group: int = 16, window: int = 1024) -> None:
@@ -284,7 +286,7 @@ class LatentAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def cache(self) -> LatentCache:
-        """An empty one, for a stream through this layer."""
+        """Create an empty cache for a stream through this layer."""
         return LatentCache(group=self.group, window=self.window, scale=self.scale)
 
     def forward(self, x: Tensor, cache: LatentCache | None = None) -> Tensor:
@@ -307,7 +309,7 @@ class LatentAttention(nn.Module):
 def rotary(x: Tensor, positions: Tensor) -> Tensor:
     """Rotary position embedding (arXiv 2104.09864) of `x` `[..., T, R]`, R even, at `positions` `[T]`."""
     half = x.shape[-1] // 2
-    kind = torch.promote_types(x.dtype, torch.float32)  # bfloat16 counts no further than 256
+    kind = torch.promote_types(x.dtype, torch.float32)  # bfloat16 represents integers exactly only up to 256
     speeds = 10_000.0 ** -(torch.arange(half, device=x.device, dtype=kind) / max(half, 1))
     angles = positions.to(kind).unsqueeze(-1) * speeds
     a, b = x.to(kind).tensor_split(2, dim=-1)
@@ -315,7 +317,10 @@ def rotary(x: Tensor, positions: Tensor) -> Tensor:
 
 
 def _attend(queries: Tensor, rows: Tensor, bias: Tensor, scale: float | None) -> Tensor:
-    """`[B, H, T, E]`. Heads become queries of one head, so that the rows are read once; rows are their own values, uncopied."""
+    """Attention of all heads to the same rows: `[B, H, T, E]`.
+
+    The heads become queries of one head, so that the rows are read once. The rows are both keys and values, without a copy.
+    """
     heads, length = queries.shape[1:3]
     bias = bias.to(queries.dtype).expand(heads, -1, -1).flatten(0, 1)  # [H T, S]
     keys = rows.to(queries.dtype).unsqueeze(1)
@@ -324,7 +329,7 @@ def _attend(queries: Tensor, rows: Tensor, bias: Tensor, scale: float | None) ->
 
 
 def _bias(at: Tensor, tokens: Tensor, groups: int, group: int, window: int, mass: bool) -> Tensor:
-    """`[T, S + groups]`: what the queries at `at` see of the raw `tokens` `[S]` and of so many groups, for the logits."""
+    """Bias of the logits, `[T, S + groups]`: which of the raw `tokens` `[S]` and the groups the queries at `at` see."""
     ended = ((at + 1 - window) // group).clamp_min(0).unsqueeze(1)  # [T, 1]
     raw = (tokens >= ended * group) & (tokens <= at.unsqueeze(1))
     seen = torch.cat((raw, torch.arange(groups, device=at.device) < ended), dim=1)
@@ -334,27 +339,27 @@ def _bias(at: Tensor, tokens: Tensor, groups: int, group: int, window: int, mass
 
 
 def _pool(rows: Tensor, summary: Tensor, width: int, scale: float | None) -> Tensor:
-    """`[B, M, E]`: groups of `rows` `[B, M G, E]` condensed by what the summary queries `[B, M, E]` make of them."""
+    """Condense groups of `rows` `[B, M G, E]` by their importance to the summary queries `[B, M, E]`: `[B, M, E]`."""
     groups = summary.shape[1]
     grouped = rows.unflatten(1, (groups, rows.shape[1] // groups)).to(summary.dtype)
-    # No matmul, which autocast would round before the largest is chosen.
+    # Not a matmul: autocast would round its result before the largest is chosen.
     importance = (grouped * summary.unsqueeze(2)).sum(-1).flatten(1)
     importance = importance * (rows.shape[-1] ** -0.5 if scale is None else scale)
     return torch.cat(condense(rows[..., :width], rows[..., width:], importance, grouped.shape[2]), dim=-1)
 
 
 def _heads_mean(queries: Tensor) -> Tensor:
-    """`[B, T, E]`, at least float32: the mean of several queries' logits is the logit of their mean."""
+    """Mean query over heads, `[B, T, E]`, at least float32; its logit is the mean of the heads' logits."""
     return queries.mean(1, dtype=torch.promote_types(queries.dtype, torch.float32))
 
 
 def _ended(tokens: int, group: int, window: int) -> int:
-    """How many groups have left the window after so many tokens."""
+    """Number of groups that have left the window after `tokens` tokens."""
     return max(0, (tokens - window) // group)
 
 
 def _grouped(latents: Tensor, rope_keys: Tensor, importance: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-    """All three, `[B, M, G, ..]`; importance keeps a dtype of its own."""
+    """Split all three into groups, `[B, M, G, ..]`; importance keeps its own dtype."""
     shapes = {"latents": (latents, "B N C"), "rope_keys": (rope_keys, "B N R")}
     sizes = match(**shapes, importance=(importance.to(latents.dtype), "B N"))
     _positive(group=group)

@@ -1,4 +1,4 @@
-"""Token merging by matrices alone (MaMe), and its inverse (MaRe)."""
+"""Token merging with matrix operations only (MaMe), and its inverse (MaRe)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from torch import Tensor, nn
 
 from tocsin.operators.shapes import match
 
-# A weight at its column's mean survives. Equal weights are their own mean, which a sum may round above them.
+# A weight equal to its column's mean survives. The mean of equal weights may round to just above them.
 ROUNDING = 1 - 1e-5
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Fewer tokens, and what `restore` needs to undo it. P protected tokens, T targets, S sources of which K are kept.
+    """Merged tokens, and what `restore` needs to undo the merge.
+
+    There are P protected tokens, T targets, and S sources, of which K are kept.
 
     Args:
-        tokens: `[B, P + T + K, C]`: the protected, the targets, the sources that were kept.
+        tokens: `[B, P + T + K, C]`: the protected tokens, the targets, the kept sources.
         sizes: `[B, P + T + K]`, how many tokens each stands for; float32 where the tokens are narrower, else their dtype.
-        weights: `[B, T, S]`, the share of each source that went into each target; a column sums to 1, that of a kept one to 0.
-        kept: `[S] bool`, True where some image of the batch had no match for the source.
+        weights: `[B, T, S]`, the share of each source in each target. A column sums to 1, or to 0 for a kept source.
+        kept: `[S] bool`, True where the source had no match in at least one image of the batch.
         protected: P.
     """
 
@@ -42,32 +44,32 @@ def merge(
     protected: int = 0,
     features: Tensor | None = None,
 ) -> Merged:
-    """Every second token goes into the tokens that are like it, without sort, top-k or scatter.
+    """Merge every second token into the tokens that are similar to it, without sort, top-k or scatter.
 
-    Of the tokens after the protected ones, those at 0, 2, 4, ... are targets and the others sources. A source goes into the
-    targets whose cosine lies above `threshold`, by its excess over it, without those below the mean of its column. One without
-    such a target is kept, in the whole batch if in one image: images of a batch share a shape. Differentiable in tokens, sizes
-    and features; the choice of what is merged is not.
-    Source: MaMe (arXiv 2604.13432), reconstructed from its description: the alternating split, the size-weighted mean and
-    comparing with `>=` (a second ReLU would delete a source with a single match) are this project's choices.
+    Of the tokens after the protected ones, those at 0, 2, 4, ... are targets and the others are sources. A source is merged into
+    the targets whose cosine to it exceeds `threshold`. Its weights are proportional to the excess; an excess below the mean of
+    the source's column is dropped. A source without a target is kept. It is then kept in every image, since the images of a
+    batch share a shape. The result is differentiable in tokens, sizes and features; the choice of what to merge is not.
+    Source: MaMe (arXiv 2604.13432), reconstructed from its description. The alternating split, the size-weighted mean and the
+    comparison with `>=` are this project's choices. A second ReLU instead of `>=` would delete a source with a single match.
 
     Args:
-        tokens: `[B, N, C]`, any float dtype; narrower ones are compared and summed in float32.
+        tokens: `[B, N, C]`, any float dtype; dtypes narrower than float32 are compared and summed in float32.
         sizes: `[B, N]`, positive, how many tokens each stands for; None for one each.
-        threshold: the least cosine to merge at, not negative; from 1 on nothing is merged.
-        protected: how many tokens at the front stay as they are, such as a class token.
-        features: `[B, N, F]` to compare in place of the tokens, such as attention keys.
+        threshold: the least cosine to merge at, not negative; at 1 or more nothing is merged.
+        protected: number of tokens at the front that are not merged, such as a class token.
+        features: `[B, N, F]`, compared instead of the tokens, such as attention keys.
 
     Raises:
         ValueError: if the shapes do not fit together, or the threshold is negative.
     """
     sizes, features = _check(tokens, sizes, features, threshold, protected)
-    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 would decide by rounding and lose sizes
+    with torch.autocast(tokens.device.type, enabled=False):  # bfloat16 would round the comparisons and the sizes
         weights, kept = _weights(features[:, protected:], threshold)
         n_target, n_source = sizes[:, protected::2], sizes[:, protected + 1 :: 2]
         moved = weights * n_source.unsqueeze(1)  # [B, T, S], how many tokens go where
         whole = n_target + moved.sum(2)  # [B, T]
-        share = n_target / whole  # 1 where nothing arrives
+        share = n_target / whole  # 1 where nothing is merged in
         own = tokens[:, protected::2].to(weights.dtype) * share.unsqueeze(2)
         source = tokens[:, protected + 1 :: 2]
         target = torch.baddbmm(own, moved / whole.unsqueeze(2), source.to(weights.dtype))
@@ -78,19 +80,20 @@ def merge(
 
 
 def restore(tokens: Tensor, merged: Merged) -> Tensor:
-    """As many tokens as before the merge, in their order: a merged source is the mean of its targets, the others are exact.
+    """Undo a merge: return as many tokens as before it, in their original order.
 
+    A merged source becomes the weighted mean of its targets. All other tokens are exact.
     Source: MaRe (arXiv 2604.13432), reconstructed: the transpose of the merge, whose columns sum to 1.
 
     Args:
-        tokens: `[B, M, D]`, what became of `merged.tokens`, in the same order; of any width.
+        tokens: `[B, M, D]`, computed from `merged.tokens`, in the same order; of any width.
         merged: what `merge` returned.
 
     Returns:
         `[B, N, D]`, dtype of `tokens`.
 
     Raises:
-        ValueError: if the tokens are not as many as those that were merged.
+        ValueError: if there are not as many tokens as `merged` has.
     """
     match(tokens=(tokens, "B M D"), sizes=(merged.sizes.to(tokens.dtype), "B M"))
     with torch.autocast(tokens.device.type, enabled=False):
@@ -162,7 +165,7 @@ def naive_restore(tokens: Tensor, merged: Merged) -> Tensor:
 
 
 def merge_in(block: Callable[[Tensor], Tensor], tokens: Tensor, *, threshold: float, protected: int = 0) -> Tensor:
-    """A residual block run on fewer tokens: what it adds to the merged tokens is restored and added to all of them.
+    """Run a residual block on merged tokens; restore what it adds to them, and add that to all tokens.
 
     Source: MaMe before a layer and MaRe before the residual sum, as in arXiv 2604.13432's diffusion models.
 
@@ -172,7 +175,7 @@ def merge_in(block: Callable[[Tensor], Tensor], tokens: Tensor, *, threshold: fl
         threshold, protected: see `merge`.
 
     Returns:
-        `[B, N, C]`, about `block(tokens)`.
+        `[B, N, C]`, an approximation of `block(tokens)`.
     """
     merged = merge(tokens, threshold=threshold, protected=protected)
     return tokens + restore(block(merged.tokens) - merged.tokens, merged)
@@ -184,10 +187,11 @@ class MergingBlock(nn.Module):
     Args:
         dim: width of a token.
         heads: number of heads, which must divide `dim`.
-        threshold: the least cosine to merge at; from 1 on it is a plain block.
-        protected: how many tokens at the front are never merged: the class token.
-        proportional: attend to a token as to as many as it stands for (log size on its logit, as in ToMe, arXiv 2210.09461).
-        expansion: width of the MLP over `dim`.
+        threshold: the least cosine to merge at; at 1 or more this is a plain block.
+        protected: number of tokens at the front that are never merged; the default protects the class token.
+        proportional: count a token as the number of tokens it stands for, by adding the log of its size to its logit (as in
+            ToMe, arXiv 2210.09461).
+        expansion: width of the MLP as a multiple of `dim`.
     """
 
     def __init__(
@@ -212,13 +216,13 @@ class MergingBlock(nn.Module):
         )
 
     def forward(self, tokens: Tensor, sizes: Tensor | None = None) -> Merged:
-        """The block's output, merged, of `tokens` `[B, N, dim]` that stand for `sizes` `[B, N]` tokens each."""
+        """The block's merged output for `tokens` `[B, N, dim]`, which stand for `sizes` `[B, N]` tokens each."""
         match(tokens=(tokens, f"B N {self.out.in_features}"))
         merged = merge(self.attend(tokens, sizes), sizes, threshold=self.threshold, protected=self.protected)
         return replace(merged, tokens=merged.tokens + self.mlp(merged.tokens))
 
     def attend(self, tokens: Tensor, sizes: Tensor | None = None) -> Tensor:
-        """The first half of the block: `tokens` and what they attend to."""
+        """The first half of the block: `tokens` plus the output of attention."""
         qkv = self.project(self.before_attention(tokens)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, D]
         bias = sizes.log().to(q.dtype)[:, None, None] if self.proportional and sizes is not None else None
@@ -229,9 +233,9 @@ class MergingBlock(nn.Module):
 def _weights(features: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     unit = F.normalize(features, dim=-1)
     cosine = unit[:, 0::2] @ unit[:, 1::2].mT  # [B, T, S]
-    # At most what a cosine of 1 leaves: rounded above 1, it must not pass a threshold of 1.
+    # Clamp at the excess of a cosine of 1: a cosine that rounds above 1 must not pass a threshold of 1.
     over = (cosine - threshold).clamp(0, max(1 - threshold, 0))
-    with torch.no_grad():  # 1 at or above the mean, else 0; by signs, since a CPU is slow at comparing
+    with torch.no_grad():  # 1 at or above the mean, else 0; signs, because comparisons are slow on a CPU
         above = over * over.sign().sum(1, keepdim=True) - over.sum(1, keepdim=True) * ROUNDING
         chosen = above.sign().relu()
     over = over * chosen
@@ -242,7 +246,7 @@ def _weights(features: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def _places(merged: Merged) -> Tensor:
-    """Where in [merged tokens; sources] each token of before is found: `[N]`."""
+    """Index of each original token in the concatenation of merged tokens and sources: `[N]`."""
     (_, t, s), p, kept = merged.weights.shape, merged.protected, merged.kept
     index = torch.empty(p + t + s, dtype=torch.long, device=kept.device)
     index[:p] = torch.arange(p, device=kept.device)
@@ -255,7 +259,7 @@ def _places(merged: Merged) -> Tensor:
 def _check(
     tokens: Tensor, sizes: Tensor | None, features: Tensor | None, threshold: float, protected: int
 ) -> tuple[Tensor, Tensor]:
-    """Sizes and features, wide."""
+    """Check the arguments, and return sizes and features in at least float32."""
     n = match(tokens=(tokens, "B N C"))["N"]
     if threshold < 0:
         raise ValueError(

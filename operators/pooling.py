@@ -33,7 +33,7 @@ def additive_attention(
     if mask is None:
         weights = torch.softmax(logits, dim=1)
     else:
-        # A finite minimum, not -inf: a row that is masked throughout would be 0/0, in the gradient too.
+        # A finite minimum instead of -inf: a fully masked row would give 0/0, in the gradient too.
         weights = torch.softmax(logits.masked_fill(~mask, torch.finfo(logits.dtype).min), dim=1) * mask
     context = (weights.unsqueeze(1) @ states).squeeze(1)  # [B, 1, T] @ [B, T, D]
     return context, weights

@@ -1,7 +1,7 @@
-"""Operating regimes: sensors freed of them, split into trend and residual, and fused with them by attention.
+"""Operating regimes: normalise sensors by regime, split them into trend and residual, and fuse both with the regimes by attention.
 
-All of it is a reconstruction of MAFN (arXiv 2604.10248) from its abstract: a trend, regimes found by clustering and embedded,
-residual noise, and attention that joins them are the paper's; each form of these is this project's.
+This is a reconstruction of MAFN (arXiv 2604.10248) from its abstract. The paper has a trend, regimes that are clustered and
+embedded, residual noise, and attention that joins them. The form of each is this project's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tocsin.operators.shapes import match
 
 STRETCH = 64  # steps of a trend that one matrix product computes
-STARTS, ROUNDS = 8, 100  # of k-means, whose end depends on its start
+STARTS, ROUNDS = 8, 100  # of k-means, whose result depends on its start
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,28 @@ class Regimes:
 
     Args:
         centres: `[K, S]`, ascending by their first setting, then the next.
-        scale: `[S]`, what each setting is divided by before distances are taken.
+        scale: `[S]`, the divisor of each setting in distances.
     """
 
     centres: Tensor
     scale: Tensor
 
     def of(self, settings: Tensor) -> Tensor:
-        """The nearest centre of each `settings` `[..., S]`, the first of equals: `[...] int64`."""
+        """Index of the nearest centre for each of `settings` `[..., S]`, the first on a tie: `[...] int64`."""
         match(settings=(settings.flatten(0, -2), "N S"), centres=(self.centres, "K S"))
         apart = (settings.unsqueeze(-2) - self.centres) / self.scale
         return apart.square().sum(-1).argmin(-1)
 
 
 def fit_regimes(settings: Tensor, count: int, generator: torch.Generator | None = None) -> Regimes:
-    """k-means over standardised settings, the best of a few k-means++ starts; the same input gives the same regimes.
+    """Fit regimes by k-means over standardised settings: the best of a few k-means++ starts.
+
+    The same input gives the same regimes.
 
     Args:
-        settings: `[N, S]`, one row a cycle, finite.
-        count: how many regimes K, at most the number of distinct rows.
-        generator: where the starts come from; None is a fixed seed.
+        settings: `[N, S]`, one row per cycle, finite.
+        count: number of regimes K, at most the number of distinct rows.
+        generator: source of the random starts; None is a fixed seed.
 
     Raises:
         ValueError: if there are fewer distinct rows than regimes, or a setting is not finite.
@@ -79,16 +81,16 @@ def regime_statistics(x: Tensor, regime: Tensor, count: int) -> tuple[Tensor, Te
         count: K.
 
     Returns:
-        Mean and deviation, each `[K, F]`, float32 where `x` is narrower. A regime without rows has mean 0; a sensor that is
-        constant in one, deviation 1.
+        Mean and deviation, each `[K, F]`, float32 where `x` is narrower. A regime without rows has mean 0. A sensor that is
+        constant in a regime has deviation 1.
     """
     match(x=(x, "N F"), regime=(regime, "N"))
     _check_regime(regime, count)
-    # In float64: float32 sums of thousands of large readings are off by more than a sensor's spread may be.
+    # float64: the error of float32 sums over thousands of large readings can exceed a sensor's spread.
     member = F.one_hot(regime, count).double()  # [N, K]
     rows = member.sum(0).clamp_min(1).unsqueeze(1)
     mean = member.T @ x.double() / rows
-    # The second pass subtracts the mean first: squares of large readings would swamp their spread.
+    # Subtract the mean before squaring: squares of large readings would swamp their spread.
     deviation = _deviation((member.T @ (x - mean[regime]).square() / rows).sqrt(), mean)
     wide = torch.promote_types(x.dtype, torch.float32)
     return mean.to(wide), deviation.to(wide)
@@ -96,7 +98,7 @@ def regime_statistics(x: Tensor, regime: Tensor, count: int) -> tuple[Tensor, Te
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Sensors as trend and residual, whose sum is the normalised reading.
+    """Trend and residual of sensors; their sum is the normalised reading.
 
     Args:
         trend, residual: `[B, T, F]`, in standard deviations of the regime.
@@ -111,25 +113,26 @@ class Decomposed:
 def decompose(
     x: Tensor, regime: Tensor, mean: Tensor, deviation: Tensor, *, keep: float, state: Tensor | None = None
 ) -> Decomposed:
-    """Readings freed of their regime, as an exponential moving average and what it leaves. Causal; a stream in parts.
+    """Normalise readings by their regime, and split them into an exponential moving average and a residual.
 
-    `z_t = (x_t - mean[regime_t]) / deviation[regime_t]`, `trend_t = keep * trend_(t-1) + (1 - keep) * z_t`, from `z_0` on.
+    `z_t = (x_t - mean[regime_t]) / deviation[regime_t]`, `trend_t = keep * trend_(t-1) + (1 - keep) * z_t`, starting from `z_0`.
+    It is causal, and a stream can be passed in parts.
 
     Args:
         x: `[B, T, F]`, sensor readings, any float dtype.
         regime: `[B, T] int64`.
-        mean, deviation: `[K, F]`, of `regime_statistics` on training data, in any dtype.
+        mean, deviation: `[K, F]`, from `regime_statistics` on training data, in any dtype.
         keep: share of the trend that a step keeps, 0 to 1; a step's weight halves in `log(0.5) / log(keep)` steps.
-        state: of the steps before.
+        state: the `state` after the previous steps; None for the first part.
 
     Raises:
-        ValueError: if the shapes do not fit together, a regime is out of range, or `keep` is.
+        ValueError: if the shapes do not fit together, or a regime or `keep` is out of range.
     """
     sizes = _check(x, regime, mean, deviation, keep, state)
     z = _normalise(x, regime, mean, deviation)
     step = torch.arange(STRETCH, device=x.device)
     ages = step.unsqueeze(1) - step
-    # What each step of a stretch weighs in each later one: one product in place of a loop over steps.
+    # Weight of each step in each later step of a stretch: one matrix product replaces a loop over steps.
     weight = ((1 - keep) * keep ** ages.clamp_min(0).to(z.dtype)).masked_fill(ages < 0, 0)
     fade = keep ** (step + 1).to(z.dtype)
     parts = []
@@ -163,7 +166,8 @@ def regime_attention(
 ) -> Tensor:
     """Attention to each step's own key and to the key of each step's regime.
 
-    A regime's key stands once, with the log of its number of steps on its logit: the same sum as a key a step, at half the keys.
+    Each regime's key occurs once, with the log of its number of steps added to its logit. The sum is the same as with one regime
+    key per step, at half the keys.
 
     Args:
         q: `[B, H, T, D]`, any float dtype.
@@ -180,7 +184,7 @@ def regime_attention(
     """
     sizes, mask = _check_attention(q, k, v, regime_k, regime_v, regime, mask)
     member = (regime.unsqueeze(-1) == torch.arange(sizes["K"], device=q.device)) & mask.unsqueeze(-1)  # [B, S, K]
-    counts = torch.cat((member.sum(1), mask), dim=1)  # [B, K + S], how often each key stands
+    counts = torch.cat((member.sum(1), mask), dim=1)  # [B, K + S], how many steps each key stands for
     bias = counts.to(torch.promote_types(q.dtype, torch.float32)).log().to(q.dtype)  # -inf where there is no step
     k, v = (
         torch.cat((of_regime.expand(sizes["B"], -1, -1, -1), of_step), dim=2)
@@ -206,12 +210,12 @@ def naive_regime_attention(
 class RegimeFusion(nn.Module):
     """The trend branch attends to regimes and residuals: multi-head attention, residual sum, layer norm.
 
-    With one regime its embedding is one learned key that all steps share, and what is left to look at are the residuals.
+    With a single regime, its embedding is one learned key that all steps share; only the residuals' keys differ.
 
     Args:
         dim: width of the trend branch.
         features: width F of the residuals.
-        count: how many regimes.
+        count: number of regimes.
         heads: number of heads, which must divide `dim`.
         embedding: width of a regime's embedding.
     """
@@ -228,11 +232,11 @@ class RegimeFusion(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, trend: Tensor, residual: Tensor, regime: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, T, dim]` of the trend branch `[B, T, dim]`.
+        """The trend branch after fusion: `[B, T, dim]`.
 
         Args:
             trend: `[B, T, dim]`, encoded.
-            residual: `[B, T, F]`, of `decompose`.
+            residual: `[B, T, F]`, from `decompose`.
             regime: `[B, T] int64`.
             mask: `[B, T] bool`, True where a step counts.
         """
@@ -255,7 +259,7 @@ class RegimeFusion(nn.Module):
 
 
 def _start(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """k-means++: each next centre is a row drawn by its squared distance to those before."""
+    """k-means++: draw each next centre from the rows by squared distance to the nearest earlier centre."""
     chosen = [int(torch.randint(len(x), (), generator=generator, device=x.device))]
     for _ in range(count - 1):
         apart = _distances(x, x[chosen]).amin(1)
@@ -280,13 +284,13 @@ def _distances(x: Tensor, centres: Tensor) -> Tensor:
 
 
 def _deviation(deviation: Tensor, mean: Tensor) -> Tensor:
-    """1 in place of a spread that is only rounding."""
+    """Replace a spread that is only rounding error by 1."""
     return torch.where(deviation > 1e-9 * mean.abs(), deviation, 1)
 
 
 def _normalise(x: Tensor, regime: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
-    mean, deviation = mean.to(wide), deviation.to(wide)  # before they are looked up: gradients add up over steps
+    mean, deviation = mean.to(wide), deviation.to(wide)  # cast before the lookup: its gradient sums over steps
     return (x.to(wide) - mean[regime]) / deviation[regime]
 
 
@@ -315,6 +319,6 @@ def _check_attention(
 
 
 def _check_regime(regime: Tensor, count: int) -> None:
-    # Where reading the numbers does not make a GPU wait.
+    # Only on a CPU: reading the values would make a GPU wait.
     if regime.device.type == "cpu" and regime.numel() and not 0 <= regime.min() <= regime.max() < count:
         raise ValueError(f"regime is {int(regime.min())} to {int(regime.max())}, there are {count}: 0 to {count - 1}")

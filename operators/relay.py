@@ -1,4 +1,4 @@
-"""Time-segmented attention: each context slot has an interval of time, and attention to it fades outside."""
+"""Time-segmented attention: each context slot has an interval of time, and attention to it fades outside that interval."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch import Tensor, nn
 
 from tocsin.operators.shapes import match
 
-ROWS = 512  # queries at a time, whose bias stays in the cache: on a CPU twice as fast as all at once, in little memory
-FARTHEST = 1e12  # in tails; beyond it slots count as equally far, and the square stays within float32
+ROWS = 512  # queries per block; their bias stays in the cache: on a CPU twice as fast as all at once, in less memory
+FARTHEST = 1e12  # in tails; slots beyond it count as equally far, so that the square stays within float32
 
 
 def relay_bias(
     times: Tensor, intervals: Tensor, *, tail: float | Tensor, eps: float = 1e-3, tick: float = 0.0
 ) -> Tensor:
-    """What to add to attention's logits: 0 inside a slot's interval, `ln(eps)` a tail outside, falling with the distance squared.
+    """Bias for attention logits: 0 inside a slot's interval, `ln(eps)` one tail outside it, falling with the squared distance.
 
     `bias = -d² / (2 sigma²)`, with d the distance to the interval and `sigma = tail / sqrt(-2 ln eps)`, so that the weight's factor
-    `exp(bias)` is eps exactly where the tail ends. (The other width in use, `sigma = 1 / ln(1 / eps)`, is a tail of 0.54 at eps =
-    1e-3: nearly a hard cut between samples 1 apart.)
-    Source: Prompt Relay (arXiv 2604.10030), the soft width of its code. Slots of a stream are this project's use of it.
+    `exp(bias)` is eps exactly where the tail ends. (The other width in use, `sigma = 1 / ln(1 / eps)`, equals a tail of 0.54 at
+    eps = 1e-3: nearly a hard cut between samples 1 apart.)
+    Source: Prompt Relay (arXiv 2604.10030), the soft width of its code. Its use for slots of a stream is this project's.
 
     Args:
-        times: `[T]` or `[B, T]`, of the queries, any unit. Seconds since 1970 need float64 or an integer.
+        times: `[T]` or `[B, T]`, of the queries, any unit. Seconds since 1970 need float64 or an integer dtype.
         intervals: `[S, 2]` or `[B, S, 2]`, begin and end in that unit, half-open: with a `tick`, the last time inside is
-            `end - tick`. They may overlap or leave gaps. `[-inf, inf]` is a global slot, whose bias is 0 throughout; one end
-            alone may be infinite; `[inf, inf]` is no slot at all (padding), with bias -inf.
-        tail: in the same unit, above 0; a tensor, scalar or `[S]`, gets a gradient. `inf` gives plain attention.
+            `end - tick`. They may overlap or leave gaps. `[-inf, inf]` is a global slot, with bias 0 everywhere. A single end
+            may be infinite. `[inf, inf]` is padding, with bias -inf.
+        tail: in the same unit, above 0. A tensor, scalar or `[S]`, gets a gradient. `inf` gives plain attention.
         eps: factor at the tail's end, between 0 and 1.
-        tick: distance of the samples, where time is counted in such; 0 for continuous time, whose bias is 0 at the end itself.
+        tick: distance between samples, for discrete time. 0 is continuous time, where the bias at `end` itself is 0.
 
     Returns:
-        `[T, S]` or `[B, T, S]`; float64 if times, intervals or tail are, otherwise float32, whatever autocast says.
+        `[T, S]` or `[B, T, S]`; float64 if times, intervals or tail are, otherwise float32, also under autocast.
 
     Raises:
         ValueError: if the shapes do not fit together, or tail or eps is out of range.
     """
     _check(times, intervals, tail, eps)
-    # Differences first, in a type that holds the times; float32 knows seconds since 1970 to two minutes.
+    # Subtract first, in a dtype that holds the times: float32 resolves seconds since 1970 only to two minutes.
     fine = torch.float32 if times.is_floating_point() and times.dtype != torch.float64 else torch.float64
     begin, end = intervals.to(torch.promote_types(fine, intervals.dtype)).unsqueeze(-3).unbind(-1)  # [..., 1, S]
     now = times.to(begin.dtype).unsqueeze(-1)  # [..., T, 1]
-    absent = (begin == torch.inf) | (end == -torch.inf)  # apart, or the tail's gradient would be inf * 0
+    absent = (begin == torch.inf) | (end == -torch.inf)  # masked, or the tail's gradient would be inf * 0
     begin, last = begin.masked_fill(absent, 0), (end - tick).masked_fill(absent, 0)
-    # Not by midpoint and half width, which for a global slot would be inf - inf.
+    # Not from midpoint and half width: for a global slot these would give inf - inf.
     distance = torch.maximum(begin - now, now - last).clamp_min(0)
     kind = (
         torch.float64
@@ -69,9 +69,9 @@ def relay_attention(
     eps: float = 1e-3,
     tick: float = 0.0,
 ) -> Tensor:
-    """Cross-attention of a stream's tokens to context slots, each of which has its time; see `relay_bias`.
+    """Cross-attention of a stream's tokens to context slots, each with a time interval; see `relay_bias`.
 
-    Weights sum to 1 however far a query is from every slot: the nearest slots share them, and a global slot takes them all.
+    Weights sum to 1 even if a query is far from every slot: the nearest slots share the weight, and a global slot takes all of it.
 
     Args:
         q: `[B, H, T, D]`, any float dtype.
@@ -89,11 +89,11 @@ def relay_attention(
     for rows, now in zip(q.split(ROWS, dim=2), times.split(ROWS, dim=-1), strict=True):
         bias = relay_bias(now, intervals, tail=tail, eps=eps, tick=tick)
         if bias.shape[-1]:
-            # A row may be moved as a whole. Counted from the nearest slot, the differences that decide survive the addition to the
-            # scores; far from every slot they would drown in one large number.
+            # Adding a constant to a row does not change its softmax. Subtract the nearest slot's bias: far from every
+            # slot, one large number would otherwise swamp the differences when the bias is added to the scores.
             nearest = bias.detach().amax(dim=-1, keepdim=True)
             bias = bias - nearest.masked_fill(nearest.isinf(), 0)
-        # A CPU adds a float32 bias to bfloat16 scores; CUDA's fused kernels want one type.
+        # A CPU can add a float32 bias to bfloat16 scores; CUDA's fused kernels need one dtype.
         bias = bias.to(q.dtype if q.is_cuda else torch.promote_types(q.dtype, torch.float32))
         mask = bias if bias.dim() == 2 else bias.unsqueeze(1)
         out.append(F.scaled_dot_product_attention(rows, k, v, attn_mask=mask))
@@ -111,10 +111,10 @@ def naive_relay_attention(
     eps: float = 1e-3,
     tick: float = 0.0,
 ) -> Tensor:
-    """`relay_attention` element by element: the oracle of its tests. Its intervals are finite, and its tail is one for all."""
+    """`relay_attention` element by element: the oracle of its tests. Intervals must be finite, and all slots share one tail."""
     _fit(q, k, v, times, intervals)
     sigma = tail / math.sqrt(-2 * math.log(eps))
-    out = q.clone()  # of which every element is replaced
+    out = q.clone()  # every element is overwritten
     for b in range(q.shape[0]):
         clock = (times if times.dim() == 1 else times[b]).tolist()
         table = (intervals if intervals.dim() == 2 else intervals[b]).tolist()
@@ -130,15 +130,15 @@ def naive_relay_attention(
 
 
 class RelayCrossAttention(nn.Module):
-    """Multi-head cross-attention to context slots with their times; see `relay_attention`.
+    """Multi-head cross-attention to context slots with time intervals; see `relay_attention`.
 
     Args:
         dim: width of a token.
         context_dim: width of a slot.
         heads: number of heads, which must divide `dim`.
-        tail: over which a slot fades, in the unit of the times.
+        tail: distance over which a slot fades, in the unit of the times.
         eps: factor at the tail's end.
-        tick: distance of the samples; 0 for continuous time.
+        tick: distance between samples; 0 for continuous time.
     """
 
     def __init__(

@@ -15,19 +15,19 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from tocsin.operators.shapes import match
 
 BLOCK = 128
-"""Rows of queries at a time; measured best of 128, 256, 512 and 1,024 on a CPU, and FlexAttention's own size."""
+"""Queries per block. Measured best of 128, 256, 512 and 1,024 on a CPU; also FlexAttention's own block size."""
 
 
 def sink_window_attention(q: Tensor, k: Tensor, v: Tensor, *, sink: int, window: int) -> Tensor:
-    """Causal attention to the first `sink` tokens and to the last `window`, the query's own among them.
+    """Causal attention to the first `sink` tokens and to the last `window` tokens, including the query's own.
 
-    Work is `T * (sink + window)`, not `T²`. Each block of queries attends to the blocks that it sees at all.
+    Work is `T * (sink + window)`, not `T²`. Each block of queries attends only to the blocks that it sees.
     Source: the sparse path of Flux Attention (arXiv 2604.07394); this project cuts sink and window at tokens, not at blocks.
 
     Args:
         q, k, v: `[B, H, T, D]`, any float dtype.
-        sink: tokens at the beginning that every later query sees, 0 or more.
-        window: tokens, 1 or more; T or more is dense causal attention.
+        sink: number of tokens at the beginning that every later query sees, 0 or more.
+        window: number of tokens, 1 or more; T or more is dense causal attention.
 
     Returns:
         `[B, H, T, D]`, dtype of `q`.
@@ -38,8 +38,8 @@ def sink_window_attention(q: Tensor, k: Tensor, v: Tensor, *, sink: int, window:
     tokens = _check(q, k, v, sink, window)
     if window >= tokens or sink >= tokens:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # FlexAttention only where it has a backward and compiles once: on a CPU it was 1.3 times as fast as blocks at 16,384
-    # tokens, but has no gradient there, takes 4-15 s to compile in each process and needs a C++ compiler at run time.
+    # Use FlexAttention on a GPU only. On a CPU it was 1.3 times as fast as blocks at 16,384 tokens, but it has no
+    # gradient there, takes 4-15 s to compile in each process and needs a C++ compiler at run time.
     flex = _flex(q.device, q.dtype, q.shape[-1]) if q.is_cuda and q.numel() else None
     if flex is not None:
         return flex(q, k, v, block_mask=_block_mask(tokens, sink, window, q.device))
@@ -57,11 +57,11 @@ def naive_sink_window_attention(q: Tensor, k: Tensor, v: Tensor, *, sink: int, w
 
 
 class SinkWindow(NamedTuple):
-    """What the sparse path keeps of a stream: at most `sink + window - 1` tokens, however long it runs.
+    """The state of the sparse path over a stream: at most `sink + window - 1` tokens, for a stream of any length.
 
     Args:
         k, v: `[B, H, N, D]`, the sink and then the latest tokens.
-        seen: tokens so far.
+        seen: number of tokens so far.
     """
 
     k: Tensor
@@ -72,20 +72,20 @@ class SinkWindow(NamedTuple):
 def sink_window_step(
     q: Tensor, k: Tensor, v: Tensor, state: SinkWindow | None = None, *, sink: int, window: int
 ) -> tuple[Tensor, SinkWindow]:
-    """`sink_window_attention` on the next tokens of a stream; any split gives what the whole sequence gives.
+    """`sink_window_attention` on the next tokens of a stream; the result does not depend on how the stream is split.
 
-    Memory is `n * (sink + window + n)` once there is a state: feed long stretches in pieces.
+    Memory is `n * (sink + window + n)` once there is a state, so pass long sequences in pieces.
 
     Args:
         q, k, v: `[B, H, n, D]`, the next n tokens.
-        state: what the last call returned; None at the beginning.
+        state: returned by the last call; None at the beginning.
         sink, window: as in `sink_window_attention`, the same in every call.
 
     Returns:
         `[B, H, n, D]`, and the state for the next call.
 
     Raises:
-        ValueError: as `sink_window_attention`, or if the state is of another shape or dtype.
+        ValueError: as `sink_window_attention`, or if the state has another shape or dtype.
     """
     fresh = _check(q, k, v, sink, window)
     if state is None:
@@ -96,12 +96,12 @@ def sink_window_step(
     if not held:
         out = sink_window_attention(q, k, v, sink=sink, window=window)  # the prefill, in blocks
     else:
-        first = min(sink, held)  # of what is held, these are the sink, and the rest ends at the last token seen
+        first = min(sink, held)  # tokens of the sink in the state; the rest are the last tokens seen
         places = torch.arange(held + fresh, device=q.device)
         places = torch.where(places < first, places, places + state.seen - held)
         now = torch.arange(state.seen, total, device=q.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=_seen(now[:, None], places, sink, window))
-    near = k.shape[2] - (window - 1)  # the next query sees itself, and these before it
+    near = k.shape[2] - (window - 1)  # where the next query's window begins
     if near > sink:
         k, v = (torch.cat((x[:, :, :sink], x[:, :, near:]), dim=2) for x in (k, v))
     return out, SinkWindow(k, v, total)
@@ -114,15 +114,15 @@ def flux_attention(q: Tensor, k: Tensor, v: Tensor, route: Tensor, *, sink: int,
 
     Args:
         q, k, v: `[B, H, T, D]`, any float dtype.
-        route: `[B] bool`, True is dense: each sample is computed on its own path alone. Or `[B]` float `z`: both paths are
-            computed and mixed, `z * dense + (1 - z) * sparse`, which the router needs in training.
+        route: `[B] bool`, True is dense: each sample is computed on its own path only. Or `[B]` float `z`: both paths are
+            computed and mixed as `z * dense + (1 - z) * sparse`, which training the router requires.
         sink, window: of the sparse path, see `sink_window_attention`.
 
     Returns:
         `[B, H, T, D]`, dtype of `q`.
 
     Raises:
-        ValueError: as `sink_window_attention`, or if there is not one route a sample.
+        ValueError: as `sink_window_attention`, or if there is not one route per sample.
     """
     _check(q, k, v, sink, window)
     if route.shape != q.shape[:1]:
@@ -145,13 +145,13 @@ def flux_attention(q: Tensor, k: Tensor, v: Tensor, route: Tensor, *, sink: int,
 class FluxRouter(nn.Module):
     """Decides for each sample, from its first and last queries, whether attention is dense.
 
-    The last layer starts at weight 0 and bias `[0, 4.5]`, so that routing starts dense: always where it takes the larger logit,
-    99 times of 100 where it samples.
+    The last layer starts at weight 0 and bias `[0, 4.5]`, so that routing starts dense: always when it takes the larger logit,
+    99 times out of 100 when it samples.
     Source: Flux Attention (arXiv 2604.07394), the router of its code.
 
     Args:
         dim: width D of a query head.
-        pool: queries P that are averaged at each end.
+        pool: number of queries P that are averaged at each end.
     """
 
     def __init__(self, *, dim: int, pool: int = 100) -> None:
@@ -169,7 +169,7 @@ class FluxRouter(nn.Module):
         last.bias.data = torch.tensor([0.0, 4.5])
 
     def logits(self, q: Tensor) -> Tensor:
-        """`[B, 2]` of `q` `[B, H, T, D]`: sparse, dense. Below 2 P tokens, the middle ones count at both ends."""
+        """Logits of sparse and dense, `[B, 2]`, for `q` `[B, H, T, D]`; below 2 P tokens, the middle ones count at both ends."""
         match(q=(q, f"B H T {self.dim}"))
         ends = torch.cat((q[:, :, : self.pool], q[:, :, -self.pool :]), dim=2)
         return self.decide(self.encode(ends.mean(dim=(1, 2))))
@@ -177,8 +177,8 @@ class FluxRouter(nn.Module):
     def forward(self, q: Tensor, *, tau: float = 1.0) -> Tensor:
         """The route of each sample, see `flux_attention`.
 
-        In training `[B]` float, 0 or 1, sampled with Gumbel noise at temperature `tau`, with the gradient of the soft sample;
-        otherwise `[B] bool`, the larger logit.
+        In training it is `[B]` float, 0 or 1, sampled with Gumbel noise at temperature `tau`. Its gradient is that of the soft
+        sample. Otherwise it is `[B] bool`, True if the dense logit is the larger.
         """
         logits = self.logits(q)
         if not self.training:
@@ -187,13 +187,13 @@ class FluxRouter(nn.Module):
 
 
 class FluxAttention(nn.Module):
-    """Multi-head causal self-attention with a router of its own; see `flux_attention`.
+    """Multi-head causal self-attention with its own router; see `flux_attention`.
 
     Args:
         dim: width of a token.
         heads: number of heads, which must divide `dim`.
-        sink, window: tokens of the sparse path.
-        pool: queries that the router averages at each end.
+        sink, window: numbers of tokens of the sparse path.
+        pool: number of queries that the router averages at each end.
     """
 
     def __init__(self, *, dim: int, heads: int, sink: int = 128, window: int = 1024, pool: int = 100) -> None:
@@ -206,7 +206,10 @@ class FluxAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor, route: Tensor | None = None, *, tau: float = 1.0) -> tuple[Tensor, Tensor]:
-        """`[B, T, dim]` of `x` `[B, T, dim]`, and the route `[B]`: that given, or the router's, which `SparsityLoss` takes."""
+        """`[B, T, dim]` of `x` `[B, T, dim]`, and the route `[B]`.
+
+        The route is `route` if given, else the router's; `SparsityLoss` takes it.
+        """
         match(x=(x, f"B T {self.out.in_features}"))
         q, k, v = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [B, H, T, D]
         if route is None:
@@ -218,13 +221,13 @@ class FluxAttention(nn.Module):
 class SparsityLoss(nn.Module):
     """Pulls the share of sparse layers towards a target for each task: `a |d| + b d²`, averaged over tasks.
 
-    The multipliers a and b are learned by gradient ascent, so that a target that is missed weighs more and more: give
-    `parameters()` to an optimizer of their own with `maximize=True`.
+    d is the share minus its target. The multipliers a and b are learned by gradient ascent, so that a missed target weighs more
+    and more. Give `parameters()` to a separate optimizer with `maximize=True`.
     Source: Flux Attention (arXiv 2604.07394). Its targets: 0.45 for question answering, 1.0 for code, summaries and in-context
     learning.
 
     Args:
-        targets: of each task, the wanted share of sparse layers, 0 to 1.
+        targets: of each task, the target share of sparse layers, 0 to 1.
     """
 
     targets: Tensor
@@ -232,16 +235,16 @@ class SparsityLoss(nn.Module):
     def __init__(self, *, targets: list[float]) -> None:
         super().__init__()
         self.register_buffer("targets", torch.tensor(targets))
-        self.multipliers = nn.Parameter(torch.rand(len(targets), 2) / 2)  # U(0, 0.5); a row a task
+        self.multipliers = nn.Parameter(torch.rand(len(targets), 2) / 2)  # U(0, 0.5); one row per task
 
     def forward(self, routes: Tensor, tasks: Tensor) -> Tensor:
-        """A scalar, of `routes` `[layers, B]` float, 1 where dense, and the task `[B] int64` of each sample."""
+        """The loss, a scalar, of `routes` `[layers, B]` float, 1 where dense, and the task `[B] int64` of each sample."""
         match(routes=(routes, "layers B"), tasks=(tasks, "B"))
         off = (1 - routes.float().mean(dim=0)) - self.targets[tasks]  # [B]
         loss = (self.multipliers[tasks] * torch.stack((off.abs(), off.square()), dim=-1)).sum(-1)
         ours = F.one_hot(tasks, len(self.targets)).to(loss)  # [B, tasks]
         counts = ours.sum(0)
-        return (loss @ ours / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)  # tasks in the batch alone
+        return (loss @ ours / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)  # only tasks in the batch
 
 
 def tau_at(step: int, steps: int) -> float:
@@ -251,8 +254,8 @@ def tau_at(step: int, steps: int) -> float:
 
 
 def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
-    # Cut once with split: its gradient is one cat. That of a slice is as long as the sequence, for every block again; at 16,384
-    # tokens the backward pass was 7 times as slow.
+    # Cut once with split, whose gradient is one cat. The gradient of a slice is as long as the sequence, for every
+    # block: at 16,384 tokens, slices made the backward pass 7 times as slow.
     keys, values = k.split(BLOCK, dim=2), v.split(BLOCK, dim=2)
     places = torch.arange(q.shape[2], device=q.device).split(BLOCK)
     far, inner, out = -(-sink // BLOCK), None, []
@@ -262,7 +265,7 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
         mask = inner if rows.shape[2] == BLOCK else None
         if mask is None:
             mask = _seen(places[i][:, None], torch.cat([places[j] for j in kept]), sink, window)
-            # From there on blocks see the same, moved along.
+            # From here on, every full block has the same mask, shifted.
             inner = mask if i * BLOCK >= window and near >= far else None
         few_keys, few_values = torch.cat([keys[j] for j in kept], dim=2), torch.cat([values[j] for j in kept], dim=2)
         out.append(F.scaled_dot_product_attention(rows, few_keys, few_values, attn_mask=mask))
@@ -271,19 +274,19 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
 
 @cache
 def _flex(device: torch.device, dtype: torch.dtype, dim: int) -> Callable[..., Tensor] | None:
-    """FlexAttention, compiled, or None where it does not compile (no Triton, float64, heads under 16 wide): tried once."""
+    """Compiled FlexAttention, or None if it does not compile (no Triton, float64, heads under 16 wide); tried once."""
     compiled: Callable[..., Tensor] = torch.compile(flex_attention)
     probe = torch.zeros(1, 1, 2 * BLOCK, dim, device=device, dtype=dtype)
     try:
         compiled(probe, probe, probe, block_mask=_block_mask(2 * BLOCK, 1, 1, device))
-    except RuntimeError:  # of which every error of the compiler is one
+    except RuntimeError:  # the base of every compiler error
         return None
     return compiled
 
 
 @lru_cache(maxsize=16)
 def _block_mask(tokens: int, sink: int, window: int, device: torch.device) -> BlockMask:
-    """From sizes alone: FlexAttention's own `create_block_mask` would make a mask of `tokens²` first."""
+    """Build the block mask from sizes: FlexAttention's own `create_block_mask` would make a mask of `tokens²` first."""
     first = torch.arange(0, tokens, BLOCK, device=device)
     t, s = first[:, None], first[None, :]
     some = (s <= t) & ((s < sink) | (t - s - (BLOCK - 1) < window))

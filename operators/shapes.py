@@ -1,4 +1,4 @@
-"""Named dimensions: one line says which sizes must agree, and an error says which do not."""
+"""Named dimensions: declare in one line which sizes must agree; an error names those that do not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def match(**tensors: tuple[Tensor, str]) -> dict[str, int]:
-    """The size of each named dimension, once all tensors agree on it.
+    """Check that tensors agree on their named dimensions, and return the size of each.
 
-    `match(q=(q, "B H T D"), k=(k, "B H S D"))` gives `{"B": 2, "H": 8, "T": 1, "D": 64, "S": 512}`. A number in place of a name
-    is a size that must be met. Nothing is broadcast.
+    `match(q=(q, "B H T D"), k=(k, "B H S D"))` gives `{"B": 2, "H": 8, "T": 1, "D": 64, "S": 512}`. A number instead of a name is
+    a required size. Nothing is broadcast.
 
     Args:
-        tensors: each with its dimensions, separated by blanks.
+        tensors: each tensor with its dimensions, separated by spaces.
 
     Raises:
-        ValueError: if two tensors differ in a dimension, in device, or, where both are floating point and autocast does not
-            see to it, in dtype.
+        ValueError: if two tensors differ in a dimension or in device. Also if they differ in dtype, both are floating point and
+            autocast is off.
     """
     sizes: dict[str, int] = {}
     said: dict[str, str] = {}  # which tensor gave a dimension its size

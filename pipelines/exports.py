@@ -1,4 +1,4 @@
-"""Names that a package exports, each imported when it is first asked for: importing the package itself does no work."""
+"""Lazy exports of a package: each name is imported on first access, so importing the package itself does no work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def exported(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """A `__getattr__` for a package.
 
     Args:
-        modules: a module of the package, such as `declare.rows` -> the names that it defines, with spaces between them.
+        modules: module of the package, such as `declare.rows` -> the names that it defines, separated by spaces.
     """
     homes = {name: f"{package}.{module}" for module, names in modules.items() for name in names.split()}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tocsin.models.occupancy.data import PROPERTIES, Recording
@@ -22,22 +23,24 @@ from tocsin.models.occupancy.model import load
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
-    ConfigError,
     Declared,
+    Duration,
     Model,
     ModelError,
+    Options,
     Pipeline,
     Rows,
     Stage,
     StepContext,
     Stores,
     milliseconds,
+    parsed,
     replay,
 )
 from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, SlidingWindow
 
-OPTIONS = ("name", "topic", "timezone", "days", "hours", "rooms", "co2", "stuck", "silent", "late", "hold")
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+HOURS = re.compile(r"\d\d?:\d\d-\d\d?:\d\d")
 RELEASE = 0.7
 """A room stays occupied until its probability falls below so much of the model's threshold."""
 
@@ -64,45 +67,97 @@ RESULTS = pa.schema(
 )
 
 
+def _days(text: str) -> set[int]:
+    """The days of "mon-fri" or "mon,wed-thu,sun"; 0 is Monday."""
+    days = set[int]()
+    for part in text.lower().split(","):
+        names = part.strip().split("-")
+        if len(names) > 2:
+            raise ValueError(part)
+        first, last = DAYS.index(names[0]), DAYS.index(names[-1])
+        days |= {day % 7 for day in range(first, (last if last >= first else last + 7) + 1)}
+    return days
+
+
+def _hours(text: str) -> tuple[int, int]:
+    """The minutes of the day of "07:00-19:00"."""
+    begin, end = (int(part[:-3]) * 60 + int(part[-2:]) for part in text.split("-"))
+    if not (HOURS.fullmatch(text) and 0 <= begin < end <= 1440):
+        raise ValueError(text)
+    return begin, end
+
+
+Days = Annotated[str, parsed(_days, "days such as mon-fri")]
+Hours = Annotated[str, parsed(_hours, "hours of one day such as 07:00-19:00")]
+TimeZone = Annotated[str, parsed(ZoneInfo, "a time zone such as Europe/Amsterdam")]
+
+
+class RoomOptions(BaseModel):
+    """`[pipelines.occupancy.rooms.<room>]`: when people are expected in one room; None: as in every room."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    days: Days | None = None
+    hours: Hours | None = None
+
+
+class OccupancyOptions(Options):
+    """The options of the occupancy pipeline.
+
+    Args:
+        timezone: of the rooms.
+        days, hours: when people are expected.
+        rooms: rooms with days and hours of their own.
+        co2: ppm above which an occupied room raises an alert; it ends 200 below.
+        stuck: minutes without any change of CO2.
+        silent: without a reading.
+        late: how far readings may lag.
+        hold: minutes that an occupied room must be so to raise an alert.
+    """
+
+    name: str = "occupancy"
+    topic: str = "sensors.occupancy"
+    timezone: TimeZone = "UTC"
+    days: Days = "mon-fri"
+    hours: Hours = "07:00-19:00"
+    rooms: dict[str, RoomOptions] = Field(default_factory=dict)
+    co2: float = Field(default=1200, gt=0)
+    stuck: float = Field(default=720, gt=0)
+    silent: Duration = "15min"
+    late: Duration = "5min"
+    hold: int = Field(default=5, ge=1)
+
+
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The occupancy pipeline: a row a room and minute.
 
     Args:
-        options: all may be absent. `name` ("occupancy"), `topic` ("sensors.occupancy"), `timezone` of the rooms ("UTC"); `days`
-            ("mon-fri") and `hours` ("07:00-19:00") when people are expected, and `rooms`, a table of rooms with days and hours of
-            their own; `co2` (ppm above which a room with people in it rings, 1200; it ends 200 below), `stuck` (minutes without
-            any change of CO2, 720), `silent` (without a reading, "15min"), `late` (how far readings may lag, "5min"), `hold`
-            (minutes that an occupied room must be so to ring, 5).
+        options: of `OccupancyOptions`; all may be absent.
         model: as written by `tocsin train occupancy`.
 
     Raises:
         ConfigError: an unknown option, or one that does not parse.
         ModelError: no model, or files that do not make one.
     """
-    if unknown := sorted(set(options) - set(OPTIONS)):
-        raise ConfigError(
-            f"pipelines.occupancy: expected options of {', '.join(OPTIONS)}, got {', '.join(unknown)}; mend tocsin.toml"
-        )
+    o = OccupancyOptions.read(options)
     if model is None:
         raise ModelError(
             "pipelines.occupancy: expected a model, got none; set model = 'occupancy@champion' or a folder that training wrote"
         )
     judge = model.load(load, training="tocsin train occupancy")
-    limit, hold = _number(options, "co2", 1200), int(_number(options, "hold", 5))
-    silent = options.get("silent", "15min")
     return Pipeline(
-        name=options.get("name", "occupancy"),
-        topic=options.get("topic", "sensors.occupancy"),
+        name=o.name,
+        topic=o.topic,
         schema=READING,
         key="room",
         event_time="time",
         stages=[
-            _grid(options.get("late", "5min"), min("10min", silent, key=milliseconds)),
-            Air(options.get("timezone", "UTC"), Schedules(options)),
+            _grid(o.late, min("10min", o.silent, key=milliseconds)),
+            Air(o.timezone, Schedules(o)),
             SlidingWindow(judge.config.window, judge.config.features),
             Infer(judge),
             Held(judge.config.threshold),
-            Inactivity(silent),
+            Inactivity(o.silent),
         ],
         results=RESULTS,
         rules=[
@@ -110,21 +165,21 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 name="unexpected",
                 severity="warning",
                 when=pl.col("occupied") & ~pl.col("scheduled"),
-                hold=hold,
+                hold=o.hold,
                 data=["room", "probability", "co2"],
             ),
             AlertRule(
                 name="stale_air",
                 severity="warning",
-                when=pl.col("occupied") & (pl.col("co2") > limit),
-                clear=~pl.col("occupied") | (pl.col("co2") < limit - 200),
-                hold=hold,
+                when=pl.col("occupied") & (pl.col("co2") > o.co2),
+                clear=~pl.col("occupied") | (pl.col("co2") < o.co2 - 200),
+                hold=o.hold,
                 data=["room", "co2", "ventilation"],
             ),
             AlertRule(
                 name="stuck_sensor",
                 severity="critical",
-                when=pl.col("still") >= _number(options, "stuck", 720),
+                when=pl.col("still") >= o.stuck,
                 data=["room", "co2", "still"],
             ),
             AlertRule(name="silent_sensor", severity="critical", when=pl.col("silent"), data=["room"]),
@@ -141,7 +196,7 @@ def minutes(recording: Recording) -> pl.DataFrame:
         schema=READING,
         key="room",
         event_time="time",
-        stages=[_grid("5min"), Air(recording.timezone, Schedules({}))],
+        stages=[_grid("5min"), Air(recording.timezone, Schedules(OccupancyOptions()))],
         results=pa.schema([("room", pa.string()), *((name, pa.float32()) for name in FEATURES)]),
     )
     frame, _ = replay(declared, readings(recording))
@@ -161,13 +216,13 @@ def readings(recording: Recording) -> pa.Table:
 class Schedules:
     """When people are expected in a room."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        usual = {"days": options.get("days", "mon-fri"), "hours": options.get("hours", "07:00-19:00")}
-        own = options.get("rooms", {})
-        read = [_schedule(usual), *(_schedule({**usual, **given}) for given in own.values())]
-        self._rooms = pa.array(list(own), pa.string())
-        self._begin, self._end = (np.array([schedule[i] for schedule in read]) for i in (0, 1))
-        self._days = np.array([[day in days for day in range(7)] for _, _, days in read])
+    def __init__(self, options: OccupancyOptions) -> None:
+        own = options.rooms.values()
+        hours = [_hours(each) for each in (options.hours, *(room.hours or options.hours for room in own))]
+        days = [_days(each) for each in (options.days, *(room.days or options.days for room in own))]
+        self._rooms = pa.array(list(options.rooms), pa.string())
+        self._begin, self._end = np.array(hours).T
+        self._days = np.array([[day in each for day in range(7)] for each in days])
 
     def at(self, rooms: pa.Array, clock: Clock) -> np.ndarray:
         """Whether people are expected, `[B] bool`."""
@@ -181,12 +236,6 @@ class Air(Stage):
     """A minute's air as the model sees it: adds `FEATURES`, `scheduled`, `co2_usual` and `still`."""
 
     def __init__(self, timezone: str, schedules: Schedules) -> None:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ConfigError(
-                f"pipelines.occupancy: expected timezone such as Europe/Amsterdam, got {timezone!r}; mend tocsin.toml"
-            ) from None
         self._timezone, self._schedules = timezone, schedules
 
     @property
@@ -249,42 +298,6 @@ class Held(Stage):
 def _grid(late: str, wait: str = "10min") -> Resample:
     """Minutes; `wait` is no longer than silence takes, so that its alert comes after the room's last row and is of its time."""
     return Resample("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
-
-
-def _schedule(own: Mapping[str, Any]) -> tuple[int, int, frozenset[int]]:
-    hours = re.fullmatch(r"(\d\d?):(\d\d)-(\d\d?):(\d\d)", str(own["hours"]))
-    if unknown := sorted(set(own) - {"days", "hours"}):
-        raise ConfigError(f"pipelines.occupancy: expected a room's days and hours, got {unknown}; mend tocsin.toml")
-    if not hours:
-        raise ConfigError(
-            f"pipelines.occupancy: expected hours such as 07:00-19:00, got {own['hours']!r}; mend tocsin.toml"
-        )
-    begin, end = (int(hours[i]) * 60 + int(hours[i + 1]) for i in (1, 3))
-    if not 0 <= begin < end <= 1440:
-        raise ConfigError(f"pipelines.occupancy: expected hours of one day, got {own['hours']!r}; mend tocsin.toml")
-    return begin, end, frozenset(_days(str(own["days"])))
-
-
-def _days(text: str) -> set[int]:
-    """Such as "mon-fri" or "mon,wed-thu,sun"."""
-    days = set[int]()
-    for part in text.lower().split(","):
-        names = part.strip().split("-")
-        if not 1 <= len(names) <= 2 or any(name not in DAYS for name in names):
-            raise ConfigError(f"pipelines.occupancy: expected days such as mon-fri, got {text!r}; mend tocsin.toml")
-        first, last = DAYS.index(names[0]), DAYS.index(names[-1])
-        days |= {day % 7 for day in range(first, (last if last >= first else last + 7) + 1)}
-    return days
-
-
-def _number(options: Mapping[str, Any], name: str, default: float) -> float:
-    """An option that must be a number above 0."""
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ConfigError(
-            f"pipelines.occupancy: expected {name} to be a number above 0, got {value!r}; mend tocsin.toml"
-        )
-    return value
 
 
 def _results(recording: Recording, folder: Path, version: str) -> pl.DataFrame:

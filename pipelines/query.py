@@ -1,4 +1,4 @@
-"""What people read: result tables and SQL over them with Polars, and the alerts as they ring."""
+"""The read API: result tables, SQL over them with Polars, and alerts."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ALERTS = "alerts."
 REFRESH_S = 5.0
-"""How soon a subscriber sees a new pipeline's alert topic."""
+"""Seconds after which a subscriber looks for new alert topics."""
 
 
 def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyFrame:
-    """A pipeline's results, as of the last commit; nothing is read until it is collected.
+    """A pipeline's results as of the last commit. The frame is lazy: rows are read when it is collected.
 
     Args:
-        lake: None: the settings'.
+        lake: the lake to read; None: the settings'.
 
     Raises:
-        Unavailable: there is no table yet.
+        Unavailable: the table does not exist yet.
     """
     where = _lake(lake)
     if not DeltaTable.is_deltatable(where.uri(pipeline), storage_options=where.options or None):
@@ -47,13 +47,13 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
 
 
 def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
-    """The answer to Polars SQL over the lake's tables, each named as its pipeline.
+    """Run Polars SQL over the lake's tables; each table has the name of its pipeline.
 
     Args:
-        lake: None: the settings'.
+        lake: the lake to read; None: the settings'.
 
     Raises:
-        ConfigError: the SQL is wrong, or names a table or column that is not there.
+        ConfigError: the SQL is wrong, or names a table or column that does not exist.
     """
     where = _lake(lake)
     tables = {name: where.scan(name) for name in _tables(where)}
@@ -61,7 +61,7 @@ def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
         return pl.SQLContext(tables).execute(sql, eager=True)
     except PolarsError as reason:
         there = ", ".join(tables) or "none"
-        # Polars' own now() is local time without a zone: against our UTC columns it fails, and a cast would shift it.
+        # Polars' now() is local time without a zone. Comparing it with our UTC columns fails; a cast would shift it.
         hint = "write times as text, in UTC: '2026-01-31 12:00:00'" if "Datetime" in str(reason) else ""
         raise ConfigError(
             f"query in {where.place()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {there}'}"
@@ -75,16 +75,16 @@ def alerts(
     follow: bool = False,
     since: Literal["earliest", "latest"] = "earliest",
 ) -> Iterator[Alert]:
-    """Alerts, in each partition's order; an alert whose transaction was not committed is never seen.
+    """Read alerts, in order within each partition. Alerts of uncommitted transactions are never returned.
 
     Args:
-        pipeline: None: of all pipelines.
+        pipeline: whose alerts; None: of all pipelines.
         kafka: options of kafka-python's clients; None: the settings'.
-        follow: go on as new ones ring; otherwise it ends where the log ends now.
+        follow: wait for new alerts; otherwise stop at the log's current end.
         since: where to begin.
 
     Raises:
-        Unavailable: Kafka does not answer, or the pipeline has no alert topic (with `follow`, it is waited for).
+        Unavailable: Kafka does not answer, or the pipeline has no alert topic. With `follow`, a missing topic is waited for.
     """
     from tocsin.pipelines.runtime.kafka import clients
 
@@ -106,12 +106,12 @@ def alerts(
                         place = f"{record.topic}[{record.partition}]@{record.offset}"
                         log.warning("%s: expected an alert, got %r; it is passed over", place, reason)
             if follow and time.monotonic() - refreshed > REFRESH_S:
-                _assign(consumer, pipeline, "earliest")  # a topic made while we listen is new from its start
+                _assign(consumer, pipeline, "earliest")  # read a topic that was created meanwhile from its start
                 refreshed = time.monotonic()
 
 
 def _assign(consumer: KafkaConsumer, pipeline: str | None, since: str) -> dict[Any, int]:
-    """Add partitions of alert topics that are not read yet; returns where each of them ends now."""
+    """Assign alert partitions that are not assigned yet; returns the current end offset of each of them."""
     from kafka import TopicPartition
 
     mine = re.escape(pipeline) if pipeline else r".+(?<!\.dlq)"

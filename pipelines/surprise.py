@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
+from pydantic import Field
 
 from tocsin.models.domain import Shot
 from tocsin.models.surprise.domain import Surprise
@@ -23,10 +24,11 @@ from tocsin.pipelines.runtime import (
     Batch,
     Cell,
     CellStore,
-    ConfigError,
     Declared,
+    Lateness,
     Model,
     ModelError,
+    Options,
     Pipeline,
     Rows,
     Stage,
@@ -34,7 +36,6 @@ from tocsin.pipelines.runtime import (
     Stores,
     frame_fields,
     replay_clip,
-    roots_of,
 )
 from tocsin.pipelines.runtime.stages import Encode, Gaps, Keep, Pixels, Reorder
 
@@ -56,12 +57,27 @@ whether it belongs to something new; how far the picture has moved, in frame wid
 top; and where in the lake the frame is kept, if it is."""
 
 
+class SurpriseOptions(Options):
+    """The options of the underwater pipeline.
+
+    Args:
+        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
+        roots: folders in which messages may say that their frames lie.
+        keep_every: of an event's frames, one in so many is kept.
+    """
+
+    name: str = "surprise"
+    topic: str = "video.underwater"
+    late: Lateness = 0
+    roots: list[str] = Field(default_factory=list)
+    keep_every: int = Field(default=5, ge=1)
+
+
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The underwater pipeline.
 
     Args:
-        options: `late`, by how much frames of a camera may be out of order (they wait for so long); `roots`, folders in which
-            messages may say that their frames lie; `keep_every`, of an event's frames one in so many is kept; `name`, `topic`.
+        options: of `SurpriseOptions`; all may be absent.
         model: written by `tocsin train surprise`.
 
     Raises:
@@ -72,25 +88,22 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ModelError(
             "pipelines.surprise: expected a model, got none; set model = 'surprise@champion' or a folder that training wrote"
         )
-    judge, name = model.load(load, training="tocsin train surprise"), options.get("name", "surprise")
-    every = options.get("keep_every", 5)
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ConfigError(f"pipelines.{name}: keep_every: expected a whole number of at least 1, got {every!r}")
-    fields = frame_fields(*judge.size, roots=roots_of(options, name))
+    judge, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
+    fields = frame_fields(*judge.size, roots=o.roots)
     return Pipeline(
-        name=name,
-        topic=options.get("topic", "video.underwater"),
+        name=o.name,
+        topic=o.topic,
         schema=pa.schema([*FACTS, *fields]),
         key="camera",
         event_time="time",
         stages=[
-            Reorder(late=options.get("late", 0)),
+            Reorder(late=o.late),
             Gaps(by="sequence"),
             Pixels(fields[1]),
             Encode(judge.encode),
             Ego(lapse=judge.config.lapse),
-            Predict(judge, keep_every=every),
-            Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
+            Predict(judge, keep_every=o.keep_every),
+            Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
         rules=[

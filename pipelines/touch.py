@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from tocsin.models.domain import Shot
@@ -26,8 +27,10 @@ from tocsin.pipelines.runtime import (
     Cell,
     ConfigError,
     Declared,
+    Lateness,
     Model,
     ModelError,
+    Options,
     Pipeline,
     Rows,
     Stage,
@@ -36,7 +39,6 @@ from tocsin.pipelines.runtime import (
     frame_fields,
     milliseconds,
     replay_clip,
-    roots_of,
 )
 from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Gaps, Keep, Pixels, Reorder
 
@@ -83,13 +85,27 @@ both it does, if any, whether it touches something, and since which frame, which
 the lake the frame is kept, if it is."""
 
 
+class TouchOptions(Options):
+    """The options of the touch pipeline.
+
+    Args:
+        late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
+        roots: folders in which messages may say that their frames lie.
+        hands: what finds hands in frames that come without boxes: "finder", MediaPipe's model file, or "none".
+    """
+
+    name: str = "touch"
+    topic: str = "video.egocentric"
+    late: Lateness = 0
+    roots: list[str] = Field(default_factory=list)
+    hands: str = FINDER
+
+
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The touch pipeline.
 
     Args:
-        options: `late`, by how much frames of a camera may be out of order (they wait for so long); `roots`, folders in which
-            messages may say that their frames lie; `hands`, what finds hands in frames that come without boxes: "finder",
-            MediaPipe's model file, or "none"; `name`, `topic`.
+        options: of `TouchOptions`; all may be absent.
         model: written by `tocsin train touch`.
 
     Raises:
@@ -100,23 +116,22 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         raise ModelError(
             "pipelines.touch: expected a model, got none; set model = 'touch@champion' or a folder that training wrote"
         )
-    judge, name = model.load(load, training="tocsin train touch"), options.get("name", "touch")
-    late = options.get("late", 0)
+    judge, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
     # Of a camera that has fallen silent, what is still to be sorted goes on before the windows are closed without it.
-    quiet = max(milliseconds(late) if isinstance(late, str) else late, 1000)
+    quiet = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
     wait = f"{max(milliseconds(WAIT), quiet + 1000)}ms"
-    c, fields = judge.config, frame_fields(*judge.size, roots=roots_of(options, name))
+    c, fields = judge.config, frame_fields(*judge.size, roots=o.roots)
     return Pipeline(
-        name=name,
-        topic=options.get("topic", "video.egocentric"),
+        name=o.name,
+        topic=o.topic,
         schema=pa.schema([*FACTS, *BOXES, *fields]),
         key="camera",
         event_time="time",
         stages=[
-            Reorder(late=late, wait=f"{quiet}ms"),
+            Reorder(late=o.late, wait=f"{quiet}ms"),
             Gaps(by="sequence"),
             Pixels(fields[1]),
-            Boxes(_detector(name, options.get("hands", FINDER), model.device)),
+            Boxes(_detector(o.name, o.hands, model.device)),
             Encode(judge.grey),
             CenteredWindow(
                 past=1,
@@ -136,7 +151,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait
             ),
             Touches(judge),
-            Keep(when="keep", folder=f"frames/{name}", suffix=".jpg", into="frame"),
+            Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
         rules=[
@@ -158,11 +173,11 @@ Detector = Callable[[Tensor], Tensor]
 """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, NaN of a hand that is not found."""
 
 
-def _detector(name: str, hands: object, device: str) -> Detector | None:
+def _detector(name: str, hands: str, device: str) -> Detector | None:
     if hands == NONE:
         return None
     try:
-        return finder.load(device=device) if hands == FINDER else HandDetector(str(hands))
+        return finder.load(device=device) if hands == FINDER else HandDetector(hands)
     except ValueError as reason:
         raise ConfigError(f"pipelines.{name}: {reason}") from None
 

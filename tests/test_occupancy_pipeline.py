@@ -178,13 +178,19 @@ def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_ri
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"level": 3}, "expected options of name, topic"),
-        ({"timezone": "Mars/Olympus"}, "expected timezone such as Europe/Amsterdam, got 'Mars/Olympus'"),
+        ({"level": 3}, "pipelines.occupancy: expected one of name, topic, "),
+        (
+            {"timezone": "Mars/Olympus"},
+            "pipelines.occupancy.timezone: expected a time zone such as Europe/Amsterdam, got 'Mars/Olympus'",
+        ),
         ({"days": "mon-fry"}, "expected days such as mon-fri, got 'mon-fry'"),
-        ({"hours": "nine to five"}, "expected hours such as 07:00-19:00, got 'nine to five'"),
-        ({"hours": "19:00-07:00"}, "expected hours of one day, got '19:00-07:00'"),
-        ({"rooms": {"a": {"light": 3}}}, "expected a room's days and hours, got ['light']"),
-        ({"co2": "high"}, "expected co2 to be a number above 0, got 'high'"),
+        (
+            {"hours": "nine to five"},
+            "pipelines.occupancy.hours: expected hours of one day such as 07:00-19:00, got 'nine to five'",
+        ),
+        ({"hours": "19:00-07:00"}, "expected hours of one day such as 07:00-19:00, got '19:00-07:00'"),
+        ({"rooms": {"a": {"light": 3}}}, "pipelines.occupancy.rooms.a: expected one of days, hours, got light"),
+        ({"co2": "high"}, "pipelines.occupancy.co2: expected a valid number, got 'high'"),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], line: str) -> None:

@@ -190,12 +190,12 @@ def test_options_change_levels_and_steps() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"levels": 3}, r"pipelines.rul: expected options of name, topic, .*, got levels; mend tocsin.toml"),
+        ({"levels": 3}, r"pipelines.rul: expected one of name, topic, .*, got levels; correct tocsin.toml"),
         ({"warning": 10, "critical": 20}, "expected critical <= warning, got 20 > 10"),
-        ({"warning": "low"}, "expected warning to be a number from 0 up, got 'low'"),
-        ({"hysteresis": -5}, "expected hysteresis to be a number from 0 up, got -5"),
-        ({"hold": "2 rows"}, "expected hold to be a number from 0 up, got '2 rows'"),
-        ({"hold": 0}, "expected hold of at least 1 row, got 0"),
+        ({"warning": "low"}, "rul.warning: expected a valid number, got 'low'"),
+        ({"hysteresis": -5}, "rul.hysteresis: expected greater than or equal to 0, got -5"),
+        ({"hold": "2 rows"}, "rul.hold: expected a valid integer, got '2 rows'"),
+        ({"hold": 0}, "rul.hold: expected greater than or equal to 1, got 0"),
         ({"name": "rul/eu"}, "expected a name of letters"),
     ],
 )

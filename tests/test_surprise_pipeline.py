@@ -144,9 +144,10 @@ def test_a_step_without_frames_changes_nothing(model: Model) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"keep_every": 0}, "pipelines.surprise: keep_every: expected a whole number of at least 1, got 0"),
-        ({"roots": "/frames"}, "pipelines.surprise: roots: expected a list of folders, got '/frames'"),
-        ({"late": "soon"}, "soon"),
+        ({"keep_every": 0}, "pipelines.surprise.keep_every: expected greater than or equal to 1, got 0"),
+        ({"roots": "/frames"}, "pipelines.surprise.roots: expected a valid list, got '/frames'"),
+        ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
+        ({"keep_evry": 3}, "pipelines.surprise: expected one of name, topic, late, roots, keep_every, got keep_evry"),
     ],
 )
 def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tests.conftest import Once
 from tests.touches import CONFIG, RATE_MS, SIZE, Taken, small_model, table, taken, touches
+from tocsin.models.domain import Shot
 from tocsin.models.touch.decode import decode, paired, spots
 from tocsin.models.touch.truth import HANDS, Touch
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
@@ -28,7 +29,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import _identified, replay
-from tocsin.pipelines.runtime.formats.video import Frame, encoded
+from tocsin.pipelines.runtime.formats.video import encoded
 from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
@@ -168,7 +169,7 @@ def test_a_box_that_is_none_is_a_dead_letter_and_the_stream_goes_on(
     declared: Pipeline, box: dict[str, float | None]
 ) -> None:
     shots = taken("a", 20)
-    bad = shots[8]._replace(frame=Frame(shots[8].frame.picture, {**shots[8].frame.facts, **box}))
+    bad = shots[8]._replace(frame=Shot(shots[8].frame.picture, {**shots[8].frame.facts, **box}))
     machine = Machine(declared)
     first = step(machine, [*shots[:8], bad, *shots[9:]])
     last = machine.step(empty(declared.schema), 10**9)
@@ -191,7 +192,7 @@ def test_a_box_may_reach_beyond_the_frame_a_little(declared: Pipeline) -> None:
     shots = taken("a", 20)
 
     def with_right(x1: float) -> pl.DataFrame:
-        here = shots[8]._replace(frame=Frame(shots[8].frame.picture, {**shots[8].frame.facts, "right_x1": x1}))
+        here = shots[8]._replace(frame=Shot(shots[8].frame.picture, {**shots[8].frame.facts, "right_x1": x1}))
         return replay(declared, table(declared, [*shots[:8], here, *shots[9:]]), after=OVER)[0]
 
     same(with_right(1.1), with_right(1.0))
@@ -204,7 +205,7 @@ def test_frames_without_boxes_are_judged_and_a_hand_at_a_time_may_be_unseen(decl
     def without(*names: set[str]) -> pl.DataFrame:
         kept = [
             s._replace(
-                frame=Frame(s.frame.picture, {k: v for k, v in s.frame.facts.items() if k not in set().union(*names)})
+                frame=Shot(s.frame.picture, {k: v for k, v in s.frame.facts.items() if k not in set().union(*names)})
             )
             for s in shots
         ]
@@ -241,7 +242,7 @@ def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
     given = dict(zip((f.name for f in BOXES), boxes.flatten().tolist(), strict=True))
     pattern: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [({}, given), (left, left), (given, given)]
     sent, known = (
-        [s._replace(frame=Frame(s.frame.picture, pattern[n % 3][which])) for n, s in enumerate(shots)]
+        [s._replace(frame=Shot(s.frame.picture, pattern[n % 3][which])) for n, s in enumerate(shots)]
         for which in (0, 1)
     )
     rows, _ = replay(p, table(p, sent), after=OVER)
@@ -279,7 +280,7 @@ def script(frames: int, *events: tuple[int, int, int]) -> Tensor:
 
 def played(declared: Pipeline, said: Tensor, *, times: Sequence[int] | None = None) -> tuple[pl.DataFrame, list[Alert]]:
     """What comes of a script."""
-    blank = Frame(np.zeros((*SIZE, 3), np.uint8))
+    blank = Shot(np.zeros((*SIZE, 3), np.uint8))
     at = times or [n * RATE_MS for n in range(len(said))]
     p = scripted(declared, said)
     return replay(p, table(p, [Taken("a", n, at[n], blank) for n in range(len(said))]), after=OVER)
@@ -290,7 +291,7 @@ def test_only_frames_near_an_event_are_kept_and_whole(declared: Pipeline) -> Non
     said[[14, 18, 22], 0, RIGHT, RELEASE] = torch.tensor([CLOSE + 0.01, CLOSE, 0.6])
     said[8, :, RIGHT, CONTACT] = torch.tensor([0.4, 2.0])  # what it points at is two frames before
     machine = Machine(scripted(declared, said))
-    shots = [Taken("a", n, n * RATE_MS, Frame(np.full((*SIZE, 3), 8 * n, np.uint8))) for n in range(30)]
+    shots = [Taken("a", n, n * RATE_MS, Shot(np.full((*SIZE, 3), 8 * n, np.uint8))) for n in range(30)]
     outcomes = [step(machine, shots), machine.step(empty(declared.schema), 10**9)]
     kept = {row["sequence"]: row["frame"] for o in outcomes for row in o.results.to_pylist() if row["frame"]}
     assert sorted(kept) == [6, 10, 14, 22]
@@ -376,10 +377,11 @@ def test_missing_frames_are_counted_and_repeated_or_late_ones_are_not_judged(mod
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"roots": "/frames"}, "pipelines.touch: roots: expected a list of folders, got '/frames'"),
-        ({"roots": [1], "name": "desk"}, "pipelines.desk: roots: expected a list of folders, got [1]"),
+        ({"roots": "/frames"}, "pipelines.touch.roots: expected a valid list, got '/frames'"),
+        ({"roots": [1], "name": "desk"}, "pipelines.desk.roots.0: expected a valid string, got 1"),
         ({"hands": "/nowhere.task"}, "pipelines.touch: hands: expected "),
-        ({"late": "soon"}, "soon"),
+        ({"late": "soon"}, "pipelines.touch.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
+        ({"hand": "none"}, "pipelines.touch: expected one of name, topic, late, roots, hands, got hand"),
     ],
 )
 def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line: str) -> None:

@@ -13,13 +13,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from tocsin.models.domain import Shot
 from tocsin.models.touch.config import DecodeConfig, EyeConfig, NetworkConfig, TouchConfig
 from tocsin.models.touch.model import Eyes
 from tocsin.models.touch.train import Footage, Recipe, fit, footage
 from tocsin.models.touch.truth import Touch
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.formats.jpeg import readings
-from tocsin.pipelines.runtime.formats.video import Frame, encoded
+from tocsin.pipelines.runtime.formats.video import encoded
 from tocsin.pipelines.touch import BOXES
 
 SIZE = (64, 96)
@@ -38,10 +39,10 @@ class Shot(NamedTuple):
     boxes: NDArray[np.float32]
 
     @property
-    def frame(self) -> Frame:
+    def frame(self) -> Shot:
         """As the stream has it; what is not known of hands is left out."""
         facts = zip((field.name for field in BOXES), self.boxes.flatten().tolist(), strict=True)
-        return Frame(self.picture, {name: value for name, value in facts if value == value})
+        return Shot(self.picture, {name: value for name, value in facts if value == value})
 
 
 class Taken(NamedTuple):
@@ -50,7 +51,7 @@ class Taken(NamedTuple):
     camera: str
     sequence: int
     at: int
-    frame: Frame
+    frame: Shot
 
 
 def touches(frames: int, *, seed: int) -> list[Touch]:

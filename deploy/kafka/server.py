@@ -21,30 +21,30 @@ from kafka.errors import KafkaError
 
 HERE = Path(__file__).parent
 INSTALL = "install a Java 17 runtime and Maven, e.g. `apt-get install openjdk-17-jre-headless maven`"
-# C1 alone: up in 2.6 s instead of 3.6, half the processor time in all, and faster in runs as short as tests are.
+# C1 only: the broker starts in 2.6 s instead of 3.6, takes half the CPU time, and is faster in runs as short as tests.
 JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
 
 
 class MissingToolError(RuntimeError):
-    """Java or Maven is not on this machine, or too old."""
+    """Java or Maven is missing on this machine, or too old."""
 
 
 class KafkaServer:
     """An Apache Kafka broker as a child process. A context manager: starts on entry, stops on exit.
 
-    It ends with the process that started it, however that one dies. Data survive `kill`: they are in the page cache.
+    It ends when the process that started it ends, even if that one is killed. Data survive `kill`: they are in the page cache.
 
     Args:
-        data: Directory of properties, log file and records; made when absent, used again when it holds a broker's data.
-        port: Port of the clients; 0 takes a free one.
+        data: Directory of properties, log file and records; created if missing, reused if it holds a broker's data.
+        port: Port for clients; 0 takes a free one.
         heap: Java heap, as in `-Xmx`.
-        secure: Of a second listener, with TLS and SASL: Kafka's settings by the names that they have behind
+        secure: Kafka's settings of a second listener with TLS and SASL, by their names after the prefix
             `listener.name.secure.`, such as `ssl.keystore.location`.
-        more: Any other settings of Kafka's, such as `authorizer.class.name`.
+        more: Any other Kafka settings, such as `authorizer.class.name`.
 
     Attributes:
-        port: Port of the clients, the same after a restart.
-        secure_port: That of the second listener, if there is one.
+        port: Port for clients, the same after a restart.
+        secure_port: Port of the second listener; 0 if there is none.
         log: Log file, warnings and errors only.
     """
 
@@ -87,7 +87,7 @@ class KafkaServer:
 
         Raises:
             MissingToolError: Java or Maven is missing or too old.
-            RuntimeError: it runs already, its jars cannot be resolved, or it ended or was silent before it served.
+            RuntimeError: it runs already, its jars cannot be resolved, or it ended or did not answer before it served clients.
         """
         if self._process:
             raise RuntimeError(f"Kafka on {self.bootstrap_servers} already runs as pid {self.pid}; stop() it first")
@@ -189,7 +189,7 @@ class KafkaServer:
             time.sleep(0.05)
 
     def _serves(self) -> bool:
-        """Whether this broker, and no other on its port, says that it may lead partitions: its logs are recovered."""
+        """Whether this broker, and no other on its port, reports that it may lead partitions; its logs are then recovered."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             with KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=2000) as admin:
@@ -218,7 +218,7 @@ def classpath() -> str:
         MissingToolError: the jars are not there yet and Maven is missing.
         RuntimeError: Maven cannot resolve them.
     """
-    with _only_one():  # Maven's own cache does not bear two at once
+    with _only_one():  # Maven's own cache does not support two processes at once
         if not (jars := _kept("jars")).exists():
             _resolve(HERE / "pom.xml", jars)
     return os.pathsep.join(sorted(map(str, jars.glob("*.jar"))))
@@ -227,7 +227,7 @@ def classpath() -> str:
 def prepared() -> Path:
     """The archive of Kafka's loaded classes (Java's CDS), made on the first use beside the jars.
 
-    With it, and with a formatted data folder that is copied instead of made anew, a broker is up in a third of the time.
+    With this archive and a copy of a formatted data folder, a broker starts in a third of the time.
 
     Raises:
         MissingToolError, RuntimeError: see `classpath`; or the first broker does not start.
@@ -241,7 +241,7 @@ def prepared() -> Path:
 
 
 def _prepare(jars: str, archive: Path, scratch: Path) -> None:
-    """Format a folder and run a broker on it once; its data folder is the model of later ones."""
+    """Format a data folder and run a broker on it once. Later brokers start with a copy of the formatted folder."""
     first = KafkaServer(data=scratch / "data")
     java, properties = [_java(), *JVM, "-Xmx512m"], first._configure()
     done = subprocess.run(
@@ -258,13 +258,13 @@ def _prepare(jars: str, archive: Path, scratch: Path) -> None:
 
 
 def _kept(what: str) -> Path:
-    """Where something made for this version of Kafka lies."""
+    """The path of a file or folder that is kept for this version of the pom."""
     return HERE / "target" / f"{hashlib.sha256((HERE / 'pom.xml').read_bytes()).hexdigest()[:12]}.{what}"
 
 
 @contextmanager
 def _only_one() -> Iterator[None]:
-    """Among all processes that prepare Kafka in this checkout."""
+    """Hold the lock of all processes that prepare Kafka in this checkout."""
     (HERE / "target").mkdir(exist_ok=True)
     with open(HERE / "target" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -300,8 +300,8 @@ def _java() -> str:
 
 
 def _free_port() -> int:
-    # Not one of the kernel's choice: among those, a client that retries while the broker is down can get the broker's
-    # own port for its end, and then keep the broker from coming back.
+    # Do not use a port of the kernel's choice. A client that retries while the broker is down could get the broker's
+    # port as its local port, and then the broker could not start again.
     for port in random.sample(range(20_000, 30_000), 100):
         with socket.socket() as probe:
             try:

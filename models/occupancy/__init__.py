@@ -1,1 +1,1 @@
-"""Whether a room is occupied, from the air in it."""
+"""Room occupancy, predicted from measurements of the air."""

@@ -1,4 +1,4 @@
-"""What the network has to be better than: simple models over summaries of the same window."""
+"""Baselines that the network has to beat: simple models over summaries of the same window."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Settings = Mapping[str, float]
 
 MOST = 6_000
-"""Minutes that the SVM, whose cost grows with their square, is trained on; drawn at random."""
+"""Minutes that the SVM is trained on, at most, drawn at random. Its cost grows with their square."""
 
 
 def _logistic(seed: int, settings: Settings) -> ClassifierMixin:
@@ -55,7 +55,7 @@ BASELINES: Mapping[str, Settings] = {
     },
     "clock only": {"max_iter": 60, "max_leaf_nodes": 8},
 }
-"""Each baseline's settings, as scikit-learn calls them."""
+"""Each baseline's settings, by scikit-learn's names."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ class Baseline:
     """One of `BASELINES`, trained.
 
     Args:
-        name: of it.
-        classifier: over `summaries`.
-        length: rows of the windows.
-        features: of the rooms, in their order.
+        name: its name in `BASELINES`.
+        classifier: predicts from `summaries`.
+        length: rows per window.
+        features: names of the rooms' features, in order.
     """
 
     name: str
@@ -75,17 +75,17 @@ class Baseline:
     features: Sequence[str]
 
     def __call__(self, rooms: Sequence[Room]) -> Array:
-        """The probability `[N]` of each window whose truth is known."""
+        """The probability `[N]` of occupancy for each window whose truth is known."""
         x, _ = summaries(rooms, self.length, self.features, clock=self.name == "clock only")
         return self.classifier.predict_proba(x)[:, 1]
 
     @property
     def parameters(self) -> int:
-        """Numbers that it has learned, but for the scaling: weights, support vectors with theirs, or splits (two) and leaves."""
+        """Number of learned values without the scaling: weights, support vectors and their weights, or leaves and two per split."""
         if self.name in ("gradient boosting", "clock only"):
             trees = [
                 tree for trees in self.classifier._predictors for tree in trees
-            ]  # scikit-learn shows them nowhere else
+            ]  # scikit-learn has no public access to them
             leaves = sum(tree.get_n_leaf_nodes() for tree in trees)
             return int(leaves + 2 * (leaves - len(trees)))
         last = self.classifier[-1]
@@ -99,13 +99,13 @@ class Baseline:
 def summaries(
     rooms: Sequence[Room], length: int, features: Sequence[str], *, clock: bool = False
 ) -> tuple[Array, Array]:
-    """Of each window whose truth is known: the last row, and the means of its last 10 rows and of all; 0 where nothing is known.
+    """Summarise each window whose truth is known: its last row, the mean of its last 10 rows and of all. Unknown values are 0.
 
     Args:
-        clock: the last row's time of day and week alone.
+        clock: use only the last row's time of day and week.
 
     Returns:
-        `[N, 3 F]` or, of the clock, `[N, 4]`, and the truth `[N]`.
+        `[N, 3 F]`, or `[N, 4]` with `clock`, and the truth `[N]`.
     """
     inputs, truth = [], []
     for room in rooms:
@@ -134,7 +134,7 @@ def fit_baseline(
     """Train one of `BASELINES` on the windows of some rooms whose truth is known.
 
     Args:
-        settings: instead of its own, or of some of them.
+        settings: override the baseline's own, all or some of them.
     """
     x, y = summaries(rooms, length, features, clock=name == "clock only")
     rng = np.random.default_rng(seed)

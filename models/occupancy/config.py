@@ -1,4 +1,4 @@
-"""What an occupancy model needs to know: its inputs, window, scaling, threshold and the sizes of its network."""
+"""Settings of an occupancy model: inputs, window, scaling, threshold and network sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tocsin.models.trained import CONFIG_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Sizes of the network: `patch` rows are read at once, by an LSTM of so many `layers`."""
+    """Sizes of the network: an LSTM with `layers` layers reads `patch` rows per step."""
 
     patch: int = 5
     lstm: int = 24
@@ -27,9 +27,9 @@ class OccupancyConfig:
     """An occupancy model's settings, stored as `config.json` beside its weights.
 
     Args:
-        features: of `tocsin.models.occupancy.features`, in the order of the network's input.
+        features: names from `tocsin.models.occupancy.features`, in the order of the network's input.
         window: rows, one a minute, per window; a multiple of the network's patch.
-        threshold: probability from which a room counts as occupied.
+        threshold: a room counts as occupied at or above this probability.
         mean, scale: of each feature over the training rows; empty before training.
         network: sizes.
 

@@ -1,4 +1,4 @@
-"""Recordings of rooms as events: `(room, property, time, value)`, and what is known of who was there."""
+"""Recordings of rooms: events `(room, property, time, value)`, and the truth about occupancy where it is known."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tocsin.models import tables
 from tocsin.models.folders import listed
 
 PROPERTIES = ("co2", "temperature", "humidity", "ventilation")
-"""ppm, degrees C, % relative humidity, share of full flow."""
+"""Units: ppm, degrees C, % relative humidity, share of full flow."""
 
 _EVENTS = pl.Schema({"room": pl.String, "property": pl.String, "time": pl.Int64, "value": pl.Float64})
 _TRUTH = pl.Schema({"room": pl.String, "time": pl.Int64, "occupied": pl.Boolean})
 
-# Of Windesheim's measurements: our name, and what their numbers are multiplied by.
+# Windesheim's property name -> our name, and the factor that converts their values to our unit.
 _MEASURED = {
     "co2__ppm": ("co2", 1.0),
     "temp_in__degC": ("temperature", 1.0),
@@ -28,7 +28,7 @@ _MEASURED = {
 }
 _MOTION = "occupancy__bool"
 
-# Of a CSV file's header, whatever its case: what a column's name begins with, our name.
+# Start of a CSV column's name, in any case -> our name.
 _COLUMNS = {"co2": "co2", "temp": "temperature", "humidity": "humidity", "rh": "humidity", "vent": "ventilation"}
 _TIME = (
     r"^(?<date>\d{4}-\d{1,2}-\d{1,2})[Tt ](?<clock>\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?)"
@@ -39,12 +39,12 @@ _TIMES, _OCCUPIED, _ROOMS = ("time", "date"), ("occup",), ("room", "id")
 
 @dataclass(frozen=True)
 class Recording:
-    """What sensors said, and the truth.
+    """Sensor readings, and the truth about occupancy.
 
     Attributes:
         events: `room`, `property` (of `PROPERTIES`), `time` (ms since 1970), `value`; by time.
         truth: `room`, `time`, `occupied`; by room and time, may have no rows.
-        timezone: in which people's days are; "UTC" where files have local times without an offset, which then count as they are.
+        timezone: of the working day. "UTC" if the files hold local times without an offset; these are used unchanged.
     """
 
     events: pl.DataFrame
@@ -57,7 +57,7 @@ class Recording:
 
 
 class _Part(NamedTuple):
-    """A file: its events and truth, and the zone of its times: named, minutes east of UTC, or None where it says nothing."""
+    """One file: its events, its truth and its time zone: a name, minutes east of UTC, or None if the file gives none."""
 
     path: Path
     events: pl.DataFrame
@@ -68,19 +68,19 @@ class _Part(NamedTuple):
 def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
     """Read a directory of recordings, or one file: Parquet files of measurements, UCI's text files, or CSV files.
 
-    - `*.parquet` with `id`, `source`, `timestamp`, `property`, `value`, as Windesheim's (Brains4Buildings 2022). Of several sources
-      of a room's property the one that says most is taken; the truth is the motion sensor, `occupancy__bool`.
+    - `*.parquet` with `id`, `source`, `timestamp`, `property`, `value`, as Windesheim's (Brains4Buildings 2022). If several
+      sources give a property of a room, the one with the most values is used. The truth is the motion sensor, `occupancy__bool`.
     - `*.txt`, as UCI 357 (Candanedo and Feldheim 2016); each file is a room. Light is left out: it gives the answer away.
-    - `*.csv` with a time and any of CO2, temperature, humidity, ventilation, occupancy and room; without one, each file is a room.
-      Cells may be empty. Times with an offset from UTC are moments; people's days are then in that offset, of several offsets
-      in the least one, a winter's.
+    - `*.csv` with a time and any of CO2, temperature, humidity, ventilation, occupancy and room. Without a room column, each file
+      is a room. Cells may be empty. Times may have an offset from UTC; the working day then has that offset too, or the smallest
+      of several, which is winter time.
 
     Args:
-        decimal_comma: numbers in text and CSV files are written 400,5.
+        decimal_comma: numbers in text and CSV files have a decimal comma, as in 400,5.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a file lacks a column that it needs, or has a cell that is not what its column wants; its line is named.
+        FileNotFoundError: no file of these types exists.
+        ValueError: a file lacks a required column, or a cell does not fit its column; the message names the line.
     """
     kinds: dict[str, Callable[[Path], _Part]] = {
         ".parquet": _measurements,
@@ -99,7 +99,7 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
 
 
 def _timezone(parts: Sequence[_Part]) -> str:
-    """In which people's days are."""
+    """The time zone of the working day."""
     local = [part.path for part in parts if part.zone is None]
     fixed = [part.zone for part in parts if isinstance(part.zone, int)]
     if local and fixed:
@@ -159,7 +159,7 @@ def _uci(path: Path, decimal_comma: bool) -> _Part:
 
 
 def _columns(sheet: tables.Sheet) -> _Part:
-    """A row a moment, a column a property."""
+    """Convert a sheet with one row per time and one column per property."""
     columns = sheet.cells.columns
     time, occupied, room = (_named(columns, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
     found = {c: ours for start, ours in _COLUMNS.items() if (c := _named(columns, (start,)))}
@@ -185,7 +185,7 @@ def _columns(sheet: tables.Sheet) -> _Part:
 
 
 def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
-    """A column of times, ms since 1970, and the least of their offsets from UTC, min; None where none has one."""
+    """A column's times in ms since 1970, and their smallest offset from UTC in minutes; None if no time has one."""
     cells = sheet.texts(column)
     parts = cells.str.extract_groups(_TIME).struct.unnest()
     local = (parts["date"] + " " + parts["clock"]).str.replace(",", ".", literal=True)
@@ -209,5 +209,5 @@ def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
 
 
 def _named(columns: Sequence[str], starts: tuple[str, ...]) -> str | None:
-    """The first column whose name begins so, whatever its case."""
+    """The first column whose name begins with one of `starts`, in any case."""
     return next((c for s in starts for c in columns if re.match(s, c, re.IGNORECASE)), None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+from tocsin.models.occupancy.model import OccupancyModel
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,7 +60,8 @@ class Occupancy(Domain):
         well the model does in rooms that it has never seen; with a single room there is nothing to leave out, and the first seed
         is kept.
         """
-        from tocsin.models import gate, registry
+        from tocsin.models import registry
+        from tocsin.models.attempts import Attempt, keep
         from tocsin.models.occupancy.config import OccupancyConfig
         from tocsin.models.occupancy.search import best, folds, settled
         from tocsin.models.occupancy.train import Recipe, candidate, fit, labelled, rooms, score
@@ -68,7 +69,8 @@ class Occupancy(Domain):
         (name, out), progress = run.place("occupancy"), run.progress
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
         config, found = OccupancyConfig(), Search([], None)
-        sources, tried, curves = [], {}, {}
+        sources: list[list[Room]] = []
+        attempts: dict[int, Attempt[OccupancyModel]] = {}
         task = progress.add_task("reading", total=len(run.data))
         for source in run.data:
             recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
@@ -86,31 +88,22 @@ class Occupancy(Domain):
                 progress.advance(task)
             curve = registry.Curve()
             model = fit(sources, config, recipe, seed=seed, progress=curve.add)
-            tried[seed] = (f1 := sum(scores) / max(len(scores), 1), model)
-            curves[seed] = curve.end({"f1": f1} if turns else {}, "left_out_")
+            f1 = sum(scores) / max(len(scores), 1)
+            figures = {"left_out_f1": f1} if turns else {}
+            line = f": F1 {f1:.3f} on what was left out" if turns else ""
+            attempts[seed] = Attempt(model, f1, curve.end(figures, ""), figures, line)
             progress.advance(task)
-        kept = gate.best({seed: f1 for seed, (f1, _) in tried.items()})
-        model = tried[kept][1]
-        model.save(out)
-        params = {"data": " ".join(run.data), "seed": kept, "parameters": model.parameters, "window": config.window}
-        register = partial(
-            registry.register,
-            out,
+        searched = {"search": found.run} if search else {}
+        return keep(
+            run,
+            attempts,
             domain="occupancy",
-            params={**params, **asdict(config.network), **asdict(recipe), **({"search": found.run} if search else {})},
-            metrics=curves[kept],
-            data=run.data,
-            attempts=[registry.Attempt(seed, points) for seed, points in curves.items()],
-        )
-        new = candidate(model, out, sources, tried[kept][0] if turns else None)
-        told = {seed: f": F1 {f1:.3f} on what was left out" if turns else "" for seed, (f1, _) in tried.items()}
-        return Trained(
-            name=name,
-            folder=out,
-            registered=run.registrar.register(new, register, name=name),
-            seed=kept,
-            seeds=[{"seed": seed, **({"left_out_f1": f1} if turns else {})} for seed, (f1, _) in tried.items()],
-            lines=[*_trials(found.trials), *(f"seed {seed}{figure}" for seed, figure in told.items())],
+            place=(name, out),
+            candidate=lambda seed: candidate(
+                attempts[seed].model, out, sources, attempts[seed].score if turns else None
+            ),
+            params=lambda model: {"window": config.window, **asdict(config.network), **asdict(recipe), **searched},
+            lines=_trials(found.trials),
             more={"search": [asdict(trial) for trial in found.trials] or None},
         )
 

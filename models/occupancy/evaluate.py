@@ -1,4 +1,4 @@
-"""How well occupancy is told: accuracy, precision, recall, F1, AUROC."""
+"""Metrics of occupancy predictions: accuracy, precision, recall, F1, AUROC."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 def metrics(
     occupied: NDArray[np.bool_], told: NDArray[np.bool_], probability: NDArray[np.floating] | None = None
 ) -> dict[str, float]:
-    """Figures of what was told, `[N]`, against the truth.
+    """Compare predictions `[N]` with the truth.
 
     Args:
         occupied: the truth.
-        told: what was said.
-        probability: behind it; for `auroc`.
+        told: the predictions.
+        probability: from which the predictions were made; for `auroc`.
 
     Returns:
         `accuracy`, `precision`, `recall`, `f1`; `auroc` (nan without both classes or finite probabilities); `majority`, the
-        accuracy of always saying what is more frequent; `occupied`, the share of it.
+        accuracy of always predicting the more frequent class; `occupied`, the share of occupied rows.
     """
     share = float(occupied.mean()) if len(occupied) else float("nan")
     both = probability is not None and 0 < share < 1 and bool(np.isfinite(probability).all())

@@ -1,6 +1,7 @@
-"""What the network sees of a room each minute, in units that mean the same in every room.
+"""The network's inputs for each minute of a room, in units that mean the same in every room.
 
-A room's own unlabelled stream gives the units: the CO2 that it falls back to, and how far above that it usually is in office hours.
+The units come from the room's own unlabelled stream: the CO2 floor that it falls back to, and its usual level above that floor in
+office hours.
 """
 
 from __future__ import annotations
@@ -14,28 +15,28 @@ import torch
 from torch import Tensor
 
 COLUMNS = ("co2", "co2_mean", "co2_slope", "temperature", "humidity", "ventilation")
-"""Of a minute's grid row; slope in ppm a second, least squares over ten minutes."""
+"""Columns of a minute's grid row. The slope is in ppm per second, by least squares over ten minutes."""
 
 CLOCK = ("workday", "weekend", "hour_sin", "hour_cos")
 FEATURES = ("level", "log_level", "slope", "roughness", "past", "warming", "damping", "ventilation", "opening", *CLOCK)
 
-LOWEST = 200.0  # ppm; a sensor that says less is faulty, for no air has less than 400
-RISE = 2.0  # ppm an hour, at which the floor follows a sensor that drifts upwards
-EDGES = torch.logspace(math.log10(5), math.log10(2000), 33, dtype=torch.float64)  # ppm above the floor
-USUAL = 0.9  # quantile of the level in office hours that is the unit of CO2
-PRIOR = 150.0  # ppm, of that quantile, in a room not known yet
-WEIGHT = 2 * 600.0  # minutes of office hours that the prior counts for
-HALF_LIFE = 30 * 600.0  # minutes of office hours after which a level counts half
+LOWEST = 200.0  # ppm; a sensor that reads less is faulty, because no air has less than 400
+RISE = 2.0  # ppm per hour by which the floor may rise, to follow a sensor that drifts upwards
+EDGES = torch.logspace(math.log10(5), math.log10(2000), 33, dtype=torch.float64)  # bins, ppm above the floor
+USUAL = 0.9  # this quantile of the level in office hours is the unit of CO2
+PRIOR = 150.0  # ppm; that quantile in a room without history
+WEIGHT = 2 * 600.0  # weight of the prior, in minutes of office hours
+HALF_LIFE = 30 * 600.0  # minutes of office hours after which a level counts half as much
 OFFICE = (8.0, 18.0)  # hours of a working day
 
-# What is averaged over the minutes before, and over how many of them.
+# Inputs with an exponential mean, and its time constant in minutes.
 _AVERAGES = {"co2": 5.0, "roughness": 10.0, "past": 120.0, "temperature": 30.0, "vapour": 30.0, "ventilation": 10.0}
 _AVERAGED = [*_AVERAGES]
 
 
 @dataclass(frozen=True)
 class Clock:
-    """The time where the room is: `hour` `[B] float64` from 0 to 24, `weekday` `[B] int64` from Monday 0 on, `day` `[B] int64`."""
+    """Local time of the rooms: `hour` `[B] float64` from 0 to 24, `weekday` `[B] int64` (Monday is 0), `day` `[B] int64`."""
 
     hour: Tensor
     weekday: Tensor
@@ -50,9 +51,9 @@ class Clock:
 
 
 def memory() -> dict[str, tuple[tuple[int, ...], float]]:
-    """What is remembered of a room: name -> shape and what stands there at first. All float64.
+    """The state of a room: name -> shape and initial value. All float64.
 
-    `still` is for how many minutes its CO2 has not changed by a digit.
+    `still` is the number of minutes since the room's CO2 last changed by a digit.
     """
     numbers = ("floor", "before", "still", "usual", "day", "time")
     return {
@@ -65,16 +66,16 @@ def memory() -> dict[str, tuple[tuple[int, ...], float]]:
 def advance(
     known: Mapping[str, Tensor], time: Tensor, air: Mapping[str, Tensor], clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """One minute of each of B rooms.
+    """Compute the features of one minute of B rooms.
 
     Args:
-        known: what is remembered of them, as `memory` says, `[B, ...] float64`.
-        time: the minute, in minutes since any moment, `[B] float64`.
-        air: each of `COLUMNS`, `[B] float64`; NaN where nothing is known.
-        clock: the minute, where the rooms are.
+        known: the rooms' state, as in `memory`, `[B, ...] float64`.
+        time: the minute, in minutes since any fixed time, `[B] float64`.
+        air: each of `COLUMNS`, `[B] float64`; NaN for unknown values.
+        clock: the minute in local time.
 
     Returns:
-        `FEATURES` `[B, F] float32`, NaN where nothing is known, and what to remember.
+        `FEATURES` `[B, F] float32`, NaN for unknown values, and the next state.
     """
     passed = (time - known["time"]).nan_to_num(1.0).clamp(0, 60)
     co2 = _valid(air["co2_mean"], air["co2"])
@@ -126,19 +127,19 @@ def advance(
 
 
 def _valid(mean: Tensor, last: Tensor) -> Tensor:
-    """The minute's mean, or the last value where nothing came; NaN where the sensor must be wrong."""
+    """The minute's mean CO2, or the last value if the minute has no reading; NaN below `LOWEST`."""
     co2 = torch.where(mean.isnan(), last, mean)
     return torch.where(co2 >= LOWEST, co2, math.nan)
 
 
 def _average(before: Tensor, now: Tensor, passed: Tensor, minutes: Tensor) -> Tensor:
-    """The exponential mean, brought up to date; it begins with the first value, and stays where there is none."""
+    """Update an exponential mean. It starts with the first value and stays unchanged where there is none."""
     moved = before + (now - before) * (1 - torch.exp(-passed / minutes))
     return torch.where(moved.isnan(), torch.where(before.isnan(), now, before), moved)
 
 
 def _usual(known: Mapping[str, Tensor], above: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
-    """The counts of each level in office hours, and the unit of CO2, which is settled anew each day."""
+    """Update the counts of each level in office hours, and the unit of CO2; the unit is recomputed once a day."""
     edges = EDGES.to(above.device)
     fresh = known["levels"].sum(1, keepdim=True) == 0
     levels = torch.where(fresh, _prior().to(above.device), known["levels"])
@@ -152,13 +153,13 @@ def _usual(known: Mapping[str, Tensor], above: Tensor, clock: Clock) -> tuple[Te
 
 @cache
 def _prior() -> Tensor:
-    """Levels as in an average room: exponential, `USUAL` of them below `PRIOR`."""
+    """Level counts of an average room: an exponential distribution whose `USUAL` quantile is `PRIOR`."""
     below = 1 - torch.exp(-EDGES * (-math.log(1 - USUAL) / PRIOR))
     return WEIGHT * torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
 
 
 def _quantile(levels: Tensor, edges: Tensor) -> Tensor:
-    """The level `[B]`, ppm, below which `USUAL` of the counts `[B, edges + 1]` are; at least 20."""
+    """The `USUAL` quantile `[B]`, ppm, of the level counts `[B, edges + 1]`; at least 20."""
     share = levels.cumsum(1) / levels.sum(1, keepdim=True)
     at = (share < USUAL).sum(1).clamp(max=len(edges) - 1)
     low = torch.cat([edges.new_zeros(1), edges])[at]

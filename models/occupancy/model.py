@@ -1,4 +1,4 @@
-"""A trained occupancy model, ready to judge windows."""
+"""A trained occupancy model that predicts from windows of features."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ OFFICES = Path(__file__).parent / "weights" / "offices"
 
 
 class OccupancyModel(Trained[OccupancyConfig]):
-    """Network, scaling and settings in one: windows of features in, probability and attention out; see `Trained`."""
+    """Predicts probability and attention from windows of features; holds network, scaling and settings. See `Trained`."""
 
     def __init__(self, config: OccupancyConfig, network: OccupancyNetwork, device: torch.device) -> None:
         super().__init__(config, network, device, attended=config.window // config.network.patch)
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
-        """Judge a batch.
+        """Predict a batch.
 
         Args:
-            windows: `[B, T, F] float32`, features as in `config.features`, NaN where nothing is known; B may be 0.
+            windows: `[B, T, F] float32`, features as in `config.features`, NaN for unknown values; B may be 0.
 
         Returns:
             `probability` `[B] float32` that the room is occupied at the window's end, and `attention` `[B, T / patch] float32`;
@@ -43,7 +43,7 @@ def build(config: OccupancyConfig) -> OccupancyNetwork:
 
 
 def load(directory: Path | str = OFFICES, device: str = "auto") -> OccupancyModel:
-    """Load a model that `OccupancyModel.save` or training has written.
+    """Load a model that `OccupancyModel.save` or training wrote.
 
     Args:
         directory: holds `config.json` and `model.safetensors`; the default is the shipped model.

@@ -1,4 +1,4 @@
-"""The LSTM with additive attention that says whether a room is occupied."""
+"""The LSTM with additive attention that predicts whether a room is occupied."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class OccupancyNetwork(nn.Module):
     """Patches of the window through an LSTM, additive attention over its states, and one dense layer.
 
     Source: arXiv 2604.14841 (LSTM with attention on CO2, its slope, temperature, humidity), whose code is not public. This
-    project's choices: a convolution that reads `patch` rows at once, and that the dense layer sees the last state and the last row
-    beside the context, because what happened a minute ago counts most.
+    project's choices: a convolution that reads `patch` rows at once, and a dense layer that takes the last state and the last row
+    in addition to the context, because the latest minute counts most.
 
     Args:
         channels: number of features F.
-        size: of its parts.
+        size: sizes of the layers.
     """
 
     def __init__(self, *, channels: int, size: NetworkSize) -> None:
@@ -31,11 +31,11 @@ class OccupancyNetwork(nn.Module):
         self.head = nn.Sequential(nn.Dropout(size.dropout), nn.Linear(3 * width, 1))
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge standardised windows.
+        """Predict from standardised windows.
 
         Args:
-            windows: `[B, T, F] float32`, oldest first, NaN where nothing is known, which counts as the mean; T a multiple of
-                the patch, B at least 1.
+            windows: `[B, T, F] float32`, oldest row first. NaN marks unknown values, which count as the mean. T is a multiple
+                of the patch, B at least 1.
 
         Returns:
             The logit of "occupied at the window's last row" `[B]`, and the weight of each patch `[B, T / patch]`.

@@ -20,6 +20,7 @@ from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.evaluate import metrics
 from tocsin.models.occupancy.model import OccupancyModel, build, load
 from tocsin.models.occupancy.network import OccupancyNetwork
+from tocsin.models.training import Optimization, begin
 
 FRESH = 5 * 60_000  # ms for which the last word on the truth holds
 
@@ -106,9 +107,7 @@ def fit(
         ValueError: a source has no window whose truth is known.
     """
     recipe = recipe or Recipe()
-    torch.set_flush_denormal(True)  # saturated gates give denormals, which halve the speed
-    torch.set_num_threads(1)  # layers this small gain nothing from more, and on busy cores lose a hundredfold
-    torch.manual_seed(seed)
+    begin(seed, threads=1)
     kept = [[(room, ends) for room in source if len(ends := room.known(config.window))] for source in sources]
     if empty := [i for i, source in enumerate(kept) if not source]:
         raise ValueError(
@@ -118,23 +117,23 @@ def fit(
     mean, scale = torch.tensor(config.mean), torch.tensor(config.scale)
     network = build(config)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps)
+    optimization = Optimization(
+        network,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        schedule="cosine",
+    )
     count = round(recipe.batch / len(kept))
     network.train()
     for step in range(recipe.steps):
         drawn = [_draw(source, count, config.window) for source in kept]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         logits, _ = network(_varied((windows - mean) / scale, recipe))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, occupied)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied))
         average.update_parameters(network)
         if progress:
-            progress(step, float(loss.detach()))
+            progress(step, loss)
     return OccupancyModel(config, cast(OccupancyNetwork, average.module), torch.device("cpu"))
 
 

@@ -1,4 +1,4 @@
-"""What a RUL model needs to know about its table: columns, window, scaling, levels, and the sizes of its network."""
+"""Settings of a RUL model: table columns, window, scaling, alert levels and network sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tocsin.models.trained import CONFIG_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Widths of the network; `lstm` is the width each way."""
+    """Widths of the network; `lstm` is the width per direction."""
 
     conv: tuple[int, int] = (16, 32)
     lstm: int = 32
@@ -31,12 +31,12 @@ class RulConfig:
         key: column that names the asset; a window holds rows of one key.
         key_type: `int64` or `string`.
         order: column that orders the rows of a key and counts its life (cycles, hours, ...).
-        order_type: `int64`, or `float64` where it has fractions, of which a millionth counts.
+        order_type: `int64`, or `float64` if it has fractions; the resolution is a millionth.
         features: sensor columns, in the order of the network's input.
         window: rows per window.
-        cap: labels above it are trained as the cap; predictions stay in `[0, cap]`. Unit of `order`.
-        warning, critical: RUL below which each alert rings; unit of `order`.
-        label: column with the true RUL; None when each key runs to failure at its last row.
+        cap: labels are clipped to it in training; predictions stay in `[0, cap]`. Unit of `order`.
+        warning, critical: RUL below which each alert is raised; unit of `order`.
+        label: column with the true RUL; None if each key fails at its last row.
         mean, scale: of each feature over the training rows; empty before training.
         network: widths.
 
@@ -75,7 +75,7 @@ class RulConfig:
 
     @property
     def types(self) -> dict[str, str]:
-        """The columns of a reading with the type of each, by Arrow's name: as they are trained on, fed and judged."""
+        """Columns of a reading and their Arrow type names, the same for training, feeding and prediction."""
         features = dict.fromkeys(self.features, "float64")
         return {self.key: self.key_type, self.order: self.order_type} | {
             name: kind for name, kind in features.items() if name not in (self.key, self.order)
@@ -92,7 +92,7 @@ class RulConfig:
 
     @classmethod
     def from_toml(cls, path: Path) -> RulConfig:
-        """Read the settings of a new model, written by hand: a `[network]` table, the other fields at the top."""
+        """Read a new model's hand-written settings: network sizes in a `[network]` table, other fields at the top level."""
         return cls.from_dict(tomllib.loads(path.read_text()), where=str(path))
 
     @classmethod
@@ -100,7 +100,7 @@ class RulConfig:
         """Build from plain JSON or TOML values.
 
         Raises:
-            ValueError: for an unknown or a missing field; names `where`.
+            ValueError: for an unknown or a missing field; the message names `where`.
         """
         sizes = values.get("network", {})
         for given, known in ((values, fields(cls)), (sizes, fields(NetworkSize))):
@@ -113,5 +113,5 @@ class RulConfig:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON and TOML know lists only."""
+    """Turn lists into tuples; JSON and TOML have only lists."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -32,7 +32,7 @@ def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") ->
 
     Raises:
         FileNotFoundError: if neither file is there.
-        ValueError: if a line does not have 26 numbers, all finite and the first two whole; the line is named.
+        ValueError: if a line does not have 26 finite numbers, the first two whole; the message names the line.
     """
     values = _numbers(_find(directory, f"{split}_{subset}.txt"), CMAPSS_COLUMNS, whole=2)
     table = pl.DataFrame(values, schema=list(CMAPSS_COLUMNS), orient="row")
@@ -48,13 +48,13 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
     """Read every CSV file of a directory into one table, sorted by key and order.
 
     Args:
-        directory: holds one or many assets a file; every file has a header. One such file does as well.
-        config: names the columns and says their types; others are ignored.
-        decimal_comma: numbers are written 400,5.
+        directory: folder of CSV files, or one such file. Each file has a header and holds one or many assets.
+        config: names the columns and their types; other columns are ignored.
+        decimal_comma: numbers have a decimal comma, as in 400,5.
 
     Raises:
         FileNotFoundError: if there is no CSV file.
-        ValueError: if a file lacks a column or has a cell that is empty or not of its column's type; the line is named.
+        ValueError: if a file lacks a column, or a cell is empty or not of its column's type; the message names the line.
     """
     paths = csv_files(directory)
     if not paths:
@@ -76,19 +76,19 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
 
 
 def csv_files(directory: Path) -> list[Path]:
-    """The CSV files of a directory, or the one that this is."""
+    """The CSV files of a directory; the path of a CSV file gives that file alone."""
     return listed(directory, ".csv")
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over a table, cut when a batch asks for them: the rows are stored once.
+    """Windows over a table. Rows are stored once; `batch` cuts windows on demand.
 
     Attributes:
         rows: `[R, C] float32`, raw sensor units, sorted by key and order.
         ends: `[N] int64`, index of each window's last row.
         rul: `[N] float32`, true RUL at that row, not capped.
-        engine: `[N] int64`, number of the key.
+        engine: `[N] int64`, number of each window's key.
         length: rows per window.
         keys: names of the keys, by number.
     """
@@ -104,7 +104,7 @@ class Windows:
         return len(self.ends)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Windows `[len(index), T, C]`."""
+        """The windows at `index`, `[len(index), T, C]`."""
         return self.rows[self.ends[index, None] + torch.arange(1 - self.length, 1)]
 
     def where(self, keep: Tensor) -> Windows:
@@ -124,11 +124,11 @@ def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | N
     Args:
         table: columns of `config`, any row order.
         config: names the columns and the window.
-        final_rul: `[keys]` RUL after the last row, in order of key; None means 0 (run to failure). Not used where the
-            config names a label column.
+        final_rul: `[keys]` RUL after the last row, in order of key; None means 0 (run to failure). Ignored if the config
+            names a label column.
 
     Raises:
-        ValueError: if `final_rul` does not have one value a key, or no key has a full window.
+        ValueError: if `final_rul` does not have one value per key, or no key has a full window.
     """
     table = table.sort(config.key, config.order)
     engine = table[config.key].rle_id().cast(pl.Int64).to_numpy()
@@ -161,14 +161,14 @@ def _find(directory: Path, name: str) -> Path:
 
 
 def _numbers(path: Path, columns: Sequence[str], *, whole: int = 0) -> np.ndarray:
-    """A file of numbers with spaces between them, `[rows, columns] float64`; those of the first `whole` columns are integers."""
+    """Read whitespace-separated numbers, `[rows, columns] float64`; the first `whole` columns must be integers."""
     try:
-        values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, which defeats a CSV reader
+        values = np.loadtxt(path, ndmin=2)  # reads .gz too; rows end in blanks, on which a CSV reader fails
         integers = values[:, :whole]
         if values.shape[1] == len(columns) and (np.abs(values) < LARGEST).all() and (integers % 1 == 0).all():
             return values
     except ValueError:
-        pass  # it is said below what is wrong, and where
+        pass  # the loop below finds the wrong line and reports it
     with gzip.open(path, "rt") if path.suffix.lower() == ".gz" else path.open() as file:
         for line, cells in enumerate(map(str.split, file), 1):
             if cells and len(cells) != len(columns):

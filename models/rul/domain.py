@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
@@ -14,8 +12,8 @@ from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Op
 if TYPE_CHECKING:
     import polars as pl
 
-    from tocsin.models.rul.train import Epoch
-    from tocsin.models.rul.train import Trained as Attempt
+    from tocsin.models.rul.model import RulModel
+    from tocsin.models.rul.train import Epoch, Outcome
 
 Subset = Annotated[str, Option("Of C-MAPSS.")]
 ROWS = 1000
@@ -41,8 +39,8 @@ class Rul(Domain):
         Raises:
             ValueError: more than one folder; or as the readers do.
         """
-        from tocsin.models import gate
-        from tocsin.models.rul.train import Recipe, candidate, register
+        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.rul.train import Recipe, candidate, points
         from tocsin.models.rul.train import train as fit
 
         if len(run.data) > 1:
@@ -50,41 +48,40 @@ class Rul(Domain):
         data = Path(run.data[0])
         recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
         name, folder = run.place(config.stem if config else "rul")
-        tried: dict[int, Attempt] = {}
-        with TemporaryDirectory() as scratch:
-            for seed in run.seeds:
-                task = run.progress.add_task(f"seed {seed}", total=recipe.epochs)
+        attempts: dict[int, Attempt[RulModel]] = {}
+        outcomes: dict[int, Outcome] = {}
+        for seed in run.seeds:
+            task = run.progress.add_task(f"seed {seed}", total=recipe.epochs)
 
-                def epoch(line: Epoch, seed: int = seed, task: Any = task) -> None:
-                    told = f"seed {seed}, validation RMSE {line.rmse:.2f}"
-                    run.progress.update(task, completed=line.epoch + 1, description=told)
+            def epoch(line: Epoch, seed: int = seed, task: Any = task) -> None:
+                description = f"seed {seed}, validation RMSE {line.rmse:.2f}"
+                run.progress.update(task, completed=line.epoch + 1, description=description)
 
-                tried[seed] = fit(
-                    data=data,
-                    out=Path(scratch),
-                    config=config,
-                    subset=subset,
-                    decimal_comma=decimal_comma,
-                    recipe=recipe,
-                    seed=seed,
-                    progress=epoch,
-                )
-        best = gate.best({seed: attempt.rmse for seed, attempt in tried.items()}, lower=True)
-        kept = tried[best]
-        kept.model.save(folder)
-        params = {"data": str(data), "seed": best, "seeds": " ".join(map(str, run.seeds)), **asdict(recipe)}
-        curves = {seed: attempt.curve for seed, attempt in tried.items()}
-        register_it = partial(register, kept.model, folder, kept.curve, params, data=data, attempts=curves)
-        return Trained(
-            name=name,
-            folder=folder,
-            registered=run.registrar.register(candidate(kept, folder), register_it, name=name),
-            seed=best,
-            seeds=[
-                {"seed": seed, "validation_rmse": attempt.rmse, "epochs": len(attempt.curve)}
-                for seed, attempt in tried.items()
-            ],
-            lines=[f"seed {seed}: validation RMSE {attempt.rmse:.2f}" for seed, attempt in tried.items()],
+            found = fit(
+                data=data,
+                config=config,
+                subset=subset,
+                decimal_comma=decimal_comma,
+                recipe=recipe,
+                seed=seed,
+                progress=epoch,
+            )
+            outcomes[seed] = found
+            attempts[seed] = Attempt(
+                found.model,
+                found.rmse,
+                points(found.curve),
+                figures={"validation_rmse": found.rmse, "epochs": len(found.curve)},
+                line=f": validation RMSE {found.rmse:.2f}",
+            )
+        return keep(
+            run,
+            attempts,
+            domain="rul",
+            place=(name, folder),
+            candidate=lambda seed: candidate(outcomes[seed], folder),
+            params=lambda model: {"window": model.config.window, "cap": model.config.cap, **asdict(recipe)},
+            lower=True,
         )
 
     def evaluate(

@@ -11,7 +11,7 @@ from torch import Tensor
 from tocsin.models.rul.data import Windows, read_cmapss, read_cmapss_rul, read_csv_directory, windows
 from tocsin.models.rul.model import FD001, RulModel, load
 
-LABEL_CAP = 125.0  # the cap under which most of the literature reports FD001
+LABEL_CAP = 125.0  # the cap that most papers use for FD001
 
 
 def evaluate(
@@ -29,13 +29,14 @@ def evaluate(
         data: folder of C-MAPSS files, or of CSV files with the columns of the model's config.
         model: a loaded model, or the folder it is stored in.
         subset: C-MAPSS subset; its `test_` and `RUL_` files are read.
-        csv: `data` holds CSV files; decimal_comma: their numbers are written 400,5.
+        csv: `data` holds CSV files.
+        decimal_comma: numbers in CSV files have a decimal comma, as in 400,5.
         device: where to run a model that is given as a folder.
 
     Returns:
-        `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) with labels capped at 125, for CSV
-        files at the config's cap; the same four with the suffix `_uncapped`; `engines` and `windows` scored,
-        `parameters`, and `data`, what was read.
+        `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) against labels capped at 125, or at
+        the config's cap for CSV files. The same four with the suffix `_uncapped` against uncapped labels. `engines` and
+        `windows`: how many were scored. `parameters`: of the model. `data`: what was read.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
@@ -60,7 +61,7 @@ def evaluate(
 
 
 def predict(model: RulModel, over: Windows, *, batch: int = 1024) -> Tensor:
-    """RUL of every window, `[N] float32`, judged in batches."""
+    """RUL of every window, `[N] float32`, predicted in batches."""
     return torch.cat([model(over.batch(index))["rul"] for index in torch.arange(len(over)).split(batch)])
 
 

@@ -1,4 +1,4 @@
-"""A trained RUL model, ready to judge windows."""
+"""A trained RUL model that predicts from raw sensor windows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FD001 = Path(__file__).parent / "weights" / "fd001"
 
 
 class RulModel(Trained[RulConfig]):
-    """Network, scaling and settings in one: raw sensor windows in, RUL and attention out; see `Trained`."""
+    """Predicts RUL and attention from raw sensor windows; holds network, scaling and settings. See `Trained`."""
 
     def __init__(self, config: RulConfig, network: RulNetwork, device: torch.device) -> None:
         super().__init__(config, network, device, attended=config.window)
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
-        """Judge a batch.
+        """Predict a batch.
 
         Args:
             windows: `[B, T, C] float32`, raw sensor units, channels as in `config.features`; B may be 0.
@@ -42,7 +42,7 @@ def build(config: RulConfig) -> RulNetwork:
 
 
 def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
-    """Load a model that `RulModel.save` or training has written.
+    """Load a model that `RulModel.save` or training wrote.
 
     Args:
         directory: holds `config.json` and `model.safetensors`; the default is the shipped FD001 model.

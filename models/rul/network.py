@@ -13,9 +13,9 @@ from tocsin.operators.pooling import AdditiveAttentionPool
 class RulNetwork(nn.Module):
     """Two convolutions, a BiLSTM and additive attention over time, then three dense layers.
 
-    Source: arXiv 2604.13459. As in the paper: the layers, their order (dropout before layer norm, as in its code) and
+    Source: arXiv 2604.13459. From the paper: the layers, their order (dropout before layer norm, as in its code) and
     the loss. This project's choices: narrower layers by default, standardised inputs, an output in units of `cap`, and
-    that the dense layers also see level and slope of each channel, which the gates would blur.
+    dense layers that also take the level and slope of each channel, because the gates would blur them.
 
     Args:
         channels: number of sensors C.
@@ -50,7 +50,7 @@ class RulNetwork(nn.Module):
             nn.ReLU(),
             output,
         )
-        nn.init.constant_(output.bias, 0.6)  # about the mean label: the first epochs need not climb there
+        nn.init.constant_(output.bias, 0.6)  # near the mean label, so that the first epochs need not climb there
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """Predict from standardised windows.
@@ -76,11 +76,11 @@ def level_and_slope(windows: Tensor) -> Tensor:
 
 
 def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, late: float = 10.0) -> Tensor:
-    """Exponential loss that costs a late warning (predicted above target) more than an early one; its mean.
+    """Mean exponential loss that penalises a late warning (predicted above target) more than an early one.
 
-    `exp(-e/early) - 1` for an error `e = predicted - target` below zero, else `exp(e/late) - 1`: NASA's scoring
-    function, the loss of arXiv 2604.13459. Beyond an exponent of 4 it goes on along its tangent (this project's
-    choice), so that the first steps of training neither overflow nor lose their gradient.
+    For an error `e = predicted - target` the loss is `exp(-e/early) - 1` if `e < 0`, else `exp(e/late) - 1`. This is
+    NASA's scoring function and the loss of arXiv 2604.13459. Beyond an exponent of 4 the loss continues along its
+    tangent (this project's choice), so that the first training steps neither overflow nor lose their gradient.
 
     Args:
         predicted, target: `[B]`, same unit (cycles).
@@ -93,9 +93,10 @@ def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, l
 
 
 def rul_loss(predicted: Tensor, target: Tensor, *, asymmetry: float) -> Tensor:
-    """Squared error, mixed with a share `asymmetry` (0 to 1) of the asymmetric loss; `[B]` each, in cycles.
+    """Squared error mixed with a share `asymmetry` (0 to 1) of the asymmetric loss; inputs are `[B]`, in cycles.
 
-    The squared error is divided by 100, so that both are of a size (an error of 10 cycles: 1, and 1.2 or 1.7).
+    The squared error is divided by 100, so that both terms have the same scale: an error of 10 cycles costs 1 in the
+    squared error and 1.2 (early) or 1.7 (late) in the asymmetric loss.
     """
     squared = F.mse_loss(predicted, target) / 100
     return torch.lerp(squared, asymmetric_loss(predicted, target), asymmetry)

@@ -1,4 +1,4 @@
-"""The model as MLflow's `pyfunc` flavour loads it: windows in, remaining useful life and attention out."""
+"""Loader for MLflow's `pyfunc` flavour: the model takes windows and returns remaining useful life and attention."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from tocsin.models.served import Windows
 
 
 def _load_pyfunc(path: str) -> Windows:
-    """MLflow calls this with the folder that training has written."""
+    """Load the model. MLflow calls this with the folder that training wrote."""
     model = load(path)
     return Windows(model, model.config)

@@ -1,4 +1,4 @@
-"""The teacher of the RUL network: small dense networks that see only level and slope of each channel."""
+"""The teacher of the RUL network: small dense networks over the level and slope of each channel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCH = 128
 class Teacher(nn.Module):
     """The mean prediction of several dense networks on the straight line through each channel's window.
 
-    Two numbers a channel leave little of an asset to memorise, so a teacher errs less on unseen assets than the
-    recurrent network that learns from the labels itself; that network then learns the teacher's function, on as many
-    varied windows as one likes. Distillation is this project's choice, not the paper's.
+    Two numbers per channel leave little of an asset to memorise. A teacher therefore errs less on unseen assets than a
+    recurrent network trained on the labels. The recurrent network learns the teacher's function instead, on any number
+    of augmented windows. Distillation is this project's choice, not the paper's.
 
     Args:
         channels: number of sensors C.

@@ -6,17 +6,16 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import polars as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tocsin.models import registry
 from tocsin.models.gate import Candidate
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
@@ -24,6 +23,7 @@ from tocsin.models.rul.evaluate import metrics, predict
 from tocsin.models.rul.model import RulModel, build, load
 from tocsin.models.rul.network import RulNetwork, rul_loss
 from tocsin.models.rul.teacher import Teacher
+from tocsin.models.training import Optimization, begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +72,11 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What `train` returns: the model, its curve, its version in the registry if it was registered, and what it was tried on."""
+class Outcome:
+    """The model, its training curve and the data that it was validated on."""
 
     model: RulModel
     curve: list[Epoch]
-    version: str | None
     validation: Validation
 
     @property
@@ -122,32 +121,24 @@ class Validation:
 def train(
     *,
     data: Path,
-    out: Path,
+    out: Path | None = None,
     config: RulConfig | Path | None = None,
     subset: str = "FD001",
     decimal_comma: bool = False,
     recipe: Recipe | None = None,
     seed: int = 0,
-    tracking_uri: str | None = None,
-    artifact_location: str | None = None,
-    registered_name: str = "rul",
     progress: Callable[[Epoch], None] | None = None,
-) -> Trained:
-    """Train a RUL model on run-to-failure data and write it to `out`.
+) -> Outcome:
+    """Train a RUL model on run-to-failure data and save it.
 
     Args:
         data: folder of C-MAPSS files; with `config`, of CSV files.
-        out: folder for `config.json` and `model.safetensors`; made if missing.
+        out: folder for `config.json` and `model.safetensors`; made if missing. None: nothing is written.
         config: columns and settings of the CSV files, or the TOML file that holds them; None means C-MAPSS.
         subset: C-MAPSS subset.
         decimal_comma: numbers of the CSV files are written 400,5.
         recipe: how to train.
         seed: of the split, the weights, the order of the windows and the noise.
-        tracking_uri: of an MLflow server or store, to record the run and register the model there, as champion unless training
-            came to no finite loss. `tocsin train` asks for more, see `tocsin.models.gate`.
-        artifact_location: folder or URI for MLflow's files; None leaves it to MLflow, which for a database store means
-            `./mlruns`.
-        registered_name: of the model in the registry.
         progress: called after each epoch.
 
     Raises:
@@ -161,26 +152,12 @@ def train(
         table = read_csv_directory(data, config, decimal_comma=decimal_comma)
     over = windows(table, config)
     model, curve = fit(over, config, recipe, seed=seed, progress=progress)
-    validation = Validation(table, config, over.ends[_hold_out(over, recipe.validation)])
-    model.save(out)
-    version = None
-    if tracking_uri is not None:
-        params = {"data": data.name if config is not CMAPSS else subset, "seed": seed, **asdict(recipe)}
-        version = register(
-            model,
-            out,
-            curve,
-            params,
-            tracking_uri=tracking_uri,
-            name=registered_name,
-            data=data,
-            artifact_location=artifact_location,
-            champion=math.isfinite(curve[-1].loss),
-        )
-    return Trained(model, curve, version, validation)
+    if out:
+        model.save(out)
+    return Outcome(model, curve, Validation(table, config, over.ends[_hold_out(over, recipe.validation)]))
 
 
-def candidate(trained: Trained, folder: Path) -> Candidate:
+def candidate(trained: Outcome, folder: Path) -> Candidate:
     """The model that was trained, and saved to `folder`, as one that may become champion."""
 
     def outputs() -> list[Tensor]:
@@ -219,9 +196,7 @@ def fit(
     Raises:
         ValueError: if the share held out leaves no key on one side.
     """
-    torch.set_flush_denormal(True)  # saturated gates give denormals, which halve the speed
-    torch.set_num_threads(1)  # layers this small gain nothing from more, and on busy cores lose a hundredfold
-    torch.manual_seed(seed)
+    begin(seed, threads=1)
     held = _hold_out(over, recipe.validation)
     training, validation = over.where(~held), over.where(held)
     config = _scaled(config, over.rows[training.ends])
@@ -236,16 +211,20 @@ def fit(
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
     averaged = cast(RulNetwork, average.module)
     kept, curve = averaged, []
-    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     drawn = max(1, round(recipe.share * len(scaled)))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * math.ceil(drawn / recipe.batch))
+    optimization = Optimization(
+        network,
+        steps=recipe.epochs * math.ceil(drawn / recipe.batch),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        schedule="cosine",
+    )
     best, since = math.inf, 0
     for epoch in range(recipe.epochs):
         started, losses = time.perf_counter(), []
         network.train()
         for index in torch.randperm(len(scaled))[:drawn].split(recipe.batch):
-            losses.append(_step(network, optimizer, scaled, index, teacher, config, recipe))
-            schedule.step()
+            losses.append(optimization.step(_loss(network, scaled, index, teacher, config, recipe)))
             average.update_parameters(network)
         rmse = score = math.nan
         if len(validation):
@@ -262,53 +241,8 @@ def fit(
     return RulModel(config, kept, torch.device("cpu")), curve
 
 
-def register(
-    model: RulModel,
-    directory: Path,
-    curve: list[Epoch],
-    params: dict[str, Any],
-    *,
-    tracking_uri: str,
-    name: str = "rul",
-    data: Path | None = None,
-    attempts: Mapping[int, list[Epoch]] | None = None,
-    artifact_location: str | None = None,
-    champion: bool = True,
-) -> str:
-    """Record a training run in MLflow and register its model, as of `tocsin.models.registry.register`.
-
-    Args:
-        model: what was trained.
-        directory: where it was saved; its two files become the run's artifacts.
-        curve: logged as metrics, one step an epoch.
-        params: logged beside the model's own settings.
-        tracking_uri: of the MLflow server or store.
-        name: of the experiment and of the registered model.
-        data: what it was trained on.
-        attempts: the curve of each seed, kept or not.
-        artifact_location: of the experiment's files, if it does not exist yet; None leaves it to MLflow.
-        champion: whether it gets the alias.
-
-    Returns:
-        Its version.
-    """
-    settings = {**params, "parameters": model.parameters, "window": model.config.window, "cap": model.config.cap}
-    return registry.register(
-        directory,
-        name=name,
-        domain="rul",
-        params=settings,
-        metrics=_figures(curve),
-        tracking_uri=tracking_uri,
-        data=[str(data)] if data else [],
-        attempts=[registry.Attempt(seed, _figures(lines)) for seed, lines in (attempts or {}).items()],
-        artifact_location=artifact_location,
-        champion=champion,
-    )
-
-
-def _figures(curve: list[Epoch]) -> list[tuple[str, float, int]]:
-    """A curve as metrics, one step an epoch."""
+def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
+    """A curve as metrics: name, value and epoch."""
     return [
         (figure, value, line.epoch)
         for line in curve
@@ -321,15 +255,14 @@ def _columns(types: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in types.items())
 
 
-def _step(
+def _loss(
     network: RulNetwork,
-    optimizer: torch.optim.Optimizer,
     scaled: Windows,
     index: Tensor,
     teacher: Teacher | None,
     config: RulConfig,
     recipe: Recipe,
-) -> float:
+) -> Tensor:
     x = scaled.batch(index)
     if recipe.noise:
         x = x + recipe.noise * torch.randn_like(x)
@@ -337,14 +270,9 @@ def _step(
         x = x + recipe.shift * torch.randn_like(x[:, :1])  # [B, 1, C]
     predicted, _ = network(x)
     if teacher is None:
-        loss = rul_loss(predicted, scaled.rul[index].clamp(max=config.cap), asymmetry=recipe.asymmetry)
-    else:  # the teacher judges the varied window, so that varying it does not blur the target
-        loss = rul_loss(predicted, teacher(x), asymmetry=0.0)
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+        return rul_loss(predicted, scaled.rul[index].clamp(max=config.cap), asymmetry=recipe.asymmetry)
+    # The teacher sees the same noise, which would otherwise blur the target.
+    return rul_loss(predicted, teacher(x), asymmetry=0.0)
 
 
 def _hold_out(over: Windows, share: float) -> Tensor:

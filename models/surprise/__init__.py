@@ -1,1 +1,1 @@
-"""What is new in front of a camera that moves: the prediction error of the scene, not of the vehicle."""
+"""Detects what is new in front of a moving camera: the prediction error of the scene, not of the vehicle."""

@@ -1,4 +1,4 @@
-"""What the predictor is held against: scores of a clip's frames that know nothing of motion, and alerts that look at nothing."""
+"""Baselines for the predictor: frame scores that ignore motion, and alerts at a fixed pace that ignore the frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tocsin.models.surprise.train import Footage
 
 NEIGHBOURS = 5
 BANK = 2000
-"""Frames that kNN remembers."""
+"""Frames in the kNN memory."""
 
 
 def difference(clip: Footage) -> Tensor:
@@ -21,13 +21,13 @@ def difference(clip: Footage) -> Tensor:
 
 
 def bank(clips: Sequence[Footage], *, seed: int = 0) -> Tensor:
-    """Pooled tokens of some frames of the training clips, `[M, D]`, for `nearest`."""
+    """Pooled tokens of at most `BANK` random frames of the training clips, `[M, D]`, for `nearest`."""
     pooled = torch.cat([clip.tokens.float().mean(1) for clip in clips])
     return pooled[torch.randperm(len(pooled), generator=torch.Generator().manual_seed(seed))[:BANK]]
 
 
 def nearest(clip: Footage, known: Tensor) -> Tensor:
-    """How far each frame's pooled tokens are from the nearest known ones, a mean over `NEIGHBOURS` of them, `[T]`."""
+    """Mean distance of each frame's pooled tokens to the `NEIGHBOURS` nearest ones in `known`, `[T]`."""
     return torch.cdist(clip.tokens.float().mean(1), known).topk(NEIGHBOURS, largest=False).values.mean(1)
 
 

@@ -1,14 +1,15 @@
-"""Real footage: the truth about it, novelties that are drawn into it, a camera that moves over a still of it.
+"""Real footage: its ground truth, novelties drawn into it, and a camera that moves over a still picture.
 
-A directory for `tocsin evaluate surprise --data DIR` holds clips, see `tocsin.models.vision.video`, and one table: `novelties.csv`,
-with a header and the columns
+A directory for `tocsin evaluate surprise --data DIR` holds clips (see `tocsin.models.vision.video`) and one table, `novelties.csv`,
+with a header and these columns:
 
-    clip        the file's or directory's name, as it is in DIR
+    clip        the name of the file or directory in DIR
     start_s     when something new comes into sight, s from the clip's first frame
     end_s       when it was last in sight, s, not before start_s
     kind        what it is, any text
 
-one row an interval, in any order. Each clip in DIR takes part: one without a row has nothing new, and every alert in it is false.
+The table has one row per interval, in any order. Every clip in DIR takes part. A clip without a row has nothing new, and every
+alert in it is false.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from tocsin.models.vision.video import VIDEOS, Frame, is_clip
 Array = NDArray[np.float64]
 
 TRUTH = "novelties.csv"
-MAX_FRAMES = 3_600  # of what is drawn into: all of it is held
-DIFFERS = 18  # levels by which what is new stands out from what is behind it; less nobody could see
-GREY = 110.0  # the level of light that sprites are painted for
-HAZE = 0.45  # of the water in real footage, where nobody has measured it
-DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # how much more of red than of green
+MAX_FRAMES = 3_600  # of a clip to draw into; all of them are held in memory
+DIFFERS = 18  # levels by which a novelty differs from its background; smaller differences are not visible
+GREY = 110.0  # the mean level of a frame that sprites are painted for
+HAZE = 0.45  # assumed for real footage, where the attenuation is unknown
+DIMMED = np.array([1.6, 1.0, 0.9], np.float32)  # attenuation of red, green and blue, relative to green
 
 
 def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, tuple[tuple[float, float, str], ...]]:
-    """The clips of a directory in the order of their names, each with its intervals (start s, end s, kind) by start.
+    """The clips of a directory in name order, each with its intervals (start s, end s, kind) in order of start.
 
     Raises:
-        ValueError: there is no table or no clip, a column is missing, a clip of the table is not there, or an interval is none.
+        ValueError: there is no table or no clip, a column is missing, the table names an unknown clip, or an interval is invalid.
     """
     table = named(directory, TRUTH)
     if table is None:
@@ -70,12 +71,15 @@ def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, tuple[t
 
 
 def intervals(truth: Sequence[tuple[float, float, str]], rate: float) -> tuple[Novelty, ...]:
-    """Intervals in seconds as frames at `rate` a second."""
+    """Convert intervals in seconds to frames, at `rate` frames a second."""
     return tuple(Novelty(int(start * rate), int(end * rate), kind) for start, end, kind in truth)
 
 
 def covered(picture: Frame, bare: Frame, grid: tuple[int, int]) -> NDArray[np.float32]:
-    """The share of each place that something new covers, `[*grid]`: where a picture differs from the same one without it."""
+    """The share of each place that something new covers, `[*grid]`.
+
+    A pixel is covered where `picture` differs from `bare`, the same picture without the novelty.
+    """
     differs = np.abs(picture.astype(np.int16) - bare).max(2) > DIFFERS
     return np.asarray(cv2.resize(differs.astype(np.float32), grid[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
@@ -89,24 +93,24 @@ def injected(
     often: tuple[int, int] = (2, 4),
     max_frames: int = MAX_FRAMES,
 ) -> Clip:
-    """Draw simulated novelties into real footage, in its colours; things lie where they are while the camera moves.
+    """Draw simulated novelties into real footage, in its colours.
 
-    How the camera moves is measured between frames, so things drift where that fails. What is in the footage already is taken to be
-    known: leave out of `kinds` what lives there anyway.
+    Things on the bottom stay in place while the camera moves. The camera's motion is measured between frames, so things drift where
+    the measurement fails. Everything in the footage counts as known: leave animals that live there out of `kinds`.
 
     Args:
         frames: each `[H, W, 3]` uint8 RGB, all of one size; all are held in memory.
-        seed: the same gives the same bytes.
+        seed: the same seed gives the same bytes.
         rate: frames a second.
         kinds: names in `novelties.SIZES`.
-        often: least and most in a minute.
-        max_frames: how many may be held.
+        often: least and most novelties a minute.
+        max_frames: the most frames that may be held.
 
     Returns:
         The clip; its `motion` is None.
 
     Raises:
-        ValueError: no frame, or more than `max_frames`.
+        ValueError: there are no frames, or more than `max_frames`.
     """
     held: list[Frame] = []
     for frame in frames:
@@ -134,15 +138,17 @@ def panned(
     size: tuple[int, int] = (180, 320),
     grain: float = 2.0,
 ) -> Clip:
-    """Move a camera over a still picture as a vehicle moves, its edges never in sight: nothing is new, every alert is false.
+    """Move a camera over a still picture as a vehicle moves.
+
+    The picture's edges are never in sight. Nothing is new, so every alert is false.
 
     Args:
         still: `[H, W, 3]` uint8 RGB; about half its width is in sight at a time.
-        seed: the same gives the same bytes.
-        seconds: how long.
+        seed: the same seed gives the same bytes.
+        seconds: length of the clip.
         rate: frames a second.
-        size: rows and columns of what is made.
-        grain: standard deviation of the noise that is added, levels.
+        size: rows and columns of the frames.
+        grain: standard deviation of the added noise, levels.
     """
     rng = np.random.default_rng(seed)
     count = max(1, round(seconds * rate))
@@ -152,7 +158,7 @@ def panned(
     whole = min(columns / 2 / WIDTH, rows / 2 / (WIDTH * size[0] / size[1]))  # pixels of the still to a unit
     reach = 1.1 * np.array([[1.0, 0.15], [0.15, 1.0]]) @ (np.array(size[::-1]) / size[1] * WIDTH / 2)
     room = np.maximum(np.array([columns, rows]) / 2 / whole - reach, 1)
-    place = room * np.sin((path.place - path.place[0]) / room)  # back where it would leave the still
+    place = room * np.sin((path.place - path.place[0]) / room)  # turns back before it leaves the still
     path = replace(path, place=place, heading=heading, altitude=altitude)
     onto = np.array([[whole, 0, (columns - 1) / 2], [0, whole, (rows - 1) / 2], [0, 0, 1]])
     frames = np.empty((count, *size, 3), np.uint8)
@@ -164,7 +170,10 @@ def panned(
 
 
 def _followed(frames: Frame) -> Array:
-    """From each frame's pixels to the first one's, in units, `[T, 3, 3]`: the motion on which most tracked corners agree."""
+    """Maps from each frame's pixels to the first frame's plane, in units, `[T, 3, 3]`.
+
+    The motion between two frames is the one that most tracked corners agree on.
+    """
     unit = WIDTH / frames.shape[2]
     camera = np.diag([unit, unit, 1.0])
     cameras = [camera]
@@ -187,7 +196,7 @@ def _followed(frames: Frame) -> Array:
 
 
 def _draw(frames: Frame, actors: list[Actor]) -> None:
-    """Draw actors into all their frames, in place, in the light and behind the water of each."""
+    """Draw actors into all their frames, in place, with the light and the water colour of each frame."""
     begin = max(min(actor.first for actor in actors), 0)
     end = min(max(actor.first + len(actor.placings) for actor in actors), len(frames))
     for at in range(begin, end):

@@ -1,4 +1,4 @@
-"""What a trained model of surprise is made of, as `config.json`."""
+"""The configuration of a trained surprise model, stored as `config.json`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tocsin.models.vision.encoder import DEFAULT
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Which encoder, and for frames of what size; see `tocsin.models.vision.encoder.load`.
+    """The encoder and the size of its frames; see `tocsin.models.vision.encoder.load`.
 
     Args:
         source: "efficientnet-lite0", or the directory of a vision transformer.
-        layer: of EfficientNet-Lite0.
-        merge: of a vision transformer.
+        layer: the layer of EfficientNet-Lite0 that gives the tokens.
+        merge: least cosine at which a vision transformer merges tokens.
         height, width: of the frames, pixels.
-        version: of its weights when the model was trained; another encoder's tokens mean nothing to it.
+        version: of the encoder's weights at training. The model does not work with another encoder's tokens.
     """
 
     source: str = DEFAULT
@@ -35,15 +35,15 @@ class EncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SurpriseConfig:
-    """A model and how it judges.
+    """A model and how it scores frames.
 
     Args:
-        cosine: weight of the angle in a place's surprise, the other being that of the squared error.
-        top: share of a frame's places, the most surprising ones, whose mean is the frame's score; without triage.
-        triage: what tells the new from the unexpected, where it could be trained; None: how much a place surprises is its error.
-        rank: of each camera's own adapter.
-        rate: at which it learns, a frame; 0: not at all.
-        lapse: seconds without a frame after which a camera begins anew.
+        cosine: weight of the angle in a place's surprise; the squared error has weight `1 - cosine`.
+        top: share of a frame's places, the most surprising ones, whose mean gives the frame's score; used without triage.
+        triage: the network that separates novelties from other errors. None if it was not trained: a place's surprise is its error.
+        rank: of each camera's adapter.
+        rate: the adapter's learning rate per frame; 0 turns learning off.
+        lapse: seconds without a frame after which a camera's prediction state is reset.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -65,7 +65,7 @@ class SurpriseConfig:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: it names settings that there are not.
+            ValueError: the file has unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
         parts = {

@@ -1,4 +1,4 @@
-"""When a score is unusual for its camera: a level that follows the camera's own last minutes, and what counts as one event."""
+"""Finds events in scores: a level follows each camera's last minutes, and a score above it begins an event."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """When it rings.
+    """When an event begins and ends.
 
     Args:
         smoothing: weight of a frame's own score in the running score.
-        window: frames from which the usual level is taken.
-        warmup: frames after a camera's first, or after a cut, before anything can be an event.
-        factor: an event begins this many median absolute deviations above the median of the window,
-        least: but at no score below this,
-        release: and ends when the running score is below this share of that height.
-        longest: frames after which what is there counts as usual.
-        cooldown: frames from one event's beginning to the next one's, at least.
+        window: number of past frames whose median and deviation define the usual level.
+        warmup: frames of a camera before its first event can begin.
+        factor: median absolute deviations above the window's median at which an event begins.
+        least: lowest running score at which an event begins.
+        release: an event ends when the running score is below this share of the way from the median to the level.
+        longest: frames after which an event ends; a score that is still high then counts as usual.
+        cooldown: least number of frames between the beginnings of two events.
     """
 
     smoothing: float = 0.4
@@ -35,14 +35,14 @@ class DetectorConfig:
 
 
 class Watch(NamedTuple):
-    """What is remembered of B cameras.
+    """The detector's state for B cameras.
 
     Args:
-        past: `[B, W]`, running scores of frames without an event, newest last; negative where there were none yet.
+        past: `[B, W]`, running scores of frames outside events, newest last; negative where there is none yet.
         smooth: `[B]`, the running score.
-        frames: `[B]`, since the first.
-        since: `[B]`, frames since the last event's beginning.
-        novel: `[B]`, 1 while an event lasts, -1 while what lasted too long is still there, else 0.
+        frames: `[B]`, number of frames so far.
+        since: `[B]`, frames since the last event began.
+        novel: `[B]`, 1 during an event, -1 while the score stays high after an event that reached `longest`, else 0.
     """
 
     past: Tensor
@@ -53,8 +53,15 @@ class Watch(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Of a frame, `[B]` each: its own score and the running one, the level above which that is an event, whether one lasts, and
-    begins here."""
+    """The detector's result for one frame of B cameras, `[B]` each.
+
+    Args:
+        raw: the frame's own score.
+        score: the running score.
+        level: the running score above which an event begins.
+        novel: whether the frame belongs to an event.
+        begins: whether an event begins at the frame.
+    """
 
     raw: Tensor
     score: Tensor
@@ -64,7 +71,7 @@ class Verdict(NamedTuple):
 
 
 def blank(count: int, config: DetectorConfig) -> Watch:
-    """What is remembered before a first frame."""
+    """The state before the first frame."""
     zero = torch.zeros(count)
     return Watch(torch.full((count, config.window), -1.0), zero, zero, torch.full((count,), 1e6), zero)
 
@@ -72,9 +79,12 @@ def blank(count: int, config: DetectorConfig) -> Watch:
 def watch(
     seen: Watch, score: Tensor, config: DetectorConfig, *, heights: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Verdict, Watch]:
-    """Take each camera's next score `[B]`; `heights`, `factor` and `least` `[B]` each in place of the config's, to try several.
+    """Process each camera's next score `[B]`.
 
-    Median and deviation do not follow a few large scores, and an event's own are left out: a novelty does not raise the level.
+    A novelty does not raise the level: median and deviation do not follow a few large scores, and an event's scores are left out.
+
+    Args:
+        heights: `factor` and `least`, `[B]` each, in place of the config's; used to try several.
     """
     c = config
     smooth = torch.where(seen.frames > 0, seen.smooth + c.smoothing * (score - seen.smooth), score)
@@ -88,7 +98,7 @@ def watch(
     high = smooth > median + c.release * height
     begins = (seen.novel == 0) & ready & (smooth > level)
     novel = begins | ((seen.novel > 0) & high & (seen.since < c.longest))
-    # What lasts too long becomes usual, and is no event again until it has been away.
+    # A score that stays high for too long becomes usual. It begins no new event until it has dropped.
     worn = ~novel & high & (seen.novel != 0)
     past = torch.where(novel[:, None], seen.past, torch.cat([seen.past[:, 1:], smooth[:, None]], 1))
     since = torch.where(begins, 0.0, seen.since) + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +41,9 @@ class Surprise(Domain):
         Raises:
             ValueError: there is no clip.
         """
-        from tocsin.models import gate, registry
+        from tocsin.models import registry
+        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.gate import Candidate
         from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
         from tocsin.models.surprise.model import SurpriseModel
         from tocsin.models.surprise.model import load as restored
@@ -55,8 +56,9 @@ class Surprise(Domain):
             recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
         seen = EncoderConfig()
         eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
-        clips, unseen = list[Footage](), list[Footage]()
-        tried, curves = dict[int, tuple[dict[str, float], SurpriseModel]](), {}
+        clips: list[Footage] = []
+        unseen: list[Footage] = []
+        attempts = dict[int, Attempt[SurpriseModel]]()
         dives = [*TRAIN_SEEDS] if SIM in run.data else []
         paths = [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
         task = progress.add_task("looking", total=len(dives) + len(paths) + len(VALIDATION_SEEDS))
@@ -74,50 +76,35 @@ class Surprise(Domain):
             curve = registry.Curve()
             model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=seed, progress=curve.add)
             model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
-            tried[seed] = (_figures(model, unseen), model)
-            curves[seed] = curve.end(tried[seed][0])
+            figures = _figures(model, unseen)
+            line = f": F1 {figures['f1']:.3f} of events on validation dives"
+            attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
             progress.advance(task)
-        kept = gate.best({seed: found["f1"] for seed, (found, _) in tried.items()})
-        model = tried[kept][1]
-        model.save(out)
 
-        def against(folder: Path) -> tuple[float, float]:
-            other = restored(folder)
-            same = other.config.encoder == model.config.encoder
-            dives = unseen if same else [looked_at(source, other.eye) for source in VALIDATION_SEEDS]
-            return tried[kept][0]["f1"], _figures(other, dives)["f1"]
+        def candidate(seed: int) -> Candidate:
+            model, score = attempts[seed].model, attempts[seed].score
 
-        new = gate.Candidate(
-            measure="F1 of events on validation dives",
-            lower=False,
-            score=tried[kept][0]["f1"],
-            outputs=lambda: [judged(restored(out), clip) for clip in (unseen or clips)[:1]],
-            against=against,
-        )
-        facts = {
-            "data": " ".join(run.data),
-            "seed": kept,
-            "parameters": model.parameters,
-            **asdict(model.config.network),
-        }
-        register = partial(
-            registry.register,
-            out,
+            def against(folder: Path) -> tuple[float, float]:
+                other = restored(folder)
+                same = other.config.encoder == model.config.encoder
+                dives = unseen if same else [looked_at(source, other.eye) for source in VALIDATION_SEEDS]
+                return score, _figures(other, dives)["f1"]
+
+            return Candidate(
+                measure="F1 of events on validation dives",
+                lower=False,
+                score=score,
+                outputs=lambda: [judged(restored(out), clip) for clip in (unseen or clips)[:1]],
+                against=against,
+            )
+
+        return keep(
+            run,
+            attempts,
             domain="surprise",
-            params=facts,
-            metrics=curves[kept],
-            data=run.data,
-            attempts=[registry.Attempt(seed, points) for seed, points in curves.items()],
-        )
-        return Trained(
-            name=name,
-            folder=out,
-            registered=run.registrar.register(new, register, name=name),
-            seed=kept,
-            seeds=[{"seed": seed, **found} for seed, (found, _) in tried.items()],
-            lines=[
-                f"seed {seed}: F1 {found['f1']:.3f} of events on validation dives" for seed, (found, _) in tried.items()
-            ],
+            place=(name, out),
+            candidate=candidate,
+            params=lambda model: asdict(model.config.network),
         )
 
     def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:

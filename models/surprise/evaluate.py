@@ -1,4 +1,4 @@
-"""How well events are found: alerts against the intervals in which something new is in sight."""
+"""Evaluation of events: compares alerts with the intervals in which something new is in sight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tocsin.models.surprise.detector import DetectorConfig
 from tocsin.models.surprise.simulation.novelties import Novelty
 
 GRACE_S = 1.0
-"""An alert may come so long after the novelty was last in sight: the running score lags behind."""
+"""Seconds after a novelty was last in sight during which an alert still counts: the running score lags behind."""
 FACTORS = (1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0)
 LEASTS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0, 5.0, 6.0)
-"""Of the detector, for curves: of scores without a meaning of their own, and of those of triage."""
+"""Detector settings for curves: `FACTORS` for scores without a fixed scale, `LEASTS` for the scores of triage."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class Counted:
     """Alerts and novelties of some clips.
 
     Args:
-        found: novelties in whose time an alert began; `there`: all of them.
-        false: alerts at times without one.
-        kept: frames of events; `frames`: all.
+        found: novelties during which an alert began.
+        there: all novelties.
+        false: alerts outside all novelties.
+        kept: frames that belong to events.
+        frames: all frames.
         seconds: of footage.
     """
 
@@ -41,7 +43,7 @@ class Counted:
         return Counted(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
     def figures(self) -> dict[str, float]:
-        """Precision, recall, F1 and F2 of events, false alarms an hour, and the share of frames that need not be sent."""
+        """Precision, recall, F1 and F2 of events, false alerts an hour, and the share of frames that need not be sent."""
         precision = self.found / max(self.found + self.false, 1)
         recall = self.found / max(self.there, 1)
         return {
@@ -58,9 +60,9 @@ def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[No
     """Count a clip's alerts.
 
     Args:
-        begins: frames at which one began.
-        novel: of each frame, whether it belongs to an event.
-        novelties: the truth. An alert in the time of several counts for the first that has none yet.
+        begins: frames at which an alert began.
+        novel: for each frame, whether it belongs to an event.
+        novelties: the ground truth. An alert during several novelties counts for the first one without an alert.
         rate: frames a second.
     """
     grace, found, false = GRACE_S * rate, set[int](), 0
@@ -72,13 +74,17 @@ def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[No
 
 
 def detect(scores: Tensor, config: DetectorConfig) -> tuple[list[int], list[bool]]:
-    """What a detector makes of a clip's scores `[T]`, the first frame's being none: where events begin, which frames are of one."""
+    """Run a detector over a clip's scores `[T]`; the first frame's score is not used.
+
+    Returns:
+        The frames at which events begin; and for each frame, whether it belongs to an event.
+    """
     (found,) = _detect(scores, [config])
     return found
 
 
 def _detect(scores: Tensor, configs: Sequence[DetectorConfig]) -> list[tuple[list[int], list[bool]]]:
-    """`detect` for detectors that differ in how high their levels are, as if each were a camera."""
+    """Run `detect` for detectors that differ only in `factor` and `least`, in one batch, as if each were a camera."""
     count, config = len(configs), configs[0]
     heights = torch.tensor([c.factor for c in configs]), torch.tensor([c.least for c in configs])
     seen, novel, begins = detector.blank(count, config), [torch.zeros(count)], [torch.zeros(count)]
@@ -91,7 +97,7 @@ def _detect(scores: Tensor, configs: Sequence[DetectorConfig]) -> list[tuple[lis
 
 
 def levels(config: DetectorConfig, *, triaged: bool) -> list[DetectorConfig]:
-    """Detectors to try: those of a score that triage gives differ in `least`, of another one in `factor`."""
+    """Detectors to try: they differ in `least` for scores of triage, and in `factor` for other scores."""
     if triaged:
         return [replace(config, least=least) for least in LEASTS]
     return [replace(config, factor=factor) for factor in FACTORS]
@@ -104,7 +110,7 @@ def curve(
     *,
     rate: float,
 ) -> dict[DetectorConfig, Counted]:
-    """What each of some detectors finds in some clips, counted together."""
+    """Count what each detector finds, over all clips together."""
     found = dict.fromkeys(configs, Counted())
     for clip, truth in zip(scores, truths, strict=True):
         for config, told in zip(configs, _detect(clip, configs), strict=True):
@@ -113,11 +119,14 @@ def curve(
 
 
 def best(found: dict[DetectorConfig, Counted]) -> DetectorConfig:
-    """The detector of the best F1; of several the highest level."""
+    """The detector with the best F1; ties go to the highest level."""
     return max(found, key=lambda config: (found[config].figures()["f1"], config.factor, config.least))
 
 
 def at_recall(found: dict[DetectorConfig, Counted], recall: float) -> Counted | None:
-    """The fewest false alarms at that recall or more; None where it is not reached. It compares forms at the same recall."""
+    """The count with the fewest false alerts at `recall` or more; None if no detector reaches it.
+
+    Benchmarks use it to compare forms at the same recall.
+    """
     reached = [count for count in found.values() if count.figures()["recall"] >= recall - 1e-9]
     return min(reached, key=lambda count: count.false) if reached else None

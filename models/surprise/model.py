@@ -1,4 +1,4 @@
-"""A trained model of surprise: frames in, and how much each place of each frame surprises."""
+"""A trained surprise model: frames in, the surprise of each place of each frame out."""
 
 from __future__ import annotations
 
@@ -23,13 +23,19 @@ from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as encoder
 
 TRIAGE = "triage."
-"""What the names of its weights begin with."""
+"""Prefix of the names of its weights."""
 SHIPPED = Path(__file__).parent / "weights" / "dives"
 
 
 class Memory(NamedTuple):
-    """All that is remembered of B cameras: what was seen, the scores, `[B, C, rank]` of each one's own adapter, and what triage
-    remembers, `[B, memory, h, w]`."""
+    """The model's state for B cameras.
+
+    Args:
+        seen: the predictor's state.
+        watch: the detector's state.
+        adapter: `[B, C, rank]`, each camera's adapter.
+        suspects: `[B, memory, h, w]`, triage's state.
+    """
 
     seen: Seen
     watch: Watch
@@ -37,7 +43,7 @@ class Memory(NamedTuple):
     suspects: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, `[B, ...]` each."""
+        """All tensors by name, `[B, ...]` each."""
         return {**self.seen._asdict(), **self.watch._asdict(), "adapter": self.adapter, "suspects": self.suspects}
 
     @classmethod
@@ -51,13 +57,13 @@ class SurpriseModel:
     """Encoder, predictor, triage and detector in one.
 
     Args:
-        config: its encoder's version says which weights the predictor was trained on.
-        predictor: set to evaluation, and frozen.
+        config: its encoder's version names the weights that the predictor was trained on.
+        predictor: is set to evaluation mode and frozen.
         eye: the encoder.
-        triage: as the config has it; set to evaluation and frozen, too.
+        triage: as in the config; is set to evaluation mode and frozen.
 
     Raises:
-        ValueError: the encoder is another one.
+        ValueError: the predictor was trained on another encoder.
     """
 
     def __init__(
@@ -75,12 +81,12 @@ class SurpriseModel:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the frames that it judges."""
+        """Height and width of the frames that it scores."""
         return self._eye.size
 
     @property
     def eye(self) -> Encoder:
-        """The encoder whose tokens it judges."""
+        """The encoder whose tokens it scores."""
         return self._eye
 
     @property
@@ -103,7 +109,7 @@ class SurpriseModel:
         return self.predictor.whitened(tokens, self.grid)
 
     def blank(self, count: int) -> Memory:
-        """What is remembered of `count` cameras before their first frames."""
+        """The state of `count` cameras before their first frames."""
         c = self.config
         adapter = torch.zeros(count, c.network.tokens, c.rank)
         suspects = torch.zeros(count, c.triage.memory if c.triage else 1, *self.grid)
@@ -111,15 +117,15 @@ class SurpriseModel:
 
     @torch.inference_mode()
     def __call__(self, memory: Memory, tokens: Tensor, motion: Motion) -> tuple[Tensor, Verdict, Memory]:
-        """Judge each camera's next frame.
+        """Score each camera's next frame.
 
         Args:
             tokens: `[B, C, h, w]`, from `encode`.
             motion: from the frame before to this one.
 
         Returns:
-            `[B, h, w]`, how much each place surprises; the verdict on the frame; and what is remembered from now on.
-            A camera's first frame surprises nobody.
+            The surprise of each place, `[B, h, w]`; the verdict on the frame; and the new state.
+            Surprise and verdict are 0 for a camera's first frame.
         """
         c, first = self.config, memory.seen.known == 0
         expected, moved, basis = self.predictor.expect(memory.seen, motion, memory.adapter)
@@ -142,7 +148,10 @@ class SurpriseModel:
         return places, verdict, Memory(self.predictor.update(moved, tokens), watched, adapter, suspects)
 
     def begin_anew(self, memory: Memory, where: Tensor) -> Memory:
-        """Forget the picture, not the usual scores, of cameras `where` (`[B]` bool) there was a lapse; it ends an event."""
+        """Reset predictor and triage of the cameras in `where` (`[B]` bool) after a lapse, and end their events.
+
+        The usual scores and the adapters are kept.
+        """
         if not where.any():
             return memory
         blank = self.predictor.blank(len(where), self.grid)
@@ -160,10 +169,12 @@ class SurpriseModel:
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel:
-    """Read a model; the predictor, tiny and recurrent, runs on the CPU, the encoder on `device`.
+    """Read a model.
+
+    The encoder runs on `device`. The predictor is tiny and recurrent, so it runs on the CPU.
 
     Raises:
-        ValueError: it does not fit the encoder that is here.
+        ValueError: the model was trained on another encoder than the one found here.
     """
     config = SurpriseConfig.load(Path(directory))
     weights = files.read_weights(Path(directory) / WEIGHTS_FILE)
@@ -179,10 +190,10 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> SurpriseModel
 
 
 def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
-    """Where each camera's adapter should go: normalised least mean squares over the places of a frame, `[B, C, rank]`.
+    """The update of each camera's adapter at rate 1, `[B, C, rank]`: normalised least mean squares over the places of a frame.
 
     Args:
-        basis: `[B, rank, h, w]`, what the adapter saw.
+        basis: `[B, rank, h, w]`, the adapter's input.
     """
     error = (tokens - expected.mean).clamp(-3, 3)
     power = basis.square().sum(1).mean((1, 2)).clamp(min=1e-3)
@@ -190,5 +201,5 @@ def _step(expected: Expected, tokens: Tensor, basis: Tensor) -> Tensor:
 
 
 def _like(mask: Tensor, other: Tensor) -> Tensor:
-    """A mask `[B]` with as many dimensions as `other`."""
+    """Reshape a mask `[B]` to as many dimensions as `other` has."""
     return mask.view(-1, *[1] * (other.dim() - 1))

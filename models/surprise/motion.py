@@ -1,4 +1,4 @@
-"""Ego-motion: what of the change between two frames is the camera's own, from optical flow."""
+"""Ego-motion: the camera's own part of the change between two frames, from optical flow."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from tocsin.models.vision import flow
 
 SIZE = (72, 128)
-"""Height and width of the grey frames between which flow is found."""
+"""Height and width of the grey frames from which flow is computed."""
 EVERY = 8
-"""Of the flow one vector in so many pixels each way is looked at."""
+"""Spacing of the flow vectors that are used, pixels in both directions."""
 ACTION = ("shift_x", "shift_y", "zoom", "roll", "flow", "divergence", "curl", "residual")
-"""Shifts, flow and residual in frame widths a frame, the others a frame: log of scale, radians, 1, 1."""
+"""Units, per frame: shifts, flow and residual in frame widths; zoom log of scale; roll radians; divergence and curl 1."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Motion:
     """The camera's motion from the frame before to each of B frames.
 
     Args:
-        warp: `[B, 2, 3] float32`, from a place in the frame to where it was in the frame before, as `F.affine_grid` takes it.
-        action: `[B, len(ACTION)] float32`, the flow pooled: what the predictor is told of the vehicle's action.
+        warp: `[B, 2, 3] float32`, from a place in the frame to its place in the frame before, as `F.affine_grid` takes it.
+        action: `[B, len(ACTION)] float32`, the pooled flow: the predictor's input for the vehicle's action.
     """
 
     warp: Tensor
@@ -50,14 +50,14 @@ def ego_motion(
     *,
     each: Callable[..., Iterable[tuple[NDArray[np.float32], NDArray[np.float64]]]] = map,
 ) -> Motion:
-    """What the camera did between frames: dense flow (DIS), and the similarity that most of it agrees with (RANSAC).
+    """Measure the camera's motion between frames: dense flow (DIS), and the similarity that most of it agrees with (RANSAC).
 
-    Source: DINO-Explorer (arXiv 2604.12933) pools RAFT's flow as the efference copy; flow on the CPU, the similarity and its
+    Source: DINO-Explorer (arXiv 2604.12933) pools RAFT's flow as the efference copy. Flow on the CPU, the similarity and its
     use as a warp are this project's choices.
 
     Args:
         before, after: `[B, *SIZE] uint8`, from `grey`.
-        each: maps a function over pairs; a thread pool's, since OpenCV lets go of the interpreter's lock.
+        each: maps a function over pairs. A thread pool's `map` runs them in parallel, since OpenCV releases the GIL.
     """
     if not len(after):
         return still(0)
@@ -83,13 +83,16 @@ def ego_motion(
 
 
 def _slope(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The means of `np.gradient(values, axis=1)` over `[B, H, W]`, of which nothing is left but the two rows at either edge."""
+    """The mean of `np.gradient(values, axis=1)` over each `[H, W]`, `[B]`.
+
+    The sum of the gradients depends only on the two rows at either edge.
+    """
     edges = values[:, [0, 1, -2, -1]].mean(2)
     return (1.5 * (edges[:, 3] - edges[:, 0]) + 0.5 * (edges[:, 1] - edges[:, 2])) / values.shape[1]
 
 
 def _normalised(fitted: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Affine maps of pixels, `[B, 2, 3]`, as ones of places from -1 to 1, edges of the outer pixels at both ends."""
+    """Convert affine maps of pixels, `[B, 2, 3]`, to coordinates from -1 to 1, which are the edges of the outer pixels."""
     height, width = SIZE
     to_pixels = np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]])
     square = np.concatenate([fitted, np.broadcast_to([[[0, 0, 1]]], (len(fitted), 1, 3))], 1)

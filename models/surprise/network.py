@@ -1,4 +1,4 @@
-"""The predictor: a frame's tokens from those before it and from what the camera did."""
+"""The predictor: predicts a frame's tokens from the frames before it and the camera's motion."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class NetworkConfig:
 
     Args:
         tokens: channels to which the encoder's tokens are reduced, whitened.
-        state: of the GRU.
-        hidden: channels of the two convolutions.
-        memory: share of the frame in the running picture of what is usually there.
-        compensates: whether it is told of the camera's motion; without, it is the uncompensated baseline.
+        state: width of the GRU's state.
+        hidden: channels between the two convolutions.
+        memory: weight of each new frame in the running picture of what is usually there.
+        compensates: whether it uses the camera's motion; False is the uncompensated baseline.
     """
 
     tokens: int = 16
@@ -32,11 +32,11 @@ class NetworkConfig:
 
 
 class Seen(NamedTuple):
-    """What a camera's predictor remembers: B cameras, tokens C wide on a grid h x w.
+    """The predictor's state for B cameras; tokens have C channels on a grid h x w.
 
     Args:
         last: `[B, C, h, w]`, the frame before.
-        usual: `[B, C, h, w]`, the running picture, moved along with the camera.
+        usual: `[B, C, h, w]`, the running picture, warped by the camera's motion.
         state: `[B, S]`, the GRU's.
         known: `[B]`, 0 before a camera's first frame, else 1.
     """
@@ -48,18 +48,20 @@ class Seen(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What is expected of a frame, as a Gaussian a token and channel: `mean` and `log_variance`, `[B, C, h, w]`."""
+    """The prediction of a frame, a Gaussian per token and channel: `mean` and `log_variance`, `[B, C, h, w]`."""
 
     mean: Tensor
     log_variance: Tensor
 
 
 class Predictor(nn.Module):
-    """Both the frame before and the running picture are moved to where the camera is now; a GRU over pooled tokens and actions
-    says what kind of water and motion it is; two convolutions correct the picture and say how far it may be off.
+    """Predicts the next frame's tokens and their variance.
+
+    The frame before and the running picture are warped to the camera's new position. A GRU over pooled tokens and actions encodes
+    the kind of water and motion. Two convolutions correct the warped picture and predict its variance.
 
     Source: DINO-Explorer (arXiv 2604.12933): an action-conditioned GRU that predicts the next latent. Predicting a map instead of
-    one vector, warping it, and the variance (what a fast pan may get wrong surprises nobody) are this project's choices.
+    one vector, warping it, and the variance are this project's choices. The variance discounts the errors that a fast pan causes.
 
     Args:
         config: sizes.
@@ -83,26 +85,26 @@ class Predictor(nn.Module):
         self.look = nn.Conv2d(2 * c.tokens + 3, c.hidden, 3, padding=1)
         self.told = nn.Linear(c.state + len(ACTION), c.hidden)
         self.say = nn.Conv2d(c.hidden, 2 * c.tokens, 3, padding=1)
-        self.say.weight.data.zero_()  # begins as: all is where it was
+        self.say.weight.data.zero_()  # at first the prediction is the warped frame before
 
     def blank(self, count: int, grid: tuple[int, int]) -> Seen:
-        """What is remembered before a first frame."""
+        """The state before the first frame."""
         c = self.config
         nothing = torch.zeros(count, c.tokens, *grid)
         return Seen(nothing, nothing, torch.zeros(count, c.state), torch.zeros(count))
 
     def whitened(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """An encoder's tokens `[B, h * w, width]` as `[B, C, h, w]`: their main directions, each of variance 1 in training."""
+        """Project an encoder's tokens `[B, h * w, width]` to principal components `[B, C, h, w]`, of variance 1 in training."""
         return ((tokens - self.centre) @ self.basis).mT.unflatten(2, grid)
 
     def expect(self, seen: Seen, motion: Motion, adapter: Tensor) -> tuple[Expected, Seen, Tensor]:
-        """As `forward`, with each camera's own correction on top.
+        """Predict as `forward` does, and add each camera's own correction.
 
         Args:
             adapter: `[B, C, rank]`.
 
         Returns:
-            Expectation and what was seen, as of `forward`; and `[B, rank, h, w]`, what the adapter looks at.
+            The prediction and the warped state, as of `forward`; and the adapter's input, `[B, rank, h, w]`.
         """
         expected, moved = self(seen, motion)
         looks = self.looks_at @ torch.cat([moved.last, moved.usual], 1).flatten(2)
@@ -110,14 +112,14 @@ class Predictor(nn.Module):
         return Expected(expected.mean + own, expected.log_variance), moved, looks.unflatten(2, own.shape[2:])
 
     def forward(self, seen: Seen, motion: Motion) -> tuple[Expected, Seen]:
-        """What the next frame should look like.
+        """Predict the next frame.
 
         Args:
-            seen: so far.
+            seen: the state so far.
             motion: into the next frame.
 
         Returns:
-            The expectation, and what was seen, moved to the next frame's place; `update` adds the frame itself.
+            The prediction, and the state warped to the next frame; `update` adds the frame itself.
         """
         warp, action = motion.warp, motion.action * self.scale
         if not self.config.compensates:
@@ -135,20 +137,20 @@ class Predictor(nn.Module):
         return expected, Seen(last, usual + (1 - inside) * expected.mean.detach(), state, seen.known)
 
     def update(self, moved: Seen, tokens: Tensor) -> Seen:
-        """What is remembered once a frame's tokens `[B, C, h, w]` are there."""
+        """Add a frame's tokens `[B, C, h, w]` to the warped state."""
         share = torch.where(moved.known > 0, self.config.memory, 1.0)[:, None, None, None]
         usual = moved.usual + share * (tokens - moved.usual)
         return Seen(tokens, usual, moved.state, torch.ones_like(moved.known))
 
 
 def warped(maps: Tensor, warp: Tensor) -> Tensor:
-    """Maps `[B, C, h, w]` moved to where the camera is now, zero where it has not been; `warp` as of `Motion`."""
+    """Warp maps `[B, C, h, w]` to the camera's new position; zero outside the frame before. `warp` is as in `Motion`."""
     grid = F.affine_grid(warp, [len(maps), 1, *maps.shape[2:]], align_corners=False)
     return F.grid_sample(maps, grid, align_corners=False, padding_mode="zeros")
 
 
 def _places(like: Tensor) -> Tensor:
-    """How far from the middle each place is, up and down and to the sides, `[B, 2, h, w]`."""
+    """Coordinates of each place, y and x from -1 to 1, `[B, 2, h, w]`."""
     b, _, h, w = like.shape
     y = torch.linspace(-1, 1, h, device=like.device)[:, None].expand(h, w)
     x = torch.linspace(-1, 1, w, device=like.device)[None].expand(h, w)
@@ -156,18 +158,19 @@ def _places(like: Tensor) -> Tensor:
 
 
 def surprise(expected: Expected, tokens: Tensor, *, cosine: float) -> Tensor:
-    """How much each place of a frame, with those around it, surprises, `[B, h, w]`: squared error in units of what is expected,
-    and angle.
+    """The surprise of each place of a frame, `[B, h, w]`.
+
+    It mixes the squared error, in units of the predicted variance, with the angle, and averages over 3 x 3 places.
 
     Args:
-        tokens: `[B, C, h, w]`, what came.
-        cosine: weight of `1 - cosine`, the other being that of the error.
+        tokens: `[B, C, h, w]`, the frame's.
+        cosine: weight of the angle, which is 1 minus the cosine similarity; the error has weight `1 - cosine`.
     """
     mean = expected.mean
     error = ((tokens - mean).square() * torch.exp(-expected.log_variance)).mean(1)
-    # By hand, since torch's own takes norms across channels, which it does twenty times as slowly.
+    # Written out: torch's cosine similarity takes norms across channels, which is twenty times slower.
     lengths = tokens.square().sum(1).sqrt() * mean.square().sum(1).sqrt()
     angle = 1 - (tokens * mean).sum(1) / lengths.clamp(min=1e-8)
     mixed = (1 - cosine) * error + cosine * angle
-    # What is new covers places that touch; caustics and particles are here and there.
+    # A novelty covers adjacent places; caustics and particles are scattered.
     return F.avg_pool2d(mixed, 3, stride=1, padding=1, count_include_pad=False)

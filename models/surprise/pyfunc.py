@@ -1,4 +1,4 @@
-"""The model as MLflow's `pyfunc` flavour loads it: consecutive frames of one camera in, how much each surprises out."""
+"""The model as MLflow's `pyfunc` flavour loads it: consecutive frames of one camera in, the surprise of each frame out."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Clip:
-    """Judges a clip from its first frame on; nothing is remembered from one call to the next."""
+    """Scores a clip from its first frame; no state is kept between calls."""
 
     def __init__(self, model: SurpriseModel) -> None:
         self._model = model
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Judge consecutive frames: column `frame` holds JPEGs or PNGs.
+        """Score consecutive frames; the column `frame` holds JPEGs or PNGs.
 
         Returns:
-            Of each frame `score`, `level` and `novel`, as in the pipeline's table.
+            `score`, `level` and `novel` of each frame, as in the pipeline's table.
         """
         import pandas as pd
 
@@ -44,5 +44,5 @@ class Clip:
 
 
 def _load_pyfunc(path: str) -> Clip:
-    """MLflow calls this with the folder that training has written."""
+    """Load the model for MLflow, from the folder that training wrote."""
     return Clip(load(path))

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.evaluate import best, curve, levels
@@ -19,6 +19,7 @@ from tocsin.models.surprise.network import Predictor
 from tocsin.models.surprise.simulation.novelties import Novelty
 from tocsin.models.surprise.triage import Triage, TriageConfig, evidence
 from tocsin.models.surprise.triage_train import Lesson, teach
+from tocsin.models.training import Optimization, begin
 from tocsin.models.vision.encoder import Encoder
 
 FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
@@ -109,24 +110,19 @@ def fit(
     recipe = recipe or Recipe()
     if (shortest := min(len(clip.tokens) for clip in clips)) < recipe.length:
         raise ValueError(f"expected clips of at least {recipe.length} frames, got one of {shortest}; leave it out")
-    torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
+    begin(seed)
     generator = torch.Generator().manual_seed(seed)
     predictor = Predictor(config.network, width=clips[0].tokens.shape[2], rank=config.rank)
     _standardise(predictor, clips)
     seen = [(predictor.whitened(clip.tokens.float(), eye.grid), clip.motion) for clip in clips]
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    optimization = Optimization(
+        predictor, steps=recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     for step in range(recipe.steps):
         tokens, motion = _drawn(seen, recipe, generator)
-        loss = _loss(predictor, tokens, motion, recipe.lead)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = optimization.step(_loss(predictor, tokens, motion, recipe.lead))
         if progress:
-            progress(step, float(loss.detach()))
+            progress(step, loss)
     told = [clip for clip in clips if clip.covered is not None]
     triage = _triage(predictor, told, config, recipe, eye, generator) if told else None
     return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, eye, triage)

@@ -1,4 +1,4 @@
-"""Triage: which of what the predictor did not expect is something new, from how it looks in the error and how it goes on."""
+"""Triage: decides which prediction errors are something new, from how they look and how they develop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from tocsin.models.surprise.network import Expected, warped
 
 CALM = 0.2
-"""Error of a frame in which nothing moves, below which the rest of a frame makes a place stand out no more."""
+"""Error of a frame in which nothing moves. A lower error in the rest of a frame does not make a place stand out more."""
 LARGE = 12.0
-"""Deviations beyond which a token is just as far off."""
+"""Deviations at which a token's error is clipped."""
 RARE = -4.0
-"""Logit of a place of which nothing is known."""
+"""Initial logit of a place, before anything is known of it."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class TriageConfig:
 
     Args:
         hidden: channels of its convolutions.
-        memory: channels of what it remembers of each place.
-        top: places of a frame, the most suspect ones, whose mean is the frame's score.
+        memory: channels of its state for each place.
+        top: number of places, the most suspect ones, whose mean logit is the frame's score.
     """
 
     hidden: int = 32
@@ -34,16 +34,17 @@ class TriageConfig:
 
 
 class Triage(nn.Module):
-    """A recurrent network over the error, place by place: caustics, particles and a bottom that nobody has seen before are off as
-    well, but look and last otherwise than what has come into the picture.
+    """A recurrent network over the prediction error of each place.
 
-    It sees errors, not the picture: what it learns from simulated novelties has to hold for kinds that it has never met.
-    Source: "event triage" after a surprise is DINO-Explorer's (arXiv 2604.12933); that it is learnt is this project's choice.
+    Caustics, particles and an unseen bottom cause errors, too. Their errors differ from those of a novelty in look and duration.
+    The network sees errors, not the picture: what it learns from simulated novelties must hold for kinds that it has never seen.
+
+    Source: "event triage" after a surprise is DINO-Explorer's (arXiv 2604.12933). Learning it is this project's choice.
 
     Args:
         config: sizes.
         tokens: channels of a token.
-        compensates: whether its memory moves along with the camera.
+        compensates: whether its state is warped by the camera's motion.
     """
 
     def __init__(self, config: TriageConfig, *, tokens: int, compensates: bool) -> None:
@@ -54,37 +55,38 @@ class Triage(nn.Module):
         self.around = nn.Conv2d(c.hidden, c.hidden, 3, padding=2, dilation=2)
         self.say = nn.Conv2d(c.hidden, 1 + 2 * c.memory, 1)
         begins = torch.zeros(1 + 2 * c.memory)
-        begins[0], begins[1 + c.memory :] = RARE, -1.0  # of what is remembered most stays
+        begins[0], begins[1 + c.memory :] = RARE, -1.0  # gates start low: most of the state stays
         self.say.bias = nn.Parameter(begins)
 
     def forward(self, seen: Tensor, evidence: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge a frame.
+        """Score the places of a frame.
 
         Args:
-            seen: `[B, memory, h, w]`, what it remembers; zeros before a camera's second frame.
-            evidence: `[B, C + 1, h, w]`, from `evidence`; warp: into the frame, as of `Motion`.
+            seen: `[B, memory, h, w]`, the state; zeros before a camera's second frame.
+            evidence: `[B, C + 1, h, w]`, from `evidence`.
+            warp: into the frame, as in `Motion`.
 
         Returns:
-            Logits of each place's being part of something new, `[B, h, w]`, and what it remembers from now on.
+            The logit that each place is part of something new, `[B, h, w]`; and the new state.
         """
         off = evidence[:, :-1]
         error = F.avg_pool2d(off.square().mean(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
         usual = error.flatten(1).median(1).values[:, None, None, None]
         if self._compensates:
             seen = warped(seen, warp)
-        # In units of what the rest of the frame has, too: blur, flicker and a jerk are everywhere.
+        # The error is also given relative to the frame's median: blur, flicker and a jerk affect the whole frame.
         looks = [off / (1 + off.abs() / 4), error.log1p(), (error / (usual + CALM)).log1p(), evidence[:, -1:], seen]
         said = self.say(F.gelu(self.around(F.gelu(self.look(torch.cat(looks, 1))))))
         logits, fresh, share = said.split([1, self.config.memory, self.config.memory], 1)
         return logits[:, 0], seen + share.sigmoid() * (fresh.tanh() - seen)
 
     def score(self, logits: Tensor) -> Tensor:
-        """Of each frame, `[B, h, w]` -> `[B]`: the mean logit of its most suspect places."""
+        """Score each frame, `[B, h, w]` -> `[B]`: the mean logit of its most suspect places."""
         return logits.flatten(1).topk(self.config.top, 1).values.mean(1)
 
 
 def evidence(expected: Expected, tokens: Tensor) -> Tensor:
-    """How far each token `[B, C, h, w]` is off, in deviations, and `1 - cosine` of it: `[B, C + 1, h, w]`."""
+    """The error of each token `[B, C, h, w]`, in deviations, and `1 - cosine` to its prediction: `[B, C + 1, h, w]`."""
     off = (tokens - expected.mean) * torch.exp(-expected.log_variance / 2)
     angle = 1 - F.cosine_similarity(tokens, expected.mean, eps=1e-6)
     return torch.cat([off.clamp(-LARGE, LARGE), angle[:, None]], 1)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tocsin.models.surprise.triage import Triage
+from tocsin.models.training import Optimization
 
 COVERED, BARE = 0.3, 0.02
 """Shares of a place that is part of something new, and of one that is not; what is in between counts for neither."""
@@ -41,8 +42,7 @@ def teach(
         lessons: each longer than `length`.
         steps: of the optimizer; clips: pieces a step, of `length` frames, every second with something new in it.
     """
-    optimizer = torch.optim.AdamW(triage.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    optimization = Optimization(triage, steps=steps, learning_rate=LEARNING_RATE, weight_decay=1e-3)
     places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length)]
     eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > LEAST] or places
     for _ in range(steps):
@@ -55,12 +55,7 @@ def teach(
         if torch.randint(2, (), generator=generator):  # in a mirror
             evidence, covered = evidence.flip(-1), covered.flip(-1)
             warp = warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
-        loss = _loss(triage, evidence, warp, covered)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(triage.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimization.step(_loss(triage, evidence, warp, covered))
 
 
 def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Egocentric video: the frame in which a hand touches, and the one in which it lets go."""
+"""Egocentric video: the frame in which a hand makes contact with a thing, and the frame in which it lets go."""

@@ -1,4 +1,4 @@
-"""What the model is held against: how near the boxes of hands and things are to each other."""
+"""Baselines of the model: the distance between the boxes of hands and things, and a classifier of single frames."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Event = tuple[int, int, int, float]
 
 
 def near(shots: Iterable[Shot], threshold: float) -> list[Event]:
-    """A contact where a hand's box comes nearer to any thing's than a threshold, a release where it goes away again.
+    """Find a contact where a hand's box comes nearer to any thing's box than a threshold, and a release where it moves away.
 
     Args:
-        shots: of a clip.
-        threshold: between the boxes, a share of the frame's larger side; below 0 they must overlap, by that share of it.
+        shots: shots of a clip.
+        threshold: distance between the boxes, as a share of the frame's larger side. Below 0 the boxes must overlap by that share.
 
     Returns:
-        Events in order; how sure it is of both ends of a touch is how near the boxes came in it.
+        Events in order. Both ends of a touch have the same confidence, which grows with how near the boxes came during the touch.
     """
     gaps = np.stack([_gaps(shot).min(1, initial=np.inf) for shot in shots])
     found: list[Event] = []
@@ -38,7 +38,7 @@ def near(shots: Iterable[Shot], threshold: float) -> list[Event]:
 
 
 def _gaps(shot: Shot) -> NDArray[np.float64]:
-    """Between each hand's box and each thing's, `[2, K]`: negative where they overlap, infinite where one is not to be seen."""
+    """Distance of each hand's box to each thing's, `[2, K]`: negative if they overlap, infinite if one of them is not visible."""
     rows, columns = shot.picture.shape[:2]
     scale = np.array([columns, rows, columns, rows]) / max(rows, columns)
     hands, things = shot.hands[:, None] * scale, shot.things[None] * scale
@@ -48,16 +48,16 @@ def _gaps(shot: Shot) -> NDArray[np.float64]:
 
 
 def changes(holding: Tensor, *, span: int = 5) -> Tensor:
-    """What a classifier of single frames says of events: how much likelier a hand touches something after a frame than before.
+    """Score events by a classifier of single frames: how much likelier a hand touches something after a frame than before it.
 
     Args:
-        holding: `[T, 2]`, 0 to 1, of each frame by itself.
-        span: frames to either side whose mean counts; the frame itself is of those after it.
+        holding: `[T, 2]`, 0 to 1: probability that a hand touches something, predicted from each frame alone.
+        span: frames averaged on either side; the frame itself is among those after.
 
     Returns:
-        `[T, 2, 2]`, scores as of `decode.decode`, a hand and a kind.
+        `[T, 2, 2]`, scores per hand and kind, as from `decode.decode`.
     """
     padded = torch.cat([holding[:1].expand(span, 2), holding, holding[-1:].expand(span - 1, 2)])
-    means = padded.unfold(0, span, 1).mean(-1)  # of the `span` frames from each place on
+    means = padded.unfold(0, span, 1).mean(-1)  # of the `span` frames from each index on
     rise = means[span:] - means[:-span]
     return torch.stack([rise, -rise], -1).clamp(min=0)

@@ -1,15 +1,15 @@
-"""Recorded clips and the truth about them.
+"""Recorded clips and their ground truth.
 
-A directory for `tocsin evaluate touch --data DIR` holds clips, see `tocsin.models.vision.video`, and one table. Either
-`touches.csv`, with a header and the columns
+A directory for `tocsin evaluate touch --data DIR` holds clips, see `tocsin.models.vision.video`, and one file of labels. Either it
+is `touches.csv`, with a header and the columns
 
     clip        the file's or directory's name, as it is in DIR
-    hand        left or right; empty: nobody knows
+    hand        left or right; empty: unknown
     contact     the first frame in which the hand touches a thing, counted from 0
     release     the first frame in which it no longer does; empty: the clip ends before
 
-one row a touch, in any order; a clip without a row has none. Or one JSON file, an object with the name of a clip without its suffix
-for a key, and `{"contact": 3, "separation": 26}` for its value, as EgoLoc's labels are; others of its clips count for nothing.
+It has one row per touch, in any order; a clip without a row has no touches. Or the file is JSON: an object that maps a clip's name
+without its suffix to `{"contact": 3, "separation": 26}`, as in EgoLoc's labels. Clips without a label are ignored.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ TRUTH = "touches.csv"
 
 @dataclass(frozen=True)
 class Labelled:
-    """A clip's touches, and whether their hands are known; unknown ones are given as the right."""
+    """A clip's touches, and whether their hands are known. An unknown hand is given as the right one."""
 
     touches: tuple[Touch, ...]
     hands: bool
 
 
 def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, Labelled]:
-    """The clips of a directory in the order of their names, each with its truth.
+    """Read the clips of a directory, ordered by name, each with its truth.
 
     Raises:
-        ValueError: there is no table, or more than one; or it is not as it should be.
+        ValueError: there are no clips, there is no file of labels or more than one, or the file is invalid.
     """
     found = [path for path in listed(directory) if is_clip(path)]
     table, others = named(directory, TRUTH), listed(directory, ".json")
@@ -89,7 +89,7 @@ def _labels(file: Path, found: list[Path]) -> dict[Path, Labelled]:
 
 
 def _frame(label: Any) -> int:
-    """A frame's number, which may be written 3.0."""
+    """Parse a frame number, which may be written 3.0."""
     if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label) or label < 0:
         raise ValueError(f"{label!r} is no frame")
     return int(label)

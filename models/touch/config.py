@@ -1,4 +1,4 @@
-"""What a trained model of touches is made of, as `config.json`."""
+"""Configuration of a trained touch model, stored as `config.json`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tocsin.models.vision.encoder import DEFAULT
 
 @dataclass(frozen=True)
 class EyeConfig:
-    """What is seen of a frame.
+    """Features extracted from a frame.
 
     Args:
-        looks: whether a frozen encoder tells what places look like, see `tocsin.models.vision.encoder.load`, or only their motion
-            is known. Of few tables a network learns the looks by heart, and is worse on others.
-        source: of the frozen encoder.
-        scene_layer, hands_layer: of EfficientNet-Lite0, for the whole frame and for the hands' crops.
-        height, width: of a frame, pixels.
-        scene_height, scene_width: to which it is reduced as a whole.
-        crop: side of the square that is cut out about a hand, pixels.
+        looks: whether tokens include the appearance features of a frozen encoder, see `tocsin.models.vision.encoder.load`; if not,
+            they hold motion alone. With few training tables a network memorizes their appearance and is worse on others.
+        source: source of the frozen encoder.
+        scene_layer, hands_layer: layers of EfficientNet-Lite0, for the whole frame and for the hands' crops.
+        height, width: size of a frame, pixels.
+        scene_height, scene_width: size to which the whole frame is reduced, pixels.
+        crop: side of the square that is cut out around a hand, pixels.
         enlarged: the square's side over the longer side of the hand's box, both in the frame.
-        version: of the encoder's weights when the model was trained; another encoder's tokens mean nothing to it.
+        version: version of the encoder's weights in training. The model cannot use another encoder's tokens.
     """
 
     looks: bool = False
@@ -44,13 +44,13 @@ class NetworkConfig:
     """Sizes of the network.
 
     Args:
-        tokens: channels to which tokens are brought, a multiple of 4 and of `heads`.
-        heads: of the scene's attention to the hands.
-        dim: of a frame's vector.
-        past, ahead: frames before and after the one that is judged.
+        tokens: channels of projected tokens, a multiple of 4 and of `heads`.
+        heads: heads of the scene's attention to the hands.
+        dim: size of a frame's vector.
+        past, ahead: frames before and after the predicted frame.
         layers: halvings of the window in the mixer.
-        kernel: frames, odd, of its shorter convolutions; reach: how many times as far the longer ones see.
-        expansion: width of feed-forward layers, over that of what goes in.
+        kernel: frames, odd, of the mixer's shorter convolutions; reach: how many times as far the longer ones see.
+        expansion: width of feed-forward layers, over the width of their input.
         dropout: share of elements dropped in training.
 
     Raises:
@@ -78,18 +78,18 @@ class NetworkConfig:
 
     @property
     def window(self) -> int:
-        """Frames in a window, the judged one's among them."""
+        """Frames in a window, including the predicted one."""
         return self.past + 1 + self.ahead
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """How events are read from scores; see `tocsin.models.touch.decode`.
+    """How scores are decoded into events; see `tocsin.models.touch.decode`.
 
     Args:
-        radius: frames from which one points to an event.
-        apart: frames to either side in which there is no second event of a hand and kind.
-        contact, release: least scores that count.
+        radius: largest distance, in frames, at which a frame points to an event.
+        apart: frames to either side of an event in which its hand has no second event of its kind.
+        contact, release: score thresholds.
     """
 
     radius: int = 4
@@ -99,18 +99,18 @@ class DecodeConfig:
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """Least scores in the order of `truth.KINDS`."""
+        """Score thresholds in the order of `truth.KINDS`."""
         return self.contact, self.release
 
     @property
     def wait(self) -> int:
-        """Frames to either side that decide whether one is an event."""
+        """Frames to either side of a frame that decide whether it is an event."""
         return self.radius + self.apart
 
 
 @dataclass(frozen=True)
 class TouchConfig:
-    """A model and how its verdicts are read."""
+    """A model and how its scores are decoded."""
 
     eye: EyeConfig = field(default_factory=EyeConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -125,7 +125,7 @@ class TouchConfig:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: it names settings that there are not.
+            ValueError: the file contains unknown settings.
         """
         stored = files.read_json(directory / CONFIG_FILE)
         parts = {"eye": EyeConfig, "network": NetworkConfig, "decode": DecodeConfig}

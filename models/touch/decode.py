@@ -1,4 +1,4 @@
-"""From what is said of each frame to events, and from those to touches."""
+"""Decodes per-frame scores into events, and events into touches."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tocsin.models.touch.truth import KINDS, Touch
 from tocsin.operators.shapes import match
 
 LEAST = 0.01
-"""Below it an offline candidate is none."""
+"""Lowest score of a candidate event in offline evaluation."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """An event that was found.
+    """A detected event.
 
     Args:
         hand: 0 left, 1 right; kind: 0 contact, 1 release.
-        frame: of it; score: 0 to 1.
+        frame: frame of the event; score: 0 to 1.
     """
 
     hand: int
@@ -33,20 +33,20 @@ class Spot:
 
 
 def decode(scores: Tensor, displacement: Tensor, *, radius: int) -> Tensor:
-    """Each frame's score goes to the frame that it points at, and the largest that arrives there stays.
+    """Move each frame's score to the frame that it points at, and keep the largest score that arrives there.
 
-    One that points between two frames is split linearly. So frame t gets `max_i score[t+i] * relu(1 - |i - displacement[t+i]|)`,
-    which asks no frame beyond the radius. Source: HiCE (arXiv 2604.12343), there as a scatter by maximum.
+    A score that points between two frames is split linearly. Frame t gets `max_i score[t+i] * relu(1 - |i - displacement[t+i]|)`
+    over the frames within the radius. Source: HiCE (arXiv 2604.12343), which uses a scatter by maximum.
 
     Args:
-        scores: `[..., T, 2, 2]`, 0 to 1; 0 of frames that are not there.
-        displacement: `[..., T, 2, 2]`, frames since the event; held to the radius.
+        scores: `[..., T, 2, 2]`, 0 to 1; 0 for absent frames.
+        displacement: `[..., T, 2, 2]`, frames since the event; clamped to the radius.
 
     Returns:
         `[..., T, 2, 2]`.
 
     Raises:
-        ValueError: if the shapes are others.
+        ValueError: if the shapes do not match.
     """
     if scores.shape != displacement.shape or scores.shape[-2:] != (2, 2):
         raise ValueError(
@@ -60,7 +60,7 @@ def decode(scores: Tensor, displacement: Tensor, *, radius: int) -> Tensor:
 
 
 def peaks(decoded: Tensor, *, apart: int) -> Tensor:
-    """Where no frame within `apart` to either side has more, nor an earlier one as much: `[..., T, 2, 2] bool` of `decode`'s."""
+    """Local maxima of `decode`'s output within `apart` frames to either side, `[..., T, 2, 2] bool`; of equals the first."""
     padded = F.pad(decoded, (0, 0, 0, 0, apart, apart))
     around = padded.unfold(-3, 2 * apart + 1, 1)
     before, after = around[..., :apart], around[..., apart + 1 :]
@@ -70,40 +70,40 @@ def peaks(decoded: Tensor, *, apart: int) -> Tensor:
 
 
 def peak(scores: Tensor, displacement: Tensor, there: Tensor, *, radius: int, apart: int) -> tuple[Tensor, Tensor]:
-    """What `decode` and `peaks` of the whole clip say of a window's middle frame, bit for bit.
+    """Compute for a window's middle frame the same bits as `decode` and `peaks` of the whole clip.
 
     Args:
-        scores, displacement: `[B, 2 w + 1, 2, 2]` with w = radius + apart; what absent frames hold changes nothing.
+        scores, displacement: `[B, 2 w + 1, 2, 2]` with w = radius + apart; values of absent frames are ignored.
         there: `[B, 2 w + 1] bool`, False before the clip and after it.
 
     Returns:
         The decoded score, and whether it is a peak, `[B, 2, 2]` both.
 
     Raises:
-        ValueError: if the shapes are others.
+        ValueError: if the shapes do not match.
     """
     dims = f"B {2 * (radius + apart) + 1}"
     match(scores=(scores, f"{dims} 2 2"), displacement=(displacement, f"{dims} 2 2"), there=(there, dims))
     present = there[..., None, None]
     scores, displacement = torch.where(present, scores, 0), torch.where(present, displacement, 0)
-    # What points beyond the clip is lost there, and must not be the larger neighbour of its first or last frame here.
+    # `decode` of a whole clip drops scores that point beyond it. Here they must not suppress its first or last frames.
     decoded = torch.where(present, decode(scores, displacement, radius=radius), 0)[:, radius : radius + 2 * apart + 1]
     return decoded[:, apart], peaks(decoded, apart=apart)[:, apart]
 
 
 def spots(decoded: Tensor, *, apart: int, least: float = LEAST) -> list[Spot]:
-    """The peaks of a clip that reach `least`, in order of time: what a stream finds. `decoded` is `[T, 2, 2]`."""
+    """The peaks of a clip that reach `least`, ordered by time, as a stream finds them. `decoded` is `[T, 2, 2]`."""
     return _spots(decoded, peaks(decoded, apart=apart) & (decoded >= least))
 
 
 def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
-    """The candidates of a clip after soft suppression, in order of time: what the benchmark's metric is taken of.
+    """The candidates of a clip after soft suppression, ordered by time, as the benchmark's metric expects them.
 
-    From the largest down, each leaves every lesser one of its hand and kind less than `window` frames away a share of
-    `(distance / window) ** 2`. Source: HiCE's evaluation (arXiv 2604.12343).
+    From the largest score down, each candidate multiplies the lower scores of its hand and kind that are less than `window` frames
+    away by `(distance / window) ** 2`. Source: HiCE's evaluation (arXiv 2604.12343).
 
     Args:
-        decoded: `[T, 2, 2]`, of `decode`.
+        decoded: `[T, 2, 2]`, from `decode`.
     """
     series = decoded.flatten(1).mT.tolist()
     kept = torch.tensor([_softened(scores, window) for scores in series], dtype=torch.float64).mT
@@ -112,14 +112,14 @@ def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
 
 
 def paired(found: Iterable[Spot], thresholds: Sequence[float]) -> list[Touch]:
-    """Touches, as an alert would have them that contact raises and release clears.
+    """Pair events into touches, as an alert that contact raises and release clears.
 
-    A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
-    releases come first: a hand may let go and take.
+    A contact is ignored while the hand holds something, a release while it holds nothing. Within one frame releases come first,
+    since a hand may let go of one thing and take another.
 
     Args:
         found: events of a clip.
-        thresholds: least scores of `KINDS`, in that order.
+        thresholds: score thresholds of `KINDS`, in that order.
     """
     holds: dict[int, Touch] = {}
     touches = []
@@ -144,7 +144,7 @@ def _softened(scores: list[float], window: int) -> list[float]:
     while waiting:
         score, top = heappop(waiting)
         if top in taken or -score != scores[top]:
-            continue  # what it had before a neighbour took from it
+            continue  # a stale entry: a neighbour has lowered this score since
         taken.add(top)
         for frame in range(max(top - window + 1, 0), min(top + window, len(scores))):
             if frame not in taken:

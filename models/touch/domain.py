@@ -53,7 +53,9 @@ class Touch(Domain):
 
         Its thresholds are chosen on validation scenes that it has not seen.
         """
-        from tocsin.models import gate, registry
+        from tocsin.models import registry
+        from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.gate import Candidate
         from tocsin.models.touch.clips import clips as labelled
         from tocsin.models.touch.config import TouchConfig
         from tocsin.models.touch.evaluate import operating_figures
@@ -66,12 +68,13 @@ class Touch(Domain):
         (name, out), progress, config = run.place("touch"), run.progress, TouchConfig()
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
         eyes, finder = Eyes(config.eye), load()
-        tried, curves = dict[int, tuple[dict[str, float], TouchModel]](), {}
+        attempts = dict[int, Attempt[TouchModel]]()
         sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in run.data]
         for folder in run.data:
             if folder != SIM:
                 sources += labelled(Path(folder), decimal_comma=decimal_comma).items()
-        clips, unseen = list[Footage](), list[Footage]()
+        clips: list[Footage] = []
+        unseen: list[Footage] = []
         task = progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
         for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
             (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth, finder))
@@ -84,46 +87,34 @@ class Touch(Domain):
             figures = _precision(model, unseen)
             thresholds = model.config.decode.thresholds
             figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
-            tried[seed] = (figures, model)
-            curves[seed] = curve.end(figures)
+            line = f": mAP at 2 frames {figures['map_2']:.3f} on validation scenes"
+            attempts[seed] = Attempt(model, figures["map_2"], curve.end(figures), figures, line)
             progress.advance(task)
-        kept = gate.best({seed: found["map_2"] for seed, (found, _) in tried.items()})
-        model = tried[kept][1]
-        model.save(out)
 
-        def against(folder: Path) -> tuple[float, float]:
-            other = restored(folder)
-            same = other.config.eye == model.config.eye
-            scenes = unseen if same else [looked_at(seed, other.eyes) for seed in VALIDATION_SEEDS]
-            return tried[kept][0]["map_2"], _precision(other, scenes)["map_2"]
+        def candidate(seed: int) -> Candidate:
+            model, score = attempts[seed].model, attempts[seed].score
 
-        new = gate.Candidate(
-            measure="mAP at 2 frames on validation scenes",
-            lower=False,
-            score=tried[kept][0]["map_2"],
-            outputs=lambda: [decoded(restored(out), clip) for clip in (unseen or clips)[:1]],
-            against=against,
-        )
-        facts = {"data": " ".join(run.data), "seed": kept, "parameters": model.parameters, **asdict(config.network)}
-        register = partial(
-            registry.register,
-            out,
+            def against(folder: Path) -> tuple[float, float]:
+                other = restored(folder)
+                same = other.config.eye == model.config.eye
+                scenes = unseen if same else [looked_at(seed, other.eyes) for seed in VALIDATION_SEEDS]
+                return score, _precision(other, scenes)["map_2"]
+
+            return Candidate(
+                measure="mAP at 2 frames on validation scenes",
+                lower=False,
+                score=score,
+                outputs=lambda: [decoded(restored(out), clip) for clip in (unseen or clips)[:1]],
+                against=against,
+            )
+
+        return keep(
+            run,
+            attempts,
             domain="touch",
-            params=facts,
-            metrics=curves[kept],
-            data=run.data,
-            attempts=[registry.Attempt(seed, points) for seed, points in curves.items()],
-        )
-        return Trained(
-            name=name,
-            folder=out,
-            registered=run.registrar.register(new, register, name=name),
-            seed=kept,
-            seeds=[{"seed": seed, **found} for seed, (found, _) in tried.items()],
-            lines=[
-                f"seed {seed}: mAP at 2 frames {found['map_2']:.3f} on validation scenes"
-                for seed, (found, _) in tried.items()
-            ],
+            place=(name, out),
+            candidate=candidate,
+            params=lambda model: asdict(model.config.network),
         )
 
     def evaluate(

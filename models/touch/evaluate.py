@@ -1,4 +1,4 @@
-"""How well events are found, to the frame: average precision for benchmarks, and what rings at an operating point."""
+"""Frame-level metrics of events: average precision for benchmarks, and alerts at an operating point."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tocsin.models.touch.decode import Spot, paired
 from tocsin.models.touch.truth import KINDS, Miss, Touch
 
 TOLERANCES = (0, 1, 2)
-"""Frames by which an event may be off, of the benchmark."""
+"""The benchmark's tolerances: frames by which an event may be off."""
 REACH = 10
-"""Frames within which an event counts as meant, however late or early, when errors are measured."""
+"""Largest distance, in frames, at which an event is matched to a true one when errors are measured."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What was found in a clip, and what there was.
+    """Events found in a clip, and its truth.
 
     Args:
-        found: events; of `decode.softened` for average precision, of `decode.spots` for what a stream rings.
+        found: events, from `decode.softened` for average precision, or from `decode.spots` for the alerts of a stream.
         touches, misses: the truth.
-        frames: of the clip.
+        frames: length of the clip.
     """
 
     found: Sequence[Spot]
@@ -34,14 +34,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Matched:
-    """An event that was found, and the true frame that it is taken for; None: it is false."""
+    """A detected event, and the frame of the true event that it is matched to; None if it is false."""
 
     spot: Spot
     truth: int | None
 
 
 def matched(clip: Judged, kind: int, tolerance: int, *, hands: bool = True) -> list[Matched]:
-    """A clip's events of a kind from the surest down, each with the closest true one that is left and near enough.
+    """Match a clip's events of a kind, by descending score, each to the closest unmatched true event within the tolerance.
 
     Args:
         kind: 0 contact, 1 release.
@@ -64,7 +64,7 @@ def matched(clip: Judged, kind: int, tolerance: int, *, hands: bool = True) -> l
 def average_precision(clips: Sequence[Judged], kind: int, tolerance: int, *, hands: bool = True) -> float:
     """Area under the curve of interpolated precision over recall, all clips counted together; NaN without true events.
 
-    Source: HiCE's TouchMoment (arXiv 2604.12343). Arguments as of `matched`.
+    Source: HiCE's TouchMoment (arXiv 2604.12343). Arguments as in `matched`.
     """
     pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
     pairs.sort(key=lambda pair: -pair.spot.score)
@@ -79,7 +79,7 @@ def average_precision(clips: Sequence[Judged], kind: int, tolerance: int, *, han
 
 
 def precision_figures(clips: Sequence[Judged], *, hands: bool = True) -> dict[str, float]:
-    """`ap_contact_0` to `ap_release_2`, `map_0` to `map_2` over the kinds, and `map` over them all."""
+    """Compute `ap_contact_0` to `ap_release_2`, their means over the kinds `map_0` to `map_2`, and the mean of those, `map`."""
     figures = {
         f"ap_{name}_{tolerance}": average_precision(clips, kind, tolerance, hands=hands)
         for tolerance in TOLERANCES
@@ -92,21 +92,21 @@ def precision_figures(clips: Sequence[Judged], *, hands: bool = True) -> dict[st
 def operating_figures(
     clips: Sequence[Judged], thresholds: Sequence[float], *, tolerance: int = 2, rate: float = 30.0, hands: bool = True
 ) -> dict[str, float]:
-    """What comes of events that reach a threshold.
+    """Metrics of the events that reach their thresholds.
 
     Args:
-        clips: with events of `decode.spots`.
-        thresholds: least scores of `KINDS`, in that order.
+        clips: clips with events from `decode.spots`.
+        thresholds: score thresholds of `KINDS`, in that order.
         tolerance: frames.
-        rate: frames a second.
-        hands: whether the hand must be the right one, in all but touches, whose hand always must.
+        rate: frames per second.
+        hands: whether the hand must be the right one. For `touches_f1` it always must.
 
     Returns:
-        - `contact_precision`, `contact_recall`, `contact_f1`, the same of `release`;
-        - `contact_error` and `release_error`, the median of how many frames one is off, of those off by `REACH` at most;
-          `contact_lag` the same with its sign, positive where it comes late; NaN of none;
-        - `touches_f1`, of touches of which both ends are right;
-        - `missed_rings_per_minute`: near misses that were taken for a contact; `false_rings_per_minute`: contacts that were none.
+        - `contact_precision`, `contact_recall`, `contact_f1`, and the same for `release`;
+        - `contact_error`, the median absolute error in frames, over events off by at most `REACH`; `contact_lag`, the same with its
+          sign, positive for late events; NaN without events; and the same for `release`;
+        - `touches_f1`, over touches with both ends right;
+        - `missed_rings_per_minute`: misses that raised an alert; `false_rings_per_minute`: contacts that match no true one.
     """
     clips = [
         Judged([s for s in clip.found if s.score >= thresholds[s.kind]], clip.touches, clip.misses, clip.frames)
@@ -140,7 +140,7 @@ def operating_figures(
 
 
 def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: bool = True) -> list[int]:
-    """Frames by which events are late, negative where early, of those within `reach` of a true one."""
+    """Frames by which events are late, negative if early, for those within `reach` of a true event."""
     return [
         pair.spot.frame - pair.truth
         for clip in clips
@@ -150,8 +150,10 @@ def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: boo
 
 
 def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, hands: bool = True) -> float:
-    """The least score of the best F1, of several the largest, half way to the next score below: a threshold that is an event's own
-    score would be a matter of rounding. 1 where nothing is right."""
+    """Choose the threshold with the best F1; of equals, the largest. 1 if no event is right.
+
+    It lies half way between an event's score and the next lower score. A threshold equal to a score would depend on rounding.
+    """
     pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
     pairs.sort(key=lambda pair: -pair.spot.score)
     scores = [pair.spot.score for pair in pairs] + [0.0]
@@ -184,7 +186,7 @@ def _same(touch: Touch, true: Touch, tolerance: int) -> bool:
 
 
 def _events(clip: Judged, kind: int) -> list[tuple[int, int]]:
-    """Hand and frame of the true events of a kind."""
+    """Hand and frame of each true event of a kind."""
     ends = ((touch.hand, touch.release if kind else touch.contact) for touch in clip.touches)
     return [(hand, at) for hand, at in ends if at is not None]
 
@@ -194,5 +196,5 @@ def _count(clips: Sequence[Judged], kind: int) -> int:
 
 
 def f1(precision: float, recall: float) -> float:
-    """Their harmonic mean; 0 of two zeros."""
+    """The harmonic mean of precision and recall; 0 if both are 0."""
     return 2 * precision * recall / max(precision + recall, 1e-9)

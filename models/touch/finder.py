@@ -1,4 +1,4 @@
-"""Where the hands are in frames that come without boxes: a small network over a frozen encoder, trained on simulated tables."""
+"""Finds hands in frames that come without boxes: a small network on a frozen encoder, trained on simulated tables."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from tocsin.models.vision.encoder import load as encoder
 SHIPPED = Path(__file__).parent / "weights" / "finder"
 SIDES = 4
 RARE = -4.0
-"""Logit of a place of which nothing is known."""
+"""Initial bias of the logits: few places lie in the middle of a hand."""
 SIDE = 0.1
-"""How far a side of a hand is from a place in it, as a share of the frame, where nothing is known."""
+"""Distance of a box's side from its place that an output of 0 stands for, as a share of the frame."""
 SUREST = 5
-"""Places whose boxes, weighted by how sure each is, make a hand's."""
+"""Number of likeliest places whose boxes, weighted by their probabilities, are averaged into a hand's box."""
 SAME = 0.5
-"""Overlap (intersection over union) from which on a left and a right hand are one, seen twice."""
+"""Overlap (intersection over union) above which a left and a right hand are one hand, found twice."""
 
 
 @dataclass(frozen=True)
 class FinderConfig:
-    """A finder.
+    """Configuration of a finder.
 
     Args:
-        source, layer: of the encoder, see `tocsin.models.vision.encoder.load`.
-        height, width: to which frames are reduced, pixels.
+        source, layer: source and layer of the encoder, see `tocsin.models.vision.encoder.load`.
+        height, width: size to which frames are reduced, pixels.
         hidden: channels of the network.
-        sure: least probability, 0 to 1, of a hand that is there.
-        version: of the encoder's weights when it was trained.
+        sure: lowest probability, 0 to 1, at which a hand counts as found.
+        version: version of the encoder's weights in training.
     """
 
     source: str = DEFAULT
@@ -53,10 +53,10 @@ class FinderConfig:
 
 
 class FinderNet(nn.Module):
-    """Says of each place of a frame whether it lies in the middle of a hand, and how far that hand's sides are from it.
+    """Predicts for each place of a frame whether it lies in the middle of a hand, and how far that hand's sides are from it.
 
     Args:
-        width: channels of the encoder's tokens; hidden: of its own; grid: rows and columns of places.
+        width: channels of the encoder's tokens; hidden: channels of the network; grid: rows and columns of places.
     """
 
     centre: Tensor
@@ -78,14 +78,14 @@ class FinderNet(nn.Module):
         self.register_buffer("places", torch.stack(torch.meshgrid(columns, rows, indexing="xy")), persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge frames.
+        """Predict hands from a frame's tokens.
 
         Args:
             tokens: `[B, N, width]`.
 
         Returns:
-            Logits of each place's being in the middle of each hand, `[B, 2, h, w]`, and the box that it sees around itself,
-            left, top, right, bottom as shares of the frame, `[B, 2, 4, h, w]`.
+            Logits that each place is in the middle of each hand, `[B, 2, h, w]`, and the box around each place, left, top, right,
+            bottom as shares of the frame, `[B, 2, 4, h, w]`.
         """
         seen = ((tokens - self.centre) / self.scale).clamp(-6, 6).mT.unflatten(2, self.grid)
         seen = self.bring(torch.cat([seen, (self.places * 2 - 1).expand(len(seen), -1, -1, -1)], 1))
@@ -100,12 +100,12 @@ class HandFinder:
     """Finds up to one left and one right hand in a frame.
 
     Args:
-        config: its encoder's version says which weights it was trained on.
-        net: set to evaluation, and frozen.
+        config: its version names the encoder weights of training; "" accepts any.
+        net: the network, which is set to evaluation mode and frozen.
         eye: the encoder.
 
     Raises:
-        ValueError: the encoder is another one.
+        ValueError: the encoder is not the one of training.
     """
 
     def __init__(self, config: FinderConfig, net: FinderNet, eye: Encoder) -> None:
@@ -119,26 +119,26 @@ class HandFinder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as of `tocsin.models.touch.hands.cut`, NaN of a hand that is not found."""
+        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as in `tocsin.models.touch.hands.cut`, NaN for a hand that is not found."""
         boxes, sure = decode(*self.net(self._eye(reduced(pixels, self.config)).tokens))
         return torch.where((sure >= self.config.sure)[..., None], boxes, torch.nan)
 
     def boxed(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-        """Pictures `[H, W, 3]` RGB, each with the boxes `[2, 4]` that are found in it."""
+        """Yield pictures `[H, W, 3]` RGB, each with the boxes `[2, 4]` that are found in it."""
         for picture in pictures:
             yield picture, self(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].numpy()
 
     def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
         weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
         files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
-    """Read a finder; its network, small, runs on the CPU, the encoder on `device`.
+    """Load a finder. Its network is small and runs on the CPU; the encoder runs on `device`.
 
     Raises:
-        ValueError: it does not fit the encoder that is here.
+        ValueError: the finder does not fit the installed encoder.
     """
     config = FinderConfig(**files.read_json(Path(directory) / CONFIG_FILE))
     eye = eye_of(config, device)
@@ -148,17 +148,20 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
 
 
 def eye_of(config: FinderConfig, device: str = "auto") -> Encoder:
-    """The encoder that a finder looks through."""
+    """Load the encoder of a finder."""
     return encoder(config.source, size=(config.height, config.width), device=device, layer=config.layer)
 
 
 def reduced(pixels: Tensor, config: FinderConfig) -> Tensor:
-    """Frames `[B, 3, H, W] uint8` as the encoder takes them."""
+    """Reduce frames `[B, 3, H, W] uint8` to the encoder's size."""
     return F.interpolate(pixels.float(), (config.height, config.width), mode="area").round().to(torch.uint8)
 
 
 def decode(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """What `FinderNet` says, as a box of each hand `[B, 2, 4]` and how sure that is, `[B, 2]`; not at all of one seen twice."""
+    """Decode `FinderNet`'s output into a box for each hand, `[B, 2, 4]`, and its probability, `[B, 2]`.
+
+    If both boxes are of one hand, the less likely one gets 0.
+    """
     likely, where = logits.sigmoid().flatten(2).topk(SUREST, -1)
     weights = likely / likely.sum(-1, keepdim=True)
     chosen = boxes.flatten(3).gather(3, where[:, :, None].expand(-1, -1, SIDES, -1))

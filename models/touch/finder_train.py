@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tocsin.models.touch.evaluate import f1
 from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, overlap, reduced
 from tocsin.models.touch.simulation.scene import TRAIN, VALIDATION, Look, Scene
+from tocsin.models.training import Optimization, begin
 from tocsin.models.vision.encoder import Encoder
 
 Frame = NDArray[np.uint8]
@@ -112,21 +113,17 @@ def _moved(box: Boxes, turn: NDArray[np.float64], size: NDArray[np.int64], *, sh
 def fit(seen: Sight, config: FinderConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0) -> HandFinder:
     """Train a finder; its threshold is the config's, see `settled`."""
     recipe = recipe or Recipe()
-    torch.manual_seed(seed)
+    begin(seed)
     net = FinderNet(seen.tokens.shape[2], config.hidden, eye.grid)
     some = seen.tokens[::7].float()
     net.centre.copy_(some.mean((0, 1)))
     net.scale.copy_(some.std((0, 1)).clamp(min=1e-3))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps)
+    optimization = Optimization(
+        net, steps=recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     for _ in range(recipe.steps):
         drawn = torch.randint(len(seen.tokens), (recipe.frames,))
-        loss = _loss(net, seen.tokens[drawn].float(), seen.boxes[drawn])
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimization.step(_loss(net, seen.tokens[drawn].float(), seen.boxes[drawn]))
     return HandFinder(config, net, eye)
 
 

@@ -1,4 +1,4 @@
-"""Where the hands are, and what there is to see of them: crops around boxes, and a detector for frames that come without boxes."""
+"""Crops around the boxes of hands, and a detector for frames that come without boxes."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor
 from tocsin.models.touch.truth import HANDS
 
 AT_ONCE = 4
-"""Frames cropped together: more of them, as floats, leave a CPU's caches."""
+"""Frames cropped together. More of them, as floats, do not fit a CPU's caches."""
 UNSEEN = 0.03
 """Share of a hand's frames in which a detector does not find it."""
 MIN_CONFIDENCE = 0.3
-"""Of the detector; a hand that moves is blurred, and one that is missed is worse than one too many."""
+"""Lowest confidence of a detected hand. It is low because moving hands are blurred, and a missed hand is worse than a false one."""
 
 
 def present(boxes: Tensor) -> Tensor:
-    """Which hands are there: `[B, 2, 4]` with NaN for those that are not -> `[B, 2] bool`."""
+    """Whether each hand is present: boxes `[B, 2, 4]`, NaN for an absent hand, -> `[B, 2] bool`."""
     return ~boxes.isnan().any(-1)
 
 
 def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor:
-    """A square around each hand, `[B, 2, 3, size, size] uint8`, of pixels `[B, 3, H, W] uint8`; the rest as of `cut`."""
+    """Crop a square around each hand, `[B, 2, 3, size, size] uint8`, from pixels `[B, 3, H, W] uint8`; the rest as in `cut`."""
     parts = zip(pixels.split(AT_ONCE), boxes.split(AT_ONCE), strict=True)
     return torch.cat(
         [cut(some.float(), where, size=size, enlarge=enlarge).round().to(torch.uint8) for some, where in parts]
@@ -35,27 +35,27 @@ def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor
 
 
 def cut(pictures: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor:
-    """A square around each hand, zeros where it leaves the picture.
+    """Crop a square around each hand, zeros where it leaves the picture.
 
     Args:
         pictures: `[B, C, H, W] float32`.
-        boxes: `[B, 2, 4] float32`, x0, y0, x1, y1 as shares of the frame, left hand and right; NaN where there is none.
-        size: pixels of a side.
-        enlarge: a square's side over the longer one of its box.
+        boxes: `[B, 2, 4] float32`, x0, y0, x1, y1 as shares of the frame, left and right hand; NaN for an absent hand.
+        size: side of a crop, pixels.
+        enlarge: a square's side over the longer side of its box.
 
     Returns:
-        `[B, 2, C, size, size]`; of a hand that is not there the middle of the frame, which nothing looks at.
+        `[B, 2, C, size, size]`. For an absent hand it shows the middle of the frame, which callers ignore.
     """
     if not len(pictures):
         return pictures.new_empty(0, len(HANDS), pictures.shape[1], size, size)
     centre, half = squares(boxes, pictures.shape[2:], enlarge)
     scale = boxes.new_tensor(pictures.shape[:1:-1])
-    # From a square's places, -1 to 1, to the picture's.
+    # Maps a square's coordinates, -1 to 1, to the picture's.
     theta = torch.zeros(*boxes.shape[:2], 2, 3)
     theta[..., 0, 0], theta[..., 1, 1] = (half / scale * 2).unbind(-1)
     theta[..., 2] = centre / scale * 2 - 1
     grid = F.affine_grid(theta.flatten(0, 1), [2 * len(boxes), 1, size, size], align_corners=False)
-    both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # one over the other, so that a picture is looked at once
+    both = grid.unflatten(0, (-1, 2)).flatten(1, 2)  # both squares stacked, to sample each picture once
     return F.grid_sample(pictures, both, align_corners=False).unflatten(2, (2, size)).transpose(1, 2)
 
 
@@ -67,7 +67,7 @@ def squares(boxes: Tensor, size: Sequence[int], enlarge: float) -> tuple[Tensor,
 
 
 def shaken(boxes: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
-    """True boxes `[2, 4]` as a detector would have found them: a little off, and now and then not at all."""
+    """Perturb true boxes `[2, 4]` as a detector would: they are a little off, and some are missing."""
     low, high = boxes[:, :2], boxes[:, 2:]
     centre = (low + high) / 2 + draw.normal(0, 0.03, (2, 2)) * (high - low)
     half = (high - low) / 2 * draw.uniform(0.9, 1.12, (2, 2))
@@ -80,7 +80,7 @@ class HandDetector:
     """MediaPipe's hand landmarker, a frame at a time, on the CPU.
 
     Args:
-        model: its `.task` file, which MediaPipe publishes; it is not part of the package.
+        model: path of its `.task` file, which MediaPipe publishes. It is not part of the package.
 
     Raises:
         ValueError: the package or the file is missing.
@@ -102,7 +102,7 @@ class HandDetector:
         self._landmarker, self._mediapipe = vision.HandLandmarker.create_from_options(options), mediapipe
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes around the landmarks as of `crops`; of two left hands the surer one."""
+        """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes around the landmarks as in `crops`; of two left hands the likelier one."""
         boxes = torch.full((len(pixels), 2, 4), torch.nan)
         for frame, found in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), boxes, strict=True):
             image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=frame)

@@ -1,4 +1,4 @@
-"""What the network should say of each frame, and how far it is from that."""
+"""Training targets of each frame, and the loss of the network's predictions against them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from tocsin.models.touch.truth import HANDS, KINDS, Touch
 
 ALPHA, GAMMA = 0.9, 2.0
-"""Of the focal loss: weight of events, and how much less what is right already counts."""
+"""Of the focal loss: the weight of events, and the exponent that discounts predictions that are already right."""
 Q = 0.7
-"""Of the generalised cross-entropy: 0 would be cross-entropy, 1 the absolute error."""
+"""Exponent of the generalised cross-entropy: 0 would be cross-entropy, 1 the absolute error."""
 
 
 class Targets(NamedTuple):
-    """What is right, `[..., L, 2, 2]` both, a hand (left, right) and kind (contact, release) each.
+    """Targets per frame, hand (left, right) and kind (contact, release): `[..., L, 2, 2]` both.
 
     Args:
-        labels: 1 at an event, falling to both sides as a Gaussian, 0 beyond the radius.
+        labels: 1 at an event, a Gaussian to both sides of it, 0 beyond the radius.
         displacement: frames since the event, 0 beyond the radius.
     """
 
@@ -30,17 +30,17 @@ class Targets(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """How far off scores and displacements are; a training weighs them. Displacements are in units of the radius, squared."""
+    """Losses of scores and displacements, which training weights. Displacement errors are in units of the radius, squared."""
 
     score: Tensor
     displacement: Tensor
 
 
 def targets(touches: Iterable[Touch], length: int, *, first: int = 0, radius: int = 4) -> Targets:
-    """What should be said of frames `first` to `first + length - 1` of a clip: `[length, 2, 2]` each.
+    """Targets of frames `first` to `first + length - 1` of a clip: `[length, 2, 2]` each.
 
-    A frame belongs to the closest event of its hand and kind, of two to the earlier. Source: HiCE (arXiv 2604.12343), whose
-    Gaussian has the radius for its deviation.
+    A frame belongs to the closest event of its hand and kind, or to the earlier of two equally close ones. Source: HiCE
+    (arXiv 2604.12343), whose Gaussian has the radius as its standard deviation.
     """
     labels, displacement = torch.zeros(2, length, len(HANDS), len(KINDS))
     nearest = torch.full_like(labels, radius + 1)
@@ -67,20 +67,20 @@ def holding(touches: Iterable[Touch], length: int) -> Tensor:
 def losses(
     logits: Tensor, displacement: Tensor, target: Targets, there: Tensor, *, radius: int = 4, q: float | None = None
 ) -> Losses:
-    """How far off a judgement is.
+    """Losses of a prediction.
 
-    Scores: focal cross-entropy with soft labels, the mean over frames that are there. Displacements: squared error, the mean
-    over frames within the radius of an event alone. HiCE takes it over all frames; the others, nearly all, have nothing to
-    point at, their scores do not count, and pulling them to 0 would pull the few that matter along.
+    Scores: focal cross-entropy with soft labels, averaged over present frames. Displacements: squared error, averaged over frames
+    within the radius of an event only. HiCE averages it over all frames. Nearly all of them have no event to point at, and their
+    scores do not count. Pulling their displacements to 0 would pull along the few that matter.
 
     Args:
-        logits, displacement: `[..., L, 2, 2]`, of the network.
+        logits, displacement: `[..., L, 2, 2]`, from the network.
         target: from `targets`.
-        there: `[..., L] bool`; other frames count for nothing, in the gradient too.
-        radius: of the targets.
-        q: for labels that are not to be trusted: generalised cross-entropy (Zhang and Sabuncu, arXiv 1805.07836) in place of the
-            focal one, say `Q`. A frame's loss is then bounded, and few wrong labels do not win over many right ones; soft labels
-            are learned as sharper than they are.
+        there: `[..., L] bool`; absent frames add nothing to the losses or the gradient.
+        radius: radius of the targets.
+        q: for unreliable labels, such as `Q`: use generalised cross-entropy (Zhang and Sabuncu, arXiv 1805.07836) in place of the
+            focal one. It bounds a frame's loss, so few wrong labels do not outweigh many right ones. Soft labels are learned
+            sharper than they are.
     """
     labels, wanted = target
     each = there[..., None, None].expand_as(labels)
@@ -99,7 +99,7 @@ def _focal(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _generalised(logits: Tensor, labels: Tensor, q: float) -> Tensor:
-    """`(1 - p^q) / q`, of each answer as far as it is right. By logarithms: a power of 0 has no gradient."""
+    """`(1 - p^q) / q` of each class, weighted by its label. Computed by logarithms: a power of 0 has no gradient."""
     yes, no = (-torch.expm1(q * F.logsigmoid(sign * logits)) / q for sign in (1, -1))
     return _weight(labels) * (labels * yes + (1 - labels) * no)
 
@@ -109,5 +109,5 @@ def _weight(labels: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Zero of nothing."""
+    """The mean of the values that `where` selects; 0 if it selects none."""
     return (values * where).sum() / where.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Frames of a window look at each other: a U-net of gated convolutions over time, for which absent frames are not there."""
+"""Mixes the frames of a window: a U-net of gated convolutions over time that ignores absent frames."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from tocsin.operators.shapes import match
 
 
 class Gated(nn.Module):
-    """A frame's own features gated by the window's mean, and its near and farther neighbours gated by the frame itself.
+    """Gates a frame's own features by the window's mean, and its near and far neighbours by the frame itself.
 
-    `fc(x) * relu(gfc(mean x)) + (near(x) + far(x)) * psi(x)`, each convolution a channel by itself. Source: the SGP layer of
-    TriDet, as HiCE (arXiv 2604.12343) uses it; the layers' widths, and that `psi` is a convolution, are a reconstruction.
+    `fc(x) * relu(gfc(mean x)) + (near(x) + far(x)) * psi(x)`, with depthwise convolutions. Source: the SGP layer of TriDet, as HiCE
+    (arXiv 2604.12343) uses it. The layers' widths, and that `psi` is a convolution, are a reconstruction.
 
     Args:
         dim: channels.
-        kernel: frames, odd, that `near` and `psi` see; reach: `far` sees this many times as far to either side.
+        kernel: frames, odd, that `near` and `psi` cover; reach: `far` covers this many times as far to either side.
     """
 
     def __init__(self, *, dim: int, kernel: int, reach: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(
-            dim
-        )  # of each frame: a GroupNorm's statistics would run over frames that are not there
+        # LayerNorm normalizes each frame alone. A GroupNorm's statistics would include absent frames.
+        self.norm = nn.LayerNorm(dim)
         self.fc, self.gfc = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.near, self.far, self.psi = (
             nn.Conv1d(dim, dim, 2 * side + 1, padding=side, groups=dim)
@@ -40,12 +39,12 @@ class Gated(nn.Module):
 
 
 class SGPBlock(nn.Module):
-    """Scalable-granularity perception: `Gated` and a feed-forward layer, each added to what goes in.
+    """Scalable-granularity perception: `Gated` and a feed-forward layer, each with a residual connection.
 
     Args:
         dim, kernel, reach: see `Gated`.
         expansion: width of the feed-forward layer, over `dim`.
-        dropout: share of its results dropped in training.
+        dropout: share of its outputs dropped in training.
     """
 
     def __init__(self, *, dim: int, kernel: int, reach: int, expansion: int, dropout: float) -> None:
@@ -60,9 +59,9 @@ class SGPBlock(nn.Module):
 
 
 class SGPMixer(nn.Module):
-    """An `SGPBlock` of two inputs: a window, and what half its resolution has made of it. Arguments as of `SGPBlock`.
+    """An `SGPBlock` of two inputs: a window, and the output of the level with half its resolution. Arguments as in `SGPBlock`.
 
-    Each goes through `Gated` by itself, and a linear layer joins them; how is a reconstruction.
+    Each input goes through its own `Gated`, and a linear layer joins them. How they are joined is a reconstruction.
     """
 
     def __init__(self, *, dim: int, kernel: int, reach: int, expansion: int, dropout: float) -> None:
@@ -80,12 +79,12 @@ class SGPMixer(nn.Module):
 
 
 class Mixer(nn.Module):
-    """The U-net: `layers` times a block and the larger of each two frames, a block, and back up with what was there before.
+    """The U-net: `layers` times a block and max-pooling by 2, a block at the bottom, and `layers` mixers up with skip connections.
 
     Source: the ED-SGP-Mixer of T-DEED and HiCE (arXiv 2604.12343).
 
     Args:
-        layers: halvings.
+        layers: halvings of the window.
         dim, kernel, reach, expansion, dropout: see `SGPBlock`.
     """
 
@@ -97,14 +96,14 @@ class Mixer(nn.Module):
         self.up = nn.ModuleList(SGPMixer(**options) for _ in range(layers))  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """Mix the frames that are there.
+        """Mix the frames that are present.
 
         Args:
-            x: `[B, L, dim]`, L a multiple of `2 ** layers`; what absent frames hold changes nothing, be it NaN.
+            x: `[B, L, dim]`, L a multiple of `2 ** layers`; values of absent frames, even NaN, are ignored.
             there: `[B, L] bool`.
 
         Returns:
-            `[B, L, dim]`, of no meaning where no frame is.
+            `[B, L, dim]`, undefined for absent frames.
 
         Raises:
             ValueError: if the shapes do not fit together.
@@ -128,7 +127,7 @@ class Mixer(nn.Module):
 
 
 def _halved(x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-    """The larger of each two frames that are there; zeros where neither is."""
+    """The element-wise maximum of each two frames, absent ones left out; zeros if both are absent."""
     pairs = x.masked_fill(~there, -torch.inf).unflatten(1, (-1, 2)).amax(2)
     either = there.unflatten(1, (-1, 2)).any(2)
     return torch.where(either, pairs, 0), either

@@ -1,4 +1,4 @@
-"""A trained model of touches: frames and boxes in, and how likely each hand makes contact or lets go in each."""
+"""A trained touch model: from frames and boxes, it predicts how likely each hand makes contact or lets go in each frame."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ from tocsin.models.vision.encoder import load as encoder
 
 SHIPPED = Path(__file__).parent / "weights" / "table"
 SCENE_GAIN, HAND_GAIN = 2.0, 30.0
-"""Motions of up to 1 over these are told as they are, larger ones by their logarithm: a pixel, half the side of a hand's square."""
+"""Gains before `asinh`: motions up to 1 / gain stay nearly linear, larger ones become logarithmic.
+
+Scene motion is in pixels, hand motion in half sides of the hand's square.
+"""
 SCENE_PLACE, HAND_PLACE = 32, 24
-"""Sides of the places that tokens tell of where there is no encoder, pixels of the reduced frame and of a hand's square."""
+"""Sides of the places that tokens cover without an encoder, in pixels of the reduced frame and of a hand's square."""
 
 
 class Eyes:
-    """What is seen of whole frames and of hands: how places move, and how they look to a frozen encoder.
+    """Extracts tokens of whole frames and of hands: their motion, and their appearance to a frozen encoder.
 
     Args:
-        config: what it looks at.
+        config: the features to extract.
         device: see `tocsin.models.trained.placed`.
 
     Raises:
-        ValueError: there is no such encoder, or it is another one than the config's.
+        ValueError: there is no such encoder, or its version is not the config's.
     """
 
     def __init__(self, config: EyeConfig, device: str = "auto") -> None:
@@ -62,16 +65,16 @@ class Eyes:
         return self.config.height, self.config.width
 
     def __call__(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at frames, and at the hands that are there.
+        """Extract the tokens of frames and of the hands in them.
 
         Args:
-            pixels: `[B, 3, *size] uint8`; None where looks do not count.
-            boxes: `[B, 2, 4] float32`, as of `tocsin.models.touch.hands.cut`.
-            pairs: `[B, 2, *size] uint8`, of `flow.grey`, the frame before and the frame; a first frame's before is the frame.
+            pixels: `[B, 3, *size] uint8`; None if `config.looks` is False.
+            boxes: `[B, 2, 4] float32`, as in `tocsin.models.touch.hands.cut`.
+            pairs: `[B, 2, *size] uint8`, from `flow.grey`: the previous frame and the frame. A first frame is its own previous one.
 
         Returns:
-            The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros of a hand that is not there: what
-            the encoder sees, if there is one, and last how it moves (`tocsin.models.touch.moving`).
+            The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros for an absent hand. The encoder's
+            channels come first, if there is one, and motion (`tocsin.models.touch.moving`) last.
         """
         c, there = self.config, present(boxes)
         moved = moving(pairs, boxes, size=(c.scene_height, c.scene_width), side=c.crop, enlarge=c.enlarged)
@@ -90,7 +93,7 @@ class Eyes:
 
 
 def _tokens(moved: Tensor, grid: tuple[int, int], gain: float) -> Tensor:
-    """Motion `[B, CHANNELS, H, W]` as tokens `[B, N, MOTION]`, large motions by their logarithm."""
+    """Convert motion `[B, CHANNELS, H, W]` to tokens `[B, N, MOTION]`; large motions become logarithmic."""
     fine = F.adaptive_avg_pool2d(moved, (FINER * grid[0], FINER * grid[1]))
     told = torch.cat([torch.asinh(fine[:, :2] * gain), fine[:, 2:]], 1)
     parts = told.unflatten(3, (-1, FINER)).unflatten(2, (-1, FINER))  # [B, C, h, FINER, w, FINER]
@@ -101,9 +104,9 @@ class TouchModel:
     """Encoder and network in one.
 
     Args:
-        config: its encoder's version says which weights the network was trained on.
-        net: set to evaluation, and frozen.
-        eyes: the encoder.
+        config: its encoder's version names the weights that the network was trained with.
+        net: the network, which is set to evaluation mode and frozen.
+        eyes: extracts the tokens.
     """
 
     def __init__(self, config: TouchConfig, net: TouchNet, eyes: Eyes) -> None:
@@ -112,12 +115,12 @@ class TouchModel:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the frames that it judges."""
+        """Height and width of the frames that it takes."""
         return self._eyes.size
 
     @property
     def eyes(self) -> Eyes:
-        """What its frames are looked at with."""
+        """The extractor of its tokens."""
         return self._eyes
 
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -131,32 +134,32 @@ class TouchModel:
 
     @property
     def delay(self) -> int:
-        """Frames after an event's own that must have come before it is known."""
+        """Frames after an event's own that must arrive before the event is known."""
         return self.config.network.ahead + self.config.decode.wait
 
     @torch.inference_mode()
     def look(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> Tensor:
-        """What `Eyes` takes, to a vector a frame: `[B, dim]`."""
+        """Encode each frame as a vector, `[B, dim]`; arguments as in `Eyes`."""
         scene, hands = self._eyes(pixels, boxes, pairs)
         seen: Tensor = self.net.look(scene, hands, present(boxes), boxes)
         return seen
 
     @torch.inference_mode()
     def judge(self, window: Tensor, there: Tensor) -> Tensor:
-        """What windows `[B, L, dim]` say of their own frames.
+        """Predict the frame at `config.network.past` of each window `[B, L, dim]`.
 
         Returns:
-            `[B, 2, 2, 2]`: score (0 to 1) and displacement (frames since the event), a hand and a kind each.
+            `[B, 2, 2, 2]`: score (0 to 1) and displacement (frames since the event), per hand and kind.
         """
         said, at = self.net.judge(window, there), self.config.network.past
         return torch.stack([said.logits[:, at].sigmoid(), said.displacement[:, at]], 1)
 
     @torch.inference_mode()
     def decide(self, window: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """What windows `[B, 2 w + 1, 2, 2, 2]` of `judge` say of their middle frames, w = `config.decode.wait`.
+        """Decode the middle frame of windows `[B, 2 w + 1, 2, 2, 2]` of `judge`'s output, w = `config.decode.wait`.
 
         Returns:
-            Decoded scores, and whether there is an event, `[B, 2, 2]` each, a hand and a kind.
+            Decoded scores, and whether there is an event, `[B, 2, 2]` each, per hand and kind.
         """
         c = self.config.decode
         scores, displacement = window.unbind(2)
@@ -164,16 +167,16 @@ class TouchModel:
         return decoded, highest & (decoded >= decoded.new_tensor(c.thresholds))
 
     def save(self, directory: Path) -> None:
-        """Write `config.json` and `model.safetensors` into `directory`, which is made if missing."""
+        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
         weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
         files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> TouchModel:
-    """Read a model; the network, small, runs on the CPU, the encoder on `device`.
+    """Load a model. The network is small and runs on the CPU; the encoder runs on `device`.
 
     Raises:
-        ValueError: it does not fit the encoder that is here.
+        ValueError: the model does not fit the installed encoder.
     """
     config = TouchConfig.load(Path(directory))
     eyes = Eyes(config.eye, device)

@@ -1,6 +1,6 @@
-"""What moves by itself: how places of the picture have moved and changed beyond what the camera's own motion explains.
+"""Motion relative to the camera's own: how places of the picture moved and changed beyond what the camera's motion explains.
 
-A hand that reaches, stops and takes a thing along shows so whatever hand, thing and table look like.
+It shows a hand that reaches, stops and moves a thing, whatever the hand, the thing and the table look like.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from tocsin.models.touch.truth import HANDS
 from tocsin.models.vision import flow
 
 EVERY = 16
-"""Of the flow one vector in so many pixels each way is looked at for the camera's motion."""
+"""Spacing, in pixels each way, of the flow vectors to which the camera's motion is fitted."""
 CHANNELS = 3
-"""Right and down, pixels, and brighter, in units of `SHADE`, since the frame before."""
+"""Changes since the previous frame: motion right and down, pixels, and brightness, in units of `SHADE`."""
 SHADE = 32.0
 FINER = 4
-"""A token tells of so many rows and columns of its place."""
+"""Rows and columns into which a token divides its place."""
 MOTION = CHANNELS * FINER**2
-"""Channels of a token that tell of motion, the last ones: a channel's parts one after the other, in row order."""
+"""A token's channels of motion, its last ones: for each of `CHANNELS` the parts of the place in row order."""
 BACK = 1 | 16
-"""`cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP`, without its import."""
+"""`cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP`, without importing `cv2`."""
 
 Affine = NDArray[np.float64]
-"""`[3, 3]`, from pixels to pixels."""
+"""`[3, 3]`, maps pixels to pixels."""
 
 
 class Moving(NamedTuple):
-    """What has changed from one frame to the next, beyond the camera's motion.
+    """Changes from one frame to the next, beyond the camera's motion.
 
     Args:
-        scene: `[B, CHANNELS, *size]`, of the frame reduced to a size.
-        hands: `[B, 2, CHANNELS, side, side]`, of a square around each hand at the frame's own resolution; zeros of a hand that is
-            not there.
+        scene: `[B, CHANNELS, *size]`, of the reduced frame.
+        hands: `[B, 2, CHANNELS, side, side]`, of a square around each hand, sampled from the full frame; zeros for an
+            absent hand.
     """
 
     scene: Tensor
@@ -46,13 +46,13 @@ class Moving(NamedTuple):
 
 
 def moving(pairs: Tensor, boxes: Tensor, *, size: tuple[int, int], side: int, enlarge: float) -> Moving:
-    """See what moves by itself.
+    """Compute the motion beyond the camera's own.
 
     Args:
-        pairs: `[B, 2, H, W] uint8`, grey, the frame before and the frame.
+        pairs: `[B, 2, H, W] uint8`, grey, the previous frame and the frame.
         boxes: `[B, 2, 4]`, hands in the frame, see `tocsin.models.touch.hands.cut`.
-        size: rows and columns to which frames are reduced to tell the camera's motion.
-        side, enlarge: of a hand's square, as of `tocsin.models.touch.hands.cut`.
+        size: rows and columns to which frames are reduced to estimate the camera's motion.
+        side, enlarge: `size` and `enlarge` of `tocsin.models.touch.hands.cut`, for a hand's square.
     """
     scene = torch.empty(len(pairs), CHANNELS, *size)
     hands = torch.zeros(len(pairs), len(HANDS), CHANNELS, side, side)
@@ -69,7 +69,7 @@ def moving(pairs: Tensor, boxes: Tensor, *, size: tuple[int, int], side: int, en
 def _scene(
     before: NDArray[np.uint8], after: NDArray[np.uint8], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], Affine]:
-    """What moves in the whole frame, reduced; and from a pixel of the frame to where the camera had it before."""
+    """Motion in the whole reduced frame, and the camera's motion as a map from a full frame's pixels to the previous frame's."""
     import cv2
 
     (height, width), (rows, columns) = size, after.shape
@@ -92,7 +92,7 @@ def _scene(
 def _beyond(
     before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
 ) -> NDArray[np.float32]:
-    """What moves in a square, where what the camera alone would have moved stands still."""
+    """Motion in a square, with the camera's motion removed."""
     import cv2
 
     now, still = (
@@ -105,12 +105,12 @@ def _beyond(
 
 
 def _square(middle: NDArray[np.float64], half: float, side: int) -> Affine:
-    """From a square's pixels to the frame's."""
+    """Map from a square's pixels to the frame's."""
     scale = 2 * half / side
     return _centred(np.full(2, scale), middle - half)
 
 
 def _centred(scale: NDArray[np.float64], shift: NDArray[np.float64]) -> Affine:
-    """A scale and a shift of edges of pixels, whose own coordinates are those of their middles."""
+    """Map that scales and shifts pixel edges. Pixel coordinates are those of pixel centres."""
     moved = shift + scale / 2 - 0.5
     return np.array([[scale[0], 0, moved[0]], [0, scale[1], moved[1]], [0, 0, 1]])

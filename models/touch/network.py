@@ -1,4 +1,4 @@
-"""The trained part: a vector a frame from tokens of scene and hands, and what a window of them says of each frame."""
+"""The trained network: encodes each frame's tokens of scene and hands as a vector, and predicts events from windows of vectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tocsin.operators.pooling import AdditiveAttentionPool
 from tocsin.operators.shapes import match
 
 PART = 16
-"""Channels of each of a hand's tokens that go into its one vector."""
+"""Channels to which each token of a hand is reduced before they are joined into the hand's vector."""
 RARE = 0.02
-"""What an untrained network takes for the share of frames at an event."""
+"""Share of frames at an event that an untrained network assumes."""
 
 
 class Tokens(NamedTuple):
-    """What `tocsin.models.touch.model.Eyes` give of one part of the picture.
+    """Shape of the tokens that `tocsin.models.touch.model.Eyes` extracts from one part of the picture.
 
     Args:
-        width: of a token, whose last channels tell of motion, see `tocsin.models.touch.moving`.
+        width: channels of a token; the last ones hold motion, see `tocsin.models.touch.moving`.
         grid: rows and columns of the tokens.
     """
 
@@ -35,11 +35,11 @@ class Tokens(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What is said of each frame, a hand (left, right) and kind (contact, release) each: `[B, L, 2, 2]` both.
+    """Predictions per frame, hand (left, right) and kind (contact, release): `[B, L, 2, 2]` both.
 
     Args:
-        logits: of there being an event.
-        displacement: frames since it; negative before it.
+        logits: logits of an event.
+        displacement: frames since the event; negative before it.
     """
 
     logits: Tensor
@@ -47,9 +47,9 @@ class Judgement(NamedTuple):
 
 
 class Projection(nn.Module):
-    """Tokens, each channel standardised by what it had in training, brought to as many channels as the network has.
+    """Standardises each channel of tokens by its statistics in training, and projects tokens to the network's channels.
 
-    None of their last channels, which tell of motion, is dropped: there are few, and they tell most.
+    Dropout skips the last channels, which hold motion: they are few, and the most informative.
     """
 
     def __init__(self, width: int, dim: int, dropout: float) -> None:
@@ -61,7 +61,7 @@ class Projection(nn.Module):
         self.drop, self.reduce = nn.Dropout(dropout), nn.Linear(width, dim)
 
     def fit(self, tokens: Tensor) -> None:
-        """Take centre and scale from some tokens, `[..., width]`."""
+        """Set centre and scale from sample tokens, `[..., width]`."""
         scale, centre = torch.std_mean(tokens.flatten(0, -2).float(), 0)
         self.centre.copy_(centre)
         self.scale.copy_(scale.clamp(min=1e-3))
@@ -74,14 +74,14 @@ class Projection(nn.Module):
 
 
 class Glance(nn.Module):
-    """One frame becomes one vector: its scene, told of the hands; each hand; and where the hands are.
+    """Encodes a frame as one vector, from the scene after its attention to the hands, each hand's tokens, and the hands' boxes.
 
-    Source: HiCE (arXiv 2604.12343) for the scene's attention to the hands. That tokens tell of motion, and that each hand's own
-    tokens and box come along (a grip is finer than the scene's tokens, and boxes tell velocities), are this project's choices.
+    Source: HiCE (arXiv 2604.12343) for the scene's attention to the hands. This project added motion to the tokens, and each hand's
+    own tokens and box to the vector: a grip is finer than the scene's tokens, and boxes show velocities.
 
     Args:
         config: sizes.
-        scene, hands: what is given of the whole frame and of a hand's crop.
+        scene, hands: shapes of the tokens of the whole frame and of a hand's crop.
     """
 
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:
@@ -111,18 +111,18 @@ class Glance(nn.Module):
         self.join = nn.Linear(c.tokens + len(HANDS) * (c.tokens + 5), c.dim)
 
     def fit(self, scene: Tensor, hands: Tensor, present: Tensor) -> None:
-        """Take centre and scale of the tokens' channels from some frames, as `forward` gets them; of hands if there are any."""
+        """Set centre and scale of the tokens' channels from sample frames, given as to `forward`; of hands if any is present."""
         self.scene.fit(scene)
         if present.any():
             self.hands.fit(hands[present])
 
     def forward(self, scene: Tensor, hands: Tensor, present: Tensor, boxes: Tensor) -> Tensor:
-        """Look at frames. What is given of an absent hand changes nothing, be it NaN.
+        """Encode frames. The values of an absent hand, even NaN, are ignored.
 
         Args:
             scene: `[B, N, C1]`, the frame's tokens.
-            hands: `[B, 2, M, C2]`, those of the left hand's crop and of the right one's.
-            present: `[B, 2] bool`, True where a hand is to be seen.
+            hands: `[B, 2, M, C2]`, the tokens of the left and the right hand's crop.
+            present: `[B, 2] bool`, True where a hand is visible.
             boxes: `[B, 2, 4]`, left, top, right and bottom of a hand, as shares of the frame's width and height.
 
         Returns:
@@ -138,7 +138,7 @@ class Glance(nn.Module):
             present=(present, "B 2"),
             boxes=(boxes, "B 2 4"),
         )
-        some = present.flatten().nonzero()[:, 0]  # only hands that are there are computed
+        some = present.flatten().nonzero()[:, 0]  # compute present hands only
         reduced = self.hands(hands.flatten(0, 1).index_select(0, some))  # [H, M, C]
         grips = self.absent.expand(present.numel(), -1).index_copy(0, some, self.grip(reduced))
         every = reduced.new_zeros(present.numel(), *reduced.shape[1:]).index_copy(0, some, reduced)
@@ -149,14 +149,14 @@ class Glance(nn.Module):
 
 
 class TouchNet(nn.Module):
-    """`look` at each frame once; `judge` windows of what was seen.
+    """Encodes each frame once with `look`, and predicts events from windows of vectors with `judge`.
 
-    `holding`, of a frame's vector, are logits of each hand's touching something. Only training asks for them: there is far more to
-    learn from in what each frame is than in the few events, as HiCE's auxiliary head for grasps has it.
+    `holding` predicts from a frame's vector the logits that each hand touches something. Only training uses it. Every frame has
+    such a label, while events are few, so there is far more to learn from. HiCE's auxiliary grasp head does the same.
 
     Args:
         config: sizes.
-        scene, hands: what is given of the whole frame and of a hand's crop.
+        scene, hands: shapes of the tokens of the whole frame and of a hand's crop.
     """
 
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:
@@ -174,14 +174,14 @@ class TouchNet(nn.Module):
         self.say.bias.data[:events] = math.log(RARE / (1 - RARE))
 
     def judge(self, window: Tensor, there: Tensor) -> Judgement:
-        """What a window says of its frames; the one that a stream asks about is at `config.past`.
+        """Predict the frames of windows. A stream uses the one at `config.past`.
 
         Args:
-            window: `[B, L, dim]`, from `look`, oldest first; what absent frames hold changes nothing, be it NaN.
+            window: `[B, L, dim]`, from `look`, oldest first; values of absent frames, even NaN, are ignored.
             there: `[B, L] bool`, False before a camera's first frame and after its last.
 
         Returns:
-            Of no meaning where no frame is.
+            The predictions, undefined for absent frames.
 
         Raises:
             ValueError: if the shapes do not fit together.
@@ -194,7 +194,7 @@ class TouchNet(nn.Module):
 
 
 def _places(boxes: Tensor, there: Tensor) -> Tensor:
-    """Centre, size and presence of hands: `[B, 2, 4]` -> `[B, 2, 5]`, about -2 to 2; zeros where none is."""
+    """Centre, size and presence of hands: `[B, 2, 4]` -> `[B, 2, 5]`, about -2 to 2; zeros for an absent hand."""
     low, high = boxes[..., :2], boxes[..., 2:]
     places = 4 * torch.cat([(low + high) / 2 - 0.5, high - low], dim=-1)
     return torch.cat([torch.where(there, places, 0), there.to(boxes.dtype)], dim=-1)

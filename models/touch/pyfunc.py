@@ -1,4 +1,4 @@
-"""The model as MLflow's `pyfunc` flavour loads it: consecutive frames of one camera in, contact and release of each hand out."""
+"""The model in MLflow's `pyfunc` flavour: takes consecutive frames of one camera, returns contact and release of each hand."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class Clip:
-    """Judges a whole clip, in which the finder that comes with Tocsin looks for hands."""
+    """Predicts events in a whole clip. Tocsin's own finder locates the hands."""
 
     def __init__(self, model: TouchModel, eyes: Eyes, hands: HandFinder) -> None:
         self._model, self._eyes, self._hands = model, eyes, hands
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Judge consecutive frames: column `frame` holds JPEGs or PNGs.
+        """Score consecutive frames; column `frame` holds JPEGs or PNGs.
 
         Returns:
-            Of each frame how likely it is that a hand makes contact or lets go: `left_contact`, ..., `right_release`.
+            For each frame, how likely it is that a hand makes contact or lets go: `left_contact`, ..., `right_release`.
         """
         import pandas as pd
 
@@ -48,6 +48,6 @@ class Clip:
 
 
 def _load_pyfunc(path: str) -> Clip:
-    """MLflow calls this with the folder that training has written."""
+    """Load the model. MLflow calls this with the folder that training has written."""
     model = load(path)
     return Clip(model, Eyes(model.config.eye), finder())

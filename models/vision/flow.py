@@ -1,4 +1,4 @@
-"""How a picture moves: dense flow between grey frames, and what of it is the camera's own motion."""
+"""Motion in pictures: dense flow between grey frames, and the part of it that is the camera's own motion."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 TOLERANCE = 0.5
-"""Pixels by which a vector may differ from the camera's motion and still be counted as caused by it."""
+"""Pixels by which a flow vector may differ from the camera's motion and still count as caused by it."""
 
 
 def grey(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """`[B, 3, H, W] uint8` -> `[B, *size] uint8`, brightness averaged over the pixels that fall into one."""
+    """Scale to grey: `[B, 3, H, W] uint8` -> `[B, *size] uint8`, the mean brightness over the area of each output pixel."""
     import cv2
 
     shades = np.empty((len(pixels), *size), np.uint8)
@@ -26,14 +26,14 @@ def grey(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 def between(
     before: NDArray[np.uint8], after: NDArray[np.uint8], every: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Where each pixel was before, see `dense`, and the similarity that says so of most (RANSAC).
+    """Dense flow between two frames, see `dense`, and the similarity that most of it agrees with (RANSAC).
 
     Args:
         before, after: `[H, W]`.
-        every: of the flow one vector in so many pixels each way is looked at for the similarity.
+        every: distance in pixels, along rows and columns, between the flow vectors that the similarity is fitted to.
 
     Returns:
-        `[H, W, 2]`; and `[2, 3]`, from a pixel to where it was.
+        The flow `[H, W, 2]`; and the similarity `[2, 3]`, from a pixel to where it was.
     """
     import cv2
 
@@ -45,13 +45,13 @@ def between(
 
 
 def dense(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How far from a pixel it was before, x and y (DIS): `[H, W]` twice -> `[H, W, 2]`."""
+    """Flow (DIS) from each pixel of `after` to where it was in `before`, in x and y: `[H, W]` twice -> `[H, W, 2]`."""
     import cv2
 
-    # Pairs are what is shared out; over pictures this small OpenCV's own threads mostly wait for each other.
+    # Callers process pairs in parallel. On pictures this small, OpenCV's own threads mostly wait for each other.
     cv2.setNumThreads(1)
     finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    # Less than half the time, and what most of the flow agrees with is as near to the simulator's truth as before.
+    # Takes less than half the time, and the fitted similarity stays as close to the simulator's ground truth.
     finder.setVariationalRefinementIterations(0)
     finder.setPatchStride(4)
     flow: NDArray[np.float32] = finder.calc(after, before, np.zeros((*after.shape, 2), np.float32))
@@ -60,12 +60,12 @@ def dense(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.flo
 
 @cache
 def places(size: tuple[int, int], every: int) -> NDArray[np.float32]:
-    """The pixels (x, y) whose flow is looked at, `[P, 2]`."""
+    """The pixels (x, y) at which flow is sampled, `[P, 2]`."""
     y, x = np.mgrid[every // 2 : size[0] : every, every // 2 : size[1] : every].astype(np.float32)
     return np.stack([x, y], -1).reshape(-1, 2)
 
 
 def sampled(flow: NDArray[np.float32], every: int) -> NDArray[np.float32]:
-    """Their flow, `[..., H, W, 2]` -> `[..., P, 2]`."""
+    """The flow at `places`, `[..., H, W, 2]` -> `[..., P, 2]`."""
     some = flow[..., every // 2 :: every, every // 2 :: every, :]
     return some.reshape(*flow.shape[:-3], -1, 2)

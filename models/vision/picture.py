@@ -1,4 +1,4 @@
-"""Still pictures and the way up they are: the one decoder for what comes as a message, lies in a folder or is trained on."""
+"""Decode still pictures upright: the single decoder for messages, folders and training data."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 
 MAX_PIXELS = 36_000_000
-"""8K, and a little more: a header that says more is refused before a byte of the image is decoded."""
+"""A little more than 8K. A larger image is refused by its header, before any of it is decoded."""
 COLOURS = ("Gray", "YCbCr", "RGB")
 _JPEG, _EXIF = b"\xff\xd8", b"Exif\0\0"
 _ORIENTATION = 0x0112
 _BEGINNING = 1 << 18
-"""Bytes of a JPEG in which its orientation is looked for; EXIF comes before the image."""
+"""Bytes at the start of a JPEG that are searched for EXIF, which comes before the image."""
 
 
 class Turn(NamedTuple):
-    """How stored rows and columns become upright ones: swap them, then reverse columns, then rows."""
+    """How to turn a stored picture upright: swap rows and columns, then reverse columns, then rows."""
 
     swap: bool = False
     columns: bool = False
     rows: bool = False
 
     def __call__(self, picture: Picture) -> Picture:
-        """`[H, W, 3]` as it was seen."""
+        """Turn a picture `[H, W, 3]` upright."""
         picture = picture.swapaxes(0, 1) if self.swap else picture
         return np.ascontiguousarray(picture[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
 
@@ -41,26 +41,26 @@ TURNS = {
     7: Turn(swap=True, columns=True, rows=True),
     8: Turn(swap=True, rows=True),
 }
-"""By EXIF's orientation; 1 is upright."""
+"""Turns by EXIF orientation; 1 is upright."""
 
 
 def decode(file: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """A JPEG, PNG, BMP or WebP file as `[H, W, 3]` uint8 RGB, the way up that its EXIF says.
+    """Decode a JPEG, PNG, BMP or WebP file to `[H, W, 3]` uint8 RGB, turned upright by its EXIF orientation.
 
     Raises:
-        ValueError: it is not whole, none of these, too large or in another colour space.
+        ValueError: the file is incomplete, of another format, too large or in another colour space.
     """
     return decode_jpeg(file, max_pixels=max_pixels) if file[:2] == _JPEG else _decode_other(file, max_pixels)
 
 
 def decode_jpeg(file: bytes, *, least: tuple[int, int] = (0, 0), max_pixels: int = MAX_PIXELS) -> Picture:
-    """A JPEG file as `[H, W, 3]` uint8 RGB, the way up that its EXIF says.
+    """Decode a JPEG file to `[H, W, 3]` uint8 RGB, turned upright by its EXIF orientation.
 
     Args:
-        least: rows and columns that are enough; the decoder scales by eighths for next to nothing, and stays above.
+        least: rows and columns that are enough. The decoder scales by eighths at almost no cost, but not below this size.
 
     Raises:
-        ValueError: it is no whole JPEG, too large, or in another colour space.
+        ValueError: the file is not a complete JPEG, too large, or in another colour space.
     """
     import simplejpeg
 
@@ -81,7 +81,7 @@ def decode_jpeg(file: bytes, *, least: tuple[int, int] = (0, 0), max_pixels: int
 
 
 def _turn(file: bytes) -> Turn:
-    """What a JPEG says of its orientation; EXIF that can't be read says nothing."""
+    """Read the orientation from a JPEG's EXIF; upright if EXIF is missing or cannot be read."""
     if file.find(_EXIF, 0, _BEGINNING) < 0:
         return Turn()
     from PIL import Image
@@ -89,7 +89,7 @@ def _turn(file: bytes) -> Turn:
     try:
         with Image.open(io.BytesIO(file), formats=("JPEG",)) as image:
             return TURNS.get(image.getexif().get(_ORIENTATION, 1), Turn())
-    except Exception:  # whatever is wrong with it, the decoder has the last word on the picture
+    except Exception:  # damaged EXIF is ignored; the decoder decides whether the picture is valid
         return Turn()
 
 
@@ -101,7 +101,7 @@ def _decode_other(file: bytes, max_pixels: int) -> Picture:
             _check_size(image.height, image.width, max_pixels)
             image.load()
             turn = TURNS.get(image.getexif().get(_ORIENTATION, 1), Turn())
-            if image.mode.startswith("I;16"):  # to RGB it would be clipped, not scaled
+            if image.mode.startswith("I;16"):  # Pillow's conversion to RGB would clip it, not scale it
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return turn(np.repeat(grey[:, :, None], 3, axis=2))
             return turn(np.asarray(image.convert("RGB")))

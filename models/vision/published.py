@@ -1,7 +1,7 @@
-"""The published layout of DINO vision transformers: what `config.json` says, and the tensors by name and shape.
+"""The published layout of DINO vision transformers: the settings in `config.json`, and the tensors by name and shape.
 
 The layout is that of transformers' `Dinov2Model`, `Dinov2WithRegistersModel` and `DINOv3ViTModel` as their weights are
-distributed; transformers 5 names modules otherwise, and still saves so.
+distributed. transformers 5 renamed the modules, but still saves weights in this layout.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 UNUSED = "embeddings.mask_token"
-"""Stands for hidden patches in training."""
+"""Replaces hidden patches in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
-    """What a family calls its tensors. `gated` and `gated_down` are the MLP's with a gate, which is the first part of `gated`."""
+    """Names of a family's tensors. `gated` and `gated_down` are of an MLP with a gate; the gate is the first part of `gated`."""
 
     patches: str
     block: str
@@ -65,25 +65,25 @@ DINOV3 = Names(
     norm="norm",
 )
 FAMILIES = {"dinov2": DINOV2, "dinov2_with_registers": DINOV2, "dinov3_vit": DINOV3}
-"""By `model_type`."""
+"""Names by `model_type`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `config.json` says of a vision transformer.
+    """Settings of a vision transformer, from `config.json`.
 
     Args:
         names: of its tensors.
-        width, depth, heads, hidden: of a token, blocks, heads in a block, width inside the MLP.
+        width, depth, heads, hidden: width of a token, number of blocks, heads in a block, width inside the MLP.
         gated: whether the MLP has a gate.
         activation: "gelu" or "silu".
-        registers: how many tokens without a place come after the class token.
+        registers: number of tokens without a position after the class token.
         patch: height and width of a patch, in pixels.
         epsilon: of the layer normalisations.
         unbiased: names of the layers without a bias.
         rope: the base of rotary positions; None for learned ones.
-        side: how many learned positions there are along each side of the image; 0 with rotary ones.
-        antialias: whether learned positions are smoothed when there are to be fewer.
+        side: number of learned positions along each side of the image; 0 with rotary ones.
+        antialias: whether learned positions are smoothed when they are interpolated to fewer.
     """
 
     names: Names
@@ -103,7 +103,7 @@ class Settings:
 
 
 class Weights:
-    """The tensors of a safetensors file, each taken by its name and the shape that it must have.
+    """The tensors of a safetensors file, each taken once by its name and required shape.
 
     Raises:
         ValueError: if the file is not safetensors.
@@ -117,10 +117,10 @@ class Weights:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
     def take(self, name: str, *shape: int) -> Tensor:
-        """The tensor of that name, as float32.
+        """Take the tensor of that name, as float32.
 
         Raises:
-            ValueError: if there is none, or its shape is another.
+            ValueError: if it is missing or has another shape.
         """
         if name not in self._left:
             raise ValueError(f"{self._path}: {name} is missing, expected {list(shape)}; {self._others()}")
@@ -130,15 +130,15 @@ class Weights:
         return tensor.float()
 
     def layer(self, name: str, *shape: int, bias: bool = True) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a layer; a bias that it does not have is 0."""
+        """Take a layer's weight and bias; the bias is 0 if the layer has none."""
         weight = self.take(f"{name}.weight", *shape)
         return weight, self.take(f"{name}.bias", shape[0]) if bias else torch.zeros(shape[0])
 
     def finish(self) -> None:
-        """Check that all that counts was taken.
+        """Check that every tensor was taken, except `UNUSED` and empty ones.
 
         Raises:
-            ValueError: if a tensor was not.
+            ValueError: if one was not.
         """
         self._left = {n: t for n, t in self._left.items() if n != UNUSED and t.numel()}  # empty: no registers
         if self._left:
@@ -153,7 +153,7 @@ def settings(path: Path) -> Settings:
     """Read a `config.json`.
 
     Raises:
-        ValueError: if it is not of a family that is known, or a value is missing, of another type or out of range.
+        ValueError: if its family is unknown, or a value is missing, of the wrong type or out of range.
     """
     try:
         config = json.loads(path.read_text())
@@ -178,7 +178,7 @@ def settings(path: Path) -> Settings:
 
 
 class _Config:
-    """A `config.json`'s values, each checked when it is asked for."""
+    """Values of a `config.json`, each checked when it is read."""
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         self.path, self._values = path, values

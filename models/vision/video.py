@@ -1,7 +1,7 @@
 """Recorded footage and live streams, decoded frame by frame.
 
-A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`), which are taken in the order of their names,
-the numbers in them by value: `frame2` before `frame10`. Hidden files are left out.
+A clip is a video file (`VIDEOS`) or a directory of pictures (`PICTURES`). Pictures are sorted by name, and numbers in names by
+value: `frame2` before `frame10`. Hidden files are skipped.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Frame = NDArray[np.uint8]
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-MAX_PIXELS = 1 << 24  # of a frame, before it is decoded: 4096 x 4096
+MAX_PIXELS = 1 << 24  # per frame, checked before it is decoded: 4096 x 4096
 _BY_DEGREES = {-90: Turn(swap=True, columns=True), 90: Turn(swap=True, rows=True)} | dict.fromkeys(
     (-180, 180), Turn(columns=True, rows=True)
 )
-MAX_FRAMES = 36_000  # of a clip: an hour at ten a second
+MAX_FRAMES = 36_000  # per clip: an hour at ten frames a second
 
 
 def read(
@@ -40,21 +40,23 @@ def read(
     max_pixels: int = MAX_PIXELS,
     max_frames: int = MAX_FRAMES,
 ) -> Iterator[Frame]:
-    """Decode a clip frame by frame; no more than one is held at a time.
+    """Decode a clip one frame at a time.
 
     Args:
-        path: a video file, a picture, or a directory of pictures; or the URL of a live stream that FFmpeg opens, such as `rtsp://host/camera`.
-        rate: frames a second to yield. Of a video those are chosen that are in sight at each multiple of 1 / `rate`; pictures are
-            taken to be at this rate already. None: each frame, as it is stored.
-        size: rows and columns to yield. Frames are cut to its aspect around their middle, then scaled; None: they stay as they are.
-        max_pixels: of a frame as it is stored.
-        max_frames: of what is yielded; a live stream has no end.
+        path: a video file, a picture, a directory of pictures, or the URL of a live stream that FFmpeg can open, such as
+            `rtsp://host/camera`.
+        rate: frames a second to yield. From a video, these are the frames visible at each multiple of 1 / `rate`. Pictures are
+            assumed to be at this rate already. None yields each frame as it is stored.
+        size: rows and columns to yield. Frames are cropped around their middle to this aspect ratio, then scaled. None leaves
+            them unchanged.
+        max_pixels: limit on the pixels of a stored frame.
+        max_frames: limit on the frames yielded; it does not apply to a live stream.
 
     Yields:
-        `[H, W, 3]` uint8 RGB, the way up that the file says.
+        `[H, W, 3]` uint8 RGB, turned upright by the file's orientation.
 
     Raises:
-        ValueError: `path` is no clip, cannot be decoded, or is over a limit.
+        ValueError: `path` is not a clip, cannot be decoded, or exceeds a limit.
     """
     live = isinstance(path, str) and "://" in path
     place = path if live else Path(path)
@@ -70,14 +72,14 @@ def read(
 
 
 def is_clip(path: Path) -> bool:
-    """Whether it is a video file or a directory with pictures, by its name."""
+    """Whether a path is a video file, by its suffix, or a directory that holds pictures."""
     if path.is_dir():
         return bool(listed(path, *PICTURES))
     return path.suffix.lower() in VIDEOS
 
 
 def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
-    """Each frame with its time in s."""
+    """Decode a video: each frame with its time in s."""
     import av
 
     if isinstance(path, Path) and not path.is_file():
@@ -88,7 +90,7 @@ def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
                 raise ValueError(f"{path} has no video stream; expected one of {', '.join(VIDEOS)}")
             stream = container.streams.video[0]
             _within(path, stream.codec_context.width, stream.codec_context.height, max_pixels)
-            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # for headers within that say otherwise
+            stream.codec_context.options = {"max_pixels": str(max_pixels)}  # in case headers within the stream differ
             stream.thread_type = "NONE"
             for number, frame in enumerate(container.decode(stream)):
                 _within(path, frame.width, frame.height, max_pixels)
@@ -99,7 +101,7 @@ def _video(path: Path | str, max_pixels: int) -> Iterator[tuple[float, Frame]]:
 
 
 def _turn(frame: VideoFrame) -> Turn:
-    """How a frame is to be turned: cameras and telephones say it in the file's display matrix."""
+    """How to turn a frame upright; cameras and phones store this in the file's display matrix."""
     if (matrix := _display_matrix(frame)) is None:
         return _BY_DEGREES.get(frame.rotation, Turn())
     a, b, c, d = (matrix[at] for at in (0, 1, 3, 4))  # x' = a x + c y, y' = b x + d y
@@ -108,7 +110,7 @@ def _turn(frame: VideoFrame) -> Turn:
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
-    """The 3 x 3 matrix; None: there is none, or PyAV stops at other data of the frame, of a kind that it does not know."""
+    """The 3 x 3 display matrix; None if there is none, or if PyAV fails on other side data of a type that it does not know."""
     try:
         data = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:
@@ -117,7 +119,7 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 
 
 def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Frame]:
-    """What is in sight at each multiple of 1 / `rate` from the first frame on."""
+    """Yield the frame that is visible at each multiple of 1 / `rate`, counted from the first frame."""
     start, time, due = 0.0, 0.0, 0
     shown: Frame | None = None
     for time, frame in frames:

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 vision transformers, from weights that the user has in a directory."""
+"""DINOv2 and DINOv3 vision transformers, with weights from a directory that the user provides."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tocsin.operators.merging import Merged, merge, restore
 
 MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-"""Of ImageNet; both families were trained so."""
+"""Of ImageNet, on a scale of 0 to 255; both families were trained with them."""
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each of normalised tokens and added to them; layer scale is folded into `out` and `down`."""
+    """A pre-norm block: attention, then an MLP, each with a residual; layer scale is folded into `out` and `down`."""
 
     def __init__(self, s: Settings) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Block(nn.Module):
 
         Args:
             tokens: `[B, N, D]`.
-            rotation: `[2, N, D / heads]`, cosines and sines by which queries and keys are turned; None for not at all.
-            sizes: `[B, N]`, how many tokens each stands for, and is attended to as; None for one each.
+            rotation: `[2, N, D / heads]`, cosines and sines that rotate queries and keys; None for no rotation.
+            sizes: `[B, N]`, how many tokens each stands for, and counts as in attention; None for one each.
         """
         qkv = self.project(self.before_attention(tokens)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, H, N, D / H]
@@ -52,7 +52,7 @@ class Block(nn.Module):
         return tokens + self.out(context.transpose(1, 2).flatten(2))
 
     def transform(self, tokens: Tensor) -> Tensor:
-        """The second half of the block, on each token of `[B, N, D]` by itself."""
+        """The second half of the block, the MLP: on each token of `[B, N, D]` independently."""
         wide = self.up(self.before_mlp(tokens))
         if self.gated:
             gate, wide = wide.chunk(2, -1)
@@ -63,16 +63,17 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The transformer for frames of one size. The class token and the registers are attended to, and are no patches.
+    """The transformer for frames of one size.
 
+    The class token and the registers take part in attention; they are not among the patches that are returned.
     Source: DINOv2 (arXiv 2304.07193), its registers (arXiv 2309.16588), DINOv3 (arXiv 2508.10104).
 
     Args:
-        s: what `config.json` says.
+        s: settings from `config.json`.
         grid: (h, w) of the patches.
         threshold: merge tokens in each block between attention and MLP, see `tocsin.operators.merging.merge`, and restore them at
-            the end; None for no merging. Images are then taken one by one: merged together, each would depend on the others.
-        class_token: whether `pooled` is the class token, and not the mean of the patches.
+            the end; None for no merging. With merging, images are processed one by one: in a batch, each depends on the others.
+        class_token: whether `pooled` is the class token instead of the mean of the patches.
     """
 
     positions: Tensor | None
@@ -106,7 +107,7 @@ class VisionTransformer(nn.Module):
         return patches, tokens[:, 0] if self.class_token else patches.mean(1)
 
     def _merging(self, tokens: Tensor, threshold: float) -> Tensor:
-        """The blocks, on ever fewer tokens of one image `[1, N, D]`; a merged token stays where its target was."""
+        """Run the blocks on one image `[1, N, D]`, with fewer tokens after each; a merged token keeps its target's position."""
         trail: list[Merged] = []
         sizes, rotation, front = None, self.rotation, self.front
         for block in cast(Iterable[Block], self.blocks):
@@ -125,12 +126,12 @@ class VisionTransformer(nn.Module):
 def backbone(
     directory: Path, size: tuple[int, int], *, merge: float | None = None, class_token: bool = False
 ) -> Backbone:
-    """The vision transformer in a directory as a backbone for frames of `size` (H, W).
+    """Load the vision transformer in a directory as a backbone for frames of `size` (H, W).
 
     Args:
         directory: holds `config.json` and `model.safetensors` as published for transformers' `Dinov2Model`,
-            `Dinov2WithRegistersModel` and `DINOv3ViTModel`; one file of weights, not several.
-        size: multiples of the patch, 14 or 16 pixels; positions are interpolated (DINOv2) or computed (DINOv3).
+            `Dinov2WithRegistersModel` and `DINOv3ViTModel`. The weights must be in a single file.
+        size: multiples of the patch, 14 or 16 pixels. Positions are interpolated (DINOv2) or computed (DINOv3).
         merge, class_token: see `VisionTransformer`.
 
     Raises:
@@ -163,7 +164,7 @@ def backbone(
 
 
 def _state(s: Settings, weights: Weights, grid: tuple[int, int]) -> dict[str, Tensor]:
-    """The published weights under the names of `VisionTransformer`."""
+    """Map the published weights to the names of `VisionTransformer`."""
     names, d, state = s.names, s.width, {}
     state["patches.weight"], state["patches.bias"] = weights.layer(names.patches, d, 3, s.patch, s.patch)
     prefix = weights.take("embeddings.cls_token", 1, 1, d)
@@ -184,7 +185,10 @@ def _state(s: Settings, weights: Weights, grid: tuple[int, int]) -> dict[str, Te
 
 
 def _block(s: Settings, weights: Weights, block: str) -> dict[str, Tensor]:
-    """The weights under the names of `Block`: queries, keys and values in one matrix, as are gate and gated; scales folded in."""
+    """Map a block's weights to the names of `Block`.
+
+    Queries, keys and values share one matrix, as do gate and gated. Layer scales are folded in.
+    """
     names, d = s.names, s.width
 
     def layer(name: str, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -213,7 +217,7 @@ def _block(s: Settings, weights: Weights, block: str) -> dict[str, Tensor]:
 
 
 def _interpolated(positions: Tensor, s: Settings, grid: tuple[int, int]) -> Tensor:
-    """Learned positions `[1, side * side, D]` for another grid: `[1, h * w, D]`."""
+    """Interpolate learned positions `[1, side * side, D]` to another grid: `[1, h * w, D]`."""
     if grid == (s.side, s.side):
         return positions
     image = positions.unflatten(1, (s.side, s.side)).permute(0, 3, 1, 2)  # [1, D, side, side]
@@ -221,9 +225,9 @@ def _interpolated(positions: Tensor, s: Settings, grid: tuple[int, int]) -> Tens
 
 
 def _rotation(grid: tuple[int, int], head: int, *, base: float, front: int) -> Tensor:
-    """Cosines and sines of rotary positions: `[2, front + h * w, head]`; the tokens in front are not turned.
+    """Cosines and sines of rotary positions: `[2, front + h * w, head]`; the tokens in front are not rotated.
 
-    The centre of a patch lies in -1..1 on each axis, and turns half of the pairs of channels at periods from 1 up to `base`.
+    The centre of a patch has coordinates in -1..1. Each axis rotates half of the channel pairs, at periods from 1 up to `base`.
     Source: DINOv3 (arXiv 2508.10104), in the form of its published code.
     """
     y, x = ((2 * torch.arange(n) + 1) / n - 1 for n in grid)
@@ -234,7 +238,7 @@ def _rotation(grid: tuple[int, int], head: int, *, base: float, front: int) -> T
 
 
 def _turned(x: Tensor, rotation: Tensor) -> Tensor:
-    """`[B, H, N, D / H]` with channel i and the one half the width further turned as a pair."""
+    """Rotate `[B, H, N, D / H]`: channel i and the one half the width further are a pair."""
     a, b = x.chunk(2, -1)
     cos, sin = rotation
     return (x * cos + torch.cat((-b, a), dim=-1) * sin).to(x.dtype)

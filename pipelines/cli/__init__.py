@@ -1,4 +1,4 @@
-"""The command line, `tocsin`: one file a command. Commands import what they need when they run."""
+"""The command line, `tocsin`: one file per command. Commands import what they need when they run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ def main() -> None:
     from tocsin.pipelines.cli.app import app
     from tocsin.pipelines.cli.console import fail
 
-    sys.path.append(
-        str(Path.cwd())
-    )  # where a pipeline of one's own lies; last, so that nothing in it hides another module
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported, and joins without one otherwise
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its errors are raised, too
+    sys.path.append(str(Path.cwd()))  # for a user's own pipelines; last, so that nothing in it hides another module
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it on import; else it joins without a token
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # its errors are also raised
     try:
         app(prog_name="tocsin")
     except Exception as reason:

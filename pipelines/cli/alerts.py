@@ -1,4 +1,4 @@
-"""Alerts as they ring."""
+"""The command `alerts`: print published alerts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def alerts(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones ring, until Ctrl-C.")] = False,
     json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
 ) -> None:
-    """Show alerts: each one once, and only those whose transaction is committed."""
+    """Show alerts, each one once and only after its transaction has committed."""
     from tocsin import alerts as ring
     from tocsin.pipelines.cli.console import out, say_json
 

@@ -1,4 +1,4 @@
-"""All commands under one name."""
+"""The command `tocsin` with all its subcommands."""
 
 from __future__ import annotations
 

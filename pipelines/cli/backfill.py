@@ -1,4 +1,4 @@
-"""A span of a topic judged again."""
+"""The command `backfill`: process a span of a topic again, into another table."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def backfill(
     alarms: Annotated[Path | None, typer.Option(hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Judge a span of the log again, with the settings and the model as they are now, into another table.
+    """Process a span of the log again, with the current settings and model, into another table.
 
-    Nothing rings, and the pipeline's own table, positions, state and dead letters stay as they are, whether it runs or not.
-    The table is there when all of it is.
+    No alert is published. The pipeline's own table, positions, state and dead letters stay as they are, whether it runs or not.
+    The new table appears only when it is complete.
     """
     import re
     from dataclasses import asdict
@@ -101,7 +101,7 @@ def backfill(
 
 
 def told(into: str, done: BackfillReport) -> str:
-    """What a backfill did, in a line; alerts are counted as `tocsin alerts` shows them."""
+    """A backfill's report in one line; alerts are counted as `tocsin alerts` shows them."""
     return (
         f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alerts:,} alerts would have been published: "
         f"{done.raised:,} raised, {done.cleared:,} cleared"

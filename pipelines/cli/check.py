@@ -1,4 +1,4 @@
-"""Whether everything that a pipeline needs is there and right, before it is started."""
+"""The command `check`: verify everything that a pipeline needs before it is started."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def check(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a check.")] = False,
 ) -> None:
-    """Look at all that a pipeline needs, before it is started: each thing in one line, and what to do if it is wrong.
+    """Check everything that a pipeline needs before it is started. Each check prints one line, and what to do if it fails.
 
     Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, Ray, clocks.
 
-    Nothing is changed: no topic is made, no file is left, no running shard is disturbed.
+    Nothing is changed: the command creates no topic, leaves no file and disturbs no running shard.
 
-    Exit status: 1 if anything is wrong, else 0, whatever the warnings.
+    Exit status: 1 if a check fails, else 0. Warnings do not count.
     """
     from tocsin.pipelines.cli.console import note
     from tocsin.pipelines.runtime.admin.preflight import Preflight
@@ -57,7 +57,7 @@ def check(
 
 
 def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
-    """At what all pipelines share, then at each one."""
+    """Check what all pipelines share, then each pipeline."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
     from tocsin.pipelines.runtime.admin.preflight import codecs
     from tocsin.pipelines.runtime.kafka.broker import Broker
@@ -73,7 +73,7 @@ def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
         checkup.look("registry", partial(_registry, settings, needed))
         checkup.look("ray", ray.reach)
         with tempfile.TemporaryDirectory(prefix="tocsin-check-") as scratch:
-            tempfile.tempdir = scratch  # models from afar are downloaded to where nobody else would delete them
+            tempfile.tempdir = scratch  # models are downloaded into it, and nobody else would delete them
             for name in names:
                 _look_at(name, checkup, settings, broker, ray, Lake(scratch))
     finally:
@@ -82,7 +82,7 @@ def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
 
 
 def _look_at(name: str, checkup: Preflight, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
-    """At one pipeline: what it is, its topics, what it has left in the lake."""
+    """Check one pipeline: its model and declaration, its topics, its data in the lake."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
     from tocsin.pipelines.runtime.admin.topic_checks import Topics
     from tocsin.pipelines.runtime.engine import journal
@@ -123,7 +123,7 @@ def _look_at(name: str, checkup: Preflight, settings: Settings, broker: Broker, 
 
 
 class _Settings:
-    """The settings, and where they come from."""
+    """Loads the settings and reports where they come from."""
 
     loaded: Settings | None = None
 
@@ -139,7 +139,7 @@ class _Settings:
 
 
 class _Made:
-    """A pipeline as a start would make it, but in a scratch lake."""
+    """Builds a pipeline as a start would, but in a scratch lake."""
 
     ref: ModelRef | None = None
     pipeline: Pipeline | None = None
@@ -163,7 +163,7 @@ class _Made:
         return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 
     def build(self) -> str:
-        """The pipeline, and a tick of it: stages, rules and results fit each other."""
+        """Build the pipeline and run one empty step, to check that stages, rules and results fit each other."""
         from tocsin.pipelines.cli.deployment import built
         from tocsin.pipelines.runtime.engine.machine import Machine, empty
 
@@ -213,7 +213,7 @@ class _Ray:
 
 
 def _registry(settings: Settings, needed: bool) -> str:
-    """Whether MLflow answers; what runs goes on without it, but a start that takes its model from there does not."""
+    """Check that MLflow answers. Running pipelines do not need it; a start that takes its model from there does."""
     from tocsin.pipelines.cli.deployment import missing
     from tocsin.pipelines.runtime.admin.preflight import Concern
     from tocsin.pipelines.runtime.declare.errors import Unavailable
@@ -235,7 +235,7 @@ def _registry(settings: Settings, needed: bool) -> str:
 
 
 def _teller() -> Callable[[Finding], None]:
-    """Lines for people, under the pipeline's name."""
+    """A function that prints findings as lines, under their pipeline's name."""
     from rich.text import Text
 
     from tocsin.pipelines.cli.console import out, plain

@@ -1,4 +1,4 @@
-"""Ray, for the length of a command, and the supervisors on it."""
+"""Joins Ray for the length of a command, and calls the supervisors on it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError, Un
 from tocsin.pipelines.runtime.settings import Settings
 
 JOIN_S = 8.0
-"""Ray itself would try for minutes to join a cluster that does not answer."""
+"""Seconds to wait for a cluster that does not answer. Ray itself would try for minutes."""
 
 
 @contextmanager
 def joined(settings: Settings, pipeline: str | None = None, *, start: bool = False) -> Iterator[None]:
-    """Be part of the Ray cluster that `ray.address` names.
+    """Join the Ray cluster that `ray.address` names while the body runs.
 
     Args:
-        pipeline: with "local", the one whose run is meant where several run in this folder.
-        start: with "local", start a Ray that ends with this command; else join that of this folder's `tocsin run`, and no other.
+        pipeline: with "local", whose run to join if several pipelines run in this folder.
+        start: with "local", start a Ray that ends with this command; else join that of RAY_ADDRESS or this folder's `tocsin run`.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no such cluster runs.
     """
     address = settings.ray.address if start else _address(settings, pipeline)
     with joined_at(address, metrics_port=settings.ray.metrics_port):
@@ -34,7 +34,7 @@ def joined(settings: Settings, pipeline: str | None = None, *, start: bool = Fal
 
 @contextmanager
 def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
-    """Be part of a Ray cluster; a command that gets no answer from it ends."""
+    """Join the Ray cluster at an address while the body runs. Ends the process if the cluster does not answer."""
     import ray
 
     from tocsin.pipelines.runtime.control.ray_client import connect
@@ -48,7 +48,7 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
 
 def _address(settings: Settings, pipeline: str | None) -> str:
-    """Of the cluster that the settings name; with "local", of the Ray that this folder's run has, or the environment names."""
+    """The address of the cluster in the settings; with "local", that of RAY_ADDRESS or of this folder's run."""
     from tocsin.pipelines.cli.runs import living
 
     if settings.ray.address != "local":
@@ -69,7 +69,7 @@ def _address(settings: Settings, pipeline: str | None) -> str:
 
 @contextmanager
 def within(seconds: float, what: str) -> Iterator[None]:
-    """End this process, with one line, if what follows takes longer: Ray's calls can't be interrupted."""
+    """End this process with one error line if the body takes longer. Ray's calls can't be interrupted."""
 
     def end() -> None:
         from tocsin.pipelines.cli.console import fail
@@ -103,7 +103,7 @@ def supervisor(pipeline: str) -> Any:
     """A running pipeline's supervisor.
 
     Raises:
-        ConfigError: it does not run here.
+        ConfigError: the pipeline does not run on this cluster.
     """
     from tocsin.pipelines.runtime.control.ray_client import find
 
@@ -117,7 +117,7 @@ def supervisor(pipeline: str) -> Any:
 
 
 class Silent(Unavailable):
-    """A supervisor is there, and does not answer in time."""
+    """A supervisor exists but does not answer in time."""
 
 
 def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
 
     Raises:
         Silent: it does not answer in time.
-        Unavailable: it cannot be asked.
+        Unavailable: the call fails for another reason.
     """
     import ray
     from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
@@ -139,10 +139,11 @@ def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
 
 
 def tell(actor: Any, order: str, *what: Any) -> None:
-    """Give a supervisor an order.
+    """Send an order to a supervisor.
 
     Raises:
-        TocsinError: it refuses; Unavailable: it does not answer.
+        TocsinError: it refuses the order.
+        Unavailable: it does not answer.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
@@ -160,11 +161,11 @@ def tell(actor: Any, order: str, *what: Any) -> None:
 
 
 def halt(pipeline: str, timeout: float) -> None:
-    """Have all shards of a pipeline commit and let go, then end it; also when its supervisor is gone.
+    """Have all shards of a pipeline commit and stop, then end it. Works without a supervisor, too.
 
     Raises:
-        ConfigError: nothing of it runs here.
-        Unavailable: not every shard is known to have let go; the text says what is certain.
+        ConfigError: no part of the pipeline runs on this cluster.
+        Unavailable: not every shard is known to have stopped; the message names what is certain.
     """
     from tocsin.pipelines.runtime.control import draining
 
@@ -174,10 +175,10 @@ def halt(pipeline: str, timeout: float) -> None:
 
 
 def rejoined(settings: Settings, pipeline: str | None = None) -> None:
-    """Join Ray anew: after it was restarted, handles and connections of before are dead.
+    """Join Ray again. After Ray was restarted, older handles and connections are dead.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no such cluster runs.
     """
     import ray
 

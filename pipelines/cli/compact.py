@@ -1,4 +1,4 @@
-"""Small files made into large ones."""
+"""The command `compact`: rewrite small files as large ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def compact(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Rewrite a table's small files as few large ones; safe beside running shards, and readers see the same rows."""
+    """Rewrite a table's small files as few large ones. Safe while shards run; readers see the same rows."""
     from dataclasses import asdict
 
     from tocsin.pipelines.cli.console import out, say_json, working

@@ -1,4 +1,4 @@
-"""How the commands speak: tables for people, JSON for scripts, one line on stderr for what went wrong."""
+"""Output of the commands: tables for people, JSON for scripts, one line on stderr for an error."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 PIPED = 160
-"""Columns where there is no terminal to ask."""
+"""Width in columns where the output is not a terminal."""
 
 
 def _console(*, stderr: bool) -> Console:
-    """A console that prints every string as it is. Most are data: a key `[red]Pump :warning:` is neither a style nor a picture."""
+    """A console that prints every string as it is. Most are data: a key `[red]Pump :warning:` has no markup and no emoji."""
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPED
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
@@ -33,25 +33,25 @@ LEVELS = {"critical": "bold red", "warning": "yellow", "healthy": "green"}
 
 
 def say_json(value: Any) -> None:
-    """One line of JSON on stdout."""
+    """Write one line of JSON to stdout."""
     sys.stdout.write(orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
     sys.stdout.flush()
 
 
 def plain(text: object) -> str:
-    """Data as text on one line: control characters, which a terminal would obey, are written as escapes such as `\\x1b`."""
+    """Data as text on one line. Control characters become escapes such as `\\x1b`, because a terminal would obey them."""
     return re.sub(
         r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: found[0].encode("unicode_escape").decode(), str(text)
     )
 
 
 def note(text: str) -> None:
-    """A remark on stderr, where no script reads."""
+    """Print a remark to stderr, which scripts do not read."""
     err.print(plain(text), style="dim", soft_wrap=True)
 
 
 def fail(reason: BaseException) -> None:
-    """One line on stderr."""
+    """Print an error as one line to stderr; `TOCSIN_DEBUG` adds the traceback."""
     if os.environ.get("TOCSIN_DEBUG"):
         err.print_exception()
     text = " ".join(str(reason).split()) or type(reason).__name__
@@ -60,16 +60,16 @@ def fail(reason: BaseException) -> None:
 
 @contextmanager
 def working(text: str) -> Iterator[None]:
-    """Say that something is under way; without a terminal, nothing."""
+    """Show a status line while the body runs; without a terminal, show nothing."""
     if not err.is_terminal:
         yield
         return
-    with err.status(Text(plain(text))):  # it takes a string for markup, whatever the console does
+    with err.status(Text(plain(text))):  # it parses a string as markup, whatever the console's settings
         yield
 
 
 def progress() -> Progress:
-    """A bar on stderr; gone at the end."""
+    """A progress bar on stderr that disappears at the end."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -82,7 +82,7 @@ def progress() -> Progress:
 
 @contextmanager
 def until_told() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that what runs can end in order. After joining Ray, which takes SIGTERM."""
+    """Yield an event that Ctrl-C and SIGTERM set, for an orderly end. Enter it after joining Ray, which takes SIGTERM."""
     told = threading.Event()
     before = {s: signal.signal(s, lambda *_: told.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

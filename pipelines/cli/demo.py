@@ -1,4 +1,4 @@
-"""The demo as a command."""
+"""The command `demo`: run the demo on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def demo(
     rate: Annotated[float, typer.Option(help="Readings a second.")] = 3000,
     engines: Annotated[int, typer.Option(help="In the fleet.")] = 200,
 ) -> None:
-    """Watch a simulated fleet of engines wear out, hear the alerts, ask the table; needs nothing but this machine."""
+    """Watch a simulated fleet of engines wear out, see its alerts and query its results. Needs nothing but this machine."""
     from tocsin.pipelines.demo.flight import fly
 
     fly(folder, seconds=seconds, rate=rate, engines=engines)

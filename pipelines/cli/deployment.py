@@ -1,4 +1,4 @@
-"""From settings to a deployment: the model resolved, the topics made."""
+"""Makes a deployment from the settings: resolves the model and creates the topics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHAMPION = "@champion"
 
 
 def check_known(settings: Settings, name: str) -> None:
-    """Refuse a pipeline that nobody has declared, before anything is started for it.
+    """Refuse an undeclared pipeline before anything is started for it.
 
     Raises:
         ConfigError: the settings name no factory for it, and it does not come with Tocsin.
@@ -45,7 +45,7 @@ def known_pipelines(settings: Settings) -> set[str]:
 
 @cache
 def _note_if_renamed(name: str, factory: str) -> None:
-    """Say once that a factory in the settings has another name now."""
+    """Print a note, once, that a factory in the settings has been renamed."""
     if factory.startswith("pipelines."):
         from tocsin.pipelines.runtime.engine.plan import current
 
@@ -54,10 +54,10 @@ def _note_if_renamed(name: str, factory: str) -> None:
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
-    """A pipeline's plan, its model copied into the lake, and the pipeline itself.
+    """Copy a pipeline's model into the lake, and make its plan and the pipeline itself.
 
     Raises:
-        ConfigError, ModelError: what the settings name does not exist or does not fit.
+        ConfigError, ModelError: something that the settings name does not exist or does not fit.
     """
     check_known(settings, name)
     given, lake = settings.pipeline(name), settings.lake.open()
@@ -65,10 +65,10 @@ def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
 
 
 def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> tuple[Plan, Pipeline]:
-    """A pipeline with a model that lies in the lake.
+    """Make the plan and the pipeline with a model that is already in the lake.
 
     Raises:
-        ConfigError, ModelError: what the settings name does not fit.
+        ConfigError, ModelError: something that the settings name does not fit.
     """
     from tocsin.pipelines.runtime.engine.plan import declared
 
@@ -77,10 +77,10 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
 
 
 def ordered(settings: Settings, name: str) -> Deployment:
-    """A deployment as the settings have it, its model in the lake; nothing is built, and Kafka is not asked.
+    """The deployment that the settings describe, with its model copied into the lake. Builds no pipeline and does not ask Kafka.
 
     Raises:
-        ConfigError, ModelError: what the settings name does not exist.
+        ConfigError, ModelError: something that the settings name does not exist.
         Unavailable: the registry does not answer.
     """
     from tocsin.pipelines.runtime.control.deployment import Deployment
@@ -109,10 +109,10 @@ def ordered(settings: Settings, name: str) -> Deployment:
 
 
 def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deployment:
-    """What a supervisor needs; alert, dead-letter and journal topics are there afterwards.
+    """A deployment that is ready for a supervisor. Creates the alert, dead-letter and journal topics.
 
     Args:
-        create_input: partitions of the input topic if it is to be made, too.
+        create_input: partitions of the input topic if it is to be created, too; 0: it must exist.
     """
     from tocsin.pipelines.runtime.control.deployment import provisioned
 
@@ -127,7 +127,7 @@ def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:
 
 
 def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
-    """A model's name, version and folder; of version `SHIPPED` the weights that come with Tocsin, when none are trained yet.
+    """A model's name, version and folder. If none is trained yet: the weights that come with Tocsin, of version `SHIPPED`.
 
     Raises:
         ModelError: there is no such model.
@@ -148,7 +148,7 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 
 
 def shipped(wanted: str) -> Path | None:
-    """The weights that come with Tocsin for a champion. They are found by name, for their module would import torch."""
+    """The weights that come with Tocsin for a champion. They are found by name, because their module would import torch."""
     from tocsin import models
 
     folder = Path(models.__path__[0], wanted.removesuffix(CHAMPION), "weights")
@@ -158,7 +158,7 @@ def shipped(wanted: str) -> Path | None:
 
 
 def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
-    """The model's files in the lake."""
+    """Copy the model's files into the lake."""
     from tocsin.pipelines.runtime.engine.plan import store_model
 
     name, version, folder = resolved(settings, wanted)
@@ -168,6 +168,6 @@ def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
 
 
 def missing(tracking_uri: str) -> bool:
-    """Whether it is a local database that has not been made yet; only to ask would make it, and take seconds."""
+    """Whether this is a local database that does not exist yet. Connecting to it would create it and take seconds."""
     prefix = "sqlite:///"
     return tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).exists()

@@ -1,4 +1,4 @@
-"""Dead letters: records that could not be judged, and why; and how to have them judged again."""
+"""The command `dlq`: list and show dead letters, and replay their records."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Until = Annotated[str | None, typer.Option(help="Older than that.")]
 
 @app.callback()
 def dlq() -> None:
-    """Dead letters: records that could not be judged, and why."""
+    """Dead letters: records that could not be processed, and why."""
 
 
 @app.command(name="list")
@@ -52,7 +52,7 @@ def letters(
     limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
     json: Json = False,
 ) -> None:
-    """List dead letters: where each record was read, what gave up on it, and why."""
+    """List dead letters: where each record was read, which stage rejected it, and why."""
     from rich.table import Table
 
     from tocsin.pipelines.cli.console import out, plain, say_json
@@ -61,7 +61,7 @@ def letters(
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     topics = _topics(settings, of)
     numbered = enumerate(filter(wanted, held(settings.kafka.client_options(), *topics)))
-    newest = nlargest(limit, numbered, key=lambda x: (x[1].at, x[0]))  # of one time, the one read last
+    newest = nlargest(limit, numbered, key=lambda x: (x[1].at, x[0]))  # at equal times, the one read last
     if json:
         for _, x in reversed(newest):
             say_json(_facts(x))
@@ -84,7 +84,7 @@ def show(
     raw: Annotated[bool, typer.Option("--raw", help="The original value, byte for byte, and nothing else.")] = False,
     json: Json = False,
 ) -> None:
-    """Show one record's dead letters: the reason, and the original as it was read, also where it lies in the lake."""
+    """Show one record's dead letters: the reason, and the original as it was read, even if it is stored in the lake."""
     import sys
     from base64 import b64encode
 
@@ -132,9 +132,9 @@ def replay(
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
     json: Json = False,
 ) -> None:
-    """Send dead letters' records to their topic again, once the reason is mended; each letter once, however often you ask.
+    """Send dead letters' records to their topic again, once the cause is fixed. Each letter is sent at most once.
 
-    A record that dies again is a new letter; one that has died three times after a replay is not sent any more.
+    A record that fails again becomes a new dead letter. After three failures that follow a replay it is not sent any more.
     """
     from dataclasses import asdict
 
@@ -158,7 +158,7 @@ def replay(
 
 
 def _topics(settings: Settings, of: str | None) -> list[str]:
-    """The dead-letter topic of a pipeline or an input topic, or all there are.
+    """The dead-letter topic of a pipeline or an input topic; None: all that exist.
 
     Raises:
         Unavailable: Kafka does not answer, or there is no such topic.
@@ -173,7 +173,7 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
         return there
     if "." in of:
         topic = of
-    elif not (topic := str(settings.pipeline(of).options.get("topic", ""))):  # to build it takes torch, and its model
+    elif not (topic := str(settings.pipeline(of).options.get("topic", ""))):  # building it takes torch and its model
         topic = planned(settings, of)[1].topic
     topic = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
     if topic not in there:
@@ -184,7 +184,7 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
 def _wanted(
     stage: str | None, error: str | None, partition: int | None, key: str | None, since: str | None, until: str | None
 ) -> Callable[[Held], bool]:
-    """Whether a letter is what the filters ask for."""
+    """A function that returns whether a letter passes the filters."""
     first, last = (moment(text) if text else None for text in (since, until))
 
     def wanted(x: Held) -> bool:
@@ -202,7 +202,7 @@ def _wanted(
 
 
 def _record(text: str) -> tuple[int, int]:
-    """Partition and offset.
+    """Parse a partition and an offset.
 
     Raises:
         ConfigError: it is not `PARTITION@OFFSET`.
@@ -229,7 +229,7 @@ def _facts(x: Held) -> dict[str, Any]:
 
 
 def _readable(value: bytes) -> str:
-    """Text as text, anything else in hexadecimal; the first 4 KB."""
+    """The first 4 KB of a value: UTF-8 as text, anything else in hexadecimal."""
     shown = value[:4096]
     more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
     try:

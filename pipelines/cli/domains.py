@@ -1,4 +1,4 @@
-"""Commands about a domain: it is found by its pipeline's name, and its own options are the command's, too."""
+"""Commands about a domain. A pipeline's name selects the domain, and the command also takes the domain's own options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings
 
 OPTIONS = "tocsin.options"
-"""Where a context keeps a domain's own options."""
+"""Key of a domain's own options in a context's `meta`."""
 
 
 def domain_of(settings: Settings, name: str) -> Domain:
@@ -51,10 +51,10 @@ def options(context: typer.Context) -> dict[str, Any]:
 
 
 class DomainCommand(Command):
-    """A command whose first argument names a domain, and which takes the options of one of its methods.
+    """A command whose first argument names a domain, and which also takes the options of one of the domain's methods.
 
-    The options are read off the method's signature, see `tocsin.models.domain.Option`. Without a domain among the arguments there
-    are none, and help lists the common ones.
+    The options come from the method's signature, see `tocsin.models.domain.Option`. Without a domain among the arguments, the
+    command has only the common options.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -79,7 +79,7 @@ class DomainCommand(Command):
 
 
 def _params(method: Callable[..., Any]) -> list[Any]:
-    """The options of a method, as typer makes them of a function's parameters."""
+    """Typer's parameters for the options in a method's signature."""
     from tocsin.models.domain import Option
 
     hints, wanted = get_type_hints(method, include_extras=True), list[inspect.Parameter]()
@@ -100,7 +100,7 @@ def _params(method: Callable[..., Any]) -> list[Any]:
 
 
 def _option(name: str, kind: Any, option: Option, default: Any) -> Any:
-    flag = [f"--{name.replace('_', '-')}"] if kind is bool else []  # else typer adds its opposite
+    flag = [f"--{name.replace('_', '-')}"] if kind is bool else []  # else typer adds the opposite flag, --no-NAME
     shown = "" if kind is bool or default in (None, "") else f" [{default}]"
     help = option.help.removesuffix(".") + f"{shown}."
     return typer.Option(*flag, help=help, metavar=option.metavar or None, min=option.least, show_default=False)

@@ -1,4 +1,4 @@
-"""How well a model predicts."""
+"""The command `evaluate`: score a model on recordings."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def _record(settings: Settings, found: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:
-    """Have the figures in MLflow, beside the model's training; that it takes none ends nothing."""
+    """Record the figures in MLflow, beside the model's training. If MLflow refuses, the command only prints a note."""
     from mlflow.exceptions import MlflowException
 
     from tocsin.models.registry import scored

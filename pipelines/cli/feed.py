@@ -1,4 +1,4 @@
-"""Readings sent to a pipeline's topic as a live stream: recorded ones, or those of a simulation."""
+"""The command `feed`: send recorded or simulated readings to a pipeline's topic as a live stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def feed(
     partitions: Annotated[int, typer.Option(help="Of the topic, if it is to be made.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Send readings to a pipeline's topic, which is made if it is missing."""
+    """Send readings to a pipeline's topic, which is created if it is missing."""
     from tocsin.pipelines.cli.console import out, progress, say_json, until_told
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.domains import domain_of, options
@@ -92,7 +92,7 @@ def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.
 
 
 def limited(frames: Iterable[pl.DataFrame], limit: int | None) -> Iterator[pl.DataFrame]:
-    """At most so many rows."""
+    """The frames, cut off after `limit` rows; None: all."""
     left = limit
     for frame in frames:
         if left is not None and frame.height >= left:

@@ -1,4 +1,4 @@
-"""Kept frames on one sheet: a map drawn over each, or a line of them around each event."""
+"""The command `frames`: kept frames on one sheet, each with its map, or in a line around each event."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     Image = NDArray[np.uint8]
 
 WIDTH = 320
-"""Pixels of a frame on the sheet."""
+"""Width of a frame on the sheet, in pixels."""
 COLUMNS = 4
 AROUND = 4
-"""Frames to either side of an event, on its line of the sheet."""
+"""Frames before and after an event, on its line of the sheet."""
 LINE = 18
-"""Pixels of the line of text under a frame."""
+"""Height of the line of text under a frame, in pixels."""
 
 
 def frames(
@@ -35,8 +35,8 @@ def frames(
 ) -> None:
     """Write the last kept frames to a contact sheet (PNG), newest last.
 
-    Where a pipeline gives a map of each frame, a brighter place has a higher score. Where it gives events, each is a line with the
-    frames around it.
+    If the pipeline gives a map of each frame, the map is drawn over it: a brighter place has a higher score. If it gives events,
+    each event has a line with the frames around it.
     """
     import cv2
     import polars as pl
@@ -75,7 +75,7 @@ def frames(
 
 
 def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
-    """What goes on each line of the sheet: the frames around each of the last events, or `COLUMNS` of the last frames."""
+    """The rows for each line of the sheet: the frames around each of the last events, or `COLUMNS` of the last frames."""
     import polars as pl
 
     names = [name for name in kept.collect_schema().names() if name.endswith("_event")]
@@ -99,7 +99,7 @@ def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
 
 
 def _file(files: FileSystem, path: str) -> bytes | None:
-    """A kept frame, unless it is older than `forget_after`."""
+    """A kept frame; None if it is gone because it is older than `forget_after`."""
     from tocsin.pipelines.runtime.lake.storage import read
 
     try:
@@ -109,7 +109,7 @@ def _file(files: FileSystem, path: str) -> bytes | None:
 
 
 def _drawn(file: bytes, row: dict[str, Any]) -> Image:
-    """A frame as wide as its place on the sheet, its map over it and a line under it."""
+    """A frame scaled to `WIDTH`, with its map over it and a line of text under it."""
     import cv2
     import numpy as np
 
@@ -136,7 +136,7 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
 
 
 def _sheet(lines: list[list[Image]]) -> Image:
-    """Frames in lines, from the top left."""
+    """Put lines of frames on one sheet, from the top left."""
     import numpy as np
 
     height = max(len(image) for line in lines for image in line)

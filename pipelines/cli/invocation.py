@@ -1,4 +1,4 @@
-"""What was given before the command's name: the settings file and single settings."""
+"""The options before the command's name: the settings file and single settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Invocation:
     sets: Sequence[str] = field(default_factory=tuple)
 
     def settings(self, flags: Mapping[str, Any] | None = None) -> Settings:
-        """File, environment, `--set`, then the command's own flags; None values were not given."""
+        """Load the settings. Later sources win: file, environment, `--set`, then `flags`. Flags that are None are ignored."""
         from tocsin.pipelines.runtime.settings import Settings
 
         given = {n: v for n, v in (flags or {}).items() if v is not None}

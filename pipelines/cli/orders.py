@@ -1,4 +1,4 @@
-"""Orders to a running pipeline: pause, go on, other settings, silence for an asset."""
+"""The commands that send orders to a running pipeline: `pause`, `resume`, `reload`, `silence`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
 
 
 def pause(context: typer.Context, pipeline: Name) -> None:
-    """Have a pipeline commit and let go, and stay so until `resume`; readings wait in Kafka."""
+    """Pause a pipeline until `resume`. Its shards commit and stop; readings wait in Kafka."""
     from tocsin.pipelines.cli.console import note
 
     with _ordered(context, pipeline) as order:
@@ -21,7 +21,7 @@ def pause(context: typer.Context, pipeline: Name) -> None:
 
 
 def resume(context: typer.Context, pipeline: Name) -> None:
-    """Have a paused pipeline go on where it was; shards that were refused try again."""
+    """Resume a paused pipeline where it stopped. Refused shards try again."""
     from tocsin.pipelines.cli.console import note
 
     with _ordered(context, pipeline) as order:
@@ -30,9 +30,9 @@ def resume(context: typer.Context, pipeline: Name) -> None:
 
 
 def reload(context: typer.Context, pipeline: Name) -> None:
-    """Have a running pipeline take up its settings anew: levels, rules, model, options; each shard at its next checkpoint.
+    """Apply a running pipeline's changed settings: levels, rules, model, options. Each shard switches at its next checkpoint.
 
-    Shards, workers, Kafka and the lake are of the deployment: `stop` and `up` change those.
+    Shards, workers, Kafka and the lake belong to the deployment: use `stop` and `up` to change those.
     """
     from tocsin.pipelines.cli.console import note, working
     from tocsin.pipelines.cli.deployment import planned
@@ -43,7 +43,7 @@ def reload(context: typer.Context, pipeline: Name) -> None:
         plan, declared = planned(settings, pipeline)
         provision(
             settings.kafka.client_options(), declared, shards=settings.pipeline(pipeline).shards
-        )  # a first rule's topic
+        )  # a first rule needs an alert topic
         order("change", plan)
     note(f"{pipeline} goes on with its new settings from each shard's next checkpoint")
 
@@ -54,7 +54,7 @@ def silence(
     last: Annotated[str, typer.Option("--for", metavar="AGE", help="How long, such as 2h; 0s ends a silence.")],
     pipeline: Annotated[str | None, typer.Option(help="One pipeline; without it, all that run.")] = None,
 ) -> None:
-    """Have an asset not ring for a while; an alert that still holds afterwards rings then. Its results go on."""
+    """Mute an asset's alerts for a while. An alert that still holds afterwards is raised then. Its results go on."""
     import time
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell
@@ -77,7 +77,7 @@ def silence(
 
 @contextmanager
 def _ordered(context: typer.Context, pipeline: str) -> Iterator[Any]:
-    """How to tell the supervisor of a running pipeline what to do."""
+    """Yield a function that sends an order to the supervisor of a running pipeline."""
     from tocsin.pipelines.cli.cluster import joined, supervisor, tell
 
     with joined(context.obj.settings()):

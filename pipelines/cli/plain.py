@@ -1,4 +1,4 @@
-"""How help reads: flags without a type, arguments written alike, square brackets shown as they are written."""
+"""Formatting of help: flags without a type, uniform arguments, square brackets shown as they are written."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 
 class _Plain:
-    """What commands and groups have in common; typer makes both."""
+    """Formatting that commands and groups share."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """All options and arguments, `--help` too."""
+        """All options and arguments, including `--help`."""
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
-            if param.help:  # rich would take `[finder]` for markup and leave it out
+            if param.help:  # rich would take `[finder]` for markup and drop it
                 param.help = re.sub(r"(?<!\\)\[(?=[a-z#/@])", r"\\[", param.help)
             if isinstance(param, TyperOption) and param.is_flag:
-                param.metavar = ""  # it takes no value, so there is no type to name
+                param.metavar = ""  # a flag takes no value, so it has no type to show
         return params
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """`PIPELINE` if it must be given, `[PIPELINE]` if it may."""
+        """`PIPELINE` if it is required, `[PIPELINE]` if it is optional."""
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]  # type: ignore[misc]
 
 
@@ -36,7 +36,7 @@ class Group(_Plain, TyperGroup):
 
 
 class App(typer.Typer):
-    """A typer whose groups and commands are these."""
+    """A typer app that uses `Group` and `Command`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cls=Group, **options)

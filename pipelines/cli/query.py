@@ -1,4 +1,4 @@
-"""SQL over the results."""
+"""The command `query`: SQL over the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="Polars SQL; each pipeline is a table.")],
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a row.")] = False,
 ) -> None:
-    """Ask the results tables, as of the last commit."""
+    """Query the results tables as of the last commit."""
     from tocsin.pipelines.cli.console import say_json
     from tocsin.pipelines.query import query as ask
 
@@ -31,7 +31,7 @@ def query(
 
 
 def show(answer: pl.DataFrame) -> None:
-    """A table on the terminal, its first rows at least."""
+    """Print the first `ROWS` rows as a table."""
     from rich.table import Table
 
     from tocsin.pipelines.cli.console import out, plain

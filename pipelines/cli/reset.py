@@ -1,4 +1,4 @@
-"""A pipeline made to begin anew."""
+"""The command `reset`: start a pipeline over from another position."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Have a stopped pipeline forget all state and go on from another place in its topic, with the settings as they are now.
+    """Delete a stopped pipeline's state, and go on from another position in its topic with the current settings.
 
-    Rows of records from there on are deleted in the same commit and come again as the pipeline judges them once more; so do
-    alerts, with the ids that they had (a subscriber that must see each once compares ce_id), and dead letters.
+    The same commit deletes the rows of records from that position on; the pipeline then processes these records again. Their
+    alerts and dead letters are published again, too. Alerts keep their ids: a subscriber that must see each once compares ce_id.
     """
     from tocsin.pipelines.cli.console import note, out, say_json, working
     from tocsin.pipelines.cli.deployment import deployed
@@ -61,10 +61,10 @@ def reset(
 
 
 def _check_stopped(settings: Settings, pipeline: str) -> None:
-    """To spare people a shard that ends as fenced; a pipeline on a cluster that can't be seen from here is fenced.
+    """Refuse a running pipeline; a reset would fence its shards. One on a cluster that can't be seen from here is fenced.
 
     Raises:
-        ConfigError: it runs.
+        ConfigError: the pipeline runs.
     """
     from tocsin.pipelines.cli.cluster import joined, supervisors
     from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable

@@ -1,4 +1,4 @@
-"""Pipelines started and stopped: `run` in the foreground, `up` on a cluster, `stop`."""
+"""The commands `run` (a pipeline in the foreground), `up` (on a cluster) and `stop`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings
 
 START_S = 120.0
-"""So long a supervisor may take to start on a busy machine."""
+"""Seconds that a supervisor may take to start on a busy machine."""
 Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
 Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
 Shards = Annotated[
@@ -36,13 +36,13 @@ def run(
     on_gap: OnGap = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline here until Ctrl-C or SIGTERM, then commit and let go.
+    """Run a pipeline here until Ctrl-C or SIGTERM, then commit and stop.
 
-    It starts Ray on this machine, unless ray.address names a cluster.
+    The command starts Ray on this machine, unless ray.address names a cluster.
     """
     from tocsin.pipelines.cli.runs import announced
 
-    with announced(pipeline) as say:  # at once: a `status` that is typed right after this should find it
+    with announced(pipeline) as say:  # first, so that a `status` right after this command finds the run
         _run(
             _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap),
             pipeline,
@@ -82,7 +82,7 @@ def up(
     on_gap: OnGap = None,
     json: Json = False,
 ) -> None:
-    """Run a pipeline on a Ray cluster and leave it there; returns when its shards run."""
+    """Start a pipeline on a Ray cluster and leave it running. Returns when its shards run."""
     from tocsin.pipelines.cli.cluster import ask, joined
     from tocsin.pipelines.cli.console import note, out, say_json, until_told, working
     from tocsin.pipelines.cli.status import look, table
@@ -109,7 +109,7 @@ def stop(
     pipeline: Name,
     timeout: Annotated[float, typer.Option(help="Seconds that shards have to commit.")] = 60,
 ) -> None:
-    """Have a pipeline commit and let go."""
+    """Stop a pipeline after its shards have committed."""
     from tocsin.pipelines.cli.cluster import halt, joined
     from tocsin.pipelines.cli.console import note, working
 
@@ -128,7 +128,7 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
 
 @contextmanager
 def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
-    """The deployment, put together while Ray or a worker starts: the registry may take seconds to say which model it is."""
+    """Make the deployment while Ray or a worker starts, because the registry may take seconds to resolve the model."""
     from tocsin.pipelines.cli.deployment import ordered
 
     beside = ThreadPoolExecutor(1)
@@ -139,7 +139,7 @@ def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]
 
 
 def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
-    """A new supervisor for a pipeline that does not run here yet."""
+    """Start a supervisor for a pipeline that does not run on this cluster yet."""
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
     from tocsin.pipelines.runtime.control.launch import Launch

@@ -1,4 +1,4 @@
-"""Runs of a folder: `tocsin run` leaves word of itself in `.tocsin/runs` there, and other commands find its Ray by that."""
+"""Runs of a folder: `tocsin run` writes a file to `.tocsin/runs` there, in which other commands find its Ray's address."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FOLDER = Path(".tocsin/runs")
 
 @dataclass(frozen=True)
 class Run:
-    """A `tocsin run` that lives.
+    """A living `tocsin run`.
 
     Args:
-        address: of its Ray; "" while that starts.
+        address: its Ray's address; "" while Ray starts.
     """
 
     pipeline: str
@@ -29,7 +29,7 @@ class Run:
 
 @contextmanager
 def announced(pipeline: str) -> Iterator[Callable[[str], None]]:
-    """Leave word of this process as a pipeline's run, for as long as it lasts; yields how to say its Ray's address."""
+    """Keep a file about this process, a pipeline's run, while the body runs. Yields a function that sets its Ray's address."""
     file = FOLDER / f"{pipeline}-{os.getpid()}.json"
 
     def say(address: str) -> None:
@@ -43,10 +43,10 @@ def announced(pipeline: str) -> Iterator[Callable[[str], None]]:
 
 
 def living() -> list[Run]:
-    """This folder's runs, by pipeline; word of one that was killed is deleted."""
+    """This folder's living runs, by pipeline. Deletes the files of runs that were killed."""
     found = []
     for file in sorted(FOLDER.glob("*.json")):
-        with suppress(OSError, ValueError, TypeError):  # it ends at this moment
+        with suppress(OSError, ValueError, TypeError):  # the run is ending
             run = Run(**json.loads(file.read_text()))
             if _lives(run.pid):
                 found.append(run)
@@ -56,7 +56,7 @@ def living() -> list[Run]:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process lives that is a Python, as a run is; a pid may be another program's by now."""
+    """Whether the process lives and is a Python, as a run is; another program may have the pid by now."""
     try:
         return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

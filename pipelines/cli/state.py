@@ -1,4 +1,4 @@
-"""What the engine remembers."""
+"""The command `state`: show or forget an asset's state."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ app = App(
     no_args_is_help=True,
 )
 SHOWN = 8
-"""A ring's rows on a terminal, the newest."""
+"""Rows of a ring buffer shown on a terminal, the newest ones."""
 
 
 @app.callback()
 def state() -> None:
-    """State: what the engine remembers of each asset."""
+    """State: what the engine keeps about each asset."""
 
 
 @app.command()
@@ -36,7 +36,7 @@ def show(
     partition: Annotated[int | None, typer.Option(help="Of the input topic, where the key is on several.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a partition.")] = False,
 ) -> None:
-    """Show what the engine remembers of an asset, as of the last checkpoint; the pipeline may run or not."""
+    """Show an asset's state as of the last checkpoint, whether the pipeline runs or not."""
     from tocsin.pipelines.cli.console import out, say_json
     from tocsin.pipelines.runtime.admin.inspection import key_state
 
@@ -57,10 +57,10 @@ def forget(
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
 ) -> None:
-    """Have a pipeline forget an asset, as if it had never been heard of; its results and alerts stay.
+    """Delete an asset's state, as if the asset had never sent a reading. Its results and alerts stay.
 
-    A pipeline that runs forgets at each shard's next checkpoint, one that does not when it starts. Readings of the asset that
-    wait for others go on first.
+    A running pipeline does so at each shard's next checkpoint, a stopped one when it starts. Readings of the asset that wait for
+    others are passed on first.
     """
     from contextlib import ExitStack
 
@@ -73,7 +73,7 @@ def forget(
 
     settings = context.obj.settings()
     given, lake = settings.pipeline(pipeline), settings.lake.open()
-    key_state(lake, pipeline, key, shards=range(given.shards))  # that there is such a key
+    key_state(lake, pipeline, key, shards=range(given.shards))  # raises if there is no such key
     with ExitStack() as until:
         try:
             until.enter_context(joined(settings))
@@ -126,7 +126,7 @@ def _lines(memory: KeyState) -> Iterator[Text]:
 
 
 def _said(rule: Rule) -> str:
-    """A rule's memory in words."""
+    """A rule's state in words."""
     rang = written(rule.rang) if rule.rang is not None else ""
     if rule.firing:
         return f"firing since {rang}"

@@ -1,4 +1,4 @@
-"""How pipelines are doing: positions, lag, rates, latency, and what a person has to act on."""
+"""The command `status`: positions, lag, rates, latency, and errors that a person has to act on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings
 
 LOOK_S = 9.0
-"""After so long a look ends, whatever the cluster does."""
+"""Seconds after which the command gives up, whatever the cluster does."""
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
-"""Of a look at Kafka, whose answer is worth no long wait."""
+"""Options of Kafka's clients for the lag, which is not worth a long wait."""
 ANSWER_S = 5.0
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
@@ -33,7 +33,7 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a look.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
 ) -> None:
-    """Show shards: what they have read and committed, lag, rates, latency, restarts, and errors to act on."""
+    """Show shards: positions read and committed, lag, rates, latency, restarts, and errors to act on."""
     from tocsin.pipelines.cli.cluster import within
 
     settings = context.obj.settings()
@@ -57,7 +57,7 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         return
 
     def found() -> list[Any]:
-        """Anew for each look: a pipeline that was started again has another supervisor by the same name."""
+        """Find the supervisors again for each look: a restarted pipeline has a new supervisor of the same name."""
         return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
 
     with joined(settings, pipeline):
@@ -70,7 +70,7 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
 
 
 def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
-    """A look at a pipeline that is there. A supervisor that does not answer yet is being started, for all that can be known."""
+    """The status of a pipeline that has a supervisor. A supervisor that does not answer counts as starting."""
     from tocsin.pipelines.cli.cluster import Silent, ask, supervisor
 
     try:
@@ -82,7 +82,7 @@ def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
 
 
 def _starting(pipeline: str, why: str) -> dict[str, Any]:
-    """A look at a pipeline of which no more is known than that it starts."""
+    """The status of a pipeline that is starting; nothing else is known of it."""
     return {
         **{"pipeline": pipeline, "workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False},
         "problems": [{"shard": 0, "state": "starting", "why": why}],
@@ -111,12 +111,12 @@ def following(
     patience: float = ANSWER_S,
     again: Callable[[], None] = lambda: None,
 ) -> None:
-    """Show deployments until told to stop, once at least: alive on a terminal, else a line or an object each time.
+    """Show deployments until `told` is set, at least once. A terminal shows a live table; else each look prints a table or JSON.
 
     Args:
         found: finds their supervisors.
-        patience: s that a supervisor may take to answer.
-        again: called before the next look when one has failed.
+        patience: seconds that a supervisor may take to answer.
+        again: called before the next look after one that failed.
     """
     from ray.exceptions import RayError
     from rich.live import Live
@@ -136,7 +136,7 @@ def following(
             except (Unavailable, ConfigError, RayError) as reason:
                 if not said and (told.is_set() or not seen):
                     raise
-                # A supervisor that restarts answers again, and so does a Ray that is started anew.
+                # Keep looking: a supervisor or a Ray that restarts will answer again.
                 if (line := " ".join(str(reason).split())) != said:
                     note(said := line)
             else:
@@ -152,7 +152,7 @@ def following(
 
 
 def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
-    """A supervisor's status as plain JSON, with the lag that Kafka knows of."""
+    """A supervisor's status as plain JSON, with the lag as Kafka reports it."""
     ends = _ends(settings, [*said["shards"], *said["landing"]])
     return {
         "pipeline": said["pipeline"],
@@ -170,7 +170,7 @@ def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(looks: Sequence[Mapping[str, Any]]) -> Group:
-    """Shards as people read them."""
+    """A table of shards, with their problems listed below it."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -238,7 +238,7 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _last_letter(shard: Mapping[str, Any]) -> str:
-    """A shard's newest dead letter in a line."""
+    """A shard's newest dead letter in one line."""
     from tocsin.pipelines.cli.console import plain
     from tocsin.pipelines.cli.times import written
 
@@ -284,13 +284,13 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
 
 
 def _lag(topic: str, positions: Mapping[int, int], ends: Mapping[tuple[str, int], int]) -> int | None:
-    """Records behind the positions; None when Kafka does not say."""
+    """Number of records after the positions; None if no end offset is known."""
     lags = [max(ends[topic, p] - at, 0) for p, at in positions.items() if (topic, p) in ends]
     return sum(lags) if lags else None
 
 
 def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], int]:
-    """Where each input partition's log ends now; nothing when Kafka does not answer."""
+    """Current end offsets of the input partitions; empty if Kafka does not answer."""
     from kafka import TopicPartition
     from kafka.errors import KafkaError
 

@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Parsing and formatting of times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 
 def moment(text: str) -> int:
-    """A time, or a duration before now, in ms since the epoch.
+    """Parse a time, or a duration before now, into ms since the epoch.
 
     Raises:
         ConfigError: it is neither.
@@ -27,10 +27,10 @@ def moment(text: str) -> int:
 
 
 def at(ms: int) -> datetime:
-    """A moment, in UTC, of ms since the epoch."""
+    """Convert ms since the epoch into a time in UTC."""
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def written(ms: int) -> str:
-    """A moment as people read it."""
+    """Format ms since the epoch for people, in UTC."""
     return f"{at(ms):%Y-%m-%d %H:%M:%S} UTC"

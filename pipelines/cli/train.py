@@ -1,4 +1,4 @@
-"""Models trained, and the best of them registered as champion."""
+"""The command `train`: train models and register the best as champion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Train a model and register it in MLflow as NAME@champion.
 
-    A model that gives no finite numbers, or is more than 10 % worse on the same validation than the champion, is registered
+    A model that gives no finite numbers, or is more than 10 % worse than the champion on the same validation, is registered
     without the alias, and the command fails.
     """
     from tocsin.models.champion import Registrar
@@ -51,10 +51,10 @@ def train(
 
 
 def _tell(trained: Trained, *, quiet: bool) -> None:
-    """What became of each seed, and where the model is.
+    """Print each seed's result and where the model is.
 
     Raises:
-        ModelError: it does not become champion.
+        ModelError: the model does not become champion.
     """
     from tocsin.pipelines.cli.console import note, out
     from tocsin.pipelines.runtime.declare.errors import ModelError

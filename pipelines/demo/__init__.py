@@ -1,1 +1,1 @@
-"""The demo: a simulated fleet of engines, watched."""
+"""The demo: a pipeline over a simulated fleet of engines."""

@@ -1,4 +1,4 @@
-"""The fleet as the demo shows it: the most worn machines, what rings, how fast it goes."""
+"""The demo's view of the fleet: a sample of its machines, the newest alerts, throughput and latency."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 SHOWN = 12
 LANDED_S = 2.0
-"""A machine not heard of for so long before the newest reading has left the fleet."""
+"""Seconds. A machine whose last reading is this much older than the newest one has left the fleet."""
 
 
 @dataclass
 class Fleet:
-    """What is known of the fleet: from the results table, the alert topic and the shard's own counts."""
+    """The state of the fleet, from the results table, the alert topic and the shard's own counts."""
 
     watched: dict[str, dict[str, Any]] = field(default_factory=dict)
     flying: Counter[str] = field(default_factory=Counter)
@@ -48,11 +48,11 @@ class Fleet:
         self.levels = {"critical": config.critical, "warning": config.warning}
 
     def fed(self, rows: int) -> None:
-        """So many readings have been sent."""
+        """Record how many readings have been sent."""
         self.sent = rows
 
     def read(self, table: pl.LazyFrame, window: Mapping[str, Any] | None) -> None:
-        """Take each machine's last row from the results, and the shard's counts."""
+        """Update from each machine's last row in the results and from the shard's counts."""
         import polars as pl
 
         last = pl.col("cycle", "rul", "event_time").sort_by("cycle").last()
@@ -65,7 +65,7 @@ class Fleet:
             self.rate, self.latency = window["counts"]["rows"] / window["seconds"], window["latency_ms"]
 
     def rings(self, alert: Alert) -> None:
-        """Take note of an alert."""
+        """Record an alert if it was raised."""
         if alert.transition == "raised":
             self.rung += 1
             self.alerts.append(alert)
@@ -73,8 +73,8 @@ class Fleet:
                 self.worst = alert
 
     def _watch(self, flying: Mapping[str, dict[str, Any]]) -> None:
-        """Go on watching the same machines, each in its row; one that failed makes room for the newest."""
-        if not self.watched:  # worn and new ones alike
+        """Keep showing the same machines, each in its row. The newest machine takes the row of one that failed."""
+        if not self.watched:  # a sample from worn to new
             keys = list(flying)
             self.watched = {key: flying[key] for key in keys[:: max(len(keys) // SHOWN, 1)][:SHOWN]}
             return
@@ -83,11 +83,11 @@ class Fleet:
         self.watched = {key: flying.get(key) or self.watched[key] for key in still}
 
     def level(self, rul: float) -> str:
-        """The level of a machine with so much life left."""
+        """The alert level of a machine with this RUL."""
         return next((name for name, below in self.levels.items() if rul < below), "healthy")
 
     def __rich__(self) -> Group:
-        if not self.watched:  # a network needs 30 cycles of an engine before it can judge it
+        if not self.watched:  # the model needs 30 cycles of an engine for its first prediction
             return Group(*self.headlines()[1:])
         machines = Table(box=None, pad_edge=False, header_style="dim")
         for name, justify in (

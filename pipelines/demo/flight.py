@@ -1,4 +1,4 @@
-"""The demo: a broker, Ray, a fleet that wears out, alerts and a query; all on this machine, gone again within a minute."""
+"""Runs the demo on this machine: a broker, Ray, a fleet that wears out, alerts and a query. It ends within a minute."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' 
        COUNT(*) windows, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
 FROM rul GROUP BY level ORDER BY cycles_left"""
 LOOK_S, PLAIN_S = 0.5, 4.0
-"""How often the fleet is looked at, and how often it is printed where there is no terminal."""
+"""Seconds between updates of the fleet, and between prints without a terminal."""
 STARTS_S, PATIENCE_S = 180.0, 60.0
-"""How long a busy machine may take to start all, and then for each thing to end."""
+"""Seconds that a busy machine may take to start everything, and then for each part to end."""
 
 
 def fly(folder: Path, *, seconds: float, rate: float, engines: int) -> None:
     """Run the demo.
 
     Args:
-        folder: made anew; the table and the MLflow run stay there.
-        seconds: for which the fleet flies.
-        rate: readings a second.
-        engines: in the fleet.
+        folder: cleared of the last demo's data first; the table and the MLflow run stay there.
+        seconds: how long the fleet flies.
+        rate: readings per second.
+        engines: number of engines in the fleet.
     """
     from tocsin.deploy.embedded import EmbeddedBroker
     from tocsin.models.domain import SIM
@@ -76,7 +76,7 @@ def fly(folder: Path, *, seconds: float, rate: float, engines: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """The demo's folder without what the last demo left."""
+    """Create the demo's folder and delete the last demo's data in it."""
     for old in ("lake", "mlruns"):
         shutil.rmtree(folder / old, ignore_errors=True)
     (folder / "mlflow.db").unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def _clear(folder: Path) -> None:
 
 
 def _settings(folder: Path, bootstrap_servers: str) -> Settings:
-    """The demo's own, whatever the environment says; where its table and its run lie also stays in a file."""
+    """The demo's own settings, which override the environment. The places of its table and run are also written to a file."""
     import orjson
 
     from tocsin.pipelines.runtime.lake.storage import write_aside
@@ -95,7 +95,7 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
         "mlflow.tracking_uri": f"sqlite:///{(folder / 'mlflow.db').absolute()}",
     }
     file = folder / "tocsin.toml"
-    # A JSON string is one of TOML, too, whatever is in the folder's name.
+    # A JSON string is also a TOML string, whatever the folder's name contains.
     write_aside(file, b"".join(b"%s = %s\n" % (name.encode(), orjson.dumps(value)) for name, value in stays.items()))
     own = {
         "kafka.bootstrap_servers": bootstrap_servers,
@@ -129,13 +129,13 @@ def _listen(kafka: dict[str, Any], fleet: Fleet) -> None:
 
     from tocsin import alerts
 
-    with suppress(KafkaError, TocsinError):  # the broker's end is the end of alerts
+    with suppress(KafkaError, TocsinError):  # alerts end when the broker ends
         for alert in alerts(NAME, kafka=kafka, follow=True):
             fleet.rings(alert)
 
 
 def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedReport], told: Event) -> str | None:
-    """Show the fleet until all that it sent is in the table and MLflow, slower to start, has a run, which it returns."""
+    """Show the fleet until all its readings are committed and MLflow, which starts more slowly, has a run. Returns the run."""
     from rich.live import Live
 
     from tocsin import results
@@ -165,7 +165,7 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
 
 
 def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> None:
-    """What came of it, and where to go from here."""
+    """Print the results and commands to try next."""
     from rich.syntax import Syntax
 
     from tocsin.pipelines.cli.alerts import cloud_event
@@ -194,6 +194,6 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
 
 
 def _short(path: Path) -> Path:
-    """As one would type it here."""
+    """The path, relative to the working directory if it lies below that."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

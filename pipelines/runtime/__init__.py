@@ -1,4 +1,4 @@
-"""The streaming engine: what a pipeline is made of. Stages that any pipeline can use are in `stages`."""
+"""The streaming engine, and the types that pipelines are declared with. Reusable stages are in `stages`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.alert_sinks import AlertSink
     from tocsin.pipelines.runtime.declare.durations import milliseconds
     from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, TocsinError, Unavailable
+    from tocsin.pipelines.runtime.declare.options import Duration, Lateness, Options, Size, parsed
     from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
     from tocsin.pipelines.runtime.declare.rows import Rows
     from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
-    from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields, roots_of
+    from tocsin.pipelines.runtime.formats.jpeg import FACTS, frame_fields
     from tocsin.pipelines.runtime.formats.message import MessageFormat
     from tocsin.pipelines.runtime.lake.object_store import ObjectStore
     from tocsin.pipelines.runtime.settings import Settings
@@ -34,15 +35,19 @@ __all__ = [
     "Commit",
     "ConfigError",
     "Declared",
+    "Duration",
+    "Lateness",
     "MessageFormat",
     "Model",
     "ModelError",
     "ObjectStore",
+    "Options",
     "Pending",
     "Pipeline",
     "Ring",
     "Rows",
     "Settings",
+    "Size",
     "Stage",
     "StepContext",
     "Stores",
@@ -51,9 +56,9 @@ __all__ = [
     "Unavailable",
     "frame_fields",
     "milliseconds",
+    "parsed",
     "replay",
     "replay_clip",
-    "roots_of",
 ]
 
 __getattr__ = exported(
@@ -61,6 +66,7 @@ __getattr__ = exported(
     {
         "declare.durations": "milliseconds",
         "declare.errors": "ConfigError ModelError TocsinError Unavailable",
+        "declare.options": "Duration Lateness Options Size parsed",
         "declare.pipeline": "AlertRule Batch Commit Pipeline",
         "declare.rows": "Rows",
         "declare.stage": "Stage StepContext Timer",
@@ -71,7 +77,7 @@ __getattr__ = exported(
         "formats.message": "MessageFormat",
         "control.alert_sinks": "AlertSink",
         "lake.object_store": "ObjectStore",
-        "formats.jpeg": "FACTS frame_fields roots_of",
+        "formats.jpeg": "FACTS frame_fields",
         "settings": "Settings",
     },
 )

@@ -33,7 +33,7 @@ from tocsin.pipelines.runtime.telemetry.logs import without_password
 
 
 def _lake(path: str) -> str:
-    """A local path that means the same in every process, whatever folder that was started in; an address as it is."""
+    """Make a local path absolute, so that it means the same in every process; an address stays as it is."""
     try:
         if (folder := local(path)) is None:
             return path
@@ -76,7 +76,7 @@ def section_name(name: str) -> str:
 
 
 SecretFile = Annotated[SecretStr, BeforeValidator(_content)]
-"""Given as a file's path, kept as its content."""
+"""Set as a file's path, kept as the file's content."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 Duration = Annotated[str, _checked(milliseconds, "a duration such as 20ms, 5s, 15min, 2h, 30d")]
 Size = Annotated[str, _checked(size, "a size such as 512KB, 64MB, 1GB")]
@@ -87,17 +87,17 @@ class Section(BaseModel):
 
 
 class KafkaSettings(Section):
-    """`[kafka]`: any option of kafka-python's clients, handed on untouched; here are the common and the secret ones.
+    """`[kafka]`: any option of kafka-python's clients, passed on unchanged. The common and the secret ones are listed here.
 
     Args:
         bootstrap_servers: one broker or several, `host:port`, separated by commas.
         security_protocol: with TLS (`SSL`), with a password (`SASL`), with both, or with neither.
-        sasl_plain_password: for every SASL mechanism that has one; its user is `sasl_plain_username`.
-        sasl_plain_password_file: a file that holds it, such as a mounted secret.
-        ssl_password: of the client's private key, where `ssl_keyfile` is encrypted.
-        ssl_password_file: a file that holds it.
-        proxy_url: of a SOCKS5 proxy on the way to the brokers.
-        socks5_proxy: the same by its old name.
+        sasl_plain_password: the password for every SASL mechanism that has one; its user is `sasl_plain_username`.
+        sasl_plain_password_file: a file with `sasl_plain_password`, such as a mounted secret.
+        ssl_password: the password of the client's private key, if `ssl_keyfile` is encrypted.
+        ssl_password_file: a file with `ssl_password`.
+        proxy_url: the URL of a SOCKS5 proxy between the clients and the brokers.
+        socks5_proxy: the old name of `proxy_url`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -120,24 +120,24 @@ class KafkaSettings(Section):
         return {**given, **client_config().model_validate(others).model_dump(exclude_unset=True)}
 
     def client_options(self) -> dict[str, Any]:
-        """What kafka-python's clients take, secrets in clear. A password given as such wins over one in a file."""
+        """The options for kafka-python's clients, secrets in clear text. A password set directly wins over one in a file."""
         given = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
         from_files = {n.removesuffix("_file"): given.pop(n) for n in list(given) if n.endswith("_file")}
         return from_files | given
 
 
 class LakeSettings(Section):
-    """`[lake]`: a folder or an object store's address, and the store's options (keys and the like, kept secret).
+    """`[lake]`: a folder or an object store's address, and the store's options (such as keys; kept secret).
 
     Args:
-        path: a folder, or an address such as `s3://bucket/lake`; every machine has to reach the same. Spaces, umlauts and most
-            other characters may be in a folder's name, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
-        store: a kind of object store that comes from outside, `module:Class` or the name under which an installed package offers
-            it; "": a folder, or a store that Arrow and Delta know.
-        options: of the object store, by Delta's names; Arrow's client goes by the address and the environment.
-        alerts: whether alerts land in the table `alerts`, too.
-        compact: how often supervisors make their tables' small files into large ones; "0s": never.
-        vacuum: the age from which files that no version needs are deleted then, 24h at least.
+        path: a folder, or an address such as `s3://bucket/lake`. Every machine must reach the same lake. A folder's name may
+            have spaces, umlauts and most other characters, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
+        store: an object store from an extension: `module:Class`, or the name under which an installed package offers it. "": a
+            folder, or a store that Arrow and Delta know.
+        options: the object store's options, by Delta's names; Arrow's client uses the address and the environment.
+        alerts: whether alerts are also written to the table `alerts`.
+        compact: how often supervisors compact their tables' small files into large ones; "0s": never.
+        vacuum: the age from which a compaction deletes files that no version needs; 24h at least.
     """
 
     path: Annotated[str, AfterValidator(_lake)] = "lake"
@@ -148,7 +148,7 @@ class LakeSettings(Section):
     vacuum: Duration = "24h"
 
     def open(self) -> Lake:
-        """The lake itself."""
+        """The lake that these settings describe."""
         options = {name: value.get_secret_value() for name, value in self.options.items()}
         if self.store:
             options = {**object_store(self.store).delta(self.path)[1], **options}
@@ -160,8 +160,8 @@ class MlflowSettings(Section):
 
     Args:
         tracking_uri: a local database, or a server's address.
-        experiment: in which runs are kept.
-        enabled: whether to track at all; without it, models are folders.
+        experiment: the experiment that runs are recorded in.
+        enabled: whether to track runs; if not, models are folders.
     """
 
     tracking_uri: Annotated[str, Field(repr=False), AfterValidator(_absolute_sqlite)] = "sqlite:///mlflow.db"
@@ -174,14 +174,14 @@ class MlflowSettings(Section):
 
 
 class RaySettings(Section):
-    """`[ray]`: where workers run, and what each of them takes.
+    """`[ray]`: where workers run, and the resources of each.
 
     Args:
-        address: "local" starts Ray for the length of `run`, and other commands join that of their folder's run; "auto" joins the
-            cluster on this machine; else `host:port`.
-        num_cpus: of a worker, as Ray counts them.
-        num_gpus: of a worker, as Ray counts them.
-        metrics_port: where a local cluster serves metrics, on 127.0.0.1; 0: nowhere.
+        address: "local" starts Ray for the duration of `run`, and other commands join the Ray of their folder's run. "auto" joins
+            the cluster on this machine. Otherwise `host:port`.
+        num_cpus: CPUs of a worker, as Ray counts them.
+        num_gpus: GPUs of a worker, as Ray counts them.
+        metrics_port: the port on 127.0.0.1 where a local cluster serves metrics; 0: none.
     """
 
     address: str = "local"
@@ -190,23 +190,23 @@ class RaySettings(Section):
     metrics_port: Port = 0
 
     def resources(self) -> dict[str, float]:
-        """What Ray sets aside for a worker."""
+        """The resources that Ray reserves for a worker."""
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
 
 
 class LogSettings(Section):
-    """`[logs]`: what workers and supervisors write to stderr, one line each; of libraries, warnings only.
+    """`[logs]`: what workers and supervisors log to stderr, one line a message. Libraries log only warnings.
 
     Args:
         format: JSON, one object a line, or text for people.
-        level: the least severe lines that are written.
+        level: the lowest severity that is logged.
     """
 
     format: Literal["json", "text"] = "json"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
     def environment(self) -> dict[str, str]:
-        """The variables that say so to a deployment's processes."""
+        """The environment variables that pass these settings to a deployment's processes."""
         return {logs.FORMAT: self.format, logs.LEVEL: self.level}
 
 
@@ -214,8 +214,8 @@ class HealthSettings(Section):
     """`[health]`: the endpoint for /livez, /readyz and /healthz where a pipeline's supervisor runs.
 
     Args:
-        host: where it listens; Kubernetes asks from outside the pod's loopback: "0.0.0.0".
-        port: 0: no endpoint.
+        host: the address that it listens on. Kubernetes probes come from outside the pod's loopback: use "0.0.0.0".
+        port: the port that it listens on; 0: no endpoint.
     """
 
     host: str = "127.0.0.1"
@@ -223,29 +223,32 @@ class HealthSettings(Section):
 
 
 class PipelineSettings(Section):
-    """`[pipelines.<name>]`: how a pipeline is run; everything else is an option of its own.
+    """`[pipelines.<name>]`: how a pipeline is run. Any other setting is an option of the pipeline itself.
 
     Args:
         factory: `module:function`; default `tocsin.pipelines.<name>:pipeline`.
         model: "pumps@champion", "pumps/3" or a folder; default `<name>@champion` with the default factory; "": none.
-        shards: partition p belongs to shard p mod shards; another number than before moves the state at the next start.
-        workers: processes that share the shards; with `max_workers` the least, and more of them while the backlog asks for it.
-        rows: in a step, at most.
-        wait: for more rows once a step has its first one, at most.
-        every: a checkpoint, as long as there is something to commit; the first results after a start are committed at once.
-        size: of results that wait to be committed, from which on a checkpoint is taken at once.
-        forget_after: a key not seen for so long is forgotten.
-        warmup: so much of the log rebuilds the state when a new version of the pipeline has no other way.
-        max_skew: how far an event time may be ahead of Kafka's timestamp, as message.timestamp.after.max.ms has it for brokers.
-        max_age: how far an event time may be behind Kafka's timestamp, as message.timestamp.before.max.ms; raise it for history
-            that is more than 27 years old.
-        overload: "block", or "latest" to skip readings older than `max_lag`.
-        max_lag: by Kafka's timestamp; it matters with `overload` "latest" alone.
-        device: "auto" takes a GPU where there is one.
+        shards: the number of shards. Partition p belongs to shard p mod shards. A changed number moves the state at the next
+            start.
+        workers: processes that share the shards. With `max_workers` it is the minimum; a large backlog adds more.
+        rows: the most rows in a step.
+        wait: the longest time that a step waits for more rows once it has the first.
+        every: the time between checkpoints while there is something to commit; the first results after a start are committed at
+            once.
+        size: the size of uncommitted results at which a checkpoint is taken at once.
+        forget_after: a key that is inactive for this long is forgotten.
+        warmup: how much of the log is processed to rebuild the state when a new version of the pipeline cannot migrate it.
+        max_skew: how far an event time may be ahead of Kafka's timestamp, like a broker's message.timestamp.after.max.ms.
+        max_age: how far an event time may be behind Kafka's timestamp, like a broker's message.timestamp.before.max.ms. Raise it
+            for history that is more than 27 years old.
+        overload: "block" to skip nothing, or "latest" to skip readings older than `max_lag`.
+        max_lag: the age, by Kafka's timestamp, from which readings are skipped; used only with `overload` "latest".
+        device: "auto" uses a GPU if there is one.
         max_workers: the most workers; by default as many as `workers`.
         start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
-        sinks: names of `[sinks.<name>]` sections: where its alerts go beside their topic.
-        on_gap: what a shard does that finds something lost: stop with one line, or record the gap and go on.
+        sinks: names of `[sinks.<name>]` sections; the pipeline's alerts go to these sinks besides their topic.
+        on_gap: what a shard does when data that it needs is lost: "stop" with one line, or "skip", which records the gap and
+            continues.
     """
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -272,15 +275,15 @@ class PipelineSettings(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What was set for the pipeline's factory, as plain JSON."""
+        """The options for the pipeline's factory, as plain JSON."""
         own = {"factory", "model", "device", "shards", "workers", "max_workers", "start", "on_gap", "sinks"}
         return self.model_dump(mode="json", exclude=own, exclude_none=True)
 
 
 class SinkSettings(Section):
-    """`[sinks.<name>]`: where alerts go beside their topic; everything else is an option of the sink's own, kept secret.
+    """`[sinks.<name>]`: an alert sink besides the alert topic. Any other setting is an option of the sink and is kept secret.
 
-    An option `<name>_file` gives `<name>` as the content of a file, such as a mounted secret.
+    An option `<name>_file` sets `<name>` to the content of a file, such as a mounted secret.
 
     Args:
         sink: `module:Class`, or the name under which an installed package offers it.
@@ -299,7 +302,7 @@ class SinkSettings(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the sink's class takes, secrets in clear."""
+        """The options for the sink's class, secrets in clear text."""
         given = dict(self.model_extra or {})
         files = {n.removesuffix("_file"): _content(given.pop(n)) for n in list(given) if n.endswith("_file")}
         return files | given
@@ -307,7 +310,7 @@ class SinkSettings(Section):
 
 @cache
 def client_config() -> type[BaseModel]:
-    """The options of kafka-python's clients; numbers and switches are typed, for the environment has only text."""
+    """The options of kafka-python's clients. Numbers and booleans are typed, since the environment has only text."""
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
     clients = (KafkaAdminClient, KafkaConsumer, KafkaProducer)

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` has put together, for it alone knows which source a wrong value came from."""
+        """Use only the values that `load` has merged: only `load` knows which source a wrong value came from."""
         return (init_settings,)
 
     @classmethod
@@ -69,10 +69,10 @@ class Settings(BaseSettings):
 
         Args:
             path: the file; None: `$TOCSIN_CONFIG`, or `./tocsin.toml` if it is there.
-            overrides: flags by dotted name (`kafka.bootstrap_servers`); None values were not given.
+            overrides: flags by dotted name (`kafka.bootstrap_servers`); None: the flag was not given.
 
         Raises:
-            ConfigError: the first wrong setting: which, where, what was expected.
+            ConfigError: a setting is wrong. The error names the first one, its source and the expected value.
         """
         file, content = _read(path)
         _check_names(os.environ)
@@ -93,10 +93,10 @@ class Settings(BaseSettings):
             raise ConfigError(_line(wrong.errors()[0], file, environment, flags)) from None  # its text shows secrets
 
     def sinks_of(self, pipeline: str) -> list[SinkConfig]:
-        """Where a pipeline's alerts go beside their topic.
+        """The sinks that a pipeline's alerts go to besides their topic.
 
         Raises:
-            ConfigError: one has no section.
+            ConfigError: a sink has no section.
         """
         from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
 
@@ -111,7 +111,7 @@ class Settings(BaseSettings):
         return found
 
     def pipeline(self, name: str) -> PipelineSettings:
-        """A pipeline's settings, defaults filled in; one without a section has the defaults alone."""
+        """A pipeline's settings with defaults filled in. A pipeline without a section has only defaults."""
         given = self.pipelines.get(name, PipelineSettings())
         if given.factory:
             return given
@@ -132,7 +132,7 @@ def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
 
 
 def _check_names(environment: Mapping[str, str]) -> None:
-    """Refuse what pydantic-settings would pass over; other `TOCSIN_*` names are let be, Kubernetes makes some itself."""
+    """Refuse names that pydantic-settings would ignore. Other `TOCSIN_*` names are allowed: Kubernetes makes some itself."""
     meant = {_variable(s, n).replace("__", "_"): _variable(s, n) for s in Settings.model_fields for n in _names((s,))}
     for name in environment:
         upper = name.upper()
@@ -149,7 +149,7 @@ def _variable(*loc: object) -> str:
 
 
 def _names(section: tuple[str, ...]) -> list[str]:
-    """The settings that a section knows."""
+    """The names of a section's settings."""
     if not section:
         return [*Settings.model_fields]
     field: FieldInfo = Settings.model_fields[section[0]]

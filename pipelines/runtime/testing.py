@@ -1,4 +1,4 @@
-"""Helpers for tests of one's own pipelines, without a broker."""
+"""Helpers for testing pipelines without a broker."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 def decode(
     pipeline: Pipeline, values: Sequence[bytes | None], *, content_type: str = "application/json"
 ) -> tuple[pl.DataFrame, list[DeadLetter]]:
-    """What a reader makes of the messages of a poll: rows, and a dead letter for each message or row that is none.
+    """Decode messages as a reader decodes a poll: into rows, and a dead letter for each message or row that is refused.
 
     Args:
-        values: of messages on partition 0, from offset 0 on.
-        content_type: the header of all of them.
+        values: the values of messages on partition 0, from offset 0 on.
+        content_type: the `content-type` header of every message.
     """
     headers = [("content-type", content_type.encode())]
     records = [

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich.progress
 import torch
 
+from tocsin.models.champion import Registrar
+from tocsin.models.domain import Training
 from tocsin.models.rul.data import read_csv_directory, windows
+from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.evaluate import evaluate, predict
 from tocsin.models.rul.model import load
 from tocsin.models.rul.train import Epoch, Recipe, train
@@ -100,32 +104,32 @@ def test_holding_out_every_key_or_none_is_refused(pumps: Path, tmp_path: Path) -
             )
 
 
-def test_a_run_is_recorded_and_its_model_registered_as_champion(pumps: Path, tmp_path: Path, tracking_uri: str) -> None:
+def test_a_run_is_recorded_and_its_model_registered_as_champion(
+    pumps: Path, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
+    monkeypatch.setattr("tocsin.models.rul.train.Recipe", lambda: RECIPE)
+    registrar = Registrar(tracking_uri)
     for seed in (0, 1):
-        trained = train(
-            data=pumps,
-            out=tmp_path / "out",
-            config=tmp_path / "pumps.toml",
-            recipe=RECIPE,
-            seed=seed,
-            tracking_uri=tracking_uri,
-            artifact_location=(tmp_path / "artifacts").as_uri(),
+        request = Training(
+            [str(pumps)], "rul", tmp_path / "out", [seed], registrar, rich.progress.Progress(disable=True)
         )
-    assert trained.version == "2"
+        trained = Rul().train(request, config=tmp_path / "pumps.toml")
+    assert trained.registered.version == "2"
     client = mlflow.MlflowClient(tracking_uri, registry_uri=tracking_uri)
     champion = client.get_model_version_by_alias("rul", "champion")
-    assert str(champion.version) == trained.version
+    assert str(champion.version) == trained.registered.version
     run = client.get_run(champion.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["seed"] == "1"
     curve = client.get_metric_history(champion.run_id, "validation_rmse")
-    assert [(m.step, m.value) for m in curve] == [(e.epoch, e.rmse) for e in trained.curve]
+    assert [m.step for m in curve] == [0, 1]
+    assert min(m.value for m in curve) == trained.seeds[0]["validation_rmse"]
     local = mlflow.artifacts.download_artifacts(
         client.get_model_version_download_uri("rul", champion.version),
         tracking_uri=tracking_uri,
         dst_path=str(tmp_path / "dl"),
     )
     batch = torch.randn(3, 12, 8)
-    assert torch.equal(load(local, "cpu")(batch)["rul"], trained.model(batch)["rul"])
+    assert torch.equal(load(Path(local), "cpu")(batch)["rul"], load(tmp_path / "out", "cpu")(batch)["rul"])

@@ -1,16 +1,16 @@
-"""A building whose rooms' air is known, and who is in them: people breathe, ventilation thins it out, sensors err.
+"""A simulated building: how many people are in each room, and the true state of its air.
 
-Each room is one well-mixed volume, minute by minute:
+Each room is one well-mixed volume, computed minute by minute:
 
-    V dC/dt = G n - Q (C - C_out)            CO2, G of a person, Q of the ventilation, infiltration and open windows
+    V dC/dt = G n - Q (C - C_out)            CO2; G per person, Q by ventilation, infiltration and open windows
     V dw/dt = M n - Q (w - w_out)            water vapour
-    K dT/dt = P n + H - (U + c Q) (T - T_out)    heat of people and heating
+    K dT/dt = P n + H - (U + c Q) (T - T_out)    heat from people and heating
 
-People come and go by days and hours of their own, with meetings, breaks and weeks away; some rooms ventilate by CO2, some by the
-clock, some not at all. What the sensors say is late, offset, noisy and rounded, and what arrives of it is irregular, repeated, out
-of order and incomplete.
+People have their own days and hours, with meetings, breaks and weeks away. Some rooms ventilate by CO2, some by the clock, some
+not at all. Module `sensors` adds the errors: readings are late, offset, noisy and rounded, and arrive irregularly, repeated, out of
+order and incomplete.
 
-The constants are this project's own choice within what textbooks give for offices; no record of a data set is contained.
+The constants are this project's own choice within the range that textbooks give for offices; no record of a data set is contained.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from tocsin.models.occupancy.data import PROPERTIES
 
 Array = NDArray[np.float64]
 
-BREATH = 18.0  # l of CO2 a person gives off in an hour, at a desk
-VAPOUR = 50.0  # g of water
-WARMTH = 75.0  # W
+BREATH = 18.0  # l of CO2 per person and hour, at a desk
+VAPOUR = 50.0  # g of water per person and hour
+WARMTH = 75.0  # W per person
 DAY = 1440  # minutes
 START = 1_767_571_200_000  # Monday 2026-01-05, 00:00 UTC, ms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
-    """What makes each room different; every field is an array `[N]`.
+    """Parameters of each room; every field is an array `[N]`.
 
     Attributes:
         volume: m³.
         desks: people who work there.
-        infiltration: air changes an hour when all is closed.
-        flow: air changes an hour at full ventilation.
+        infiltration: air changes per hour when everything is closed.
+        flow: air changes per hour at full ventilation.
         least: share of `flow` that is always on.
         control: 0 ventilates by CO2, 1 by the clock, 2 not at all.
-        airing: windows opened an hour, while somebody is there.
+        airing: window openings per hour while somebody is in the room.
         diligence: share of working days on which a person comes.
-        heating: degrees C that the heating holds by day.
+        heating: the heating's set point by day, degrees C.
     """
 
     volume: Array
@@ -75,7 +75,7 @@ class Rooms:
 
 
 def people(rooms: Rooms, days: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """How many are in each room, `[N, days * 1440]`: days of work with breaks and meetings, weeks away, a few evenings."""
+    """Simulate how many people are in each room, `[N, days * 1440]`: working days with breaks, meetings, weeks away, evenings."""
     count = len(rooms.volume)
     inside = np.zeros((count, days * DAY), np.int64)
     for room in range(count):
@@ -88,7 +88,7 @@ def people(rooms: Rooms, days: int, rng: np.random.Generator) -> NDArray[np.int6
                     continue
                 come = day * DAY + 60 * (early + rng.normal(0, 0.7))
                 go = come + 60 * max(0.5, long + rng.normal(0, 1.2))
-                if rng.random() < 0.04:  # an evening
+                if rng.random() < 0.04:  # stays for the evening
                     go += 60 * rng.uniform(1, 4)
                 stay = np.zeros(days * DAY, bool)
                 stay[int(np.clip(come, 0, None)) : int(go)] = True
@@ -105,7 +105,7 @@ def people(rooms: Rooms, days: int, rng: np.random.Generator) -> NDArray[np.int6
 
 
 def air(rooms: Rooms, inside: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Array]:
-    """What the air really is, a minute a column: each of `PROPERTIES` `[N, minutes]`."""
+    """Simulate the true air: each of `PROPERTIES`, `[N, minutes]`."""
     count, minutes = inside.shape
     outside = 425 + 10 * rng.standard_normal()
     co2, vapour = np.full(count, outside), np.full(count, 6.0)

@@ -1,4 +1,4 @@
-"""What arrives from a building's sensors: late, offset, noisy, repeated, out of order and with holes."""
+"""Readings of a building's sensors as they arrive: late, offset, noisy, repeated, out of order and with gaps."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Array = NDArray[np.float64]
 
 MINUTE = 60_000  # ms
 TEST_SEEDS = (1000, 1001, 1002)
-"""Fixed before any model was made: buildings of these seeds are for reporting, never for training or choosing."""
+"""Seeds of the test buildings, fixed before any model was made. They are for reporting, never for training or selection."""
 SPREADS = {
     "co2": (8.0, 3.0, 1),
     "temperature": (0.3, 0.03, 0.1),
     "humidity": (1.5, 0.15, 0.1),
     "ventilation": (0, 0, 0.01),
 }
-"""Of each property: standard deviation of a sensor's offset, that of its noise, and the last digit."""
+"""Per property: standard deviation of a sensor's offset, standard deviation of its noise, and the rounding step."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """How readings get from the sensors to the broker.
+    """Timing errors and losses between the sensors and the broker.
 
     Args:
         skew: standard deviation of the sensors' clocks, s.
-        jitter: standard deviation of a reading's moment, s.
-        lost: share of readings lost one by one.
-        outages: outages a sensor and day; minutes to hours.
-        repeated: share of readings that come twice.
-        delayed: share of readings that come late; by `delay` s on average.
+        jitter: standard deviation of a reading's time, s.
+        lost: share of readings lost independently.
+        outages: outages per sensor and day; each lasts minutes to hours.
+        repeated: share of readings that arrive twice.
+        delayed: share of readings that arrive late, by `delay` s on average.
     """
 
     skew: float = 10.0
@@ -47,16 +47,16 @@ class Line:
 
 
 def simulate(*, rooms: int, days: int, seed: int, line: Line | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """A building from a Monday on.
+    """Simulate a building, starting on a Monday.
 
     Args:
-        rooms: how many, named `room-000` and so on.
-        days: from 2026-01-05, 00:00 UTC.
+        rooms: number of rooms, named `room-000` and so on.
+        days: number of days from 2026-01-05, 00:00 UTC.
         seed: the same seed gives the same frames.
 
     Returns:
-        Readings in the order in which they arrive: `room`, `property` (text), `time` (ms by the sensor's clock), `value`, `arrival`
-        (ms). And the truth: `room`, `time` (begin of a minute, ms), `people`, `motion` (what a motion sensor says that holds for
+        Readings in order of arrival: `room`, `property` (text), `time` (ms by the sensor's clock), `value`, `arrival` (ms). And
+        the truth: `room`, `time` (start of a minute, ms), `people`, `motion` (the output of a motion sensor that holds for
         15 minutes).
     """
     rng, line = np.random.default_rng(seed), line or Line()
@@ -78,7 +78,7 @@ def simulate(*, rooms: int, days: int, seed: int, line: Line | None = None) -> t
 def _readings(name: str, values: Array, names: NDArray[np.str_], line: Line, rng: np.random.Generator) -> pl.DataFrame:
     count, minutes = values.shape
     offset, noise, digit = SPREADS[name]
-    if name == "co2":  # the sensor's own volume fills slowly
+    if name == "co2":  # a CO2 sensor lags, because its own volume fills slowly
         values = _lagged(values, 3.0)
     values = values + offset * rng.standard_normal((count, 1)) + noise * rng.standard_normal(values.shape)
     values = np.round(values / digit) * digit
@@ -110,7 +110,7 @@ def _lagged(values: Array, minutes: float) -> Array:
 
 
 def _motion(inside: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Whether somebody has moved within 15 minutes; one who sits still for longer is not seen."""
+    """Whether somebody has moved within 15 minutes. People who sit still for longer are not detected."""
     moved = rng.random(inside.shape) < 1 - 0.75**inside
     last = np.where(moved, np.arange(inside.shape[1]), -(10**6))
     return np.arange(inside.shape[1]) - np.maximum.accumulate(last, axis=1) < 15

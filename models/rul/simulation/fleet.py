@@ -1,10 +1,10 @@
-"""A turbofan fleet that wears out: run-to-failure records with known remaining life, for machines without NASA's data.
+"""A simulated turbofan fleet that wears out: run-to-failure records with known remaining life, for use without NASA's data.
 
-Each engine leaves the factory slightly different and loses efficiency and flow of its high-pressure compressor at its
-own pace. Losses are fractions of what an engine can afford: it fails in the cycle in which they add up to 1. After an
-onset they grow exponentially, as a fault that feeds on itself does; engines differ in the share of flow, whose loss
-speeds the core up, while that of efficiency slows it down. Sensors answer linearly at one operating condition, take-off at sea
-level, and carry white noise.
+Each engine leaves the factory slightly different. Its high-pressure compressor loses efficiency and flow at its own
+pace. A loss is a fraction of what the engine can afford; the engine fails in the cycle in which its losses add up to 1.
+After the onset of a fault, losses grow exponentially, because the fault feeds on itself. Engines differ in the share of
+flow loss. Flow loss speeds the core up; efficiency loss slows it down. Sensors respond linearly at one operating
+condition, take-off at sea level, and carry white noise.
 
 The constants below are this project's own calibration to the aggregate statistics of the C-MAPSS FD001 training engines
 (levels, slopes, noise, distribution of life); no record of that data set is contained or reproduced.
@@ -55,7 +55,7 @@ LEVEL, EFFICIENCY_EFFECT, FLOW_EFFECT, NOISE, DECIMALS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Engines:
-    """What makes each engine different; every field is an array `[N]`.
+    """Parameters of each engine; every field is an array `[N]`.
 
     Attributes:
         efficiency, flow: loss when new (initial wear and manufacturing variation); negative is better than average.
@@ -83,11 +83,11 @@ class Engines:
         return cls(efficiency=efficiency, flow=flow, flow_share=flow_share, onset=onset, pace=pace, life=life)
 
     def take(self, index: NDArray[np.int64]) -> Self:
-        """Return the engines at `index`, repeated where it repeats."""
+        """Return the engines at `index`, repeated where `index` repeats."""
         return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
     def readings(self, unit: NDArray[np.int64], cycle: NDArray[np.int64], rng: np.random.Generator) -> pl.DataFrame:
-        """Read all sensors of each engine once, at `cycle` `[N]` (from 1); `unit` `[N]` is only written beside them."""
+        """Read all sensors of each engine once, at `cycle` `[N]` (from 1); `unit` `[N]` is copied to the output."""
         fault = GROWTH * np.expm1(np.maximum(cycle - self.onset, 0) / self.pace)
         efficiency = self.efficiency + (1 - self.flow_share) * fault
         flow = self.flow + self.flow_share * fault
@@ -119,18 +119,18 @@ def run_to_failure(*, engines: int, seed: int) -> pl.DataFrame:
 
 
 def live(*, engines: int, seed: int, soonest: int = 40) -> Iterator[pl.DataFrame]:
-    """Fly a fleet without end, all engines one cycle at a time.
+    """Fly a fleet forever, all engines one cycle at a time.
 
-    The fleet starts staggered: remaining lives spread evenly from `soonest` cycles to those of a new engine, in no
-    order. A failed engine is replaced in the next cycle by a new one with the next unit number.
+    The fleet starts staggered: remaining lives are spread evenly from `soonest` cycles to a full life, in random order.
+    In the cycle after a failure, a new engine with the next unit number replaces the failed one.
 
     Args:
         engines: engines in the air at any time.
         seed: the same seed gives the same frames.
-        soonest: cycles until the first failure; more than a window, or it fails before anyone can judge it.
+        soonest: cycles until the first failure; more than a window, or that engine fails before its first prediction.
 
     Yields:
-        One frame a cycle with one row an engine, columns as in `run_to_failure`.
+        One frame per cycle with one row per engine, columns as in `run_to_failure`.
     """
     rng = np.random.default_rng(seed)
     fleet = Engines.draw(engines, rng)
@@ -143,7 +143,7 @@ def live(*, engines: int, seed: int, soonest: int = 40) -> Iterator[pl.DataFrame
         failed = cycle == fleet.life
         cycle = np.where(failed, 1, cycle + 1)
         if count := int(failed.sum()):
-            unit = unit.copy()  # the frame handed out may share it
+            unit = unit.copy()  # the yielded frame may share its memory
             unit[failed] = unit.max() + np.arange(1, count + 1)
             new = Engines.draw(count, rng)
             for field in fields(fleet):
@@ -151,5 +151,5 @@ def live(*, engines: int, seed: int, soonest: int = 40) -> Iterator[pl.DataFrame
 
 
 def _normal(count: int, rng: np.random.Generator) -> Array:
-    """Standard normal without the tails, which would be engines that no inspection lets through."""
+    """Standard normal, clipped at 2.5; engines beyond that would not pass inspection."""
     return np.clip(rng.standard_normal(count), -2.5, 2.5)

@@ -1,4 +1,4 @@
-"""What is drawn over the bottom or over real footage: sprites that are placed frame by frame, and how far one sees them."""
+"""Sprites that are placed frame by frame over the bottom or over real footage, and how much of them is visible."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from tocsin.models.surprise.simulation.shapes import LENGTH, Sprite
 Array = NDArray[np.float64]
 Picture = NDArray[np.float32]
 
-CELLS = (6, 10)  # of a sprite, rows and columns, for what of it is in the picture
+CELLS = (6, 10)  # rows and columns of points at which a sprite is tested for being in the picture
 
 
 @dataclass(frozen=True)
 class Actor:
-    """One sprite and where it is in each frame of its life.
+    """One sprite and its place in each frame of its life.
 
     Args:
         sprite: how it looks.
         first: the frame in which its life begins.
-        placings: `[n, 2, 3]`, from the sprite's pixels (column, row, 1) to the picture's.
-        distance: `[n]` from the camera, where 1 is the bottom below at altitude 1.
+        placings: `[n, 2, 3]`, affine maps from the sprite's pixels (column, row, 1) to the picture's.
+        distance: `[n]` from the camera; 1 is the distance of the bottom straight below at altitude 1.
         phase: `[n]` rad, of its tail's beat.
         opacity: `[n]`, 0 to 1.
-        floor: whether it lies on the bottom, in the bottom's light.
+        floor: whether it lies on the bottom and is lit as the bottom is.
     """
 
     sprite: Sprite
@@ -39,7 +39,7 @@ class Actor:
     floor: bool = False
 
     def seen(self, count: int, size: tuple[int, int], haze: float) -> Array:
-        """How much of the picture it fills in each of `count` frames, `[count]`, as a share, thinned by what hides it."""
+        """The share of the picture that it fills in each of `count` frames, `[count]`, reduced by haze and transparency."""
         alpha = cv2.resize(self.sprite.levels[0][..., 3], CELLS[::-1], interpolation=cv2.INTER_AREA)
         rows, columns = self.sprite.size
         y, x = np.mgrid[0 : CELLS[0], 0 : CELLS[1]]
@@ -58,8 +58,8 @@ class Actor:
         """Draw it into `picture` `[H, W, 3]` float32, in place.
 
         Args:
-            frame: which; nothing happens outside its life.
-            water: `[3]`, the colour that far things take on.
+            frame: frame number; outside its life nothing is drawn.
+            water: `[3]`, the colour that distant things take on.
             attenuation: `[3]` of the light at distance 1; zeros for clear water.
         """
         at = frame - self.first

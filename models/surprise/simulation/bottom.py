@@ -1,4 +1,4 @@
-"""The bottom of the sea as a texture without seams: ground of several octaves, ripples, stones and tufts of plants."""
+"""The sea bottom as a seamless texture: noise of several octaves, ripples, stones and tufts of plants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Ground:
         stones: how many of them, and their largest radius in units.
         tufts: plants in the texture; each has up to a dozen leaves.
         ripples: how strongly sand is rippled, 0 to 1.
-        rough: weight of each finer octave to the one before.
+        rough: weight of each octave relative to the coarser one before it.
         cracks: how deep crevices are, 0 to 1.
     """
 
@@ -47,7 +47,7 @@ GROUNDS = {
         ((90, 86, 80), (140, 132, 118), (185, 178, 160)), (160, 150, 135), (1500, 42), 100, 0.2, 0.65, 0.4
     ),
 }
-"""By name."""
+"""Bottoms by name."""
 
 
 def noise(rng: np.random.Generator, side: int, cell: int) -> Picture:
@@ -69,7 +69,7 @@ def paint(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     colors = np.array(ground.colors, np.float32) * rng.uniform(0.85, 1.15, (1, 3)).astype(np.float32)
     low, high = np.clip(-height, 0, 1)[..., None], np.clip(height, 0, 1)[..., None]
     picture = colors[1] + low * (colors[0] - colors[1]) + high * (colors[2] - colors[1])
-    patches = np.clip(1.5 * noise(rng, SIDE, 320) - 0.3, 0, 1)[..., None]  # here and there it is overgrown
+    patches = np.clip(1.5 * noise(rng, SIDE, 320) - 0.3, 0, 1)[..., None]  # overgrown places
     picture += patches * rng.uniform(0.2, 0.5) * (np.array([70, 85, 45], np.float32) - picture)
     drawn = np.clip(picture, 0, 255).astype(np.uint8)  # OpenCV smooths edges in bytes only
     _tufts(drawn, ground.tufts // 2, rng)
@@ -88,7 +88,7 @@ def _octaves(rng: np.random.Generator, cells: tuple[int, ...], rough: float) -> 
 
 
 def _ripples(rng: np.random.Generator) -> Picture:
-    along, across = rng.integers(30, 60), rng.integers(-20, 20)  # whole numbers of waves, for the seam
+    along, across = rng.integers(30, 60), rng.integers(-20, 20)  # whole numbers of waves, so that there is no seam
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) * np.float32(2 * np.pi / SIDE)
     return np.sin(along * y + across * x + 2.5 * noise(rng, SIDE, 160)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""What moves in the water all the time and is not new: weed that sways, particles that drift, and small fry."""
+"""Things that always move in the water and are not new: swaying weed, drifting particles and small fry."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tocsin.models.surprise.simulation.vehicle import WIDTH
 Array = NDArray[np.float64]
 Picture = NDArray[np.float32]
 
-FINE = 4  # bits of a pixel's fraction that OpenCV draws with
+FINE = 4  # fractional bits of the coordinates that OpenCV draws with
 
 
 class Life:
     """The weed, particles and fry of one clip.
 
     Args:
-        rng: draws everything.
+        rng: source of all random values.
         size: rows and columns.
         rate: frames a second.
-        particles: how many drift in sight.
+        particles: number of particles in sight.
     """
 
     def __init__(self, rng: np.random.Generator, *, size: tuple[int, int], rate: float, particles: int) -> None:
@@ -38,13 +38,13 @@ class Life:
         self.tones = rng.choice([35.0, 60.0, 190.0], len(self.fry))
 
     def weed(self, picture: NDArray[np.uint8], camera: Array, frame: int) -> None:
-        """Draw what grows on the bottom, in place."""
+        """Draw the weed on the bottom, in place."""
         rows, columns = self.size
         centre = camera @ np.array([columns / 2, rows / 2, 1])
         near = centre[:2] / centre[2]
         feet = near + (self.feet - near + SIDE / 2) % SIDE - SIDE / 2  # it repeats as the bottom does
         at = np.linalg.solve(camera, np.vstack([feet.T, np.ones(len(feet))]))
-        over = np.where(at[2] > 0.01, at[2], np.inf)  # what is behind the horizon has no size
+        over = np.where(at[2] > 0.01, at[2], np.inf)  # weed behind the horizon gets size 0
         scale = 1 / (np.hypot(*camera[:2, 0]) * over)  # pixels to a unit
         at = at[:2] / np.where(at[2] > 0.01, at[2], 1)
         margin = 30 * self.unit
@@ -61,7 +61,7 @@ class Life:
             cv2.polylines(picture, list(plant), False, green, 1, cv2.LINE_AA, FINE)
 
     def swim(self, picture: NDArray[np.uint8], motion: Array) -> None:
-        """Move and draw the fry, in place; `motion` of the camera as in `Path.motion`."""
+        """Move and draw the fry, in place; `motion` is the camera's, as in `Path.motion`."""
         self.ways += self.rng.normal(0, 0.35, len(self.ways))
         ahead = np.stack([np.cos(self.ways), 0.5 * np.sin(self.ways)], 1)
         self.fry = (self.fry + motion[:2] + 14 * self.unit * ahead / self.rate + 10) % (
@@ -72,7 +72,7 @@ class Life:
             cv2.line(picture, tail, head, [tone, 1.05 * tone, tone], 2, cv2.LINE_AA, FINE)
 
     def snow(self, picture: Picture, motion: Array, light: float) -> None:
-        """Move and draw the particles, in place: the nearer, the larger, the faster and the fainter."""
+        """Move and draw the particles, in place; nearer ones are larger, faster and fainter."""
         steps = (motion[:2] + self.current * self.unit / self.rate) / self.depths[:, None] * 0.8
         steps += self.rng.normal(0, 0.3, steps.shape)
         room = np.array(self.size[::-1]) + 16

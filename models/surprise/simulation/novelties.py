@@ -1,8 +1,8 @@
-"""What is new in a scene, and when: how each kind appears before a camera whose motion is known.
+"""The novelties of a scene: what appears, when and how, for a camera whose motion is known.
 
-Animals enter at an edge or come out of the haze, and follow the vehicle's smoothed way, so that a knock moves them in the picture
-as it moves everything; things lie on the bottom until the camera passes over them; bubbles rise from a spot. How long each is in
-sight is then measured, and only what is seen for `LASTS` counts.
+Animals enter at an edge or come out of the haze. They follow the vehicle's smoothed path, so a knock moves them in the picture as
+it moves everything else. Things lie on the bottom until the camera passes over them. Bubbles rise from a spot. The time in sight is
+then measured, and only a novelty whose time is within `LASTS` is kept.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SIZES = {
     "jellyfish": (45, 90), "diver": (110, 190), "school": (18, 34), "light": (70, 130), "bubbles": (7, 16), "anchor": (70, 120),
     "crate": (50, 95), "tyre": (45, 85), "pipe": (110, 220), "amphora": (60, 105),
 }  # fmt: skip
-"""Kinds, and how long each is, pixels of a picture 320 wide."""
+"""Kinds, and the bounds of their length, in pixels of a picture 320 wide."""
 THINGS = ("anchor", "crate", "tyre", "pipe", "amphora")
-FLOATERS = ("ray", "turtle", "squid", "jellyfish")  # they look the way they go, however that is
-LASTS = (1.5, 8.0)  # s in sight
-GAP = 3.0  # s between two
-SETTLED = 3.0  # s before the first
-SIGHT = 0.0025  # of the picture that must be filled, haze taken off, for something to be in sight
+FLOATERS = ("ray", "turtle", "squid", "jellyfish")  # rotated to their direction of travel; other animals stay upright
+LASTS = (1.5, 8.0)  # s in sight, least and most
+GAP = 3.0  # s between two novelties, at least
+SETTLED = 3.0  # s before the first novelty, at least
+SIGHT = 0.0025  # share of the picture, reduced by haze, that a novelty must fill to be in sight
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Novelty:
 
 @dataclass(frozen=True)
 class View:
-    """What a camera does, for whoever is to appear before it.
+    """A camera's motion and view, in which novelties are placed.
 
     Args:
-        cameras: `[T, 3, 3]`, from pixels to the bottom's plane, whose unit is `WIDTH` to a picture's width at altitude 1.
+        cameras: `[T, 3, 3]`, from pixels to the bottom's plane; a picture at altitude 1 is `WIDTH` units of the plane wide.
         size: rows and columns.
         rate: frames a second.
         haze: attenuation at distance 1.
@@ -59,11 +59,11 @@ class View:
 
     @property
     def unit(self) -> float:
-        """Pixels to one of a picture `WIDTH` wide."""
+        """Pixels of this picture per pixel of a picture `WIDTH` wide."""
         return self.size[1] / WIDTH
 
     def sways(self) -> Array:
-        """How far each frame is knocked off the smoothed way, `[T, 2]` pixels, right and down."""
+        """Offset of the smoothed path from each frame's centre, `[T, 2]` pixels, right and down."""
         centre = np.array([(self.size[1] - 1) / 2, (self.size[0] - 1) / 2, 1])
         points = self.cameras @ centre
         reach = min(int(1.5 * self.rate), (len(points) - 1) // 2)
@@ -77,12 +77,12 @@ class View:
 def appear(
     view: View, rng: np.random.Generator, *, kinds: tuple[str, ...], often: tuple[int, int], empty: float
 ) -> list[tuple[Novelty, list[Actor]]]:
-    """Draw what appears, minute by minute, in order and at least `GAP` apart.
+    """Draw the novelties of each minute, in order and at least `GAP` apart.
 
     Args:
-        kinds: which, of `SIZES`; each as often as another, but for things that the camera does not happen to pass.
-        often: least and most in a minute.
-        empty: share of minutes without any.
+        kinds: names in `SIZES`, drawn with equal probability. Things are rarer where the camera does not pass them.
+        often: least and most novelties a minute.
+        empty: share of minutes without novelties.
     """
     count = len(view.cameras)
     found: list[tuple[Novelty, list[Actor]]] = []
@@ -93,9 +93,8 @@ def appear(
         low, high = max(minute * count // minutes, int(SETTLED * view.rate)), (minute + 1) * count // minutes
         for _ in range(round(wanted * min(1, count / view.rate / 60 / minutes))):
             for attempt in range(160):
-                if (
-                    attempt % 40 == 0
-                ):  # the camera may not pass a bottom where such a thing would be in sight for long enough
+                # Try another kind: the camera may pass no place where this one is in sight for long enough.
+                if attempt % 40 == 0:
                     kind = str(rng.choice(kinds))
                     sprites = [paint({"school": "fish", "bubbles": "bubble"}.get(kind, kind), rng) for _ in range(2)]
                 actors = _actors(kind, sprites, view, sways, int(rng.integers(low, max(high, low + 1))), rng)
@@ -111,7 +110,10 @@ def _near(one: Novelty, other: Novelty, gap: float) -> bool:
 
 
 def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
-    """When they are in sight, if that is once, long enough, not for too long, and after the start."""
+    """The interval in which they are in sight; None if it is unsuitable.
+
+    They must be in sight once, for a time within `LASTS`, after `SETTLED`, and no longer in the last frame.
+    """
     count = len(view.cameras)
     share = np.sum([actor.seen(count, view.size, view.haze) for actor in actors], axis=0)
     frames = np.flatnonzero(share >= SIGHT)
@@ -123,7 +125,7 @@ def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
     outside = np.delete(share, slice(max(first - int(view.rate), 0), last + int(view.rate) + 1))
     if broken or not LASTS[0] <= lasts <= LASTS[1] or first < SETTLED * view.rate or last >= count - 1:
         return None
-    if share.max() < 1.6 * SIGHT or (outside > 0.3 * SIGHT).any():  # hardly there, or there for much longer
+    if share.max() < 1.6 * SIGHT or (outside > 0.3 * SIGHT).any():  # hardly visible, or partly visible for much longer
         return None
     return Novelty(first, last, kind)
 
@@ -155,7 +157,7 @@ def _actors(
 
 
 def _way(view: View, room: float, lasts: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A way through the picture `[lasts, 2]` and the distance along it: from edge to edge, or out of the haze, or into it."""
+    """A path through the picture `[lasts, 2]` and the distance along it: from edge to edge, out of the haze, or into it."""
     rows, columns = view.size
 
     def edge() -> Array:
@@ -176,7 +178,7 @@ def _way(view: View, room: float, lasts: int, rng: np.random.Generator) -> tuple
         closer = 1 - np.clip(share / rng.uniform(0.3, 0.6), 0, 1)
         ends[0] = middle + rng.normal(0, 0.12, 2) * (columns, rows)
         distance = distance * np.exp(np.log(far / near) * closer)
-        if hazy < 0.15:  # the same, going away
+        if hazy < 0.15:  # reversed: into the haze
             ends, share = ends[::-1], share[::-1]
             share, distance = 1 - share, distance[::-1]
     share = share[:, None]
@@ -221,12 +223,16 @@ def _swimmer(
 
 
 def _spots(view: View, place: Array) -> tuple[Array, Array, Array]:
-    """Where a place on the plane is in each picture `[T, 2]`, how the plane is drawn there `[T, 2, 2]`, and how far it is `[T]`."""
+    """Project a place on the plane into each picture.
+
+    Returns:
+        Its pixel `[T, 2]`, the linear map from the plane to pixels there `[T, 2, 2]`, and its distance `[T]`.
+    """
     at = np.linalg.solve(view.cameras, np.tile(np.append(place, 1)[:, None], (len(view.cameras), 1, 1)))[:, :, 0]
     ahead = at[:, 2] > 1e-3
     at = np.where(ahead[:, None], at[:, :2] / np.where(ahead, at[:, 2], 1)[:, None], -1e6)
     over = (view.cameras[:, 2, :2] * at).sum(1) + view.cameras[:, 2, 2]
-    # beyond, what is drawn by the slope of the plane alone would fill the picture
+    # Outside these bounds a sprite drawn by the plane's local slope would fill the picture.
     drawable = ahead & (over > 0.05) & (over < 2.5)
     over = np.where(drawable, over, 1e6)
     grown = (view.cameras[:, :2, :2] - place[None, :, None] * view.cameras[:, 2:, :2]) / over[:, None, None]

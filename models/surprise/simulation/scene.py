@@ -1,10 +1,10 @@
-"""A dive whose truth is known: what the camera did, and when something new was in sight.
+"""A simulated dive with its ground truth: the camera's motion, and when something new is in sight.
 
-A vehicle's camera moves over a bottom under haze, caustics and particles (`vehicle`, `bottom`, `water`, `life`); now and then
-something new appears (`novelties`). What changes most in the picture is the vehicle's own motion and the light, and none of that is
-new; nor is weed, small fry, or a piece of the bottom that was not seen before.
+A vehicle's camera moves over a bottom under haze, caustics and particles (`vehicle`, `bottom`, `water`, `life`). Now and then
+something new appears (`novelties`). The vehicle's motion and the light change the picture most, and neither is new. Weed, small fry
+and an unseen part of the bottom are not new either.
 
-All of it is this project's own choice; no picture of a data set is contained.
+The design is this project's own. It contains no picture from a data set.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from tocsin.models.surprise.simulation.water import Water, wrapped
 TRAIN_SEEDS = tuple(range(100, 140))
 VALIDATION_SEEDS = tuple(range(700, 722))
 TEST_SEEDS = tuple(range(9000, 9012))
-"""Fixed before any model was made: test clips are for reporting, never for training or choosing."""
+"""Fixed before any model was trained. Test clips are for reporting, never for training or model selection."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What clips are drawn from, and how hard they are. The defaults are those of training.
+    """The distribution that clips are drawn from, which sets their difficulty; the defaults are those of training.
 
     Args:
         speed: factor on the vehicle's motion.
         jerks: knocks a minute.
         tilt: bounds of the camera's tilt; 0 looks straight down, 1 at the horizon.
         haze: bounds of the attenuation at the distance of the bottom.
-        caustics: bounds of the strength of the sun's net, 0 to 1.
+        caustics: bounds of the strength of the caustics, 0 to 1.
         flicker: bounds of the slow changes of light, 0 to 1.
-        particles: bounds of how many drift in sight.
+        particles: bounds of the number of particles in sight.
         grain: bounds of the sensor's noise, levels.
-        quality: of JPEG, 1 to 100; None keeps what the sensor saw.
+        quality: of JPEG, 1 to 100; None leaves the frames uncompressed.
         often: least and most novelties a minute.
-        empty: share of minutes without any.
-        kinds: what is new, names in `novelties.SIZES`.
-        grounds: the bottoms, names in `bottom.GROUNDS`.
+        empty: share of minutes without novelties.
+        kinds: of novelties, names in `novelties.SIZES`.
+        grounds: kinds of bottom, names in `bottom.GROUNDS`.
     """
 
     speed: float = 1.0
@@ -71,18 +71,18 @@ TEST = Scene(
     kinds=("fish", "school", "eel", "reef fish", "jellyfish", "diver", "crate", "anchor", "bubbles", "light"),
     grounds=("sand", "rock", "reef", "rubble"),
 )
-"""Validation meets three kinds and a bottom that training does not, test five kinds and two bottoms that neither does."""
+"""Validation has three kinds and one bottom that training lacks. Test has five kinds and two bottoms that both others lack."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames and the truth about them.
+    """Frames and their ground truth.
 
     Args:
         frames: `[T, H, W, 3]` uint8 RGB.
         times: `[T]` float64, s from the first frame.
-        motion: `[T, 4]` float64, what the camera did since the frame before: right, down (pixels that what is seen at the centre
-            has moved), zoom (factor), roll (rad, clockwise). None where nobody knows.
+        motion: `[T, 4]` float64, the camera's motion since the frame before: right, down (pixels by which the content of the centre
+            has moved), zoom (factor), roll (rad, clockwise). None if unknown.
         novelties: when something new is in sight, in order.
     """
 
@@ -109,10 +109,10 @@ def simulate(
 
     Args:
         seed: one of the seeds above, or any other.
-        seconds: how long.
+        seconds: length of the clip.
         rate: frames a second.
-        size: rows and columns; what is seen is the same in any, but for the aspect.
-        scene: what to draw from; by default `scene_of(seed)`.
+        size: rows and columns; the view is the same at any size, except for the aspect.
+        scene: what the clip is drawn from; by default `scene_of(seed)`.
     """
     dive = Dive(seed, seconds=seconds, rate=rate, size=size, scene=scene)
     frames = np.empty((len(dive.times), *size, 3), np.uint8)
@@ -122,7 +122,9 @@ def simulate(
 
 
 class Dive:
-    """A clip that is rendered frame by frame while it is iterated over, once; arguments as in `simulate`.
+    """A clip that is rendered frame by frame during iteration.
+
+    Iterate over it only once. The arguments are those of `simulate`.
 
     Attributes:
         times, motion, novelties: as in `Clip`.

@@ -1,6 +1,6 @@
-"""How what is new looks: fish and other animals, a diver, things that lie on the bottom, bubbles and a light, as small pictures.
+"""Sprites of the novelties: fish and other animals, a diver, things that lie on the bottom, bubbles and a light.
 
-Each painter draws one individual of its kind; colours, proportions and patterns differ from one to the next.
+Each painter draws one individual of its kind. Colours, proportions and patterns differ between individuals.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.float32]
 
-LENGTH = 160  # columns of every picture; what is drawn looks to the right
+LENGTH = 160  # columns of every sprite; its subject faces right
 HALF = LENGTH / 2
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A picture that lets through what is behind it.
+    """A picture with an opacity channel.
 
     Args:
-        levels: `[h, w, 4]` float32, RGB in 0..255 already multiplied by the opacity, and the opacity in 0..1; each half as large
-            as the one before, so that a small one does not flicker.
-        bend: how far the tail beats, as a share of the length.
-        waves: how many waves the body makes at a time.
+        levels: `[h, w, 4]` float32, RGB in 0..255 already multiplied by the opacity, and the opacity in 0..1. Each level is half as
+            large as the one before, so that a small sprite does not flicker.
+        bend: amplitude of the tail's beat, as a share of the length.
+        waves: number of waves along the body.
     """
 
     levels: tuple[Picture, ...]
@@ -54,13 +54,13 @@ def _sprite(color: Picture, opacity: Picture, *, bend: float = 0.0, waves: float
 
 
 def _grid(rows: int) -> tuple[Picture, Picture]:
-    """Coordinates over the picture: 0 (tail) to 1 (head), and below (+) or above (-) its middle, in lengths."""
+    """Coordinates x and y over the picture, in lengths: x from 0 (tail) to 1 (head), y below (+) or above (-) the middle."""
     y, x = np.mgrid[0:rows, 0:LENGTH].astype(np.float32)
     return x / (LENGTH - 1), (y - (rows - 1) / 2) / (LENGTH - 1)
 
 
 def _inside(distance: NDArray[np.floating]) -> Picture:
-    """Opacity of what is within (`distance` > 0, in lengths), with an edge one column wide."""
+    """Opacity of a shape whose inside is `distance` > 0, in lengths; its edge is one column wide."""
     return np.clip(distance * LENGTH + 0.5, 0, 1)
 
 
@@ -126,7 +126,7 @@ def fish(rng: np.random.Generator) -> Sprite:
 
 
 def reef_fish(rng: np.random.Generator) -> Sprite:
-    """A tall one with strong colours."""
+    """A tall fish with strong colours."""
     return _fish(rng, (0.42, 0.62), _colors(rng, *BRIGHTS, *STRANGE), ("bars", "lines", "plain"), rng.uniform(0.1, 0.4))
 
 
@@ -227,7 +227,7 @@ def diver(rng: np.random.Generator) -> Sprite:
 
 
 def anchor(rng: np.random.Generator) -> Sprite:
-    """Iron with a stock, a shank and two arms."""
+    """An iron anchor with a stock, a shank and two arms."""
     iron = _colors(rng, ((45, 42, 40),), ((110, 70, 45),))[0]
     parts = [
         ((0.1, 0.0), (0.9, 0.0), 0.06, iron),
@@ -249,7 +249,7 @@ def _strokes(
     bend: float = 0.0,
     waves: float = 0.6,
 ) -> Sprite:
-    """Thick lines with round ends from one point to another, in lengths; the later ones lie over the earlier."""
+    """Draw thick lines with round ends between points, in lengths; later lines cover earlier ones."""
     x, y = _grid(rows)
     color, opacity = np.zeros((rows, LENGTH, 3), np.float32), np.zeros((rows, LENGTH), np.float32)
     for begin, end, thick, tone in parts:
@@ -355,4 +355,4 @@ PAINTERS: dict[str, Callable[[np.random.Generator], Sprite]] = {
         light,
     )
 }
-"""By name."""
+"""Painters by kind."""

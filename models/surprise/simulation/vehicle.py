@@ -1,7 +1,7 @@
-"""How the vehicle moves, and with it the camera that looks down upon the bottom: cruises, pans, hovers, climbs, rolls and jerks.
+"""The motion of the vehicle and of its camera, which looks down on the bottom: cruises, pans, hovers, climbs, rolls and jerks.
 
-The bottom is a plane; its unit is a pixel of a picture 320 wide, seen from altitude 1. A camera is a homography `[3, 3]` that takes
-pixels (column, row, 1) to the plane, so that everything that lies there moves as the lens says.
+The bottom is a plane. Its unit is a pixel of a picture 320 wide, seen from altitude 1. A camera is a homography `[3, 3]` from
+pixels (column, row, 1) to the plane, so everything on the plane moves in the right perspective.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-WIDTH = 320.0  # columns of a picture whose pixel is the plane's unit
+WIDTH = 320.0  # columns of a picture whose pixel is one unit of the plane
 
 
 @dataclass(frozen=True)
 class Path:
-    """Where the camera was, frame by frame.
+    """The position of the camera in each frame.
 
     Args:
-        place: `[T, 2]` on the plane, below the picture's centre, units.
-        heading: `[T]` rad, turning and rolling together: both turn the picture.
-        altitude: `[T]`, 1 is where a unit is a pixel.
+        place: `[T, 2]`, the point of the plane at the picture's centre, units.
+        heading: `[T]` rad, turn and roll together: both turn the picture.
+        altitude: `[T]`; at 1, a unit is a pixel of a picture 320 wide.
         tilt: 0 looks straight down; towards 1 the upper edge reaches the horizon.
     """
 
@@ -46,10 +46,10 @@ class Path:
         return turned @ lens @ centred
 
     def motion(self, size: tuple[int, int]) -> Array:
-        """What the camera did since the frame before, `[T, 4]` float64, zeros for the first.
+        """The camera's motion since the frame before, `[T, 4]` float64; no motion for the first frame.
 
-        Columns: how far what was at the centre has moved, to the right and down (pixels); zoom, the factor by which the centre has
-        grown; roll, by how much the picture has turned, clockwise (rad).
+        Columns: right and down, how far the content of the centre has moved (pixels); zoom, the factor by which the centre has
+        grown; roll, how far the picture has turned, clockwise (rad).
         """
         cameras = self.cameras(size)
         rows, columns = size
@@ -77,10 +77,10 @@ def drive(
 
     Args:
         speed: factor on every motion but the jerks.
-        jerks: how often a minute the vehicle is knocked.
+        jerks: knocks a minute.
         tilt: bounds of the camera's tilt, drawn once.
     """
-    wish = np.zeros((count, 4))  # velocities wished for: right, down (units/s), turn (rad/s), climb (1/s)
+    wish = np.zeros((count, 4))  # target velocities: right, down (units/s), turn (rad/s), climb (1/s)
     at = 0
     while at < count:
         length = int(rate * rng.uniform(1.5, 7)) + 1
@@ -95,7 +95,7 @@ def drive(
             way = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
         wish[at : at + length] = (pace * np.cos(way), pace * np.sin(way), turn, climb)
         at += length
-    lag = np.exp(-1 / (rate * np.array([0.5, 0.5, 0.6, 0.8])))  # water holds the vehicle, s
+    lag = np.exp(-1 / (rate * np.array([0.5, 0.5, 0.6, 0.8])))  # time constants in s: the water slows the vehicle
     velocity, height = wish[0], 0.0
     steps, heights = np.zeros((count, 3)), np.zeros(count)
     for frame in range(count):

@@ -1,6 +1,6 @@
-"""What light does on its way into the picture: caustics, haze, slow changes, the camera's exposure, blur, noise and loss.
+"""Effects of light and camera: caustics, haze, slow changes of light, exposure, blur, noise and compression loss.
 
-None of it is new, and all of it differs from frame to frame.
+None of them is new, and all of them differ from frame to frame.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Array = NDArray[np.float64]
 Picture = NDArray[np.float32]
 
 NET = 512  # units after which the caustics repeat
-GREY = 95.0  # the level that the camera's exposure strives for
-LAG = 1.2  # s that it takes
+GREY = 95.0  # target level of the camera's exposure
+LAG = 1.2  # s, time constant of the exposure
 
 
 def wrapped(texture: NDArray, camera: Array, size: tuple[int, int], shift: tuple[float, float] = (0.0, 0.0)) -> NDArray:
     """A repeating texture as the camera sees it; `shift` moves it on the plane, units."""
     side = np.array(texture.shape[1::-1])
     place = camera @ np.array([size[1] / 2, size[0] / 2, 1])
-    whole = np.floor((place[:2] / place[2] + shift) / side) * side  # near the origin, where coordinates are exact
+    whole = np.floor((place[:2] / place[2] + shift) / side) * side  # near the origin, for exact coordinates
     moved = np.array([[1, 0, shift[0] - whole[0]], [0, 1, shift[1] - whole[1]], [0, 0, 1]]) @ camera
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpPerspective(texture, moved, size[::-1], flags=how, borderMode=cv2.BORDER_WRAP)
@@ -33,17 +33,17 @@ class Water:
     """The water of one clip, and the camera in it.
 
     Args:
-        rng: draws everything.
+        rng: source of all random values.
         count: frames.
         rate: frames a second.
         size: rows and columns.
         haze: attenuation of green light at distance 1.
-        caustics, flicker: strength of the sun's net, and of the slow changes of light, 0 to 1.
+        caustics, flicker: strength of the caustics and of the slow changes of light, 0 to 1.
         grain: standard deviation of the sensor's noise, levels.
 
     Attributes:
-        color: `[3]` float32, what far things look like.
-        attenuation: `[3]` float32 at distance 1, of the frame that was begun last.
+        color: `[3]` float32, the colour of distant things.
+        attenuation: `[3]` float32 at distance 1, in the last frame that `veiled` drew.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Water:
         seconds = np.arange(count) / rate
         self.turbid = np.exp(0.15 * _waves(rng, seconds, (4.0, 30.0)))
         self.light = 1 + flicker * _waves(rng, seconds, (0.8, 6.0))
-        for begin in rng.uniform(0, count / rate, rng.poisson(3 * count / rate / 60)):  # a cloud, a wave
+        for begin in rng.uniform(0, count / rate, rng.poisson(3 * count / rate / 60)):  # clouds and waves
             depth, edge, lasts = rng.uniform(-2.5, 2.5) * flicker, rng.uniform(0.08, 0.5), rng.uniform(1, 5)
             rise, fall = ((np.tanh((seconds - at) / edge) + 1) / 2 for at in (begin, begin + lasts))
             self.light = self.light * (1 + depth * (rise - fall))
@@ -76,13 +76,13 @@ class Water:
         y, x = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j]
         lamp = 1.08 - rng.uniform(0.1, 0.4) * ((x - rng.normal(0, 0.15)) ** 2 + (y - rng.normal(0, 0.15)) ** 2)
         self.lamp = np.repeat(lamp[..., None], 3, 2).astype(np.float32)
-        self.shutter = rng.uniform(0.2, 0.6)  # share of a frame's time
+        self.shutter = rng.uniform(0.2, 0.6)  # share of a frame's time that it is open
         self.grains = (grain * rng.standard_normal((size[0] + 64, size[1] + 64, 3))).astype(np.float32)
         self.corners = rng.integers(0, 64, (count, 2))
         self.exposure = 0.0
 
     def sunlit(self, picture: Picture, camera: Array, frame: int, distance: Picture) -> None:
-        """Cast the sun's net on the bottom `[H, W, 3]`, in place; it fades with the distance of each row, `[H]`."""
+        """Cast caustics on the bottom `[H, W, 3]`, in place; they fade with the distance of each row, `[H]`."""
         shifts = self.streams * frame / self.rate
         nets = [wrapped(net, camera, self.size, tuple(shift)) for net, shift in zip(self.nets, shifts, strict=True)]
         net = nets[0] * 0.8 + nets[1] * 0.5 + nets[0] * nets[1] * 1.5 - 0.45
@@ -90,15 +90,15 @@ class Water:
         picture *= cv2.merge([1 + strength[:, None] * net] * 3)
 
     def veiled(self, picture: Picture, frame: int, distance: Picture) -> None:
-        """Put each row behind as much water as it is distant, in place."""
+        """Add haze to each row by its distance, in place."""
         self.attenuation = self.clear * np.float32(self.turbid[frame])
         through = np.exp(-distance[:, None] * self.attenuation)
-        flat = picture.reshape(len(picture), -1)  # rows as wide as they are: broadcasting over three channels is slow
+        flat = picture.reshape(len(picture), -1)  # flat rows: broadcasting over three channels is slow
         flat *= np.tile(through, self.size[1])
         flat += np.tile(self.color * (1 - through), self.size[1])
 
     def smeared(self, picture: Picture, motion: Array) -> Picture:
-        """Blur by what the camera moves, `[4]` as in `Path.motion`, while the shutter is open."""
+        """Blur by the camera's motion, `[4]` as in `Path.motion`, while the shutter is open."""
         way = motion[:2] * self.shutter
         reach = int(min(np.ceil(np.abs(way).max() / 2), 12))
         if reach < 1:
@@ -110,7 +110,7 @@ class Water:
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
     def sensed(self, picture: Picture, frame: int, quality: int | None) -> NDArray[np.uint8]:
-        """What the camera makes of it, uint8: lamp and light, its lagging exposure, noise, JPEG's loss if `quality` is given."""
+        """The frame as the camera records it, uint8: lamp, light, lagging exposure, noise, and JPEG loss if `quality` is given."""
         picture = picture * self.lamp
         mean = float(picture[::8, ::8].mean()) * float(self.light[frame])
         wish = np.clip(GREY / max(mean, 1), 0.5, 3.0)
@@ -127,7 +127,7 @@ class Water:
 
 
 def _waves(rng: np.random.Generator, seconds: Array, periods: tuple[float, float]) -> Array:
-    """A slow wander of standard deviation about 1."""
+    """A sum of four slow waves of random period and phase, of standard deviation about 1."""
     total = np.zeros(len(seconds))
     for _ in range(4):
         total += np.sin(2 * np.pi * (seconds / rng.uniform(*periods) + rng.random())) / np.sqrt(2)

@@ -1,7 +1,7 @@
-"""What hands do with a thing, as keys of a motion: acts that touch it, and acts that look as if they would.
+"""Acts of hands, as keyframes of a motion: acts that touch a thing, and acts that only look as if they would.
 
-Reach, transport and grasp follow what is known of people: minimum jerk, a hand that opens further than the thing is wide before it
-closes, and that opens before it withdraws. The repertoire is this project's own choice.
+Reach, transport and grasp follow what is known of human motion. A hand moves with minimum jerk, opens wider than the thing before
+it closes, and opens before it withdraws. The repertoire is this project's own choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 class Hold(NamedTuple):
-    """The thing goes where the hand goes, from the end of key `first` to the end of key `last`."""
+    """The thing moves with the hand from the end of key `first` to the end of key `last`."""
 
     hand: int
     first: int
@@ -30,13 +30,13 @@ class Hold(NamedTuple):
 
 @dataclass(frozen=True)
 class Act:
-    """What one or two hands do from a moment on.
+    """Motion of one or two hands from a given frame on.
 
     Args:
-        keys: of each hand that takes part.
-        touches: how often each of them is to touch the thing; 0 is a miss.
+        keys: keys of each hand that takes part.
+        touches: how often each of these hands must touch the thing; 0 is a miss.
         holds: when the thing is moved.
-        goal: `[2]` where the thing is left, if it is moved.
+        goal: `[2]`, where the thing is left, if it is moved.
     """
 
     keys: dict[int, list[Key]]
@@ -47,17 +47,17 @@ class Act:
 
 @dataclass(frozen=True)
 class Stage:
-    """What an act starts from.
+    """Initial state of an act.
 
     Args:
-        thing: what it is about.
-        place: `[3]` of the thing, cm.
-        yaw: of the thing, rad.
-        goal: `[2]` where there is room, cm.
-        poses: of both hands.
-        haste: factor on the time that everything takes.
-        arc: bounds of how high a hand goes over the table, cm.
-        rng: for what is up to the person.
+        thing: the thing that the act is about.
+        place: `[3]`, position of the thing, cm.
+        yaw: yaw of the thing, rad.
+        goal: `[2]`, a place with room for the thing, cm.
+        poses: poses of both hands.
+        haste: factor on all durations.
+        arc: bounds of the height that a hand's path rises by, cm.
+        rng: generator of the person's random choices.
     """
 
     thing: Thing
@@ -76,7 +76,7 @@ class Stage:
         return grip(self.thing, self.place, self.yaw, hand, self.rng, above=above, along=along)
 
     def reach(self, pose: Pose, hand: int) -> tuple[list[Key], Pose]:
-        """Keys to a hand that is open around where it will close, and that hand."""
+        """Keys of a reach that ends with the hand open around `pose`, and the open pose."""
         rng = self.rng
         wide = pose._replace(aperture=pose.aperture + 2 * (rng.uniform(1.0, 2.4)))
         before = self.off(wide, hand, rng.uniform(2.5, 6))
@@ -84,11 +84,11 @@ class Stage:
         keys = [Key(self.haste * (0.4 + far / 55), before, rng.uniform(*self.arc), rng.uniform(0, 1.5))]
         keys.append(Key(self.lasts(0.2, 0.45), wide))
         if rng.random() < 0.35:
-            keys.append(Key(self.lasts(0.1, 0.6), wide))  # it waits around the thing
+            keys.append(Key(self.lasts(0.1, 0.6), wide))  # the open hand waits around the thing
         return keys, wide
 
     def leave(self, pose: Pose, hand: int) -> list[Key]:
-        """Keys of fingers that open and a hand that goes."""
+        """Keys in which the fingers open and the hand withdraws."""
         wide = pose._replace(aperture=pose.aperture + 2 * self.rng.uniform(1.0, 2.2))
         return [
             Key(self.lasts(0.15, 0.35), wide),
@@ -96,24 +96,24 @@ class Stage:
         ]
 
     def off(self, pose: Pose, hand: int, far: float) -> Pose:
-        """The hand `far` cm away from the thing: above it where the palm is down, else beside it."""
+        """The hand `far` cm away from the thing: above it if the palm is down, else beside it."""
         sin, cos = np.sin(pose.heading), np.cos(pose.heading)
         back, beside = np.array([sin, -cos, 0]), (1 if hand == RIGHT else -1) * np.array([cos, sin, 0])
         return pose.moved(far * (0.55 * back + [0, 0, 0.85] if pose.roll < 0.8 else 0.4 * back + 0.9 * beside))
 
 
 def close(stage: Stage, pose: Pose) -> Key:
-    """Fingers that close on the thing."""
+    """The key in which the fingers close on the thing."""
     return Key(stage.lasts(0.12, 0.4), pose)
 
 
 def _paced(stage: Stage, way: Array) -> float:
-    """What a carried thing's way adds to its time, s."""
+    """Time that the distance `way` adds to carrying a thing, s."""
     return stage.haste * float(np.linalg.norm(way)) / 50
 
 
 def carry(stage: Stage, hand: int) -> Act:
-    """Lift, bring elsewhere, perhaps tilt, place."""
+    """Lift the thing, perhaps tilt it, carry it elsewhere and place it."""
     rng, pose = stage.rng, stage.grip(hand)
     keys, _ = stage.reach(pose, hand)
     keys += [close(stage, pose)] + ([Key(stage.lasts(0.1, 0.5), pose)] if rng.random() < 0.5 else [])
@@ -132,7 +132,7 @@ def carry(stage: Stage, hand: int) -> Act:
 
 
 def slide(stage: Stage, hand: int) -> Act:
-    """Push or pull along the table."""
+    """Push or pull the thing along the table."""
     pose = stage.grip(hand)
     keys, _ = stage.reach(pose, hand)
     keys.append(close(stage, pose))
@@ -143,7 +143,7 @@ def slide(stage: Stage, hand: int) -> Act:
 
 
 def steady(stage: Stage, hand: int) -> Act:
-    """Grasp and hold, and the thing stays where it is."""
+    """Grasp and hold the thing without moving it."""
     pose = stage.grip(hand)
     keys, _ = stage.reach(pose, hand)
     keys += [close(stage, pose), Key(stage.lasts(0.5, 2.5), pose)]
@@ -151,7 +151,7 @@ def steady(stage: Stage, hand: int) -> Act:
 
 
 def regrasp(stage: Stage, hand: int) -> Act:
-    """Grasp, let go without going away, and grasp again."""
+    """Grasp the thing, let go without withdrawing, and grasp it again."""
     pose = stage.grip(hand)
     keys, wide = stage.reach(pose, hand)
     keys += [close(stage, pose), Key(stage.lasts(0.4, 1.0), pose), Key(stage.lasts(0.15, 0.35), wide)]
@@ -160,7 +160,7 @@ def regrasp(stage: Stage, hand: int) -> Act:
 
 
 def tap(stage: Stage, hand: int) -> Act:
-    """Lay the index on it, for a moment or longer, once or twice."""
+    """Lay the index finger on the thing once or twice, briefly or for longer."""
     rng, pose = stage.rng, finger(stage.thing, stage.place, stage.yaw, hand, stage.rng)
     over = pose.moved(np.array([0, -1, rng.uniform(3, 7)]))
     keys = [Key(stage.lasts(0.7, 1.2), over, rng.uniform(*stage.arc))]
@@ -172,7 +172,7 @@ def tap(stage: Stage, hand: int) -> Act:
 
 
 def pair(stage: Stage, hand: int) -> Act:
-    """Both hands take it by its ends, lift it and place it."""
+    """Both hands take the thing by its ends, lift it and place it."""
     rng, thing = stage.rng, stage.thing
     end = max(thing.half) - 2.2
     way = stage.yaw if thing.lies or thing.half[0] > thing.half[1] else stage.yaw + np.pi / 2
@@ -196,7 +196,7 @@ def pair(stage: Stage, hand: int) -> Act:
 
 
 def pass_over(stage: Stage, hand: int) -> Act:
-    """One hand lifts it and gives it to the other, which places it."""
+    """One hand lifts the thing and gives it to the other, which places it."""
     rng, other = stage.rng, 1 - hand
     above = bool(rng.random() < 0.5)
     pose = stage.grip(hand, above=above)
@@ -227,7 +227,7 @@ def pass_over(stage: Stage, hand: int) -> Act:
 
 
 def hover(stage: Stage, hand: int) -> Act:
-    """Stay over it, open."""
+    """Hold an open hand over the thing."""
     rng, pose = stage.rng, stage.grip(hand, above=True)
     wide = pose._replace(aperture=pose.aperture + rng.uniform(-1, 3)).moved(np.array([0, -1, rng.uniform(3.0, 7.0)]))
     keys = [Key(stage.lasts(0.6, 1.2), wide, rng.uniform(*stage.arc))]
@@ -236,7 +236,7 @@ def hover(stage: Stage, hand: int) -> Act:
 
 
 def snatch(stage: Stage, hand: int) -> Act:
-    """Close above it, beside it, or short of it."""
+    """Close the hand above the thing, beside it, or short of it."""
     rng, pose = stage.rng, stage.grip(hand)
     back = np.array([np.sin(pose.heading), -np.cos(pose.heading), 0])
     aside = rng.choice([-1, 1]) * np.array([np.cos(pose.heading), np.sin(pose.heading), 0])
@@ -253,7 +253,7 @@ def snatch(stage: Stage, hand: int) -> Act:
 
 
 def short(stage: Stage, hand: int) -> Act:
-    """Reach, stop, think better of it."""
+    """Reach for the thing, stop, and withdraw."""
     rng, pose = stage.rng, stage.grip(hand)
     wide = pose._replace(aperture=pose.aperture + rng.uniform(1, 3))
     stop = stage.off(wide, hand, rng.uniform(4, 8))
@@ -262,7 +262,7 @@ def short(stage: Stage, hand: int) -> Act:
 
 
 def pass_by(stage: Stage, hand: int) -> Act:
-    """Cross over it to the other side."""
+    """Cross over the thing to its other side."""
     rng, pose = stage.rng, stage.grip(hand, above=True)
     way = rng.choice([-1, 1]) * np.array([rng.uniform(7, 12), rng.normal(0, 4), 0])
     over = pose.moved(np.array([0, 0, stage.thing.height - (pose.z - stage.place[2]) + rng.uniform(2.5, 6)]))
@@ -274,7 +274,7 @@ def pass_by(stage: Stage, hand: int) -> Act:
 
 
 def show(stage: Stage, hand: int) -> Act:
-    """Point at it, with a jab or two."""
+    """Point at the thing, with one to three jabs."""
     rng, pose = stage.rng, finger(stage.thing, stage.place, stage.yaw, hand, stage.rng)
     at = pose.moved(np.array([rng.normal(0, 1), rng.uniform(-4, 0), rng.uniform(1.8, 5)]))
     jab = at.moved(np.array([0, -1.5, 2.5]))
@@ -287,8 +287,8 @@ def show(stage: Stage, hand: int) -> Act:
 TOUCHES: dict[Callable[[Stage, int], Act], float] = {
     carry: 0.34, slide: 0.12, steady: 0.12, tap: 0.16, regrasp: 0.08, pair: 0.1, pass_over: 0.08,
 }  # fmt: skip
-"""Acts that touch, and how often each is tried."""
+"""Acts that touch, and the probability that each is drawn."""
 MISSES: dict[Callable[[Stage, int], Act], float] = {hover: 0.22, snatch: 0.32, short: 0.18, pass_by: 0.12, show: 0.16}
-"""Acts that do not."""
+"""Acts that do not touch, and the probability that each is drawn."""
 BOTH_HANDS = (pair, pass_over)
 """Acts for which the other hand must be idle."""

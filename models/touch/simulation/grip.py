@@ -1,4 +1,4 @@
-"""How a hand takes a thing: the pose in which thumb and fingers close on it, or in which the index lies on it."""
+"""Grasps of a thing: the pose in which thumb and fingers close on it, or in which the index finger lies on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tocsin.models.touch.simulation.things import Thing
 Array = NDArray[np.float64]
 
 WIDEST = 11.5
-"""What can be grasped, cm across."""
+"""Greatest width that can be grasped, cm."""
 PRESS = 0.3
-"""How much narrower than the thing a grasp is, cm: the flesh gives."""
+"""How much narrower a grasp is than the thing, cm, because flesh yields."""
 
 
 def grip(
@@ -26,16 +26,17 @@ def grip(
     above: bool | None = None,
     along: float | None = None,
 ) -> Pose:
-    """A grasp that has closed.
+    """The pose of a closed grasp.
 
     Args:
-        thing: what is taken.
-        place: `[3]`, where its foot is, cm.
-        yaw: how it is turned, rad.
+        thing: the thing to grasp.
+        place: `[3]`, position of its foot, cm.
+        yaw: its yaw, rad.
         hand: left or right.
-        rng: for what is up to the person.
-        above: from above, or from the side, which only suits what is tall and round; by default either.
-        along: where on its longer side, cm from the middle; by default at its handle.
+        rng: generator of the person's random choices.
+        above: whether to grasp from above or from the side; by default drawn. A thing that is not tall and round is always grasped
+            from above.
+        along: where to grasp along its longer side, cm from the middle; by default at its handle.
     """
     along = thing.handle if along is None else along
     longer = yaw if thing.lies or thing.half[0] > thing.half[1] else yaw + np.pi / 2
@@ -51,7 +52,7 @@ def grip(
     heading = _natural(spot, hand) + rng.normal(0, 0.15)
     oppose = float(rng.uniform(0.6, 1.0) if above else rng.uniform(0.45, 0.75))
     mirror = 1 if hand == RIGHT else -1
-    if not thing.round:  # thumb and fingers on opposite sides
+    if not thing.round:  # put thumb and fingers on opposite sides
         turn = mirror * (heading - longer)
         oppose = float(np.clip((turn - 0.8 + np.pi / 2) % np.pi - np.pi / 2 + 0.8, 0.3, 1.3))
         heading += mirror * ((oppose - turn + np.pi / 2) % np.pi - np.pi / 2)
@@ -71,7 +72,7 @@ def grip(
 
 
 def finger(thing: Thing, place: Array, yaw: float, hand: int, rng: np.random.Generator) -> Pose:
-    """An index that lies on a thing; arguments as of `grip`."""
+    """The pose of an index finger that lies on a thing; arguments as in `grip`."""
     spot = place[:2] + thing.handle * np.array([np.cos(yaw), np.sin(yaw)])
     _, top = thing.section(thing.handle, thing.height / 2)
     return Pose(

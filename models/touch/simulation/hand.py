@@ -1,7 +1,7 @@
-"""A hand's bones: where the forearm, the palm and five fingers of three bones are for a pose. Centimetres, as in `head`.
+"""Kinematics of a hand: positions of the forearm, the palm and five fingers of three bones for a pose. Centimetres, as in `head`.
 
-A pose says where the grasp is and how it is held; the fingers are bent so that their tips get there, each in a plane, its joints
-by equal angles. Proportions are those of an adult; the model is this project's own.
+A pose defines the position and orientation of the grasp. Each finger bends in a plane, with equal joint angles, so that its tip
+reaches the grasp. Proportions are those of an adult; the model is this project's own.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ LEFT, RIGHT = 0, 1
 TIP = 0.75
 """Radius of a fingertip, cm."""
 BONES = np.array([[4.4, 3.4, 2.8], [4.6, 2.7, 2.2], [5.0, 3.0, 2.4], [4.6, 2.8, 2.3], [3.7, 2.2, 2.0]])
-"""Lengths from the knuckle on: thumb, index, middle, ring, little finger."""
+"""Bone lengths from the knuckle on, cm: thumb, index, middle, ring, little finger."""
 KNUCKLES = np.array([[3.2, -2.8, -0.8], [8.8, -2.9, 0.2], [9.1, -0.9, 0.5], [8.7, 1.0, 0.4], [8.0, 2.8, 0.0]])
-"""From the wrist: ahead, towards the little finger, towards the hand's back."""
+"""Positions of the knuckles from the wrist, cm: ahead, towards the little finger, towards the back of the hand."""
 RADII = np.array([[1.35, 1.05, 0.95, TIP]] + 3 * [[1.0, 0.88, 0.82, TIP]] + [[0.9, 0.75, 0.7, 0.68]])
-"""Of knuckle, joints and tip."""
+"""Radii of knuckle, joints and tip of each finger, cm."""
 SPREAD = np.array([0.0, -1.95, -0.65, 0.65, 1.95])
-"""Of the fingertips in a grasp, along the thing."""
+"""Offsets of the fingertips along the thing in a grasp, cm."""
 WRIST, ELBOW = 2.4, 3.6
 SHOULDER = np.array([24.0, -44.0, 10.0])
-"""Towards which the right arm leaves the picture, cm; no upper arm is drawn, so what is called elbow lies beyond."""
+"""Point towards which the right arm leaves the picture, cm. No upper arm is drawn, so `elbow` lies farther off than a real one."""
 _ARM = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])
 _ANGLES = np.linspace(0, 1.9, 64)
 _SPINE = BONES[:, 0, None] + BONES[:, 1, None] * np.exp(1j * _ANGLES) + BONES[:, 2, None] * np.exp(2j * _ANGLES)
 
 
 class Pose(NamedTuple):
-    """How a hand is held.
+    """Position and posture of a hand.
 
     Args:
-        x, y, z: the middle between thumb and fingers, or the tip of the index that points, cm.
-        heading: of the hand seen from above, rad, counterclockwise; 0 points away from the person.
+        x, y, z: the middle between thumb and fingers, or the tip of a pointing index finger, cm.
+        heading: direction of the hand seen from above, rad, counterclockwise; 0 points away from the person.
         pitch: how steeply the hand points down, rad.
-        roll: 0 is palm down, a quarter turn the little finger down.
-        tilt: of the hand and what it holds about its heading, as one pours.
-        oppose: from the heading to the way from thumb to fingers, rad, towards the little finger.
-        aperture: between the centres of thumb's and fingers' tips, cm.
-        point: 0 grasps, 1 has the index out and the others in a fist.
-        reach: from the wrist to x, y, z, cm, as far as the hand points there.
-        aside: how far the palm is off that line, towards its back, cm.
+        roll: rad; 0 is palm down, a quarter turn is little finger down.
+        tilt: rotation of the hand and what it holds about its heading, rad, as in pouring.
+        oppose: angle from the heading to the direction from thumb to fingers, rad, towards the little finger.
+        aperture: distance between the centres of the tips of thumb and fingers, cm.
+        point: 0 is a grasp, 1 is the index finger extended and the others in a fist.
+        reach: distance from the wrist to x, y, z along the hand's direction, cm.
+        aside: offset of the palm from that line, towards the back of the hand, cm.
     """
 
     x: float
@@ -70,7 +70,7 @@ class Pose(NamedTuple):
 
 
 class Key(NamedTuple):
-    """A pose to come to within so many seconds, `arc` cm higher and `open` cm wider on the way than a straight line."""
+    """A pose to reach in `seconds`. On the way the hand is up to `arc` cm higher and `open` cm wider than on a straight path."""
 
     seconds: float
     pose: Pose
@@ -80,14 +80,14 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Joints:
-    """Where a hand is.
+    """Joint positions of a hand.
 
     Args:
         fingers: `[T, 5, 4, 3]`, each from knuckle to tip.
         wrist, elbow: `[T, 3]`.
         side: `[T, 3]`, unit vectors towards the little finger.
-        back: `[T, 3]`, unit vectors out of the hand's back.
-        grip: `[T, 3, 3]`, rotations of whatever the hand holds.
+        back: `[T, 3]`, unit vectors out of the back of the hand.
+        grip: `[T, 3, 3]`, rotations of what the hand holds.
     """
 
     fingers: Array
@@ -98,7 +98,7 @@ class Joints:
     grip: Array
 
     def solid(self) -> tuple[Array, Array]:
-        """Points `[T, N, 3]` along all bones and the forearm, and their radii `[N]`, for telling what the hand touches."""
+        """Points `[T, N, 3]` along all bones and the forearm, and their radii `[N]`, to compute what the hand touches."""
         middles = (self.fingers[:, :, 1:] + self.fingers[:, :, :-1]) / 2
         arm = self.wrist[:, None] + _ARM[:, None] * (self.elbow - self.wrist)[:, None]
         count = len(self.wrist)
@@ -110,7 +110,7 @@ class Joints:
 
 
 def tracked(start: Pose, keys: list[Key], rate: float) -> Array:
-    """Poses `[T, 12]` of a hand that goes from key to key by minimum jerk, `start` itself not among them."""
+    """Poses `[T, 12]` of a hand that moves from key to key with minimum jerk, excluding `start`."""
     made, before = [], np.array(start)
     for key in keys:
         steps = max(1, round(key.seconds * rate))
@@ -126,7 +126,7 @@ def tracked(start: Pose, keys: list[Key], rate: float) -> Array:
 
 
 def joints(poses: Array, hand: int) -> Joints:
-    """The bones of the left or right `hand` in poses `[T, 12]`. A tip out of reach stays on the way to it."""
+    """Joints of the left or right `hand` in poses `[T, 12]`. A finger that cannot reach its target points straight at it."""
     x, y, z, heading, pitch, roll, tilt, oppose, aperture, point, reach, aside = np.asarray(poses, float).T
     mirror = 1.0 if hand == RIGHT else -1.0
     level = np.zeros_like(x)
@@ -164,7 +164,7 @@ def joints(poses: Array, hand: int) -> Joints:
 
 
 def _bent(knuckles: Array, tips: Array, outward: Array) -> Array:
-    """Chains `[T, 5, 4, 3]` from `knuckles` to `tips`, both `[T, 5, 3]`, which bow towards `outward`."""
+    """Chains of joints `[T, 5, 4, 3]` from `knuckles` to `tips`, both `[T, 5, 3]`, that bend towards `outward`."""
     chord = tips - knuckles
     length = np.linalg.norm(chord, axis=-1)
     bend, rise = np.empty_like(length), np.empty_like(length)

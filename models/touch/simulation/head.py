@@ -1,4 +1,4 @@
-"""Where the head that wears the camera is and looks: it follows the hands' work, glances away, sways, and bobs on foot.
+"""Position and gaze of the head that wears the camera: it follows the hands' work, glances away, sways, and bobs while walking.
 
 The world's unit is the centimetre: x to the right, y away from the person, z up from the table's top.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 REST = np.array([0.0, 22.0])
-"""Where on the table somebody looks who has nothing to do, cm."""
+"""Place on the table that an idle person looks at, cm."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Head:
     """A pinhole camera that moves.
 
     Args:
-        place: `[T, 3]`, cm.
-        turn: `[T, 3, 3]`, whose rows are the picture's right and down and the way it looks.
-        focal: pixels.
+        place: `[T, 3]`, position, cm.
+        turn: `[T, 3, 3]`, whose rows are the picture's right, the picture's down, and the viewing direction.
+        focal: focal length, pixels.
         size: rows and columns.
     """
 
@@ -34,7 +34,7 @@ class Head:
     size: tuple[int, int]
 
     def project(self, points: Array, frame: int) -> tuple[Array, Array]:
-        """Where points `[..., 3]` of the world lie in a picture: pixels `[..., 2]` (column, row) and depths `[...]`, cm."""
+        """Project points `[..., 3]` of the world: pixels `[..., 2]` (column, row) and depths `[...]`, cm."""
         seen = (points - self.place[frame]) @ self.turn[frame].T
         depth = np.maximum(seen[..., 2], 1.0)
         return self.focal * seen[..., :2] / depth[..., None] + self.middle, depth
@@ -51,7 +51,7 @@ class Head:
 
 
 def minimum_jerk(share: Array) -> Array:
-    """How far a reach has come after a share of its time (Flash and Hogan 1985, equation 3)."""
+    """Share of a reach's distance covered after a share of its time (Flash and Hogan 1985, equation 3)."""
     return share**3 * (10 - 15 * share + 6 * share**2)
 
 
@@ -67,17 +67,17 @@ def follow(
     sway: float,
     walks: float,
 ) -> Head:
-    """Draw the head of somebody who looks at their work.
+    """Draw the motion of a head that follows the hands' work.
 
     Args:
-        work: from which frame on which place (x, y) is looked at, in order.
+        work: (frame, place) in order: from that frame on the person looks at place (x, y).
         count: frames.
-        rate: frames a second.
+        rate: frames per second.
         size: rows and columns.
         view: bounds of the horizontal field of view, degrees.
         height: bounds of the camera's height above the table, cm.
-        sway: factor on the head's own unrest.
-        walks: share of the time on foot, 0 to 1.
+        sway: factor on the head's random motion.
+        walks: share of the time spent walking, 0 to 1.
     """
     seconds = np.arange(count) / rate
     high = rng.uniform(*height)
@@ -109,7 +109,7 @@ def follow(
 
 
 def _lagged(track: Array, lag: float) -> Array:
-    """A track `[T, N]` behind two filters of first order, `lag` frames each."""
+    """A track `[T, N]` after two first-order low-pass filters, with a time constant of `lag` frames each."""
     keep = np.exp(-1 / max(lag, 1e-6))
     track = track.copy()
     for _ in range(2):
@@ -119,7 +119,7 @@ def _lagged(track: Array, lag: float) -> Array:
 
 
 def _glances(count: int, rate: float, rng: np.random.Generator) -> Array:
-    """How far the gaze is off the work, `[T, 2]` cm."""
+    """Offset of the gaze from the work by glances, `[T, 2]` cm."""
     made = np.zeros((count, 2))
     for _ in range(rng.poisson(8 * count / rate / 60)):
         at = rng.integers(0, count)
@@ -128,7 +128,7 @@ def _glances(count: int, rate: float, rng: np.random.Generator) -> Array:
 
 
 def _episodes(count: int, rate: float, share: float, rng: np.random.Generator) -> Array:
-    """When the person is on foot, `[T]` between 0 and 1."""
+    """When the person walks, `[T]` between 0 and 1."""
     spans = int(count / rate / 3) + 1
     on = np.repeat(rng.random(spans) < share, int(3 * rate) + 1)[:count].astype(float)
     return _lagged(on[:, None], 0.3 * rate)[:, 0]

@@ -1,9 +1,9 @@
-"""An egocentric clip whose truth is known: a person's hands at a table, seen from the person's head.
+"""A simulated egocentric clip with known truth: a person's hands at a table, seen from the person's head.
 
-Bones, things and the table are solids in centimetres (`hand`, `things`, `table`), moved by a script (`script`, `acts`) and seen
-by a camera on a head that moves (`head`, `sensor`). When a hand touches a thing is read off the solids.
+Bones, things and the table are solids in centimetres (`hand`, `things`, `table`). A script moves them (`script`, `acts`), and a
+camera on a moving head films them (`head`, `sensor`). Touches are computed from the solids.
 
-All of it is this project's own choice; no picture of a data set is contained.
+All of it is this project's own design. It contains no picture of a data set.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ Frame = NDArray[np.uint8]
 TRAIN_SEEDS = range(1000, 1480)
 VALIDATION_SEEDS = range(700, 708)
 TEST_SEEDS = range(9000, 9012)
-"""Fixed before any model was made: test clips are for reporting, never for training or choosing."""
+"""Fixed before any model was trained. Test clips are for reporting, never for training or model selection."""
 TRAIN_SECONDS = 8.0
-"""Of a clip to train on: many tables, each for a while; of few a network learns the tables."""
+"""Length of a training clip. Clips are short to cover many tables, since a network memorizes few tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What clips are drawn from. The defaults are those of training.
+    """Distribution that clips are drawn from. The defaults are those of training.
 
     Args:
-        kinds: of things, names in `things.KINDS`.
-        skins: of hands, names in `skin.SKINS`.
-        materials: of the table, names in `table.MATERIALS`.
-        things: least and most on the table.
-        haste: bounds of a factor on the time that acts take.
-        arc: bounds of how high hands go over the table, cm.
+        kinds: kinds of things, names in `things.KINDS`.
+        skins: skins of hands, names in `skin.SKINS`.
+        materials: materials of the table, names in `table.MATERIALS`.
+        things: least and greatest number of things on the table.
+        haste: bounds of a factor on the duration of acts.
+        arc: bounds of the height that a hand's path rises by, cm.
         idle: mean time between two acts of a hand, s.
         missing: share of acts that only look as if they would touch.
         view: bounds of the horizontal field of view, degrees.
         height: bounds of the camera's height above the table, cm.
-        sway: bounds of a factor on the head's own unrest.
-        walks: share of the time on foot, 0 to 1.
+        sway: bounds of a factor on the head's random motion.
+        walks: share of the time spent walking, 0 to 1.
         grain: bounds of the sensor's noise, levels.
-        drift: bounds of the exposure's slow changes, a share.
+        drift: bounds of the slow changes of exposure, as a share.
         shutter: bounds of the share of a frame's time that the shutter is open.
     """
 
@@ -94,8 +94,8 @@ TEST = Look(
     sway=(0.6, 1.5),
     walks=0.2,
 )
-"""Test shares no kind of thing, no hand and no table with training or validation; validation has three kinds of things, two hands
-and a table that training has not."""
+"""Test shares no kind of thing, skin or material with training or validation. Validation has three kinds of things, two skins and a
+material that training lacks."""
 
 
 class Shot(NamedTuple):
@@ -104,7 +104,7 @@ class Shot(NamedTuple):
     Args:
         picture: `[H, W, 3]` uint8 RGB.
         hands: `[2, 4]` float32, boxes of the left and the right hand without the forearm, (x0, y0, x1, y1) as shares of the frame;
-            NaN where none is to be seen.
+            NaN for a hand that is not visible.
         things: `[K, 4]`, the same for things.
     """
 
@@ -119,18 +119,18 @@ def look_of(seed: int) -> Look:
 
 
 class Scene:
-    """A clip that is rendered while it is iterated over; the same arguments give the same bytes, each time.
+    """A clip that is rendered during iteration. The same arguments always give the same bytes.
 
     Args:
         seed: one of the seeds above, or any other.
-        seconds: how long.
-        size: rows and columns; what is seen is the same in any, but for the aspect.
-        rate: frames a second.
-        look: what to draw from; by default `look_of(seed)`.
+        seconds: length of the clip.
+        size: rows and columns. Every size shows the same scene, apart from the aspect ratio.
+        rate: frames per second.
+        look: distribution to draw from; by default `look_of(seed)`.
 
     Attributes:
-        touches, misses: the truth, in order, known before a frame is drawn.
-        script: how hands and things move.
+        touches, misses: the truth, in order, known before a frame is rendered.
+        script: motion of hands and things.
         head: the camera.
     """
 
@@ -193,7 +193,7 @@ class Scene:
         return Shot(self._sensor.sensed(picture, frame), hands, things)
 
     def _backdrop(self, frame: int) -> Frame:
-        """The table under the lamp, with everything's shadow on it."""
+        """The table under the lamp, with the shadows of hands and things on it."""
         rows, columns = self.size
         ground = cv2.warpPerspective(
             self._table,
@@ -212,7 +212,7 @@ class Scene:
         return cv2.multiply(ground, cv2.merge([shade] * 3), scale=1 / 255)
 
     def _shadows(self, frame: int) -> Iterator[tuple[NDArray[np.int32], float]]:
-        """Outlines of shadows, as `fixed`, at half a picture's size, and how high what casts them is, cm."""
+        """Yield outlines of shadows, as from `fixed`, at half the picture's size, and the height of what casts each, cm."""
         for thing, what in enumerate(self._things):
             corners = what.vertices @ self.script.turns[thing, frame].T + self.script.places[thing, frame]
             outline = cv2.convexHull(self._cast(corners, frame)[0].astype(np.float32))[:, 0]
@@ -228,13 +228,13 @@ class Scene:
             yield from zip(capsules(spots, wide), bones[:, :, 2].mean(1).tolist(), strict=True)
 
     def _cast(self, points: Array, frame: int) -> tuple[Array, Array]:
-        """The shadow of points `[..., 3]` on the table, pixels at half size, and how many of those a centimetre there has."""
+        """The shadow of points `[..., 3]` on the table, in pixels at half size, and such pixels per centimetre there."""
         ground = points - points[..., 2:] / self._lamp[2] * self._lamp
         spots, depths = self.head.project(ground, frame)
         return spots / 2, self.head.focal / depths / 2
 
     def _parts(self, frame: int, spots: list[tuple[Array, Array]]) -> list[tuple[float, Painter]]:
-        """Everything that stands out from the table: depths and painters."""
+        """Depths and painters of all things and hands."""
         made: list[tuple[float, Painter]] = []
         for thing, (corners, depths) in enumerate(spots):
             turn = self.script.turns[thing, frame]
@@ -245,7 +245,7 @@ class Scene:
         return made
 
     def _smear(self, picture: Frame, frame: int, hands: NDArray[np.float32]) -> None:
-        """Blur what moves: all of it as the head does, then each hand as it does beyond that."""
+        """Apply motion blur: to the whole picture by the head's motion, then to each hand by its own motion beyond that."""
         before = max(frame - 1, 0)
         spot = np.array([0.0, 20.0, 0.0])
         turned = self.head.project(spot, frame)[0] - self.head.project(spot, before)[0]
@@ -279,7 +279,7 @@ class Scene:
         return self._box(np.concatenate([spots - wide, spots + wide, [wrist - around], [wrist + around]]))
 
     def _box(self, points: Array) -> NDArray[np.float32]:
-        """The box around pixels `[N, 2]` within the frame, as shares; NaN where less than a tenth of it is to be seen."""
+        """The box around pixels `[N, 2]` within the frame, as shares; NaN if no more than a tenth of it is visible."""
         rows, columns = self.size
         low, high = points.min(0) / (columns, rows), points.max(0) / (columns, rows)
         inside = np.concatenate([np.clip(low, 0, 1), np.clip(high, 0, 1)])

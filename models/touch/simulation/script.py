@@ -1,7 +1,7 @@
-"""What happens in a clip, planned before a frame is drawn: how hands and things move, and which of it is a touch.
+"""Plan of a clip, made before a frame is rendered: the motion of hands and things, and the touches.
 
-Acts are drawn one after the other and kept where the geometry agrees: the hand's solid meets the thing's as often as the act means
-it to, and nothing else. When a touch begins and ends is read off the solids, frame by frame, not off the plan.
+Acts are drawn one after the other. An act is kept if the geometry agrees with it: the hand's solid must meet the thing's as often
+as the act specifies, and no other thing. The frames of a touch are computed from the solids, frame by frame, not from the plan.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 CLEAR = 0.8
-"""How far a hand that is not to touch stays off, cm."""
+"""Least distance between a hand and a thing that it must not touch, cm."""
 NEAR = 5.0
-"""A miss lasts while the hand is so near, cm."""
+"""A miss lasts while the hand is nearer to the thing than this, cm."""
 DESK = np.array([[-23.0, 10.0], [23.0, 33.0]])
-"""Where things stand: least and most (x, y), cm."""
+"""Area in which things stand: least and greatest (x, y), cm."""
 TAIL = 12.0
-"""What is planned beyond the clip's end, s, so that it may end in the middle of an act."""
+"""Time planned beyond the clip's end, s, so that the clip may end in the middle of an act."""
 TRIES = 12
 
 
@@ -34,20 +34,20 @@ class Script:
     """A clip's plan.
 
     Args:
-        things: what is on the table.
+        things: things on the table.
         count: frames.
-        rate: frames a second.
-        rng: for everything that is drawn.
-        haste: bounds of a factor on the time that acts take.
-        arc: bounds of how high hands go over the table, cm.
+        rate: frames per second.
+        rng: random generator.
+        haste: bounds of a factor on the duration of acts.
+        arc: bounds of the height that a hand's path rises by, cm.
         idle: mean time between two acts of a hand, s.
         missing: share of acts that only look as if they would touch.
 
     Attributes:
         hands: joints of the left and right hand, `[T, ...]`.
-        places: `[K, T, 3]`, where each thing's foot is, cm.
-        turns: `[K, T, 3, 3]`, from each thing's frame to the world's.
-        work: from which frame on which place (x, y) is looked at.
+        places: `[K, T, 3]`, position of each thing's foot, cm.
+        turns: `[K, T, 3, 3]`, rotations from each thing's frame to the world's.
+        work: (frame, place): from that frame on the person looks at place (x, y).
         touches, misses: the truth, in order.
     """
 
@@ -88,12 +88,12 @@ class Script:
         )
 
     def gap(self, hand: Joints, thing: int, frames: slice) -> Array:
-        """How far a hand, whose joints are those of `frames`, is from a thing, `[T]` cm; not above 0 where it touches."""
+        """Distance of a hand, with the joints of `frames`, from a thing, `[T]` cm; 0 or less where it touches."""
         points, radii = hand.solid()
         return (self.things[thing].gap(points, self.places[thing, frames], self.turns[thing, frames]) - radii).min(1)
 
     def gaps(self, hand: int) -> Array:
-        """How far a hand is from each thing in each frame, `[K, T]` cm."""
+        """Distance of a hand from each thing in each frame, `[K, T]` cm."""
         body, frames = self.hands[hand], slice(0, self.places.shape[1])
         return np.stack([self.gap(body, thing, frames) for thing in range(len(self.things))])
 
@@ -106,7 +106,7 @@ class Script:
         arc: tuple[float, float],
         misses: list[Miss],
     ) -> bool:
-        """Draw an act of a hand from a frame on and keep it if it comes out as it is meant to."""
+        """Draw an act of a hand that begins at frame `start`, and keep it if the geometry agrees; return whether it was kept."""
         rng, free = self._rng, np.flatnonzero(self._free <= start)
         if not len(free) or start + 1 >= len(self._poses[0]):
             return False
@@ -120,7 +120,7 @@ class Script:
         return self._played(act, thing, start, misses)
 
     def _room(self, thing: int) -> Array:
-        """A place `[2]` on the table that is away from every other thing, if there is one."""
+        """A random place `[2]` on the table that is clear of every other thing, or the clearest one tried."""
         others = [other for other in range(len(self.things)) if other != thing]
         apart = np.array([_radius(self.things[thing]) + _radius(self.things[other]) + 1 for other in others])
         goals = self._rng.uniform(DESK[0], DESK[1], (64, 2))
@@ -158,7 +158,7 @@ class Script:
         return True
 
     def _moved(self, hand: int, thing: int, first: int, last: int) -> None:
-        """Let a thing go with a hand between two frames, and stay where it is then."""
+        """Move a thing with a hand from frame `first` to frame `last`, and leave it there."""
         total = self.places.shape[1]
         last = min(last, total - 1)
         if first >= last:
@@ -173,7 +173,7 @@ class Script:
         self.turns[thing, last:] = self.turns[thing, last]
 
     def _agrees(self, act: Act, thing: int, start: int, ends: dict[int, int]) -> list[Miss] | None:
-        """Whether the solids meet as often as they are to; the misses, or None where they do not agree."""
+        """Check that the solids meet as often as the act specifies. Return its misses, or None if they do not."""
         misses = []
         for hand, end in ends.items():
             span = slice(start, end)
@@ -198,7 +198,7 @@ class Script:
         return misses if not act.holds or self._apart(thing, slice(start, end)) else None
 
     def _apart(self, thing: int, span: slice) -> bool:
-        """Whether a thing goes through no other."""
+        """Whether a thing passes through no other thing."""
         mine, size = self.places[thing, span], _radius(self.things[thing])
         for other, what in enumerate(self.things):
             if other != thing:
@@ -209,7 +209,7 @@ class Script:
         return True
 
     def _waits(self, hand: int) -> Pose:
-        """Where a hand is at first: clear of all things."""
+        """The pose of a hand at the start, clear of all things."""
         for _ in range(50):
             pose = _rest(hand, self._rng)
             body = joints(np.array([pose]), hand)
@@ -231,7 +231,7 @@ class Script:
 
 
 def _rest(hand: int, rng: np.random.Generator) -> Pose:
-    """Where a hand waits: out of sight, or on the table's near edge."""
+    """The pose of a waiting hand: out of sight, or on the table's near edge."""
     mirror = 1 if hand == RIGHT else -1
     if rng.random() < 0.55:
         return Pose(mirror * rng.uniform(12, 22), rng.uniform(-18, -12), rng.uniform(4, 10), mirror * 0.3)
@@ -246,7 +246,7 @@ def _rest(hand: int, rng: np.random.Generator) -> Pose:
 
 
 def _laid(things: list[Thing], total: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Things on the table, apart from each other: places `[K, T, 3]` and turns `[K, T, 3, 3]`."""
+    """Lay things on the table, apart from each other: places `[K, T, 3]` and turns `[K, T, 3, 3]`."""
     spots: list[Array] = []
     for thing in things:
         for _ in range(200):
@@ -269,6 +269,6 @@ def _radius(thing: Thing) -> float:
 
 
 def _runs(flags: Flags) -> list[tuple[int, int]]:
-    """First and last of each run of True."""
+    """First and last index of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(int(first), int(last) - 1) for first, last in edges.reshape(-1, 2)]

@@ -1,4 +1,4 @@
-"""What a camera makes of light: exposure that drifts, edges that darken, a shutter that smears, noise."""
+"""Camera effects: exposure drift, vignetting, motion blur and noise."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Sensor:
     """A camera's sensor and shutter.
 
     Args:
-        rng: for everything that is drawn.
+        rng: random generator.
         count: frames.
-        rate: frames a second.
+        rate: frames per second.
         size: rows and columns.
         grain: bounds of the noise, levels.
-        drift: bounds of the exposure's slow changes, a share.
-        shutter: bounds of the share of a frame's time that it is open.
+        drift: bounds of the slow changes of exposure, as a share.
+        shutter: bounds of the share of a frame's time that the shutter is open.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Sensor:
         self._lens = np.repeat(np.rint(255 * dark)[..., None], 3, 2).astype(np.uint8)
 
     def sensed(self, picture: Frame, frame: int) -> Frame:
-        """A picture `[H, W, 3]` as it is recorded."""
+        """A picture `[H, W, 3]` as the sensor records it."""
         levels = np.arange(256)[:, None] * (self._gain[frame] * self._tint)
         curve = np.where(levels > 215, 215 + 40 * np.tanh((levels - 215) / 60), levels)
         table = np.clip(np.rint(curve), 0, 255).astype(np.uint8)[None]
@@ -62,7 +62,7 @@ class Sensor:
         return cv2.subtract(cv2.add(picture, self._more[span]), self._less[span])
 
     def smeared(self, picture: Frame, motion: Array) -> Frame:
-        """A picture, or a piece of one, that moves by `motion` `[2]` pixels (right, down) a frame."""
+        """Blur a picture, or a piece of one, that moves by `motion` `[2]` pixels (right, down) per frame."""
         far = self.shutter * float(np.hypot(*motion))
         if far < 1.0:
             return picture

@@ -1,4 +1,4 @@
-"""How a hand looks: skin or a glove, nails, a sleeve; painted bone by bone, so that things can lie between its fingers."""
+"""Appearance of a hand: skin or a glove, nails, a sleeve. It is painted bone by bone, so that things can lie between fingers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SKINS: dict[str, tuple[Color, bool]] = {
     "rubber": ((226, 196, 70), False),
     "latex": ((226, 222, 210), False),
 }
-"""Colour, and whether there are nails to be seen; without them it is a glove."""
+"""Colour, and whether nails are visible; without nails it is a glove."""
 Painter = Callable[[Frame], None]
 _COATS = ((0.68, 1.0, 0.0), (1.0, 0.84, 0.16), (1.08, 0.4, 0.34))
-"""Layers of a bone: brightness, width and shift towards the light, shares of the radius."""
+"""Layers of a bone: brightness, then width and shift towards the light as shares of the radius."""
 _TONES = (1.0, 0.97, 0.94, 0.97, 0.93)
 _COS, _SIN = np.cos(np.linspace(-np.pi / 2, np.pi / 2, 7)), np.sin(np.linspace(-np.pi / 2, np.pi / 2, 7))
 _CIRCLE = np.stack([np.cos(np.linspace(0, 6, 12)), np.sin(np.linspace(0, 6, 12))], 1)
@@ -39,13 +39,13 @@ _CIRCLE = np.stack([np.cos(np.linspace(0, 6, 12)), np.sin(np.linspace(0, 6, 12))
 
 @dataclass(frozen=True)
 class Skin:
-    """What covers an arm.
+    """Surface of a hand and its forearm.
 
     Args:
         color: `[3]` RGB, of the hand.
-        nails: they are to be seen.
+        nails: whether nails are visible.
         sleeve: `[3]` RGB.
-        cuff: where the sleeve begins, a share of the arm from the wrist on; 1 and more: bare.
+        cuff: where the sleeve begins, as a share of the arm from the wrist on; 1 or more: no sleeve.
     """
 
     color: Array
@@ -55,7 +55,7 @@ class Skin:
 
     @classmethod
     def draw(cls, name: str, rng: np.random.Generator) -> Skin:
-        """One of `SKINS`, and a sleeve that fits nobody else."""
+        """Draw a variant of one of `SKINS`, with a random sleeve."""
         color, nails = SKINS[name]
         return cls(
             np.array(color) * rng.uniform(0.92, 1.06),
@@ -65,7 +65,7 @@ class Skin:
         )
 
     def parts(self, joints: Joints, head: Head, frame: int) -> list[tuple[float, Painter]]:
-        """What to paint of a hand in a frame: depths, cm, and painters of a picture `[H, W, 3]`; the first is the forearm."""
+        """Parts of a hand in a frame: depths, cm, and painters of a picture `[H, W, 3]`; the first is the forearm."""
         spots, depth = head.project(joints.fingers[frame], frame)
         radii = head.focal * RADII / depth
         arm, far = head.project(np.stack([joints.wrist[frame], joints.elbow[frame]]), frame)
@@ -101,7 +101,7 @@ class Skin:
 
     def _forearm(self, arm: Array, thick: Array) -> Painter:
         bare = self.color if self.nails else 0.6 * self.color + 60
-        pieces = [(0.0, 1.0, 1.0, bare)]  # from where to where, as shares of the arm; how much wider; colour
+        pieces = [(0.0, 1.0, 1.0, bare)]  # begin and end, as shares of the arm; width factor; colour
         if not self.nails:
             pieces.append((0.0, 0.1, 1.08, self.color))  # a glove reaches over the wrist
         if self.cuff < 1:
@@ -122,7 +122,7 @@ class Skin:
 
     @staticmethod
     def _nails_show(joints: Joints, head: Head, frame: int) -> NDArray[np.bool_]:
-        """Whether each finger's nail is turned to the camera, `[5]`."""
+        """Whether each finger's nail faces the camera, `[5]`."""
         way = joints.fingers[frame, :, 3] - joints.fingers[frame, :, 2]
         way = way / np.linalg.norm(way, axis=1, keepdims=True)
         back = np.tile(joints.back[frame], (5, 1))
@@ -132,7 +132,7 @@ class Skin:
 
 
 def capsules(ends: Array, wide: Array) -> NDArray[np.int32]:
-    """Outlines `[..., 14, 2]`, as `fixed`, of lines between `ends` `[..., 2, 2]` pixels whose half widths are `wide` `[..., 2]`."""
+    """Outlines `[..., 14, 2]`, as from `fixed`, of capsules from `ends` `[..., 2, 2]` pixels and half widths `wide` `[..., 2]`."""
     way = ends[..., 1, :] - ends[..., 0, :]
     way = way / np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), 1e-6)
     across = np.stack([-way[..., 1], way[..., 0]], -1)
@@ -142,7 +142,7 @@ def capsules(ends: Array, wide: Array) -> NDArray[np.int32]:
 
 
 def painter(fills: list[tuple[NDArray[np.int32], Array]]) -> Painter:
-    """Fills outlines with colours, in order."""
+    """A painter that fills outlines with colours, in order."""
 
     def paint(picture: Frame) -> None:
         for outline, color in fills:

@@ -1,4 +1,4 @@
-"""The table's top, painted once: its material, mats and papers, crumbs and scratches, and the floor beyond its edge."""
+"""Texture of the table top, painted once: its material, mats and papers, crumbs, and the floor beyond its edge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Array = NDArray[np.float64]
 Frame = NDArray[np.uint8]
 
 SCALE = 9.0
-"""Pixels to a centimetre."""
+"""Pixels per centimetre."""
 SPAN = np.array([[-75.0, 75.0], [-15.0, 105.0]])
-"""What is painted: x and y, cm."""
+"""Painted area: bounds of x and y, cm."""
 
 
 def paint(material: str, rng: np.random.Generator) -> Frame:
-    """Draw a table `[rows, columns, 3]` uint8 of a material in `MATERIALS`; row 0 is nearest to the person."""
+    """Paint a table `[rows, columns, 3]` uint8 of a material in `MATERIALS`; row 0 is nearest to the person."""
     rows, columns = (int(SCALE * (span[1] - span[0])) for span in SPAN[::-1])
     color = MATERIALS[material](rows, columns, rng)
     table, mean = np.clip(color, 0, 255).astype(np.uint8), color.mean((0, 1))
@@ -41,7 +41,7 @@ def placed() -> Array:
 
 
 def _sheet(table: Frame, shadow: Array, rng: np.random.Generator) -> None:
-    """A paper, mat or cloth that lies flat."""
+    """Paint a paper, mat or cloth that lies flat."""
     rows, columns = table.shape[:2]
     middle = rng.uniform((0.15, 0.1), (0.85, 0.6)) * (columns, rows)
     size = SCALE * rng.uniform(10, 32, 2)
@@ -56,13 +56,13 @@ def _sheet(table: Frame, shadow: Array, rng: np.random.Generator) -> None:
 
 
 def _cloud(rows: int, columns: int, cell: float, rng: np.random.Generator, stretch: float = 1.0) -> Array:
-    """Smooth noise between 0 and 1; a cell is so many pixels, `stretch` times as long in a row."""
+    """Smooth noise between 0 and 1. A cell is `cell` pixels high and `stretch` times as wide."""
     coarse = rng.random((max(2, int(rows / cell) + 1), max(2, int(columns / cell / stretch) + 1))).astype(np.float32)
     return cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_CUBIC).astype(float)
 
 
 def _muted(low: float, high: float, rng: np.random.Generator) -> Array:
-    """A colour `[3]` of which two thirds are grey."""
+    """A random colour `[3]` that is two thirds grey."""
     return (2 * rng.uniform(low, high) + rng.uniform(low, high, 3)) / 3
 
 
@@ -119,4 +119,4 @@ MATERIALS: dict[str, Callable[[int, int, np.random.Generator], Array]] = {
     "marble": _marble,
     "tiles": _tiles,
 }
-"""By name: the colours `[rows, columns, 3]` of a surface."""
+"""Painters by material name: each returns the colours `[rows, columns, 3]` of a surface."""

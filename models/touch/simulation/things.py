@@ -1,6 +1,7 @@
-"""Things that hands touch: turned ones (cups, cans, bottles, balls, tools) and boxes, as solids with painted faces. Centimetres.
+"""Things that hands touch, as solids with painted faces, in centimetres.
 
-A thing's own frame has its origin at the middle of its foot, z up; a turned thing that lies has its axis along x.
+Turned things (cups, cans, bottles, balls, tools) are solids of revolution; the others are boxes. A thing's own frame has its origin
+at the middle of its foot, with z up. A turned thing that lies has its axis along x.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ Color = tuple[int, int, int]
 AROUND = 16
 """Faces around a turned thing."""
 FINE = 4
-"""Bits of a pixel's fraction in drawing."""
+"""Fractional bits of pixel coordinates in drawing."""
 
 
 class Kind(NamedTuple):
-    """What things of a kind have in common.
+    """Properties that things of a kind share.
 
     Args:
         size: bounds of the radius and the height (turned), or of half width, half depth and height (box), cm.
-        colors: grounds to choose from.
+        colors: base colours to choose from.
         pattern: a name in `PATTERNS`.
         profile: (share of the height, share of the radius) from the foot up; empty for a box.
-        lies: the axis is level.
+        lies: whether the axis is level.
     """
 
     size: tuple[tuple[float, float], ...]
@@ -73,7 +74,7 @@ KINDS: dict[str, Kind] = {
     "soap": Kind(((2.6, 3.1), (3.8, 4.6), (2.2, 3.2)), ((245, 205, 215), (190, 225, 200), (235, 230, 190)), "waves"),
     "cassette": Kind(((3.2, 4.0), (5.2, 6.2), (1.6, 2.2)), ((60, 60, 66), (210, 200, 180), (150, 60, 60)), "reels"),
 }
-"""By name."""
+"""Kinds of things by name."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ class Thing:
         kind: a name in `KINDS`.
         half: half width and half depth of its foot as it stands or lies, cm.
         height: cm.
-        radii: of a turned thing at evenly spaced heights along its axis, cm; empty for a box.
-        lies: the axis is along x.
+        radii: radii of a turned thing at evenly spaced points along its axis, cm; empty for a box.
+        lies: whether the axis is along x.
         vertices: `[V, 3]`.
-        faces: `[F, 4]`, indices of corners, counterclockwise from outside.
+        faces: `[F, 4]`, indices of vertices, counterclockwise from outside.
         colors: `[F, 3]` RGB.
     """
 
@@ -102,16 +103,16 @@ class Thing:
 
     @property
     def round(self) -> bool:
-        """It can be grasped from any side."""
+        """Whether it can be grasped from any side."""
         return len(self.radii) > 0 and not self.lies
 
     @property
     def handle(self) -> float:
-        """Where along its longer side a hand takes it, cm from the middle."""
+        """Where a hand takes it along its longer side, cm from the middle."""
         return -0.25 * 2 * self.half[0] if self.lies else 0.0
 
     def section(self, along: float, z: float) -> tuple[float, float]:
-        """Its width across at height `z` and its top there, `along` its longer side from the middle, all in cm."""
+        """Its width at height `z` and its top, both at `along` from the middle of its longer side, all in cm."""
         if not len(self.radii):
             return 2 * min(self.half), self.height
         if not self.lies:
@@ -120,17 +121,19 @@ class Thing:
         return float(2 * np.sqrt(max(radius**2 - (z - self.height / 2) ** 2, 0.04))), self.height / 2 + radius
 
     def _radius(self, along: Array) -> Array:
-        """Of a turned thing, `along` its axis from the middle."""
+        """Radius of a turned thing at `along` on its axis, from the middle."""
         length = 2 * self.half[0] if self.lies else self.height
         return np.interp(along / length + 0.5, np.linspace(0, 1, len(self.radii)), self.radii)
 
     def gap(self, points: Array, place: Array, turn: Array) -> Array:
-        """How far points are outside, `[T, N]` cm, negative inside; of a turned thing an upper bound where its profile slants.
+        """Signed distance of points from the surface, `[T, N]` cm, negative inside.
+
+        For a turned thing it is an upper bound where the profile slants.
 
         Args:
             points: `[T, N, 3]`.
-            place: `[T, 3]` of the origin.
-            turn: `[T, 3, 3]`, from the thing's frame to the world's.
+            place: `[T, 3]`, position of the origin.
+            turn: `[T, 3, 3]`, rotation from the thing's frame to the world's.
         """
         local = np.einsum("tnj,tji->tni", points - place[:, None], turn) - [0, 0, self.height / 2]
         if not len(self.radii):
@@ -149,13 +152,13 @@ class Thing:
         return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
 
     def draw(self, picture: NDArray[np.uint8], corners: Array, depths: Array, turn: Array, light: Array) -> None:
-        """Paint it where its vertices are seen.
+        """Paint the thing into a picture.
 
         Args:
-            picture: `[H, W, 3]` uint8, changed.
-            corners: `[V, 2]` pixels.
-            depths: `[V]` cm.
-            turn: `[3, 3]`, from its frame to the world's.
+            picture: `[H, W, 3]` uint8, modified in place.
+            corners: `[V, 2]`, projected vertices, pixels.
+            depths: `[V]`, depths of the vertices, cm.
+            turn: `[3, 3]`, rotation from its frame to the world's.
             light: `[3]`, unit vector towards the lamp.
         """
         spots = corners[self.faces]
@@ -164,14 +167,14 @@ class Thing:
         seen = seen[np.argsort(-depths[self.faces[seen]].mean(1))]
         bright = 0.55 + 0.55 * np.clip(self.normals[seen] @ turn.T @ light, 0, 1)
         tones = np.clip(self.colors[seen] * bright[:, None], 0, 255)
-        grown = spots[seen] - spots[seen].mean(1, keepdims=True)  # over the seams between faces
+        grown = spots[seen] - spots[seen].mean(1, keepdims=True)  # faces grow to cover the seams
         grown = spots[seen] + 0.5 * grown / np.maximum(np.linalg.norm(grown, axis=-1, keepdims=True), 0.5)
         for spot, tone in zip(fixed(grown), tones.tolist(), strict=True):
             cv2.fillConvexPoly(picture, spot, tone, cv2.LINE_AA, FINE)
 
 
 def fixed(points: Array) -> NDArray[np.int32]:
-    """Pixels as OpenCV draws them, in fractions of `FINE` bits."""
+    """Convert pixels to OpenCV's fixed-point coordinates with `FINE` fractional bits."""
     return np.rint(np.minimum(np.maximum(points, -2000), 4000) * (1 << FINE)).astype(np.int32)
 
 
@@ -204,7 +207,7 @@ def make(kind: str, rng: np.random.Generator) -> Thing:
 
 
 Mesh = tuple[Array, NDArray[np.int64], Array, Array, NDArray[np.bool_]]
-"""Vertices, faces, and of each face: the share around or across, the share along, whether it is the top."""
+"""Vertices, faces, and for each face its share around or across, its share along, and whether it is on top."""
 
 
 def _turned(profile: tuple[tuple[float, float], ...], radius: float, height: float) -> Mesh:
@@ -250,7 +253,7 @@ def _turned(profile: tuple[tuple[float, float], ...], radius: float, height: flo
 
 
 def _box(width: float, depth: float, height: float) -> Mesh:
-    """Half width, half depth, height; each side in cells."""
+    """Mesh of a box from half width, half depth and height, each side divided into cells."""
     vertices: list[Array] = []
     faces, us, vs, tops = [], [], [], []
     middle = np.array([0, 0, height / 2])
@@ -289,4 +292,4 @@ PATTERNS: dict[str, Pattern] = {
         top, (np.abs(np.abs(u - 0.5) - 0.22) < 0.14) * (np.abs(v - 0.5) < 0.2), 0.2
     ),
 }
-"""How much of a second colour each face has, by its place."""
+"""Patterns by name: the share of a second colour in each face, from the face's position."""

@@ -1,4 +1,4 @@
-"""A span of the log judged again, into a table of its own: nothing rings, and the pipeline's own things are left alone."""
+"""Processes a span of the log again, into a separate table. No alert is published, and the pipeline itself is left unchanged."""
 
 from __future__ import annotations
 
@@ -31,16 +31,15 @@ from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 MADE = "backfill of "
-"""How the description of a table begins that a backfill may overwrite."""
-"""The broker is given up when records that must be there have not come for so long."""
+"""Prefix of the description of a table that a backfill may overwrite."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Which records to judge, ms since the epoch by Kafka's timestamps: from `since`, before `until`.
+    """Which records to process, ms since the epoch by Kafka's timestamps: from `since`, before `until`.
 
     Args:
-        warmup: ms before `since` from which on records are read, for what they leave in the state alone.
+        warmup: records from this many ms before `since` on are read only to build the state.
     """
 
     since: int
@@ -50,14 +49,14 @@ class Span:
 
 @dataclass
 class BackfillReport:
-    """What a backfill did; of records of the span alone.
+    """What a backfill did. It counts only records of the span.
 
     Args:
-        records: read, however many rows a message held.
-        bad: records and rows that could not be judged.
-        alerts: that would have been published.
+        records: records read, however many rows each holds.
+        bad: records and rows that could not be processed.
+        alerts: alerts that would have been published.
         raised: of these, how many raise an alert; the others clear one.
-        cold: there are records before the span, and none was read to warm up, so what the pipeline knew by then is not known here.
+        cold: there are records before the span, and none was read to warm up, so the state that they leave is missing.
     """
 
     records: int = 0
@@ -69,7 +68,7 @@ class BackfillReport:
 
     @property
     def cleared(self) -> int:
-        """Alerts that end one."""
+        """How many alerts clear one."""
         return self.alerts - self.raised
 
 
@@ -84,21 +83,21 @@ def backfill(
     rings: Callable[[Alert], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BackfillReport:
-    """Judge a span of the pipeline's topic again.
+    """Process a span of the pipeline's topic again.
 
-    A timer's row, that no record gave, is in the span if its event time is and it was due before the end. Rows that wait at
-    the end are let through as the records behind it say.
+    A timer's row belongs to no record. It is in the span if its event time is and the timer was due before the end. Rows that
+    still wait at the end are released by the records that follow the span.
 
-    Guarantee: the table is there whole, by one commit, or not at all.
+    Guarantee: the whole table becomes visible in one commit, or nothing does.
 
     Args:
         into: the table's name.
-        rings: is told of each alert that would have been published.
-        progress: is told how many records have been read, of how many; the warm-up's are among them.
+        rings: called with each alert that would have been published.
+        progress: called with the number of records read so far and with their total, both including the warm-up.
 
     Raises:
-        RecordsCorrupt: some of them can't be read.
-        ConfigError: there are no such records, or the table is there and no earlier backfill's, or not to be overwritten.
+        RecordsCorrupt: some records can't be read.
+        ConfigError: the span has no records, or the table exists and is not an earlier backfill's, or is not to be overwritten.
     """
     if span.since >= span.until:
         raise ConfigError(f"backfill from {_written(span.since)}: expected an end after it, got {_written(span.until)}")
@@ -113,7 +112,7 @@ def backfill(
         try:
             run.all(progress)
         except BaseException:
-            for file in run.files:  # nobody sees them, but they take room
+            for file in run.files:  # uncommitted files are invisible but take up space
                 with contextlib.suppress(OSError):
                     lake.files.delete_file(posixpath.join(into, file.path))
             raise
@@ -132,7 +131,7 @@ def backfill(
 
 
 def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
-    """Whether there is a table that may be overwritten."""
+    """Whether the table exists. Raise `ConfigError` if it may not be overwritten."""
     uri, options = lake.uri(into), lake.options or None
     if not DeltaTable.is_deltatable(uri, storage_options=options):
         return False
@@ -145,7 +144,7 @@ def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
 
 
 class _Backfill:
-    """Reads, judges and writes; nothing of it can be seen until its files are committed."""
+    """Reads, processes and writes. Nothing is visible until its files are committed."""
 
     def __init__(
         self,
@@ -174,7 +173,7 @@ class _Backfill:
         self.done = BackfillReport(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
 
     def all(self, progress: Callable[[int, int], None]) -> None:
-        """The whole span."""
+        """Process the whole span."""
         log, total = self._log, sum(end - self._begin[p] for p, end in self._end.items())
         if not self.done.records:
             offsets = ", ".join(f"{p}: {log.begin[p]}..{log.end[p]}" for p in sorted(log.begin))
@@ -186,13 +185,13 @@ class _Backfill:
             progress(sum(at - self._begin[p] for p, at in self._log_steps.positions.items()), total)
         self._tick()
         behind = self._steps(log.end)
-        while self._waits and next(behind, None) is not None:  # what comes next says when those that wait go on
+        while self._waits and next(behind, None) is not None:  # later records release the rows that wait
             pass
         self._tick()
         self._write()
 
     def _tick(self) -> None:
-        """A step without records: as late as the span's end, or where nothing comes behind it, as it is now."""
+        """Run a step without records. Its clock is the span's end or later; the wall clock if the log has been read to its end."""
         over = all(self._log_steps.positions[p] >= end for p, end in self._log.end.items())
         nothing = StepInput(empty(self._pipeline.schema), (), {})
         self._step(nothing, round(time.time() * 1000) if over else self._time(nothing))
@@ -204,16 +203,16 @@ class _Backfill:
         return any(self._inside(table.column("_partition"), table.column("_offset")).any() for table in waiting)
 
     def _steps(self, ends: Mapping[int, int]) -> Iterator[StepInput]:
-        """Read on up to these offsets and judge, a step at a time."""
+        """Read up to these offsets and process the records, one step at a time."""
         for step in self._log_steps.until(ends):
             self._step(step, self._time(step))
             yield step
 
     def _time(self, step: StepInput) -> int:
-        """The step's clock, as a shard's in a backlog: how far all partitions that have more to read have been read."""
+        """The step's clock, as in a shard with a backlog: how far every partition that has more to read has been read."""
         read, waiting = self._log_steps.positions, self._log_steps.buffer.partitions
         backlog = waiting | {p for p, at in read.items() if at < self._log.end[p]}
-        # One that was over before this step goes on behind the span.
+        # A partition that reached the end of the span before this step counts as read up to `until`.
         over = {p for p in backlog if read[p] >= self._end[p]} - waiting - step.ends.keys()
         least = dict.fromkeys(over, self._span.until)
         return self._clock.advance(step, wall=round(time.time() * 1000), limit=None, backlog=backlog, least=least)
@@ -236,19 +235,19 @@ class _Backfill:
             self._write()
 
     def _inside(self, partition: pa.Array, offset: pa.Array) -> np.ndarray:
-        """Which of these records are of the span."""
+        """Which of these records are in the span."""
         p, at = partition.to_numpy(), offset.fill_null(-1).to_numpy()
         return (at >= by_partition(self._first)[p]) & (at < by_partition(self._end)[p])
 
     def _judged(self, results: pa.RecordBatch) -> np.ndarray:
-        """Which rows are of the span; a timer's has no record, so its event time counts."""
+        """Which rows are in the span. A timer's row has no record, so its event time decides."""
         inside = self._inside(results.column("partition"), results.column("offset"))
         timers = results.column("offset").is_null().to_numpy(zero_copy_only=False)
         times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
         return inside | (timers & (times >= self._span.since) & (times < self._span.until))
 
     def _rang(self, alert: Alert) -> bool:
-        """Whether it is of the span."""
+        """Whether an alert is in the span."""
         partition, offset = alert.data["partition"], alert.data["offset"]
         if offset is None:
             return self._span.since <= alert.time.timestamp() * 1000 < self._span.until

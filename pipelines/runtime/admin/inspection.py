@@ -1,4 +1,4 @@
-"""What the engine remembers of an asset, read from the newest checkpoint's snapshot: no shard is asked, none is disturbed."""
+"""Reads an asset's state from the newest checkpoint's snapshot. No shard is asked or disturbed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from tocsin.pipelines.runtime.lake.table import checkpoint_of
 
 NEAR = 3
 CANDIDATES = 1000
-"""Keys that are compared letter by letter with one that is not there."""
+"""Number of keys that are compared letter by letter with a key that is not found."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """An alert rule's memory of a key.
+    """An alert rule's state for a key.
 
     Args:
-        run: rows in a row up to the last one for which its condition held, counted up to `hold`.
-        rang: event time of the last ring, ms since the epoch; None: never.
+        run: consecutive rows, up to the last one, for which the condition held; counted up to `hold`.
+        rang: event time at which the rule last raised an alert, ms since the epoch; None: never.
     """
 
     firing: bool
@@ -43,12 +43,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class KeyState:
-    """What a checkpoint remembers of one key.
+    """The state of one key in a checkpoint.
 
     Args:
         last_seen: ms since the epoch.
         cells: `<stage>/<name>` -> its value; None: not set yet.
-        rings: `<stage>/<name>` -> the rows that it holds, oldest first, and how many it has room for.
+        rings: `<stage>/<name>` -> its rows, oldest first, and its capacity in rows.
         waiting: `<stage>/<name>` -> rows that wait.
     """
 
@@ -65,16 +65,16 @@ class KeyState:
 def key_state(
     lake: Lake, pipeline: str, key: str, *, shards: Sequence[int], partition: int | None = None
 ) -> list[KeyState]:
-    """What is remembered of a key, by partition: one, unless its feeder splits it.
+    """The state of a key, by partition. There is one partition unless the key's feeder splits it.
 
     Args:
         key: as text.
-        shards: whose snapshots to look at.
+        shards: the shards whose snapshots to read.
 
     Raises:
-        ConfigError: no such key.
+        ConfigError: there is no such key.
         Unavailable: there is no checkpoint yet.
-        SnapshotLost: the newest one's snapshot is not there.
+        SnapshotLost: the newest checkpoint's snapshot is missing.
     """
     mine = pl.col("partition") == partition if partition is not None else pl.lit(True)
     looks = [look for shard in shards if (look := _look(lake, pipeline, shard, key, mine))]
@@ -92,7 +92,7 @@ def key_state(
 
 
 def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tuple[list[KeyState], pl.DataFrame] | None:
-    """What one shard remembers of the key, and all its keys; None: it has no checkpoint yet."""
+    """The key's state in one shard, and all keys of the shard; None: the shard has no checkpoint yet."""
     checkpoint = checkpoint_of(lake, pipeline, shard)
     while checkpoint:
         try:
@@ -103,9 +103,8 @@ def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tup
             )
         except FileNotFoundError as reason:
             before, checkpoint = checkpoint, checkpoint_of(lake, pipeline, shard)
-            if (
-                checkpoint == before
-            ):  # else it was dropped meanwhile, since two newer ones have landed: look at the newest
+            # If the checkpoint has changed, the old snapshot was dropped after two newer ones landed: read the newest.
+            if checkpoint == before:
                 raise SnapshotLost(
                     f"snapshot {checkpoint} of {pipeline}/{shard}: expected the one that the last checkpoint names, got "
                     f"{reason}; restore the lake's _state folder from a backup"
@@ -114,7 +113,7 @@ def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tup
 
 
 class _Known:
-    """One shard's newest snapshot: where each key's state lies in its chain of cuts."""
+    """One shard's newest snapshot: where each key's state lies in its chain of state deltas."""
 
     def __init__(self, lake: Lake, pipeline: str, shard: int, checkpoint: int) -> None:
         self._lake, self._checkpoint = lake, checkpoint
@@ -129,11 +128,11 @@ class _Known:
                 pl.DataFrame({"slot": freed.numpy()}),
                 delta.with_columns(pl.col("key").cast(pl.String), link=pl.lit(link)),
             ]
-        # A slot is what the newest cut says of it: another key's, or nobody's any more.
+        # The newest delta decides who owns a slot; older deltas may name a key that has left.
         self.keys = pl.concat(places, how="diagonal").unique("slot", keep="last").drop_nulls("key")
 
     def memory(self, place: Mapping[str, Any]) -> KeyState:
-        """What is remembered of the key in this place."""
+        """The state of the key at this place, a row of `keys`."""
         with self._open(place["link"], "cells.safetensors") as file:
             tensors = _Tensors(file)
             state = load_tensors(tensors.pack([n for n in tensors.names if "|" in n], place["row"]))
@@ -166,7 +165,7 @@ class _Known:
         return found
 
     def _declared(self) -> tuple[dict[str, Sequence[str]], dict[str, int]]:
-        """The rings' columns and the rules' holds; none where the pipeline can't be built here any more."""
+        """The rings' columns and the rules' holds. Both are empty if the pipeline can't be built here any more."""
         try:
             pipeline = Plan.load(self._manifest["facts"]["plan"]).build(self._lake)
         except TocsinError:
@@ -181,7 +180,7 @@ class _Known:
 
 
 class _Tensors:
-    """A safetensors file from which single rows are read: a million windows are gigabytes, one key's are kilobytes."""
+    """Reads single rows of a safetensors file: a million windows are gigabytes, one key's are kilobytes."""
 
     def __init__(self, file: NativeFile) -> None:
         self._file = file
@@ -191,11 +190,11 @@ class _Tensors:
 
     @property
     def names(self) -> list[str]:
-        """Of its tensors."""
+        """Names of its tensors."""
         return [name for name in self._about if name != "__metadata__"]
 
     def pack(self, names: Sequence[str], row: int | None = None) -> bytes:
-        """A small safetensors file: these tensors, of each the row alone unless None."""
+        """A small safetensors file with these tensors, or with only one row of each if `row` is given."""
         about, content = {}, b""
         for name in names:
             shape, (begin, end) = self._about[name]["shape"], self._about[name]["data_offsets"]
@@ -229,7 +228,7 @@ def _rule(state: Mapping[str, Tensor], name: str, hold: int) -> Rule:
 
 
 def _nearest(key: str, keys: pl.DataFrame) -> list[str]:
-    """The keys most like one; those of which most is alike from either end are compared letter by letter."""
+    """The keys most similar to one. Only those that share the most letters at either end are compared letter by letter."""
     ends = [pl.col("key").str.starts_with(key[:n]) for n in range(1, len(key) + 1)]
     ends += [pl.col("key").str.ends_with(key[-n:]) for n in range(1, len(key) + 1)]
     likely = keys.top_k(CANDIDATES, by=pl.sum_horizontal(ends)) if ends else keys.head(0)

@@ -1,4 +1,4 @@
-"""Starting over: a pipeline that is stopped forgets all state and goes on from other positions."""
+"""Resets a stopped pipeline: it drops all state and continues from other positions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tocsin.pipelines.runtime.lake.table import start_over
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 To = Literal["earliest", "latest"] | int
-"""Where to go on: the log's ends, or a time in ms since the epoch."""
+"""Where to continue: at an end of the log, or at a time in ms since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Reset:
 
     Args:
         positions: each partition's next offset.
-        deleted: rows that are gone from the table; None: unknown, the commit's reply was lost.
+        deleted: number of rows deleted from the table; None: unknown, because the commit's reply was lost.
     """
 
     positions: Mapping[int, int]
@@ -37,17 +37,17 @@ class Reset:
 
 
 def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
-    """Have all shards of a pipeline begin anew: without state, with the specs' plan, from the given positions.
+    """Have all shards of a pipeline start over: without state, with the configs' plan, from the given positions.
 
-    Guarantee: rows of records from there on are deleted in the commit that moves the positions, so each record's rows are in
-    the table once, whenever this ends. Until that commit nothing has changed; a shard that still runs is fenced. Alerts and
-    dead letters that were published stay; those of records that are judged again come again, alerts with the same ids.
+    Guarantee: rows of records from these positions on are deleted in the commit that moves the positions. So the table holds
+    each record's rows once, even if this process dies at any point. Before that commit nothing changes. A shard that still runs is
+    fenced. Published alerts and dead letters stay. Records that are processed again publish theirs again, alerts with the same ids.
 
     Args:
-        specs: of every shard.
+        configs: of every shard.
 
     Raises:
-        Fenced: another process has taken a shard over meanwhile; nothing has changed.
+        Fenced: another process has recovered a shard meanwhile; nothing has changed.
     """
     declared = configs[0].plan.build(configs[0].lake)
     codec = Codec.of(declared)
@@ -55,14 +55,14 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
     with ExitStack() as held:
         reader = held.enter_context(closing(Reader(configs[0].kafka, declared.topic, partitions, codec, max_records=1)))
         ownerships = []
-        for config in configs:  # 1. nobody else can say or commit anything any more
+        for config in configs:  # 1. Fence: no other process can publish or commit from here on.
             ownerships.append(Ownership.make(config, declared, reader))
             held.callback(ownerships[-1].publisher.close)
         failpoints.point("reset.owned", waits=False)
         log = ownerships[-1].log
         positions = {"earliest": log.begin, "latest": log.end}[to] if isinstance(to, str) else reader.at(to)
         for config, ownership in zip(configs, ownerships, strict=True):
-            # 2. The journal as it is: a checkpoint that it does not know makes it an old one, and until then it holds.
+            # 2. Write the journal unchanged. It stays valid until 4 commits a checkpoint that it does not name.
             journal = ownership.journal or Journal(ownership.owned.checkpoint)
             ownership.publisher.send([], [], journal, {p: positions[p] for p in config.partitions})
             ownership.publisher.settle(wait=True)
@@ -73,11 +73,11 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
             "generation": generation(_facts(ownerships), log.topic_id) if ownerships[0].owned.checkpoint else "",
             "plan": configs[0].plan.dump(),
             "signature": machine.signature,
-            "now": 0,  # its clock goes back, too
+            "now": 0,  # the clock starts over, too
         }
         owners = [(ownership.results_table, ownership.owned.epoch << 32 | 1) for ownership in ownerships]
         for ownership, (_, name) in zip(ownerships, owners, strict=True):
-            # 3. Before 4: a commit must never lack its state.
+            # 3. Before 4: a committed checkpoint must never lack its snapshot.
             ownership.snapshots.write(name, machine.delta(full=True), facts)
         failpoints.point("reset.snapshot", waits=False)
         deleted = start_over(owners, positions, _rows(declared, positions, to))  # 4. the one atomic step
@@ -86,7 +86,7 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
 
 
 def _facts(ownerships: Sequence[Ownership]) -> Mapping[str, Any]:
-    """What the first shard's snapshot says of itself; nothing if it is lost."""
+    """The facts in the first shard's snapshot; empty if the snapshot is lost."""
     try:
         facts: Mapping[str, Any] = ownerships[0].snapshots.manifest(ownerships[0].owned.checkpoint)["facts"]
     except FileNotFoundError:
@@ -95,7 +95,7 @@ def _facts(ownerships: Sequence[Ownership]) -> Mapping[str, Any]:
 
 
 def _rows(declared: Pipeline, positions: Mapping[int, int], to: To) -> str:
-    """The rows of records from these positions on, as SQL; a timer's row has its event time alone."""
+    """SQL condition for the rows of records from these positions on. A timer's row has only its event time."""
     places = [f'(partition = {p} AND "offset" >= {position})' for p, position in positions.items()]
     if to != "latest":
         own = f'partition IN ({", ".join(map(str, positions))}) AND "offset" IS NULL'
@@ -105,7 +105,7 @@ def _rows(declared: Pipeline, positions: Mapping[int, int], to: To) -> str:
 
 
 def _any(conditions: Sequence[str]) -> str:
-    """A tree of them: a long flat chain overflows the stack of Delta's engine (3,000 partitions: killed)."""
+    """Join conditions by OR, as a tree. A long flat chain overflows the stack of Delta's engine (3,000 partitions: killed)."""
     if len(conditions) == 1:
         return conditions[0]
     half = len(conditions) // 2

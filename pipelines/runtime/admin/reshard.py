@@ -1,4 +1,4 @@
-"""Another number of shards: the state moves from the old ones to the new ones, before any of these starts."""
+"""Changes the number of shards: moves the state from the old shards to the new ones before any new one starts."""
 
 from __future__ import annotations
 
@@ -31,41 +31,40 @@ log = logging.getLogger(__name__)
 
 
 def reshard(deployment: Deployment) -> None:
-    """Move a pipeline's state to as many shards as the deployment has; its topics must be there. Nothing to do is fine.
+    """Move a pipeline's state to the deployment's number of shards. Its topics must exist. Does nothing if the number is the same.
 
-    Guarantee: one Delta commit moves it all, so a kill before it leaves everything as it was, and one after it as it should be.
-    Whoever owned an old shard is fenced at each moment: before the commit as by any takeover, after it by the epochs that the
-    commit raises and by the number of shards that the table has then.
+    Guarantee: one Delta commit moves all state. A kill before the commit leaves everything as it was; a kill after it leaves the
+    move complete. The owner of an old shard is fenced throughout: before the commit as in any recovery, after it by the epochs that
+    the commit raises and by the table's new number of shards.
 
     Raises:
-        Fenced: an old shard was taken over by somebody else meanwhile; nothing has moved.
-        TocsinError: an old shard can't be taken over.
+        Fenced: another process recovered an old shard meanwhile; nothing has moved.
+        TocsinError: an old shard can't be recovered.
     """
     if (before := shard_count(deployment.lake, deployment.name)) in (0, deployment.shards):
         return
     old = list(replace(deployment, shards=before, alerts_partitions=0).configs(deployment.plan).values())
-    checkpoints = [
-        _checkpoint(config) for config in old
-    ]  # 1. fences every owner; nothing is left in the journal, so A = R
+    # 1. Fence every owner. Nothing is left in the journal afterwards, so A = R.
+    checkpoints = [_checkpoint(config) for config in old]
     failpoints.point("reshard.taken", waits=False)
     table = DeltaTable(old[0].lake.uri(deployment.name), storage_options=deployment.lake.options or None)
     _look(table, deployment.name, checkpoints)
     name = _next_epoch(table, deployment.name) << 32 | 1
-    _write(deployment, checkpoints, name)  # 2. under a name that nobody knows yet
+    _write(deployment, checkpoints, name)  # 2. under a name that no commit refers to yet
     failpoints.point("reshard.written", waits=False)
     for shard in range(before, deployment.shards):  # 3. before 4: a checkpoint must never lack its journal
         _open_journal(table, deployment, shard, checkpoints, name)
     failpoints.point("reshard.journals", waits=False)
     _commit(table, deployment, checkpoints, name)  # 4. the one atomic step
     failpoints.point("reshard.committed", waits=False)
-    for shard in range(deployment.shards, before):  # 5. only now are these useless; newer ones are a successor's
+    for shard in range(deployment.shards, before):  # 5. unused only now; newer ones are a successor's
         Snapshots(deployment.lake, deployment.name, shard).drop_before(name)
     log.info("%s: state moved from %d to %d shards", deployment.name, before, deployment.shards)
 
 
 def _checkpoint(config: ShardConfig) -> int:
-    """Take a shard over, make all of it durable and let go. Returns the checkpoint's name."""
-    torch.set_num_threads(1)  # as in a worker, since a re-run has to give the same
+    """Recover a shard, commit everything and close it. Returns the checkpoint's name."""
+    torch.set_num_threads(1)  # as in a worker: a re-run has to give the same results
     torch.set_flush_denormal(True)
     p = config.plan.build(config.lake)
     codec = Codec.of(p)
@@ -77,7 +76,7 @@ def _checkpoint(config: ShardConfig) -> int:
 
 
 def _next_epoch(table: DeltaTable, name: str) -> int:
-    """One that no shard has ever had, not even in an attempt that failed: each raises the old shards' epochs."""
+    """An epoch that no shard has had, not even in a failed attempt: each attempt raises the old shards' epochs."""
     epochs = [0]
     while epoch := table.transaction_version(names.epoch_id(name, len(epochs) - 1)):
         epochs.append(epoch)
@@ -85,28 +84,28 @@ def _next_epoch(table: DeltaTable, name: str) -> int:
 
 
 def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
-    """The new shards' snapshots."""
+    """Write the new shards' snapshots."""
     found = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
-    # The earliest clock: one shard may have a backlog in whose time another's later clock would make keys silent.
+    # Take the earliest clock: with a later one, the keys of a shard that has a backlog would become inactive.
     facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
-    dead = DeadLetterTally.of(*(snapshot.facts for snapshot in found))  # told once, by the first
+    dead = DeadLetterTally.of(*(snapshot.facts for snapshot in found))  # reported once, by the first shard
     for n, delta in enumerate(redistributed([merged(snapshot.deltas) for snapshot in found], deployment.shards)):
         own = (dead if n == 0 else DeadLetterTally()).facts()
         Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | own)
 
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
-    """A first record for a shard that may have none. Those of old shards stay: they are older than any new checkpoint."""
+    """Write a first record for a shard that may have none. Old shards keep theirs, which are older than any new checkpoint."""
     with closing(
         ShardPublisher(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)
     ) as publisher:
-        _look(table, deployment.name, checkpoints)  # after the fence: one that runs by now must not lose its own record
+        _look(table, deployment.name, checkpoints)  # after the fence: a shard that runs by now must keep its own record
         publisher.send([], [], Journal(name), {})
         publisher.settle(wait=True)
 
 
 def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
-    """Go to the newest version, which is ours to build on only if all old shards are as we left them."""
+    """Update the table to its newest version. Raise `Fenced` unless all old shards are as we left them."""
     table.update_incremental()
     shards = range(len(checkpoints))
     there = [table.transaction_version(names.checkpoint_id(pipeline, n)) for n in shards]
@@ -119,7 +118,7 @@ def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
 
 
 def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
-    """Everything changes hands at once, from a version at which all old shards are as we left them; positions stay."""
+    """Hand over all shards in one commit, on a version at which all old shards are as we left them. Positions stay."""
     pipeline, shards = deployment.name, deployment.shards
     txn = {names.epoch_id(pipeline, n): name >> 32 for n in range(max(len(checkpoints), shards))}
     txn |= {names.checkpoint_id(pipeline, n): name for n in range(shards)} | {names.shards_id(pipeline): shards}
@@ -131,10 +130,8 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
         except CommitFailedError as reason:
             log.info("%s: moving its shards is tried again: %s", pipeline, reason)
             table.update_incremental()
-            if (
-                table.transaction_version(names.checkpoint_id(pipeline, 0)) == name
-            ):  # it did commit, only its reply was lost
-                return
+            if table.transaction_version(names.checkpoint_id(pipeline, 0)) == name:
+                return  # the commit landed, only its reply was lost
     raise Unavailable(
         f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
     )

@@ -1,4 +1,4 @@
-"""Alert sinks: where alerts go beside their topic. Each reads the topic in a thread of its own, so no stream waits for it."""
+"""Alert sinks forward alerts from their topic. Each sink reads the topic in its own thread, so no stream waits for it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ REFRESH_S = 30.0
 
 
 class AlertSink:
-    """Takes alerts. Subclass it and name the class in the settings, `[sinks.<name>]`.
+    """Base class of alert sinks. Subclass it and name the class in the settings, `[sinks.<name>]`.
 
-    Guarantee: at least once, each partition in order. What `send` raises for is handed over again, after a restart too. A sink that
-    fails or hangs holds up nothing but itself. A new sink begins with the next alert.
+    Guarantee: at-least-once delivery, in order within each partition. If `send` raises, it gets the same alerts again, also after a
+    restart. A sink that fails or hangs delays only itself. A new sink begins with the next alert.
 
     Args:
-        options: of its section in the settings.
+        options: the options in its section of the settings.
 
     Raises:
-        ConfigError: they are wrong.
+        ConfigError: an option is wrong.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -43,19 +43,19 @@ class AlertSink:
             raise ConfigError(f"{type(self).__name__}: expected no options, got {', '.join(options)}; take them out")
 
     def send(self, alerts: Sequence[Alert]) -> None:
-        """Pass alerts on; return when they have arrived."""
+        """Forward alerts. Return once they have arrived."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 @dataclass(frozen=True)
 class SinkConfig:
-    """A sink as the settings have it.
+    """A sink's settings.
 
     Args:
-        name: of its section.
+        name: the name of its section.
         sink: `module:Class`, or an entry point of `tocsin.alert_sinks`.
     """
 
@@ -64,10 +64,10 @@ class SinkConfig:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)  # may hold secrets
 
     def make(self) -> AlertSink:
-        """The sink itself.
+        """Create the sink.
 
         Raises:
-            ConfigError: there is no such class, or it refuses the options.
+            ConfigError: the class does not exist, or it rejects the options.
         """
         where = f"sinks.{self.name}"
         kind = extension(self.sink, group=GROUP, where=f"{where}.sink")
@@ -83,7 +83,7 @@ class Delivery:
 
     Args:
         topic: the alert topic.
-        group: of Kafka, whose positions say what has been delivered.
+        group: the Kafka consumer group. Its committed offsets record what has been delivered.
     """
 
     def __init__(self, config: SinkConfig, *, kafka: Mapping[str, Any], topic: str, group: str) -> None:
@@ -94,12 +94,12 @@ class Delivery:
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
-        """What `tocsin status` shows: alerts sent since the start, for how long `send` has been under way, the last error."""
+        """What `tocsin status` shows: alerts sent since the start, how long the current `send` has been running, the last error."""
         busy = time.monotonic() - self._since if self._since else 0.0
         return {"sink": self._config.name, "sent": self._sent, "busy_s": round(busy, 1), "error": self._error}
 
     def close(self, timeout: float = 5.0) -> None:
-        """Let the sink end what it is sending; one that hangs is left behind, and its alerts are sent again."""
+        """Wait for the current `send` to finish. A sink that hangs is abandoned, and its alerts are sent again."""
         self._stop.set()
         self._thread.join(timeout)
 
@@ -109,7 +109,7 @@ class Delivery:
             sent = self._sent
             try:
                 self._deliver()
-            except Exception as reason:  # whatever a sink raises, and Kafka's errors: all of it is tried again
+            except Exception as reason:  # retry whatever a sink raises, and Kafka's errors
                 failures = 1 if self._sent > sent else failures + 1
                 if (line := one_line(reason)) != self._error:
                     log.warning("alert sink %s: %s; its alerts are sent again", self._config.name, line)
@@ -119,7 +119,7 @@ class Delivery:
                 self._since = 0.0
 
     def _deliver(self) -> None:
-        """Deliver until told to stop, beginning with what is not known to have arrived."""
+        """Deliver until `close`, starting with the first alert that is not known to have arrived."""
         with (
             closing(self._config.make()) as sink,
             closing(clients.consumer(self._kafka, group_id=self._group)) as consumer,
@@ -139,7 +139,7 @@ class Delivery:
                 self._sent, self._error = self._sent + len(records), ""
 
     def _assign(self, consumer: KafkaConsumer) -> None:
-        """Read all partitions: from where the sink got to, or from the end where it is new."""
+        """Assign all partitions. Each starts at its committed offset; a new sink starts at the end."""
         there = {TopicPartition(self._topic, p) for p in clients.partitions_of(consumer, self._topic)}
         known, new = consumer.assignment(), there - consumer.assignment()
         if not new:

@@ -1,4 +1,4 @@
-"""Alerts into the lake: what a pipeline says on its alert topic lands in one table, `<lake>/alerts`, that all of them share."""
+"""The pipeline that writes an alert topic's records to `<lake>/alerts`, one table that all pipelines share."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ OPTIONS = ("name", "topic", "into")
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """An alert topic's records, each a row: `key` is the asset, `event_time` the alert's, `data` its JSON as it was sent.
+    """Build the pipeline that writes each alert as a row: `key` is the asset, `event_time` the alert's, `data` its JSON as sent.
 
     Args:
-        options: `name` and `topic`; `into` ("alerts") may be absent.
-        model: none is needed.
+        options: `name` and `topic`; `into` is optional, "alerts" by default.
+        model: not used.
 
     Raises:
-        ConfigError: an unknown option, or one of the two is missing.
+        ConfigError: an option is unknown, or `name` or `topic` is missing.
     """
     if not {"name", "topic"} <= set(options) <= set(OPTIONS):
         raise ConfigError(f"{__name__}: expected name, topic and perhaps into, got {', '.join(options)}; mend them")
@@ -54,7 +54,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ),
         key="subject",
         event_time="time",
-        max_skew="90000d",  # an alert may be of any time that the codec reads: its readings have been judged
+        max_skew="90000d",  # accept any time that the codec reads: the alert's readings were checked before
         max_age="200000d",
         stages=[Named()],
         results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
@@ -62,7 +62,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 class Named(Stage):
-    """The event's source and type as the pipeline and the transition that they name."""
+    """Derives the pipeline's name from the event's source, and the transition from its type."""
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         named = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}

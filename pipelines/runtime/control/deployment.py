@@ -1,4 +1,4 @@
-"""A deployment: one pipeline as people have asked for it to be run."""
+"""A deployment: one pipeline and the settings that it runs with."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 ALERTS = "alerts"
-"""The table in which all pipelines' alerts land."""
+"""The table that holds all pipelines' alerts."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """One pipeline as deployed; with the orders in the lake the supervisor's only memory, and the same after its restart.
+    """One pipeline as deployed. A restarted supervisor needs only this and the desired state in the lake.
 
     Args:
-        partitions: of the input topic; 0: not looked at yet, see `provisioned`.
-        shards: partition p belongs to shard p mod shards; see `reshard`.
-        alerts_partitions: of the alert topic, whose alerts land in the table `alerts` by a shard of its own; 0: they do not.
-        scaling: how many workers share them.
+        partitions: number of partitions of the input topic; 0: not known yet, see `provisioned`.
+        shards: number of shards. Partition p belongs to shard p mod shards; see `reshard`.
+        alerts_partitions: partitions of the alert topic, which a separate shard writes to the table `alerts`; 0: no shard does.
+        scaling: how many workers share the shards.
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
         tracking: MLflow's address and experiment; None: no tracking.
-        follows: the registry's alias whose moves the shards follow, such as "pumps@champion".
-        compact: how often tables are compacted ("0s": never), and the age from which what they leave is deleted.
+        follows: the model alias in the registry that the shards follow, such as "pumps@champion".
+        compact: how often tables are compacted ("0s": never), and the age from which replaced files are deleted.
         health: host and port of the health endpoint; port 0: none.
-        sinks: where its alerts go beside their topic.
-        stuck_s: a shard whose step takes longer than this, or whose takeover makes no progress for longer, hangs: its worker is
-            replaced.
+        sinks: where alerts go besides their topic.
+        stuck_s: a shard hangs if its step takes longer than this, or if its recovery makes no progress for longer. Its worker is
+            then replaced.
     """
 
     plan: Plan
@@ -61,11 +61,11 @@ class Deployment:
 
     @property
     def name(self) -> str:
-        """The pipeline's."""
+        """The pipeline's name."""
         return self.plan.name
 
     def configs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
-        """What a worker needs to run each shard; the one that lands the alerts is of a pipeline of its own."""
+        """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own."""
         own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         configs = [
             ShardConfig(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
@@ -86,11 +86,11 @@ class Deployment:
 
 
 def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
-    """The plan by which the alerts of a pipeline land in the table `alerts`.
+    """The plan that writes a pipeline's alerts to the table `alerts`.
 
     Args:
         pipeline: its name.
-        options: more, such as `every`.
+        options: further options, such as `every`.
     """
     name = names.alert_topic(pipeline)
     return Plan(
@@ -100,15 +100,15 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
 
 
 def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
-    """A deployment with its topics made and their partitions known.
+    """Create a deployment's topics and return it with their numbers of partitions.
 
     Args:
-        alerts: whether its alerts land in the table `alerts`, too.
-        create_input: as of `provision`.
+        alerts: whether its alerts are also written to the table `alerts`.
+        create_input: see `provision`.
 
     Raises:
-        ConfigError, ModelError: the plan does not make a pipeline of its name.
-        ConfigError, Unavailable: as of `provision`.
+        ConfigError, ModelError: the plan does not build a pipeline of its name.
+        ConfigError, Unavailable: see `provision`.
     """
     pipeline = declared(order.plan, order.lake)
     partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)

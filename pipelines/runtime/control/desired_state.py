@@ -1,4 +1,4 @@
-"""What people, and the registry, have ordered of a deployment since it was started; kept in the lake."""
+"""The desired state of a deployment: what people and the registry have requested since it started. It is kept in the lake."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ FORGET_MS = 365 * 86_400_000
 
 
 class DesiredState:
-    """A deployment's plan as it stands, and whether it is paused.
+    """A deployment's current plan, and whether it is paused.
 
-    Guarantee: an order that was taken survives the supervisor, since it is in the lake before anyone acts on it. Those of an
-    earlier deployment are gone, but for silences that still last and assets to be forgotten.
+    Guarantee: an accepted request survives the supervisor, because it is in the lake before anyone acts on it. A new deployment
+    drops the requests of earlier ones, except mutes that have not ended and assets to be forgotten.
 
     Args:
-        deployment: tells this deployment from the ones of the same pipeline before it.
+        deployment: id that distinguishes this deployment from earlier ones of the same pipeline.
         plan: as deployed.
     """
 
@@ -45,33 +45,33 @@ class DesiredState:
             self.plan = _under(plan, kept.plan)
 
     def pause(self, paused: bool) -> None:
-        """Have all shards commit and let go, or go on."""
+        """Pause or resume all shards. A shard commits before it pauses."""
         with self._lock:
             self._keep(self.plan, paused)
 
     def change(self, plan: Plan) -> None:
-        """Go on with other options, rules or another model; silences stay.
+        """Continue with other options, rules or another model. Muted assets stay muted.
 
         Raises:
-            TocsinError: it can't be built, or its state, readings or results have another shape.
+            TocsinError: the plan can't be built, or its state, readings or results have another shape.
         """
         with self._lock:
             self._change(_under(plan, self.plan))
 
     def silence(self, asset: str, until: int) -> None:
-        """Have an asset not ring before a time, ms since the epoch; one that has passed ends its silence."""
+        """Mute an asset until a time, ms since the epoch. A time in the past unmutes it."""
         with self._lock:
             self._keep(replace(self.plan, silences=_lasting({**self.plan.silences, asset: until})), self.paused)
 
     def forget(self, asset: str) -> None:
-        """Have what is remembered of an asset taken away."""
+        """Request that an asset's state be deleted."""
         with self._lock:
             self._keep(_forgetting(self.plan, asset), self.paused)
 
     def follow(self, tracking_uri: str, model: str) -> bool:
-        """Ask the registry for a model, such as "pumps@champion"; whether there is another one to go on with.
+        """Switch to the registry's current version of a model, such as "pumps@champion". Returns whether the model changed.
 
-        The registry being down, or a model that does not fit, changes nothing.
+        If the registry is down or the model does not fit, nothing changes.
         """
         from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
@@ -102,14 +102,14 @@ class DesiredState:
 
 
 def forget_stopped(lake: Lake, plan: Plan, asset: str) -> None:
-    """Have a pipeline that does not run forget an asset when it starts; `plan`: as it would be deployed."""
+    """Have a stopped pipeline forget an asset when it next starts; `plan`: as it would be deployed."""
     kept = last_stored(lake, plan.name) or StoredState("", plan, False)
     _write(lake, replace(kept, plan=_forgetting(kept.plan, asset)))
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """A pipeline's orders as they lie in the lake."""
+    """A pipeline's desired state as stored in the lake."""
 
     deployment: str
     plan: Plan
@@ -117,10 +117,10 @@ class StoredState:
 
 
 def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
-    """The orders that a pipeline was given last, of whatever deployment; None: there are none.
+    """The desired state that any of a pipeline's deployments stored last; None: there is none.
 
     Raises:
-        ConfigError: their file is damaged.
+        ConfigError: the file is damaged.
     """
     try:
         content = read(lake.files, _path(pipeline))
@@ -142,12 +142,12 @@ def _write(lake: Lake, kept: StoredState) -> None:
 
 
 def _under(plan: Plan, before: Plan) -> Plan:
-    """A plan with the orders about assets that were given before."""
+    """The plan with an earlier plan's mutes and assets to forget."""
     return replace(plan, silences=_lasting(before.silences), forgets=before.forgets)
 
 
 def _forgetting(plan: Plan, asset: str) -> Plan:
-    """A plan with the order to forget an asset; orders that every shard must have had long ago go."""
+    """The plan with one more asset to forget. Requests older than `FORGET_MS` are dropped: every shard has long applied them."""
     now = round(time.time() * 1000)
     kept = {name: at for name, at in plan.forgets.items() if at > now - FORGET_MS}
     return replace(plan, forgets={**kept, asset: now})

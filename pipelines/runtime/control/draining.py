@@ -1,4 +1,4 @@
-"""A pipeline's end: its workers are found by their names on the cluster, also when no supervisor looks after them any more."""
+"""Stops a pipeline. Its workers are found by name on the cluster, so this also works when their supervisor is gone."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tocsin.pipelines.runtime.telemetry.logs import one_line
 log = logging.getLogger(__name__)
 AGAIN_S = 0.5
 GRACE_S = 30.0
-"""So long after its time a supervisor that does not answer is asked again: it may be restarting, or its machine be slow."""
+"""How long past its timeout a supervisor that does not answer is retried. It may be restarting, or its machine may be slow."""
 LEAST_S = 10.0
 
 
 def workers(pipeline: str) -> dict[str, Any]:
-    """Handles of a pipeline's living workers by name; those of one place in the order in which they were started."""
+    """Handles of a pipeline's living workers by name. Workers of the same slot are in the order in which they started."""
     found = {}
     for name in sorted(name for name in actors() if name.startswith(names.worker_slot(pipeline))):
         with contextlib.suppress(ValueError):  # it has died since
@@ -32,11 +32,11 @@ def workers(pipeline: str) -> dict[str, Any]:
 
 
 def drain(pipeline: str, timeout: float) -> dict[str, str]:
-    """Have every living worker of a pipeline commit and let go, then end it.
+    """Have every living worker of a pipeline commit and stop its shards, then end the worker.
 
     Returns:
-        Why, for each worker that did not let go of all its shards: it, or one of them, gave no sign of progress for `timeout` s.
-        It is ended all the same.
+        The reason for each worker that did not stop all its shards: the worker, or one of its shards, made no progress for
+        `timeout` s. Such a worker is ended too.
     """
     found, amiss = workers(pipeline), dict[str, str]()
     asked = {name: worker.drain.remote(timeout) for name, worker in found.items()}
@@ -51,7 +51,7 @@ def drain(pipeline: str, timeout: float) -> dict[str, str]:
 
 
 def _drained(worker: Any, asked: Any, timeout: float) -> bool:
-    """The worker's answer, however long its shards go on committing; one that cannot be reached for a moment is asked again."""
+    """Wait for the worker's answer as long as its shards make progress. A worker that is briefly unreachable is asked again."""
     heard = time.monotonic()
     while True:
         try:
@@ -69,12 +69,12 @@ def _drained(worker: Any, asked: Any, timeout: float) -> bool:
 
 
 def stop_pipeline(pipeline: str, timeout: float) -> None:
-    """Have all shards of a pipeline commit and let go, then end its supervisor and its workers.
+    """Have all shards of a pipeline commit and stop, then end its supervisor and its workers.
 
-    A supervisor that does not answer is asked again; one that is gone is done without.
+    A supervisor that does not answer is retried. If there is no supervisor, the workers are drained without one.
 
     Raises:
-        Unavailable: not every shard is known to have let go: no progress for `timeout` s; the text says what is certain.
+        Unavailable: not every shard is known to have stopped: no progress for `timeout` s. The message states what is certain.
     """
     give_up = time.monotonic() + timeout + GRACE_S
     amiss = _stopped(pipeline, timeout, give_up)
@@ -95,7 +95,7 @@ def stop_pipeline(pipeline: str, timeout: float) -> None:
 
 
 def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
-    """What is amiss after its supervisor was told to stop and was ended."""
+    """Stop the supervisor, then end it. Returns what went wrong, by actor."""
     name, said, supervisor = names.supervisor_actor(pipeline), "", None
     while True:
         try:
@@ -104,22 +104,22 @@ def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
             done = ray.get(supervisor.stop.remote(timeout), timeout=left)
             amiss = {} if done else {name: f"a shard did not commit, and made no progress for {timeout:g} s"}
             break
-        except ValueError:  # there is none any more: its workers are drained without it
+        except ValueError:  # there is no supervisor: the workers are drained without it
             return {}
         except RayError as reason:
             if one_line(reason) != said:
                 log.warning("%s: expected it to drain its shards, got %s; asked again", name, said := one_line(reason))
-        if time.monotonic() > give_up:  # its workers may drain all the same
+        if time.monotonic() > give_up:  # give up on the supervisor; its workers may still drain
             amiss = {}
             break
         time.sleep(AGAIN_S)
     if supervisor:
-        ray.kill(supervisor)  # before the workers: it would start others
+        ray.kill(supervisor)  # before the workers, or it would replace them
     return amiss
 
 
 def _left(pipeline: str) -> list[str]:
-    """Actors of a pipeline that are still there a few seconds after they were ended."""
+    """Actors of a pipeline that are still alive `LEAST_S` after they were ended."""
     give_up = time.monotonic() + LEAST_S
     while left := [name for name in actors() if name.startswith(f"{pipeline}/")]:
         if time.monotonic() > give_up:

@@ -1,4 +1,4 @@
-"""Health over HTTP, from the supervisor's process: live while its loop goes round, ready while every shard runs."""
+"""Health over HTTP, served by the supervisor's process: live while its loop runs, ready while every shard runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.telemetry.logs import without_password
 
 log = logging.getLogger(__name__)
 LIVE_S = 60.0
-"""To adopt a worker that does not answer takes the loop 5 s."""
+"""Longer than the 10 s for which adopting a worker that does not answer blocks the loop."""
 SLOW_S = 30.0
 COMMIT_S = 300.0
 WHY = {
@@ -30,11 +30,11 @@ WHY = {
 
 
 def problems(shards: int, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What keeps a deployment from being ready: shard, state and why; nothing when it is.
+    """What keeps a deployment from being ready: shard, state and reason of each problem. Empty when it is ready.
 
     Args:
-        shards: how many there have to be.
-        found: as in the supervisor's status.
+        shards: how many shards the deployment has.
+        found: the shards in the supervisor's status.
     """
     there = {shard["shard"]: shard for shard in found}
     nobody = {"state": "unknown", "error": "no worker has told of it yet"}
@@ -58,13 +58,13 @@ def _why(shard: Mapping[str, Any]) -> str:
 
 
 class CommitAges:
-    """For how long each shard has had something to commit, and has not. Seen from outside, for a worker may keep dying."""
+    """How long each shard has left records uncommitted. Measured outside the worker, because a worker may keep dying."""
 
     def __init__(self) -> None:
         self._since: dict[ShardId, tuple[Any, float]] = {}
 
     def age(self, shard: ShardId, facts: Mapping[str, Any]) -> float:
-        """Seconds, to be asked again and again; a shard that takes over has the age that it had."""
+        """Seconds since the shard last committed or had nothing to commit. Call it regularly. A recovering shard keeps its age."""
         now = time.monotonic()
         committed, since = self._since.get(shard, (None, now))
         if facts and (facts["committed"] != committed or facts["committed"] == facts["read"]):
@@ -76,10 +76,10 @@ class CommitAges:
 class Health:
     """Answers `/livez`, `/readyz` and `/healthz` (both at once) with JSON, 200 or 503.
 
-    Guarantee: nothing waits for it. A port that is in use is one line in the log, and is tried again.
+    Guarantee: nothing waits for it. If the port is in use, it logs one line and retries.
 
     Args:
-        host: 127.0.0.1 unless others may ask, such as Kubernetes: 0.0.0.0.
+        host: 127.0.0.1, or 0.0.0.0 if other machines may ask, as in Kubernetes.
         port: 0: no endpoint.
     """
 
@@ -93,11 +93,11 @@ class Health:
 
     @property
     def port(self) -> int:
-        """Where it listens; 0: nowhere."""
+        """The port it listens on; 0: none."""
         return self._server.server_address[1] if self._server else 0
 
     def beat(self, status: Mapping[str, Any]) -> None:
-        """The loop has gone round, and this is the supervisor's status."""
+        """Record that the loop has completed a round, and keep the supervisor's status."""
         self._status, self._beaten_at = status, time.monotonic()
         if not self._server:
             self._listen()
@@ -116,7 +116,7 @@ class Health:
         return 200 if said.get("ready", goes_round) else 503, {"pipeline": self._pipeline, **said}
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Release the port."""
         if self._server:
             self._server.shutdown()
             self._server.server_close()
@@ -158,6 +158,6 @@ def _handler(answer: Callable[[str], tuple[int, dict[str, Any]]]) -> type[BaseHT
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Probes come every few seconds: nothing is logged."""
+            """Log nothing: probes come every few seconds."""
 
     return Handler

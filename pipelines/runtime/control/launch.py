@@ -1,4 +1,4 @@
-"""A pipeline's start."""
+"""Starts a pipeline."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tocsin.pipelines.runtime.declare import names
 
 
 class Launch:
-    """A pipeline's start: its first worker starts before the deployment is known, and takes over before the supervisor starts.
+    """Starts a pipeline. The first worker starts before the deployment is known, and begins recovery before the supervisor starts.
 
     Args:
-        env, resources: as of `Deployment`.
+        env, resources: see `Deployment`.
     """
 
     def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
@@ -29,10 +29,10 @@ class Launch:
         self._worker.get_ready.remote()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
-        """The deployment with its topics made, and how many shards its table knows (0: none yet); see `provisioned`.
+        """Create the topics. Returns the completed deployment and its table's number of shards (0: none yet); see `provisioned`.
 
         Args:
-            order: what is known without Kafka and without building the pipeline.
+            order: the deployment, as far as it is known without Kafka and without building the pipeline.
         """
         try:
             done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
@@ -41,7 +41,7 @@ class Launch:
             raise reason.cause from reason
 
     def go(self, deployment: Deployment) -> Any:
-        """Have the worker take over its shards and start the supervisor, which adopts it; returns that."""
+        """Have the worker recover its shards, then start the supervisor, which adopts the worker. Returns the supervisor."""
         own = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
         homes = place_shards(own, deployment.scaling.least, {})
         for id, config in deployment.configs(
@@ -52,7 +52,7 @@ class Launch:
         return deploy(deployment)
 
     def abandon(self) -> None:
-        """End the worker: nothing comes of it."""
+        """End the worker; the pipeline is not started."""
         ray.kill(self._worker)
 
 
@@ -60,11 +60,10 @@ def deploy(deployment: Deployment) -> Any:
     """Start a deployment's supervisor, or find the one that runs it.
 
     Raises:
-        ConfigError: what it was ordered last can't be read.
+        ConfigError: the stored desired state can't be read.
     """
-    last_stored(
-        deployment.lake, deployment.name
-    )  # here it is one line for whoever starts it, in the actor a dead supervisor
+    # Check it here: the caller gets one line. In the actor the same error would end the supervisor.
+    last_stored(deployment.lake, deployment.name)
     name = names.supervisor_actor(deployment.name)
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "max_restarts": -1, "max_concurrency": 4}
     return ray.remote(**options, num_cpus=0, get_if_exists=True)(Supervisor).remote(deployment)

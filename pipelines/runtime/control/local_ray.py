@@ -1,4 +1,4 @@
-"""A Ray of one's own on this machine: what actors need to run, and none of what only a cluster of many machines needs."""
+"""A local Ray on this machine: it runs what actors need, and nothing that only a cluster of many machines needs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from tocsin.pipelines.runtime.declare.errors import Unavailable
 
 log = logging.getLogger(__name__)
 SESSIONS = Path("/tmp") / f"tocsin-{os.getuid()}"
-"""Where Ray keeps sockets and logs of its sessions: apart from those of `ray start`, and short, for the path of a socket has 107
-characters at most."""
+"""Where Ray keeps the sockets and logs of its sessions, apart from those of `ray start`. The path is short because the path of a
+socket has at most 107 characters."""
 KEPT = 2
-"""Sessions that have ended and whose logs stay."""
+"""Number of ended sessions whose logs are kept."""
 START_S, TRIES = 120.0, 3
 IDLE = 3
-"""Python processes that start with Ray and may be idle: for a worker, its reader and the supervisor."""
+"""Number of Python processes that start with Ray and may stay idle: for a worker, its reader and the supervisor."""
 STORE_BYTES = 512 << 20
 NO_PORT = -1
-"""What Ray itself writes for a service that does not run."""
+"""The port that Ray writes for a service that does not run."""
 STAND_IN = "sh -c 'while kill -0 $PPID 2>/dev/null; do sleep 2; done'"
-"""Ends with the raylet, as agents do. A raylet without agents does not start, and the two cost 2 s of CPU at its start."""
+"""Replaces the raylet's two agents, and like them ends with the raylet. A raylet does not start without agents, and the real ones
+cost 2 s of CPU at its start."""
 
 
 def start(
@@ -43,19 +44,19 @@ def start(
     Args:
         cpus: None: all of this machine.
         metrics_port: 0: no metrics endpoint.
-        env: environment of all its processes, beside this one's.
-        options: more of `ray.init`.
+        env: environment of all its processes, in addition to this process's own.
+        options: further options of `ray.init`.
 
     Raises:
-        Unavailable: it did not start in time, three times.
+        Unavailable: Ray did not start in time in three attempts.
     """
     stay_on_loopback()
     SESSIONS.mkdir(mode=0o700, exist_ok=True)
     threading.Thread(target=clear, name="sessions", daemon=True).start()
     config = {
-        "prestart_worker_first_driver": False,  # the driver goes on at once
+        "prestart_worker_first_driver": False,  # the driver continues at once
         "num_workers_soft_limit": IDLE + (cpus or os.cpu_count() or 1),  # idle ones above this end after a second
-        "worker_niceness": 0,  # 15 by default: beside a busy broker a shard would lose its turn
+        "worker_niceness": 0,  # with the default of 15 a busy broker would starve a shard
         "worker_register_timeout_seconds": round(2 * START_S),
         "enable_metrics_collection": bool(metrics_port),
     }
@@ -85,14 +86,14 @@ def start(
 
 def stay_on_loopback() -> None:
     """Have Ray listen on, and join from, 127.0.0.1."""
-    # Ray ignores a loopback `_node_ip_address` and listens on all interfaces, unless it is told that it is no cluster:
-    # its own processes read that from the environment, this one has read it already.
+    # Ray ignores a loopback `_node_ip_address` and listens on all interfaces unless clusters are disabled. Ray's own
+    # processes read that from the environment. This process has read it already, so the constant is set too.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def clear() -> None:
-    """Delete folders of sessions that have ended, but for the newest `KEPT`; a session's name ends with its starter's pid."""
+    """Delete the folders of ended sessions except the newest `KEPT`. A session's name ends with the pid of its starter."""
     ended = [s for s in SESSIONS.glob("session_*_*") if not _lives(int(s.name.rpartition("_")[2]))]
     for session in sorted(ended)[:-KEPT]:
         shutil.rmtree(session, ignore_errors=True)
@@ -114,12 +115,12 @@ class _Node(node.Node):
     metrics = False
 
     def __init__(self, ray_params: Any, *arguments: Any, **options: Any) -> None:
-        # Ray's own is one port for all Rays of a machine, and one that somebody else may have been given.
+        # Ray's default is one port for all Ray instances of a machine. Another process may hold it.
         ray_params.dashboard_agent_listen_port = 0
         try:
             super().__init__(ray_params, *arguments, **options)
         except BaseException:
-            self.kill_all_processes(check_alive=False)  # `ray.shutdown` knows only a node that has started
+            self.kill_all_processes(check_alive=False)  # `ray.shutdown` ends only a node that has started
             raise
 
     def start_monitor(self) -> None:
@@ -132,7 +133,7 @@ class _Node(node.Node):
         """No dashboard."""
 
     def start_raylet(self, *arguments: Any, **options: Any) -> None:
-        """Start the raylet; it need not wait for services that do not run."""
+        """Start the raylet without waiting for services that do not run."""
         _raylet: Any = ray._raylet
         silent = [_raylet.RUNTIME_ENV_AGENT_PORT_NAME]
         if not self.metrics:
@@ -146,7 +147,7 @@ class _Node(node.Node):
         super().start_raylet(*arguments, **options)
 
     def start_ray_processes(self) -> None:
-        """Start them and wait until they are known: Ray itself gives up after 30 s, which is too early on a busy machine."""
+        """Start Ray's processes and wait until the node is known. Ray itself gives up after 30 s, too early on a busy machine."""
         super().start_ray_processes()
         (raylet,) = self.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
         give_up = time.monotonic() + START_S
@@ -164,7 +165,7 @@ class _Node(node.Node):
 
 @contextmanager
 def _lean(metrics_port: int) -> Iterator[None]:
-    """While it lasts, `ray.init` starts a `_Node`."""
+    """Inside this context `ray.init` starts a `_Node`."""
     flags = {
         "--num_prestart_python_workers": str(IDLE),
         "--maximum_startup_concurrency": str(max(IDLE, os.cpu_count() or 1)),
@@ -190,7 +191,7 @@ def _lean(metrics_port: int) -> Iterator[None]:
 
 @contextmanager
 def _environment(added: Mapping[str, str]) -> Iterator[None]:
-    """This process's environment with more in it; what is started meanwhile keeps that."""
+    """Add variables to this process's environment inside the context. Processes that start meanwhile keep them."""
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:

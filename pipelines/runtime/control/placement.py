@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 BACKLOG_S = 2.0
-"""A lag that is worked off in this time is no backlog."""
+"""A lag that can be processed within this time is no backlog."""
 
 Shard = TypeVar("Shard", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class ScalingPolicy:
-    """Between how many workers, and by which measure.
+    """Limits and thresholds of autoscaling.
 
     Args:
-        least, most: workers.
-        catch_up_s: a backlog that will not be worked off within this calls for one more.
-        look_s: over this long the rate is measured; so long a change has to show what it is worth, too.
-        calm_s: for so long one worker less must have sufficed before one goes.
-        share: of their time that workers may be busy at most for that.
+        least, most: number of workers.
+        catch_up_s: a worker is added if the backlog will not be processed within this time.
+        look_s: period over which the rate is measured. After each change no worker is added for this long.
+        calm_s: a worker is removed after one fewer would have sufficed for this long.
+        share: one worker fewer suffices if the others would be busy for less than this share of their time.
     """
 
     least: int = 1
@@ -41,10 +41,10 @@ class _Sample(NamedTuple):
 
 
 class Autoscaler:
-    """Decides by lag and by the rate at which it falls; one worker more or less at a time.
+    """Decides by the lag and by the rate at which it falls. It adds or removes one worker at a time.
 
     Args:
-        workers: that are there now.
+        workers: current number of workers.
     """
 
     def __init__(self, scaling: ScalingPolicy, workers: int) -> None:
@@ -58,8 +58,8 @@ class Autoscaler:
         Args:
             now: s, monotonic.
             read: records that all shards have read so far.
-            lag: records that they have not.
-            busy: seconds that they work, per second, summed.
+            lag: records that they have not read yet.
+            busy: seconds of work per second, summed over all shards.
         """
         s, samples = self._scaling, self._samples
         samples.append(_Sample(now, read, lag, busy))
@@ -87,7 +87,7 @@ class Autoscaler:
         return last.lag > BACKLOG_S * self._rate(then) and last.lag > max(falls, 0) * s.catch_up_s
 
     def _too_many(self, now: float) -> bool:
-        """Whether one less would have sufficed all the time."""
+        """Whether one worker fewer would have sufficed all the time."""
         s, first = self._scaling, self._samples[0]
         if first.at > now - s.calm_s:
             return False
@@ -96,17 +96,17 @@ class Autoscaler:
         return busy < s.share * (self.workers - 1) and least_lag <= BACKLOG_S * self._rate(first)
 
     def _rate(self, then: _Sample) -> float:
-        """Records a second that were read since."""
+        """Records per second that were read since `then`."""
         last = self._samples[-1]
         return max(last.read - then.read, 1) / (last.at - then.at)
 
 
 def place_shards(shards: Sequence[Shard], places: int, now: Mapping[Shard, int]) -> dict[Shard, int]:
-    """Each shard's place, evenly, and with as few moves as that takes.
+    """Assign each shard a worker slot: evenly, and with as few moves as that takes.
 
     Args:
-        places: how many there are.
-        now: where shards are.
+        places: number of slots.
+        now: each shard's current slot.
     """
     held: list[list[Shard]] = [[] for _ in range(places)]
     homeless: list[Shard] = []

@@ -1,4 +1,4 @@
-"""Joining Ray: a cluster that runs, or one of this process's own on the loopback address."""
+"""Connects to Ray: to a running cluster, or to a local one that this process starts on the loopback address."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NAMESPACE = "tocsin"
 def connect(
     address: str, *, env: Mapping[str, str] | None = None, cpus: int | None = None, metrics_port: int = 0
 ) -> None:
-    """Join a Ray cluster. Ray asks for its token unless RAY_AUTH_MODE says otherwise, and makes one for a local cluster.
+    """Join a Ray cluster. Ray requires its token unless RAY_AUTH_MODE says otherwise, and creates one for a local cluster.
 
     Args:
         address: "local" starts one that ends with this process and listens on 127.0.0.1 alone; "auto" finds one on this
             machine; else `host:port` or `ray://host:port`.
         env: environment of all actors.
-        cpus: of a local cluster; None: all of this machine.
+        cpus: number of CPUs of a local cluster; None: all of this machine.
         metrics_port: where a local cluster serves metrics; 0: nowhere.
 
     Raises:
@@ -43,7 +43,7 @@ def connect(
     here = services.find_gcs_addresses()
     if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(here) == 1:
         (address,) = here
-    if address in here and address.startswith("127.0.0.1:"):  # one that "local" has started
+    if address in here and address.startswith("127.0.0.1:"):  # a cluster that "local" has started
         stay_on_loopback()
     try:
         _check_answers(address)
@@ -70,7 +70,7 @@ def find(pipeline: str) -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Check that a TCP connection succeeds. Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()

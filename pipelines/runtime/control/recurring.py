@@ -1,4 +1,4 @@
-"""Work that is done again and again in a thread of its own: an error ends one round of it, never the thread."""
+"""Runs work repeatedly in its own thread. An error ends one round, never the thread."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FAILED_S = 0.5
 def recurring(name: str, work: Callable[[], None], pause: Callable[[], bool]) -> threading.Thread:
     """Start a daemon thread that calls `work` after each `pause`.
 
-    Guarantee: whatever `work` raises is logged, once until it succeeds again or fails otherwise, and the next round comes.
+    Guarantee: whatever `work` raises is logged, and the next round follows. An error that repeats is logged once.
 
     Args:
-        name: of the thread, in its log lines too.
+        name: the thread's name, also in its log lines.
         pause: waits for the next round; returns whether the thread should end.
     """
 

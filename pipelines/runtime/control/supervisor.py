@@ -1,4 +1,4 @@
-"""The Supervisor: places shards on workers, replaces workers that die or stall, scales them, and alone talks to MLflow."""
+"""The Supervisor places shards on workers, replaces workers that die or stall, and scales them. Only it talks to MLflow."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ BEAT_S, LEAST_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
 SETTLE_S, LATE_S = 1.0, 30.0
-"""What waits for the shards begins so long after they run; a start that takes longer than the second does not hold it back."""
+"""Deferred parts start `SETTLE_S` after all shards run, and at the latest `LATE_S` after the supervisor started."""
 WORDS_S = 10.0
-"""A worker's last words are followed by its death within this."""
+"""A worker that reports why it ends dies within this time."""
 PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
-"""How often topics are asked for added partitions; after how long a shard that has not taken them up is told again."""
+"""How often to look for added partitions; how long until a shard that does not read them yet is released again."""
 
 
 class Supervisor:
-    """Runs as a detached Ray actor. It holds no truth: a restarted one adopts living workers by their names.
+    """Runs as a detached Ray actor. It holds no durable state: after a restart it finds living workers by name and adopts them.
 
-    Guarantee: it may start a second owner for a shard whose first one only seems dead; fencing makes that safe.
+    Guarantee: it may start a second owner for a shard whose first owner only seems dead. Fencing makes that safe.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -109,41 +109,41 @@ class Supervisor:
         }
 
     def pause(self, paused: bool = True) -> None:
-        """Have all shards commit and let go, or go on; a refused one tries again."""
+        """Pause or resume all shards. A shard commits before it pauses; a refused shard retries."""
         self._desired.pause(paused)
         self._retry()
 
     def change(self, plan: Plan) -> None:
-        """Have all shards go on with another plan, each from its next checkpoint; a refused one tries again with it.
+        """Switch all shards to another plan, each at its next checkpoint. A refused shard retries with it.
 
         Raises:
-            TocsinError: it does not fit; see `DesiredState.change`.
+            TocsinError: the plan does not fit; see `DesiredState.change`.
         """
         self._desired.change(plan)
         self._announce()
         self._retry()
 
     def silence(self, asset: str, until: int) -> None:
-        """Have an asset not ring before a time, ms since the epoch, each shard from its next checkpoint."""
+        """Mute an asset until a time, ms since the epoch. Each shard applies it from its next checkpoint."""
         self._desired.silence(asset, until)
         self._announce()
 
     def ends(self, worker: str, why: str) -> None:
-        """A worker's last words: it is about to end by itself."""
+        """Record why a worker is about to end itself. The worker calls this."""
         self._words[worker.rpartition("/")[0]] = time.monotonic(), why
 
     def forget(self, asset: str) -> None:
-        """Have what is remembered of an asset taken away, each shard at its next checkpoint."""
+        """Delete an asset's state. Each shard does so at its next checkpoint."""
         self._desired.forget(asset)
         self._announce()
 
     def stop(self, timeout: float = 60) -> bool:
-        """Drain: every shard commits and lets go. Returns whether all did in time; asked again, it says the same again."""
+        """Drain: every shard commits and stops. Returns whether all did in time; later calls return the same."""
         with self._stopping:
             if self._drained is None:
                 self._stop.set()
                 self._thread.join()
-                amiss = drain(self._deployment.name, timeout)  # by name: it may not have adopted them yet
+                amiss = drain(self._deployment.name, timeout)  # by name: they may not be adopted yet
                 for worker, why in amiss.items():
                     log.warning("%s did not let go: %s", worker, why)
                 for delivery in self._deliveries:
@@ -157,7 +157,7 @@ class Supervisor:
     def _announce(self) -> None:
         for slot in self._slots:
             if actor := slot.actor:
-                actor.change.remote(self._desired.plan)  # one that dies meanwhile is started with it
+                actor.change.remote(self._desired.plan)  # the successor of a worker that dies starts with it
 
     def _retry(self) -> None:
         for slot in self._slots:
@@ -166,7 +166,7 @@ class Supervisor:
                     actor.release.remote(shard)
 
     def _pause(self) -> bool:
-        """Wait for the next beat, which comes at once when a worker dies; whether it was the last."""
+        """Wait for the next round, or until a worker dies. Returns whether the supervisor is stopping."""
         lives = [slot.life for slot in self._slots if slot.actor] if self._adopted else []
         if lives:
             ray.wait(lives, timeout=BEAT_S)
@@ -192,8 +192,11 @@ class Supervisor:
             self._tracking.log(windows)
 
     def _has_started(self) -> bool:
-        """Whether the pipeline's own shards have taken over, and a moment has passed. Only then the rest starts: MLflow and the
-        landing of alerts take seconds of CPU that the first row, and `tocsin up`, would wait for."""
+        """Whether the pipeline's own shards have recovered and `SETTLE_S` has passed.
+
+        Only then does the rest start. MLflow and the shard that writes the alerts take seconds of CPU, which would delay the first
+        row and `tocsin up`.
+        """
         if not self._started:
             now = time.monotonic()
             own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
@@ -206,16 +209,16 @@ class Supervisor:
         return self._started
 
     def _follow(self) -> None:
-        """Look at the registry; in a thread of its own, for it may take its time."""
+        """Check the registry for a new model. Runs in its own thread because the registry may be slow."""
         d = self._deployment
         if d.tracking and self._desired.follow(d.tracking[0], d.follows):
             log.info("%s: goes on with %s", d.name, self._desired.plan.model)
             self._announce()
 
     def _count_partitions(self) -> None:
-        """Ask how many partitions the topics have; in a thread of its own, for the broker may take its time."""
+        """Count the topics' partitions. Runs in its own thread because the broker may be slow."""
         topics = {status.facts["topic"] for status, _ in list(self._known.values()) if status.facts}
-        with contextlib.suppress(Unavailable, KafkaError):  # the shards tell of that
+        with contextlib.suppress(Unavailable, KafkaError):  # the shards report such errors
             self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
 
     def _unread(self, status: Status) -> list[int]:
@@ -227,7 +230,7 @@ class Supervisor:
         return [p for p in there if p not in status.facts["read"]]
 
     def _take_up(self) -> None:
-        """Have shards whose topic was given partitions commit and let go: whoever takes them over reads those, too."""
+        """Release shards whose topic has new partitions. Their recovery adds those partitions."""
         now = time.monotonic()
         for id, (status, _) in self._known.items():
             if status.state == ShardState.RUNNING and (unread := self._unread(status)):
@@ -238,7 +241,7 @@ class Supervisor:
                     slot.actor.release.remote(id)
 
     def _compact(self) -> None:
-        """Compact the tables, in a process that ends with it. Failing, tables get slower to read and streams go on."""
+        """Compact the tables, in a process that ends afterwards. If it fails, tables get slower to read; streams continue."""
         from tocsin.pipelines.runtime.declare.pipeline import FORGET_AFTER
         from tocsin.pipelines.runtime.lake.compaction import tidy
 
@@ -250,9 +253,9 @@ class Supervisor:
             log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
 
     def _adopt(self) -> None:
-        """Go on with the workers that a supervisor before this one has started, if they answer.
+        """Adopt the workers that an earlier supervisor started, if they answer.
 
-        Others are ended: nobody would ever look at them again, and they would keep their share of the machine.
+        All other workers are ended. Nobody would supervise them, and they would keep their resources.
         """
         found = {name: ray.get_actor(name, namespace=NAMESPACE) for name in workers(self._deployment.name)}
         asked = {name: worker.status.remote() for name, worker in found.items()}
@@ -278,14 +281,14 @@ class Supervisor:
         self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
 
     def _reconcile(self, slot: WorkerSlot) -> None:
-        """Hear from a place's worker, and see whether it still lives, without waiting for it."""
+        """Read the status of a slot's worker and check that it lives, without waiting for it."""
         if slot.actor is None:
             return
         try:
             self._record(slot, slot.hear(self._deployment.stuck_s))
         except Ended as reason:
             at, why = self._words.pop(slot.name, (0.0, ""))
-            heard = why and time.monotonic() - at < WORDS_S  # else of one that had been given up long before
+            heard = why and time.monotonic() - at < WORDS_S  # an older report is of a worker given up long before
             self._mark_dead(slot, why if heard else str(reason))
 
     def _record(self, slot: WorkerSlot, known: list[Status]) -> None:
@@ -298,13 +301,13 @@ class Supervisor:
                 if self._desired.paused
                 else ShardState.MOVING
             )
-            why = slot.why if state == ShardState.STARTING else ""  # a worker that keeps dying goes on saying of what
+            why = slot.why if state == ShardState.STARTING else ""  # while a worker keeps dying, show why
             self._known[status.id] = replace(status, state=state, error=status.error or why), slot.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
 
     def _scale(self) -> None:
-        """See how many workers there should be, once all shards run."""
+        """Update the number of workers, once all shards run."""
         d = self._deployment
         shards = [status for id, (status, _) in self._known.items() if id.pipeline == d.name]
         if len(shards) == d.shards and all(s.state == ShardState.RUNNING and s.window for s in shards):
@@ -317,7 +320,7 @@ class Supervisor:
                 log.info("%s: %d workers from now on; %d records behind", d.name, workers, lag)
 
     def _place(self) -> None:
-        """Have each shard run where it should: one that is elsewhere commits and lets go there first."""
+        """Run each shard on its assigned worker. A shard that runs elsewhere commits and stops there first."""
         workers = self._scaler.workers
         first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._placement]
         ids = self._ids if self._started else first
@@ -343,7 +346,7 @@ class Supervisor:
         return None if home is None else self._slots[home]
 
     def _start(self, slot: WorkerSlot) -> Any:
-        """A new worker for a place."""
+        """Start a new worker for a slot."""
         return start_worker(slot.name, self._deployment.env, self._deployment.resources)
 
     def _mark_dead(self, slot: WorkerSlot, why: str) -> None:

@@ -1,4 +1,4 @@
-"""The Worker: a process that hosts shards. A shard's unexpected error ends it, for takeover is the only error path."""
+"""The Worker: a process that hosts shards. A shard's unexpected error ends the process: recovery is the only error path."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
+"""Delay before a recovery that found no broker, or no lake, is retried."""
 DRAIN_S = 0.1
-"""A takeover that found no broker, or no lake, is tried again after this."""
 LIVES_S = 5.0
 LAST_WORDS_S = 2.0
-"""So long a worker that ends waits for its supervisor to hear why."""
+"""How long a worker that ends waits for its supervisor to receive the reason."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Status:
         state: a supervisor adds `RESTARTING`, `MOVING` and `PAUSED`.
         error: what it waits for, or what a person has to act on.
         facts: positions (A), committed (R), epoch, model version and so on.
-        pid: of the process; for tests and for people with a debugger.
-        quiet_s: for how long a takeover has made no progress.
+        pid: of the process; for tests and debugging.
+        quiet_s: how long a recovery has made no progress; 0 after it.
     """
 
     id: ShardId
@@ -72,7 +72,7 @@ class HostedShard:
     """A shard and its thread.
 
     Args:
-        process: of its reader, if that has been started already.
+        process: its reader's process, if that has been started already.
     """
 
     def __init__(self, config: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
@@ -91,7 +91,7 @@ class HostedShard:
 
     @property
     def idle_s(self) -> float:
-        """For how long it has achieved nothing, in takeover, steps and checkpoints."""
+        """How long it has made no progress, in recovery, steps and checkpoints."""
         return self._progress.quiet_s
 
     @property
@@ -100,13 +100,13 @@ class HostedShard:
         return ShardState.STOPPING if self._state == ShardState.RUNNING and self.stop.is_set() else self._state
 
     def let_go(self) -> None:
-        """Have it commit and end; a refused one has nothing to commit."""
+        """Have the shard commit and stop. A refused shard has nothing to commit."""
         self.stop.set()
         if self._state == ShardState.REFUSED:
             self._state = ShardState.STOPPED
 
     def change(self, plan: Plan) -> None:
-        """Go on with another plan; one that is still taking over does so afterwards."""
+        """Switch to another plan. A shard that is still recovering does so afterwards."""
         self.plan = plan
         if self.shard:
             self.shard.change(plan)
@@ -114,7 +114,7 @@ class HostedShard:
     def _run(self) -> None:
         logs.about(**self.config.id._asdict())
         progress.follow(self._progress)
-        # Here, for it loads torch, which the supervisor that names this class has no use for.
+        # Import torch here: the supervisor imports this module and does not need torch.
         import torch
 
         progress.made()
@@ -141,14 +141,13 @@ class HostedShard:
             while self.shard is None:
                 try:
                     self.shard = Shard(self.config, reader)
-                except (Unavailable, KafkaError) as reason:  # nobody else could take over either
+                except (Unavailable, KafkaError) as reason:  # another owner would fail too
                     if permanent(reason, ""):
                         raise
                     self._state, self.error = ShardState.WAITING, str(reason)
                     log.warning("%s waits: %s", self.config.id, reason)
-                    check_login(
-                        self.config.kafka
-                    )  # a client that is turned away says no more than that nobody answered
+                    # A client whose login is rejected reports only that no broker answered.
+                    check_login(self.config.kafka)
                     if self.stop.wait(AGAIN_S):
                         self._state = ShardState.STOPPED
                         return
@@ -160,7 +159,7 @@ class HostedShard:
             self._state = ShardState.STOPPED
         except BaseException as reason:
             if line := self._refusal(reason):
-                # Another takeover would meet it again: wait for a person, with the line that says what to do.
+                # Another recovery would fail the same way. Wait for a person; the line states what to do.
                 self._state, self.error = ShardState.REFUSED, line
                 log.error("%s", line)
                 if self.shard:
@@ -174,10 +173,10 @@ class HostedShard:
             os._exit(70)
 
     def _refusal(self, reason: BaseException) -> str:
-        """The line to wait for a person with; empty where another takeover may succeed."""
+        """The error to report while the shard waits for a person. Empty if another recovery may succeed."""
         if isinstance(reason, RecordsCorrupt | Refused | ConfigError | ModelError | StateMismatch):
             return str(reason)
-        if isinstance(reason, Lost):  # found by a running shard, it is for a takeover to refuse, or to skip
+        if isinstance(reason, Lost):  # recovery decides whether to refuse or to skip it
             return str(reason) if self.shard is None else ""
         return str(permanent(reason, str(self.config.id)) or "")
 
@@ -186,7 +185,7 @@ class Worker:
     """Hosts shards; a detached Ray actor.
 
     Args:
-        env: environment of this process and of its readers'.
+        env: environment of this process and of its readers.
     """
 
     def __init__(self, env: Mapping[str, str]) -> None:
@@ -195,7 +194,7 @@ class Worker:
         self._hosting, self._readers = threading.Lock(), list[Any]()
 
     def get_ready(self) -> None:
-        """Have a reader start and import what a shard needs, before anybody knows which one it is."""
+        """Start a reader and import what a shard needs, before it is known which shard that is."""
         self._readers.append(start_reader())
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
         from tocsin.pipelines.runtime.kafka import topics  # noqa: F401
@@ -203,7 +202,7 @@ class Worker:
         import_pandas()
 
     def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
-        """Make what a deployment needs; see `Launch.prepare`."""
+        """Create a deployment's topics; see `Launch.prepare`."""
         from tocsin.pipelines.runtime.control.deployment import provisioned
         from tocsin.pipelines.runtime.lake.table import shard_count
 
@@ -211,18 +210,18 @@ class Worker:
 
     def host(self, config: ShardConfig) -> None:
         """Start a shard, unless it is here already."""
-        with self._hosting:  # a start and the supervisor may ask for the same one
+        with self._hosting:  # a launch and the supervisor may ask for the same shard
             if config.id not in self._hosted:
                 reader = self._readers.pop() if self._readers else start_reader()
                 self._hosted[config.id] = HostedShard(config, self._report_death, reader)
 
     def release(self, shard: ShardId) -> None:
-        """Have a shard commit and let go; `status` says when it has."""
+        """Have a shard commit and stop; `status` reports when it has."""
         if held := self._hosted.get(shard):
             held.let_go()
 
     def status(self) -> list[Status]:
-        """Each shard's state, and what it counted since the last call. One that has stopped is told of once."""
+        """Each shard's state, and what it counted since the last call. A stopped shard is reported once."""
         found = []
         for id, h in sorted(self._hosted.items()):
             facts, window = (h.shard.facts(), h.shard.stats.window()) if h.shard else ({}, None)
@@ -235,20 +234,20 @@ class Worker:
         return found
 
     def answers(self) -> None:
-        """Whether it can be reached."""
+        """Do nothing: an answer shows that the worker can be reached."""
 
     def lives(self) -> None:
-        """Take a while to answer: a caller that waits for it learns of this process's death at once."""
+        """Answer after `LIVES_S`. A caller that waits for the answer learns at once when this process dies."""
         time.sleep(LIVES_S)
 
     def change(self, plan: Plan) -> None:
-        """Have every shard of its pipeline go on with another plan from its next checkpoint."""
+        """Switch every shard of the plan's pipeline to it, each at its next checkpoint."""
         for id, hosted in self._hosted.items():
             if id.pipeline == plan.name:
                 hosted.change(plan)
 
     def drain(self, timeout: float = 60) -> bool:
-        """Have every shard commit and let go; whether all did. One that achieves nothing for `timeout` s is given up."""
+        """Have every shard commit and stop. Returns whether all did. A shard without progress for `timeout` s is given up."""
         hosted, begun = list(self._hosted.values()), time.monotonic()
         for h in hosted:
             h.let_go()
@@ -258,10 +257,10 @@ class Worker:
         return not any(h.thread.is_alive() for h in hosted)
 
     def _report_death(self, why: str) -> None:
-        """Tell the supervisor why this process ends; it sees the death in any case."""
+        """Report to the supervisor why this process ends. The supervisor notices the death in any case."""
         try:
             name = ray.get_runtime_context().get_actor_name()
-            supervisor = find(name.partition("/")[0])  # its own is such as "pumps/worker-0/1764354000"
+            supervisor = find(name.partition("/")[0])  # the name is such as "pumps/worker-0/1764354000"
             ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
         except Exception as reason:
             log.warning("the supervisor was not told why: %s", logs.one_line(reason))

@@ -1,4 +1,4 @@
-"""A worker's place: the process that fills it now, what it runs, and how its restarts went."""
+"""A worker slot: its current process, the shards that it runs, and its restarts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0
-"""A shard that was given to a worker which does not know it after this long is given to it again."""
+"""How long until a shard is assigned again to a worker that does not report it."""
 STALLED_S, STARTING_S = 20.0, 60.0
 BACKOFF_S = (0.2, 1.0, 2.0, 5.0, 15.0, 30.0)
 STEADY_S = 60.0
-"""A worker that lived so long has its next restart without delay."""
+"""A worker that lived this long is restarted without delay."""
 ACTIVE, TAKING_OVER = (ShardState.RUNNING, ShardState.STOPPING), (ShardState.STARTING, ShardState.WAITING)
 
 
 class Ended(Exception):
-    """The worker of a place has ended, or was ended because it does not do its work; says why."""
+    """The worker of a slot has ended, or has to be ended because it hangs. The message gives the reason."""
 
 
 @dataclass
 class WorkerSlot:
-    """One worker's place.
+    """One worker slot.
 
     Args:
-        life: a call that its worker answers now and then, and that fails at once when it dies.
-        shards: each one's state, as ordered or as heard.
+        life: a call that its worker answers every few seconds. It fails at once when the worker dies.
+        shards: each shard's state, as requested or as last reported.
         why: why the last worker ended, until a shard runs again.
     """
 
@@ -57,38 +57,38 @@ class WorkerSlot:
     _given: dict[ShardId, float] = field(default_factory=dict)
 
     def settle(self, worker: Any) -> None:
-        """Have a worker fill it."""
+        """Put a worker into the slot."""
         self.actor, self.shards, self._trouble = worker, {}, ""
         self.born = self.heard = time.monotonic()
         self.asked, self.life = worker.status.remote(), worker.lives.remote()
 
     def host(self, config: ShardConfig) -> None:
-        """Give its worker a shard."""
+        """Assign a shard to the slot's worker."""
         self.actor.host.remote(config)
         self.shards[config.id], self._given[config.id] = ShardState.STARTING, time.monotonic()
 
     def note(self, known: list[Status]) -> None:
-        """Take note of what the worker says."""
+        """Record the states that the worker reports."""
         told = {status.id: status.state for status in known}
         self.shards |= told
         for shard, state in list(self.shards.items()):
             lost = shard not in told and time.monotonic() - self._given.get(shard, 0) > AGAIN_S
-            if state == ShardState.STOPPED or lost:  # an order or an answer may have been lost on the way
+            if state == ShardState.STOPPED or lost:  # a request or an answer may have been lost
                 del self.shards[shard]
         if ShardState.RUNNING in told.values():
             self.why = ""
 
     def hear(self, stuck_s: float) -> list[Status]:
-        """What the worker has said since the last call; without waiting for it.
+        """What the worker has reported since the last call, without waiting for it.
 
-        Only Ray's word that it died, or silence for too long, counts as its end: a worker that cannot be reached for a
-        moment, or whose answer is an error, is asked again.
+        A worker counts as ended only if Ray reports its death or if it does not answer for too long. A worker that is briefly
+        unreachable, or that answers with an error, is asked again.
 
         Args:
-            stuck_s: a step that takes longer, or a takeover without progress for longer, hangs.
+            stuck_s: a shard hangs if its step takes longer, or if its recovery makes no progress for longer.
 
         Raises:
-            Ended: it died, does not answer, or a shard of it hangs.
+            Ended: the worker died or does not answer, or one of its shards hangs.
         """
         now = time.monotonic()
         ready, _ = ray.wait([self.asked], timeout=0)
@@ -98,7 +98,7 @@ class WorkerSlot:
             try:
                 known: list[Status] = ray.get(ready[0])
             except (ActorDiedError, ActorUnschedulableError) as reason:
-                if not isinstance(reason, RayTaskError):  # else another actor has died, in its own call of that one
+                if not isinstance(reason, RayTaskError):  # else another actor died, one that the worker called
                     raise Ended(f"its process died: {_cause(reason)}") from reason
                 self._doubt(reason)
             except Exception as reason:
@@ -115,11 +115,11 @@ class WorkerSlot:
         return []
 
     def mark_dead(self, why: str) -> float:
-        """Take note that the worker has ended. Returns after how many seconds a new one may start."""
+        """Record that the worker has ended. Returns after how many seconds a new one may start."""
         now = time.monotonic()
         self.strikes = 0 if now - self.born > STEADY_S else self.strikes + 1
         delay = BACKOFF_S[min(self.strikes, len(BACKOFF_S)) - 1] if self.strikes else 0.0
-        ray.kill(self.actor)  # it may live on, and would keep its share of the machine; it is fenced in any case
+        ray.kill(self.actor)  # it may still live and hold resources; it is fenced in any case
         self.actor, self.asked, self.life, self.shards = None, None, None, {}
         self.not_before, self.why = now + delay, why
         self.restarts += 1
@@ -141,7 +141,7 @@ class WorkerSlot:
 
 
 def _cause(reason: Exception) -> str:
-    """Why a process ended, as far as Ray knows; its text is many lines."""
+    """Why a process ended, as far as Ray knows. Ray's message has many lines."""
     said = " ".join(str(reason).split())
     for sign, cause in CAUSES.items():
         if sign in said:
@@ -154,12 +154,12 @@ CAUSES = {
     "connection error code": "without a word, as by SIGKILL or for lack of memory",
     "node": "its machine was lost",
 }
-"""What Ray's text says, and what it means."""
+"""A phrase in Ray's message -> what it means."""
 
 
 def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
-    """A new worker for a place, such as "pumps/worker-0"."""
-    name = f"{place}/{time.time_ns()}"  # its own: one that only seems dead may still hold the last name
+    """Start a new worker for a slot, such as "pumps/worker-0"."""
+    name = f"{place}/{time.time_ns()}"  # unique: a worker that only seems dead may still hold the last name
     options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
     actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
     return actor.remote({**KEEP_MEMORY, **env})

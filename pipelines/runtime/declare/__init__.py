@@ -1,1 +1,1 @@
-"""What a pipeline is made of."""
+"""The types that a pipeline is declared with."""

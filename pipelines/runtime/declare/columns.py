@@ -1,4 +1,4 @@
-"""Which types a result column may have: those that Delta stores, Polars reads back as they were, and an alert can carry."""
+"""The types that a result column may have: Delta stores them, Polars reads them back unchanged, and an alert can carry them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _INSTEAD = (
 
 
 def check(where: str, results: pa.Schema) -> None:
-    """Refuse result columns that the table would not take, that no query could read, or that an alert could not carry.
+    """Refuse a result column that Delta cannot store, Polars cannot read back or an alert cannot carry.
 
     Raises:
-        ConfigError: the first such column.
+        ConfigError: there is such a column; the error names the first one.
     """
     for field in results:
         if wrong := _unfit(field.type):
@@ -43,7 +43,7 @@ def check(where: str, results: pa.Schema) -> None:
 
 
 def _unfit(kind: pa.DataType, *, inside: bool = False) -> pa.DataType | None:
-    """The type, or one of its parts, that a result column can't have; None: it can."""
+    """The type, or the part of it, that a result column cannot have; None if the whole type fits."""
     if of.is_struct(kind):
         return next((wrong for part in kind if (wrong := _unfit(part.type, inside=True))), None)
     if of.is_map(kind):

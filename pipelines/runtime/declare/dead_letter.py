@@ -1,4 +1,4 @@
-"""Dead letters: records that can't be judged, with the reason and, byte for byte, the original."""
+"""Dead letters: records that cannot be processed, with the reason and the original's bytes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tocsin.pipelines.runtime.declare.errors import Lost
 if TYPE_CHECKING:
     from kafka.consumer.fetcher import ConsumerRecord
 
-MESSAGE_LIMIT = 1000  # characters of the reason that go into a header
+MESSAGE_LIMIT = 1000  # the most characters of a reason in a header
 _REASON = "__connect.errors."
 KEPT = "tocsin-dead-"
 _NULL = "tocsin-null-headers"
 GAP, OVERLOAD, READ = "takeover", "overload", "read"
 GAPS = (GAP, OVERLOAD, READ)
-"""Stages of letters that stand for records which nobody judged, without an original: lost before a takeover, skipped to keep up,
-or damaged in the log."""
+"""Stages of letters without an original. Each stands for records that were never processed: lost before recovery, skipped to
+reduce the lag, or damaged in the log."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row that a stage can't judge, or a message with many; the shard fetches the original and makes it a dead letter."""
+    """A row, or a message with many such rows, that a stage cannot process. The shard fetches the original for the dead letter."""
 
     partition: int
     offset: int
@@ -35,17 +35,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record, or one row of a record, that can't be judged, with why.
+    """A record, or one row of a record, that cannot be processed, with the reason.
 
     Args:
         topic, partition, offset: where the record was read.
         row: row in a many-row message; None for the whole message.
-        stage: what gave up: "decode", "sorted", ...
+        stage: where it failed: "decode", "sorted", ...
         error: class name of the reason, such as "BadValue" or "TooLate".
         message: the reason, without the position, such as "expected 21 sensors, got 20".
         timestamp: Kafka's, ms since 1970 UTC; -1 if unknown.
-        key, value, headers: the original's, untouched.
-        kept: headers that tell where the original is, if it is too large to be here.
+        key, value, headers: the original's, unchanged.
+        kept: headers that locate the original if it is too large for the dead letter.
     """
 
     topic: str
@@ -80,17 +80,17 @@ class DeadLetter:
 
     @classmethod
     def of_none(cls, topic: str, partition: int, offset: int, *, stage: str, error: str, message: str) -> DeadLetter:
-        """A letter without an original: it stands for the records from `offset` on that nobody read."""
+        """A letter without an original; it stands for the records from `offset` on that were never read."""
         return cls(topic, partition, offset, None, stage, error, message, 0, None, None, ())
 
     @classmethod
     def gap(cls, lost: Lost, topic: str, partition: int, offset: int, *, stage: str) -> DeadLetter:
-        """A letter that stands for records which are lost, from an offset on."""
+        """A letter without an original; it stands for the records from `offset` on that are lost."""
         return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
 
     @classmethod
     def read(cls, record: ConsumerRecord) -> DeadLetter:
-        """A dead letter as it was published: its own headers come last, whatever the original's are called."""
+        """Parse a published dead letter. Its own headers come last, whatever names the original's headers have."""
         ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
         cut = ours[-1] if ours else len(record.headers)
         own = {name: value for name, value in record.headers[cut:] if value is not None}
@@ -114,12 +114,12 @@ class DeadLetter:
 
     @property
     def size(self) -> int:
-        """Bytes of the original's value, wherever that is."""
+        """Bytes of the original's value, wherever it is stored."""
         return int(dict(self.kept).get(f"{KEPT}size", b"") or len(self.value or b""))
 
     @property
     def destination(self) -> str:
-        """The topic that takes the dead letters of this one's topic."""
+        """The dead-letter topic of the original's topic."""
         return names.dead_letter_topic(self.topic)
 
     def __str__(self) -> str:
@@ -127,10 +127,10 @@ class DeadLetter:
         return f"{self.topic}[{self.partition}]@{self.offset}{row}: {self.message}; sent to {self.destination}"
 
     def headers_out(self) -> list[tuple[str, bytes]]:
-        """The original's headers, then the reason under Kafka Connect's names; the last of a name counts.
+        """The original's headers, then the reason under Kafka Connect's names. The last header of a name counts.
 
-        The original's timestamp is among them: as the record's own, retention could delete an old one at once. So are the
-        places of its headers that are null: the client does not write those.
+        The original's timestamp is a header: as the record's own timestamp it could make retention delete the record at once.
+        Another header lists which of the original's headers are null, since the client does not write null headers.
         """
         reason: dict[str, str] = {
             f"{_REASON}topic": self.topic,

@@ -10,11 +10,11 @@ class ConfigError(TocsinError):
 
 
 class Unavailable(TocsinError):
-    """Something outside does not answer: broker, lake, registry, cluster."""
+    """An external system does not answer: broker, lake, registry or cluster."""
 
 
 class Refused(TocsinError):
-    """Something outside answers, and gives the same answer until a person changes a right, a setting or a version."""
+    """An external system refuses a request, and will until a person changes a right, a setting or a version."""
 
 
 class ModelError(TocsinError):
@@ -22,27 +22,27 @@ class ModelError(TocsinError):
 
 
 class Fenced(TocsinError):
-    """Another owner took this shard over; this process must end without another word."""
+    """Another process owns this shard now; this one must end without writing anything more."""
 
 
 class Lost(TocsinError):
-    """What recovery needs is gone; `--on-gap skip` records the gap and goes on."""
+    """Data that recovery needs is gone; with `--on-gap skip` the shard records the gap and continues."""
 
 
 class TopicReplaced(Lost):
-    """The input topic was deleted and made again: its offsets mean other records now."""
+    """The input topic was deleted and created again; its offsets now name other records."""
 
 
 class PositionLost(Lost):
-    """The next offset to read is no longer (or not yet) inside the topic's log."""
+    """The next offset to read is before the start or after the end of the topic's log."""
 
 
 class RecordsCorrupt(Lost):
-    """The log holds bytes that are no records any more."""
+    """The log holds bytes that can no longer be read as records."""
 
 
 class FrameLost(Lost):
-    """A frame that was judged is no longer where its message says, and has to be judged again."""
+    """Recovery has to process a frame again, but the frame is no longer where its message says."""
 
 
 class JournalLost(Lost):
@@ -50,7 +50,7 @@ class JournalLost(Lost):
 
 
 class LakeLost(Lost):
-    """The table that the journal goes with is gone, older than the journal says, or lacks files that it names."""
+    """The table is gone, lacks the checkpoint that the journal builds on, or lacks files that its log names."""
 
 
 class SnapshotLost(Lost):

@@ -1,4 +1,4 @@
-"""Classes from outside: `module:name`, or the name of an entry point of an installed package."""
+"""Loads extensions: `module:name`, or the name of an entry point of an installed package."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 
 def extension(name: str, *, group: str, where: str) -> Any:
-    """What a setting names.
+    """Load the object that a setting names.
 
     Args:
-        name: `module:name`, or an entry point's.
-        group: of the entry points, such as `tocsin.alert_sinks`.
-        where: the setting, for errors.
+        name: `module:name`, or the name of an entry point.
+        group: the group of entry points, such as `tocsin.alert_sinks`.
+        where: the setting, for error messages.
 
     Raises:
-        ConfigError: there is no such thing, or its module fails.
+        ConfigError: there is no such object, or its module fails to import.
     """
     if ":" not in name:
         found = entry_points(group=group)

@@ -16,17 +16,17 @@ RFC3339 = (
     r"(?:\.([0-9]{1,9}))?(Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
 TIME = re.compile(RFC3339)
-FIRST_MS = -8_520_336_000_000  # 1700-01-01: with the next, what both the pattern above and int64 nanoseconds hold
+FIRST_MS = -8_520_336_000_000  # 1700-01-01; both `RFC3339` and int64 nanoseconds hold all times up to END_MS
 END_MS = 7_258_118_400_000  # 2200-01-01
 PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 TODAY_MS = range(946_684_800_000, 4_102_444_800_000)
-"""2000 to 2099: times of which a producer may have mistaken the unit."""
+"""2000 to 2099. If a number is a time in this range when read in another unit, it was probably meant in that unit."""
 EXACT = 2**53
-"""Below it a floating-point number is the very integer that was written; from here on it may be a rounded one."""
+"""Below 2**53 a float is exactly the integer that was written; from here on it may be rounded."""
 
 
 def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
-    """A function from a parsed JSON value to the field's, None if it isn't one, and what it wants, in words."""
+    """A function from parsed JSON to the field's value (None if it does not fit), and a description of what fits."""
     kind = f.type
     if kind in (pa.float32(), pa.float64()):
         # From here on, rounding to 32 bits gives infinity.
@@ -52,27 +52,27 @@ def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
 
 
 def whole(content: Any) -> int | None:
-    """An integer; also one that its producer writes as a float, such as `7.0`. None if it isn't one."""
+    """The content as an integer, even if it is written as a float such as `7.0`; None if it is not an integer."""
     if type(content) is float and content.is_integer() and abs(content) < EXACT:
         return int(content)
     return content if type(content) is int else None
 
 
 def instant(content: Any, unit: str) -> int | None:
-    """A time in `unit` since 1970 UTC, cut off downwards; None if it isn't one."""
+    """The content as a time in `unit` since 1970 UTC, rounded down; None if it is not a time."""
     if (number := whole(content)) is not None and FIRST_MS <= number < END_MS:
         return number * PER_MS[unit]
     if type(content) is str and (parts := TIME.fullmatch(content)):
         clock, fraction, offset = parts.groups()
-        with suppress(ValueError):  # there is no such day
+        with suppress(ValueError):  # the pattern accepts days that do not exist
             seconds = int(datetime.fromisoformat(clock + offset).timestamp())
-            if FIRST_MS <= seconds * 1000 < END_MS:  # the offset may lead out of the years that the pattern holds
+            if FIRST_MS <= seconds * 1000 < END_MS:  # the offset may move it out of the pattern's years
                 return (seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0"))) * PER_MS[unit] // 1_000_000
     return None
 
 
 def unit_meant(content: Any) -> str:
-    """What a number of milliseconds is likely to be instead, such as "; seconds?"; nothing where that is unlikely."""
+    """The unit that a number was probably meant in instead of milliseconds, such as "; seconds?"; "" if none is likely."""
     with suppress(TypeError, ValueError, OverflowError):
         for unit, ms in (("seconds", 1000), ("microseconds", 1e-3), ("nanoseconds", 1e-6)):
             if int(float(content) * ms) in TODAY_MS:

@@ -1,66 +1,66 @@
-"""Every id and path that is written anywhere, once. They are formats: what was written under them must be found again."""
+"""Every id and path that the runtime writes. They are formats: data stored under them must be found again."""
 
 from __future__ import annotations
 
 # Topics.
 REPLAYED = "_tocsin.replayed"
-"""The compacted topic that says which dead letters were sent again."""
+"""The compacted topic that records which dead letters were sent again."""
 
 
 def alert_topic(pipeline: str) -> str:
-    """A pipeline's alerts."""
+    """The topic of a pipeline's alerts."""
     return f"alerts.{pipeline}"
 
 
 def dead_letter_topic(topic: str) -> str:
-    """The dead letters of a topic."""
+    """The dead-letter topic of a topic."""
     return f"{topic}.dlq"
 
 
 def journal_topic(pipeline: str) -> str:
-    """The compacted topic of a pipeline's journals, a partition a shard."""
+    """The compacted topic of a pipeline's journals, one partition a shard."""
     return f"_tocsin.{pipeline}"
 
 
 # Kafka's transactions and groups.
 def transactional_id(pipeline: str, shard: int) -> str:
-    """A shard's, not its worker's: whoever opens it fences the shard's older owner."""
+    """The id belongs to the shard, not to its worker: opening it fences the shard's previous owner."""
     return f"{pipeline}/{shard}"
 
 
 def replay_id(topic: str) -> str:
-    """Of whoever sends dead letters of a topic again; one at a time."""
+    """The transactional id for sending a topic's dead letters again; only one process does so at a time."""
     return f"tocsin.replay/{topic}"
 
 
 def lag_group(pipeline: str) -> str:
-    """The group whose positions people's lag tools look at."""
+    """The consumer group whose positions lag tools read."""
     return f"tocsin.{pipeline}"
 
 
 def sink_group(pipeline: str, sink: str) -> str:
-    """The group that says how far an alert sink has got."""
+    """The consumer group that holds an alert sink's position."""
     return f"tocsin.sink.{pipeline}.{sink}"
 
 
 # Delta's transaction ids; their versions are int64.
 def position_id(pipeline: str, topic: str, partition: int) -> str:
-    """R, a partition's next input offset."""
+    """The id whose version is R, a partition's next input offset."""
     return f"{pipeline}/{topic}/{partition}"
 
 
 def epoch_id(pipeline: str, shard: int) -> str:
-    """Of a shard's owner."""
+    """The id whose version is the epoch of a shard's owner."""
     return f"{pipeline}/{shard}#epoch"
 
 
 def checkpoint_id(pipeline: str, shard: int) -> str:
-    """The name of the snapshot that goes with R."""
+    """The id whose version names the snapshot that belongs to R."""
     return f"{pipeline}/{shard}#checkpoint"
 
 
 def shards_id(pipeline: str) -> str:
-    """How many shards a pipeline has."""
+    """The id whose version is a pipeline's number of shards."""
     return f"{pipeline}#shards"
 
 
@@ -69,7 +69,7 @@ STATE, MODELS, DEAD_LETTERS, ORDERS, FRAMES = "_state", "_models", "_dead", "_or
 
 
 def snapshot_folder(pipeline: str, shard: int) -> str:
-    """A shard's snapshots, each in a folder by its checkpoint's name."""
+    """A shard's snapshots, each in a folder named after its checkpoint."""
     return f"{STATE}/{pipeline}/{shard}"
 
 
@@ -79,7 +79,7 @@ def model_folder(sha256: str) -> str:
 
 
 def orders_file(pipeline: str) -> str:
-    """What people have ordered of a pipeline."""
+    """The file with people's orders to a pipeline."""
     return f"{ORDERS}/{pipeline}.json"
 
 
@@ -90,5 +90,5 @@ def supervisor_actor(pipeline: str) -> str:
 
 
 def worker_slot(pipeline: str, number: int | str = "") -> str:
-    """Where a worker runs; the worker's own name has a time behind it. Without a number: what all of a pipeline begin with."""
+    """The name of a worker's slot; a worker's own name adds a time to it. Without a number: the prefix of a pipeline's slots."""
     return f"{pipeline}/worker-{number}"

@@ -1,4 +1,4 @@
-"""A pipeline as it is declared: what comes in, the stages, what goes out, when to ring."""
+"""A pipeline's declaration: the input, the stages, the results and the alert rules."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ IDENTITY = pa.schema(
         pa.field("_timestamp", pa.timestamp("ms", tz="UTC")),
     ]
 )
-"""Columns that the runtime puts before a reading's own: where it came from and Kafka's timestamp."""
+"""Columns that the runtime puts before a reading's own: its place in the topic and Kafka's timestamp."""
 
 TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
-"""Options of every pipeline: the runtime takes them, a factory need not know them."""
+"""Options of every pipeline. The runtime applies them; a factory need not know them."""
 
 LINEAGE = pa.schema(
     [
@@ -43,25 +43,26 @@ LINEAGE = pa.schema(
         pa.field("model_version", pa.string()),
     ]
 )
-"""Columns that the runtime puts before a result's own; a timer's row has no offset and no row."""
+"""Columns that the runtime puts before a result's own. A row that a timer makes has no offset and no row."""
 
 MAX_AGE = "10000d"
-"""27 years: history that is fed on purpose is rarely so old, and a time in the wrong unit, or of a clock never set, always is."""
+"""27 years. History that is fed on purpose is rarely so old. A time in the wrong unit, or of a clock never set, always is."""
 
 FORGET_AFTER = "30d"
-"""A key not seen for so long, and frames so old, are forgotten, unless a pipeline or its options say otherwise."""
+"""Keys inactive for this long, and frames this old, are forgotten, unless a pipeline or its options set another value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlertRule:
-    """Ring when a condition over the result columns holds for a key.
+    """Raise an alert when a condition over the result columns holds for a key.
 
     Args:
-        when: raises; `clear`: ends it (None: as soon as `when` is false). Between the two the alert stays as it is.
-        hold: rows in a row of the key for which `when` must hold.
-        cooldown: event time since the key's last ring of this rule within which it does not ring again.
-        data: result columns that go into the alert as its evidence (all of them when empty). Binary is base64 there, a decimal
-            text, a map an object; of long text and binary the beginning.
+        when: raises the alert.
+        clear: ends the alert; None: it ends as soon as `when` is false. While neither holds, the alert stays as it is.
+        hold: consecutive rows of the key for which `when` must hold.
+        cooldown: event time after the key's last alert of this rule during which the rule raises no other.
+        data: result columns that go into the alert as its evidence; all of them when empty. Binary is written as base64, a
+            decimal as text, a map as an object. Long text and binary are truncated.
     """
 
     name: str
@@ -80,7 +81,7 @@ class AlertRule:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step takes at most `rows` rows, and waits at most `wait` for them once the first is there."""
+    """A step takes at most `rows` rows. Once it has the first, it waits at most `wait` for more."""
 
     rows: int = 8192
     wait: str = "5ms"
@@ -88,7 +89,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Commit:
-    """A checkpoint is taken `every` so often, when uncommitted results reach `size`, and at the first result after a start."""
+    """A checkpoint is taken after each `every`, when uncommitted results reach `size`, and at the first result after a start."""
 
     every: str = "5s"
     size: str = "64MB"
@@ -99,31 +100,34 @@ class Pipeline:
     """One input topic, stages in order, one results table, alert rules.
 
     Args:
-        into: the results table's folder in the lake, which several pipelines may share; default: `name`.
-        schema: one reading; a field with `nullable=False` must be there and finite. A field whose metadata has
-            `{"from": "header:<name>"}` is read from that record header, one with `{"from": "value"}` is the value's text.
-        key: the column whose value names the asset; state lives per (partition, key).
-        results: columns of `rows.table` after the last stage that are kept; lineage is added by the runtime. Their types are
-            those that Delta stores: see `tocsin.pipelines.runtime.declare.columns`.
+        into: the results table's folder in the lake; several pipelines may share it. Default: `name`.
+        schema: one reading. A field with `nullable=False` must be present and finite. A field whose metadata has
+            `{"from": "header:<name>"}` is read from that record header; one with `{"from": "value"}` is the value's text.
+        key: the column whose value names the asset; state is kept per (partition, key).
+        results: columns of `rows.table` after the last stage that are stored; the runtime adds the lineage. Their types must
+            be ones that Delta stores: see `tocsin.pipelines.runtime.declare.columns`.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
-        unknown: "ignore" or "reject" readings with fields that `schema` does not name.
+        unknown: "ignore" fields that `schema` does not name, or "reject" readings that have them.
         max_skew: how far an event time may be ahead of the Kafka timestamp.
-        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the clock of
-            the machine by as much, and by 10000 days at least: a log may be read long after it was written.
-        overload: when readings come faster than they can be judged: "block", nothing is left out and the lag grows; or
-            "latest", readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
-        forget_after: a key not seen for so long is forgotten.
-        state_version: raise it when the meaning or the shape of the state changes; what there is of an older version is then
-            migrated, or else rebuilt, or else refused.
-        migrate: called with a version and its state, gives this version's (`dataclasses.replace` of `cells` and `waiting`) or
-            None. Cells are `[K, ...]` tensors, a row a key, by names such as "0-Sorted/newest|", "1-Last/rows|data" and
-            "1-Last/rows|count"; one that is left out starts at its fill. Rows that wait have a reading's columns.
-        warmup: so much of the log, by Kafka's timestamps, rebuilds the state; its rows and alerts are dropped. "0s": none.
-        files: result columns that are paths in the lake, and each one's column of the last stage with that file's bytes; where
-            neither is null, the file is there before its row can be seen. `frames/<name>/<day>/` stays for `forget_after`.
-        formats: message formats that its topic may have beside JSON and Arrow; see `MessageFormat`.
-        silences: assets that do not ring before a time, ms since the epoch; by a person's order, see `Plan`.
-        forgets: assets whose state is taken away when a shard takes up an order that it has not had before; see `Plan`.
+        max_age: how far an event time may be behind the Kafka timestamp. The Kafka timestamp itself may be behind the machine's
+            clock by as much, or by 10000 days if that is more: a log may be read long after it was written.
+        overload: what happens when readings arrive faster than they can be processed. "block": nothing is skipped and the lag
+            grows. "latest": readings older than `max_lag` by Kafka's timestamp are skipped, journaled and counted.
+        forget_after: a key that is inactive for this long is forgotten.
+        state_version: raise it when the meaning or the shape of the state changes. State of an older version is then migrated,
+            or else rebuilt, or else refused.
+        migrate: called with the older version and its state. Returns this version's state (`dataclasses.replace` of `cells` and
+            `waiting`), or None if it cannot. Cells are `[K, ...]` tensors, one row a key, with names such as
+            "0-Sorted/newest|", "1-Last/rows|data" and "1-Last/rows|count"; a missing one starts at its fill. Waiting rows have
+            a reading's columns.
+        warmup: how much of the log, by Kafka's timestamps, is processed to rebuild the state; its rows and alerts are dropped.
+            "0s": none.
+        files: result columns that are paths in the lake, each mapped to the last stage's column with that file's bytes. If
+            neither is null, the file is written before its row is visible. `frames/<name>/<day>/` is kept for `forget_after`.
+        formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
+        silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
+        forgets: asset -> when a person ordered that its state be removed, ms since the epoch. A shard removes it when it adopts
+            an order that it has not had before; see `Plan`.
     """
 
     name: str
@@ -211,7 +215,7 @@ class Pipeline:
 
     @property
     def journal(self) -> str:
-        """The compacted topic of the shards' journals, a partition a shard."""
+        """The compacted topic of the shards' journals, one partition a shard."""
         return names.journal_topic(self.name)
 
     @property
@@ -222,7 +226,7 @@ class Pipeline:
 
 
 def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
-    """A pipeline with what an operator may set of any one; see `TUNING`."""
+    """The pipeline with the options applied that an operator may set for any pipeline; see `TUNING`."""
 
     def given(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names if name in options}
@@ -233,7 +237,7 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
 
 
 def _readable(where: str, read: Callable[[str], int], text: str) -> None:
-    """Raise, saying where, unless `read` understands the text."""
+    """Raise a `ConfigError` that names the setting unless `read` parses the text."""
     try:
         read(text)
     except ConfigError as reason:

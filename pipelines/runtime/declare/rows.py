@@ -1,4 +1,4 @@
-"""Rows on their way through the stages: an Arrow table, tensors beside it, each row's place in state."""
+"""The rows that pass through the stages: an Arrow table, tensors beside it, and each row's slot in the state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Groups:
-    """Rows laid together by slot, arrival order kept inside: `order` sorts, `starts`/`lengths` cut, `slots` name the groups."""
+    """Rows grouped by slot, in arrival order inside a group.
+
+    Attributes:
+        order: `[B]`, sorts the rows into groups.
+        slots, starts, lengths: `[K]`, each group's slot, the place of its first sorted row and its number of rows.
+    """
 
     order: Tensor
     slots: Tensor
@@ -22,7 +27,12 @@ class Groups:
     lengths: Tensor
 
     def running_max(self, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Of `values` in the groups' order: the maximum before each row, beginning with a group's `start`, and at its end."""
+        """The running maximum before each row, `[B]`, and at each group's end, `[K]`.
+
+        Args:
+            values: `[B]`, in the groups' order.
+            start: `[K]`, each group's maximum before its first row.
+        """
         # One cumulative maximum over all groups: lift each group above the ones before it by rank, not by value.
         first = torch.zeros(len(values), dtype=torch.bool)
         first[self.starts] = True
@@ -41,9 +51,9 @@ class Rows:
     """Columnar rows; may be empty (a tick).
 
     Args:
-        table: identity columns (`_partition`, `_offset`, `_row`, `_timestamp`), then the reading's, then what stages added.
-        slots: `[B]` int64, the key's place in state.
-        tensors: name -> `[B, ...]`, what stages hand on beside the table.
+        table: identity columns (`_partition`, `_offset`, `_row`, `_timestamp`), then the reading's, then those that stages added.
+        slots: `[B]` int64, each key's slot in the state.
+        tensors: name -> `[B, ...]`, tensors that stages pass on beside the table.
     """
 
     table: pa.RecordBatch
@@ -85,7 +95,7 @@ class Rows:
         return torch.from_numpy(np.asarray(self.table.column(name).to_numpy(zero_copy_only=False)).copy())
 
     def groups(self) -> Groups:
-        """Rows laid together by slot."""
+        """The rows grouped by slot."""
         return self._groups
 
     @cached_property
@@ -95,7 +105,7 @@ class Rows:
         return Groups(order, slots, torch.cumsum(lengths, 0) - lengths, lengths)
 
     def rounds(self) -> list[Tensor]:
-        """Row indices in rounds: each key at most once a round, in arrival order; for recurrent models."""
+        """Row indices in rounds, for recurrent models: each key at most once a round, in arrival order."""
         g = self.groups()
         rank = torch.arange(len(self)) - torch.repeat_interleave(g.starts, g.lengths)
         by_rank = torch.argsort(rank, stable=True)
@@ -103,7 +113,7 @@ class Rows:
 
 
 def concat(parts: list[Rows]) -> Rows:
-    """Rows of one layout, one after the other."""
+    """Concatenate rows of one layout."""
     if len(parts) == 1:
         return parts[0]
     table = pa.Table.from_batches([p.table for p in parts]).combine_chunks().to_batches()

@@ -1,25 +1,25 @@
-"""What a shard is doing."""
+"""The states of a shard."""
 
 from enum import StrEnum
 
 
 class ShardState(StrEnum):
-    """As `tocsin status` and the metrics have it."""
+    """A shard's state, as `tocsin status` and the metrics show it."""
 
     STARTING = "starting"
-    """It recovers."""
+    """It is recovering."""
     WAITING = "waiting"
-    """For a broker or a lake; its error says which."""
+    """It waits for a broker or a lake; its error names which."""
     RUNNING = "running"
     STOPPING = "stopping"
-    """It commits and lets go."""
+    """It commits and releases its resources."""
     STOPPED = "stopped"
-    """By an order."""
+    """It was ordered to stop."""
     REFUSED = "refused"
     """A person has to act on its error."""
     RESTARTING = "restarting"
     """Its worker died; another one starts."""
     MOVING = "moving"
-    """To another worker."""
+    """It moves to another worker."""
     PAUSED = "paused"
-    """By a person."""
+    """A person has paused it."""

@@ -1,4 +1,4 @@
-"""Stages: rows in, rows out; what they may know of the step that they are in, and what falls due in silence."""
+"""Stages, the context of the step that they run in, and timers for inactive keys."""
 
 from __future__ import annotations
 
@@ -16,55 +16,56 @@ from tocsin.pipelines.runtime.declare.state import CellStore, Declared, Stores
 
 
 class Stage:
-    """Rows in, rows out: fewer (it waits), more (it resamples) or as many.
+    """Takes rows and returns rows: fewer if it holds some back, more if it resamples, or as many.
 
-    A stage is deterministic: no I/O, and no clock but the step's; otherwise recovery could not run it again. The engine may call it
-    without rows (a tick).
+    A stage is deterministic: it does no I/O and reads no clock but the step's. Otherwise recovery could not repeat it. The engine
+    may call it without rows (a tick).
 
-    A stage that acts when a key has been inactive declares `timers`. It calls `ctx.hear` to note when keys were heard of, and
-    `ctx.due` says which have been inactive for long enough. The engine calls it at exactly that time of the key, between the
-    readings before and after the pause, even where one step holds both.
+    A stage that acts on inactive keys declares `timers`. It calls `ctx.hear` to record when keys were last active; `ctx.due`
+    returns the keys that have been inactive for long enough. The engine calls the stage exactly when a key's timer is due,
+    between the readings before and after the pause, even if one step holds both.
     """
 
     stored_as = ""
-    """The name of its state in snapshots; "": the name of the class."""
+    """The name of the stage's state in snapshots; "": the name of the class."""
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        """What it remembers, declared: the runtime stores it, snapshots it, lets it expire and moves it."""
+        """The state that the stage declares. The runtime stores, snapshots, expires and moves it."""
         return {}
 
     @property
     def timers(self) -> Sequence[Timer]:
-        """After how long without a key's readings it acts on the key."""
+        """The timers after which the stage acts on an inactive key."""
         return ()
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        """Take one step's rows, return what goes on."""
+        """Process one step's rows and return the rows for the next stage."""
         raise NotImplementedError
 
 
 def state_names(stages: Sequence[Stage]) -> list[str]:
-    """What each stage's state is called in snapshots."""
+    """The name of each stage's state in snapshots."""
     return [f"{i}-{getattr(stage, 'stored_as', '') or type(stage).__name__}" for i, stage in enumerate(stages)]
 
 
 def declared_state(stages: Sequence[Stage]) -> dict[str, Declared]:
-    """What all stages remember, by the names that it has in snapshots."""
+    """The state that all stages declare, by its names in snapshots."""
     named = zip(state_names(stages), stages, strict=True)
     return {f"{name}/{part}": declared for name, stage in named for part, declared in stage.state.items()}
 
 
 @dataclass(frozen=True)
 class Timer:
-    """Something that a stage does to a key that has not been heard of for a while.
+    """A period of inactivity after which a stage acts on a key.
 
-    A step that holds a key's rows from both sides of such a silence is judged in parts, so that the silence is noticed.
+    A step with a key's rows from before and after such a period is processed in parts, so that the stage notices the period.
 
     Args:
-        heard: the stage's cell with when each key was last heard of, ms since the epoch, 0 for never; see `StepContext.hear`.
-        after: ms of silence.
-        counts: rows as they came -> `[B]` bool, those that end a silence; None: all.
+        heard: the stage's cell with the time when each key was last active, ms since the epoch, 0 for never; see
+            `StepContext.hear`.
+        after: ms of inactivity.
+        counts: rows as they arrived -> `[B]` bool, the rows that make a key active; None: all.
     """
 
     heard: str
@@ -74,16 +75,16 @@ class Timer:
 
 @dataclass
 class StepContext:
-    """What a stage may know of the step it is in, and where it leaves what it drops.
+    """What a stage can read of the step that it runs in, and where it sends rows that it refuses.
 
     Args:
-        now: ms since the epoch, the step's only clock, journaled.
+        now: ms since the epoch; the step's only clock. It is journaled.
         key, event_time: the columns of `rows.table` with the key and the event time.
         keys_of: slots -> their partitions and keys; for rows that a stage makes itself.
         came: the readings of this part of the step, before any stage.
-        heard: `[B]` int64, when each of them counts as heard of, ms since the epoch.
-        clock: `[capacity]` int64, how far each key's own time has come, by slot. It stops wherever a `Timer` is due.
-        ticks: no readings have come in this part of the step: it is about what is due.
+        heard: `[B]` int64, ms since the epoch: when each reading's key was last active.
+        clock: `[capacity]` int64, the time that each key has reached, by slot. It stops wherever a `Timer` is due.
+        ticks: this part of the step has no readings; it only handles what is due.
     """
 
     now: int
@@ -98,24 +99,24 @@ class StepContext:
     counts: Counter[str] = field(default_factory=Counter)
 
     def refuse(self, rows: Rows, *, stage: str, error: str, messages: Sequence[str]) -> None:
-        """Send rows to the dead letters, one message a row."""
+        """Send rows to the dead letters, with one message for each row."""
         identity = (rows.table.column(n).to_pylist() for n in ("_partition", "_offset", "_row"))
         for partition, offset, row, message in zip(*identity, messages, strict=True):
             self.refused.append(Refusal(partition, offset, row, stage, error, message))
 
     def hear(self, heard: CellStore, counts: Tensor | None = None) -> None:
-        """Note in a cell when the keys of `came` were last heard of, ms since the epoch; `counts` (`[B]` bool): by these rows."""
+        """Record when the keys of `came` were last active, ms since the epoch; `counts` (`[B]` bool): only by these rows."""
         rows = self.came if counts is None else self.came.keep(counts)
         if len(rows):
             g, at = rows.groups(), self.heard if counts is None else self.heard[counts]
             heard[g.slots] = at[g.order[g.starts + g.lengths - 1]]
 
     def due(self, heard: CellStore, after: int) -> Tensor:
-        """Which keys have not been heard of for `after` ms, `[capacity]` bool by slot; a stage declares that as a `Timer`."""
+        """Which keys have been inactive for `after` ms, `[capacity]` bool by slot; the stage must declare a `Timer` for it."""
         last = heard.all()
         if not self.ticks:
             return torch.zeros(len(last), dtype=torch.bool)
-        return (last == 0) | (last + after <= self.clock)  # never: its state was taken away while rows of it wait
+        return (last == 0) | (last + after <= self.clock)  # 0: the key's state was removed while its rows still wait
 
     def times(self, rows: Rows) -> Tensor:
         """Each row's event time, ms, `[B]` int64."""
@@ -123,7 +124,7 @@ class StepContext:
         return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
 
     def timed(self, slots: Tensor, times: Tensor, fields: Iterable[pa.Field]) -> Rows:
-        """Rows that a stage makes itself, of the keys in `slots` at `times` (ms): no offset, and all else null."""
+        """Rows that a stage makes itself, for the keys in `slots` at `times` (ms). They have no offset; all else is null."""
         partitions, keys = self.keys_of(slots)
         moments = pa.array(times.numpy(), pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
         known = {"_partition": partitions, "_timestamp": moments, self.event_time: moments, self.key: keys}

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.engine.rules import Transition
 
 TYPE = "io.tocsin.alert."
-"""What a type begins with, before the transition."""
+"""Prefix of the CloudEvents type; the transition follows."""
 SOURCE = "/tocsin/"
-"""What a source begins with, before the pipeline."""
+"""Prefix of the CloudEvents source; the pipeline's name follows."""
 TEXT_LIMIT = 1000
-"""Characters of a text, or of binary in base64, that an alert carries as evidence; the table has all of it."""
+"""Most characters of a text, or of binary in base64, in an alert's evidence. The table holds the whole value."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Alert:
     """A rule was raised or cleared for a key.
 
     Args:
-        id: the same after any number of restarts: a hash of what rang, not of when it was sent. A topic that was made again counts
-            its offsets anew, so from then on its own id is in the hash, too.
-        time: the event time of the row that rang.
-        data: the row's evidence; its table row becomes visible only at the next commit.
+        id: stable across restarts: a hash of what caused the alert, not of when it was published. A recreated topic reuses
+            offsets, so its topic id is part of the hash.
+        time: the event time of the row at which the rule was raised or cleared.
+        data: the evidence from the row. The row becomes visible in the table only at the next commit.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Alert:
 
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes]], value: bytes) -> Alert:
-        """An alert as it was published."""
+        """Parse a published alert."""
         ce = {name: content.decode() for name, content in headers}
         data = orjson.loads(value)
         return cls(
@@ -80,19 +80,19 @@ class Alert:
 
 
 def generation(facts: Mapping[str, Any], topic_id: str) -> str:
-    """What tells a topic's alerts from those of one of its name before it: "" for the first, or its id.
+    """The part of an alert's id that tells topics of the same name apart: "" for the first topic, or the topic's id.
 
     Args:
-        facts: of the last snapshot; without any it is unknown what topic that was of.
+        facts: those of the last snapshot. Without a snapshot the earlier topic is unknown, so the id is used.
     """
-    same = bool(facts) and (facts.get("topic_id") or topic_id) == topic_id  # a broker of old has no ids
+    same = bool(facts) and (facts.get("topic_id") or topic_id) == topic_id  # old brokers report no ids
     return str(facts.get("generation", "")) if same else topic_id
 
 
 def alerts_from(
     pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Transition], generation: str = ""
 ) -> list[Alert]:
-    """The alerts of one step's rule edges, in the rows' order; `generation`: of the input topic."""
+    """The alerts for one step's rule transitions, in row order; `generation` is that of the input topic."""
     if not edges:
         return []
     rows = frame[[e.row for e in edges]].drop("event_date").to_dicts()
@@ -101,7 +101,7 @@ def alerts_from(
 
 def _alert(pipeline: Pipeline, edge: Transition, row: dict[str, Any], generation: str) -> Alert:
     rule = edge.rule
-    if row["offset"] is None:  # a timer's: no record rang, so the key and its time name it
+    if row["offset"] is None:  # a timer's row has no record: its key and event time identify it
         origin: list[Any] = [row["key"], row["event_time"].isoformat()]
     else:
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
@@ -123,13 +123,13 @@ def _alert(pipeline: Pipeline, edge: Transition, row: dict[str, Any], generation
 
 
 def _evidence(value: Any) -> Any:
-    """A column's value as JSON has it."""
+    """Convert a column's value to its form in JSON."""
     if isinstance(value, str):
         return value[:TEXT_LIMIT]
     if isinstance(value, bytes):
         return b64encode(value[: TEXT_LIMIT * 3 // 4]).decode()
     if isinstance(value, Decimal):
-        return str(value)  # a JSON number is a float to most who read it
+        return str(value)  # most parsers read a JSON number as a float
     if isinstance(value, list):
         return [_evidence(item) for item in value] if value and not isinstance(value[0], int | float) else value
     if isinstance(value, dict):
@@ -138,8 +138,8 @@ def _evidence(value: Any) -> Any:
 
 
 def _name(key: Any) -> str:
-    """A map's key as JSON has it."""
-    if isinstance(key, date):  # and datetime
+    """Convert a map's key to its form in JSON."""
+    if isinstance(key, date):  # or datetime, its subclass
         return key.isoformat()
     if isinstance(key, bool):
         return str(key).lower()

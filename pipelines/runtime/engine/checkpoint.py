@@ -1,4 +1,4 @@
-"""A checkpoint's outside steps: files, snapshot, Delta commit; written beside the steps, one at a time."""
+"""Writes checkpoints (files, snapshot, Delta commit) in the background, one at a time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tocsin.pipelines.runtime.telemetry import failpoints
 
 @dataclass(frozen=True)
 class PendingCheckpoint:
-    """What is set aside when a checkpoint is taken: all that it will make durable.
+    """Everything that a checkpoint makes durable, captured when it is taken.
 
     Args:
         name: epoch << 32 | sequence.
-        results: rows since the checkpoint before.
-        files: path in the lake and content of what these rows name.
-        positions: each partition's next offset (R) once it has landed.
-        facts: what takeover must know beside the state: topic id, plan, signature, version, clock.
+        results: rows since the previous checkpoint.
+        files: path in the lake and content of the files that these rows name.
+        positions: each partition's next offset, which becomes R when the checkpoint is committed.
+        facts: what recovery needs besides the state: topic id, plan, signature, version, clock.
     """
 
     name: int
@@ -38,10 +38,10 @@ class PendingCheckpoint:
 
 
 class CheckpointWriter:
-    """Writes checkpoints; step 1, the Kafka transaction with the mark, has been made by the shard before.
+    """Performs steps 2 to 5 of a checkpoint. The shard has committed step 1, the Kafka transaction with the mark.
 
-    Guarantee: a checkpoint lands whole or not at all, and one after the other. A lake that takes nothing is waited for; any
-    other error is the shard's end.
+    Guarantee: each checkpoint is committed as a whole or not at all, and in order. The writer retries while the lake accepts
+    no writes. Any other error ends the shard.
     """
 
     def __init__(self, results_table: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
@@ -49,44 +49,42 @@ class CheckpointWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._flight: Future[int] | None = None
         self.undeleted = 0
-        """Old snapshots that could not be deleted; to be read when none is in flight."""
+        """Number of old snapshots that could not be deleted. Read it only while no checkpoint is in flight."""
 
     @property
     def in_flight(self) -> bool:
-        """Whether one is being written."""
+        """Whether a checkpoint is being written."""
         return self._flight is not None
 
     def start(self, taken: PendingCheckpoint) -> None:
-        """Write one in the background."""
+        """Write a checkpoint in the background."""
         self._flight = self._thread.submit(copy_context().run, self._write, taken)
 
     def landed(self, *, wait: bool) -> int | None:
-        """The name of the checkpoint that landed since the last call, if any; raises what went wrong in it."""
+        """The name of the checkpoint committed since the last call, if any; raises the error if it failed."""
         if self._flight is None or not (wait or self._flight.done()):
             return None
         name, self._flight = self._flight.result(), None
         return name
 
     def close(self) -> None:
-        """Let go of the thread."""
+        """Stop lake retries and release the thread."""
         self._lake.close()
         self._thread.shutdown(wait=False)
 
     def _write(self, taken: PendingCheckpoint) -> int:
-        # Each step may be taken again: nobody sees 2 and 3, and 4 looks whether it was made.
+        # Each step may be retried: 2 and 3 are invisible to readers, and 4 checks whether its commit succeeded.
         through = self._lake.through
         through(self._results_table.stands)
-        through(
-            lambda: self._results_table.keep(taken.files)
-        )  # before the rows that name them; a re-run writes the same again
+        # Before the rows that name them. A retry writes the same files.
+        through(lambda: self._results_table.keep(taken.files))
         files = through(lambda: self._results_table.write(taken.results))  # 2. invisible until step 4
         failpoints.point("checkpoint.files")
-        through(
-            lambda: self._snapshots.write(taken.name, taken.delta, taken.facts)
-        )  # 3. before 4: a commit needs its state
+        # 3. Before 4: a commit needs its state.
+        through(lambda: self._snapshots.write(taken.name, taken.delta, taken.facts))
         failpoints.point("checkpoint.snapshot")
         through(lambda: self._results_table.publish(files, taken.positions, taken.name))  # 4. the one atomic step
         failpoints.point("checkpoint.delta")
-        self.undeleted += self._snapshots.drop_before(taken.name)  # 5. only now are older ones useless; it never fails
+        self.undeleted += self._snapshots.drop_before(taken.name)  # 5. older ones are needed until 4; never raises
         failpoints.point("checkpoint.dropped")
         return taken.name

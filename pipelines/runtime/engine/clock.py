@@ -1,4 +1,4 @@
-"""When each row of a step came, and what falls due before it: so that any split into steps gives the same."""
+"""Arrival times of rows, and the deadlines before each row. Results do not depend on the split into steps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.rows import Groups
 
 OLD_MS = 60_000
-"""Clocks and batches of producers that share a partition are less apart. Which of their rows share a step makes no difference."""
+"""Age from which a row counts as an old recording. Clocks and batches of producers that share a partition differ by less, so it
+makes no difference which of their rows share a step."""
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """When each of a step's rows came.
+    """Arrival times of a step's rows.
 
-    Kafka's timestamps say so as far as they can. Within a partition they never go back, and one that is ahead of the wall's
-    clock says nothing.
+    They are derived from Kafka's timestamps. Within a partition they never decrease. A timestamp ahead of the wall clock is
+    ignored.
 
     Args:
-        least: `[B]` int64, ms since the epoch: the row came at this time or later.
-        heard: `[B]` int64, when its key counts as heard of: `least`. But the step's clock, if that is ahead of all rows and the
-            row's timestamp is `OLD_MS` older than what was known before the step: such rows are of old recordings, sent just now.
+        least: `[B]` int64, ms since the epoch: the row arrived at this time or later.
+        heard: `[B]` int64, ms since the epoch: when each row's key was last active. This is `least`, except for rows of old
+            recordings that were sent just now. Those have a timestamp at least `OLD_MS` older than what was known before the step,
+            and the step's clock is ahead of all rows. For them it is the step's clock.
         reached: partition -> `least` of its newest row.
     """
 
@@ -37,13 +39,13 @@ class Arrivals:
 
     @classmethod
     def of(cls, batch: pa.RecordBatch, now: int, wall: int | None, before: int, reached: Mapping[int, int]) -> Arrivals:
-        """Of a step's rows.
+        """Compute the arrival times of a step's rows.
 
         Args:
             now: the step's clock.
-            wall: the wall's clock; None: there is none, and the rows are in the order in which they came, as if of one partition.
-            before: the clock of the step before.
-            reached: after the step before.
+            wall: the wall clock; None: there is none, and the rows are in order of arrival, as if from one partition.
+            before: the clock of the previous step.
+            reached: as of the previous step.
         """
         stamps = batch.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
         partitions = batch.column("_partition").to_numpy() if wall is not None else np.zeros(len(stamps), np.int32)
@@ -58,17 +60,17 @@ class Arrivals:
         return cls(torch.from_numpy(least), torch.from_numpy(np.where(sent_now, now, least)), ends)
 
     def keep(self, index: Tensor) -> Arrivals:
-        """Those of the rows at `index`."""
+        """The arrival times of the rows at `index`."""
         return Arrivals(self.least[index], self.heard[index], self.reached)
 
 
 def crossed(g: Groups, least: Tensor, clock: Tensor, due: Tensor) -> Tensor:
-    """Before which rows something falls due, in the groups' order, `[B]` bool.
+    """Mark the rows before which a deadline of their key passes, in the groups' order, `[B]` bool.
 
     Args:
-        least: `[B]`, when rows came, in the groups' order.
-        clock: `[capacity]`, up to when each key's dues have been acted on.
-        due: `[B]`, when the thing that was pending before each row is due.
+        least: `[B]`, arrival times of the rows, in the groups' order.
+        clock: `[capacity]`, the time up to which each key's deadlines have been handled.
+        due: `[B]`, the deadline that is pending before each row.
     """
     passed = torch.empty_like(least)
     passed[1:] = least[:-1]
@@ -77,7 +79,7 @@ def crossed(g: Groups, least: Tensor, clock: Tensor, due: Tensor) -> Tensor:
 
 
 def before_each(g: Groups, values: Tensor, counts: Tensor, start: Tensor) -> Tensor:
-    """The value of the last row that counts before each row, in the groups' order; `start` (`[K]`) where there is none."""
+    """For each row, the value of the last counted row before it, in the groups' order; `start` (`[K]`) if there is none."""
     n = len(values)
     place = torch.arange(n)
     last = torch.where(counts, place, -1).cummax(0).values
@@ -88,7 +90,7 @@ def before_each(g: Groups, values: Tensor, counts: Tensor, start: Tensor) -> Ten
 
 
 def segments(g: Groups, cuts: Tensor) -> Tensor:
-    """How many cuts lie between its key's first row and each row, `[B]` int64 in the rows' own order."""
+    """For each row, the number of cuts since its key's first row, `[B]` int64 in the rows' original order."""
     counted = cuts.long().cumsum(0)
     out = torch.empty_like(counted)
     out[g.order] = counted - torch.repeat_interleave(counted[g.starts], g.lengths)

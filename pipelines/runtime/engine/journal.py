@@ -1,7 +1,8 @@
-"""The journal: what a takeover re-runs, so that alerts already published stay true.
+"""The journal: the steps that recovery re-runs, so that results agree with alerts already published.
 
-One compacted topic a pipeline, one partition a shard, one record in each alert transaction. A record stands alone: the checkpoint
-it builds on, and every step and mark since. Its partition's newest committed record says how far what was published reaches (A).
+A pipeline has one compacted topic, a shard one partition of it. Each alert transaction writes one record. A record is
+self-contained: it holds the checkpoint that it builds on, and every step and mark since. A partition's newest committed record
+gives the position up to which output has been published (A).
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.kafka import clients
 
 VERSION = 2
-"""Of a record: since 2 a step's clock and offsets are differences from the step before; a mark begins anew from 0."""
+"""Format of a record. Since version 2 a step's clock and offsets are stored as differences from the previous step. They restart
+from 0 after a mark."""
 
 
 class StepRecord(NamedTuple):
-    """A step: its clock, the offsets at which it ended, the wall's clock, and what could not be read.
+    """A step: its clock, its end offsets, the wall clock, and the frames that could not be read.
 
     Args:
-        unread: partition, offset and error of records whose frame was not where they say: asked again, the store may answer
-            otherwise.
+        unread: partition, offset and error of each record whose frame could not be read from where the record says. A later
+            read may give another result.
     """
 
     now: int
@@ -36,13 +38,13 @@ class StepRecord(NamedTuple):
 
 
 class SkipRecord(NamedTuple):
-    """Records that were left out to keep up, between two steps: each partition's first, and the next one read."""
+    """Records skipped between two steps to keep up: each partition's first skipped offset, and the next offset read."""
 
     starts: Mapping[int, int]
     ends: Mapping[int, int]
 
     def letters(self, topic: str) -> list[DeadLetter]:
-        """What the dead letters say of them."""
+        """The dead letters for the skipped records, one per partition."""
         return [
             DeadLetter.of_none(topic, p, start, stage=OVERLOAD, error="Skipped", message=self._line(p))
             for p, start in self.starts.items()
@@ -54,7 +56,12 @@ class SkipRecord(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Where a checkpoint was taken that may not have landed yet, what had been sent by then, and the plan from here on."""
+    """The point at which a checkpoint was taken, which may not be committed yet.
+
+    Args:
+        sent, digest: what had been published by then; see `Journal`.
+        plan: the plan from here on.
+    """
 
     checkpoint: int
     sent: int
@@ -67,11 +74,12 @@ Item = StepRecord | SkipRecord | Mark
 
 @dataclass
 class Journal:
-    """Steps and marks since the checkpoint `base`, and what has been published since it.
+    """Steps and marks since the checkpoint `base`, and what has been published since then.
 
     Args:
-        base: name of the checkpoint it builds on; 0: the very start.
-        sent: alerts and dead letters published since `base`, counted; `digest` their hashes, summed modulo 2**64.
+        base: name of the checkpoint that the journal builds on; 0: no checkpoint yet.
+        sent: number of alerts and dead letters published since `base`.
+        digest: sum of their hashes modulo 2**64.
     """
 
     base: int
@@ -82,12 +90,12 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes of its steps in a record; the plans in marks are not counted."""
+        """Bytes of the steps in a record; the plans in marks are not counted."""
         return self._written.up_to(self.items).steps
 
     @property
     def newest(self) -> int:
-        """The newest checkpoint that it names, landed or not."""
+        """The newest checkpoint that the journal names, committed or not."""
         return max([self.base, *(item.checkpoint for item in self.items if isinstance(item, Mark))])
 
     def ran(
@@ -97,34 +105,34 @@ class Journal:
         wall: int | None = None,
         unread: Sequence[tuple[int, int, str]] = (),
     ) -> None:
-        """A step was taken; `wall` where it is not `now`."""
+        """Append a step; `wall` defaults to `now`."""
         self.items.append(StepRecord(now, dict(ends), now if wall is None else wall, tuple(unread)))
 
     def skips(self, skipped: SkipRecord) -> None:
-        """Records were left out after the last step."""
+        """Append records skipped after the last step."""
         self.items.append(skipped)
 
     def publishes(self, hashes: Sequence[int]) -> None:
-        """Alerts or dead letters go out with the next record."""
+        """Count alerts or dead letters that are published with the next record."""
         self.sent += len(hashes)
         self.digest = (self.digest + sum(hashes)) % 2**64
 
     def mark(self, checkpoint: int, plan: str) -> None:
-        """A checkpoint is taken here."""
+        """Append the mark of a checkpoint that is taken now."""
         self.items.append(Mark(checkpoint, self.sent, self.digest, plan))
 
     def landed(self, checkpoint: int) -> None:
-        """A marked checkpoint is in Delta: what comes before its mark will not be re-run any more."""
+        """Build on a marked checkpoint that is now committed to Delta. Recovery no longer re-runs what precedes its mark."""
         rest = self.since(checkpoint)
         assert rest is not None, checkpoint
         self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
         self._written = _Written()
 
     def fence(self, plan: str) -> None:
-        """Forget the marks of earlier owners, whose checkpoints can't land any more, unless another plan begins there.
+        """Drop the marks of earlier owners, unless another plan begins there. Their checkpoints can no longer be committed.
 
         Args:
-            plan: the one at the base.
+            plan: the plan at the base.
         """
         kept: list[Item] = []
         for item in self.items:
@@ -136,7 +144,7 @@ class Journal:
         self.items, self._written = kept, _Written()
 
     def since(self, checkpoint: int) -> Journal | None:
-        """What came after a checkpoint; None: this journal is older than it."""
+        """The journal since a checkpoint; None: this journal is older than the checkpoint."""
         if checkpoint == self.base:
             return self
         for at, item in enumerate(self.items):
@@ -146,16 +154,16 @@ class Journal:
         return None
 
     def dump(self) -> bytes:
-        """One record's value."""
+        """Serialize the journal as the value of one record."""
         head = {"version": VERSION, "base": self.base, "sent": self.sent, "digest": self.digest}
         return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(self._written.up_to(self.items).parts) + b"]}"
 
     @classmethod
     def load(cls, value: bytes) -> Journal:
-        """A record that `dump` wrote, now or before records had versions.
+        """Parse a record that `dump` wrote. A record without a version has version 1.
 
         Raises:
-            ConfigError: a newer Tocsin has written it.
+            ConfigError: a newer Tocsin wrote the record.
         """
         stored = orjson.loads(value)
         if (version := stored.get("version", 1)) > VERSION:
@@ -183,20 +191,20 @@ class Journal:
 
 @dataclass
 class _Before:
-    """The clock and the offsets from which the next step's are told as differences."""
+    """The clock and offsets of the previous step, from which a record stores differences."""
 
     now: int = 0
     ends: dict[int, int] = field(default_factory=dict)
 
     def minus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
-        """A step's differences; the next step is told from this one."""
+        """The differences of a step from the previous one. The step becomes the previous one."""
         found = now - self.now, {p: end - self.ends.get(p, 0) for p, end in ends.items()}
         self.now = now
         self.ends.update(ends)
         return found
 
     def plus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
-        """The step of which `minus` gave these differences."""
+        """The step for which `minus` returned these differences. The step becomes the previous one."""
         self.now += now
         found = {p: end + self.ends.get(p, 0) for p, end in ends.items()}
         self.ends.update(found)
@@ -204,7 +212,7 @@ class _Before:
 
 
 class _Written:
-    """Items as a record has them. Each is written once: a journal of thousands of steps goes out with every alert."""
+    """Serialized items. Each is serialized once, because every alert publishes a journal of up to thousands of steps."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -212,7 +220,7 @@ class _Written:
         self._before = _Before()
 
     def up_to(self, items: Sequence[Item]) -> _Written:
-        """With those that have come since the last call."""
+        """Serialize the items added since the last call, and return itself."""
         for item in items[len(self.parts) :]:
             part = orjson.dumps(self._fields(item))
             self.parts.append(part)
@@ -233,7 +241,7 @@ class _Written:
 
 
 def checkpoint_name(checkpoint: int) -> str:
-    """A checkpoint's name for people: epoch and sequence."""
+    """A checkpoint's readable name: epoch and sequence."""
     return f"{checkpoint >> 32}.{checkpoint & 0xFFFFFFFF}" if checkpoint else "none"
 
 
@@ -246,7 +254,7 @@ def _paired(flat: Sequence[int]) -> dict[int, int]:
 
 
 def _shifted(item: Item, passed: Mark) -> Item:
-    """A later item, counting from `passed` instead of from the base before it."""
+    """A later item, with counts relative to `passed` instead of to the old base."""
     if not isinstance(item, Mark):
         return item
     return item._replace(sent=item.sent - passed.sent, digest=(item.digest - passed.digest) % 2**64)
@@ -255,10 +263,10 @@ def _shifted(item: Item, passed: Mark) -> Item:
 def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
     """The shard's newest committed journal record; None: the topic holds none.
 
-    Read back from the end, doubling the distance, since transaction markers and aborted records take up offsets too.
+    Reads back from the end in growing distances, because transaction markers and aborted records take up offsets, too.
 
     Raises:
-        ConfigError: there is no such topic, or it has no partition for this shard.
+        ConfigError: the topic does not exist, or has no partition for this shard.
     """
     tp = TopicPartition(topic, shard)
     consumer = clients.consumer(options, fetch_max_wait_ms=100)

@@ -28,12 +28,13 @@ from tocsin.pipelines.runtime.engine.step_parts import StepParts
 from tocsin.pipelines.runtime.formats.message import MAX_BAD_ROWS
 
 KEY_BYTES = 1024
-"""An alert carries its key whole, twice, and one too large for its topic would take the shard along, again and again."""
+"""Limit on a key's length in bytes. An alert carries its whole key twice. An alert too large for its topic would fail the shard
+after each restart."""
 
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What one step gave."""
+    """The output of one step."""
 
     results: pa.RecordBatch
     alerts: list[Alert]
@@ -44,7 +45,7 @@ class StepOutcome:
 
 
 class Machine:
-    """`step(rows, now)`, and the state between steps."""
+    """Runs steps, and holds the state between them."""
 
     def __init__(self, pipeline: Pipeline, generation: str = "") -> None:
         self.generation = generation  # of the input topic, see `alerts.generation`
@@ -53,7 +54,7 @@ class Machine:
 
     def _set(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
-        self._rules = RuleSet(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # event_date is the table's own
+        self._rules = RuleSet(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # without event_date
         self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
         self._forget_after = milliseconds(pipeline.forget_after)
 
@@ -64,7 +65,7 @@ class Machine:
 
     @property
     def signature(self) -> str:
-        """The shape of the stages' state; a snapshot of another shape can't be restored. Rules come and go."""
+        """The shape of the stages' state. A snapshot of another shape can't be restored. Rules are not part of it."""
         p, declared = (
             self.pipeline,
             {n: d for n, d in declared_state(self.pipeline.stages).items() if not getattr(d, "added", False)},
@@ -82,16 +83,16 @@ class Machine:
 
     @property
     def waiting(self) -> Collection[Rows]:
-        """Rows that have come and not gone on yet."""
+        """Rows that stages hold back for a later step."""
         return self._state.waiting.values()
 
     @property
     def key_clashes(self) -> int:
-        """Keys seen on more than one partition: their state is split, so their feeder should be mended."""
+        """Number of keys seen on more than one partition. Their state is split, so their producer should be fixed."""
         return self._state.key_clashes
 
     def check(self, pipeline: Pipeline) -> None:
-        """Whether `adopt` would take it; to be asked before a journal names it, or every takeover would stop there.
+        """Check that `adopt` accepts a pipeline. Call this before a journal names it; otherwise every recovery would fail there.
 
         Raises:
             StateMismatch: its state or readings have another shape, or a result column has another type.
@@ -104,7 +105,7 @@ class Machine:
             )
         if other.signature != self.signature:
             raise StateMismatch(f"{where}: expected state {self.signature}, got {other.signature}; raise state_version")
-        kept = [f for f in pipeline.results if f.name in self.pipeline.results.names]  # other columns come and go
+        kept = [f for f in pipeline.results if f.name in self.pipeline.results.names]  # columns may be added or removed
         for what, fields in {"schema": pipeline.schema, "results": kept}.items():
             before = getattr(self.pipeline, what)
             known = before if what == "schema" else [before.field(f.name) for f in kept]
@@ -113,13 +114,13 @@ class Machine:
                 raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give it another name")
 
     def adopt(self, pipeline: Pipeline) -> bool:
-        """Go on with another model, rules or settings; only at a checkpoint.
+        """Switch to another model, rules or settings; only at a checkpoint.
 
-        A rule that stays by name goes on from where it is: an alert that stands is cleared by the new condition. One that is
-        taken away falls silent.
+        A rule that keeps its name keeps its state: the new condition clears an active alert. A removed rule publishes no more
+        alerts.
 
         Returns:
-            Whether the state has another shape, so that the next cut has to be full.
+            Whether the state has another shape, so that the next state delta must be full.
 
         Raises:
             StateMismatch: see `check`.
@@ -128,23 +129,23 @@ class Machine:
         had = self.pipeline.forgets
         self._state.leaving |= {asset for asset, at in pipeline.forgets.items() if had.get(asset) != at}
         self._set(pipeline)
-        self._state.ticked = self._state.quiet_until = 0  # what another pipeline waits for may be due already
+        self._state.ticked = self._state.quiet_until = 0  # the new pipeline's timers may be due already
         return self._state.declare(self._declared())
 
     def step(self, batch: pa.RecordBatch, now: int, *, wall: int | None = None) -> StepOutcome:
-        """Judge one step's readings.
+        """Process one step's readings.
 
         Args:
             batch: `IDENTITY` columns, then the reading's, sorted by partition and offset; no rows: a tick.
-            now: ms since the epoch, never going back.
-            wall: when it really is: for what the rows say of when they were processed, and for when a key was last seen;
-                None: `now`.
+            now: ms since the epoch; never decreases.
+            wall: the wall clock, ms since the epoch. It gives the rows' processing time, and the time at which a key was last
+                seen. None: there is none, as in a replay; `now` and the arrival times stand in.
         """
         p, state = self.pipeline, self._state
         state.changed = False
         ctx = StepContext(now, p.key, p.event_time or "_timestamp", state.keys_of)
         rows = self._nameable(self._punctual(batch, ctx, wall), ctx)
-        # So far a row's slot is its place in the batch.
+        # Up to here a row's slot is its index in the batch.
         arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
         given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
@@ -159,13 +160,13 @@ class Machine:
         results = given[0] if len(given) == 1 else pa.concat_batches(given)
         ctx.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(results) or state.changed)
-        if changed:  # a step that changed nothing is not journaled: what comes next must not depend on it
+        if changed:  # a step that changed nothing is not journaled, so later steps must not depend on it
             state.now = state.ticked = max(state.now, now)
             state.reached = arrivals.reached
         return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
 
     def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
-        """The alerts of some rows."""
+        """The alerts that these rows raise or clear."""
         if not len(rows) or not self.pipeline.rules:
             return []
         frame = pl.DataFrame(results)
@@ -176,7 +177,7 @@ class Machine:
         return alerts_from(self.pipeline, frame, edges, self.generation)
 
     def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
-        """The files that the last stage's rows name."""
+        """Path and content of the files that the last stage's rows name."""
         columns = [
             (rows.table.column(path), rows.table.column(content)) for path, content in self.pipeline.files.items()
         ]
@@ -184,17 +185,19 @@ class Machine:
         return [(path, content) for path, content in pairs if path is not None and content is not None]
 
     def _silent(self, frame: pl.DataFrame, walls: np.ndarray) -> np.ndarray | None:
-        """Which rows are of assets that people have silenced."""
+        """Mark the rows of muted assets; None: no asset is muted."""
         if not (silences := self.pipeline.silences):
             return None
         until = frame["key"].replace_strict(silences, default=0, return_dtype=pl.Int64).to_numpy()
         return walls < until
 
     def _punctual(self, batch: pa.RecordBatch, ctx: StepContext, wall: int | None) -> Rows:
-        """Rows with an event time that can be right: one clock in 2099 must not make everyone late, nor one in 1970 all wait.
+        """Keep the rows with a plausible event time, refuse the others.
+
+        A clock set to 2099 must not make all other rows late, nor must one set to 1970 make them wait.
 
         Args:
-            wall: when it really is; None: unknown, so that Kafka's timestamps are not held against it.
+            wall: the wall clock; None: unknown, so Kafka's timestamps are not checked against it.
         """
         p, name, kafka = self.pipeline, ctx.event_time, "Kafka's timestamp"
         rows = Rows(batch, torch.arange(batch.num_rows))
@@ -208,7 +211,7 @@ class Machine:
                 return rows
             stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
             return _bounded(rows, ctx, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
-        known = FAR if wall is None else wall  # a producer's clock that is ahead of it vouches for nothing
+        known = FAR if wall is None else wall  # a timestamp ahead of the wall clock proves nothing
         times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
         rows = _bounded(
             rows, ctx, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
@@ -218,7 +221,7 @@ class Machine:
         return _bounded(rows, ctx, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
 
     def _nameable(self, rows: Rows, ctx: StepContext) -> Rows:
-        """Rows with a key of a bearable length."""
+        """Keep the rows whose key has at most `KEY_BYTES` bytes, refuse the others."""
         keys = rows.table.column(ctx.key)
         if not pa.types.is_string(keys.type):
             return rows
@@ -230,7 +233,7 @@ class Machine:
         return rows.keep(short)
 
     def _results(self, rows: Rows, ctx: StepContext, wall: int) -> pa.RecordBatch:
-        """The result columns of the last stage's rows, lineage before them."""
+        """The result columns of the last stage's rows, preceded by their lineage."""
         p, t, n = self.pipeline, rows.table, len(rows)
         if missing := [f.name for f in p.results if f.name not in t.schema.names]:
             raise ConfigError(
@@ -250,18 +253,18 @@ class Machine:
         return pa.RecordBatch.from_arrays(columns, schema=p.table)
 
     def delta(self, *, full: bool) -> StateDelta:
-        """Copy the state that changed since the last cut, for a snapshot."""
+        """Copy the state that changed since the last delta (all of it when `full`), for a snapshot."""
         return self._state.delta(full=full)
 
     def restore(self, deltas: Sequence[StateDelta]) -> None:
-        """Become what a snapshot says."""
+        """Restore the state from a snapshot's deltas."""
         self._state.restore(deltas)
 
     def migrate(self, delta: StateDelta) -> None:
-        """Become what a pipeline's `migrate` has made of another version's state; a cell that it lacks starts at its fill.
+        """Restore the state that a pipeline's `migrate` made from another version's; a cell that is missing starts at its fill.
 
         Raises:
-            StateMismatch: it holds what this version does not declare, or what has another shape.
+            StateMismatch: it holds something that this version does not declare, or that has another shape.
         """
         declared, blank = declared_state(self.pipeline.stages), Machine(self.pipeline).delta(full=True)
         fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
@@ -287,18 +290,18 @@ class Machine:
                 f"got {', '.join(wrong)}; cells are {fits}"
             )
         self.restore([delta])
-        self._state.ticked = 0  # what this version waits for may be due already
+        self._state.ticked = 0  # this version's timers may be due already
 
 
 def _ms(rows: Rows, column: str) -> np.ndarray:
-    """A column of times in ms since the epoch; NaN where one is unknown."""
+    """A column of times in ms since the epoch; NaN for null."""
     return np.asarray(rows.table.column(column).cast(pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64()))
 
 
 def _bounded(
     rows: Rows, ctx: StepContext, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str
 ) -> Rows:
-    """The rows that are `off` by at most `most` ms; the others go to the dead letters, with what is likely of their `times`."""
+    """Keep the rows that are `off` by at most `most` ms; refuse the others, with a hint at the likely unit of their `times`."""
     wrong = off > most
     if not wrong.any():
         return rows
@@ -311,7 +314,7 @@ def _bounded(
 
 
 def _folded(refused: list[Refusal]) -> list[Refusal]:
-    """One refusal for all rows of a message if they are many: a million letters would not fit a transaction."""
+    """Merge a message's refusals into one if they are many: a million dead letters would not fit a transaction."""
     many = Counter((r.partition, r.offset, r.stage) for r in refused)
     if len(refused) <= MAX_BAD_ROWS or max(many.values()) <= MAX_BAD_ROWS:
         return refused
@@ -324,7 +327,7 @@ def _folded(refused: list[Refusal]) -> list[Refusal]:
 
 
 def _dates(times: pa.Array) -> pa.Array:
-    """The UTC dates as text; nearly always one, which is 50x cheaper."""
+    """The UTC dates as text. A step nearly always has a single date, which is 50x cheaper."""
     days = times.cast(pa.date32())
     ends = pc.min_max(days)
     if ends["min"] == ends["max"]:
@@ -333,5 +336,5 @@ def _dates(times: pa.Array) -> pa.Array:
 
 
 def empty(schema: pa.Schema) -> pa.RecordBatch:
-    """A tick's batch: no rows of a reading's schema."""
+    """A batch without rows, for a tick; `schema` is that of a reading."""
     return pa.RecordBatch.from_pylist([], schema=pa.schema([*IDENTITY, *schema]))

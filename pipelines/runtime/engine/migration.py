@@ -1,4 +1,4 @@
-"""State of another version: migrated by the pipeline's own hand, or rebuilt from the log, or refused in one line."""
+"""Handles state of another version: the pipeline migrates it, or it is rebuilt from the log, or it is refused."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ log = logging.getLogger(__name__)
 def carry(
     machine: Machine, snapshot: Snapshot, positions: Mapping[int, int], config: ShardConfig, source: RecordSource
 ) -> None:
-    """Give a machine the state that a snapshot of another `state_version` stands for. The source is elsewhere afterwards.
+    """Carry the state of a snapshot of another `state_version` over to a machine. The source's position changes.
 
-    Nothing of it is durable: a takeover that dies is followed by one that does the same again, until a checkpoint has the new
-    version's snapshot.
+    Nothing is durable until a checkpoint has the new version's snapshot. If this recovery fails before that, the next one does
+    the same again.
 
     Args:
-        positions: R, up to which the snapshot goes.
+        positions: the committed offsets (R), up to which the snapshot reaches.
 
     Raises:
-        StateMismatch: there is no way from that version, or what `migrate` gives does not fit.
+        StateMismatch: the state can be neither migrated nor rebuilt, or `migrate` fails or returns state that does not fit.
     """
     p, version = machine.pipeline, snapshot.facts["state_version"]
     where = f"{p.name}/{config.shard}"
     if p.migrate:
         try:
             delta = p.migrate(version, merged(snapshot.deltas))
-        except Exception as reason:  # a pipeline's own code
+        except Exception as reason:  # the pipeline's own code may raise anything
             raise StateMismatch(
                 f"{where}: expected migrate to bring the state from version {version} to {p.state_version}, got "
                 f"{' '.join(repr(reason).split())}; mend it"
@@ -63,10 +63,10 @@ def carry(
 
 
 def _rebuild(machine: Machine, config: ShardConfig, source: RecordSource, until: Mapping[int, int], now: int) -> None:
-    """Judge the log's last `warmup` before `until` for the state that this leaves; what it gives is dropped.
+    """Rebuild the state by processing the log's last `warmup` before `until`; the output is dropped.
 
     Args:
-        now: the shard's clock at `until`; on the way it goes by the log, as in any backlog.
+        now: the shard's clock at `until`. Before that the clock follows the log, as in any backlog.
     """
     p = machine.pipeline
     clock = StepClock(max(now - milliseconds(p.warmup), 0))
@@ -75,12 +75,12 @@ def _rebuild(machine: Machine, config: ShardConfig, source: RecordSource, until:
     for step in steps.until(until):
         backlog = {n for n, end in until.items() if steps.positions[n] < end} | steps.buffer.partitions
         at = clock.advance(step, wall=round(time.time() * 1000), limit=now, backlog=backlog)
-        machine.step(step.table, at, wall=max(at, *clock.newest.values()))  # keys are seen when the log says so
+        machine.step(step.table, at, wall=max(at, *clock.newest.values()))  # keys are seen at the log's times
         progress.made()
 
 
 def _since(config: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -> dict[int, int]:
-    """Each partition's first offset of a time or later, at most `until`."""
+    """Each partition's first offset at or after a time, at most `until`."""
     with closing(clients.consumer(config.kafka)) as consumer:
         found = consumer.offsets_for_times({TopicPartition(topic, n): ms for n in until})
     first = {tp.partition: there.offset for tp, there in found.items() if there}

@@ -1,4 +1,4 @@
-"""What a shard runs, by name: small enough to stand in every journal mark and snapshot."""
+"""What a shard runs, by reference. A plan is small enough for every journal mark and snapshot to hold one."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOVED = {"pipelines.runtime.landing:pipeline": "tocsin.pipelines.runtime.control.alerts_table:pipeline"}
-"""Factories of before 0.2 that lie elsewhere now."""
+"""Factories that moved in 0.2: old name -> new name."""
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model by what it is called and by what it is: `<lake>/_models/<sha256>/`."""
+    """A reference to a model: its name, its version, and the hash of its files in `<lake>/_models/<sha256>/`."""
 
     name: str
     version: str
@@ -37,20 +37,20 @@ class ModelRef:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's files on this machine, as a pipeline's factory gets them."""
+    """A model's files on this machine, as passed to a pipeline's factory."""
 
     folder: Path
     version: str
     device: str
 
     def load(self, read: Callable[[Path, str], T], *, training: str) -> T:
-        """What `read(folder, device)` makes of the files.
+        """Load the model by calling `read(folder, device)`.
 
         Args:
-            training: the command that makes such a model, for whoever has one that does not load.
+            training: the command that trains such a model, shown in the error.
 
         Raises:
-            ModelError: they do not make one.
+            ModelError: the files can't be loaded.
         """
         from safetensors import SafetensorError
 
@@ -68,12 +68,12 @@ class Plan:
     """A pipeline's factory, its options and its model.
 
     Args:
-        factory: `module:function`, called as `function(options, model)`, gives a `Pipeline`.
-        options: JSON; levels, columns, topic and so on, and those of `TUNING`, which the factory does not see.
+        factory: `module:function`, called as `function(options, model)`; returns a `Pipeline`.
+        options: JSON: levels, columns, topic and so on. The factory does not get those of `TUNING`.
         model: None for a pipeline without one.
         device: "auto", "cpu" or "cuda".
-        silences: asset -> until when it does not ring, ms since the epoch.
-        forgets: asset -> when a person ordered that it be forgotten, ms since the epoch.
+        silences: muted asset -> when the mute ends, ms since the epoch.
+        forgets: asset to forget -> when a person ordered it, ms since the epoch.
     """
 
     factory: str
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """The pipeline's."""
+        """The pipeline's name."""
         return str(self.options.get("name", self.factory))
 
     def dump(self) -> str:
@@ -97,17 +97,17 @@ class Plan:
 
     @classmethod
     def load(cls, text: str) -> Plan:
-        """What `dump` wrote."""
+        """Parse what `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older ones lack them
+        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older plans lack them
         return cls(stored["factory"], stored["options"], model, stored["device"], *orders)
 
     def build(self, lake: Lake) -> Pipeline:
-        """The pipeline itself, its model loaded.
+        """Build the pipeline, with its model loaded.
 
         Raises:
-            ConfigError: there is no such factory, it refuses the options, or it fails.
+            ConfigError: the factory does not exist, refuses the options, or fails.
             ModelError: the model's files are not in the lake.
         """
         from tocsin.pipelines.runtime.declare.pipeline import TUNING, tuned
@@ -133,10 +133,10 @@ class Plan:
 
 
 def declared(plan: Plan, lake: Lake) -> Pipeline:
-    """The pipeline that a plan makes.
+    """Build a plan's pipeline, and check its name.
 
     Raises:
-        ConfigError, ModelError: it makes none of the plan's name.
+        ConfigError, ModelError: the plan can't be built, or its pipeline has another name.
     """
     pipeline = plan.build(lake)
     if pipeline.name != plan.name:
@@ -148,7 +148,10 @@ def declared(plan: Plan, lake: Lake) -> Pipeline:
 
 
 def current(factory: str) -> str:
-    """A factory's name now: snapshots, journals and settings from before 0.2 name Tocsin's own `pipelines.<name>:pipeline`."""
+    """A factory's current name.
+
+    Snapshots, journals and settings from before 0.2 name Tocsin's own factories `pipelines.<name>:pipeline`.
+    """
     if factory in MOVED:
         return MOVED[factory]
     module = factory.partition(":")[0]
@@ -160,7 +163,7 @@ def current(factory: str) -> str:
 def _exists(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ImportError:  # its package is not there
+    except ImportError:  # its package does not exist
         return False
 
 
@@ -178,13 +181,13 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
     ref, store = ModelRef(name, version, digest.hexdigest()), lake.files
     for file, content in contents.items():
         path = posixpath.join(names.model_folder(ref.sha256), file)
-        if store.get_file_info(path).size != len(content):  # missing, or cut short by a crash
+        if store.get_file_info(path).size != len(content):  # missing, or truncated by a crash
             lake.replace(path, content)
     return ref
 
 
 def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
-    """A model's files on this machine."""
+    """Fetch a model's files to this machine."""
     return Model(_local(lake.root, lake.store, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
 
 

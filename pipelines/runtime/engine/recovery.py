@@ -1,4 +1,4 @@
-"""Takeover: fence, own, read, restore, re-run. The only way into a shard, and the only error path."""
+"""Recovery: fence, own, read, restore, re-run. Every start of a shard goes through it, and it is the only error path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class RecoveredShard:
-    """A shard as takeover leaves it: everything before A judged, nothing of it said twice."""
+    """A shard after recovery: everything before A is processed, and nothing is published twice."""
 
     machine: Machine
     plan: Plan
@@ -61,7 +61,7 @@ class RecoveredShard:
     behind: dict[int, int]
     migrated: bool = False
     mismatches: int = 0
-    """Re-runs that gave other alerts or dead letters than had been sent: 0 or 1."""
+    """1 if the re-run gave other alerts or dead letters than had been published, else 0."""
     sequence: int = 0
     now: int = 0
     results: list[pa.RecordBatch] = field(default_factory=list)
@@ -71,7 +71,7 @@ class RecoveredShard:
     dead: DeadLetterTally = field(default_factory=DeadLetterTally)
 
     def skip(self, skipped: SkipRecord, source: RecordSource) -> None:
-        """Go on behind records that nobody will read; what has been read and not stepped over is read again."""
+        """Continue after skipped records. Records that were read but not processed yet are read again."""
         self.positions |= skipped.ends
         self.buffer.clear()
         source.seek(self.positions)
@@ -79,11 +79,11 @@ class RecoveredShard:
 
 @dataclass(frozen=True)
 class Ownership:
-    """What a shard's owner works with from the moment that nobody else can say or commit anything for it.
+    """What a shard's owner works with once no other process can publish or commit for the shard.
 
     Args:
-        log: the input topic, after the last owner has read from it.
-        journal: as that one left it.
+        log: the state of the input topic, read after the previous owner's producer was fenced.
+        journal: the journal as the previous owner left it.
         lost: what the lake lacks; None: nothing.
     """
 
@@ -97,10 +97,10 @@ class Ownership:
 
     @classmethod
     def make(cls, config: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
-        """Fence whoever owns the shard.
+        """Fence the previous owner and take ownership.
 
         Raises:
-            LakeLost: the table that the journal goes with is gone or older, or files of it are gone, and `on_gap` is "stop".
+            LakeLost: the journal's table is gone or older than the journal, or files of it are gone, and `on_gap` is "stop".
         """
         publisher = ShardPublisher(config.kafka, declared, config.shard, config.lake)  # 1. fences the older producer
         with closed_on_error(publisher):
@@ -109,19 +109,18 @@ class Ownership:
             results_table = ResultsTable(config.lake, declared, config.shard, config.shards)
             snapshots = Snapshots(config.lake, declared.name, config.shard)
             start = log.begin if config.start == "earliest" else log.end
-            lost = (
-                None if results_table.known() else _unknown_to_lake(config, declared)
-            )  # before `own`, which would make a new table
+            # Before `own`, which would create a missing table.
+            lost = None if results_table.known() else _unknown_to_lake(config, declared)
             if lost and config.on_gap == "stop":
                 raise lost
             owned = results_table.own(start)  # 2. fences the older committer
             failpoints.point("takeover.owned", waits=False)
-            # 3. Only now: nobody else can write it any more.
+            # 3. Only now: no other process can write the journal any more.
             last = journal.newest(config.kafka, declared.journal, config.shard)
             if lost := lost or _older_lake(config, declared, owned, last):
                 if config.on_gap == "stop":
                     raise lost
-                # Above all that the journal names, so that no new checkpoint has the name of an old one.
+                # Raise the epoch above all that the journal names, so that no new checkpoint reuses an old name.
                 owned = results_table.own(start, above=(last.newest if last else 0) >> 32)
                 last = last and Journal(owned.checkpoint)
             if gone := _missing_files(config, declared, results_table):
@@ -132,7 +131,7 @@ class Ownership:
 
 
 def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
-    """What says that a shard has run which its table does not know of; None: nothing, so this is its first start."""
+    """The error for a shard that has run but that its table does not know; None: this is the shard's first start."""
     last = journal.newest(config.kafka, declared.journal, config.shard)
     group = names.lag_group(declared.name)
     if last is not None:
@@ -149,7 +148,7 @@ def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None
 
 
 def _older_lake(config: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
-    """That the table lacks the checkpoint on which the journal builds; None: it has it."""
+    """The error for a table that lacks the checkpoint on which the journal builds; None: the table has it."""
     if last and last.base > owned.checkpoint:
         return LakeLost(
             f"lake {config.lake.place(declared.folder)}: expected {config.id} at checkpoint {checkpoint_name(last.base)} or later, "
@@ -161,7 +160,7 @@ def _older_lake(config: ShardConfig, declared: Pipeline, owned: TableState, last
 
 
 def _missing_files(config: ShardConfig, declared: Pipeline, results_table: ResultsTable) -> LakeLost | None:
-    """That files of the table are not there; None: those that are looked at are."""
+    """The error for missing files of the table; None: all files that were checked exist."""
     if gone := results_table.absent():
         return LakeLost(
             f"lake {config.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
@@ -172,22 +171,22 @@ def _missing_files(config: ShardConfig, declared: Pipeline, results_table: Resul
 
 
 def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
-    """Become the one owner of a shard.
+    """Become the only owner of a shard and recover it.
 
     Raises:
         Lost: something that recovery needs is gone, and `on_gap` is "stop".
-        Fenced: another process is taking it over, too.
+        Fenced: another process is recovering the shard, too.
     """
     declared = config.plan.build(config.lake)
     progress.made()
-    ownership = Ownership.make(config, declared, source)  # 1. to 3.
+    ownership = Ownership.make(config, declared, source)  # steps 1 to 3
     progress.made()
     with closed_on_error(ownership.publisher):
         return _resume(config, declared, ownership, source)
 
 
 def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, source: RecordSource) -> RecoveredShard:
-    """Go on where the owner before left off: steps 4 and 5."""
+    """Continue where the previous owner stopped: steps 4 and 5."""
     log, owned = ownership.log, ownership.owned
     found = RecoveryInputs(config, declared.topic, log, owned)
     if ownership.lost:
@@ -197,7 +196,8 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
     topic_id = facts.get("topic_id") or log.topic_id
     positions = found.positions(topic_id)  # 4.
     todo = found.journal(ownership.journal)
-    # Of another version: old code is gone, so the old plan says no more what it was; the journal's alerts stay sent.
+    # The code of the other version is gone, so the old plan no longer describes what ran. The journal's alerts stay
+    # published.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
     plan = Plan.load(facts["plan"]) if snapshot and not migrated else config.plan
     todo.fence(plan.dump())
@@ -237,20 +237,21 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
 
 
 def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, config: ShardConfig, source: RecordSource) -> None:
-    """Take the journal's steps again: rows are kept, alerts and dead letters were sent before."""
+    """Re-run the journal's steps. Rows are kept; alerts and dead letters are already published."""
     again, plan = Journal(live.journal.base), live.plan
     for item in live.journal.items:
         if isinstance(item, Mark):
             plan = live.plan if live.migrated else Plan.load(item.plan)
             continue
-        if plan != live.plan:  # not at its mark: a plan by which nothing was judged may be one that could not go on
+        # Switch to a plan at the first step that used it. A plan that processed nothing may be one that failed to load.
+        if plan != live.plan:
             live.machine.adopt(plan.build(config.lake))
             live.plan = plan
         if isinstance(item, StepRecord):
             ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
             while not live.buffer.covers(ends):
                 for p, line in live.damaged.items():
-                    if not live.buffer.covers({p: ends.get(p, -1)}):  # it was judged, and has to be again
+                    if not live.buffer.covers({p: ends.get(p, -1)}):  # it was processed, and must be re-run
                         raise RecordsCorrupt(line)
                 if poll := source.poll(1000):
                     live.buffer.put(poll)
@@ -287,14 +288,14 @@ def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, config: ShardCon
 
 
 class RecoveryInputs:
-    """What takeover finds, checked; what is lost stops it, or becomes a gap that is on record."""
+    """Checks what recovery finds. A loss stops recovery, or is recorded as a gap."""
 
     def __init__(self, config: ShardConfig, topic: str, log: TopicState, owned: TableState) -> None:
         self._config, self._topic, self._log, self._owned = config, topic, log, owned
         self.gaps: list[DeadLetter] = []
 
     def lost(self, lost: Lost, partition: int, offset: int) -> None:
-        """Raise it, or put it on record."""
+        """Raise a loss or record it as a gap, depending on `on_gap`."""
         if self._config.on_gap == "stop":
             raise lost
         place = {"topic": self._topic, "partition": partition, "offset": offset}
@@ -311,7 +312,7 @@ class RecoveryInputs:
             return None
 
     def positions(self, topic_id: str) -> dict[int, int]:
-        """R, where it is inside the log of the same topic."""
+        """The committed offsets (R), limited to the log's range; the log's start if the topic was replaced."""
         log, topic = self._log, self._topic
         if log.topic_id != topic_id:
             lost = TopicReplaced(
@@ -332,7 +333,7 @@ class RecoveryInputs:
         return positions
 
     def journal(self, stored: Journal | None) -> Journal:
-        """What to re-run; an empty journal when what is stored is older than the checkpoint."""
+        """The journal to re-run; empty if the stored one is older than the checkpoint, or its records are gone."""
         checkpoint, config = self._owned.checkpoint, self._config
         if stored is None and checkpoint:
             lost = JournalLost(
@@ -355,7 +356,7 @@ class RecoveryInputs:
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
     def as_judged(self, batch: StepInput, ran: StepRecord) -> StepInput:
-        """A step's input as it was at its time: what a store gives now and did not give then is left out again."""
+        """A step's input as it was when first processed. A frame that could not be read then is left out again."""
         then = {(partition, offset): error for partition, offset, error in ran.unread}
         for p, offset, error in batch.unread:
             if (p, offset) not in then:

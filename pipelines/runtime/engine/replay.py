@@ -1,4 +1,4 @@
-"""A pipeline over a table, offline: the same stages and rules, no Kafka."""
+"""Runs a pipeline over a table, offline: the same stages and rules, no Kafka."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def replay(
     splits: Sequence[int] | None = None,
     after: str = "0s",
 ) -> tuple[pl.DataFrame, list[Alert]]:
-    """What the pipeline would have put into its table and said, had these readings come as a stream.
+    """The rows and alerts that the pipeline would give if these readings came as a stream.
 
     Args:
-        table: readings in order, columns as `pipeline.schema`; identity columns (`_partition`, `_offset`, `_row`, `_timestamp`)
-            where it has them, else partition 0, offsets 0.., one row a message, and Kafka's timestamp is the event time or,
-            in a pipeline without one, a second after the row before. Or tables of these one after the other, drawn a step each,
-            such as frames that are too many to be held.
-        splits: rows of each step, that add up to the table's; None: steps of `pipeline.batch.rows`.
-        after: how long the stream then stays silent, so that what waits for more may go on; "0s": it might still come.
+        table: readings in order, with the columns of `pipeline.schema`. Missing identity columns (`_partition`, `_offset`, `_row`,
+            `_timestamp`) are added: partition 0, offsets from 0, one row per message. The Kafka timestamp is then the event time.
+            In a pipeline without an event time it is one second after that of the previous row. An iterable gives such tables, one
+            per step, for example frames that do not fit in memory.
+        splits: rows per step, which add up to the table's rows; None: steps of `pipeline.batch.rows`.
+        after: how long no readings follow, so that pending rows and timers complete; "0s": more readings might follow.
 
     Returns:
-        The results, and the alerts in order. What a stage refuses is in neither.
+        The results, and the alerts in order. Rows that a stage refuses are in neither.
 
     Raises:
-        ConfigError: a column is missing, or the splits are not all of the table.
+        ConfigError: a column is missing, or the splits do not add up to the table's rows.
     """
-    torch.set_num_threads(1)  # as in a worker, since it has to give the same
+    torch.set_num_threads(1)  # as in a worker, because the results must be the same
     tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
     machine, outcomes, at, now = Machine(pipeline), list[StepOutcome](), 0, 0
     for part in tables:
@@ -62,18 +62,18 @@ def replay(
 
 
 def _cut(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
-    """A table's steps."""
+    """Split a table into steps."""
     size = pipeline.batch.rows
     sizes = [size] * -(-len(table) // size) if splits is None else list(splits)
     if splits is not None and sum(sizes) != len(table):
         raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}")
-    _identified(pipeline, table.slice(0, 0), 0)  # what it lacks is said of an empty one, too
+    _identified(pipeline, table.slice(0, 0), 0)  # report missing columns of an empty table, too
     for end, rows in zip(accumulate(sizes), sizes, strict=True):
         yield table.slice(end - rows, rows)
 
 
 def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
-    """With identity columns, the offsets from `first` on."""
+    """Add missing identity columns; offsets start at `first`."""
     n = len(table)
     made = {
         "_partition": pa.repeat(pa.scalar(0), n),
@@ -91,7 +91,7 @@ def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
 
 
 class ReplayedClip(NamedTuple):
-    """A pipeline's table and alerts, as of `replay`, and the bytes of all frames as JPEG."""
+    """A pipeline's table and alerts, as returned by `replay`, and the size of all frames as JPEG in bytes."""
 
     table: pl.DataFrame
     alerts: list[Alert]
@@ -99,10 +99,10 @@ class ReplayedClip(NamedTuple):
 
 
 def replay_clip(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, after: str = "0s") -> ReplayedClip:
-    """What a pipeline makes of a clip, a frame after the other, as from a topic.
+    """Run a pipeline over a clip, frame by frame, as if from a topic.
 
     Args:
-        rate: frames a second.
+        rate: frames per second.
         after: see `replay`.
     """
     size = 0

@@ -1,4 +1,4 @@
-"""Alert rules over result rows: raised and cleared once a key, with hysteresis, hold and cool-down."""
+"""Alert rules over result rows: raised and cleared once per key, with hysteresis, hold and cool-down."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Transition:
 
 @dataclass(frozen=True)
 class _Grouped:
-    """A step's rows laid together by key, their order kept inside.
+    """A step's rows grouped by key; the rows of a key keep their order.
 
     Args:
-        order: `[B]`, sorts the rows.
-        slots, starts, ends: `[K]`, the keys, and where their sorted rows lie.
-        each: `[B]`, which of the K keys a sorted row belongs to.
+        order: `[B]`, the permutation that sorts the rows.
+        slots, starts, ends: `[K]`, the keys, and the range of each key's sorted rows.
+        each: `[B]`, for each sorted row, which of the K keys it belongs to.
     """
 
     order: np.ndarray
@@ -61,15 +61,15 @@ class _Grouped:
 class RuleSet:
     """A pipeline's alert rules.
 
-    Expressions judge each row by itself: one that looks at other rows (`shift`, `rolling_mean`, `over`) sees only those
-    that happen to be in its step.
+    An expression is meant to look at a single row. One that looks at other rows (`shift`, `rolling_mean`, `over`) sees only
+    those in the same step.
 
     Args:
-        rules: what to watch; the order is that of alerts from one row.
+        rules: the rules. Alerts from one row come in their order.
         results: the columns that expressions and `data` may name.
 
     Raises:
-        ConfigError: a name used twice, an unknown column, an expression that does not give one boolean a row.
+        ConfigError: a name is used twice, a column is unknown, or an expression does not give one boolean per row.
     """
 
     def __init__(self, rules: Sequence[AlertRule], results: pa.Schema) -> None:
@@ -80,7 +80,7 @@ class RuleSet:
             _check(rule, results)
         self._rules = tuple(rules)
         self._conditions = _conditions(self._rules)
-        # `run` counts up to `hold` and no further, so that a long alert does not change its state at each row.
+        # `run` stops counting at `hold`, so that a long alert does not change its state at each row.
         cells = {
             "firing": Cell(dtype=torch.bool),
             "run": Cell(dtype=torch.int32),
@@ -96,17 +96,18 @@ class RuleSet:
         state: Mapping[str, CellStore],
         silent: np.ndarray | None = None,
     ) -> list[Transition]:
-        """Judge one step's result rows; how rows are split into steps makes no difference.
+        """Evaluate the rules on one step's result rows. The split into steps makes no difference.
 
         Args:
-            frame: the result rows, those of a key in order.
+            frame: the result rows; those of a key are in order.
             slots: `[B]` int64, each row's key.
             times: `[B]` int64, event time in ms; need not ascend.
-            state: the stores of what `state` declares.
-            silent: `[B]` bool, rows that may not ring: an alert that still holds rings at the first row after them.
+            state: the stores of the cells that `self.state` declares.
+            silent: `[B]` bool, rows of muted assets. They raise no alert. A rule that still holds is raised at the first row after
+                them.
 
         Returns:
-            By row, then in the order of the rules.
+            The transitions, by row, then in the order of the rules.
         """
         keys = _Grouped.of(slots)
         times = times[keys.order]
@@ -128,7 +129,7 @@ class RuleSet:
             edges += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
             edges += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
             rung = rung.copy()
-            rung[keys.each[raised]] = times[raised]  # of a key's several, the last stays
+            rung[keys.each[raised]] = times[raised]  # if a key has several, the last one wins
             last = keys.ends - 1
             for cell, old, new in zip(cells, before, (now[last], runs[last], rung), strict=True):
                 changed = old != new
@@ -137,7 +138,7 @@ class RuleSet:
 
 
 def _check(rule: AlertRule, results: pa.Schema) -> None:
-    """Try a rule on no rows."""
+    """Check a rule by evaluating it on an empty frame."""
     empty = pl.DataFrame(results.empty_table())
     for name, expression in (("when", rule.when), ("clear", rule.clear)):
         if expression is None:
@@ -159,7 +160,7 @@ def _check(rule: AlertRule, results: pa.Schema) -> None:
 
 
 def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
-    """Two booleans a rule, never both true: whether it should fire, whether it should end."""
+    """Two boolean expressions per rule, never both true: whether to raise it, whether to clear it."""
     pairs = []
     for rule in rules:
         when = rule.when.fill_null(False)
@@ -168,7 +169,7 @@ def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
 
 
 def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, most: int) -> np.ndarray:
-    """How many rows of a key up to each one hold without a gap, at most `most`; `run`: the count before the step."""
+    """For each row, how many consecutive rows of its key hold up to it, at most `most`; `run`: the count before the step."""
     index = np.arange(len(when))
     gap = np.maximum.accumulate(np.where(when, -1, index))  # the last row that does not hold
     start = keys.starts[keys.each]
@@ -176,7 +177,7 @@ def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, most: int) -> np.nd
 
 
 def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Set by `ring`, reset by `clear`, from `firing` on: the alert before and after each row."""
+    """Whether an alert is active before and after each row. `ring` sets it, `clear` resets it, `firing` is the initial state."""
     last = np.maximum.accumulate(np.where(ring | clear, np.arange(len(ring)), -1))
     after = np.where(last < keys.starts[keys.each], firing[keys.each], ring[last])
     before = np.roll(after, 1)
@@ -193,14 +194,14 @@ def _rings(
     rung: np.ndarray,
     cooldown: int,
 ) -> np.ndarray:
-    """Which of the `held` rows ring: those that come after the last ring's end and its cool-down.
+    """Which of the `held` rows raise an alert: those after the end of the last alert and its cool-down.
 
-    Where an alert rings next depends only on where it rang last. So the next ring is found for all held rows at once,
-    and the chain from the state before the step is followed in strides that double.
+    The row that raises the next alert depends only on the row that raised the last one. So the next row is found for all held
+    rows at once. The chain from the state before the step is then followed by pointer doubling.
     """
     rows = np.flatnonzero(held)
     n = len(rows)
-    # Places: each held row, as if it rang there; then each key as the step finds it.
+    # Places: each held row, as if it raised an alert; then each key with its state before the step.
     ends = np.append(np.flatnonzero(clear), len(held))
     free = ends[np.searchsorted(ends, np.concatenate([rows, keys.starts]))]
     free[n:] = np.where(firing, free[n:], keys.starts)
@@ -219,9 +220,9 @@ def _rings(
 
 
 def _first_reaching(values: np.ndarray, start: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """For each query the first place from `start` on whose value is at least `least`; `len(values)` if there is none.
+    """For each query, the first place from `start` on whose value is at least `least`; `len(values)` if there is none.
 
-    Event times of a key need not ascend, so this skips by maxima of 2^k values instead of a binary search.
+    Event times of a key need not ascend, so a binary search is not possible. This skips by maxima of 2^k values instead.
     """
     n = len(values)
     maxima = [np.append(values, np.iinfo(np.int64).min)]

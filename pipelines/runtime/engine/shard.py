@@ -1,4 +1,4 @@
-"""A shard's whole life: take over, step, publish, checkpoint, hand over. DESIGN, "The recovery rule", is its specification."""
+"""A shard's life cycle: recover, step, publish, checkpoint, hand over. DESIGN, "The recovery rule", is the specification."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ TICK_MS, SOON_MS = 500, 60_000
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer: nothing is lost, it is asked again"
 JOURNAL_ITEMS = 4096
-"""A journal record is written whole in each alert transaction: past this many steps, or `LONG` bytes of them, a checkpoint
-starts it afresh; past twice as many the input waits for one."""
+"""Journal length at which a checkpoint is due. Each alert transaction writes the whole journal. Past this many items, or `LONG`
+bytes of steps, a checkpoint shortens it. Past twice as many, the input waits for the checkpoint."""
 
 
 class Shard:
     """The unit of placement, transaction, checkpoint and snapshot.
 
-    Guarantee: every record's rows are in the table once, every alert reaches a `read_committed` subscriber once, whatever dies
-    and whenever. Any unexpected error ends the process: takeover is the only error path.
+    Guarantee: every record's rows are in the table once, and every alert reaches a `read_committed` consumer once, whatever
+    fails and whenever. Any unexpected error ends the process: recovery is the only error path.
     """
 
     def __init__(self, config: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
@@ -81,7 +81,7 @@ class Shard:
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake = False
         if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
-            # Pins the start, the gap, the new state or plan before anything builds on it; a long journal must not grow further.
+            # Commit the start, gap, new state or plan before anything builds on it. A long journal must not grow.
             with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, live.publisher):
                 self.checkpoint()
         self._lake_retry.patient = True
@@ -89,11 +89,11 @@ class Shard:
         failpoints.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
-        """Step until told to stop, then commit what there is and let go.
+        """Run steps until `stop` is set, then commit and close.
 
         Raises:
-            RecordsCorrupt: the log is damaged; what lies before that is committed.
-            Refused: the log can't be read until a person changes something; what was read is committed.
+            RecordsCorrupt: the log is damaged; everything before the damage is committed.
+            Refused: the log can't be read until a person changes something; everything that was read is committed.
         """
         try:
             while not stop.is_set():
@@ -104,7 +104,7 @@ class Shard:
         self.close()
 
     def turn(self) -> None:
-        """One step, and the checkpoint that may be due."""
+        """Run one step, and begin a checkpoint if one is due."""
         progress.made()
         self._live.publisher.settle(wait=False)
         self._settle(wait=False)
@@ -120,7 +120,7 @@ class Shard:
             self._publish(batch)
         else:
             self._note_latency(batch)
-        if due == "full":  # the writer is behind: hold the input back rather than grow
+        if due == "full":  # the writer is behind: hold back the input to bound memory
             self._waits_for_lake = True
             self._settle(wait=True)
             self._waits_for_lake = False
@@ -132,26 +132,27 @@ class Shard:
         self._settle(wait=True)
 
     def change(self, plan: Plan) -> None:
-        """Go on with another model, rules or options, from the next checkpoint."""
+        """Switch to another model, rules or options at the next checkpoint."""
         self._next_plan = plan
 
     def close(self) -> None:
-        """Commit what there is, then let go of everything."""
+        """Take a last checkpoint, then release all resources."""
         self.checkpoint()
         self._checkpoints.close()
         self._live.publisher.close()
         self._source.close()
 
     def abandon(self) -> None:
-        """Let go of everything without a commit: the next owner judges again what is not committed."""
+        """Release all resources without a commit. The next owner processes again what is not committed."""
         self._checkpoints.close()
         self._source.close()
         self._live.publisher.close()
 
     def facts(self) -> dict[str, Any]:
-        """What `tocsin status` shows of it; read from another thread.
+        """What `tocsin status` shows of the shard; called from another thread.
 
-        `turn_s`: how long the step under way has taken, or since what it waits for has made no progress: a large snapshot.
+        `turn_s`: seconds since the shard last made progress: a step, or a part of a large snapshot. 0 while it waits for Kafka or
+        the lake.
         """
         live = self._live
         kafka, lake = self._silent or (NO_KAFKA if live.publisher.patience.waiting else ""), self._lake_retry.why
@@ -167,9 +168,9 @@ class Shard:
             "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
             "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
             "waits_for": waits,
-            "outage": kafka or lake,  # why it waits, where that is no mere slowness
+            "outage": kafka or lake,  # why it waits; empty if the lake is only slow
             "damaged": dict(self._damaged),  # partition -> why it is not read
-            "digest_mismatches": live.mismatches,  # of its takeover
+            "digest_mismatches": live.mismatches,  # of its recovery
             **live.dead.facts(),
         }
 
@@ -178,7 +179,7 @@ class Shard:
         return sum(r.num_rows for r in list(self._results)) + self._flying_rows
 
     def _gather(self) -> StepInput:
-        """The next step's input: as many rows as a step takes, or what has come within the deadline, or none (a tick)."""
+        """Collect the next step's input: a full batch, or what came before the deadline, or no rows (a tick)."""
         batch, deadline = self._live.machine.pipeline.batch, None
         while self._buffer.rows < batch.rows:
             now = time.monotonic()
@@ -190,7 +191,7 @@ class Shard:
                     break
             except (RecordsCorrupt, Refused):
                 if self._buffer:
-                    break  # what lies before it first
+                    break  # first process what precedes it
                 raise
             self._buffer.put(poll)
             self._behind |= poll.behind
@@ -199,7 +200,10 @@ class Shard:
         return self._buffer.take(batch.rows)
 
     def _leave(self, damaged: Mapping[int, str]) -> None:
-        """Go on without partitions that can't be read: they are not behind, so they hold back no clock and leave out nothing."""
+        """Continue without partitions that can't be read.
+
+        They count as having no backlog, so they do not hold back the clock, and none of their records are skipped to keep up.
+        """
         for p, line in damaged.items():
             self._behind.pop(p, None)
             if p not in self._damaged:
@@ -238,7 +242,7 @@ class Shard:
         self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
 
     def _keep_up(self) -> None:
-        """Leave out what is older than `max_lag`: from partitions that lie so far behind, go on with what is newest."""
+        """Skip to the end of partitions that lag by more than `max_lag`."""
         live, wall = self._live, self._clock() * 1000
         oldest = wall - milliseconds(live.machine.pipeline.max_lag)
         late = [p for p, records in self._behind.items() if records and self._step_clock.newest.get(p, wall) < oldest]
@@ -257,7 +261,7 @@ class Shard:
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
 
     def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
-        """Dead letters for what a stage refused, with the originals fetched from the log again."""
+        """Dead letters for what a stage refused, with the original records fetched from the log again."""
         if not refusals:
             return []
         wanted: dict[int, list[int]] = {}
@@ -270,11 +274,11 @@ class Shard:
         ]
 
     def _originals(self, wanted: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
-        """Records as they are in the log, however long the broker takes to give them."""
+        """Records as they are in the log; retries until the broker returns them."""
         return self._asked(lambda: self._source.originals(wanted))
 
     def _poll(self, timeout_ms: int) -> Poll | None:
-        """The next records; a broker that does not give them has none yet."""
+        """The next records; None: none yet, or the broker does not answer."""
         try:
             polled = self._source.poll(timeout_ms)
         except (Unavailable, KafkaError) as reason:
@@ -284,7 +288,7 @@ class Shard:
         return polled
 
     def _asked(self, ask: Callable[[], T]) -> T:
-        """What the source answers, once it does: reading has no effect outside, so it is safe to ask again and again."""
+        """Call the source, and retry until it answers. Reads have no side effects, so a retry is safe."""
         while True:
             try:
                 found = ask()
@@ -307,21 +311,21 @@ class Shard:
             return "full"
         if self._bytes >= most or self._long(1):
             return "now"
-        # Whoever has just started it waits for a row; a long interval is meant.
+        # Whoever has just started the pipeline waits for its first row. A long interval is deliberate.
         at_once = self._first and self._results and milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
         return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
     def _long(self, factor: int) -> bool:
-        """Whether the journal is so many times as long as one after which a checkpoint is due."""
+        """Whether the journal has reached `factor` times the length at which a checkpoint is due."""
         steps = self._live.journal
         return len(steps.items) >= factor * JOURNAL_ITEMS or steps.size >= factor * LONG
 
     def _publish(self, batch: StepInput | None, mark: tuple[int, str] | None = None) -> None:
-        """One transaction with all that has to be said; the next step need not wait for it."""
+        """Publish pending alerts and dead letters in one transaction. The next step need not wait for it."""
         live = self._live
         alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
         live.dead.note(letters, live.machine.pipeline.topic, round(self._clock() * 1000))
-        again = [d for d in letters if d.stage != GAP]  # a gap is found again, not re-run
+        again = [d for d in letters if d.stage != GAP]  # recovery detects a gap anew, it does not re-run it
         live.journal.publishes([*map(fingerprint, alerts), *map(fingerprint, again)])
         if mark:
             live.journal.mark(*mark)
@@ -330,7 +334,7 @@ class Shard:
         live.publisher.send(alerts, letters, live.journal, live.positions if mark else {}, said)
 
     def _begin_checkpoint(self, batch: StepInput | None) -> None:
-        """Steps 1 to 5 of a checkpoint: the first here, the others beside the steps."""
+        """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background."""
         live = self._live
         wanted, self._next_plan = self._next_plan, None
         plan = wanted or live.plan
@@ -341,7 +345,7 @@ class Shard:
         live.sequence += 1
         name = live.epoch << 32 | live.sequence
         failpoints.point("checkpoint.begin")
-        self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may run ahead of results, never behind
+        self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may be ahead of results, never behind
         live.publisher.settle(wait=True)
         reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
         live.plan = plan
@@ -364,19 +368,19 @@ class Shard:
         self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
 
     def _said(self, batch: StepInput | None, point: str) -> None:
-        """A transaction is committed; called in the publisher's thread."""
+        """Handle a committed transaction; called in the publisher's thread."""
         failpoints.point(point)
         self._publishing = 0
         self._note_latency(batch)
 
     def _note_latency(self, batch: StepInput | None) -> None:
-        """What a step had to say is said: the age of its rows is known."""
+        """Record the end-to-end latency of a step whose output is published."""
         if batch and batch.table.num_rows:
             stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()
             self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))
 
     def _settle(self, *, wait: bool) -> None:
-        """Take note of a checkpoint that has landed: the journal builds on it from now on."""
+        """Register a newly committed checkpoint: from now on the journal builds on it."""
         if (name := self._checkpoints.landed(wait=wait)) is not None:
             self._live.journal.landed(name)
             self._committed, self._flying_rows = self._flying, 0

@@ -1,4 +1,4 @@
-"""One shard's order: what to run, on which partitions, with what."""
+"""One shard's configuration: what to run, on which partitions, with which Kafka cluster and lake."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ class ShardId(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardConfig:
-    """What one shard needs to run anywhere.
+    """What one shard needs to run on any worker.
 
     Args:
         kafka: options of kafka-python's clients.
-        partitions: the input partitions that are its own, as far as they were there when this was ordered. A takeover adds those
-            that the topic has been given since.
-        shards: how many the pipeline has.
-        start: where to begin on the very first start; partitions that are added later are read from their beginning.
-        on_gap: what to do when recovery finds something lost.
+        partitions: the shard's input partitions when this was configured. Recovery adds those that the topic has gained since.
+        shards: number of shards of the pipeline.
+        start: where to begin on the very first start. Partitions added later are read from their beginning.
+        on_gap: what to do when recovery finds that something is lost.
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""What a shard says to Kafka: alerts, dead letters, journal and positions, in one transaction."""
+"""Publishes a shard's alerts, dead letters, journal and positions to Kafka, in one transaction."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 class ShardPublisher(Publisher):
     """One shard's publisher.
 
-    The transactional id is the shard's, not the worker's: a stalled worker with an id of its own could still commit.
+    The transactional id belongs to the shard, not to the worker. A stalled worker with its own id could still commit.
     """
 
     def __init__(self, options: Mapping[str, Any], pipeline: Pipeline, shard: int, lake: Lake) -> None:
@@ -41,10 +41,10 @@ class ShardPublisher(Publisher):
         positions: Mapping[int, int],
         committed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Begin a transaction with all of it, see `publish`. The journal is written as it is now.
+        """Begin a transaction with all of these; see `publish`. The journal is serialized at the time of the call.
 
         Args:
-            positions: partition of the input topic -> next offset, as of `publish`.
+            positions: partition of the input topic -> next offset; see `publish`.
         """
         record = journal.dump()
 
@@ -60,13 +60,14 @@ class ShardPublisher(Publisher):
         for alert in alerts:
             yield Message(p.alerts, alert.key.encode(), alert.value(), alert.headers())
         for letter in letters:
-            value = b"" if letter.key is letter.value is None else letter.value  # the client refuses to send neither
+            # The client rejects a record with neither key nor value.
+            value = b"" if letter.key is letter.value is None else letter.value
             yield Message(p.dead_letters, letter.key, value, letter.headers_out())
         yield Message(p.journal, str(self._shard).encode(), record, partition=self._shard)
 
 
 def fingerprint(said: Alert | DeadLetter | Refusal) -> int:
-    """64 bits by which a takeover checks that it would say the same again."""
+    """A 64-bit hash by which recovery checks that a re-run gives the same output."""
     if isinstance(said, Alert):
         return int(said.id[:16], 16)
     place = f"{said.partition}/{said.offset}/{said.row}/{said.stage}/{said.error}".encode()

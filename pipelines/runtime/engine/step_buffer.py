@@ -1,4 +1,4 @@
-"""What has been read but not yet stepped over, cut into steps that can be cut the same way again."""
+"""Buffers records that were read but not processed yet, and cuts them into reproducible steps."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tocsin.pipelines.runtime.kafka.reader import Poll
 
 @dataclass(frozen=True)
 class StepInput:
-    """One step's input: rows sorted by partition and offset, and the offsets at which it ends (moved partitions only)."""
+    """One step's input: rows sorted by partition and offset, dead letters, and the end offsets of the partitions that moved."""
 
     table: pa.RecordBatch
     dead: Sequence[DeadLetter]
     ends: Mapping[int, int]
 
     def newest(self, so_far: Mapping[int, int], wall: int) -> dict[int, int]:
-        """How far each partition has been read by Kafka's timestamps, ms since the epoch, after this step.
+        """Each partition's newest Kafka timestamp after this step, ms since the epoch.
 
-        A timestamp ahead of `wall`, the wall's clock, says nothing beside others; where there are no others, it counts as `wall`.
+        Timestamps ahead of `wall`, the wall clock, are ignored. If a partition has no others in this step, they count as `wall`.
         """
         partitions = self.table.column("_partition").to_numpy()
         stamps = self.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
@@ -33,11 +33,11 @@ class StepInput:
 
     @property
     def unread(self) -> list[tuple[int, int, str]]:
-        """Partition, offset and error of records whose frame was not where they say."""
+        """Partition, offset and error of each record whose frame could not be read from where the record says."""
         return [(d.partition, d.offset, d.error) for d in self.dead if d.error in VOLATILE]
 
     def without(self, records: Collection[tuple[int, int]]) -> StepInput:
-        """The step without some records, by partition and offset."""
+        """The step without the given records, each a partition and an offset."""
         places = zip(self.table.column("_partition").to_pylist(), self.table.column("_offset").to_pylist(), strict=True)
         kept = self.table.filter(pa.array([place not in records for place in places], pa.bool_()))
         return StepInput(kept, [d for d in self.dead if (d.partition, d.offset) not in records], self.ends)
@@ -58,7 +58,7 @@ class _PollSlice:
     end: int
 
     def split(self, offset: int) -> tuple[_PollSlice, _PollSlice]:
-        """What lies before `offset`, and the rest."""
+        """The part before `offset`, and the rest."""
         at = int(np.searchsorted(self.table.column("_offset").to_numpy(), offset))
         dead = [d for d in self.dead if d.offset < offset]
         head = _PollSlice(self.partition, self.table.slice(0, at), dead, offset)
@@ -68,7 +68,7 @@ class _PollSlice:
 
 
 class StepBuffer:
-    """A queue of polls. A step is given by end offsets alone, whatever polls it came in: that is what the journal keeps."""
+    """A queue of polls. End offsets alone define a step, however polls split the records. The journal stores these offsets."""
 
     def __init__(self, empty: pa.RecordBatch) -> None:
         self._empty = empty
@@ -76,19 +76,19 @@ class StepBuffer:
 
     @property
     def rows(self) -> int:
-        """Rows that wait."""
+        """Number of buffered rows."""
         return sum(r.table.num_rows for r in self._runs)
 
     @property
     def partitions(self) -> set[int]:
-        """Partitions of what waits."""
+        """Partitions with buffered records."""
         return {r.partition for r in self._runs}
 
     def __bool__(self) -> bool:
         return bool(self._runs)
 
     def put(self, poll: Poll) -> None:
-        """Add a poll behind what waits."""
+        """Append a poll."""
         partitions = poll.table.column("_partition").to_numpy()
         for partition, end in sorted(poll.ends.items()):
             start, stop = np.searchsorted(partitions, [partition, partition + 1])
@@ -96,7 +96,7 @@ class StepBuffer:
             self._runs.append(_PollSlice(partition, poll.table.slice(start, stop - start), dead, end))
 
     def take(self, rows: int) -> StepInput:
-        """The next step: about `rows` rows, whole messages only."""
+        """Take the next step: about `rows` rows, whole messages only."""
         taken: list[_PollSlice] = []
         while self._runs and rows > 0:
             run = self._runs.pop(0)
@@ -110,16 +110,16 @@ class StepBuffer:
         return self._batch(taken)
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop all buffered records."""
         self._runs = []
 
     def covers(self, ends: Mapping[int, int]) -> bool:
-        """Whether everything before these offsets is here."""
+        """Whether all records before these offsets are buffered."""
         reached = {r.partition: r.end for r in self._runs}
         return all(reached.get(p, -1) >= end for p, end in ends.items())
 
     def take_until(self, ends: Mapping[int, int]) -> StepInput:
-        """A step that was taken before, by the offsets at which it ended."""
+        """Take the step with these end offsets again, for a re-run."""
         taken, left = [], []
         for run in self._runs:
             if (end := ends.get(run.partition, -1)) >= run.end:

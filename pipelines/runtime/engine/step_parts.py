@@ -1,4 +1,4 @@
-"""A step in parts: the readings up to where something falls due for their key, what is due, the readings after it."""
+"""Splits a step into parts at each key's deadlines: the readings before a deadline, what is due, the readings after it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 class StepParts:
     """Runs a step's rows through the stages.
 
-    Each key has a time of its own: that of its rows, and after the last of them the step's clock. Whatever is due in between is
-    done in between, at exactly its time, so it makes no difference which other rows a step holds. All keys' first parts are
-    judged together, then their second ones, and so on; a step in which no key pauses has one part.
+    Each key has its own clock: the time of its rows, and after the last of them the step's clock. A timer that is due between
+    two rows fires between them, at exactly its time. So it makes no difference which other rows a step holds. The first parts of
+    all keys are processed together, then their second parts, and so on. If no deadline passes between two
+    rows of a key, the step has one part.
 
     Args:
-        give: takes what the last stage gives in each part, and the wall's clock for each of these rows (`[B]` int64, ms).
+        give: called for each part with the last stage's rows, and the wall clock of each of these rows (`[B]` int64, ms).
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class StepParts:
         self._give, self._parts = give, 0
 
     def run(self, came: Rows, arrivals: Arrivals, wall: int | None) -> None:
-        """Judge the step."""
+        """Process the step."""
         self._came, self._wall, state = came, wall, self._state
         if state.leaving:
             self._leave()
@@ -70,7 +71,10 @@ class StepParts:
             self._stage(self._nothing, torch.zeros(0, dtype=torch.int64), ticks=False)
 
     def _leave(self) -> None:
-        """Forget keys by a person's order: without a past, rows of theirs that wait are due, and then leave no trace either."""
+        """Forget the keys that a person has ordered to be forgotten.
+
+        With their state cleared, their pending rows are due at once. A second clearing removes what those rows leave in the state.
+        """
         state = self._state
         if len(slots := state.leavers()):
             state.blank(slots)
@@ -80,7 +84,7 @@ class StepParts:
         state.leaving, state.changed = set(), True
 
     def _split(self, came: Rows, arrivals: Arrivals) -> Tensor | None:
-        """Which part of the step each row belongs to, `[B]` int64; None: nothing is due before any of them."""
+        """The part of the step that each row belongs to, `[B]` int64; None: nothing is due before any row."""
         g, oldest, newest = came.groups(), int(arrivals.heard.min()), int(arrivals.least.max())
         least, heard = arrivals.least[g.order], arrivals.heard[g.order]
         cuts, every = torch.zeros(len(came), dtype=torch.bool), torch.ones(len(came), dtype=torch.bool)
@@ -88,7 +92,7 @@ class StepParts:
         pending.append((self._state.seen(g.slots), self._forget_after + 1, None))
         for last, after, counts in pending:
             if min(oldest, int(torch.where(last == 0, FAR, last).min())) + after > newest:
-                continue  # nobody has paused for so long
+                continue  # no key has been inactive for so long
             counted = every if counts is None else counts(came)[g.order]
             before = before_each(g, heard, counted, last)
             cuts |= (before != 0) & crossed(g, least, self._clock, before + after)
@@ -97,7 +101,7 @@ class StepParts:
         return segments(g, cuts) if bool(cuts.any()) else None
 
     def _take(self, rows: Rows, least: Tensor, heard: Tensor, *, due: bool) -> None:
-        """One part of some keys: what is due before it, then its rows."""
+        """Process one part of some keys: what is due before it, then its rows."""
         g, state = rows.groups(), self._state
         first, last = g.order[g.starts], g.order[g.starts + g.lengths - 1]
         if due:
@@ -112,7 +116,7 @@ class StepParts:
         self._stage(rows, heard, ticks=False)
 
     def _tick(self, limit: Tensor) -> None:
-        """Do what is due up to `limit` (`[capacity]`, or one time for all), each thing at its time."""
+        """Fire the timers due up to `limit` (`[capacity]`, or one time for all keys), each at its own time."""
         while self._timers:
             due = torch.stack([self._next(timer, limit) for timer in self._timers]).amin(0)
             if not bool((there := due < FAR).any()):
@@ -121,7 +125,7 @@ class StepParts:
             self._stage(self._nothing, torch.zeros(0, dtype=torch.int64), ticks=True)
 
     def _next(self, timer: tuple[CellStore, Timer], limit: Tensor) -> Tensor:
-        """When it is due next for each key, `[capacity]`; `FAR` where not up to `limit`."""
+        """When a timer is due next for each key, `[capacity]`; `FAR` if not up to `limit`."""
         cell, after = timer[0], timer[1].after
         last = cell.all()
         due = last + after
@@ -144,7 +148,7 @@ class StepParts:
         return Rows(self._came.table.slice(0, 0), self._came.slots[:0])
 
     def _until(self, rows: Rows) -> Tensor:
-        """Until when each row's asset is silenced, ms since the epoch."""
+        """When the mute of each row's asset ends, ms since the epoch; `-FAR` if it is not muted."""
         place = pc.index_in(rows.table.column(self._key).cast(pa.string()), value_set=pa.array([*self._silences]))
         until = torch.tensor([*self._silences.values(), -FAR])
         return until[torch.from_numpy(place.fill_null(len(self._silences)).to_numpy().copy()).long()]

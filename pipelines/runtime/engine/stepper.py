@@ -1,4 +1,4 @@
-"""How a log becomes steps: the part of it to read, and the clock of each step."""
+"""Turns a part of a log into steps, and sets the clock of each step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 
 POLL_MS = 500
 SILENT_S = 60.0
-"""A broker that gives no record of those that it has for so long is away."""
+"""A broker that has records but returns none for this long counts as unavailable."""
 
 
 class StepClock:
-    """The clock of steps: it never goes back, and follows the log where there is a backlog.
+    """The clock of steps. It never goes back, and it follows the log while there is a backlog.
 
-    So after an outage no key is inactive, and no row is late, because it was read late.
+    So reading late after an outage makes no key inactive and no row late.
 
     Args:
         now: ms since the epoch.
@@ -29,7 +29,7 @@ class StepClock:
     def __init__(self, now: int = 0) -> None:
         self.now = now
         self.newest: dict[int, int] = {}
-        """How far each partition has been read by Kafka's timestamps, ms since the epoch."""
+        """Each partition's newest Kafka timestamp read so far, ms since the epoch."""
 
     def advance(
         self,
@@ -40,13 +40,13 @@ class StepClock:
         backlog: Iterable[int],
         least: Mapping[int, int] | None = None,
     ) -> int:
-        """The time of a step.
+        """Advance the clock to a step's time, and return it.
 
         Args:
-            wall: the wall's clock.
-            limit: the step's time where no partition has a backlog; None: the newest timestamp.
-            backlog: the partitions that have more to read; the one that lags most sets the time.
-            least: partition -> how far it counts as read at least.
+            wall: the wall clock.
+            limit: the step's time if no partition has a backlog; None: the newest timestamp.
+            backlog: the partitions with more to read. The one that lags most sets the time.
+            least: partition -> a lower bound on its newest timestamp.
         """
         self.newest = step.newest(self.newest, wall)
         least = least or {}
@@ -58,12 +58,12 @@ class StepClock:
 
 
 class LogSteps:
-    """The steps over a part of a log, whatever polls it comes in.
+    """Reads a part of a log, and assembles its polls into steps.
 
     Args:
-        topic: for errors.
-        positions: partition -> the next offset to read; it moves on.
-        rows: of a step, about.
+        topic: for error messages.
+        positions: partition -> the next offset to read; the attribute advances.
+        rows: approximate number of rows per step.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class LogSteps:
         self.positions, self.buffer = dict(positions), StepBuffer(empty)
 
     def until(self, ends: Mapping[int, int]) -> Iterator[StepInput]:
-        """The steps up to these offsets.
+        """Yield the steps up to these offsets.
 
         Raises:
-            RecordsCorrupt: the log is damaged before that.
-            Unavailable: the broker gives no more records.
+            RecordsCorrupt: the log is damaged before these offsets.
+            Unavailable: the broker returns no more records.
         """
         reading, heard = set[int](), time.monotonic()
         while (left := {p for p, end in ends.items() if self.positions[p] < end}) or self.buffer:
@@ -100,7 +100,7 @@ class LogSteps:
                 )
 
     def _put(self, poll: Poll, ends: Mapping[int, int]) -> None:
-        """Take what lies before these offsets."""
+        """Buffer the records before these offsets."""
         partition, offset = (poll.table.column(n).to_numpy() for n in ("_partition", "_offset"))
         before = offset < by_partition(ends)[partition]
         table = poll.table if before.all() else poll.table.filter(pa.array(before))
@@ -111,7 +111,7 @@ class LogSteps:
 
 
 def by_partition(offsets: Mapping[int, int]) -> np.ndarray:
-    """Offsets as an array, the place being the partition."""
+    """Offsets as an array indexed by partition."""
     found = np.zeros(max(offsets, default=-1) + 1, np.int64)
     found[list(offsets)] = list(offsets.values())
     return found

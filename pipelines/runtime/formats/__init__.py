@@ -1,1 +1,1 @@
-"""How messages become rows."""
+"""Message formats: decoding messages into rows."""

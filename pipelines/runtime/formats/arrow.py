@@ -33,12 +33,12 @@ class Arrow(MessageFormat):
     def __init__(self, expected: RowSchema, max_rows: int) -> None:
         super().__init__(expected, max_rows)
         self._row_bytes = sum(4 if f.type == pa.string() else f.type.bit_width // 8 for f in expected.schema)
-        self._checked: pa.Schema | None = None  # the last stream's: most are alike
-        self._shared: list[int] = []  # its columns in which rows may share their text
+        self._checked: pa.Schema | None = None  # the last stream's schema; most streams have the same
+        self._shared: list[int] = []  # indices of its columns whose rows may share text
 
     @classmethod
     def only(cls, value: bytes, row: int) -> bytes:
-        """A stream with one row of another."""
+        """A stream with one row of another stream."""
         table = pa.ipc.open_stream(value).read_all().slice(row, 1).combine_chunks()
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -57,7 +57,7 @@ class Arrow(MessageFormat):
             self._align(list(alike), out)
 
     def _batches(self, value: bytes | None) -> list[pa.RecordBatch]:
-        """The batches of one stream, known to be whole, sound and of bounded size."""
+        """The batches of one stream, checked to be complete, valid and of bounded size."""
         content = self.expected.content(value)
         try:
             with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
@@ -85,7 +85,7 @@ class Arrow(MessageFormat):
         return batches
 
     def _check(self, schema: pa.Schema) -> None:
-        """Raise unless rows of `schema` can be rows of the codec's."""
+        """Raise unless rows of `schema` can be rows of the expected schema."""
         self.expected.check_names(schema.names)
         for f in self.expected.schema:
             found = schema.get_all_field_indices(f.name)
@@ -96,7 +96,7 @@ class Arrow(MessageFormat):
                 raise RejectedError("SchemaMismatch", wrong)
 
     def _weigh(self, content: bytes) -> None:
-        """Raise if a stream is cut short, has something after its end or would grow too large, before decompressing."""
+        """Raise, before decompressing, if a stream is truncated, has bytes after its end or would grow too large."""
         source = pa.BufferReader(content)
         messages = pa.ipc.MessageReader.open_stream(source)
         rows = size = 0
@@ -114,7 +114,7 @@ class Arrow(MessageFormat):
             raise RejectedError("TooLarge", f"expected at most {self.expected.max_bytes} bytes decoded, got {size}")
 
     def _align(self, messages: list[tuple[int, list[pa.RecordBatch]]], out: DecodedPoll) -> None:
-        """Bring messages of one schema to the codec's, and part the rows that can't be used from the rest."""
+        """Convert messages of one schema to the expected schema, and reject the rows that cannot be used."""
         table = pa.Table.from_batches([batch for _, batches in messages for batch in batches])
         unfit = dict[int, RejectedError]()
         try:
@@ -157,11 +157,11 @@ class Arrow(MessageFormat):
         return None
 
     def _column(self, table: pa.Table, place: int, unfit: dict[int, RejectedError], *, alone: bool) -> pa.Array:
-        """A column as the schema wants it: null where a value does not fit, with the reason in `unfit`; all null if it is missing.
+        """A column in the schema's type: null where a value does not fit, with the reason in `unfit`; all null if it is missing.
 
         Raises:
-            pa.ArrowException: a value of one of several messages does not fit.
-            RejectedError: Arrow has no way from the column's type to the schema's.
+            pa.ArrowException: a value does not fit, and the table holds several messages.
+            RejectedError: Arrow cannot convert the column's type to the schema's.
         """
         f, (name, _, _, wanted) = self.expected.schema.field(place), self.expected.fields[place]
         if name not in table.column_names:
@@ -178,7 +178,7 @@ class Arrow(MessageFormat):
         rows = misfits(column, f.type, MAX_BAD_ROWS)
         for i in rows:
             unfit.setdefault(i, RejectedError("BadValue", f"{name}: expected {wanted}, got {got(column[i], f.type)}"))
-        if len(rows) > MAX_BAD_ROWS:  # the message is refused whole, whatever else is in it
+        if len(rows) > MAX_BAD_ROWS:  # the whole message is rejected anyway
             return pa.nulls(len(table), f.type)
         mask = np.zeros(len(column), bool)
         mask[rows] = True
@@ -191,10 +191,10 @@ def _shares(kind: pa.DataType) -> bool:
 
 
 def _decompressed_size(message: pa.ipc.Message) -> tuple[int, int]:
-    """Rows, and bytes once decompressed, of a batch or a dictionary, read from its FlatBuffers metadata.
+    """The rows and the decompressed bytes of a batch or a dictionary, read from its FlatBuffers metadata.
 
-    Arrow itself would decompress first. A compressed batch has the size of each buffer in front of it, -1 if that
-    one is not compressed. Layout: Arrow's `Message.fbs`.
+    Arrow itself would decompress first. In a compressed batch, each buffer starts with its decompressed size, -1 if it is not
+    compressed. Layout: Arrow's `Message.fbs`.
     """
     meta, body = memoryview(message.metadata), memoryview(message.body)
 

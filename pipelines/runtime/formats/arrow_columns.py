@@ -1,4 +1,4 @@
-"""Columns of Arrow messages: which types may stand for a field's, and which of their values fit it."""
+"""Columns of Arrow messages: which types a field accepts, and which values fit the field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tocsin.pipelines.runtime.formats.rows import show
 
 
 def holds(expected: pa.DataType, got: pa.DataType) -> bool:
-    """Whether a column of type `got` may stand for a field's, dictionary-encoded or not; single values may still not fit."""
+    """Whether a field accepts a column of type `got`, dictionary-encoded or not; single values may still not fit."""
     types, got = pa.types, got.value_type if pa.types.is_dictionary(got) else got
     if types.is_floating(expected) or types.is_integer(expected):
         fits = types.is_floating(got) or types.is_integer(got) or types.is_decimal(got)
@@ -39,12 +39,12 @@ def accepted(expected: pa.DataType) -> str:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is one of text in UTF-8."""
+    """Whether a type is UTF-8 text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def text_bytes(column: pa.Array) -> int:
-    """Bytes of a column's text once each row has a copy of its own: in views and dictionaries rows share it."""
+    """Bytes of a column's text once each row has its own copy; rows of views and dictionaries share text."""
     if not pa.types.is_dictionary(column.type):
         return int(pl.Series(column).str.len_bytes().sum())
     lengths = pl.Series(column.dictionary).str.len_bytes().to_arrow()
@@ -52,20 +52,20 @@ def text_bytes(column: pa.Array) -> int:
 
 
 def joined(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, each row with its own value."""
-    if pa.types.is_dictionary(column.type):  # each piece may have another dictionary
+    """A column in one chunk, each row with its own value."""
+    if pa.types.is_dictionary(column.type):  # each chunk may have its own dictionary
         return pa.concat_arrays([_decoded(piece) for piece in column.chunks])
     return column.combine_chunks()
 
 
 def _decoded(column: pa.DictionaryArray) -> pa.Array:
-    """Each row's own value. Arrow can't look up in views, so these become strings first."""
+    """Each row's own value. Arrow's `take` does not support views, so they become strings first."""
     values = column.dictionary
     return (values.cast(pa.large_string()) if pa.types.is_string_view(values.type) else values).take(column.indices)
 
 
 def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A column as a field wants it; only digits finer than its unit of time are cut off.
+    """A column in a field's type; only digits finer than the field's unit of time are cut off.
 
     Raises:
         pa.ArrowException: a value does not fit.
@@ -79,7 +79,7 @@ def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def misfits(column: pa.Array, kind: pa.DataType, most: int) -> list[int]:
-    """Rows whose value does not fit a field; after `most` of them it looks for no more."""
+    """Rows whose value does not fit a field; the search stops once it has found more than `most`."""
     found, left = list[int](), [(0, len(column))]
     while left and len(found) <= most:
         start, end = left.pop()
@@ -95,8 +95,8 @@ def misfits(column: pa.Array, kind: pa.DataType, most: int) -> list[int]:
 
 
 def got(value: pa.Scalar, kind: pa.DataType) -> str:
-    """A value that does not fit, as messages show it, and what it may be meant to be."""
-    if pa.types.is_timestamp(value.type):  # as a number: not every one has a form in Python
+    """A value that does not fit, as error messages show it, with a hint at the likely mistake."""
+    if pa.types.is_timestamp(value.type):  # as a number: Python cannot represent all of them
         number = value.cast(pa.int64()).as_py()
         ms = number * 1000 if value.type.unit == "s" else number // PER_MS[value.type.unit]
         return f"{number} {value.type.unit} since 1970{unit_meant(ms)}"

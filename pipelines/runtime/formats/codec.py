@@ -1,4 +1,4 @@
-"""The codec: one Kafka poll in, one Arrow batch out; what can't be read becomes dead letters."""
+"""The codec turns one Kafka poll into one Arrow batch; records that cannot be read become dead letters."""
 
 from __future__ import annotations
 
@@ -26,42 +26,44 @@ if TYPE_CHECKING:
 
 BUILT_IN: tuple[type[MessageFormat], ...] = (Json, Arrow)
 UNKNOWN = -1
-"""Kafka's timestamp of a record without one."""
+"""The timestamp of a record that has none."""
 
 
 class Codec:
     """Turns the records of one topic into Arrow batches.
 
-    The header `content-type` says how a value is written: `application/json` (or none), one object, one row;
-    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows; or another `MessageFormat`. Names of headers and media
-    types may be in any case, with parameters, and be an alias. A record, or a row of a stream, that is not
-    exactly a reading becomes a dead letter; nothing is guessed and nothing is dropped silently:
+    The header `content-type` names a value's format: `application/json` (or no header), one object, one row;
+    `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows; or another `MessageFormat`. Header names and media
+    types may be in any case; a media type may have parameters and may be an alias. A record, or a row of a stream, that does not
+    match the schema exactly becomes a dead letter. Nothing is guessed and nothing is dropped silently:
 
-    - a field that is not nullable must be there and not null; no number may be NaN or infinite or out of range;
-    - numbers, strings and booleans are not converted to each other; an integer is a number for a float field, and a whole
-      number written as a float (`7.0`, below 2**53) is an integer for an integer field and for a time;
+    - a field that is not nullable must be present and not null; no number may be NaN, infinite or out of range;
+    - numbers, strings and booleans are not converted to each other. A float field accepts an integer; an integer field and a
+      time accept a whole number written as a float (`7.0`, below 2**53);
     - times are RFC 3339 strings with an offset (`2026-01-31T12:00:00.5+01:00`) or integers, milliseconds since
       1970 UTC, from 1700 to 2199; digits finer than the schema's unit are cut off;
-    - Kafka's own timestamp must be one, too: a record with a negative one, or one from 2200 on, is refused as a whole;
-    - a repeated key in an object, or a column twice in a stream, is refused: there is no telling which one counts;
-    - a field whose metadata has `{"from": "header:<name>"}` is the text of the record's last header of that name, a time,
-      number or boolean as JSON writes it; one with `{"from": "value"}` is the JSON value itself, as text;
-    - a stream has all the schema's fields in any order and any type that holds the values, dictionary-encoded or not, and
-      ends with its end mark; with more than 100 bad rows it is refused as a whole.
+    - Kafka's own timestamp must be a valid time, too: a record with a negative one (except -1, no timestamp), or one from 2200
+      on, is refused as a whole;
+    - a repeated key in an object, or a repeated column in a stream, is refused, since it is unknown which one counts;
+    - a field whose metadata has `{"from": "header:<name>"}` is read from the record's last header of that name: text, or a time,
+      number or boolean as JSON writes it. One with `{"from": "value"}` is the JSON value itself, as text;
+    - a stream has the schema's fields in any order and in any type that holds the values, dictionary-encoded or not. It ends
+      with its end mark. With more than 100 bad rows it is refused as a whole.
 
-    A topic whose schema has `frame_fields` holds frames and nothing else; see `FrameReader`. Their facts are in headers.
+    A topic whose schema has `frame_fields` holds only frames; see `FrameReader`. The other fields are in headers.
 
     Args:
-        topic: for messages.
-        schema: a row's fields, at least one of them the value's: float, double, integers, bool, string,
+        topic: the topic's name, for error messages.
+        schema: a row's fields, at least one of them from the value: float, double, integers, bool, string,
             `timestamp("ms"|"us"|"ns", "UTC")`.
-        unknown: what to do about other fields: "ignore" or "reject".
+        unknown: "ignore" fields outside the schema, or "reject" readings that have them.
         max_bytes: largest value, and largest stream once decoded, bytes.
         max_rows: most rows in a message.
-        formats: more message formats; those of installed packages are read, too.
+        formats: additional message formats; those of installed packages are always included.
 
     Raises:
-        ConfigError: the schema has no fields of the value, a field twice, one named as an identity column or of another type.
+        ConfigError: the schema has no field from the value, a repeated field, or a field named as an identity column or of
+            another type.
     """
 
     def __init__(
@@ -99,14 +101,14 @@ class Codec:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Codec:
-        """What reads a pipeline's topic."""
+        """The codec of a pipeline's topic."""
         return cls(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown, formats=pipeline.formats)
 
     def decode(self, records: Sequence[ConsumerRecord]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
-        """Decode what one poll returned.
+        """Decode the records of one poll.
 
         Args:
-            records: of this topic, any partitions, with undecoded bytes as keys and values.
+            records: records of this topic, from any partitions, with undecoded bytes as keys and values.
 
         Returns:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
@@ -131,7 +133,7 @@ class Codec:
         return self._batch(records, stamps, out), letters
 
     def _read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
-        """The rows of a poll of JSON and Arrow."""
+        """Decode a poll's values, each by its content type."""
         values = [record.value for record in records]
         headers = [record.headers for record in records]
         others = {i: kind for i, h in enumerate(headers) if h and (kind := self._format(h)) is not self._json}
@@ -146,12 +148,12 @@ class Codec:
             out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
 
     def _format(self, headers: Sequence[tuple[str, bytes | None]]) -> MessageFormat | None:
-        """A message's format; JSON where its headers do not say, None where nobody knows it."""
+        """A message's format: JSON if its headers name none, None if the named one is unknown."""
         kind = media_type(headers)
         return self._json if kind is None or kind.endswith("+json") else self._by_type.get(kind)
 
     def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: DecodedPoll) -> pa.RecordBatch:
-        """Put the pieces together and in order, and say where each row comes from."""
+        """Join the pieces in order, and add each row's identity columns."""
         if not out.pieces:
             return pa.record_batch([pa.array([], f.type) for f in self.batch_schema], schema=self.batch_schema)
         positions = np.concatenate([piece[0] for piece in out.pieces])
@@ -171,6 +173,6 @@ class Codec:
 
 
 def _timeless(stamp: int) -> RejectedError:
-    """Why a record with this timestamp of Kafka's is no reading: neither clocks nor dates can be had of it."""
+    """Why a record with this Kafka timestamp is refused: it gives neither a clock nor a date."""
     wanted = "milliseconds since 1970, up to 2199, or -1 for none"
     return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {wanted}, got {stamp}{unit_meant(stamp)}")

@@ -1,4 +1,4 @@
-"""What a record says outside its value's fields: in its headers, and the value itself as text."""
+"""Fields that are read from a record's headers, or from its value as text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, sh
 
 VALUE = "value"
 _CONTENT = (None, PIXELS, WHOLE)
-"""Sources of fields that a reader of values has read."""
+"""Sources of fields that the value's reader has already read."""
 HEADER = "header:"
 
 
 @dataclass(frozen=True)
 class _HeaderField:
-    """One field that is read from beside the value's fields; `header` None: from the value itself."""
+    """One field that is read from a header; `header` None: from the value itself."""
 
     field: pa.Field
     header: str | None
@@ -33,7 +33,7 @@ class _HeaderField:
     wanted: str
 
     def refused(self, content: bytes | None) -> RejectedError:
-        """Why this is not what the field wants."""
+        """Why this content does not fit the field."""
         if content is None:
             return RejectedError("SchemaMismatch", f"missing header {self.header}")
         text = content.decode("utf-8", "backslashreplace")
@@ -42,13 +42,13 @@ class _HeaderField:
 
 
 class HeaderFields:
-    """Adds to rows read from values the columns that their records say outside of them.
+    """Adds the columns that are read from headers, or from the value as text, to rows that were read from values.
 
     Args:
-        schema: of the whole row; fields whose metadata says `from` are read here, the others are the value's own.
+        schema: the whole row's schema. Fields whose metadata has `from` are read here; the others are the value's own.
 
     Raises:
-        ConfigError: a field is from elsewhere, or of a type that can't be read.
+        ConfigError: a field has another source, or a type that cannot be read.
     """
 
     def __init__(self, topic: str, schema: pa.Schema) -> None:
@@ -57,7 +57,7 @@ class HeaderFields:
         self._order = [read.index(name) for name in schema.names]
 
     def add(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
-        """Put the columns into each piece, where the schema has them; a record that lacks one is refused, all its rows."""
+        """Insert the columns into each piece, in the schema's order. A record that lacks one is refused with all its rows."""
         if not out.pieces:
             return
         some = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
@@ -79,7 +79,7 @@ class HeaderFields:
 
 
 def source(f: pa.Field) -> str | None:
-    """Where a field says that it is from; None: it is one of the value's."""
+    """The source that a field's metadata names; None: the field is one of the value's."""
     said = (f.metadata or {}).get(b"from")
     return None if said is None else said.decode()
 
@@ -96,7 +96,7 @@ def _header_field(topic: str, f: pa.Field, place: str) -> _HeaderField:
 
 
 def _cell(read: Callable[[Any], Any], text: bool, content: bytes) -> Any:
-    """What a field reads in a header's bytes; None if that is nothing of its kind."""
+    """The field's value from a header's bytes; None if they do not fit the field."""
     try:
         written = content.decode()
         parsed = written if text else orjson.loads(content)

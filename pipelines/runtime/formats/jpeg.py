@@ -1,4 +1,4 @@
-"""Frames: a JPEG in the message, or where it lies; looked at before it is decoded, decoded in threads at reduced scale."""
+"""Frames: a JPEG in the message, or a reference to one. Files are checked first, then decoded in threads at reduced scale."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, me
 JPEG = "image/jpeg"
 JPEG_ALIASES = ("image/jpg", "image/pjpeg")
 PIXELS, WHOLE = "pixels", "jpeg"
-"""What the metadata of a frame's fields say that they are from: the decoded image, the file as it came."""
+"""Sources in the metadata of a frame's fields: the decoded image, and the file as received."""
 URI, SHA256 = "frame-uri", "frame-sha256"
 MISSING, UNREACHABLE, ALTERED = "FrameMissing", "FrameUnreachable", "FrameAltered"
 VOLATILE = (MISSING, UNREACHABLE, ALTERED)
-"""Reasons that lie outside the log: asked again, the store may answer otherwise."""
+"""Reasons that lie outside the log: the store may answer differently next time."""
 ATTEMPTS, PAUSE_S = 3, 0.2
 FACTS = [
     pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),
     pa.field("sequence", pa.int64(), nullable=False, metadata={"from": "header:sequence"}),
     pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False, metadata={"from": "header:time"}),
 ]
-"""What a camera's messages say of their frames in headers; see `tocsin.pipelines.runtime.formats.video`."""
+"""The fields that a camera's messages carry in headers; see `tocsin.pipelines.runtime.formats.video`."""
 
 
 def roots_of(options: Mapping[str, Any], name: str) -> list[str]:
-    """The option `roots` of a pipeline `name`: folders in which messages may say that their frames lie.
+    """The option `roots` of a pipeline `name`: folders whose frames messages may reference.
 
     Raises:
-        ConfigError: it is no list of folders.
+        ConfigError: the option is not a list of folders.
     """
     roots = options.get("roots", [])
     if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
@@ -52,11 +52,11 @@ def roots_of(options: Mapping[str, Any], name: str) -> list[str]:
 
 
 def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[pa.Field]:
-    """The fields of a schema whose records are frames: `jpeg`, the file as it came, and `pixels`, `height * width * 3` bytes RGB.
+    """The fields of a schema of frames: `jpeg`, the file as received, and `pixels`, `height * width * 3` bytes RGB.
 
     Args:
-        height, width: to which every frame is scaled, whatever its own; the whole of it, so that another shape is squeezed.
-        roots: folders (paths or URIs) in which a message may say that its frame lies; none: frames must be in their messages.
+        height, width: the size that every frame is scaled to. Nothing is cropped, so another aspect ratio is distorted.
+        roots: folders (paths or URIs) whose frames a message may reference; none: frames must be in their messages.
     """
     said = {"from": PIXELS, "height": str(height), "width": str(width), "roots": orjson.dumps(list(roots)).decode()}
     return [
@@ -68,17 +68,17 @@ def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[
 class FrameReader:
     """Reads records that are frames.
 
-    A value is one JPEG, `content-type: image/jpeg`. Or the headers say where the file lies and what is in it (a claim check):
-    `frame-uri`, under one of the schema's roots, and `frame-sha256` in hexadecimal; then the value counts for nothing. What is
-    no JPEG, cut off, damaged, larger than `picture.MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
+    A value is one JPEG, `content-type: image/jpeg`. Or the headers reference a file (a claim check): `frame-uri`, under one of
+    the schema's roots, and `frame-sha256` in hexadecimal; the value is then ignored. A file that is not a JPEG, is truncated,
+    damaged, larger than `picture.MAX_PIXELS` or in another colour space than grey and RGB is refused: `BadFrame`.
 
     Args:
-        topic: for messages.
-        fields: of the schema, those that are from `jpeg` and `pixels`.
-        max_bytes: of a file.
+        topic: the topic's name, for error messages.
+        fields: the schema's fields from `jpeg` and `pixels`.
+        max_bytes: the most bytes of a file.
 
     Raises:
-        ConfigError: there are not one or two such fields, or a root can't be one.
+        ConfigError: there are not one or two such fields, or a root is not an absolute path or a URI of a folder.
     """
 
     def __init__(self, topic: str, fields: Sequence[pa.Field], max_bytes: int) -> None:
@@ -113,11 +113,11 @@ class FrameReader:
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
-        # Both decoder and scaler let go of the interpreter's lock.
+        # The decoder and the scaler both release the GIL.
         return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
 
     def _one(self, record: ConsumerRecord, pixels: NDArray[np.uint8]) -> bytes | RejectedError:
-        """A record's file, and its image into `pixels`; or why not."""
+        """Decode a record's image into `pixels`. Returns its file, or the reason why the record is refused."""
         try:
             file = self._file(record)
             decode(file, pixels)
@@ -146,7 +146,7 @@ class FrameReader:
             raise RejectedError("TooLarge", f"expected at most {self._max_bytes} bytes, got {size}")
 
     def _fetched(self, uri: str, wanted: bytes | None) -> bytes:
-        """The file that a message refers to, if it is the one that it means."""
+        """The file that a message references, checked against its SHA-256."""
         if wanted is None:
             raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which goes with {URI}")
         files, path = self._place(uri)
@@ -167,7 +167,7 @@ class FrameReader:
         return content
 
     def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
-        """Where a URI leads, if that is inside a root: a message must not have other files read."""
+        """The file system and path of a URI inside a root. A message must not make the reader open other files."""
         place = _decoded(uri)
         steps = {*place.split("/"), *unquote(place).split("/")}
         if not {"..", "."} & steps and "\\" not in unquote(place):
@@ -179,16 +179,16 @@ class FrameReader:
 
     @cached_property
     def _stores(self) -> Mapping[str, tuple[fs.FileSystem, str]]:
-        # Behind the question mark of a URI are its store's options.
+        # A URI's query has the options of its store.
         bare = {root: root.partition("?")[0] if "://" in root else root for root in self._roots}
         return {_decoded(bare[root]).rstrip("/"): _root("", root) for root in self._roots}
 
 
 def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
-    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, the way up that its EXIF says, scaled to their size.
+    """Decode a JPEG into `pixels`, `[H, W, 3]` uint8 RGB, upright by its EXIF orientation and scaled to their size.
 
     Raises:
-        RejectedError: it is no whole JPEG, too large, or in another colour space.
+        RejectedError: the file is not a complete JPEG, too large, or in another colour space.
     """
     import cv2
 
@@ -205,11 +205,11 @@ def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[
     """Frames as the rows of a schema with both `frame_fields`, for `replay`.
 
     Args:
-        files: JPEG.
-        facts: of each, the other fields by name; what is left out is null.
+        files: JPEG files.
+        facts: the other fields of each frame, by name; a missing one is null.
 
     Raises:
-        RejectedError: a file is no whole JPEG, see `decode`.
+        RejectedError: a file is not a complete JPEG, see `decode`.
     """
     kind = next(f for f in schema if (f.metadata or {}).get(b"from") == PIXELS.encode())
     pixels = np.empty((len(files), int(kind.metadata[b"height"]), int(kind.metadata[b"width"]), 3), np.uint8)
@@ -229,7 +229,7 @@ def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
 
 
 def _decoded(place: str) -> str:
-    """What a path or a URI means, to be compared: a path is as it is, a URI is decoded once, `file:///data` is the path `/data`."""
+    """A path or a URI in a form that can be compared: a path as it is, a URI decoded once, `file:///data` as the path `/data`."""
     scheme, there, rest = place.partition("://")
     if not there:
         return place

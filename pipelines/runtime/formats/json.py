@@ -1,9 +1,9 @@
 """JSON messages, one object a message.
 
-A value takes one of two ways to the same rows. The slow one reads a value with orjson and decides everything: it has
-the reasons. The fast one hands whole polls to Polars and keeps only the rows of which it can prove, by counting
-colons and quotes, that Polars read them as the slow one would; all others take the slow one. So what becomes of a
-record never depends on the records that arrived with it.
+A value takes one of two paths to the same rows. The slow path reads each value with orjson; it decides every case and gives
+the reasons. The fast path hands whole polls to Polars. It keeps only the rows for which it can prove, by counting colons and
+quotes, that Polars read them as the slow path would; all others take the slow path. So the outcome of a record never depends
+on the records that arrived with it.
 """
 
 import re
@@ -21,10 +21,10 @@ from tocsin.pipelines.runtime.declare.fields import END_MS, EXACT, FIRST_MS, PER
 from tocsin.pipelines.runtime.formats.message import MessageFormat
 from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, RowSchema, show
 
-# A call to Polars costs as much as this many values with orjson, and a failed one as halving more than so many.
+# A call to Polars costs as much as SLOW_ROWS values with orjson. After a failed call, halving pays above HALVED_ROWS.
 SLOW_ROWS = 256
 HALVED_ROWS = 512
-# Fields outside the schema that the fast way reads along, so that it can tell them from repeated ones.
+# Fields outside the schema that the fast path reads, too, so that it can tell them from repeated ones.
 MAX_UNKNOWN = 32
 
 _TOKEN = re.compile(rb'("(?:[^"\\]++|\\.)*+")[ \t\r\n]*+(:?)|([\[{])|[\]}]')
@@ -44,11 +44,11 @@ class Json(MessageFormat):
 
     @classmethod
     def only(cls, value: bytes, row: int) -> bytes:
-        """The object itself, for it is one row."""
+        """The object itself, since it is one row."""
         return value
 
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
-        """Part what looks like one object on one line, which may go to Polars, from the rest."""
+        """Read values that look like one object on one line together, and the rest one by one."""
         fast = [
             i
             for i in positions
@@ -62,7 +62,7 @@ class Json(MessageFormat):
         self._read_each(values, np.setdiff1d(positions, fast, assume_unique=True), out)
 
     def _read_lines(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: DecodedPoll) -> None:
-        """Read many objects at once; halve them where Polars refuses, since it does not say where."""
+        """Read many objects at once. Halve them if Polars fails, since it does not report which object it failed on."""
         if len(positions) <= SLOW_ROWS:
             return self._read_each(values, positions, out)
         lines = b"\n".join([values[i] for i in positions.tolist()])
@@ -95,7 +95,7 @@ class Json(MessageFormat):
         return None
 
     def _sniff(self, value: bytes | None) -> dict[str, pl.DataType]:
-        """What to ask Polars for, if all objects are made as this one: it only saves work when right."""
+        """The types to ask Polars for if all objects are like this one. A wrong guess only costs time."""
         dtypes = dict(self._dtypes)
         with suppress(orjson.JSONDecodeError):
             first = orjson.loads(value or b"")
@@ -109,7 +109,7 @@ class Json(MessageFormat):
         return dtypes
 
     def _read_each(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: DecodedPoll) -> None:
-        """Read objects one by one: the slow way, which knows the reasons."""
+        """Read objects one by one: the slow path, which gives the reasons."""
         rows, good = [], []
         for i in positions.tolist():
             try:
@@ -135,7 +135,7 @@ class Json(MessageFormat):
 
 
 def _repeated(content: bytes, found: dict[str, Any]) -> str | None:
-    """The first key that is twice in a JSON object, not looking into nested ones; `found` is what orjson kept of it."""
+    """The first repeated key of a JSON object, without nested ones; `found` is what orjson kept of the object."""
     colons = content.count(b":")
     if colons == len(found):
         return None
@@ -156,7 +156,7 @@ def _repeated(content: bytes, found: dict[str, Any]) -> str | None:
 
 
 def _polars_type(kind: pa.DataType) -> pl.DataType:
-    """What Polars reads a field as; a number too large for its type makes it refuse the poll."""
+    """The type that Polars reads a field as. A number too large for it makes Polars reject the whole poll."""
     if pa.types.is_timestamp(kind):
         return pl.String()
     if pa.types.is_floating(kind):
@@ -165,14 +165,14 @@ def _polars_type(kind: pa.DataType) -> pl.DataType:
 
 
 def _as_written(frame: pl.DataFrame, lines: bytes) -> NDArray[np.bool_]:
-    """`[N] bool`: rows that Polars can't have read otherwise than the slow way reads them.
+    """`[N] bool`: rows that Polars certainly read as the slow path would.
 
-    Polars refuses wrong numbers and booleans, but takes the first of a repeated key, leaves out fields it was not
-    asked for, and turns anything into a string. An object has at least as many colons as keys, and at most as many
-    cells as keys; if colons and cells are equal, each key is there once, was asked for and is not null. With strings,
-    the colons in their text do not count. That needs text as it was written (no backslash) and a flat object (no
-    other bracket). Then there are two quotes a key and two a string, or fewer, if something else became a string.
-    All these are bounds, the same way round for every row, so that sums that agree are rows that agree.
+    Polars rejects wrong numbers and booleans. But it takes the first of a repeated key, drops fields that were not requested,
+    and turns anything into a string. An object has at least as many colons as keys, and at most as many non-null cells as keys.
+    If colons and cells are equal, each key occurs once, was requested and is not null. Colons inside strings are subtracted
+    first. That requires text without escapes (no backslash) and a flat object (no other bracket). Such an object has two quotes
+    a key and two a string, or fewer if something else became a string. These bounds have the same direction in every row, so if
+    the sums over all rows agree, each row agrees.
     """
     text = np.frombuffer(lines, np.uint8)
     strings = pl.selectors.string()
@@ -197,7 +197,7 @@ def _as_written(frame: pl.DataFrame, lines: bytes) -> NDArray[np.bool_]:
 
 
 def _time(frame: pl.DataFrame, name: str, unit: Literal["ms", "us", "ns"]) -> pl.Expr:
-    """A column of times, read as strings or as integers; null what is not one."""
+    """A column of times that was read as strings or numbers; null where a value is not a time."""
     column = pl.col(name)
     if frame.schema[name] == pl.String:
         known = column.str.contains(f"^{RFC3339}$")
@@ -209,7 +209,7 @@ def _time(frame: pl.DataFrame, name: str, unit: Literal["ms", "us", "ns"]) -> pl
 
 
 def _whole(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column of integers, read as floats; null what is not one, or may have been rounded."""
+    """A column of integers that was read as floats; null where a value is not an integer or may have been rounded."""
     column = pl.col(name)
     exact = (column == column.floor()) & (column.abs() < EXACT)
     return pl.when(exact).then(column).cast(kind, strict=False).alias(name)

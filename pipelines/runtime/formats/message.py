@@ -13,24 +13,24 @@ from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, Ro
 GROUP = "tocsin.formats"
 """The group of entry points whose formats every pipeline reads."""
 MAX_BAD_ROWS = 100
-"""A message with more bad rows is one dead letter: a million letters would not fit a transaction."""
+"""A message with more bad rows becomes one dead letter: a million letters would not fit a transaction."""
 
 
 class MessageFormat:
-    """A message format: override `parse`, or `read` to decode a whole poll at once.
+    """A message format. Subclasses override `parse`, or `read` to decode a whole poll at once.
 
     A pipeline reads the formats that its declaration names (`Pipeline.formats`), and those of installed packages with an entry
     point in the group `tocsin.formats`.
 
     Args:
         expected: what a row must be.
-        max_rows: in one message, at most.
+        max_rows: the most rows in one message.
     """
 
     media_type: ClassVar[str]
-    """The value of the header `content-type`, in small letters and without parameters."""
+    """The value of the header `content-type`, in lower case and without parameters."""
     aliases: ClassVar[Sequence[str]] = ()
-    """Other values that mean the same."""
+    """Other values of the header for the same format."""
 
     def __init__(self, expected: RowSchema, max_rows: int) -> None:
         self.expected, self.max_rows = expected, max_rows
@@ -39,17 +39,17 @@ class MessageFormat:
         """The rows of one message, fields by name: numbers, text, booleans, None; times as RFC 3339 text or ms since 1970.
 
         Raises:
-            ValueError: the value is not of this format; its text goes into the dead letter.
+            ValueError: the value is not of this format; the error's text goes into the dead letter.
         """
         raise NotImplementedError
 
     @classmethod
     def only(cls, value: bytes, row: int) -> bytes | None:
-        """The message with one of its rows alone, for `tocsin dlq replay`; None: this format can't be cut."""
+        """The message with only one of its rows, for `tocsin dlq replay`; None: this format cannot be cut."""
         return None
 
     def read(self, values: Sequence[bytes | None], positions: Sequence[int], out: DecodedPoll) -> None:
-        """Decode the values at some positions of a poll into `out`: rows, and what is rejected with its reason."""
+        """Decode the values at `positions` of a poll into `out`: the rows, and the rejections with their reasons."""
         for position in positions:
             try:
                 rows = list(self._rows(values[position]))

@@ -1,4 +1,4 @@
-"""What both readers of messages share: the schema as a question, why a message is refused, and rows so far."""
+"""What all message formats share: the row schema, rejections with their reasons, and the rows of a poll."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from tocsin.pipelines.runtime.declare.fields import END_MS, FIRST_MS, PER_MS, fi
 
 
 class RejectedError(Exception):
-    """Why a message, or a row of one, is no reading."""
+    """The reason why a message, or a row of it, is rejected."""
 
     def __init__(self, error: str, message: str) -> None:
         super().__init__(message)
@@ -24,15 +24,15 @@ class RejectedError(Exception):
 
 @dataclass
 class DecodedPoll:
-    """What a poll has given so far, in any order."""
+    """The rows and rejections of a poll so far, in any order."""
 
-    # Rows: their record's place in the poll [N] int64, their place in the message [N] int64, the schema's columns.
+    # Rows: their record's index in the poll, [N] int64; their index in the message, [N] int64; the schema's columns.
     pieces: list[tuple[NDArray[np.int64], NDArray[np.int64], list[pa.Array]]] = field(default_factory=list)
-    # A record's place in the poll, the row (None: all of it), why.
+    # A record's index in the poll, the row (None: the whole record), the reason.
     rejected: list[tuple[int, int | None, RejectedError]] = field(default_factory=list)
 
     def refuse(self, whole: Mapping[int, RejectedError]) -> None:
-        """Reject whole records, by their places in the poll, with all that they have given so far."""
+        """Reject whole records by their index in the poll, and remove their rows and rejections so far."""
         if not whole:
             return
         self.rejected = [r for r in self.rejected if r[0] not in whole] + [(i, None, why) for i, why in whole.items()]
@@ -43,7 +43,7 @@ class DecodedPoll:
 
 
 class RowSchema:
-    """What a row must be: the schema, as both formats are held to it."""
+    """The schema that a row of any format must match."""
 
     def __init__(self, topic: str, schema: pa.Schema, unknown: str, max_bytes: int) -> None:
         self.schema = schema
@@ -55,7 +55,7 @@ class RowSchema:
         self._times = frozenset(f.name for f in schema if pa.types.is_timestamp(f.type))
 
     def content(self, value: bytes | None) -> bytes:
-        """The value itself, unless there is nothing in it, or too much."""
+        """The value itself; raises if it is empty or too large."""
         if not value:
             got = "null, a tombstone" if value is None else "no bytes"
             raise RejectedError("EmptyValue", f"expected a value, got {got}")
@@ -73,10 +73,10 @@ class RowSchema:
             raise RejectedError("SchemaMismatch", f"unknown {listed(unknown)}, expected only the schema's fields")
 
     def row(self, found: Mapping[str, Any]) -> list[Any]:
-        """The cells of a row by its fields' names, as parsed JSON has them.
+        """The cells of a row, from its fields by name, as parsed JSON.
 
         Raises:
-            RejectedError: a field is missing, unknown or not what the schema wants.
+            RejectedError: a field is missing or unknown, or does not fit the schema.
         """
         self.check_names(found.keys())
         cells = []
@@ -90,11 +90,11 @@ class RowSchema:
         return cells
 
     def columns(self, rows: Sequence[Sequence[Any]]) -> list[pa.Array]:
-        """Rows of cells, as of `row`, as columns."""
+        """The columns of rows of cells, see `row`."""
         return [pa.array(c, f.type) for f, c in zip(self.schema, zip(*rows, strict=True), strict=True)]
 
     def unusable(self, columns: list[pa.Array]) -> NDArray[np.bool_]:
-        """`[N] bool`: rows with a null where there may be none, with a NaN or an infinity, or with a time out of range."""
+        """`[N] bool`: rows with a null in a required field, a NaN or an infinity, or a time out of range."""
         bad = np.zeros(len(columns[0]), bool)
         for f, column in zip(self.schema, columns, strict=True):
             if column.null_count and not f.nullable:
@@ -112,7 +112,7 @@ class RowSchema:
         return bad
 
     def reason(self, columns: list[pa.Array], row: int) -> RejectedError:
-        """Why `unusable` says so of a row."""
+        """Why a row is `unusable`."""
         for (name, nullable, _, wanted), column in zip(self.fields, columns, strict=True):
             cell = column[row]
             if not cell.is_valid:
@@ -121,7 +121,7 @@ class RowSchema:
             elif pa.types.is_floating(column.type):
                 if not math.isfinite(number := cell.as_py()):
                     return RejectedError("BadValue", f"{name}: expected {wanted}, got {show(number)}")
-            elif pa.types.is_timestamp(column.type):  # as a number: not every one has a form in Python
+            elif pa.types.is_timestamp(column.type):  # as a number: Python cannot represent all of them
                 ms = cell.cast(pa.int64()).as_py() // PER_MS[column.type.unit]
                 if not FIRST_MS <= ms < END_MS:
                     return RejectedError(
@@ -131,7 +131,7 @@ class RowSchema:
 
 
 def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
-    """The last `content-type` header, in small letters and without parameters; None: there is no such header."""
+    """The last `content-type` header, in lower case and without parameters; None: there is no such header."""
     named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
     if not named:
         return None
@@ -139,7 +139,7 @@ def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
 
 
 def show(content: Any) -> str:
-    """A value as messages show it, cut to a bearable length."""
+    """A value as error messages show it, truncated."""
     if content is None:
         return "null"
     if type(content) in (dict, list):

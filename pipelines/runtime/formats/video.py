@@ -1,4 +1,4 @@
-"""Recorded footage as the stream that it would have been."""
+"""Turns recorded footage into the stream that its camera would have sent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 QUALITY = 90
-"""Of the JPEG files that frames become."""
+"""The JPEG quality of encoded frames."""
 
 
 class Frame(Protocol):
-    """A picture `[H, W, 3]` uint8 RGB, and what its message says of it beside camera, sequence and time."""
+    """A picture `[H, W, 3]` uint8 RGB, and its message's fields besides camera, sequence and time."""
 
     @property
     def picture(self) -> NDArray[np.uint8]: ...
@@ -24,16 +24,16 @@ class Frame(Protocol):
 
 
 def sent(frames: Iterable[Frame], *, camera: str, rate: float, live: bool = False) -> Iterator[pl.DataFrame]:
-    """Frames for the feeder, one a table: `camera`, `sequence`, `time`, `jpeg` and their facts.
+    """Frames for the feeder, one table each: `camera`, `sequence`, `time`, `jpeg` and their facts.
 
     Args:
-        rate: frames a second; they are timed from now on as they would have been taken.
-        live: they are timed when they come.
+        rate: frames a second; their times start now and advance at this rate.
+        live: a frame's time is when it arrives instead.
     """
     start, last = time.time(), 0
     for number, frame in enumerate(frames):
         at = time.time() if live else start + number / rate
-        last = max(round(1000 * at), last + 1)  # a stream's first frames come all at once; two of one time pass for one
+        last = max(round(1000 * at), last + 1)  # a stream starts with a burst; equal times would be duplicates
         facts = {"camera": camera, "sequence": number, "time": last, **frame.facts, "jpeg": encoded(frame)}
         yield pl.DataFrame({name: [value] for name, value in facts.items()})
 

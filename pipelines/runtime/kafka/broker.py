@@ -1,4 +1,4 @@
-"""Looks at a broker as a pipeline's processes will reach it. Nothing is produced and no topic is made."""
+"""Checks a broker the way a pipeline's processes will reach it. Nothing is produced and no topic is created."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tocsin.pipelines.runtime.kafka import clients, private
 
 LIMITS_MS = {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000, "max_block_ms": 5000}
 SHORT_MS = 1000
-"""Who is not let in hears of it within this; only who hears nothing waits for longer."""
+"""Timeout of the first attempt. A rejected login fails within it; only a broker that does not answer gets more time."""
 MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
 _listening = threading.Lock()
-"""`_failures` listens to a logger of the whole process."""
+"""Serializes login checks, because `_failures` attaches to a process-wide logger."""
 
 
 class Broker:
     """A Kafka cluster.
 
     Args:
-        options: of kafka-python's clients; waits are shortened.
+        options: of kafka-python's clients; timeouts are shortened.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -40,11 +40,11 @@ class Broker:
         self.brokers = 0
 
     def reach(self) -> str:
-        """Connect and log in; the other looks need it.
+        """Connect and log in. The other methods need the connection.
 
         Raises:
-            Unavailable: nobody answers, or not as expected.
-            Refused: we are not let in: why, and which setting.
+            Unavailable: no broker answers, or not as expected.
+            Refused: the login is rejected; the message gives the reason and the setting.
         """
         servers = self.options["bootstrap_servers"]
         with _failures() as failed:
@@ -68,12 +68,12 @@ class Broker:
         return f"{servers}: {count(self.brokers, 'broker')}, {self.options['security_protocol']}"
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if hasattr(self, "admin"):
             self.admin.close()
 
     def describe(self, topic: str) -> dict[str, Any] | None:
-        """A topic's id, partitions and what we may do with it; None: there is none."""
+        """A topic's id, partitions and the operations we may perform on it; None if there is no such topic."""
         (described,) = self.admin.describe_topics([topic])
         if (code := described["error_code"]) and code != MISSING:
             reason = kafka_errors.for_code(code)
@@ -93,10 +93,10 @@ class Broker:
         return {name: str(config["value"]) for name, config in found["topic"][topic].items()}
 
     def makeable(self, topic: str, partitions: int, **configs: str) -> dict[str, str]:
-        """Ask whether a topic could be made, and with which settings.
+        """Ask whether a topic could be created. Returns the settings that it would have.
 
         Raises:
-            Unavailable: it could not.
+            Unavailable: it could not be created.
         """
         wanted = {topic: {"num_partitions": partitions, "configs": configs}}
         (made,) = self.admin.create_topics(wanted, validate_only=True, raise_errors=False)["topics"]
@@ -112,8 +112,8 @@ class Broker:
 
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
-    """Why connections failed meanwhile; the client raises a timeout alone, and says the reason to its log."""
-    private.check()  # before a part of it is replaced here
+    """Collect the reasons why connections fail. The client only raises a timeout, and logs the reason."""
+    private.check()  # `_sock_recv` is replaced below
     found: list[BaseException] = []
 
     class Ear(logging.Handler):
@@ -139,7 +139,7 @@ def _failures() -> Iterator[list[BaseException]]:
 
 
 def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What came before the other side hung up counts; the client would throw it away, and it says why."""
+    """Return data that came before the other side hung up. The client would discard it, but it holds the reason."""
 
     def receive(transport: Any) -> Any:
         data, error = read(transport)
@@ -149,10 +149,10 @@ def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def check_login(options: Mapping[str, Any]) -> None:
-    """See whether a broker turns this client away; none that answers is no such case.
+    """Check whether a broker rejects this client's login. A broker that does not answer is not an error.
 
     Raises:
-        Refused: it does, and will do so again.
+        Refused: the broker rejects the login, and will do so again.
     """
     broker = Broker(options)
     try:
@@ -165,10 +165,10 @@ def check_login(options: Mapping[str, Any]) -> None:
 
 
 def _login_failure(options: Mapping[str, Any], failed: Sequence[BaseException]) -> Unavailable | Refused:
-    """Why a bootstrap failed, in the words of the settings.
+    """The error for a failed bootstrap, in terms of the settings.
 
     Args:
-        failed: why each attempt did; one is as good as the other, but some tell more.
+        failed: the reason of each attempt; the most specific one is reported.
     """
 
     def first(kind: type[BaseException], text: str = "") -> BaseException | None:
@@ -205,5 +205,5 @@ def _login_failure(options: Mapping[str, Any], failed: Sequence[BaseException]) 
 
 
 def count(number: int, of: str) -> str:
-    """Such as 3 shards."""
+    """A number with its noun, such as 3 shards."""
     return f"{number} {of}" if number == 1 else f"{number} {of}s"

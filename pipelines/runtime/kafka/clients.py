@@ -1,4 +1,4 @@
-"""Kafka clients, with the settings that exactly-once needs; TLS and SASL pass through untouched."""
+"""Kafka clients with the settings that exactly-once needs. TLS and SASL options pass through unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
     """A consumer without a group: partitions are assigned by hand, positions are kept in the lake."""
-    # Metadata are asked for no sooner than this after they last were; with kafka-python's 100 ms, each start waits twice.
+    # The minimum time between two metadata requests. With kafka-python's 100 ms, each start waits for it twice.
     quick = {"retry_backoff_ms": 20}
     fixed = {
         "group_id": None,
@@ -31,11 +31,11 @@ def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
 
 def producer(options: Mapping[str, Any], **more: Any) -> KafkaProducer:
     """An idempotent producer; with `transactional_id` a transactional one."""
-    # 2 ms: kafka-python waits this long between the steps of a transaction; its default of 100 ms makes a commit 110 ms.
+    # kafka-python waits `retry_backoff_ms` between a transaction's steps. Its default of 100 ms makes a commit 110 ms.
     fixed = {"acks": "all", "retry_backoff_ms": 2, "transaction_timeout_ms": 15_000, "allow_auto_create_topics": False}
     made = _connect(KafkaProducer, {**options, **fixed, **more})
     if made.config["transactional_id"]:
-        # Fenced in the middle of a transaction, it would ask for a new epoch (KIP-360), which aborts its successor's.
+        # A producer fenced in mid-transaction would ask for a new epoch (KIP-360), which aborts its successor's.
         made._transaction_manager._supports_epoch_bump = lambda: False
     return made
 
@@ -46,15 +46,21 @@ def admin(options: Mapping[str, Any]) -> KafkaAdminClient:
 
 
 class Patience:
-    """Whether to wait on for Kafka: a broker that is away comes back, from one that answers nothing more is to be expected."""
+    """Decides whether to keep waiting for Kafka.
+
+    An unreachable broker may return. One that is reachable, but has not ended the operation in time, is not expected to.
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
         self.waiting = False
-        """Whether it was away when it was last asked."""
+        """Whether the broker was unreachable at the last check."""
 
     def lasts(self) -> bool:
-        """Ask it, within a few seconds; once it is back, whatever waits for it has its whole time again."""
+        """Whether to keep waiting; checks the broker within a few seconds.
+
+        True also when the broker has just returned, so that the caller waits its full time again.
+        """
         before, quick = self.waiting, {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000}
         try:
             _connect(KafkaAdminClient, {**self._options, **quick}).close()
@@ -65,20 +71,20 @@ class Patience:
 
 
 def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
-    """How many partitions topics have; one that is not there is left out."""
+    """The number of partitions of each topic. Missing topics are left out."""
     with admin(options) as asking:
         described = asking.describe_topics(sorted(topics))
     return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 
 def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
-    """A topic's partitions, as the broker has them; none: there is no such topic, or this user may not see it.
+    """A topic's partitions according to the broker; empty if there is no such topic, or this user may not see it.
 
-    The consumer's own `partitions_for_topic` has all topics of the cluster described.
+    The consumer's own `partitions_for_topic` requests the metadata of all topics of the cluster.
     """
     cluster = consumer._cluster
     cluster.add_topic(topic)
-    for _ in range(2):  # the first may have been on its way for other topics
+    for _ in range(2):  # the first request may have been in flight already, for other topics
         consumer._net.run(cluster.refresh_metadata)
         if found := cluster.partitions_for_topic(topic):
             return set(found)
@@ -86,7 +92,7 @@ def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
 
 
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
-    """Whether a group has committed a position above 0 in one of these partitions; a broker that can't say has none."""
+    """Whether a group has committed a position above 0 in one of these partitions; False if the broker can't tell."""
     wanted = [TopicPartition(topic, p) for p in partitions]
     with admin(options) as asking:
         try:
@@ -97,7 +103,7 @@ def group_has_read(options: Mapping[str, Any], group: str, topic: str, partition
 
 
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
-    """All committed records of topics, as far as they go now; each partition's in order."""
+    """All committed records of topics up to their current ends; each partition's in order."""
     with closing(consumer(options)) as reading:
         assigned = [TopicPartition(t, p) for t in topics for p in partitions_of(reading, t)]
         reading.assign(assigned)
@@ -120,7 +126,7 @@ def _connect(client: Any, options: dict[str, Any]) -> Any:
         return opened[-1]
 
     try:
-        # A client whose constructor fails leaves its own thread and sockets behind, unless they are closed.
+        # A client whose constructor fails leaves its own thread and sockets open.
         with ExitStack() as held:
             held.callback(lambda: [connection.close() for connection in opened])
             made = client(**known, kafka_client=open_client)

@@ -1,4 +1,4 @@
-"""Half-made things closed when what was to follow fails: their threads and connections would outlive them."""
+"""Closes resources when a later setup step fails. Their threads and connections would otherwise stay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Closes(Protocol):
 
 @contextmanager
 def closed_on_error(*things: Closes) -> Iterator[None]:
-    """Close `things` if the block fails; its own error is the one that is raised."""
+    """Close `things` if the block fails, and raise the block's own error."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""Damage: places in a topic's log that can't be read any more, and how far each one goes."""
+"""Corruption: ranges of a topic's log that can't be read any more, and how far each one extends."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 
 UNREADABLE = (CorruptRecordError, struct.error)
-"""What the client raises for bytes that are no records; asked again, it would spin without end."""
+"""What the client raises for bytes that are not records. Polled again, it would spin forever."""
 PATIENCE_S, ANSWERS = 5.0, 20
-"""For how long a broker may have nothing at an offset, and for how many times the time that it takes to answer something else."""
+"""An offset counts as damaged once the broker has returned nothing there for `PATIENCE_S` s, and for `ANSWERS` times as long as it
+takes to answer another request."""
 
 
 class Corruption(NamedTuple):
-    """Offsets from `start` up to `end` (not included) that can't be read, and why; no `end` if there is no telling."""
+    """Offsets from `start` up to `end` (exclusive) that can't be read, and why; `end` is None if it is unknown."""
 
     partition: int
     start: int
@@ -34,11 +35,11 @@ class Corruption(NamedTuple):
 
 
 class Displaced(CorruptRecordError):
-    """A batch that does not begin where the one before it ends: the one thing of it that no checksum protects.
+    """A batch that does not begin where the one before it ends. No checksum protects a batch's base offset.
 
     Args:
-        base: where it says that it begins.
-        end: the next offset after it, by what it says.
+        base: the base offset in its header.
+        end: the next offset after it, according to its header.
     """
 
     def __init__(self, tp: TopicPartition, start: int, base: int, end: int) -> None:
@@ -48,7 +49,7 @@ class Displaced(CorruptRecordError):
 
 
 class _Lenient(bytearray):
-    """Bytes of which text is cut that may be no UTF-8."""
+    """Bytes whose slices decode invalid UTF-8 to U+FFFD."""
 
     def __getitem__(self, at: Any) -> Any:
         part = super().__getitem__(at)
@@ -59,7 +60,7 @@ class _Lenient(bytearray):
 
 
 class _Batch(DefaultRecordBatch):
-    """Reads a header whose name is no UTF-8: a producer's fault, for which the client would never get past the batch."""
+    """Reads headers whose names are not valid UTF-8, a producer's fault. The client would never get past such a batch."""
 
     __slots__ = ()
 
@@ -83,7 +84,7 @@ class _Chain:
     """A fetch's batches, one after the other.
 
     Args:
-        strict: the first one must not begin before `start` either.
+        strict: the first batch must not begin before `start` either.
     """
 
     def __init__(self, batches: MemoryRecords, tp: TopicPartition, start: int, strict: bool) -> None:
@@ -92,11 +93,11 @@ class _Chain:
         self._ahead: Any = None
 
     def next_batch(self) -> Any:
-        """The next batch; None: there is none.
+        """The next batch; None if there is none.
 
         Raises:
-            Displaced: it does not begin where it should; the first one may begin before. Compaction leaves holes, so one may
-                begin later, if the batch behind it agrees. `hole` says so where that batch is not here.
+            Displaced: it does not begin where it should. The first batch may begin earlier. Compaction leaves holes, so a batch
+                may begin later if the batch behind it agrees. If that batch is not in this fetch, use `hole` to decide.
         """
         batch, self._ahead = self._ahead, None
         if batch is None:
@@ -125,21 +126,21 @@ class _StrictRecords(_ChainedRecords):
 
 
 def with_checked_batches(consumer: KafkaConsumer, *, strict: bool = False) -> KafkaConsumer:
-    """Have a consumer check that batches follow on each other; compaction may have left holes between them.
+    """Make a consumer check that each batch follows the previous one. Compaction may have left holes between them.
 
-    Names of headers that are no UTF-8 are read, too, with U+FFFD for what is none.
+    Header names that are not valid UTF-8 are read, too, with U+FFFD for invalid bytes.
 
     Args:
-        strict: no batch may begin before the offset that is sought.
+        strict: no batch may begin before the offset that was sought.
     """
     consumer._fetcher.PartitionRecords = _StrictRecords if strict else _ChainedRecords
     return consumer
 
 
 def hole(options: Mapping[str, Any], topic: str, found: Displaced) -> bool:
-    """Whether a batch begins late because compaction took away what was before it: then the log goes on behind it.
+    """Whether a batch begins late because compaction removed the records before it. The log then continues behind it.
 
-    A batch whose offset is damaged reaches over the one behind it, or over the log's end.
+    A batch with a damaged offset overlaps the next batch, or reaches past the log's end.
 
     Raises:
         Unavailable: the broker does not answer.
@@ -167,7 +168,7 @@ def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -
 
 
 def find_corruption(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Corruption | None:
-    """The damage that begins at one of these positions; None: there is none, it was on the way and not in the log.
+    """The corruption that begins at one of these positions; None if the log is sound and only the transfer was damaged.
 
     Raises:
         Unavailable: the broker does not answer.
@@ -182,7 +183,7 @@ def find_corruption(options: Mapping[str, Any], topic: str, positions: Mapping[i
 
 
 def _one_by_one(options: Mapping[str, Any]) -> KafkaConsumer:
-    return clients.consumer(options, max_partition_fetch_bytes=1, fetch_max_wait_ms=100)  # a fetch brings one batch
+    return clients.consumer(options, max_partition_fetch_bytes=1, fetch_max_wait_ms=100)  # a fetch returns one batch
 
 
 @contextmanager
@@ -202,7 +203,7 @@ def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartit
         return None
     if isinstance(found, Displaced):
         return found.damage
-    # One by one, since all that a damaged batch says of its length may be damaged too; silence takes too long for that.
+    # Try each offset in turn: a damaged batch's length may be damaged, too. Timeouts are slow, so they double the step.
     end, step = start + 1, 1
     while why := _unsound(options, consumer, tp, end, log_end):
         step = 2 * step if isinstance(why, TimeoutError) else 1
@@ -215,13 +216,13 @@ def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartit
 def _unsound(
     options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int
 ) -> Exception | None:
-    """Why nothing can be read at an offset; None: it can, or compaction took it away, or the log ends there."""
+    """Why nothing can be read at an offset; None if it can be read, compaction removed it, or the log ends there."""
     found = _failure(consumer, tp, at, log_end)
     return None if isinstance(found, Displaced) and hole(options, tp.topic, found) else found
 
 
 def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int) -> Exception | None:
-    """Why nothing can be read at an offset; None: it can, or the log ends there."""
+    """Why nothing can be read at an offset; None if it can be read, or the log ends there."""
     consumer.seek(tp, at)
     begun = time.monotonic()
     while at < log_end and consumer.position(tp) == at:
@@ -230,7 +231,7 @@ def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int)
         except UNREADABLE as reason:
             return reason
         if (waited := (asked := time.monotonic()) - begun) > PATIENCE_S:
-            consumer.end_offsets([tp])  # raises if the broker is silent altogether
-            if waited > ANSWERS * (time.monotonic() - asked):  # else it is slow, which is not to be taken for damage
+            consumer.end_offsets([tp])  # raises if the broker does not answer at all
+            if waited > ANSWERS * (time.monotonic() - asked):  # else the broker is only slow
                 return TimeoutError("nothing, though the log goes on")
     return None

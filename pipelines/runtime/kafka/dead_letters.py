@@ -1,4 +1,4 @@
-"""Dead letters: records that can't be judged, kept with the reason and, byte for byte, the original."""
+"""Dead letters: records that can't be processed, kept with the reason and, byte for byte, the original."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tocsin.pipelines.runtime.telemetry import progress
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 
-# Brokers take 1 MiB by default, and one record above that takes its whole transaction along.
+# Brokers accept 1 MiB by default. A larger record fails its whole transaction.
 SIZE_LIMIT = 512 * 1024
-# Several rows of one message can be dead, each with the same original: small ones only are repeated.
+# Several rows of one message can be dead letters with the same original. Only a small original is repeated.
 ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 
 
 @dataclass
 class DeadLetterTally:
-    """How many dead letters a shard has had since its very first start, and the newest one; kept in its snapshots.
+    """The number of a shard's dead letters since its very first start, and the newest one; kept in its snapshots.
 
     Args:
         newest: topic, partition, offset, row, stage, error, message and `at`, ms since the epoch.
@@ -39,23 +39,23 @@ class DeadLetterTally:
     newest: dict[str, Any] | None = None
 
     def note(self, letters: Sequence[DeadLetter | Refusal], topic: str, at: int) -> None:
-        """Count these, the last one being the newest."""
+        """Count letters. The last one is the newest."""
         if not letters:
             return
         self.count += len(letters)
         told = {
             name: getattr(letters[-1], name) for name in ("partition", "offset", "row", "stage", "error", "message")
         }
-        message = told["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # a snapshot keeps it as JSON
+        message = told["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # snapshots store it as JSON
         self.newest = {"topic": topic, **told, "message": message, "at": at}
 
     def facts(self) -> dict[str, Any]:
-        """As a snapshot and `status` have it."""
+        """The tally as snapshots store it and `status` shows it."""
         return {"dead_letters": self.count, "dead_letter": self.newest}
 
     @classmethod
     def of(cls, *facts: Mapping[str, Any]) -> DeadLetterTally:
-        """What snapshots say, taken together; those written before there was a tally say nothing."""
+        """Combine the tallies in the facts of snapshots. Snapshots written before there was a tally count as empty."""
         newest = [fact["dead_letter"] for fact in facts if fact.get("dead_letter")]
         return cls(sum(fact.get("dead_letters", 0) for fact in facts), max(newest, key=itemgetter("at"), default=None))
 
@@ -63,27 +63,27 @@ class DeadLetterTally:
 class OriginalStore:
     """Originals too large for a dead-letter topic, as files `<lake>/_dead/<sha256>`.
 
-    Guarantee: a file is there in full or not at all, and the same content is the same file, so that writing it
-    again after a crash changes nothing.
+    Guarantee: a file is complete or absent. The same content is the same file, so writing it again after a crash
+    changes nothing.
 
     Args:
         filesystem: holds the lake.
         lake: the lake's path in `filesystem`; empty for its root.
-        uri: how readers name the lake, such as `s3://bucket/lake`; default `lake`.
+        uri: the lake's address for readers, such as `s3://bucket/lake`; default `lake`.
     """
 
     def __init__(self, filesystem: fs.FileSystem, lake: str, uri: str | None = None) -> None:
         self._filesystem = filesystem
         self._directory = posixpath.join(lake, names.DEAD_LETTERS)
         self._uri = posixpath.join(uri or lake, names.DEAD_LETTERS)
-        self._last = ""  # rows of one message come one after the other: ask the file system once
+        self._last = ""  # rows of one message follow each other: check the file system once
 
     def get(self, digest: str) -> bytes:
         """What `put` stored under this SHA-256.
 
         Raises:
             FileNotFoundError: it is not there.
-            ValueError: it is not what was stored.
+            ValueError: its content is not what was stored.
         """
         path = f"{self._directory}/{digest}"
         with self._filesystem.open_input_stream(path) as stream:
@@ -93,7 +93,7 @@ class OriginalStore:
         return content
 
     def put(self, content: bytes) -> tuple[str, str]:
-        """Store `content` unless it is there. Returns its URI and its SHA-256 in hexadecimal."""
+        """Store `content` unless it is stored already. Returns its URI and its SHA-256 in hexadecimal."""
         digest = hashlib.sha256(content).hexdigest()
         path = f"{self._directory}/{digest}"
         if digest != self._last and self._filesystem.get_file_info(path).type == fs.FileType.NotFound:
@@ -110,9 +110,9 @@ class OriginalStore:
 def store_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     """Replace an original that is too large by a reference to it. Call this before the transaction begins.
 
-    The value goes to the store over 512 KB in all (5 KB for one row of a message), and the headers `tocsin-dead-uri`,
-    `tocsin-dead-sha256` and `tocsin-dead-size` (bytes) tell where. When key and headers alone are over 512 KB the
-    whole record goes, as JSON `{key, value, headers}` with bytes in base64, and `tocsin-dead-format` is `record`.
+    If the record exceeds 512 KB (5 KB for one row of a message), its value goes to the store. The headers `tocsin-dead-uri`,
+    `tocsin-dead-sha256` and `tocsin-dead-size` (bytes) refer to it. If key and headers alone exceed 512 KB, the
+    whole record goes there, as JSON `{key, value, headers}` with bytes in base64, and `tocsin-dead-format` is `record`.
 
     Returns:
         `letter` itself if it is small enough; otherwise one whose value is None.
@@ -138,7 +138,7 @@ def load_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     """The inverse of `store_original`: the original as it was read.
 
     Raises:
-        FileNotFoundError, ValueError: the store does not have it any more.
+        FileNotFoundError, ValueError: the store no longer has it.
     """
     if not letter.kept:
         return letter

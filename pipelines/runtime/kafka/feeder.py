@@ -21,12 +21,12 @@ from kafka.producer.future import FutureRecordMetadata
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 
-SLICE = 0.01  # s of JSON readings sent without a look at the clock
-SLICE_ROWS = 1000  # and at most so many
-IN_FLIGHT = 16 << 20  # bytes not yet acknowledged; the client's own queue has no bound
+SLICE = 0.01  # s of JSON readings sent between two looks at the clock
+SLICE_ROWS = 1000  # the most readings in such a slice
+IN_FLIGHT = 16 << 20  # bytes not yet acknowledged; the client's own queue is unbounded
 CONTENT_TYPE = {"json": b"application/json", "arrow": b"application/vnd.apache.arrow.stream", "jpeg": b"image/jpeg"}
 JPEG = "jpeg"
-"""The column of a frame's file."""
+"""The column that holds a frame's file."""
 DEFAULTS = {
     "linger_ms": 5,
     "batch_size": 1 << 17,
@@ -43,7 +43,7 @@ class FeedReport:
     Attributes:
         messages, rows: acknowledged by the broker.
         seconds: from the first row to the last acknowledgement.
-        behind: s by which rows were, at worst, sent later than the wanted rate asks; 0 where none was wanted.
+        behind: the most by which rows were sent later than the wanted rate asks, in s; 0 without a rate.
     """
 
     messages: int
@@ -65,34 +65,34 @@ def feed(
     stop: Event | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FeedReport:
-    """Send every row to a topic: all rows of a key to one partition, in order.
+    """Send every row to a topic. All rows of a key go to one partition, in order.
 
-    The partition is Kafka's default for the key's text, in each format, so that other producers agree with it. In JSON
-    a message is one row under its key; in Arrow it is a stream of one batch, rows of one partition, without a key; as JPEG it is
-    the row's column `jpeg`, the other columns being headers.
+    The partition is Kafka's default for the key's text, in each format, so that other producers choose the same one. In JSON
+    a message is one row under its key. In Arrow it is a stream of one batch, without a key, whose rows belong to one partition. As
+    JPEG it is the row's column `jpeg`; the other columns are headers.
 
     Args:
-        batches: drawn no faster than they are sent, so they may be endless.
+        batches: consumed no faster than they are sent, so they may be endless.
         kafka: options of `KafkaProducer` (`bootstrap_servers`, `security_protocol`, `sasl_*`, `ssl_*`, ...); they
             override `DEFAULTS`.
         topic: must exist.
         key: column that decides the partition; no nulls.
-        rate: rows/s, held by deadline: after a stall the feed catches up. None is as fast as the broker takes them.
+        rate: rows/s, held by deadline: after a stall the feed catches up. None: as fast as the broker accepts them.
         format: `json`, `arrow`, which keeps the column types, or `jpeg`, for frames.
-        rows_per_message: the most rows in an Arrow message; a message does not reach across batches.
+        rows_per_message: the most rows in an Arrow message; a message does not span batches.
         event_time: column to write the time of sending into (UTC, microseconds), added if missing.
         stop: when set, the feed ends early.
-        progress: called with the number of rows sent so far, after 10 ms of JSON or an Arrow message.
+        progress: called with the number of rows sent so far, after every 10 ms of JSON and every Arrow message.
 
     Returns:
         What the broker has acknowledged.
 
     Raises:
-        ConfigError: a batch lacks the key column, a key is null, JSON has no form for a value, a message is too large.
+        ConfigError: a batch lacks the key column, a key is null, JSON can't represent a value, or a message is too large.
         Unavailable: the broker does not answer, the topic is missing, or a message is not acknowledged.
 
     Guarantee:
-        When it returns, each row sent is in the topic once; when it raises, a prefix of each partition's rows may be.
+        When it returns, each row sent is in the topic once. When it raises, the topic may hold a prefix of each partition's rows.
     """
     if rows_per_message < 1 or (rate is not None and rate <= 0):
         raise ConfigError(f"rate {rate}, rows_per_message {rows_per_message}; expected positive numbers, or no rate")
@@ -111,7 +111,7 @@ def feed(
             start = time.monotonic()
             for piece in pieces:
                 if rate is not None:
-                    due = start + (rows + len(piece)) / rate  # a piece goes out when its last reading is due
+                    due = start + (rows + len(piece)) / rate  # a piece is sent when its last reading is due
                     stop.wait(max(0, due - time.monotonic()))
                     behind = max(behind, time.monotonic() - due)
                 if stop.is_set():
@@ -137,7 +137,7 @@ Message = tuple[bytes | None, bytes, int, Sequence[Header]]  # key, value, parti
 
 
 class _Route(dict[Any, tuple[bytes, int]]):
-    """From a key's value to the message key and the partition, as Kafka's default partitioner has it."""
+    """Maps a key's value to the message key and the partition, as Kafka's default partitioner does."""
 
     def __init__(self, partitions: int) -> None:
         self.partitions = partitions
@@ -149,7 +149,7 @@ class _Route(dict[Any, tuple[bytes, int]]):
 
 
 class _SendWindow:
-    """A producer that bounds what is in flight and loses no error."""
+    """A producer that bounds the bytes in flight and loses no error."""
 
     def __init__(self, options: Mapping[str, Any], topic: str, headers: list[Header]) -> None:
         self.messages = 0
@@ -160,10 +160,10 @@ class _SendWindow:
             self._producer = KafkaProducer(**options)
         except ValueError as error:
             raise ConfigError(f"kafka: {error}; see kafka-python's KafkaProducer for what it knows") from error
-        self._producer.partitions_for(topic)  # now, not while the first message is due
+        self._producer.partitions_for(topic)  # fetches metadata now, not when the first message is due
 
     def send(self, key: bytes | None, value: bytes, partition: int, headers: Sequence[Header]) -> None:
-        """Queue a message; waits while too much is in flight."""
+        """Queue a message; wait while too many bytes are in flight."""
         future = self._producer.send(self._topic, value, key, [*self._headers, *headers], partition)
         self._pending.append((future, len(value)))
         self._bytes += len(value)
@@ -192,14 +192,14 @@ class _SendWindow:
 
 
 def _partitions(options: Mapping[str, Any], topic: str, where: str) -> int:
-    # Not asked of the producer: kafka-python 3.0 loses allow_auto_create_topics, and would create the topic.
+    # Do not ask the producer: kafka-python 3.0 loses allow_auto_create_topics, and would create the topic.
     known = {name: value for name, value in options.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
     with KafkaAdminClient(**known) as admin:
         for _ in range(20):
             [found] = admin.describe_topics([topic])
             if not found["error_code"]:
                 return len(found["partitions"])
-            time.sleep(0.1)  # a topic just created is not known to every broker at once
+            time.sleep(0.1)  # not every broker knows a new topic at once
     raise Unavailable(f"{where}: {for_code(found['error_code']).__name__}; create the topic, or correct its name")
 
 
@@ -224,7 +224,7 @@ def _slices(batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str, rows: in
 def _parts(
     batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str, rows: int, route: _Route
 ) -> Iterator[pa.RecordBatch]:
-    """Cut batches into parts of one partition and at most `rows` rows, nearly in the order of the rows."""
+    """Split batches into parts of one partition and at most `rows` rows, nearly in the order of the rows."""
     for batch in _slices(batches, key, rows * route.partitions):
         partition = np.array([route[value][1] for value in batch[key].to_pylist()])
         for number in np.unique(partition):
@@ -255,7 +255,7 @@ def _arrow(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:
 
 
 def _fact(value: Any) -> bytes:
-    """A header's text: a string and a time as they are, a number as JSON has it."""
+    """A header's text: strings and times unquoted, numbers as in JSON."""
     return value.encode() if isinstance(value, str) else orjson.dumps(value).strip(b'"')
 
 

@@ -1,4 +1,4 @@
-"""Kafka's errors that stay however often a call is repeated, and what a person has to do about each."""
+"""Kafka errors that a retry does not fix, and what a person has to do about each."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ PERMANENT: Sequence[tuple[tuple[type[KafkaError], ...], str, str]] = (
         "correct [kafka], or the setting of the broker or topic that is named; `tocsin check` looks at them",
     ),
 )
-"""Kinds of errors, what was expected instead, and what to do. All others may pass: they are tried again."""
+"""Kinds of errors, what was expected instead, and what to do. All other errors may be transient and are retried."""
 
 
 def permanent(reason: BaseException, where: str) -> Refused | None:
-    """The error to stop with, or None where another try may succeed.
+    """The error to stop with; None if a retry may succeed.
 
     Args:
-        where: what was being done, to what; the line begins with it.
+        where: the operation and its target; the message begins with it.
     """
     for found in _kafka_errors(reason):
-        # kafka-python raises a bare KafkaError for what an earlier call failed of, and names that in the text alone.
+        # For an earlier call's failure, kafka-python raises a bare KafkaError that names the cause only in its text.
         named = [kind for name in re.findall(r"\w+", str(found)) if isinstance(kind := _named(name), type)]
         for kind in [type(found), *named]:
             for kinds, expected, do in PERMANENT:
@@ -90,7 +90,7 @@ def permanent(reason: BaseException, where: str) -> Refused | None:
 
 
 def _kafka_errors(reason: BaseException | None) -> Iterator[KafkaError]:
-    """An error and its causes, of Kafka's alone: texts of others quote these."""
+    """The Kafka errors among an error and its causes. Other errors only quote these in their text."""
     while reason is not None:
         if isinstance(reason, KafkaError):
             yield reason

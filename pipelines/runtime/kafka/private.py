@@ -1,7 +1,7 @@
-"""The private parts of kafka-python that this project relies on, and whether they are there.
+"""Checks that the private parts of kafka-python that this project relies on exist.
 
-Fencing and the checks of the log go beyond what the library offers. Were one of these parts renamed, a patch would change nothing
-and nobody would be told. So each process that uses Kafka looks first.
+Fencing and the checks of the log go beyond the library's public API. If one of these parts were renamed, a patch would silently
+have no effect. So each process that uses Kafka checks them first.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from kafka.record.default_records import DefaultRecordBatch
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 VERSION = "3.0.12"
-"""That pyproject.toml pins, and whose parts these are."""
+"""The version that pyproject.toml pins, and that has these parts."""
 
 
 @cache
 def check() -> None:
-    """See that each part is there, takes what we give it, and is used by the library itself.
+    """Check that each part exists, takes the arguments that we pass, and is used by the library itself.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a part fails the check.
     """
     if lacking := list(_lacking()):
         raise ConfigError(
@@ -64,7 +64,7 @@ def _lacking() -> Iterator[str]:
         method = getattr(owner, name, None)
         if not callable(method) or tuple(inspect.signature(method).parameters)[: len(takes)] != takes:
             yield f"{owner.__name__}.{name}({', '.join(takes)})"
-    # What is overridden or replaced has an effect only if the library's own code goes through it.
+    # An override or a patch has an effect only if the library's own code uses the part.
     used: list[tuple[Any, str]] = [
         (TransactionManager, "_supports_epoch_bump"),
         (Fetcher, "PartitionRecords"),
@@ -97,7 +97,7 @@ def _codes(owner: type) -> Iterator[CodeType]:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """All names that code uses, in functions inside it too."""
+    """All names that code uses, nested functions included."""
     yield from code.co_names
     for part in code.co_consts:
         if isinstance(part, CodeType):

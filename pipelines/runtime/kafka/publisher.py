@@ -1,4 +1,4 @@
-"""Transactions: messages to any topics and a group's positions, all or nothing, beside the steps."""
+"""Transactions that publish messages to any topics and commit a group's positions, all or nothing, beside the steps."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Publisher:
     """A transactional producer.
 
     Guarantee: a `read_committed` consumer sees the messages of one `publish` all or not at all. Once another process has opened
-    a publisher with the same id, nobody sees anything more of this one.
+    a publisher with the same id, no further message of this one becomes visible.
 
     Args:
         options: of kafka-python's clients.
         name: the transactional id; errors begin with it.
-        group: whose positions go along, for people's lag tools.
+        group: whose positions are committed, too, for operators' lag tools.
     """
 
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
@@ -65,16 +65,16 @@ class Publisher:
         positions: Mapping[TopicPartition, int],
         committed: Callable[[], None],
     ) -> None:
-        """Begin a transaction in a thread of its own; `settle` tells how it ended. One at a time.
+        """Begin a transaction in its own thread. `settle` reports how it ended. Only one runs at a time.
 
         Args:
-            prepare: gives the messages; called in that thread before the transaction begins, and may take long.
-            positions: of the group; empty: they stay, which makes an alert 2 ms faster.
+            prepare: returns the messages. Called in that thread before the transaction begins; may take long.
+            positions: of the group. Empty: they stay as they are, which makes an alert 2 ms faster.
             committed: called in that thread after the commit.
         """
         self.settle(wait=True)
         self._flight = flight = Future[None]()
-        self._give_up = math.inf  # until the transaction begins
+        self._give_up = math.inf  # no limit until the transaction begins
 
         def run() -> None:
             try:
@@ -87,26 +87,26 @@ class Publisher:
             else:
                 flight.set_result(None)
 
-        # A daemon: one that hangs must not hold the process back.
+        # A daemon: a hanging transaction must not keep the process from exiting.
         threading.Thread(target=copy_context().run, args=(run,), name="publisher", daemon=True).start()
 
     def settle(self, *, wait: bool) -> None:
-        """See how the transaction ended, if there is one and it has, or `wait` for it.
+        """Check how the transaction ended, if it has; with `wait`, wait for its end.
 
         Raises:
-            Fenced: another process owns the shard now. Any other error leaves the outcome open: only a takeover can tell.
+            Fenced: another process owns the shard now. Any other error leaves the outcome open; only recovery can determine it.
         """
         left = self._give_up - time.monotonic()
         if self._flight is None or not (wait or self._flight.done() or left <= 0):
             return
         while True:
-            try:  # within bounds: the client waits without end, and was seen never to wake when a broker had restarted
+            try:  # with a timeout: the client waits forever, and was seen never to wake after a broker restart
                 self._flight.result(min(max(self._give_up - time.monotonic(), 0), LOOK_S))
                 break
             except TimeoutError as reason:
                 if time.monotonic() < self._give_up:
                     continue
-                if not self.patience.lasts():  # a takeover would have to wait, too
+                if not self.patience.lasts():  # while Kafka is away, recovery would have to wait, too
                     raise Unavailable(
                         f"{self._name}: expected a transaction to end within {TRANSACTION_S} s, got no answer; start again"
                     ) from reason
@@ -131,7 +131,7 @@ class Publisher:
 
     @contextmanager
     def _fencing(self) -> Iterator[None]:
-        """Tell fencing from other errors; the client names it in the text alone when it notices in a later call."""
+        """Raise `Fenced` for fencing errors. A client that notices fencing in a later call names it only in the error's text."""
         try:
             yield
         except KafkaError as reason:

@@ -1,4 +1,4 @@
-"""The Reader: fetches a poll of records, decodes it to one Arrow batch. It keeps no truth: any reader can go on anywhere."""
+"""The Reader fetches a poll of records and decodes it to one Arrow batch. It stores no position: a new one can start anywhere."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 ORIGINALS_S = 20
 LAG_S = 1.0
 FAR = 5000
-"""Records that are cheaper to seek over than to read through."""
+"""A gap of more records than this is cheaper to seek over than to read through."""
 SILENT_S = 30.0
-"""After so long without a record from a log that has more, damage is looked for."""
+"""If a log that has more records returns none for this long, the reader checks it for corruption."""
 RESTORED_S = 60.0
-"""How often it is looked whether a damaged partition has been restored."""
+"""How often the reader checks whether a damaged partition has been restored."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Poll:
 
     Args:
         table: identity columns, then the reading's; sorted by partition, then offset.
-        dead: what did not parse.
-        ends: partition -> next offset to read after this poll, which may lie behind records that are not ours to see.
+        dead: what could not be decoded.
+        ends: partition -> next offset to read after this poll. It may lie behind records that are not visible to us.
         behind: partition -> records in the log after this poll.
-        damaged: partition -> what is wrong with it; such a one is not read until it is restored.
+        damaged: partition -> what is wrong with it. A damaged partition is not read until it is restored.
     """
 
     table: pa.RecordBatch
@@ -63,7 +63,7 @@ class Poll:
 
 @dataclass(frozen=True)
 class TopicState:
-    """The input topic as it stands: its identity, and each partition's first and next offset."""
+    """The input topic's identity, and each partition's first and next offset."""
 
     topic_id: str
     begin: Mapping[int, int]
@@ -83,11 +83,11 @@ class RecordSource(Protocol):
 class Reader:
     """Reads fixed partitions of one topic.
 
-    Guarantee: no group and no stored position: it starts where `seek` says, and a position outside the log is an error,
-    never a silent jump. A partition whose log is damaged is left where the damage begins, and the others go on; it is an error once
-    none is left. With `on_gap` "skip" a dead letter stands for what can't be read, and the partition goes on, too.
-    Records of aborted transactions are not seen. It fetches only when asked, so a slow shard holds it back; what the client
-    library has prefetched is bounded by its fetch sizes.
+    Guarantee: no group and no stored position. It starts where `seek` says. A position outside the log is an error, never a
+    silent jump. A damaged partition stops where the damage begins, and the others continue; it is an error once none is left.
+    With `on_gap` "skip" a dead letter stands for what can't be read, and the partition continues, too.
+    Records of aborted transactions are not returned. The reader fetches only when polled, so a slow shard slows it down; the
+    client library's prefetch is bounded by its fetch sizes.
     """
 
     def __init__(
@@ -106,12 +106,13 @@ class Reader:
         self._ends: dict[int, int] = {}
         self._highs: dict[int, int] = {}
         self._asked_at = 0.0
-        self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were asked again
-        self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where it begins
+        self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were polled again
+        self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where the damage begins
         self._look_at = 0.0
         self._moved_at: dict[int, float] = {}
         self._astray = False
-        self._second: KafkaConsumer | None = None  # for `originals`: the first one's positions are the stream's
+        # For `originals`: the first consumer's positions belong to the stream.
+        self._second: KafkaConsumer | None = None
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
@@ -132,8 +133,8 @@ class Reader:
         """The topic's identity and offsets.
 
         Args:
-            shards: of the pipeline: partitions that the topic has been given since, and that belong with ours by
-                p mod shards, are ours from now on; 0: the partitions stay as they are.
+            shards: of the pipeline. Partitions that were added to the topic, and that belong with ours by p mod shards, are
+                ours from now on. 0: the partitions stay as they are.
 
         Raises:
             Unavailable: no broker answers.
@@ -159,12 +160,12 @@ class Reader:
         return TopicState(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
-        """Go to each partition's next offset; partitions that are not named are not read."""
+        """Seek to each partition's next offset. Partitions that are not named are not read."""
         self._damaged, self._ended = {}, None
         self._go(positions)
 
     def _go(self, positions: Mapping[int, int]) -> None:
-        self._ends = dict(positions)  # first: a broker that is away is asked again for these
+        self._ends = dict(positions)  # first: if the broker is away, the next poll seeks to these
         self._moved_at = dict.fromkeys(self._ends, time.monotonic())
         reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
@@ -174,22 +175,22 @@ class Reader:
             self._consumer.seek(tp, positions[tp.partition])
 
     def at(self, ms: int) -> dict[int, int]:
-        """Each partition's first offset at or after a time, ms since the epoch; its end where nothing is so new."""
+        """Each partition's first offset at or after a time, ms since the epoch; its end if no record is that new."""
         found = self._consumer.offsets_for_times(dict.fromkeys(self._assigned, max(ms, 0)))
-        end = self._consumer.end_offsets(self._assigned)  # which an open transaction may hold back
+        end = self._consumer.end_offsets(self._assigned)  # an open transaction may hold it back
         return {tp.partition: min(found[tp].offset, end[tp]) if found.get(tp) else end[tp] for tp in self._assigned}
 
     def poll(self, timeout_ms: int) -> Poll | None:
-        """The next records, decoded; None: nothing came within the time.
+        """The next records, decoded; None if none came within the time.
 
         Raises:
-            PositionLost: the position is not inside the log any more.
-            RecordsCorrupt: what the log holds can't be read in any partition; all before it has been handed out.
-            Refused: nor can it be until a person changes something, such as a right or a codec.
-            Unavailable, KafkaError: the broker does not answer; the next call goes on where this one was to.
+            PositionLost: the position is no longer inside the log.
+            RecordsCorrupt: every partition is damaged; all records before the damage have been returned.
+            Refused: the log can't be read until a person changes something, such as a right or a codec.
+            Unavailable, KafkaError: the broker does not answer; the next call continues where this one was to begin.
         """
         try:
-            if self._astray:  # the client may have moved on past records that were not handed out
+            if self._astray:  # the client may have advanced past records that were not returned
                 self._go(self._ends)
                 self._astray = False
             return self._poll(timeout_ms)
@@ -245,13 +246,13 @@ class Reader:
         return Poll(table, letters, ends or {}, self._behind(), self._lines)
 
     def _reopen(self, at: dict[int, int]) -> None:
-        """Go on with another consumer, for one that has met what it can't read would meet it again."""
+        """Continue with a new consumer. The old one would hit the same unreadable records again."""
         self._consumer.close()
-        del self._consumer  # opened again when it is needed, which may fail
+        del self._consumer  # opened when next needed, since opening may fail
         self._go(self._ends | at)
 
     def _restored(self) -> dict[int, int]:
-        """Damaged partitions that can be read again, and where; looked at now and then."""
+        """Damaged partitions that can be read again, with their offsets. Checked every `RESTORED_S`."""
         if not self._damaged or time.monotonic() < self._look_at:
             return {}
         self._look_at = time.monotonic() + RESTORED_S
@@ -262,8 +263,8 @@ class Reader:
         return {}
 
     def _behind(self) -> dict[int, int]:
-        """Records in the log behind what has been handed over; a partition that is not known yet says nothing."""
-        if time.monotonic() - self._asked_at > LAG_S:  # a fetch says it too, but of a time long before its last record
+        """Records in the log behind those returned, of each partition whose end is known."""
+        if time.monotonic() - self._asked_at > LAG_S:  # a fetch reports it, too, but as of long before its last record
             self._asked_at = time.monotonic()
             with suppress(KafkaError):
                 self._highs |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
@@ -273,17 +274,17 @@ class Reader:
         return {p: max(high - self._ends[p], 0) for p, high in self._highs.items() if p in self._ends}
 
     def _silence(self) -> Corruption | None:
-        """Damage by which the broker itself finds nothing: it answers with neither a record nor an error, for ever."""
+        """Corruption that hides records from the broker itself. It then returns neither a record nor an error, forever."""
         now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
         silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
         self._moved_at |= dict.fromkeys(silent, now)
         try:
             return find_corruption(self._options, self._topic, silent) if silent else None
-        except Unavailable:  # that explains it
+        except Unavailable:  # which explains why no record came
             return None
 
     def _pass_over(self, found: Corruption | None) -> Poll | None:
-        """Go on behind damage, with a dead letter for what lay there, or raise; None: nothing was found."""
+        """Skip corruption with a dead letter, stop reading its partition, or raise if no other is left; None without corruption."""
         if found is None:
             return None
         partition, start, end, why = found
@@ -307,11 +308,11 @@ class Reader:
         return self._nothing(gap, ends={partition: end})
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
-        """Records as they are in the log, for dead letters that a stage asks for.
+        """Records as they are in the log, for the dead letters of rows that a stage rejects.
 
         Raises:
-            PositionLost: one of them is no longer there.
-            Unavailable: the broker does not give them within 20 s.
+            PositionLost: one of them is no longer in the log, or is damaged.
+            Unavailable: the broker does not return them within 20 s.
         """
         self._second = self._second or with_checked_batches(clients.consumer(self._options))
         found: list[ConsumerRecord] = []
@@ -327,7 +328,7 @@ class Reader:
                     raise PositionLost(
                         f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log: {reason}"
                     ) from reason
-                except UNREADABLE as reason:  # damage that was passed over may lie between two of them
+                except UNREADABLE as reason:  # skipped corruption may lie between two of them
                     if self._second.position(tp) >= left[0]:
                         raise PositionLost(
                             f"{self._topic}[{partition}]@{left[0]}: refused, and now damaged in the log: {reason}"

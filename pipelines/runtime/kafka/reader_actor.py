@@ -1,4 +1,4 @@
-"""A Reader in a process of its own, as a Ray actor: a saturated Python thread beside torch would slow a small network 3-5x."""
+"""A Reader in its own process, as a Ray actor. A saturated Python thread beside torch would slow a small network 3-5x."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AHEAD = 2
-"""Polls asked for in advance: the reader decodes one while the shard steps over the other; more would only wait in memory."""
+"""Polls requested in advance. The reader decodes one while the shard processes the other; more would only wait in memory."""
 POLL_MS = 200
 
 
 def start_reader() -> Any:
-    """A reader's process that will be told what to read; whoever knows that it will need one does not wait for it then."""
+    """Start a reader's process before it is known what to read, so that nobody waits for it later."""
     env = {name: os.environ[name] for name in (*KEEP_MEMORY, logs.FORMAT, logs.LEVEL) if name in os.environ}
     return ray.remote(num_cpus=0, max_restarts=0)(ReaderProcess).remote(env)
 
 
 class ReaderActor:
-    """A `Source` whose reader may die: it is made anew and goes on at the first offset that was not handed over.
+    """A `RecordSource` whose reader may die. A new reader then continues at the first offset that was not returned.
 
-    Guarantee: as `Reader`. Reading has no outside effect, so a reader's death needs no takeover.
+    Guarantee: as `Reader`. Reading has no side effects, so a reader's death needs no recovery.
 
     Args:
-        process: of `start_reader`; None: a new one.
-        others: as of `Reader`.
+        process: from `start_reader`; None: start a new one.
+        others: as for `Reader`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ReaderActor:
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
         self._sought = True
-        """Whether the reader knows where to go on."""
+        """Whether the reader has been given its positions."""
 
     def log(self, shards: int = 0) -> TopicState:
         return self._ask(lambda reader: reader.log.remote(shards))
@@ -95,11 +95,11 @@ class ReaderActor:
         ray.kill(self._actor)
 
     def _open(self, process: Any) -> Any:
-        process.open.remote(*self._opening)  # in front of all other calls
+        process.open.remote(*self._opening)  # before all other calls
         return process
 
     def _ask(self, call: Callable[[Any], Any]) -> Any:
-        """Call the reader, a new one if it has died."""
+        """Call the reader, or a new one if it has died."""
         try:
             return _answer(call(self._actor))
         except (ActorDiedError, ActorUnavailableError):
@@ -107,15 +107,15 @@ class ReaderActor:
             return _answer(call(self._actor))
 
     def _revive(self) -> None:
-        """A new reader; it is told where to go on when it is next asked for records, for the broker may be away now."""
+        """Start a new reader. It seeks at the next poll, because the broker may be unreachable now."""
         log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
-        ray.kill(self._actor)  # it may only be out of reach
+        ray.kill(self._actor)  # it may be alive, but unreachable
         self._ahead.clear()
         self._actor, self._sought = self._open(start_reader()), not self._next
 
 
 def _answer(reference: Any) -> Any:
-    """What the reader returns, or its own error: one line, not Ray's many about it."""
+    """What the reader returns. Raises the reader's own error, one line, in place of Ray's long one."""
     try:
         return ray.get(reference)
     except RayTaskError as reason:

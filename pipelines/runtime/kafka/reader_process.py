@@ -1,4 +1,4 @@
-"""A `Reader` in a process of its own; imported before anything heavy, for `begin` decides how that behaves."""
+"""A `Reader` in its own process. Imported before anything heavy, because `begin` sets how heavy imports behave."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class ReaderProcess:
-    """A `Reader` as a Ray actor, whose process starts and imports before anybody knows what it is to read.
+    """A `Reader` as a Ray actor. Its process starts and imports before it is known what to read.
 
     Args:
         env: see `begin`.
@@ -27,7 +27,7 @@ class ReaderProcess:
         self._reader: Reader
 
     def open(self, *arguments: Any) -> None:
-        """Say what to read; the arguments are `Reader`'s."""
+        """Set what to read; the arguments are `Reader`'s."""
         self._reader = self._make(*arguments)
 
     def log(self, shards: int = 0) -> TopicState:

@@ -1,4 +1,4 @@
-"""Dead letters sent again, to be judged once more: each letter once, however often and by however many that is asked."""
+"""Sends dead letters again, to be processed once more. Each letter is sent once, however many calls ask for it."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 
 HEADER = "tocsin-replay"
 MOST = 3
-"""A record that has died so often is not sent again."""
+"""How often a record may be sent again."""
 TOGETHER = 200
 """Letters in a transaction."""
 LARGEST = 64 << 20
-"""Bytes; the client's own limit is 1 MiB, a topic's may be larger, and the record came from there."""
+"""Bytes. The client's default limit is 1 MiB, but the topic that the record came from may allow more."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """A dead letter and where it lies.
+    """A dead letter and its place in its topic.
 
     Args:
         partition, offset: of the letter itself.
         at: when it was published, ms since the epoch.
-        again: how often its record has been sent again before.
+        again: how often its record has been sent again.
     """
 
     partition: int
@@ -51,13 +51,13 @@ class Held:
 
 @dataclass
 class Redelivered:
-    """What became of the letters that were asked for.
+    """The outcome for the selected letters.
 
     Args:
-        sent: now; each is a record of its input topic.
+        sent: by this call; each is a record of its input topic.
         before: sent by an earlier call.
-        exhausted: their record has died three times after it was sent again.
-        lost: there is no original: a gap's letter, or its file is gone from the lake.
+        exhausted: their record was sent again three times, and each time became a dead letter.
+        lost: there is no original: the letter stands for a gap, or its file is gone from the lake.
     """
 
     sent: int = 0
@@ -77,20 +77,20 @@ def held(options: Mapping[str, Any], *topics: str) -> Iterator[Held]:
 def redeliver(
     options: Mapping[str, Any], lake: Lake, topic: str, wanted: Callable[[Held], bool], limit: int | None = None
 ) -> Redelivered:
-    """Send the records of dead letters to their topic and partition again, key, value, headers and time as they were.
+    """Send the records of dead letters to their topic and partition again, with key, value, headers and time unchanged.
 
-    Of a message with many rows only the dead row is sent, as a message of its own. `tocsin-replay` counts how often.
+    Of a message with many rows, only the failed row is sent, as its own message. The header `tocsin-replay` counts how often.
 
-    Guarantee: a letter is sent at most once, ever: it is marked in the transaction that sends it, and a second call of the
-    same topic fences the first. A record that dies again is a new letter.
+    Guarantee: a letter is sent at most once, ever. It is marked in the transaction that sends it, and a second call for the
+    same topic fences the first. A record that fails again is a new letter.
 
     Args:
         topic: dead-letter topic.
         wanted: which of its letters.
-        limit: send at most so many.
+        limit: send at most this many.
 
     Raises:
-        Unavailable: Kafka does not answer, or another call took over; what was sent before stays sent.
+        Unavailable: Kafka does not answer, or another call fenced this one. What was sent before stays sent.
     """
     store, done = OriginalStore(lake.files, "", lake.place()), Redelivered()
     with clients.admin(options) as admin:
@@ -100,9 +100,8 @@ def redeliver(
     try:
         with closing(clients.producer(options, **own)) as producer:
             producer.init_transactions()
-            marked = {
-                r.key.decode() for r in clients.committed(options, [names.REPLAYED])
-            }  # only now: nobody else adds to them
+            # Read after the fence: no other call adds marks any more.
+            marked = {r.key.decode() for r in clients.committed(options, [names.REPLAYED])}
             letters = (
                 (f"{described['topic_id']}/{x.partition}/{x.offset}", x) for x in held(options, topic) if wanted(x)
             )
@@ -125,7 +124,7 @@ def redeliver(
 def _sendable(
     letters: Iterator[tuple[str, Held]], marked: set[str], store: OriginalStore, done: Redelivered
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each letter's mark and the arguments by which a producer sends its record; what can't be sent is counted."""
+    """Each letter's mark, and the arguments for a producer to send its record. Letters that can't be sent are counted."""
     for mark, x in letters:
         if mark in marked:
             done.before += 1

@@ -1,4 +1,4 @@
-"""The topics that a pipeline needs, made when they are missing."""
+"""The topics that a pipeline needs, created if they are missing."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GROW_S = 30
 LARGEST = 4 << 20
-"""Bytes of a record that the journal's topic and its producer take."""
+"""The largest record, in bytes, that the journal's topic and its producer accept."""
 LONG = 256 << 10
-"""Bytes of steps from which on a checkpoint is due; twice as many are the most. The rest of `LARGEST` is for plans in marks."""
+"""A checkpoint is due once the journal's steps take this many bytes; twice as many are the limit. The rest of `LARGEST` is for
+plans in marks."""
 LEAST = 4 * LONG
-"""Bytes of a journal's record without which a shard does not start; what is above that is for large plans in marks."""
+"""The smallest record limit of a journal's topic, in bytes, with which a shard starts. More is for large plans in marks."""
 JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 """Settings of a journal's topic."""
 
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
-    """Make the alert topic of a pipeline that has rules, dead-letter and journal topics; check the input topic.
+    """Create a pipeline's alert topic, if it has rules, and its dead-letter and journal topics; check the input topic.
 
-    The journal has a partition a shard at least.
+    The journal has at least one partition a shard.
 
     Args:
-        create_input: partitions of the input topic if it is to be made, too; 0: it must be there.
+        create_input: partitions of the input topic if it is to be created, too; 0: it must exist.
 
     Returns:
         The input topic's number of partitions.
 
     Raises:
         ConfigError: the input topic is missing or compacted, or has fewer partitions than there are shards, or the journal
-            takes only small records and we may not change that.
+            accepts only small records and we may not change that.
     """
     with clients.admin(options) as admin:
         try:
@@ -79,10 +80,10 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
 
 
 def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
-    """Make the alert and dead-letter topics again where they are gone, or no transaction of a shard could ever end.
+    """Create the alert and dead-letter topics again if they are gone. Without them no transaction of a shard could end.
 
     Raises:
-        KafkaError: it can't be done now, or this user may not do it.
+        KafkaError: they can't be created now, or this user may not create them.
     """
     with clients.admin(options) as admin:
         if pipeline.rules:
@@ -91,7 +92,7 @@ def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
 
 
 def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> None:
-    """Make a topic, unless it is there: then no right to make it is needed either."""
+    """Create a topic unless it exists. For a topic that exists, no right to create it is needed."""
     if _partitions(admin, topic):
         return
     wanted = {topic: {"num_partitions": partitions, "configs": configs}}
@@ -100,7 +101,7 @@ def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> Non
 
 
 def _grow(admin: Any, topic: str, partitions: int) -> None:
-    """Give a topic more partitions, and wait until the broker says so."""
+    """Give a topic more partitions, and wait until the broker reports them."""
     admin.create_partitions({topic: partitions})
     give_up = time.monotonic() + GROW_S
     while (there := _partitions(admin, topic)) < partitions:
@@ -117,7 +118,7 @@ def _partitions(admin: Any, topic: str) -> int:
 
 
 def _widen(admin: Any, journal: str) -> None:
-    """Have a journal's topic take the largest record, also one that was made before this was set."""
+    """Raise a journal topic's record limit to `LARGEST`, also for a topic created before this was set."""
     most = int(_setting(admin, journal, "max.message.bytes", str(LARGEST)))
     if most >= LARGEST:
         return
@@ -136,7 +137,7 @@ def _widen(admin: Any, journal: str) -> None:
 
 
 def _setting(admin: Any, topic: str, name: str, default: str) -> str:
-    """A topic's setting; a broker that can't say (Tansu) has the default."""
+    """A topic's setting; the default if the broker can't report it (Tansu)."""
     wanted = ConfigResource(ConfigResourceType.TOPIC, topic)
     try:
         found = admin.describe_configs([wanted], config_filter="all")

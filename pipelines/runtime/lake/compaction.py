@@ -1,4 +1,4 @@
-"""Compaction: a table's small files made into large ones, and what nobody needs any more deleted."""
+"""Compaction: merges a table's small files into large ones, and deletes files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 log = logging.getLogger(__name__)
 DAY = r"\d{4}-\d\d-\d\d"
 LEAST_MS = 24 * 3_600_000
-"""Shards write files first and commit them later: younger ones may belong to a commit under way."""
+"""Shards write files first and commit them later. A younger file may belong to a commit in progress."""
 
 
 @dataclass(frozen=True)
 class Compacted:
-    """What was done: small files that were there, large ones that took their place, old ones deleted."""
+    """Result of a compaction: small files replaced, large files that replaced them, old files deleted."""
 
     table: str
     files_before: int
@@ -34,14 +34,16 @@ class Compacted:
 
 
 def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
-    """Rewrite a table's small files as few large ones; safe beside running shards, and readers see the same rows.
+    """Rewrite a table's small files as few large ones.
+
+    Safe beside running shards. Readers see the same rows.
 
     Args:
-        vacuum: also delete files that no version of this age needs, 24h at least.
+        vacuum: also delete files that only versions older than this need; at least 24h.
 
     Raises:
-        ConfigError: too short an age.
-        Unavailable: there is no table, or another compaction was at work.
+        ConfigError: `vacuum` is too short.
+        Unavailable: there is no table, another compaction was running, or the lake failed.
     """
     if vacuum and milliseconds(vacuum) < LEAST_MS:
         raise ConfigError(
@@ -69,9 +71,9 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
 
 
 def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
-    """Delete the days of kept frames that are over for longer than `age`. Returns how many days were deleted.
+    """Delete the days of kept frames that ended more than `age` ago. Returns how many days were deleted.
 
-    A day that can't be deleted is logged and stays; the next time tries again. What is no day's folder stays, too.
+    A day that can't be deleted is logged and kept; the next call retries it. Folders not named by a date are kept, too.
     """
     files, folder = lake.files, f"{names.FRAMES}/{pipeline}"
     oldest = (datetime.now(UTC) - timedelta(milliseconds=milliseconds(age))).date().isoformat()
@@ -89,13 +91,13 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
 
 
 def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
-    """Compact tables that are there by now, and drop the frames of a pipeline that are older than an age."""
+    """Compact the tables that exist, and delete a pipeline's frames that are older than an age."""
     drop_frames(lake, *frames)
     there = [n for n in names if DeltaTable.is_deltatable(lake.uri(n), storage_options=lake.options or None)]
     done = []
     for name in there:
         try:
             done.append(compact(lake, name, vacuum))
-        except Unavailable as reason:  # the other tables are not to wait for it
+        except Unavailable as reason:  # one table must not hold up the others
             log.warning("%s", reason)
     return done

@@ -1,4 +1,4 @@
-"""Object stores of other kinds than Arrow and Delta know by their addresses."""
+"""Object stores that Arrow and Delta do not support by address."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ GROUP = "tocsin.object_stores"
 
 
 class ObjectStore:
-    """Where a lake lies. Subclass it and name the class in the settings, `lake.store`; addresses are then the store's own.
+    """An object store that holds a lake. Subclass it and name the class in `lake.store`; addresses are then the store's own.
 
-    Two libraries reach the lake: Delta's for the tables, Arrow's for all other files. A store says how each of them gets there. It
-    must show a file when it is whole, not before.
+    Two libraries access the lake: Delta's for the tables, Arrow's for all other files. A store tells each of them how to connect.
+    It must not show a file before the file is complete.
     """
 
     def delta(self, root: str) -> tuple[str, Mapping[str, str]]:
@@ -39,7 +39,7 @@ def object_store(name: str) -> ObjectStore:
     """The store that `lake.store` names: `module:Class`, or an entry point of `tocsin.object_stores`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such store.
     """
     made: ObjectStore = extension(name, group=GROUP, where="lake.store")()
     return made

@@ -1,4 +1,4 @@
-"""A lake that takes nothing for a while (full, read-only, out of reach) is waited for, where trying again is safe."""
+"""Retries operations on a lake that accepts nothing for a while (full, read-only, out of reach), where a retry is safe."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tocsin.pipelines.runtime.telemetry.logs import one_line
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
 OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF}
-"""What ails this process, not the lake: another process may do better."""
+"""Errors of this process, not of the lake. Another process may succeed."""
 
 T = TypeVar("T")
 
 
 class LakeRetry:
-    """One shard's patience with its lake; used by several threads.
+    """Retries one shard's operations on its lake; used by several threads.
 
     Args:
-        lake: whose name the status shows.
+        lake: its name appears in the status.
     """
 
     def __init__(self, lake: Lake) -> None:
         self._lake, self._over = lake, threading.Event()
         self.patient = False
-        """Whether to wait; a takeover does not, for it is tried again as a whole."""
+        """Whether to wait. Recovery does not wait: it is retried as a whole."""
         self._waiting: dict[int, str] = {}
 
     @property
     def why(self) -> str:
-        """What is waited for now, in one line; empty: nothing."""
+        """The error being waited out, in one line; empty if none."""
         return next(iter(list(self._waiting.values())), "")
 
     def through(self, work: Callable[[], T]) -> T:
-        """Call `work` until the lake takes it. It must be safe to call again after it has failed half-way."""
+        """Call `work` until the lake accepts it. `work` must be safe to call again after it has failed half-way."""
         me = threading.get_ident()
         while True:
             try:
@@ -60,13 +60,13 @@ class LakeRetry:
                 return done
 
     def close(self) -> None:
-        """Have whoever waits give up."""
+        """Make all waiting threads give up."""
         self._over.set()
 
 
 @contextmanager
 def lake_errors_as_unavailable(lake: Lake) -> Iterator[None]:
-    """Have a lake that takes nothing end the block as `Unavailable`: whoever tries the whole again waits for it."""
+    """Raise `Unavailable` for a lake error that may pass, so that the caller retries the whole block."""
     try:
         yield
     except OSError as reason:
@@ -76,7 +76,7 @@ def lake_errors_as_unavailable(lake: Lake) -> Iterator[None]:
 
 
 def _passes(reason: OSError) -> bool:
-    """Whether the lake may take it later. That something is not there is no such case."""
+    """Whether the lake may accept the operation later. A missing file does not count."""
     return not isinstance(reason, FileNotFoundError | NotADirectoryError) and _number(reason) not in OWN
 
 
@@ -89,6 +89,6 @@ def _line(lake: Lake, reason: OSError) -> str:
 
 
 def _number(reason: OSError) -> int:
-    """The system's number for an error; deltalake has it in its text."""
+    """The system's error number; deltalake gives it only in the error's text."""
     found = re.search(r"\(os error (\d+)\)", str(reason))
     return reason.errno or (int(found[1]) if found else 0)

@@ -1,4 +1,4 @@
-"""A shard's snapshots: a full one now and then, between them only what changed."""
+"""A shard's snapshots: a full one at times, and state deltas between them."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from tocsin.pipelines.runtime.lake.storage import Lake, read, write
 
 log = logging.getLogger(__name__)
 LONGEST = 16
-"""Cuts in a chain before the next one is full, so that a restore reads few files."""
+"""Deltas in a chain before the next one is full, so that a restore reads few files."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A restored snapshot: cuts in order, and what the shard wrote beside them."""
+    """A restored snapshot: its state deltas in order, and the facts that the shard wrote beside them."""
 
     deltas: list[StateDelta]
     facts: Mapping[str, Any]
 
 
 class Snapshots:
-    """Guarantee: a snapshot is complete before a checkpoint names it; one that is named is kept until two newer ones are.
+    """A shard's snapshots in the lake.
 
-    Its name is the checkpoint's number (epoch << 32 | sequence), so a fenced owner never writes over its successor's.
+    A snapshot's name is its checkpoint's number (epoch << 32 | sequence), so a fenced owner never overwrites its successor's.
+
+    Guarantee: a snapshot is complete before a checkpoint names it. A named snapshot is kept until two newer ones are named.
     """
 
     def __init__(self, lake: Lake, pipeline: str, shard: int) -> None:
@@ -51,11 +53,11 @@ class Snapshots:
 
     @property
     def full_next(self) -> bool:
-        """Whether the next cut should be full: none yet, a long chain, or changes that outweigh the whole."""
+        """Whether the next delta should be full: there is none yet, the chain is long, or its deltas outweigh the full one."""
         return not self._chain or len(self._chain) >= LONGEST or sum(self._sizes[1:]) > self._sizes[0]
 
     def write(self, name: int, delta: StateDelta, facts: Mapping[str, Any]) -> int:
-        """Store a cut under a checkpoint's name. Returns its bytes."""
+        """Store a state delta under a checkpoint's name. Returns its size in bytes."""
         previous = set(self._chain)
         chain, sizes = ([], []) if delta.full else (self._chain, self._sizes)
         parts = {
@@ -76,31 +78,31 @@ class Snapshots:
             "state": dict(delta.facts),
             "facts": dict(facts),
         }
-        write(
-            self._files, self.path(name, "manifest.json"), orjson.dumps(manifest)
-        )  # last: it makes the rest a snapshot
+        # Last: the manifest makes the other files a snapshot.
+        write(self._files, self.path(name, "manifest.json"), orjson.dumps(manifest))
         whole = self._whole(chain)
-        self._previous, self._chain, self._sizes = previous, chain, sizes  # only now: one that fails is written again
+        # Only now: a write that failed is retried with the old chain.
+        self._previous, self._chain, self._sizes = previous, chain, sizes
         if not whole:
             log.error("%s: snapshots were deleted; the next one holds the whole state", self._folder)
             self._chain = []
         return self._sizes[-1]
 
     def _whole(self, chain: Sequence[int]) -> bool:
-        """Whether what the newest snapshot builds on is still there: its oldest cut, and the one before."""
+        """Whether the deltas that the newest snapshot builds on exist. Checks the oldest one and the one before the newest."""
         ends = [self.path(link, "manifest.json") for link in (chain[0], chain[max(len(chain) - 2, 0)])]
         return all(info.type == fs.FileType.File for info in self._files.get_file_info(ends))
 
     def read(self, name: int) -> Snapshot:
-        """The snapshot of a checkpoint, with those before it that it builds on.
+        """The snapshot of a checkpoint, with the earlier deltas that it builds on.
 
         Raises:
-            SnapshotLost: it is not there, or a part of it is.
+            SnapshotLost: it, or a part of it, is missing or can't be read.
         """
         try:
             manifest = self.manifest(name)
             deltas = [self._delta(link) for link in manifest["chain"]]
-        except (FileNotFoundError, ValueError, SafetensorError) as reason:  # not: a lake that does not answer
+        except (FileNotFoundError, ValueError, SafetensorError) as reason:  # no other OSError: the lake may not answer
             got = " ".join(str(reason).split())
             raise SnapshotLost(
                 f"snapshot {name} in {self._folder}: expected the one that the last checkpoint names, got {got}; "
@@ -110,10 +112,10 @@ class Snapshots:
         return Snapshot(deltas, manifest["facts"])
 
     def drop_before(self, name: int) -> int:
-        """Delete what neither snapshot `name` nor the one before it needs; newer ones are a successor's.
+        """Delete older snapshots that neither snapshot `name` nor the one before it needs. Newer ones are a successor's.
 
-        A snapshot that can't be deleted takes room and does no other harm, so it is logged and left; the next owner tries again.
-        What is no snapshot (`.nfs...`, `lost+found`) stays.
+        A snapshot that can't be deleted only takes space, so it is logged and left; the next owner retries.
+        Entries that are not snapshots (`.nfs...`, `lost+found`) stay.
 
         Returns:
             How many could not be deleted, each counted once.
@@ -132,7 +134,7 @@ class Snapshots:
             try:
                 self._files.delete_dir(info.path)
             except FileNotFoundError:
-                continue  # an owner before us deletes them, too
+                continue  # an earlier owner may be deleting it, too
             except (OSError, ValueError) as reason:
                 log.warning("%s: this old snapshot could not be deleted, so it stays: %s", info.path, reason)
                 self._left.add(old)
@@ -151,19 +153,19 @@ class Snapshots:
         return StateDelta(manifest["full"], self.table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
 
     def manifest(self, name: int) -> dict[str, Any]:
-        """What one cut says of itself."""
+        """The manifest of one delta."""
         return orjson.loads(read(self._files, self.path(name, "manifest.json")))
 
     def table(self, name: int, file: str) -> pa.RecordBatch:
-        """One of a cut's tables."""
+        """One of a delta's tables."""
         content = read(self._files, self.path(name, file))
         try:
             return pa.ipc.open_stream(content).read_next_batch()
-        except (OSError, StopIteration) as reason:  # cut short
+        except (OSError, StopIteration) as reason:  # truncated
             raise ValueError(f"{file} of {len(content)} bytes: {reason!r}") from reason
 
     def path(self, name: int, file: str) -> str:
-        """Where one of a cut's files lies in the lake."""
+        """Path in the lake of one of a delta's files."""
         return posixpath.join(self._folder, str(name), file)
 
 
@@ -175,5 +177,5 @@ def _ipc(batch: pa.RecordBatch) -> bytes:
 
 
 def plain(stage: str) -> str:
-    """A store's name as its files have it."""
+    """A stage's name as used in file names."""
     return stage.replace("/", "-")

@@ -1,4 +1,4 @@
-"""State deltas as plain data: a chain merged into one, and the state of some shards dealt out to others. No stage is asked."""
+"""Merges a chain of state deltas into one, and redistributes state to other shards, as plain data without any stage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tocsin.pipelines.runtime.declare.state import StateDelta
 
 
 def merged(chain: Sequence[StateDelta]) -> StateDelta:
-    """One full cut in place of a full one and those that follow it."""
+    """Merge a full delta and those that follow it into one full delta."""
     first, last = chain[0], chain[-1]
     starts = np.cumsum([0, *(len(delta.keys) for delta in chain)])
-    at = np.full(int(last.facts["capacity"]), -1)  # slot -> where its newest content is, all cuts laid end to end
+    at = np.full(int(last.facts["capacity"]), -1)  # slot -> index of its newest content in the concatenated deltas
     for start, delta in zip(starts, chain, strict=False):
         at[delta.freed.numpy()] = -1
         at[delta.keys["slot"].to_numpy()] = start + np.arange(len(delta.keys))
@@ -29,18 +29,18 @@ def merged(chain: Sequence[StateDelta]) -> StateDelta:
 
 
 def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]:
-    """The state of some shards, dealt out to `shards` others: partition p goes to p mod `shards`.
+    """Redistribute the state of some shards to `shards` others: partition p goes to p mod `shards`.
 
     Args:
-        cuts: full ones of one shape.
+        deltas: full ones of the same shape.
 
     Returns:
-        Full ones; a key keeps its tensors and its rows that wait, and gets another slot.
+        Full deltas. A key keeps its tensors and its waiting rows, and gets another slot.
     """
     starts = np.cumsum([0, *(len(delta.keys) for delta in deltas)])
     keys = pa.Table.from_batches([delta.keys for delta in deltas])
     owner = keys["partition"].to_numpy() % shards
-    at = np.empty(len(owner), np.int64)  # where a key is, all cuts laid end to end -> its new slot
+    at = np.empty(len(owner), np.int64)  # index of a key in the concatenated deltas -> its new slot
     waiting = {
         name: concat(
             [
@@ -75,14 +75,14 @@ def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]
 
 
 def _cells(deltas: Sequence[StateDelta], chosen: Tensor) -> dict[str, Tensor]:
-    """Each cell's content at `chosen`, all cuts laid end to end."""
+    """Each cell's content at the indices `chosen` of the concatenated deltas."""
     return {
         name: torch.cat([delta.cells[name] for delta in deltas]).index_select(0, chosen) for name in deltas[0].cells
     }
 
 
 def _moved(rows: Rows, delta: StateDelta, start: int) -> Rows:
-    """The same rows, their slots replaced by where their keys are, all cuts laid end to end."""
+    """The same rows, with each slot replaced by its key's index in the concatenated deltas."""
     at = np.empty(int(delta.facts["capacity"]), np.int64)
     at[delta.keys["slot"].to_numpy()] = start + np.arange(len(delta.keys))
     return Rows(rows.table, torch.from_numpy(at[rows.slots.numpy()]), rows.tensors)

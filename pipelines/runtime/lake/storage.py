@@ -1,4 +1,4 @@
-"""Where tables, snapshots, models and large dead letters lie: a local folder or an object store."""
+"""Storage of tables, snapshots, models and large dead letters: a local folder or an object store."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pyarrow import fs
 
 Uri = NewType("Uri", str)
-"""An address, percent-encoded. A path is a `str` or a `Path`, as the file system has it; `Lake.uri` makes one of the other."""
+"""A percent-encoded address. A path is a `str` or a `Path`, not encoded; `Lake.uri` converts a path to an address."""
 UNFIT = r"[\x00-\x1f\x7f\ud800-\udfff\[\]^|]|%[0-9A-Fa-f]{2}" + (r"|\\" if os.sep == "/" else "")
-"""What must not be in a local lake's name: Delta decodes it once too often, or stops at it."""
+"""What a local lake's name must not contain: Delta decodes it once too often, or can't handle it."""
 FIT = r"a folder that Delta can open: no [ ] ^ | or \ in its name, no % before two hexadecimal digits, no control characters"
 CHUNK = 32 << 20
 
@@ -36,7 +36,7 @@ class Lake:
 
     Args:
         options: of Delta's store; they may hold secrets.
-        store: the name of an `ObjectStore`, whose address `root` is then; "": one that Arrow and Delta know.
+        store: the name of an `ObjectStore`; `root` is then its address. "": a store that Arrow and Delta support.
     """
 
     root: str
@@ -45,13 +45,13 @@ class Lake:
 
     @property
     def folder(self) -> Path | None:
-        """The folder, an absolute path; None: the lake is in an object store."""
+        """The folder's absolute path; None if the lake is in an object store."""
         return None if self.store else local(self.root)
 
     @property
     def files(self) -> fs.FileSystem:
         """The file system, rooted at the lake's folder."""
-        from pyarrow import fs  # here, for settings check a lake's name in commands that open none
+        from pyarrow import fs  # imported late: commands that open no lake check its name, too
 
         if self.store:
             system, path = object_store(self.store).files(self.root)
@@ -63,7 +63,7 @@ class Lake:
         return fs.SubTreeFileSystem(path, system)
 
     def place(self, *parts: str) -> str:
-        """How people name something in the lake: its path, or an object store's address."""
+        """The name of something in the lake for display: its path, or an object store's address."""
         return posixpath.join(str(self.folder or self.root), *parts)
 
     def uri(self, *parts: str) -> Uri:
@@ -79,24 +79,24 @@ class Lake:
         return Uri(folder.joinpath(*parts).as_uri())
 
     def replace(self, path: str, content: bytes) -> None:
-        """Write a file that may be there already.
+        """Write a file that may already exist.
 
-        Guarantee: it is as it was or whole, also after a kill, a full disk or a loss of power.
+        Guarantee: the file has its old content or all of the new, even after a kill, a full disk or a loss of power.
         """
         if (folder := self.folder) is None:
-            write(self.files, path, content)  # an object store shows a file when it is whole
+            write(self.files, path, content)  # an object store shows a file only once it is complete
         else:
             write_aside(folder / path, content)
 
     def scan(self, table: str) -> pl.LazyFrame:
-        """A table's rows. Nothing is read before they are collected; each collection reads as of the last commit."""
+        """A table's rows. Nothing is read before they are collected. Each collection reads the last commit."""
         import polars as pl
         from deltalake import DeltaTable
 
         uri = self.uri(table)
         if (folder := self.folder) is None or re.fullmatch(r"[\w./:-]*", str(folder.resolve()), re.ASCII):
             return pl.scan_delta(uri, storage_options=self.options or None)
-        # It takes a lazy frame as well, and then hands filters down to it.
+        # `pl.defer` also accepts a lazy frame, and then pushes filters down to it.
         read = cast("Callable[[], pl.DataFrame]", partial(_files, uri))
         return pl.defer(read, schema=lambda: pl.Schema(DeltaTable(uri).schema()))
 
@@ -104,8 +104,8 @@ class Lake:
 def _files(uri: Uri) -> pl.LazyFrame:
     """A local table's rows as of now, for folders of any name.
 
-    `pl.scan_delta` takes the encoded paths that Delta gives it as they are, and a folder `site=1` above the table for a column.
-    Partition columns are read off the files' paths inside the table, so filters on them skip no files.
+    `pl.scan_delta` does not decode the paths that Delta gives it, and takes a folder `site=1` above the table for a column.
+    Here partition columns are parsed from the files' paths inside the table, so filters on them skip no files.
     """
     import polars as pl
     from deltalake import DeltaTable
@@ -129,10 +129,10 @@ def _files(uri: Uri) -> pl.LazyFrame:
 
 
 def local(place: str) -> Path | None:
-    """The absolute path that a person means by a path or by a `file://` address; None: it is another address.
+    """The absolute path of a path or a `file://` address; None for any other address.
 
     Raises:
-        ConfigError: the address is of another machine, or cannot be told from a path.
+        ConfigError: a `file://` address names another machine, or has a query or a fragment.
     """
     if "://" not in place:
         return Path(place).expanduser().absolute()
@@ -145,10 +145,10 @@ def local(place: str) -> Path | None:
 
 
 def check_name(folder: Path) -> None:
-    """Whether Delta can open tables in this folder.
+    """Check that Delta can open tables in this folder.
 
     Raises:
-        ConfigError: its name has a character that Delta takes for another one, or stumbles over.
+        ConfigError: its name contains something that Delta decodes wrongly or can't handle.
     """
     real = os.path.realpath(folder)  # Delta follows links, too
     if found := re.search(UNFIT, real):
@@ -159,9 +159,9 @@ def check_name(folder: Path) -> None:
 
 @contextmanager
 def aside(file: Path) -> Iterator[BinaryIO]:
-    """Write a file beside the one that is there, have it on the disk, and only then give it its name; after an error, never.
+    """Write a temporary file, sync it to disk, and then rename it to `file`; after an error, delete it instead.
 
-    A link keeps pointing to its file. What is no file, such as `/dev/stdout`, is written to as it is.
+    A link keeps pointing to its file. A target that is not a regular file, such as `/dev/stdout`, is written directly.
     """
     file = file.resolve()
     if file.exists() and not file.is_file():
@@ -181,13 +181,13 @@ def aside(file: Path) -> Iterator[BinaryIO]:
 
 
 def write_aside(file: Path, content: bytes) -> None:
-    """A whole file, see `aside`."""
+    """Write a whole file; see `aside`."""
     with aside(file) as out:
         out.write(content)
 
 
 def write(files: fs.FileSystem, path: str, content: bytes | memoryview) -> None:
-    """Write a file whole, making its folder."""
+    """Write a whole file, and create its folder."""
     files.create_dir(posixpath.dirname(path), recursive=True)
     with files.open_output_stream(path) as out:
         for start in range(0, len(content), CHUNK):

@@ -1,4 +1,4 @@
-"""The results table: a Delta table, one commit a checkpoint, the input positions in the same commit."""
+"""The results table: a Delta table with one commit a checkpoint, which also stores the input positions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
 MOST = 1024
-"""Up to which shard to look in a table that does not know their number yet."""
+"""How many shards to look for in a table that does not record their number yet."""
 PARTITION = "event_date"
 ATTEMPTS = 20
 LOOKED_AT = 64
-"""Files of the table whose presence a takeover checks: all of a large table would take it too long."""
+"""How many of the table's files recovery checks for. Checking all files of a large table would take too long."""
 KEPT = {"delta.logRetentionDuration": "interval 1 days"}
-"""A commit every few seconds: Delta's own 30 days of log would be half a million files, which nobody reads."""
+"""There is a commit every few seconds. Delta's default of 30 days would keep half a million log files that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class TableState:
 
 
 class ResultsTable:
-    """One shard's hand on the results table, which other shards and other pipelines may write to as well.
+    """One shard's access to the results table. Other shards and other pipelines may write to it as well.
 
     Guarantee: rows and the positions after them become visible in one Delta commit, and only while this shard's epoch is
-    ours. Delta does not deduplicate by itself: a commit made from a freshly loaded table is always accepted. So after
+    ours. Delta does not deduplicate by itself: it accepts any commit made from a freshly loaded table. So after
     `own` every commit is made from a version at which we have seen our own epoch.
-    Columns that are new are added; those that nobody writes any more stay. Rows that lack a column read null there.
+    New columns are added. Columns that are no longer written stay. Rows that lack a column read null there.
 
     Args:
-        shards: of the pipeline; the table knows their number, and refuses whoever goes by another.
+        shards: of the pipeline. The table records their number and rejects an owner with another one.
     """
 
     def __init__(self, lake: Lake, pipeline: Pipeline, shard: int, shards: int = 1) -> None:
@@ -68,7 +68,7 @@ class ResultsTable:
         self._table: DeltaTable
 
     def known(self) -> bool:
-        """Whether the table is there and this shard has had an owner. Nothing is made.
+        """Whether the table exists and this shard has had an owner. Creates nothing.
 
         Raises:
             LakeLost: the table's log can't be read.
@@ -78,11 +78,11 @@ class ResultsTable:
     def own(self, start: Mapping[int, int], above: int = 0) -> TableState:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
 
-        If the shard has had an owner before, such a partition was added since, and is judged from its first record on.
-        Only what is read here, after the epoch, is the truth about R.
+        If the shard has had an owner before, such a partition was added since, and is processed from its first record on.
+        R is valid only as read here, after the epoch was raised.
 
         Args:
-            above: an epoch that the new one exceeds, for a table that has lost its own.
+            above: an epoch that the new one must exceed, for a table that has lost its own.
 
         Raises:
             ConfigError: the table has a column of another type, or the pipeline another number of shards.
@@ -91,7 +91,7 @@ class ResultsTable:
         p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
         options = self._lake.options or None
         if not self._there():
-            with contextlib.suppress(CommitFailedError):  # another one makes it at this moment
+            with contextlib.suppress(CommitFailedError):  # another process may be creating it
                 DeltaTable.create(
                     uri,
                     p.table,
@@ -130,10 +130,10 @@ class ResultsTable:
         return TableState(self._epoch, positions, self._read(self._checkpoint_id) or 0)
 
     def stands(self) -> None:
-        """See that the table is still there; to be asked before anything is written beside it.
+        """Check that the table still exists. Call this before writing anything beside it.
 
         Raises:
-            LakeLost: it is not.
+            LakeLost: the table is gone.
         """
         if not self._there():
             raise LakeLost(
@@ -143,46 +143,46 @@ class ResultsTable:
             )
 
     def absent(self, most: int = LOOKED_AT) -> list[str]:
-        """Which of the table's files are not there; of a table with more than `most` files, that many are looked at."""
+        """The table's missing files. Checks at most `most` files."""
         return absent(self._table, self._files, self._pipeline.folder, most)
 
     def repair(self) -> None:
-        """Take files that are not there out of the table, so that the others can be read."""
-        with contextlib.suppress(CommitFailedError):  # another shard does the same
+        """Remove missing files from the table, so that the others can be read."""
+        with contextlib.suppress(CommitFailedError):  # another shard may be doing the same
             self._table.repair()
         self._look()
 
     def check(self, columns: pa.Schema) -> None:
-        """Whether the table would take rows with these columns.
+        """Check that the table accepts rows with these columns.
 
         Raises:
-            ConfigError: it has one of them with another type.
+            ConfigError: a column of the table has another type.
         """
         self._missing(columns)
 
     def keep(self, files: Sequence[tuple[str, bytes]]) -> None:
-        """Write files that rows name: path in the lake, content."""
+        """Write the files that rows refer to: path in the lake, content."""
         for path, content in files:
             write(self._files, path, content)
 
     def write(self, results: Sequence[pa.RecordBatch]) -> list[AddAction]:
-        """Write rows as Parquet files that nobody sees until `publish`; the table gets the columns that they need."""
+        """Write rows as Parquet files that are invisible until `publish`; add columns that the table lacks."""
         if not results:
             return []
-        # A re-run may have passed a change of plan: rows before it lack the new columns.
+        # A re-run may span a change of plan: rows before the change lack the new columns.
         table = pa.concat_tables([pa.Table.from_batches([r]) for r in results], promote_options="default")
         if self._widen(table.schema):
-            self._look()  # adding columns went to a version at which we had not seen our epoch
+            self._look()  # adding columns moved to a version at which we have not seen our epoch
         return self.files(table)
 
     def files(self, table: pa.Table) -> list[AddAction]:
-        """Write rows as files of a table that need not be there yet: all of them, or none is left."""
+        """Write rows as files of a table that need not exist yet. After an error, none of the files is left."""
         written: list[AddAction] = []
         for date in pc.unique(table[PARTITION]):
             path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
             try:
                 written.append(self._file(path, date, table.filter(pc.equal(table[PARTITION], date))))
-            except OSError:  # as when the lake is full: it would only become fuller
+            except OSError:  # such as a full lake: leftover files would take more of its space
                 for left in (path, *(action.path for action in written)):
                     with contextlib.suppress(OSError):
                         self._files.delete_file(posixpath.join(self._pipeline.folder, left))
@@ -190,10 +190,10 @@ class ResultsTable:
         return written
 
     def publish(self, files: Sequence[AddAction], positions: Mapping[int, int], checkpoint: int) -> None:
-        """The one atomic step: rows, positions and the checkpoint's name become visible together.
+        """Make rows, positions and the checkpoint's name visible together, in one atomic commit.
 
-        Called again after an OSError, it sees whether the commit was made after all: from the version that was looked at
-        then, a second one would be refused.
+        Safe to call again after an OSError. The new commit starts from the last version read; if the first one was made
+        after all, Delta rejects the new one, and this call finds the checkpoint in the table.
 
         Raises:
             Fenced: another owner has raised the epoch.
@@ -205,7 +205,7 @@ class ResultsTable:
                 break
             except (CommitFailedError, OSError) as reason:
                 self._look()
-                if self._read(self._checkpoint_id) == checkpoint:  # it did commit, only its reply was lost
+                if self._read(self._checkpoint_id) == checkpoint:  # the commit was made, only its reply was lost
                     break
                 if isinstance(reason, OSError):
                     raise
@@ -224,7 +224,7 @@ class ResultsTable:
             return DeltaTable(self._lake.uri(self._pipeline.folder), storage_options=self._lake.options or None)
         except DeltaError as reason:
             why = str(reason).splitlines()[0]
-            if "object store" in why.lower():  # it does not answer
+            if "object store" in why.lower():  # the store does not answer
                 raise Unavailable(f"{place}: expected to read the table's log, got {why}; try again") from reason
             raise LakeLost(
                 f"lake {place}: expected a table's log in its _delta_log, got {why}; restore that folder from a backup, or move "
@@ -232,7 +232,7 @@ class ResultsTable:
             ) from reason
 
     def _look(self) -> None:
-        """Go to the newest version, which is ours to build on only if the epoch is."""
+        """Update to the newest version, and check that its epoch is still ours."""
         self._table.update_incremental()
         if (epoch := self._read(self._epoch_id)) != self._epoch:
             raise Fenced(f"{self._epoch_id}: expected {self._epoch}, got {epoch}: another process owns this shard now")
@@ -241,7 +241,7 @@ class ResultsTable:
         commit(self._table, files, txn)
 
     def _stamp(self, positions: Mapping[int, int], checkpoint: int) -> dict[str, int]:
-        """What a checkpoint's commit says beside its rows."""
+        """What a checkpoint's commit stores beside its rows: epoch, checkpoint and positions."""
         own = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
         return own | {self._position_id(n): o for n, o in positions.items()}
 
@@ -252,7 +252,7 @@ class ResultsTable:
         return names.position_id(self._pipeline.name, self._pipeline.topic, partition)
 
     def _widen(self, columns: pa.Schema) -> bool:
-        """Add columns that the table lacks; whether it lacked any."""
+        """Add columns that the table lacks. Returns whether it lacked any."""
         for attempt in range(ATTEMPTS):
             if not (missing := self._missing(columns)):
                 return attempt > 0
@@ -286,11 +286,11 @@ class ResultsTable:
 
 
 def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:
-    """Which files that a table names are not there.
+    """The files that a table names but that do not exist.
 
     Args:
         files: the lake's file system; `folder`: the table's in it.
-        most: how many to look at, spread over the whole table; None: all.
+        most: how many to check, spread over the whole table; None: all.
     """
     named = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
     step = max(-(-len(named) // most), 1) if most else 1
@@ -299,7 +299,7 @@ def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | Non
 
 
 def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
-    """Commit files and numbers in one step, unless a number of these has changed since the version that `table` is at."""
+    """Commit files and numbers in one step. Fails if one of these numbers has changed since the version that `table` is at."""
     table.create_write_transaction(
         list(files),
         mode="append",
@@ -312,19 +312,19 @@ def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]
 def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[int, int], rows: str) -> int | None:
     """Delete rows, move all shards' positions and name their checkpoints, in one commit.
 
-    Guarantee: as `ResultsTable.publish`, for all of them at once.
+    Guarantee: as `ResultsTable.publish`, for all shards at once.
 
     Args:
         owners: of all shards of the pipeline, in the order in which they raised their epochs; with the checkpoints' names.
-        rows: which ones, as SQL.
+        rows: which rows to delete, as SQL.
 
     Returns:
-        How many rows are gone; None: it is done, but the commit's reply was lost.
+        How many rows were deleted; None if the commit was made but its reply was lost.
 
     Raises:
         Fenced: another owner has raised a shard's epoch.
     """
-    table = owners[-1][0]._table  # it has seen the others' epochs, too
+    table = owners[-1][0]._table  # the last owner has seen the other epochs, too
     txn: dict[str, int] = {}
     for sink, name in owners:
         sink._table = table
@@ -337,7 +337,7 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
         version = table.version()
         try:
             deleted = table.delete(rows, commit_properties=_properties(txn))["num_deleted_rows"]
-            if table.version() == version:  # no row matches, so there was nothing for it to commit
+            if table.version() == version:  # no row matched, so Delta made no commit
                 owners[0][0]._commit([], txn)
             return deleted
         except CommitFailedError as reason:
@@ -348,7 +348,7 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
 
 
 def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
-    """The name of a shard's newest checkpoint, for those who only look; 0: there is none."""
+    """The name of a shard's newest checkpoint, read without owning the shard; 0 if there is none."""
     uri, options = lake.uri(pipeline), lake.options or None
     if not DeltaTable.is_deltatable(uri, storage_options=options):
         return 0
@@ -360,14 +360,14 @@ def _properties(txn: Mapping[str, int]) -> CommitProperties:
 
 
 def _stats(table: pa.Table) -> str:
-    """Delta's file statistics, by which a query skips files."""
+    """Delta's file statistics, which let a query skip files."""
     least: dict[str, Any] = {}
     most: dict[str, Any] = {}
     for field in table.schema:
         if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             ends = pc.min_max(table[field.name])
             if ends["min"].is_valid:
-                # A stage may make a time that Python has no form for: the file holds it, its statistics do not.
+                # A stage may produce a time that Python can't represent. The file holds it; its statistics do not.
                 with contextlib.suppress(OverflowError, ValueError):
                     least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
     nulls = {n: table[n].null_count for n in least}
@@ -375,7 +375,7 @@ def _stats(table: pa.Table) -> str:
 
 
 def shard_count(lake: Lake, pipeline: str) -> int:
-    """How many shards a pipeline's table knows; 0: it has not run yet."""
+    """The number of shards in a pipeline's table; 0 if the pipeline has not run yet."""
     uri, options = lake.uri(pipeline), lake.options or None
     if not DeltaTable.is_deltatable(uri, storage_options=options):
         return 0

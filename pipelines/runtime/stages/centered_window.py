@@ -1,4 +1,4 @@
-"""Each row together with what came before it and what comes after it."""
+"""Windows of each row with the rows before and after it."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from tocsin.pipelines.runtime.declare.state import (
 
 
 class CenteredWindow(Stage):
-    """Each row together with its key's `past` rows before it and `ahead` rows after it, once those have come.
+    """Passes each row on with its key's `past` rows before it and `ahead` rows after it, once those have arrived.
 
-    A key's rows go on in order, each once, with their columns and tensors. What a key does not have, before its first row and
-    after its last, is zero in a window and not `there`. A key that has gone silent is waited for no longer: its rows go on
-    with what there is. If it comes back they are not judged again, but are the past of what comes, unless that is a lapse.
+    A key's rows are passed on in order, each once, with their columns and tensors. Places before a key's first row and after its
+    last are zero in a window and false in `there`. When a key becomes inactive, its waiting rows are passed on with the rows that
+    exist. If the key returns, they are not processed again; they are the past of its next rows, unless a lapse lies between.
 
-    Hands on `tensors[name]`: `[B, past + 1 + ahead, *shape]`, oldest first, the row itself at `past`; and
+    Passes on `tensors[name]`: `[B, past + 1 + ahead, *shape]`, oldest first, the row itself at `past`; and
     `tensors[name + "_there"]`: `[B, past + 1 + ahead]` bool.
 
     Args:
-        tensor: of `Rows`, what windows are made of: `[B, *shape]` of `dtype`, on the CPU.
-        lapse: where a key's next row has an event time more than this after the row before, no window reaches across: rows
-            that wait go on with what they have, and the past begins anew. None: never.
-        wait: a key that has not been heard of for so long is silent; as in `Inactivity`, what counts is when its readings came.
-            It must be longer than that of a `Reorder` before it, or windows close without the rows that still wait there.
-        without: other tensors of `Rows`, which end here: what waits is copied in every step and lies in every snapshot, too
-            much for a frame's pixels.
+        tensor: the tensor of `Rows` that windows are made of: `[B, *shape]` of `dtype`, on the CPU.
+        lapse: the longest gap in event time between two rows of a key that a window may span. At a longer gap, waiting rows are
+            passed on with what they have, and the past starts again. None: no limit.
+        wait: a key is inactive after this long; as in `Inactivity`, what counts is when its readings arrived. It must be longer
+            than the `wait` of a `Reorder` before it, or windows close without the rows that still wait there.
+        without: other tensors of `Rows` that are not passed on. Waiting rows are copied in every step and stored in every
+            snapshot, which is too much for a frame's pixels.
 
     Raises:
         ConfigError: `past` or `ahead` is negative; in a step, the tensor has another shape or dtype.
@@ -71,7 +71,7 @@ class CenteredWindow(Stage):
     def state(self) -> Mapping[str, Declared]:
         return {
             "past": Ring(self._past, math.prod(self._shape), self._dtype),
-            "newest": Cell(dtype=torch.int64, fill=NEVER),  # event time of the last row that went on
+            "newest": Cell(dtype=torch.int64, fill=NEVER),  # event time of the last row passed on
             "heard": Cell(dtype=torch.int64),
             "waiting": Pending(),
         }
@@ -105,14 +105,14 @@ class CenteredWindow(Stage):
         past.replace(
             g.slots[some], line.at(until[:, None] + torch.arange(-self._past, 0)), until - line.span[until - 1]
         )
-        if len(rows):  # else it is a tick that changes nothing, and must not seem to
+        if len(rows):  # an empty tick changes nothing, but an assignment would mark the state as changed
             waiting.rows = rows.keep(waits)
         windows, there = line.around(line.place[~waits], self._past)
         windows = windows.reshape(*there.shape, *self._shape)
         return rows.keep(~waits).with_tensors(**{self._name: windows, f"{self._name}_there": there})
 
     def _owned(self, rows: Rows) -> Rows:
-        """The rows with the tensors that go on, in memory of their own: a snapshot takes no views of what is shared."""
+        """The rows with the tensors that are passed on, each in its own memory: a snapshot takes no views of shared memory."""
         values = rows.tensors[self._tensor]
         if (tuple(values.shape[1:]), values.dtype) != (self._shape, self._dtype):
             raise ConfigError(
@@ -126,21 +126,21 @@ class CenteredWindow(Stage):
 
 
 class _Line:
-    """Each key's past and then its rows, one key after the other: P places on a line.
+    """All keys' rows on a line of P places, one key after the other: each key's past, then its rows.
 
-    The line is cut into spans, out of which no window reaches: at each key's end, at each lapse, and where a past begins.
-    A span goes by the place of its first row.
+    The line is cut into spans, and no window reaches out of its span. The cuts are at each key's end, at each lapse, and where a
+    past begins. A span is named by the place of its first row.
 
     Args:
-        values: `[B, W]`, the rows' in the order in which they came.
-        tail, count: `[K, past, W]` and `[K]`, each key's past, right-aligned.
-        lapsed: `[B]` bool, in the groups' order: there is a lapse right before the row.
+        values: `[B, W]`, the rows' values in arrival order.
+        tail, count: `[K, past, W]` and `[K]`, each key's past, right-aligned, and its number of rows.
+        lapsed: `[B]` bool, in the groups' order: whether a lapse lies right before the row.
 
     Attributes:
         starts: `[K]`, the place of each key's first row.
         key, place: `[B]`, each row's key, 0 to K - 1, and its place.
         span: `[P]`, each place's span.
-        open: `[B]` bool, the row's window reaches beyond what its key has so far.
+        open: `[B]` bool, whether the row's window reaches beyond the rows that its key has so far.
     """
 
     def __init__(self, g: Groups, values: Tensor, tail: Tensor, count: Tensor, lapsed: Tensor, ahead: int) -> None:
@@ -170,7 +170,7 @@ class _Line:
         return self._pick(self._source[places])
 
     def around(self, places: Tensor, past: int) -> tuple[Tensor, Tensor]:
-        """The windows around `places` (`[R]`), `[R, past + 1 + ahead, W]`, and what is there in them."""
+        """The windows around `places` (`[R]`), `[R, past + 1 + ahead, W]`, and which of their places hold a row."""
         reach = places[:, None] + torch.arange(-past, self._ahead + 1)
         there = self.span[reach] == self.span[places][:, None]
         return self._pick(torch.where(there, self._source[reach], self._nothing)), there

@@ -1,4 +1,4 @@
-"""Readings that one reading alone must not make law: far ahead of their key's order, or a counter's restart."""
+"""Readings that their key's next reading must confirm: those far ahead of the key's order, and a counter's restarts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.stage import StepContext
 
 CONFIRM_MS = 7 * 86_400_000
-"""A reading in doubt waits so long for its key's next one."""
+"""How long a doubtful reading waits for its key's next one."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What readings are sorted by.
+    """The order that readings are sorted in.
 
     Args:
         position: rows -> `[B]` int64.
-        late: how far a reading may lag behind its key's newest, in positions.
-        scale: positions to a unit of the column.
-        newest: the position that each key has reached.
+        late: how far a reading may be behind its key's newest, in positions.
+        scale: positions in one unit of the column.
+        newest: the newest position of each key.
     """
 
     position: Callable[[Rows], Tensor]
@@ -39,12 +39,12 @@ class Order:
 
 @dataclass
 class _Line:
-    """One key's readings, gone through in the order in which they came.
+    """What a walk through one key's readings in arrival order found.
 
     Args:
         reached: the key's newest position.
-        line: place -> how many times its counter had started again.
-        refused: place -> the newest position when it was refused.
+        line: a reading's place -> how many times the counter had restarted.
+        refused: a refused reading's place -> the newest position when it was refused.
     """
 
     reached: int
@@ -56,11 +56,11 @@ class _Line:
 
 
 class Confirmation:
-    """Sets a key's doubtful reading aside until its next one comes; see `Reorder`.
+    """Holds back a key's doubtful reading until its next one arrives; see `Reorder`.
 
     Args:
         by: the column of positions; None: the event time.
-        jump, restart: as of `Reorder`.
+        jump, restart: as in `Reorder`.
     """
 
     def __init__(self, by: str | None, jump: float | None, restart: float | None) -> None:
@@ -75,10 +75,10 @@ class Confirmation:
         return [Timer("doubted_at", CONFIRM_MS)]
 
     def lines(self, rows: Rows, order: Order, state: Stores, ctx: StepContext) -> Iterator[tuple[Tensor, Rows]]:
-        """The readings that are beyond doubt, in lines: between two lines of a key its counter has started again.
+        """The confirmed readings, in lines. A key's counter restarts between one line and the next.
 
         Yields:
-            The keys whose counter starts again with this line, by slot, and the line's rows.
+            The slots of the keys whose counter restarts with this line, and the line's rows.
         """
         doubted, doubted_at = state.pending("doubted"), state.cell("doubted_at")
         if (held := doubted.rows) is not None and bool((over := ctx.due(doubted_at, CONFIRM_MS)[held.slots]).any()):
@@ -118,7 +118,7 @@ class Confirmation:
             yield keys[:0], pool.take(keys[:0])
 
     def _doubtful(self, rows: Rows, order: Order, held: Rows | None) -> Tensor:
-        """The keys, by slot, whose readings have to be gone through one by one."""
+        """The slots of the keys whose readings must be checked one by one."""
         if not len(rows):
             return rows.slots[:0]
         g = rows.groups()
@@ -135,7 +135,7 @@ class Confirmation:
         return slots.unique()
 
     def _follow(self, places: Sequence[int], position: Sequence[int], reached: int, order: Order) -> _Line:
-        """Go through one key's readings."""
+        """Walk through one key's readings."""
         now = _Line(reached)
         jump, restart = (None if n is None else round(n * order.scale) for n in (self._jump, self._restart))
         for place in places:
@@ -161,7 +161,7 @@ class Confirmation:
         return now
 
     def _refuse(self, rows: Rows, reached: Tensor, order: Order, ctx: StepContext) -> None:
-        """Send readings that nothing has confirmed to the dead letters; `reached`: the newest positions of their keys."""
+        """Send unconfirmed readings to the dead letters; `reached`: the newest positions of their keys."""
         if not len(rows):
             return
         name, position = self._by or ctx.event_time, order.position(rows)

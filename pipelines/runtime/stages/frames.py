@@ -1,4 +1,4 @@
-"""Frames of cameras: pixels, frames that are missing, files that are kept."""
+"""Camera frames: pixels, missing frames, and stored files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Stores
 
 
 class Pixels(Stage):
-    """Each row's frame as a tensor, `tensors["pixels"]`, `[B, 3, height, width]` uint8 RGB; its column goes.
+    """Turns each row's frame into `tensors["pixels"]`, `[B, 3, height, width]` uint8 RGB, and drops its column.
 
     Args:
-        field: of the schema, from `frame_fields`.
+        field: the schema's field for pixels, from `frame_fields`.
     """
 
     def __init__(self, field: pa.Field) -> None:
@@ -30,19 +30,19 @@ class Pixels(Stage):
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         column, size = rows.table.column(self._column), math.prod(self._shape)
         flat = np.frombuffer(column.buffers()[1] or b"", np.uint8)[column.offset * size :][: len(rows) * size]
-        with warnings.catch_warnings():  # Arrow's memory is not to be written to, and nobody does
+        with warnings.catch_warnings():  # PyTorch warns that Arrow's memory is read-only; nothing writes to it
             warnings.simplefilter("ignore", UserWarning)
             pixels = torch.from_numpy(flat).view(len(rows), *self._shape)
         return rows.without(self._column).with_tensors(pixels=pixels.permute(0, 3, 1, 2))
 
 
 class Gaps(Stage):
-    """Adds how many positions of its key are missing right before each row: `missed`, 0 for a key's first.
+    """Adds the column `missed`: how many positions of its key are missing right before each row, 0 for a key's first row.
 
-    A position that goes back is a source that has started again: nothing is missing.
+    A position that goes back means that the source has restarted: nothing is missing.
 
     Args:
-        by: an integer column that a source counts up by one, such as a camera's frame number.
+        by: an integer column that a source increments by one, such as a camera's frame number.
     """
 
     def __init__(self, *, by: str) -> None:
@@ -69,13 +69,13 @@ class Gaps(Stage):
 
 
 class Keep(Stage):
-    """Adds the path under which a row's file is kept, where it is to be kept: `into`, null elsewhere. See `Pipeline.files`.
+    """Adds the column `into`: the path of each row's file, null where the file is not kept. See `Pipeline.files`.
 
     Args:
-        when: a boolean column; the rows whose file is kept.
-        folder: in the lake; each day (UTC, by Kafka's timestamp) has one of its own in it.
-        suffix: of the file's name, such as `.jpg`.
-        into: the new column.
+        when: a boolean column: whether the row's file is kept.
+        folder: a folder in the lake; each day (UTC, by Kafka's timestamp) has a subfolder.
+        suffix: the suffix of the file's name, such as `.jpg`.
+        into: the name of the new column.
     """
 
     def __init__(self, *, when: str, folder: str, suffix: str, into: str) -> None:
@@ -83,7 +83,7 @@ class Keep(Stage):
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         place = pl.DataFrame(rows.table.select(["_timestamp", "_partition", "_offset", "_row"]))
-        day, ms = pl.col("_timestamp").dt.date(), pl.col("_timestamp").dt.epoch("ms")  # a topic made again counts anew
+        day, ms = pl.col("_timestamp").dt.date(), pl.col("_timestamp").dt.epoch("ms")  # a new topic reuses offsets
         path = pl.format(
             f"{self._folder}/{{}}/{{}}-{{}}-{{}}-{{}}{self._suffix}", day, ms, "_partition", "_offset", "_row"
         )

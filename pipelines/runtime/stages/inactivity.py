@@ -1,4 +1,4 @@
-"""Keys that nothing is heard of."""
+"""Rows for inactive keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
 
 
 class Inactivity(Stage):
-    """Adds a row for each key that has not been heard of for `after`: no offset, every reading null, `silent` true.
+    """Adds a row for each key that has been inactive for `after`: no offset, every reading null, `silent` true.
 
-    Its event time is that of the key's last row, so that the alert is the same however late it is noticed; a key that has had
-    none is not told of. What counts is when readings came, not when a stage lets go of what it made of them: a row that comes
-    out while its key is silent, closed by the clock, is `silent` too and ends nothing.
+    The row's event time is that of the key's last row, so the alert is the same however late the inactivity is noticed. A key
+    that has had no row gets none. What counts is when readings arrived, not when an earlier stage passed their rows on: a row
+    that a stage passes on while its key is inactive, because the clock closed it, is `silent` too and does not end the inactivity.
     """
 
     stored_as = "Silence"
@@ -41,7 +41,7 @@ class Inactivity(Stage):
         due = ctx.due(heard, self._after)
         if len(rows):
             g = rows.groups()
-            known = event_time[g.slots] != 0  # else this is its first row, and `told` says nothing yet
+            known = event_time[g.slots] != 0  # 0: the key's first row; `told` still has its fill
             told[g.slots] = told[g.slots] & known & due[g.slots]
             event_time[g.slots] = ctx.times(rows)[g.order[g.starts + g.lengths - 1]]
         rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})

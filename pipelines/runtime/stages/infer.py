@@ -1,4 +1,4 @@
-"""A model on each row."""
+"""Runs a model on each row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tocsin.pipelines.runtime.declare.state import Stores
 
 
 class Infer(Stage):
-    """A model's verdict on each row: its outputs become columns.
+    """Runs a model on each row; its outputs become columns.
 
     Args:
         model: `tensor [B, ...] -> {name: [B] or [B, T] tensor}`; called with at most `batch` rows.
-        tensor: the tensor of `Rows` that it reads.
+        tensor: the tensor of `Rows` that the model reads.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Infer(Stage):
 
 
 class Encode(Infer):
-    """What a frozen network makes of each row, as tensors for the stages after it instead of columns; arguments as of `Infer`."""
+    """Runs a frozen network on each row; its outputs become tensors for later stages, not columns. Arguments as in `Infer`."""
 
     def __init__(
         self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "pixels", batch: int = 32
@@ -45,7 +45,7 @@ class Encode(Infer):
 
 
 def _batched(model: Callable[[Tensor], Mapping[str, Tensor]], rows: Tensor, batch: int) -> dict[str, Tensor]:
-    """A model over rows, at most `batch` of them at once."""
+    """Run a model over rows, at most `batch` of them at once."""
     parts = [model(chunk) for chunk in rows.split(batch)]
     return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
@@ -54,7 +54,7 @@ def _arrow(tensor: Tensor) -> pa.Array:
     """`[B]` as a column, `[B, T]` as a column of lists."""
     values = tensor.detach().cpu().contiguous().numpy()
     if values.ndim == 1:
-        # NaN is no verdict but null: to Polars it is above every level, so it would clear an alert.
+        # NaN becomes null: Polars orders NaN above every number, so it would clear an alert.
         return pa.array(values, from_pandas=True)
     offsets = np.arange(0, values.size + 1, values.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(values.ravel()))

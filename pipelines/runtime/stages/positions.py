@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 PARTS = 1_000_000
-"""Into which a position with a fraction is divided, so that it can be counted like one without."""
+"""Parts of a unit. A position with a fraction is stored as a whole number of parts."""
 
 
 def positions(column: pa.Array) -> Tensor:

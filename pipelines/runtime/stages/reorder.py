@@ -1,4 +1,4 @@
-"""Each key's rows in order."""
+"""Sorts each key's rows."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ _PER_S = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 class Reorder(Stage):
-    """Each key's rows in order, each position once.
+    """Passes each key's rows on in order, each position once.
 
-    A row waits until the key has moved `late` past it. What comes later than that is a dead letter (`TooLate`); what
-    repeats a position that waits, or the last one let through, is dropped and counted (`duplicates`).
+    A row waits until its key has advanced `late` past it. A row that arrives later becomes a dead letter (`TooLate`). A row that
+    repeats a waiting position, or the last one passed on, is dropped and counted (`duplicates`).
 
     Args:
-        by: a column of numbers or times, of numbers with fractions a millionth counts; None: the event time.
-        late: how far a row may lag behind its key's newest: a number in the column's own unit, or a duration for time.
-        wait: rows of a key that has gone silent are let through after this long.
+        by: a column of numbers or times; fractions are compared to a millionth. None: the event time.
+        late: how far a row may be behind its key's newest: a number in the column's own unit, or a duration for time.
+        wait: rows of an inactive key are passed on after this long.
         jump: a reading that is further ahead of its key's newest than this, in the column's own unit, waits for the key's next
-            one. If that goes on from there, both are let through; else it is a dead letter (`Outlier`). None: never.
-        restart: the column is a counter that may start again, at no more than this. A reading up to here that would be too late
-            waits for the key's next one, and if that goes on from there, the counter has started again. None: it never does.
+            one. If the next one continues from there, both are passed on; otherwise the reading becomes a dead letter
+            (`Outlier`). None: no reading waits.
+        restart: the column is a counter that may restart at this value or below. A reading up to this value that would be too
+            late waits for the key's next one. If the next one continues from there, the counter has restarted. None: the
+            counter never restarts.
     """
 
     stored_as = "Sorted"
@@ -87,7 +89,7 @@ class Reorder(Stage):
         return self._hold(rows, state, ctx) if self._late else self._pass(rows, state, ctx)
 
     def _let_go(self, slots: Tensor, newest: CellStore, state: Stores, like: Rows) -> Rows:
-        """What waits of keys whose counter has started again, in order; their order begins anew."""
+        """The waiting rows of keys whose counter has restarted, in order. Resets the order of these keys."""
         newest[slots] = NEVER
         done = like.take(slots[:0])
         if self._late:
@@ -99,7 +101,7 @@ class Reorder(Stage):
         return done
 
     def _placed(self, rows: Rows, ctx: StepContext) -> Rows:
-        """Rows whose position is a number that can be counted with; the others go to the dead letters."""
+        """The rows whose position is a number in range; the others go to the dead letters."""
         name = self._by or ctx.event_time
         column = rows.table.column(name)
         if pa.types.is_floating(column.type):
@@ -125,7 +127,7 @@ class Reorder(Stage):
         return self._late * _PER_S[kind.unit] // 1000 if scaled else self._late
 
     def _pass(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        """No lateness allowed: a row must be ahead of all its key's rows before it."""
+        """Pass rows on when no lateness is allowed: a row must be ahead of all earlier rows of its key."""
         newest = state.cell("newest")
         if not len(rows):
             return rows
@@ -164,7 +166,7 @@ class Reorder(Stage):
         if not len(rows):
             return rows
         position = self._position(rows, ctx)
-        order = np.lexsort((position.numpy(), rows.slots.numpy()))  # stable: of two alike the first to come stays
+        order = np.lexsort((position.numpy(), rows.slots.numpy()))  # stable: the first to arrive of two equals stays
         rows, position = rows.take(torch.from_numpy(order)), position[torch.from_numpy(order)]
         same = (rows.slots[1:] == rows.slots[:-1]) & (position[1:] == position[:-1])
         ctx.counts["duplicates"] += int(same.sum())

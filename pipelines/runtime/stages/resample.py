@@ -1,4 +1,4 @@
-"""Irregular readings of several properties on a regular grid of event time."""
+"""Resamples irregular readings of several properties onto a regular grid of event time."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ FAR = -NEVER
 
 
 class Resample(Stage):
-    """A row a key and step of event time, from readings `(property, time, value)` that come whenever they please.
+    """Makes one row per key and step of event time from irregular readings `(property, time, value)`.
 
-    A step of a key is closed once the key has moved `late` past its end, or has been silent for `wait`; no key and no property
-    waits for another. Readings within `late` may come in any order; a repeated (key, property, time) is dropped and counted
-    (`duplicates`), and so is a property that is not listed (`ignored`). What comes for a closed step is a dead letter (`TooLate`).
-    A step without a reading has a row, too, as long as the last reading is no older than `gap`.
+    A step of a key closes once the key has advanced `late` past its end, or has been inactive for `wait`. No key and no property
+    waits for another. Readings within `late` may arrive in any order. A repeated (key, property, time) is dropped and counted
+    (`duplicates`), and so is a property that is not listed (`ignored`). A reading for a closed step becomes a dead letter
+    (`TooLate`). A step without a reading has a row, too, as long as the last reading is no older than `gap`.
 
-    For each property p a row has `p`, the last value at the step's end; `p_mean` of the step, null without a reading; `p_slope` a
-    second, by least squares over the last `slope`, null below two readings; `p_age`, seconds from the last reading to the
-    step's end. The row's time is that end. As a timer's row it has no offset.
+    For each property p a row has four columns: `p`, the last value at the step's end; `p_mean`, the mean of the step, null
+    without a reading; `p_slope`, the slope per second by least squares over the last `slope`, null below two readings; `p_age`,
+    the seconds from the last reading to the step's end. The row's time is the step's end. Like a timer's row it has no offset.
 
     Args:
-        step: length of a step, counted from 1970.
-        properties: what the column `by` names; the column `value` has the number.
+        step: the length of a step; steps are counted from 1970.
+        properties: the values of the column `by` that are resampled; the column `value` has the number.
         slope: how far back a slope looks from the step's end; None: one step.
-        most: readings of a key in steps that are still open; what comes beyond is a dead letter (`TooMany`).
+        most: the most readings of a key in open steps; any more become dead letters (`TooMany`).
     """
 
     stored_as = "Grid"
@@ -64,7 +64,7 @@ class Resample(Stage):
         return {
             "readings": Ring(self.most, 3, torch.float64, columns=("time", "property", "value")),
             "newest": time,
-            "closed": time,  # the end of the last step that is
+            "closed": time,  # the end of the last closed step
             "read": time,  # the number of the last closed step with a reading
             "seen_at": Cell(dtype=torch.int64),
             "open": Cell(dtype=torch.bool),
@@ -77,7 +77,7 @@ class Resample(Stage):
         return [Timer("seen_at", self.wait, self._listed)]
 
     def _listed(self, rows: Rows) -> torch.Tensor:
-        """Which readings are of a property that is listed, `[B]` bool; all, where a stage before this one makes the properties."""
+        """Which readings are of a listed property, `[B]` bool; all, if an earlier stage makes the properties."""
         if self._by not in rows.table.schema.names:
             return torch.ones(len(rows), dtype=torch.bool)
         listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
@@ -102,7 +102,7 @@ class Resample(Stage):
         return self._rows(keys.slots[key], end, columns, rows, ctx)
 
     def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, ctx: StepContext) -> Rows:
-        """Rows of keys at the ends of steps."""
+        """Make the rows of closed steps: keys at the steps' ends."""
         names = dict.fromkeys([*IDENTITY.names, ctx.key, ctx.event_time])
         made = ctx.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
         parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
@@ -113,9 +113,10 @@ class Resample(Stage):
 
 
 class _OpenSteps:
-    """The keys that one step of a grid is about, by number 0 to K - 1: those that were heard of, and those whose silence counts.
+    """The open steps of K keys: those with new readings, and inactive ones with an open step.
 
-    Their readings lie flat, sorted by key, property, time: first what the state held, then with what came.
+    Keys are numbered from 0 to K - 1. Their readings are flat arrays: at first those from the state, after `take` also the new
+    ones, sorted by key, property and time.
     """
 
     def __init__(self, grid: Resample, rows: Rows, state: Stores, ctx: StepContext) -> None:
@@ -133,10 +134,10 @@ class _OpenSteps:
         self.key, place = np.nonzero(np.arange(grid.most) >= grid.most - count[:, None])
         time, kind, self.value = held[self.key, place].T
         self.time, self.kind = time.astype(np.int64), kind.astype(np.int64)
-        self.row = np.full(len(self.key), -1)  # of `rows`; what the state held has none
+        self.row = np.full(len(self.key), -1)  # index in `rows`; -1: from the state
 
     def take(self, rows: Rows, kinds: Array, values: Array, ctx: StepContext) -> None:
-        """Put what came among the rest; what is late or repeated does not get in, whatever the steps it comes in."""
+        """Add the new readings, without late and repeated ones. How readings are split into steps makes no difference."""
         grid, g = self._grid, self._groups
         times = ctx.times(rows)
         time, key = times.numpy(), np.searchsorted(self.slots, rows.slots.numpy())
@@ -151,7 +152,7 @@ class _OpenSteps:
         self.row = np.concatenate([self.row, np.arange(len(rows))])
         self.key, self.kind = np.concatenate([self.key, key]), np.concatenate([self.kind, kinds])
         self.time, self.value = np.concatenate([self.time, time]), np.concatenate([self.value, values])
-        order = np.lexsort((self.row, self.time, self.kind, self.key))  # of two alike the first to come stays
+        order = np.lexsort((self.row, self.time, self.kind, self.key))  # of two duplicates the first to arrive stays
         self._order(order)
         late, fresh = late[order], fresh[order]
         same = np.zeros(len(order), bool)
@@ -167,17 +168,17 @@ class _OpenSteps:
             ctx,
         )
         self._order(np.flatnonzero(~late & ~again))
-        # Places are found by rank: a reading of the year 1 must not make numbers too large.
+        # Times are replaced by their ranks: with a reading of the year 1, `_rank` would overflow on times.
         self._times = np.unique(self.time)
         self._flat = self._rank(self.key, self.kind, self.time)
 
     def close(self) -> tuple[Array, Array]:
-        """Close what is due. Returns key and end of each step that gets a row, in order."""
+        """Close the steps that are due. Returns the key and the end of each step that gets a row, in order."""
         grid, step = self._grid, self._grid.step_ms
         due = np.where(self._silent, (self.newest // step + 1) * step, (self.newest - grid.late) // step * step)
         due = np.maximum(due, self.closed)
         number, was_read = self.time // step, np.flatnonzero(self.read != NEVER)
-        # Of what is closed already `read` says the last one, and the others give no row again.
+        # Readings of closed steps give no row again; `read` has the last closed step with a reading.
         closing = (number * step < due[self.key]) & (self.time >= self.closed[self.key])
         key = np.concatenate([self.key[closing], was_read])
         number = np.concatenate([number[closing], self.read[was_read]])
@@ -197,7 +198,7 @@ class _OpenSteps:
         return np.repeat(key, count), (np.repeat(first, count) + rank + 1) * step
 
     def columns(self, key: Array, end: Array) -> dict[str, Array]:
-        """What each property was in the steps that end at `end`; NaN where there is nothing to say."""
+        """Each property's columns for the steps that end at `end`; NaN where there is no value."""
         grid, columns = self._grid, {}
         for kind, name in enumerate(grid.properties):
             last, last_at = self._last(key, kind, end)
@@ -212,7 +213,7 @@ class _OpenSteps:
         return columns
 
     def _place(self, key: Array, kind: int, time: Array) -> Array:
-        """Where in the flat order a reading of a key and a property would stand that is of `time`."""
+        """The place in the flat order of a reading of a key and a property at `time`."""
         return np.searchsorted(self._flat, self._rank(key, kind, time))
 
     def _rank(self, key: Array, kind: Array | int, time: Array) -> Array:
@@ -221,9 +222,9 @@ class _OpenSteps:
         return (key * len(self._grid.properties) + kind) * (len(self._times) + 1) + ranks
 
     def _sums(self, begin: Array, until: Array, end: Array, level: Array) -> tuple[Array, ...]:
-        """Of the readings in `begin` to `until`: number, sums of y, x, x², xy; y above `level`, x in s before `end`.
+        """The number of readings from `begin` to `until`, and the sums of y, x, x², xy; y above `level`, x in s relative to `end`.
 
-        Each row's are added one after the other, oldest first, so that they come out the same whatever else is in a step.
+        The readings of each row are added one by one, oldest first, so the sums do not depend on what else is in a step.
         """
         sums = np.zeros((5, len(begin)))
         for i in range(int((until - begin).max(initial=0))):
@@ -234,7 +235,7 @@ class _OpenSteps:
         return tuple(sums)
 
     def _last(self, key: Array, kind: int, end: Array) -> tuple[Array, Array]:
-        """Value and time of the last reading before `end`, which may be long gone."""
+        """Value and time of the last reading before `end`; from the state if the reading itself is no longer held."""
         until = self._place(key, kind, end)
         there = until > self._place(key, kind, np.full(len(end), -FAR))
         place = np.maximum(until - 1, 0)
@@ -248,7 +249,7 @@ class _OpenSteps:
         oldest = np.minimum(self.newest - grid.late, self.closed + grid.step_ms - grid.span)
         self._order(np.flatnonzero(self.time >= oldest[self.key]))
         waits = self.time >= self.closed[self.key]
-        # Room first for what is in no row yet, as it came; then for the newest of what slopes and repeats need.
+        # The ring holds first the readings of open steps, as they arrived, then the newest for slopes and repeats.
         self._order(np.lexsort((np.where(waits, self.row, -self.time), ~waits, self.key)))
         waits = self.time >= self.closed[self.key]
         rank = np.arange(len(self.key)) - np.searchsorted(self.key, self.key)

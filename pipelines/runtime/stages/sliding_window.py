@@ -1,4 +1,4 @@
-"""Each row together with its key's rows before it."""
+"""Windows of each row with its key's rows before it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tocsin.pipelines.runtime.stages.positions import positions
 
 
 class SlidingWindow(Stage):
-    """Each row together with its key's rows before it, as a window; rows of a key with fewer so far give none.
+    """Passes each row on with a window of its key's last `length` rows. A row with fewer rows so far is not passed on.
 
-    Hands on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A number that float32 can't hold is a dead
-    letter: as infinity it would spoil every window that it is in.
+    Passes on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A row with a number that float32 cannot hold
+    becomes a dead letter: as infinity it would spoil every window that it is in.
 
     Args:
-        counter: a column that `Reorder` lets start again: no window reaches back across that. None: there is none.
+        counter: a column that `Reorder` lets restart; no window reaches back across a restart. None: there is none.
     """
 
     stored_as = "Last"
@@ -43,7 +43,7 @@ class SlidingWindow(Stage):
         if not len(rows):
             return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
         g = rows.groups()
-        # Lay every group out as its `past` rows, then its new ones: [P], then slide over it.
+        # Lay out each group as its `past` rows, then its new ones, [P]; then slide over it.
         tail, count = ring.tail(g.slots)
         rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
         base = g.starts + past * torch.arange(len(g.slots))
@@ -68,7 +68,7 @@ class SlidingWindow(Stage):
         return rows.take(chosen).with_tensors(**{self._name: windows})
 
     def _before_restart(self, counter: Tensor, g: Groups, before: Tensor, state: Stores) -> Tensor:
-        """How many of the rows `before` each one, in the groups' order, are of before its counter's last restart."""
+        """How many of the rows `before` each row precede its counter's last restart, in the groups' order."""
         last = state.cell("counter")
         previous = torch.cat([counter[:1], counter[:-1]])
         previous[g.starts] = last[g.slots]

@@ -1,1 +1,1 @@
-"""Logs, metrics, MLflow, and the points at which tests may kill a process."""
+"""Logs, metrics, MLflow, and the points at which tests can kill a process."""

@@ -1,6 +1,6 @@
-"""Named points at which a test may kill or stop this process; nothing in production.
+"""Named points at which a test can kill or stop this process. They have no effect in production.
 
-With `TOCSIN_CRASH` naming a folder, a file `<point>` in it arms the point: its text is the signal's name (`SIGKILL`, `SIGSTOP`).
+If `TOCSIN_CRASH` names a folder, a file `<point>` in it arms the point. Its text is the signal's name (`SIGKILL`, `SIGSTOP`).
 An armed point waits until both uncommitted rows and unpublished alerts are in flight, writes `<point>.hit` and sends the signal.
 """
 
@@ -38,7 +38,10 @@ in_flight: Callable[[], tuple[int, int]] = lambda: (0, 0)  # noqa: E731
 
 
 def point(name: str, *, waits: bool = True) -> None:
-    """Die or stop here if a test wants it; with `waits`, once rows and alerts are in flight (a takeover has none yet)."""
+    """Kill or stop this process if a test has armed the point; with `waits`, once rows and alerts are in flight.
+
+    Recovery has none in flight yet.
+    """
     if (folder := os.environ.get("TOCSIN_CRASH")) and (armed := Path(folder) / name).exists():
         _fire(armed, waits)
 

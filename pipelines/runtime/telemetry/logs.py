@@ -1,4 +1,4 @@
-"""Logs as JSON, one object a line, that say which record they speak of; dead letters among them, but never a flood."""
+"""Logs as JSON, one object a line, with the record that a line is about. Dead letters are logged at a limited rate."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT, LEVEL = "TOCSIN_LOGS__FORMAT", "TOCSIN_LOGS__LEVEL"
-"""Environment variables: so the settings reach every process of a deployment, the readers among them."""
+"""Environment variables, so that the settings reach every process of a deployment, readers included."""
 FIELDS = ("pipeline", "shard", "topic", "partition", "offset", "row", "asset", "stage", "error", "count")
-"""What a line has beside ts, level, logger, message and exception, where it is known."""
+"""A line's fields beside ts, level, logger, message and exception, where they are known."""
 EVERY_S = 1.0
 KINDS = 20
-"""Kinds of dead letters, each a stage and an error, that have lines of their own."""
+"""Kinds of dead letters, each a stage and an error, that have their own lines. Further kinds share one."""
 
 _about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=MappingProxyType({}))
 
 
 def without_password(address: str) -> str:
-    """An address as it may be shown."""
+    """An address with its password masked."""
     return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
 
 
 def one_line(reason: BaseException, longest: int = 400) -> str:
-    """An exception's kind and text in one line, fit to be shown; of an error in a Ray task, the task's own."""
+    """An exception's kind and text in one line, without passwords. For an error in a Ray task, the task's own exception."""
     reason = cause if isinstance(cause := getattr(reason, "cause", None), BaseException) else reason
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(reason)).replace("\u21b3", ":")  # deltalake colours its text
     text = without_password(" ".join(plain.split()))
@@ -44,24 +44,24 @@ def one_line(reason: BaseException, longest: int = 400) -> str:
 
 
 def start(**fields: Any) -> None:
-    """Have this process log to stderr, which Ray keeps in its session's folder, as the environment says.
+    """Configure this process to log to stderr, as the environment says. Ray keeps stderr in its session's folder.
 
     Args:
-        fields: what every line has, such as `pipeline`.
+        fields: of every line, such as `pipeline`.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(Text(fields) if os.environ.get(FORMAT) == "text" else Json(fields))
-    logging.basicConfig(force=True, handlers=[handler], level=logging.WARNING)  # of libraries, only what is amiss
+    logging.basicConfig(force=True, handlers=[handler], level=logging.WARNING)  # libraries log only warnings and errors
     logging.getLogger("tocsin").setLevel(os.environ.get(LEVEL, "info").upper())
 
 
 def about(**fields: Any) -> None:
-    """Say what this thread's lines are about, such as `shard`."""
+    """Set fields of this thread's lines, such as `shard`."""
     _about.set({**_about.get(), **fields})
 
 
 class Json(logging.Formatter):
-    """One JSON object a line. Passwords in addresses are not shown."""
+    """One JSON object a line. Passwords in addresses are masked."""
 
     def __init__(self, fields: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Json(logging.Formatter):
 
 
 class Text(Json):
-    """The same for people: time, level, which shard, message."""
+    """Log lines for people: time, level, shard, message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """A record as a line, and its traceback below."""
@@ -101,7 +101,7 @@ class Text(Json):
 
 @dataclass
 class _Kind:
-    """Dead letters of one stage and error that have no line yet."""
+    """Dead letters of one stage and error that have not been logged yet."""
 
     said_at: float = -EVERY_S
     waiting: int = 0
@@ -109,16 +109,16 @@ class _Kind:
 
 
 class DeadLetterLog:
-    """Dead letters as log lines: of each stage and error one a second, with how many there were since the line before.
+    """Logs dead letters: for each stage and error at most one line a second, with the count since the previous line.
 
-    Ten thousand bad records a second are ten thousand dead letters, but one line.
+    Ten thousand bad records a second give ten thousand dead letters, but one line.
     """
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def note(self, letters: Sequence[DeadLetter]) -> None:
-        """Take note of a step's dead letters, none included: a line that had to wait may be due."""
+        """Add a step's dead letters. Call it for a step without any, too: a delayed line may be due."""
         if not letters and not self._kinds:
             return
         for letter in letters:

@@ -1,10 +1,10 @@
-"""What Prometheus sees of a deployment, through Ray: `METRICS` is all of it, and its supervisor exports it.
+"""A deployment's Prometheus metrics. `METRICS` lists them all; the supervisor exports them through Ray.
 
-The supervisor, not the workers: they may come and go without a series of theirs staying behind, and what a worker has
-counted is out of it within half a second, where Ray takes ten. Ray hears of gauges alone, with totals since the supervisor's
-start as their values, for Ray keeps the counters of processes that have ended for ever (ray-project/ray#65892), and above
-2000 series of a name mixes them up; and its histograms take rows one by one. To Prometheus it is all the same: `rate`,
-`increase` and `histogram_quantile` go by values and labels.
+Workers do not export metrics. So they may come and go without leaving stale series, and a worker's counts reach the supervisor
+within half a second, where Ray takes ten. All metrics are gauges to Ray; the value of a counter is its total since the
+supervisor's start. Ray's own counters do not fit: Ray keeps those of ended processes forever (ray-project/ray#65892), and mixes
+them up above 2000 series of a name. Ray's histograms take rows one by one. Prometheus sees no difference: `rate`, `increase` and
+`histogram_quantile` use only values and labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PREFIX = "ray_"
-"""Ray puts it before every name."""
+"""Ray's prefix to every name."""
 STATES = ("unknown", *(state for state in ShardState if state != ShardState.STOPPED))
 
 
@@ -33,8 +33,8 @@ class Metric:
     """One metric as the documentation lists it.
 
     Args:
-        name: as in this process; Prometheus has it with `PREFIX`.
-        labels: Ray adds its own, of the node and of the supervisor's process: sum or take the maximum over them.
+        name: in this process; Prometheus has it with `PREFIX`.
+        labels: Ray adds labels of the node and of the supervisor's process. Sum or take the maximum over them.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Metric:
 
     @property
     def exported(self) -> tuple[str, ...]:
-        """The names that Prometheus has it under."""
+        """The metric's names in Prometheus."""
         parts = ("_bucket", "_sum", "_count") if self.kind == "histogram" else ("",)
         return tuple(f"{PREFIX}{self.name}{part}" for part in parts)
 
@@ -104,9 +104,9 @@ _COUNTED = (
 
 
 class Metrics:
-    """One deployment's metrics; the supervisor feeds them with what it hears.
+    """One deployment's metrics; the supervisor updates them.
 
-    Guarantee: no call raises, and none waits.
+    Guarantee: no call raises, and none blocks.
     """
 
     def __init__(self, pipeline: str) -> None:
@@ -115,7 +115,7 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
 
     def export(self, status: Mapping[str, Any], windows: Mapping[int, Window]) -> None:
-        """Tell Ray how things stand.
+        """Export the current values to Ray.
 
         Args:
             status: the supervisor's.
@@ -130,7 +130,7 @@ class Metrics:
                 self._set(name, total, **dict(labels))
             self._set("tocsin_workers", status["workers"])
             self._set("tocsin_restarts_total", status["restarts"])
-        except Exception as reason:  # whatever ails Ray's metrics, streams go on
+        except Exception as reason:  # a failure of Ray's metrics must not stop the streams
             if not self._silent:
                 log.warning("metrics: expected Ray to take them, got %r; streams go on without", reason)
             self._silent = True
@@ -153,7 +153,7 @@ class Metrics:
             self._set("tocsin_shards", states[state], state=state)
 
     def _shards(self, shards: Sequence[Mapping[str, Any]]) -> None:
-        """How shards stand. Of one that does not run nothing is said: Ray drops a gauge that is not set again."""
+        """Set the shards' gauges. Those of a shard that does not run are not set: Ray drops a gauge that is not set again."""
         for found in shards:
             facts, window, shard = found["facts"], found["window"], str(found["shard"])
             self._set("tocsin_commit_age_seconds", found["uncommitted_s"], shard=shard)
@@ -185,7 +185,7 @@ class Metrics:
 
 
 def endpoints() -> list[str]:
-    """Where the cluster that this process has joined serves metrics: one address a node."""
+    """The addresses at which the cluster that this process has joined serves metrics, one a node."""
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["MetricsExportPort"] > 0]

@@ -1,4 +1,4 @@
-"""MLflow: a deployment's run, written beside the streams and never in their way; and models out of its registry."""
+"""MLflow: logs a deployment's run without blocking the streams, and loads models from the registry."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 DEPLOYMENT = "tocsin.deployment"
 POINTS = 1000
-"""Points kept while MLflow does not answer: at one every 5 s, 83 minutes."""
+"""Points kept while MLflow does not answer; 83 minutes at one every 5 s."""
 BACKOFF_S = (1.0, 60.0)
 LONGEST = 6000
-"""Characters that MLflow allows a parameter."""
+"""Characters that MLflow allows in a parameter."""
 MLFLOW = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # its own default takes 4 minutes to say that nobody answers
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # with MLflow's default, an unreachable server takes 4 minutes to fail
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 RATES = {"throughput_rows_per_s": "rows", "alerts_per_s": "alerts", "dead_letters_per_s": "dead_letters"}
-"""Metrics that are a count a second, and of which count."""
+"""Metric -> the count that it gives per second."""
 
 
 class Point(NamedTuple):
-    """Metrics of one moment, ms since the epoch; counts are totals since this process began."""
+    """Metrics at one moment, ms since the epoch. Counts are totals since this process began."""
 
     at: int
     counts: dict[str, int]
@@ -53,12 +53,12 @@ class Tracking:
     Counts such as `rows` and `alerts` are totals since the run began, restarts included; rates end in `_per_s`.
 
     Guarantee: no call waits for MLflow. While it is down, points are kept (past 1000 the oldest are dropped) and sent
-    when it answers again. A run that was not ended is gone on with by the next process of the same deployment.
+    when it answers again. The next process of the same deployment continues a run that was not ended.
 
     Args:
         tracking_uri: of an MLflow server or database.
-        experiment: made if missing.
-        every: between points; "0s" makes each `log` one.
+        experiment: created if missing.
+        every: interval between points; with "0s" each `log` makes one.
     """
 
     def __init__(self, *, tracking_uri: str, experiment: str = "tocsin", every: str = "5s") -> None:
@@ -66,22 +66,22 @@ class Tracking:
         self.run_id: str | None = None
         """Known once MLflow has answered."""
         self.dropped = 0
-        """Points that no longer fitted while MLflow did not answer."""
+        """Points dropped because too many were kept while MLflow did not answer."""
         self._wake = threading.Condition()
         self._windows: dict[int, list[Window]] = {}
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._totals = Counter[str]()
         self._earlier: dict[str, float] | None = None
-        """What the run had counted before this process; known once MLflow has answered."""
+        """The run's counts from before this process; known once MLflow has answered."""
         self._status = ""
         self._closing = False
         self._run: Run | None = None
 
     def start(self, deployment: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
-        """Begin the deployment's run, or go on with the one that is still running.
+        """Begin the deployment's run, or continue the one that is still running.
 
         Args:
-            params: MLflow never changes one: what differs from an earlier start becomes a tag of the same name.
+            params: MLflow never changes one. A value that differs from an earlier start becomes a tag of the same name.
         """
         self._deployment, self._params, self._tags = deployment, params, dict(tags or {})
         self._started = round(time.time() * 1000)
@@ -89,7 +89,7 @@ class Tracking:
         self._thread.start()
 
     def log(self, windows: Mapping[int, Window]) -> None:
-        """Take note of what shards have counted since the last call, by shard."""
+        """Add what shards have counted since the last call, by shard."""
         with self._wake:
             for shard, window in windows.items():
                 self._windows.setdefault(shard, []).append(window)
@@ -97,14 +97,14 @@ class Tracking:
                 self._point()
 
     def end(self, status: str = "FINISHED") -> None:
-        """Have the run ended, as FINISHED, FAILED or KILLED, once everything is sent."""
+        """End the run as FINISHED, FAILED or KILLED, once everything is sent."""
         with self._wake:
             self._point()
             self._status = status
             self._wake.notify()
 
     def close(self, timeout: float = 10) -> bool:
-        """Send what is left, within `timeout` s; whether all was sent. Not ended, the run can be resumed."""
+        """Send what is left within `timeout` s. Returns whether all was sent. A run that was not ended can be resumed."""
         with self._wake:
             self._point()
             self._closing = True
@@ -133,7 +133,7 @@ class Tracking:
                     return
             try:
                 self._send()
-            except Exception as reason:  # whatever ails MLflow or its store, streams go on
+            except Exception as reason:  # a failure of MLflow or its store must not stop the streams
                 if not pause:
                     log.warning(
                         "MLflow at %s: expected an answer, got %s; streams go on, metrics wait (the last %d are kept)",
@@ -143,7 +143,7 @@ class Tracking:
                     )
                 if self._closing:
                     return
-                self._run = None  # it may have been deleted: look again
+                self._run = None  # the run may have been deleted: find it again
                 least, most = BACKOFF_S
                 pause = min(max(pause * 2, least), most)
             else:
@@ -176,7 +176,7 @@ class Tracking:
             return self._points.popleft() if self._points else None
 
     def _open(self, client: MlflowClient) -> Run:
-        """The deployment's running run, or a new one; with this start's parameters and tags."""
+        """The deployment's active run, or a new one, with this start's parameters and tags."""
         from mlflow.entities import Param, RunTag
 
         found = client.get_experiment_by_name(self._experiment)
@@ -196,7 +196,7 @@ class Tracking:
 
 
 def counts(windows: Mapping[int, Sequence[Window]]) -> Counter[str]:
-    """What was counted in windows of shards, as sums."""
+    """The sums of the counts in windows of shards."""
     found = Counter({"rows": 0, "alerts": 0, "dead_letters": 0, "checkpoints": 0})
     for of in windows.values():
         for window in of:
@@ -205,14 +205,14 @@ def counts(windows: Mapping[int, Sequence[Window]]) -> Counter[str]:
 
 
 def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
-    """One point of every metric that is no count.
+    """One point of every metric that is not a count.
 
     Args:
-        windows: of each shard, one after the other.
+        windows: of each shard, in order.
 
     Returns:
-        Rates and lag as sums over shards; occupancy over all steps; p50 of latency as the mean of the windows' weighted by
-        rows, p95 and p99 as the worst window's, which is an upper bound.
+        Rates and lag are sums over shards. Occupancy is over all steps. The p50 of latency is the mean of the windows' p50,
+        weighted by rows. Its p95 and p99 are the worst window's, which is an upper bound.
     """
     every = [w for of in windows.values() for w in of]
     gauges = Counter[str]()
@@ -226,7 +226,8 @@ def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
         )
     if steps := sum(w.counts.get("steps", 0) for w in every):
         point["batch_occupancy"] = sum(w.fill * w.counts.get("steps", 0) for w in every) / steps
-    if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:  # a window may end between the two
+    # A window may end between a row's latency and its count.
+    if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:
         rows = sum(w.counts["rows"] for w in heard)
         point["latency_ms_p50"] = sum(w.latency_ms["p50"] * w.counts["rows"] for w in heard) / rows
         point |= {f"latency_ms_{p}": max(w.latency_ms[p] for w in heard) for p in ("p95", "p99")}
@@ -237,7 +238,7 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
     """Find a model's files.
 
     Args:
-        model: "pumps@champion" (an alias), "pumps/3" (a version), or a folder ("./pumps/3", should it look like a version).
+        model: "pumps@champion" (an alias), "pumps/3" (a version), or a folder (write "./pumps/3" if it looks like a version).
 
     Returns:
         Name, version and a local folder. A folder's version is a hash of its weights.
@@ -273,14 +274,14 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
 
 
 def answers(tracking_uri: str) -> None:
-    """Ask MLflow's registry something.
+    """Check that MLflow's registry answers.
 
     Raises:
         Unavailable: it does not answer.
     """
     try:
         _client(tracking_uri).search_registered_models(max_results=1)
-    except Exception as reason:  # whatever ails MLflow or its store
+    except Exception as reason:  # any failure of MLflow or its store
         raise Unavailable(
             f"MLflow at {without_password(tracking_uri)}: expected an answer, got {_first_line(reason)}; is it running, and "
             "mlflow.tracking_uri right?"
@@ -307,18 +308,18 @@ def _there(client: MlflowClient, name: str) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    """A client that neither chats nor waits for minutes."""
+    """A client that does not log, and does not retry for minutes."""
     for name, value in MLFLOW.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what fails is raised too, and said once by us
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are raised, too, and we log them once
     return MlflowClient(uri, registry_uri=uri)
 
 
 def _entities(point: Point, earlier: Mapping[str, float], started: int) -> list[Any]:
-    """A point as MLflow's; its step is the run's age in s, which goes on rising after a restart."""
+    """A point as MLflow metrics. Their step is the run's age in s, which keeps rising after a restart."""
     from mlflow.entities import Metric
 
     totals = {name: count + earlier.get(name, 0) for name, count in point.counts.items()}

@@ -1,4 +1,4 @@
-"""What every process of a deployment begins with; imported before anything that is heavy, for it decides how that behaves."""
+"""Setup of every process of a deployment. Imported before anything heavy, because it sets how heavy imports behave."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _GLIBC = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
 
 
 def begin(env: Mapping[str, str], **fields: Any) -> None:
-    """Take on an environment and log as it says.
+    """Set environment variables, and log as they say.
 
-    Ray could start the process with it, but would start Python twice for that: 0.7 s more of CPU a process, and no process that Ray
-    has ready could be used.
+    Ray could start the process with them, but would then start Python twice. That takes 0.7 s more CPU a process, and Ray could not
+    use its idle processes.
 
     Args:
-        env: `KEEP_MEMORY` has its effect if Arrow is not imported yet.
-        fields: what every log line has.
+        env: `KEEP_MEMORY` takes effect only if Arrow is not imported yet.
+        fields: of every log line.
     """
     os.environ.update(env)
     if sys.platform == "linux":
@@ -41,7 +41,7 @@ def begin(env: Mapping[str, str], **fields: Any) -> None:
 
 
 def import_pandas() -> None:
-    """Have Arrow import pandas beside other work: it does so at the first list that it makes a column of, and rows would wait."""
+    """Make Arrow import pandas in the background. It does so when it first converts a list to a column, and rows would wait."""
 
     def look() -> None:
         import pyarrow as pa

@@ -1,4 +1,4 @@
-"""When a shard last got on with its work, so that one that hangs can be told from one that takes long."""
+"""When a shard last made progress, to tell a hanging shard from a slow one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from contextvars import ContextVar
 
 
 class Progress:
-    """Of one shard."""
+    """Progress of one shard."""
 
     def __init__(self) -> None:
         self._at = time.monotonic()
 
     def made(self) -> None:
-        """Something has been achieved: bytes read, a step taken."""
+        """Record progress, such as bytes read or a step taken."""
         self._at = time.monotonic()
 
     @property
     def quiet_s(self) -> float:
-        """For how long nothing has been achieved."""
+        """Seconds since the last progress."""
         return time.monotonic() - self._at
 
 
@@ -26,18 +26,18 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 def follow(progress: Progress) -> None:
-    """Have what this thread achieves from now on count for `progress`; a thread that it starts needs its context."""
+    """Count this thread's progress for `progress` from now on. A thread that it starts needs its context."""
     _current.set(progress)
 
 
 def followed() -> Progress:
-    """What this thread achieves counts for."""
+    """The `Progress` that this thread's progress counts for; a new one if there is none."""
     if (progress := _current.get()) is None:
         follow(progress := Progress())
     return progress
 
 
 def made() -> None:
-    """Something has been achieved in this thread."""
+    """Record progress in this thread."""
     if progress := _current.get():
         progress.made()

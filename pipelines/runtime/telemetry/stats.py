@@ -1,4 +1,4 @@
-"""What a shard counts while it works, handed out by windows."""
+"""A shard's counts and gauges, returned in windows of time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WITHIN = 1.03
-"""A percentile is found in a bucket whose upper bound is at most so many times its lower one."""
+"""Precision of a percentile: a bucket's upper bound is at most this many times its lower one."""
 _BOUNDS_MS = np.unique(
     np.concatenate([np.geomspace(0.1, 1e9, 1 + round(np.log(1e10) / np.log(_WITHIN))), np.array(BUCKETS_S) * 1000])
 )
@@ -24,10 +24,10 @@ class Window:
     """Counts and gauges of one span of time.
 
     Args:
-        counts: rows, steps, alerts, dead_letters, checkpoints, duplicates, ... since the window before.
+        counts: rows, steps, alerts, dead_letters, checkpoints, duplicates, ... since the previous window.
         latency_ms: from Kafka's timestamp to the end of the row's step: p50, p95, p99, within 3 %; empty without rows.
-        fill: rows a step, as a share of the most that a step takes.
-        latency_buckets: rows whose latency is at most each of `BUCKETS_S` and above the one before, then those above all.
+        fill: rows a step, as a share of the maximum.
+        latency_buckets: rows whose latency is at most each of `BUCKETS_S` and above the previous one; last, rows above all of them.
         latency_sum_s: over all rows.
     """
 
@@ -42,7 +42,7 @@ class Window:
 
 @dataclass
 class Stats:
-    """Written by the shard's thread, read by others."""
+    """Counts and gauges of the current window. Written by the shard's thread, read by others."""
 
     batch: int
     gauges: dict[str, float] = field(default_factory=dict)
@@ -56,12 +56,12 @@ class Stats:
         self._ages, self._age_sum, self._age_least, self._age_most = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
 
     def add(self, **counts: int) -> None:
-        """Count."""
+        """Add to the counts."""
         with self._lock:
             self._counts.update(counts)
 
     def latency(self, ms: np.ndarray) -> None:
-        """Note the age of rows at the end of their step; what is kept of it takes the same room however many there are."""
+        """Add the latency of rows at the end of their step. The memory used does not depend on the number of rows."""
         if not len(ms):
             return
         found = np.bincount(np.searchsorted(_BOUNDS_MS, ms), minlength=len(_COARSE))
@@ -74,7 +74,7 @@ class Stats:
             )
 
     def window(self) -> Window:
-        """What came since the last call."""
+        """Return what was counted since the last call."""
         with self._lock:
             seconds, counts, ages, sum_s = (
                 time.monotonic() - self._since,
@@ -94,7 +94,7 @@ class Stats:
 
 
 def _percentile(ages: np.ndarray, percent: float, least: float, most: float) -> float:
-    """A percentile of ages that are counted by `_BOUNDS_MS` and lie between `least` and `most`."""
+    """A percentile of ages that are counted in buckets of `_BOUNDS_MS` and lie between `least` and `most`."""
     reached, wanted = np.cumsum(ages), percent / 100 * ages.sum()
     place = int(np.searchsorted(reached, wanted))
     low = _BOUNDS_MS[place - 1] if place else 0.0

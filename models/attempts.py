@@ -1,0 +1,89 @@
+"""The seeds of one training: the model that is best on validation is kept, saved and registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from tocsin.models import gate, registry
+from tocsin.models.domain import Trained, Training
+
+
+class Model(Protocol):
+    """What is kept of a model."""
+
+    @property
+    def parameters(self) -> int: ...
+    def save(self, directory: Path) -> None: ...
+
+
+M = TypeVar("M", bound=Model)
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[M]):
+    """The model of one seed.
+
+    Args:
+        score: on validation; seeds are compared by it. NaN without validation.
+        curve: name, value and step of each figure of its training.
+        figures: reported with the seed.
+        line: the same for people.
+    """
+
+    model: M
+    score: float
+    curve: Sequence[tuple[str, float, int]]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    line: str = ""
+
+
+def keep(
+    run: Training,
+    attempts: Mapping[int, Attempt[M]],
+    *,
+    domain: str,
+    place: tuple[str, Path],
+    candidate: Callable[[int], gate.Candidate],
+    params: Callable[[M], Mapping[str, Any]],
+    lower: bool = False,
+    lines: Sequence[str] = (),
+    more: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Save the best attempt and register it.
+
+    Args:
+        attempts: by seed.
+        place: the model's name and folder.
+        candidate: the seed of the best attempt, once that is saved -> how it is compared with the champion.
+        params: a model -> what MLflow records beside data, seeds and the number of parameters.
+        lower: the lower a score, the better.
+        lines: printed before those of the attempts.
+        more: further facts, for JSON.
+    """
+    name, folder = place
+    seed = gate.best({number: attempt.score for number, attempt in attempts.items()}, lower=lower)
+    kept = attempts[seed]
+    kept.model.save(folder)
+    facts = {"data": " ".join(run.data), "seed": seed, "seeds": " ".join(map(str, attempts))}
+    register = partial(
+        registry.register,
+        folder,
+        domain=domain,
+        params={**facts, "parameters": kept.model.parameters, **params(kept.model)},
+        metrics=kept.curve,
+        data=run.data,
+        attempts=[registry.Attempt(number, attempt.curve) for number, attempt in attempts.items()],
+    )
+    return Trained(
+        name=name,
+        folder=folder,
+        registered=run.registrar.register(candidate(seed), register, name=name),
+        seed=seed,
+        seeds=[{"seed": number, **attempt.figures} for number, attempt in attempts.items()],
+        lines=[*lines, *(f"seed {number}{attempt.line}" for number, attempt in attempts.items())],
+        more=more or {},
+    )
