@@ -16,13 +16,13 @@ from polars.testing import assert_frame_equal
 
 from tests.conftest import Once
 from tests.dives import SIZE, pan, small_model
+from tocsin.models.domain import Shot
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
 from tocsin.pipelines.runtime.formats.jpeg import decode
-from tocsin.pipelines.runtime.formats.video import Frame
 from tocsin.pipelines.surprise import RESULTS, pipeline
 
 RATE_MS = 100
@@ -69,7 +69,7 @@ def same(one: pl.DataFrame, other: pl.DataFrame) -> None:
 def event(model: Model) -> tuple[pl.DataFrame, list[Any], int]:
     """A clip into which something comes at frame 40, as a recording is judged."""
     frames = pan(60, fish=(40, 50), seed=3).permute(0, 2, 3, 1).numpy()
-    return replay_clip(pipeline({}, model), map(Frame, frames), rate=10)
+    return replay_clip(pipeline({}, model), map(Shot, frames), rate=10)
 
 
 def test_something_new_rings_once_names_its_place_and_a_frame_of_it_is_kept(event) -> None:

@@ -126,7 +126,7 @@ def test_a_camera_is_judged_as_if_it_were_alone(declared: Pipeline) -> None:
 def test_a_machine_that_goes_on_from_a_checkpoint_gives_what_one_gives_that_never_stopped(declared: Pipeline) -> None:
     shots = taken("a", 60)
     steady = Machine(declared)
-    machine, chain = Machine(declared), [Machine(declared).cut(full=True)]
+    machine, chain = Machine(declared), [Machine(declared).delta(full=True)]
     results, alerts = list[pa.RecordBatch](), list[Alert]()
     for at in range(0, 60, 3):  # of the frames around a row some come before and some after each cut
         whole, outcome = (step(m, shots[at : at + 3], offset=at) for m in (steady, machine))
@@ -134,7 +134,7 @@ def test_a_machine_that_goes_on_from_a_checkpoint_gives_what_one_gives_that_neve
         results.append(outcome.results)
         assert [a.id for a in outcome.alerts] == [a.id for a in whole.alerts]
         alerts += outcome.alerts
-        chain.append(machine.cut(full=False))
+        chain.append(machine.delta(full=False))
         machine = Machine(declared)
         machine.restore(chain)
     assert frame(results)["sequence"].to_list() == list(range(54)) and len(alerts) > 4

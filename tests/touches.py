@@ -32,7 +32,7 @@ RATE_MS = 33
 SKIN, THING = (200, 150, 120), (30, 60, 230)
 
 
-class Shot(NamedTuple):
+class Seen(NamedTuple):
     """A picture `[H, W, 3]` uint8 RGB and the boxes of its hands, `[2, 4]` float32 in shares of it."""
 
     picture: NDArray[np.uint8]
@@ -66,7 +66,7 @@ def touches(frames: int, *, seed: int) -> list[Touch]:
     return sorted(made, key=lambda touch: (touch.contact, touch.hand))
 
 
-def clip(frames: int, *, seed: int = 0) -> Iterator[Shot]:
+def clip(frames: int, *, seed: int = 0) -> Iterator[Seen]:
     """The scene of `touches` of the same seed: hands go up and down on their sides, and hold a thing that is blue."""
     rng = np.random.default_rng((seed, 0))
     ground = cv2.resize(rng.integers(40, 160, (8, 12, 3), np.uint8), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
@@ -79,7 +79,7 @@ def clip(frames: int, *, seed: int = 0) -> Iterator[Shot]:
             if any(t.hand == hand and t.contact <= at < (t.release or frames) for t in made):
                 picture[y + 5 : y + 15, x + 5 : x + 15] = THING
             boxes[hand] = x / SIZE[1], y / SIZE[0], (x + 20) / SIZE[1], (y + 20) / SIZE[0]
-        yield Shot(picture, boxes)
+        yield Seen(picture, boxes)
 
 
 def taken(camera: str, count: int, *, seed: int = 9) -> list[Taken]:

@@ -25,7 +25,7 @@ def test_each_operator_has_a_page_tests_and_a_benchmark(place: str) -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_page_says_what_it_is_for_what_it_costs_and_when_not_to_use_it(name: str) -> None:
     page = (PAGES / f"{name}.md").read_text()
-    assert re.match(rf"# .+\n\n`operators\.{name}`: ", page)
+    assert re.match(rf"# .+\n\n`tocsin\.operators\.{name}`: ", page)
     wanted = ["**For** ", "| | shape |", "**Cost**", "**Not** ", f"]({name}.svg)", "Source: "]
     assert [part for part in wanted if part not in page] == []
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import Once
-from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Shot, clip, eyes, seen, small_model, touches
+from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Seen, clip, eyes, seen, small_model, touches
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import decode, spots
 from tocsin.models.touch.evaluate import operating_figures
@@ -58,7 +58,7 @@ def model(once: Once) -> TouchModel:
     return load(once("touch-model", small_model), "cpu")
 
 
-def tensors(shots: Sequence[Shot]) -> tuple[Tensor, Tensor]:
+def tensors(shots: Sequence[Seen]) -> tuple[Tensor, Tensor]:
     """Pixels `[B, 3, H, W]` and boxes `[B, 2, 4]`."""
     pixels = np.stack([shot.picture for shot in shots])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(np.stack([shot.boxes for shot in shots]))
