@@ -42,7 +42,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import Declared, Store
+from tocsin.pipelines.runtime.declare.stores import Declared, Store
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Model, Plan, store_model
 from tocsin.pipelines.runtime.engine.shard import Shard

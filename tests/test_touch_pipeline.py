@@ -24,7 +24,7 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import StepContext
-from tocsin.pipelines.runtime.declare.state import Declared, Store
+from tocsin.pipelines.runtime.declare.stores import Declared, Store
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.engine.plan import Model

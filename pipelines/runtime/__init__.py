@@ -8,13 +8,13 @@ from tocsin.pipelines.exports import exported
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.alert_sinks import AlertSink
-    from tocsin.pipelines.runtime.declare.durations import milliseconds
+    from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
     from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, TocsinError, Unavailable
     from tocsin.pipelines.runtime.declare.options import Duration, Lateness, Options, Size, parsed
     from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
     from tocsin.pipelines.runtime.declare.rows import Rows
     from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
-    from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, Ring, Stores
+    from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Declared, Pending, Ring, Stores
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
@@ -64,13 +64,13 @@ __all__ = [
 __getattr__ = exported(
     __name__,
     {
-        "declare.durations": "milliseconds",
+        "declare.durations": "NEVER milliseconds",
         "declare.errors": "ConfigError ModelError TocsinError Unavailable",
         "declare.options": "Duration Lateness Options Size parsed",
         "declare.pipeline": "AlertRule Batch Commit Pipeline",
         "declare.rows": "Rows",
         "declare.stage": "Stage StepContext Timer",
-        "declare.state": "Cell CellStore Declared NEVER Pending Ring Stores",
+        "declare.stores": "Cell CellStore Declared Pending Ring Stores",
         "engine.alerts": "Alert",
         "engine.plan": "Model",
         "engine.replay": "replay replay_clip",

@@ -15,7 +15,7 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Stores
 from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.formats.jpeg import frame_fields
 from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels

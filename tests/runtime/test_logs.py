@@ -12,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
-from tocsin.pipelines.runtime.declare.state import Cell, State
+from tocsin.pipelines.runtime.declare.state import State
+from tocsin.pipelines.runtime.declare.stores import Cell
 from tocsin.pipelines.runtime.telemetry import logs
 from tocsin.pipelines.runtime.telemetry.logs import EVERY_S, KINDS, DeadLetterLog
 
@@ -170,4 +171,4 @@ def test_a_key_on_two_partitions_is_warned_of_once(capsys: pytest.CaptureFixture
     assert state.key_clashes == 2
     (line,) = lines(capsys)
     assert (line["asset"], line["partition"], line["level"]) == ("7", 1, "warning")
-    assert line["message"].startswith("key 7: expected it on partition 0 alone, got it on 1 too")
+    assert line["message"].startswith("key 7: expected it on partition 0 only, got it on 1 too")

@@ -14,16 +14,8 @@ from tests.denied import deny
 from tests.test_query import commit
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import (
-    Cell,
-    CellStore,
-    Pending,
-    PendingStore,
-    Ring,
-    RingStore,
-    State,
-    StateDelta,
-)
+from tocsin.pipelines.runtime.declare.state import State, StateDelta
+from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Pending, PendingStore, Ring, RingStore
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.snapshots import LONGEST, Snapshots

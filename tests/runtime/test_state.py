@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import (
-    Cell,
-    CellStore,
-    Pending,
-    PendingStore,
-    Ring,
-    RingStore,
-    State,
-    StateDelta,
-)
+from tocsin.pipelines.runtime.declare.state import State, StateDelta
+from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Pending, PendingStore, Ring, RingStore
 
 DECLARED = {
     "0-A/sum": Cell(dtype=torch.int64, fill=-1),

@@ -13,9 +13,10 @@ from pyarrow import NativeFile
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.durations import NEVER
 from tocsin.pipelines.runtime.declare.errors import ConfigError, SnapshotLost, TocsinError, Unavailable
 from tocsin.pipelines.runtime.declare.stage import declared_state
-from tocsin.pipelines.runtime.declare.state import NEVER, Ring
+from tocsin.pipelines.runtime.declare.stores import Ring
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots, plain
 from tocsin.pipelines.runtime.lake.storage import Lake

@@ -13,7 +13,7 @@ from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
-from tocsin.pipelines.runtime.declare.state import Stores
+from tocsin.pipelines.runtime.declare.stores import Stores
 from tocsin.pipelines.runtime.engine.alerts import SOURCE, TYPE
 from tocsin.pipelines.runtime.engine.plan import Model
 

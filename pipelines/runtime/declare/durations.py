@@ -1,8 +1,13 @@
-"""Durations and sizes as people write them."""
+"""Durations and sizes as people write them, and the two times that no clock shows."""
 
 import re
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+NEVER = -(2**62)
+"""A time before all others, ms since the epoch: of something that has not happened."""
+FAR = 2**62
+"""A time after all others, ms since the epoch: of something that will not happen."""
 
 _MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {"B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 from tocsin.pipelines.runtime.declare.rows import Rows
-from tocsin.pipelines.runtime.declare.state import CellStore, Declared, Stores
+from tocsin.pipelines.runtime.declare.stores import CellStore, Declared, Stores
 
 
 class Stage:

@@ -1,4 +1,4 @@
-"""State lives per (partition, key): declared by stages; stored, grown, cut into snapshots and expired here."""
+"""The state of a shard: each (partition, key) has a slot, at which the stages' stores keep its state."""
 
 from __future__ import annotations
 
@@ -6,182 +6,23 @@ import heapq
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.stores import Declared, PendingStore, Store, Stores
 
 log = logging.getLogger(__name__)
-NEVER = -(2**62)
-"""A time, ms since the epoch, before all others: of what has not happened."""
-FAR = 2**62
-"""A time, ms since the epoch, that never comes."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One tensor of a key; `added`: it is no part of the state's shape, and a snapshot that lacks it leaves it at its fill."""
-
-    shape: tuple[int, ...] = ()
-    dtype: torch.dtype = torch.float32
-    fill: float = 0
-    added: bool = field(default=False, repr=False)
-
-    def store(self, state: State) -> CellStore:
-        return CellStore(state, self)
-
-
-@dataclass(frozen=True)
-class Ring:
-    """The last rows of a key; `columns` are what people call a row's values, and no part of its shape."""
-
-    rows: int
-    width: int
-    dtype: torch.dtype = torch.float32
-    columns: Sequence[str] = field(default=(), repr=False, compare=False)
-
-    def store(self, state: State) -> RingStore:
-        return RingStore(state, self)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """Rows that wait: for look-ahead, or for the watermark; `added` as of `Cell`."""
-
-    added: bool = field(default=False, repr=False)
-
-    def store(self, state: State) -> PendingStore:
-        return PendingStore(state)
-
-
-Declared = Cell | Ring | Pending
-
-
-class CellStore:
-    """`store[slots]` reads `[K, *shape]`, `store[slots] = values` writes."""
-
-    def __init__(self, state: State, declared: Cell) -> None:
-        self._state, self._declared = state, declared
-        self._data = torch.full((0, *declared.shape), declared.fill, dtype=declared.dtype)
-
-    def __getitem__(self, slots: Tensor) -> Tensor:
-        return self._room().index_select(0, slots)  # `[slots]` is 5-10x slower on rows of a window's size
-
-    def __setitem__(self, slots: Tensor, values: Tensor | float) -> None:
-        values = torch.as_tensor(values, dtype=self._declared.dtype)
-        self._room().index_copy_(0, slots, values.expand(len(slots), *self._declared.shape))
-        self._state.touch(slots)
-
-    def all(self) -> Tensor:
-        """`[capacity, *shape]`, a slot that is free holds the fill."""
-        return self._room()
-
-    def _room(self) -> Tensor:
-        """The data, grown to the number of slots."""
-        if (missing := self._state.capacity - len(self._data)) > 0:
-            d = self._declared
-            self._data = torch.cat([self._data, torch.full((missing, *d.shape), d.fill, dtype=d.dtype)])
-        return self._data
-
-    def delta(self, slots: Tensor) -> dict[str, Tensor]:
-        return {"": self[slots]}
-
-    def restore(self, slots: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        self._room()[slots] = tensors[""]
-
-    def clear(self, slots: Tensor) -> None:
-        self._room()[slots] = torch.tensor(self._declared.fill, dtype=self._declared.dtype)
-
-
-class RingStore:
-    """The last rows of each key, oldest first, right-aligned: `data[slot, -count:]` are filled."""
-
-    def __init__(self, state: State, declared: Ring) -> None:
-        self.rows = declared.rows
-        self._data = Cell((declared.rows, declared.width), declared.dtype).store(state)
-        self._count = Cell((), torch.int64).store(state)
-
-    def tail(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """`[K, rows, width]` and how many of these rows are filled, `[K]`."""
-        return self._data[slots], self._count[slots]
-
-    def replace(self, slots: Tensor, data: Tensor, count: Tensor) -> None:
-        """Set the last rows of `slots`; `count` is capped at `rows`."""
-        self._data[slots] = data
-        self._count[slots] = count.clamp(max=self.rows)
-
-    def delta(self, slots: Tensor) -> dict[str, Tensor]:
-        return {"data": self._data[slots], "count": self._count[slots]}
-
-    def restore(self, slots: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        self._data.restore(slots, {"": tensors["data"]})
-        self._count.restore(slots, {"": tensors["count"]})
-
-    def clear(self, slots: Tensor) -> None:
-        self._data.clear(slots)
-        self._count.clear(slots)
-
-
-class PendingStore:
-    """Rows set aside until a later step; `None` when nothing waits."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._rows: Rows | None = None
-
-    @property
-    def rows(self) -> Rows | None:
-        return self._rows
-
-    @rows.setter
-    def rows(self, rows: Rows | None) -> None:
-        if rows is self._rows:
-            return
-        self._rows = rows if rows is not None and len(rows) else None
-        self._state.changed = True
-
-
-Store = CellStore | RingStore | PendingStore
-S = TypeVar("S", CellStore, RingStore, PendingStore)
-
-
-class Stores(dict[str, Store]):
-    """One stage's state, by the names that it declared."""
-
-    def cell(self, name: str) -> CellStore:
-        """What was declared as a `Cell`."""
-        return self._of(name, CellStore)
-
-    def ring(self, name: str) -> RingStore:
-        """What was declared as a `Ring`."""
-        return self._of(name, RingStore)
-
-    def pending(self, name: str) -> PendingStore:
-        """What was declared as `Pending`."""
-        return self._of(name, PendingStore)
-
-    @property
-    def cells(self) -> dict[str, CellStore]:
-        """All that was declared as a `Cell`."""
-        return {name: store for name, store in self.items() if isinstance(store, CellStore)}
-
-    def _of(self, name: str, kind: type[S]) -> S:
-        if not isinstance(store := self.get(name), kind):
-            raise ConfigError(
-                f"state {name}: expected it to be declared for a {kind.__name__}, got {store}; declare it so"
-            )
-        return store
 
 
 @dataclass(frozen=True)
 class StateDelta:
-    """What a snapshot stores: the slots touched since the last one (all of them when `full`), rows that wait, small facts."""
+    """What a checkpoint stores: the slots changed since the last one (all if `full`), the rows that wait, and a few facts."""
 
     full: bool
     keys: pa.RecordBatch  # slot, partition, key, last_seen
@@ -202,26 +43,26 @@ class State:
         self._keys: list[tuple[int, Any] | None] = []
         self._seen = np.zeros(0, np.int64)
         self._dirty = np.zeros(0, bool)
-        self._free: list[int] = []  # a heap: which slot a key gets must not depend on restarts
+        self._free: list[int] = []  # a heap: a key's slot must not depend on restarts
         self._freed: set[int] = set()
         self._next_sweep = 0
         self.now = 0
         """The clock of the last step that changed something."""
         self.ticked = 0
-        """Up to when what stages do by the clock has been done."""
+        """The time up to which the stages' timers have fired."""
         self.reached: Mapping[int, int] = {}
         """See `Arrivals.reached`."""
         self.leaving: set[str] = set()
-        """Keys, as text, that the next step forgets by a person's order."""
+        """Keys, as text, that the next step forgets because a person ordered it."""
         self.quiet_until = 0
-        """No timer is due before this, ms since the epoch; found anew after a restart."""
+        """No timer is due before this, ms since the epoch; determined again after a restart."""
         self.key_clashes = 0
         self._declared: dict[str, Declared] = {}
         self._stores: dict[str, Store] = {}
         self.declare(declared)
 
     def declare(self, declared: Mapping[str, Declared]) -> bool:
-        """Hold what is declared and no more: what was there before keeps its content. Returns whether anything changed."""
+        """Hold exactly the declared stores. Stores declared before keep their content. Returns whether anything changed."""
         changed = dict(declared) != self._declared
         kept = {n: s for n, s in self._stores.items() if self._declared[n] == declared.get(n)}
         self._stores = {n: kept[n] if n in kept else d.store(self) for n, d in declared.items()}
@@ -237,7 +78,7 @@ class State:
 
     @property
     def waiting(self) -> dict[str, Rows]:
-        """Rows that wait, by the store that holds them."""
+        """The rows that wait, by the name of the store that holds them."""
         held = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
         return {name: rows for name, rows in held.items() if rows is not None}
 
@@ -257,20 +98,20 @@ class State:
         return slots
 
     def seen(self, slots: Tensor) -> Tensor:
-        """When these keys were last seen, ms since the epoch; 0: never."""
+        """The times at which these keys were last seen, ms since the epoch; 0: never."""
         return torch.from_numpy(self._seen[slots.numpy()])
 
     def saw(self, slots: Tensor, times: Tensor) -> None:
-        """Note when these keys were seen."""
+        """Record the times at which these keys were seen."""
         self._seen[slots.numpy()] = times.numpy()
 
     def keys_of(self, slots: Tensor) -> tuple[pa.Array, pa.Array]:
-        """The partitions and the keys that live in `slots`."""
+        """The partitions and the keys of `slots`."""
         held = [self._keys[s] or (None, None) for s in slots.tolist()]
         return pa.array([p for p, _ in held], pa.int32()), pa.array([k for _, k in held], self._key_type)
 
     def touch(self, slots: Tensor) -> None:
-        """Mark slots as changed since the last cut."""
+        """Mark slots as changed since the last delta."""
         if len(slots):
             self._dirty[slots.numpy()] = True
             self.changed = True
@@ -280,9 +121,9 @@ class State:
         if key in index:
             return index[key]
         if other := [p for p, keys in self._index.items() if p != partition and key in keys]:
-            if not self.key_clashes:  # the first is an example, `keys_on_two_partitions` says how many
+            if not self.key_clashes:  # log the first one; `keys_on_two_partitions` counts them
                 place = {"partition": partition, "asset": str(key)}
-                line = "key %s: expected it on partition %d alone, got it on %d too, so its state is split; mend its feeder"
+                line = "key %s: expected it on partition %d only, got it on %d too, so its state is split; correct its producer"
                 log.warning(line, key, other[0], partition, extra=place)
             self.key_clashes += 1
         if not self._free:
@@ -294,11 +135,11 @@ class State:
         return slot
 
     def forget(self, now: int, after: int) -> int:
-        """Free the slots of keys not seen for `after` ms; looks at most 64 times in that span. Returns how many."""
+        """Free the slots of keys not seen for `after` ms, at most 64 times in that span. Returns how many were freed."""
         if now < self._next_sweep:
             return 0
         self._next_sweep, first = now + max(after // 64, 1), self._next_sweep == 0
-        self.changed = True  # when the next look is due is state, too
+        self.changed = True  # the time of the next sweep is state, too
         if first:
             return 0
         old = np.flatnonzero(self.forgotten(torch.tensor(now), after).numpy()).tolist()
@@ -314,9 +155,9 @@ class State:
         return len(old)
 
     def lapse(self, slots: Tensor, times: Tensor, after: int) -> int:
-        """Begin these keys anew if they had not been seen for `after` ms by these times. Returns how many.
+        """Reset the keys that had not been seen for `after` ms at these times. Returns how many.
 
-        What `forget` does at its time, it has to do where a key comes back before it looks.
+        `forget` runs only now and then. A key that returns before it runs must be reset here.
         """
         if not bool((times - self.seen(slots) > after).any()):
             return 0
@@ -327,17 +168,17 @@ class State:
         return len(old)
 
     def leavers(self) -> Tensor:
-        """The keys of `leaving`, by slot."""
+        """The slots of the keys in `leaving`."""
         there = [s for s, held in enumerate(self._keys) if held is not None and str(held[1]) in self.leaving]
         return torch.tensor(there if self.leaving else [], dtype=torch.int64)
 
     def blank(self, slots: Tensor) -> None:
-        """Begin these keys anew; rows of them that wait stay."""
+        """Reset these keys. Their rows that wait stay."""
         self._clear(slots)
         self.touch(slots)
 
     def forgotten(self, times: Tensor, after: int) -> Tensor:
-        """Which keys had not been seen for `after` ms by `times`, `[capacity]` bool; none of them has rows that wait."""
+        """Which keys had not been seen for `after` ms at `times` and have no rows that wait, `[capacity]` bool."""
         seen = torch.from_numpy(self._seen)
         old = (seen != 0) & (times - seen > after)
         for rows in self.waiting.values():
@@ -351,7 +192,7 @@ class State:
                 store.clear(slots)
 
     def delta(self, *, full: bool) -> StateDelta:
-        """Copy what changed since the last cut (everything when `full`), to be written while steps go on."""
+        """Copy what changed since the last delta (everything if `full`), so that it can be written while steps go on."""
         chosen = np.flatnonzero([k is not None for k in self._keys] if full else self._dirty)
         slots = torch.from_numpy(chosen)
         held = [self._keys[s] or (0, None) for s in chosen]
@@ -382,7 +223,7 @@ class State:
         return StateDelta(full, keys, freed, cells, self.waiting, facts)
 
     def restore(self, deltas: Sequence[StateDelta]) -> None:
-        """Become what the cuts say: a full one, then those that follow it."""
+        """Replace the state by that of the deltas: a full one, then those that follow it."""
         for delta in deltas:
             self._reserve(int(delta.facts["capacity"]))
             if len(delta.freed):
@@ -399,7 +240,7 @@ class State:
                 if not isinstance(store, PendingStore):
                     marked = f"{name}|"
                     parts = {n.removeprefix(marked): t for n, t in delta.cells.items() if n.startswith(marked)}
-                    if parts:  # a rule that was added since has none
+                    if parts:  # a rule that was added later has none
                         store.restore(slots, parts)
         last = deltas[-1]
         for name, store in self._stores.items():
@@ -415,7 +256,7 @@ class State:
         self.changed = False
 
     def _reserve(self, capacity: int) -> None:
-        """Room for `capacity` keys."""
+        """Make room for `capacity` keys."""
         if (grown := capacity - self.capacity) <= 0:
             return
         self._free += range(self.capacity, capacity)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
-from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.durations import FAR, milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, StateMismatch
 from tocsin.pipelines.runtime.declare.fields import unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, MAX_AGE, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import StepContext, declared_state
-from tocsin.pipelines.runtime.declare.state import FAR, Declared, Pending, State, StateDelta
+from tocsin.pipelines.runtime.declare.state import State, StateDelta
+from tocsin.pipelines.runtime.declare.stores import Declared, Pending
 from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_from
 from tocsin.pipelines.runtime.engine.clock import Arrivals
 from tocsin.pipelines.runtime.engine.rules import RuleSet

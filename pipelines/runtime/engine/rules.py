@@ -12,10 +12,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore
+from tocsin.pipelines.runtime.declare.stores import Cell, CellStore
 
 
 @dataclass(frozen=True)

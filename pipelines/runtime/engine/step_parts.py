@@ -10,9 +10,11 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.durations import FAR
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Timer, state_names
-from tocsin.pipelines.runtime.declare.state import FAR, CellStore, State
+from tocsin.pipelines.runtime.declare.state import State
+from tocsin.pipelines.runtime.declare.stores import CellStore
 from tocsin.pipelines.runtime.engine.clock import Arrivals, before_each, crossed, segments
 
 if TYPE_CHECKING:

@@ -9,18 +9,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.rows import Groups, Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
-from tocsin.pipelines.runtime.declare.state import (
-    NEVER,
-    Cell,
-    Declared,
-    Pending,
-    Ring,
-    Stores,
-)
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Pending, Ring, Stores
 
 
 class CenteredWindow(Stage):

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.durations import NEVER
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Timer
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, CellStore, Declared, Pending, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Declared, Pending, Stores
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.stage import StepContext

@@ -11,9 +11,10 @@ import polars as pl
 import pyarrow as pa
 import torch
 
+from tocsin.pipelines.runtime.declare.durations import NEVER
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Stores
 
 
 class Pixels(Stage):

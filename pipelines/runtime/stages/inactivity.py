@@ -10,7 +10,7 @@ import torch
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
-from tocsin.pipelines.runtime.declare.state import Cell, Declared, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Stores
 
 
 class Inactivity(Stage):

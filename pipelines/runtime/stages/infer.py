@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import Stores
+from tocsin.pipelines.runtime.declare.stores import Stores
 
 
 class Infer(Stage):

@@ -9,17 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
-from tocsin.pipelines.runtime.declare.state import (
-    NEVER,
-    Cell,
-    CellStore,
-    Declared,
-    Pending,
-    Stores,
-)
+from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Declared, Pending, Stores
 from tocsin.pipelines.runtime.stages.confirmation import Confirmation, Order
 from tocsin.pipelines.runtime.stages.positions import PARTS, positions
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from tocsin.pipelines.runtime.declare.durations import milliseconds
+from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Ring, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Ring, Stores
 
 Array = np.ndarray
 FAR = -NEVER

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.durations import NEVER
 from tocsin.pipelines.runtime.declare.rows import Groups, Rows
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext
-from tocsin.pipelines.runtime.declare.state import NEVER, Cell, Declared, Ring, RingStore, Stores
+from tocsin.pipelines.runtime.declare.stores import Cell, Declared, Ring, RingStore, Stores
 from tocsin.pipelines.runtime.stages.positions import positions
 
 
