@@ -1,10 +1,11 @@
-"""Frames a second through the frame encoders, and what token merging gains a vision transformer.
+"""Measure frames per second of the frame encoders, and the speed-up of a vision transformer by token merging.
 
     OMP_NUM_THREADS=1 python -m benchmarks.encoders [--device cpu] [--seconds 3] [--quick]
 
-EfficientNet-Lite0 at each of its layers; then a transformer of DINOv2's ViT-S/14 shape, merging in every block at some
-thresholds against itself unmerged, in turn. Its weights are random, since the real ones cannot be had here, and its images
-smooth: near patches are alike, as in photographs. On a CPU times are the process's processor time, on a GPU wall time.
+The first table is EfficientNet-Lite0 at each of its layers. The second is a transformer of DINOv2's ViT-S/14 shape that merges
+in every block, at several thresholds, compared with itself unmerged; the two are timed in turn. Its weights are random, since
+the real ones are not available here. Its images are smooth: nearby patches are similar, as in photographs. Times are processor
+time of the process on a CPU and wall time on a GPU.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def clock(device: torch.device) -> float:
 
 
 def cost(run: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The median time of a call in seconds, of those that fit into `seconds`, at least three, after one to warm up."""
+    """Return the median time of a call in seconds: after one warm-up call, as many calls as fit into `seconds`, at least three."""
     run()
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
@@ -107,7 +108,7 @@ def transformer(device: str, seconds: float, *, quick: bool) -> None:
 
 
 def small(side: int, threshold: float | None, device: str) -> Encoder:
-    """A ViT-S/14 with random weights, the same each time: as torch draws them, layer scale 1."""
+    """Return a ViT-S/14 with fixed random weights: torch's initialisation, layer scale 1."""
     torch.manual_seed(1)
     grid = (side // SMALL.patch, side // SMALL.patch)
     network = vit.VisionTransformer(SMALL, grid, threshold=threshold)
@@ -130,7 +131,7 @@ def small(side: int, threshold: float | None, device: str) -> Encoder:
 
 
 def left(encoder: Encoder, frames: Tensor) -> float:
-    """How many tokens the last block leaves of a frame, on average."""
+    """Return the mean number of a frame's tokens that are left in the last block."""
     counts: list[int] = []
     last = encoder._network.blocks[-1].down
     hook = last.register_forward_hook(lambda module, inputs, output: counts.append(output.shape[1]))

@@ -1,14 +1,15 @@
-"""What the engine costs: ratios of runs side by side on this machine, on Apache Kafka.
+"""Measure the cost of the engine as ratios of alternating runs on this machine, with Apache Kafka.
 
     python -m benchmarks.engine [--records 300000] [--rounds 3] [--only trivial,rul,latency,checkpoints]
 
-- trivial: JSON of 24 sensors through a stage that does nothing, against a bare kafka-python poll loop on the same topic
-- rul: the same with the RUL network, against the network alone on ready windows of the same batch size: the shipped weights
-  (24 thousand parameters), and random ones at the paper's widths (some 500 thousand), for a network that is the bottleneck.
-  Both have the first core to themselves and glibc's settings of a worker; reader, broker and all else share the others
-- latency: from produce to a `read_committed` subscriber at 5,000 messages a second; beside it a bare kafka-python loop
-  that relays the same messages at least once, without transactions
-- checkpoints: the RUL job with a checkpoint every 2 s, against none
+- trivial: JSON of 24 sensors through a pipeline without stages, against a bare kafka-python poll loop on the same topic.
+- rul: the same with the RUL network, against the network alone on ready windows of the same batch size. It runs with the shipped
+  weights (24 thousand parameters), and with random weights at the paper's widths (some 500 thousand), where the network is the
+  bottleneck. Both runs have the first core to themselves and a worker's glibc settings; reader, broker and everything else share
+  the other cores.
+- latency: from produce to a `read_committed` subscriber at 5,000 messages per second, compared with a bare kafka-python loop
+  that relays the same messages at least once, without transactions.
+- checkpoints: the RUL job with a checkpoint every 2 s, against none.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ FIRST = min(CORES)
 
 
 def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """24 sensors decoded, one kept; one reading in a hundred rings when `alerts` is set."""
+    """Decode 24 sensors and keep one; with the option `alerts`, one reading in a hundred raises an alert."""
     fields = [("unit", pa.int64()), ("cycle", pa.int64()), *((s, pa.float64()) for s in SENSORS)]
     rings = (pl.col("cycle") + pl.col("unit")) % 100 == 0
     return Pipeline(
@@ -75,14 +76,14 @@ def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 class Bench:
-    """A broker, a Ray cluster and a lake for one run of the benchmark."""
+    """The broker, and the folder with a lake per job, for one run of the benchmark."""
 
     def __init__(self, folder: Path, server: KafkaServer) -> None:
         self.kafka = {"bootstrap_servers": server.bootstrap_servers}
         self._folder, self._runs = folder, 0
 
     def topic(self, name: str, rows: int) -> str:
-        """A topic with so many readings of a fleet, four partitions, JSON."""
+        """Create a topic with four partitions, and feed it `rows` readings of a fleet as JSON. Returns its name."""
         self.provision(name)
         feeder.feed(_limited(rows), kafka=self.kafka, topic=name, key="unit")
         return name
@@ -92,7 +93,7 @@ class Bench:
             admin.create_topics({name: {"num_partitions": 4, "replication_factor": 1}}, wait_for_metadata=True)
 
     def deploy(self, factory: str, topic: str, weights: Path = FD001, **options: Any) -> tuple[str, Lake, Any]:
-        """Start a job that begins at the earliest record; its name, lake and supervisor."""
+        """Start a job that begins at the earliest record. Returns its name, lake and supervisor."""
         self._runs += 1
         name = f"{topic}-{self._runs}"
         lake = Lake(str(self._folder / name))
@@ -103,7 +104,7 @@ class Bench:
         return name, lake, deploy(deployment)
 
     def rate(self, factory: str, topic: str, readings: int, *, own_core: bool = False, **options: Any) -> float:
-        """Results a second from the end of the first step to the last one, as the job's own clock saw it."""
+        """Return results per second from the end of the first step to the end of the last, by the job's `processed_at`."""
         name, lake, supervisor = self.deploy(factory, topic, **options)
         while (read := sum(_read(supervisor).values())) < readings:
             if own_core and read:
@@ -116,7 +117,7 @@ class Bench:
         return float(steps["len"][:-1].sum() / seconds)
 
     def bare(self, topic: str, rows: int) -> float:
-        """Records a second of a poll loop that does nothing with them."""
+        """Return records per second of a poll loop that does nothing with them."""
         consumer = clients.consumer(self.kafka, max_poll_records=5000, max_partition_fetch_bytes=8 << 20)
         assigned = [TopicPartition(topic, p) for p in range(4)]
         consumer.assign(assigned)
@@ -131,7 +132,7 @@ class Bench:
 
 
 def paper_sized(folder: Path) -> Path:
-    """A model of the paper's widths with random weights: its verdicts mean nothing, its cost does."""
+    """Save a model of the paper's widths with random weights: only its cost is meaningful, not its output."""
     sizes = NetworkSize(conv=(64, 128), lstm=128, attention=64, head=(64, 32))
     config = replace(RulConfig.load(FD001), network=sizes)
     RulModel(config, build(config), torch.device("cpu")).save(folder)
@@ -139,7 +140,7 @@ def paper_sized(folder: Path) -> Path:
 
 
 def _shard_alone_on(core: int, pid: int) -> bool:
-    """Have a worker's busiest thread, the shard's, keep a core to itself; false: it is done."""
+    """Pin a worker's busiest thread, which is the shard's, to a core. Returns False: it need not be pinned again."""
     busiest = max(psutil.Process(pid).threads(), key=lambda thread: thread.user_time)
     os.sched_setaffinity(busiest.id, {core})
     return False
@@ -147,7 +148,7 @@ def _shard_alone_on(core: int, pid: int) -> bool:
 
 @ray.remote(num_cpus=0, max_calls=1)
 def network_alone(weights: Path, seconds: float = 6.0) -> float:
-    """Windows a second of a network on ready windows, one thread on a core of its own, memory kept as in a worker."""
+    """Return windows per second of a network on ready windows, in one thread on its own core, with a worker's memory settings."""
     os.sched_setaffinity(0, {FIRST})
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -163,7 +164,7 @@ def network_alone(weights: Path, seconds: float = 6.0) -> float:
 
 
 def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:
-    """Milliseconds from a reading's produce time to its alert at a subscriber."""
+    """Measure the milliseconds from a reading's produce time to the arrival of its alert at a subscriber."""
     bench.provision(topic)
     name, _, supervisor = bench.deploy("benchmarks.engine:trivial", topic, alerts=True)
     while not _read(supervisor):
@@ -175,12 +176,12 @@ def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, fl
 
 
 def relayed_latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:
-    """The same for a bare loop that relays one reading in a hundred: at least once, no state, no table, no transaction."""
+    """Measure the same for a bare loop that relays one reading in a hundred at least once: no state, table or transaction."""
     alerts = f"{topic}.alerts"
     bench.provision(topic)
     bench.provision(alerts)
     relay = _relay.remote(bench.kafka, topic, alerts)
-    time.sleep(5)  # its process starts
+    time.sleep(5)  # until the relay's process has started
     found = _ages(bench, topic, alerts, rate, seconds)
     ray.cancel(relay, force=True)
     return found
@@ -203,7 +204,7 @@ def _relay(kafka: dict[str, Any], topic: str, alerts: str) -> None:
 
 
 def _ages(bench: Bench, topic: str, alerts: str, rate: int, seconds: float) -> dict[str, float]:
-    """Feed a topic at a rate, listen to its alerts: how old they are, ms; the first fifth is left out."""
+    """Feed a topic at a rate. Returns the number of its alerts and percentiles of their age in ms, without the first fifth."""
     stop, ages = threading.Event(), list[float]()
     listener = threading.Thread(target=_listen, args=(bench, alerts, stop, ages))
     listener.start()
@@ -237,7 +238,7 @@ def _read(supervisor: Any) -> dict[int, int]:
 
 
 def _limited(rows: int) -> Any:
-    """So many readings of a fleet of 500 engines that last."""
+    """Yield `rows` readings of a fleet of 500 engines, none of which fails within 200 cycles."""
     for cycle in live(engines=500, seed=1, soonest=100_000 // 500):
         yield cycle.drop("rul").head(rows)
         rows -= len(cycle)
@@ -246,13 +247,13 @@ def _limited(rows: int) -> Any:
 
 
 def beside(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float, float]:
-    """Median rates of both and the median of the pairs' ratios; turn by turn, for the machine's speed drifts."""
+    """Return the median rates of both and the median ratio of the pairs. They run in turn, since the machine's speed drifts."""
     pairs = [(ours(), theirs()) for _ in range(rounds)]
     return (*(statistics.median(side) for side in zip(*pairs, strict=True)), statistics.median(a / b for a, b in pairs))
 
 
 def main() -> None:
-    """Run what was asked for and print one line each."""
+    """Run the selected benchmarks and print one line per result."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--records", type=int, default=300_000)
     options.add_argument("--rounds", type=int, default=3)
@@ -260,7 +261,7 @@ def main() -> None:
     args = options.parse_args()
     wanted = args.only.split(",")
     if "rul" in wanted:
-        os.sched_setaffinity(0, CORES - {FIRST} or CORES)  # what is started from here on inherits it
+        os.sched_setaffinity(0, CORES - {FIRST} or CORES)  # inherited by every process started from here on
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         connect("local", env={**KEEP_MEMORY, "PYTHONPATH": ROOT})
         bench = Bench(Path(folder), server)

@@ -1,15 +1,15 @@
-"""What a frame costs a pipeline of cameras: decoding, its network, all else, by the number of cameras; and how old an alert is.
+"""Measure the cost of a frame in a camera pipeline (decoding, network, all else) by number of cameras, and the age of alerts.
 
     OMP_NUM_THREADS=1 python -m benchmarks.frames [--pipeline touch] [--rounds 9] [--only machine,decoding,engine]
 
-- machine: decoded frames to results (`Machine.step`, 64 frames a step) against the network alone on the same frames, ready, with
-  1, 4, 16 and 64 cameras in turn; and what each stage costs
-- decoding: messages with a JPEG to Arrow batches, at a camera's usual sizes
-- engine: a shard and its reader in this process on Apache Kafka, 640 x 360; then the age of alerts at 20 frames a second, from
-  Kafka's timestamp to the commit of their transaction
+- machine: from decoded frames to results (`Machine.step`, 64 frames per step), against the network alone on the same frames, with
+  1, 4, 16 and 64 cameras in turn; also the cost of each stage.
+- decoding: from messages with a JPEG to Arrow batches, at a camera's usual sizes.
+- engine: a shard and its reader in this process with Apache Kafka, at 640 x 360; then the age of alerts at 20 frames per second,
+  from Kafka's timestamp to the commit of their transaction.
 
-Frames are of a simulated scene; models are the shipped ones, and what counts as the network is said in `benchmarks.watches`. Times
-are the process's processor time, all threads together, but for ages and where it says wall.
+Frames come from a simulated scene, and the models are the shipped ones. `benchmarks.watches` defines what counts as the network.
+Times are processor time of the process over all threads, except ages and times marked as wall time.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 STEP = 64
-"""Frames a step, as the pipeline takes them from a backlog."""
+"""Frames per step, as many as the pipeline takes from a backlog."""
 CAMERAS = (1, 4, 16, 64)
 SIZES = ((360, 640), (720, 1280), (1080, 1920))
 LENGTH = 50
-"""Frames of the scene, which begins anew then."""
+"""Frames of the scene, which then starts again."""
 RATE, SENT, WARM, HEARD = 20.0, 640, 60, 400
-"""Frames a second for the age of alerts; frames in a backlog; frames at that rate to warm up, and then to be timed."""
+"""Frames per second for the age of alerts; frames in a backlog; frames at that rate for warming up; frames that are then timed."""
 
 
 class Sent(NamedTuple):
-    """A frame's JPEG, and what it is of."""
+    """A frame's JPEG file, and the frame itself."""
 
     file: bytes
     frame: Frame
 
 
 class Timed:
-    """A stage, and the processor time of its last step."""
+    """A stage that measures the processor time of its last step."""
 
     def __init__(self, number: int, stage: Stage) -> None:
         self._stage, self.name, self.seconds = stage, f"{number}. {type(stage).__name__}", 0.0
@@ -90,14 +90,14 @@ class Timed:
 
 
 def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The pipeline with a rule for which every frame is news: alerts begin and end in turn."""
+    """The pipeline with a single rule that changes state on every frame: its alert is raised and cleared in turn."""
     rule = AlertRule(name="even", severity="info", when=pl.col("sequence") % 2 == 0, data=["sequence", "frame"])
     watch = WATCHES[options["of"]]
     return replace(watch.factory(options, model), rules=[rule])
 
 
 def files(watch: Watch, size: tuple[int, int]) -> list[Sent]:
-    """What a camera sees, scaled, as JPEG files."""
+    """Return a camera's scaled frames as JPEG files."""
     sent = []
     for frame in islice(watch.frames(), LENGTH):
         picture = cv2.resize(frame.picture, size[::-1], interpolation=cv2.INTER_AREA)
@@ -106,7 +106,7 @@ def files(watch: Watch, size: tuple[int, int]) -> list[Sent]:
 
 
 def shots(sent: Sequence[Sent], cameras: int, began: int, rate: float) -> Iterator[dict[str, Any]]:
-    """Frames without end of cameras in turn, so many a second each, every one at another place of the scene."""
+    """Yield endless frames of the cameras in turn. Each camera has `rate` frames per second and its own place in the scene."""
     for n in count():
         number, camera = divmod(n, cameras)
         file, frame = sent[(number + camera) % len(sent)]
@@ -115,7 +115,7 @@ def shots(sent: Sequence[Sent], cameras: int, began: int, rate: float) -> Iterat
 
 
 def records(sent: Sequence[Sent], cameras: int, rate: float) -> Iterator[ConsumerRecord]:
-    """The same as they come from Kafka."""
+    """Yield the same frames as Kafka records."""
     for offset, shot in enumerate(shots(sent, cameras, 0, rate)):
         headers = [(name, str(value).encode()) for name, value in shot.items() if name != "jpeg"]
         headers, file = [*headers, ("content-type", b"image/jpeg")], shot["jpeg"]
@@ -123,26 +123,26 @@ def records(sent: Sequence[Sent], cameras: int, rate: float) -> Iterator[Consume
 
 
 def ready(batch: pa.RecordBatch, size: tuple[int, int]) -> Tensor:
-    """A batch's decoded frames, `[B, 3, H, W]` uint8."""
+    """Return a batch's decoded frames, `[B, 3, H, W]` uint8."""
     flat = np.frombuffer(batch["pixels"].buffers()[1], np.uint8)
     return torch.from_numpy(flat.reshape(len(batch), *size, 3).copy()).permute(0, 3, 1, 2)
 
 
 def cost(run: Callable[[], Any]) -> float:
-    """Processor time of a call, s."""
+    """Return the processor time of a call in seconds."""
     began = time.process_time()
     run()
     return time.process_time() - began
 
 
 def as_worker() -> None:
-    """What a worker sets for its thread."""
+    """Apply the torch settings that a worker applies to its thread."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
 
 
 def machine(name: str, rounds: int) -> None:
-    """A line a number of cameras, medians over rounds of all of them in turn; then a line a stage."""
+    """Print a line per number of cameras, then a line per stage: medians over rounds, each of which runs all numbers in turn."""
     as_worker()
     watch = WATCHES[name]
     declared, network = watch.declared(), watch.network(watch.model)
@@ -165,7 +165,7 @@ def machine(name: str, rounds: int) -> None:
             batch, _ = codec.decode(taken)
             by_itself = cost(partial(network, ready(batch, size), frames))
             seconds = cost(partial(machines[n].step, batch, max(record.timestamp for record in taken)))
-            if turn:  # the first one warms up
+            if turn:  # the first turn warms up
                 alone[n].append(by_itself / STEP)
                 whole[n].append(seconds / STEP)
                 for stage in stages[n]:
@@ -186,7 +186,7 @@ def machine(name: str, rounds: int) -> None:
 
 
 def decoding(name: str, rounds: int) -> None:
-    """A line a size of the JPEG files in messages."""
+    """Print a line per size of the JPEG files in the messages."""
     as_worker()
     watch = WATCHES[name]
     codec = Codec(topic="t", schema=watch.declared().schema)
@@ -200,7 +200,7 @@ def decoding(name: str, rounds: int) -> None:
 
 
 def engine(name: str, rounds: int) -> None:
-    """Frames a second from a backlog, then the age of alerts at a moderate rate; one line each."""
+    """Print frames per second from a backlog, then the age of alerts at a moderate rate."""
     as_worker()
     watch = WATCHES[name]
     sent, network = files(watch, SIZES[0]), watch.network(watch.model)
@@ -233,7 +233,7 @@ def engine(name: str, rounds: int) -> None:
             sender.start()
             _read(live, first + some)
             sender.join()
-            live.turn()  # sees the last transaction's end
+            live.turn()  # completes the last transaction
         seen = live.stats.window()
         live.close()
         ages = ", ".join(f"{name} {ms:.0f}" for name, ms in seen.latency_ms.items())
@@ -241,7 +241,7 @@ def engine(name: str, rounds: int) -> None:
 
 
 def _size(declared: Pipeline) -> tuple[int, int]:
-    """Height and width of the frames that it judges."""
+    """Return height and width of the frames that the pipeline processes."""
     facts = declared.schema.field("pixels").metadata
     return int(facts[b"height"]), int(facts[b"width"])
 
@@ -249,7 +249,7 @@ def _size(declared: Pipeline) -> tuple[int, int]:
 def _shard(
     topic: str, of: str, kafka: dict[str, Any], lake: Lake, send: tuple[list[Sent], int, int] | None = None
 ) -> Shard:
-    """A shard of `ringing` on a topic with what is sent, at its beginning."""
+    """Create a shard of `ringing` on a topic, to which the frames of `send` are fed first."""
     options, watch = {"name": topic, "topic": topic, "of": of}, WATCHES[of]
     model = store_model(lake, watch.model, name=of, version="1")
     plan = Plan("benchmarks.frames:ringing", options, model, "cpu")
@@ -290,7 +290,7 @@ PARTS = {part.__name__: part for part in (machine, decoding, engine)}
 
 
 def main() -> None:
-    """Each part in a process of its own with a worker's memory settings."""
+    """Run each part in its own process with a worker's memory settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default=",".join(PARTS))

@@ -1,4 +1,4 @@
-"""Trained models that a benchmark keeps, so that a run that was stopped goes on from there."""
+"""Trained models that a benchmark stores, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tocsin.models.trained import CONFIG_FILE
 
 
 class Model(Protocol):
-    """What has a folder of its own on disk."""
+    """A model that can be saved to a folder."""
 
     def save(self, directory: Path) -> None: ...
 
@@ -21,7 +21,7 @@ M = TypeVar("M", bound=Model)
 
 
 def kept(folder: Path, fit: Callable[[], M], load: Callable[[Path], M]) -> M:
-    """The model in a folder, trained if there is none yet; says on stderr how long that took."""
+    """Load the model in a folder. If there is none, train and save it first, and print the training time to stderr."""
     if not (folder / CONFIG_FILE).exists():
         started = time.monotonic()
         fit().save(folder)

@@ -1,10 +1,11 @@
-"""Small networks that differ in their attention alone, trained on tasks that need what is far back.
+"""Train small networks that differ only in their attention on tasks that need distant tokens.
 
     python -m benchmarks.long_range --task listops|needle [--only plain,gated] [--seeds 3] [--steps 1500]
 
-All have the same number of parameters to within one in a hundred: what an attention needs more comes out of the MLPs. Train and
-test sequences come from generators of different seeds; the test sequences are the same for all. Prints a line a network: the
-accuracy of each seed, their mean and spread, and the time of a training step. Figures and what they say: `docs/operators.md`.
+All networks have the same number of parameters to within 1 %: the MLPs shrink by what an attention needs in addition. Train and
+test sequences come from generators of different seeds; the test sequences are the same for all networks. Prints a line per
+network: the accuracy of each seed, their mean and spread, and the time of a training step. `docs/operators.md` has the figures
+and their interpretation.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tocsin.operators.latent import LatentAttention
 from tocsin.operators.routing import FluxAttention, SparsityLoss
 
 DIM, HEADS, LAYERS = 64, 4, 2
-TOKENS = 4096  # of a training step
+TOKENS = 4096  # per training step
 WIDE = 4 * DIM
 RATE = 1e-3
 TEST_SEED, TEST_SIZE = 1_000_003, 1024
@@ -46,7 +47,7 @@ class Plain(nn.Module):
 
 
 class Flux(nn.Module):
-    """Attention that is dense for the samples that its router picks, or for none."""
+    """Attention that is dense for the samples that its router selects, or, without `routed`, for no sample."""
 
     def __init__(self, *, routed: bool) -> None:
         super().__init__()
@@ -73,14 +74,14 @@ ATTENTIONS: dict[str, Attention] = {
     "sink and window": lambda: Flux(routed=False),
     "flux routed": lambda: Flux(routed=True),
 }
-"""Condensed: groups of 8 and 32 raw tokens, 44 to 51 rows of 128; sink 4 and window 44: 48 rows; routed: those, or all."""
+"""Rows per query: with condensing, 44 to 51 of 128 (groups of 8, 32 raw tokens); with sink and window, 48; routed: 48 or all."""
 
 
 class Network(nn.Module):
-    """Embedding, blocks of attention and MLP, an answer from the last token.
+    """A network of embedding and blocks of attention and MLP that answers from the last token.
 
     Args:
-        attention: makes a causal attention of `DIM`.
+        attention: creates a causal attention of width `DIM`.
         hidden: width of the MLPs.
     """
 
@@ -105,12 +106,12 @@ class Network(nn.Module):
         return self.answer(x[:, -1])
 
     def routes(self) -> list[Tensor]:
-        """Which samples of the last batch were dense, a tensor for each attention that has a router."""
+        """Return which samples of the last batch were dense, one tensor per attention with a router."""
         return [a.route for a in self.attentions if isinstance(a, Flux) and a.routed]
 
 
 def sized(task: Task, attention: Attention) -> Network:
-    """A network with as many parameters as the plain one of MLP width `WIDE`."""
+    """Create a network with as many parameters as the plain network of MLP width `WIDE`."""
     wanted, narrow = count(Network(task, Plain, WIDE)), count(Network(task, attention, 1))
     hidden = 1 + round((wanted - narrow) / (LAYERS * (2 * DIM + 1)))
     network = Network(task, attention, hidden)
@@ -123,7 +124,7 @@ def count(network: nn.Module) -> int:
 
 
 def trained(task: Task, attention: Attention, *, seed: int, steps: int) -> tuple[float, float, float]:
-    """Accuracy on the test sequences, share of them that went through dense attention, seconds a training step."""
+    """Train a network. Returns its test accuracy, its share of dense attention in the test, and seconds per training step."""
     torch.manual_seed(seed)
     network = sized(task, attention)
     optimiser = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
@@ -147,7 +148,7 @@ def trained(task: Task, attention: Attention, *, seed: int, steps: int) -> tuple
 
 
 def tested(task: Task, network: Network) -> tuple[float, float]:
-    """Of the test sequences: share of right answers, and of dense attention where there is a router."""
+    """Return the share of right answers to the test sequences, and the share of dense attention (1 without a router)."""
     network.eval()
     right, dense = [], []
     with torch.inference_mode():

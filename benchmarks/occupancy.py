@@ -1,10 +1,10 @@
-"""Who tells best whether a room is occupied: in the same room, in another one, in another building; at what cost; what each sensor
-is worth; and what a search for the settings gains.
+"""Compare models of room occupancy in the same room, another room and another building, with their cost, the value of each sensor,
+and the gain of a search for settings.
 
-`python -m benchmarks.occupancy DIR [--only TABLE] [--model NAME]` with `occupancy_windesheim` and `occupancy_uci` in DIR prints the
-tables of docs/occupancy.md; with OMP_NUM_THREADS=1, so that all run on one core. Sources are trained on as they are, without a
-simulator. The threshold is the shipped model's for all, so that nothing is chosen on what is tested; settings are searched in a
-simulated building.
+`python -m benchmarks.occupancy DIR [--only TABLE] [--model NAME]` prints the tables of docs/occupancy.md. DIR must contain
+`occupancy_windesheim` and `occupancy_uci`. Set OMP_NUM_THREADS=1, so that all models run on one core. Training uses the recordings
+alone, without the simulator. All models use the shipped model's threshold, so that nothing is chosen on test data. Settings are
+searched in a simulated building.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from tocsin.pipelines.occupancy import minutes
 SEEDS = range(5)
 TRIALS = 20
 SPARSE = 5
-"""Of the simulated building's minutes, every so many-th is learned from and scored in the search: neighbours are much alike."""
+"""The search trains on and scores every `SPARSE`-th minute of the simulated building, since adjacent minutes are very similar."""
 AT_ONCE = (1, 1000)
-"""Windows whose time is taken."""
+"""Numbers of windows per timed call."""
 NETWORK = "LSTM with attention"
 MODELS = (*BASELINES, NETWORK)
 FIGURES = ("accuracy", "f1", "precision", "recall", "auroc")
@@ -62,7 +62,7 @@ def main(directory: Path, tables: Sequence[str], models: Sequence[str]) -> None:
 
 
 def accuracy(found: Mapping[str, Room], models: Sequence[str]) -> None:
-    """How good each model is, setting by setting."""
+    """Print the scores of each model in each setting."""
     offices, uci = [found["917810"], found["999169"]], [found["datatraining"], found["datatest"]]
     settings: dict[str, tuple[Rooms, Rooms]] = {
         "same room, 917810, first 16 days to the last 8": halves(found["917810"]),
@@ -84,7 +84,7 @@ def accuracy(found: Mapping[str, Room], models: Sequence[str]) -> None:
 
 
 def cost(found: Mapping[str, Room], models: Sequence[str]) -> None:
-    """Parameters, and how long a model takes from a room's rows to probabilities, on one core."""
+    """Print each model's parameters and its time from a room's rows to probabilities, on one core."""
     offices = [found["917810"], found["999169"]]
     rows = [Room(offices[0].features[: 59 + n], known(59 + n, n)) for n in AT_ONCE]
     print("\n### What each costs\n\n| model | parameters | us, one window | us a window of 1,000 |\n|---|---|---|---|")
@@ -101,7 +101,7 @@ def cost(found: Mapping[str, Room], models: Sequence[str]) -> None:
 
 
 def sensors(found: Mapping[str, Room], models: Sequence[str]) -> None:
-    """The network with some of the sensors."""
+    """Print the scores of the network with subsets of the sensors."""
     offices = [found["917810"], found["999169"]]
     print(
         "\n### What each sensor is worth (F1, AUROC)\n\n| sensors | 917810 to 999169 | 999169 to 917810 |\n|---|---|---|"
@@ -116,7 +116,7 @@ def sensors(found: Mapping[str, Room], models: Sequence[str]) -> None:
 
 
 def tuned(found: Mapping[str, Room], models: Sequence[str]) -> None:
-    """What a search in a simulated building, whose rooms are left out in turn, gains there and in real rooms."""
+    """Print the gain of a search in a simulated building, by leaving out its rooms in turn, there and in real rooms."""
     offices = [found["917810"], found["999169"]]
     building = [sparse(room) for room in learnable(recorded("sim", rooms=16, seed=0))]
     print(
@@ -172,7 +172,7 @@ def sparse(room: Room) -> Room:
 
 
 def known(rows: int, last: int) -> torch.Tensor:
-    """A truth that is known of the last rows alone."""
+    """Return a ground truth that is known for the last rows only."""
     return torch.where(torch.arange(rows) >= rows - last, 0.0, torch.nan)
 
 
@@ -195,7 +195,7 @@ def spread(values: list[float]) -> str:
 
 
 def laps(judge: Callable[[Rooms], object], rows: Rooms) -> list[float]:
-    """Seconds of processor time for each of some rooms, the least of fifty; so that what else runs counts less."""
+    """Return seconds of processor time per room: the minimum of fifty runs, which other processes disturb the least."""
     least = []
     for room in rows:
         took = []

@@ -1,9 +1,9 @@
-"""What the attention operators cost against what one would pick instead, and what their speed costs in quality.
+"""Compare the cost of the attention operators with that of their alternatives, and what their speed costs in quality.
 
     python -m benchmarks.operators [--only latent,merging] [--quick]
 
-Each line is a ratio of runs side by side on this machine: time (other / ours, above 1 we are faster) and peak memory
-(ours / other, below 1 we need less). The cases are in `benchmarks/cases`, a file an operator.
+Each line is a ratio of alternating runs on this machine: time (other / ours, above 1 we are faster) and peak memory
+(ours / other, below 1 we need less). The cases are in `benchmarks/cases`, one file per operator.
 """
 
 from __future__ import annotations

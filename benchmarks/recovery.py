@@ -1,13 +1,14 @@
-"""What recovery costs on Apache Kafka: from a SIGKILL to the next committed row and alert, and a takeover by its state's size.
+"""Measure recovery with Apache Kafka: from a SIGKILL to the next committed row and alert, and a shard's recovery by state size.
 
     python -m benchmarks.recovery [--only kills,takeover] [--rounds 10] [--keys 1000,100000,1000000]
 
-- kills: a pipeline under `tocsin run`, 200 readings a second, a checkpoint each second, every reading an alert. One part after the
-  other is killed: worker, reader, supervisor, broker (started again at once), and Ray with all that it runs, as when a machine
-  is lost (`tocsin run` is typed again at once). All is seen from outside: the first row of a reading that was sent after the kill
-  by the file in the table's log that commits it, its first alert by the arrival at a `read_committed` subscriber.
-- takeover: a shard with windows of 30 x 24 float32 for each key is left without a word after a checkpoint; timed is the next
-  one's takeover: fence, own, restore, re-run what the journal says. The start of a process is not in it.
+- kills: a pipeline under `tocsin run` with 200 readings per second, a checkpoint every second, and an alert for every reading.
+  Each part is killed in turn: worker, reader, supervisor, broker (restarted at once), and Ray with all its processes, as when a
+  machine is lost (`tocsin run` is started again at once). Both times are observed from outside, for readings sent after the
+  kill: the first row by the file in the table's log that commits it, the first alert by its arrival at a `read_committed`
+  subscriber.
+- takeover: a shard with a window of 30 x 24 float32 per key is abandoned after a checkpoint. The time is that of the next owner's
+  recovery: fence, take ownership, restore, re-run the steps in the journal. It does not include the start of a process.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 SENSORS = [f"s{i}" for i in range(24)]
 TOUCHED = 1000
-"""Keys that have a reading between the last two checkpoints."""
+"""Number of keys that get a reading between two checkpoints."""
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Windows, and nothing made of them."""
+    """A pipeline that builds windows and does not use them."""
     fields = [("unit", pa.int64()), ("cycle", pa.int64()), *((s, pa.float32()) for s in SENSORS)]
     return Pipeline(
         name=options["name"],
@@ -85,7 +86,7 @@ def _read(shard: Shard, end: int) -> None:
 
 
 def measure(keys: int, kafka: Mapping[str, Any], folder: Path) -> str:
-    """One line of the report."""
+    """Measure one number of keys. Returns a line of the report."""
     lake, topic = Lake(str(folder / f"lake-{keys}")), f"state-{keys}"
     plan = Plan("benchmarks.recovery:pipeline", {"name": topic, "topic": topic, "every": "1h", "size": "10GB"})
     provision(kafka, plan.build(lake), shards=1, create_input=1)
@@ -108,7 +109,7 @@ def measure(keys: int, kafka: Mapping[str, Any], folder: Path) -> str:
 
 
 def assigned(topic: str) -> list[Any]:
-    """Its one partition."""
+    """Return the only partition of a topic."""
     from kafka import TopicPartition
 
     return [TopicPartition(topic, 0)]
@@ -119,11 +120,11 @@ RATE, UNITS = 200, 20
 REST_S = 5.0
 PATIENCE_S = 300.0
 PARTS = {"worker": "ray::Worker", "reader": "ray::Reader", "supervisor": "ray::Supervisor"}
-"""Processes by the titles that Ray gives them."""
+"""The titles that Ray gives to the processes of each part."""
 
 
 def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Each reading raises its unit's alert or clears it."""
+    """A pipeline in which each reading raises or clears its unit's alert."""
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
@@ -136,7 +137,7 @@ def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 class Running:
-    """`tocsin run` and its load, its parts to be killed, and what is seen of it from outside."""
+    """`tocsin run` under load: kills its parts, and observes rows and alerts from outside."""
 
     def __init__(self, folder: Path, server: KafkaServer) -> None:
         self._folder, self._server = folder, server
@@ -163,14 +164,14 @@ class Running:
         self.start()
 
     def start(self) -> None:
-        """Type `tocsin run`."""
+        """Start `tocsin run`."""
         command = [sys.executable, "-m", "tocsin", "run", NAME]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         with (self._folder / "said").open("a") as said:
             self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=said, stderr=said)
 
     def kill(self, part: str) -> float:
-        """SIGKILL a part, and start again at once what nobody else would. Returns when it was killed, s since the epoch."""
+        """SIGKILL a part, and restart at once what nothing else restarts. Returns the time of the kill, s since the epoch."""
         below = psutil.Process(self._process.pid).children(recursive=True)
         titled = [p for p in below if (p.cmdline() or [""])[0].startswith(PARTS.get(part, "none"))]
         self._alert_at, self._killed_at = 0.0, time.time()
@@ -185,7 +186,7 @@ class Running:
         return self._killed_at
 
     def recovers(self, at: float) -> tuple[float, float]:
-        """Seconds from `at` to the next committed row and to the next alert, of readings that were sent since."""
+        """Return the seconds from `at` to the next committed row and to the next alert of readings that were sent after `at`."""
         row, alert = 0.0, 0.0
         give_up = time.time() + PATIENCE_S
         while not (row and alert):
@@ -199,7 +200,7 @@ class Running:
         return row - at, alert - at
 
     def close(self) -> None:
-        """End it."""
+        """Kill the command and all its processes."""
         self._over.set()
         self._end(psutil.Process(self._process.pid).children(recursive=True))
 
@@ -211,7 +212,7 @@ class Running:
         self._process.wait()
 
     def _committed_after(self, at: float) -> float:
-        """When the first row of a reading that was sent after a time was committed; 0: not yet."""
+        """Return when the first row of a reading sent after `at` was committed, or 0 if none has been."""
         for file in sorted((self._folder / "lake" / NAME / "_delta_log").glob("*.json")):
             if (made := file.stat().st_mtime) > at:
                 actions = [orjson.loads(line) for line in file.read_bytes().splitlines()]
@@ -230,7 +231,7 @@ class Running:
                 sent = n + 1
 
     def _listen(self) -> None:
-        """Note when the first alert of a reading arrives that was sent after a kill."""
+        """Record the arrival of the first alert of a reading that was sent after a kill."""
         options = {"reconnect_backoff_max_ms": 200, "fetch_max_wait_ms": 20}
         with contextlib.closing(clients.consumer(self._kafka, **options)) as consumer:
             (tp,) = assigned(f"alerts.{NAME}")
@@ -244,12 +245,12 @@ class Running:
 
 
 def _since(text: str) -> float:
-    """A time as s since the epoch."""
+    """Return a time in s since the epoch."""
     return datetime.fromisoformat(text).timestamp()
 
 
 def kills(rounds: int) -> None:
-    """Kill each part so many times, and print how long it took."""
+    """Kill each part `rounds` times, and print the recovery times."""
     took: dict[str, list[tuple[float, float]]] = {part: [] for part in (*PARTS, "broker", "Ray")}
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         running = Running(Path(folder), server)
@@ -275,7 +276,7 @@ def _spread(seconds: tuple[float, ...]) -> str:
 
 
 def takeovers(sizes: list[int]) -> None:
-    """Print what a takeover takes by the number of keys."""
+    """Print the time of a recovery by the number of keys."""
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         kafka = {"bootstrap_servers": server.bootstrap_servers}
         print(

@@ -1,10 +1,11 @@
-"""What a reading costs the occupancy pipeline by the number of rooms: the machine alone, no Kafka, no lake.
+"""Measure the cost of a reading in the occupancy pipeline by the number of rooms: only the machine, without Kafka and lake.
 
     OMP_NUM_THREADS=1 python -m benchmarks.rooms [--rooms 100,1000,10000,100000] [--readings 400000] [--profile]
 
-Each room sends one reading of each property a minute, every one at a moment of its own in it. A step holds a minute's readings
-and at most `pipeline.batch.rows`; one more line is 100 rooms that catch up, 20 minutes a step. Only `Machine.step` is timed, once
-67 minutes have filled the windows of 60 (a row comes 5 minutes late). More than 2,000 rooms begin as clones of so many.
+Each room sends one reading of each property per minute, each at its own time within the minute. A step holds one minute of
+readings, at most `pipeline.batch.rows`. An additional line measures 100 rooms that catch up, with 20 minutes per step. Only
+`Machine.step` is timed, after 67 minutes have filled the windows of 60 (a row is emitted 5 minutes late). With more than 2,000
+rooms, the initial state is cloned from 2,000.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 START = 1_767_600_000_000
-"""Monday 5 January 2026, 8:00 UTC: what is measured begins in office hours; ms since 1970."""
+"""Monday 5 January 2026, 8:00 UTC, in ms since the epoch, so that the measurement begins in office hours."""
 SCHEMA = pa.schema([*IDENTITY, *READING])
 MODEL = Model(OFFICES, "offices", "cpu")
 WARMUP, WARMED = 67, 2_000
 USUAL, MOVES = np.array([700.0, 21.0, 45.0, 0.5]), np.array([5.0, 0.03, 0.2, 0.005])
-"""Of `PROPERTIES`: where a room's walk begins, and how far it goes in a minute."""
+"""For each of `PROPERTIES`: the start of a room's random walk, and its standard deviation per minute."""
 
 
 class Rooms:
-    """Readings of so many rooms, minute by minute: each property's value walks about."""
+    """Readings of `rooms` rooms, minute by minute: the value of each property is a random walk."""
 
     def __init__(self, rooms: int) -> None:
         self.rooms, self._rng, self._minute = rooms, np.random.default_rng(0), 0
@@ -52,7 +53,7 @@ class Rooms:
         self._moment = self._rng.integers(0, 60_000, self._last.size)
 
     def minutes(self, count: int, rows: int) -> Iterator[pa.RecordBatch]:
-        """The next minutes' readings as they come, in steps of so many rows."""
+        """Yield the readings of the next `count` minutes in order of time, at most `rows` per batch."""
         order, n = np.tile(np.argsort(self._moment, kind="stable"), count), count * len(self._moment)
         values = self._last + (MOVES * self._rng.standard_normal((count, *self._last.shape))).cumsum(0)
         minutes, nothing = np.repeat(np.arange(count), len(self._moment)), np.zeros(n, np.int32)
@@ -67,7 +68,7 @@ class Rooms:
             yield pa.RecordBatch.from_arrays([a.slice(start, rows) for a in arrays], schema=SCHEMA)
 
     def clone(self, times: int, delta: StateDelta) -> StateDelta:
-        """Be so many times the rooms; the state of them all, from that of the rooms so far."""
+        """Multiply the number of rooms by `times`. Returns the state of all rooms, cloned from the given one."""
         names = [f"room-{int(key[5:]) + self.rooms * i}" for i in range(times) for key in delta.keys["key"].to_pylist()]
         self._last, self._moment = np.tile(self._last, (times, 1)), np.tile(self._moment, times)
         self.rooms *= times
@@ -79,7 +80,7 @@ class Rooms:
 
 
 def measure(rooms: int, readings: int, minutes: int, profile: bool) -> tuple[float, float]:
-    """Processor time, us a reading, of steps of so many minutes, and the most memory seen after one, MB."""
+    """Return the processor time in us per reading for steps of `minutes`, and the peak memory after a step in MB."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     made, machine, rows = Rooms(min(rooms, WARMED)), Machine(pipeline({}, MODEL)), pipeline({}, MODEL).batch.rows
@@ -107,7 +108,7 @@ def measure(rooms: int, readings: int, minutes: int, profile: bool) -> tuple[flo
 
 
 def main() -> None:
-    """A line a size, each measured in a process of its own with a worker's memory settings; rates are of processor time."""
+    """Print a line per size, measured in its own process with a worker's memory settings; rates are by processor time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", default="100,1000,10000,100000")
     parser.add_argument("--readings", type=int, default=400_000)

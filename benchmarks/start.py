@@ -1,10 +1,10 @@
-"""What a person waits for, on Apache Kafka, from the Enter key on: `run` to its first committed row, `up`, `status` and the others.
+"""Measure how long a person waits for a command, with Apache Kafka: `run` to its first committed row, `up`, `status` and others.
 
     python -m benchmarks.start [--rounds 5]
 
-Bytecode is off in the environment, as in most container images, so that only what set-up has compiled is compiled. `up`, `stop` and
-all that follow are on a Ray cluster of two cores that is there already. A registry that is there is asked which model is meant, and
-costs the import of MLflow; each command is therefore timed without one, too.
+Python writes no bytecode, as in most container images, so only files that the set-up has compiled are compiled. All commands but
+`run` use a running Ray cluster of two cores. With a registry, a command resolves its model there, which costs the import of
+MLflow. Each command is therefore timed with and without a registry.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "dlq list": ["dlq", "list", NAME],
     "state show": ["state", "show", NAME, "7"],
 }
-"""What is timed while the pipeline runs on the cluster."""
+"""The commands that are timed while the pipeline runs on the cluster."""
 
 
 class Shell:
-    """A folder with settings in which `tocsin` is typed.
+    """A folder with settings, in which `tocsin` commands run.
 
     Args:
-        pipelines: their names; each starts from nothing.
-        address: of Ray.
+        pipelines: names of the pipelines, each of which starts without state.
+        address: of the Ray cluster.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Shell:
         (folder / "tocsin.toml").write_text(shared + "".join(f"[pipelines.{name}]{own}" for name in pipelines))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Type a command."""
+        """Start a `tocsin` command."""
         with (self._folder / "said").open("ab") as said:
             return subprocess.Popen(
                 [str(Path(sys.executable).parent / "tocsin"), *arguments],
@@ -90,14 +90,14 @@ class Shell:
             )
 
     def seconds(self, *arguments: str) -> float:
-        """How long a command takes."""
+        """Run a command. Returns the seconds that it takes."""
         began = time.perf_counter()
         if self.start(*arguments).wait():
             raise RuntimeError(f"tocsin {' '.join(arguments)}: {(self._folder / 'said').read_text()[-500:]}")
         return time.perf_counter() - began
 
     def first_row(self, pipeline: str) -> float:
-        """How long `tocsin run` takes until the table's log has its first rows."""
+        """Return the seconds from the start of `tocsin run` until the table's log has the first rows."""
         began = time.perf_counter()
         run = self.start("run", pipeline)
         while not self._committed(pipeline):
@@ -115,10 +115,10 @@ class Shell:
 
 
 def measure(server: KafkaServer, folder: Path, rounds: int, *, mlflow: bool) -> dict[str, list[float]]:
-    """Seconds of each command, round by round."""
+    """Return the seconds of each command in each round."""
     names = [f"run{number}" for number in range(rounds + 1)]
     shell, runs = Shell(folder, server, names, mlflow=mlflow), "run, to the first row"
-    took = {runs: [shell.first_row(name) for name in names][1:]}  # the first one makes the registry
+    took = {runs: [shell.first_row(name) for name in names][1:]}  # without the first run, which creates the registry
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"},
@@ -130,7 +130,7 @@ def measure(server: KafkaServer, folder: Path, rounds: int, *, mlflow: bool) -> 
         shell = Shell(folder, server, [NAME], mlflow=mlflow, address=cluster.stdout.readline().strip())
         for number in range(rounds):
             took.setdefault("up", []).append(shell.seconds("up", NAME))
-            time.sleep(5)  # what begins behind the shards has begun
+            time.sleep(5)  # until everything that starts after the shards has started
             if number == 0:
                 for name, arguments in COMMANDS.items():
                     took[name] = [shell.seconds(*arguments) for _ in range(rounds)]
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     both = []
-    for mlflow in (False, True):  # each with a broker of its own: a pipeline's journal goes with one lake
+    for mlflow in (False, True):  # each with its own broker, since a pipeline's journal belongs to one lake
         with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
             Shell(Path(folder), server, [NAME], mlflow=False).seconds(
                 "feed", NAME, "--from", "sim", "--limit", str(ROWS), "--rate", "0"

@@ -1,11 +1,11 @@
-"""How well events under water are found, by the model and by what it is held against; `docs/surprise.md` shows the tables.
+"""Measure how well the model and its baselines find underwater events; `docs/surprise.md` shows the tables.
 
     python -m benchmarks.surprise DATA [KEEP]
 
-DATA holds underwater_fish and underwater_subvo; about an hour and a half on one core. Models are kept in KEEP (build/surprise), and
-a run that was stopped goes on with those.
+DATA must contain underwater_fish and underwater_subvo. A run takes about an hour and a half on one core. Models are stored in KEEP
+(default: build/surprise), and an interrupted run resumes with those.
 
-Every form's level is chosen on the validation dives and then used as it is on the test dives and on real footage.
+Each form's level is chosen on the validation dives, and then used unchanged on the test dives and on real footage.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from tocsin.models.vision.video import read
 
 SEEDS = range(3)
 REAL_SEEDS = range(4)
-"""Of what is drawn into real footage, and of the pans over stills of it."""
+"""Seeds of the novelties that are drawn into real footage."""
 NOT_NEW = ("fish", "school", "eel", "reef fish", "ray", "squid")
-"""Kinds that live in the footage of a tank."""
+"""Kinds that are not novel in the footage of a tank, since they live there."""
 RECALL = 0.788
 Score = Callable[[Footage], Tensor]
 
 
 class Form(NamedTuple):
-    """A way to score clips: one or several, by seed, and the detectors that are tried on it."""
+    """A way to score clips: one score function per seed, and the detectors that are tried on the scores."""
 
     scores: Sequence[Score]
     levels: Sequence[DetectorConfig]
@@ -97,7 +97,7 @@ def report(
         print("|---|---|---|---|---|---|---|---|")
         for name, form in forms.items():
             found = [_curve(score, clips, form.levels) for score in form.scores]
-            levelled = chosen.setdefault(name, [best(some) for some in found])  # on validation dives, which come first
+            levelled = chosen.setdefault(name, [best(some) for some in found])  # validation dives come first
             _line(name, found, levelled)
         pace = [counted(uniform(len(c.tokens), 100), [False] * len(c.tokens), c.novelties, rate=RATE) for c in clips]
         print(f"| an alert every 10 s | {_figures([sum(pace, Counted())])} | | |", flush=True)
@@ -108,7 +108,7 @@ def _curve(score: Score, clips: Sequence[Footage], levels: Sequence[DetectorConf
 
 
 def _line(name: str, found: Sequence[dict[DetectorConfig, Counted]], chosen: Sequence[DetectorConfig]) -> None:
-    """A form's line: at the levels that were chosen, at a given recall, and at all levels of the first seed."""
+    """Print a form's line: figures at the chosen levels, false alerts at a given recall, and the curve of the first seed."""
     counts = [some[detector] for some, detector in zip(found, chosen, strict=True)]
     reached = [at_recall(some, RECALL) for some in found]
     falses = " ".join(str(count.false) if count else "-" for count in reached)
@@ -117,7 +117,7 @@ def _line(name: str, found: Sequence[dict[DetectorConfig, Counted]], chosen: Seq
 
 
 def _figures(counts: Sequence[Counted]) -> str:
-    """Mean and spread over seeds."""
+    """Format the figures as mean and spread over seeds."""
     told = []
     for figure, digits in (("precision", 2), ("recall", 2), ("f1", 2), ("false_per_hour", 0), ("saved", 3)):
         told.append(spread([count.figures()[figure] for count in counts], digits))
@@ -129,7 +129,7 @@ def _minutes(clips: Sequence[Footage]) -> float:
 
 
 def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
-    """Real footage with novelties drawn into it, and pans over stills of it, in which every alert is false."""
+    """Return real footage with novelties drawn into it, and pans over stills of that footage, where every alert is false."""
     drawn, pans = [], []
     for name, path in (
         ("fish", data / "underwater_fish" / "fish.mp4"),
@@ -145,7 +145,7 @@ def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
 
 
 def seen(clip: Clip, eye: Encoder) -> Footage:
-    """A clip in memory, as `looked_at` sees one."""
+    """Encode a clip that is in memory, as `looked_at` does for a simulated one."""
     return footage(pieces(clip.frames, eye.size), eye, clip.novelties)
 
 

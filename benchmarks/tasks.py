@@ -1,4 +1,4 @@
-"""Two synthetic tasks that need what is far back, with their answers: nested lists, and a needle in a haystack."""
+"""Two synthetic tasks that need distant tokens, with their answers: nested lists, and a needle in a haystack."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Task:
 
     Args:
         tokens: size of the vocabulary.
-        length: of a sequence.
-        answers: how many there are.
-        draw: `draw(generator, size, length)` gives tokens `[size, length]` and answers `[size]`, both int64.
+        length: number of tokens in a sequence.
+        answers: number of possible answers.
+        draw: `draw(generator, size, length)` returns tokens `[size, length]` and answers `[size]`, both int64.
     """
 
     tokens: int
@@ -33,7 +33,7 @@ class Task:
 
 
 def _listops(generator: random.Random, size: int, length: int) -> tuple[Tensor, Tensor]:
-    """Nested `[MAX 4 [MIN 2 9] 7]` of digits, three deep, at least half as long as `length`; filled up in front."""
+    """Draw nested lists of digits such as `[MAX 4 [MIN 2 9] 7]`, three deep, at least half of `length` long and padded in front."""
     rows, answers = [], []
     while len(rows) < size:
         tokens, value = _nested(generator, depth=3, room=length)
@@ -58,10 +58,10 @@ def _nested(generator: random.Random, depth: int, room: int) -> tuple[list[int],
 
 
 def _needle(generator: random.Random, size: int, length: int) -> tuple[Tensor, Tensor]:
-    """Noise with a token for each of the names that gives it a value; the last token asks for one of the names.
+    """Draw noise in which one token per name assigns it a value; the last token asks for the value of a name.
 
-    Every other sequence asks for what is far, in its first half, and the others, by other tokens, for what is near, among the last
-    `NEAR`: where attention may look far for half of the sequences, it pays to know for which.
+    In every other sequence the assignments are far, in its first half. In the others they are near, among the last `NEAR` tokens,
+    and the question is a different token. An attention that may look far for half of the sequences thus gains by knowing which.
     """
     tokens = torch.tensor([[generator.randrange(NOISE) for _ in range(length)] for _ in range(size)])
     answers = []

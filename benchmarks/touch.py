@@ -1,14 +1,14 @@
-"""How well touches are found, by the model and by what it is held against; `docs/touch.md` shows the tables.
+"""Measure how well the model and its baselines find touches; `docs/touch.md` shows the tables.
 
     python -m benchmarks.touch [--seeds 3] [--only forms,labels] [--keep build/touch]
 
-- forms: the model, with true boxes of hands, shaken, and with the finder's; without hands, in tests and in training; a classifier
-  of single frames; boxes of hands and things that are near
-- labels: of the training tables' touches none, 20 % and 40 % are put elsewhere; focal loss against generalised cross-entropy, in
-  half the steps
+- forms: the model with true but jittered hand boxes, with the finder's boxes, without hands in tests, and without hands in
+  training; a classifier of single frames; the distance between the boxes of hands and things.
+- labels: none, 20 % and 40 % of the touches of the training tables are moved elsewhere; focal loss against generalised
+  cross-entropy, with half the steps.
 
-Thresholds are chosen on the validation tables. Hours on one core, most of which is training: what has been looked at and trained is
-kept, and a run that was stopped goes on from there.
+Thresholds are chosen on the validation tables. A run takes hours on one core, most of it training. Encoded footage and trained
+models are stored, and an interrupted run resumes with those.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from tocsin.models.touch.truth import Touch
 
 SETS = {"validation": VALIDATION_SEEDS, "test": TEST_SEEDS}
 WRONG = (0.0, 0.2, 0.4)
-"""Shares of touches that are put elsewhere."""
+"""Shares of touches that are moved elsewhere."""
 NEAR = (-0.06, -0.03, 0.0, 0.02)
-"""Distances of boxes that are tried, shares of the frame's larger side."""
+"""Distances between boxes that are tried, as shares of the frame's larger side."""
 
 
 class Found(NamedTuple):
-    """Of each clip: candidates for the benchmark's metric, and what a stream would ring."""
+    """For each clip: the candidates for the benchmark's metric, and the alerts that a stream would raise."""
 
     soft: Sequence[Judged]
     hard: Sequence[Judged]
@@ -65,7 +65,7 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
     sets = {name: [_looked_at(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
 
     def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
-        """The model of this name, trained if it is not kept yet."""
+        """Return the model of this name; train it if it is not stored yet."""
         fresh = partial(fit, clips, config, eyes, replace(Recipe(), **recipe), seed=seed)
         return kept(keep / name, fresh, partial(load, device="cpu"))
 
@@ -95,7 +95,7 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
 
 
 def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
-    """As `looked_at`, once; with `finder`, the boxes are those that it finds."""
+    """Return the footage of `looked_at`, stored for later runs; with `finder`, its boxes are those that `finder` finds."""
     file = keep / (f"{seed}-found.safetensors" if finder else f"{seed}.safetensors")
     truth = Scene(seed, seconds=TRAIN_SECONDS if seed in TRAIN_SEEDS else 30, rate=RATE)
     if not file.exists():
@@ -106,12 +106,12 @@ def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = No
 
 
 def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
-    """What the model finds."""
+    """Return what the model finds."""
     return _found(model, [_unseen(clip) for clip in clips] if blind else clips, partial(decoded, model))
 
 
 def alone(model: TouchModel, clips: Sequence[Footage]) -> Found:
-    """What follows from each frame by itself: where what is held changes."""
+    """Return what a classifier of single frames finds: an event where its prediction of what is held changes."""
     return _found(model, clips, lambda clip: changes(model.net.holding(vectors(model, clip)).sigmoid()))
 
 
@@ -133,7 +133,7 @@ def _head(first: str) -> None:
 
 
 def _line(name: str, forms: Sequence[Form], sets: dict[str, Sequence[Footage]]) -> None:
-    """A form's line of each set; its thresholds are chosen on the first."""
+    """Print a form's line for each set; its thresholds are chosen on the first set."""
     chosen = list[tuple[float, float]]()
     for where, clips in sets.items():
         found = [form(clips) for form in forms]
@@ -146,9 +146,9 @@ def _line(name: str, forms: Sequence[Form], sets: dict[str, Sequence[Footage]]) 
 
 
 def _boxes(where: str, seeds: Iterable[int]) -> None:
-    """The best distance's line."""
+    """Print the line of the best distance between boxes."""
     clips, scenes = list[list[Judged]](), [Scene(seed, rate=RATE) for seed in seeds]
-    nothing = np.empty((*scenes[0].size, 0), np.uint8)  # of the pictures no more than their size counts
+    nothing = np.empty((*scenes[0].size, 0), np.uint8)  # only the size of a picture is used
     shots = [[shot._replace(picture=nothing) for shot in scene] for scene in scenes]
     for least in NEAR:
         clips.append([])
@@ -161,7 +161,7 @@ def _boxes(where: str, seeds: Iterable[int]) -> None:
 
 
 def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
-    """Mean and spread over seeds."""
+    """Print a line of figures as mean and spread over seeds."""
     told = []
     for figure, digits in (
         ("map_0", 3),
@@ -178,12 +178,12 @@ def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
 
 
 def _unseen(clip: Footage) -> Footage:
-    """A clip in which no hand is given."""
+    """Return the clip without hand boxes."""
     return replace(clip, boxes=torch.full_like(clip.boxes, torch.nan))
 
 
 def _spoilt(clip: Footage, share: float, seed: int) -> Footage:
-    """A clip of whose touches some are labelled where they are not: of the same length, anywhere, of either hand."""
+    """Return the clip with a share of its touches mislabelled: same length, random time, random hand."""
     draw, touches = np.random.default_rng((seed, 5)), list[Touch]()
     for touch in clip.touches:
         if draw.random() < share:

@@ -1,4 +1,4 @@
-"""The pipelines of cameras, as `benchmarks.frames` measures them: what their cameras see, and their networks by themselves."""
+"""The camera pipelines that `benchmarks.frames` measures: the frames of their cameras, and their networks alone."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from tocsin.pipelines.runtime.engine.plan import Model
 from tocsin.pipelines.touch import BOXES
 
 SEED = 1
-"""Of the scenes, which are neither trained nor tested on."""
+"""Seed of the scenes, which are used neither in training nor in tests."""
 Network = Callable[[Tensor, Sequence[Shot]], object]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """A pipeline of cameras.
+    """A camera pipeline.
 
     Args:
-        factory: of the pipeline.
-        rate: of a camera, frames a second.
-        frames: what a camera sees, without end of the scene in sight.
-        network: of a model's folder: what all frames must go through, given ready as `[B, 3, H, W]` uint8 and as they came.
-        model: the shipped folder.
-        ahead: frames of a camera that must have come before its first is judged.
+        factory: creates the pipeline.
+        rate: frames per second of a camera.
+        frames: returns the frames of a camera, at least as many as a benchmark takes.
+        network: loads the network from a model's folder. It is called with the frames decoded, `[B, 3, H, W]` uint8, and as they
+            arrived, and computes everything that each frame must pass through.
+        model: the shipped model's folder.
+        ahead: number of frames of a camera that must arrive before its first is processed.
     """
 
     factory: Callable[[Mapping[str, Any], Model | None], Pipeline]
@@ -50,7 +51,7 @@ class Watch:
     ahead: int = 0
 
     def declared(self) -> Pipeline:
-        """The pipeline on the shipped model, on the CPU."""
+        """Return the pipeline with the shipped model on the CPU."""
         return self.factory({}, Model(self.model, "", "cpu"))
 
 
@@ -59,14 +60,14 @@ def _dive() -> Iterator[Shot]:
 
 
 def _looks(_: Path) -> Network:
-    """The encoder alone."""
+    """Load the encoder, which is all of the network that counts here."""
     c = EncoderConfig()
     eye = load(c.source, size=(c.height, c.width), device="cpu", layer=c.layer)
     return lambda pixels, _: eye(pixels)
 
 
 def _table() -> Iterator[Shot]:
-    """A simulated table, while both hands are to be seen, with their boxes."""
+    """Yield the frames of a simulated table in which both hands are visible, with their jittered boxes."""
     draw = np.random.default_rng(SEED)
     for shot in Scene(SEED, seconds=60):
         boxes = shaken(shot.hands, draw)
@@ -76,7 +77,7 @@ def _table() -> Iterator[Shot]:
 
 
 def _judges(folder: Path) -> Network:
-    """All that the model computes: motion, a vector a frame, and what windows of those say."""
+    """Load all that the model computes: motion, a vector per frame, predictions for windows of vectors, and the decision."""
     model = touch_model.load(folder, device="cpu")
     c = model.config.network
 

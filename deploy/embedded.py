@@ -53,7 +53,7 @@ class EmbeddedBroker:
             if time.monotonic() > give_up:
                 self.stop()
                 raise RuntimeError(
-                    f"embedded broker on {self.bootstrap_servers}: silent for {timeout:g} s; see {self._log}"
+                    f"embedded broker on {self.bootstrap_servers}: expected an answer within {timeout:g} s; see {self._log}"
                 )
             time.sleep(0.02)
 

@@ -1,8 +1,8 @@
-"""`python -m docs [FOLDER]`, which `make docs` runs: the documentation as a site, into build/docs or FOLDER.
+"""Build the documentation site into build/docs or FOLDER: `python -m docs [FOLDER]`, which `make docs` runs.
 
-What stands in the pages comes from elsewhere where it can: `<!-- readme: The tour -->` stands for a section of the README by
-its heading, `<!-- settings -->` for the reference of all settings, and `<!-- options: pipelines/rul.py -->` for what that
-pipeline's docstring says of its options. Pictures and formulas are drawn here, so that the site fetches nothing from elsewhere.
+Pages include generated text: `<!-- readme: The tour -->` is replaced by the section of the README with that heading,
+`<!-- settings -->` by the reference of all settings, and `<!-- options: pipelines/rul.py -->` by the options in that pipeline's
+docstring. Pictures and formulas are drawn here, so that the site fetches nothing from another host.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SHIM = "https://unpkg.com/iframe-worker/shim"
 NAMED = {"pipelines": PipelineSettings, "sinks": SinkSettings}
-"""Sections of which there may be several, by name."""
+"""Sections that may occur several times, each with a name."""
 KINDS: dict[Any, str] = {
     Duration: "a duration",
     Size: "a size",
@@ -39,7 +39,7 @@ KINDS: dict[Any, str] = {
 
 
 def main() -> None:
-    """Build the site; a broken link ends it with status 1."""
+    """Build the site; exit with status 1 on a broken link."""
     site = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "docs").absolute()
     with TemporaryDirectory() as folder:
         pages = Path(folder) / "docs"
@@ -61,14 +61,14 @@ def main() -> None:
 
 
 def _keep_at_home(site: Path) -> None:
-    """Have pages take from the site what the theme takes from another host: a worker for pages opened from files."""
+    """Make pages load the theme's worker for pages opened from files from the site itself instead of another host."""
     for page in site.rglob("*.html"):
         own = "../" * (len(page.relative_to(site).parts) - 1) + "worker.js"
         page.write_text(page.read_text().replace(SHIM, own))
 
 
 def expanded(markdown: str) -> str:
-    """A page with what it only names."""
+    """Replace the placeholders of a page with the text that they name."""
     markdown = re.sub(r"<!-- readme: (.+) -->", lambda found: _readme(found[1]), markdown)
     markdown = re.sub(r"<!-- options: (.+) -->", lambda found: _options(ROOT / found[1]), markdown)
     markdown = re.sub(r"^```math\n(.*?)^```$", lambda found: formulas.html(found[1]), markdown, flags=re.M | re.S)
@@ -76,7 +76,7 @@ def expanded(markdown: str) -> str:
 
 
 def _readme(heading: str) -> str:
-    """A section of the README, without its heading."""
+    """Return a section of the README without its heading."""
     text = (ROOT / "README.md").read_text()
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     if not found:
@@ -85,14 +85,14 @@ def _readme(heading: str) -> str:
 
 
 def _options(file: Path) -> str:
-    """What a pipeline's factory says of its options."""
+    """Return the description of the options from the docstring of a pipeline's factory."""
     functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
     (factory,) = (node for node in functions if node.name == "pipeline")
     return _args(ast.get_docstring(factory) or "")["options"]
 
 
 def _settings() -> str:
-    """Every setting: name, meaning, type, default, environment variable."""
+    """Return the reference of all settings: name, meaning, type, default, environment variable."""
     parts = []
     for name, field in Settings.model_fields.items():
         path, model = ((name, "<name>"), NAMED[name]) if name in NAMED else ((name,), field.annotation)
@@ -120,8 +120,8 @@ def _section(path: tuple[str, ...], model: type[BaseModel]) -> str:
 
 
 def _kind(hint: Any, schema: dict[str, Any]) -> str:
-    """A type in words."""
-    for known in (hint, *get_args(hint)):  # it may be that or None
+    """Describe a type in words."""
+    for known in (hint, *get_args(hint)):  # the arguments: the type may be optional
         if known in KINDS:
             return KINDS[known]
     schema = next((s for s in schema.get("anyOf", ()) if s["type"] != "null"), schema)
@@ -139,7 +139,7 @@ def _kind(hint: Any, schema: dict[str, Any]) -> str:
 
 
 def _own(name: str) -> str:
-    """The default of what a pipeline may set for itself."""
+    """Describe the default of a setting that a pipeline may set for itself."""
     (default,) = (f.default for declared in (Batch, Commit, Pipeline) for f in fields(declared) if f.name == name)
     return f"the pipeline's own, else {_shown(default)}"
 
@@ -155,7 +155,7 @@ def _shown(default: Any) -> str:
 
 
 def _args(doc: str) -> dict[str, str]:
-    """The meanings in a docstring's `Args:`, each of which may be that of several names."""
+    """Parse the meanings in a docstring's `Args:` by name; one entry may document several names."""
     joined = re.sub(r"\n {8,}", " ", doc.partition("\nArgs:\n")[2])
     found = re.findall(r"^ {4}(\w+(?:, \w+)*): (.+)$", joined, re.MULTILINE)
     return {name: _sentence(meaning) for names, meaning in found for name in names.split(", ")}

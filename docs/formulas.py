@@ -1,4 +1,4 @@
-"""Formulas of the pages, drawn when the site is built: no script of another host, and no font that a reader may lack."""
+"""Draw the formulas of the pages as SVG when the site is built, so that a reader needs no remote script and no extra font."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import io
 import re
 
 INK = "#123456"
-"""Stands for the text's own colour until a formula is in its page."""
+"""Placeholder colour, replaced by `currentColor` so that a formula takes the colour of its page's text."""
 
 
 def html(block: str) -> str:
-    """A block of formulas, one a line, as a table: the formula, and what stands behind `%` beside it."""
+    """Return a block of formulas, one per line, as a table: each formula, and beside it the note that follows `%`."""
     rows = []
     for line in block.strip().splitlines():
         formula, _, note = line.partition("%")
@@ -21,7 +21,7 @@ def html(block: str) -> str:
 
 
 def svg(formula: str) -> str:
-    """A formula in LaTeX, as far as matplotlib knows it, as an SVG in a line."""
+    """Return a formula as a single-line SVG; it may use the part of LaTeX that matplotlib supports."""
     import matplotlib
     from matplotlib import mathtext
 
@@ -32,7 +32,7 @@ def svg(formula: str) -> str:
     drawn = out.getvalue().decode()
     drawn = drawn[drawn.index("<svg") :]
     drawn = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", drawn, flags=re.S)
-    drawn = re.sub(r'<g id="patch_1">.*?</g>', "", drawn, flags=re.S)  # the paper
+    drawn = re.sub(r'<g id="patch_1">.*?</g>', "", drawn, flags=re.S)  # the background
     drawn = re.sub(r' id="(figure|text)_1"', "", drawn).replace(INK, "currentColor")
     label = markup.escape(formula, quote=True)
     return re.sub(r"\s+", " ", drawn).replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()

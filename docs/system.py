@@ -1,4 +1,4 @@
-"""The picture of the front page: who hands what to whom."""
+"""The picture of the front page: the data flow between the components."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OUTSIDE, KAFKA, RAY, LAKE, BELL = "#eef2f7", "#fdf0d5", "#e3eefb", "#e2f3e8", "#
 
 
 def svg() -> str:
-    """The whole picture."""
+    """Return the whole picture as SVG."""
     parts = [
         _box(8, 116, 112, 60, OUTSIDE, "Sensors", "JSON or Arrow"),
         _box(8, 216, 112, 60, OUTSIDE, "Cameras", "JPEG frames"),
@@ -53,7 +53,7 @@ def svg() -> str:
 
 
 def _box(x: int, y: int, width: int, height: int, fill: str, title: str, *lines: str) -> str:
-    """A box with a title and smaller lines, in its middle."""
+    """Return a box with a centred title and smaller lines below it."""
     middle, top = x + width / 2, y + height / 2 - 7 * len(lines) + 5
     texts = [f'<text x="{middle:g}" y="{top:g}" font-size="14" font-weight="600">{title}</text>']
     texts += [
@@ -66,7 +66,7 @@ def _box(x: int, y: int, width: int, height: int, fill: str, title: str, *lines:
 
 
 def _frame(x: int, y: int, width: int, height: int, title: str) -> str:
-    """A dashed frame around boxes, its title above them."""
+    """Return a dashed frame around boxes, with a title at its top."""
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="10" fill="#f7f9fc" stroke="{LINE}" stroke-dasharray="5 4"/>'
         f'<text x="{x + 14}" y="{y + 24}" font-size="13" fill="{LINE}">{title}</text>'

@@ -1,4 +1,4 @@
-"""The seeds of one training: the model that is best on validation is kept, saved and registered."""
+"""Training with several seeds: keeps, saves and registers the model that is best on validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tocsin.models.domain import Trained, Training
 
 
 class Model(Protocol):
-    """What is kept of a model."""
+    """The interface that `keep` needs of a model."""
 
     @property
     def parameters(self) -> int: ...
@@ -28,10 +28,10 @@ class Attempt(Generic[M]):
     """The model of one seed.
 
     Args:
-        score: on validation; seeds are compared by it. NaN without validation.
-        curve: name, value and step of each figure of its training.
-        figures: reported with the seed.
-        line: the same for people.
+        score: on validation; selects the best seed. NaN without validation.
+        curve: name, value and step of each metric of the training.
+        figures: metrics that are reported with the seed.
+        line: the same metrics as text.
     """
 
     model: M
@@ -58,10 +58,10 @@ def keep(
     Args:
         attempts: by seed.
         place: the model's name and folder.
-        candidate: the seed of the best attempt, once that is saved -> how it is compared with the champion.
-        params: a model -> what MLflow records beside data, seeds and the number of parameters.
-        lower: the lower a score, the better.
-        lines: printed before those of the attempts.
+        candidate: called after the best attempt is saved: its seed -> the candidate for champion.
+        params: a model -> parameters for MLflow, in addition to data, seeds and the number of parameters.
+        lower: whether a lower score is better.
+        lines: printed before the lines of the attempts.
         more: further facts, for JSON.
     """
     name, folder = place

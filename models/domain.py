@@ -33,7 +33,7 @@ class Option:
     least: int | None = None
 
 
-DecimalComma = Annotated[bool, Option("Numbers in CSV files are written 400,5.")]
+DecimalComma = Annotated[bool, Option("Numbers in CSV files have a decimal comma, as in 400,5.")]
 
 
 class Progress(Protocol):

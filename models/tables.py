@@ -131,7 +131,7 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
     numbered = numbered and len(cells) == len(header) + 1
     names = [*[""] * numbered, *(name.strip() for name in header)]
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
-        raise ValueError(f"{path}, line {first}: columns {twice} are there twice; rename or drop one of each")
+        raise ValueError(f"{path}, line {first}: duplicate columns {twice}; rename or drop one of each")
     try:
         if not header:
             raise pl.exceptions.NoDataError("empty")
@@ -146,8 +146,8 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
         for line, cells in _records(path, separator):
             if len(cells) > len(names):
                 raise ValueError(
-                    f"{path}, line {line}: {len(cells)} cells, expected {len(names)} as in the header; put cells that have a "
-                    f"{separator!r} in them into quotes"
+                    f"{path}, line {line}: {len(cells)} cells, expected {len(names)} as in the header; quote cells that contain "
+                    f"a {separator!r}"
                 ) from None
         said = str(reason).splitlines()[0]
         raise ValueError(f"{path}: {said}; expected a CSV file in UTF-8 whose first line names the columns") from None

@@ -1,4 +1,4 @@
-"""What every training loop shares: a reproducible start, and the optimizer's steps."""
+"""Shared by all training loops: a reproducible start, and the optimizer's steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CLIP = 1.0
 
 
 def begin(seed: int, *, threads: int | None = None) -> None:
-    """Seed torch, and set it up for small networks.
+    """Seed torch and configure it for small networks.
 
     Args:
-        threads: 1 for layers so small that they gain nothing from more; on busy cores more lose a hundredfold. None: unchanged.
+        threads: 1 for layers too small to gain from more; on busy cores, more threads are a hundred times slower. None: unchanged.
     """
-    torch.set_flush_denormal(True)  # saturated gates give denormals, which halve the speed
+    torch.set_flush_denormal(True)  # saturated gates produce denormals, which halve the speed
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -28,9 +28,9 @@ class Optimization:
     """AdamW with clipped gradients and a learning rate that follows a schedule.
 
     Args:
-        steps: in all.
-        learning_rate: the highest of the schedule.
-        schedule: "cosine" falls from it to 0; "cycle" rises to it over the share `rise` of the steps, then falls.
+        steps: total number of steps.
+        learning_rate: maximum of the schedule.
+        schedule: "cosine" decays from the maximum to 0; "cycle" rises to it over the share `rise` of the steps, then decays.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Optimization:
         )
 
     def step(self, loss: Tensor) -> float:
-        """Take one step down the gradient of `loss`, whose value is returned."""
+        """Take one optimizer step on `loss` and return its value."""
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self._network.parameters(), CLIP)

@@ -149,7 +149,7 @@ class SelectiveAttention(nn.Module):
             if width % heads:
                 raise ValueError(f"heads ({heads}) must divide {name} ({width})")
         if not 0 < share <= 1:
-            raise ValueError(f"share is {share}, more than 0 and at most 1 is needed")
+            raise ValueError(f"share is {share}, expected more than 0 and at most 1")
         self.heads, self.share, self.proportional = heads, share, proportional
         self.temperature, self.hard, self.restore_norm = temperature, hard, restore_norm
         self.query = nn.Linear(dim, query_dim, bias=False)

@@ -178,7 +178,7 @@ class ContextCache:
         dims = f"B H {self.anchor} P D"
         patches = match(q=(q, dims), k=(k, dims), v=(v, dims))["P"]
         if self.frames:
-            raise ValueError(f"the anchor comes before all frames, and {self.frames} are here; use a new cache")
+            raise ValueError(f"expected the anchor before all frames, got it after {self.frames}; use a new cache")
         _check_frames(self.anchor, patches, self.anchor, self.special, None)
         self._patches, self.frames = patches, self.anchor
         anchors = torch.stack((k.flatten(2, 3), v.flatten(2, 3)))
@@ -201,7 +201,7 @@ class ContextCache:
             ValueError: if the shapes or dtypes do not fit together, or the stream has not started.
         """
         if self._buffer is None:
-            raise ValueError(f"start() comes first, with {self.anchor} anchor frames; this stream has 0")
+            raise ValueError(f"expected start() with {self.anchor} anchor frames first, got a stream without them")
         dims = f"B H {self._patches} D"
         match(stored=(self._buffer[0], "B H S D"), q=(q, "B H T D"), k=(k, dims), v=(v, dims))
         end = self.tokens
@@ -259,7 +259,7 @@ def _check_sizes(anchor: int, window: int, special: int) -> None:
 
 def _check_frames(frames: int, tokens: int, anchor: int, special: int, keyframes: Sequence[bool] | None) -> None:
     if frames < anchor:
-        raise ValueError(f"a clip must have its anchor, {anchor} frames; got {frames}")
+        raise ValueError(f"a clip must have at least its {anchor} anchor frames; got {frames}")
     if special > tokens:
         raise ValueError(f"special ({special}) must be at most the tokens of a frame ({tokens})")
     if keyframes is not None and len(keyframes) != frames:

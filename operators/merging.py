@@ -263,7 +263,7 @@ def _check(
     n = match(tokens=(tokens, "B N C"))["N"]
     if threshold < 0:
         raise ValueError(
-            f"threshold is {threshold}, at least 0 is needed: tokens that point away from each other do not merge"
+            f"threshold is {threshold}, expected at least 0: tokens that point away from each other do not merge"
         )
     if not 0 <= protected <= n:
         raise ValueError(f"protected is {protected}, there are {n} tokens")

@@ -57,9 +57,7 @@ def fit_regimes(settings: Tensor, count: int, generator: torch.Generator | None 
         )
     distinct = len(torch.unique(settings, dim=0))
     if not 1 <= count <= distinct:
-        raise ValueError(
-            f"count is {count}, the settings have {distinct} distinct rows; 1 to {distinct} regimes can be found"
-        )
+        raise ValueError(f"count is {count}, expected 1 to {distinct}: the settings have {distinct} distinct rows")
     generator = torch.Generator(settings.device).manual_seed(0) if generator is None else generator
     x = settings.double()
     mean = x.mean(0)
@@ -302,7 +300,7 @@ def _check(
         wide["state"] = (state.to(x.dtype), "B F")
     sizes = match(x=(x, "B T F"), regime=(regime, "B T"), **wide)
     if not 0 <= keep < 1:
-        raise ValueError(f"keep is {keep}, at least 0 and less than 1 is needed")
+        raise ValueError(f"keep is {keep}, expected at least 0 and less than 1")
     _check_regime(regime, sizes["K"])
     return sizes
 

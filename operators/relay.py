@@ -172,7 +172,7 @@ def _check(times: Tensor, intervals: Tensor, tail: float | Tensor, eps: float) -
         )
     if isinstance(tail, Tensor) and tail.dim() and tail.shape != intervals.shape[-2:-1]:
         raise ValueError(
-            f"tail is {list(tail.shape)}, intervals have S = {intervals.shape[-2]}; give one, or one a slot"
+            f"tail is {list(tail.shape)}, intervals have S = {intervals.shape[-2]}; give one, or one per slot"
         )
     if not 0 < eps < 1 or not (isinstance(tail, Tensor) or tail > 0):
         raise ValueError(f"eps ({eps}) must lie between 0 and 1, and tail ({tail}) above 0")

@@ -127,7 +127,7 @@ def flux_attention(q: Tensor, k: Tensor, v: Tensor, route: Tensor, *, sink: int,
     _check(q, k, v, sink, window)
     if route.shape != q.shape[:1]:
         raise ValueError(
-            f"route is {list(route.shape)}, q has {q.shape[0]} samples: {list(q.shape)}; give one route a sample"
+            f"route is {list(route.shape)}, q has {q.shape[0]} samples: {list(q.shape)}; give one route per sample"
         )
     dense = partial(F.scaled_dot_product_attention, is_causal=True)
     sparse = partial(sink_window_attention, sink=sink, window=window)

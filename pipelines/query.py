@@ -104,7 +104,7 @@ def alerts(
                         yield Alert.read(record.headers, record.value)
                     except (KeyError, ValueError, TypeError) as reason:
                         place = f"{record.topic}[{record.partition}]@{record.offset}"
-                        log.warning("%s: expected an alert, got %r; it is passed over", place, reason)
+                        log.warning("%s: expected an alert, got %r; skipping it", place, reason)
             if follow and time.monotonic() - refreshed > REFRESH_S:
                 _assign(consumer, pipeline, "earliest")  # read a topic that was created meanwhile from its start
                 refreshed = time.monotonic()

@@ -1,4 +1,4 @@
-"""`tocsin run` in the background, as a shell's `&` has it."""
+"""`tocsin run` in the background, as with a shell's `&`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ START_S, END_S = 240, 400
 
 
 class Background:
-    """A pipeline that runs on a Ray of its own, once it does.
+    """A command in the background that starts its own Ray; the constructor waits until Ray is up.
 
-    What it says goes to a file: a pipe would fill up, or stay open as long as any process that it has started.
+    Its stderr goes to a file. A pipe would fill up, or stay open as long as any process that the command has started.
 
     Args:
-        environment: of the command; what is asked with it from then on is asked of the command's Ray.
+        environment: of the command. The constructor sets the address of the command's Ray in it, for later commands.
     """
 
     def __init__(self, command: Sequence[str], *, folder: Path, environment: dict[str, str]) -> None:
         self._said = folder / "said"
-        environment.pop("TOCSIN_RAY__ADDRESS", None)  # of a Ray that has ended
+        environment.pop("TOCSIN_RAY__ADDRESS", None)  # may name a Ray that has ended
         with self._said.open("w") as said:
             self._process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said
@@ -42,16 +42,16 @@ class Background:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:  # a test has failed
+        if self._process.poll() is None:  # only if a test has failed
             self.kill()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Have it commit and end."""
+        """Signal the command, and wait until it has committed and ended."""
         self._process.send_signal(how)
         assert self._process.wait(END_S) == 0, self._said.read_text()
 
     def kill(self) -> None:
-        """SIGKILL it and all that it has started, as if the machine had died."""
+        """SIGKILL the command and all its child processes, as if the machine had died."""
         died = [process := psutil.Process(self._process.pid), *process.children(recursive=True)]
         for process in died:
             with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""One Apache Kafka for all test processes. The one that hands out tests starts it while the others import, and ends it."""
+"""One Apache Kafka for all test processes. The controller starts it while the workers import, and stops it at the end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 from tocsin.pipelines.runtime.lake.storage import write_aside
 
 NAMED = "TOCSIN_TEST_KAFKA"
-"""The variable with the file that says where it is, or why there is none."""
+"""The environment variable with the path of a file that holds the broker's address, or why there is no broker."""
 START_S = 120
 
 
 class Shared:
-    """The broker, from the moment that it is asked for until `end`."""
+    """The shared broker: it starts in a thread and runs until `end`."""
 
     def __init__(self) -> None:
         self._folder = Path(mkdtemp(prefix="tocsin-kafka-"))
@@ -29,7 +29,7 @@ class Shared:
         self._thread.start()
 
     def end(self, *, keep: bool) -> None:
-        """End it. `keep`: its files, for a failed test may want them."""
+        """Stop the broker; keep its files if `keep`, to examine a failed test."""
         self._thread.join()
         self._server.kill()  # a clean stop would sync every log to disk first
         if not keep:
@@ -47,11 +47,11 @@ class Shared:
 
 
 def shared() -> KafkaServer:
-    """The broker, once it serves, as an object that was not started: it has its address and its files.
+    """Wait for the shared broker. Returns an object with its address and files that does not start or stop it.
 
     Raises:
-        MissingToolError: Java or Maven is not there.
-        RuntimeError: it did not start.
+        MissingToolError: if Java or Maven is not installed.
+        RuntimeError: if the broker did not start.
     """
     named, give_up = Path(os.environ[NAMED]), time.monotonic() + START_S
     while not named.exists():

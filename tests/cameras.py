@@ -1,4 +1,4 @@
-"""A camera to feed from: it shows a lighter picture each time, to the first who asks at its URL, `tcp://` or `rtsp://`.
+"""A camera to feed from: it sends ever lighter pictures to the first client that connects to its URL, `tcp://` or `rtsp://`.
 
 `python -m tests.cameras URL`
 """
@@ -16,7 +16,7 @@ LEVELS = np.arange(40, 240, 8)
 SIZE = (64, 96)
 RATE = 10
 SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 32\r\na=control:video\r\n"
-"""MPEG video, which needs no further word."""
+"""The description of a stream of MPEG video, which needs no further parameters."""
 
 
 def shown(to: str, kind: str, codec: str) -> None:
@@ -27,12 +27,12 @@ def shown(to: str, kind: str, codec: str) -> None:
             frame = av.VideoFrame.from_ndarray(np.full((*SIZE, 3), level, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
             if kind == "rtp":
-                time.sleep(1 / RATE)  # what nobody takes in time is lost
+                time.sleep(1 / RATE)  # RTP drops frames that are not received in time
         container.mux(stream.encode(None))
 
 
 def asked(host: str, port: int) -> None:
-    """Answer as an RTSP server (RFC 2326), until the pictures have been shown."""
+    """Answer one client as an RTSP server (RFC 2326) until all pictures have been sent."""
     with socket.create_server((host, port)) as listening, listening.accept()[0] as caller:
         said, to = caller.makefile("r", newline="\r\n"), ""
         for line in said:

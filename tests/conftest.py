@@ -1,4 +1,4 @@
-"""What every test may use: Apache Kafka, topics, the real recordings; and the check that nothing is left running."""
+"""Fixtures for all tests: Apache Kafka, topics, the real recordings, and the check that no process is left running."""
 
 import contextlib
 import fcntl
@@ -31,26 +31,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start what all test processes share."""
-    # A shell that puts `make test` in the background has it ignore Ctrl-C, and so would all that the tests start and interrupt.
+    """Start the broker that all test processes share."""
+    # A shell that runs `make test` in the background makes it ignore SIGINT. Processes that the tests start would inherit that
+    # and ignore the SIGINT that the tests send them.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ:
         config.stash[SHARED] = Shared()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End it."""
+    """Stop the shared broker."""
     if broker := config.stash.get(SHARED, None):
         broker.end(keep=config.stash.get(RED, False))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Note whether a test has failed."""
+    """Record whether a test has failed."""
     session.config.stash[RED] = bool(session.testsfailed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for brokers, whole commands first, go evenly among those that compute: some wait while others work."""
+    """Distribute test files that wait for brokers evenly among files that compute, so that some wait while others use the CPU."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
@@ -63,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    """Fail when a process that the tests started, however detached, outlives them."""
+    """Fail if a process that the tests started outlives them, even if it is detached."""
     os.environ[SESSION] = session = uuid.uuid4().hex
     yield
     give_up = time.monotonic() + 10
@@ -79,14 +80,14 @@ def no_process_is_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def floats_are_whole() -> Iterator[None]:
-    """Training has torch flush denormals in the whole process; here others come after it who need them."""
+    """Restore denormals after each test: training makes torch flush them in the whole process, and later tests need them."""
     yield
     if "torch" in sys.modules:
         sys.modules["torch"].set_flush_denormal(False)
 
 
 def _processes(session: str) -> list[psutil.Process]:
-    """Living processes that carry the session's mark or descend from this one, but for those that end with it."""
+    """Return live processes that carry the session's mark or descend from this one, except helpers that end with it."""
     descendants = {child.pid for child in psutil.Process().children(recursive=True)}
     left = []
     for process in psutil.process_iter(["cmdline", "environ", "status"]):
@@ -100,7 +101,7 @@ def _processes(session: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="session")
 def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
-    """Apache Kafka, one for all tests: a test that stops a broker has its own."""
+    """Apache Kafka, shared by all tests. A test that stops its broker uses `own_kafka`."""
     alone = None if NAMED in os.environ else Shared()
     try:
         yield shared()
@@ -115,14 +116,14 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer]:
 
 @pytest.fixture
 def own_kafka(kafka: KafkaServer, tmp_path: Path) -> Iterator[KafkaServer]:
-    """A broker of the test's own, to be killed at will; `kafka` has seen to it that Java and the jars are there."""
+    """A broker for one test, which may kill it. It depends on `kafka` so that Java and the jars are present."""
     with KafkaServer(data=tmp_path / "kafka", heap="256m") as own:
         yield own
 
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """`once(name, make)` is a folder for all test processes, which `make` has filled in the first that asked."""
+    """`once(name, make)` returns a folder shared by all test processes; the first to ask for it fills it with `make`."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
@@ -139,7 +140,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
 @pytest.fixture
 def tracking_uri(once: Once, tmp_path: Path) -> str:
-    """Of an empty MLflow database in `tmp_path`; it is copied, for MLflow takes two seconds to make one."""
+    """The URI of an empty MLflow database in `tmp_path`. It is a copy, since MLflow takes two seconds to create one."""
 
     def make(folder: Path) -> None:
         from mlflow import MlflowClient
@@ -152,7 +153,7 @@ def tracking_uri(once: Once, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def create_topic(kafka: KafkaServer) -> CreateTopic:
-    """`create_topic(name="topic", *, partitions=1, config=None)` makes a topic of a unique name and returns that."""
+    """`create_topic(name="topic", *, partitions=1, config=None)` creates a topic with a unique name and returns the name."""
 
     def create(name: str = "topic", *, partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         unique = f"{name}.{uuid.uuid4().hex[:8]}"
@@ -172,7 +173,7 @@ def topic(create_topic: CreateTopic) -> str:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The directory of the real recordings: `TOCSIN_DATA`, else `../shared/data` beside the repository."""
+    """The directory of the real recordings: `TOCSIN_DATA`, or `../shared/data` relative to the repository."""
     path = Path(os.environ.get("TOCSIN_DATA", ROOT.parent / "shared" / "data"))
     if not path.is_dir():
         pytest.skip(f"no recordings in {path}: set TOCSIN_DATA to the directory that holds them")
@@ -181,5 +182,5 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def kills(request: pytest.FixtureRequest) -> int:
-    """How many kills a crash test makes: `--kills`."""
+    """Number of kills in a crash test: `--kills`."""
     return request.config.getoption("--kills")

@@ -1,4 +1,4 @@
-"""A lake on whose file system some things are refused, as a locked, a shared or a foreign folder refuses them."""
+"""A lake on a file system that refuses some operations, like a locked, shared or foreign folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Refuses = Callable[[str], OSError | None]
 
 
 class Denied(fs.SubTreeFileSystem):
-    """Refuses to delete folders and, by "list", to list them."""
+    """A file system that refuses to delete folders, and to list them if `refuses("list")` returns an error."""
 
     refuses: Refuses
 
@@ -30,10 +30,10 @@ class Denied(fs.SubTreeFileSystem):
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, refuses: Refuses) -> None:
-    """Have every lake refuse from now on.
+    """Make every lake refuse operations from now on.
 
     Args:
-        refuses: a path -> the error, or None; of "list": to list a folder.
+        refuses: maps the path of a folder to delete, or "list" for listing a folder, to an error or None.
     """
 
     def files(lake: Lake) -> Denied:

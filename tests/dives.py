@@ -1,4 +1,4 @@
-"""A small model of surprise and clips to try it on: a camera over a texture, and something bright that comes into its picture."""
+"""A small surprise model and clips to test it: a camera moves over a texture, and something bright comes into view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECIPE = Recipe(steps=60, clips=4, length=10)
 
 
 def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, speed: float = 3.0) -> torch.Tensor:
-    """A camera that moves to and fro over a texture, `[T, 3, H, W] uint8`; something bright is there from one frame to another."""
+    """Return a clip `[T, 3, H, W] uint8` of a camera that moves to and fro over a texture; `fish`: frames with something bright."""
     rng = np.random.default_rng(seed)
     ground = cv2.resize(rng.integers(40, 160, (24, 60, 3), np.uint8), (480, 160), interpolation=cv2.INTER_CUBIC)
     made = []
@@ -35,7 +35,7 @@ def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, spee
 
 
 def small_model(folder: Path) -> None:
-    """Train a model on a few such clips and save it."""
+    """Train a model on three such clips and save it."""
     torch.set_num_threads(1)
     eye = encoder(size=SIZE, device="cpu", layer=SEEN.layer)
     config = SurpriseConfig(

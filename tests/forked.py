@@ -1,4 +1,4 @@
-"""Processes that have the imports behind them: forks of one server, up in 0.1 s where a new one takes 3 s."""
+"""Processes with all imports done: forks of one server that start in 0.1 s, where a new process takes 3 s."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ END_S = 180.0
 
 
 def warm_up() -> None:
-    """Have the imports done before anything waits for a process."""
+    """Make the server import its modules now, before a test waits for a process."""
     process = FORKS.Process(target=int)
     process.start()
     process.join()
 
 
 class Tocsin:
-    """`tocsin` with arguments, as `subprocess.Popen` has it: a process of its own, with pipes for what it says."""
+    """`tocsin` with arguments in its own process, with pipes for its output; an interface like `subprocess.Popen`."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         self.stdout, out = _pipe()
@@ -38,15 +38,15 @@ class Tocsin:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, once it has ended."""
+        """The exit status, or None if the process has not ended."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Its exit status, if it has ended."""
+        """Return the exit status, or None if the process has not ended."""
         return self._process.exitcode
 
     def wait(self, timeout: float = END_S) -> int:
-        """Wait until it ends. Returns its exit status."""
+        """Wait until the process ends. Returns its exit status."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()
@@ -54,7 +54,7 @@ class Tocsin:
         return self._process.exitcode
 
     def communicate(self, timeout: float = END_S) -> tuple[str, str]:
-        """Wait until it ends. Returns what it has said, on stdout and stderr."""
+        """Wait until the process ends. Returns its output on stdout and stderr."""
         said = ["", ""]
 
         def read(number: int, stream: TextIO) -> None:
@@ -69,13 +69,13 @@ class Tocsin:
         return said[0], said[1]
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         assert self.pid
         os.kill(self.pid, number)
 
 
 def _pipe() -> tuple[TextIO, Connection]:
-    """The end to read text from, and the one that a process is given."""
+    """Create a pipe. Returns the stream to read text from, and the end to pass to a process."""
     there, end = FORKS.Pipe(duplex=False)
     stream = os.fdopen(os.dup(there.fileno()), encoding="utf-8")
     there.close()

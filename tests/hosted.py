@@ -1,4 +1,4 @@
-"""A shard as a worker hosts it, in the test's own process: without Ray, for its reader is a thread's guest here."""
+"""A shard as a worker hosts it, but in the test's own process and without Ray: its reader is a plain object, not an actor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tocsin.pipelines.runtime.kafka.reader import Reader
 
 @contextmanager
 def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
-    """Host a shard until the end of the block. A shard that would end its process ends its thread alone."""
+    """Host a shard until the end of the block. A shard that would end its process ends only its thread."""
     readers = list[Reader]()
 
     def reader(*arguments: Any) -> Reader:
@@ -30,13 +30,13 @@ def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
             shard.let_go()
             shard.thread.join(30)
             for left in readers:
-                if "_consumer" in vars(left):  # else it was never used, and closing it would open one
+                if "_consumer" in vars(left):  # otherwise it was never used, and closing it would open one
                     left.close()
             assert not shard.thread.is_alive()
 
 
 def reaches(shard: worker.HostedShard, state: str, seconds: float = 30) -> str:
-    """Wait until the shard is in a state and return the line that it has for people."""
+    """Wait until the shard is in a state. Returns its error line."""
     give_up = time.monotonic() + seconds
     while shard.state != state:
         assert shard.thread.is_alive(), f"expected it to be {state}, got its end in state {shard.state}: {shard.error}"

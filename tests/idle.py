@@ -1,4 +1,4 @@
-"""A worker for tests of what looks after workers: it runs no shard. In a module that Ray's processes can import."""
+"""Fake workers and supervisors for tests of the control plane, in a module that Ray's processes can import."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ERRORS = {"unavailable": ActorUnavailableError("the network is slow", None), "ow
 
 
 class Idle(Worker):
-    """A worker that runs no shard and says what it is told to say: statuses, or names of `ERRORS` to raise; the last for ever.
+    """A worker that runs no shard. Its `status` returns the given statuses in turn, or raises those of `ERRORS`; the last repeats.
 
-    Shard 9 does not commit in time; shard 8 takes 3 s, and its worker answers meanwhile.
+    Shard 9 does not commit in time. Shard 8 takes 3 s to drain, and its worker answers meanwhile.
     """
 
     def __init__(self, *told: Any) -> None:
@@ -42,7 +42,7 @@ class Idle(Worker):
 
 
 class Boss:
-    """A supervisor that answers as it is told to: names of `ERRORS` to raise, then whether it drained all."""
+    """A supervisor whose `stop` gives the answers it was made with: names of `ERRORS` to raise, or whether it drained all."""
 
     def __init__(self, *told: Any) -> None:
         self._told, self._words = list(told), list[tuple[str, str]]()

@@ -1,10 +1,10 @@
-"""What the server of `tests.forked` has imported; nobody else imports this."""
+"""The modules that the server of `tests.forked` imports in advance; only that server imports this module."""
 
 import os
 
-os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `tocsin` does: Ray reads it when it is imported
+os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `tocsin` does; Ray reads it on import
 
-import pandas  # noqa: F401 - Arrow wants it
+import pandas  # noqa: F401 - Arrow imports it
 import pydantic_settings  # noqa: F401
 import ray  # noqa: F401
 import rich.table  # noqa: F401

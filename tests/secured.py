@@ -1,4 +1,4 @@
-"""What makes a test's broker ask for TLS and a password, and, where that is wanted, for rights."""
+"""Settings that make a test's broker require TLS and a password and, optionally, check access rights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cryptography.x509.oid import NameOID
 USER, PASSWORD = "tocsin", "open sesame"
 AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    "super.users": "User:ANONYMOUS",  # who comes by the other listener, the broker itself among them
+    "super.users": "User:ANONYMOUS",  # clients of the other listener, including the broker itself
 }
 
 
 def secure(own: Path) -> dict[str, str]:
-    """A listener's settings, with the certificate and key in `own`."""
+    """Return the settings of a listener that uses the certificate and key in `own`."""
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
     return {
         "ssl.keystore.type": "PEM",
@@ -30,7 +30,7 @@ def secure(own: Path) -> dict[str, str]:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1, signed by itself: alone for clients, and with its key for the broker."""
+    """Create a self-signed certificate for 127.0.0.1. Returns two files: the certificate for clients, and with the key for the broker."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin tests")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

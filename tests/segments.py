@@ -1,4 +1,4 @@
-"""Apache Kafka's log files, for tests that damage what lies in them: the broker serves what it finds there."""
+"""Apache Kafka's log files, for tests that damage record batches in them: the broker serves the files as they are."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import NamedTuple
 from tocsin.deploy.kafka.server import KafkaServer
 
 BASE_OFFSET, LENGTH, MAGIC, CRC, LAST_RECORD = 7, 11, 16, 20, -1
-"""Places in a batch: the low bytes of its offset and of its length, its format, its checksum, its last record's end."""
+"""Byte positions in a batch: low byte of its offset, low byte of its length, its format, its checksum, end of its last record."""
 
 
 class Batch(NamedTuple):
-    """A record batch in a file: from `start` to `end` there, with records `first` to `last`."""
+    """A record batch in a file: bytes `start` to `end`, with the offsets `first` to `last`."""
 
     path: Path
     start: int
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 def batches(kafka: KafkaServer, topic: str, partition: int = 0) -> Iterator[Batch]:
-    """The batches of a partition's only segment."""
+    """Yield the batches of a partition's only segment."""
     path = kafka.data / "records" / f"{topic}-{partition}" / f"{0:020}.log"
     content, start = path.read_bytes(), 0
     while start + 61 <= len(content):
@@ -35,7 +35,7 @@ def batches(kafka: KafkaServer, topic: str, partition: int = 0) -> Iterator[Batc
 
 
 def damage(kafka: KafkaServer, topic: str, offset: int, at: int = LAST_RECORD, *, partition: int = 0) -> Batch:
-    """Flip bits of the batch that holds an offset, at a place in it (negative: from its end). Returns the batch."""
+    """Flip bits of the batch that holds an offset, in its byte `at` (negative: from its end). Returns the batch."""
     (batch,) = (b for b in batches(kafka, topic, partition) if b.first <= offset <= b.last)
     place = (batch.end if at < 0 else batch.start) + at
     with batch.path.open("r+b") as file:

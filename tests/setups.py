@@ -1,4 +1,4 @@
-"""A set-up as `tocsin check` finds it: settings in a folder, topics, a lake."""
+"""A set-up for `tocsin check`: settings in a folder, topics, a lake."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ JOB = "tests.crash.job:pipeline"
 
 
 class Setup:
-    """A pipeline that could be started, but for what a test breaks.
+    """A pipeline that can be started, except for what a test breaks.
 
     Args:
-        given: the pipeline's section; a factory and a topic at least.
+        given: the pipeline's section of the settings. Factory and topic have defaults.
     """
 
     def __init__(self, folder: Path, bootstrap: str, name: str = "", **given: Any) -> None:
@@ -40,29 +40,29 @@ class Setup:
         return self.folder / "lake"
 
     def create(self, topic: str, partitions: int = 1, **configs: str) -> None:
-        """Make a topic."""
+        """Create a topic."""
         wanted = {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
             admin.create_topics(wanted, wait_for_metadata=True)
 
     def topics(self) -> set[str]:
-        """All that there are of this pipeline; other tests make theirs meanwhile."""
+        """Return all topics of this pipeline; other tests may create theirs at the same time."""
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
             return {t for t in admin.list_topics() if self.name in t}
 
     def files(self) -> Mapping[str, tuple[int, int]]:
-        """All that lies in the lake, with sizes and times."""
+        """Return all files in the lake with their sizes and modification times."""
         stats = {str(p): p.stat() for p in self.lake.rglob("*")}
         return {p: (s.st_size, s.st_mtime_ns) for p, s in stats.items()}
 
     def run(self, sets: Mapping[str, Any] | None = None, *arguments: str) -> Any:
-        """`tocsin check` of the pipeline, with some settings otherwise."""
+        """Run `tocsin check` on the pipeline, with the settings in `sets` changed."""
         both = self.settings | {n: str(v) for n, v in (sets or {}).items()}
         given = [part for n, v in both.items() for part in ("--set", f"{n}={v}")]
         return CliRunner().invoke(app, [*given, "check", self.name, *arguments], catch_exceptions=False)
 
     def check(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
-        """What each look found: its state and its line."""
+        """Run the checks. Returns the state and the line of each check."""
         done = self.run(sets, "--json")
         found = [json.loads(line) for line in done.stdout.splitlines()]
         assert all("\n" not in f["said"] for f in found)
@@ -71,5 +71,5 @@ class Setup:
         return {f["check"]: (f["state"], f["said"]) for f in found}
 
     def amiss(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
-        """What is wrong or doubtful alone."""
+        """Run the checks. Returns only those that are wrong or warnings."""
         return {check: found for check, found in self.check(sets).items() if found[0] in ("wrong", "warning")}

@@ -1,4 +1,4 @@
-"""A job's shard in this process: quick to start, and abandoned where a test wants it killed."""
+"""A job's shard in this process: it starts quickly, and a test abandons it instead of killing it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
 def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **given: Any) -> Shard:
-    """Take the job's only shard over.
+    """Start the job's only shard as its new owner.
 
     Args:
-        partitions: which ones its order names; None: all that the job was made with.
-        given: of the spec, such as `on_gap` and `start`.
+        partitions: partitions in its config; None for all that the job was created with.
+        given: other fields of the config, such as `on_gap` and `start`.
     """
     config = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
     config = dataclasses.replace(config, **given)
@@ -30,13 +30,13 @@ def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **
 
 
 def read(running: Shard, job: Job) -> Shard:
-    """Have it step over all that was sent."""
+    """Run steps until the shard has read all that was sent. Returns the shard."""
     while running.facts()["read"] != job.ends():
         running.turn()
     return running
 
 
 def alerts(job: Job) -> list[tuple[Any, ...]]:
-    """What rang, in order: rule, partition, offset, row; once for each time that it did."""
+    """Return all published alerts in order, including repeated ones: rule, partition, offset, row."""
     data = [orjson.loads(record.value) for record in job.read(f"alerts.{job.name}")]
     return [(d["rule"], d["partition"], d["offset"], d["row"]) for d in data]

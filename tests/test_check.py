@@ -114,8 +114,8 @@ def test_no_broker_leaves_what_needs_none_to_be_looked_at(setup: Setup, dead: st
     assert time.monotonic() - began < 20
     assert found["kafka"] == (
         "wrong",
-        f"Kafka at {dead}: expected a broker to answer, got KafkaConnectionError: 111 ECONNREFUSED; is it running, and the "
-        "address right?",
+        f"Kafka at {dead}: expected a broker to answer, got KafkaConnectionError: 111 ECONNREFUSED; is it running, and is "
+        "the address right?",
     )
     assert found["input topic"] == ("skipped", "not looked at: it needs kafka")
     assert {check for check, (state, _) in found.items() if state == "ok"} >= {"settings", "lake", "pipeline", "table"}
@@ -190,7 +190,7 @@ def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
     found = setup.check(named)
     assert found["model"] == (
         "wrong",
-        "model pumps@champion: expected a registry, got none; train one, or name a folder",
+        "model pumps@champion: expected a registry, got none; train a model, or name a folder",
     )
     assert found["pipeline"] == ("skipped", "not looked at: it needs model")
     assert found["input topic"][0] == found["journal"][0] == "ok"  # their names are known all the same
@@ -200,7 +200,9 @@ def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
     mlflow.MlflowClient(tracking_uri, tracking_uri).create_registered_model("pumps")
     state, said = setup.amiss(named | store)["model"]
     assert state == "wrong"
-    assert said.endswith("expected to find it, got no model of that name; train it with `tocsin train`, or register it")
+    assert said.endswith(
+        "expected it to be registered, got no model of that name; train it with `tocsin train`, or register it"
+    )
 
 
 def test_a_registry_that_does_not_answer(setup: Setup, dead: str) -> None:
@@ -212,13 +214,13 @@ def test_a_registry_that_does_not_answer(setup: Setup, dead: str) -> None:
     state, said = found.pop("registry")
     assert (state, found) == ("wrong", {})
     assert said.startswith(f"MLflow at http://me:***@{dead}: expected an answer, got ")
-    assert said.endswith("is it running, and mlflow.tracking_uri right?")
+    assert said.endswith("is it running, and is mlflow.tracking_uri right?")
 
 
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("model.safetensors", b"no weights", "expected config.json and weights that fit it"),
+        ("model.safetensors", b"no weights", "expected config.json and matching weights"),
         ("config.json", b"{", "expected"),
     ],
 )

@@ -111,7 +111,7 @@ def test_an_unknown_engine_is_one_line_with_the_nearest(plant: Plant) -> None:
 
 def test_a_pipeline_that_runs_is_not_reset(plant: Plant) -> None:
     said = plant("reset", "presses", "--to", "earliest", "--yes", status=1)
-    assert said.splitlines()[-1].endswith("expected it to be stopped, but it runs; `tocsin stop presses` first")
+    assert said.splitlines()[-1].endswith("expected it to be stopped, but it runs; run `tocsin stop presses` first")
 
 
 def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
@@ -181,7 +181,7 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert again == alerts + alerts
     plant.halt()
     said = plant("reset", "presses", "--to", "latest", "--yes")
-    assert re.match(r"presses goes on from latest \(0@\d+, .*\); 0 rows deleted, all state forgotten", said)
+    assert re.match(r"presses will continue from latest \(0@\d+, .*\); deleted 0 rows and all state", said)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     [
         (["reset", "rul", "--to", "yesterday"], "time yesterday: expected a duration such as 2h or a time"),
         (["reset", "rul", "--to", "earliest", "--yes"], "topic nowhere: expected it to exist, got none"),
-        (["backfill", "rul", "--from", "1h", "--to", "2h", "--into", "x"], "expected an end after it"),
+        (["backfill", "rul", "--from", "1h", "--to", "2h", "--into", "x"], "expected a later end"),
         (
             ["backfill", "rul", "--from", "2h", "--to", "1h", "--into", "x"],
             "topic nowhere: expected it to exist, got none",

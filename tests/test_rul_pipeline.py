@@ -223,7 +223,7 @@ def test_a_model_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
         broken.append(_model(tmp_path / str(i), **files))  # type: ignore[arg-type]
     for model in broken:
         with pytest.raises(
-            ModelError, match=r"expected (a model, got none|config.json and weights that fit it)"
+            ModelError, match=r"expected (a model, got none|config.json and matching weights)"
         ) as refused:
             pipeline({}, model)
         assert "\n" not in str(refused.value)

@@ -47,7 +47,7 @@ def test_a_stopped_pipeline_is_told_to_forget_when_it_starts(
 
     monkeypatch.setattr(cluster, "joined", nowhere)
     done = CliRunner().invoke(app, [*asked, "a"])
-    assert done.exit_code == 0 and "it forgets a when it starts" in done.output
+    assert done.exit_code == 0 and "it will forget a when it starts" in done.output
     kept = last_stored(Lake(str(tmp_path / "lake")), "pumps")
     assert kept and kept.plan.forgets.keys() == {"a"}
 

@@ -59,7 +59,7 @@ def test_a_pipeline_whose_supervisor_does_not_answer_yet_starts(monkeypatch: pyt
     monkeypatch.setattr(cluster, "supervisor", lambda name: Supervisor(GetTimeoutError("no answer")))
     seen = _once(Settings(), "rul")
     assert (seen["ready"], seen["shards"]) == (False, [])
-    why = "its supervisor has not answered for 5 s: it starts, or its machine is busy"
+    why = "its supervisor has not answered for 5 s: it is starting, or its machine is busy"
     assert seen["problems"] == [{"shard": 0, "state": "starting", "why": why}]
     console = Console(width=200)
     with console.capture() as said:
@@ -84,7 +84,7 @@ def test_a_shard_that_is_well_has_one_line() -> None:
 def test_records_of_an_added_partition_are_behind_before_it_is_read() -> None:
     seen, text = _shown({}, [4])
     assert (seen["lag"], seen["committed_lag"], seen["unread_partitions"]) == (50, 60, [4])
-    assert "rul/0: partitions 4 were added to its topic; it takes them up" in text
+    assert "rul/0: partitions 4 were added to its topic; the shard will read them" in text
 
 
 def test_a_damaged_partition_and_a_re_run_that_differed_are_said() -> None:
@@ -94,4 +94,4 @@ def test_a_damaged_partition_and_a_re_run_that_differed_are_said() -> None:
     seen, text = _shown({"damaged": {2: line}, "digest_mismatches": 1}, [])
     assert (seen["damaged"], seen["digest_mismatches"]) == ({2: line}, 1)
     assert f"rul/0: {line}" in text
-    assert "rul/0: a re-run gave other alerts than had been sent" in text
+    assert "rul/0: a replay gave other alerts than were published" in text

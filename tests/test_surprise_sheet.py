@@ -130,7 +130,11 @@ def test_a_sheet_of_nothing_is_one_line(table: Table) -> None:
     for name, more, why in [
         ("quiet", [], "pipeline quiet: expected kept frames, got none yet; wait for an alert"),
         ("surprise", ["--camera", "stern"], "pipeline surprise: expected kept frames, got none yet"),
-        ("surprise", [], "pipeline surprise: expected 1 kept frames in the lake, got none; they are forgotten"),
+        (
+            "surprise",
+            [],
+            "pipeline surprise: expected 1 kept frames in the lake, got none: they expired; raise forget_after",
+        ),
         ("rul", [], "pipeline rul: expected one that keeps frames, got a table without a column frame"),
         ("nobody", [], "results of nobody: expected a table in"),
     ]:

@@ -1,4 +1,4 @@
-"""A small model of touches and clips to try it on: two squares for hands over a texture, blue inside while they hold a thing."""
+"""A small touch model and clips to test it: two squares as hands over a texture, blue inside while they hold a thing."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Seen(NamedTuple):
 
     @property
     def frame(self) -> Shot:
-        """As the stream has it; what is not known of hands is left out."""
+        """The frame as in a stream, without fields for unknown hands."""
         facts = zip((field.name for field in BOXES), self.boxes.flatten().tolist(), strict=True)
         return Shot(self.picture, {name: value for name, value in facts if value == value})
 
 
 class Taken(NamedTuple):
-    """A frame as it comes: of which camera, its number, its time in ms."""
+    """A frame as it arrives, with its camera, its number and its time in ms."""
 
     camera: str
     sequence: int
@@ -55,7 +55,7 @@ class Taken(NamedTuple):
 
 
 def touches(frames: int, *, seed: int) -> list[Touch]:
-    """Each hand takes and lets go, again and again, for 6 to 11 frames each."""
+    """Return touches in which each hand repeatedly holds a thing for 6 to 11 frames and pauses for 6 to 11 frames."""
     rng, made = np.random.default_rng((seed, 1)), list[Touch]()
     for hand in (0, 1):
         at = int(rng.integers(6, 12))
@@ -67,7 +67,7 @@ def touches(frames: int, *, seed: int) -> list[Touch]:
 
 
 def clip(frames: int, *, seed: int = 0) -> Iterator[Seen]:
-    """The scene of `touches` of the same seed: hands go up and down on their sides, and hold a thing that is blue."""
+    """Yield the scene of `touches` of the same seed: each hand moves up and down on its side, and the thing it holds is blue."""
     rng = np.random.default_rng((seed, 0))
     ground = cv2.resize(rng.integers(40, 160, (8, 12, 3), np.uint8), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
     made = touches(frames, seed=seed)
@@ -83,28 +83,28 @@ def clip(frames: int, *, seed: int = 0) -> Iterator[Seen]:
 
 
 def taken(camera: str, count: int, *, seed: int = 9) -> list[Taken]:
-    """Such a clip as a camera sends it."""
+    """Return such a clip as a camera sends it."""
     return [Taken(camera, n, n * RATE_MS, shot.frame) for n, shot in enumerate(clip(count, seed=seed))]
 
 
 def table(p: Pipeline, shots: Sequence[Taken]) -> pa.Table:
-    """Frames as the engine reads them."""
+    """Return frames as the engine reads them."""
     facts = [{"camera": s.camera, "sequence": s.sequence, "time": s.at, **s.frame.facts} for s in shots]
     return readings(p.schema, [encoded(shot.frame) for shot in shots], facts)
 
 
 def seen(seeds: Sequence[int], eyes: Eyes, *, frames: int = 120) -> list[Footage]:
-    """Such clips as the encoder sees them."""
+    """Return the encoder's footage of such clips."""
     return [footage(clip(frames, seed=seed), eyes, touches(frames, seed=seed)) for seed in seeds]
 
 
 @cache
 def eyes() -> Eyes:
-    """The encoder of the small model."""
-    torch.set_num_threads(1)  # two on busy cores are far slower
+    """Return the encoder of the small model."""
+    torch.set_num_threads(1)  # two threads on busy cores are far slower
     return Eyes(SEEN, "cpu")
 
 
 def small_model(folder: Path) -> None:
-    """Train a model on a few such clips and save it."""
+    """Train a model on four such clips and save it."""
     fit(seen(range(4), eyes()), CONFIG, eyes(), RECIPE).save(folder)

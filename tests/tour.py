@@ -1,4 +1,4 @@
-"""Pages followed as a reader would: their files written, their commands typed, in a folder of one's own."""
+"""Follow a page as a reader would: write its files and run its commands, in a separate folder."""
 
 import importlib.metadata
 import json
@@ -17,26 +17,26 @@ from tests.conftest import ROOT
 from tests.forked import Tocsin
 
 TYPED = ("sh", "python", "sql", "toml")
-"""Kinds of blocks that a reader types; what is shown for reading alone is `text`."""
+"""Kinds of blocks that a reader types; blocks that are only shown are `text`."""
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """A page's fenced blocks in order, each with its kind."""
+    """Return a page's fenced blocks in order, each with its kind."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 BIN = Path(sys.executable).parent
-"""Where `tocsin` is installed, and what else a reader types."""
+"""The folder in which `tocsin` and the other commands that a reader types are installed."""
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """What a reader has after `source .venv/bin/activate`.
+    """Return the environment that a reader has after `source .venv/bin/activate`.
 
-    No PYTHONPATH: with it a test finds modules that a reader's command does not. Only where another checkout is installed
-    (a second worktree beside one virtual environment) must it say that this one is meant.
+    It has no PYTHONPATH, with which a test would find modules that a reader's command does not. Only if another checkout is
+    installed (several worktrees with one virtual environment) does PYTHONPATH select this one.
     """
     found = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
-    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of `make test`: a reader's make is nobody's
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # set by `make test`; a reader's make has no parent make
         found.pop(name, None)
     installed = importlib.metadata.distribution("tocsin").read_text("direct_url.json") or "{}"
     if json.loads(installed).get("url") == ROOT.as_uri():
@@ -47,13 +47,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def make(*words: str) -> list[str]:
-    """A command that makes a target with this virtual environment, whether or not its set-up is the newest."""
+    """Return a `make` command that uses this virtual environment, even if its set-up is outdated."""
     venv = BIN.parent
     return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *words]
 
 
 class Tour:
-    """A folder, and an environment in which `tocsin` is this checkout's."""
+    """A folder, and an environment in which `tocsin` runs from this checkout."""
 
     def __init__(self, folder: Path, bootstrap_servers: str) -> None:
         self.folder = folder
@@ -76,11 +76,11 @@ class Tour:
         return said
 
     def json(self, command: str) -> list[Any]:
-        """What a command says with `--json`, line by line."""
+        """Run a command with `--json`. Returns its lines, parsed."""
         return [json.loads(line) for line in self(f"{command} --json").splitlines()]
 
     def write(self, page: Path) -> dict[str, str]:
-        """Write the files of a page, which name themselves in their first line. Returns them by name."""
+        """Write the files of a page, which have their names in their first lines. Returns the files by name."""
         files = {}
         for kind, text in blocks(page):
             if kind in ("python", "toml"):
@@ -91,17 +91,17 @@ class Tour:
         return files
 
     def run(self, command: str) -> None:
-        """Start what a page puts in the background, and wait until it runs."""
+        """Start a command that a page runs in the background, and wait until its Ray is up."""
         typed = ["sh", "-c", f"exec {command}"]
         self.running = Background(typed, folder=self.folder, environment=self.environment)
 
     def shards(self, pipeline: str) -> list[dict[str, Any]]:
-        """What `tocsin status` says of a pipeline's shards."""
+        """Return a pipeline's shards as `tocsin status` reports them."""
         (look,) = self.json(f"tocsin status {pipeline}")
         return look["pipelines"][0]["shards"]
 
     def until(self, what: Callable[[list[dict[str, Any]]], bool], why: str, pipeline: str) -> list[dict[str, Any]]:
-        """Wait until a pipeline's shards are as they should be, and return them."""
+        """Wait until a pipeline's shards satisfy `what`. Returns the shards."""
         give_up = time.monotonic() + 240
         while not what(shards := self.shards(pipeline)):
             assert time.monotonic() < give_up, f"expected within 240 s: {why}; got {shards}"
@@ -109,7 +109,7 @@ class Tour:
         return shards
 
     def judged(self, pipeline: str, records: int) -> None:
-        """Wait until so many records, or more, are committed."""
+        """Wait until at least `records` records are committed."""
 
         def committed(shards: list[dict[str, Any]]) -> bool:
             return sum(sum(s["committed"].values()) for s in shards) >= records
@@ -117,14 +117,14 @@ class Tour:
         self.until(committed, f"{records} records to be committed", pipeline)
 
     def once(self, command: str, ready: Callable[[str], bool]) -> None:
-        """Wait until a command says what it should."""
+        """Repeat a command until its output satisfies `ready`."""
         give_up = time.monotonic() + 120
         while not ready(said := self(command)):
             assert time.monotonic() < give_up, f"expected another answer of {command} within 120 s, got {said}"
             time.sleep(1)
 
     def kill(self) -> None:
-        """End what runs as if the machine had died."""
+        """Kill the background command as if the machine had died."""
         assert self.running
         self.running.kill()
         self.running = None

@@ -1,4 +1,4 @@
-"""Attention to 3 % aggregates against attention to all tokens, and against cheaper ways to choose as many keys."""
+"""Attention to 3 % aggregates against attention to all tokens, and against cheaper choices of as many keys."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def attend(layer: SelectiveAttention, x: Tensor, to: Tensor) -> Tensor:
-    """The layer's attention of `x` to any keys."""
+    """Apply the layer's attention from `x` to the tokens `to`."""
     q, k, v = (
         project(t).unflatten(-1, (HEADS, -1)).transpose(1, 2)
         for project, t in ((layer.query, x), (layer.key, to), (layer.value, to))
@@ -56,7 +56,7 @@ def attend(layer: SelectiveAttention, x: Tensor, to: Tensor) -> Tensor:
 
 
 def pool(x: Tensor, side: int, few: int) -> Tensor:
-    """Means of squares of the image, at least as many as `few`."""
+    """Return the means of at least `few` squares of the image."""
     squares = -int(-(few**0.5) // 1)
     return F.adaptive_avg_pool2d(x.mT.unflatten(-1, (side, side)), (squares, squares)).flatten(2).mT
 

@@ -1,4 +1,4 @@
-"""Geometric context attention's cache against a cache of all tokens of all frames, and its own step late against early."""
+"""The cache of geometric context attention against a cache of all tokens of all frames, and its late steps against early ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Frame = tuple[Tensor, Tensor, Tensor]
 
 
 class FullCache:
-    """What one has without forgetting: every token, in buffers made large enough at the start."""
+    """A cache that forgets nothing: every token, in a buffer that is allocated large enough at the start."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = 0
@@ -55,7 +55,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             peak(lambda ours=ours, frame=frame: ours.step(*frame)),
             peak(lambda full=full, frame=frame: full.step(*frame)),
         )
-        yield replace(row, memory=(held[0] + peaks[0]) / (held[1] + peaks[1]))  # with the caches, which are most of it
+        yield replace(row, memory=(held[0] + peaks[0]) / (held[1] + peaks[1]))  # the caches are most of it
     early, late = caches[0], caches[-1]
     yield compare(
         "context step late / early",
@@ -71,7 +71,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 def _stream(
     patches: int, marks: tuple[int, ...], sizes: dict[str, int], *, video: bool
 ) -> Iterator[tuple[ContextCache, FullCache, Frame, float]]:
-    """At each mark a copy of our cache, the full one, the frame that came last, and how far off our output for it was."""
+    """Yield at each mark a copy of our cache, the full cache, the latest frame, and our output's relative error for that frame."""
     ours, full = ContextCache(special=SPECIAL, **sizes), FullCache((marks[-1] + 8) * (patches + SPECIAL))
     anchor = []
     for number, frame in enumerate(_frames(patches, video=video), start=1):
@@ -87,17 +87,17 @@ def _stream(
             copy, tokens = ContextCache(special=SPECIAL, **sizes), full.tokens
             copy.restore(ours.snapshot())
             yield copy, full, frame, ((out - wanted).norm() / wanted.norm()).item()
-            full.tokens = tokens  # whatever was timed is gone again
+            full.tokens = tokens  # drop the tokens that timing has added
         if number == marks[-1]:
             return
 
 
 def _frames(patches: int, *, video: bool) -> Iterator[Frame]:
-    """Frames without end.
+    """Yield endless frames.
 
-    In a video what a patch shows drifts, and is new after some hundred frames; queries look for what their patch shows, and a
-    special token is the mean of a sixth of the patches, for want of a trained one. In random frames nothing is like
-    anything, and attention is a mean of noise, smaller the more it sees: the worst case.
+    In a video, the content of a patch drifts and is new after some hundred frames. Queries look for the content of their own
+    patch. A special token is the mean of a sixth of the patches, since there is no trained one. In random frames all tokens are
+    unrelated. Attention is then a mean of noise, which shrinks as more tokens are seen: the worst case.
     """
     random = torch.Generator().manual_seed(0)
 

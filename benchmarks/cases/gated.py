@@ -1,4 +1,4 @@
-"""Gated attention against plain attention: what the gate costs."""
+"""Gated attention against plain attention: the cost of the gate."""
 
 from __future__ import annotations
 

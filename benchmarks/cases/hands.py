@@ -34,7 +34,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 class Padded(nn.Module):
-    """The same block with the same weights, as one writes it with what torch has."""
+    """The same block with the same weights, built on torch's multi-head attention."""
 
     def __init__(self, layer: HandCrossAttention) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Hierarchical attention against plain attention, fused and in plain torch, and its module against a plain one."""
+"""Hierarchical attention against plain attention, fused and unfused, and its module against a plain module."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             return plain_attention(q, k, v)
 
         quality = ""
-        if tokens <= 1024:  # the naive form takes its time
+        if tokens <= 1024:  # the naive form is slow
             exact = naive_hierarchical_attention(
                 [q.double() for q in queries], [k.double() for k in keys], v.double(), weights.double()
             )
@@ -68,7 +68,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As one would write it down: all scores, a mask, softmax."""
+    """Compute unfused attention: all scores, a mask, softmax."""
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     ahead = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
     return torch.softmax(scores.masked_fill(ahead, -torch.inf), dim=-1) @ v

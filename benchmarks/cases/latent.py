@@ -1,4 +1,4 @@
-"""Latent-condensed attention against the full latent cache: a decode step, the cache, and what the output loses."""
+"""Latent-condensed attention against the full latent cache: time of a decode step, size of the cache, error of the output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.cases.meter import Row, compare, peak
 from tocsin.operators.latent import LatentCache, condensed_attention, rotary
 
 GROUP, RUN = 16, 128
-"""Tokens a group, and tokens that a text stays with a subject."""
+"""Tokens per group, and number of tokens for which a text stays on one subject."""
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
@@ -27,7 +27,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 class FullCache:
-    """What one has without condensing: every latent, in a buffer made large enough at the start."""
+    """A cache without condensing: every latent, in a buffer that is allocated large enough at the start."""
 
     def __init__(self, rows: Tensor, width: int, spare: int) -> None:
         self.tokens, self.width = rows.shape[1], width
@@ -37,15 +37,15 @@ class FullCache:
         self.rows[:, self.tokens] = torch.cat((latents, rope_keys), dim=-1)[:, 0]
         self.tokens += 1
         keys = self.rows[:, : self.tokens].unsqueeze(1)
-        queries = torch.cat((q, q_rope), dim=-1).transpose(1, 2)  # heads as queries of one head, the faster way
+        queries = torch.cat((q, q_rope), dim=-1).transpose(1, 2)  # heads as queries of one head, which is faster
         return F.scaled_dot_product_attention(queries, keys, keys)[..., : self.width].transpose(1, 2)
 
 
 def text(heads: int, width: int, rope: int, tokens: int, *, clustered: bool) -> tuple[Tensor, ...]:
-    """Latents, positional keys and queries of a stream.
+    """Return latents, positional keys and queries of a stream.
 
-    Clustered ones stay with one of 64 subjects for 128 tokens, and their queries ask for it with a logit of about 5 over the
-    others'. Random ones know nothing of each other, so that a mean of 16 stands for none of them: the worst case.
+    Clustered tokens stay on one of 64 subjects for 128 tokens, and their queries favour that subject by a logit of about 5.
+    Random tokens are unrelated, so that a mean of 16 represents none of them: the worst case.
     """
     at, random = torch.arange(tokens), torch.Generator().manual_seed(0)
 
@@ -63,10 +63,10 @@ def text(heads: int, width: int, rope: int, tokens: int, *, clustered: bool) -> 
 
 
 def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
-    """The last 32 of so many tokens step by step, for the output; then more of them, for the time."""
+    """Decode the last 32 of `tokens` tokens step by step to compare the outputs; then time further steps."""
     said, last = [], tokens - 32
     for clustered, mass in ((True, True), (True, False), (False, True)):
-        # One head's queries fill the cache: of the heads it knows the mean alone.
+        # Fill the cache with one head's queries: it uses only the mean over heads.
         latents, rope_keys, q, q_rope = text(1, width, rope, tokens, clustered=clustered)
         ours = LatentCache(group=GROUP, window=window, mass=mass)
         full = FullCache(torch.cat((latents, rope_keys), dim=-1)[:, :last], width, spare=64)
@@ -75,7 +75,7 @@ def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
             ours.step(latents[:, part], rope_keys[:, part], q[:, :, part], q_rope[:, :, part])
         outs, wanted = [], []
         for t in range(last, tokens):
-            spread = (1 + 0.1 * torch.randn(1, heads, 1, 1)) * q[:, :, [t]]  # heads that ask more and less sharply
+            spread = (1 + 0.1 * torch.randn(1, heads, 1, 1)) * q[:, :, [t]]  # heads of different sharpness
             token = latents[:, [t]], rope_keys[:, [t]], spread, q_rope[:, :, [t]].expand(-1, heads, -1, -1)
             outs.append(ours.step(*token))
             wanted.append(full.step(*token))
@@ -92,15 +92,15 @@ def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
         wanted=">= 3.00, cache <= 10 %" if tokens == 32_768 else "",
     )
     held = (cache + peak(lambda: ours.step(*token))) / (whole + peak(lambda: full.step(*token)))
-    return replace(row, memory=held)  # with the caches, which are most of it
+    return replace(row, memory=held)  # the caches are most of it
 
 
 def _prefill(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
-    """A whole sequence at once; against heads of keys and values made from the latents, as one does for a prefill."""
+    """Compare attention over a whole sequence with attention to per-head keys and values made from the latents."""
     latents, rope_keys, q, q_rope = text(heads, width, rope, tokens, clustered=True)
     size, scale = width // heads, (width // heads + rope) ** -0.5
     make_k, make_v = torch.randn(2, heads, size, width) * width**-0.5
-    q = 2 * q.flatten(0, 1) @ make_k.mT  # [H, T, size]: queries of heads, before they absorb
+    q = 2 * q.flatten(0, 1) @ make_k.mT  # [H, T, size]: queries per head, before absorption
 
     def ours() -> Tensor:
         absorbed = (q @ make_k).unsqueeze(0)
@@ -110,7 +110,7 @@ def _prefill(heads: int, width: int, rope: int, tokens: int, window: int) -> Row
     def full() -> Tensor:
         k = torch.cat((latents @ make_k.mT, rope_keys.expand(heads, -1, -1)), dim=-1)
         queries = torch.cat((q, q_rope[0]), dim=-1)
-        v = F.pad(latents @ make_v.mT, (0, rope))  # as wide as the keys, which the fast kernel wants
+        v = F.pad(latents @ make_v.mT, (0, rope))  # as wide as the keys, which the fast kernel requires
         return F.scaled_dot_product_attention(*(t.unsqueeze(0) for t in (queries, k, v)), is_causal=True)[..., :size]
 
     return compare(

@@ -1,7 +1,7 @@
-"""A ViT-S that merges tokens in its first 8 blocks, against itself unmerged and with bipartite soft matching instead.
+"""A ViT-S that merges tokens in its first 8 blocks, against itself unmerged and against bipartite soft matching.
 
-The weights are random, the images smooth: near patches are alike, as in photographs. Bipartite matching (after ToMe, arXiv
-2210.09461) merges as many tokens in each block as MaMe did, each into the one token nearest by keys, or by the tokens
+The weights are random. The images are smooth: nearby patches are similar, as in photographs. Bipartite matching (after ToMe,
+arXiv 2210.09461) merges as many tokens in each block as MaMe did, each into the single nearest token, by keys or by the tokens
 themselves.
 """
 
@@ -45,7 +45,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 class Net(nn.Module):
-    """Patches, a class token, positions, 12 blocks; the size-weighted mean of the last tokens, and the tokens after each block."""
+    """A ViT-S with a class token: returns the size-weighted mean of the last tokens, and the number of tokens after each block."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ def by_matrices(
 def bipartite(
     counts: list[int], by_keys: bool, number: int, block: MergingBlock, before: Tensor, x: Tensor, sizes: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The most alike pairs of two halves become one; class token apart; `counts` tells how many tokens are to be left."""
+    """Merge the most similar pairs of two halves of the tokens, without the class token, until `counts[number]` tokens are left."""
     fewer = x.shape[1] - counts[number]
     if not fewer:
         return x, sizes
@@ -101,7 +101,7 @@ def bipartite(
 
 
 def keys(block: MergingBlock, before: Tensor) -> Tensor:
-    """The heads' mean key, by the mean of the projection's rows: less than it costs to take it out of the attention."""
+    """Return the mean key over heads from the mean of the projection's rows; taking it from the attention costs more."""
     weight = block.project.weight[DIM : 2 * DIM].unflatten(0, (HEADS, -1)).mean(0)
     return F.linear(block.before_attention(before), weight)  # biases are 0 here
 
@@ -111,7 +111,7 @@ def rows_at(x: Tensor, index: Tensor) -> Tensor:
 
 
 def smooth_images(count: int, side: int) -> Tensor:
-    """Random images with less contrast the finer the detail."""
+    """Return random images in which finer detail has less contrast."""
     scales = (4, 8, 16, 32, 64)
     octaves = [torch.randn(count, 3, scale, scale) * 4 / scale for scale in scales]
     image = sum(F.interpolate(o, size=(side, side), mode="bicubic") for o in octaves)

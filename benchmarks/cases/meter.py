@@ -1,4 +1,4 @@
-"""Time and memory of one function against another, side by side."""
+"""Time and memory of one function against another."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Row:
     """One line of the report.
 
     Args:
-        case: operator and what it stands against.
-        size: what grows, such as `4,096 tokens`.
+        case: operator and what it is compared with.
+        size: the varied size, such as `4,096 tokens`.
         speed: seconds of the other over seconds of ours; above 1 we are faster.
         memory: peak bytes of ours over those of the other.
-        quality: what the speed costs, in words and a figure, at the same budget.
-        wanted: the figure that the project asked for, or nothing.
+        quality: cost of the speed in quality at the same budget, in words and a figure.
+        wanted: the project's target, or empty.
     """
 
     case: str
@@ -38,7 +38,7 @@ class Row:
 def compare(
     case: str, size: str, ours: Run, other: Run, *, rounds: int = 5, quality: str = "", wanted: str = ""
 ) -> Row:
-    """Both in turn, `rounds` times after one to warm up; the median of the rounds' ratios."""
+    """Run both in turn, `rounds` times after a warm-up, and report the median of the rounds' ratios."""
     with torch.inference_mode():
         ours(), other()
         ratios = [seconds(other) / seconds(ours) for _ in range(rounds)]
@@ -46,7 +46,7 @@ def compare(
 
 
 def seconds(run: Run) -> float:
-    """Wall time of one call; on a GPU, until it is done."""
+    """Return the wall time of one call; on a GPU, until its work is done."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else int
     wait()
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def seconds(run: Run) -> float:
 
 
 def peak(run: Run) -> int:
-    """The most bytes that a call holds at once beyond what was there before, by torch's own allocations."""
+    """Return the peak bytes that a call allocates through torch, beyond those allocated before."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""Fusion with regimes against torch's multi-head attention to a key a step, and what normalising a regime at a time leaves."""
+"""Fusion with regimes against torch's multi-head attention with one key per step, and the effect of normalising per regime."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
 
 
 class Plain(nn.Module):
-    """The same fusion with the same weights, a key for each step's regime and one for its residual."""
+    """The same fusion with the same weights, with one key for each step's regime and one for its residual."""
 
     def __init__(self, layer: RegimeFusion) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Plain(nn.Module):
 
 
 def engine(steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A simulated engine that changes among six regimes: sensors `[T, F]`, fitted regimes `[T]`, and the wear that they hide.
+    """Simulate an engine that switches between six regimes. Returns sensors `[T, F]`, fitted regimes `[T]`, and the hidden wear.
 
-    Each regime has its own offset and gain of a sensor, far larger than what wear does to it.
+    Each regime has its own offset and gain for each sensor, with a far larger effect than wear.
     """
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(COUNT, 3, generator=generator) * torch.tensor([42.0, 0.84, 100.0])

@@ -1,4 +1,4 @@
-"""Time-segmented cross-attention against the same without bias, and against a hard mask."""
+"""Time-segmented cross-attention against cross-attention without bias, and against a hard mask."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
         q = torch.randn(1, 8, tokens, 64)
         k, v = torch.randn(2, 1, 8, slots, 64).unbind()
         length = tokens // SEGMENTS
-        segment = torch.arange(slots) * SEGMENTS // slots  # of each slot
+        segment = torch.arange(slots) * SEGMENTS // slots  # segment of each slot
         times, intervals = torch.arange(tokens), torch.stack((segment, segment + 1), dim=-1) * length
         inside = segment == (times // length)[:, None]
 
@@ -39,7 +39,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
         mass, before = (run(one_hot).gather(-1, right).mean().item() for run in (ours, unbiased))
         quality = f"weight inside the right segment {mass:.3f}, without bias {before:.3f}"
         yield compare("relay / SDPA without bias", size, ours, unbiased, quality=quality)
-        still = q[:, :, :1].expand_as(q)  # only time moves
+        still = q[:, :, :1].expand_as(q)  # only time varies
         jump, cut = (run(v, still).diff(dim=2).norm(dim=-1).amax().item() for run in (ours, hard))
         quality = f"largest step between two ticks {jump / cut:.2f} of the mask's"
         yield compare("relay / SDPA with a hard mask", size, ours, hard, quality=quality)

@@ -1,4 +1,4 @@
-"""The sparse path of Flux routing against dense attention: prefill of whole prompts, and a decode step."""
+"""The sparse path of Flux routing against dense attention: prefill of whole prompts, and one decode step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks.cases.meter import Row, compare
 from tocsin.operators.routing import sink_window_attention, sink_window_step
 
-SINK, WINDOW = 128, 1024  # of the published configuration
+SINK, WINDOW = 128, 1024  # as in the published configuration
 RANGE = 256  # tokens over which scores fall in the local case
 
 
@@ -36,21 +36,21 @@ def rows(*, quick: bool) -> Iterator[Row]:
         "routing, sparse decode step / SDPA over the whole cache",
         f"{tokens:,} tokens",
         lambda: sink_window_step(last, last, last, state, sink=SINK, window=WINDOW),
-        lambda: F.scaled_dot_product_attention(last, k, v),  # its cache has grown in place
+        lambda: F.scaled_dot_product_attention(last, k, v),  # assumes a cache that grows in place
         rounds=9,
         quality=f"keeps {state.k.shape[2] / tokens:.1%} of the cache, which a step copies",
     )
 
 
 def error(q: Tensor, k: Tensor, v: Tensor) -> float:
-    """Of the sparse output, relative to the dense one's size."""
+    """Return the error of the sparse output relative to the norm of the dense output."""
     dense = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     sparse = sink_window_attention(q, k, v, sink=SINK, window=WINDOW)
     return ((sparse - dense).norm() / dense.norm()).item()
 
 
 def local(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys whose scores are those given, and more the nearer: up to 10, falling like a bell curve over `RANGE`."""
+    """Return queries and keys whose scores get a bonus for proximity: up to 10, falling like a bell curve over `RANGE` tokens."""
     tokens, dim = q.shape[-2:]
     angles = torch.arange(tokens)[:, None] * torch.randn(dim // 2) / RANGE
     # w_t . w_s is about exp(-(t - s)² / 2 RANGE²)

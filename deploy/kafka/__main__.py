@@ -13,17 +13,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tocsin.deploy.kafka", description="Apache Kafka on 127.0.0.1, until Ctrl-C."
     )
-    parser.add_argument("--port", type=int, default=9092, help="port of the clients, 0 for a free one (default: 9092)")
+    parser.add_argument("--port", type=int, default=9092, help="port for clients, 0 for a free one (default: 9092)")
     parser.add_argument(
         "--data", type=Path, default=Path(".tocsin/kafka"), metavar="DIR",
-        help="where records stay between runs (default: .tocsin/kafka)",
+        help="folder of the records, kept between runs (default: .tocsin/kafka)",
     )  # fmt: skip
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with KafkaServer(data=arguments.data, port=arguments.port) as kafka:
-            print(f"Apache Kafka on {kafka.bootstrap_servers}, data in {kafka.data}; Ctrl-C ends it.", flush=True)
-            sys.exit(f"Kafka ended by itself with status {kafka.wait()}; see {kafka.log}")
+            print(f"Apache Kafka on {kafka.bootstrap_servers}, data in {kafka.data}; Ctrl-C stops it.", flush=True)
+            sys.exit(f"Kafka exited with status {kafka.wait()}; see {kafka.log}")
     except KeyboardInterrupt:
         print("Apache Kafka stopped.")
     except RuntimeError as error:

@@ -182,7 +182,11 @@ class KafkaServer:
         while not self._serves():
             status = self._running.poll()
             if status is not None or time.monotonic() > give_up:
-                what = f"silent for {timeout:g} s" if status is None else f"ended with status {status} at its start"
+                what = (
+                    f"did not answer within {timeout:g} s"
+                    if status is None
+                    else f"exited with status {status} at startup"
+                )
                 raise RuntimeError(
                     f"Kafka on {self.bootstrap_servers} {what}; {self.log} ends: {_last_line(self.log.read_text())}"
                 )
@@ -283,7 +287,9 @@ def _resolve(pom: Path, jars: Path) -> None:
         )  # fmt: skip
         if done.returncode:
             why = next((line for line in done.stdout.splitlines() if line.startswith("[ERROR]")), done.stderr)
-            raise RuntimeError(f"Maven cannot resolve the jars of {pom}; is its repository in reach? {why.strip()}")
+            raise RuntimeError(
+                f"Maven cannot resolve the jars of {pom}; check that its repository is reachable: {why.strip()}"
+            )
         Path(scratch, "jars").rename(jars)
 
 
@@ -295,7 +301,7 @@ def _java() -> str:
     version = subprocess.run([java, "-version"], capture_output=True, text=True).stderr
     major = re.search(r'version "(\d+)', version)
     if major is None or int(major[1]) < 17:
-        raise MissingToolError(f"Apache Kafka needs Java 17, and {java} says {version.splitlines()[:1]}: {INSTALL}")
+        raise MissingToolError(f"Apache Kafka needs Java 17, and {java} reports {version.splitlines()[:1]}: {INSTALL}")
     return java
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the operators' pages, a file each: `draw(axes)` paints one from the operator itself."""
+"""The pictures of the operators' pages, one module each: `draw(axes)` draws the picture by running the operator."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pkgutil
 
 
 def names() -> list[str]:
-    """The operators that have a picture."""
+    """Return the names of the operators that have a picture, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def svg(name: str) -> bytes:
-    """The picture of one operator."""
+    """Return the picture of one operator as SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"svg.hashsalt": "tocsin", "font.size": 9}):  # the same bytes each time
+    with pyplot.rc_context({"svg.hashsalt": "tocsin", "font.size": 9}):  # makes the output reproducible
         figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
         importlib.import_module(f"{__name__}.{name}").draw(axes)
         out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Tokens in a plane, and the few that stand for them."""
+"""Tokens in a plane, and the few aggregates that represent them."""
 
 from __future__ import annotations
 

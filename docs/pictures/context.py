@@ -1,4 +1,4 @@
-"""Which tokens of which frames a frame sees: the mask of a small clip."""
+"""The mask of a small clip: which tokens of which frames a frame sees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where attention over three fixed values can go, without and with a gate."""
+"""The outputs that attention over three fixed values can reach, without and with a gate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How like each place of a grid is to one of them, by its sine positions."""
+"""The similarity of each position of a grid to one marked position, by their sine embeddings."""
 
 from __future__ import annotations
 

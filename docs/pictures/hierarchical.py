@@ -1,4 +1,4 @@
-"""The weights of one query over spans of like tokens in noise: on each level alone, and mixed."""
+"""The weights of one query over spans of similar tokens in noise: of each level alone, and mixed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ def draw(axes: Axes) -> None:
     kinds = torch.tensor([0, 1, 0, 2, 1, 2, 0, 1]).repeat_interleave(8)  # spans of 8 tokens of one kind
     clean = torch.eye(16)[kinds] * 2.4
     sides = []
-    for _ in range(2):  # queries and keys: the kinds, each in noise of its own
+    for _ in range(2):  # queries and keys: the same kinds with independent noise
         scales = [(clean + torch.randn(tokens, 16) * 0.6)[None]]
         for _ in range(levels - 1):
             scales.append(downsample(scales[-1], torch.full((2, 16), 0.5)))
-        # Values as wide as the sequence show the weights, so heads are as wide as they, and the scale goes by that width.
+        # Identity values make the output equal the weights. They are as wide as the sequence, so queries and keys are padded
+        # to that width, which also sets the scale of the scores.
         sides.append([2 * F.pad(s, (0, tokens - 16)).unsqueeze(1) for s in scales])  # [1, 1, T / 2^l, T]
     queries, keys = sides
     values = torch.eye(tokens)[None, None]

@@ -1,4 +1,4 @@
-"""How many rows a query of a stream attends to, with every latent kept and with old ones condensed."""
+"""The number of rows that a query of a stream attends to, with every latent kept and with old latents condensed."""
 
 from __future__ import annotations
 

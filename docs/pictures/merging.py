@@ -1,4 +1,4 @@
-"""How many of the tokens of smooth images are left after one merge, by the threshold and the batch."""
+"""The number of tokens of smooth images that are left after one merge, by threshold and batch size."""
 
 from __future__ import annotations
 

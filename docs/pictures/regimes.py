@@ -1,4 +1,4 @@
-"""A simulated sensor that changes among six regimes, normalised over all and a regime at a time, and its trend."""
+"""A simulated sensor that switches between six regimes, normalised over all regimes and per regime, and its trend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights of three slots and a gap over time, with a soft tail and with next to none."""
+"""The weights of three slots over time, with a gap between two of them, for a soft tail and for a very short one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tocsin.operators.relay import relay_attention
 def draw(axes: Axes) -> None:
     times = torch.linspace(0, 24, 481)
     intervals = torch.tensor([[0.0, 8.0], [8.0, 14.0], [17.0, 24.0]])
-    q, k = torch.zeros(1, 1, len(times), 3), torch.zeros(1, 1, 3, 3)  # time alone decides
+    q, k = torch.zeros(1, 1, len(times), 3), torch.zeros(1, 1, 3, 3)  # equal scores: only time decides
     for tail, style in ((2.0, "-"), (0.1, ":")):
         weights = relay_attention(q, k, torch.eye(3)[None, None], times, intervals, tail=tail)[0, 0]
         for slot, colour in enumerate(("tab:blue", "tab:orange", "tab:green")):

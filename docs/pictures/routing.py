@@ -1,4 +1,4 @@
-"""Which keys each query sees on the sparse path, found from the operator itself."""
+"""The keys that each query sees on the sparse path, computed by the operator itself."""
 
 from __future__ import annotations
 

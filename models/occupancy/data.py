@@ -93,7 +93,7 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
             events = pl.concat([p.events for p in parts]).sort("time", "room", "property", maintain_order=True)
             truth = pl.concat([p.truth for p in parts]).sort("room", "time")
             if not len(events):
-                raise ValueError(f"{directory}: expected readings of {', '.join(PROPERTIES)}, got none but empty cells")
+                raise ValueError(f"{directory}: expected readings of {', '.join(PROPERTIES)}, got only empty cells")
             return Recording(events, truth, _timezone(parts))
     raise FileNotFoundError(f"{directory}: expected *{', *'.join(kinds)} with recordings of rooms, got none of them")
 
@@ -129,7 +129,7 @@ def _measurements(path: Path) -> _Part:
         row, value = wrong.row(0, named=True)["row"], wrong["value"][0]
         raise ValueError(
             f"{path}, row {row}, column 'value': expected a finite number, got {value!r}, and {len(wrong) - 1} more such rows; "
-            "leave out what is not known"
+            "leave out unknown values"
         )
     table = table.drop("value").rename({"number": "value"})
     known_rows = table.filter(pl.col("property").is_in([*_MEASURED]))

@@ -1,4 +1,4 @@
-"""Occupancy, as the commands `train`, `evaluate` and `feed` see it."""
+"""Occupancy for the commands `train`, `evaluate` and `feed`."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from tocsin.models.occupancy.train import Recipe, Room
 
 DAYS = 14
-"""Of a simulated building."""
+"""Length of the simulation of a building."""
 ROWS = 1000
-"""Rows of a table that is fed."""
+"""Rows in each table of a feed."""
 SHOWN = 5
-"""Trials of a search that a person is shown."""
+"""Trials of a search that are printed."""
 
 
 class Search(NamedTuple):
@@ -39,8 +39,8 @@ class Occupancy(Domain):
     """Recordings of rooms, or a simulated building.
 
     Args:
-        minutes: a recording -> what the network sees of each minute, by the pipeline's own stages.
-        results: a recording, and a model's folder and version -> what the pipeline makes of it.
+        minutes: a recording -> the network's features of each minute, computed by the pipeline's own stages.
+        results: a recording, and a model's folder and version -> the pipeline's results.
     """
 
     minutes: Callable[[Recording], pl.DataFrame]
@@ -50,15 +50,16 @@ class Occupancy(Domain):
         self,
         run: Training,
         *,
-        steps: Annotated[int | None, Option("Of training.")] = None,
-        search: Annotated[int, Option("A Bayesian search for sizes and recipe before.", "TRIALS", 0)] = 0,
+        steps: Annotated[int | None, Option("Training steps.")] = None,
+        search: Annotated[
+            int, Option("Trials of a Bayesian search for sizes and recipe, before training.", "TRIALS", 0)
+        ] = 0,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
-        """Train on all rooms of some recordings, each of which gets the same share; the best on the others' rooms is kept.
+        """Train on all rooms of the recordings, each with the same share, and keep the seed with the best score.
 
-        A seed's score is its F1 on what is left out in turn, as `tocsin.models.occupancy.search.folds` says, so that it says how
-        well the model does in rooms that it has never seen; with a single room there is nothing to leave out, and the first seed
-        is kept.
+        A seed's score is its mean F1 over the folds of `tocsin.models.occupancy.search.folds`, so it measures the model on rooms
+        that it was not trained on. A single room has no folds; then the first seed is kept.
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
@@ -90,7 +91,7 @@ class Occupancy(Domain):
             model = fit(sources, config, recipe, seed=seed, progress=curve.add)
             f1 = sum(scores) / max(len(scores), 1)
             figures = {"left_out_f1": f1} if turns else {}
-            line = f": F1 {f1:.3f} on what was left out" if turns else ""
+            line = f": F1 {f1:.3f} on held-out rooms" if turns else ""
             attempts[seed] = Attempt(model, f1, curve.end(figures, ""), figures, line)
             progress.advance(task)
         searched = {"search": found.run} if search else {}
@@ -108,7 +109,7 @@ class Occupancy(Domain):
         )
 
     def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
-        """The pipeline over a recording, against its truth: the state that people see, minute by minute."""
+        """Run the pipeline over a recording, and compare the published state with the truth, minute by minute."""
         import polars as pl
 
         from tocsin.models.occupancy.data import read
@@ -146,16 +147,16 @@ class Occupancy(Domain):
         seed: int,
         rate: float | None,
         model: Path | None,
-        rooms: Annotated[int, Option("In the simulated building.")] = 8,
+        rooms: Annotated[int, Option("Number of rooms in the simulated building.")] = 8,
         decimal_comma: DecimalComma = False,
     ) -> Feed:
-        """Readings as they would have arrived; a simulated building ends after 14 days."""
+        """Feed readings in the order of arrival. A simulated building ends after 14 days."""
         import polars as pl
 
         from tocsin.models.occupancy.data import read
         from tocsin.models.occupancy.simulation.sensors import simulate
 
-        # A building's readings as they arrive, not by their time.
+        # Simulated readings come in the order of arrival, not of event time.
         events = (
             simulate(rooms=rooms, days=DAYS, seed=seed)[0]
             if source == SIM
@@ -166,13 +167,13 @@ class Occupancy(Domain):
 
 
 def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_comma: bool = False) -> Recording:
-    """A directory's recording, or `SIM`, a simulated building's; its truth is then the motion sensor.
+    """The recording in a directory or, for `SIM`, of a simulated building, whose truth is the motion sensor.
 
     Args:
-        rooms, days, seed: of the building.
+        rooms, days, seed: of the simulated building.
 
     Raises:
-        FileNotFoundError, ValueError: as the readers do.
+        FileNotFoundError, ValueError: from the readers.
     """
     import polars as pl
 
@@ -198,7 +199,7 @@ def _search(
     name: str,
     trials: int,
 ) -> Search:
-    """Search with the first seed, each trial recorded in MLflow when it ends, if there is a registry."""
+    """Search with the first seed. If there is a registry, record each trial in MLflow when it ends."""
     from tocsin.models import registry
     from tocsin.models.occupancy.search import Trial, best, search
 
@@ -227,14 +228,14 @@ def _search(
 
 
 def _trials(trials: Sequence[Trial]) -> list[str]:
-    """The best trials beside the first, which is how the settings were, as a table."""
+    """The best trials as a table, with the first one, which has the original settings."""
     if not trials:
         return []
     ranked = sorted(trials, key=lambda trial: -trial.f1)[:SHOWN]
     shown = ranked if trials[0] in ranked else [*ranked, trials[0]]
     rows: list[tuple[str, list[Any]]] = [
-        ("setting", ["as it was" if trial.number == 0 else f"trial {trial.number}" for trial in shown]),
-        ("F1 left out", [f"{trial.f1:.3f}" for trial in shown]),
+        ("setting", ["unchanged" if trial.number == 0 else f"trial {trial.number}" for trial in shown]),
+        ("held-out F1", [f"{trial.f1:.3f}" for trial in shown]),
         *((name, [f"{trial.settings[name]:.3g}" for trial in shown]) for name in trials[0].settings),
     ]
     width = max(len(name) for name, _ in rows)

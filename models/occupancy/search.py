@@ -1,7 +1,7 @@
-"""Settings found by Bayesian search: a tree of Parzen estimators over how well a model does in rooms that it has not seen.
+"""Bayesian search for settings, with a tree-structured Parzen estimator. The objective is F1 in rooms that were held out.
 
-Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), by optuna. That SVM and LSTM are tuned so
-is arXiv 2604.14841; what is searched, and by what, is this project's choice.
+Source: Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), by optuna. arXiv 2604.14841 tunes SVM and
+LSTM in this way. The search space and the objective are this project's choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Space = Mapping[str, BaseDistribution]
 Source = Sequence[Room]
 
 GROUPS = 4
-"""Of a single source's rooms, each left out once."""
+"""Number of folds of the rooms of a single source."""
 PATCHES = (3, 5, 6, 10)
 _SIZES = tuple(field.name for field in fields(NetworkSize))
 
@@ -43,7 +43,7 @@ BASELINE_SPACES: Mapping[str, Space] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """What was tried, and the mean F1 in what was left out."""
+    """The settings of a trial, and its mean F1 over the folds."""
 
     number: int
     settings: Settings
@@ -51,10 +51,10 @@ class Trial:
 
 
 def folds(sources: Sequence[Source]) -> list[tuple[list[Source], Source]]:
-    """Sources to train on, and what was left out of them: each source in turn, or of a single one a few of its rooms.
+    """Folds of training sources and a held-out source. Each source is held out in turn; a single source is split by rooms.
 
     Returns:
-        None at all if there is but one room.
+        No folds if there is only one room.
     """
     if len(sources) > 1:
         return [([*sources[:i], *sources[i + 1 :]], source) for i, source in enumerate(sources)]
@@ -65,7 +65,7 @@ def folds(sources: Sequence[Source]) -> list[tuple[list[Source], Source]]:
 
 
 def network_space(config: OccupancyConfig) -> Space:
-    """What is searched of the network and its recipe; `config` says which patches divide its window."""
+    """The search space of the network and its recipe. The patches are those that divide the window of `config`."""
     patches = sorted({config.network.patch, *(n for n in PATCHES if config.window % n == 0)})
     return {
         "patch": CategoricalDistribution(patches),
@@ -100,17 +100,17 @@ def search(
     """Search the network's sizes and its recipe.
 
     Args:
-        sources: of training alone, left out as `folds` says.
-        config, recipe: where the search begins, and what it leaves as it is.
-        trials: how many. The first is `config` and `recipe` as they are, so that it is seen what the search gains.
-        seed: of the search, and of each training.
+        sources: for training only; `folds` splits them.
+        config, recipe: the starting point, and the values of settings that are not searched.
+        trials: number of trials. The first is `config` and `recipe` unchanged, to show the gain of the search.
+        seed: of the search and of each training.
         tell: called after each trial.
 
     Returns:
         The trials in order.
 
     Raises:
-        ValueError: there is but one room.
+        ValueError: there is only one room.
     """
     given = {**asdict(config.network), **asdict(recipe)}
 
@@ -130,9 +130,9 @@ def search_baseline(
     seed: int = 0,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
-    """Search the settings of one of `BASELINE_SPACES`, as `search` those of the network.
+    """Search the settings of one of `BASELINE_SPACES`, like `search` for the network.
 
-    Of `config` its window, features and threshold count; the first trial is as `BASELINES` says.
+    Only the window, features and threshold of `config` are used. The first trial has the settings of `BASELINES`.
     """
 
     def f1(settings: Settings, others: Sequence[Source], left_out: Source) -> float:
@@ -144,7 +144,7 @@ def search_baseline(
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """Of the highest F1; of equals the first."""
+    """The trial with the highest F1; of equal ones, the first."""
     return max(trials, key=lambda trial: trial.f1)
 
 
@@ -159,8 +159,10 @@ def _study(
     tell: Callable[[Trial], None],
 ) -> list[Trial]:
     if not (turns := folds(sources)):
-        raise ValueError("one source with one room: nothing can be left out to search by; add another room or source")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is told by us
+        raise ValueError(
+            "expected at least two rooms to search, got one: none can be held out; add another room or source"
+        )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `tell` reports each trial
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), direction="maximize")
     study.enqueue_trial({name: given[name] for name in space})
     done = []

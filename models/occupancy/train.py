@@ -1,4 +1,4 @@
-"""Training of an occupancy model, on rooms of one or several sources."""
+"""Training of an occupancy model on the rooms of one or several sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tocsin.models.occupancy.model import OccupancyModel, build, load
 from tocsin.models.occupancy.network import OccupancyNetwork
 from tocsin.models.training import Optimization, begin
 
-FRESH = 5 * 60_000  # ms for which the last word on the truth holds
+FRESH = 5 * 60_000  # ms for which the last known truth is valid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class Recipe:
     """How to train.
 
     Args:
-        steps: of the optimizer; the learning rate falls to 0 over them along a cosine.
-        batch: windows per step, as many from each source.
+        steps: of the optimizer; the learning rate decays to 0 over them along a cosine.
+        batch: windows per step, the same number from each source.
         learning_rate, weight_decay: of AdamW.
         noise: standard deviation of noise added to every input value, in units of each feature's scale.
-        shift: standard deviation of an offset added to each feature of a window, in the same unit: sensors differ.
-        left_out: share of a window's features that are left out, as if the room had no such sensor.
-        averaging: decay per step of the running mean of the weights; the mean is what is kept.
+        shift: standard deviation of an offset added to each feature of a window, in the same unit, because sensors differ.
+        left_out: share of a window's features that are dropped, as if the room had no such sensor.
+        averaging: decay per step of the running mean of the weights; the mean is kept.
     """
 
     steps: int = 500
@@ -61,13 +61,13 @@ class Room:
         return self.features[ends[:, None] + torch.arange(1 - length, 1)]
 
     def known(self, length: int) -> Tensor:
-        """The rows `[N] int64` that end a whole window and whose truth is known."""
+        """The rows `[N] int64` that end a complete window and whose truth is known."""
         rows = (~self.occupied.isnan()).nonzero()[:, 0]
         return rows[rows >= length - 1]
 
 
 def labelled(minutes: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
-    """Rows of rooms' minutes (`room`, `time` in ms) with `occupied`, the last that the truth says; null where too old."""
+    """Add `occupied` to the minutes of rooms (`room`, `time` in ms): the last known truth, or null if it is older than `FRESH`."""
     return minutes.sort("time").join_asof(
         truth.select("room", "time", "occupied").sort("time"),
         on="time",
@@ -97,8 +97,8 @@ def fit(
     """Train on the rooms of one or several sources.
 
     Args:
-        sources: rooms of each source; as much of each batch comes from each, and a source's rooms are drawn alike.
-        config: what to train; its `mean` and `scale` are set from the sources.
+        sources: rooms of each source. Each source contributes equally to a batch, and each room of a source is equally likely.
+        config: of the model; its `mean` and `scale` are computed from the sources.
         recipe: how to train.
         seed: of the weights, the windows and the noise.
         progress: called with each step and its loss.
@@ -111,7 +111,7 @@ def fit(
     kept = [[(room, ends) for room in source if len(ends := room.known(config.window))] for source in sources]
     if empty := [i for i, source in enumerate(kept) if not source]:
         raise ValueError(
-            f"source {empty[0]}: no window of {config.window} minutes whose truth is known; train on others"
+            f"source {empty[0]}: no window of {config.window} minutes whose truth is known; leave the source out"
         )
     config = _scaled(config, torch.cat([room.features for source in kept for room, _ in source]))
     mean, scale = torch.tensor(config.mean), torch.tensor(config.scale)
@@ -138,19 +138,19 @@ def fit(
 
 
 def probabilities(model: OccupancyModel, source: Sequence[Room]) -> NDArray[np.float32]:
-    """What the model says of all minutes of some rooms that end a whole window and whose truth is known, `[N]`."""
+    """The model's probability for each minute that ends a complete window and whose truth is known, `[N]`."""
     length = model.config.window
     ends = ((room, part) for room in source for part in room.known(length).split(4096))
     return torch.cat([model(room.windows(part, length))["probability"] for room, part in ends]).numpy()
 
 
 def truth(source: Sequence[Room], length: int) -> NDArray[np.bool_]:
-    """Whether the rooms were occupied in these minutes, `[N]`."""
+    """Whether the rooms were occupied in the minutes of `probabilities`, `[N]`."""
     return torch.cat([room.occupied[room.known(length)] > 0.5 for room in source]).numpy()
 
 
 def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
-    """`tocsin.models.occupancy.evaluate.metrics` over all minutes of some rooms whose truth is known, at the model's threshold."""
+    """The metrics of `tocsin.models.occupancy.evaluate` over all minutes with a known truth, at the model's threshold."""
     p = probabilities(model, source)
     return metrics(truth(source, model.config.window), p >= model.config.threshold, p)
 
@@ -158,12 +158,12 @@ def score(model: OccupancyModel, source: Sequence[Room]) -> dict[str, float]:
 def candidate(
     model: OccupancyModel, folder: Path, sources: Sequence[Sequence[Room]], left_out_f1: float | None
 ) -> Candidate:
-    """A model that was trained on all sources, and saved to `folder`, as one that may become champion.
+    """A model trained on all sources and saved in `folder`, as a candidate for champion.
 
     It is compared with the champion on all rooms of the sources.
 
     Args:
-        left_out_f1: the recipe's F1 on what was left out; None where nothing can be.
+        left_out_f1: the mean F1 of the recipe over the folds; None if there are no folds.
     """
     rooms = [room for source in sources for room in source]
 
@@ -190,7 +190,7 @@ def candidate(
 
 
 def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tuple[Tensor, Tensor]:
-    """Windows and truth of `count` random minutes, from at most eight of the rooms."""
+    """Windows and truth of `count` random minutes, from at most eight rooms."""
     chosen = torch.randperm(len(source))[:8].tolist()
     windows, occupied = [], []
     for number, each in enumerate(chosen):
@@ -203,14 +203,14 @@ def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tup
 
 
 def _varied(windows: Tensor, recipe: Recipe) -> Tensor:
-    """Standardised windows with noise, shifts and features left out, which are then 0, the mean."""
+    """Standardised windows with noise, shifts and dropped features. A dropped feature is 0, its mean."""
     whole = windows[:, :1]
     windows = windows + recipe.noise * torch.randn_like(windows) + recipe.shift * torch.randn_like(whole)
     return windows * (torch.rand_like(whole) >= recipe.left_out)
 
 
 def _scaled(config: OccupancyConfig, rows: Tensor) -> OccupancyConfig:
-    """The config with mean and standard deviation of each feature of `[N, F]`, without what is unknown; at least 1e-3."""
+    """The config with each feature's mean and standard deviation over known values `[N, F]`. A deviation up to 1e-3 becomes 1."""
     rows = rows.double()
     mean = rows.nanmean(0).nan_to_num(0.0)
     scale = (rows - mean).square().nanmean(0).sqrt().nan_to_num(1.0)

@@ -1,4 +1,4 @@
-"""Remaining useful life, as the commands `train`, `evaluate` and `feed` see it."""
+"""Remaining useful life for the commands `train`, `evaluate` and `feed`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from tocsin.models.rul.model import RulModel
     from tocsin.models.rul.train import Epoch, Outcome
 
-Subset = Annotated[str, Option("Of C-MAPSS.")]
+Subset = Annotated[str, Option("Subset of C-MAPSS.")]
 ROWS = 1000
-"""Rows of a table that is fed."""
+"""Rows in each table of a feed."""
 
 
 class Rul(Domain):
@@ -31,13 +31,13 @@ class Rul(Domain):
         *,
         config: Annotated[Path | None, Option("Columns and settings of the CSV files (TOML).", "FILE")] = None,
         subset: Subset = "FD001",
-        epochs: Annotated[int | None, Option("At most.")] = None,
+        epochs: Annotated[int | None, Option("Maximum number of epochs.")] = None,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
-        """Train on C-MAPSS files; with `config`, on CSV files, whose name the model then has.
+        """Train on C-MAPSS files or, with `config`, on CSV files. The model then gets the name of the config file.
 
         Raises:
-            ValueError: more than one folder; or as the readers do.
+            ValueError: there is more than one folder, or a reader raises it.
         """
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.rul.train import Recipe, candidate, points
@@ -102,11 +102,11 @@ class Rul(Domain):
         rate: float | None,
         model: Path | None,
         subset: Subset = "FD001",
-        split: Annotated[str, Option("Of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
-        engines: Annotated[int, Option("In the simulated fleet.")] = 100,
+        split: Annotated[str, Option("Split of C-MAPSS: train (to failure) or test (cut off before).")] = "train",
+        engines: Annotated[int, Option("Number of engines in the simulated fleet.")] = 100,
         decimal_comma: DecimalComma = False,
     ) -> Feed:
-        """All machines at once, row by row; a simulated fleet flies on without end."""
+        """Feed all machines at once, row by row. A simulated fleet is endless."""
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import csv_files, read_cmapss, read_csv_directory
 
@@ -124,7 +124,7 @@ class Rul(Domain):
 
 
 def _fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:
-    """A simulated fleet's readings, cycle after cycle; the true remaining life stays here."""
+    """A simulated fleet's readings, cycle after cycle, without the true remaining life."""
     from tocsin.models.rul.simulation.fleet import live
 
     return (frame.drop("rul") for frame in live(engines=engines, seed=seed))

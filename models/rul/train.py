@@ -1,4 +1,4 @@
-"""Training of a RUL model: by engine, with early stopping and averaged weights, recorded in MLflow."""
+"""Training of a RUL model: split by engine, with early stopping and averaged weights."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Recipe:
     """How to train.
 
     Args:
-        epochs: passes, at most; the learning rate falls to 0 over them along a cosine.
-        share: share of the training windows drawn in one epoch; neighbours differ by one row of `window`.
+        epochs: maximum number of epochs; the learning rate decays to 0 over them along a cosine.
+        share: share of the training windows drawn in one epoch. Adjacent windows differ by only one row.
         batch: windows per step.
-        learning_rate: of AdamW, at its highest.
+        learning_rate: maximum, of AdamW.
         weight_decay: of AdamW.
         asymmetry: share of the asymmetric loss, 0 to 1; the rest is the squared error.
-        teachers: members of the teacher whose predictions the network learns; 0 learns from the labels directly.
+        teachers: members of the teacher ensemble whose predictions the network learns; 0: the network learns from the labels.
         noise: standard deviation of noise added to every input value, in units of each channel's scale.
-        shift: standard deviation of an offset added to each channel of a window, in the same unit: assets of one
-            kind differ in level by build and tuning, and a few dozen of them do not show all the differences.
-        averaging: decay per step of the running mean of the weights; the mean is what is kept.
-        validation: share of the keys held out, the same ones for each seed; 0 trains on all of them for `epochs`.
+        shift: standard deviation of an offset added to each channel of a window, in the same unit. Assets of one
+            kind differ in level by build and tuning, and a few dozen assets do not cover all differences.
+        averaging: decay per step of the running mean of the weights; the mean is kept.
+        validation: share of the keys that are held out, the same keys for each seed; 0: training uses all keys for `epochs`.
         patience: epochs without a better validation RMSE before training stops; the best weights are kept.
     """
 
@@ -62,7 +62,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of the training curve; the validation figures are nan where nothing is held out."""
+    """One point of the training curve. The validation metrics are NaN if no keys are held out."""
 
     epoch: int
     loss: float
@@ -81,7 +81,7 @@ class Outcome:
 
     @property
     def rmse(self) -> float:
-        """The best on validation, which is the model's; nan if there is none."""
+        """The best validation RMSE, which is that of the model; NaN without validation."""
         return min((line.rmse for line in self.curve if not math.isnan(line.rmse)), default=math.nan)
 
 
@@ -92,7 +92,7 @@ class Validation:
     Args:
         table: all rows, as the readers give them.
         config: of the model that was trained.
-        ends: `[N] int64`, where each window ends, as of `Windows`.
+        ends: `[N] int64`, the last row of each window, as in `Windows`.
     """
 
     table: pl.DataFrame
@@ -100,12 +100,12 @@ class Validation:
     ends: Tensor
 
     def windows(self, config: RulConfig) -> Windows:
-        """Those of them that a model of this config can judge."""
+        """The held-out windows that a model of this config can predict."""
         over = windows(self.table, replace(config, label=self.config.label))
         return over.where(torch.isin(over.ends, self.ends))
 
     def rmse(self, *models: RulModel) -> list[float]:
-        """Of each model over the windows that all of them can judge, with labels up to the least of their caps."""
+        """RMSE of each model over the windows that all models can predict. Labels are clamped to the smallest cap of the models."""
         each = [self.windows(model.config) for model in models]
         common = self.ends
         for over in each:
@@ -133,16 +133,16 @@ def train(
 
     Args:
         data: folder of C-MAPSS files; with `config`, of CSV files.
-        out: folder for `config.json` and `model.safetensors`; made if missing. None: nothing is written.
-        config: columns and settings of the CSV files, or the TOML file that holds them; None means C-MAPSS.
+        out: folder for `config.json` and `model.safetensors`; created if missing. None: nothing is written.
+        config: columns and settings of the CSV files, or a TOML file with them; None: C-MAPSS.
         subset: C-MAPSS subset.
-        decimal_comma: numbers of the CSV files are written 400,5.
+        decimal_comma: the CSV files have decimal commas, as in 400,5.
         recipe: how to train.
         seed: of the split, the weights, the order of the windows and the noise.
         progress: called after each epoch.
 
     Raises:
-        FileNotFoundError, ValueError: as the readers do.
+        FileNotFoundError, ValueError: from the readers.
     """
     recipe = recipe or Recipe()
     if config is None:
@@ -158,7 +158,7 @@ def train(
 
 
 def candidate(trained: Outcome, folder: Path) -> Candidate:
-    """The model that was trained, and saved to `folder`, as one that may become champion."""
+    """The trained model, saved in `folder`, as a candidate for champion."""
 
     def outputs() -> list[Tensor]:
         model = load(folder, "cpu")
@@ -169,7 +169,7 @@ def candidate(trained: Outcome, folder: Path) -> Candidate:
         champion = load(other, "cpu")
         if (theirs := champion.config.types) != (ours := trained.model.config.types):
             raise ValueError(
-                f"it reads {_columns(theirs)}; this one reads {_columns(ours)}, which a pipeline may not get"
+                f"it reads {_columns(theirs)}; this one reads {_columns(ours)}, which a pipeline may not have"
             )
         own, standing = trained.validation.rmse(trained.model, champion)
         return own, standing
@@ -185,16 +185,16 @@ def fit(
     seed: int = 0,
     progress: Callable[[Epoch], None] | None = None,
 ) -> tuple[RulModel, list[Epoch]]:
-    """Train on windows; validation holds out whole keys, since windows of one key resemble each other.
+    """Train on windows. Validation holds out whole keys, because windows of one key are similar.
 
-    Each window of a held-out key counts once in validation: the expectation of scoring that key cut off at a random
-    point of its life, the way test engines are.
+    Each window of a held-out key counts once in validation. The result is the expected score of a key that is cut off at a
+    random point of its life, as test engines are.
 
     Returns:
         The model with the averaged weights (of the best epoch, if there is validation) and the curve.
 
     Raises:
-        ValueError: if the share held out leaves no key on one side.
+        ValueError: the held-out share leaves no key on one side.
     """
     begin(seed, threads=1)
     held = _hold_out(over, recipe.validation)
@@ -242,7 +242,7 @@ def fit(
 
 
 def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
-    """A curve as metrics: name, value and epoch."""
+    """The points of a curve as metrics: name, value and epoch."""
     return [
         (figure, value, line.epoch)
         for line in curve
@@ -271,13 +271,16 @@ def _loss(
     predicted, _ = network(x)
     if teacher is None:
         return rul_loss(predicted, scaled.rul[index].clamp(max=config.cap), asymmetry=recipe.asymmetry)
-    # The teacher sees the same noise, which would otherwise blur the target.
+    # The teacher sees the same noise. Otherwise the noise would blur the target.
     return rul_loss(predicted, teacher(x), asymmetry=0.0)
 
 
 def _hold_out(over: Windows, share: float) -> Tensor:
-    """Which windows `[N] bool` belong to held-out keys: by a hash of their names, so that other seeds and more keys leave
-    most of them held out, and models that were trained on different days can be compared."""
+    """Which windows belong to held-out keys, `[N] bool`.
+
+    A hash of the key's name selects the keys. Most of them stay held out with other seeds or more keys, so that models trained on
+    different days can be compared.
+    """
     present = over.engine.unique()
     count = round(share * len(present))
     if not 0 <= count < len(present) or (share and not count):
@@ -289,7 +292,7 @@ def _hold_out(over: Windows, share: float) -> Tensor:
 
 
 def _scaled(config: RulConfig, rows: Tensor) -> RulConfig:
-    """The config with mean and standard deviation of each channel of `[R, C]`; a constant channel has scale 1."""
+    """The config with the mean and standard deviation of each channel of `[R, C]`. A constant channel has scale 1."""
     spread = rows.double().std(0)
     scale = torch.where(spread > 0, spread, 1.0)
     return replace(config, mean=tuple(rows.double().mean(0).tolist()), scale=tuple(scale.tolist()))

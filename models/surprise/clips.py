@@ -115,7 +115,7 @@ def injected(
     held: list[Frame] = []
     for frame in frames:
         if len(held) == max_frames:
-            raise ValueError(f"more than {max_frames} frames to draw into; take shorter clips")
+            raise ValueError(f"more than {max_frames} frames to draw into; use shorter clips")
         held.append(frame)
     if not held:
         raise ValueError("no frames to draw into")

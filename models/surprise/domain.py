@@ -1,4 +1,4 @@
-"""Surprise, as the commands `train`, `evaluate` and `feed` see it."""
+"""Surprise for the commands `train`, `evaluate` and `feed`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tocsin.models.vision.encoder import Encoder
 
 RATE = 10.0
-"""Frames a second of what is fed, trained on and evaluated."""
+"""Frames per second for feeding, training and evaluation."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Surprise(Domain):
 
     results: Callable[[Iterable[Shot], float, Path, str], tuple[pl.DataFrame, list[int], int]]
 
-    def train(self, run: Training, *, steps: Annotated[int | None, Option("Of training.")] = None) -> Trained:
-        """Train a predictor on clips, whose truth is not needed, or on simulated dives.
+    def train(self, run: Training, *, steps: Annotated[int | None, Option("Training steps.")] = None) -> Trained:
+        """Train a predictor on clips, without their truth, or on simulated dives.
 
-        The detector's level is chosen on validation dives that it has not seen.
+        The detector's level is selected on validation dives that are not trained on.
 
         Raises:
-            ValueError: there is no clip.
+            ValueError: there are no clips.
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
@@ -108,11 +108,11 @@ class Surprise(Domain):
         )
 
     def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
-        """The pipeline over clips with a truth, see `tocsin.models.surprise.clips`; or over the simulated test dives.
+        """Run the pipeline over clips with a truth, see `tocsin.models.surprise.clips`, or over the simulated test dives.
 
         Returns:
-            Figures of all clips together, as `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
-            `seconds` of footage and `novelties` in it, and `parameters`; and those of each clip.
+            Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
+            `seconds` of footage, number of `novelties` in it, and `parameters`; and the metrics of each clip.
         """
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
@@ -138,7 +138,7 @@ class Surprise(Domain):
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
-        """A video, a camera's stream or a simulated dive."""
+        """Feed a video, a camera's stream or a simulated dive."""
         from tocsin.models.surprise.simulation.scene import Dive
         from tocsin.models.vision.video import read
 
@@ -148,13 +148,13 @@ class Surprise(Domain):
 
 
 def _line(name: str, clip: Mapping[str, Any]) -> str:
-    """A clip's figures for people."""
+    """A clip's metrics as one line of text."""
     figures = ", ".join(f"{figure} {clip[figure]:.2f}" for figure in ("precision", "recall", "false_per_hour"))
     return f"{name}: {clip['novelties']} novelties, {figures}"
 
 
 def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np.ndarray], Sequence[Novelty]]]:
-    """Names, frames and truth of clips or of the test dives."""
+    """Names, frames and truth of the clips or of the test dives."""
     from tocsin.models.surprise.clips import clips, intervals
     from tocsin.models.surprise.simulation.scene import TEST_SEEDS, Dive
     from tocsin.models.vision.video import read
@@ -168,7 +168,7 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
 
 
 def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:
-    """How well a model finds the events of some clips."""
+    """Metrics of the events that a model detects in clips."""
     from tocsin.models.surprise.evaluate import Counted, counted, detect
     from tocsin.models.surprise.train import judged
 
@@ -184,7 +184,7 @@ def _clips(folder: Path) -> list[Path]:
 
 
 def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:
-    """A clip, or a dive by its seed, as the predictor sees it; of a dive with `covers` what is new is known place by place."""
+    """A clip, or a dive by its seed, as the predictor's input. With `covers`, a dive has the novel share of each place, too."""
     from dataclasses import replace
 
     import numpy as np

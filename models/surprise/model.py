@@ -71,7 +71,7 @@ class SurpriseModel:
     ) -> None:
         if config.encoder.version not in ("", eye.version):
             raise ValueError(
-                f"the model was trained on encoder {config.encoder.version}, got {eye.name} {eye.version}; take that one, "
+                f"the model was trained on encoder {config.encoder.version}, got {eye.name} {eye.version}; use that one, "
                 "or train the model on this one"
             )
         self.config = replace(config, encoder=replace(config.encoder, version=eye.version))

@@ -1,4 +1,4 @@
-"""Training: the predictor learns what to expect of frames in which nothing has to be new; the detector's level is then chosen."""
+"""Training of the predictor on clips without a truth, and selection of the detector's level afterwards."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from tocsin.models.training import Optimization, begin
 from tocsin.models.vision.encoder import Encoder
 
 FLIPPED = torch.tensor([-1.0, 1, 1, -1, 1, 1, -1, 1])
-"""Signs of `ACTION` in a mirror."""
+"""Signs of the components of `ACTION` after a horizontal flip."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How it is trained.
+    """How to train.
 
     Args:
         steps: of the optimizer.
-        clips: pieces of clips a step, of `length` frames; the first `lead` of which are only looked at.
-        learning_rate: largest, of a cycle; weight_decay: of AdamW.
-        triage_steps: of the optimizer, for triage.
+        clips: pieces of clips per step, of `length` frames. The first `lead` frames only fill the memory and have no loss.
+        learning_rate: maximum of the cycle; weight_decay: of AdamW.
+        triage_steps: steps of the optimizer for triage.
     """
 
     steps: int = 800
@@ -48,13 +48,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Footage:
-    """A clip as the predictor sees it.
+    """A clip as input of the predictor.
 
     Args:
-        tokens: the encoder's, `[T, N, D]`, half precision.
-        motion: into each frame; shades: `[T, *SIZE] uint8`, what it was found between.
-        novelties: the truth, where it is known.
-        covered: the share of each place that something new covers, `[T, h, w]`, where that is known, too.
+        tokens: of the encoder, `[T, N, D]`, half precision.
+        motion: from the previous frame to each frame; shades: `[T, *SIZE] uint8`, the grey frames that it was estimated from.
+        novelties: the truth, if it is known.
+        covered: the share of each place that a novelty covers, `[T, h, w]`, if it is known.
     """
 
     tokens: Tensor
@@ -65,7 +65,7 @@ class Footage:
 
 
 def pieces(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Frames `[H, W, 3]` RGB, scaled to an encoder's size, some at a time: `[B, 3, *size] uint8`."""
+    """Scale frames `[H, W, 3]` RGB to the encoder's size. Yields batches `[B, 3, *size] uint8`."""
     import cv2
 
     taken, (height, width) = iter(frames), size
@@ -75,7 +75,7 @@ def pieces(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> Iterat
 
 
 def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty] = ()) -> Footage:
-    """Look at a clip, given in pieces `[B, 3, H, W] uint8` of the encoder's size."""
+    """Encode a clip, given as batches `[B, 3, H, W] uint8` of the encoder's size."""
     tokens, shades = [], []
     for some in pixels:
         tokens.append(eye(some).tokens.half())
@@ -95,12 +95,13 @@ def fit(
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> SurpriseModel:
-    """Train a predictor on clips of the encoder's tokens; what is new in them is rare, and not told. Then triage, on those of which
-    it is known what covers what; without one there is no triage.
+    """Train a predictor on encoded clips, in which novelties are rare and unlabelled; then train triage.
+
+    Triage trains on the clips with `covered`. Without such a clip, the model has no triage.
 
     Args:
         clips: each longer than the recipe's length.
-        config: its detector is taken as it is; see `settled`.
+        config: its detector stays unchanged; see `settled`.
         seed: of the weights and the pieces.
         progress: called with each step of the predictor and its loss.
 
@@ -129,14 +130,14 @@ def fit(
 
 
 def settled(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
-    """The model's config with the detector whose level is best on clips with a truth, for validation."""
+    """The model's config with the detector level that is best on validation clips with a truth."""
     scores, tried = [judged(model, clip) for clip in clips], levels(model.config.detector, triaged=bool(model.triage))
     return replace(model.config, detector=best(curve(scores, [c.novelties for c in clips], tried, rate=rate)))
 
 
 @torch.inference_mode()
 def judged(model: SurpriseModel, clip: Footage) -> Tensor:
-    """The raw scores of a clip's frames, `[T]`."""
+    """The raw score of each frame of a clip, `[T]`."""
     memory, scores = model.blank(1), []
     for at in range(len(clip.tokens)):
         tokens = model.whitened(clip.tokens[at : at + 1].float())
@@ -147,7 +148,7 @@ def judged(model: SurpriseModel, clip: Footage) -> Tensor:
 
 
 def _standardise(predictor: Predictor, clips: Sequence[Footage]) -> None:
-    """Set the predictor's buffers: centre and main directions of the tokens, scale of the actions, what adapters look at."""
+    """Set the predictor's buffers: mean and whitened principal directions of the tokens, scale of actions, random `looks_at`."""
     some = torch.cat([clip.tokens[::20].flatten(0, 1).float() for clip in clips])
     centre = some.mean(0)
     values, vectors = torch.linalg.eigh((some - centre).T @ (some - centre) / len(some))
@@ -159,7 +160,7 @@ def _standardise(predictor: Predictor, clips: Sequence[Footage]) -> None:
 
 
 def _drawn(seen: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Motion]:
-    """Pieces of clips, `[B, T, ...]`, half of the time in a mirror."""
+    """Random pieces of clips, `[B, T, ...]`, flipped horizontally half of the time."""
 
     def below(limit: int) -> int:
         return int(torch.randint(limit, (), generator=generator))
@@ -179,7 +180,7 @@ def _drawn(seen: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: tor
 
 
 def _loss(predictor: Predictor, tokens: Tensor, motion: Motion, lead: int) -> Tensor:
-    """The negative log-likelihood of each frame behind the lead, a mean over places and channels."""
+    """The negative log-likelihood of the frames after the lead, a mean over places and channels."""
     seen = predictor.update(predictor.blank(len(tokens), (tokens.shape[3], tokens.shape[4])), tokens[:, 0])
     total = torch.zeros(())
     for at in range(1, tokens.shape[1]):
@@ -199,7 +200,7 @@ def _triage(
     eye: Encoder,
     generator: torch.Generator,
 ) -> Triage:
-    """Train triage on what the predictor, which is done, gets wrong."""
+    """Train triage on the errors of the trained predictor."""
     c = config.network
     triage = Triage(config.triage or TriageConfig(), tokens=c.tokens, compensates=c.compensates)
     lessons = [
@@ -213,7 +214,7 @@ def _triage(
 
 @torch.inference_mode()
 def _evidence(predictor: Predictor, clip: Footage, eye: Encoder) -> Tensor:
-    """What triage gets to see of a clip, `[T, C + 1, h, w]`, half precision; nothing of the first frame."""
+    """The input of triage for a clip, `[T, C + 1, h, w]`, half precision. The first frame has no prediction and is 0."""
     found, seen = [], predictor.blank(1, eye.grid)
     for at in range(len(clip.tokens)):
         tokens = predictor.whitened(clip.tokens[at : at + 1].float(), eye.grid)

@@ -1,4 +1,4 @@
-"""Training of triage: clips of which it is known where something new is, place by place and frame by frame."""
+"""Training of triage on clips whose novelties are labelled by place and frame."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tocsin.models.surprise.triage import Triage
 from tocsin.models.training import Optimization
 
 COVERED, BARE = 0.3, 0.02
-"""Shares of a place that is part of something new, and of one that is not; what is in between counts for neither."""
+"""Covered shares from which a place is novel, and below which it is not. A place in between is ignored in the loss."""
 WEIGHT = 4.0
-"""Of a covered place over a bare one: few are covered."""
+"""Loss weight of a covered place relative to a bare one, because few places are covered."""
 WHOLE = 0.05
-"""Weight of the loss of a frame's score over that of its places."""
+"""Weight of the loss of a frame's score relative to that of its places."""
 LEAST = 2
-"""Covered places that make a frame's score true."""
+"""Minimum number of covered places in a frame that counts as novel."""
 LEAD = 2
-"""Frames of a piece that are only looked at."""
+"""First frames of a piece, which only fill the memory and have no loss."""
 LEARNING_RATE = 3e-3
 
 
 class Lesson(NamedTuple):
-    """A clip: `[T, C + 1, h, w]` evidence and `[T, 2, 3]` warps, and what is covered, `[T, h, w]`."""
+    """A clip: evidence `[T, C + 1, h, w]`, warps `[T, 2, 3]`, and covered shares `[T, h, w]`."""
 
     evidence: Tensor
     warp: Tensor
@@ -36,11 +36,11 @@ class Lesson(NamedTuple):
 def teach(
     triage: Triage, lessons: Sequence[Lesson], *, steps: int, clips: int, length: int, generator: torch.Generator
 ) -> None:
-    """Train it, in place.
+    """Train triage in place.
 
     Args:
         lessons: each longer than `length`.
-        steps: of the optimizer; clips: pieces a step, of `length` frames, every second with something new in it.
+        steps: of the optimizer; clips: pieces per step, of `length` frames, every second one with a novelty.
     """
     optimization = Optimization(triage, steps=steps, learning_rate=LEARNING_RATE, weight_decay=1e-3)
     places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length)]
@@ -52,14 +52,14 @@ def teach(
             n, at = among[int(torch.randint(len(among), (), generator=generator))]
             drawn.append([part[at : at + length].float() for part in lessons[n]])
         evidence, warp, covered = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-        if torch.randint(2, (), generator=generator):  # in a mirror
+        if torch.randint(2, (), generator=generator):  # flip horizontally
             evidence, covered = evidence.flip(-1), covered.flip(-1)
             warp = warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
         optimization.step(_loss(triage, evidence, warp, covered))
 
 
 def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:
-    """Cross-entropy of places and of frames behind the lead, `[B, T, ...]` each."""
+    """Cross-entropy of the places and of the frames after the lead; each argument is `[B, T, ...]`."""
     seen = evidence.new_zeros(len(evidence), triage.config.memory, *evidence.shape[3:])
     total = evidence.new_zeros(())
     for at in range(evidence.shape[1]):

@@ -91,5 +91,5 @@ def _labels(file: Path, found: list[Path]) -> dict[Path, Labelled]:
 def _frame(label: Any) -> int:
     """Parse a frame number, which may be written 3.0."""
     if isinstance(label, bool) or not isinstance(label, int | float) or label != int(label) or label < 0:
-        raise ValueError(f"{label!r} is no frame")
+        raise ValueError(f"{label!r} is not a frame")
     return int(label)

@@ -74,7 +74,7 @@ class NetworkConfig:
                 f"past + 1 + ahead ({self.window}) must be a multiple of {2**self.layers} to be halved {self.layers} times"
             )
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel ({self.kernel}) must be odd, or it leans to one side")
+            raise ValueError(f"kernel ({self.kernel}) must be odd, so that it is centred")
 
     @property
     def window(self) -> int:

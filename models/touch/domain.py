@@ -1,4 +1,4 @@
-"""Touch, as the commands `train`, `evaluate` and `feed` see it."""
+"""Touch for the commands `train`, `evaluate` and `feed`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tocsin.models.touch.truth import Miss
 
 RATE = 30.0
-"""Frames a second of what is fed, trained on and evaluated."""
+"""Frames per second for feeding, training and evaluation."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Touch(Domain):
     """Labelled egocentric clips, or simulated scenes at a table.
 
     Args:
-        results: shots, their rate, a model's folder and version, and what finds hands ("": the pipeline's own) -> the pipeline's
+        results: shots, their rate, a model's folder and version, and the hand detector ("": the pipeline's own) -> the pipeline's
             table, in order.
         boxes: names of the facts with the boxes of hands, in order.
         scores: names of the columns with scores, in order.
@@ -46,12 +46,12 @@ class Touch(Domain):
         self,
         run: Training,
         *,
-        steps: Annotated[int | None, Option("Of training.")] = None,
+        steps: Annotated[int | None, Option("Training steps.")] = None,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train a network on simulated scenes and labelled clips, see `tocsin.models.touch.clips`.
 
-        Its thresholds are chosen on validation scenes that it has not seen.
+        Its thresholds are selected on validation scenes that are not trained on.
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
@@ -123,15 +123,17 @@ class Touch(Domain):
         version: str,
         data: str,
         *,
-        hands: Annotated[str, Option("What finds hands in clips: MediaPipe's model file, none [finder].", "WHAT")] = "",
+        hands: Annotated[
+            str, Option("Hand detector for clips: MediaPipe's model file, or none [finder].", "WHAT")
+        ] = "",
         decimal_comma: DecimalComma = False,
     ) -> Evaluation:
-        """The pipeline over labelled clips, see `tocsin.models.touch.clips`; or over the simulated test scenes.
+        """Run the pipeline over labelled clips, see `tocsin.models.touch.clips`, or over the simulated test scenes.
 
         Returns:
-            Figures of all clips together, as `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`;
-            `touches` that there were, `seconds`, `delay` (frames until an event is known) and `parameters`; and of each clip its
-            truth, the events that rang, and the likeliest frame of each kind.
+            Metrics over all clips, as in `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`; the number
+            of true `touches`, `seconds`, `delay` (frames until an event is known) and `parameters`; and for each clip its truth,
+            the detected events, and the most likely frame of each kind.
         """
         import numpy as np
         import torch
@@ -170,7 +172,7 @@ class Touch(Domain):
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
-        """A video, a camera's stream, or a simulated scene with the boxes of its hands."""
+        """Feed a video, a camera's stream, or a simulated scene with the boxes of its hands."""
         from tocsin.models.vision.video import read
 
         taken = self._shots(seed) if source == SIM else map(Shot, read(source, rate=RATE, size=None))
@@ -179,7 +181,7 @@ class Touch(Domain):
     def _labelled(
         self, data: str, decimal_comma: bool
     ) -> Iterator[tuple[str, Iterator[Shot], Labelled, Sequence[Miss]]]:
-        """Names, shots and truth of clips or of the test scenes."""
+        """Names, shots, truth and near misses of the clips or of the test scenes."""
         from tocsin.models.touch.clips import Labelled, clips
         from tocsin.models.touch.simulation.scene import TEST_SEEDS, Scene
         from tocsin.models.vision.video import read
@@ -193,7 +195,7 @@ class Touch(Domain):
             yield path.name, map(Shot, read(path, rate=None, size=None)), truth, ()
 
     def _shots(self, seed: int) -> Iterator[Shot]:
-        """A simulated scene's shots, with the boxes that a detector would have found."""
+        """A simulated scene's shots, and hand boxes with the errors of a detector."""
         from tocsin.models.touch.simulation.scene import Scene
 
         for picture, boxes in _seen(Scene(seed, rate=RATE), seed):
@@ -202,14 +204,14 @@ class Touch(Domain):
 
 
 def _line(name: str, clip: Mapping[str, Any]) -> str:
-    """What was found in a clip, for people."""
+    """The results of a clip as one line of text."""
     found = f"likeliest contact {clip['likeliest_contact']} and release {clip['likeliest_release']}"
     truth = ", ".join(f"{touch['contact']} to {touch['release']}" for touch in clip["touches"][:3])
-    return f"{name}: {len(clip['touches'])} touches ({truth}), {len(clip['events'])} events rang, {found}"
+    return f"{name}: {len(clip['touches'])} touches ({truth}), {len(clip['events'])} events raised, {found}"
 
 
 def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:
-    """How well a model finds the touches of some scenes."""
+    """Metrics of the touches that a model detects in scenes."""
     from tocsin.models.touch.evaluate import precision_figures
     from tocsin.models.touch.train import judged
 
@@ -219,7 +221,7 @@ def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]
 def looked_at(
     source: Path | int, eyes: Eyes, truth: Labelled | None = None, finder: HandFinder | None = None
 ) -> Footage:
-    """A simulated scene by its seed, or a clip whose truth is known and in which `finder` finds the hands, as `Eyes` see it."""
+    """Encode a simulated scene, given by its seed, or a clip with a truth, whose hands `finder` detects."""
     import cv2
     import numpy as np
 
@@ -240,7 +242,7 @@ def looked_at(
 
 
 def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
-    """A scene's pictures and the boxes that a detector would have found."""
+    """A scene's pictures, and hand boxes with the errors of a detector."""
     import numpy as np
 
     from tocsin.models.touch.hands import shaken
@@ -251,7 +253,7 @@ def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[
 
 
 def _rung(table: pl.DataFrame) -> list[Spot]:
-    """The events of a clip's table."""
+    """The events in a clip's results table."""
     import polars as pl
 
     from tocsin.models.touch.decode import Spot

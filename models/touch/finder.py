@@ -111,7 +111,7 @@ class HandFinder:
     def __init__(self, config: FinderConfig, net: FinderNet, eye: Encoder) -> None:
         if config.version not in ("", eye.version):
             raise ValueError(
-                f"the hand finder was trained on encoder {config.version}, got {eye.name} {eye.version}; take that one, or train "
+                f"the hand finder was trained on encoder {config.version}, got {eye.name} {eye.version}; use that one, or train "
                 "it on this one"
             )
         self.config = replace(config, version=eye.version)

@@ -1,8 +1,8 @@
-"""Training of the hand finder on simulated tables, whose frames are varied so that it holds for cameras and light that they lack.
+"""Training of the hand finder on simulated tables. Frames are augmented, so that it generalises to other cameras and light.
 
     python -m tocsin.models.touch.finder_train FOLDER
 
-writes a finder into FOLDER: half an hour on one core.
+writes a finder into FOLDER. It takes half an hour on one core.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ Boxes = NDArray[np.float32]
 
 TRAIN_SEEDS = range(2000, 2800)
 VALIDATION_SEEDS = range(1700, 1730)
-"""Other tables than those of touches, of the same looks."""
+"""Seeds of the tables. They differ from those of the touch model, with the same looks."""
 FRAMES, SECONDS = 20, 20.0
-"""Frames of a table that are looked at, and the time out of which they are drawn."""
+"""Number of frames per table, and the length of the scene that they are drawn from."""
 MIDDLE = 0.5
-"""Share of a hand's box whose places are its middle; others in the box count for neither."""
+"""Share of a hand's box whose places are its middle. Other places in the box are ignored in the loss."""
 LEAST = 0.15
-"""Share of a hand that must be left of it where the frame is cut."""
+"""Minimum share of a hand's box that must remain in the frame."""
 LEVELS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
-"""Least probabilities that are tried."""
+"""Thresholds that are tried."""
 FOUND = 0.5
-"""Overlap from which on a hand is found."""
+"""Overlap above which a hand counts as found."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How it is trained: steps of the optimizer, frames a step, the largest learning rate of a cycle, weight decay of AdamW."""
+    """How to train: steps of the optimizer, frames per step, maximum learning rate of the cycle, weight decay of AdamW."""
 
     steps: int = 2500
     frames: int = 24
@@ -55,14 +55,14 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sight:
-    """Frames as the finder sees them: `[B, N, D]` tokens, half precision, and `[B, 2, 4]` boxes, NaN where no hand is."""
+    """Encoded frames: tokens `[B, N, D]`, half precision, and boxes `[B, 2, 4]`, NaN where there is no hand."""
 
     tokens: Tensor
     boxes: Tensor
 
 
 def sight(seed: int, config: FinderConfig, eye: Encoder, *, look: Look, vary: bool) -> Sight:
-    """Look at some frames of a table."""
+    """Encode random frames of a table."""
     scene, draw = Scene(seed, seconds=SECONDS, look=look), np.random.default_rng((seed, 7))
     pictures, boxes = list[Tensor](), list[Tensor]()
     for at in draw.choice(np.arange(1, len(scene)), FRAMES, replace=False):
@@ -74,16 +74,16 @@ def sight(seed: int, config: FinderConfig, eye: Encoder, *, look: Look, vary: bo
 
 
 def varied(picture: Frame, boxes: Boxes, draw: np.random.Generator) -> tuple[Frame, Boxes]:
-    """A frame `[H, W, 3]` as another camera might have it: in a mirror, nearer, tilted, in other light and colours, blurred.
+    """Augment a frame `[H, W, 3]`: flip, zoom, rotation, light, colour and blur.
 
     Returns:
-        The frame, and the boxes of its hands; NaN of one of which too little is left.
+        The frame and the boxes of its hands; NaN if too little of a hand remains.
     """
     rows, columns = picture.shape[:2]
     turn = np.eye(3)
     if draw.random() < 0.5:
         turn = np.array([[-1.0, 0, columns - 1], [0, 1, 0], [0, 0, 1]])
-        boxes = boxes[::-1]  # the left hand is a right one there
+        boxes = boxes[::-1]  # a flip swaps the hands
     if draw.random() < 0.6:
         scale = draw.uniform(1, 1.6)
         right, down = draw.uniform(0, [columns * (scale - 1), rows * (scale - 1)])
@@ -101,7 +101,7 @@ def varied(picture: Frame, boxes: Boxes, draw: np.random.Generator) -> tuple[Fra
 
 
 def _moved(box: Boxes, turn: NDArray[np.float64], size: NDArray[np.int64], *, shrink: float) -> NDArray[np.float64]:
-    """A box after a turn: the one around its corners, a little less of it since a hand does not fill them."""
+    """The box around a box's transformed corners, scaled by `shrink`: a hand does not fill it. NaN if too little remains."""
     corners = np.array([[box[i], box[j]] for i in (0, 2) for j in (1, 3)]) * size
     there = corners @ turn[:2, :2].T + turn[:2, 2]
     middle, half = (there.max(0) + there.min(0)) / 2, (there.max(0) - there.min(0)) / 2 * shrink
@@ -111,7 +111,7 @@ def _moved(box: Boxes, turn: NDArray[np.float64], size: NDArray[np.int64], *, sh
 
 
 def fit(seen: Sight, config: FinderConfig, eye: Encoder, recipe: Recipe | None = None, *, seed: int = 0) -> HandFinder:
-    """Train a finder; its threshold is the config's, see `settled`."""
+    """Train a finder. Its threshold stays that of the config; see `settled`."""
     recipe = recipe or Recipe()
     begin(seed)
     net = FinderNet(seen.tokens.shape[2], config.hidden, eye.grid)
@@ -128,12 +128,12 @@ def fit(seen: Sight, config: FinderConfig, eye: Encoder, recipe: Recipe | None =
 
 
 def _loss(net: FinderNet, tokens: Tensor, boxes: Tensor) -> Tensor:
-    """Focal loss of the places, and of the boxes that a hand's middle sees: overlap, and how far the sides are off."""
+    """Focal loss of the places, plus overlap and distance losses of the boxes that places in a hand's middle predict."""
     logits, seen = net(tokens)
     known = boxes.nan_to_num(0.0)[..., None, None]
     half, away = (known[:, :, 2:] - known[:, :, :2]) / 2, (net.places - (known[:, :, 2:] + known[:, :, :2]) / 2).abs()
     step = 0.5 / logits.new_tensor(net.grid[::-1])[:, None, None]
-    # At least one place is a hand's middle, however small it is; a hand that is not there has none.
+    # Each hand has at least one middle place, however small the hand is. A missing hand has none.
     inside = (away / half.maximum(step / MIDDLE)).amax(2).nan_to_num(9.0)
     inside = inside.masked_fill(boxes.isnan().any(-1)[..., None, None], 9.0)
     middle, likely = inside < MIDDLE + 1e-3, logits.sigmoid().detach()
@@ -145,7 +145,7 @@ def _loss(net: FinderNet, tokens: Tensor, boxes: Tensor) -> Tensor:
 
 
 def settled(finder: HandFinder, seen: Sight) -> tuple[FinderConfig, dict[str, float]]:
-    """The config with the threshold of the best F1 on frames that it was not trained on, and the figures there."""
+    """The config with the threshold of the best F1 on validation frames, and the metrics there."""
     with torch.inference_mode():
         parts = [decode(*finder.net(some.float())) for some in seen.tokens.split(64)]
     boxes, sure = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -155,7 +155,7 @@ def settled(finder: HandFinder, seen: Sight) -> tuple[FinderConfig, dict[str, fl
 
 
 def found(boxes: Tensor, there: Tensor, truth: Tensor) -> dict[str, float]:
-    """How well hands are found: boxes `[B, 2, 4]` of those that are said to be there, `[B, 2]`, against the true ones."""
+    """Metrics of found hands: boxes `[B, 2, 4]` and whether each is found, `[B, 2]`, against the true boxes."""
     known, same = ~truth.isnan().any(-1), overlap(boxes, truth.nan_to_num(0.0))
     hit = there & known & (same > FOUND)
     precision, recall = float(hit.sum() / there.sum().clamp(min=1)), float(hit.sum() / known.sum().clamp(min=1))
@@ -168,7 +168,7 @@ def found(boxes: Tensor, there: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def together(parts: Iterator[Sight]) -> Sight:
-    """Of several tables."""
+    """Concatenate the frames of several tables."""
     seen = list(parts)
     return Sight(torch.cat([part.tokens for part in seen]), torch.cat([part.boxes for part in seen]))
 

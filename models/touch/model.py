@@ -53,7 +53,7 @@ class Eyes:
         hands = encoder(c.source, size=(c.crop, c.crop), device=device, layer=c.hands_layer)
         if c.version not in ("", scene.version):
             raise ValueError(
-                f"the model was trained on encoder {c.version}, got {scene.name} {scene.version}; take that one, or train "
+                f"the model was trained on encoder {c.version}, got {scene.name} {scene.version}; use that one, or train "
                 "the model on this one"
             )
         self._encoders, self.config = (scene, hands), replace(c, version=scene.version)

@@ -1,4 +1,4 @@
-"""Training: the network learns from clips that have been looked at once; what counts as an event is then chosen."""
+"""Training of the network on clips that are encoded once, and selection of the event thresholds afterwards."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tocsin.models.training import Optimization, begin
 from tocsin.models.vision import flow
 
 POINTING = 0.05
-"""Weight of the displacements' loss."""
+"""Weight of the displacement loss."""
 HOLDING = 0.1
-"""Weight of the loss of what each frame by itself says of a hand's touching something."""
+"""Weight of the loss of the per-frame prediction of whether a hand is touching something."""
 MARGIN, SHORTEST = 10, 80
-"""Frames before a touch without end at which a clip played backwards begins, and that it must have at least."""
+"""Frames left out before a touch without a release in a reversed clip, and minimum length of a reversed clip."""
 AT_ONCE = 32
-"""Frames that are looked at together."""
+"""Frames that are encoded in one batch."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How it is trained.
+    """How to train.
 
     Args:
         steps: of the optimizer.
-        windows: a step; every second has an event in it.
-        learning_rate: largest, of a cycle; weight_decay: of AdamW.
-        blind: share of windows in which no hand is given, so that it works without a detector.
-        cut: share of windows of which up to half is not there at the beginning or the end, as where a stream begins or lapses.
-        q: of the generalised cross-entropy, for labels that are not to be trusted; None: focal loss.
+        windows: windows per step; every second one contains an event.
+        learning_rate: maximum of the cycle; weight_decay: of AdamW.
+        blind: share of windows without hand boxes, so that the network works without a detector.
+        cut: share of windows of which up to half is missing at the start or the end, as at the start or a gap of a stream.
+        q: of the generalised cross-entropy, for noisy labels; None: focal loss.
     """
 
     steps: int = 7000
@@ -58,7 +58,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Footage:
-    """A clip as `Eyes` see it.
+    """A clip as encoded by `Eyes`.
 
     Args:
         scene: `[T, N, C1]`, hands: `[T, 2, M, C2]`, half precision.
@@ -82,7 +82,7 @@ def footage(
     touches: Sequence[Touch] = (),
     misses: Sequence[Miss] = (),
 ) -> Footage:
-    """Look at a clip: pictures `[H, W, 3]` RGB of the model's size, and boxes `[2, 4]`."""
+    """Encode a clip: pictures `[H, W, 3]` RGB of the model's size, and boxes `[2, 4]`."""
     scene, hands, boxes = list[Tensor](), list[Tensor](), list[Tensor]()
     taken, last = iter(shots), None
     while some := list(islice(taken, AT_ONCE)):
@@ -98,9 +98,9 @@ def footage(
 
 
 def backwards(clip: Footage) -> Footage | None:
-    """A clip from its end to its beginning: a hand takes where it let go. None of one that has too little of that to learn from.
+    """Reverse a clip in time, which makes each release a contact. None if fewer than `SHORTEST` frames remain.
 
-    It ends where a hand that still holds something when the clip ends has not yet taken it, since nobody knows when it lets go.
+    Frames from `MARGIN` before a touch without a release are left out, because the frame of its release is unknown.
     """
     length = min([len(clip), *(touch.contact - MARGIN for touch in clip.touches if touch.release is None)])
     if length < SHORTEST:
@@ -115,14 +115,14 @@ def backwards(clip: Footage) -> Footage | None:
 
 
 def _reversed(tokens: Tensor) -> Tensor:
-    """A frame's motion is from the frame before, which is now the one that came after it."""
+    """Reverse tokens in time. Motion is relative to the previous frame, so it is shifted by one frame and negated."""
     looks, motion = tokens.split([tokens.shape[-1] - MOTION, MOTION], -1)
     back = -torch.cat([motion[1:], torch.zeros_like(motion[:1])])
     return torch.cat([looks, back], -1).flip(0)
 
 
 def mirrored(clip: Footage, eyes: Eyes) -> Footage:
-    """A clip in a mirror, where the left hand is the right one; looks are taken for what an encoder sees of them there."""
+    """Flip a clip horizontally and swap its hands. Appearance features are moved as they are, not encoded again."""
     scene, hands = (_flipped(tokens, kind) for tokens, kind in ((clip.scene, eyes.scene), (clip.hands, eyes.hands)))
     x0, y0, x1, y1 = clip.boxes.flip(1).unbind(-1)
     touches = [replace(touch, hand=1 - touch.hand) for touch in clip.touches]
@@ -131,7 +131,7 @@ def mirrored(clip: Footage, eyes: Eyes) -> Footage:
 
 
 def _flipped(tokens: Tensor, kind: Tokens) -> Tensor:
-    """Places from right to left, in them the parts of which motion is told, and what moved right moves left."""
+    """Flip the grid of places and the parts of a place in its motion, and negate horizontal motion."""
     looks, motion = tokens.unflatten(-2, kind.grid).flip(-2).split([kind.width - MOTION, MOTION], -1)
     parts = motion.unflatten(-1, (CHANNELS, FINER, FINER)).flip(-1) * motion.new_tensor([-1, 1, 1])[:, None, None]
     return torch.cat([looks, parts.flatten(-3)], -1).flatten(-3, -2)
@@ -149,8 +149,8 @@ def fit(
     """Train a network on clips.
 
     Args:
-        clips: with their touches; they are learned from in both directions of time, and as a mirror shows them.
-        config: its thresholds are taken as they are; see `settled`.
+        clips: with their touches. Training also uses them reversed in time and flipped horizontally.
+        config: its thresholds stay unchanged; see `settled`.
         seed: of the weights and the windows.
         progress: called with each step and its loss.
     """
@@ -192,14 +192,14 @@ def fit(
 
 @torch.inference_mode()
 def vectors(model: TouchModel, clip: Footage) -> Tensor:
-    """What the model sees of each frame of a clip, `[T, dim]`."""
+    """The vector of each frame of a clip, `[T, dim]`."""
     pieces = zip(clip.scene.split(AT_ONCE), clip.hands.split(AT_ONCE), clip.boxes.split(AT_ONCE), strict=True)
     return torch.cat([model.net.look(s.float(), h.float(), present(b), b) for s, h, b in pieces])
 
 
 @torch.inference_mode()
 def said(model: TouchModel, clip: Footage) -> Tensor:
-    """What the model says of a clip's frames, as a stream would hear it: `[T, 2, 2, 2]`, see `TouchModel.judge`."""
+    """The model's output for each frame of a clip, as in a stream: `[T, 2, 2, 2]`, see `TouchModel.judge`."""
     seen, c = vectors(model, clip), model.config.network
     padded = torch.cat([seen.new_zeros(c.past, c.dim), seen, seen.new_zeros(c.ahead, c.dim)])
     there = torch.zeros(len(padded), dtype=torch.bool)
@@ -211,27 +211,27 @@ def said(model: TouchModel, clip: Footage) -> Tensor:
 
 
 def decoded(model: TouchModel, clip: Footage) -> Tensor:
-    """How likely each frame of a clip is an event, what its neighbours say of it included: `[T, 2, 2]`, 0 to 1."""
+    """The event score of each frame of a clip, decoded from its neighbours' output too: `[T, 2, 2]`, 0 to 1."""
     scores, displacement = said(model, clip).unbind(1)
     return decode(scores, displacement, radius=model.config.decode.radius)
 
 
 def judged(model: TouchModel, clip: Footage, *, soft: bool = False) -> Judged:
-    """What is found in a clip: what a stream finds, or with `soft` what the benchmark's metric is taken of."""
+    """The events that a stream finds in a clip; with `soft`, the events for the benchmark's metric."""
     scores = decoded(model, clip)
     found = softened(scores) if soft else spots(scores, apart=model.config.decode.apart)
     return Judged(found, clip.touches, clip.misses, len(clip))
 
 
 def settled(model: TouchModel, clips: Sequence[Footage]) -> TouchConfig:
-    """The model's config with the thresholds of the best F1 at two frames on clips that it was not trained on."""
+    """The model's config with the thresholds of the best F1 at two frames on `clips`, which must not be training clips."""
     found = [judged(model, clip) for clip in clips]
     contact, release = (best_threshold(found, kind) for kind in (0, 1))
     return replace(model.config, decode=replace(model.config.decode, contact=contact, release=release))
 
 
 def _some(clips: Sequence[Footage]) -> tuple[Tensor, Tensor, Tensor]:
-    """Every fiftieth frame: scene, hands, which are there."""
+    """Every fiftieth frame of the clips: scene, hands, and which hands are present."""
     scene, hands, boxes = (
         torch.cat([part[::50] for part in parts]) for parts in zip(*map(_tokens, clips), strict=True)
     )
@@ -243,7 +243,7 @@ def _tokens(clip: Footage) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *, event: bool) -> tuple[int, range]:
-    """A clip and some frames of it, which may begin before its first one or end after its last; with an event in it, or any."""
+    """Draw a clip and a range of its frames, with an event in it or any. The range may exceed the clip at both ends."""
     with_events = [i for i, clip in enumerate(clips) if clip.touches]
     clip = int(draw.choice(with_events)) if event and with_events else int(draw.integers(len(clips)))
     frames = len(clips[clip])
@@ -259,7 +259,7 @@ def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *,
 def _piece(
     clip: Footage, truth: Sequence[Tensor], frames: range, recipe: Recipe, draw: np.random.Generator
 ) -> tuple[Tensor, ...]:
-    """Frames of a clip: scene, hands, boxes, labels, displacement, what is held, and which frames are there."""
+    """Frames of a clip: scene, hands, boxes, labels, displacement, whether each hand holds something, and which frames exist."""
     at = torch.tensor(frames)
     there = (at >= 0) & (at < len(clip))
     at = at.clamp(0, len(clip) - 1)

@@ -142,7 +142,7 @@ class Weights:
         """
         self._left = {n: t for n, t in self._left.items() if n != UNUSED and t.numel()}  # empty: no registers
         if self._left:
-            raise ValueError(f"{self._path}: nothing is known of its {self._others()}, expected no more by config.json")
+            raise ValueError(f"{self._path}: unexpected {self._others()}; expected no more by config.json")
 
     def _others(self) -> str:
         some = [f"{name} {list(tensor.shape)}" for name, tensor in sorted(self._left.items())[:3]]

@@ -140,7 +140,9 @@ def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:
         try:
             frame = decode(picture.read_bytes(), max_pixels=max_pixels)
         except (ValueError, OSError) as reason:
-            raise ValueError(f"{picture}: {reason}; take it out of the folder, or put a whole one there") from None
+            raise ValueError(
+                f"{picture}: {reason}; remove it from the folder, or replace it with a whole one"
+            ) from None
         yield frame
 
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def alerts(
     context: typer.Context,
     pipeline: Annotated[str | None, typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as new ones ring, until Ctrl-C.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one a line.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new alerts, until Ctrl-C.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one per line.")] = False,
 ) -> None:
-    """Show alerts, each one once and only after its transaction has committed."""
+    """Show alerts, each once and only after its transaction has committed."""
     from tocsin import alerts as ring
     from tocsin.pipelines.cli.console import out, say_json
 

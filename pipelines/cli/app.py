@@ -55,7 +55,7 @@ def tocsin(
         typer.Option("--set", metavar="NAME=VALUE", help="One setting, such as lake.path=/data/lake. Repeatable."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     context.obj = Invocation(config, sets or ())

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.admin.backfill import BackfillReport
 
 COLD = (
-    "there are records before --from, and they were not read: windows fill first, and an alert that was raised before is raised "
-    "anew or not cleared; --warmup 1d reads them for the state"
+    "records before --from were not read: windows start empty, and an alert that was raised before is raised again or not "
+    "cleared; read them for the state with --warmup 1d"
 )
 
 
 def backfill(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],
     since: Annotated[
         str,
         typer.Option(
-            "--from", metavar="TIME", help="By Kafka's timestamps: 2026-01-31T12:00:00Z, or an age such as 2d."
+            "--from", metavar="TIME", help="Start, by Kafka's timestamps: 2026-01-31T12:00:00Z, or an age such as 2d."
         ),
     ],
-    until: Annotated[str, typer.Option("--to", metavar="TIME", help="The first moment that is not in it.")],
+    until: Annotated[str, typer.Option("--to", metavar="TIME", help="End, exclusive.")],
     into: Annotated[str, typer.Option(metavar="TABLE", help="A new table of the lake.")],
     warmup: Annotated[
         str | None,
         typer.Option(
-            metavar="AGE", help="Read so much before --from for the state alone, such as 2d: windows are full then."
+            metavar="AGE", help="Time before --from that is read for the state alone, such as 2d, to fill windows."
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table of an earlier backfill.")] = False,
@@ -63,7 +63,7 @@ def backfill(
     from tocsin.pipelines.runtime.lake.storage import aside
 
     if alarms:
-        note("--alarms is called --alerts now")
+        note("--alarms was renamed to --alerts")
     settings = context.obj.settings()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", into):
         raise ConfigError(f"--into {into}: expected a name of letters, digits, dots, dashes and underscores; rename it")
@@ -95,7 +95,7 @@ def backfill(
         return
     out.print(told(into, done))
     if done.bad:
-        note(f"{done.bad:,} records could not be judged")
+        note(f"{done.bad:,} records could not be processed")
     if done.cold:
         note(COLD)
 

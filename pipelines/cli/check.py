@@ -30,7 +30,7 @@ def check(
         str | None,
         typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all in the settings, and what they share."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a check.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per check.")] = False,
 ) -> None:
     """Check everything that a pipeline needs before it is started. Each check prints one line, and what to do if it fails.
 
@@ -52,7 +52,7 @@ def check(
         for what in ("kafka", "lake", "registry", "ray"):
             checkup.look(what, str, "settings")
     if checkup.wrong:
-        note(f"{checkup.wrong} wrong")
+        note(f"{checkup.wrong} checks failed")
         raise typer.Exit(1)
 
 
@@ -157,8 +157,8 @@ class _Made:
         self.ref = store_model(self._scratch, folder, name=name, version=version)
         if version == SHIPPED:
             raise Concern(
-                f"model {wanted}: expected it in the registry, got none, so the weights that come with Tocsin ({folder.name}) are "
-                f"used; train one: `tocsin train {name}`"
+                f"model {wanted}: expected it in the registry, got none; using the weights shipped with Tocsin ({folder.name}); "
+                f"train one with `tocsin train {name}`"
             )
         return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 
@@ -204,7 +204,7 @@ class _Ray:
             if (wanted := workers * number) > (there := self._amount(what)):
                 raise ConfigError(
                     f"workers = {workers} with ray.num_{what.lower()}s = {number:g} each: expected {wanted:g} {what}s on Ray "
-                    f"({self._settings.ray.address}), got {there:g}: some would wait without end; lower either, or add machines"
+                    f"({self._settings.ray.address}), got {there:g}, too few for all; lower either, or add machines"
                 )
         return f"{workers} with {each['CPU']:g} CPUs and {each['GPU']:g} GPUs each"
 
@@ -224,13 +224,13 @@ def _registry(settings: Settings, needed: bool) -> str:
     if not settings.mlflow.enabled:
         return "disabled: nothing is tracked, models are folders"
     if missing(uri):
-        return f"{uri}: none yet, the first start makes it"
+        return f"{uri}: no database yet; the first start creates it"
     try:
         answers(uri)
     except Unavailable as reason:
         if needed:
             raise
-        raise Concern(f"{reason} No model is taken from it, and streams go on without") from reason
+        raise Concern(f"{reason} No pipeline loads its model from it, so streams are not affected") from reason
     return without_password(uri)
 
 

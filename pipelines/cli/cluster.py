@@ -60,10 +60,10 @@ def _address(settings: Settings, pipeline: str | None) -> str:
         if run.address:
             return run.address
         raise Unavailable(
-            f"pipeline {run.pipeline}: expected it to run, but its Ray still starts; ask again in some seconds"
+            f"pipeline {run.pipeline}: expected it to run, but its Ray is still starting; retry in a few seconds"
         )
     raise Unavailable(
-        f"Ray: expected a `tocsin run` in {Path.cwd()}, got none; start one, or name a cluster: ray.address"
+        f"Ray: expected a `tocsin run` in {Path.cwd()}, got none; start one, or set ray.address to a cluster"
     )
 
 
@@ -76,7 +76,7 @@ def within(seconds: float, what: str) -> Iterator[None]:
 
         fail(
             Unavailable(
-                f"{what}: expected an answer within {seconds:g} s, got none; is it overloaded, or has it ended?"
+                f"{what}: expected an answer within {seconds:g} s, got none; check whether it is overloaded or has ended"
             )
         )
         os._exit(1)
@@ -134,7 +134,7 @@ def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
         return ray.get(actor.status.remote(), timeout=timeout)
     except RayError as reason:
         raise (Silent if isinstance(reason, GetTimeoutError | ActorUnavailableError) else Unavailable)(
-            f"supervisor: expected its status, got {type(reason).__name__}; it may be restarting, ask again"
+            f"supervisor: expected its status, got {type(reason).__name__}; retry, it may be restarting"
         ) from reason
 
 
@@ -156,7 +156,7 @@ def tell(actor: Any, order: str, *what: Any) -> None:
         raise
     except RayError as reason:
         raise Unavailable(
-            f"supervisor: expected it to take the order, got {type(reason).__name__}; it may be restarting, order again"
+            f"supervisor: expected it to accept the order, got {type(reason).__name__}; retry, it may be restarting"
         ) from reason
 
 

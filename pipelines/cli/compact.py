@@ -12,7 +12,7 @@ def compact(
     pipeline: Annotated[str, typer.Argument(metavar="TABLE", help="A pipeline's name, or alerts.")],
     vacuum: Annotated[
         str | None,
-        typer.Option(metavar="AGE", help="Also delete files that no version of this age needs, 24h at least."),
+        typer.Option(metavar="AGE", help="Also delete files that only versions older than this need; at least 24h."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:

@@ -29,7 +29,7 @@ def check_known(settings: Settings, name: str) -> None:
     """
     if name not in (known := known_pipelines(settings)):
         raise ConfigError(
-            f"pipeline {name}: expected one of {', '.join(sorted(known))}, got another name; declare it: "
+            f"pipeline {name}: expected one of {', '.join(sorted(known))}, got another name; declare it by "
             f"pipelines.{name}.factory in the settings"
         )
     _note_if_renamed(name, settings.pipeline(name).factory)
@@ -50,7 +50,7 @@ def _note_if_renamed(name: str, factory: str) -> None:
         from tocsin.pipelines.runtime.engine.plan import current
 
         if (renamed := current(factory)) != factory:
-            note(f"pipelines.{name}.factory: {factory} is called {renamed} now; correct it in the settings")
+            note(f"pipelines.{name}.factory: {factory} was renamed to {renamed}; correct the settings")
 
 
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
@@ -137,7 +137,7 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 
     try:
         if not settings.mlflow.enabled or missing(settings.mlflow.tracking_uri):
-            raise ModelError(f"model {wanted}: expected a registry, got none; train one, or name a folder")
+            raise ModelError(f"model {wanted}: expected a registry, got none; train a model, or name a folder")
         return resolve_model(settings.mlflow.tracking_uri, wanted)
     except ModelError:
         if Path(wanted).is_dir():
@@ -163,7 +163,7 @@ def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
 
     name, version, folder = resolved(settings, wanted)
     if version == SHIPPED:
-        note(f"model {wanted}: not in the registry yet, so the weights that come with Tocsin ({folder.name}) are used")
+        note(f"model {wanted}: not in the registry yet; using the weights shipped with Tocsin ({folder.name})")
     return store_model(lake, folder, name=name, version=version)
 
 

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings
 
 app = App(
-    help="Dead letters, records that could not be judged: list them with the reason, look into one, have them judged again.",
+    help="Dead letters, records that could not be processed: list them with the reason, show one, or replay them.",
     no_args_is_help=True,
 )
 SUFFIX = ".dlq"
 Of = Annotated[str, typer.Argument(metavar="PIPELINE|TOPIC", help="A pipeline, or its input topic.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
-Stage = Annotated[str | None, typer.Option(help="Of what gave up, such as decode or sorted.")]
-Error = Annotated[str | None, typer.Option(help="Such as BadValue or TooLate.")]
-Partition = Annotated[int | None, typer.Option(help="Of the input topic.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per line.")]
+Stage = Annotated[str | None, typer.Option(help="Stage that rejected the record, such as decode or sorted.")]
+Error = Annotated[str | None, typer.Option(help="Error class, such as BadValue or TooLate.")]
+Partition = Annotated[int | None, typer.Option(help="Partition of the input topic.")]
 Key = Annotated[str | None, typer.Option(help="The record's key, as text.")]
-Since = Annotated[str | None, typer.Option(help="Not older: 2h (ago), or a time such as 2026-01-31T12:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Older than that.")]
+Since = Annotated[
+    str | None, typer.Option(help="Start time: an age such as 2h, or a time such as 2026-01-31T12:00:00Z.")
+]
+Until = Annotated[str | None, typer.Option(help="End time, exclusive, in the same form.")]
 
 
 @app.callback()
@@ -41,7 +43,7 @@ def dlq() -> None:
 def letters(
     context: typer.Context,
     of: Annotated[
-        str | None, typer.Argument(metavar="PIPELINE|TOPIC", help="One input topic's; without it, all.")
+        str | None, typer.Argument(metavar="PIPELINE|TOPIC", help="Pipeline or input topic; without it, all.")
     ] = None,
     stage: Stage = None,
     error: Error = None,
@@ -49,7 +51,7 @@ def letters(
     key: Key = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option(help="Number of letters, the newest ones.")] = 20,
     json: Json = False,
 ) -> None:
     """List dead letters: where each record was read, which stage rejected it, and why."""
@@ -129,12 +131,12 @@ def replay(
     key: Key = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of records.")] = None,
     json: Json = False,
 ) -> None:
     """Send dead letters' records to their topic again, once the cause is fixed. Each letter is sent at most once.
 
-    A record that fails again becomes a new dead letter. After three failures that follow a replay it is not sent any more.
+    A record that fails again becomes a new dead letter. After three failures that follow a replay, it is not sent again.
     """
     from dataclasses import asdict
 
@@ -143,18 +145,18 @@ def replay(
 
     settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
     (topic,) = _topics(settings, of)
-    with working(f"{topic}: sent again"):
+    with working(f"{topic}: replaying"):
         done = redeliver(settings.kafka.client_options(), settings.lake.open(), topic, wanted, limit)
     if json:
         say_json(asdict(done))
         return
-    out.print(f"{done.sent:,} sent again to {topic.removesuffix(SUFFIX)}")
+    out.print(f"{done.sent:,} replayed to {topic.removesuffix(SUFFIX)}")
     if done.before:
-        note(f"{done.before:,} had been sent before")
+        note(f"{done.before:,} skipped: replayed before")
     if done.exhausted:
-        note(f"{done.exhausted:,} have died three times after a replay and stay where they are")
+        note(f"{done.exhausted:,} skipped: failed three times after a replay")
     if done.lost:
-        note(f"{done.lost:,} have no original any more")
+        note(f"{done.lost:,} skipped: the original no longer exists")
 
 
 def _topics(settings: Settings, of: str | None) -> list[str]:
@@ -177,7 +179,7 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
         topic = planned(settings, of)[1].topic
     topic = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
     if topic not in there:
-        raise Unavailable(f"topic {topic}: expected it to exist, got none; a pipeline makes it at its first start")
+        raise Unavailable(f"topic {topic}: expected it to exist, got none; start the pipeline, which creates it")
     return [topic]
 
 

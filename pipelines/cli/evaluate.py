@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 def evaluate(
     context: typer.Context,
-    domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="A pipeline that can be scored; see its own --help.")],
-    data: Annotated[str, typer.Option(metavar="DIR|sim", help="Recordings with their truth, or simulated ones.")],
+    domain: Annotated[
+        str,
+        typer.Argument(
+            metavar="DOMAIN", help="Pipeline whose model is scored; `evaluate DOMAIN --help` lists its options."
+        ),
+    ],
+    data: Annotated[
+        str, typer.Option(metavar="DIR|sim", help="Recordings with their ground truth, or simulated ones.")
+    ],
     model: Annotated[
-        str | None, typer.Option(help="name@alias, name/version or a folder [the weights that come with Tocsin].")
+        str | None, typer.Option(help="name@alias, name/version or a folder [the weights shipped with Tocsin].")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -39,9 +46,9 @@ def evaluate(
         folder, version = own, SHIPPED
     else:
         raise ConfigError(
-            f"--model: expected a model, for none comes with {domain}; name one, such as {domain}{CHAMPION}"
+            f"--model: expected a model, got none, and none is shipped for {domain}; name one, such as {domain}{CHAMPION}"
         )
-    with working("judging"):
+    with working("scoring"):
         done = judge.evaluate(folder, version, data, **options(context))
     if model and found and not Path(model).is_dir():
         _record(settings, found, {**done.figures, **done.parts}, data)

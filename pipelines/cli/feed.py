@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 
 def feed(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Whose topic; see its own --help.")],
+    pipeline: Annotated[
+        str,
+        typer.Argument(
+            metavar="PIPELINE", help="Pipeline that receives the readings; `feed PIPELINE --help` lists its options."
+        ),
+    ],
     source: Annotated[
         str,
         typer.Option("--from", metavar="DIR|FILE|URL|sim", help="Recordings, a camera's stream, or a simulation."),
     ],
     rate: Annotated[
         float | None,
-        typer.Option(help="Rows a second [1000, of frames the camera's]; 0: as fast as the broker takes them."),
+        typer.Option(
+            help="Rows per second [1000; of frames, the camera's rate]. 0: as fast as the broker accepts them."
+        ),
     ] = None,
-    format: Annotated[str, typer.Option(help="json, or arrow with many rows a message.")] = "json",
-    rows_per_message: Annotated[int, typer.Option(help="At most, in an Arrow message.")] = 1000,
-    camera: Annotated[str, typer.Option(help="Whose frames they are.")] = "camera",
-    seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Rows in all [a simulation may go on without end].")] = None,
-    partitions: Annotated[int, typer.Option(help="Of the topic, if it is to be made.")] = 4,
+    format: Annotated[str, typer.Option(help="json, or arrow: many rows per message.")] = "json",
+    rows_per_message: Annotated[int, typer.Option(help="Maximum number of rows in an Arrow message.")] = 1000,
+    camera: Annotated[str, typer.Option(help="Name of the camera.")] = "camera",
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Total number of rows [a simulation may be endless].")] = None,
+    partitions: Annotated[int, typer.Option(help="Partitions of the topic, if it is created.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is created if it is missing."""
@@ -86,7 +93,7 @@ def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.
     for frame in frames:
         if missing := sorted(set(needed) - set(frame.columns)):
             raise ConfigError(
-                f"pipeline {declared.name}: expected readings with {missing}, got {frame.columns}; feed others"
+                f"pipeline {declared.name}: expected readings with {missing}, got {frame.columns}; choose another source"
             )
         yield frame
 

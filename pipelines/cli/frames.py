@@ -27,10 +27,10 @@ LINE = 18
 
 def frames(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="One that keeps frames.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the sheet goes [PIPELINE.png].")] = None,
-    camera: Annotated[str | None, typer.Option(help="Of this one only.")] = None,
-    last: Annotated[int, typer.Option(min=1, max=200, help="How many frames, or events.")] = 12,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline that keeps frames.")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File for the sheet [PIPELINE.png].")] = None,
+    camera: Annotated[str | None, typer.Option(help="Only frames of this camera.")] = None,
+    last: Annotated[int, typer.Option(min=1, max=200, help="Number of frames, or of events.")] = 12,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Write the last kept frames to a contact sheet (PNG), newest last.
@@ -64,14 +64,16 @@ def frames(
     drawn = sum(map(len, lines))
     gone = sum(map(len, wanted)) - drawn
     if not drawn:
-        raise ConfigError(f"pipeline {pipeline}: expected {gone} kept frames in the lake, got none; they are forgotten")
+        raise ConfigError(
+            f"pipeline {pipeline}: expected {gone} kept frames in the lake, got none: they expired; raise forget_after"
+        )
     written, png = cv2.imencode(".png", _sheet([line for line in lines if line]))
     assert written
     write_aside(file, png.tobytes())
     if json:
         say_json({"file": str(file), "frames": drawn, "forgotten": gone})
     else:
-        console.print(f"{drawn} frames on {file}" + (f", {gone} are forgotten" if gone else ""))
+        console.print(f"{drawn} frames written to {file}" + (f", {gone} have expired" if gone else ""))
 
 
 def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:

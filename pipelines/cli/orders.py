@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
 
 
 def pause(context: typer.Context, pipeline: Name) -> None:
@@ -17,16 +17,16 @@ def pause(context: typer.Context, pipeline: Name) -> None:
 
     with _ordered(context, pipeline) as order:
         order("pause", True)
-    note(f"{pipeline} commits and lets go; `tocsin resume {pipeline}` has it go on")
+    note(f"{pipeline} commits and pauses; continue with `tocsin resume {pipeline}`")
 
 
 def resume(context: typer.Context, pipeline: Name) -> None:
-    """Resume a paused pipeline where it stopped. Refused shards try again."""
+    """Resume a paused pipeline where it stopped. Refused shards retry."""
     from tocsin.pipelines.cli.console import note
 
     with _ordered(context, pipeline) as order:
         order("pause", False)
-    note(f"{pipeline} goes on; see `tocsin status {pipeline} --watch`")
+    note(f"{pipeline} resumes; see `tocsin status {pipeline} --watch`")
 
 
 def reload(context: typer.Context, pipeline: Name) -> None:
@@ -45,16 +45,16 @@ def reload(context: typer.Context, pipeline: Name) -> None:
             settings.kafka.client_options(), declared, shards=settings.pipeline(pipeline).shards
         )  # a first rule needs an alert topic
         order("change", plan)
-    note(f"{pipeline} goes on with its new settings from each shard's next checkpoint")
+    note(f"{pipeline} applies its new settings at each shard's next checkpoint")
 
 
 def silence(
     context: typer.Context,
-    asset: Annotated[str, typer.Argument(metavar="ASSET", help="Its key, as alerts show it.")],
-    last: Annotated[str, typer.Option("--for", metavar="AGE", help="How long, such as 2h; 0s ends a silence.")],
+    asset: Annotated[str, typer.Argument(metavar="ASSET", help="Key of the asset, as alerts show it.")],
+    last: Annotated[str, typer.Option("--for", metavar="AGE", help="Duration, such as 2h; 0s unmutes the asset.")],
     pipeline: Annotated[str | None, typer.Option(help="One pipeline; without it, all that run.")] = None,
 ) -> None:
-    """Mute an asset's alerts for a while. An alert that still holds afterwards is raised then. Its results go on."""
+    """Mute an asset's alerts for a while. An alert that still holds afterwards is raised then. Results are still written."""
     import time
 
     from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell
@@ -71,7 +71,7 @@ def silence(
             )
         for name in names:
             tell(supervisor(name), "silence", asset, until)
-    ends = f"does not ring until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
+    ends = f"is muted until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
     note(f"{asset} {ends if milliseconds(last) else 'may ring again'} ({', '.join(names)})")
 
 

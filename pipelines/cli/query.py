@@ -16,7 +16,7 @@ ROWS = 40
 def query(
     context: typer.Context,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="Polars SQL; each pipeline is a table.")],
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a row.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per row.")] = False,
 ) -> None:
     """Query the results tables as of the last commit."""
     from tocsin.pipelines.cli.console import say_json
@@ -43,7 +43,7 @@ def show(answer: pl.DataFrame) -> None:
         shown.add_row(*map(_text, row))
     out.print(shown)
     if answer.height > ROWS:
-        out.print(f"{ROWS} of {answer.height:,} rows; `--json` gives all, LIMIT fewer", style="dim")
+        out.print(f"{ROWS} of {answer.height:,} rows; use `--json` for all, or LIMIT for fewer", style="dim")
 
 
 def _text(value: Any) -> str:

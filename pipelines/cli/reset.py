@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 def reset(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],
     to: Annotated[
         str,
         typer.Option(
             metavar="earliest|latest|TIME",
-            help="Where to go on: the log's start or end, a time such as 2026-01-31T12:00:00Z, or an age such as 2h.",
+            help="Where to continue: the log's start or end, a time such as 2026-01-31T12:00:00Z, or an age such as 2h.",
         ),
     ],
     on_gap: OnGap = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Delete a stopped pipeline's state, and go on from another position in its topic with the current settings.
+    """Delete a stopped pipeline's state and continue from another position in its topic, with the current settings.
 
     The same commit deletes the rows of records from that position on; the pipeline then processes these records again. Their
-    alerts and dead letters are published again, too. Alerts keep their ids: a subscriber that must see each once compares ce_id.
+    alerts and dead letters are published again, too. Alerts keep their ids: a subscriber can remove duplicates by ce_id.
     """
     from tocsin.pipelines.cli.console import note, out, say_json, working
     from tocsin.pipelines.cli.deployment import deployed
@@ -44,11 +44,11 @@ def reset(
     deployment = deployed(settings, pipeline)
     if not yes:
         typer.confirm(
-            f"{pipeline}: forget all state, delete the rows of records from {where} on, and go on from there?",
+            f"{pipeline}: delete all state and the rows of records from {where} on, and continue from there?",
             abort=True,
             err=True,
         )
-    with working(f"{pipeline}: starts over"):
+    with working(f"{pipeline}: resetting"):
         configs = [config for id, config in deployment.configs(deployment.plan).items() if id.pipeline == pipeline]
         done = start_over(configs, place)
     if json:
@@ -56,7 +56,7 @@ def reset(
         return
     rows = "its rows from there on" if done.deleted is None else f"{done.deleted:,} rows"
     positions = ", ".join(f"{p}@{offset}" for p, offset in sorted(done.positions.items()))
-    out.print(f"{pipeline} goes on from {where} ({positions}); {rows} deleted, all state forgotten")
+    out.print(f"{pipeline} will continue from {where} ({positions}); deleted {rows} and all state")
     note(f"start it with `tocsin up {pipeline}`")
 
 
@@ -76,5 +76,5 @@ def _check_stopped(settings: Settings, pipeline: str) -> None:
         return
     if running:
         raise ConfigError(
-            f"pipeline {pipeline}: expected it to be stopped, but it runs; `tocsin stop {pipeline}` first"
+            f"pipeline {pipeline}: expected it to be stopped, but it runs; run `tocsin stop {pipeline}` first"
         )

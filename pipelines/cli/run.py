@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 """Seconds that a supervisor may take to start on a busy machine."""
-Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")]
+Name = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
 Model = Annotated[str | None, typer.Option(help="name@alias, name/version or a folder [pipelines.NAME.model].")]
 Shards = Annotated[
-    int | None, typer.Option(help="Another number than before moves the state first [pipelines.NAME.shards].")
+    int | None, typer.Option(help="Number of shards. A new number moves the state first [pipelines.NAME.shards].")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that share the shards [pipelines.NAME.workers].")]
-Start = Annotated[str | None, typer.Option(help="earliest or latest: where the very first start begins.")]
-OnGap = Annotated[str | None, typer.Option(help="stop or skip, when something that recovery needs is gone.")]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a line.")]
+Start = Annotated[str | None, typer.Option(help="earliest or latest: where the first start begins.")]
+OnGap = Annotated[str | None, typer.Option(help="stop or skip, if data that recovery needs are gone.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per line.")]
 
 
 def run(
@@ -69,7 +69,7 @@ def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json:
             following(settings, lambda: [actor], told, json=json, every=2, patience=START_S)
         finally:
             halt(pipeline, timeout=60)
-    note(f"{pipeline} has committed and let go")
+    note(f"{pipeline} has committed and stopped")
 
 
 def up(
@@ -91,7 +91,7 @@ def up(
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
     with joined(settings), _ordering(settings, pipeline) as order, until_told() as told:
         actor = _start(settings, pipeline, order)
-        with working(f"{pipeline}: shards take over"):
+        with working(f"{pipeline}: shards recover"):
             while not _settled(found := ask(actor, START_S), settings.pipeline(pipeline).shards) and not told.wait(0.2):
                 pass
         seen = look(settings, found)
@@ -113,9 +113,9 @@ def stop(
     from tocsin.pipelines.cli.cluster import halt, joined
     from tocsin.pipelines.cli.console import note, working
 
-    with joined(context.obj.settings(), pipeline), working(f"{pipeline}: commits and lets go"):
+    with joined(context.obj.settings(), pipeline), working(f"{pipeline}: committing and stopping"):
         halt(pipeline, timeout)
-    note(f"{pipeline} has committed and let go")
+    note(f"{pipeline} has committed and stopped")
 
 
 def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
@@ -146,12 +146,12 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     if name in supervisors():
-        raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; `tocsin stop {name}` first")
+        raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; run `tocsin stop {name}` first")
     launch = Launch(name, settings.logs.environment(), settings.ray.resources())
     try:
         with working("model"):
             order = ordering.result()
-        with working(f"{name}: a worker starts, loads the model and looks at the topics"):
+        with working(f"{name}: a worker starts, loads the model and checks the topics"):
             deployment, before = launch.prepare(order, alerts=settings.lake.alerts)
         if before not in (0, deployment.shards):
             from tocsin.pipelines.runtime.admin.reshard import reshard

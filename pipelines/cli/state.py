@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 
 app = App(
-    help="What the engine remembers of an asset: its window, its place in order, the alerts that stand.",
+    help="Show or delete the state of an asset: its windows, its position in the order, its open alerts.",
     no_args_is_help=True,
 )
 SHOWN = 8
@@ -31,10 +31,12 @@ def state() -> None:
 @app.command()
 def show(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
-    partition: Annotated[int | None, typer.Option(help="Of the input topic, where the key is on several.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a partition.")] = False,
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the asset, as in the results' column `key`.")],
+    partition: Annotated[
+        int | None, typer.Option(help="Partition of the input topic, if the key is on several.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per partition.")] = False,
 ) -> None:
     """Show an asset's state as of the last checkpoint, whether the pipeline runs or not."""
     from tocsin.pipelines.cli.console import out, say_json
@@ -54,13 +56,13 @@ def show(
 @app.command()
 def forget(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Its name.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset, as the results' column `key` names it.")],
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key of the asset, as in the results' column `key`.")],
 ) -> None:
     """Delete an asset's state, as if the asset had never sent a reading. Its results and alerts stay.
 
-    A running pipeline does so at each shard's next checkpoint, a stopped one when it starts. Readings of the asset that wait for
-    others are passed on first.
+    A running pipeline does so at each shard's next checkpoint, a stopped one when it starts. Readings of the asset that a
+    stage still holds are passed on first.
     """
     from contextlib import ExitStack
 
@@ -80,10 +82,10 @@ def forget(
             actor = supervisor(pipeline)
         except (Unavailable, ConfigError):
             forget_stopped(lake, Plan(given.factory, {"name": pipeline, **given.options}), key)
-            note(f"{pipeline} does not run on this Ray cluster: it forgets {key} when it starts")
+            note(f"{pipeline} does not run on this Ray cluster; it will forget {key} when it starts")
             return
         tell(actor, "forget", key)
-    note(f"{pipeline} forgets {key} at its next checkpoint")
+    note(f"{pipeline} will forget {key} at its next checkpoint")
 
 
 def _facts(memory: KeyState) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def _lines(memory: KeyState) -> Iterator[Text]:
     for name, rule in memory.rules.items():
         yield line(f"rule {name}", _said(rule), "bold red" if rule.firing else "")
     for name, rows in memory.waiting.items():
-        yield line(name, f"{rows.height} rows wait")
+        yield line(name, f"{rows.height} rows waiting")
         for row in rows.iter_rows(named=True):
             yield Text("  " + "  ".join(plain(f"{n} {v}") for n, v in row.items()))
 
@@ -130,5 +132,5 @@ def _said(rule: Rule) -> str:
     rang = written(rule.rang) if rule.rang is not None else ""
     if rule.firing:
         return f"firing since {rang}"
-    said = f"quiet, last rang {rang}" if rang else "quiet, never rang"
+    said = f"not firing, last raised {rang}" if rang else "not firing, never raised"
     return f"{said}; {rule.run} of {rule.hold} rows in a row" if 0 < rule.run < rule.hold else said

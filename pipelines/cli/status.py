@@ -30,8 +30,8 @@ def status(
     pipeline: Annotated[
         str | None, typer.Argument(metavar="PIPELINE", help="One pipeline; without it, all on the cluster.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object a look.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one object per update.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: positions read and committed, lag, rates, latency, restarts, and errors to act on."""
     from tocsin.pipelines.cli.cluster import within
@@ -52,7 +52,7 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         for run in (run for run in living() if pipeline in (None, run.pipeline)):
             with joined_at(run.address) if run.address else contextlib.nullcontext():
                 there = run.address and run.pipeline in supervisors()
-                looks.append(_once(settings, run.pipeline) if there else _starting(run.pipeline, "Ray starts"))
+                looks.append(_once(settings, run.pipeline) if there else _starting(run.pipeline, "Ray is starting"))
         _show(looks, json, "no pipeline runs in this folder")
         return
 
@@ -77,7 +77,7 @@ def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
         return look(settings, ask(supervisor(pipeline), ANSWER_S))
     except Silent:
         return _starting(
-            pipeline, f"its supervisor has not answered for {ANSWER_S:.0f} s: it starts, or its machine is busy"
+            pipeline, f"its supervisor has not answered for {ANSWER_S:.0f} s: it is starting, or its machine is busy"
         )
 
 
@@ -200,13 +200,11 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
             below += [Text(f"{look['pipeline']}: {plain(why)}", "yellow") for why in reasons]
         for asset, until in look["silences"].items():
             below.append(
-                Text(f"{look['pipeline']}: {plain(asset)} is silenced until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
+                Text(f"{look['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
             )
         for sink in look["sinks"]:
             if sink["error"]:
-                line = (
-                    f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; its alerts are sent again"
-                )
+                line = f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"
                 below.append(Text(line, "yellow"))
         for shard in (*look["shards"], *look["landing"]):
             shown.add_row(
@@ -223,10 +221,10 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
             )
             if shard["unread_partitions"]:
                 added = ", ".join(map(str, shard["unread_partitions"]))
-                line = f"{shard['pipeline']}/{shard['shard']}: partitions {added} were added to its topic; it takes them up"
+                line = f"{shard['pipeline']}/{shard['shard']}: partitions {added} were added to its topic; the shard will read them"
                 below.append(Text(line, "yellow"))
             if shard["digest_mismatches"]:
-                line = f"{shard['pipeline']}/{shard['shard']}: a re-run gave other alerts than had been sent; see its worker's log"
+                line = f"{shard['pipeline']}/{shard['shard']}: a replay gave other alerts than were published; see its worker's log"
                 below.append(Text(line, "yellow"))
             for line in shard["damaged"].values():
                 below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(line)}", "red"))

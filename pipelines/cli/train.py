@@ -14,19 +14,24 @@ if TYPE_CHECKING:
 def train(
     context: typer.Context,
     domain: Annotated[
-        str, typer.Argument(metavar="DOMAIN", help="A pipeline that can be trained; see its own --help.")
+        str,
+        typer.Argument(
+            metavar="DOMAIN", help="Pipeline whose model is trained; `train DOMAIN --help` lists its options."
+        ),
     ],
     data: Annotated[
-        list[str], typer.Option(metavar="DIR|sim", help="Recordings, or simulated ones. Some domains take several.")
+        list[str], typer.Option(metavar="DIR|sim", help="Recordings, or simulated ones. Repeatable in some domains.")
     ],
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the model goes [trained/NAME].")] = None,
-    name: Annotated[str | None, typer.Option(help="In the registry [DOMAIN].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the model [trained/NAME].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name in the registry [DOMAIN].")] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Repeatable: the best on validation is kept, all are reported [0].")
+        list[int] | None, typer.Option(help="Repeatable: the best model on validation is kept, all are reported [0].")
     ] = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="As champion even where it is more than 10 % worse than the one that is."),
+        typer.Option(
+            "--force", help="Make the model champion even if it is more than 10 % worse than the current one."
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -67,8 +72,8 @@ def _tell(trained: Trained, *, quiet: bool) -> None:
     if refused:
         where = f"it is registered as {name}/{version} without the alias" if version else f"it is in {trained.folder}"
         raise ModelError(
-            f"model {name}{f'/{version}' if version else ''} does not become {name}@champion: {refused}; {where}. Train it again, "
-            "on more data or for longer; --force takes one that is worse"
+            f"model {name}{f'/{version}' if version else ''} does not become {name}@champion: {refused}; {where}; train it again, "
+            "on more data or for longer, or accept a worse one with --force"
         )
     if quiet:
         return
@@ -76,4 +81,4 @@ def _tell(trained: Trained, *, quiet: bool) -> None:
         f"model in {trained.folder}" + (f", registered as {name}/{version} and {name}@champion" if version else "")
     )
     if not version:
-        note("mlflow.enabled is false: not registered")
+        note("not registered: mlflow.enabled is false")

@@ -49,7 +49,7 @@ def fly(folder: Path, *, seconds: float, rate: float, engines: int) -> None:
     from tocsin.pipelines.runtime.control.launch import deploy
     from tocsin.pipelines.runtime.kafka.feeder import feed
 
-    out.print("Tocsin: engines stream their sensors, a network judges the cycles they have left, alerts ring.\n")
+    out.print("Tocsin: engines stream sensor readings, a network predicts their remaining cycles, alerts are raised.\n")
     _clear(folder)
     fleet = Fleet()
     with ExitStack() as stack:
@@ -120,7 +120,7 @@ def _await_running(actor: Any, told: Event) -> None:
             return
         if time.monotonic() > give_up:
             raise Unavailable(
-                f"demo: expected the shard to run within {STARTS_S:.0f} s, got none; is the machine very busy?"
+                f"demo: expected the shard to run within {STARTS_S:.0f} s, got none; run it on a machine that is less busy"
             )
 
 
@@ -176,7 +176,7 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
     if alert is not None:
         out.rule(f"one of {fleet.rung} alerts: a CloudEvent on alerts.{NAME}", align="left", style="dim")
         out.print_json(data=cloud_event(alert))
-    out.rule("the table, asked in SQL", align="left", style="dim")
+    out.rule("the table, queried with SQL", align="left", style="dim")
     out.print(Syntax(SQL, "sql", background_color="default", word_wrap=True))
     show(query(SQL, lake=settings.lake.open()))
     out.rule("MLflow", align="left", style="dim")
@@ -188,7 +188,7 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
     for command in (
         f'{bin_}tocsin --config {file} query "SELECT unit, MIN(rul) AS rul FROM rul GROUP BY unit ORDER BY rul LIMIT 5"',
         f"{bin_}mlflow ui --backend-store-uri sqlite:///{database}",
-        f"make kafka   # then, on a broker that keeps what it gets: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
+        f"make kafka   # then, on a broker that keeps its data: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
     ):
         out.print(command, style="bold", soft_wrap=True)
 

@@ -69,9 +69,9 @@ def _checked(parse: Callable[[str], int], expected: str) -> AfterValidator:
 
 def section_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise PydanticCustomError("name", "Input should be a name of small letters, digits, - and _")
+        raise PydanticCustomError("name", "Input should be a name of lowercase letters, digits, - and _")
     if name == "alerts":
-        raise PydanticCustomError("name", "Input should be another name: alerts land in a table of that one")
+        raise PydanticCustomError("name", "Input should be a name other than alerts: the table of alerts has that name")
     return name
 
 

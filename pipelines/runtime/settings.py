@@ -128,7 +128,9 @@ def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
         return file, tomllib.loads(file.read_text())
     except (OSError, ValueError) as reason:
         said = reason.strerror if isinstance(reason, OSError) else reason
-        raise ConfigError(f"settings in {file}: expected a TOML file, got: {said}; mend it or name another") from reason
+        raise ConfigError(
+            f"settings in {file}: expected a TOML file, got: {said}; correct it or name another file"
+        ) from reason
 
 
 def _check_names(environment: Mapping[str, str]) -> None:
@@ -141,7 +143,7 @@ def _check_names(environment: Mapping[str, str]) -> None:
             known = ", ".join(f"{PREFIX}{s.upper()}__*" for s in Settings.model_fields)
             raise ConfigError(f"environment variable {name}: expected one of {known}, got another name; rename it")
         if upper in meant and not nested:
-            raise ConfigError(f"environment variable {name}: expected two underscores; rename it {meant[upper]}")
+            raise ConfigError(f"environment variable {name}: expected two underscores; rename it to {meant[upper]}")
 
 
 def _variable(*loc: object) -> str:

@@ -195,7 +195,7 @@ def test_what_it_cannot_do_is_one_line(make_job: MakeJob) -> None:
     job.finish(job.start())
     _again(job, FOREVER)
     for says, call in {
-        "backfill from 1970-01-01T00:00:02.*: expected an end after it, got 1970-01-01T00:00:01": lambda: _again(
+        "backfill from 1970-01-01T00:00:02.*: expected a later end, got 1970-01-01T00:00:01": lambda: _again(
             job, Span(2000, 1000), "other"
         ),
         r"expected records from 1970.* to 1970.*, got none in its offsets 0: 0\.\.\d+, 1: 0\.\.\d+": lambda: _again(
@@ -204,7 +204,7 @@ def test_what_it_cannot_do_is_one_line(make_job: MakeJob) -> None:
         "table again: expected a new one, got a backfill of job-.*; name another, or add --overwrite": lambda: _again(
             job, FOREVER
         ),
-        f"table {job.name}: expected a new one or an earlier backfill's, got another": lambda: _again(
+        f"table {job.name}: expected a new one or one from a backfill, got another": lambda: _again(
             job, FOREVER, job.name, overwrite=True
         ),
         "topic nowhere: expected it to exist, got none": lambda: _again(

@@ -112,7 +112,7 @@ def test_a_broker_that_cannot_start_says_why_in_one_line_and_leaves_no_process(
 ) -> None:
     before = set(psutil.Process().children(recursive=True))
     second = KafkaServer(data=tmp_path, port=kafka.port)
-    with pytest.raises(RuntimeError, match=r"ended with status 1 at its start; .*kafka.log ends: ") as failure:
+    with pytest.raises(RuntimeError, match=r"exited with status 1 at startup; .*kafka.log ends: ") as failure:
         second.start()
     assert "\n" not in str(failure.value)
     assert set(psutil.Process().children(recursive=True)) <= before

@@ -50,7 +50,7 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
         assert figures["auroc"] > 0.8
     assert "room room-001: f1" in tour(commands[1])
     said = tour(f"{commands[3].replace('--data sim --search 20', '--search 2')} --steps 20")
-    assert re.search(r"setting.+as it was", said) and "trial 1" in said and "weight_decay" in said
+    assert re.search(r"setting.+unchanged", said) and "trial 1" in said and "weight_decay" in said
     assert "registered as searched/1 and searched@champion" in said
 
 

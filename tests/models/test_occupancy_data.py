@@ -107,7 +107,7 @@ def test_a_column_of_rooms_names_them(tmp_path: Path) -> None:
             "time,co2,room\n2026-01-31 12:00:00,1,\n",
             "line 2, column 'room': expected a value, got an empty cell",
         ),
-        ("a.csv", "time,co2\n2026-01-31 12:00:00,\n", "expected readings of co2, .* got none but empty cells"),
+        ("a.csv", "time,co2\n2026-01-31 12:00:00,\n", "expected readings of co2, .* got only empty cells"),
         ("a.txt", '"date","CO2"\n"1","2026-01-31 12:00:00",2,3\n', "a.txt, line 2: 4 cells, expected 2"),
         ("a.parquet", "PAR1", "a.parquet: expected a Parquet file"),
     ],

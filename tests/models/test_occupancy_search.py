@@ -59,7 +59,7 @@ def test_of_a_single_source_its_rooms_are_left_out_in_groups() -> None:
 
 
 def test_a_room_alone_cannot_be_searched_by() -> None:
-    with pytest.raises(ValueError, match="nothing can be left out to search by; add another room or source"):
+    with pytest.raises(ValueError, match="got one: none can be held out; add another room or source"):
         search([[room(0)]], CONFIG, RECIPE, trials=1)
 
 

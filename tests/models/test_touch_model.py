@@ -329,7 +329,7 @@ def test_a_stored_model_is_the_same(model: TouchModel, tmp_path: Path) -> None:
 
 def test_another_encoder_and_unknown_settings_are_refused(model: TouchModel, tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"was trained on encoder 0123, got efficientnet-lite0.*; take that one, or train"
+        ValueError, match=r"was trained on encoder 0123, got efficientnet-lite0.*; use that one, or train"
     ):
         Eyes(replace(SEEN, version="0123"), "cpu")
     model.save(tmp_path)

@@ -116,7 +116,7 @@ def test_the_file_of_a_folder_that_is_refused_is_named(tmp_path: Path) -> None:
     frames = read(tmp_path, size=None)
     assert _like(next(frames), seen())
     with pytest.raises(
-        ValueError, match=r"2\.jpg: expected a whole JPEG, got 400 bytes: .*; take it out of the folder"
+        ValueError, match=r"2\.jpg: expected a whole JPEG, got 400 bytes: .*; remove it from the folder"
     ):
         next(frames)
 

@@ -193,7 +193,7 @@ LAYER = "encoder.layer.1.mlp.fc1.weight"
         ),
         (
             {"encoder.layer.2.norm1.bias": torch.zeros(32)},
-            "nothing is known of its 1 other tensors: encoder.layer.2.norm1.bias",
+            "unexpected 1 other tensors: encoder.layer.2.norm1.bias",
         ),
         ({"embeddings.position_embeddings": torch.zeros(1, 50, 32)}, "is [1, 50, 32], expected [1, 17, 32]"),
     ],

@@ -199,12 +199,12 @@ def test_errors_name_both_numbers() -> None:
     tensors = clip(1, 2, 4, 3, 4)
     q, k, v = (t[:, :, 0] for t in tensors)
     cache = ContextCache(**options(2, 2, 1))
-    with pytest.raises(ValueError, match=r"start\(\) comes first, with 2 anchor frames; this stream has 0"):
+    with pytest.raises(ValueError, match=r"expected start\(\) with 2 anchor frames first, got a stream without them"):
         cache.step(q, k, v)
     with pytest.raises(ValueError, match="4 must be 2"):
         cache.start(*tensors)
     cache.start(*(t[:, :, :2] for t in tensors))
-    with pytest.raises(ValueError, match="the anchor comes before all frames, and 2 are here"):
+    with pytest.raises(ValueError, match="expected the anchor before all frames, got it after 2; use a new cache"):
         cache.start(*(t[:, :, :2] for t in tensors))
     with pytest.raises(ValueError, match="2 must be 3"):
         cache.step(q, k[:, :, :2], v)
@@ -218,7 +218,7 @@ def test_errors_name_both_numbers() -> None:
         ContextCache(**options(2, 0, 1))
     with pytest.raises(ValueError, match=r"special \(4\) must be at most the tokens of a frame \(3\)"):
         context_attention(*tensors, **options(2, 2, 4))
-    with pytest.raises(ValueError, match="a clip must have its anchor, 5 frames; got 4"):
+    with pytest.raises(ValueError, match="a clip must have at least its 5 anchor frames; got 4"):
         context_attention(*tensors, **options(5, 2, 1))
     with pytest.raises(ValueError, match="keyframes must be one for each of 4 frames; got 3"):
         context_attention(*tensors, keyframes=[True] * 3, **options(2, 2, 1))

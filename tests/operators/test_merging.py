@@ -248,7 +248,7 @@ def test_errors_name_both_numbers() -> None:
     tokens, sizes = random((2, 9, 5), (2, 8))
     with pytest.raises(ValueError, match=r"sizes is \[2, 8\] with N = 8, tokens has N = 9"):
         merge(tokens, sizes, threshold=0.5)
-    with pytest.raises(ValueError, match=r"threshold is -0.1, at least 0 is needed"):
+    with pytest.raises(ValueError, match=r"threshold is -0.1, expected at least 0"):
         merge(tokens, threshold=-0.1)
     with pytest.raises(ValueError, match="protected is 10, there are 9 tokens"):
         merge(tokens, threshold=0.5, protected=10)

@@ -294,9 +294,9 @@ def test_the_module_trains_all_its_parameters_also_under_autocast() -> None:
 
 def test_errors_name_both_numbers() -> None:
     settings, which = flights(20)
-    with pytest.raises(ValueError, match="count is 21, the settings have 20 distinct rows"):
+    with pytest.raises(ValueError, match="count is 21, expected 1 to 20: the settings have 20 distinct rows"):
         fit_regimes(settings, 21)
-    with pytest.raises(ValueError, match="count is 3, the settings have 2 distinct rows"):
+    with pytest.raises(ValueError, match="count is 3, expected 1 to 2: the settings have 2 distinct rows"):
         fit_regimes(settings[[0, 0, 1, 1]], 3)
     settings[3, 1] = torch.nan
     with pytest.raises(ValueError, match="1 of 20 rows of settings are not finite"):

@@ -321,5 +321,5 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected past and ahead of at least 0, got 2 and -1"):
         CenteredWindow(2, -1, shape=(2, 3))
     for wrong in (CenteredWindow(2, 1, shape=(6,)), CenteredWindow(2, 1, shape=(2, 3), dtype=torch.float64)):
-        with pytest.raises(ConfigError, match=r"got \[4, 2, 3\] torch.float32; say its shape and dtype"):
+        with pytest.raises(ConfigError, match=r"got \[4, 2, 3\] torch.float32; set its shape and dtype"):
             Machine(pipeline(wrong, results={})).step(batch(FOUR, NOW), NOW)

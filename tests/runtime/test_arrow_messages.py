@@ -182,18 +182,18 @@ def not_utf8():
 BAD_STREAMS = {
     "tombstone": (None, "EmptyValue", "tombstone"),
     "empty": (b"", "EmptyValue", "no bytes"),
-    "no rows": (written(readings(0)), "EmptyValue", "expected rows, got a stream without any"),
+    "no rows": (written(readings(0)), "EmptyValue", "expected rows, got an empty stream"),
     "JSON": (json.dumps(GOOD).encode(), "Malformed", "Arrow IPC stream"),
     "cut short in a batch": (written(readings(50))[:-300], "Malformed", "Arrow IPC stream"),
-    "cut short between batches": (written([readings(5), readings(5)], end=False), "Malformed", "cut short"),
+    "cut short between batches": (written([readings(5), readings(5)], end=False), "Malformed", "truncated"),
     "two streams": (written(readings(2)) + written(readings(2)), "Malformed", "more than one stream"),
-    "something after the end": (written(readings(2)) + b"x", "Malformed", "no end mark"),
+    "something after the end": (written(readings(2)) + b"x", "Malformed", "no end-of-stream mark"),
     "missing column": (
         written(readings(2).select(["unit", "cycle"])), "SchemaMismatch", "missing s1 (expected 3 fields, got 2)"
     ),
     "column twice": (
         written(pa.record_batch([*readings(2).columns, pa.array([1.0, 2.0])], ["unit", "cycle", "s1", "s1"])),
-        "SchemaMismatch", "column s1 is there twice",
+        "SchemaMismatch", "expected each column once, got column s1 twice",
     ),
     "string for a number": (arrow_column("s1", pa.array(["1", "2"])), "SchemaMismatch", "s1: expected double, got string"),
     "bool for a number": (arrow_column("s1", pa.array([True])), "SchemaMismatch", "expected double, got bool"),
@@ -297,8 +297,8 @@ def test_batches_with_dictionaries_of_their_own_are_read_in_order_and_in_any_num
 
 
 SENT = {
-    "s1": (pa.array(["1"]), "expected double, got string; send any type of integers, floats or decimals"),
-    "cycle": (pa.array([True]), "expected int64, got bool; send any type of integers, or whole numbers"),
+    "s1": (pa.array(["1"]), "expected double, got string; send any integer, float or decimal type"),
+    "cycle": (pa.array([True]), "expected int64, got bool; send any integer type, or whole numbers"),
     "unit": (pa.array([b"a"]), "expected string, got binary; send string, large_string or string_view"),
     "at": (pa.array([0], pa.timestamp("us")), "got timestamp[us]; send a timestamp of any unit with a time zone"),
     "on": (pa.array([1]), "expected bool, got int64; send bool"),

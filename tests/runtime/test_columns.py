@@ -62,12 +62,12 @@ FIT: list[tuple[pa.DataType, Any, Any]] = [
 ]
 UNFIT: list[tuple[pa.DataType, str]] = [
     *((pa.duration(unit), "a number of seconds") for unit in ("s", "ms", "us", "ns")),
-    *((kind, "a signed integer") for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())),
+    *((kind, "a wider signed integer") for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())),
     (pa.float16(), "float32"),
     (pa.date64(), "date32"),
-    *((kind, "text, or") for kind in (pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"))),
-    *((pa.timestamp(unit), "timestamp of ms or us") for unit in ("s", "ns")),
-    *((pa.timestamp("ms", zone), "timestamp of ms or us") for zone in ("Europe/Berlin", "+02:00")),
+    *((kind, "text or") for kind in (pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"))),
+    *((pa.timestamp(unit), "a timestamp in ms or us") for unit in ("s", "ns")),
+    *((pa.timestamp("ms", zone), "a timestamp in ms or us") for zone in ("Europe/Berlin", "+02:00")),
     *((kind, "decimal128") for kind in (pa.decimal32(5, 2), pa.decimal64(10, 2), pa.decimal256(50, 2))),
     (pa.list_(pa.float32(), 3), "list_"),
     (pa.list_view(pa.int64()), "list_"),
@@ -75,10 +75,10 @@ UNFIT: list[tuple[pa.DataType, str]] = [
     (pa.string_view(), "string"),
     (pa.binary_view(), "binary"),
     (pa.dictionary(pa.int32(), pa.int64()), "string"),
-    (pa.null(), "the type that its values will have"),
-    (pa.uuid(), "the type that it is stored as"),
-    (pa.json_(), "the type that it is stored as"),
-    (pa.bool8(), "the type that it is stored as"),
+    (pa.null(), "the type of its values"),
+    (pa.uuid(), "its storage type"),
+    (pa.json_(), "its storage type"),
+    (pa.bool8(), "its storage type"),
     (pa.month_day_nano_interval(), "numbers, text, lists or structs"),
     (pa.run_end_encoded(pa.int32(), pa.int64()), "numbers, text, lists or structs"),
     (pa.dense_union([pa.field("a", pa.int32())]), "numbers, text, lists or structs"),
@@ -133,7 +133,7 @@ def test_a_type_that_can_not_be_stored_is_refused_when_the_pipeline_is_declared(
     for whole in (kind, pa.struct([("inner", kind)]), pa.large_list(kind)):
         with pytest.raises(ConfigError, match="pipeline p: result column v: expected a type that Delta stores") as said:
             Pipeline(name="p", topic="t", schema=SCHEMA, key="unit", stages=[], results=pa.schema([("v", whole)]))
-        assert str(kind) in str(said.value) and f"give it as {instead}" in str(said.value)
+        assert str(kind) in str(said.value) and f"convert it to {instead}" in str(said.value)
     with pytest.raises(ConfigError):
         check("p", pa.schema([("v", pa.map_(pa.string(), kind))]))
 

@@ -38,4 +38,4 @@ def test_a_stray_folder_and_a_day_that_can_not_be_deleted_stay_and_the_rest_goes
     assert [done.table for done in tidy(lake, ["a", "b"], "24h", ("surprise", "1d"))] == [str(tmp_path / "b")]
     assert sorted(p.name for p in (tmp_path / "frames" / "surprise").iterdir()) == [".snapshot", "0-mine", "2026-01-01"]
     assert "these old frames could not be deleted, so they stay" in caplog.text
-    assert f"{tmp_path / 'a'}: expected to make small files into large ones" in caplog.text
+    assert f"{tmp_path / 'a'}: expected to compact small files and delete old ones" in caplog.text

@@ -143,7 +143,7 @@ def test_a_header_that_promises_too_many_pixels_is_refused_before_they_are_decod
         (
             None,
             [("frame-uri", b"/etc/passwd")],
-            ("SchemaMismatch", "missing header frame-sha256, which goes with frame-uri"),
+            ("SchemaMismatch", "missing header frame-sha256, which frame-uri requires"),
         ),
     ],
 )
@@ -244,7 +244,7 @@ def test_a_message_cannot_have_a_file_read_outside_the_roots(store: Path, tmp_pa
     ((error, message),) = letters(codec(str(store)), None, ownership(uri.format(tmp=tmp_path)))
     assert error == "ForbiddenPlace" and f"inside {store}" in message
     ((_, message),) = letters(codec(), None, ownership(f"{store}/1.jpg"))
-    assert "since no `roots` are set" in message
+    assert "inside `roots`, which is not set" in message
 
 
 @pytest.mark.parametrize("root", ["frames", "nosuch://bucket"])
@@ -256,7 +256,7 @@ def test_a_root_that_is_no_place_is_refused_at_once(root: str) -> None:
 def test_a_frame_beside_fields_of_a_value_is_refused_at_once() -> None:
     schema = pa.schema([pa.field("camera", pa.string(), nullable=False), *frame_fields(2, 2)])
     with pytest.raises(
-        ConfigError, match="expected all facts of a frame from headers, got \\['camera'\\] from a value"
+        ConfigError, match="expected all fields of a frame from headers, got \\['camera'\\] from the value"
     ):
         Codec(topic="video", schema=schema)
 

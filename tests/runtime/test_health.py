@@ -60,17 +60,17 @@ def status(*shards: dict[str, Any], of: int = 1) -> dict[str, Any]:
         (shard(), ""),
         (shard(state="refused", error="topic sensors: expected it to exist"), "topic sensors: expected it to exist"),
         (shard(state="refused", error="lake s3://me:hush@host: gone"), "lake s3://me:***@host: gone"),
-        (shard(state="restarting"), "its worker ended, another one starts"),
-        (shard(state="starting"), "it is taking over"),
-        (shard(state="paused"), "a person has paused the pipeline"),
+        (shard(state="restarting"), "its worker ended; another one is starting"),
+        (shard(state="starting"), "it is recovering"),
+        (shard(state="paused"), "the pipeline is paused"),
         (
             shard(topic="sensors") | {"unread": [4, 5]},
-            "partitions 4, 5 were added to sensors: it takes them up",
+            "partitions 4, 5 were added to sensors; it will read them soon",
         ),
         (shard(turn_s=SLOW_S + 15), "its step has taken 45 s"),
         (shard(age=COMMIT_S + 12), "it has committed nothing for 312 s"),
         (shard(age=COMMIT_S + 12, commit_every_s=600.0), ""),
-        (shard(1), "no worker has told of it yet"),
+        (shard(1), "no worker has reported it yet"),
     ],
 )
 def test_a_shard_that_does_not_work_says_why(found: dict[str, Any], why: str) -> None:
@@ -124,7 +124,7 @@ def test_it_is_live_but_not_ready_while_a_shard_needs_a_person(endpoint: Health)
 def test_before_the_first_beat_it_is_not_ready(endpoint: Health) -> None:
     assert get(endpoint.port, "/livez")[0] == 200
     code, said = get(endpoint.port, "/readyz")
-    assert (code, said["problems"][0]["why"]) == (503, "no worker has told of it yet")
+    assert (code, said["problems"][0]["why"]) == (503, "no worker has reported it yet")
 
 
 def test_it_listens_where_it_is_told_and_without_a_port_nowhere(endpoint: Health) -> None:
@@ -174,7 +174,7 @@ def test_a_supervisor_whose_loop_is_stuck_is_not_live(tmp_path: Path, monkeypatc
         time.sleep(3.5)
         code, said = get(port, "/livez")
         assert (code, said["live"]) == (503, False) and said["why"].startswith(
-            "the supervisor's loop has not gone round for"
+            "the supervisor's loop has completed no round for"
         )
         assert get(port, "/readyz")[0] == 503
         go_on.set()

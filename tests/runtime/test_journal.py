@@ -127,7 +127,7 @@ def test_records_that_were_written_before_they_had_versions_are_read() -> None:
 
 
 def test_a_record_of_a_newer_version_is_refused_in_one_line() -> None:
-    with pytest.raises(ConfigError, match="a newer Tocsin has written it"):
+    with pytest.raises(ConfigError, match="written by a newer Tocsin"):
         Journal.load(b'{"version":3,"base":0,"sent":0,"digest":0,"items":[]}')
 
 

@@ -303,7 +303,7 @@ def test_a_migrated_state_goes_on_and_a_cell_that_is_new_starts_at_its_fill() ->
 )
 def test_a_migration_that_does_not_fit_is_refused_in_one_line(change: Any, says: str) -> None:
     old, machine = _old_cut(), Machine(_pipeline())
-    with pytest.raises(StateMismatch, match=f"expected migrate to give .*{says}") as refused:
+    with pytest.raises(StateMismatch, match=f"expected migrate to return state .*{says}") as refused:
         machine.migrate(replace(old, **change(old)))
     assert "\n" not in str(refused.value)
     with pytest.raises(StateMismatch, match="got 0-Sorted/waiting y;"):
@@ -320,7 +320,7 @@ def test_a_migration_that_does_not_fit_is_refused_in_one_line(change: Any, says:
         ({"state_version": 2}, r"expected state_version 1 while it runs, got 2; stop it and start it again"),
         (
             {"results": pa.schema([("x", pa.float32()), ("silent", pa.bool_())])},
-            "expected results x:double silent:bool, got x:float silent:bool; give it another name",
+            "expected results x:double silent:bool, got x:float silent:bool; give the pipeline another name",
         ),
         ({"schema": pa.schema([*SCHEMA, ("y", pa.float64())])}, "y:double"),
     ],
@@ -348,14 +348,14 @@ def test_what_state_or_table_would_not_fit_is_refused_before_anything_changed(
         ({"event_time": "when"}, r"expected event_time to be a timestamp field \(\['at'\]\), got 'when'"),
         ({"event_time": "x"}, r"expected event_time to be a timestamp field \(\['at'\]\), got 'x'"),
         ({"schema": pa.schema([*SCHEMA, ("_row", pa.int32())])}, "must not start with an underscore"),
-        ({"results": pa.schema([("offset", pa.int64())])}, r"the runtime itself writes \['offset'\]"),
-        ({"results": pa.schema([("severity", pa.string())])}, r"the runtime itself writes \['severity'\]"),
+        ({"results": pa.schema([("offset", pa.int64())])}, r"the runtime does not write itself, got \['offset'\]"),
+        ({"results": pa.schema([("severity", pa.string())])}, r"the runtime does not write itself, got \['severity'\]"),
         ({"forget_after": "a month"}, "pipeline p: forget_after: expected a duration such as .*, got 'a month'"),
         ({"max_skew": 5}, "pipeline p: max_skew: expected a duration such as .*, got 5"),
         ({"commit": Commit(size="64 potatoes")}, "pipeline p: size: expected a size such as .*, got '64 potatoes'"),
         ({"commit": Commit(every="5")}, "pipeline p: every: expected a duration"),
-        ({"batch": Batch(rows=0)}, "expected rows, of a step, to be at least 1, got 0"),
-        ({"batch": Batch(rows="512")}, "expected rows, of a step, to be at least 1, got '512'"),  # type: ignore[arg-type]
+        ({"batch": Batch(rows=0)}, "expected rows per step to be at least 1, got 0"),
+        ({"batch": Batch(rows="512")}, "expected rows per step to be at least 1, got '512'"),  # type: ignore[arg-type]
         ({"batch": Batch(wait="soon")}, "pipeline p: wait: expected a duration"),
     ],
 )

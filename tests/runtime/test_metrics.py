@@ -94,7 +94,7 @@ def test_totals_add_up_over_windows_by_shard(taken: Taken) -> None:
 
 
 def test_a_running_shard_is_told_of_and_one_that_does_not_run_is_not(taken: Taken) -> None:
-    unknown = {"shard": 2, "state": "unknown", "why": "no worker has told of it yet"}
+    unknown = {"shard": 2, "state": "unknown", "why": "no worker has reported it yet"}
     Metrics("rul").export(status(shard(0), shard(1, "restarting", window=None), problems=(unknown,)), {})
     gauges = {
         "lag_records": 12,
@@ -136,7 +136,7 @@ def test_what_ails_ray_is_said_once_and_stops_nobody(
         metrics.export(status(shard(0)), {})
         metrics.export(status(shard(0)), {})
     assert [r.getMessage() for r in caplog.records] == [
-        "metrics: expected Ray to take them, got OSError('no agent'); streams go on without"
+        "metrics: expected Ray to accept them, got OSError('no agent'); streams continue without metrics"
     ]
 
 

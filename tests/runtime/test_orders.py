@@ -73,7 +73,7 @@ def test_a_pipeline_that_was_never_given_an_order_forgets_when_it_starts(lake: L
     ("change", "error", "says"),
     [
         ({"factory": "tests.crash.job:none"}, ConfigError, "expected an importable module:function"),
-        ({"options": {**PLAN.options, "rows": 0}}, ConfigError, "expected rows, of a step, to be at least 1, got 0"),
+        ({"options": {**PLAN.options, "rows": 0}}, ConfigError, "expected rows per step to be at least 1, got 0"),
         ({"factory": "tocsin.pipelines.rul:pipeline", "options": {}}, ModelError, "expected a model"),
     ],
 )

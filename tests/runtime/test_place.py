@@ -106,7 +106,9 @@ def test_a_death_is_heard_of_at_once_with_a_reason_in_one_line() -> None:
     process.kill()
     killed = time.monotonic()
     ray.wait([place.life], timeout=5)
-    with pytest.raises(Ended, match="its process died: without a word, as by SIGKILL or for lack of memory") as died:
+    with pytest.raises(
+        Ended, match="its process died: no error reported, as after SIGKILL or when out of memory"
+    ) as died:
         heard_until_silent(place)  # what it said before it died may come first
     assert time.monotonic() - killed < 2
     assert "\n" not in str(died.value)
@@ -115,8 +117,8 @@ def test_a_death_is_heard_of_at_once_with_a_reason_in_one_line() -> None:
 
 HANGS = {
     "the step of job/0 has taken 61 s": Status(ID, "running", "", {"turn_s": 61}, None, 0),
-    "the takeover of job/0 has made no progress for 61 s": Status(ID, "starting", "", {}, None, 0, 61),
-    "the takeover of job/0 has made no progress for 62 s": Status(ID, "waiting", "no broker", {}, None, 0, 62),
+    "the recovery of job/0 has made no progress for 61 s": Status(ID, "starting", "", {}, None, 0, 61),
+    "the recovery of job/0 has made no progress for 62 s": Status(ID, "waiting", "no broker", {}, None, 0, 62),
 }
 
 
@@ -213,7 +215,7 @@ def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() 
         stop_pipeline("job", 5)
     assert str(said.value) == (
         "pipeline job: expected all shards to commit, got job/worker-1/51: its shards did not commit, and made no progress "
-        "for 5 s; all its processes are ended; nothing is lost, and the next start goes on from what is committed"
+        "for 5 s; all its processes have ended; nothing is lost, and the next start continues from the last commit"
     )
     for process in (first, second):
         process.wait(60)

@@ -52,7 +52,7 @@ def test_it_builds_the_pipeline_that_its_factory_makes_of_its_options(lake: Lake
 
 
 def test_a_factory_that_fails_is_a_wrong_setting_and_no_reason_to_start_again(lake: Lake) -> None:
-    with pytest.raises(ConfigError, match=r"expected it to be made with options .*, got KeyError: 'topic'; correct"):
+    with pytest.raises(ConfigError, match=r"expected the factory to accept options .*, got KeyError: 'topic'; correct"):
         Plan(JOB, {"name": "job"}).build(lake)
 
 

@@ -139,7 +139,7 @@ def test_a_position_outside_the_log_is_an_error_and_no_jump(
 DAMAGES = {
     "a record": (LAST_RECORD, "failed crc check"),
     "the checksum": (CRC, "failed crc check"),
-    "a length that hides what follows": (8, "nothing, though the log goes on"),
+    "a length that hides what follows": (8, "nothing, although the log continues"),
 }
 """A place in the batch, and what the line says of it."""
 
@@ -198,7 +198,9 @@ def test_a_batch_that_lies_about_its_offset_is_an_error_and_never_a_wrong_offset
     reader.seek({0: 0})
     polls = [poll for poll in (reader.poll(500), reader.poll(500)) if poll]
     assert [r["_offset"] for p in polls for r in p.table.to_pylist()] == list(range(12))
-    with pytest.raises(RecordsCorrupt, match=r"@12: expected .*, got a batch that says it begins at \d+") as lost:
+    with pytest.raises(
+        RecordsCorrupt, match=r"@12: expected .*, got a batch whose header gives base offset \d+"
+    ) as lost:
         _drain(reader, {0: 242})
     assert "on-gap" not in str(lost.value)  # there is no telling how far it goes
     reader.close()

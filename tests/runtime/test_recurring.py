@@ -39,7 +39,7 @@ def test_an_error_is_logged_once_and_the_next_round_comes(caplog: pytest.LogCapt
     assert next(rounds, "all done") == "all done"
     said = [record.getMessage() for record in caplog.records]
     assert said == [
-        f"job/follow: this round failed with {what}; the next one tries again"
+        f"job/follow: this round failed with {what}; retrying in the next round"
         for what in ("KeyError: 'a'", "Panic: b", "KeyError: 'a'")
     ]
 

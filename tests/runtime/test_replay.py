@@ -132,7 +132,7 @@ def test_no_readings_give_an_empty_table() -> None:
 @pytest.mark.parametrize(
     ("table", "splits", "says"),
     [
-        (pa.table({"unit": [1], "cycle": [1]}), None, r"expected columns .*'heat', 'load'.* got none of"),
+        (pa.table({"unit": [1], "cycle": [1]}), None, r"expected columns .*'heat', 'load'.* got a table without"),
         (_table([(0, 1, 0, 0.5, 0.0, 1)] * 3), [2], "add up to 3 rows, got 2"),
     ],
 )

@@ -7,8 +7,9 @@ from deltalake import DeltaTable
 from tocsin.pipelines.runtime.admin.reshard import reshard
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.lake.delta import commit
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import ResultsTable, commit, shard_count
+from tocsin.pipelines.runtime.lake.table import ResultsTable, shard_count
 
 PLAN = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "readings"})
 

@@ -144,7 +144,7 @@ def test_a_step_without_rows_rings_nothing() -> None:
         ([AlertRule(name="a", severity="warning", when=pl.col("unit") < 3)], "alert rule a: .*when.*compar"),
         (
             [AlertRule(name="a", severity="warning", when=pl.col("rul") - 30)],
-            "alert rule a: .*when to give one boolean a row, got rul Float64",
+            "alert rule a: .*when to return one boolean per row, got rul Float64",
         ),
         (
             [AlertRule(name="a", severity="warning", when=pl.col("on", "off"))],

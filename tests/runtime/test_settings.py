@@ -169,7 +169,7 @@ def test_there_is_no_health_endpoint_unless_it_is_asked_for() -> None:
         ("ray.num_cpus", -1, "expected greater than or equal to 0, got -1"),
         ("logs.format", "xml", "expected 'json' or 'text', got 'xml'"),
         ("health.port", 70000, "expected less than or equal to 65535, got 70000"),
-        ("pipelines.Big", {}, "expected a name of small letters, digits, - and _, got 'Big'"),
+        ("pipelines.Big", {}, "expected a name of lowercase letters, digits, - and _, got 'Big'"),
         ("pipelines.rul.shards", 0, "expected greater than 0, got 0"),
         ("pipelines.rul.on_gap", "jump", "expected 'stop' or 'skip', got 'jump'"),
         ("pipelines.rul.every", "5", "expected a duration such as 20ms, 5s, 15min, 2h, 30d, got '5'"),
@@ -216,7 +216,7 @@ def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyP
     [
         (
             "TOCSIN_KAFKA_BOOTSTRAP_SERVERS",
-            "expected two underscores; rename it TOCSIN_KAFKA__BOOTSTRAP_SERVERS",
+            "expected two underscores; rename it to TOCSIN_KAFKA__BOOTSTRAP_SERVERS",
         ),
         (
             "TOCSIN_KAFA__CLIENT_ID",
@@ -255,12 +255,12 @@ def test_a_file_that_is_missing_or_no_toml_is_one_line(toml: Write, tmp_path: Pa
         Settings.load(tmp_path / "none.toml")
     assert str(said.value) == (
         f"settings in {tmp_path}/none.toml: expected a TOML file, got: No such file or directory; "
-        "mend it or name another"
+        "correct it or name another file"
     )
     path = toml("kafka = ")
     with pytest.raises(ConfigError) as said:
         Settings.load()
     assert str(said.value) == (
         f"settings in {path.name}: expected a TOML file, got: Invalid value (at end of document); "
-        "mend it or name another"
+        "correct it or name another file"
     )

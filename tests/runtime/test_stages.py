@@ -310,7 +310,7 @@ def _frames(p: Pipeline, count: int, first: int = 0) -> pa.RecordBatch:
 
 
 @pytest.mark.parametrize("cut", [(0, 5), (2, 5), (1, 1)])
-def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(delta: tuple[int, int]) -> None:
+def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(cut: tuple[int, int]) -> None:
     seen: list[Tensor] = []
 
     def look(pixels: Tensor) -> dict[str, Tensor]:
@@ -322,7 +322,7 @@ def test_pixels_are_the_frames_bytes_as_channels_and_their_column_goes(delta: tu
         Infer(lambda mean: {"mean": mean}, tensor="mean"),
         results=[pa.field("mean", pa.float32())],
     )
-    start, end = delta
+    start, end = cut
     outcome = Machine(p).step(_frames(p, 5).slice(start, end - start), NOW)
     assert outcome.results.column("mean").to_pylist() == [i + 8.5 for i in range(start, end)]
     assert all(len(pixels) <= 2 for pixels in seen)

@@ -122,7 +122,7 @@ def test_a_server_that_is_down_holds_nobody_up(dead: str, caplog: pytest.LogCapt
     assert track.dropped == 10
     (said,) = [r.getMessage() for r in caplog.records if r.name == tracking.__name__]
     assert said.startswith(f"MLflow at {dead}: expected an answer, got API request to {dead}/")
-    assert said.endswith("; streams go on, metrics wait (the last 1000 are kept)")
+    assert said.endswith("; streams continue, metrics are queued (the last 1000 are kept)")
 
 
 def test_a_server_that_never_answers_holds_nobody_up() -> None:
@@ -167,7 +167,7 @@ def test_metrics_wait_while_the_store_is_broken_and_then_arrive(
     assert track.close(PATIENCE_S)
     assert [m.value for m in client.get_metric_history(track.run_id, "rows")] == [1, 3, 6]
     assert caplog.text.count("expected an answer, got") == 1
-    assert caplog.text.count("MLflow answers again; 0 points were dropped in all") == 1
+    assert caplog.text.count("MLflow answers again; 0 points were dropped in total") == 1
     assert not [r for r in caplog.records if r.name.startswith(("mlflow", "alembic"))]
 
 
@@ -241,7 +241,7 @@ def test_a_model_that_is_missing_is_one_line(registered: str, model: str, there:
     with pytest.raises(ModelError) as said:
         resolve_model(registered, model)
     assert str(said.value) == (
-        f"model {model} in MLflow at {registered}: expected to find it, got {there}; "
+        f"model {model} in MLflow at {registered}: expected it to be registered, got {there}; "
         "train it with `tocsin train`, or register it"
     )
 
@@ -252,7 +252,7 @@ def test_a_registry_that_is_down_is_one_line(dead: str) -> None:
         resolve_model(dead, "bell@champion")
     assert time.monotonic() - started < 30  # MLflow's own patience is 4 minutes
     assert str(said.value).startswith(f"model bell@champion in MLflow at {dead}: expected an answer, got API request")
-    assert str(said.value).endswith("; is it running?")
+    assert str(said.value).endswith("; check that it is running")
     assert "\n" not in str(said.value)
 
 
@@ -263,7 +263,7 @@ def test_a_folder_is_a_model_whose_version_is_its_weights(tmp_path: Path) -> Non
         resolve_model("sqlite:///unused.db", str(folder))
     assert str(said.value) == (
         f"model {folder}: expected name@alias, name/version or a folder with *.safetensors, got none in {folder}; "
-        "name one that training wrote"
+        "name a folder that training wrote"
     )
     (folder / "model.safetensors").write_bytes(b"1")
     (folder / "._model.safetensors").write_bytes(b"0")  # of macOS, on a foreign disk

@@ -107,7 +107,7 @@ def test_what_the_broker_will_never_take_refuses_a_running_shard(
     (config,) = job.configs()
     with hosted(config) as shard:
         line = reaches(shard, "refused")
-        assert line.startswith(f"{job.name}/0: expected a topic that takes ") and says in line
+        assert line.startswith(f"{job.name}/0: expected a topic that accepts ") and says in line
 
 
 def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of_the_sink(job: Job) -> None:

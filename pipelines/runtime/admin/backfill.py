@@ -26,8 +26,9 @@ from tocsin.pipelines.runtime.engine.stepper import LogSteps, StepClock, by_part
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.delta import PARTITION
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 MADE = "backfill of "
@@ -100,12 +101,14 @@ def backfill(
         ConfigError: the span has no records, or the table exists and is not an earlier backfill's, or is not to be overwritten.
     """
     if span.since >= span.until:
-        raise ConfigError(f"backfill from {_written(span.since)}: expected an end after it, got {_written(span.until)}")
+        raise ConfigError(f"backfill from {_written(span.since)}: expected a later end, got {_written(span.until)}")
     exists = _check_table(lake, into, overwrite)
     with closing(clients.consumer(kafka)) as consumer:
         partitions = sorted(clients.partitions_of(consumer, pipeline.topic))
     if not partitions:
-        raise ConfigError(f"topic {pipeline.topic}: expected it to exist, got none; name the one that was judged")
+        raise ConfigError(
+            f"topic {pipeline.topic}: expected it to exist, got none; set the topic that the pipeline reads"
+        )
     codec = Codec.of(pipeline)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
         run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), rings)
@@ -137,7 +140,7 @@ def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
         return False
     described = DeltaTable(uri, storage_options=options).metadata().description or ""
     if not described.startswith(MADE):
-        raise ConfigError(f"table {into}: expected a new one or an earlier backfill's, got another; name another table")
+        raise ConfigError(f"table {into}: expected a new one or one from a backfill, got another; name another table")
     if not overwrite:
         raise ConfigError(f"table {into}: expected a new one, got a {described}; name another, or add --overwrite")
     return True

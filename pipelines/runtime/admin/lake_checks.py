@@ -27,8 +27,9 @@ from tocsin.pipelines.runtime.engine.journal import Journal, Mark, checkpoint_na
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, fetch_model, store_model
 from tocsin.pipelines.runtime.kafka.reader import TopicState
+from tocsin.pipelines.runtime.lake.delta import PARTITION, absent, delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake, read
-from tocsin.pipelines.runtime.lake.table import PARTITION, ResultsTable, absent
+from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 SPACE = 10**9
 """Bytes that should be free."""
@@ -89,7 +90,7 @@ class LakeTable:
 
     def __init__(self, lake: Lake, name: str, shards: int) -> None:
         self._lake, self._name, self._shards = lake, name, shards
-        self._place, self._uri, self._options = lake.place(name), lake.uri(name), lake.options or None
+        self._place = lake.place(name)
         self._topic_ids: set[str] = set()
 
     def schema(self, pipeline: Pipeline | None) -> str:
@@ -240,9 +241,7 @@ class LakeTable:
         return "table and journal go together"
 
     def _table(self) -> DeltaTable | None:
-        if not DeltaTable.is_deltatable(self._uri, storage_options=self._options):
-            return None
-        return DeltaTable(self._uri, storage_options=self._options)
+        return delta_table(self._lake, self._name)
 
     def _checkpoint(self, table: DeltaTable | None, shard: int) -> int:
         return (table and table.transaction_version(names.checkpoint_id(self._name, shard))) or 0

@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import torch
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError
 
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.declare import names
-from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.declare.errors import Fenced
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
@@ -22,9 +21,10 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetterTally
 from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.lake.delta import commit, commit_fenced
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.state_deltas import merged, redistributed
-from tocsin.pipelines.runtime.lake.table import ATTEMPTS, commit, shard_count
+from tocsin.pipelines.runtime.lake.table import shard_count
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 log = logging.getLogger(__name__)
@@ -122,16 +122,14 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
     pipeline, shards = deployment.name, deployment.shards
     txn = {names.epoch_id(pipeline, n): name >> 32 for n in range(max(len(checkpoints), shards))}
     txn |= {names.checkpoint_id(pipeline, n): name for n in range(shards)} | {names.shards_id(pipeline): shards}
-    for _ in range(ATTEMPTS):
+
+    def attempt() -> None:
         _look(table, pipeline, checkpoints)
-        try:
-            commit(table, [], txn)
-            return
-        except CommitFailedError as reason:
-            log.info("%s: moving its shards is tried again: %s", pipeline, reason)
-            table.update_incremental()
-            if table.transaction_version(names.checkpoint_id(pipeline, 0)) == name:
-                return  # the commit landed, only its reply was lost
-    raise Unavailable(
-        f"{pipeline}: expected to move shards in {ATTEMPTS} attempts, got a conflict each time; try again"
+        commit(table, [], txn)
+
+    commit_fenced(
+        attempt,
+        newest=table.update_incremental,
+        made=lambda: table.transaction_version(names.checkpoint_id(pipeline, 0)) == name,
+        what=f"{pipeline}: move its shards",
     )

@@ -40,7 +40,7 @@ class AlertSink:
 
     def __init__(self, **options: Any) -> None:
         if options:
-            raise ConfigError(f"{type(self).__name__}: expected no options, got {', '.join(options)}; take them out")
+            raise ConfigError(f"{type(self).__name__}: expected no options, got {', '.join(options)}; remove them")
 
     def send(self, alerts: Sequence[Alert]) -> None:
         """Forward alerts. Return once they have arrived."""
@@ -74,7 +74,7 @@ class SinkConfig:
         try:
             made: AlertSink = kind(**self.options)
         except TypeError as reason:
-            raise ConfigError(f"{where}: expected options that {self.sink} takes, got {one_line(reason)}") from reason
+            raise ConfigError(f"{where}: expected options that {self.sink} accepts, got {one_line(reason)}") from reason
         return made
 
 

@@ -35,7 +35,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ConfigError: an option is unknown, or `name` or `topic` is missing.
     """
     if not {"name", "topic"} <= set(options) <= set(OPTIONS):
-        raise ConfigError(f"{__name__}: expected name, topic and perhaps into, got {', '.join(options)}; mend them")
+        raise ConfigError(
+            f"{__name__}: expected options name, topic and optionally into, got {', '.join(options)}; correct them"
+        )
     return Pipeline(
         name=options["name"],
         topic=options["topic"],

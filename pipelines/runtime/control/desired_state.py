@@ -84,7 +84,7 @@ class DesiredState:
                 self._change(replace(self.plan, model=found))
         except TocsinError as reason:
             if str(reason) != self._refused:
-                log.warning("%s: going on with the model as it is: %s", model, reason)
+                log.warning("%s: keeping the current model: %s", model, reason)
             self._refused = str(reason)
             return False
         self._refused = ""

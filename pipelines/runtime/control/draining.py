@@ -83,14 +83,14 @@ def stop_pipeline(pipeline: str, timeout: float) -> None:
         left = _left(pipeline)
     except Exception as reason:  # Ray itself does not answer
         amiss["Ray"] = one_line(reason)
-        certain = "whether its processes still run is not known: look again with `tocsin status`"
+        certain = "its processes may still run, check with `tocsin status`"
     else:
-        certain = f"{', '.join(left)} may still run: `tocsin stop` it again" if left else "all its processes are ended"
+        certain = f"{', '.join(left)} may still run, repeat `tocsin stop`" if left else "all its processes have ended"
     if amiss:
         why = "; ".join(f"{who}: {said}" for who, said in amiss.items())
         raise Unavailable(
             f"pipeline {pipeline}: expected all shards to commit, got {why}; {certain}; nothing is lost, "
-            "and the next start goes on from what is committed"
+            "and the next start continues from the last commit"
         )
 
 
@@ -108,7 +108,7 @@ def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
             return {}
         except RayError as reason:
             if one_line(reason) != said:
-                log.warning("%s: expected it to drain its shards, got %s; asked again", name, said := one_line(reason))
+                log.warning("%s: expected it to drain its shards, got %s; retrying", name, said := one_line(reason))
         if time.monotonic() > give_up:  # give up on the supervisor; its workers may still drain
             amiss = {}
             break

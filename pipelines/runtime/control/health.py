@@ -21,11 +21,11 @@ LIVE_S = 60.0
 SLOW_S = 30.0
 COMMIT_S = 300.0
 WHY = {
-    ShardState.STARTING: "it is taking over",
-    ShardState.RESTARTING: "its worker ended, another one starts",
-    ShardState.MOVING: "it goes to another worker",
-    ShardState.STOPPING: "it commits and lets go",
-    ShardState.PAUSED: "a person has paused the pipeline",
+    ShardState.STARTING: "it is recovering",
+    ShardState.RESTARTING: "its worker ended; another one is starting",
+    ShardState.MOVING: "it is moving to another worker",
+    ShardState.STOPPING: "it is committing and stopping",
+    ShardState.PAUSED: "the pipeline is paused",
 }
 
 
@@ -37,7 +37,7 @@ def problems(shards: int, found: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         found: the shards in the supervisor's status.
     """
     there = {shard["shard"]: shard for shard in found}
-    nobody = {"state": "unknown", "error": "no worker has told of it yet"}
+    nobody = {"state": "unknown", "error": "no worker has reported it yet"}
     why = {n: _why(there.get(n, nobody)) for n in range(shards)}
     return [{"shard": n, "state": there.get(n, nobody)["state"], "why": line} for n, line in why.items() if line]
 
@@ -47,7 +47,7 @@ def _why(shard: Mapping[str, Any]) -> str:
         return without_password(shard["error"]) or WHY.get(shard["state"], "")
     facts = shard["facts"]
     if unread := shard.get("unread"):
-        return f"partitions {', '.join(map(str, unread))} were added to {facts['topic']}: it takes them up"
+        return f"partitions {', '.join(map(str, unread))} were added to {facts['topic']}; it will read them soon"
     if damaged := facts.get("damaged"):
         return next(iter(damaged.values()))
     if (step := facts.get("turn_s", 0)) > SLOW_S:
@@ -106,7 +106,7 @@ class Health:
         """Status code and content of an endpoint."""
         age, status = time.monotonic() - self._beaten_at, self._status
         goes_round, all_run = age < LIVE_S, not status["problems"]
-        late = {} if goes_round else {"why": f"the supervisor's loop has not gone round for {age:.0f} s"}
+        late = {} if goes_round else {"why": f"the supervisor's loop has completed no round for {age:.0f} s"}
         live = {"live": goes_round, **late}
         ready = {"ready": goes_round and all_run, "problems": status["problems"]}
         states = {"shards": {shard["shard"]: shard["state"] for shard in status["shards"]}}
@@ -129,7 +129,7 @@ class Health:
         except OSError as reason:
             if not self._silent:
                 log.warning(
-                    "health endpoint at %s:%d: expected a free port, got %s; streams go on without it, or set health.port",
+                    "health endpoint at %s:%d: expected a free port, got %s; retrying; free the port, or set health.port",
                     *self._address,
                     reason,
                 )

@@ -79,9 +79,9 @@ def start(
             if attempt == TRIES:
                 raise Unavailable(
                     f"Ray on this machine: expected it to start, got {' '.join(str(reason).split())} in {TRIES} attempts; see "
-                    f"{SESSIONS}/session_latest/logs, and whether memory and disk have room"
+                    f"{SESSIONS}/session_latest/logs, and check free memory and disk space"
                 ) from reason
-            log.warning("Ray on this machine did not start, it is tried again: %s", reason)
+            log.warning("Ray on this machine did not start, retrying: %s", reason)
 
 
 def stay_on_loopback() -> None:

@@ -51,7 +51,7 @@ def connect(
     except (OSError, ValueError, RuntimeError) as reason:
         line = str(reason).splitlines()[0]
         raise Unavailable(
-            f"Ray at {address}: expected a cluster, got: {line}; start one with `ray start --head`, or name it: ray.address"
+            f"Ray at {address}: expected a cluster, got: {line}; start one with `ray start --head`, or set ray.address"
         ) from reason
 
 

@@ -32,7 +32,7 @@ def recurring(name: str, work: Callable[[], None], pause: Callable[[], bool]) ->
                 work()
             except BaseException as reason:  # a panic in deltalake or polars is no Exception
                 if (line := one_line(reason)) != said:
-                    log.exception("%s: this round failed with %s; the next one tries again", name, line)
+                    log.exception("%s: this round failed with %s; retrying in the next round", name, line)
                 said = line
                 time.sleep(FAILED_S)  # `pause` itself may be what fails
             else:

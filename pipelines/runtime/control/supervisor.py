@@ -145,7 +145,7 @@ class Supervisor:
                 self._thread.join()
                 amiss = drain(self._deployment.name, timeout)  # by name: they may not be adopted yet
                 for worker, why in amiss.items():
-                    log.warning("%s did not let go: %s", worker, why)
+                    log.warning("%s did not stop its shards: %s", worker, why)
                 for delivery in self._deliveries:
                     delivery.close()
                 if self._tracking:
@@ -212,7 +212,7 @@ class Supervisor:
         """Check the registry for a new model. Runs in its own thread because the registry may be slow."""
         d = self._deployment
         if d.tracking and self._desired.follow(d.tracking[0], d.follows):
-            log.info("%s: goes on with %s", d.name, self._desired.plan.model)
+            log.info("%s: switching to %s", d.name, self._desired.plan.model)
             self._announce()
 
     def _count_partitions(self) -> None:
@@ -237,7 +237,9 @@ class Supervisor:
                 slot = next((p for p in self._slots if id in p.shards), None)
                 if slot and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
                     self._told[id] = now
-                    log.info("%s: takes up partitions %s that were added to %s", id, unread, status.facts["topic"])
+                    log.info(
+                        "%s: restarting to read partitions %s that were added to %s", id, unread, status.facts["topic"]
+                    )
                     slot.actor.release.remote(id)
 
     def _compact(self) -> None:
@@ -250,7 +252,7 @@ class Supervisor:
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
         work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
         for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
-            log.info("%s: %d small files became %d", done.table, done.files_before, done.files_after)
+            log.info("%s: compacted %d small files into %d", done.table, done.files_before, done.files_after)
 
     def _adopt(self) -> None:
         """Adopt the workers that an earlier supervisor started, if they answer.
@@ -275,7 +277,7 @@ class Supervisor:
                 log.info("adopted %s", name)
                 break
         for name, worker in found.items():
-            log.warning("%s is ended: another one takes its place", name)
+            log.warning("%s is not adopted; ending it", name)
             ray.kill(worker)
         living = [n for n, slot in enumerate(self._slots) if slot.actor]
         self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
@@ -317,7 +319,7 @@ class Supervisor:
             busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
             before = self._scaler.workers
             if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
-                log.info("%s: %d workers from now on; %d records behind", d.name, workers, lag)
+                log.info("%s: scaling to %d workers; lag is %d records", d.name, workers, lag)
 
     def _place(self) -> None:
         """Run each shard on its assigned worker. A shard that runs elsewhere commits and stops there first."""

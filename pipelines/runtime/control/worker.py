@@ -166,7 +166,7 @@ class HostedShard:
                     with contextlib.suppress(Exception):
                         self.shard.abandon()
                 return
-            log.exception("%s: its process ends, another one takes over", self.config.id)
+            log.exception("%s: ending this worker's process; another one recovers its shards", self.config.id)
             self._report_death(f"{self.config.id}: {logs.one_line(reason)}")
             logging.shutdown()
             sys.stderr.flush()
@@ -263,4 +263,4 @@ class Worker:
             supervisor = find(name.partition("/")[0])  # the name is such as "pumps/worker-0/1764354000"
             ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
         except Exception as reason:
-            log.warning("the supervisor was not told why: %s", logs.one_line(reason))
+            log.warning("could not report the cause to the supervisor: %s", logs.one_line(reason))

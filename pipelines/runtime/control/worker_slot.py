@@ -130,12 +130,12 @@ class WorkerSlot:
             if status.state in ACTIVE and (turn := status.facts.get("turn_s", 0)) > stuck_s:
                 raise Ended(f"the step of {status.id} has taken {turn:.0f} s")
             if status.state in TAKING_OVER and status.quiet_s > stuck_s:
-                raise Ended(f"the takeover of {status.id} has made no progress for {status.quiet_s:.0f} s")
+                raise Ended(f"the recovery of {status.id} has made no progress for {status.quiet_s:.0f} s")
 
     def _doubt(self, reason: Exception) -> None:
         line = one_line(reason)
         if line != self._trouble:
-            log.warning("%s: expected its worker's status, got %s; it is asked again", self.name, line)
+            log.warning("%s: expected its worker's status, got %s; retrying", self.name, line)
         self._trouble = line
         self.asked = self.actor.status.remote()
 
@@ -151,7 +151,7 @@ def _cause(reason: Exception) -> str:
 
 CAUSES = {
     "running low on memory": "Ray ended it because its machine ran out of memory",
-    "connection error code": "without a word, as by SIGKILL or for lack of memory",
+    "connection error code": "no error reported, as after SIGKILL or when out of memory",
     "node": "its machine was lost",
 }
 """A phrase in Ray's message -> what it means."""

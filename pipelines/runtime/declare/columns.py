@@ -9,11 +9,11 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 _INSTEAD = (
     (of.is_duration, "a number of seconds (float64) or milliseconds (int64)"),
-    (of.is_unsigned_integer, "a signed integer, wide enough"),
+    (of.is_unsigned_integer, "a wider signed integer"),
     (of.is_float16, "float32"),
-    (of.is_timestamp, "timestamp of ms or us, without a zone or in UTC"),
+    (of.is_timestamp, "a timestamp in ms or us, without a time zone or in UTC"),
     (of.is_date64, "date32"),
-    (of.is_time, "text, or a number of seconds"),
+    (of.is_time, "text or a number of seconds"),
     (of.is_decimal, "decimal128"),
     (of.is_fixed_size_list, "list_"),
     (of.is_list_view, "list_"),
@@ -21,8 +21,8 @@ _INSTEAD = (
     (of.is_string_view, "string"),
     (of.is_binary_view, "binary"),
     (of.is_dictionary, "string"),
-    (of.is_null, "the type that its values will have"),
-    (lambda kind: isinstance(kind, pa.BaseExtensionType), "the type that it is stored as"),
+    (of.is_null, "the type of its values"),
+    (lambda kind: isinstance(kind, pa.BaseExtensionType), "its storage type"),
 )
 
 
@@ -34,11 +34,11 @@ def check(where: str, results: pa.Schema) -> None:
     """
     for field in results:
         if wrong := _unfit(field.type):
-            part = "" if wrong == field.type else f" with {wrong} in it"
+            part = "" if wrong == field.type else f" containing {wrong}"
             instead = next((said for test, said in _INSTEAD if test(wrong)), "numbers, text, lists or structs")
             raise ConfigError(
                 f"{where}: result column {field.name}: expected a type that Delta stores and Polars reads, got {field.type}{part}; "
-                f"give it as {instead}"
+                f"convert it to {instead}"
             )
 
 

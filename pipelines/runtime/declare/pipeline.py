@@ -179,11 +179,12 @@ class Pipeline:
         said = {"rule", "severity"} if self.rules else set()  # an alert's data has them beside the results
         if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *said}:
             raise ConfigError(
-                f"{where}: the runtime itself writes {sorted(clash)}; name these result columns otherwise"
+                f"{where}: expected result columns that the runtime does not write itself, got {sorted(clash)}; "
+                "rename them"
             )
         columns.check(where, self.results)
         if not (isinstance(self.batch.rows, int) and self.batch.rows > 0):
-            raise ConfigError(f"{where}: expected rows, of a step, to be at least 1, got {self.batch.rows!r}")
+            raise ConfigError(f"{where}: expected rows per step to be at least 1, got {self.batch.rows!r}")
         if self.overload not in (policies := ("block", "latest")):
             raise ConfigError(f"{where}: expected overload to be one of {policies}, got {self.overload!r}")
         durations = {

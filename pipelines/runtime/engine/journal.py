@@ -52,7 +52,7 @@ class SkipRecord(NamedTuple):
 
     def _line(self, partition: int) -> str:
         start, end = self.starts[partition], self.ends[partition]
-        return f"expected to keep up, got {end - start} records behind: went on from {end}, by the policy `latest`"
+        return f"expected to keep up, got a lag of {end - start} records; skipped to {end}, by the policy `latest`"
 
 
 class Mark(NamedTuple):
@@ -168,8 +168,8 @@ class Journal:
         stored = orjson.loads(value)
         if (version := stored.get("version", 1)) > VERSION:
             raise ConfigError(
-                f"journal: expected a record of version {VERSION} at most, got {version}: a newer Tocsin has written it; "
-                "run that one"
+                f"journal: expected a record of version {VERSION} or older, got {version}, written by a newer Tocsin; "
+                "run that version"
             )
         items: list[Item] = []
         before = _Before()
@@ -272,9 +272,7 @@ def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None
     consumer = clients.consumer(options, fetch_max_wait_ms=100)
     try:
         if shard not in (there := clients.partitions_of(consumer, topic)):
-            raise ConfigError(
-                f"topic {topic}: expected it to have partition {shard}, got {sorted(there)}; create it first"
-            )
+            raise ConfigError(f"topic {topic}: expected partition {shard}, got {sorted(there)}; create it first")
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         distance = 16

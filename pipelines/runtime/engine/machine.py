@@ -112,7 +112,7 @@ class Machine:
             known = before if what == "schema" else [before.field(f.name) for f in kept]
             expected, got = (" ".join(f"{f.name}:{f.type}" for f in side) for side in (known, fields))
             if expected != got:
-                raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give it another name")
+                raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give the pipeline another name")
 
     def adopt(self, pipeline: Pipeline) -> bool:
         """Switch to another model, rules or settings; only at a checkpoint.
@@ -238,7 +238,8 @@ class Machine:
         p, t, n = self.pipeline, rows.table, len(rows)
         if missing := [f.name for f in p.results if f.name not in t.schema.names]:
             raise ConfigError(
-                f"pipeline {p.name}: expected results among what its stages give, {t.schema.names}, got {missing}"
+                f"pipeline {p.name}: expected results among the columns of its stages, {t.schema.names}, got {missing}; "
+                "correct results or the stages"
             )
         event_time = t.column(ctx.event_time).cast(pa.timestamp("us", tz="UTC"), safe=False)
         columns = [
@@ -287,8 +288,8 @@ class Machine:
             wrong.append(f"keys {delta.keys.schema.names}")
         if wrong:
             raise StateMismatch(
-                f"pipeline {self.pipeline.name}: expected migrate to give what version {self.pipeline.state_version} declares, "
-                f"got {', '.join(wrong)}; cells are {fits}"
+                f"pipeline {self.pipeline.name}: expected migrate to return state as version "
+                f"{self.pipeline.state_version} declares it, got {', '.join(wrong)}; return cells {fits}"
             )
         self.restore([delta])
         self._state.ticked = 0  # this version's timers may be due already

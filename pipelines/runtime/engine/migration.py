@@ -44,8 +44,8 @@ def carry(
             delta = p.migrate(version, merged(snapshot.deltas))
         except Exception as reason:  # the pipeline's own code may raise anything
             raise StateMismatch(
-                f"{where}: expected migrate to bring the state from version {version} to {p.state_version}, got "
-                f"{' '.join(repr(reason).split())}; mend it"
+                f"{where}: expected migrate to convert the state from version {version} to {p.state_version}, got "
+                f"{' '.join(repr(reason).split())}; correct `migrate`"
             ) from reason
         if delta is not None:
             machine.migrate(delta)
@@ -55,7 +55,7 @@ def carry(
             return
     if not milliseconds(p.warmup):
         raise StateMismatch(
-            f"{where}: expected state of version {p.state_version}, got version {version}: give the pipeline a `migrate` from "
+            f"{where}: expected state of version {p.state_version}, got version {version}; give the pipeline a `migrate` from "
             f"it, or set warmup (such as 2h) to rebuild the state from the log, or run version {version} again"
         )
     _rebuild(machine, config, source, positions, int(snapshot.facts["now"]))

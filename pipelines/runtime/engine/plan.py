@@ -58,7 +58,7 @@ class Model:
             return read(self.folder, self.device)
         except (OSError, ValueError, RuntimeError, SafetensorError) as reason:
             raise ModelError(
-                f"model {self.version} in {self.folder}: expected config.json and weights that fit it, got "
+                f"model {self.version} in {self.folder}: expected config.json and matching weights, got "
                 f"{' '.join(str(reason).split())}; train it again with `{training}`"
             ) from reason
 
@@ -126,8 +126,8 @@ class Plan:
         except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
             said = " ".join(str(reason).split())
             raise ConfigError(
-                f"pipeline {self.factory}: expected it to be made with options {own}, got {type(reason).__name__}: {said}; "
-                "correct its options or its code"
+                f"pipeline {self.factory}: expected the factory to accept options {own}, got {type(reason).__name__}: {said}; "
+                "correct the options or the factory"
             ) from reason
         return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
 
@@ -141,8 +141,8 @@ def declared(plan: Plan, lake: Lake) -> Pipeline:
     pipeline = plan.build(lake)
     if pipeline.name != plan.name:
         raise ConfigError(
-            f"pipeline {plan.name}: expected its factory to take options['name'], got a pipeline {pipeline.name}; mend "
-            f"{plan.factory}"
+            f"pipeline {plan.name}: expected its factory to use options['name'], got a pipeline {pipeline.name}; "
+            f"correct {plan.factory}"
         )
     return pipeline
 

@@ -85,7 +85,7 @@ def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
         made["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
     schema = pa.schema([*IDENTITY, *pipeline.schema])
     if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
-        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got none of {missing}")
+        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got a table without {missing}")
     columns = [table[f.name] if f.name in table.column_names else made[f.name] for f in schema]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 

@@ -75,7 +75,7 @@ class RuleSet:
     def __init__(self, rules: Sequence[AlertRule], results: pa.Schema) -> None:
         names = [rule.name for rule in rules]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"alert rules: expected a name for each, got {twice} more than once; rename them")
+            raise ConfigError(f"alert rules: expected unique names, got {twice} more than once; rename them")
         for rule in rules:
             _check(rule, results)
         self._rules = tuple(rules)
@@ -143,14 +143,14 @@ def _check(rule: AlertRule, results: pa.Schema) -> None:
     for name, expression in (("when", rule.when), ("clear", rule.clear)):
         if expression is None:
             continue
-        where = f"alert rule {rule.name}: expected {name} to give one boolean a row"
+        where = f"alert rule {rule.name}: expected {name} to return one boolean per row"
         try:
             verdict = empty.select(expression)
         except pl.exceptions.PolarsError as error:
-            raise ConfigError(f"{where}, got {str(error).splitlines()[0]}; mend the expression") from error
+            raise ConfigError(f"{where}, got {str(error).splitlines()[0]}; correct the expression") from error
         if verdict.dtypes != [pl.Boolean]:
             got = ", ".join(f"{column} {dtype}" for column, dtype in verdict.schema.items())
-            raise ConfigError(f"{where}, got {got}; compare one column with a level")
+            raise ConfigError(f"{where}, got {got}; compare one column with a threshold")
         if len(verdict):
             raise ConfigError(f"{where}, got one for all rows of a step; name a column and do not aggregate over rows")
     if unknown := sorted(set(rule.data) - set(results.names)):

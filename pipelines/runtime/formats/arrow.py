@@ -74,11 +74,9 @@ class Arrow(MessageFormat):
             batches = [batch for batch in batches if batch.num_rows]
         except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as why:
             reason = str(why).splitlines()[0] if str(why) else type(why).__name__
-            raise RejectedError(
-                "Malformed", f"expected an Arrow IPC stream, got bytes that are none: {reason}"
-            ) from None
+            raise RejectedError("Malformed", f"expected an Arrow IPC stream, got invalid bytes: {reason}") from None
         if not batches:
-            raise RejectedError("EmptyValue", "expected rows, got a stream without any")
+            raise RejectedError("EmptyValue", "expected rows, got an empty stream")
         shown = sum(text_bytes(batch.column(i)) for i in self._shared for batch in batches)
         if shown > self.expected.max_bytes:
             raise RejectedError("TooLarge", f"expected at most {self.expected.max_bytes} bytes of strings, got {shown}")
@@ -90,7 +88,7 @@ class Arrow(MessageFormat):
         for f in self.expected.schema:
             found = schema.get_all_field_indices(f.name)
             if len(found) > 1:
-                raise RejectedError("SchemaMismatch", f"column {f.name} is there twice, expected every column once")
+                raise RejectedError("SchemaMismatch", f"expected each column once, got column {f.name} twice")
             if found and not holds(f.type, kind := schema.field(found[0]).type):
                 wrong = f"column {f.name}: expected {f.type}, got {kind}; send {accepted(f.type)}"
                 raise RejectedError("SchemaMismatch", wrong)
@@ -106,7 +104,7 @@ class Arrow(MessageFormat):
             rows += more_rows
             size += more_bytes
         if source.tell() != len(content) or not content.endswith(_EOS):
-            raise ValueError("no end mark at the end; it is cut short, or is more than one stream")
+            raise ValueError("no end-of-stream mark at the end; it is truncated or holds more than one stream")
         if rows > self.max_rows:
             raise RejectedError("TooLarge", f"expected at most {self.max_rows} rows, got {rows}")
         size = max(size, rows * self._row_bytes)  # columns of nulls, or missing ones, take no bytes before decoding
@@ -210,7 +208,7 @@ def _decompressed_size(message: pa.ipc.Message) -> tuple[int, int]:
 
     def follow(place: int | None) -> int:
         if place is None:
-            raise ValueError("metadata without its parts")
+            raise ValueError("incomplete metadata")
         return place + struct.unpack_from("<I", meta, place)[0]
 
     batch = follow(entry(struct.unpack_from("<I", meta)[0], 2))

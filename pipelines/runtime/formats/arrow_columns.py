@@ -28,9 +28,9 @@ def accepted(expected: pa.DataType) -> str:
     """What to send for a field, in words."""
     types = pa.types
     if types.is_floating(expected):
-        return "any type of integers, floats or decimals"
+        return "any integer, float or decimal type"
     if types.is_integer(expected):
-        return "any type of integers, or whole numbers as floats or decimals"
+        return "any integer type, or whole numbers as floats or decimals"
     if types.is_string(expected):
         return "string, large_string or string_view, dictionary-encoded or not"
     if types.is_timestamp(expected):

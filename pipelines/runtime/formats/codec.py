@@ -87,11 +87,13 @@ class Codec:
         images = [f for f in schema if source(f) in (PIXELS, WHOLE)]
         if images and body:
             raise ConfigError(
-                f"{topic}: expected all facts of a frame from headers, got {body.names} from a value; give them metadata "
-                '{"from": "header:<name>"}'
+                f"{topic}: expected all fields of a frame from headers, got {body.names} from the value; "
+                'set their metadata to {"from": "header:<name>"}'
             )
         if not body and not images:
-            raise ConfigError(f"{topic}: expected a field of the value among {schema.names}, got none; add one")
+            raise ConfigError(
+                f"{topic}: expected at least one of {schema.names} to be read from the value, got none; add a field"
+            )
         self._envelope = HeaderFields(topic, schema) if len(body) < len(schema) else None
         self._frames = FrameReader(topic, images, max_bytes) if images else None
         expected = RowSchema(topic, body, unknown, max_bytes)

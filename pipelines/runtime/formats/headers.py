@@ -91,7 +91,8 @@ def _header_field(topic: str, f: pa.Field, place: str) -> _HeaderField:
     if place == VALUE and f.type == pa.string():
         return _HeaderField(f, None, partial(_cell, read, True), "text in UTF-8")
     raise ConfigError(
-        f"{topic}: field {f.name}, {f.type}, is from {place!r}; expected 'header:<name>', or 'value' for a string"
+        f"{topic}: field {f.name} of type {f.type}: expected source 'header:<name>', or 'value' for a string, "
+        f"got {place!r}"
     )
 
 

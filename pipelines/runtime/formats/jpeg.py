@@ -148,7 +148,7 @@ class FrameReader:
     def _fetched(self, uri: str, wanted: bytes | None) -> bytes:
         """The file that a message references, checked against its SHA-256."""
         if wanted is None:
-            raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which goes with {URI}")
+            raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which {URI} requires")
         files, path = self._place(uri)
         for attempt in range(ATTEMPTS):
             try:
@@ -163,7 +163,7 @@ class FrameReader:
                 time.sleep(PAUSE_S)
         self._check_size(len(content))
         if (got := hashlib.sha256(content).hexdigest()) != wanted.decode("ascii", "replace").lower():
-            raise RejectedError(ALTERED, f"expected a file of SHA-256 {wanted[:64]!r} at {uri}, got {got}")
+            raise RejectedError(ALTERED, f"expected a file with SHA-256 {wanted[:64]!r} at {uri}, got {got}")
         return content
 
     def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
@@ -174,7 +174,7 @@ class FrameReader:
             for root, (files, path) in self._stores.items():
                 if place.startswith(f"{root}/"):
                     return files, path + place[len(root) :]
-        inside = f"inside {' or '.join(self._roots)}" if self._roots else "nowhere, since no `roots` are set"
+        inside = f"inside {' or '.join(self._roots)}" if self._roots else "inside `roots`, which is not set"
         raise RejectedError("ForbiddenPlace", f"{URI}: expected a file {inside}, got {show(uri)}")
 
     @cached_property

@@ -130,7 +130,7 @@ class Json(MessageFormat):
         if type(found) is not dict:
             raise RejectedError("Malformed", f"expected one JSON object, got {show(found)}")
         if (twice := _repeated(content, found)) is not None:
-            raise RejectedError("SchemaMismatch", f"field {twice} is there twice, expected every field once")
+            raise RejectedError("SchemaMismatch", f"expected each field once, got field {twice} twice")
         return self.expected.row(found)
 
 

@@ -80,7 +80,7 @@ class MessageFormat:
         except ValueError as reason:
             raise RejectedError("Malformed", f"expected {self.media_type}, got {reason}") from None
         if not rows:
-            raise RejectedError("EmptyValue", "expected rows, got a message without any")
+            raise RejectedError("EmptyValue", "expected rows, got an empty message")
         if len(rows) > self.max_rows:
             raise RejectedError("TooLarge", f"expected at most {self.max_rows} rows, got {len(rows)}")
         for row in rows:

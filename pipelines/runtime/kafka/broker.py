@@ -61,7 +61,7 @@ class Broker:
             except KafkaError as reason:
                 there = ", ".join(f"{b.host}:{b.port}" for b in self.admin._manager.cluster.brokers())
                 raise Unavailable(
-                    f"Kafka at {servers}: expected to reach its brokers at the addresses that it names, {there}, got "
+                    f"Kafka at {servers}: expected to reach the brokers at their advertised addresses, {there}, got "
                     f"{failed[0] if failed else reason}; correct the brokers' advertised.listeners, or the route to them"
                 ) from reason
         self.brokers = len(cluster["brokers"])
@@ -78,7 +78,7 @@ class Broker:
         if (code := described["error_code"]) and code != MISSING:
             reason = kafka_errors.for_code(code)
             raise Unavailable(
-                f"topic {topic}: expected to see it, got {reason.__name__}; "
+                f"topic {topic}: expected to describe it, got {reason.__name__}; "
                 + (
                     "grant this user DESCRIBE on it"
                     if issubclass(reason, kafka_errors.AuthorizationError)
@@ -103,8 +103,8 @@ class Broker:
         if code := made["error_code"]:
             with_ = "".join(f" and {n}={v}" for n, v in configs.items())
             raise Unavailable(
-                f"topic {topic}: expected that the first start can make it, got "
-                f"{made.get('error_message') or kafka_errors.for_code(code).__name__}; make it with "
+                f"topic {topic}: expected that the first start can create it, got "
+                f"{made.get('error_message') or kafka_errors.for_code(code).__name__}; create it with "
                 f"{count(partitions, 'partition')}{with_}, or grant this user CREATE on it"
             )
         return {name: str(config["value"]) for name, config in made.get("configs", {}).items()}
@@ -178,29 +178,29 @@ def _login_failure(options: Mapping[str, Any], failed: Sequence[BaseException]) 
     mechanism = options.get("sasl_mechanism")
     kind: type[Unavailable | Refused] = Refused
     if reason := first(kafka_errors.SaslAuthenticationFailedError):
-        expected = f"to be let in as {options.get('sasl_plain_username')}"
+        expected = f"to log in as {options.get('sasl_plain_username')}"
         do = "correct kafka.sasl_plain_username and its password"
     elif reason := first(kafka_errors.UnsupportedSaslMechanismError):
-        expected, do = f"it to take kafka.sasl_mechanism = {mechanism}", "set one that it takes"
+        expected, do = f"it to accept kafka.sasl_mechanism = {mechanism}", "set a mechanism that it accepts"
     elif reason := first(kafka_errors.IllegalSaslStateError):
-        expected = f"it to take a login, as kafka.security_protocol = {protocol} says"
-        do = "this listener takes none: set PLAINTEXT or SSL"
+        expected = f"it to accept a login, as kafka.security_protocol = {protocol} requires"
+        do = "set PLAINTEXT or SSL, because this listener accepts no login"
     elif reason := next((f for f in failed if isinstance(f, OSError) and not isinstance(f, NETWORK)), None):
-        expected = "the files that kafka.ssl_cafile, ssl_certfile and ssl_keyfile name to be there and whole"
-        do = "correct their paths"
+        expected = "the files in kafka.ssl_cafile, ssl_certfile and ssl_keyfile to exist and be valid"
+        do = "correct the paths or replace the files"
     elif reason := first(KafkaError, "CERTIFICATE_VERIFY_FAILED"):
-        expected = "a certificate that kafka.ssl_cafile vouches for"
-        do = "name the file of the CA that signed it, and the broker by the name that it is for"
+        expected = "a certificate signed by a CA in kafka.ssl_cafile"
+        do = "set kafka.ssl_cafile to the CA that signed it, and kafka.bootstrap_servers to the host name in it"
     elif reason := first(KafkaError, "Handshake failed"):
-        expected = f"TLS, as kafka.security_protocol = {protocol} says"
-        do = "this listener may speak without: set PLAINTEXT or SASL_PLAINTEXT"
+        expected = f"TLS, as kafka.security_protocol = {protocol} requires"
+        do = "set PLAINTEXT or SASL_PLAINTEXT if this listener has no TLS"
     elif reason := first(KafkaError, "ECONN") or first(KafkaError, "timed out") or first(KafkaError, "DNS"):
-        expected, do, kind = "a broker to answer", "is it running, and the address right?", Unavailable
+        expected, do, kind = "a broker to answer", "is it running, and is the address right?", Unavailable
     else:
         kind = Unavailable  # it may be a broker that is just starting
         reason = failed[0] if failed else None
         expected = f"an answer in {protocol}" + (f" with {mechanism}" if mechanism else "")
-        do = "this listener may want TLS, or a login of another kind: correct kafka.security_protocol and kafka.sasl_mechanism"
+        do = "correct kafka.security_protocol and kafka.sasl_mechanism: this listener may need TLS or another kind of login"
     return kind(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
 
 

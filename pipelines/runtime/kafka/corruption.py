@@ -43,9 +43,9 @@ class Displaced(CorruptRecordError):
     """
 
     def __init__(self, tp: TopicPartition, start: int, base: int, end: int) -> None:
-        super().__init__(f"a batch that says it begins at {base}")
+        super().__init__(f"a batch whose header gives base offset {base}")
         self.base, self.end = base, end
-        self.damage = Corruption(tp.partition, start, None, f"a batch that says it begins at {base}")
+        self.damage = Corruption(tp.partition, start, None, f"a batch whose header gives base offset {base}")
 
 
 class _Lenient(bytearray):
@@ -233,5 +233,5 @@ def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int)
         if (waited := (asked := time.monotonic()) - begun) > PATIENCE_S:
             consumer.end_offsets([tp])  # raises if the broker does not answer at all
             if waited > ANSWERS * (time.monotonic() - asked):  # else the broker is only slow
-                return TimeoutError("nothing, though the log goes on")
+                return TimeoutError("nothing, although the log continues")
     return None

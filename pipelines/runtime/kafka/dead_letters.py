@@ -89,7 +89,7 @@ class OriginalStore:
         with self._filesystem.open_input_stream(path) as stream:
             content = stream.read()
         if hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError(f"{self._uri}/{digest}: expected a file of that SHA-256, got another")
+            raise ValueError(f"{self._uri}/{digest}: expected a file with this SHA-256, got another")
         return content
 
     def put(self, content: bytes) -> tuple[str, str]:

@@ -95,7 +95,9 @@ def feed(
         When it returns, each row sent is in the topic once. When it raises, the topic may hold a prefix of each partition's rows.
     """
     if rows_per_message < 1 or (rate is not None and rate <= 0):
-        raise ConfigError(f"rate {rate}, rows_per_message {rows_per_message}; expected positive numbers, or no rate")
+        raise ConfigError(
+            f"feed: expected positive numbers, got rate {rate} and rows_per_message {rows_per_message}; correct them"
+        )
     options = {**DEFAULTS, **kafka}
     where = f"topic {topic} at {options.get('bootstrap_servers', 'localhost')}"
     stop = stop or Event()
@@ -127,9 +129,13 @@ def feed(
     except MessageSizeTooLargeError as error:
         raise ConfigError(f"{where}: {error}; lower rows_per_message, or raise the limits on message size") from error
     except orjson.JSONEncodeError as error:
-        raise ConfigError(f"{where}: JSON has no form for a value ({error}); feed Arrow, or cast the column") from error
+        raise ConfigError(
+            f"{where}: expected values that JSON can represent, got: {error}; feed Arrow, or cast the column"
+        ) from error
     except KafkaError as error:
-        raise Unavailable(f"{where}: {error}; check that the broker is up, the topic and the options") from error
+        raise Unavailable(
+            f"{where}: {error}; check that the broker is up, and check the topic and the options"
+        ) from error
 
 
 Header = tuple[str, bytes]
@@ -159,7 +165,7 @@ class _SendWindow:
         try:
             self._producer = KafkaProducer(**options)
         except ValueError as error:
-            raise ConfigError(f"kafka: {error}; see kafka-python's KafkaProducer for what it knows") from error
+            raise ConfigError(f"kafka: {error}; see kafka-python's KafkaProducer for its options") from error
         self._producer.partitions_for(topic)  # fetches metadata now, not when the first message is due
 
     def send(self, key: bytes | None, value: bytes, partition: int, headers: Sequence[Header]) -> None:
@@ -207,10 +213,12 @@ def _batches(batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str) -> Iter
     for given in batches:
         table = given.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(given, pl.DataFrame) else given
         if key not in table.column_names:
-            raise ConfigError(f"key column {key!r} is not among {table.column_names}; name one of these")
+            raise ConfigError(f"feed: expected key column {key!r}, got columns {table.column_names}; name one of these")
         for batch in table.to_batches() if isinstance(table, pa.Table) else [table]:
             if nulls := batch[key].null_count:
-                raise ConfigError(f"key column {key!r} is null in {nulls} of {len(batch)} rows; fill or drop them")
+                raise ConfigError(
+                    f"key column {key!r}: expected values, got null in {nulls} of {len(batch)} rows; fill or drop them"
+                )
             yield batch
 
 

@@ -23,12 +23,12 @@ PERMANENT: Sequence[tuple[tuple[type[KafkaError], ...], str, str]] = (
             kafka_errors.IllegalSaslStateError,
             kafka_errors.DelegationTokenExpiredError,
         ),
-        "to be let in",
+        "to log in",
         "correct the login in [kafka]; `tocsin check` names what is wrong with it",
     ),
     (
         (kafka_errors.UnsupportedCodecError, kafka_errors.UnsupportedCompressionTypeError),
-        "a compression that can be read and written here",
+        "a compression codec that is installed here",
         "install lz4, python-snappy and zstandard where workers run; `tocsin check` tries each",
     ),
     (
@@ -37,18 +37,18 @@ PERMANENT: Sequence[tuple[tuple[type[KafkaError], ...], str, str]] = (
             kafka_errors.UnrecognizedBrokerVersion,
             kafka_errors.UnsupportedForMessageFormatError,
         ),
-        "a broker that knows this request",
+        "a broker that supports this request",
         "use a newer broker, or raise the topic's message format",
     ),
     (
         (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError),
-        "a topic that takes a record of this size",
+        "a topic that accepts a record of this size",
         "raise max.message.bytes of the topic, or message.max.bytes of the broker",
     ),
     (
         (kafka_errors.InvalidRecordError, kafka_errors.InvalidTimestampError),
-        "a topic that takes this record",
-        "correct the topic's cleanup.policy and message.timestamp settings; `tocsin check` looks at them",
+        "a topic that accepts this record",
+        "correct the topic's cleanup.policy and message.timestamp settings; `tocsin check` checks them",
     ),
     (
         (
@@ -65,7 +65,7 @@ PERMANENT: Sequence[tuple[tuple[type[KafkaError], ...], str, str]] = (
             kafka_errors.SecurityDisabledError,
         ),
         "settings that Kafka accepts",
-        "correct [kafka], or the setting of the broker or topic that is named; `tocsin check` looks at them",
+        "correct [kafka], or the named setting of the broker or topic; `tocsin check` checks them",
     ),
 )
 """Kinds of errors, what was expected instead, and what to do. All other errors may be transient and are retried."""

@@ -37,7 +37,7 @@ def check() -> None:
     """
     if lacking := list(_lacking()):
         raise ConfigError(
-            f"kafka-python: expected version {VERSION}, on whose private parts fencing and the checks of the log rest, got "
+            f"kafka-python: expected version {VERSION}, because fencing and log checks use its private API, got "
             f"{kafka.__version__} without {', '.join(lacking)}; install kafka-python=={VERSION}"
         )
 

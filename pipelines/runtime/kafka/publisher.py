@@ -137,8 +137,8 @@ class Publisher:
         except KafkaError as reason:
             if isinstance(reason, FENCING) or any(kind.__name__ in str(reason) for kind in FENCING):
                 raise Fenced(
-                    f"{self._name}: expected to own the shard, got {reason!r}: another process took it over, or this one "
-                    "stalled for longer than a transaction may"
+                    f"{self._name}: expected to own the shard, got {reason!r}: another process owns it now, or this one "
+                    "stalled for longer than a transaction may last"
                 ) from reason
             raise
 

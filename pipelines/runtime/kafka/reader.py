@@ -326,18 +326,20 @@ class Reader:
                     records = self._second.poll(timeout_ms=1000).get(tp, [])
                 except OffsetOutOfRangeError as reason:
                     raise PositionLost(
-                        f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log: {reason}"
+                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got {reason}"
                     ) from reason
                 except UNREADABLE as reason:  # skipped corruption may lie between two of them
                     if self._second.position(tp) >= left[0]:
                         raise PositionLost(
-                            f"{self._topic}[{partition}]@{left[0]}: refused, and now damaged in the log: {reason}"
+                            f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got damage: {reason}"
                         ) from reason
                     self._second.seek(tp, left[0])
                     continue
                 for record in records:
                     if left and record.offset > left[0]:
-                        raise PositionLost(f"{self._topic}[{partition}]@{left[0]}: refused, and gone from the log")
+                        raise PositionLost(
+                            f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got none in the log"
+                        )
                     if left and record.offset == left[0]:
                         found.append(record)
                         left.popleft()

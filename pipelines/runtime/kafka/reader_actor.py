@@ -108,7 +108,7 @@ class ReaderActor:
 
     def _revive(self) -> None:
         """Start a new reader. It seeks at the next poll, because the broker may be unreachable now."""
-        log.warning("the reader died; a new one goes on at %s", self._next, extra={"topic": self._topic})
+        log.warning("the reader died; a new one continues at offsets %s", self._next, extra={"topic": self._topic})
         ray.kill(self._actor)  # it may be alive, but unreachable
         self._ahead.clear()
         self._actor, self._sought = self._open(start_reader()), not self._next

@@ -116,7 +116,7 @@ def redeliver(
                 done.sent += len(together)
     except KafkaError as reason:
         raise Unavailable(
-            f"{topic}: expected to send dead letters again, got {reason!r} after {done.sent}; ask again: none is sent twice"
+            f"{topic}: expected to replay dead letters, got {reason!r} after {done.sent}; run it again, none is sent twice"
         ) from reason
     return done
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from pyarrow import fs
 
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.lake.delta import delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 log = logging.getLogger(__name__)
@@ -47,13 +47,12 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
     """
     if vacuum and milliseconds(vacuum) < LEAST_MS:
         raise ConfigError(
-            f"vacuum {vacuum}: expected 24h at least, or it would take files that shards are about to commit"
+            f"vacuum {vacuum}: expected at least 24h: a shorter age deletes files that shards are about to commit"
         )
-    uri, options, place = lake.uri(name), lake.options or None, lake.place(name)
-    if not DeltaTable.is_deltatable(uri, storage_options=options):
-        raise Unavailable(f"{place}: expected a table, got none; start its pipeline with `tocsin up`")
+    place = lake.place(name)
     try:
-        table = DeltaTable(uri, storage_options=options)
+        if (table := delta_table(lake, name)) is None:
+            raise Unavailable(f"{place}: expected a table, got none; start its pipeline with `tocsin up`")
         done = table.optimize.compact()
         hours = milliseconds(vacuum) // 3_600_000 if vacuum else 0
         try:
@@ -61,11 +60,13 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
         finally:
             table.cleanup_metadata()
     except CommitFailedError as reason:
-        raise Unavailable(f"{place}: compaction met another one: {reason}; nothing has changed, try again") from reason
+        raise Unavailable(
+            f"{place}: conflict with another compaction: {reason}; nothing has changed, retry"
+        ) from reason
     except (DeltaError, OSError) as reason:
         raise Unavailable(
-            f"{place}: expected to make small files into large ones and to delete old ones, got {str(reason).splitlines()[0]}; "
-            "no row is lost; give this user the right to delete there, and try again"
+            f"{place}: expected to compact small files and delete old ones, got {str(reason).splitlines()[0]}; "
+            "no rows are lost; grant this user the right to delete there, and retry"
         ) from reason
     return Compacted(place, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
 
@@ -93,7 +94,7 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
 def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
     """Compact the tables that exist, and delete a pipeline's frames that are older than an age."""
     drop_frames(lake, *frames)
-    there = [n for n in names if DeltaTable.is_deltatable(lake.uri(n), storage_options=lake.options or None)]
+    there = [n for n in names if delta_table(lake, n)]
     done = []
     for name in there:
         try:

@@ -83,9 +83,7 @@ def _passes(reason: OSError) -> bool:
 def _line(lake: Lake, reason: OSError) -> str:
     number = _number(reason)
     got = os.strerror(number).lower() if number else one_line(reason)
-    return (
-        f"{got} on lake {lake.place()}: nothing is lost, it is tried again every {AGAIN_S:g} s; make it writable again"
-    )
+    return f"{got} on lake {lake.place()}: nothing is lost, retrying every {AGAIN_S:g} s; make it writable again"
 
 
 def _number(reason: OSError) -> int:

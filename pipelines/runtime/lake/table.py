@@ -10,28 +10,25 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction
+from deltalake import DeltaTable, Field, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction
-from pyarrow import fs
 
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLost, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.lake.delta import PARTITION, absent, commit, commit_fenced, delta_table, properties
 from tocsin.pipelines.runtime.lake.storage import Lake, write
 from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
 MOST = 1024
 """How many shards to look for in a table that does not record their number yet."""
-PARTITION = "event_date"
-ATTEMPTS = 20
 LOOKED_AT = 64
 """How many of the table's files recovery checks for. Checking all files of a large table would take too long."""
 KEPT = {"delta.logRetentionDuration": "interval 1 days"}
@@ -103,31 +100,30 @@ class ResultsTable:
                 )
         self._table = self._open()
         self._widen(p.table)
-        for _ in range(ATTEMPTS):
-            before = self._read(self._epoch_id)
-            self._epoch = max(before or 0, above) + 1
-            missing = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
-            if before is not None:
-                missing = dict.fromkeys(missing, 0)
-            if (shards := self._read(names.shards_id(p.name))) is None:
-                missing[names.shards_id(p.name)] = self._shards
-            elif shards != self._shards:
-                raise ConfigError(
-                    f"{p.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
-                    "`tocsin up` moves its state"
-                )
-            try:
-                self._commit([], {self._epoch_id: self._epoch} | missing)
-                break
-            except CommitFailedError:
-                self._table.update_incremental()
-        else:
-            raise Unavailable(
-                f"{self._place}: expected to take ownership in {ATTEMPTS} attempts, got a conflict each time; try again"
-            )
+        commit_fenced(
+            lambda: self._commit([], self._claim(start, above)),
+            newest=self._table.update_incremental,
+            what=f"{self._place}: take ownership",
+        )
         self._look()
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
         return TableState(self._epoch, positions, self._read(self._checkpoint_id) or 0)
+
+    def _claim(self, start: Mapping[int, int], above: int) -> dict[str, int]:
+        """The numbers that make this process the owner, from the version that was read last."""
+        before, shards = self._read(self._epoch_id), self._read(names.shards_id(self._pipeline.name))
+        self._epoch = max(before or 0, above) + 1
+        added = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
+        if before is not None:
+            added = dict.fromkeys(added, 0)
+        if shards is None:
+            added[names.shards_id(self._pipeline.name)] = self._shards
+        elif shards != self._shards:
+            raise ConfigError(
+                f"{self._pipeline.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
+                "`tocsin up` moves its state"
+            )
+        return {self._epoch_id: self._epoch} | added
 
     def stands(self) -> None:
         """Check that the table still exists. Call this before writing anything beside it.
@@ -199,20 +195,12 @@ class ResultsTable:
             Fenced: another owner has raised the epoch.
         """
         txn = self._stamp(positions, checkpoint)
-        for attempt in range(ATTEMPTS):
-            try:
-                self._commit(files, txn)
-                break
-            except (CommitFailedError, OSError) as reason:
-                self._look()
-                if self._read(self._checkpoint_id) == checkpoint:  # the commit was made, only its reply was lost
-                    break
-                if isinstance(reason, OSError):
-                    raise
-                owner = {"pipeline": self._pipeline.name, "shard": self._shard}
-                log.info("commit of checkpoint %d tried again (%d): %s", checkpoint, attempt + 1, reason, extra=owner)
-        else:
-            raise Unavailable(f"{self._place}: commit of checkpoint {checkpoint} failed {ATTEMPTS} times")
+        commit_fenced(
+            lambda: self._commit(files, txn),
+            newest=self._look,
+            made=lambda: self._read(self._checkpoint_id) == checkpoint,
+            what=f"{self._place}: commit checkpoint {checkpoint}",
+        )
         self._look()
 
     def _there(self) -> bool:
@@ -253,17 +241,19 @@ class ResultsTable:
 
     def _widen(self, columns: pa.Schema) -> bool:
         """Add columns that the table lacks. Returns whether it lacked any."""
-        for attempt in range(ATTEMPTS):
-            if not (missing := self._missing(columns)):
-                return attempt > 0
-            try:
-                self._table.alter.add_columns(missing)
-                log.info("%s: new columns %s", self._place, [f.name for f in missing])
-            except CommitFailedError:  # another shard may have added them
-                self._table.update_incremental()
-        raise Unavailable(
-            f"{self._place}: expected to add columns in {ATTEMPTS} attempts, got a conflict each time; try again"
+        if not self._missing(columns):
+            return False
+        commit_fenced(
+            lambda: self._add(self._missing(columns)),
+            newest=self._table.update_incremental,
+            made=lambda: not self._missing(columns),  # another shard may have added them
+            what=f"{self._place}: add columns",
         )
+        return True
+
+    def _add(self, missing: list[Field]) -> None:
+        self._table.alter.add_columns(missing)
+        log.info("%s: new columns %s", self._place, [f.name for f in missing])
 
     def _missing(self, columns: pa.Schema) -> list[Field]:
         there = {f.name: f.type for f in self._table.schema().fields}
@@ -285,30 +275,6 @@ class ResultsTable:
         return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
 
 
-def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:
-    """The files that a table names but that do not exist.
-
-    Args:
-        files: the lake's file system; `folder`: the table's in it.
-        most: how many to check, spread over the whole table; None: all.
-    """
-    named = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
-    step = max(-(-len(named) // most), 1) if most else 1
-    paths = [posixpath.join(folder, path) for path in named[::step]]
-    return [info.path for info in files.get_file_info(paths) if info.type == fs.FileType.NotFound]
-
-
-def commit(table: DeltaTable, files: Sequence[AddAction], txn: Mapping[str, int]) -> None:
-    """Commit files and numbers in one step. Fails if one of these numbers has changed since the version that `table` is at."""
-    table.create_write_transaction(
-        list(files),
-        mode="append",
-        schema=table.schema(),
-        partition_by=[PARTITION],
-        commit_properties=_properties(txn),
-    )
-
-
 def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[int, int], rows: str) -> int | None:
     """Delete rows, move all shards' positions and name their checkpoints, in one commit.
 
@@ -326,37 +292,34 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
     """
     table = owners[-1][0]._table  # the last owner has seen the other epochs, too
     txn: dict[str, int] = {}
-    for sink, name in owners:
-        sink._table = table
-        txn |= sink._stamp(positions, name)
-    for _ in range(ATTEMPTS):
-        for sink, _name in owners:
-            sink._look()
-        if all(sink._read(sink._checkpoint_id) == name for sink, name in owners):
-            return None
+    for owner, name in owners:
+        owner._table = table
+        txn |= owner._stamp(positions, name)
+
+    def newest() -> None:
+        for owner, _ in owners:
+            owner._look()
+
+    def attempt() -> int:
         version = table.version()
-        try:
-            deleted = table.delete(rows, commit_properties=_properties(txn))["num_deleted_rows"]
-            if table.version() == version:  # no row matched, so Delta made no commit
-                owners[0][0]._commit([], txn)
-            return deleted
-        except CommitFailedError as reason:
-            log.info("starting over is tried again: %s", reason)
-    raise Unavailable(
-        f"{owners[0][0]._place}: expected to start over in {ATTEMPTS} attempts, got a conflict each time; try again"
+        deleted: int = table.delete(rows, commit_properties=properties(txn))["num_deleted_rows"]
+        if table.version() == version:  # no row matched, so Delta made no commit
+            commit(table, [], txn)
+        return deleted
+
+    newest()
+    return commit_fenced(
+        attempt,
+        newest=newest,
+        made=lambda: all(owner._read(owner._checkpoint_id) == name for owner, name in owners),
+        what=f"{owners[0][0]._place}: start over",
     )
 
 
 def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
     """The name of a shard's newest checkpoint, read without owning the shard; 0 if there is none."""
-    uri, options = lake.uri(pipeline), lake.options or None
-    if not DeltaTable.is_deltatable(uri, storage_options=options):
-        return 0
-    return DeltaTable(uri, storage_options=options).transaction_version(names.checkpoint_id(pipeline, shard)) or 0
-
-
-def _properties(txn: Mapping[str, int]) -> CommitProperties:
-    return CommitProperties(app_transactions=[Transaction(k, v) for k, v in txn.items()])
+    table = delta_table(lake, pipeline)
+    return (table and table.transaction_version(names.checkpoint_id(pipeline, shard))) or 0
 
 
 def _stats(table: pa.Table) -> str:
@@ -376,10 +339,8 @@ def _stats(table: pa.Table) -> str:
 
 def shard_count(lake: Lake, pipeline: str) -> int:
     """The number of shards in a pipeline's table; 0 if the pipeline has not run yet."""
-    uri, options = lake.uri(pipeline), lake.options or None
-    if not DeltaTable.is_deltatable(uri, storage_options=options):
+    if (table := delta_table(lake, pipeline)) is None:
         return 0
-    table = DeltaTable(uri, storage_options=options)
     known = table.transaction_version(names.shards_id(pipeline))
     return known or max(
         (n + 1 for n in range(MOST) if table.transaction_version(names.epoch_id(pipeline, n))), default=0

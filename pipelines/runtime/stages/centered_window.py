@@ -55,7 +55,9 @@ class CenteredWindow(Stage):
         without: Sequence[str] = (),
     ) -> None:
         if past < 0 or ahead < 0:
-            raise ConfigError(f"around {tensor}: expected past and ahead of at least 0, got {past} and {ahead}")
+            raise ConfigError(
+                f"CenteredWindow of {tensor}: expected past and ahead of at least 0, got {past} and {ahead}"
+            )
         self._past, self._ahead, self._tensor, self._name = past, ahead, tensor, name
         self._shape, self._dtype, self._without = tuple(shape), dtype, frozenset(without)
         self._lapse, self._wait = -NEVER if lapse is None else milliseconds(lapse), milliseconds(wait)
@@ -109,8 +111,8 @@ class CenteredWindow(Stage):
         values = rows.tensors[self._tensor]
         if (tuple(values.shape[1:]), values.dtype) != (self._shape, self._dtype):
             raise ConfigError(
-                f"around {self._tensor}: expected [B, *{list(self._shape)}] {self._dtype}, got {list(values.shape)} "
-                f"{values.dtype}; say its shape and dtype"
+                f"CenteredWindow of {self._tensor}: expected [B, *{list(self._shape)}] {self._dtype}, "
+                f"got {list(values.shape)} {values.dtype}; set its shape and dtype"
             )
         going = {name: t.detach() for name, t in rows.tensors.items() if name not in self._without}
         return replace(

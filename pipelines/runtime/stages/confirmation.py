@@ -170,14 +170,14 @@ class Confirmation:
         for which, error in ((ahead, "Outlier"), (~ahead, "TooLate")):
             pairs = zip(reached[which].tolist(), position[which].tolist(), strict=True)
             lines = [
-                f"expected {name} {self._wanted(error, n, order.scale)}, got {x / order.scale:.15g}, and the next reading did not "
-                "go on from there"
+                f"expected {name} {self._wanted(error, n, order.scale)}, got {x / order.scale:.15g}, "
+                "and the next reading did not confirm it"
                 for n, x in pairs
             ]
             ctx.refuse(rows.keep(which), stage="sorted", error=error, messages=lines)
 
     def _wanted(self, error: str, reached: int, scale: int) -> str:
         if reached == NEVER:
-            return "that goes on from its key's last one, which has been forgotten"
+            return "to follow its key's last reading, which has expired"
         after = f"after {reached / scale:.15g}"
         return after if error == "TooLate" else f"at most {self._jump:.15g} {after}"

@@ -163,7 +163,7 @@ class _OpenSteps:
         self._refuse(
             late & ~again,
             "TooLate",
-            lambda i: f"expected {ctx.event_time} from {floor[i]} on, got {time[i]}",
+            lambda i: f"expected {ctx.event_time} to be at least {floor[i]}, got {time[i]}",
             rows,
             ctx,
         )
@@ -255,7 +255,7 @@ class _OpenSteps:
         rank = np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
         over = rank >= grid.most
         line = (
-            f"expected at most {grid.most} readings of a key in open steps, got one more; give its grid a larger `most`"
+            f"expected at most {grid.most} readings of a key in open steps, got one more; increase `most` of Resample"
         )
         self._refuse(over & waits, "TooMany", lambda i: line, rows, ctx)
         self._order(np.flatnonzero(~over))

@@ -52,24 +52,24 @@ class Metric:
 
 _SHARD = ("pipeline", "shard")
 METRICS = (
-    Metric("tocsin_rows_total", "counter", "rows", _SHARD, "Readings that were judged."),
-    Metric("tocsin_results_total", "counter", "rows", _SHARD, "Rows for the table."),
-    Metric("tocsin_alerts_total", "counter", "alerts", _SHARD, "Alerts that rang or were cleared."),
-    Metric("tocsin_dead_letters_total", "counter", "records", _SHARD, "What could not be judged."),
+    Metric("tocsin_rows_total", "counter", "rows", _SHARD, "Readings processed."),
+    Metric("tocsin_results_total", "counter", "rows", _SHARD, "Result rows for the table."),
+    Metric("tocsin_alerts_total", "counter", "alerts", _SHARD, "Alerts raised or cleared."),
+    Metric("tocsin_dead_letters_total", "counter", "records", _SHARD, "Records that could not be processed."),
     Metric("tocsin_duplicates_total", "counter", "rows", _SHARD, "Repeated readings that were dropped."),
-    Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Left out to keep up, by the policy `latest`."),
-    Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of assets that people have silenced."),
-    Metric("tocsin_forgotten_total", "counter", "keys", _SHARD, "Keys not seen for `forget_after`, and their state."),
+    Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Records skipped by the overload policy `latest`."),
+    Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of muted assets."),
+    Metric("tocsin_forgotten_total", "counter", "keys", _SHARD, "Keys expired with their state after `forget_after`."),
     Metric(
         "tocsin_digest_mismatches_total",
         "counter",
-        "takeovers",
+        "recoveries",
         _SHARD,
-        "Re-runs that gave other alerts or dead letters than had been sent.",
+        "Recoveries whose alerts or dead letters differ from those already published.",
     ),
     Metric("tocsin_steps_total", "counter", "steps", _SHARD, "Steps that had input."),
-    Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, waiting left out."),
-    Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints that are in the table."),
+    Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, without waiting."),
+    Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints committed to the table."),
     Metric(
         "tocsin_undeleted_total",
         "counter",
@@ -78,21 +78,33 @@ METRICS = (
         "Old snapshots that could not be deleted; see the log.",
     ),
     Metric(
-        "tocsin_latency_seconds", "histogram", "seconds", _SHARD, "From Kafka's timestamp to the end of a row's step."
+        "tocsin_latency_seconds", "histogram", "seconds", _SHARD, "From a row's Kafka timestamp to the end of its step."
     ),
-    Metric("tocsin_lag_records", "gauge", "records", _SHARD, "In the log and not yet read, when last fetched."),
-    Metric("tocsin_committed_lag_records", "gauge", "records", _SHARD, "Read and not yet committed to the table."),
-    Metric("tocsin_uncommitted_rows", "gauge", "rows", _SHARD, "Held for the table's next commit."),
     Metric(
-        "tocsin_commit_age_seconds", "gauge", "seconds", _SHARD, "For how long what was read waits to be committed."
+        "tocsin_lag_records", "gauge", "records", _SHARD, "Records in the log and not yet read, as of the last fetch."
     ),
-    Metric("tocsin_step_age_seconds", "gauge", "seconds", _SHARD, "For how long the step under way has taken."),
-    Metric("tocsin_batch_occupancy_ratio", "gauge", "ratio", _SHARD, "Rows a step, as a share of the most it takes."),
+    Metric(
+        "tocsin_committed_lag_records", "gauge", "records", _SHARD, "Records read and not yet committed to the table."
+    ),
+    Metric("tocsin_uncommitted_rows", "gauge", "rows", _SHARD, "Result rows held for the table's next commit."),
+    Metric(
+        "tocsin_commit_age_seconds",
+        "gauge",
+        "seconds",
+        _SHARD,
+        "Time since the last commit while read records wait for one.",
+    ),
+    Metric("tocsin_step_age_seconds", "gauge", "seconds", _SHARD, "Time that the step in progress has taken so far."),
+    Metric("tocsin_batch_occupancy_ratio", "gauge", "ratio", _SHARD, "Rows in a step, as a share of its maximum."),
     Metric("tocsin_keys", "gauge", "keys", _SHARD, "Keys that have state."),
-    Metric("tocsin_keys_on_two_partitions", "gauge", "keys", _SHARD, "Keys whose state is split: mend their feeder."),
-    Metric("tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Not read, since their log is damaged."),
-    Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model that judges, such as pumps/3."),
-    Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"By state: {', '.join(STATES)}."),
+    Metric(
+        "tocsin_keys_on_two_partitions", "gauge", "keys", _SHARD, "Keys whose state is split: correct their producer."
+    ),
+    Metric(
+        "tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Partitions not read, because their log is damaged."
+    ),
+    Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model in use, such as pumps/3."),
+    Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"Shards by state: {', '.join(STATES)}."),
     Metric("tocsin_workers", "gauge", "workers", ("pipeline",), "Worker processes."),
     Metric("tocsin_restarts_total", "counter", "restarts", ("pipeline",), "Workers that were replaced."),
 )
@@ -132,7 +144,7 @@ class Metrics:
             self._set("tocsin_restarts_total", status["restarts"])
         except Exception as reason:  # a failure of Ray's metrics must not stop the streams
             if not self._silent:
-                log.warning("metrics: expected Ray to take them, got %r; streams go on without", reason)
+                log.warning("metrics: expected Ray to accept them, got %r; streams continue without metrics", reason)
             self._silent = True
 
     def _count(self, shard: str, window: Window) -> None:

@@ -136,7 +136,8 @@ class Tracking:
             except Exception as reason:  # a failure of MLflow or its store must not stop the streams
                 if not pause:
                     log.warning(
-                        "MLflow at %s: expected an answer, got %s; streams go on, metrics wait (the last %d are kept)",
+                        "MLflow at %s: expected an answer, got %s; streams continue, metrics are queued "
+                        "(the last %d are kept)",
                         without_password(self._uri),
                         _first_line(reason),
                         POINTS,
@@ -148,7 +149,7 @@ class Tracking:
                 pause = min(max(pause * 2, least), most)
             else:
                 if pause:
-                    log.warning("MLflow answers again; %d points were dropped in all", self.dropped)
+                    log.warning("MLflow answers again; %d points were dropped in total", self.dropped)
                 pause = 0.0
 
     def _send(self) -> None:
@@ -261,10 +262,12 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         files = client.get_model_version_download_uri(name, version)
     except MlflowException as reason:
         if reason.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise Unavailable(f"{where}: expected an answer, got {_first_line(reason)}; is it running?") from reason
+            raise Unavailable(
+                f"{where}: expected an answer, got {_first_line(reason)}; check that it is running"
+            ) from reason
         there = _there(client, name)
         raise ModelError(
-            f"{where}: expected to find it, got {there}; train it with `tocsin train`, or register it"
+            f"{where}: expected it to be registered, got {there}; train it with `tocsin train`, or register it"
         ) from reason
     try:
         return name, version, Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
@@ -284,7 +287,7 @@ def answers(tracking_uri: str) -> None:
     except Exception as reason:  # any failure of MLflow or its store
         raise Unavailable(
             f"MLflow at {without_password(tracking_uri)}: expected an answer, got {_first_line(reason)}; is it running, and "
-            "mlflow.tracking_uri right?"
+            "is mlflow.tracking_uri right?"
         ) from reason
 
 
@@ -294,7 +297,7 @@ def _folder(model: str) -> tuple[str, str, Path]:
     if not weights:
         raise ModelError(
             f"model {model}: expected name@alias, name/version or a folder with *.safetensors, got none in {folder}; "
-            "name one that training wrote"
+            "name a folder that training wrote"
         )
     return folder.name, hashlib.sha256(b"".join(w.read_bytes() for w in weights)).hexdigest()[:12], folder
 
