@@ -7,12 +7,13 @@ docstring. Pictures and formulas are drawn here, so that the site fetches nothin
 
 from __future__ import annotations
 
-import ast
+import importlib
 import inspect
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +23,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docs import formulas, pictures, system
+from tocsin.pipelines.runtime.declare.options import Duration, Options, Size
 from tocsin.pipelines.runtime.declare.pipeline import TUNING, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.sections import Duration, PipelineSettings, SecretFile, SinkSettings, Size
+from tocsin.pipelines.runtime.sections import PipelineSettings, SecretFile, SinkSettings
 from tocsin.pipelines.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +72,7 @@ def _keep_at_home(site: Path) -> None:
 def expanded(markdown: str) -> str:
     """Replace the placeholders of a page with the text that they name."""
     markdown = re.sub(r"<!-- readme: (.+) -->", lambda found: _readme(found[1]), markdown)
-    markdown = re.sub(r"<!-- options: (.+) -->", lambda found: _options(ROOT / found[1]), markdown)
+    markdown = re.sub(r"<!-- options: (.+) -->", lambda found: _options(found[1]), markdown)
     markdown = re.sub(r"^```math\n(.*?)^```$", lambda found: formulas.html(found[1]), markdown, flags=re.M | re.S)
     return markdown.replace("<!-- settings -->", _settings())
 
@@ -84,11 +86,11 @@ def _readme(heading: str) -> str:
     return found[1]
 
 
-def _options(file: Path) -> str:
-    """Return the description of the options from the docstring of a pipeline's factory."""
-    functions = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.FunctionDef)]
-    (factory,) = (node for node in functions if node.name == "pipeline")
-    return _args(ast.get_docstring(factory) or "")["options"]
+def _options(model: str) -> str:
+    """Return the reference of a pipeline's own options. `model` is `module:class`, a subclass of `Options`."""
+    module, _, name = model.partition(":")
+    options: type[Options] = getattr(importlib.import_module(module), name)
+    return _section(("pipelines", options.model_fields["name"].default), options, skip=Options.model_fields)
 
 
 def _settings() -> str:
@@ -103,10 +105,12 @@ def _settings() -> str:
     return "\n".join(parts)
 
 
-def _section(path: tuple[str, ...], model: type[BaseModel]) -> str:
+def _section(path: tuple[str, ...], model: type[BaseModel], skip: Collection[str] = ()) -> str:
     meanings, hints = _args(inspect.cleandoc(model.__doc__ or "")), get_type_hints(model, include_extras=True)
     schema, lines = model.model_json_schema()["properties"], []
     for name, field in model.model_fields.items():
+        if name in skip:
+            continue
         if name not in meanings:
             raise ValueError(
                 f"{model.__name__}.{name}: expected its meaning in the docstring's Args, got none; add a line"

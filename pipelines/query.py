@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
-from deltalake import DeltaTable
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
 from tocsin.pipelines.runtime import Alert, ConfigError, Settings, Unavailable
+from tocsin.pipelines.runtime.lake.delta import exists
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
         Unavailable: the table does not exist yet.
     """
     where = _lake(lake)
-    if not DeltaTable.is_deltatable(where.uri(pipeline), storage_options=where.options or None):
+    if not exists(where, pipeline):
         there = ", ".join(_tables(where)) or "none"
         raise Unavailable(
             f"results of {pipeline}: expected a table in {where.place()}, got {there}; start it: `tocsin up {pipeline}`"

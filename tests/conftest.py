@@ -51,7 +51,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Distribute test files that wait for brokers evenly among files that compute, so that some wait while others use the CPU."""
+    """Distribute test files that wait for brokers evenly among files that compute, so that some wait while others use the CPU.
+
+    Files of whole commands, which are at the top of `tests`, come first.
+    """
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)

@@ -30,7 +30,7 @@ def secure(own: Path) -> dict[str, str]:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate for 127.0.0.1. Returns two files: the certificate for clients, and with the key for the broker."""
+    """Create a self-signed certificate for 127.0.0.1. Returns its file for clients, and its file with the key for the broker."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin tests")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

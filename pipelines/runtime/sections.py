@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +24,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.options import Duration, Size
 from tocsin.pipelines.runtime.lake.object_store import object_store
 from tocsin.pipelines.runtime.lake.storage import FIT, Lake, check_name, local
 from tocsin.pipelines.runtime.telemetry import logs
@@ -56,17 +56,6 @@ def _content(path: Any) -> str:
         raise PydanticCustomError("secret_file", "Input should be a file that can be read") from reason
 
 
-def _checked(parse: Callable[[str], int], expected: str) -> AfterValidator:
-    def check(text: str) -> str:
-        try:
-            parse(text)
-        except ConfigError as reason:
-            raise PydanticCustomError("unit", "Input should be {expected}", {"expected": expected}) from reason
-        return text
-
-    return AfterValidator(check)
-
-
 def section_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise PydanticCustomError("name", "Input should be a name of lowercase letters, digits, - and _")
@@ -78,8 +67,6 @@ def section_name(name: str) -> str:
 SecretFile = Annotated[SecretStr, BeforeValidator(_content)]
 """Set as a file's path, kept as the file's content."""
 Port = Annotated[int, Field(ge=0, le=65535)]
-Duration = Annotated[str, _checked(milliseconds, "a duration such as 20ms, 5s, 15min, 2h, 30d")]
-Size = Annotated[str, _checked(size, "a size such as 512KB, 64MB, 1GB")]
 
 
 class Section(BaseModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.options import expectation
 from tocsin.pipelines.runtime.sections import (
     HealthSettings,
     KafkaSettings,
@@ -184,8 +184,7 @@ def _line(error: ErrorDetails, file: Path, environment: dict[str, Any], flags: d
         known = _names(loc[:-1])
         near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0)[0]
         return f"{'.'.join(loc)} {where}: expected a setting that exists, got {loc[-1]!r}; the nearest is {near!r}"
-    table = error["type"] in ("model_type", "dict_type")
-    expected = re.sub(r"^Input should be |, (unable to|got a) .*", "", "a table of settings" if table else error["msg"])
+    expected = expectation(error)
     return f"{'.'.join(loc)} {where}: expected {expected}, got {_shown(loc, error['input'])}; correct it there"
 
 

@@ -1,4 +1,4 @@
-"""Jobs to crash."""
+"""Fixtures of the crash tests."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -13,21 +13,21 @@ from tocsin.deploy.kafka.server import KafkaServer
 MakeJob = Callable[..., Job]
 Falls = Callable[[random.Random, Sequence[str]], list[str]]
 EACH = 40
-"""From so many kills on, a story falls at each of its points."""
+"""From this number of kills on, a test of a pipeline crashes at every one of its points."""
 
 
 @pytest.fixture
 def falls(kills: int) -> Falls:
-    """`falls(rng, points)`: where a pipeline's story falls, in an order of `rng`: at half of the points, with many kills at all.
+    """`falls(rng, points)` returns the points where a pipeline's test crashes, in random order: half of them, or all from `EACH` kills on.
 
-    The engine itself falls at every point in `test_kills`.
+    `test_kills` crashes the engine itself at every point.
     """
     return lambda rng, points: rng.sample(points, len(points) if kills >= EACH else (len(points) + 1) // 2)
 
 
 @pytest.fixture
 def make_job(kafka: KafkaServer, tmp_path: Path) -> Iterator[MakeJob]:
-    """`make_job(**options)` makes a job of `tests.crash.job`; its processes end with the test."""
+    """`make_job(**options)` creates a job of `tests.crash.job`; its processes end with the test."""
     jobs: list[Job] = []
     warm_up()
 

@@ -1,4 +1,4 @@
-"""A job on Ray, and the hands to kill its parts with."""
+"""A job on Ray whose parts a test can kill."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 class Deployed:
-    """A job on Ray, and the hands to kill its parts with."""
+    """A job on Ray whose parts a test can kill."""
 
     def __init__(self, job: Job, *, options: Mapping[str, Any] | None = None, **more: Any) -> None:
         own = {"name": job.name, "topic": job.topic, "every": "500ms"}
@@ -32,18 +32,18 @@ class Deployed:
 
     @property
     def supervisor(self) -> Any:
-        """The handle of its supervisor."""
+        """The handle of the job's supervisor."""
         return find(self._name)
 
     def status(self) -> dict[str, Any]:
-        """What the supervisor says; nothing while it is away."""
+        """Return the supervisor's status, empty while it is unreachable."""
         try:
             return ray.get(self.supervisor.status.remote(), timeout=10)
         except (ValueError, ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
             return {"workers": 0, "shards": []}
 
     def shard(self, number: int = 0) -> dict[str, Any]:
-        """A shard's status, once it runs; also while the supervisor itself is away."""
+        """Wait until a shard runs. Returns its status. The supervisor may be unreachable meanwhile."""
 
         def running() -> dict[str, Any] | None:
             return next((s for s in self.status()["shards"] if (s["shard"], s["state"]) == (number, "running")), None)
@@ -51,11 +51,11 @@ class Deployed:
         return until(running, "the shard to run")
 
     def refused(self) -> dict[str, Any]:
-        """The shard's status, once it waits for a person."""
+        """Wait until a shard has refused to run and waits for a person. Returns its status."""
         return until(lambda: next((s for s in self.status()["shards"] if s["state"] == "refused"), None), "a refusal")
 
     def goes_on(self) -> dict[str, Any]:
-        """Wait until it has read more than it had, and holds rows that are not committed."""
+        """Wait until the shard has read more rows and holds uncommitted ones. Returns its status."""
         before = sum(self.shard()["facts"]["read"].values())
 
         def busy() -> dict[str, Any] | None:
@@ -65,7 +65,7 @@ class Deployed:
         return until(busy, "the shard to go on")
 
     def kill(self, what: str) -> None:
-        """SIGKILL a part, with uncommitted rows in flight."""
+        """SIGKILL a part; a worker with uncommitted rows in flight, and then wait for the shard's new owner."""
         if what == "worker":
             pid = self.goes_on()["pid"]
             os.kill(pid, signal.SIGKILL)
@@ -74,7 +74,7 @@ class Deployed:
             os.kill(actor(what), signal.SIGKILL)
 
     def lose_journal(self) -> None:
-        """Stop it once it has committed, and put an empty topic in its journal's place."""
+        """Stop the job cleanly under load, and replace its journal with an empty topic."""
         with self._job.load(rate=100):
             self.goes_on()
         self.stop()
@@ -84,14 +84,14 @@ class Deployed:
         self._job.create({journal: 1})
 
     def stop(self) -> None:
-        """End it cleanly, the supervisor included."""
+        """Stop the job cleanly, including the supervisor."""
         supervisor = self.supervisor
         assert ray.get(supervisor.stop.remote(), timeout=90)
         ray.kill(supervisor)
 
 
 def actor(name: str) -> int:
-    """Process id of these tests' newest actor of a class, waited for; Ray writes the class into the process's title."""
+    """Wait for an actor of a class in these tests. Returns the newest one's process id. Ray puts the class into the process's title."""
 
     def living() -> list[psutil.Process]:
         return [

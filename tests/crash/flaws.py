@@ -1,4 +1,4 @@
-"""The recovery rule with one guard left out, to see that the tests notice. Applied in the process that runs the shard."""
+"""Flaws that disable one guard of the recovery rule each, to prove that the tests notice. Applied in the shard's process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 EARLY = "takeover.early"
-"""A crash point that only `read_before_fence` has: the journal is read, the older owner not yet fenced."""
+"""A crash point that only `read_before_fence` has: the journal has been read, and the older owner is not yet fenced."""
 
 
 def txn_per_worker() -> None:
-    """Each process has a transactional id of its own, so nobody is fenced; what it publishes is out before it can notice."""
+    """Each process has its own transactional id, so Kafka fences no owner. Publishing waits for the commit, before a check can stop it."""
     producer = clients.producer
 
     def send(original: Any, publisher: ShardPublisher, *what: Any) -> None:
@@ -36,12 +36,12 @@ def txn_per_worker() -> None:
 
 
 def no_journal() -> None:
-    """What was published since the checkpoint is not known."""
+    """Recovery ignores the journal, and so what was published since the checkpoint."""
     _replace(recovery.RecoveryInputs, "journal", lambda _, found, stored: Journal(found._owned.checkpoint))
 
 
 def no_marks() -> None:
-    """A journal record counts only for the checkpoint that it builds on."""
+    """Recovery uses a journal record only if it is based on the newest checkpoint."""
     _linger()
 
     def based(original: Any, found: Any, stored: Journal | None) -> Journal:
@@ -52,12 +52,12 @@ def no_marks() -> None:
 
 
 def no_epoch() -> None:
-    """Nobody looks at whose epoch the table has."""
+    """Commits do not check the epoch in the table."""
     _replace(ResultsTable, "_look", lambda _, sink: sink._table.update_incremental())
 
 
 def fresh_commit() -> None:
-    """Each commit is made from a freshly loaded table."""
+    """Each commit is based on a freshly loaded table, so that it never conflicts with another owner's."""
 
     def fresh(original: Any, sink: Any, *commit: Any) -> None:
         sink._table.update_incremental()
@@ -67,7 +67,7 @@ def fresh_commit() -> None:
 
 
 def snapshot_by_offset() -> None:
-    """A checkpoint, and so its snapshot, is named by the offsets up to which it goes."""
+    """A checkpoint and its snapshot are named by the offsets that they reach, not by epoch and sequence."""
 
     def by_offset(original: Any, owner: Any, batch: Any) -> None:
         owner._live.epoch, owner._live.sequence = 0, sum(owner._live.positions.values()) - 1
@@ -77,7 +77,7 @@ def snapshot_by_offset() -> None:
 
 
 def read_before_fence() -> None:
-    """The journal is read first, then the older owner is fenced."""
+    """Recovery reads the journal before it fences the older owner."""
     last = journal.newest
 
     def early(original: Any, config: Any, source: Any) -> Any:
@@ -90,7 +90,7 @@ def read_before_fence() -> None:
 
 
 def alerts_after_delta() -> None:
-    """Alerts are kept back until the checkpoint with their rows has landed."""
+    """Alerts are held back until the checkpoint with their rows has been committed."""
 
     def publish(original: Any, owner: Any, batch: Any, mark: Any = None) -> None:
         kept, owner._alerts = owner._alerts, []
@@ -110,7 +110,7 @@ def alerts_after_delta() -> None:
 
 
 def _linger() -> None:
-    """Steps go on for a while before it is known that a checkpoint has landed."""
+    """Delay checkpoints, so that steps continue for a while before their commit is known."""
 
     def slow(original: Any, name: str, **how: Any) -> None:
         if name == "checkpoint.delta":

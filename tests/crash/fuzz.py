@@ -1,4 +1,4 @@
-"""Messages gone wrong in every way there is, and what each is in truth, worked out by Python's own json and pyarrow alone."""
+"""Mutated messages, and an oracle that decodes them with only Python's json and pyarrow."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STREAM = b"application/vnd.apache.arrow.stream"
 NAMES = [f.name for f in SCHEMA]
 NULL = b"\0null"
 EXACT = 2**53
-"""From here on floats leave out whole numbers."""
+"""From this number on, floats do not represent every integer."""
 FIRST_GOOD = 50_000_000
-"""Units from here on are good ones; mutants start from small numbers, so that none of them comes to be of such a unit."""
+"""The first unit of good messages. Mutants start from small units, so that no mutation yields a unit of good messages."""
 
 
 def good(count: int, *, seed: int, units: int = 400) -> Iterator[Message]:
-    """Good messages, one reading each; a unit stays on its partition."""
+    """Yield good messages with one reading each; a unit stays on its partition."""
     rng = random.Random(seed)
     for i in range(count):
         unit = FIRST_GOOD + i % units
@@ -39,7 +39,7 @@ def good(count: int, *, seed: int, units: int = 400) -> Iterator[Message]:
 
 
 def mutants(count: int, *, seed: int) -> Iterator[Message]:
-    """Messages of which each was a good one before something was done to it, often twice; some still are."""
+    """Yield good messages with one to three mutations each; some are still valid."""
     rng = random.Random(seed)
     for i in range(count):
         value, kind = _base(rng, i)
@@ -54,7 +54,7 @@ def mutants(count: int, *, seed: int) -> Iterator[Message]:
 
 
 class Name(str):
-    """A header's name that is no UTF-8, as a producer in C may write it."""
+    """A header name that is not UTF-8, as a producer in C may write it."""
 
     def encode(self, *_: str) -> bytes:
         return super().encode() + b"\xff"
@@ -62,7 +62,7 @@ class Name(str):
 
 @contextmanager
 def null_headers() -> Iterator[None]:
-    """Meanwhile kafka-python writes `NULL` as a header without a value, as other clients do and it itself will not."""
+    """Make kafka-python write `NULL` as a header without a value, which other clients can write and it cannot."""
     append = DefaultRecordBatchBuilder.append
 
     def patched(self: Any, offset: int, at: int, key: Any, value: Any, headers: Any, **more: Any) -> Any:
@@ -73,7 +73,7 @@ def null_headers() -> Iterator[None]:
 
 
 def shuffled(*kinds: Iterator[Message], seed: int, start_ms: int) -> Iterator[Message]:
-    """All of them, each kind in its own order, in time."""
+    """Yield all messages with ascending timestamps in random order, in which each kind keeps its own order."""
     rng, left = random.Random(seed), [list(kind)[::-1] for kind in kinds]
     while filled := [kind for kind in left if kind]:
         start_ms += STEP_MS
@@ -89,7 +89,7 @@ def _base(rng: random.Random, i: int) -> tuple[bytes, bytes]:
 
 
 def _reading(rng: random.Random, i: int, row: int = 0) -> dict[str, Any]:
-    """Forty messages in a row are of one unit, so that those which are valid make windows."""
+    """Return a reading. Forty consecutive messages have the same unit, so that the valid ones fill windows."""
     return reading(1 + i // 40, 1 + 10 * (i % 40) + row, rng.randrange(100) / 100 + 0.0005, float(rng.randrange(1000)))
 
 
@@ -186,7 +186,7 @@ _OBJECTS = [_other_type, _other_type, _field_more, _field_less]
 
 
 def _other_stream(rng: random.Random, value: bytes | None) -> bytes:
-    """A stream of another schema, or of values that the schema has no place for."""
+    """Return an Arrow stream with another schema, or with values that the schema cannot hold."""
     rows = [_reading(rng, rng.randrange(8000), row) for row in range(rng.choice([0, 1, 3, 8]))]
     columns: dict[str, Any] = {name: pa.array([r[name] for r in rows], SCHEMA.field(name).type) for name in NAMES}
     for name in rng.sample(NAMES, rng.choice([0, 1, 1, 2])):
@@ -203,7 +203,7 @@ def _other_stream(rng: random.Random, value: bytes | None) -> bytes:
 
 
 def _spoilt(rng: random.Random, column: pa.Array) -> pa.Array:
-    """A value that is none, or no number, or has no place in the type."""
+    """Return the column with one value that is NaN, infinite or out of the type's range."""
     values = [float(v) for v in column.to_pylist()]
     if values:
         values[rng.randrange(len(values))] = rng.choice([math.nan, math.inf, -math.inf, 1e39, 1e300])
@@ -244,7 +244,7 @@ _HEADERS: list[Callable[[random.Random], tuple[str, bytes]]] = [
 
 
 def readings(m: ConsumerRecord) -> Readings:
-    """A message's readings with their rows; None where there is none to be had."""
+    """Yield a message's readings with their rows; None for a row, or a whole message, that has no valid reading."""
     named = [value for name, value in m.headers if name.lower() == CONTENT and value is not None]
     kind = named[-1].split(b";")[0].strip().lower() if named else JSON
     try:
@@ -259,15 +259,15 @@ def readings(m: ConsumerRecord) -> Readings:
 
 
 def _object(value: bytes) -> dict[str, Any]:
-    """The reading that JSON holds.
+    """Return the reading of a JSON message.
 
     Raises:
-        ValueError: it holds none, by RFC 8259 and the schema.
+        ValueError: if it is not a reading by RFC 8259 and the schema.
     """
     found = json.loads(
         value.decode(), object_pairs_hook=list, parse_constant=_number, parse_float=_number, parse_int=_number
     )
-    json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    json.dumps(found, ensure_ascii=False).encode()  # half a surrogate pair is not text
     names = [pair[0] for pair in found] if value.lstrip()[:1] == b"{" else []
     if len(set(names)) < len(names) or not {*NAMES} <= {*names}:
         raise ValueError(names)
@@ -293,10 +293,10 @@ def _cell(name: str, content: Any) -> int | float:
 
 
 def _rows(value: bytes) -> Readings:
-    """The readings that an Arrow stream holds.
+    """Yield the readings of an Arrow stream.
 
     Raises:
-        ValueError, OSError, pa.ArrowException: it is none as a whole.
+        ValueError, OSError, pa.ArrowException: if the whole stream is invalid.
     """
     source = io.BytesIO(value)
     with pa.ipc.open_stream(source) as stream:
@@ -321,7 +321,7 @@ def _rows(value: bytes) -> Readings:
 
 
 def _fitting(value: int | float | None, kind: pa.DataType) -> int | float | None:
-    """A cell as its column's type has it; None: it does not fit."""
+    """Convert a cell to its column's type; None if it does not fit."""
     if value is None or not math.isfinite(value):
         return None
     if kind == pa.float64():

@@ -1,4 +1,4 @@
-"""A job under test: its topics and lake, processes that run it and are killed, and what came out of it."""
+"""A job under test: its topics and lake, the processes that run it and are killed, and its output."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ from tocsin.pipelines.runtime.lake.table import shard_count
 
 PARTITIONS = 2
 LARGEST = 32 << 20
-"""Bytes of a message that the input topic takes."""
+"""Maximum bytes of a message in the input topic."""
 LOOK_S = 0.03
 MARK_S = 3.0
-"""So long a reader of a topic waits for the broker to mark the end of transactions in it."""
+"""How long a reader of a topic waits for the broker to mark the end of transactions, in s."""
 
 
 class Killed(Exception):
-    """Raised in place of SIGKILL where a shard runs in the test's own process; no error that a shard would wait out."""
+    """Raised instead of SIGKILL if a shard runs in the test's own process. A shard does not retry on it."""
 
 
 def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
-    """Wait for something to become true, by the doing of `worker` if given, and return it."""
+    """Wait until `what` returns a true value, and return the value. A failure reports where `worker` stands."""
     give_up = time.monotonic() + seconds
     while True:
         began = time.monotonic()
@@ -61,11 +61,11 @@ def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worke
             return found
         if (now := time.monotonic()) > give_up:
             raise AssertionError(f"expected within {seconds:g} s: {why}{worker.where if worker else ''}")
-        time.sleep(max(LOOK_S, 2 * (now - began)))  # what is dear to look at is looked at less often
+        time.sleep(max(LOOK_S, 2 * (now - began)))  # check less often if a check is expensive
 
 
 class Worker:
-    """A process that runs the shard, or does something else to it; `armed` maps crash points, with `_` for the dot, to signals."""
+    """A process that runs or changes the shard. `armed` maps crash points, with `_` for the dot, to signals."""
 
     def __init__(self, folder: Path, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> None:
         folder.mkdir(parents=True)
@@ -77,29 +77,29 @@ class Worker:
 
     @property
     def said(self) -> str:
-        """What it wrote to stderr."""
+        """What the process wrote to stderr."""
         return (self._folder / "stderr").read_text() if (self._folder / "stderr").exists() else ""
 
     @property
     def counts(self) -> dict[str, int]:
-        """What it counted until it ended by itself."""
+        """The counts that the process wrote when it ended by itself."""
         return orjson.loads((self._folder / COUNTS).read_bytes())
 
     @property
     def where(self) -> str:
-        """What it wrote to stderr, and where its threads stand."""
+        """The exit code and stderr of the process, with the stacks of its threads if it is alive."""
         if self.process.is_alive():
             self._signal(signal.SIGUSR1)
             time.sleep(0.5)
         return f"; exit code {self.process.exitcode}\n{self.said}"
 
     def arm(self, point: str, how: str = "SIGKILL") -> None:
-        """Have it killed or stopped at a point."""
+        """Arm a crash point, at which the process is then killed or stopped."""
         (whole := self._folder / "arming").write_text(how)
-        whole.rename(self._folder / point)  # it may be looked at at any moment
+        whole.rename(self._folder / point)  # atomic, since the process may look at any moment
 
     def fell(self, point: str) -> tuple[int, int]:
-        """Wait until it was killed or stopped at an armed point. Returns the rows and the alerts in flight."""
+        """Wait until the process is killed or stopped at an armed point. Returns the rows and the alerts in flight."""
         until(lambda: not self.process.is_alive() or self.stopped, f"{point} to be reached", worker=self)
         hit = self._folder / f"{point}.hit"
         assert hit.exists(), f"expected {point} to be reached, got exit {self.process.exitcode}: {self.said}"
@@ -108,35 +108,35 @@ class Worker:
         return int(found[1]), int(found[2])
 
     def fall(self, point: str, how: str = "SIGKILL") -> tuple[int, int]:
-        """Arm a point, once its takeover is over, and wait for it."""
+        """Arm a point once the recovery is over, and wait for it."""
         self._live()
         self.arm(point, how)
         return self.fell(point)
 
     def wake(self) -> None:
-        """Let a stopped one go on."""
+        """Continue the stopped process."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once."""
+        """SIGKILL the process."""
         self.process.kill()
         self.process.join()
 
     def ended(self) -> int:
-        """Wait until it ends by itself. Returns its exit code."""
+        """Wait until the process ends by itself. Returns its exit code."""
         self.process.join(90)
         assert self.process.exitcode is not None, "expected the process to end within 90 s"
         return self.process.exitcode
 
     def stop(self) -> None:
-        """Ask it to finish, and see that it does."""
+        """Ask the process to finish, and check that it does."""
         self._live()
         self.process.terminate()
         assert self.ended() == 0, self.said
 
     @property
     def stopped(self) -> bool:
-        """Whether it was stopped and waits to be woken."""
+        """Whether the process is stopped by a signal."""
         try:
             return psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
         except psutil.NoSuchProcess:
@@ -151,15 +151,14 @@ class Worker:
 
 
 class Job:
-    """A job of `tests.crash.job` on topics and a lake of its own.
+    """A job of `tests.crash.job` with its own topics and lake.
 
     Args:
-        factory: which one.
-        partitions: of its topic.
-        shards: of its journal; the processes of `start` run one.
-        factory: of its pipeline.
-        name: of its pipeline; default: a new one.
-        options: of the job.
+        partitions: partitions of its topic.
+        shards: partitions of its journal. A process of `start` runs one shard.
+        factory: creates its pipeline.
+        name: name of its pipeline; by default a new one.
+        options: options of the job.
     """
 
     def __init__(
@@ -185,7 +184,7 @@ class Job:
         self.create({self.topic: partitions}, **{"max.message.bytes": str(LARGEST)})
 
     def create(self, partitions: Mapping[str, int], **configs: str) -> None:
-        """Make topics."""
+        """Create topics."""
         topics = {
             name: {
                 "num_partitions": n,
@@ -198,11 +197,11 @@ class Job:
             admin.create_topics(topics, wait_for_metadata=True)
 
     def load(self, rate: int = 300, seed: int = 1) -> Load:
-        """A steady load."""
+        """Return a steady load on the job's topic."""
         return Load(self.kafka, self.topic, rate=rate, seed=seed, partitions=self.partitions)
 
     def send(self, messages: Iterable[Message]) -> None:
-        """Send messages and wait until the broker has them."""
+        """Send messages, and wait until the broker has acknowledged them."""
         producer = KafkaProducer(**self.kafka, acks="all", linger_ms=5, max_request_size=LARGEST)
         for m in messages:
             producer.send(self.topic, m.value, m.key, m.headers, m.partition, m.at_ms)
@@ -219,33 +218,33 @@ class Job:
         config: ShardConfig | None = None,
         **armed: str,
     ) -> Worker:
-        """Start a process.
+        """Start a process that runs a shard.
 
         Args:
-            kafka: how it reaches the broker.
-            shard, shards: which one it runs, of how many; None: of the job's.
-            spec: of another pipeline's shard.
+            kafka: client options with which it reaches the broker.
+            shard, shards: number of the shard, and number of all shards; None for the job's.
+            config: config of another pipeline's shard.
             armed: crash points, with `_` for the dot, and their signals.
         """
         config = config or replace(self.configs(shards)[shard], kafka=kafka or self.kafka, on_gap=on_gap)
         return self._process(armed, run, config, flaw)
 
     def reset(self, to: To, **armed: str) -> Worker:
-        """Start a process that has the job start over."""
+        """Start a process that resets the job."""
         return self._process(armed, start_over, self.configs(), to)
 
     def judge_again(self, span: Span, into: str, *, overwrite: bool = False, **armed: str) -> Worker:
-        """Start a process that judges a span of the topic again."""
+        """Start a process that processes a span of the topic again."""
         return self._process(armed, judge_again, self.configs()[0], span, into, overwrite)
 
     def move(self, shards: int, **armed: str) -> Worker:
-        """Start a process that moves the state to so many shards."""
+        """Start a process that moves the state to `shards` shards."""
         provision(self.kafka, self.plan.build(self.lake), shards=shards)
         deployment = Deployment(self.plan, self.lake, self.kafka, self.partitions, shards)
         return self._process(armed, move, deployment)
 
     def configs(self, shards: int | None = None) -> list[ShardConfig]:
-        """Of each shard."""
+        """Return the config of each shard."""
         n = shards or self._shards
         own = [range(s, self.partitions, n) for s in range(n)]
         return [ShardConfig(self.plan, self.lake, self.kafka, s, own[s], shards=n) for s in range(n)]
@@ -255,28 +254,28 @@ class Job:
         return self.workers[-1]
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """Kill all processes."""
         for worker in self.workers:
             worker.kill()
 
     def ends(self) -> dict[int, int]:
-        """Each input partition's next offset."""
+        """Return each input partition's next offset."""
         with closing(self._consumer()) as consumer:
             return _ends(consumer, self.topic)
 
     def whole(self) -> Callable[[], bool]:
-        """Whether all that was sent until now is in the table; to be called again and again."""
+        """Return a function that checks whether all that was sent until now is in the table."""
         return partial(self.drained, self.ends())
 
     def drained(self, ends: Mapping[int, int]) -> bool:
-        """Whether all before these offsets is in the table."""
+        """Return whether everything before these offsets is in the table."""
         return all(self.stored(f"{self.topic}/{p}") >= end for p, end in ends.items())
 
     def _drained_or_dead(self, ends: Mapping[int, int], worker: Worker) -> bool:
         return self.drained(ends) or not worker.process.is_alive()
 
     def replace(self) -> Worker:
-        """Start a process in the place of one that has stalled, and wait until it has gone on past a checkpoint."""
+        """Start a process that replaces a stalled one, and wait for its first checkpoint."""
         before = self.stored("0#epoch")
         worker = self.start()
         until(lambda: self.stored("0#checkpoint") >> 32 > before, "a checkpoint of the next owner", worker=worker)
@@ -284,19 +283,19 @@ class Job:
 
     @property
     def shards(self) -> int:
-        """How many its table knows."""
+        """Number of shards that the table records."""
         return shard_count(self.lake, self.name)
 
     def stored(self, what: str) -> int:
-        """A number in the Delta log: `0#epoch`, `0#checkpoint`, `<topic>/<partition>`."""
+        """Return a transaction version from the Delta log: of `0#epoch`, `0#checkpoint` or `<topic>/<partition>`."""
         log = Path(self.lake.place(self.name, "_delta_log"))
         if (newest := max((file.name for file in log.glob("*.json")), default="")) != self._newest:
-            self._newest = newest  # a table is read anew only then: it is asked for in every turn of `until`
+            self._newest = newest  # reload the table only if it has changed: `until` asks repeatedly
             self._table = DeltaTable(self.lake.uri(self.name)) if newest else None
         return self._table.transaction_version(f"{self.name}/{what}") or 0 if self._table else 0
 
     def drain(self, worker: Worker, restart: Callable[[], Worker] | None = None) -> Worker:
-        """Wait until all that was sent is in the table; with `restart`, start again what ends. Returns who is there then."""
+        """Wait until all that was sent is in the table. `restart` replaces a process that ends. Returns the last process."""
         ends = self.ends()
         for _ in range(5):
             over = partial(self._drained_or_dead, ends, worker)
@@ -308,11 +307,11 @@ class Job:
         raise AssertionError(f"expected a process to stay, got five that ended: {said}")
 
     def finish(self, worker: Worker) -> None:
-        """Wait until all that was sent is in the table, and end the process cleanly."""
+        """Wait until all that was sent is in the table, and stop the process cleanly."""
         self.drain(worker).stop()
 
     def epochs(self) -> dict[str, list[int]]:
-        """Of which owner each Delta version and each journal record is, in order."""
+        """Return the epochs of the owners that wrote each Delta version and each journal record, in order."""
         delta, journal = [], []
         for version in sorted(Path(self.lake.place(self.name, "_delta_log")).glob("*.json")):
             actions = [orjson.loads(line) for line in version.read_bytes().splitlines()]
@@ -332,10 +331,12 @@ class Job:
         silent: bool = False,
         skipped: Mapping[int, Sequence[range]] | None = None,
     ) -> list[str]:
-        """How what came out differs from the oracle's or another outcome, and what re-runs found amiss themselves.
+        """Return how the job's output differs from the oracle's or another outcome, and the differences that re-runs reported.
 
         Args:
-            skipped: each partition's offsets that were left out; a dead letter stands for each range.
+            expected: the outcome to compare with; None for the oracle's.
+            silent: as in `judge`.
+            skipped: each partition's skipped offsets; each range has one dead letter.
         """
         amiss = [line for w in self.workers for line in w.said.splitlines() if "re-ran" in line]
         left_out = skipped or {}
@@ -347,7 +348,7 @@ class Job:
         return expected.differences(self.found()) + amiss
 
     def found(self) -> Outcome:
-        """What is in the table and what a `read_committed` subscriber has."""
+        """Return the outcome: the rows in the table, and the alerts and dead letters of a `read_committed` subscriber."""
         out = Outcome()
         table = pl.scan_delta(self.lake.uri(self.name))
         columns = ("partition", "offset", "row", "unit", "cycle", "score", "loads")
@@ -366,15 +367,15 @@ class Job:
         return out
 
     def letters(self) -> Counter[tuple[int, int, int | None]]:
-        """Partition, offset and row in message of the dead letters."""
+        """Count the dead letters by partition, offset and row in the message."""
         letters = map(DeadLetter.read, self.read(f"{self.topic}.dlq"))
         return Counter((x.partition, x.offset, x.row) for x in letters)
 
     def read(self, topic: str) -> list[ConsumerRecord]:
-        """All committed records of a topic.
+        """Return all committed records of a topic.
 
-        A transaction can be read some time after its commit was answered, when the broker has marked its end in each
-        partition: what is open now is waited for, as long as that may take.
+        A transaction becomes readable some time after its commit was acknowledged, when the broker has marked its end in each
+        partition. This waits for open transactions, at most `MARK_S`.
         """
         with closing(self._consumer()) as consumer:
             if not (ends := _ends(consumer, topic)):

@@ -1,4 +1,4 @@
-"""The pipelines that crash tests run: every kind of state, every kind of alert, and no model file; one by event time."""
+"""The pipelines of the crash tests: every kind of state and alert without a model file, one of frames, and one by event time."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ HIGH, LOW, HOLD, COOLDOWN_S = 0.75, 0.25, 2, 3
 
 
 def wear(window: Tensor) -> Mapping[str, Tensor]:
-    """A weighted mean of heat, and the loads it saw."""
+    """Return a weighted mean of the heats in a window, and the loads in it."""
     weights = torch.tensor([0.2, 0.3, 0.5])
     return {"score": (window[:, :, 0] * weights).sum(1), "loads": window[:, :, 1]}
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The job.
+    """Create the pipeline of readings.
 
     Args:
-        options: name, topic, lateness, silence, `high` (level of the first rule), `hang` (a file on which it hangs), `slow` (ms
-            a row takes) and `slow_while` (only while this file is there), `extra` result columns.
+        options: name, topic, lateness, silence, `high` (level of the first rule), `hang` (it hangs while this file exists), `slow`
+            (ms per row) and `slow_while` (slow only while this file exists), `extra` result columns.
     """
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
@@ -57,7 +57,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             time.sleep(len(window) * options["slow"] / 1000)
         return wear(window)
 
-    silence = options.get("silence", "9999d")  # the load's timestamps are old
+    silence = options.get("silence", "9999d")  # so long because the load's timestamps are old
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
@@ -106,7 +106,7 @@ FRAME = [
 
 
 class Changes(Stage):
-    """How much lighter or darker than its camera's frame before each frame is, and whether that is much: `change`, `jump`."""
+    """Adds `change`, the difference in lightness to the camera's previous frame, and `jump`, whether it exceeds `JUMP`."""
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -127,7 +127,7 @@ JUMP = 60.0
 
 
 def filmed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Frames, each a row with how light it is; those that differ much from the one before ring and are kept."""
+    """Create the pipeline of frames: a row per frame. A frame that differs much from the previous one raises an alert and is kept."""
     frame = frame_fields(HEIGHT, WIDTH, roots=options.get("roots", ()))
     return Pipeline(
         name=options["name"],
@@ -170,7 +170,7 @@ TIMED = pa.schema(
 
 
 def timed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Readings in the order of their own times, every one a row; `options`: name, topic, commit interval."""
+    """Create the pipeline by event time: a row per reading, in order of event time. `options`: name, topic."""
     return Pipeline(
         name=options["name"],
         topic=options["topic"],

@@ -30,12 +30,12 @@ class Message(NamedTuple):
 
 
 def reading(unit: int, cycle: int, heat: float, load: float = 1.0) -> dict[str, Any]:
-    """One reading."""
+    """Return one reading."""
     return {"unit": unit, "cycle": cycle, "heat": heat, "load": load}
 
 
 def arrow(readings: list[dict[str, Any]]) -> bytes:
-    """Readings as one Arrow stream."""
+    """Encode readings as one Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_batch(pa.RecordBatch.from_pylist(readings, schema=SCHEMA))
@@ -43,12 +43,14 @@ def arrow(readings: list[dict[str, Any]]) -> bytes:
 
 
 def messages(seed: int, *, units: int = 20, partitions: int = 2) -> Iterator[Message]:
-    """Messages without end; a unit stays on its partition.
+    """Yield endless messages; a unit stays on its partition.
 
-    Heats lie on a grid that misses every alert level by 0.0005, so that float32 and float64 agree on which side they are.
+    Heats lie on a grid that misses every alert level by 0.0005, so that float32 and float64 agree on which side a heat is.
     """
     rng, cycles = random.Random(seed), [0] * units
-    at_ms = int(time.time() * 1000) - 3_600_000  # event time runs in steps of its own; the broker refuses a far future
+    at_ms = (
+        int(time.time() * 1000) - 3_600_000
+    )  # in the past: timestamps run ahead of the clock, and the broker refuses the far future
 
     def ahead(unit: int) -> dict[str, Any]:
         cycles[unit] += 1
@@ -71,7 +73,7 @@ def messages(seed: int, *, units: int = 20, partitions: int = 2) -> Iterator[Mes
 
 
 class Load:
-    """Messages at a steady `rate` a second, from a thread, while in the `with` block."""
+    """Sends `rate` messages per second from a thread while in the `with` block."""
 
     def __init__(self, kafka: Mapping[str, Any], topic: str, *, rate: int, seed: int, partitions: int = 2) -> None:
         self._producer = KafkaProducer(**kafka, acks="all", linger_ms=5, delivery_timeout_ms=120_000)

@@ -1,7 +1,8 @@
-"""What the crash tests' job must give, worked out a second time: one plain loop over the messages, no code of the runtime.
+"""The expected output of the crash tests' job, computed by a plain loop over the messages without code of the runtime.
 
-A reading counts when its cycle is ahead of all its unit's cycles before it; one that repeats the newest is dropped, an older
-one is a dead letter, and so is one that 32 bits can't hold. Three readings make a window, a window makes a row, a row may ring.
+A reading counts if its cycle is ahead of all earlier cycles of its unit. A reading that repeats the newest cycle is dropped. An
+older one is a dead letter, and so is one that does not fit 32-bit floats. Three readings make a window, a window makes a row, and
+a row may raise an alert.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ Identity = tuple[int, int | None, int | None, int]
 
 @dataclass
 class Outcome:
-    """What a job gave, or should give; counted, so that twice shows.
+    """The actual or expected output of a job, counted to show duplicates.
 
     Args:
-        rows: identity and cycle -> score and loads.
+        rows: identity and cycle.
+        values: identity -> score and loads.
         alerts: rule, transition, identity, event time in ms.
-        letters: partition, offset, row in message (None: all of it).
-        dropped: repeated readings.
+        letters: partition, offset, row in message (None for the whole message).
+        dropped: number of repeated readings.
     """
 
     rows: Counter[tuple[Identity, int | None]] = field(default_factory=Counter)
@@ -45,7 +47,7 @@ class Outcome:
     dropped: int = 0
 
     def differences(self, got: Outcome) -> list[str]:
-        """How `got` differs from this, a line a kind; none: all is there exactly once."""
+        """Return how `got` differs from this, one line per kind; no lines if everything is there exactly once."""
         lines = []
         for name in ("rows", "alerts", "letters"):
             expected, found = getattr(self, name), getattr(got, name)
@@ -66,7 +68,7 @@ class Outcome:
 
 @dataclass
 class _Unit:
-    """One unit on one partition."""
+    """The state of one unit on one partition."""
 
     newest: int = FIRST_CYCLE - 1
     heats: list[float] = field(default_factory=list)
@@ -87,12 +89,12 @@ def judge(
     silent: bool = False,
     readings: Callable[[ConsumerRecord], Readings] | None = None,
 ) -> Outcome:
-    """The rows, alerts and dead letters of these messages.
+    """Compute the rows, alerts and dead letters of these messages.
 
     Args:
-        messages: of each partition all of them, in order.
-        silent: whether every unit falls silent after its last reading.
-        readings: what a message holds; default: a message is as `tests.crash.load` makes it.
+        messages: all messages of each partition, in order.
+        silent: whether every unit becomes inactive after its last reading.
+        readings: decodes a message; by default, messages are those of `tests.crash.load`.
     """
     out, units = Outcome(), dict[tuple[int, int], _Unit]()
     for m in messages:
@@ -127,13 +129,13 @@ def judge(
         nobody = (partition, None, None, unit)
         out.rows[nobody, None] += 1
         out.alerts["silent", "raised", nobody, u.heard_ms] += 1
-        if u.steady:  # no reading is no reading above the level
+        if u.steady:  # the row of an inactive unit has no score above the level
             out.alerts["steady", "cleared", nobody, u.heard_ms] += 1
     return out
 
 
 def _readings(m: ConsumerRecord) -> Readings:
-    """A message's readings with their rows; None where there is none to be had."""
+    """Yield a message's readings with their rows; None for a message without a valid reading."""
     if dict(m.headers).get("content-type") == b"application/vnd.apache.arrow.stream":
         yield from enumerate(pa.ipc.open_stream(io.BytesIO(m.value)).read_all().to_pylist())
         return
@@ -144,7 +146,7 @@ def _readings(m: ConsumerRecord) -> Readings:
 
 
 def _rings(u: _Unit, score: float, at_ms: int) -> Iterator[tuple[str, str]]:
-    """The alerts of one row, and what they leave behind."""
+    """Yield the alerts of one row, and update the unit's state."""
     if not u.hot and score > HOT:
         u.hot = True
         yield "hot", "raised"

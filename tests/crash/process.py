@@ -1,4 +1,4 @@
-"""One shard, or what is done to it, in a process of its own, to be killed."""
+"""Functions that run, reset, move or backfill a shard in a process that a test can kill."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ ANYWHERE = "anywhere"
 """A crash point that is not in the code: it fires at a random moment with rows and alerts in flight."""
 
 LIVE = "live"
-"""The file by which a process says that its takeover is over."""
+"""The file that a process creates when its recovery is over."""
 
 COUNTS = "counts"
-"""The file in which a process leaves what it counted, as JSON, if it ends by itself."""
+"""The file to which a process writes its counts as JSON if it ends by itself."""
 
 
 def run(folder: Path, config: ShardConfig, flaw: str | None) -> None:
-    """Run a shard until SIGTERM; SIGUSR1 has it say where its threads stand.
+    """Run a shard until SIGTERM; on SIGUSR1, print the stacks of its threads.
 
     Args:
-        folder: of armed crash points; what the process says goes to `stderr` in it.
-        flaw: a guard of the recovery rule to leave out.
+        folder: of armed crash points; the file `stderr` in it receives the process's stderr.
+        flaw: a flaw of `tests.crash.flaws` to apply.
     """
     _settle(folder)
     if flaw:
@@ -62,7 +62,7 @@ def run(folder: Path, config: ShardConfig, flaw: str | None) -> None:
 
 
 def start_over(folder: Path, configs: Sequence[ShardConfig], to: To) -> None:
-    """Have a job start over; the arguments are as of `run`."""
+    """Reset a job; `folder` is as in `run`."""
     _settle(folder)
     try:
         reset(configs, to)
@@ -71,7 +71,7 @@ def start_over(folder: Path, configs: Sequence[ShardConfig], to: To) -> None:
 
 
 def move(folder: Path, deployment: Deployment) -> None:
-    """Move a job's state to the deployment's number of shards."""
+    """Move a job's state to the deployment's number of shards; `folder` is as in `run`."""
     _settle(folder)
     try:
         reshard(deployment)
@@ -80,7 +80,7 @@ def move(folder: Path, deployment: Deployment) -> None:
 
 
 def judge_again(folder: Path, config: ShardConfig, span: Span, into: str, overwrite: bool) -> None:
-    """Judge a span of a job's topic again; the arguments are as of `run`."""
+    """Process a span of a job's topic again; `folder` and `config` are as in `run`."""
     _settle(folder)
     backfill(config.plan.build(config.lake), config.kafka, config.lake, span, into, overwrite=overwrite)
 

@@ -1,4 +1,4 @@
-"""The crash tests' job in versions of its code: the second one keeps its windows in another order."""
+"""The crash tests' job in two versions of its code: the second one stores the columns of its windows in another order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ RING = "1-Last/rows|data"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """What `options["code"]` says: its version, and how it gets state of the first.
+    """Create the pipeline in the version of `options["code"]`, which also says how it gets its state from the first version.
 
-    Where that is a file's name, a plan that an older version has stored builds the newer one, as it is when code has changed.
+    `options["code"]` may be a file's name. A plan that the older version has stored then builds the newer version, as after a
+    change of the code.
     """
     code = options["code"]
     code = code if isinstance(code, dict) else orjson.loads(Path(code).read_bytes())
@@ -45,5 +46,5 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 def migrate(version: int, delta: StateDelta) -> StateDelta | None:
-    """The second version's state from the first one's."""
+    """Convert the first version's state to the second's."""
     return replace(delta, cells={**delta.cells, RING: delta.cells[RING].flip(-1)}) if version == 1 else None

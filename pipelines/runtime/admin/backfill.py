@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
+from deltalake import Schema
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from tocsin.pipelines.runtime.declare.durations import size
@@ -26,7 +26,7 @@ from tocsin.pipelines.runtime.engine.stepper import LogSteps, StepClock, by_part
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.reader import Reader
-from tocsin.pipelines.runtime.lake.delta import PARTITION
+from tocsin.pipelines.runtime.lake.delta import PARTITION, delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
@@ -135,10 +135,9 @@ def backfill(
 
 def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
     """Whether the table exists. Raise `ConfigError` if it may not be overwritten."""
-    uri, options = lake.uri(into), lake.options or None
-    if not DeltaTable.is_deltatable(uri, storage_options=options):
+    if (table := delta_table(lake, into)) is None:
         return False
-    described = DeltaTable(uri, storage_options=options).metadata().description or ""
+    described = table.metadata().description or ""
     if not described.startswith(MADE):
         raise ConfigError(f"table {into}: expected a new one or one from a backfill, got another; name another table")
     if not overwrite:

@@ -67,9 +67,9 @@ Size = Annotated[str, parsed(size, "a size such as 512KB, 64MB, 1GB")]
 class Options(BaseModel):
     """A pipeline's options. Subclass it: each field is an option, with its type and its default.
 
-    Attributes:
-        name: of the pipeline.
-        topic: that it reads.
+    Args:
+        name: the pipeline's name.
+        topic: the topic that it reads.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True)

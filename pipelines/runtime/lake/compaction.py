@@ -14,7 +14,7 @@ from pyarrow import fs
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
-from tocsin.pipelines.runtime.lake.delta import delta_table
+from tocsin.pipelines.runtime.lake.delta import delta_table, exists
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
 def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
     """Compact the tables that exist, and delete a pipeline's frames that are older than an age."""
     drop_frames(lake, *frames)
-    there = [n for n in names if delta_table(lake, n)]
+    there = [n for n in names if exists(lake, n)]
     done = []
     for name in there:
         try:

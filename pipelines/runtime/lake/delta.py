@@ -23,10 +23,18 @@ ATTEMPTS = 20
 PARTITION = "event_date"
 
 
+def exists(lake: Lake, name: str) -> bool:
+    """Whether the lake has this table."""
+    return DeltaTable.is_deltatable(lake.uri(name), lake.options or None)
+
+
 def delta_table(lake: Lake, name: str) -> DeltaTable | None:
-    """A table of the lake at its newest version; None if it does not exist."""
-    uri, options = lake.uri(name), lake.options or None
-    return DeltaTable(uri, storage_options=options) if DeltaTable.is_deltatable(uri, storage_options=options) else None
+    """A table of the lake at its newest version; None if it does not exist.
+
+    Raises:
+        DeltaError: its log can't be read.
+    """
+    return DeltaTable(lake.uri(name), storage_options=lake.options or None) if exists(lake, name) else None
 
 
 def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:

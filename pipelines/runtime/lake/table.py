@@ -22,7 +22,15 @@ from deltalake.transaction import AddAction
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Fenced, LakeLost, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.lake.delta import PARTITION, absent, commit, commit_fenced, delta_table, properties
+from tocsin.pipelines.runtime.lake.delta import (
+    PARTITION,
+    absent,
+    commit,
+    commit_fenced,
+    delta_table,
+    exists,
+    properties,
+)
 from tocsin.pipelines.runtime.lake.storage import Lake, write
 from tocsin.pipelines.runtime.telemetry import progress
 
@@ -204,7 +212,7 @@ class ResultsTable:
         self._look()
 
     def _there(self) -> bool:
-        return DeltaTable.is_deltatable(self._lake.uri(self._pipeline.folder), self._lake.options or None)
+        return exists(self._lake, self._pipeline.folder)
 
     def _open(self) -> DeltaTable:
         place = self._lake.place(self._pipeline.folder)
