@@ -1,8 +1,8 @@
 """Build the documentation site into build/docs or FOLDER: `python -m docs [FOLDER]`, which `make docs` runs.
 
 Pages include generated text: `<!-- readme: The tour -->` is replaced by the section of the README with that heading,
-`<!-- settings -->` by the reference of all settings, and `<!-- options: pipelines/rul.py -->` by the options in that pipeline's
-docstring. Pictures and formulas are drawn here, so that the site fetches nothing from another host.
+`<!-- settings -->` by the reference of all settings, and `<!-- options: module:class -->` by the reference of a pipeline's own
+options. Pictures and formulas are drawn here, so that the site fetches nothing from another host.
 """
 
 from __future__ import annotations

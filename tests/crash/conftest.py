@@ -18,9 +18,9 @@ EACH = 40
 
 @pytest.fixture
 def falls(kills: int) -> Falls:
-    """`falls(rng, points)` returns the points where a pipeline's test crashes, in random order: half of them, or all from `EACH` kills on.
+    """`falls(rng, points)` returns the points where a pipeline's test crashes, in random order.
 
-    `test_kills` crashes the engine itself at every point.
+    It returns half of the points, or all of them from `EACH` kills on. `test_kills` crashes the engine itself at every point.
     """
     return lambda rng, points: rng.sample(points, len(points) if kills >= EACH else (len(points) + 1) // 2)
 

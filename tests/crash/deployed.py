@@ -74,7 +74,7 @@ class Deployed:
             os.kill(actor(what), signal.SIGKILL)
 
     def lose_journal(self) -> None:
-        """Stop the job cleanly under load, and replace its journal with an empty topic."""
+        """Stop the job cleanly after it has read under load, and replace its journal with an empty topic."""
         with self._job.load(rate=100):
             self.goes_on()
         self.stop()
@@ -91,7 +91,7 @@ class Deployed:
 
 
 def actor(name: str) -> int:
-    """Wait for an actor of a class in these tests. Returns the newest one's process id. Ray puts the class into the process's title."""
+    """Wait for an actor of a class in these tests. Returns the process id of the newest. Ray puts the class into the title."""
 
     def living() -> list[psutil.Process]:
         return [

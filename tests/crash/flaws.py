@@ -20,7 +20,7 @@ EARLY = "takeover.early"
 
 
 def txn_per_worker() -> None:
-    """Each process has its own transactional id, so Kafka fences no owner. Publishing waits for the commit, before a check can stop it."""
+    """Each process has its own transactional id, so no owner is fenced; it commits before it can notice that it was replaced."""
     producer = clients.producer
 
     def send(original: Any, publisher: ShardPublisher, *what: Any) -> None:

@@ -39,7 +39,7 @@ def good(count: int, *, seed: int, units: int = 400) -> Iterator[Message]:
 
 
 def mutants(count: int, *, seed: int) -> Iterator[Message]:
-    """Yield good messages with one to three mutations each; some are still valid."""
+    """Yield good messages with one or more mutations each; some are still valid."""
     rng = random.Random(seed)
     for i in range(count):
         value, kind = _base(rng, i)

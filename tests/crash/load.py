@@ -48,9 +48,7 @@ def messages(seed: int, *, units: int = 20, partitions: int = 2) -> Iterator[Mes
     Heats lie on a grid that misses every alert level by 0.0005, so that float32 and float64 agree on which side a heat is.
     """
     rng, cycles = random.Random(seed), [0] * units
-    at_ms = (
-        int(time.time() * 1000) - 3_600_000
-    )  # in the past: timestamps run ahead of the clock, and the broker refuses the far future
+    at_ms = int(time.time() * 1000) - 3_600_000  # timestamps run ahead of the clock; the broker refuses the far future
 
     def ahead(unit: int) -> dict[str, Any]:
         cycles[unit] += 1
