@@ -306,7 +306,7 @@ def test_errors_name_both_numbers() -> None:
     with pytest.raises(ValueError, match="regime is 0 to 5, there are 4: 0 to 3"):
         regime_statistics(settings, which, 4)
     (x, mean, deviation), regime = readings(2, 9, 3)
-    with pytest.raises(ValueError, match=r"keep is 1.0, at least 0 and less than 1"):
+    with pytest.raises(ValueError, match=r"keep is 1.0, expected at least 0 and less than 1"):
         decompose(x, regime, mean, deviation, keep=1.0)
     with pytest.raises(ValueError, match=r"state is \[2, 2\] with F = 2, x has F = 3"):
         decompose(x, regime, mean, deviation, keep=0.5, state=torch.zeros(2, 2))
