@@ -72,7 +72,7 @@ def silence(
         for name in names:
             tell(supervisor(name), "silence", asset, until)
     ends = f"is muted until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
-    note(f"{asset} {ends if milliseconds(last) else 'may ring again'} ({', '.join(names)})")
+    note(f"{asset} {ends if milliseconds(last) else 'is no longer muted'} ({', '.join(names)})")
 
 
 @contextmanager

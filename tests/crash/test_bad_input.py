@@ -292,7 +292,7 @@ def test_a_damaged_batch_stops_its_partition_with_one_line_or_goes_on_record(
     stopped.stop()
     line = next(line for line in stopped.said.splitlines() if "restore the partition" in line)
     assert line.startswith(f"{job.topic}[0]@{lost.first}: ")
-    assert f"go on from {lost.last + 1} with `--on-gap skip`" in line
+    assert f"continue from {lost.last + 1} with `--on-gap skip`" in line
     assert {p: job.stored(f"{job.topic}/{p}") for p in range(2)} == reached
     assert job.differences(judge(r for r in records if r.offset < reached[r.partition])) == []
 

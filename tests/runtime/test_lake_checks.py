@@ -107,8 +107,8 @@ def test_a_journal_that_goes_with_another_lake(kafka: KafkaServer, tmp_path: Pat
         assert [*found] == ["one writer"]
         assert found["one writer"][0] == "wrong"
         assert found["one writer"][1].startswith(
-            f"topic _tocsin.{job.name}[0]: expected a table that knows of {job.name}/0, as its newest record does, got none in "
-            f"{second.place(job.name)}"
+            f"lake {second.place(job.name)}: expected a table that knows of {job.name}/0, as its journal in topic "
+            f"_tocsin.{job.name}[0] does, got none"
         )
         job.lake = second
         job.finish(job.start(on_gap="skip"))
@@ -153,7 +153,7 @@ def test_an_input_topic_that_was_cut_or_made_again(ran: Setup) -> None:
         (check, (state, said)) = ran.amiss().popitem()
         assert (check, state) == ("input positions", "wrong")
         assert said.startswith(f"{ran.topic}[0]@")
-        assert "records were deleted before they were judged" in said
+        assert "records were deleted before they were processed" in said
         admin.delete_topics([ran.topic])
         while ran.topic in admin.list_topics():
             time.sleep(0.1)

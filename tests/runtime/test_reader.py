@@ -174,7 +174,7 @@ def test_damage_in_the_log_is_an_error_or_a_dead_letter_and_what_surrounds_it_is
     polls = _drain(skipping, {0: 322})
     (letter,) = [d for p in polls for d in p.dead]
     assert (letter.offset, letter.stage, letter.error, letter.value) == (lost.first, "read", "RecordsCorrupt", None)
-    (end,) = map(int, re.findall(r"go on from (\d+) with", letter.message))
+    (end,) = map(int, re.findall(r"continue from (\d+) with", letter.message))
     # A length leads the broker itself astray, up to the next place that its index knows.
     assert end == lost.last + 1 if at != 8 else end > lost.last
     rows = [(r["_offset"], r["unit"]) for p in polls for r in p.table.to_pylist()]

@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     Unavailable,
 )
 from tocsin.pipelines.runtime.engine import journal as journal_
-from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.journal import Journal, checkpoint_name
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import RecoveryInputs
@@ -109,7 +109,11 @@ LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {
     "R lies below the log": (PositionLost, {"positions": {0: 40, 2: 20}}, r"readings\[0\]@40: expected .* 100..900"),
     "R lies above the log": (PositionLost, {"positions": {0: 500, 2: 51}}, r"readings\[2\]@51: expected .* 0..50"),
     "the snapshot is gone": (SnapshotLost, {}, f"snapshot {CHECKPOINT} in _state/job/0"),
-    "the journal is gone": (JournalLost, {}, f"journal that goes with checkpoint {CHECKPOINT}, got none"),
+    "the journal is gone": (
+        JournalLost,
+        {},
+        f"journal that goes with checkpoint {checkpoint_name(CHECKPOINT)}, got none",
+    ),
     "the log ends before the journal": (PositionLost, {}, r"readings\[0\]@901: expected the log to reach .* 900"),
 }
 

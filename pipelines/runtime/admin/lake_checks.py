@@ -23,6 +23,7 @@ from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine import losses
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, checkpoint_name
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, fetch_model, store_model
@@ -117,11 +118,8 @@ class LakeTable:
         """Whether the files that the table's log names are there."""
         if (table := self._table()) is None:
             return f"{self._place}: none yet"
-        if gone := absent(table, self._lake.files, self._name):
-            raise Unavailable(
-                f"table {self._place}: expected the files that its log names, got none at {gone[0]} and {len(gone) - 1} other "
-                "places; bring them back, or start without their rows with `--on-gap skip`"
-            )
+        if missing := losses.files_missing(self._place, self._name, absent(table, self._lake.files, self._name)):
+            raise missing
         return f"{self._place}: all that its log names"
 
     def model(self, ref: ModelRef | None, scratch: Lake) -> str:
@@ -160,11 +158,9 @@ class LakeTable:
             self._topic_ids.add(facts["topic_id"])
             another = facts.get("state_version", pipeline.state_version) != pipeline.state_version
             carried = another and (pipeline.migrate or milliseconds(pipeline.warmup))
-            if facts["signature"] != signature and not carried:
-                raise ConfigError(
-                    f"{where}: expected state {signature}, got {facts['signature']}; go back to what the pipeline was, or give it "
-                    "another name"
-                )
+            mismatch = losses.state_mismatch(self._name, shard, facts["signature"], signature)
+            if mismatch and not carried:
+                raise mismatch
             model = Plan.load(facts["plan"]).model
             if model and not self._names(names.model_folder(model.sha256)):
                 place = self._lake.place(names.model_folder(model.sha256))
@@ -184,18 +180,11 @@ class LakeTable:
         """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
         table = self._table()
         log = look()  # after the table: a living shard's offsets are inside the log of later
-        for topic_id in self._topic_ids - {log.topic_id}:
-            raise ConfigError(
-                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored offsets mean "
-                "other records; restore it, or go on from its start with `--on-gap skip`"
-            )
         at = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
-        for p, offset in at.items():
-            if not log.begin[p] <= offset <= log.end[p]:
-                raise ConfigError(
-                    f"{topic}[{p}]@{offset}: expected the next offset inside the log's {log.begin[p]}..{log.end[p]}, got one "
-                    "outside: records were deleted before they were judged; restore the topic, or go on with `--on-gap skip`"
-                )
+        found = [losses.topic_replaced(topic, topic_id, log) for topic_id in self._topic_ids]
+        for lost in (*found, *(losses.position_lost(topic, p, offset, log) for p, offset in at.items())):
+            if lost:
+                raise lost
         if not at:
             return f"{topic}: the very start"
         added = sorted(log.end.keys() - at.keys())
@@ -220,16 +209,9 @@ class LakeTable:
             before, record = self._checkpoint(table, shard), newest(shard)
             after = self._checkpoint(self._table(), shard)
             if record is None and before:
-                raise ConfigError(
-                    f"{where}: expected the journal that goes with checkpoint {checkpoint_name(before)} of {self._place}, got "
-                    "none: alerts since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
-                )
+                raise losses.journal_lost(self._name, shard, before)
             if record and not (table and table.transaction_version(names.epoch_id(self._name, shard))):
-                raise ConfigError(
-                    f"{where}: expected a table that knows of {self._name}/{shard}, as its newest record does, got none in "
-                    f"{self._place}: the lake was emptied, its drive is not mounted, or it is another one; bring it back, or begin "
-                    "anew with `--on-gap skip`"
-                )
+                raise losses.table_unknown(self._place, self._name, shard, f"its journal in {where}")
             position = partial(self._position, table, topic)
             if record and not goes_with(record, before, after, position):
                 raise ConfigError(

@@ -11,20 +11,15 @@ import pyarrow as pa
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.errors import (
-    FrameLost,
-    JournalLost,
     LakeLost,
     Lost,
-    PositionLost,
     RecordsCorrupt,
     SnapshotLost,
-    StateMismatch,
-    TopicReplaced,
 )
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine import journal
+from tocsin.pipelines.runtime.engine import journal, losses
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
-from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord, checkpoint_name
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.migration import carry
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -117,13 +112,13 @@ class Ownership:
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: no other process can write the journal any more.
             last = journal.newest(config.kafka, declared.journal, config.shard)
-            if lost := lost or _older_lake(config, declared, owned, last):
+            if lost := lost or _older_table(config, declared, owned, last):
                 if config.on_gap == "stop":
                     raise lost
                 # Raise the epoch above all that the journal names, so that no new checkpoint reuses an old name.
                 owned = results_table.own(start, above=(last.newest if last else 0) >> 32)
                 last = last and Journal(owned.checkpoint)
-            if gone := _missing_files(config, declared, results_table):
+            if gone := losses.files_missing(config.lake.place(declared.folder), declared.name, results_table.absent()):
                 if config.on_gap == "stop":
                     raise gone
                 results_table.repair()
@@ -135,39 +130,18 @@ def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None
     last = journal.newest(config.kafka, declared.journal, config.shard)
     group = names.lag_group(declared.name)
     if last is not None:
-        said = f"its journal in topic {declared.journal}[{config.shard}] does"
+        known_to = f"its journal in topic {declared.journal}[{config.shard}]"
     elif clients.group_has_read(config.kafka, group, declared.topic, config.partitions):
-        said = f"the positions of group {group} do"
+        known_to = f"group {group}"
     else:
         return None
-    return LakeLost(
-        f"lake {config.lake.place(declared.folder)}: expected a table that knows of {config.id}, as {said}, got none: this is "
-        f"another lake, or it was emptied, or its drive is not mounted; bring it back, then `tocsin resume {declared.name}`, "
-        "or begin anew with `--on-gap skip`: records are judged from `start` on, and their alerts ring again"
-    )
+    return losses.table_unknown(config.lake.place(declared.folder), declared.name, config.shard, known_to)
 
 
-def _older_lake(config: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
+def _older_table(config: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
     """The error for a table that lacks the checkpoint on which the journal builds; None: the table has it."""
-    if last and last.base > owned.checkpoint:
-        return LakeLost(
-            f"lake {config.lake.place(declared.folder)}: expected {config.id} at checkpoint {checkpoint_name(last.base)} or later, "
-            f"on which its journal builds, got {checkpoint_name(owned.checkpoint)}: this is an old copy, or another lake; bring "
-            f"back the right one, then `tocsin resume {declared.name}`, or go on from this one with `--on-gap skip`: alerts since "
-            "then ring again"
-        )
-    return None
-
-
-def _missing_files(config: ShardConfig, declared: Pipeline, results_table: ResultsTable) -> LakeLost | None:
-    """The error for missing files of the table; None: all files that were checked exist."""
-    if gone := results_table.absent():
-        return LakeLost(
-            f"lake {config.lake.place(declared.folder)}: expected the files that the table's log names, got none at {gone[0]} and "
-            f"{len(gone) - 1} other places: bring them back, then `tocsin resume {declared.name}`, or go on without their rows "
-            "with `--on-gap skip`"
-        )
-    return None
+    place, base = config.lake.place(declared.folder), last.base if last else 0
+    return losses.table_older(place, declared.name, config.shard, base, owned.checkpoint)
 
 
 def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
@@ -205,10 +179,8 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
     if snapshot and migrated:
         carry(machine, snapshot, positions, config, source)
     elif snapshot:
-        if facts["signature"] != machine.signature:
-            raise StateMismatch(
-                f"{declared.name}/{config.shard}: expected state {facts['signature']}, got {machine.signature}; raise state_version"
-            )
+        if mismatch := losses.state_mismatch(declared.name, config.shard, facts["signature"], machine.signature):
+            raise mismatch
         machine.restore(snapshot.deltas)
     failpoints.point("takeover.restored", waits=False)
     source.seek(positions)  # 5.
@@ -314,44 +286,29 @@ class RecoveryInputs:
     def positions(self, topic_id: str) -> dict[int, int]:
         """The committed offsets (R), limited to the log's range; the log's start if the topic was replaced."""
         log, topic = self._log, self._topic
-        if log.topic_id != topic_id:
-            lost = TopicReplaced(
-                f"topic {topic}: expected id {topic_id}, got {log.topic_id}: it was deleted and made again, so stored "
-                "offsets mean other records; restore it, or go on from its start with `--on-gap skip`"
-            )
-            self.lost(lost, self._config.partitions[0], 0)
+        if replaced := losses.topic_replaced(topic, topic_id, log):
+            self.lost(replaced, self._config.partitions[0], 0)
             return dict(log.begin)
         positions: dict[int, int] = {}
         for p, position in self._owned.positions.items():
             positions[p] = min(max(position, log.begin[p]), log.end[p])
-            if positions[p] != position:
-                lost_one = PositionLost(
-                    f"{topic}[{p}]@{position}: expected an offset in the log's {log.begin[p]}..{log.end[p]}, got one outside: "
-                    f"records were deleted before they were judged; go on from {positions[p]} with `--on-gap skip`"
-                )
-                self.lost(lost_one, p, position)
+            if lost := losses.position_lost(topic, p, position, log):
+                self.lost(lost, p, position)
         return positions
 
     def journal(self, stored: Journal | None) -> Journal:
         """The journal to re-run; empty if the stored one is older than the checkpoint, or its records are gone."""
         checkpoint, config = self._owned.checkpoint, self._config
         if stored is None and checkpoint:
-            lost = JournalLost(
-                f"topic _tocsin.*[{config.shard}]: expected the journal that goes with checkpoint {checkpoint}, got none: alerts "
-                "since it may ring twice; restore the topic, or accept that with `--on-gap skip`"
-            )
+            lost = losses.journal_lost(config.plan.name, config.shard, checkpoint)
             self.lost(lost, config.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
         reach: Mapping[int, int] = {
             p: e for item in todo.items if isinstance(item, StepRecord) for p, e in item.ends.items()
         }
         for p, end in reach.items():
-            if end > self._log.end[p]:
-                lost_tail = PositionLost(
-                    f"{self._topic}[{p}]@{end}: expected the log to reach as far as the journal, got its end at "
-                    f"{self._log.end[p]}: records that were judged are gone; go on with `--on-gap skip`"
-                )
-                self.lost(lost_tail, p, end)
+            if shorter := losses.log_shorter(self._topic, p, end, self._log):
+                self.lost(shorter, p, end)
                 return Journal(checkpoint)
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
@@ -360,11 +317,7 @@ class RecoveryInputs:
         then = {(partition, offset): error for partition, offset, error in ran.unread}
         for p, offset, error in batch.unread:
             if (p, offset) not in then:
-                lost = FrameLost(
-                    f"{self._topic}[{p}]@{offset}: expected the frame that was judged before, got {error}; put it back where its "
-                    "message says, or go on without it with `--on-gap skip`"
-                )
-                self.lost(lost, p, offset)
+                self.lost(losses.frame_lost(self._topic, p, offset, error), p, offset)
         if not then and not batch.unread:
             return batch
         rest = batch.without({*then, *((p, offset) for p, offset, _ in batch.unread)})

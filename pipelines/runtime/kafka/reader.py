@@ -290,7 +290,7 @@ class Reader:
         partition, start, end, why = found
         lost = RecordsCorrupt(
             f"{self._topic}[{partition}]@{start}: expected records as they were written, got {why}; restore the partition "
-            f"from a replica" + (f", or go on from {end} with `--on-gap skip`" if end else "")
+            f"from a replica" + (f", or continue from {end} with `--on-gap skip`" if end else "")
         )
         if end is None or self._on_gap == "stop":
             self._damaged[partition] = start, lost
