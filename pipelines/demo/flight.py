@@ -181,7 +181,8 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
     show(query(SQL, lake=settings.lake.open()))
     out.rule("MLflow", align="left", style="dim")
     database = _short(folder / "mlflow.db")
-    out.print(f"throughput, lag and latency are run {run} of experiment {settings.mlflow.experiment} in {database}")
+    where = f"experiment {settings.mlflow.experiment} in {database}"
+    out.print(f"throughput, lag and latency are run {run} of {where}" if run else f"{where} has no run yet")
     out.rule("next", align="left", style="dim")
     bin_ = "" if shutil.which("tocsin") else f"{_short(Path(sys.executable).parent)}/"
     file = _short(folder / "tocsin.toml")

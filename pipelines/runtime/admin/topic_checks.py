@@ -21,7 +21,14 @@ from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.broker import Broker, count
 from tocsin.pipelines.runtime.kafka.dead_letters import SIZE_LIMIT
 from tocsin.pipelines.runtime.kafka.reader import TopicState
-from tocsin.pipelines.runtime.kafka.topics import JOURNAL
+from tocsin.pipelines.runtime.kafka.topics import (
+    JOURNAL,
+    alter,
+    check_compaction,
+    check_exists,
+    check_retention,
+    check_shards,
+)
 from tocsin.pipelines.runtime.kafka.topics import LARGEST as LARGEST_RECORD
 
 LARGEST = SIZE_LIMIT + 8192
@@ -57,31 +64,21 @@ class Topics:
     def input(self) -> str:
         """Whether the input topic is there."""
         described = self._broker.describe(self._topic)
-        if described is None:
-            raise ConfigError(
-                f"topic {self._topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
-            )
-        self._partitions = len(described["partitions"])
+        partitions = len(described["partitions"]) if described else 0
+        check_exists(self._topic, partitions)
+        self._partitions = partitions
         return f"{self._topic}: {count(self._partitions, 'partition')}"
 
     def cleanup(self) -> str:
         """Whether the input topic keeps every reading."""
         policy = self._policy(self._topic, self._broker.configs(self._topic))
-        if "compact" in policy:
-            raise ConfigError(
-                f"topic {self._topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away; "
-                f"{_alter(self._topic, 'cleanup.policy=delete')}, or read another topic"
-            )
+        check_retention(self._topic, policy)
         return f"{self._topic}: {policy}"
 
     def shards(self) -> str:
         """Whether each shard has something to read, and each worker a shard."""
         s, n, w = self._shards, self._partitions, self._workers
-        if s > n:
-            raise ConfigError(
-                f"shards = {s}: expected at most one for each of the {count(n, 'partition')} of {self._topic}, got {s - n} more, "
-                f"with nothing to read; set pipelines.{self._name}.shards = {n}, or add partitions"
-            )
+        check_shards(self._name, self._topic, s, n)
         if w > s:
             raise Concern(
                 f"workers = {w}: expected at most one a shard, got {w - s} more, which will not be started; set "
@@ -110,7 +107,7 @@ class Topics:
             raise ConfigError(
                 f"topic {self._dead}: expected max.message.bytes of {LARGEST} at least, for originals of {SIZE_LIMIT} and their "
                 f"headers, got {most} from {where}: a larger letter would end the shard; "
-                f"{_alter(self._dead, f'max.message.bytes={2 * SIZE_LIMIT}')}"
+                f"{alter(self._dead, f'max.message.bytes={2 * SIZE_LIMIT}')}"
             )
         return self._kept(self._dead, 1)
 
@@ -122,15 +119,11 @@ class Topics:
             self._broker.makeable(j, s, **JOURNAL)
             return f"{j}: none yet, the first start makes it"
         configs = self._broker.configs(j)
-        if (policy := self._policy(j, configs)) != "compact":
-            raise ConfigError(
-                f"topic {j}: expected cleanup.policy=compact, got {policy}: retention would delete what a shard must find "
-                f"after a crash; {_alter(j, 'cleanup.policy=compact')}"
-            )
+        check_compaction(j, self._policy(j, configs))
         if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
             raise Concern(
                 f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {most}: a larger record would end the "
-                f"shard; the next start raises it, or {_alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
+                f"shard; the next start raises it, or {alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
             )
         there = len(described["partitions"])
         grows = f", the next start makes it {s}" if there < s else ""
@@ -156,7 +149,7 @@ class Topics:
         if least > in_sync:
             raise ConfigError(
                 f"topic {topic}: expected min.insync.replicas of at most the {in_sync} in sync, got {least}: it refuses every "
-                f"acknowledged write; {_alter(topic, f'min.insync.replicas={max(replicas - 1, 1)}')}, or bring brokers back"
+                f"acknowledged write; {alter(topic, f'min.insync.replicas={max(replicas - 1, 1)}')}, or bring brokers back"
             )
         if self._broker.brokers > 1 and replicas == 1:
             yield f"topic {topic}: expected 3 replicas, got 1: it is lost with its broker; reassign it"
@@ -165,7 +158,7 @@ class Topics:
         if replicas > 1 and least == 1:
             yield (
                 f"topic {topic}: expected min.insync.replicas=2, got 1: what one broker acknowledges is lost with it; "
-                f"{_alter(topic, 'min.insync.replicas=2')}"
+                f"{alter(topic, 'min.insync.replicas=2')}"
             )
         if replicas > 1 and least == replicas:
             yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {least}: no broker may rest"
@@ -299,7 +292,7 @@ class Topics:
         if "compact" in (policy := self._policy(topic, self._broker.configs(topic))):
             raise Concern(
                 f"topic {topic}: expected cleanup.policy=delete, got {policy}: all but the newest record of a key will go; "
-                f"{_alter(topic, 'cleanup.policy=delete')}"
+                f"{alter(topic, 'cleanup.policy=delete')}"
             )
         return f"{topic}: {count(len(described['partitions']), 'partition')}"
 
@@ -309,7 +302,3 @@ class Topics:
                 f"topic {topic}: expected to see its settings, got none; grant this user DESCRIBE_CONFIGS on it"
             )
         return configs["cleanup.policy"]
-
-
-def _alter(topic: str, config: str) -> str:
-    return f"`kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {config}`"

@@ -94,7 +94,9 @@ def stay_on_loopback() -> None:
 
 def clear() -> None:
     """Delete the folders of ended sessions except the newest `KEPT`. A session's name ends with the pid of its starter."""
-    ended = [s for s in SESSIONS.glob("session_*_*") if not _lives(int(s.name.rpartition("_")[2]))]
+    ended = [
+        s for s in SESSIONS.glob("session_*_*") if (pid := s.name.rpartition("_")[2]).isdigit() and not _lives(int(pid))
+    ]
     for session in sorted(ended)[:-KEPT]:
         shutil.rmtree(session, ignore_errors=True)
 

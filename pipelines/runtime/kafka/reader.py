@@ -354,7 +354,8 @@ class Reader:
 
     def close(self) -> None:
         """Close the connections."""
-        self._consumer.close()
+        if "_consumer" in vars(self):  # a cached property: a reader that was never used has no connection
+            self._consumer.close()
         if self._second:
             self._second.close()
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -14,9 +14,6 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.kafka import clients
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 GROW_S = 30
@@ -51,24 +48,14 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
             if create_input:
                 create_topic(admin, pipeline.topic, create_input)
             partitions = _partitions(admin, pipeline.topic)
-            if not partitions:
-                raise ConfigError(
-                    f"topic {pipeline.topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
-                )
-            if shards > partitions:
-                raise ConfigError(
-                    f"topic {pipeline.topic}: expected a partition for each of the {shards} shards at least, got {partitions}; "
-                    f"set pipelines.{pipeline.name}.shards = {partitions}, or add partitions"
-                )
-            policy = _setting(admin, pipeline.topic, "cleanup.policy", "delete")
-            if "compact" in policy:
-                raise ConfigError(
-                    f"topic {pipeline.topic}: expected cleanup.policy=delete, got {policy}: compaction would take readings away"
-                )
+            check_exists(pipeline.topic, partitions)
+            check_shards(pipeline.name, pipeline.topic, shards, partitions)
+            check_retention(pipeline.topic, _setting(admin, pipeline.topic, "cleanup.policy", "delete"))
             if pipeline.rules:
                 create_topic(admin, pipeline.alerts, partitions)
             create_topic(admin, pipeline.dead_letters, 1)
             create_topic(admin, pipeline.journal, shards, **JOURNAL)
+            check_compaction(pipeline.journal, _setting(admin, pipeline.journal, "cleanup.policy", "compact"))
             if _partitions(admin, pipeline.journal) < shards:
                 _grow(admin, pipeline.journal, shards)
             _widen(admin, pipeline.journal)
@@ -77,6 +64,46 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
                 f"Kafka at {options.get('bootstrap_servers')}: {reason!r}; check its address and your rights"
             ) from reason
     return partitions
+
+
+def check_exists(topic: str, partitions: int) -> None:
+    """Raise `ConfigError` if the input topic has no partitions: it does not exist."""
+    if not partitions:
+        raise ConfigError(
+            f"topic {topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`"
+        )
+
+
+def check_shards(pipeline: str, topic: str, shards: int, partitions: int) -> None:
+    """Raise `ConfigError` if a shard has no partition."""
+    if shards > partitions:
+        raise ConfigError(
+            f"topic {topic}: expected a partition for each of the {shards} shards at least, got {partitions}; set "
+            f"pipelines.{pipeline}.shards = {partitions}, or add partitions"
+        )
+
+
+def check_retention(topic: str, policy: str) -> None:
+    """Raise `ConfigError` if the input topic is compacted."""
+    if "compact" in policy:
+        raise ConfigError(
+            f"topic {topic}: expected cleanup.policy=delete, got {policy}: compaction would delete readings; "
+            f"{alter(topic, 'cleanup.policy=delete')}, or read another topic"
+        )
+
+
+def check_compaction(journal: str, policy: str) -> None:
+    """Raise `ConfigError` if a journal's topic is not compacted alone."""
+    if policy != "compact":
+        raise ConfigError(
+            f"topic {journal}: expected cleanup.policy=compact, got {policy}: retention would delete records that recovery needs; "
+            f"{alter(journal, 'cleanup.policy=compact')}"
+        )
+
+
+def alter(topic: str, setting: str) -> str:
+    """The command that changes a topic's setting."""
+    return f"`kafka-configs --alter --entity-type topics --entity-name {topic} --add-config {setting}`"
 
 
 def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
@@ -128,8 +155,7 @@ def _widen(admin: Any, journal: str) -> None:
     except KafkaError as reason:
         line = (
             f"topic {journal}: expected max.message.bytes of {LARGEST} at least, got {most}, and {reason!r} when it was to be "
-            f"raised: a larger record would end the shard; `kafka-configs --alter --entity-type topics --entity-name {journal} "
-            f"--add-config max.message.bytes={LARGEST}`"
+            f"raised: a larger record would end the shard; {alter(journal, f'max.message.bytes={LARGEST}')}"
         )
         if most < LEAST:
             raise ConfigError(line) from reason
