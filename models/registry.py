@@ -23,7 +23,7 @@ from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput
+    from mlflow.entities import DatasetInput, LoggedModel
 
     from tocsin.models.served import Served
 
@@ -108,59 +108,85 @@ def register(
     Returns:
         The model's version.
     """
-    from mlflow.entities import LoggedModelOutput, Param
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-
     client = _client(tracking_uri)
-    experiment = _experiment(client, name, artifact_location)
-    said = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'data that were not named'}."
+    note = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'unnamed data'}."
     tags = {"tocsin.domain": domain, "tocsin.version": TOCSIN}
+    runs = _Runs(client, _experiment(client, name, artifact_location), domain, data, tags)
     texts = {key: str(value) for key, value in params.items()}
-
-    def begun(title: str, texts: Mapping[str, str], more: Mapping[str, str]) -> str:
-        marks = {"mlflow.source.name": f"tocsin train {domain}", "mlflow.source.type": "LOCAL", **tags, **more}
-        run = str(client.create_run(experiment, tags=marks, run_name=title).info.run_id)
-        client.log_batch(run, params=[Param(key, value) for key, value in texts.items()])
-        client.log_inputs(run, [_dataset(source) for source in data])
-        return run
-
-    run = begun(f"train {name}", texts, {"mlflow.note.content": said})
+    run = runs.begin(f"train {name}", texts, {"mlflow.note.content": note})
     try:
-        for attempt in attempts:
-            kept = str(attempt.seed) == texts.get("seed")
-            marks = {MLFLOW_PARENT_RUN_ID: run, "tocsin.kept": str(kept).lower()}
-            child = begun(f"seed {attempt.seed}", {**texts, "seed": str(attempt.seed)}, marks)
-            _figures(client, child, attempt.metrics)
-            client.set_terminated(child)
-        model = client.create_logged_model(experiment, name, run, tags, texts, model_type=domain)
-        with TemporaryDirectory() as folder:
-            _describe(
-                directory,
-                Path(folder),
-                domain,
-                loader or f"tocsin.models.{domain}.pyfunc",
-                run=run,
-                model_id=model.model_id,
-            )
-            client.log_model_artifacts(model.model_id, folder)
-        client.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+        runs.attempts(run, texts, attempts)
+        model = runs.model(run, name, directory, texts, loader or f"tocsin.models.{domain}.pyfunc")
         _figures(client, run, metrics, model.model_id)
     except BaseException:
         client.set_terminated(run, "FAILED")
         raise
     client.set_terminated(run)
-    with contextlib.suppress(MlflowException):  # it exists already
-        client.create_registered_model(
-            name, tags, f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
-        )
-    version = client.create_model_version(
-        name, model.artifact_location, run, {**tags, "seed": texts.get("seed", "")}, None, said, model_id=model.model_id
-    )
+    version = _version(client, name, model, run, {**tags, "seed": texts.get("seed", "")}, note)
     if champion:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-    return str(version.version)
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return version
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The MLflow runs of one training."""
+
+    client: MlflowClient
+    experiment: str
+    domain: str
+    data: Sequence[str]
+    tags: Mapping[str, str]
+
+    def begin(self, title: str, params: Mapping[str, str], more: Mapping[str, str]) -> str:
+        """Begin a run. Returns its id."""
+        from mlflow.entities import Param
+
+        source = {"mlflow.source.name": f"tocsin train {self.domain}", "mlflow.source.type": "LOCAL"}
+        made = self.client.create_run(self.experiment, tags={**source, **self.tags, **more}, run_name=title)
+        run = str(made.info.run_id)
+        self.client.log_batch(run, params=[Param(key, value) for key, value in params.items()])
+        self.client.log_inputs(run, [_dataset(source) for source in self.data])
+        return run
+
+    def attempts(self, parent: str, params: Mapping[str, str], attempts: Sequence[Attempt]) -> None:
+        """Record each seed as a child run."""
+        from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+        for attempt in attempts:
+            kept = str(attempt.seed) == params.get("seed")
+            tags = {MLFLOW_PARENT_RUN_ID: parent, "tocsin.kept": str(kept).lower()}
+            run = self.begin(f"seed {attempt.seed}", {**params, "seed": str(attempt.seed)}, tags)
+            _figures(self.client, run, attempt.metrics)
+            self.client.set_terminated(run)
+
+    def model(self, run: str, name: str, directory: Path, params: Mapping[str, str], loader: str) -> LoggedModel:
+        """Log a model's files as an MLflow model."""
+        from mlflow.entities import LoggedModelOutput
+
+        model = self.client.create_logged_model(
+            self.experiment, name, run, dict(self.tags), dict(params), model_type=self.domain
+        )
+        with TemporaryDirectory() as folder:
+            _describe(directory, Path(folder), self.domain, loader, run=run, model_id=model.model_id)
+            self.client.log_model_artifacts(model.model_id, folder)
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+        return model
+
+
+def _version(client: MlflowClient, name: str, model: LoggedModel, run: str, tags: Mapping[str, str], note: str) -> str:
+    """Register a logged model as a new version. Returns it."""
+    from mlflow.exceptions import MlflowException
+
+    domain = tags["tocsin.domain"]
+    about = f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
+    with contextlib.suppress(MlflowException):  # it exists already
+        client.create_registered_model(name, {n: v for n, v in tags.items() if n != "seed"}, about)
+    made = client.create_model_version(
+        name, model.artifact_location, run, dict(tags), None, note, model_id=model.model_id
+    )
+    return str(made.version)
 
 
 def scored(name: str, version: str, figures: Mapping[str, object], *, data: str, tracking_uri: str) -> None:

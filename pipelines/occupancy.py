@@ -26,7 +26,6 @@ from tocsin.pipelines.runtime import (
     Declared,
     Duration,
     Model,
-    ModelError,
     Options,
     Pipeline,
     Rows,
@@ -140,10 +139,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ModelError: no model, or files that do not make one.
     """
     o = OccupancyOptions.read(options)
-    if model is None:
-        raise ModelError(
-            "pipelines.occupancy: expected a model, got none; set model = 'occupancy@champion' or a folder that training wrote"
-        )
+    model = Model.required(model, "occupancy")
     judge = model.load(load, training="tocsin train occupancy")
     return Pipeline(
         name=o.name,

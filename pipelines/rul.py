@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.model import load
-from tocsin.pipelines.runtime import AlertRule, ConfigError, Model, ModelError, Options, Pipeline
+from tocsin.pipelines.runtime import AlertRule, ConfigError, Model, Options, Pipeline
 from tocsin.pipelines.runtime.stages import Infer, Reorder, SlidingWindow
 
 JUMP = 10_000
@@ -51,10 +51,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ModelError: no model, or files that do not make one.
     """
     o = RulOptions.read(options)
-    if model is None:
-        raise ModelError(
-            "pipelines.rul: expected a model, got none; set model = 'rul@champion' or a folder that training wrote"
-        )
+    model = Model.required(model, "rul")
     judge = model.load(load, training="tocsin train rul")
     config = judge.config
     warning = config.warning if o.warning is None else o.warning

@@ -27,7 +27,6 @@ from tocsin.pipelines.runtime import (
     Declared,
     Lateness,
     Model,
-    ModelError,
     Options,
     Pipeline,
     Rows,
@@ -81,13 +80,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         model: written by `tocsin train surprise`.
 
     Raises:
-        ConfigError: an option is not what it should be.
+        ConfigError: an option is unknown or wrong.
         ModelError: there is no model, or it does not load.
     """
-    if model is None:
-        raise ModelError(
-            "pipelines.surprise: expected a model, got none; set model = 'surprise@champion' or a folder that training wrote"
-        )
+    model = Model.required(model, "surprise")
     judge, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
     fields = frame_fields(*judge.size, roots=o.roots)
     return Pipeline(

@@ -29,7 +29,6 @@ from tocsin.pipelines.runtime import (
     Declared,
     Lateness,
     Model,
-    ModelError,
     Options,
     Pipeline,
     Rows,
@@ -109,50 +108,19 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         model: written by `tocsin train touch`.
 
     Raises:
-        ConfigError: an option is not what it should be.
+        ConfigError: an option is unknown or wrong.
         ModelError: there is no model, or it does not load.
     """
-    if model is None:
-        raise ModelError(
-            "pipelines.touch: expected a model, got none; set model = 'touch@champion' or a folder that training wrote"
-        )
+    model = Model.required(model, "touch")
     judge, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
-    # Of a camera that has fallen silent, what is still to be sorted goes on before the windows are closed without it.
-    quiet = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
-    wait = f"{max(milliseconds(WAIT), quiet + 1000)}ms"
-    c, fields = judge.config, frame_fields(*judge.size, roots=o.roots)
+    fields = frame_fields(*judge.size, roots=o.roots)
     return Pipeline(
         name=o.name,
         topic=o.topic,
         schema=pa.schema([*FACTS, *BOXES, *fields]),
         key="camera",
         event_time="time",
-        stages=[
-            Reorder(late=o.late, wait=f"{quiet}ms"),
-            Gaps(by="sequence"),
-            Pixels(fields[1]),
-            Boxes(_detector(o.name, o.hands, model.device)),
-            Encode(judge.grey),
-            CenteredWindow(
-                past=1,
-                ahead=0,
-                tensor="grey",
-                shape=judge.size,
-                dtype=torch.uint8,
-                name="pair",
-                lapse=LAPSE,
-                wait=wait,
-                without=() if c.eye.looks else ("pixels",),
-            ),
-            Look(judge),
-            CenteredWindow(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
-            Judge(judge),
-            CenteredWindow(
-                c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait
-            ),
-            Touches(judge),
-            Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
-        ],
+        stages=_stages(judge, o, fields[1], model.device),
         results=RESULTS,
         rules=[
             AlertRule(
@@ -167,6 +135,37 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         model_version=model.version,
         batch=Batch(rows=64, wait="20ms"),
     )
+
+
+def _stages(judge: TouchModel, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
+    c = judge.config
+    # Rows of an inactive camera leave `Reorder` before the windows close without them.
+    quiet = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
+    wait = f"{max(milliseconds(WAIT), quiet + 1000)}ms"
+    return [
+        Reorder(late=o.late, wait=f"{quiet}ms"),
+        Gaps(by="sequence"),
+        Pixels(pixels),
+        Boxes(_detector(o.name, o.hands, device)),
+        Encode(judge.grey),
+        CenteredWindow(
+            past=1,
+            ahead=0,
+            tensor="grey",
+            shape=judge.size,
+            dtype=torch.uint8,
+            name="pair",
+            lapse=LAPSE,
+            wait=wait,
+            without=() if c.eye.looks else ("pixels",),
+        ),
+        Look(judge),
+        CenteredWindow(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
+        Judge(judge),
+        CenteredWindow(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait),
+        Touches(judge),
+        Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
+    ]
 
 
 Detector = Callable[[Tensor], Tensor]

@@ -79,7 +79,11 @@ def test_people_read_marks_and_scripts_the_exit_status(setup: Setup) -> None:
     for given, status, line in (
         ({}, 0, "ok      shards             2 shards of 2 partitions on 1 worker"),
         ({f"pipelines.{setup.name}.workers": 3}, 0, "warning shards             workers = 3: expected"),
-        ({f"pipelines.{setup.name}.shards": 3}, 1, "wrong   shards             shards = 3: expected"),
+        (
+            {f"pipelines.{setup.name}.shards": 3},
+            1,
+            f"wrong   shards             topic {setup.topic}: expected a partition for each of the 3 shards",
+        ),
     ):
         done = setup.run(given)
         assert done.exit_code == status

@@ -65,18 +65,13 @@ class Occupancy(Domain):
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.occupancy.config import OccupancyConfig
         from tocsin.models.occupancy.search import best, folds, settled
-        from tocsin.models.occupancy.train import Recipe, candidate, fit, labelled, rooms, score
+        from tocsin.models.occupancy.train import Recipe, candidate, fit, score
 
         (name, out), progress = run.place("occupancy"), run.progress
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
         config, found = OccupancyConfig(), Search([], None)
-        sources: list[list[Room]] = []
+        sources = self._rooms(run, config.features, decimal_comma)
         attempts: dict[int, Attempt[OccupancyModel]] = {}
-        task = progress.add_task("reading", total=len(run.data))
-        for source in run.data:
-            recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
-            sources.append(rooms(labelled(self.minutes(recording), recording.truth), config.features))
-            progress.advance(task)
         if search:
             found = _search(run, sources, config, recipe, name=name, trials=search)
             config, recipe = settled(config, recipe, best(found.trials).settings)
@@ -107,6 +102,18 @@ class Occupancy(Domain):
             lines=_trials(found.trials),
             more={"search": [asdict(trial) for trial in found.trials] or None},
         )
+
+    def _rooms(self, run: Training, features: Sequence[str], decimal_comma: bool) -> list[list[Room]]:
+        """Read the labelled rooms of each recording."""
+        from tocsin.models.occupancy.train import labelled, rooms
+
+        sources: list[list[Room]] = []
+        task = run.progress.add_task("reading", total=len(run.data))
+        for source in run.data:
+            recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
+            sources.append(rooms(labelled(self.minutes(recording), recording.truth), features))
+            run.progress.advance(task)
+        return sources
 
     def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
         """Run the pipeline over a recording, and compare the published state with the truth, minute by minute."""

@@ -96,8 +96,6 @@ def advance(
     level = (above / usual).clamp(max=5)
     smooth |= averaged({"past": level})
 
-    angle = clock.hour / 24 * 2 * math.pi
-    work = torch.sigmoid((clock.hour - 8.3) * 3) * torch.sigmoid((17.3 - clock.hour) * 2)
     columns = {
         "level": level,
         "log_level": torch.log1p(3 * above / usual),
@@ -108,10 +106,7 @@ def advance(
         "damping": (vapour - smooth["vapour"]).clamp(-1, 1),
         "ventilation": air["ventilation"],
         "opening": air["ventilation"] - smooth["ventilation"],
-        "workday": work,
-        "weekend": (clock.weekday >= 5).double(),
-        "hour_sin": torch.sin(angle),
-        "hour_cos": torch.cos(angle),
+        **_of_the_clock(clock),
     }
     then = {
         "floor": floor,
@@ -124,6 +119,17 @@ def advance(
         "levels": levels,
     }
     return torch.stack([columns[n] for n in FEATURES], 1).float(), then
+
+
+def _of_the_clock(clock: Clock) -> dict[str, Tensor]:
+    """The features of the local time."""
+    angle = clock.hour / 24 * 2 * math.pi
+    return {
+        "workday": torch.sigmoid((clock.hour - 8.3) * 3) * torch.sigmoid((17.3 - clock.hour) * 2),
+        "weekend": (clock.weekday >= 5).double(),
+        "hour_sin": torch.sin(angle),
+        "hour_cos": torch.cos(angle),
+    }
 
 
 def _valid(mean: Tensor, last: Tensor) -> Tensor:

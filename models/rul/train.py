@@ -202,11 +202,7 @@ def fit(
     config = _scaled(config, over.rows[training.ends])
     scaled = replace(training, rows=(over.rows - torch.tensor(config.mean)) / torch.tensor(config.scale))
 
-    teacher = None
-    if recipe.teachers:
-        teacher = Teacher(channels=len(config.features), cap=config.cap, members=recipe.teachers)
-        teacher.fit(scaled, asymmetry=recipe.asymmetry)
-
+    teacher = _taught(scaled, config, recipe) if recipe.teachers else None
     network = build(config)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
     averaged = cast(RulNetwork, average.module)
@@ -226,11 +222,7 @@ def fit(
         for index in torch.randperm(len(scaled))[:drawn].split(recipe.batch):
             losses.append(optimization.step(_loss(network, scaled, index, teacher, config, recipe)))
             average.update_parameters(network)
-        rmse = score = math.nan
-        if len(validation):
-            predicted = predict(RulModel(config, averaged, torch.device("cpu")), validation)
-            figures = metrics(predicted, validation.rul.clamp(max=config.cap))
-            rmse, score = figures["rmse"], figures["score"] / len(validation)
+        rmse, score = _validated(RulModel(config, averaged, torch.device("cpu")), validation)
         curve.append(Epoch(epoch, sum(losses) / len(losses), rmse, score, time.perf_counter() - started))
         if progress:
             progress(curve[-1])
@@ -239,6 +231,19 @@ def fit(
         elif (since := since + 1) >= recipe.patience:
             break
     return RulModel(config, kept, torch.device("cpu")), curve
+
+
+def _taught(scaled: Windows, config: RulConfig, recipe: Recipe) -> Teacher:
+    teacher = Teacher(channels=len(config.features), cap=config.cap, members=recipe.teachers)
+    return teacher.fit(scaled, asymmetry=recipe.asymmetry)
+
+
+def _validated(model: RulModel, validation: Windows) -> tuple[float, float]:
+    """RMSE, and the score of a window; NaN without windows."""
+    if not len(validation):
+        return math.nan, math.nan
+    figures = metrics(predict(model, validation), validation.rul.clamp(max=model.config.cap))
+    return figures["rmse"], figures["score"] / len(validation)
 
 
 def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+    from tocsin.models.attempts import Attempt
+    from tocsin.models.gate import Candidate
     from tocsin.models.surprise.model import SurpriseModel
     from tocsin.models.surprise.simulation.novelties import Novelty
     from tocsin.models.surprise.train import Footage
@@ -43,67 +45,34 @@ class Surprise(Domain):
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.gate import Candidate
-        from tocsin.models.surprise.config import EncoderConfig, SurpriseConfig
+        from tocsin.models.surprise.config import SurpriseConfig
         from tocsin.models.surprise.model import SurpriseModel
-        from tocsin.models.surprise.model import load as restored
-        from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
-        from tocsin.models.surprise.train import Recipe, fit, judged, settled
+        from tocsin.models.surprise.train import Recipe, fit, settled
         from tocsin.models.vision.encoder import load
 
-        (name, out), progress, recipe = run.place("surprise"), run.progress, Recipe()
+        place, progress, recipe = run.place("surprise"), run.progress, Recipe()
         if steps is not None:
             recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
-        seen = EncoderConfig()
+        config = SurpriseConfig()
+        seen = config.encoder
         eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
-        clips: list[Footage] = []
-        unseen: list[Footage] = []
-        attempts = dict[int, Attempt[SurpriseModel]]()
-        dives = [*TRAIN_SEEDS] if SIM in run.data else []
-        paths = [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
-        task = progress.add_task("looking", total=len(dives) + len(paths) + len(VALIDATION_SEEDS))
-        sources: list[Path | int] = [*dives, *paths, *VALIDATION_SEEDS]
-        for source in sources:
-            if source in VALIDATION_SEEDS:
-                unseen.append(looked_at(source, eye))
-            else:
-                clips.append(looked_at(source, eye, covers=True))
-            progress.advance(task)
-        if not clips:
-            raise ValueError(f"--data {' '.join(run.data)}: expected clips to train on, got none")
+        clips, unseen = _footage(run, eye)
+        attempts: dict[int, Attempt[SurpriseModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
-            model = fit(clips, SurpriseConfig(encoder=seen), eye, recipe, seed=seed, progress=curve.add)
+            model = fit(clips, config, eye, recipe, seed=seed, progress=curve.add)
             model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
             figures = _figures(model, unseen)
             line = f": F1 {figures['f1']:.3f} of events on validation dives"
             attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
             progress.advance(task)
-
-        def candidate(seed: int) -> Candidate:
-            model, score = attempts[seed].model, attempts[seed].score
-
-            def against(folder: Path) -> tuple[float, float]:
-                other = restored(folder)
-                same = other.config.encoder == model.config.encoder
-                dives = unseen if same else [looked_at(source, other.eye) for source in VALIDATION_SEEDS]
-                return score, _figures(other, dives)["f1"]
-
-            return Candidate(
-                measure="F1 of events on validation dives",
-                lower=False,
-                score=score,
-                outputs=lambda: [judged(restored(out), clip) for clip in (unseen or clips)[:1]],
-                against=against,
-            )
-
         return keep(
             run,
             attempts,
             domain="surprise",
-            place=(name, out),
-            candidate=candidate,
+            place=place,
+            candidate=lambda seed: _candidate(attempts[seed], place[1], clips, unseen),
             params=lambda model: asdict(model.config.network),
         )
 
@@ -165,6 +134,46 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
         return
     for path, truth in clips(Path(data), decimal_comma=decimal_comma).items():
         yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
+
+
+def _footage(run: Training, eye: Encoder) -> tuple[list[Footage], list[Footage]]:
+    """Read the clips to train on, and the validation dives."""
+    from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+
+    sources: list[Path | int] = [*TRAIN_SEEDS] if SIM in run.data else []
+    sources += [path for folder in run.data if folder != SIM for path in _clips(Path(folder))]
+    if not sources:
+        raise ValueError(f"--data {' '.join(run.data)}: expected clips to train on, got none")
+    clips: list[Footage] = []
+    task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
+    for number, source in enumerate([*sources, *VALIDATION_SEEDS]):
+        clips.append(looked_at(source, eye, covers=number < len(sources)))
+        run.progress.advance(task)
+    return clips[: len(sources)], clips[len(sources) :]
+
+
+def _candidate(
+    attempt: Attempt[SurpriseModel], folder: Path, clips: Sequence[Footage], unseen: Sequence[Footage]
+) -> Candidate:
+    """A model that was saved to `folder`, compared with the champion on the validation dives `unseen`."""
+    from tocsin.models.gate import Candidate
+    from tocsin.models.surprise.model import load
+    from tocsin.models.surprise.simulation.scene import VALIDATION_SEEDS
+    from tocsin.models.surprise.train import judged
+
+    def against(other: Path) -> tuple[float, float]:
+        champion = load(other)
+        same = champion.config.encoder == attempt.model.config.encoder
+        dives = unseen if same else [looked_at(source, champion.eye) for source in VALIDATION_SEEDS]
+        return attempt.score, _figures(champion, dives)["f1"]
+
+    return Candidate(
+        measure="F1 of events on validation dives",
+        lower=False,
+        score=attempt.score,
+        outputs=lambda: [judged(load(folder), clip) for clip in [*unseen, *clips][:1]],
+        against=against,
+    )
 
 
 def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from tocsin.models.attempts import Attempt
+    from tocsin.models.gate import Candidate
     from tocsin.models.touch.clips import Labelled
     from tocsin.models.touch.decode import Spot
     from tocsin.models.touch.finder import HandFinder
@@ -55,30 +57,16 @@ class Touch(Domain):
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.gate import Candidate
-        from tocsin.models.touch.clips import clips as labelled
         from tocsin.models.touch.config import TouchConfig
         from tocsin.models.touch.evaluate import operating_figures
-        from tocsin.models.touch.finder import load
         from tocsin.models.touch.model import Eyes, TouchModel
-        from tocsin.models.touch.model import load as restored
-        from tocsin.models.touch.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
-        from tocsin.models.touch.train import Recipe, decoded, fit, judged, settled
+        from tocsin.models.touch.train import Recipe, fit, judged, settled
 
-        (name, out), progress, config = run.place("touch"), run.progress, TouchConfig()
+        place, progress, config = run.place("touch"), run.progress, TouchConfig()
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-        eyes, finder = Eyes(config.eye), load()
-        attempts = dict[int, Attempt[TouchModel]]()
-        sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in run.data]
-        for folder in run.data:
-            if folder != SIM:
-                sources += labelled(Path(folder), decimal_comma=decimal_comma).items()
-        clips: list[Footage] = []
-        unseen: list[Footage] = []
-        task = progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
-        for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
-            (unseen if source in VALIDATION_SEEDS else clips).append(looked_at(source, eyes, truth, finder))
-            progress.advance(task)
+        eyes = Eyes(config.eye)
+        clips, unseen = _footage(run, eyes, decimal_comma)
+        attempts: dict[int, Attempt[TouchModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
@@ -90,30 +78,12 @@ class Touch(Domain):
             line = f": mAP at 2 frames {figures['map_2']:.3f} on validation scenes"
             attempts[seed] = Attempt(model, figures["map_2"], curve.end(figures), figures, line)
             progress.advance(task)
-
-        def candidate(seed: int) -> Candidate:
-            model, score = attempts[seed].model, attempts[seed].score
-
-            def against(folder: Path) -> tuple[float, float]:
-                other = restored(folder)
-                same = other.config.eye == model.config.eye
-                scenes = unseen if same else [looked_at(seed, other.eyes) for seed in VALIDATION_SEEDS]
-                return score, _precision(other, scenes)["map_2"]
-
-            return Candidate(
-                measure="mAP at 2 frames on validation scenes",
-                lower=False,
-                score=score,
-                outputs=lambda: [decoded(restored(out), clip) for clip in (unseen or clips)[:1]],
-                against=against,
-            )
-
         return keep(
             run,
             attempts,
             domain="touch",
-            place=(name, out),
-            candidate=candidate,
+            place=place,
+            candidate=lambda seed: _candidate(attempts[seed], place[1], clips, unseen),
             params=lambda model: asdict(model.config.network),
         )
 
@@ -208,6 +178,48 @@ def _line(name: str, clip: Mapping[str, Any]) -> str:
     found = f"likeliest contact {clip['likeliest_contact']} and release {clip['likeliest_release']}"
     truth = ", ".join(f"{touch['contact']} to {touch['release']}" for touch in clip["touches"][:3])
     return f"{name}: {len(clip['touches'])} touches ({truth}), {len(clip['events'])} events raised, {found}"
+
+
+def _footage(run: Training, eyes: Eyes, decimal_comma: bool) -> tuple[list[Footage], list[Footage]]:
+    """Read the clips to train on, and the validation scenes."""
+    from tocsin.models.touch.clips import clips as labelled
+    from tocsin.models.touch.finder import load
+    from tocsin.models.touch.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
+
+    sources: list[tuple[Path | int, Labelled | None]] = [(seed, None) for seed in TRAIN_SEEDS if SIM in run.data]
+    for folder in run.data:
+        if folder != SIM:
+            sources += labelled(Path(folder), decimal_comma=decimal_comma).items()
+    finder, clips = load(), list[Any]()
+    task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
+    for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
+        clips.append(looked_at(source, eyes, truth, finder))
+        run.progress.advance(task)
+    return clips[: len(sources)], clips[len(sources) :]
+
+
+def _candidate(
+    attempt: Attempt[TouchModel], folder: Path, clips: Sequence[Footage], unseen: Sequence[Footage]
+) -> Candidate:
+    """A model that was saved to `folder`, compared with the champion on the validation scenes `unseen`."""
+    from tocsin.models.gate import Candidate
+    from tocsin.models.touch.model import load
+    from tocsin.models.touch.simulation.scene import VALIDATION_SEEDS
+    from tocsin.models.touch.train import decoded
+
+    def against(other: Path) -> tuple[float, float]:
+        champion = load(other)
+        same = champion.config.eye == attempt.model.config.eye
+        scenes = unseen if same else [looked_at(seed, champion.eyes) for seed in VALIDATION_SEEDS]
+        return attempt.score, _precision(champion, scenes)["map_2"]
+
+    return Candidate(
+        measure="mAP at 2 frames on validation scenes",
+        lower=False,
+        score=attempt.score,
+        outputs=lambda: [decoded(load(folder), clip) for clip in [*unseen, *clips][:1]],
+        against=against,
+    )
 
 
 def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,27 +18,24 @@ COLD = (
 )
 
 
+FROM = "Start, by Kafka's timestamps: 2026-01-31T12:00:00Z, or an age such as 2d."
+WARMUP = "Time before --from that is read for the state alone, such as 2d, to fill windows."
+Since = Annotated[str, typer.Option("--from", metavar="TIME", help=FROM)]
+Warmup = Annotated[str | None, typer.Option(metavar="AGE", help=WARMUP)]
+AlertsFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.ndjson", help="Write the alerts that would have been published.")
+]
+
+
 def backfill(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],
-    since: Annotated[
-        str,
-        typer.Option(
-            "--from", metavar="TIME", help="Start, by Kafka's timestamps: 2026-01-31T12:00:00Z, or an age such as 2d."
-        ),
-    ],
+    since: Since,
     until: Annotated[str, typer.Option("--to", metavar="TIME", help="End, exclusive.")],
     into: Annotated[str, typer.Option(metavar="TABLE", help="A new table of the lake.")],
-    warmup: Annotated[
-        str | None,
-        typer.Option(
-            metavar="AGE", help="Time before --from that is read for the state alone, such as 2d, to fill windows."
-        ),
-    ] = None,
+    warmup: Warmup = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the table of an earlier backfill.")] = False,
-    alerts: Annotated[
-        Path | None, typer.Option(metavar="FILE.ndjson", help="Write the alerts that would have been published.")
-    ] = None,
+    alerts: AlertsFile = None,
     alarms: Annotated[Path | None, typer.Option(hidden=True)] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
@@ -46,7 +44,6 @@ def backfill(
     No alert is published. The pipeline's own table, positions, state and dead letters stay as they are, whether it runs or not.
     The new table appears only when it is complete.
     """
-    import re
     from dataclasses import asdict
 
     import orjson
@@ -58,17 +55,13 @@ def backfill(
     from tocsin.pipelines.runtime.admin.backfill import Span
     from tocsin.pipelines.runtime.admin.backfill import backfill as judge_again
     from tocsin.pipelines.runtime.declare.durations import milliseconds
-    from tocsin.pipelines.runtime.declare.errors import ConfigError
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.lake.storage import aside
 
     if alarms:
         note("--alarms was renamed to --alerts")
     settings = context.obj.settings()
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", into):
-        raise ConfigError(f"--into {into}: expected a name of letters, digits, dots, dashes and underscores; rename it")
-    if into in (pipeline, *settings.pipelines):
-        raise ConfigError(f"--into {into}: expected a table of its own, got a pipeline's; name another")
+    _check_table(into, (pipeline, *settings.pipelines))
     _, declared = planned(settings, pipeline)
     before = milliseconds(str(warmup or getattr(declared, "warmup", "0s")))
     with ExitStack() as held:
@@ -98,6 +91,18 @@ def backfill(
         note(f"{done.bad:,} records could not be processed")
     if done.cold:
         note(COLD)
+
+
+def _check_table(into: str, pipelines: Collection[str]) -> None:
+    """Raise `ConfigError` unless the new table's name is a table's, and no pipeline's."""
+    import re
+
+    from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", into):
+        raise ConfigError(f"--into {into}: expected a name of letters, digits, dots, dashes and underscores; rename it")
+    if into in pipelines:
+        raise ConfigError(f"--into {into}: expected a table of its own, got a pipeline's; name another")
 
 
 def told(into: str, done: BackfillReport) -> str:

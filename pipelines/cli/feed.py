@@ -11,7 +11,17 @@ import typer
 if TYPE_CHECKING:
     import polars as pl
 
+    from tocsin.models.domain import Feed
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+
+
+Source = Annotated[
+    str, typer.Option("--from", metavar="DIR|FILE|URL|sim", help="Recordings, a camera's stream, or a simulation.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="Rows per second [1000; of frames, the camera's rate]. 0: as fast as the broker accepts them."),
+]
 
 
 def feed(
@@ -22,16 +32,8 @@ def feed(
             metavar="PIPELINE", help="Pipeline that receives the readings; `feed PIPELINE --help` lists its options."
         ),
     ],
-    source: Annotated[
-        str,
-        typer.Option("--from", metavar="DIR|FILE|URL|sim", help="Recordings, a camera's stream, or a simulation."),
-    ],
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Rows per second [1000; of frames, the camera's rate]. 0: as fast as the broker accepts them."
-        ),
-    ] = None,
+    source: Source,
+    rate: Rate = None,
     format: Annotated[str, typer.Option(help="json, or arrow: many rows per message.")] = "json",
     rows_per_message: Annotated[int, typer.Option(help="Maximum number of rows in an Arrow message.")] = 1000,
     camera: Annotated[str, typer.Option(help="Name of the camera.")] = "camera",
@@ -46,7 +48,6 @@ def feed(
     from tocsin.pipelines.cli.domains import domain_of, options
     from tocsin.pipelines.runtime.declare.errors import ConfigError
     from tocsin.pipelines.runtime.engine.plan import fetch_model
-    from tocsin.pipelines.runtime.formats.video import sent
     from tocsin.pipelines.runtime.kafka import clients
     from tocsin.pipelines.runtime.kafka.feeder import feed as send
     from tocsin.pipelines.runtime.kafka.topics import create_topic
@@ -58,11 +59,9 @@ def feed(
     model = fetch_model(settings.lake.open(), plan.model, plan.device).folder if plan.model else None
     found = domain_of(settings, pipeline).feed(source, seed=seed, rate=rate, model=model, **options(context))
     total = limit if found.total is None else min(limit or found.total, found.total)
-    if found.shots is None:
-        frames, pace = _checked(found.tables, declared), 1000.0 if rate is None else rate
-    else:
-        format, pace = "jpeg", found.rate if rate is None else rate
-        frames = sent(found.shots, camera=camera, rate=found.rate, live=found.live)
+    frames, pace = _stream(found, declared, rate, camera)
+    if found.shots is not None:
+        format = "jpeg"
     kafka = settings.kafka.client_options()
     with clients.admin(kafka) as admin:
         create_topic(admin, declared.topic, partitions)
@@ -84,6 +83,16 @@ def feed(
     else:
         speed = report.rows / max(report.seconds, 1e-9)
         out.print(f"{report.rows:,} rows in {report.messages:,} messages to {declared.topic}, {speed:,.0f} rows/s")
+
+
+def _stream(found: Feed, declared: Pipeline, rate: float | None, camera: str) -> tuple[Iterator[pl.DataFrame], float]:
+    """The tables to send, and the rows a second."""
+    from tocsin.pipelines.runtime.formats.video import sent
+
+    if found.shots is None:
+        return _checked(found.tables, declared), 1000.0 if rate is None else rate
+    frames = sent(found.shots, camera=camera, rate=found.rate, live=found.live)
+    return frames, found.rate if rate is None else rate
 
 
 def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.DataFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from rich.console import Group
+    from rich.text import Text
 
     from tocsin.pipelines.runtime.settings import Settings
 
@@ -22,6 +23,19 @@ LOOK_S = 9.0
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Options of Kafka's clients for the lag, which is not worth a long wait."""
 ANSWER_S = 5.0
+COLUMNS = (
+    "shard",
+    "state",
+    "position",
+    "committed",
+    "lag",
+    "to commit",
+    "rows/s",
+    "p50/p95/p99 ms",
+    "dead letters",
+    "restarts",
+    "model",
+)
 STATES = {"running": "green", "refused": "bold red", "stopped": "dim"}
 
 
@@ -175,64 +189,68 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    from tocsin.pipelines.cli.console import plain
-
-    below = list[Text]()
     shown = Table(box=None, pad_edge=False, header_style="dim")
-    for name in (
-        "shard",
-        "state",
-        "position",
-        "committed",
-        "lag",
-        "to commit",
-        "rows/s",
-        "p50/p95/p99 ms",
-        "dead letters",
-        "restarts",
-        "model",
-    ):
+    for name in COLUMNS:
         shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right", no_wrap=True)
+    below = list[Text]()
     for look in looks:
         if not look["shards"]:
             shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
-            reasons = dict.fromkeys(problem["why"] for problem in look["problems"] if problem["why"])
-            below += [Text(f"{look['pipeline']}: {plain(why)}", "yellow") for why in reasons]
-        for asset, until in look["silences"].items():
-            below.append(
-                Text(f"{look['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}", "yellow")
-            )
-        for sink in look["sinks"]:
-            if sink["error"]:
-                line = f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"
-                below.append(Text(line, "yellow"))
+        below += [Text(line, "yellow") for line in _notes(look)]
         for shard in (*look["shards"], *look["landing"]):
-            shown.add_row(
-                f"{shard['pipeline']}/{shard['shard']}",
-                Text(shard["state"], STATES.get(shard["state"], "yellow")),
-                f"{sum(shard['read'].values()):,}",
-                f"{sum(shard['committed'].values()):,}",
-                *("" if shard[lag] is None else f"{shard[lag]:,}" for lag in ("lag", "committed_lag")),
-                f"{shard['rows_per_s']:,.0f}",
-                "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
-                Text(f"{shard['dead_letters']:,}", "bold red" if shard["dead_letters"] else ""),
-                str(shard["restarts"]),
-                shard["model"],
-            )
-            if shard["unread_partitions"]:
-                added = ", ".join(map(str, shard["unread_partitions"]))
-                line = f"{shard['pipeline']}/{shard['shard']}: partitions {added} were added to its topic; the shard will read them"
-                below.append(Text(line, "yellow"))
-            if shard["digest_mismatches"]:
-                line = f"{shard['pipeline']}/{shard['shard']}: a replay gave other alerts than were published; see its worker's log"
-                below.append(Text(line, "yellow"))
-            for line in shard["damaged"].values():
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(line)}", "red"))
-            if shard["dead_letter"]:
-                below.append(Text(_last_letter(shard), "red"))
-            if shard["error"]:
-                below.append(Text(f"{shard['pipeline']}/{shard['shard']}: {plain(shard['error'])}", "red"))
+            shown.add_row(*_row(shard))
+            below += [Text(line, style) for line, style in _shard_notes(shard)]
     return Group(shown, *below)
+
+
+def _row(shard: Mapping[str, Any]) -> list[Text | str]:
+    """A shard's row, as `COLUMNS`."""
+    from rich.text import Text
+
+    return [
+        f"{shard['pipeline']}/{shard['shard']}",
+        Text(shard["state"], STATES.get(shard["state"], "yellow")),
+        f"{sum(shard['read'].values()):,}",
+        f"{sum(shard['committed'].values()):,}",
+        *("" if shard[lag] is None else f"{shard[lag]:,}" for lag in ("lag", "committed_lag")),
+        f"{shard['rows_per_s']:,.0f}",
+        "/".join(f"{ms:.0f}" for ms in shard["latency_ms"].values()),
+        Text(f"{shard['dead_letters']:,}", "bold red" if shard["dead_letters"] else ""),
+        str(shard["restarts"]),
+        shard["model"],
+    ]
+
+
+def _notes(look: Mapping[str, Any]) -> Iterator[str]:
+    """What a person should know of a pipeline."""
+    from tocsin.pipelines.cli.console import plain
+
+    if not look["shards"]:
+        for why in dict.fromkeys(problem["why"] for problem in look["problems"] if problem["why"]):
+            yield f"{look['pipeline']}: {plain(why)}"
+    for asset, until in look["silences"].items():
+        yield f"{look['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}"
+    for sink in look["sinks"]:
+        if sink["error"]:
+            yield f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"
+
+
+def _shard_notes(shard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a person should know of a shard: lines with their style."""
+    from tocsin.pipelines.cli.console import plain
+
+    where = f"{shard['pipeline']}/{shard['shard']}"
+    if shard["unread_partitions"]:
+        added = ", ".join(map(str, shard["unread_partitions"]))
+        yield f"{where}: partitions {added} were added to its topic; the shard will read them", "yellow"
+    if shard["digest_mismatches"]:
+        yield f"{where}: a replay gave other alerts than were published; see its worker's log", "yellow"
+    for line in shard["damaged"].values():
+        yield f"{where}: {plain(line)}", "red"
+    if shard["dead_letter"]:
+        yield _last_letter(shard), "red"
+    if shard["error"]:
+        yield f"{where}: {plain(shard['error'])}", "red"
 
 
 def _last_letter(shard: Mapping[str, Any]) -> str:

@@ -80,21 +80,7 @@ def drive(
         jerks: knocks a minute.
         tilt: bounds of the camera's tilt, drawn once.
     """
-    wish = np.zeros((count, 4))  # target velocities: right, down (units/s), turn (rad/s), climb (1/s)
-    at = 0
-    while at < count:
-        length = int(rate * rng.uniform(1.5, 7)) + 1
-        what = rng.choice(["cruise", "pan", "hover", "stop", "climb", "turn"], p=(0.3, 0.25, 0.15, 0.1, 0.1, 0.1))
-        way = rng.uniform(0, 2 * np.pi)
-        pace = {"cruise": rng.uniform(20, 60), "pan": rng.uniform(50, 130), "hover": 6.0}.get(what, 10.0)
-        turn = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35) if what == "turn" else rng.normal(0, 0.03)
-        climb = rng.choice([-1, 1]) * rng.uniform(0.06, 0.2) if what == "climb" else rng.normal(0, 0.01)
-        if what == "stop":
-            pace = turn = climb = 0.0
-        elif what == "pan":  # sideways, as a camera is swept
-            way = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
-        wish[at : at + length] = (pace * np.cos(way), pace * np.sin(way), turn, climb)
-        at += length
+    wish = _wishes(count, rate, rng)
     lag = np.exp(-1 / (rate * np.array([0.5, 0.5, 0.6, 0.8])))  # time constants in s: the water slows the vehicle
     velocity, height = wish[0], 0.0
     steps, heights = np.zeros((count, 3)), np.zeros(count)
@@ -111,13 +97,7 @@ def drive(
                 speed * most * rng.uniform(0.2, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
             )
     shake = speed * rng.standard_normal((count, 4)) * (0.4, 0.4, 0.003, 0.002)
-    knocks = np.zeros((count, 4))
-    for _ in range(rng.poisson(jerks * count / rate / 60)):
-        hit = rng.integers(0, count)
-        way, force = rng.uniform(0, 2 * np.pi), rng.uniform(15, 50)
-        since = np.maximum(seconds - seconds[hit], 0)
-        pulse = (1 - np.exp(-since / 0.12)) * np.exp(-since / rng.uniform(0.5, 3))
-        knocks += pulse[:, None] * (force * np.cos(way), force * np.sin(way), rng.normal(0, 0.08), rng.normal(0, 0.04))
+    knocks = _knocks(seconds, jerks * count / rate / 60, rng)
     over = swell + shake + knocks
     heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + over[:, 2]
     cos, sin = np.cos(heading), np.sin(heading)
@@ -125,3 +105,35 @@ def drive(
     place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + over[:, :2]
     altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + over[:, 3]), 0.5, 2.2)
     return Path(place, heading, altitude, rng.uniform(*tilt))
+
+
+def _wishes(count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Target velocities, `[count, 4]`: right, down (units/s), turn (rad/s), climb (1/s)."""
+    wish = np.zeros((count, 4))
+    at = 0
+    while at < count:
+        length = int(rate * rng.uniform(1.5, 7)) + 1
+        what = rng.choice(["cruise", "pan", "hover", "stop", "climb", "turn"], p=(0.3, 0.25, 0.15, 0.1, 0.1, 0.1))
+        way = rng.uniform(0, 2 * np.pi)
+        pace = {"cruise": rng.uniform(20, 60), "pan": rng.uniform(50, 130), "hover": 6.0}.get(what, 10.0)
+        turn = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35) if what == "turn" else rng.normal(0, 0.03)
+        climb = rng.choice([-1, 1]) * rng.uniform(0.06, 0.2) if what == "climb" else rng.normal(0, 0.01)
+        if what == "stop":
+            pace = turn = climb = 0.0
+        elif what == "pan":  # sideways, as a camera is swept
+            way = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
+        wish[at : at + length] = (pace * np.cos(way), pace * np.sin(way), turn, climb)
+        at += length
+    return wish
+
+
+def _knocks(seconds: NDArray[np.float64], expected: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Offsets from the path by knocks, `[T, 4]`; `expected` is their mean number."""
+    knocks = np.zeros((len(seconds), 4))
+    for _ in range(rng.poisson(expected)):
+        hit = rng.integers(0, len(seconds))
+        way, force = rng.uniform(0, 2 * np.pi), rng.uniform(15, 50)
+        since = np.maximum(seconds - seconds[hit], 0)
+        pulse = (1 - np.exp(-since / 0.12)) * np.exp(-since / rng.uniform(0.5, 3))
+        knocks += pulse[:, None] * (force * np.cos(way), force * np.sin(way), rng.normal(0, 0.08), rng.normal(0, 0.04))
+    return knocks

@@ -118,9 +118,7 @@ class HostedShard:
         import torch
 
         progress.made()
-        from tocsin.pipelines.runtime.engine.shard import Shard
         from tocsin.pipelines.runtime.formats.codec import Codec
-        from tocsin.pipelines.runtime.kafka.broker import check_login
 
         import_pandas()
         progress.made()
@@ -138,20 +136,10 @@ class HostedShard:
                 self.config.on_gap,
                 *self._process,
             )
-            while self.shard is None:
-                try:
-                    self.shard = Shard(self.config, reader)
-                except (Unavailable, KafkaError) as reason:  # another owner would fail too
-                    if permanent(reason, ""):
-                        raise
-                    self._state, self.error = ShardState.WAITING, str(reason)
-                    log.warning("%s waits: %s", self.config.id, reason)
-                    # A client whose login is rejected reports only that no broker answered.
-                    check_login(self.config.kafka)
-                    if self.stop.wait(AGAIN_S):
-                        self._state = ShardState.STOPPED
-                        return
-                    self._progress.made()
+            if (shard := self._recovered(reader)) is None:
+                self._state = ShardState.STOPPED
+                return
+            self.shard = shard
             self._state, self.error = ShardState.RUNNING, ""
             if self.plan != self.config.plan:
                 self.shard.change(self.plan)
@@ -171,6 +159,25 @@ class HostedShard:
             logging.shutdown()
             sys.stderr.flush()
             os._exit(70)
+
+    def _recovered(self, reader: ReaderActor) -> Shard | None:
+        """Recover the shard, retrying while a system that recovery needs is down. None if it was stopped before."""
+        from tocsin.pipelines.runtime.engine.shard import Shard
+        from tocsin.pipelines.runtime.kafka.broker import check_login
+
+        while True:
+            try:
+                return Shard(self.config, reader)
+            except (Unavailable, KafkaError) as reason:  # another owner would fail too
+                if permanent(reason, ""):
+                    raise
+                self._state, self.error = ShardState.WAITING, str(reason)
+                log.warning("%s waits: %s", self.config.id, reason)
+                # A client whose login is rejected reports only that no broker answered.
+                check_login(self.config.kafka)
+                if self.stop.wait(AGAIN_S):
+                    return None
+                self._progress.made()
 
     def _refusal(self, reason: BaseException) -> str:
         """The error to report while the shard waits for a person. Empty if another recovery may succeed."""

@@ -43,6 +43,20 @@ class Model:
     version: str
     device: str
 
+    @classmethod
+    def required(cls, model: Model | None, pipeline: str) -> Model:
+        """The model of a pipeline that can't do without.
+
+        Raises:
+            ModelError: there is none.
+        """
+        if model is None:
+            raise ModelError(
+                f"pipelines.{pipeline}: expected a model, got none; set model = '{pipeline}@champion' or a folder that training "
+                "wrote"
+            )
+        return model
+
     def load(self, read: Callable[[Path, str], T], *, training: str) -> T:
         """Load the model by calling `read(folder, device)`.
 

@@ -100,32 +100,18 @@ def feed(
         )
     options = {**DEFAULTS, **kafka}
     where = f"topic {topic} at {options.get('bootstrap_servers', 'localhost')}"
-    stop = stop or Event()
-    rows, behind = 0, 0.0
+    pace = _Pace(rate, stop or Event())
     try:
         route = _Route(_partitions(options, topic, where))
-        if format == "arrow":
-            encode, pieces = _arrow, _parts(batches, key, rows_per_message, route)
-        else:
-            encode = _json if format == "json" else _frames
-            pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
+        encode, pieces = _encoder(batches, format, key, rows_per_message, rate, route)
         with _SendWindow(options, topic, [("content-type", CONTENT_TYPE[format])]) as publisher:
-            start = time.monotonic()
-            for piece in pieces:
-                if rate is not None:
-                    due = start + (rows + len(piece)) / rate  # a piece is sent when its last reading is due
-                    stop.wait(max(0, due - time.monotonic()))
-                    behind = max(behind, time.monotonic() - due)
-                if stop.is_set():
-                    break
+            for piece in pace.due(pieces):
                 for message in encode(_stamped(piece, event_time) if event_time else piece, key, route):
                     publisher.send(*message)
-                rows += len(piece)
                 if progress:
-                    progress(rows)
+                    progress(pace.rows)
             publisher.settle()
-            seconds = time.monotonic() - start
-            return FeedReport(messages=publisher.messages, rows=rows, seconds=seconds, behind=behind)
+            return pace.report(publisher.messages)
     except MessageSizeTooLargeError as error:
         raise ConfigError(f"{where}: {error}; lower rows_per_message, or raise the limits on message size") from error
     except orjson.JSONEncodeError as error:
@@ -152,6 +138,47 @@ class _Route(dict[Any, tuple[bytes, int]]):
         text = str(value).encode()
         self[value] = text, (murmur2(text) & 0x7FFFFFFF) % self.partitions
         return self[value]
+
+
+class _Pace:
+    """Holds back pieces until they are due at a rate in rows/s; None: they are due at once."""
+
+    def __init__(self, rate: float | None, stop: Event) -> None:
+        self._rate, self._stop, self._start, self._behind = rate, stop, 0.0, 0.0
+        self.rows = 0
+
+    def due(self, pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield each piece when its last reading is due, until `stop` is set."""
+        self._start = time.monotonic()
+        for piece in pieces:
+            if self._rate is not None:
+                due = self._start + (self.rows + len(piece)) / self._rate
+                self._stop.wait(max(0, due - time.monotonic()))
+                self._behind = max(self._behind, time.monotonic() - due)
+            if self._stop.is_set():
+                return
+            self.rows += len(piece)
+            yield piece
+
+    def report(self, messages: int) -> FeedReport:
+        """The report of what was sent until now."""
+        seconds = time.monotonic() - self._start
+        return FeedReport(messages=messages, rows=self.rows, seconds=seconds, behind=self._behind)
+
+
+def _encoder(
+    batches: Iterable[pa.RecordBatch | pl.DataFrame],
+    format: str,
+    key: str,
+    rows_per_message: int,
+    rate: float | None,
+    route: _Route,
+) -> tuple[Callable[[pa.RecordBatch, str, _Route], Iterable[Any]], Iterator[pa.RecordBatch]]:
+    """How a piece becomes messages, and the pieces."""
+    if format == "arrow":
+        return _arrow, _parts(batches, key, rows_per_message, route)
+    pieces = _slices(batches, key, int(min(SLICE_ROWS, SLICE * (rate or inf))))
+    return (_json if format == "json" else _frames), pieces
 
 
 class _SendWindow:
