@@ -15,7 +15,7 @@ import psutil
 import pytest
 from kafka import KafkaAdminClient
 
-from tests.broker import NAMED, Shared, shared
+from tests.support.broker import NAMED, Shared, shared
 from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 
 ROOT = Path(__file__).parents[1]

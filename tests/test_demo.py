@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tour import environment, make
+from tests.support.tour import environment, make
 
 MARK = "TOCSIN_TEST_DEMO"
 

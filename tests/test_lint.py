@@ -3,7 +3,7 @@
 import subprocess
 
 from tests.conftest import ROOT
-from tests.tour import environment, make
+from tests.support.tour import environment, make
 
 
 def test_lint_finds_nothing() -> None:

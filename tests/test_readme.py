@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import ROOT
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 
 BLOCKS = blocks(ROOT / "README.md")

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.crash.deployed import Deployed, until
 from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
-from tests.runtime.test_health import free_port, get
+from tests.runtime.control.test_health import free_port, get
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.status import look
 from tocsin.pipelines.runtime.control.ray_client import connect, find

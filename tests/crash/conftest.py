@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.harness import Job
-from tests.forked import warm_up
+from tests.support.forked import warm_up
 from tocsin.deploy.kafka.server import KafkaServer
 
 MakeJob = Callable[..., Job]

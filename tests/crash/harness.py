@@ -27,7 +27,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
-from tests.forked import FORKS
+from tests.support.forked import FORKS
 from tocsin.pipelines.runtime.admin.backfill import Span
 from tocsin.pipelines.runtime.admin.reset import To
 from tocsin.pipelines.runtime.control.deployment import Deployment

@@ -18,7 +18,7 @@ from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import PARTITIONS, Job, Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
-from tests.runtime.test_around import Naive, Row
+from tests.runtime.stages.test_centered_window import Naive, Row
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import Model

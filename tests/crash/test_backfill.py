@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job, until
 from tests.crash.load import Message, messages, reading
-from tests.forked import warm_up
+from tests.support.forked import warm_up
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.backfill import told
 from tocsin.pipelines.runtime.admin.backfill import BackfillReport, Span, backfill

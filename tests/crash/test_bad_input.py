@@ -22,7 +22,7 @@ from tests.crash.job import SCHEMA, TIMED
 from tests.crash.load import ARROW, Message, messages, reading
 from tests.crash.oracle import judge
 from tests.crash.process import ANYWHERE
-from tests.segments import damage
+from tests.support.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original

@@ -12,7 +12,7 @@ import ray
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
 from tests.crash.load import messages
-from tests.segments import damage
+from tests.support.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.draining import stop_pipeline, workers
 from tocsin.pipelines.runtime.control.ray_client import connect

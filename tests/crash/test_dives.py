@@ -28,7 +28,7 @@ from tests.crash.harness import Job, Worker
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.crash.test_overload import _skipped
-from tests.dives import pan, small_model
+from tests.support.dives import pan, small_model
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline

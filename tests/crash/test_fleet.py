@@ -14,10 +14,10 @@ import pytest
 import ray
 from kafka import KafkaAdminClient
 
+from tests.cli.test_cli import CLUSTER, Cli
 from tests.crash.deployed import ROOT, Deployed, until
 from tests.crash.harness import Job
 from tests.crash.load import Message, reading
-from tests.test_cli import CLUSTER, Cli
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.control.ray_client import connect

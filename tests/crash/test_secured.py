@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.harness import Job
 from tests.crash.load import messages
-from tests.secured import PASSWORD, USER, certificate, secure
+from tests.support.secured import PASSWORD, USER, certificate, secure
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients

@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 
 from tests.crash.harness import Job
 from tests.crash.load import messages
-from tests.shards import read, shard
+from tests.support.shards import read, shard
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.deployment import alerts_table_plan
 from tocsin.pipelines.runtime.engine.plan import Plan

@@ -25,7 +25,7 @@ from tests.crash.conftest import Falls, MakeJob
 from tests.crash.harness import Worker, until
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
-from tests.touches import CONFIG, clip, small_model, touches
+from tests.support.touches import CONFIG, clip, small_model, touches
 from tocsin.models.touch.truth import HANDS
 from tocsin.pipelines import touch
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter

@@ -15,7 +15,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
 
 from tests.conftest import ROOT
-from tests.tour import environment, make
+from tests.support.tour import environment, make
 from tocsin.deploy.kafka import server
 from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 

@@ -13,7 +13,7 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.conftest import ROOT
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import create_topic

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from tests.conftest import ROOT
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.models.occupancy.data import PROPERTIES
 from tocsin.models.occupancy.domain import recorded
 

@@ -13,9 +13,9 @@ import typer
 from kafka import KafkaProducer
 from ray.dashboard.modules.job.cli import submit
 
+from tests.cli.test_cli import ray_address  # noqa: F401  (a fixture)
 from tests.conftest import ROOT
-from tests.test_cli import ray_address  # noqa: F401  (a fixture)
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.app import app
 

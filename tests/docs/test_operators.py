@@ -11,7 +11,7 @@ import pytest
 
 from docs import pictures
 from tests.conftest import ROOT
-from tests.tour import blocks
+from tests.support.tour import blocks
 
 PAGES = ROOT / "docs" / "operators"
 OPERATORS = sorted({file.stem for file in (ROOT / "operators").glob("*.py")} - {"__init__", "shapes"})

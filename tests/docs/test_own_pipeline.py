@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from tests.conftest import ROOT
 from tests.docs.freezers import PARTITIONS, TOLERANCE, Outcome, judge, messages, milliseconds
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime import stages as STAGES
 from tocsin.pipelines.runtime.kafka import clients

@@ -17,7 +17,7 @@ import pytest
 import typer
 
 from tests.conftest import ROOT
-from tests.tour import TYPED, blocks, make
+from tests.support.tour import TYPED, blocks, make
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.runtime.declare import errors
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.models.surprise.simulation.scene import Dive
 from tocsin.pipelines.cli.app import app
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import ROOT
-from tests.tour import Tour, blocks
+from tests.support.tour import Tour, blocks
 from tocsin.models.touch.model import SHIPPED
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.pipelines.cli.app import app

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.dives import CONFIG, RECIPE, SIZE, pan
+from tests.support.dives import CONFIG, RECIPE, SIZE, pan
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import Motion

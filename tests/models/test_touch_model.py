@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import Once
-from tests.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Seen, clip, eyes, seen, small_model, touches
+from tests.support.touches import CONFIG, NETWORK, RECIPE, SEEN, SIZE, Seen, clip, eyes, seen, small_model, touches
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import decode, spots
 from tocsin.models.touch.evaluate import operating_figures

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tests.models.test_vision_video import film
-from tests.runtime.codec_samples import record
+from tests.support.codec_samples import record
 from tocsin.models.vision import picture
 from tocsin.models.vision.video import read
 from tocsin.pipelines.runtime.formats.codec import Codec

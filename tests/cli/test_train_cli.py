@@ -1,0 +1,150 @@
+"""`tocsin train` and `evaluate` on somebody's own files, in this process."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.cli.test_surprise_sheet import tocsin
+from tocsin.models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.model import RulModel, build
+from tocsin.models.rul.train import Recipe
+from tocsin.pipelines.cli.app import app
+
+CONFIG = RulConfig(
+    key="pump",
+    key_type="string",
+    order="hour",
+    features=("v1", "v2"),
+    window=4,
+    cap=40,
+    warning=20,
+    critical=5,
+    network=NetworkSize(conv=(4, 4), lstm=4, attention=4, head=(4, 4)),
+)
+
+
+def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",") -> Path:
+    """Eight pumps, of which one channel rises until they fail."""
+    folder.mkdir(exist_ok=True)
+    draw = np.random.default_rng(0)
+    for pump in range(8):
+        life = 20 + 2 * pump
+        values = np.stack([np.arange(life) / life, draw.standard_normal(life)], 1)
+        rows = [["pump", "hour", "v1", "v2"]] + [
+            [f"P{pump}", str(h), *(f"{v:.4f}" for v in values[h])] for h in range(life)
+        ]
+        lines = "".join(separator.join(row) + "\n" for row in rows)
+        (folder / f"{pump}.csv").write_text(lines.replace(".", decimal))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model of `CONFIG` that has learned nothing."""
+    config = replace(CONFIG, mean=(0.0, 0.0), scale=(1.0, 1.0))
+    RulModel(config, build(config), torch.device("cpu")).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+class Trainer:
+    """`tocsin train rul` on pumps, with a recipe of a few steps, and the registry that it fills."""
+
+    def __init__(self, folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.uri, self._patch = folder, tracking_uri, monkeypatch
+        write_pumps(folder / "pumps")
+        config = 'key="pump"\nkey_type="string"\norder="hour"\nwindow=4\ncap=40\nwarning=20\ncritical=5\n'
+        for name, features in (("pumps", ["v1", "v2"]), ("fewer", ["v2"])):
+            network = "[network]\nconv=[4,4]\nlstm=4\nattention=4\nhead=[4,4]\n"
+            (folder / f"{name}.toml").write_text(f"{config}features={features}\n{network}")
+
+    def __call__(self, *more: str, config: str = "pumps", rate: float = 1e-2, enabled: bool = True) -> Result:
+        """Train; without a rate, nothing is learned."""
+        recipe = Recipe(teachers=0, share=1.0, batch=16, learning_rate=rate, averaging=0.5, validation=0.25)
+        self._patch.setattr("tocsin.models.rul.train.Recipe", lambda: recipe)
+        given = ["--set", f"mlflow.tracking_uri={self.uri}", "--set", f"mlflow.enabled={str(enabled).lower()}"]
+        data = ["--data", str(self.folder / "pumps"), "--config", str(self.folder / f"{config}.toml")]
+        out = ["--name", "pumps", "--out", str(self.folder / "out"), "--epochs", "8" if rate else "1", "--json"]
+        return CliRunner().invoke(app, [*given, "train", "rul", *data, *out, *more])
+
+    def champion(self) -> str:
+        from tocsin.models.registry import champion
+
+        found = champion("pumps", tracking_uri=self.uri)
+        return found[0] if found else ""
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    return Trainer(tmp_path, tracking_uri, monkeypatch)
+
+
+def test_a_worse_model_is_registered_but_does_not_become_champion_unless_forced(trainer: Trainer) -> None:
+    first = trainer()
+    assert (first.exit_code, trainer.champion()) == (0, "pumps/1"), first.exception
+    worse = trainer(rate=0.0)
+    made = json.loads(worse.stdout)
+    assert (worse.exit_code, made["version"], trainer.champion()) == (1, "2", "pumps/1")
+    why = str(worse.exception)
+    assert why.startswith("model pumps/2 does not become pumps@champion: expected a validation RMSE of at most ")
+    assert f", 10% from the {json.loads(first.stdout)['seeds'][0]['validation_rmse']:.4g} of pumps/1 on the same" in why
+    assert f"got {made['seeds'][0]['validation_rmse']:.4g}; it is registered as pumps/2 without the alias" in why
+    assert "\n" not in why and made["refused"] in why
+    assert (trainer("--force", rate=0.0).exit_code, trainer.champion()) == (0, "pumps/3")
+    assert (trainer("--seed", "7").exit_code, trainer.champion()) == (0, "pumps/4")  # as good as ever
+
+
+def test_a_model_without_numbers_never_becomes_champion(trainer: Trainer) -> None:
+    for more, enabled in (((), True), (("--force",), True), ((), False)):
+        mute = trainer(*more, rate=math.inf, enabled=enabled)
+        assert (mute.exit_code, trainer.champion()) == (1, "")
+        assert "does not become pumps@champion: expected a finite validation RMSE, got nan; it is" in str(
+            mute.exception
+        )
+    assert json.loads(mute.stdout)["version"] is None
+
+
+def test_a_champion_that_cannot_be_compared_with_stays(trainer: Trainer) -> None:
+    assert trainer(config="fewer").exit_code == 0
+    other = trainer()
+    assert (other.exit_code, trainer.champion()) == (1, "pumps/1")
+    assert (
+        "expected to compare it with pumps/1 on the same validation, got ValueError: it reads pump (string), "
+        in str(other.exception)
+    )
+    shutil.rmtree(trainer.folder / "mlruns")
+    gone = trainer(config="fewer")
+    assert (gone.exit_code, trainer.champion()) == (1, "pumps/1")
+    assert "expected to compare it with pumps/1" in str(gone.exception)
+    assert (trainer("--force").exit_code, trainer.champion()) == (0, "pumps/4")
+
+
+def test_numbers_with_a_comma_are_refused_unless_they_are_meant(tmp_path: Path, model: Path) -> None:
+    plain, european = write_pumps(tmp_path / "plain"), write_pumps(tmp_path / "de", decimal=",", separator=";")
+    command = ("evaluate", "rul", "--model", str(model), "--json", "--data")
+    figures = [tocsin({}, *command, str(folder)) for folder in (plain, european)]
+    assert "0.csv, line 2, column 'v1': expected a finite number, got '0,0000', and" in figures[1].why
+    assert "with --decimal-comma a comma is a decimal point" in figures[1].why
+    (read,) = tocsin({}, *command, str(european), "--decimal-comma").said
+    assert {**read, "data": ""} == {**figures[0].said[0], "data": ""}
+
+
+def test_a_cell_that_is_no_number_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    pumps = write_pumps(tmp_path / "pumps")
+    (pumps / "3.csv").write_text("pump,hour,v1,v2\nP3,1,0.5,1\nP3,2,NaN,1\n")
+    (tmp_path / "pumps.toml").write_text(
+        'key="pump"\nkey_type="string"\norder="hour"\nfeatures=["v1","v2"]\nwindow=4\n'
+    )
+    settings = {"mlflow.tracking_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    called = tocsin(settings, "train", "rul", "--data", str(pumps), "--config", str(tmp_path / "pumps.toml"))
+    assert "3.csv, line 3, column 'v1': expected a finite number, got 'NaN'" in called.why
+    assert not (tmp_path / "mlflow.db").exists()

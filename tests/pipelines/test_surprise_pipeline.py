@@ -1,0 +1,163 @@
+"""The underwater pipeline: the same table in any split, cameras side by side as alone, gaps and lapses, alerts with kept frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+import simplejpeg
+from polars.testing import assert_frame_equal
+
+from tests.conftest import Once
+from tests.support.dives import SIZE, pan, small_model
+from tocsin.models.domain import Shot
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
+from tocsin.pipelines.runtime.engine.plan import Model
+from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
+from tocsin.pipelines.runtime.formats.jpeg import decode
+from tocsin.pipelines.surprise import RESULTS, pipeline
+
+RATE_MS = 100
+
+
+@pytest.fixture(scope="module")
+def model(once: Once) -> Model:
+    return Model(once("surprise-model", small_model), "1", "cpu")
+
+
+def declared(model: Model, **options: Any) -> Pipeline:
+    return pipeline(options, model)
+
+
+def table(p: Pipeline, shots: Sequence[tuple[str, int, int, np.ndarray]]) -> pa.Table:
+    """Frames (camera, sequence, time in ms, image) as the engine reads them."""
+    files = [simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=90) for *_, image in shots]
+    pixels = np.empty((len(files), *SIZE, 3), np.uint8)
+    for file, image in zip(files, pixels, strict=True):
+        decode(file, image)
+    columns = [[shot[n] for shot in shots] for n in range(3)]
+    values = [*columns, files, [image.tobytes() for image in pixels]]
+    return pa.table([pa.array(v, f.type) for v, f in zip(values, p.schema, strict=True)], schema=p.schema)
+
+
+def clip(camera: str, count: int = 60, **how: Any) -> list[tuple[str, int, int, np.ndarray]]:
+    frames = pan(count, **how).permute(0, 2, 3, 1).numpy()
+    return [(camera, at, at * RATE_MS, frame) for at, frame in enumerate(frames)]
+
+
+def side_by_side(*clips: list[tuple[str, int, int, np.ndarray]]) -> list[tuple[str, int, int, np.ndarray]]:
+    return [shot for together in zip(*clips, strict=True) for shot in together]
+
+
+COLUMNS = [name for name in RESULTS.names if name != "frame"]
+
+
+def same(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    both = (frame.select(COLUMNS).sort("camera", "sequence") for frame in (one, other))
+    assert_frame_equal(*both, rel_tol=0, abs_tol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def event(model: Model) -> tuple[pl.DataFrame, list[Any], int]:
+    """A clip into which something comes at frame 40, as a recording is judged."""
+    frames = pan(60, fish=(40, 50), seed=3).permute(0, 2, 3, 1).numpy()
+    return replay_clip(pipeline({}, model), map(Shot, frames), rate=10)
+
+
+def test_something_new_rings_once_names_its_place_and_a_frame_of_it_is_kept(event) -> None:
+    rows, alerts, sent = event
+    raised = [a for a in alerts if a.transition == "raised"]
+    assert len(raised) == 1 and 40 <= raised[0].data["sequence"] <= 43
+    assert raised[0].data["frame"] == rows.row(raised[0].data["sequence"], named=True)["frame"]
+    assert raised[0].data["score"] > raised[0].data["level"]
+    grid = np.array(raised[0].data["map"])
+    assert grid.shape == (8, 12)
+    assert np.unravel_index(grid.argmax(), grid.shape)[0] in (2, 3, 4, 5)  # it comes in half way up
+    assert [a.transition for a in alerts] == ["raised", "cleared"]
+    kept = rows.filter(pl.col("frame").is_not_null())
+    assert kept["novel"].all() and 1 <= len(kept) < 10 and sent > 60 * 500
+    assert (
+        rows["score"].null_count() == 1 and rows["score"][0] is None
+    )  # before the first frame there is nothing to expect
+
+
+@pytest.mark.parametrize("splits", [[1] * 120, [7] * 17 + [1], [64, 56]])
+def test_the_table_is_the_same_however_the_frames_are_split_into_steps(model: Model, splits: list[int]) -> None:
+    p = declared(model)
+    frames = table(p, side_by_side(clip("a", fish=(40, 50), seed=3), clip("b", seed=4, speed=6.0)))
+    whole, rang = replay(p, frames)
+    split, rang_split = replay(p, frames, splits=splits)
+    same(whole, split)
+    assert [a.id for a in rang] == [a.id for a in rang_split] and rang
+
+
+def test_a_camera_is_judged_as_if_it_were_alone(model: Model) -> None:
+    p = declared(model)
+    a, b = clip("a", 30, seed=3), clip("b", 30, seed=4, speed=6.0)
+    together, _ = replay(p, table(p, side_by_side(a, b)))
+    for own in (a, b):
+        alone, _ = replay(p, table(p, own))
+        same(together.filter(camera=own[0][0]), alone)
+
+
+def test_missing_frames_are_counted_and_a_lapse_begins_anew(model: Model) -> None:
+    p = declared(model)
+    shots = [shot for shot in clip("a", 30) if shot[1] not in (10, 11)]
+    lapse = [(c, n, at + (5000 if n >= 20 else 0), image) for c, n, at, image in shots]
+    rows, _ = replay(p, table(p, lapse))
+    assert rows.filter(pl.col("missed") > 0).select("sequence", "missed").rows() == [(12, 2)]
+    assert rows.filter(pl.col("score").is_null())["sequence"].to_list() == [0, 20]
+    assert rows.filter(pl.col("flow").is_null())["sequence"].to_list() == [0, 20]
+
+
+def test_repeated_frames_are_dropped_and_those_that_come_too_late_refused(model: Model) -> None:
+    p = declared(model)
+    shots = clip("a", 12)
+    order = [0, 1, 2, 3, 3, 4, 6, 5, 7, 8, 9, 10, 11]
+    machine, frames = Machine(p), table(p, [shots[n] for n in order])
+    from tocsin.pipelines.runtime.engine.replay import _identified
+
+    outcome = machine.step(_identified(p, frames, 0).combine_chunks().to_batches()[0], 0)
+    assert outcome.results["sequence"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert outcome.counts["duplicates"] == 1 and [(r.offset, r.error) for r in outcome.refused] == [(7, "TooLate")]
+    waits = declared(model, late="200ms")
+    rows, _ = replay(waits, table(waits, [shots[n] for n in order]))
+    assert rows["sequence"].to_list() == list(range(10))  # two wait for what may come before them
+
+
+def test_a_step_without_frames_changes_nothing(model: Model) -> None:
+    p = declared(model)
+    machine = Machine(p)
+    machine.step(empty(p.schema), 0)  # the first step says when to look for keys to forget
+    outcome = machine.step(empty(p.schema), 1)
+    assert not outcome.results.num_rows and not outcome.changed
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"keep_every": 0}, "pipelines.surprise.keep_every: expected greater than or equal to 1, got 0"),
+        ({"roots": "/frames"}, "pipelines.surprise.roots: expected a valid list, got '/frames'"),
+        ({"late": "soon"}, "pipelines.surprise.late: expected a whole number, or a duration such as 200ms, got 'soon'"),
+        ({"keep_evry": 3}, "pipelines.surprise: expected one of name, topic, late, roots, keep_every, got keep_evry"),
+    ],
+)
+def test_a_wrong_option_is_one_line(model: Model, options: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        pipeline(options, model)
+    assert line in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_it_says_what_it_lacks(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a model, got none; set model = 'surprise@champion'"):
+        pipeline({}, None)
+    with pytest.raises(ModelError, match="train it again with `tocsin train surprise`"):
+        pipeline({}, replace(model, folder=tmp_path))

@@ -1,0 +1,94 @@
+"""A shard in this process: what it does about a partition that it can't read, and about a re-run that differs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.crash import job as job_module
+from tests.crash.harness import Job, until
+from tests.crash.load import messages
+from tests.support.segments import damage
+from tests.support.shards import read, shard
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.control.health import problems
+from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt
+from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.kafka import reader as reader_module
+
+JOURNALED = {"every": "1h"}
+"""No checkpoint but the first: a takeover re-runs it all."""
+
+
+@pytest.fixture
+def job(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
+    job = Job(kafka.bootstrap_servers, tmp_path)
+    yield job
+    job.close()
+
+
+def _with(job: Job, **options: object) -> None:
+    job.plan = replace(job.plan, options={**job.plan.options, **options})
+
+
+def test_a_re_run_that_gives_other_alerts_is_counted_and_shown(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with(job, **JOURNALED)
+    job.send(islice(messages(5), 100))
+    running = read(shard(job), job)
+    assert (running.facts()["digest_mismatches"], running.stats.window().counts["digest_mismatches"]) == (0, 0)
+    wear = job_module.wear
+    monkeypatch.setattr(job_module, "wear", lambda window: {**wear(window), "score": 1 - wear(window)["score"]})
+    again = shard(job)
+    assert (again.facts()["digest_mismatches"], again.stats.window().counts["digest_mismatches"]) == (1, 1)
+    again.close()
+
+
+def _reached(running: Shard, ends: dict[int, int]) -> bool:
+    running.turn()
+    return running.facts()["read"] == ends
+
+
+def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it_is_restored(
+    job: Job, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "RESTORED_S", 1.0)
+    load = messages(8)
+    for _ in range(3):
+        job.send(islice(load, 200))
+    records = job.read(job.topic)
+    lost = damage(kafka, job.topic, sum(r.partition == 0 for r in records) // 2)
+    ends = job.ends()
+    running = shard(job)
+    until(lambda: _reached(running, {0: lost.first, 1: ends[1]}), "the other partition to be judged", 30)
+    line = running.facts()["damaged"][0]
+    assert line.startswith(f"{job.topic}[0]@{lost.first}: expected records as they were written")
+    found = {"shard": 0, "state": "running", "error": "", "facts": running.facts(), "uncommitted_s": 0}
+    assert [p["why"] for p in problems(1, [found])] == [line]
+    assert running.stats.gauges["damaged"] == 1
+    job.send(islice(load, 100))  # it goes on so, and its clock with it
+    more = job.ends()[1]
+    until(lambda: _reached(running, {0: lost.first, 1: more}), "what comes later to be judged", 30)
+    assert running._step_clock.now > time.time() * 1000 - 60_000
+    running.checkpoint()
+    assert job.drained({0: lost.first, 1: more})
+
+    damage(kafka, job.topic, lost.first)  # the same bits again: as it was
+    until(lambda: _reached(running, job.ends()), "the restored partition to be judged", 30)
+    assert running.facts()["damaged"] == {}
+    running.close()
+    assert job.differences() == []
+
+
+def test_damage_in_what_has_to_be_judged_again_stops_the_takeover(job: Job, kafka: KafkaServer) -> None:
+    _with(job, **JOURNALED)
+    job.send(islice(messages(8), 200))
+    running = read(shard(job), job)
+    assert running._live.journal.sent
+    lost = damage(kafka, job.topic, 0)
+    with pytest.raises(RecordsCorrupt, match=rf"\[0\]@{lost.first}: expected records as they were written"):
+        shard(job)

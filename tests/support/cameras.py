@@ -1,0 +1,59 @@
+"""A camera to feed from: it sends ever lighter pictures to the first client that connects to its URL, `tcp://` or `rtsp://`.
+
+`python -m tests.support.cameras URL`
+"""
+
+import re
+import socket
+import sys
+import time
+from urllib.parse import urlsplit
+
+import av
+import numpy as np
+
+LEVELS = np.arange(40, 240, 8)
+SIZE = (64, 96)
+RATE = 10
+SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=video 0 RTP/AVP 32\r\na=control:video\r\n"
+"""The description of a stream of MPEG video, which needs no further parameters."""
+
+
+def shown(to: str, kind: str, codec: str) -> None:
+    with av.open(to, "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=RATE)
+        (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = SIZE, "yuv420p", 8_000_000
+        for level in LEVELS:
+            frame = av.VideoFrame.from_ndarray(np.full((*SIZE, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+            if kind == "rtp":
+                time.sleep(1 / RATE)  # RTP drops frames that are not received in time
+        container.mux(stream.encode(None))
+
+
+def asked(host: str, port: int) -> None:
+    """Answer one client as an RTSP server (RFC 2326) until all pictures have been sent."""
+    with socket.create_server((host, port)) as listening, listening.accept()[0] as caller:
+        said, to = caller.makefile("r", newline="\r\n"), ""
+        for line in said:
+            headers = dict(re.findall(r"(\S+): (.*)", "".join(iter(said.readline, "\r\n"))))
+            answer, body = ["RTSP/1.0 200 OK", f"CSeq: {headers['CSeq'].strip()}", "Session: 1"], ""
+            match line.split()[0]:
+                case "DESCRIBE":
+                    body = SDP
+                    answer += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
+                case "SETUP":
+                    way = headers["Transport"].strip()
+                    to = f"rtp://{host}:{way.partition('client_port=')[2].partition('-')[0]}"
+                    answer += [f"Transport: {way};server_port=5000-5001"]
+            caller.sendall("\r\n".join([*answer, "", body]).encode())
+            if line.startswith("PLAY"):
+                return shown(to, "rtp", "mpeg2video")
+
+
+if __name__ == "__main__":
+    url = urlsplit(sys.argv[1])
+    if url.scheme == "rtsp":
+        asked(str(url.hostname), url.port or 554)
+    else:
+        shown(f"{sys.argv[1]}?listen=1", "mpegts", "mpeg4")
