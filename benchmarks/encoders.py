@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from benchmarks.cases.merging import smooth_images
 from tocsin.models.trained import placed
 from tocsin.models.vision import vit
+from tocsin.models.vision.backbone import Backbone
 from tocsin.models.vision.efficientnet import LAYERS
-from tocsin.models.vision.encoder import Backbone, Encoder, load
+from tocsin.models.vision.encoder import Encoder, load
 from tocsin.models.vision.published import DINOV2, Settings
 
 SIZES = ((160, 288), (224, 224))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tocsin.models.vision.encoder import Backbone
+from tocsin.models.vision.backbone import Backbone
 
 STEM = 32
 STAGES = (

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
-from tocsin.models.vision.encoder import Backbone
+from tocsin.models.vision.backbone import Backbone
 from tocsin.models.vision.published import Settings, Weights, settings
 from tocsin.operators.merging import Merged, merge, restore
 
