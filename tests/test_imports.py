@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,11 @@ def test_operators_import_torch_alone() -> None:
     assert [
         (file.name, name) for file in _files("operators") for name in _imports(file) if name.split(".")[0] not in known
     ] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = grimp.build_graph("tocsin")
+    TopologicalSorter({m: graph.find_modules_directly_imported_by(m) for m in graph.modules}).prepare()  # or CycleError
 
 
 @pytest.mark.parametrize("package", ["tocsin", "tocsin.pipelines.runtime", "tocsin.pipelines.runtime.stages"])
