@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 Picture = NDArray[np.float32]
 
 LENGTH = 160  # columns of every sprite; its subject faces right
-HALF = LENGTH / 2
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from tocsin.models.touch.simulation.things import Thing
 
 Array = NDArray[np.float64]
 
-WIDEST = 11.5
-"""Greatest width that can be grasped, cm."""
 PRESS = 0.3
 """How much narrower a grasp is than the thing, cm, because flesh yields."""
 

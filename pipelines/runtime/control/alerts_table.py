@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tocsin.pipelines.runtime.control.deployment import ALERTS
-from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.options import Options
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.declare.stores import Stores
@@ -21,27 +21,32 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.rows import Rows
     from tocsin.pipelines.runtime.declare.stage import StepContext
 
-OPTIONS = ("name", "topic", "into")
+
+class AlertsTableOptions(Options):
+    """The options of the pipeline that writes alerts into a table.
+
+    Args:
+        into: the table.
+    """
+
+    into: str = ALERTS
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """Build the pipeline that writes each alert as a row: `key` is the asset, `event_time` the alert's, `data` its JSON as sent.
 
     Args:
-        options: `name` and `topic`; `into` is optional, "alerts" by default.
+        options: of `AlertsTableOptions`.
         model: not used.
 
     Raises:
         ConfigError: an option is unknown, or `name` or `topic` is missing.
     """
-    if not {"name", "topic"} <= set(options) <= set(OPTIONS):
-        raise ConfigError(
-            f"{__name__}: expected options name, topic and optionally into, got {', '.join(options)}; correct them"
-        )
+    o = AlertsTableOptions.read(options)
     return Pipeline(
-        name=options["name"],
-        topic=options["topic"],
-        into=options.get("into", ALERTS),
+        name=o.name,
+        topic=o.topic,
+        into=o.into,
         schema=pa.schema(
             [
                 _field("id", "header:ce_id"),

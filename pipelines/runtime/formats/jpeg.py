@@ -39,18 +39,6 @@ FACTS = [
 """The fields that a camera's messages carry in headers; see `tocsin.pipelines.runtime.formats.video`."""
 
 
-def roots_of(options: Mapping[str, Any], name: str) -> list[str]:
-    """The option `roots` of a pipeline `name`: folders whose frames messages may reference.
-
-    Raises:
-        ConfigError: the option is not a list of folders.
-    """
-    roots = options.get("roots", [])
-    if not isinstance(roots, list) or not all(isinstance(root, str) for root in roots):
-        raise ConfigError(f"pipelines.{name}: roots: expected a list of folders, got {roots!r}")
-    return roots
-
-
 def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[pa.Field]:
     """The fields of a schema of frames: `jpeg`, the file as received, and `pixels`, `height * width * 3` bytes RGB.
 
