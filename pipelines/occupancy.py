@@ -1,4 +1,4 @@
-"""Building occupancy: a room's irregular readings in, each minute whether somebody is there, alerts for people, sensors and air."""
+"""Building occupancy: from a room's irregular readings, whether it is occupied, each minute; alerts for people, sensors and air."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, Sliding
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 HOURS = re.compile(r"\d\d?:\d\d-\d\d?:\d\d")
 RELEASE = 0.7
-"""A room stays occupied until its probability falls below so much of the model's threshold."""
+"""A room stays occupied until its probability falls below this share of the model's threshold."""
 
 READING = pa.schema(
     [
@@ -108,10 +108,10 @@ class OccupancyOptions(Options):
         days, hours: when people are expected.
         rooms: rooms with days and hours of their own.
         co2: ppm above which an occupied room raises an alert; it ends 200 below.
-        stuck: minutes without any change of CO2.
-        silent: without a reading.
+        stuck: minutes without any change of CO2 that raise an alert.
+        silent: time without a reading that raises an alert.
         late: how far readings may lag.
-        hold: minutes that an occupied room must be so to raise an alert.
+        hold: minutes for which a condition must hold to raise an alert.
     """
 
     name: str = "occupancy"
@@ -132,11 +132,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
     Args:
         options: of `OccupancyOptions`; all may be absent.
-        model: as written by `tocsin train occupancy`.
+        model: written by `tocsin train occupancy`.
 
     Raises:
-        ConfigError: an unknown option, or one that does not parse.
-        ModelError: no model, or files that do not make one.
+        ConfigError: an option is unknown or wrong.
+        ModelError: there is no model, or it does not load.
     """
     o = OccupancyOptions.read(options)
     model = Model.required(model, "occupancy")
@@ -185,7 +185,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 def minutes(recording: Recording) -> pl.DataFrame:
-    """What the model would see of a recording: `room`, `time` (ms, a minute's end) and `FEATURES`; NaN where nothing is known."""
+    """The model's input from a recording: `room`, `time` (ms, a minute's end) and `FEATURES`, NaN where unknown."""
     declared = Pipeline(
         name="occupancy",
         topic="sensors.occupancy",
@@ -210,7 +210,7 @@ def readings(recording: Recording) -> pa.Table:
 
 
 class Schedules:
-    """When people are expected in a room."""
+    """When people are expected in each room."""
 
     def __init__(self, options: OccupancyOptions) -> None:
         own = options.rooms.values()
@@ -229,7 +229,7 @@ class Schedules:
 
 
 class Air(Stage):
-    """A minute's air as the model sees it: adds `FEATURES`, `scheduled`, `co2_usual` and `still`."""
+    """Adds the model's `FEATURES` of each minute, and `scheduled`, `co2_usual` and `still`."""
 
     def __init__(self, timezone: str, schedules: Schedules) -> None:
         self._timezone, self._schedules = timezone, schedules
@@ -256,7 +256,7 @@ class Air(Stage):
                 column[index] = then[name]
         scheduled = self._schedules.at(rows.table.column(ctx.key), clock)
         columns = {name: pa.array(seen[:, i].numpy()) for i, name in enumerate(FEATURES)}
-        # The reading's own ventilation is a feature, too; what is remembered goes into the table as float64.
+        # `ventilation` is both a feature and a reading: the table gets the reading, in float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
         return rows.with_columns(
             columns | {"co2_usual": pa.array(kept["usual"].numpy()), "still": pa.array(kept["still"].numpy())}
@@ -272,7 +272,7 @@ class Air(Stage):
 
 
 class Held(Stage):
-    """Whether a room counts as occupied: from the threshold on, until its probability falls below `RELEASE` of it."""
+    """Adds `occupied`: true from the threshold on, until the probability falls below `RELEASE` of it."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -292,7 +292,7 @@ class Held(Stage):
 
 
 def _grid(late: str, wait: str = "10min") -> Resample:
-    """Minutes; `wait` is no longer than silence takes, so that its alert comes after the room's last row and is of its time."""
+    """One row a minute. `wait` is at most the inactivity limit, so that a room's last row precedes its alert."""
     return Resample("1min", PROPERTIES, late=late, wait=wait, slope="10min", gap="1h", most=256)
 
 

@@ -1,4 +1,4 @@
-"""Remaining useful life: machines' readings in, cycles left and where the model looked out, alerts at two levels."""
+"""Remaining useful life: from machines' readings, the cycles that are left and the model's attention; alerts at two levels."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
     Args:
         options: of `RulOptions`; all may be absent.
-        model: as written by `tocsin train rul`.
+        model: written by `tocsin train rul`.
 
     Raises:
-        ConfigError: an unknown option, one that is no number, or a critical level above the warning level.
-        ModelError: no model, or files that do not make one.
+        ConfigError: an option is unknown or wrong, or the critical level is above the warning level.
+        ModelError: there is no model, or it does not load.
     """
     o = RulOptions.read(options)
     model = Model.required(model, "rul")

@@ -1,4 +1,4 @@
-"""Under water: which frames of a moving camera show what its own motion does not explain."""
+"""Underwater video: the frames of a moving camera that show something which its own motion does not explain."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
 from tocsin.pipelines.runtime import (
     FACTS,
+    NEVER,
     AlertRule,
     Batch,
     Cell,
@@ -51,9 +52,9 @@ RESULTS = pa.schema(
         ("frame", pa.string()),
     ]
 )
-"""Of each frame: how many are missing before it; how much it surprises, the level that the camera's last minutes set for that, and
-whether it belongs to something new; how far the picture has moved, in frame widths; how much each place surprises, in rows from the
-top; and where in the lake the frame is kept, if it is."""
+"""Columns of a frame: the number of frames missing before it; its surprise, the level set by the camera's last minutes, and whether
+the frame belongs to an event; how far the picture has moved, in frame widths; the surprise of each place, in rows from the top;
+and the path of the frame in the lake, if it is kept."""
 
 
 class SurpriseOptions(Options):
@@ -117,11 +118,11 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 class Ego(Stage):
-    """Adds what the camera did since its frame before: `tensors["warp"]` and `["action"]`, see `Motion`; the columns `flow` and
-    `fresh`, true for a camera's first frame and after a lapse.
+    """Adds the camera's motion since its last frame: `tensors["warp"]` and `["action"]`, see `Motion`; and the columns `flow` and
+    `fresh`, which is true for a camera's first frame and after a lapse.
 
     Args:
-        lapse: seconds between two frames after which the one before says nothing of the next.
+        lapse: seconds between two frames after which the first one is no context for the second.
     """
 
     def __init__(self, *, lapse: float) -> None:
@@ -129,7 +130,7 @@ class Ego(Stage):
 
     @property
     def state(self) -> Mapping[str, Declared]:
-        return {"grey": Cell(SIZE, torch.uint8), "time": Cell(dtype=torch.int64, fill=-(2**62))}
+        return {"grey": Cell(SIZE, torch.uint8), "time": Cell(dtype=torch.int64, fill=NEVER)}
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         last, time = state.cell("grey"), state.cell("time")
@@ -151,9 +152,9 @@ class Ego(Stage):
 
 
 class Predict(Stage):
-    """Adds the model's verdict: `score`, `level`, `novel`, `map`, and `keep`, true for some frames of an event.
+    """Adds the model's output: `score`, `level`, `novel`, `map`, and `keep`, true for one in so many frames of an event.
 
-    A camera's frames go one after the other, those of different cameras side by side.
+    A camera's frames are processed in order, and those of different cameras together.
     """
 
     def __init__(self, model: SurpriseModel, *, keep_every: int) -> None:
@@ -171,7 +172,7 @@ class Predict(Stage):
         told = torch.zeros(4, len(rows))
         slots, memory = rows.slots[:0], self._model.blank(0)
         for index in rows.rounds():
-            if not torch.equal(rows.slots[index], slots):  # mostly the same cameras go on, round after round
+            if not torch.equal(rows.slots[index], slots):  # most rounds have the same cameras
                 _store(memory, cells, slots)
                 slots = rows.slots[index]
                 memory = Memory.of({name: cell[slots] for name, cell in cells.items()})
@@ -199,7 +200,7 @@ class Predict(Stage):
 
 
 def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) -> None:
-    """Remember what is known of the cameras in `slots`, if there are any."""
+    """Store the memory of the cameras in `slots`, if there are any."""
     for name, then in memory.tensors().items() if len(slots) else ():
         cells[name][slots] = then
 

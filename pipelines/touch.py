@@ -1,4 +1,4 @@
-"""Egocentric video: in which frame a hand touches something, and in which it lets go."""
+"""Egocentric video: the frames in which a hand touches something, and those in which it lets go."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from tocsin.pipelines.runtime import (
 from tocsin.pipelines.runtime.stages import CenteredWindow, Encode, Gaps, Keep, Pixels, Reorder
 
 LAPSE = "500ms"
-"""Between two frames, after which the one before says nothing of the next."""
+"""Time between two frames after which the first one is no context for the second."""
 WAIT = "2s"
-"""After which a camera that sends nothing is waited for no longer."""
+"""Time for which the windows wait for a camera that sends nothing."""
 CLOSE = 0.2
-"""Least score of a frame that is kept: those around an event, and where one nearly was."""
+"""Lowest score of a frame that is kept: frames around an event, and around a near miss."""
 FINDER, NONE = "finder", "none"
-"""Of the option `hands`: those that come with Tocsin find hands, or nobody does."""
+"""Values of the option `hands`: Tocsin's own detector, or no detector."""
 NOTHING = NEVER
-"""In place of the frame since which a hand holds something."""
+"""Stored instead of a frame number while a hand holds nothing."""
 SIDES = ("x0", "y0", "x1", "y1")
 
 BOXES = [
@@ -58,7 +58,7 @@ BOXES = [
     for hand in HANDS
     for side in SIDES
 ]
-"""Where the hands are, in headers too: left, top, right and bottom as shares of the frame; left out of a hand that is not seen."""
+"""The hands' boxes, in headers as well: left, top, right, bottom as shares of the frame; missing for an unseen hand."""
 
 SCORES = [f"{hand}_{kind}" for hand in HANDS for kind in KINDS]
 RESULTS = pa.schema(
@@ -79,9 +79,9 @@ RESULTS = pa.schema(
         ("frame", pa.string()),
     ]
 )
-"""Of each frame: how many are missing before it; of each hand how likely it makes contact or lets go here, 0 to 1, which of
-both it does, if any, whether it touches something, and since which frame, which the frame of the release says, too; and where in
-the lake the frame is kept, if it is."""
+"""Columns of a frame: the number of frames missing before it; for each hand the scores of a contact and a release, 0 to 1, the
+event if there is one, whether the hand touches something, and the frame of the contact, which the frame of the release has, too;
+and the path of the frame in the lake, if it is kept."""
 
 
 class TouchOptions(Options):
@@ -169,7 +169,7 @@ def _stages(judge: TouchModel, o: TouchOptions, pixels: pa.Field, device: str) -
 
 
 Detector = Callable[[Tensor], Tensor]
-"""`[B, 3, H, W] uint8` -> `[B, 2, 4]`, NaN of a hand that is not found."""
+"""`[B, 3, H, W] uint8` -> `[B, 2, 4]`, NaN for a hand that is not found."""
 
 
 def _detector(name: str, hands: str, device: str) -> Detector | None:
@@ -182,12 +182,13 @@ def _detector(name: str, hands: str, device: str) -> Detector | None:
 
 
 class Boxes(Stage):
-    """The columns of boxes become `tensors["boxes"]`, `[B, 2, 4]`, NaN where no hand is.
+    """Turns the columns of boxes into `tensors["boxes"]`, `[B, 2, 4]`, NaN where there is no hand.
 
-    A box may reach beyond the frame a little, as detectors' do; one that is empty, half given or in pixels is a dead letter.
+    A box may reach a little beyond the frame, as those of detectors do. An empty or incomplete box, or one in pixels, is a dead
+    letter.
 
     Args:
-        detector: looks for hands in frames that come without boxes.
+        detector: finds hands in frames without boxes.
     """
 
     def __init__(self, detector: Detector | None) -> None:
@@ -205,7 +206,7 @@ class Boxes(Stage):
 
 
 class Look(Stage):
-    """Each frame becomes a vector, `tensors["seen"]`; its pixels, boxes and the pair of grey frames go."""
+    """Encodes each frame as a vector, `tensors["seen"]`, and drops its pixels, its boxes and the pair of grey frames."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
@@ -218,13 +219,13 @@ class Look(Stage):
 
 
 def _are_boxes(boxes: Tensor) -> Tensor:
-    """Which are boxes, or not given at all: `[B, 2, 4]` -> `[B, 2] bool`."""
+    """Which boxes are valid, or missing altogether: `[B, 2, 4]` -> `[B, 2] bool`."""
     near, inside = ((boxes >= -1) & (boxes <= 2)).all(-1), boxes.clamp(0, 1)
     return (near & (inside[..., :2] < inside[..., 2:]).all(-1)) | boxes.isnan().all(-1)
 
 
 def _complaints(boxes: Tensor, fits: Tensor) -> list[str]:
-    """A line for each frame with a box that is none."""
+    """One line for each frame with an invalid box."""
     lines = []
     for both, good in zip(boxes[~fits.all(1)], fits[~fits.all(1)], strict=True):
         hand = int(good.int().argmin())
@@ -234,7 +235,7 @@ def _complaints(boxes: Tensor, fits: Tensor) -> list[str]:
 
 
 class Judge(Stage):
-    """What a window says of its own frame, `tensors["said"]`."""
+    """Scores the centre frame of each window, `tensors["said"]`."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
@@ -245,10 +246,10 @@ class Judge(Stage):
 
 
 class Touches(Stage):
-    """Adds what happens in each frame, see `RESULTS`, and `keep`, true near events.
+    """Adds each frame's events, see `RESULTS`, and `keep`, true near events.
 
-    A contact while the hand holds something changes nothing, nor does a release while it holds nothing. Of one frame's events
-    the release comes first. After a lapse nothing is held.
+    A contact is ignored while the hand holds something, and a release while it holds nothing. If a frame has both, the release
+    comes first. After a lapse the hand holds nothing.
     """
 
     def __init__(self, model: TouchModel) -> None:
@@ -283,7 +284,7 @@ class Touches(Stage):
 
 
 def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> dict[str, pa.Array]:
-    """As `RESULTS` has them; `since` and `holds` are `[B, 2]`, the others `[B, 2, 2]`."""
+    """The columns of `RESULTS`; `since` and `holds` are `[B, 2]`, the others `[B, 2, 2]`."""
     columns: dict[str, pa.Array] = {"keep": pa.array((scores > CLOSE).flatten(1).any(1).numpy())}
     for number, hand in enumerate(HANDS):
         for kind, score in zip(KINDS, scores[:, number].unbind(1), strict=True):
