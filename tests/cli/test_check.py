@@ -40,7 +40,7 @@ def test_a_pipeline_before_its_first_start_is_all_ok_and_nothing_is_made(setup: 
     before = setup.topics()
     found = setup.check()
     assert {state for state, _ in found.values()} == {"ok"}
-    assert "none yet, the first start makes it" in found["journal"][1]
+    assert "none yet; the first start creates it" in found["journal"][1]
     assert setup.topics() == before
     assert not setup.lake.exists()
 
@@ -69,7 +69,7 @@ def test_a_living_shard_is_all_ok_and_notices_nothing(kafka: KafkaServer, tmp_pa
         before = setup.topics(), setup.files()
         found = setup.check()
         assert {state for state, _ in found.values()} == {"ok"}
-        assert found["input positions"][1].endswith("0 records to judge")
+        assert found["input positions"][1].endswith("0 records to process")
         assert (setup.topics(), setup.files()) == before
     finally:
         job.close()
@@ -109,7 +109,7 @@ def test_people_read_marks_and_scripts_the_exit_status(setup: Setup) -> None:
 def test_a_setting_that_does_not_exist_or_fit(setup: Setup, name: str, value: str, says: str) -> None:
     found = setup.check({name: value})
     assert found["settings"] == ("wrong", says)
-    assert found["kafka"] == ("skipped", "not looked at: it needs settings")
+    assert found["kafka"] == ("skipped", "skipped: it needs settings")
 
 
 def test_no_broker_leaves_what_needs_none_to_be_looked_at(setup: Setup, dead: str) -> None:
@@ -121,7 +121,7 @@ def test_no_broker_leaves_what_needs_none_to_be_looked_at(setup: Setup, dead: st
         f"Kafka at {dead}: expected a broker to answer, got KafkaConnectionError: 111 ECONNREFUSED; is it running, and is "
         "the address right?",
     )
-    assert found["input topic"] == ("skipped", "not looked at: it needs kafka")
+    assert found["input topic"] == ("skipped", "skipped: it needs kafka")
     assert {check for check, (state, _) in found.items() if state == "ok"} >= {"settings", "lake", "pipeline", "table"}
 
 
@@ -196,7 +196,7 @@ def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
         "wrong",
         "model pumps@champion: expected a registry, got none; train a model, or name a folder",
     )
-    assert found["pipeline"] == ("skipped", "not looked at: it needs model")
+    assert found["pipeline"] == ("skipped", "skipped: it needs model")
     assert found["input topic"][0] == found["journal"][0] == "ok"  # their names are known all the same
     store = {"mlflow.enabled": "true", "mlflow.tracking_uri": tracking_uri}
     import mlflow

@@ -1,4 +1,4 @@
-"""Looks at a lake as a pipeline will use it, and at what the pipeline has left there. A probe is removed again."""
+"""Checks of a lake as a pipeline uses it, and of what the pipeline has stored there. Probe files are deleted again."""
 
 from __future__ import annotations
 
@@ -33,42 +33,42 @@ from tocsin.pipelines.runtime.lake.storage import Lake, read
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 SPACE = 10**9
-"""Bytes that should be free."""
+"""Bytes that must be free."""
 
 
 class LakeFolder:
-    """Where all pipelines' tables lie."""
+    """The folder of all pipelines' tables."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake, self._path = lake, lake.folder
 
     def writable(self) -> str:
-        """Whether files can be made and deleted, and rows committed and read back, by what shards and queries use."""
+        """Check that files can be created and deleted, and rows committed and read back, as shards and queries do."""
         root, probe = self._lake.root, f".tocsin-check-{uuid.uuid4().hex}"
         try:
-            if self._path and not self._path.exists():  # and the look must not make it
+            if self._path and not self._path.exists():  # the check must not create it
                 nearest = self._nearest()
                 with tempfile.TemporaryDirectory(prefix=probe, dir=nearest) as scratch:
                     _round_trip(Lake(str(scratch / self._path.relative_to(nearest))))
-                return f"{root}: none yet, the first start makes it"
+                return f"{root}: none yet; the first start creates it"
             files = self._lake.files
             files.open_output_stream(probe).close()
             files.delete_file(probe)
         except (OSError, ValueError) as reason:
             raise Unavailable(
-                f"lake {root}: expected to make a file there and delete it, got {reason}; give this user the right to write "
+                f"lake {root}: expected to create and delete a file there, got {reason}; give this user the right to write "
                 "there, or set lake.path and lake.options"
             ) from reason
         try:
             _round_trip(Lake(self._lake.place(probe), self._lake.options))
         finally:
             files.delete_dir(probe)
-        return f"{root}: files can be made and deleted, rows written and read back"
+        return f"{root}: files can be created and deleted, rows written and read back"
 
     def space(self) -> str:
-        """Whether there is room."""
+        """Check the free space."""
         if not self._path:
-            return "an object store has no end"
+            return "an object store, not limited"
         free = shutil.disk_usage(self._nearest()).free
         if free < SPACE:
             raise Unavailable(
@@ -83,7 +83,7 @@ class LakeFolder:
 
 
 class LakeTable:
-    """What a pipeline's shards have left in the lake.
+    """What a pipeline's shards have stored in the lake.
 
     Args:
         name: the pipeline's.
@@ -95,11 +95,11 @@ class LakeTable:
         self._topic_ids: set[str] = set()
 
     def schema(self, pipeline: Pipeline | None) -> str:
-        """Whether the table is this pipeline's and takes its results."""
+        """Check that the table belongs to this pipeline and accepts its results."""
         assert pipeline
         table = self._table()
         if table is None:
-            return f"{self._place}: none yet, the first start makes it"
+            return f"{self._place}: none yet; the first start creates it"
         if (owner := table.metadata().name) != self._name:
             raise ConfigError(
                 f"table {self._place}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
@@ -107,7 +107,7 @@ class LakeTable:
             )
         there = {f.name: f.type for f in table.schema().fields}
         for field in Schema.from_arrow(pipeline.table).fields:
-            if field.name in there and there[field.name] != field.type:  # a new one is added by the next start
+            if field.name in there and there[field.name] != field.type:  # the next start adds new columns
                 raise ConfigError(
                     f"table {self._place}: expected a column {field.name} of {_plain(field.type)}, got "
                     f"{_plain(there[field.name])}; use another lake or pipeline name"
@@ -115,15 +115,15 @@ class LakeTable:
         return f"{self._place}: {len(there)} columns"
 
     def files(self) -> str:
-        """Whether the files that the table's log names are there."""
+        """Check that the files exist that the table's log names."""
         if (table := self._table()) is None:
             return f"{self._place}: none yet"
         if missing := losses.files_missing(self._place, self._name, absent(table, self._lake.files, self._name)):
             raise missing
-        return f"{self._place}: all that its log names"
+        return f"{self._place}: all files that its log names"
 
     def model(self, ref: ModelRef | None, scratch: Lake) -> str:
-        """Whether the copy of a model, if there is one, is what its name says; a start takes it as it finds it."""
+        """Check that the lake's copy of a model is intact: a start uses it without a check."""
         assert ref
         place = self._lake.place(names.model_folder(ref.sha256))
         if not self._names(names.model_folder(ref.sha256)):
@@ -132,12 +132,12 @@ class LakeTable:
         if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
             raise ModelError(
                 f"model {ref.name}/{ref.version} in {place}: expected files of that SHA-256, got "
-                f"{again}: they were damaged; delete that folder, the next start copies it again"
+                f"{again}: they are damaged; delete that folder, and the next start copies it again"
             )
-        return f"{ref.name}/{ref.version}: the lake's copy is sound"
+        return f"{ref.name}/{ref.version}: the lake's copy is intact"
 
     def snapshots(self, pipeline: Pipeline | None) -> str:
-        """Whether the snapshots that the table names are there, with their models, and fit the pipeline."""
+        """Check that the snapshots exist that the table names, with their models, and that they fit the pipeline."""
         assert pipeline
         signature = Machine(pipeline).signature
         found = self._checkpoints()
@@ -148,7 +148,7 @@ class LakeTable:
                 for link in manifest["chain"]:
                     self._manifest(shard, link)
             except (FileNotFoundError, ValueError) as reason:
-                if found != self._checkpoints():  # a living shard went on, and dropped old ones
+                if found != self._checkpoints():  # a running shard has made a new checkpoint, and deleted old ones
                     return self.snapshots(pipeline)
                 raise Unavailable(
                     f"{where}: expected the one that the table's last checkpoint names, and those it builds on, got {reason}; "
@@ -171,33 +171,29 @@ class LakeTable:
         return ", ".join(f"shard {shard} at {checkpoint_name(c)}" for shard, c in found) or "no checkpoint yet"
 
     def orders(self) -> str:
-        """Whether what the pipeline was ordered last can be read."""
+        """Check that the stored desired state can be read."""
         if not self._names(names.ORDERS) or (kept := last_stored(self._lake, self._name)) is None:
             return "none"
-        return "paused; it stays so over a restart of its supervisor" if kept.paused else "can be read"
+        return "paused; it stays paused when its supervisor restarts" if kept.paused else "can be read"
 
     def positions(self, topic: str, look: Callable[[], TopicState]) -> str:
-        """Whether the next offsets are inside the log of the topic that they were read from; to be asked after `snapshots`."""
+        """Check that the next offsets are inside the topic's log. Call it after `snapshots`."""
         table = self._table()
-        log = look()  # after the table: a living shard's offsets are inside the log of later
+        log = look()  # after the table: a running shard's offsets only grow
         at = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
         found = [losses.topic_replaced(topic, topic_id, log) for topic_id in self._topic_ids]
         for lost in (*found, *(losses.position_lost(topic, p, offset, log) for p, offset in at.items())):
             if lost:
                 raise lost
         if not at:
-            return f"{topic}: the very start"
+            return f"{topic}: the start of the topic"
         added = sorted(log.end.keys() - at.keys())
-        to_judge = sum(log.end[p] - at.get(p, 0) for p in log.end)
-        told = (
-            f", partitions {', '.join(map(str, added))} were added and are taken up from their beginning"
-            if added
-            else ""
-        )
-        return f"{topic}: {to_judge:,} records to judge{told}"
+        pending = sum(log.end[p] - at.get(p, 0) for p in log.end)
+        told = f", partitions {', '.join(map(str, added))} were added and are read from their start" if added else ""
+        return f"{topic}: {pending:,} records to process{told}"
 
     def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
-        """Whether table and journal belong together: one pipeline, in one lake, writes both.
+        """Check that table and journal belong together: one pipeline, in one lake, writes both.
 
         Args:
             topic: the input.
@@ -205,7 +201,7 @@ class LakeTable:
         """
         for shard in range(self._shards):
             where = f"topic {names.journal_topic(self._name)}[{shard}]"
-            table = self._table()  # a living shard goes on meanwhile: look at the table on both sides
+            table = self._table()  # a running shard may commit meanwhile: read the table before and after
             before, record = self._checkpoint(table, shard), newest(shard)
             after = self._checkpoint(self._table(), shard)
             if record is None and before:
@@ -232,7 +228,7 @@ class LakeTable:
         return table and table.transaction_version(f"{self._name}/{topic}/{partition}")
 
     def _checkpoints(self) -> list[tuple[int, int]]:
-        """Shards that have made a checkpoint, with its name."""
+        """The shards with a checkpoint, and its name."""
         table = self._table()
         return [(shard, c) for shard in range(self._shards) if (c := self._checkpoint(table, shard))]
 
@@ -242,7 +238,7 @@ class LakeTable:
 
     def _names(self, folder: str) -> set[str]:
         if (own := self._lake.folder) and not own.exists():
-            return set()  # to look there would make it
+            return set()  # listing it would create it
         return {i.base_name for i in self._lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
 
 
@@ -270,21 +266,21 @@ def _round_trip(lake: Lake) -> None:
 
 
 def goes_with(record: Journal, before: int, after: int, position: Callable[[int], int | None]) -> bool:
-    """Whether a shard's newest journal record can be of a table's writer.
+    """Whether a shard's newest journal record and its table can come from the same writer.
 
     Args:
-        before, after: the table's checkpoint, looked at before the record was read and after it; 0: none.
+        before, after: the table's checkpoint, read before the record and after it; 0: none.
         position: a partition -> the next offset that the table had before, if any.
     """
     if record.base > before:
-        return record.base <= after  # it went on between the looks
+        return record.base <= after  # there was a new checkpoint in between
     passed, known = record.base == before, {record.base}
     for item in record.items:
         if isinstance(item, Mark):
             known.add(item.checkpoint)
             passed = passed or item.checkpoint == before
             continue
-        for partition, end in item.ends.items():  # numbers may agree by chance, but hardly what was read by then, too
+        for partition, end in item.ends.items():  # the checkpoint's number may agree by chance; the offsets hardly do
             at = position(partition)
             if at is not None and (end < at if passed else end > at):
                 return False

@@ -1,4 +1,4 @@
-"""Looks at what a pipeline needs, one after the other; what depends on one that failed is not looked at."""
+"""Checks of what a pipeline needs, one after the other. A check is skipped if one that it depends on has failed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 State = Literal["ok", "warning", "wrong", "skipped"]
 LONGEST_S = 60.0
-"""Of one look, whatever it waits for; those at Kafka give up after 5 to 10 s."""
+"""Time limit of one check. Those of Kafka give up after 5 to 10 s."""
 
 
 class Concern(TocsinError):
-    """Good enough to start with, but a person should know of it."""
+    """The pipeline can start, but a person should know of this."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one look found.
+    """The result of one check.
 
     Args:
         pipeline: whose it is; "": of all.
@@ -39,7 +39,7 @@ class Finding:
 
 
 class Preflight:
-    """Takes looks and tells what each one found.
+    """Runs checks and reports their results.
 
     Args:
         tell: called with each finding, in order.
@@ -49,18 +49,18 @@ class Preflight:
         self._tell = tell
         self._failed: set[tuple[str, str]] = set()
         self.wrong = 0
-        """Looks that found something wrong."""
+        """Number of failed checks."""
 
     def look(self, check: str, how: Callable[[], str], *needs: str, pipeline: str = "") -> None:
-        """Take one look.
+        """Run one check.
 
         Args:
             how: returns what is right; raises `Concern` or what is wrong.
-            needs: checks, of this pipeline or of all, without which there is nothing to look at.
+            needs: the checks that this one depends on, of this pipeline or of all.
         """
         lacking = next((n for n in needs if self._failed & {("", n), (pipeline, n)}), None)
         state: State
-        state, said = ("skipped", f"not looked at: it needs {lacking}") if lacking else _seen(how)
+        state, said = ("skipped", f"skipped: it needs {lacking}") if lacking else _seen(how)
         if state in ("wrong", "skipped"):
             self._failed.add((pipeline, check))
         self.wrong += state == "wrong"
@@ -68,7 +68,7 @@ class Preflight:
 
 
 def _seen(how: Callable[[], str]) -> tuple[State, str]:
-    """Look in a thread of its own, since not everything that may hang has a time limit."""
+    """Run a check in a thread, since not everything that may hang has a time limit."""
     done: Future[str] = Future()
 
     def run() -> None:
@@ -81,17 +81,20 @@ def _seen(how: Callable[[], str]) -> tuple[State, str]:
     try:
         reason = done.exception(LONGEST_S)
     except TimeoutError:
-        return "wrong", f"expected an answer within {LONGEST_S:.0f} s, got none; see whether what it asks is up"
+        return (
+            "wrong",
+            f"expected an answer within {LONGEST_S:.0f} s, got none; check whether the system that it asks is up",
+        )
     if reason is None:
         return "ok", done.result()
     text = " ".join(str(reason).split())
     if isinstance(reason, TocsinError):
         return "warning" if isinstance(reason, Concern) else "wrong", text
-    return "wrong", f"expected an answer, got {type(reason).__name__}: {text}; mend that and look again"
+    return "wrong", f"expected an answer, got {type(reason).__name__}: {text}; correct that and check again"
 
 
 def codecs() -> str:
-    """Whether each compression that a producer or a topic may choose can be read and written here."""
+    """Check that each compression that a producer or a topic may choose can be read and written here."""
     sample, lacking = b"tocsin " * 1000, list[str]()
     for name in CODECS:
         try:

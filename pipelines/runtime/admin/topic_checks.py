@@ -1,4 +1,4 @@
-"""Looks at a pipeline's topics and at what its shards will do with them. No topic is made, no shard is fenced."""
+"""Checks of a pipeline's topics and of what its shards do with them. They create no topic and fence no shard."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from tocsin.pipelines.runtime.kafka.topics import (
 from tocsin.pipelines.runtime.kafka.topics import LARGEST as LARGEST_RECORD
 
 LARGEST = SIZE_LIMIT + 8192
-"""Bytes of the largest dead letter: the original's limit, and the headers that say why."""
+"""Bytes of the largest dead letter: the limit of its original, and the headers with the reason."""
 NOBODY = 2**62
-"""No producer's id. What is asked in its name is refused, but only after the rights have been looked at."""
+"""An id that no producer has. The broker rejects requests with it, but only after it has checked the rights."""
 SKEW_MS = 5000
 BUSY = (
     kafka_errors.CoordinatorLoadInProgressError,
@@ -44,10 +44,10 @@ BUSY = (
 
 
 class Topics:
-    """A pipeline's topics, and what a shard does with them.
+    """The topics of a pipeline, and what a shard does with them.
 
     Args:
-        broker: that was reached.
+        broker: a broker that answers.
         name: the pipeline's.
         topic: its input.
     """
@@ -62,7 +62,7 @@ class Topics:
         self._partitions = 1
 
     def input(self) -> str:
-        """Whether the input topic is there."""
+        """Check that the input topic exists."""
         described = self._broker.describe(self._topic)
         partitions = len(described["partitions"]) if described else 0
         check_exists(self._topic, partitions)
@@ -70,13 +70,13 @@ class Topics:
         return f"{self._topic}: {count(self._partitions, 'partition')}"
 
     def cleanup(self) -> str:
-        """Whether the input topic keeps every reading."""
+        """Check that the input topic keeps every reading."""
         policy = self._policy(self._topic, self._broker.configs(self._topic))
         check_retention(self._topic, policy)
         return f"{self._topic}: {policy}"
 
     def shards(self) -> str:
-        """Whether each shard has something to read, and each worker a shard."""
+        """Check that each shard has a partition, and each worker a shard."""
         s, n, w = self._shards, self._partitions, self._workers
         check_shards(self._name, self._topic, s, n)
         if w > s:
@@ -87,18 +87,18 @@ class Topics:
         return f"{count(s, 'shard')} of {count(n, 'partition')} on {count(w, 'worker')}"
 
     def alerts(self) -> str:
-        """Whether the alert topic is there or can be made."""
+        """Check that the alert topic exists or can be created."""
         return self._kept(self._alerts, self._partitions)
 
     def landing(self) -> str:
-        """Whether the alerts can land in the lake: by a shard with dead letters, a journal and an identity of its own."""
+        """Check what the shard needs that writes alerts into the lake: its own dead letters, journal and transactional id."""
         lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
         lands.dead_letters(), lands.journal(), lands.identities()
         self._granted({self._alerts: ["READ"], lands._dead: ["WRITE"], lands.journal_topic: ["READ", "WRITE"]})
         return f"{self._alerts} into the table alerts"
 
     def dead_letters(self) -> str:
-        """Whether the dead-letter topic is there or can be made, and takes the largest letter."""
+        """Check that the dead-letter topic exists or can be created, and accepts the largest dead letter."""
         described = self._broker.describe(self._dead)
         configs = self._broker.configs(self._dead) if described else self._broker.makeable(self._dead, 1)
         most = int(configs.get("max.message.bytes", LARGEST))
@@ -112,12 +112,12 @@ class Topics:
         return self._kept(self._dead, 1)
 
     def journal(self) -> str:
-        """Whether the journal is there, as a shard needs it, or can be made; one shard a partition at least."""
+        """Check that the journal's topic exists as a shard needs it, or can be created."""
         j, s = self.journal_topic, self._shards
         described = self._broker.describe(j)
         if described is None:
             self._broker.makeable(j, s, **JOURNAL)
-            return f"{j}: none yet, the first start makes it"
+            return f"{j}: none yet; the first start creates it"
         configs = self._broker.configs(j)
         check_compaction(j, self._policy(j, configs))
         if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
@@ -126,11 +126,11 @@ class Topics:
                 f"shard; the next start raises it, or {alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
             )
         there = len(described["partitions"])
-        grows = f", the next start makes it {s}" if there < s else ""
+        grows = f"; the next start adds partitions up to {s}" if there < s else ""
         return f"{j}: {count(there, 'partition')}, compacted{grows}"
 
     def replication(self) -> str:
-        """Whether the topics outlive a broker, and can be written to."""
+        """Check that the topics survive the loss of a broker, and can be written to."""
         doubts: list[str] = []
         for topic in (self._topic, self._alerts, self._dead, self.journal_topic):
             if described := self._broker.describe(topic):
@@ -152,19 +152,19 @@ class Topics:
                 f"acknowledged write; {alter(topic, f'min.insync.replicas={max(replicas - 1, 1)}')}, or bring brokers back"
             )
         if self._broker.brokers > 1 and replicas == 1:
-            yield f"topic {topic}: expected 3 replicas, got 1: it is lost with its broker; reassign it"
+            yield f"topic {topic}: expected 3 replicas, got 1: its data is lost with its broker; reassign its partitions"
         if in_sync < replicas:
-            yield f"topic {topic}: expected {replicas} replicas in sync, got {in_sync}; see to the brokers"
+            yield f"topic {topic}: expected {replicas} replicas in sync, got {in_sync}; check the brokers"
         if replicas > 1 and least == 1:
             yield (
-                f"topic {topic}: expected min.insync.replicas=2, got 1: what one broker acknowledges is lost with it; "
+                f"topic {topic}: expected min.insync.replicas=2, got 1: a write that one broker has acknowledged is lost with it; "
                 f"{alter(topic, 'min.insync.replicas=2')}"
             )
         if replicas > 1 and least == replicas:
-            yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {least}: no broker may rest"
+            yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {least}: no broker may be down"
 
     def rights(self) -> str:
-        """Whether we may read and write what is there; a broker without an authorizer allows all."""
+        """Check the rights on the topics that exist. A broker without an authorizer allows everything."""
         self._granted(
             {
                 self._topic: ["READ"],
@@ -181,18 +181,21 @@ class Topics:
             if (described := self._broker.describe(topic)) is None:
                 continue
             if (allowed := described.get("authorized_operations")) is None:
-                raise Concern("expected the broker to say what this user may do, got nothing; it is too old for that")
+                raise Concern(
+                    "expected the broker to report this user's rights, got none; upgrade the broker to have them checked"
+                )
             lacking += [f"{o} on topic {topic}" for o in operations if o not in allowed]
         if lacking:
             raise ConfigError(
-                f"expected to read the input and to write the rest, got no right to {', '.join(lacking)}; grant it to this user "
-                "with kafka-acls"
+                f"expected rights to read the input and write the other topics, got none for {', '.join(lacking)}; grant it to "
+                "this user with kafka-acls"
             )
 
     def identities(self) -> str:
-        """Whether we may write under each shard's transactional id, and with the group that lag tools look at.
+        """Check the rights on each shard's transactional id, and on the group that lag tools read.
 
-        Asked in nobody's name, the broker looks at the rights and then refuses: a living shard notices nothing.
+        The requests carry an id that no producer has: the broker checks the rights and then rejects them, so that a running shard
+        is not disturbed.
         """
         group = names.lag_group(self._name)
         for shard in range(self._shards):
@@ -215,7 +218,7 @@ class Topics:
         return f"{self._name}/0" + (f" to {self._name}/{self._shards - 1}" if self._shards > 1 else "")
 
     def _answer(self, id_: str, group: str) -> type[Exception]:
-        """What the coordinator says; on a new cluster it takes some time until there is one."""
+        """The coordinator's answer. A new cluster takes some time to elect one."""
         admin = self._broker.admin
         asked = {"transactional_id": id_, "producer_id": NOBODY, "producer_epoch": 0, "group_id": group}
         give_up = time.monotonic() + 5
@@ -231,7 +234,7 @@ class Topics:
             time.sleep(0.1)
 
     def transactions(self) -> str:
-        """Whether the broker gives transactions, under an id that is no shard's: taking a shard's would fence it.
+        """Check that the broker supports transactions, with an id that no shard has: a shard's id would fence it.
 
         The broker forgets an id that is not used after a week.
         """
@@ -252,7 +255,7 @@ class Topics:
         return f"tried as {id_}"
 
     def clock(self) -> str:
-        """Whether the newest record is from the future of this machine; nothing is produced to find out."""
+        """Check that the newest record is not ahead of this machine's clock."""
         wanted = dict.fromkeys(self._parts(), OffsetSpec.MAX_TIMESTAMP)
         try:
             found = self._broker.admin.list_partition_offsets(wanted)
@@ -277,22 +280,22 @@ class Topics:
         return TopicState(str(described.get("topic_id") or ""), begin, end)
 
     def journal_is_there(self) -> bool:
-        """Whether there is a journal to read."""
+        """Whether the journal's topic exists."""
         return self._broker.describe(self.journal_topic) is not None
 
     def _parts(self) -> list[TopicPartition]:
         return [TopicPartition(self._topic, p) for p in range(self._partitions)]
 
     def _kept(self, topic: str, partitions: int) -> str:
-        """A topic that is there or can be made, and keeps its records."""
+        """Check that a topic exists or can be created, and keeps its records."""
         described = self._broker.describe(topic)
         if described is None:
             self._broker.makeable(topic, partitions)
-            return f"{topic}: none yet, the first start makes it"
+            return f"{topic}: none yet; the first start creates it"
         if "compact" in (policy := self._policy(topic, self._broker.configs(topic))):
             raise Concern(
-                f"topic {topic}: expected cleanup.policy=delete, got {policy}: all but the newest record of a key will go; "
-                f"{alter(topic, 'cleanup.policy=delete')}"
+                f"topic {topic}: expected cleanup.policy=delete, got {policy}: compaction deletes all but the newest record of "
+                f"a key; {alter(topic, 'cleanup.policy=delete')}"
             )
         return f"{topic}: {count(len(described['partitions']), 'partition')}"
 

@@ -55,7 +55,7 @@ def test_a_lake_that_can_not_be_written(setup: Setup) -> None:
         assert found["lake"][0] == "wrong", path
         assert found["lake"][1].startswith(f"lake {path}: expected to make a file there and delete it, got [Errno ")
         assert found["lake"][1].endswith("give this user the right to write there, or set lake.path and lake.options")
-        assert found["table"] == ("skipped", "not looked at: it needs lake")
+        assert found["table"] == ("skipped", "skipped: it needs lake")
 
 
 def test_a_lake_that_is_there_keeps_no_probe(setup: Setup) -> None:

@@ -32,8 +32,8 @@ def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone()
     assert [(f.pipeline, f.check, f.state, f.said) for f in found] == [
         ("", "kafka", "ok", "here"),
         ("a", "topic", "wrong", "topic t: expected it, got none; make it"),
-        ("a", "shards", "skipped", "not looked at: it needs topic"),
-        ("a", "rights", "skipped", "not looked at: it needs shards"),
+        ("a", "shards", "skipped", "skipped: it needs topic"),
+        ("a", "rights", "skipped", "skipped: it needs shards"),
         ("b", "topic", "warning", "old"),
         ("b", "shards", "ok", "2"),
     ]
@@ -51,9 +51,12 @@ def test_a_failure_of_all_is_one_of_each_pipeline() -> None:
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (fails(ValueError("one\ntwo")), "expected an answer, got ValueError: one two; mend that and look again"),
-        (fails(TimeoutError("slow")), "expected an answer, got TimeoutError: slow; mend that and look again"),
-        (threading.Event().wait, "expected an answer within 0 s, got none; see whether what it asks is up"),
+        (fails(ValueError("one\ntwo")), "expected an answer, got ValueError: one two; correct that and check again"),
+        (fails(TimeoutError("slow")), "expected an answer, got TimeoutError: slow; correct that and check again"),
+        (
+            threading.Event().wait,
+            "expected an answer within 0 s, got none; check whether the system that it asks is up",
+        ),
     ],
 )
 def test_what_nobody_thought_of_or_hangs_is_wrong_in_one_line(

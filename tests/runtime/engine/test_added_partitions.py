@@ -130,5 +130,5 @@ def test_check_says_that_they_are_there(job: Job, tmp_path: Path) -> None:
     state, said = setup.check()["input positions"]
     assert (state, said) == (
         "ok",
-        f"{job.topic}: 30 records to judge, partitions 2 were added and are taken up from their beginning",
+        f"{job.topic}: 30 records to process, partitions 2 were added and are read from their start",
     )

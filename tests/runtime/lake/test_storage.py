@@ -37,12 +37,12 @@ def test_what_is_committed_is_read_compacted_and_deleted(tmp_path: Path, name: s
 @pytest.mark.parametrize("name", NAMES)
 def test_the_check_commits_and_reads_back_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name / "lake"
-    assert LakeFolder(Lake(str(folder))).writable() == f"{folder}: none yet, the first start makes it"
+    assert LakeFolder(Lake(str(folder))).writable() == f"{folder}: none yet; the first start creates it"
     assert _names(tmp_path) == []
     folder.mkdir(parents=True)
     assert (
         LakeFolder(Lake(str(folder))).writable()
-        == f"{folder}: files can be made and deleted, rows written and read back"
+        == f"{folder}: files can be created and deleted, rows written and read back"
     )
     assert _names(folder) == []
 
