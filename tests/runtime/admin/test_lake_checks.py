@@ -53,7 +53,7 @@ def test_a_lake_that_can_not_be_written(setup: Setup) -> None:
     for path in ("/sys", "/sys/lake", str(setup.folder / "file"), str(setup.folder / "file" / "lake")):
         found = setup.check({"lake.path": path})
         assert found["lake"][0] == "wrong", path
-        assert found["lake"][1].startswith(f"lake {path}: expected to make a file there and delete it, got [Errno ")
+        assert found["lake"][1].startswith(f"lake {path}: expected to create and delete a file there, got [Errno ")
         assert found["lake"][1].endswith("give this user the right to write there, or set lake.path and lake.options")
         assert found["table"] == ("skipped", "skipped: it needs lake")
 
@@ -172,7 +172,7 @@ def test_a_damaged_copy_of_a_model(kafka: KafkaServer, tmp_path: Path) -> None:
     weights.write_bytes(bytes(weights.stat().st_size))  # a start takes one of the same size as it is
     (check, (state, said)) = setup.amiss().popitem()
     assert (check, state) == ("model's copy", "wrong")
-    assert said.endswith("they were damaged; delete that folder, the next start copies it again")
+    assert said.endswith("they are damaged; delete that folder, and the next start copies it again")
 
 
 def journal(base: int, *items: int | tuple[int, int]) -> Journal:
