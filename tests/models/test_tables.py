@@ -91,8 +91,8 @@ def test_commas_and_empty_cells_are_not_guessed_at(written: Read, content: str, 
     [
         ("", "a.csv: empty; expected a CSV file in UTF-8"),
         (b"a,b\n1,\xe4\n", "a.csv: invalid utf-8 sequence; expected a CSV file in UTF-8"),
-        ("a,b\n1,2\n\n1,400,5\n", "a.csv, line 4: 3 cells, expected 2 as in the header; put cells"),
-        ("a,b,a\n1,2,3\n", r"a.csv, line 1: columns \['a'\] are there twice"),
+        ("a,b\n1,2\n\n1,400,5\n", "a.csv, line 4: 3 cells, expected 2 as in the header; quote cells"),
+        ("a,b,a\n1,2,3\n", r"a.csv, line 1: duplicate columns \['a'\]"),
     ],
 )
 def test_what_is_no_table_is_refused(written: Read, content: str | bytes, says: str) -> None:

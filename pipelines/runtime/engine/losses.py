@@ -34,7 +34,8 @@ def position_lost(topic: str, partition: int, position: int, log: TopicState) ->
         return None
     return PositionLost(
         f"{topic}[{partition}]@{position}: expected an offset in the log's {begin}..{end}, got one outside: "
-        f"records were deleted before they were processed; restore the topic, or continue from {min(max(position, begin), end)} with `--on-gap skip`"
+        "records were deleted before they were processed; restore the topic, or continue from "
+        f"{min(max(position, begin), end)} with `--on-gap skip`"
     )
 
 
