@@ -173,7 +173,7 @@ def test_a_frame_that_was_judged_and_is_gone_when_it_is_judged_again_stops_the_s
     _place(store, there[0]).unlink()
     again = job.start()
     assert again.ended() != 0
-    assert "FrameLost: " in again.said and "put it back where its message says, or go on without it" in again.said
+    assert "FrameLost: " in again.said and "put it back where its message says, or continue without it" in again.said
     _place(store, there[0]).write_bytes(file(there[0]))
     job.finish(job.start())
     table = pl.read_delta(job.lake.uri(job.name))
