@@ -198,7 +198,7 @@ def test_errors_name_both_numbers() -> None:
         SelectiveAttention(dim=12, heads=5)
     with pytest.raises(ValueError, match=r"heads \(4\) must divide query_dim \(6\)"):
         SelectiveAttention(dim=12, heads=4, query_dim=6)
-    with pytest.raises(ValueError, match=r"share is 1.5, more than 0 and at most 1"):
+    with pytest.raises(ValueError, match=r"share is 1.5, expected more than 0 and at most 1"):
         SelectiveAttention(dim=12, heads=4, share=1.5)
     with pytest.raises(ValueError, match="11 must be 12"):
         layer()(torch.zeros(1, 2, 11))
