@@ -56,7 +56,7 @@ class Sent(NamedTuple):
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The pipeline, with steps and checkpoints that are small; `silent`: after which it waits for a camera no longer."""
     with patch.object(touch, "WAIT", options["silent"]):
-        declared = touch.pipeline(options, model)
+        declared = touch.pipeline({name: value for name, value in options.items() if name != "silent"}, model)
     return replace(declared, batch=Batch(rows=16), commit=Commit(every="500ms"))
 
 

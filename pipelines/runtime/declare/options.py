@@ -88,10 +88,16 @@ class Options(BaseModel):
             return cls.model_validate(dict(given))
         except ValidationError as wrong:
             error = wrong.errors()[0]
-        place = ["pipelines", str(given.get("name", cls.model_fields["name"].default)), *map(str, error["loc"])]
+        place = [
+            "pipelines",
+            str(given.get("name", default)),
+            *map(str, error["loc"]),
+        ]
         if error["type"] == "extra_forbidden":
             expected = f"one of {', '.join(_known(cls, error['loc']))}"
             raise ConfigError(f"{'.'.join(place[:-1])}: expected {expected}, got {place[-1]}; correct tocsin.toml")
+        if error["type"] == "missing":
+            raise ConfigError(f"{'.'.join(place)}: expected a value, got none; set it in tocsin.toml")
         raise ConfigError(
             f"{'.'.join(place)}: expected {expectation(error)}, got {error['input']!r}; correct tocsin.toml"
         )
