@@ -88,6 +88,8 @@ class Options(BaseModel):
             return cls.model_validate(dict(given))
         except ValidationError as wrong:
             error = wrong.errors()[0]
+        named = cls.model_fields["name"]
+        default = cls.__name__ if named.is_required() else named.default
         place = [
             "pipelines",
             str(given.get("name", default)),
