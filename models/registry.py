@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import json
-import logging
 import math
-import os
 import platform
 import shutil
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tocsin.models.tracking_store import connect
 from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -67,7 +66,6 @@ class Curve:
         return points + [(prefix + name, value, last) for name, value in found.items() if math.isfinite(value)]
 
 
-QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 CHAMPION = "champion"
 """The alias that deployments follow."""
 
@@ -108,7 +106,7 @@ def register(
     Returns:
         The model's version.
     """
-    client = _client(tracking_uri)
+    client = connect(tracking_uri)
     note = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'unnamed data'}."
     tags = {"tocsin.domain": domain, "tocsin.version": TOCSIN}
     runs = _Runs(client, _experiment(client, name, artifact_location), domain, data, tags)
@@ -198,7 +196,7 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
     """
     from mlflow.entities import Metric
 
-    client = _client(tracking_uri)
+    client = connect(tracking_uri)
     found = client.get_model_version(name, version)
     if not found.run_id:
         return
@@ -283,7 +281,7 @@ def champion(name: str, *, tracking_uri: str) -> tuple[str, Path] | None:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    client = _client(tracking_uri)
+    client = connect(tracking_uri)
     try:
         version = client.get_model_version_by_alias(name, CHAMPION).version
     except MlflowException as reason:
@@ -315,7 +313,7 @@ def searching(
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-    client = _client(tracking_uri)
+    client = connect(tracking_uri)
     experiment_id = _experiment(client, name, artifact_location)
 
     def begun(title: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
@@ -342,16 +340,6 @@ def searching(
         client.set_terminated(parent, "FAILED")
         raise
     client.set_terminated(parent)
-
-
-def _client(uri: str) -> MlflowClient:
-    """A client that prints nothing, since scripts read the command's stdout."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    logging.getLogger("mlflow.store.model_registry").setLevel(logging.WARNING)
-    return MlflowClient(uri, registry_uri=uri)
 
 
 def _experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:

@@ -50,11 +50,17 @@ def note(text: str) -> None:
     err.print(plain(text), style="dim", soft_wrap=True)
 
 
+UNEXPECTED = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError, NameError)
+"""Errors whose message alone explains nothing. No code raises them for a user to read."""
+
+
 def fail(reason: BaseException) -> None:
     """Print an error as one line to stderr; `TOCSIN_DEBUG` adds the traceback."""
     if os.environ.get("TOCSIN_DEBUG"):
         err.print_exception()
     text = " ".join(str(reason).split()) or type(reason).__name__
+    if isinstance(reason, UNEXPECTED):
+        text = f"unexpected {type(reason).__name__}: {text}; TOCSIN_DEBUG=1 shows where"
     err.print(f"tocsin: {plain(text)}", style="red", soft_wrap=True)
 
 

@@ -169,5 +169,7 @@ def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
 
 def missing(tracking_uri: str) -> bool:
     """Whether this is a local database that does not exist yet. Connecting to it would create it and take seconds."""
-    prefix = "sqlite:///"
-    return tracking_uri.startswith(prefix) and not Path(tracking_uri.removeprefix(prefix)).exists()
+    from tocsin.models.tracking_store import database
+
+    file = database(tracking_uri)
+    return file is not None and not file.exists()

@@ -63,12 +63,10 @@ def evaluate(
 
 def _record(settings: Settings, found: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:
     """Record the figures in MLflow, beside the model's training. If MLflow refuses, the command only prints a note."""
-    from mlflow.exceptions import MlflowException
-
     from tocsin.models.registry import scored
     from tocsin.pipelines.cli.console import note
 
     try:
         scored(*found[:2], dict(figures), data=data, tracking_uri=settings.mlflow.tracking_uri)
-    except MlflowException as reason:
-        note(f"the figures are not recorded in MLflow: {str(reason).splitlines()[0]}")
+    except Exception as reason:  # of MLflow or its database
+        note(f"the figures are not recorded in MLflow: {(str(reason) or type(reason).__name__).splitlines()[0]}")

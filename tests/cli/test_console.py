@@ -126,6 +126,12 @@ def test_data_is_printed_as_it_is(say: Callable[[], None], capsys: pytest.Captur
     assert "\x1b[2J" not in seen.out + seen.err and "\x9b" not in seen.out + seen.err
 
 
+def test_an_error_that_explains_nothing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    console.fail(AttributeError("dimension_attributes"))
+    said = "tocsin: unexpected AttributeError: dimension_attributes; TOCSIN_DEBUG=1 shows where\n"
+    assert capsys.readouterr().err == said
+
+
 def test_dead_letters_are_listed_and_shown_as_they_are(tmp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     letter = DeadLetter(
         "t", 0, 1, None, "decode", "BadValue", f"got {KEY}", 0, b"k", KEY.encode(), (("h", KEY.encode()),)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tocsin.models.tracking_store import connect
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ModelError, Unavailable
 from tocsin.pipelines.runtime.telemetry.logs import without_password
@@ -32,8 +33,6 @@ LONGEST = 6000
 MLFLOW = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # with MLflow's default, an unreachable server takes 4 minutes to fail
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 RATES = {"throughput_rows_per_s": "rows", "alerts_per_s": "alerts", "dead_letters_per_s": "dead_letters"}
 """Metric -> the count that it gives per second."""
@@ -253,15 +252,15 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         return _folder(model)
     name, alias, version = named.groups()
     where = f"model {model} in MLflow at {without_password(tracking_uri)}"
-    client = _client(tracking_uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
+        client = _client(tracking_uri)
         version = version or str(client.get_model_version_by_alias(name, alias).version)
         files = client.get_model_version_download_uri(name, version)
-    except MlflowException as reason:
-        if reason.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+    except Exception as reason:  # MLflow passes on its database's
+        if getattr(reason, "error_code", "") not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise Unavailable(
                 f"{where}: expected an answer, got {_first_line(reason)}; check that it is running"
             ) from reason
@@ -311,14 +310,10 @@ def _there(client: MlflowClient, name: str) -> str:
 
 
 def _client(uri: str) -> MlflowClient:
-    """A client that does not log, and does not retry for minutes."""
+    """A client that does not log, because failures are raised too and we log them once, and does not retry for minutes."""
     for name, value in MLFLOW.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for chatty in ("mlflow", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.CRITICAL)  # failures are raised, too, and we log them once
-    return MlflowClient(uri, registry_uri=uri)
+    return connect(uri, logging.CRITICAL)
 
 
 def _entities(point: Point, earlier: Mapping[str, float], started: int) -> list[Any]:

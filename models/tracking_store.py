@@ -1,0 +1,54 @@
+"""A client of an MLflow server or database. A new local database is complete before any process can open it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+QUIET = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # scripts read the command's stdout
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def database(uri: str) -> Path | None:
+    """Return the file of a local SQLite database; None for any other store."""
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
+    """Return a client that prints nothing to stdout. Creates a local database that does not exist yet.
+
+    MLflow creates a database in dozens of migrations. A second process that opens the file meanwhile starts the same
+    migrations, and both fail; a process that is killed meanwhile leaves a file that no later one can open. So a new
+    database is created under a temporary name and linked to its own when it is complete.
+
+    Args:
+        log_level: of the loggers of MLflow and of its migrations.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(log_level)
+    file = database(uri)
+    if file and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as aside:
+            new = Path(aside, file.name)
+            MlflowClient(f"{SQLITE}{new}")  # creates all tables
+            with suppress(
+                OSError
+            ):  # another process was faster, or there are no hard links: MLflow creates it in place
+                file.hardlink_to(new)
+    return MlflowClient(uri, registry_uri=uri)
