@@ -44,12 +44,10 @@ def backfill(
     No alert is published. The pipeline's own table, positions, state and dead letters stay as they are, whether it runs or not.
     The new table appears only when it is complete.
     """
-    from dataclasses import asdict
-
     import orjson
 
     from tocsin.pipelines.cli.alerts import cloud_event
-    from tocsin.pipelines.cli.console import note, out, progress, say_json
+    from tocsin.pipelines.cli.console import note, progress
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.times import moment
     from tocsin.pipelines.runtime.admin.backfill import Span
@@ -83,6 +81,14 @@ def backfill(
             rings=keep,
             progress=lambda read, total: shown.update(task, completed=read, total=total),
         )
+    _print(pipeline, into, done, json=json)
+
+
+def _print(pipeline: str, into: str, done: BackfillReport, *, json: bool) -> None:
+    from dataclasses import asdict
+
+    from tocsin.pipelines.cli.console import note, out, say_json
+
     if json:
         say_json({"pipeline": pipeline, "table": into, **asdict(done), "cleared": done.cleared, "alarms": done.alerts})
         return

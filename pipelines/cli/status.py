@@ -70,17 +70,19 @@ def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool
         _show(looks, json, "no pipeline runs in this folder")
         return
 
+    def names() -> list[str]:
+        return [pipeline] if pipeline else supervisors()
+
     def found() -> list[Any]:
         """Find the supervisors again for each look: a restarted pipeline has a new supervisor of the same name."""
-        return [supervisor(name) for name in ([pipeline] if pipeline else supervisors())]
+        return list(map(supervisor, names()))
 
     with joined(settings, pipeline):
         if watch:
             with until_told() as told:
                 following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
         else:
-            looks = [_once(settings, name) for name in ([pipeline] if pipeline else supervisors())]
-            _show(looks, json, "no pipeline runs on this Ray cluster")
+            _show([_once(settings, name) for name in names()], json, "no pipeline runs on this Ray cluster")
 
 
 def _once(settings: Settings, pipeline: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
@@ -101,7 +101,7 @@ def feed(
     options = {**DEFAULTS, **kafka}
     where = f"topic {topic} at {options.get('bootstrap_servers', 'localhost')}"
     pace = _Pace(rate, stop or Event())
-    try:
+    with _errors(where):
         route = _Route(_partitions(options, topic, where))
         encode, pieces = _encoder(batches, format, key, rows_per_message, rate, route)
         with _SendWindow(options, topic, [("content-type", CONTENT_TYPE[format])]) as publisher:
@@ -112,6 +112,13 @@ def feed(
                     progress(pace.rows)
             publisher.settle()
             return pace.report(publisher.messages)
+
+
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """Raise the producer's and the encoder's errors as ours."""
+    try:
+        yield
     except MessageSizeTooLargeError as error:
         raise ConfigError(f"{where}: {error}; lower rows_per_message, or raise the limits on message size") from error
     except orjson.JSONEncodeError as error:
