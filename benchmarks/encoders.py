@@ -98,13 +98,13 @@ def transformer(device: str, seconds: float, *, quick: bool) -> None:
             tokens = 1 - F.cosine_similarity(full.tokens, some.tokens, dim=-1).double().mean()
             ratios, each = [], []
             for _ in range(5):
-                mine = cost(lambda e=merging, f=frames: e(f), plain.device, seconds / 5)
-                ratios.append(cost(lambda p=plain, f=frames: p(f), plain.device, seconds / 5) / mine)
-                each.append(mine / len(frames))
+                merging_seconds = cost(lambda e=merging, f=frames: e(f), plain.device, seconds / 5)
+                ratios.append(cost(lambda p=plain, f=frames: p(f), plain.device, seconds / 5) / merging_seconds)
+                each.append(merging_seconds / len(frames))
             rate, gain = 1 / statistics.median(each), statistics.median(ratios)
             print(
-                f"| {side} x {side} | {threshold} | {n} | {left(merging, frames):.0f} | {rate:.2f} | {gain:.2f}x "
-                f"| {pooled:.1e} | {tokens:.1e} |"
+                f"| {side} x {side} | {threshold} | {n} | {remaining_tokens(merging, frames):.0f} | {rate:.2f} "
+                f"| {gain:.2f}x | {pooled:.1e} | {tokens:.1e} |"
             )
 
 
@@ -131,7 +131,7 @@ def small(side: int, threshold: float | None, device: str) -> Encoder:
     )
 
 
-def left(encoder: Encoder, frames: Tensor) -> float:
+def remaining_tokens(encoder: Encoder, frames: Tensor) -> float:
     """Return the mean number of a frame's tokens that are left in the last block."""
     counts: list[int] = []
     last = encoder._network.blocks[-1].down
@@ -146,10 +146,10 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=3, help="how long each figure is measured")
     parser.add_argument("--quick", action="store_true", help="one size of each")
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    convolutional(given.device, given.seconds, quick=given.quick)
-    transformer(given.device, given.seconds, quick=given.quick)
+    convolutional(args.device, args.seconds, quick=args.quick)
+    transformer(args.device, args.seconds, quick=args.quick)
 
 
 if __name__ == "__main__":

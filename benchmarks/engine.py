@@ -59,7 +59,7 @@ FIRST = min(CORES)
 def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """Decode 24 sensors and keep one; with the option `alerts`, one reading in a hundred raises an alert."""
     fields = [("unit", pa.int64()), ("cycle", pa.int64()), *((s, pa.float64()) for s in SENSORS)]
-    rings = (pl.col("cycle") + pl.col("unit")) % 100 == 0
+    raises_alert = (pl.col("cycle") + pl.col("unit")) % 100 == 0
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
@@ -67,7 +67,7 @@ def trivial(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key="unit",
         stages=[],
         results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64()), ("s2", pa.float64())]),
-        rules=[AlertRule(name="hundredth", severity="info", when=rings, data=["cycle"])]
+        rules=[AlertRule(name="hundredth", severity="info", when=raises_alert, data=["cycle"])]
         if options.get("alerts")
         else [],
         batch=Batch(rows=5000),
@@ -152,15 +152,15 @@ def network_alone(weights: Path, seconds: float = 6.0) -> float:
     os.sched_setaffinity(0, {FIRST})
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    judge = load(weights, device="cpu")
-    mean, scale = torch.tensor(judge.config.mean), torch.tensor(judge.config.scale)
-    windows = torch.randn(NETWORK_BATCH, judge.config.window, len(mean)) * scale + mean
-    judge(windows)
-    done, started = 0, time.perf_counter()
+    model = load(weights, device="cpu")
+    mean, scale = torch.tensor(model.config.mean), torch.tensor(model.config.scale)
+    windows = torch.randn(NETWORK_BATCH, model.config.window, len(mean)) * scale + mean
+    model(windows)
+    processed, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        judge(windows)
-        done += NETWORK_BATCH
-    return done / (time.perf_counter() - started)
+        model(windows)
+        processed += NETWORK_BATCH
+    return processed / (time.perf_counter() - started)
 
 
 def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:
@@ -199,8 +199,8 @@ def _relay(kafka: dict[str, Any], topic: str, alerts: str) -> None:
             for record in records:
                 reading = orjson.loads(record.value)
                 if (reading["cycle"] + reading["unit"]) % 100 == 0:
-                    rang = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat().encode()
-                    producer.send(alerts, record.value, headers=[("ce_time", rang), ("ce_type", b"raised")])
+                    raised_at = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat().encode()
+                    producer.send(alerts, record.value, headers=[("ce_time", raised_at), ("ce_type", b"raised")])
 
 
 def _ages(bench: Bench, topic: str, alerts: str, rate: int, seconds: float) -> dict[str, float]:
@@ -226,9 +226,9 @@ def _listen(bench: Bench, topic: str, stop: threading.Event, ages: list[float]) 
             now = time.time()
             for record in records:
                 headers = dict(record.headers)
-                rang = datetime.fromisoformat(headers["ce_time"].decode())
+                raised_at = datetime.fromisoformat(headers["ce_time"].decode())
                 if headers["ce_type"].endswith(b"raised"):
-                    ages.append((now - rang.timestamp()) * 1000)
+                    ages.append((now - raised_at.timestamp()) * 1000)
     consumer.close()
 
 
@@ -246,21 +246,21 @@ def _limited(rows: int) -> Any:
             return
 
 
-def beside(rounds: int, ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float, float]:
+def beside(rounds: int, ours: Callable[[], float], other: Callable[[], float]) -> tuple[float, float, float]:
     """Return the median rates of both and the median ratio of the pairs. They run in turn, since the machine's speed drifts."""
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    pairs = [(ours(), other()) for _ in range(rounds)]
     return (*(statistics.median(side) for side in zip(*pairs, strict=True)), statistics.median(a / b for a, b in pairs))
 
 
 def main() -> None:
     """Run the selected benchmarks and print one line per result."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--records", type=int, default=300_000)
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", default="trivial,rul,latency,checkpoints")
-    args = options.parse_args()
-    wanted = args.only.split(",")
-    if "rul" in wanted:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="trivial,rul,latency,checkpoints")
+    args = parser.parse_args()
+    selected = args.only.split(",")
+    if "rul" in selected:
         os.sched_setaffinity(0, CORES - {FIRST} or CORES)  # inherited by every process started from here on
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         connect("local", env={**KEEP_MEMORY, "PYTHONPATH": ROOT})
@@ -268,7 +268,7 @@ def main() -> None:
         rows, few = args.records, args.records // 3
         bench.topic("readings", rows)
         bench.topic("few", few)
-        if "trivial" in wanted:
+        if "trivial" in selected:
             for step in (5000, 20_000):
                 ours, bare, ratio = beside(
                     args.rounds,
@@ -279,7 +279,7 @@ def main() -> None:
                     f"trivial, {step} a step: {ours:,.0f} readings/s; bare poll loop {bare:,.0f}; ratio {ratio:.2f}",
                     flush=True,
                 )
-        if "rul" in wanted:
+        if "rul" in selected:
             for name, weights in (("shipped", FD001), ("paper-sized", paper_sized(Path(folder) / "paper"))):
                 ours, alone, ratio = beside(
                     args.rounds,
@@ -289,11 +289,11 @@ def main() -> None:
                     lambda weights=weights: ray.get(network_alone.remote(weights)),
                 )
                 print(f"RUL, {name} network: {ours:,.0f} windows/s; alone {alone:,.0f}; ratio {ratio:.2f}", flush=True)
-        if "latency" in wanted:
+        if "latency" in selected:
             for n in range(args.rounds):
                 ours, bare = latency(bench, f"live{n}", 5000, 20), relayed_latency(bench, f"bare{n}", 5000, 20)
                 print(f"alert latency at 5,000 messages/s, ms: {ours}; a bare relay {bare}", flush=True)
-        if "checkpoints" in wanted:
+        if "checkpoints" in selected:
             every, never, ratio = beside(
                 args.rounds,
                 lambda: bench.rate("tocsin.pipelines.rul:pipeline", "few", few, every="2s"),

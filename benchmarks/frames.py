@@ -61,7 +61,7 @@ CAMERAS = (1, 4, 16, 64)
 SIZES = ((360, 640), (720, 1280), (1080, 1920))
 LENGTH = 50
 """Frames of the scene, which then starts again."""
-RATE, SENT, WARM, HEARD = 20.0, 640, 60, 400
+RATE, SENT, WARM, MEASURED = 20.0, 640, 60, 400
 """Frames per second for the age of alerts; frames in a backlog; frames at that rate for warming up; frames that are then timed."""
 
 
@@ -89,7 +89,7 @@ class Timed:
         return out
 
 
-def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+def alerting(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """The pipeline with a single rule that changes state on every frame: its alert is raised and cleared in turn."""
     rule = AlertRule(name="even", severity="info", when=pl.col("sequence") % 2 == 0, data=["sequence", "frame"])
     watch = WATCHES[options["of"]]
@@ -157,14 +157,14 @@ def machine(name: str, rounds: int) -> None:
     parts: dict[tuple[int, str], list[float]] = {(n, s.name): [] for n in CAMERAS for s in stages[n]}
     for n in CAMERAS:
         for _ in range(watch.ahead * n // STEP):
-            taken = [*islice(sources[n], STEP)]
-            machines[n].step(codec.decode(taken)[0], max(record.timestamp for record in taken))
+            messages = [*islice(sources[n], STEP)]
+            machines[n].step(codec.decode(messages)[0], max(record.timestamp for record in messages))
     for turn in range(rounds + 1):
         for n in CAMERAS:
-            taken = [*islice(sources[n], STEP)]
-            batch, _ = codec.decode(taken)
+            messages = [*islice(sources[n], STEP)]
+            batch, _ = codec.decode(messages)
             by_itself = cost(partial(network, ready(batch, size), frames))
-            seconds = cost(partial(machines[n].step, batch, max(record.timestamp for record in taken)))
+            seconds = cost(partial(machines[n].step, batch, max(record.timestamp for record in messages)))
             if turn:  # the first turn warms up
                 alone[n].append(by_itself / STEP)
                 whole[n].append(seconds / STEP)
@@ -193,8 +193,8 @@ def decoding(name: str, rounds: int) -> None:
     print("| JPEG | KB a frame | ms a frame | frames/s a thread |\n|---|---|---|---|")
     for height, width in SIZES:
         sent = files(watch, (height, width))
-        taken = [*islice(records(sent, 1, watch.rate), STEP)]
-        each = statistics.median([cost(partial(codec.decode, taken)) / STEP for _ in range(rounds + 1)][1:])
+        messages = [*islice(records(sent, 1, watch.rate), STEP)]
+        each = statistics.median([cost(partial(codec.decode, messages)) / STEP for _ in range(rounds + 1)][1:])
         size = statistics.mean(len(file) for file, _ in sent) / 1e3
         print(f"| {width} x {height} | {size:.0f} | {1e3 * each:.2f} | {1 / each:,.0f} |", flush=True)
 
@@ -215,27 +215,27 @@ def engine(name: str, rounds: int) -> None:
         while (at := _at(backlog)) < SENT:
             began, spent = time.perf_counter(), time.process_time()
             _read(backlog, min(at + 2 * STEP, SENT))
-            judged, spent = _at(backlog) - at, time.process_time() - spent
-            walls.append(judged / (time.perf_counter() - began))
-            rates.append(judged / spent)
-            shares.append(cost(partial(network, pixels, frames)) / len(pixels) / (spent / judged))
+            processed, spent = _at(backlog) - at, time.process_time() - spent
+            walls.append(processed / (time.perf_counter() - began))
+            rates.append(processed / spent)
+            shares.append(cost(partial(network, pixels, frames)) / len(pixels) / (spent / processed))
         backlog.close()
         print(
             f"a backlog of 16 cameras, decoding included: {statistics.median(rates):.1f} frames/s of processor time, "
             f"{statistics.median(shares):.2f} of the network alone; {statistics.median(walls):.1f} frames/s wall",
             flush=True,
         )
-        live = _shard("live", name, kafka, lake)
-        for first, some in ((0, WARM), (WARM, HEARD)):
-            live.stats.window()
+        paced = _shard("live", name, kafka, lake)
+        for first, some in ((0, WARM), (WARM, MEASURED)):
+            paced.stats.window()
             feed = partial(_feed, kafka, "live", watch, sent, 4, first, some, RATE)
             sender = threading.Thread(target=feed)
             sender.start()
-            _read(live, first + some)
+            _read(paced, first + some)
             sender.join()
-            live.turn()  # completes the last transaction
-        seen = live.stats.window()
-        live.close()
+            paced.turn()  # completes the last transaction
+        seen = paced.stats.window()
+        paced.close()
         ages = ", ".join(f"{name} {ms:.0f}" for name, ms in seen.latency_ms.items())
         print(f"{seen.counts['alerts']} alerts of 4 cameras at {RATE:.0f} frames/s in all, age in ms: {ages}")
 
@@ -249,16 +249,16 @@ def _size(declared: Pipeline) -> tuple[int, int]:
 def _shard(
     topic: str, of: str, kafka: dict[str, Any], lake: Lake, send: tuple[list[Sent], int, int] | None = None
 ) -> Shard:
-    """Create a shard of `ringing` on a topic, to which the frames of `send` are fed first."""
+    """Create a shard of `alerting` on a topic, to which the frames of `send` are fed first."""
     options, watch = {"name": topic, "topic": topic, "of": of}, WATCHES[of]
     model = store_model(lake, watch.model, name=of, version="1")
-    plan = Plan("benchmarks.frames:ringing", options, model, "cpu")
-    made = plan.build(lake)
-    provision(kafka, made, shards=1, create_input=1)
+    plan = Plan("benchmarks.frames:alerting", options, model, "cpu")
+    pipeline = plan.build(lake)
+    provision(kafka, pipeline, shards=1, create_input=1)
     if send:
         sent, cameras, frames = send
         _feed(kafka, topic, watch, sent, cameras, 0, frames, None)
-    reader = Reader(kafka, topic, [0], Codec(topic=topic, schema=made.schema), made.batch.rows)
+    reader = Reader(kafka, topic, [0], Codec(topic=topic, schema=pipeline.schema), pipeline.batch.rows)
     return Shard(ShardConfig(plan, lake, kafka, 0, [0]), reader)
 
 

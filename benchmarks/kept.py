@@ -20,7 +20,7 @@ class Model(Protocol):
 M = TypeVar("M", bound=Model)
 
 
-def kept(folder: Path, fit: Callable[[], M], load: Callable[[Path], M]) -> M:
+def load_or_fit(folder: Path, fit: Callable[[], M], load: Callable[[Path], M]) -> M:
     """Load the model in a folder. If there is none, train and save it first, and print the training time to stderr."""
     if not (folder / CONFIG_FILE).exists():
         started = time.monotonic()

@@ -112,10 +112,10 @@ class Network(nn.Module):
 
 def sized(task: Task, attention: Attention) -> Network:
     """Create a network with as many parameters as the plain network of MLP width `WIDE`."""
-    wanted, narrow = count(Network(task, Plain, WIDE)), count(Network(task, attention, 1))
-    hidden = 1 + round((wanted - narrow) / (LAYERS * (2 * DIM + 1)))
+    target_count, narrow = count(Network(task, Plain, WIDE)), count(Network(task, attention, 1))
+    hidden = 1 + round((target_count - narrow) / (LAYERS * (2 * DIM + 1)))
     network = Network(task, attention, hidden)
-    assert abs(count(network) / wanted - 1) < 0.01, (count(network), wanted)
+    assert abs(count(network) / target_count - 1) < 0.01, (count(network), target_count)
     return network
 
 
@@ -169,20 +169,18 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(ATTENTIONS), help=f"some of {', '.join(ATTENTIONS)}")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1500)
-    chosen = parser.parse_args()
-    task = {"listops": LISTOPS, "needle": NEEDLE}[chosen.task]
+    args = parser.parse_args()
+    task = {"listops": LISTOPS, "needle": NEEDLE}[args.task]
     print(
         "| attention | parameters | accuracy, mean ± spread | of each seed | dense | ms a step |\n|---|---|---|---|---|---|"
     )
-    for name in chosen.only.split(","):
+    for name in args.only.split(","):
         attention = ATTENTIONS[name]
-        found, dense, seconds = zip(
-            *(trained(task, attention, seed=seed, steps=chosen.steps) for seed in range(chosen.seeds)), strict=True
+        results, dense, seconds = zip(
+            *(trained(task, attention, seed=seed, steps=args.steps) for seed in range(args.seeds)), strict=True
         )
-        spread = statistics.stdev(found) if len(found) > 1 else 0.0
-        figures = (
-            f"{100 * statistics.fmean(found):.1f} ± {100 * spread:.1f} | {', '.join(f'{100 * a:.1f}' for a in found)}"
-        )
+        spread = statistics.stdev(results) if len(results) > 1 else 0.0
+        figures = f"{100 * statistics.fmean(results):.1f} ± {100 * spread:.1f} | {', '.join(f'{100 * a:.1f}' for a in results)}"
         shares = f"{statistics.fmean(dense):.2f}" if min(dense) < 1 else ""
         size, ms = count(sized(task, attention)), 1000 * statistics.median(seconds)
         print(f"| {name} | {size:,} | {figures} | {shares} | {ms:.0f} |", flush=True)

@@ -25,7 +25,7 @@ from tocsin.models.occupancy.data import Recording, read
 from tocsin.models.occupancy.domain import recorded
 from tocsin.models.occupancy.evaluate import metrics
 from tocsin.models.occupancy.features import CLOCK, FEATURES
-from tocsin.models.occupancy.search import BASELINE_SPACES, Trial, best, search, search_baseline, settled
+from tocsin.models.occupancy.search import BASELINE_SPACES, Trial, apply_settings, best, search, search_baseline
 from tocsin.models.occupancy.train import Recipe, Room, fit, labelled, probabilities, rooms, truth
 from tocsin.pipelines.occupancy import minutes
 
@@ -53,21 +53,24 @@ Settings = Mapping[str, Any]
 
 def main(directory: Path, tables: Sequence[str], models: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    found: dict[str, Room] = {}
+    rooms_by_name: dict[str, Room] = {}
     for name in ("windesheim", "uci"):
         recording = read(directory / f"occupancy_{name}")
-        found |= dict(zip(recording.rooms, learnable(recording), strict=True))
+        rooms_by_name |= dict(zip(recording.rooms, learnable(recording), strict=True))
     for table in tables:
-        TABLES[table](found, models)
+        TABLES[table](rooms_by_name, models)
 
 
-def accuracy(found: Mapping[str, Room], models: Sequence[str]) -> None:
+def accuracy(rooms_by_name: Mapping[str, Room], models: Sequence[str]) -> None:
     """Print the scores of each model in each setting."""
-    offices, uci = [found["917810"], found["999169"]], [found["datatraining"], found["datatest"]]
+    offices, uci = (
+        [rooms_by_name["917810"], rooms_by_name["999169"]],
+        [rooms_by_name["datatraining"], rooms_by_name["datatest"]],
+    )
     settings: dict[str, tuple[Rooms, Rooms]] = {
-        "same room, 917810, first 16 days to the last 8": halves(found["917810"]),
-        "same room, 999169, first 16 days to the last 8": halves(found["999169"]),
-        "same room, UCI training to test": ([found["datatraining"]], [found["datatest"]]),
+        "same room, 917810, first 16 days to the last 8": halves(rooms_by_name["917810"]),
+        "same room, 999169, first 16 days to the last 8": halves(rooms_by_name["999169"]),
+        "same room, UCI training to test": ([rooms_by_name["datatraining"]], [rooms_by_name["datatest"]]),
         "other room, 917810 to 999169": (offices[:1], offices[1:]),
         "other room, 999169 to 917810": (offices[1:], offices[:1]),
         "other building, UCI to Windesheim": (uci, offices),
@@ -79,30 +82,30 @@ def accuracy(found: Mapping[str, Room], models: Sequence[str]) -> None:
         share = occupied.mean()
         print(f"| majority | {max(share, 1 - share):.3f} | 0 | 0 | 0 | 0.5 |")
         for model in models:
-            tried = [scores(occupied, judged(model, training, test, seed)) for seed in SEEDS]
-            print(f"| {model} | " + " | ".join(spread([t[f] for t in tried]) for f in FIGURES) + " |", flush=True)
+            results = [scores(occupied, predict(model, training, test, seed)) for seed in SEEDS]
+            print(f"| {model} | " + " | ".join(spread([t[f] for t in results]) for f in FIGURES) + " |", flush=True)
 
 
-def cost(found: Mapping[str, Room], models: Sequence[str]) -> None:
+def cost(rooms_by_name: Mapping[str, Room], models: Sequence[str]) -> None:
     """Print each model's parameters and its time from a room's rows to probabilities, on one core."""
-    offices = [found["917810"], found["999169"]]
+    offices = [rooms_by_name["917810"], rooms_by_name["999169"]]
     rows = [Room(offices[0].features[: 59 + n], known(59 + n, n)) for n in AT_ONCE]
     print("\n### What each costs\n\n| model | parameters | us, one window | us a window of 1,000 |\n|---|---|---|---|")
     lstm = fit([offices], OccupancyConfig())
-    beside = laps(lambda source: probabilities(lstm, source), rows)
+    network_times = laps(lambda source: probabilities(lstm, source), rows)
     for model in models:
         if model == NETWORK:
-            parameters, took = lstm.parameters, beside
+            parameters, times = lstm.parameters, network_times
         else:
             baseline = fit_baseline(model, offices, 60, FEATURES)
-            parameters, took = baseline.parameters, laps(baseline, rows)
-        cells = [f"{1e6 * t / n:.3g} ({t / of:.2f})" for t, of, n in zip(took, beside, AT_ONCE, strict=True)]
+            parameters, times = baseline.parameters, laps(baseline, rows)
+        cells = [f"{1e6 * t / n:.3g} ({t / of:.2f})" for t, of, n in zip(times, network_times, AT_ONCE, strict=True)]
         print(f"| {model} | {parameters:,} | {' | '.join(cells)} |", flush=True)
 
 
-def sensors(found: Mapping[str, Room], models: Sequence[str]) -> None:
+def sensors(rooms_by_name: Mapping[str, Room], models: Sequence[str]) -> None:
     """Print the scores of the network with subsets of the sensors."""
-    offices = [found["917810"], found["999169"]]
+    offices = [rooms_by_name["917810"], rooms_by_name["999169"]]
     print(
         "\n### What each sensor is worth (F1, AUROC)\n\n| sensors | 917810 to 999169 | 999169 to 917810 |\n|---|---|---|"
     )
@@ -110,14 +113,14 @@ def sensors(found: Mapping[str, Room], models: Sequence[str]) -> None:
         cells = []
         for one, other in ((0, 1), (1, 0)):
             occupied = truth([offices[other]], 60)
-            tried = [scores(occupied, network([offices[one]], [offices[other]], features, seed)) for seed in SEEDS]
-            cells.append(" ".join(spread([t[figure] for t in tried]) for figure in ("f1", "auroc")))
+            results = [scores(occupied, network([offices[one]], [offices[other]], features, seed)) for seed in SEEDS]
+            cells.append(" ".join(spread([t[figure] for t in results]) for figure in ("f1", "auroc")))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def tuned(found: Mapping[str, Room], models: Sequence[str]) -> None:
+def tuned(rooms_by_name: Mapping[str, Room], models: Sequence[str]) -> None:
     """Print the gain of a search in a simulated building, by leaving out its rooms in turn, there and in real rooms."""
-    offices = [found["917810"], found["999169"]]
+    offices = [rooms_by_name["917810"], rooms_by_name["999169"]]
     building = [sparse(room) for room in learnable(recorded("sim", rooms=16, seed=0))]
     print(
         f"\n### Searched in a simulated building, {TRIALS} trials (F1)\n\n"
@@ -129,8 +132,8 @@ def tuned(found: Mapping[str, Room], models: Sequence[str]) -> None:
             cells = [f"{trial.f1:.3f}"]
             for one, other in ((0, 1), (1, 0)):
                 occupied = truth([offices[other]], 60)
-                given = [judged(model, [offices[one]], [offices[other]], seed, trial.settings) for seed in SEEDS]
-                cells.append(spread([scores(occupied, p)["f1"] for p in given]))
+                predictions = [predict(model, [offices[one]], [offices[other]], seed, trial.settings) for seed in SEEDS]
+                cells.append(spread([scores(occupied, p)["f1"] for p in predictions]))
             settings = ", ".join(f"{name} {value:.3g}" for name, value in trial.settings.items())
             print(f"| {model}{label} | {' | '.join(cells)} | {settings} |", flush=True)
 
@@ -145,15 +148,15 @@ def learnable(recording: Recording) -> list[Room]:
 def searched(model: str, building: Rooms) -> list[Trial]:
     config = OccupancyConfig()
 
-    def tell(trial: Trial) -> None:
+    def report(trial: Trial) -> None:
         print(f"{model}, trial {trial.number}: {trial.f1:.3f}", file=sys.stderr, flush=True)
 
     if model == NETWORK:
-        return search([building], config, Recipe(), trials=TRIALS, tell=tell)
-    return search_baseline(model, [building], config, trials=TRIALS, tell=tell)
+        return search([building], config, Recipe(), trials=TRIALS, callback=report)
+    return search_baseline(model, [building], config, trials=TRIALS, callback=report)
 
 
-def judged(model: str, training: Rooms, test: Rooms, seed: int, settings: Settings | None = None) -> np.ndarray:
+def predict(model: str, training: Rooms, test: Rooms, seed: int, settings: Settings | None = None) -> np.ndarray:
     if model == NETWORK:
         return network(training, test, FEATURES, seed, settings)
     return fit_baseline(model, training, 60, FEATURES, seed=seed, settings=settings)(test)
@@ -162,13 +165,13 @@ def judged(model: str, training: Rooms, test: Rooms, seed: int, settings: Settin
 def network(
     training: Rooms, test: Rooms, features: Sequence[str], seed: int, settings: Settings | None = None
 ) -> np.ndarray:
-    config, recipe = settled(OccupancyConfig(features=tuple(features)), Recipe(), settings or {})
+    config, recipe = apply_settings(OccupancyConfig(features=tuple(features)), Recipe(), settings or {})
     return probabilities(fit([only(training, features)], config, recipe, seed=seed), only(test, features))
 
 
 def sparse(room: Room) -> Room:
-    kept = torch.arange(len(room.occupied)) % SPARSE == 0
-    return Room(room.features, torch.where(kept, room.occupied, torch.nan))
+    is_kept = torch.arange(len(room.occupied)) % SPARSE == 0
+    return Room(room.features, torch.where(is_kept, room.occupied, torch.nan))
 
 
 def known(rows: int, last: int) -> torch.Tensor:
@@ -194,17 +197,17 @@ def spread(values: list[float]) -> str:
     return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
-def laps(judge: Callable[[Rooms], object], rows: Rooms) -> list[float]:
+def laps(model: Callable[[Rooms], object], rows: Rooms) -> list[float]:
     """Return seconds of processor time per room: the minimum of fifty runs, which other processes disturb the least."""
-    least = []
+    minimums = []
     for room in rows:
-        took = []
+        times = []
         for _ in range(50):
             started = time.process_time()
-            judge([room])
-            took.append(time.process_time() - started)
-        least.append(min(took))
-    return least
+            model([room])
+            times.append(time.process_time() - started)
+        minimums.append(min(times))
+    return minimums
 
 
 if __name__ == "__main__":
@@ -212,5 +215,5 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     parser.add_argument("--only", action="append", choices=TABLES, help="repeatable; all if left out")
     parser.add_argument("--model", action="append", choices=MODELS, help="repeatable; all if left out")
-    given = parser.parse_args()
-    main(given.directory, given.only or list(TABLES), given.model or MODELS)
+    args = parser.parse_args()
+    main(args.directory, args.only or list(TABLES), args.model or MODELS)

@@ -22,14 +22,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--only", default=",".join(names), help=f"some of {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="short lengths, to see that it runs")
-    chosen = parser.parse_args()
+    args = parser.parse_args()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {device}\n")
     print("| case | size | time, other/ours | memory, ours/other | quality | wanted |\n|---|---|---|---|---|---|")
-    for name in chosen.only.split(","):
-        for row in importlib.import_module(f"benchmarks.cases.{name}").rows(quick=chosen.quick):
+    for name in args.only.split(","):
+        for row in importlib.import_module(f"benchmarks.cases.{name}").rows(quick=args.quick):
             figures = f"{row.speed:.2f} | {row.memory:.2f}"
-            print(f"| {row.case} | {row.size} | {figures} | {row.quality} | {row.wanted} |", flush=True)
+            print(f"| {row.case} | {row.size} | {figures} | {row.quality} | {row.target} |", flush=True)
 
 
 if __name__ == "__main__":

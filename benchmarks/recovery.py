@@ -75,9 +75,9 @@ def _readings(keys: int, cycle: int) -> Iterator[pa.RecordBatch]:
 
 
 def _shard(plan: Plan, lake: Lake, kafka: Mapping[str, Any]) -> Shard:
-    made = plan.build(lake)
-    codec = Codec(topic=made.topic, schema=made.schema)
-    return Shard(ShardConfig(plan, lake, kafka, 0, [0]), Reader(kafka, made.topic, [0], codec, made.batch.rows))
+    declared = plan.build(lake)
+    codec = Codec(topic=declared.topic, schema=declared.schema)
+    return Shard(ShardConfig(plan, lake, kafka, 0, [0]), Reader(kafka, declared.topic, [0], codec, declared.batch.rows))
 
 
 def _read(shard: Shard, end: int) -> None:
@@ -123,7 +123,7 @@ PARTS = {"worker": "ray::Worker", "reader": "ray::Reader", "supervisor": "ray::S
 """The titles that Ray gives to the processes of each part."""
 
 
-def ringing(options: Mapping[str, Any], model: Model | None) -> Pipeline:
+def alerting(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """A pipeline in which each reading raises or clears its unit's alert."""
     return Pipeline(
         name=options["name"],
@@ -150,12 +150,12 @@ class Running:
             mlflow.enabled = false
             ray.num_cpus = 0
             [pipelines.{NAME}]
-            factory = "benchmarks.recovery:ringing"
+            factory = "benchmarks.recovery:alerting"
             topic = "{TOPIC}"
             every = "1s"
             """
         )
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._killed_at, self._alert_at = 0.0, 0.0
         with clients.admin(self._kafka) as admin:
             admin.create_topics({TOPIC: {"num_partitions": 1}, f"alerts.{NAME}": {"num_partitions": 1}})
@@ -167,19 +167,19 @@ class Running:
         """Start `tocsin run`."""
         command = [sys.executable, "-m", "tocsin", "run", NAME]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        with (self._folder / "said").open("a") as said:
-            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=said, stderr=said)
+        with (self._folder / "said").open("a") as output:
+            self._process = subprocess.Popen(command, cwd=self._folder, env=environment, stdout=output, stderr=output)
 
     def kill(self, part: str) -> float:
         """SIGKILL a part, and restart at once what nothing else restarts. Returns the time of the kill, s since the epoch."""
-        below = psutil.Process(self._process.pid).children(recursive=True)
-        titled = [p for p in below if (p.cmdline() or [""])[0].startswith(PARTS.get(part, "none"))]
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        titled = [p for p in children if (p.cmdline() or [""])[0].startswith(PARTS.get(part, "none"))]
         self._alert_at, self._killed_at = 0.0, time.time()
         if part == "broker":
             self._server.kill()
             self._server.restart()
         elif part == "Ray":
-            self._end(below)
+            self._end(children)
             self.start()
         else:
             max(titled, key=lambda p: p.create_time()).kill()
@@ -201,12 +201,12 @@ class Running:
 
     def close(self) -> None:
         """Kill the command and all its processes."""
-        self._over.set()
+        self._stopped.set()
         self._end(psutil.Process(self._process.pid).children(recursive=True))
 
-    def _end(self, below: list[psutil.Process]) -> None:
+    def _end(self, children: list[psutil.Process]) -> None:
         self._process.kill()
-        for process in below:
+        for process in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
@@ -214,17 +214,17 @@ class Running:
     def _committed_after(self, at: float) -> float:
         """Return when the first row of a reading sent after `at` was committed, or 0 if none has been."""
         for file in sorted((self._folder / "lake" / NAME / "_delta_log").glob("*.json")):
-            if (made := file.stat().st_mtime) > at:
+            if (committed_at := file.stat().st_mtime) > at:
                 actions = [orjson.loads(line) for line in file.read_bytes().splitlines()]
                 stats = [orjson.loads(a["add"]["stats"]) for a in actions if "add" in a]
                 if any(_since(found["maxValues"]["event_time"]) > at for found in stats):
-                    return made
+                    return committed_at
         return 0.0
 
     def _feed(self) -> None:
         producer = KafkaProducer(**self._kafka, acks="all", delivery_timeout_ms=600_000, reconnect_backoff_max_ms=200)
         sent, began = 0, time.monotonic()
-        while not self._over.wait(0.01):
+        while not self._stopped.wait(0.01):
             for n in range(sent, round((time.monotonic() - began) * RATE)):
                 value = orjson.dumps({"unit": n % UNITS, "cycle": n // UNITS + 1})
                 producer.send(TOPIC, key=str(n % UNITS).encode(), value=value)
@@ -237,7 +237,7 @@ class Running:
             (tp,) = assigned(f"alerts.{NAME}")
             consumer.assign([tp])
             consumer.seek_to_beginning(tp)
-            while not self._over.is_set():
+            while not self._stopped.is_set():
                 for records in consumer.poll(timeout_ms=50).values():
                     newest = _since(dict(records[-1].headers)["ce_time"].decode())
                     if not self._alert_at and newest > self._killed_at:
@@ -251,13 +251,13 @@ def _since(text: str) -> float:
 
 def kills(rounds: int) -> None:
     """Kill each part `rounds` times, and print the recovery times."""
-    took: dict[str, list[tuple[float, float]]] = {part: [] for part in (*PARTS, "broker", "Ray")}
+    times: dict[str, list[tuple[float, float]]] = {part: [] for part in (*PARTS, "broker", "Ray")}
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         running = Running(Path(folder), server)
         try:
             running.recovers(time.time())
             for _ in range(rounds):
-                for part, found in took.items():
+                for part, found in times.items():
                     time.sleep(REST_S + np.random.default_rng().random())
                     found.append(running.recovers(running.kill(part)))
                     print(f"{part}: row {found[-1][0]:.1f} s, alert {found[-1][1]:.1f} s", file=sys.stderr, flush=True)
@@ -266,7 +266,7 @@ def kills(rounds: int) -> None:
     print(
         f"| killed, {rounds} times each | next committed row, s: p50 / max | next alert, s: p50 / max |\n|---|---|---|"
     )
-    for part, found in took.items():
+    for part, found in times.items():
         rows, alerts = zip(*found, strict=True)
         print(f"| {part} | {_spread(rows)} | {_spread(alerts)} |", flush=True)
 
@@ -291,11 +291,11 @@ def main() -> None:
     parser.add_argument("--only", default="kills,takeover")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--keys", default="1000,100000,1000000")
-    given = parser.parse_args()
-    if "kills" in given.only:
-        kills(given.rounds)
-    if "takeover" in given.only:
-        takeovers([*map(int, given.keys.split(","))])
+    args = parser.parse_args()
+    if "kills" in args.only:
+        kills(args.rounds)
+    if "takeover" in args.only:
+        takeovers([*map(int, args.keys.split(","))])
 
 
 if __name__ == "__main__":

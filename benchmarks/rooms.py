@@ -50,14 +50,14 @@ class Rooms:
     def __init__(self, rooms: int) -> None:
         self.rooms, self._rng, self._minute = rooms, np.random.default_rng(0), 0
         self._last = np.tile(USUAL, (rooms, 1))
-        self._moment = self._rng.integers(0, 60_000, self._last.size)
+        self._offsets = self._rng.integers(0, 60_000, self._last.size)
 
     def minutes(self, count: int, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield the readings of the next `count` minutes in order of time, at most `rows` per batch."""
-        order, n = np.tile(np.argsort(self._moment, kind="stable"), count), count * len(self._moment)
+        order, n = np.tile(np.argsort(self._offsets, kind="stable"), count), count * len(self._offsets)
         values = self._last + (MOVES * self._rng.standard_normal((count, *self._last.shape))).cumsum(0)
-        minutes, nothing = np.repeat(np.arange(count), len(self._moment)), np.zeros(n, np.int32)
-        times, self._last = START + 60_000 * (self._minute + minutes) + self._moment[order], values[-1]
+        minutes, nothing = np.repeat(np.arange(count), len(self._offsets)), np.zeros(n, np.int32)
+        times, self._last = START + 60_000 * (self._minute + minutes) + self._offsets[order], values[-1]
         names = pa.array([f"room-{i}" for i in range(self.rooms)]).take(pa.array(order // len(PROPERTIES)))
         kinds = pa.array(PROPERTIES).take(pa.array(order % len(PROPERTIES)))
         value = values.reshape(count, -1)[minutes, order]
@@ -70,7 +70,7 @@ class Rooms:
     def clone(self, times: int, delta: StateDelta) -> StateDelta:
         """Multiply the number of rooms by `times`. Returns the state of all rooms, cloned from the given one."""
         names = [f"room-{int(key[5:]) + self.rooms * i}" for i in range(times) for key in delta.keys["key"].to_pylist()]
-        self._last, self._moment = np.tile(self._last, (times, 1)), np.tile(self._moment, times)
+        self._last, self._offsets = np.tile(self._last, (times, 1)), np.tile(self._offsets, times)
         self.rooms *= times
         slots, partitions = np.arange(self.rooms), np.zeros(self.rooms, np.int32)
         columns = map(pa.array, (slots, partitions, names, np.tile(delta.keys["last_seen"].to_numpy(), times)))
@@ -83,15 +83,15 @@ def measure(rooms: int, readings: int, minutes: int, profile: bool) -> tuple[flo
     """Return the processor time in us per reading for steps of `minutes`, and the peak memory after a step in MB."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    made, machine, rows = Rooms(min(rooms, WARMED)), Machine(pipeline({}, MODEL)), pipeline({}, MODEL).batch.rows
-    for batch in chain.from_iterable(made.minutes(1, rows) for _ in range(WARMUP)):
+    simulated, machine, rows = Rooms(min(rooms, WARMED)), Machine(pipeline({}, MODEL)), pipeline({}, MODEL).batch.rows
+    for batch in chain.from_iterable(simulated.minutes(1, rows) for _ in range(WARMUP)):
         machine.step(batch, batch["_timestamp"][-1].value)
-    if rooms > made.rooms:
+    if rooms > simulated.rooms:
         warm, machine = machine, Machine(pipeline({}, MODEL))
-        machine.restore([made.clone(rooms // made.rooms, warm.delta(full=True))])
+        machine.restore([simulated.clone(rooms // simulated.rooms, warm.delta(full=True))])
     profiler, seconds, read, results, memory = cProfile.Profile(time.process_time), 0.0, 0, 0, 0.0
     while read < readings:
-        for batch in made.minutes(minutes, rows):
+        for batch in simulated.minutes(minutes, rows):
             began = time.process_time()
             if profile:
                 profiler.enable()

@@ -71,22 +71,22 @@ class Shell:
             ray.address = "{address}"
             ray.num_cpus = 0
             """
-        own = f"""
+        section = f"""
             factory = "tocsin.pipelines.rul:pipeline"
             model = "rul@champion"
             topic = "{TOPIC}"
             """
-        (folder / "tocsin.toml").write_text(shared + "".join(f"[pipelines.{name}]{own}" for name in pipelines))
+        (folder / "tocsin.toml").write_text(shared + "".join(f"[pipelines.{name}]{section}" for name in pipelines))
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a `tocsin` command."""
-        with (self._folder / "said").open("ab") as said:
+        with (self._folder / "said").open("ab") as output:
             return subprocess.Popen(
                 [str(Path(sys.executable).parent / "tocsin"), *arguments],
                 cwd=self._folder,
                 env=self._environment,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
             )
 
     def seconds(self, *arguments: str) -> float:
@@ -104,10 +104,10 @@ class Shell:
             if run.poll() is not None:
                 raise RuntimeError((self._folder / "said").read_text()[-500:])
             time.sleep(0.02)
-        took = time.perf_counter() - began
+        elapsed = time.perf_counter() - began
         run.send_signal(signal.SIGINT)
         run.wait(120)
-        return took
+        return elapsed
 
     def _committed(self, pipeline: str) -> bool:
         commits = (self._folder / "lake" / pipeline / "_delta_log").glob("*.json")
@@ -118,7 +118,9 @@ def measure(server: KafkaServer, folder: Path, rounds: int, *, mlflow: bool) -> 
     """Return the seconds of each command in each round."""
     names = [f"run{number}" for number in range(rounds + 1)]
     shell, runs = Shell(folder, server, names, mlflow=mlflow), "run, to the first row"
-    took = {runs: [shell.first_row(name) for name in names][1:]}  # without the first run, which creates the registry
+    durations = {
+        runs: [shell.first_row(name) for name in names][1:]
+    }  # without the first run, which creates the registry
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"},
@@ -129,14 +131,14 @@ def measure(server: KafkaServer, folder: Path, rounds: int, *, mlflow: bool) -> 
         assert cluster.stdin and cluster.stdout
         shell = Shell(folder, server, [NAME], mlflow=mlflow, address=cluster.stdout.readline().strip())
         for number in range(rounds):
-            took.setdefault("up", []).append(shell.seconds("up", NAME))
+            durations.setdefault("up", []).append(shell.seconds("up", NAME))
             time.sleep(5)  # until everything that starts after the shards has started
             if number == 0:
                 for name, arguments in COMMANDS.items():
-                    took[name] = [shell.seconds(*arguments) for _ in range(rounds)]
-            took.setdefault("stop", []).append(shell.seconds("stop", NAME))
+                    durations[name] = [shell.seconds(*arguments) for _ in range(rounds)]
+            durations.setdefault("stop", []).append(shell.seconds("stop", NAME))
         cluster.stdin.close()
-    return took
+    return durations
 
 
 def main() -> None:
@@ -153,10 +155,10 @@ def main() -> None:
             both.append(measure(server, Path(folder), rounds, mlflow=mlflow))
     print(f"| | without MLflow, s (median of {rounds}, range) | with it, s |\n|---|---|---|")
     for name, seconds in both[0].items():
-        print(f"| {name} | {_told(seconds)} | {_told(both[1][name])} |")
+        print(f"| {name} | {_summary(seconds)} | {_summary(both[1][name])} |")
 
 
-def _told(seconds: Sequence[float]) -> str:
+def _summary(seconds: Sequence[float]) -> str:
     return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 

@@ -20,19 +20,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.kept import kept
+from benchmarks.kept import load_or_fit
 from benchmarks.spread import spread
 from tocsin.models.surprise.baselines import bank, difference, nearest, uniform
 from tocsin.models.surprise.clips import injected, panned
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.detector import DetectorConfig
-from tocsin.models.surprise.domain import RATE, looked_at
+from tocsin.models.surprise.domain import RATE, load_footage
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, levels
 from tocsin.models.surprise.model import SurpriseModel
 from tocsin.models.surprise.model import load as load_model
 from tocsin.models.surprise.simulation.novelties import SIZES
 from tocsin.models.surprise.simulation.scene import TEST_SEEDS, TRAIN_SEEDS, VALIDATION_SEEDS, Clip
-from tocsin.models.surprise.train import Footage, Recipe, fit, footage, judged, pieces
+from tocsin.models.surprise.train import Footage, Recipe, fit, footage, pieces, score_clip
 from tocsin.models.vision.encoder import Encoder, load
 from tocsin.models.vision.video import read
 
@@ -55,12 +55,12 @@ class Form(NamedTuple):
 def main(data: Path, keep: Path) -> None:
     torch.set_num_threads(1)
     config = SurpriseConfig()
-    eye = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
+    encoder = load(size=(config.encoder.height, config.encoder.width), layer=config.encoder.layer)
     train, validation, test = (
-        [looked_at(seed, eye, covers=seeds == TRAIN_SEEDS) for seed in seeds]
+        [load_footage(seed, encoder, covers=seeds == TRAIN_SEEDS) for seed in seeds]
         for seeds in (TRAIN_SEEDS, VALIDATION_SEEDS, TEST_SEEDS)
     )
-    report(train, validation, {"test dives": test, **real(data, eye)}, config, eye, keep)
+    report(train, validation, {"test dives": test, **real(data, encoder)}, config, encoder, keep)
 
 
 def report(
@@ -68,23 +68,25 @@ def report(
     validation: Sequence[Footage],
     tests: dict[str, Sequence[Footage]],
     config: SurpriseConfig,
-    eye: Encoder,
+    encoder: Encoder,
     keep: Path,
     recipe: Recipe | None = None,
 ) -> None:
     """Print a table for each set of test clips."""
 
     def fitted(name: str, clips: Sequence[Footage], config: SurpriseConfig, seed: int) -> SurpriseModel:
-        return kept(keep / name, partial(fit, clips, config, eye, recipe, seed=seed), partial(load_model, device="cpu"))
+        return load_or_fit(
+            keep / name, partial(fit, clips, config, encoder, recipe, seed=seed), partial(load_model, device="cpu")
+        )
 
     d, forms = config.detector, dict[str, Form]()
     for name, compensates in (("with ego-motion", True), ("uncompensated", False)):
-        told = replace(config, network=replace(config.network, compensates=compensates))
-        models = [fitted(f"{name}-{seed}", train, told, seed) for seed in SEEDS]
-        forms[name] = Form([partial(judged, model) for model in models], levels(d, triaged=True))
+        variant = replace(config, network=replace(config.network, compensates=compensates))
+        models = [fitted(f"{name}-{seed}", train, variant, seed) for seed in SEEDS]
+        forms[name] = Form([partial(score_clip, model) for model in models], levels(d, triaged=True))
     uncovered, name = [replace(clip, covered=None) for clip in train], "error alone, no triage"
     blind = [fitted(f"{name}-0", uncovered, config, 0)]
-    forms[name] = Form([partial(judged, model) for model in blind], levels(d, triaged=False))
+    forms[name] = Form([partial(score_clip, model) for model in blind], levels(d, triaged=False))
     known = bank(train)
     forms["kNN novelty"] = Form([lambda clip: nearest(clip, known)], levels(d, triaged=False))
     forms["frame difference"] = Form([difference], levels(d, triaged=False))
@@ -118,17 +120,17 @@ def _line(name: str, found: Sequence[dict[DetectorConfig, Counted]], chosen: Seq
 
 def _figures(counts: Sequence[Counted]) -> str:
     """Format the figures as mean and spread over seeds."""
-    told = []
+    cells = []
     for figure, digits in (("precision", 2), ("recall", 2), ("f1", 2), ("false_per_hour", 0), ("saved", 3)):
-        told.append(spread([count.figures()[figure] for count in counts], digits))
-    return " | ".join(told)
+        cells.append(spread([count.figures()[figure] for count in counts], digits))
+    return " | ".join(cells)
 
 
 def _minutes(clips: Sequence[Footage]) -> float:
     return sum(len(clip.tokens) for clip in clips) / RATE / 60
 
 
-def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
+def real(data: Path, encoder: Encoder) -> dict[str, Sequence[Footage]]:
     """Return real footage with novelties drawn into it, and pans over stills of that footage, where every alert is false."""
     drawn, pans = [], []
     for name, path in (
@@ -138,15 +140,15 @@ def real(data: Path, eye: Encoder) -> dict[str, Sequence[Footage]]:
         frames = list(read(path, rate=RATE))
         kinds = tuple(kind for kind in SIZES if name != "fish" or kind not in NOT_NEW)
         for seed in REAL_SEEDS:
-            drawn.append(seen(injected(iter(frames), seed, rate=RATE, kinds=kinds), eye))
+            drawn.append(encode_clip(injected(iter(frames), seed, rate=RATE, kinds=kinds), encoder))
         for at in (0, len(frames) // 2):
-            pans.append(seen(panned(frames[at], at, rate=RATE), eye))
+            pans.append(encode_clip(panned(frames[at], at, rate=RATE), encoder))
     return {"real footage, novelties drawn into it": drawn, "pans over stills of real footage": pans}
 
 
-def seen(clip: Clip, eye: Encoder) -> Footage:
-    """Encode a clip that is in memory, as `looked_at` does for a simulated one."""
-    return footage(pieces(clip.frames, eye.size), eye, clip.novelties)
+def encode_clip(clip: Clip, encoder: Encoder) -> Footage:
+    """Encode a clip that is in memory, as `load_footage` does for a simulated one."""
+    return footage(pieces(clip.frames, encoder.size), encoder, clip.novelties)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ def _needle(generator: random.Random, size: int, length: int) -> tuple[Tensor, T
         places = generator.sample(range(length - NEAR, length - 1) if near else range(length // 2), NAMES)
         for name, value, place in zip(names, values, places, strict=True):
             row[place] = NOISE + NAMES * name + value
-        asked = generator.randrange(NAMES)
-        row[-1] = NOISE + NAMES * (NAMES + near) + names[asked]
-        answers.append(values[asked])
+        query = generator.randrange(NAMES)
+        row[-1] = NOISE + NAMES * (NAMES + near) + names[query]
+        answers.append(values[query])
     return tokens, torch.tensor(answers)
 
 

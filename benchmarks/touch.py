@@ -25,13 +25,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.kept import kept
+from benchmarks.kept import load_or_fit
 from benchmarks.spread import spread
 from tocsin.models.touch.baselines import changes, near
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import Spot, softened, spots
-from tocsin.models.touch.domain import RATE, looked_at
-from tocsin.models.touch.evaluate import Judged, best_threshold, operating_figures, precision_figures
+from tocsin.models.touch.domain import RATE, load_footage
+from tocsin.models.touch.evaluate import ClipResult, best_threshold, operating_figures, precision_figures
 from tocsin.models.touch.finder import HandFinder
 from tocsin.models.touch.finder import load as load_finder
 from tocsin.models.touch.loss import Q
@@ -50,8 +50,8 @@ NEAR = (-0.06, -0.03, 0.0, 0.02)
 class Found(NamedTuple):
     """For each clip: the candidates for the benchmark's metric, and the alerts that a stream would raise."""
 
-    soft: Sequence[Judged]
-    hard: Sequence[Judged]
+    soft: Sequence[ClipResult]
+    hard: Sequence[ClipResult]
 
 
 Form = Callable[[Sequence[Footage]], Found]
@@ -61,53 +61,53 @@ def main(seeds: int, only: Sequence[str], keep: Path) -> None:
     torch.set_num_threads(1)
     config = TouchConfig()
     eyes = Eyes(config.eye)
-    train = [_looked_at(seed, eyes, keep) for seed in TRAIN_SEEDS]
-    sets = {name: [_looked_at(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
+    train = [_load_footage(seed, eyes, keep) for seed in TRAIN_SEEDS]
+    sets = {name: [_load_footage(seed, eyes, keep) for seed in some] for name, some in SETS.items()}
 
     def fitted(name: str, clips: Sequence[Footage], seed: int = 0, **recipe: Any) -> TouchModel:
         """Return the model of this name; train it if it is not stored yet."""
         fresh = partial(fit, clips, config, eyes, replace(Recipe(), **recipe), seed=seed)
-        return kept(keep / name, fresh, partial(load, device="cpu"))
+        return load_or_fit(keep / name, fresh, partial(load, device="cpu"))
 
     print(f"{len(train)} training tables, {sum(len(clip.touches) for clip in train)} touches\n")
     if "forms" in only:
         _head("form")
-        blind = [_unseen(clip) for clip in train]
+        blind = [_without_boxes(clip) for clip in train]
         models = [fitted(f"hands-{seed}", train, seed) for seed in range(seeds)]
         without = [fitted(f"blind-{seed}", blind, seed, blind=0.0) for seed in range(seeds)]
-        _line("with hands", [partial(heard, model) for model in models], sets)
+        _line("with hands", [partial(detect, model) for model in models], sets)
         finder = load_finder(device="cpu")
-        found = {name: [_looked_at(seed, eyes, keep, finder) for seed in some] for name, some in SETS.items()}
-        _line("the same, hands found", [partial(heard, model) for model in models], found)
-        _line("the same, no hands", [partial(heard, m, blind=True) for m in models], sets)
-        _line("trained without hands", [partial(heard, m, blind=True) for m in without], sets)
+        found = {name: [_load_footage(seed, eyes, keep, finder) for seed in some] for name, some in SETS.items()}
+        _line("the same, hands found", [partial(detect, model) for model in models], found)
+        _line("the same, no hands", [partial(detect, m, blind=True) for m in models], sets)
+        _line("trained without hands", [partial(detect, m, blind=True) for m in without], sets)
         _line("each frame by itself", [partial(alone, m) for m in models], sets)
         for name, some in SETS.items():
             _boxes(name, some)
     if "labels" in only:
         print()
         _head("wrong labels, loss")
-        for wrong in WRONG:
-            spoilt = [_spoilt(clip, wrong, seed) for seed, clip in enumerate(train)]
+        for share in WRONG:
+            mislabelled = [_mislabelled(clip, share, seed) for seed, clip in enumerate(train)]
             for name, q in (("focal", None), ("generalised cross-entropy", Q)):
-                model = fitted(f"wrong-{wrong:.0%}-{name}", spoilt, q=q, steps=Recipe().steps // 2)
-                _line(f"{wrong:.0%}, {name}", [partial(heard, model)], sets)
+                model = fitted(f"wrong-{share:.0%}-{name}", mislabelled, q=q, steps=Recipe().steps // 2)
+                _line(f"{share:.0%}, {name}", [partial(detect, model)], sets)
 
 
-def _looked_at(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
-    """Return the footage of `looked_at`, stored for later runs; with `finder`, its boxes are those that `finder` finds."""
+def _load_footage(seed: int, eyes: Eyes, keep: Path, finder: HandFinder | None = None) -> Footage:
+    """Return the footage of `load_footage`, stored for later runs; with `finder`, the boxes are those it finds."""
     file = keep / (f"{seed}-found.safetensors" if finder else f"{seed}.safetensors")
     truth = Scene(seed, seconds=TRAIN_SECONDS if seed in TRAIN_SEEDS else 30, rate=RATE)
     if not file.exists():
-        clip = footage(finder.boxed(shot.picture for shot in truth), eyes) if finder else looked_at(seed, eyes)
+        clip = footage(finder.boxed(shot.picture for shot in truth), eyes) if finder else load_footage(seed, eyes)
         keep.mkdir(parents=True, exist_ok=True)
         save_file({"scene": clip.scene, "hands": clip.hands, "boxes": clip.boxes}, file)
     return Footage(**load_file(file), touches=truth.touches, misses=truth.misses)
 
 
-def heard(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
+def detect(model: TouchModel, clips: Sequence[Footage], *, blind: bool = False) -> Found:
     """Return what the model finds."""
-    return _found(model, [_unseen(clip) for clip in clips] if blind else clips, partial(decoded, model))
+    return _found(model, [_without_boxes(clip) for clip in clips] if blind else clips, partial(decoded, model))
 
 
 def alone(model: TouchModel, clips: Sequence[Footage]) -> Found:
@@ -120,7 +120,7 @@ def _found(model: TouchModel, clips: Sequence[Footage], scores: Callable[[Footag
     for clip in clips:
         each = scores(clip)
         for kind, part in zip((softened(each), spots(each, apart=model.config.decode.apart)), found, strict=True):
-            part.append(Judged(kind, clip.touches, clip.misses, len(clip)))
+            part.append(ClipResult(kind, clip.touches, clip.misses, len(clip)))
     return found
 
 
@@ -139,30 +139,32 @@ def _line(name: str, forms: Sequence[Form], sets: dict[str, Sequence[Footage]]) 
         found = [form(clips) for form in forms]
         chosen = chosen or [(best_threshold(f.hard, 0), best_threshold(f.hard, 1)) for f in found]
         figures = [
-            precision_figures(f.soft) | operating_figures(f.hard, least, rate=RATE)
-            for f, least in zip(found, chosen, strict=True)
+            precision_figures(f.soft) | operating_figures(f.hard, thresholds, rate=RATE)
+            for f, thresholds in zip(found, chosen, strict=True)
         ]
-        _told(name, where, figures)
+        _print_line(name, where, figures)
 
 
 def _boxes(where: str, seeds: Iterable[int]) -> None:
     """Print the line of the best distance between boxes."""
-    clips, scenes = list[list[Judged]](), [Scene(seed, rate=RATE) for seed in seeds]
+    clips, scenes = list[list[ClipResult]](), [Scene(seed, rate=RATE) for seed in seeds]
     nothing = np.empty((*scenes[0].size, 0), np.uint8)  # only the size of a picture is used
     shots = [[shot._replace(picture=nothing) for shot in scene] for scene in scenes]
-    for least in NEAR:
+    for distance in NEAR:
         clips.append([])
         for scene, some in zip(scenes, shots, strict=True):
-            events = [Spot(hand, kind, frame, sure) for frame, hand, kind, sure in near(some, least)]
-            clips[-1].append(Judged(events, scene.touches, scene.misses, len(scene)))
+            events = [Spot(hand, kind, frame, sure) for frame, hand, kind, sure in near(some, distance)]
+            clips[-1].append(ClipResult(events, scene.touches, scene.misses, len(scene)))
     best = max(clips, key=lambda some: precision_figures(some)["map_2"])
-    least = best_threshold(best, 0), best_threshold(best, 1)
-    _told("boxes that are near", where, [precision_figures(best) | operating_figures(best, least, rate=RATE)])
+    thresholds = best_threshold(best, 0), best_threshold(best, 1)
+    _print_line(
+        "boxes that are near", where, [precision_figures(best) | operating_figures(best, thresholds, rate=RATE)]
+    )
 
 
-def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
+def _print_line(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
     """Print a line of figures as mean and spread over seeds."""
-    told = []
+    cells = []
     for figure, digits in (
         ("map_0", 3),
         ("map_1", 3),
@@ -173,24 +175,24 @@ def _told(name: str, where: str, figures: Sequence[dict[str, float]]) -> None:
         ("missed_rings_per_minute", 1),
         ("false_rings_per_minute", 1),
     ):
-        told.append(spread([f[figure] for f in figures], digits))
-    print(f"| {name} | {where} | {' | '.join(told)} |", flush=True)
+        cells.append(spread([f[figure] for f in figures], digits))
+    print(f"| {name} | {where} | {' | '.join(cells)} |", flush=True)
 
 
-def _unseen(clip: Footage) -> Footage:
+def _without_boxes(clip: Footage) -> Footage:
     """Return the clip without hand boxes."""
     return replace(clip, boxes=torch.full_like(clip.boxes, torch.nan))
 
 
-def _spoilt(clip: Footage, share: float, seed: int) -> Footage:
+def _mislabelled(clip: Footage, share: float, seed: int) -> Footage:
     """Return the clip with a share of its touches mislabelled: same length, random time, random hand."""
-    draw, touches = np.random.default_rng((seed, 5)), list[Touch]()
+    rng, touches = np.random.default_rng((seed, 5)), list[Touch]()
     for touch in clip.touches:
-        if draw.random() < share:
-            lasts = None if touch.release is None else touch.release - touch.contact
-            contact = int(draw.integers(len(clip)))
-            until = None if lasts is None or contact + lasts >= len(clip) else contact + lasts
-            touch = Touch(int(draw.integers(2)), contact, until)
+        if rng.random() < share:
+            duration = None if touch.release is None else touch.release - touch.contact
+            contact = int(rng.integers(len(clip)))
+            release = None if duration is None or contact + duration >= len(clip) else contact + duration
+            touch = Touch(int(rng.integers(2)), contact, release)
         touches.append(touch)
     return replace(clip, touches=touches)
 
@@ -200,5 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=lambda text: text.split(","), default=["forms", "labels"])
     parser.add_argument("--keep", type=Path, default=Path("build/touch"))
-    told = parser.parse_args()
-    main(told.seeds, told.only, told.keep)
+    args = parser.parse_args()
+    main(args.seeds, args.only, args.keep)

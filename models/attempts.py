@@ -66,15 +66,15 @@ def keep(
     """
     name, folder = place
     seed = gate.best({number: attempt.score for number, attempt in attempts.items()}, lower=lower)
-    kept = attempts[seed]
-    kept.model.save(folder)
+    best = attempts[seed]
+    best.model.save(folder)
     facts = {"data": " ".join(run.data), "seed": seed, "seeds": " ".join(map(str, attempts))}
     register = partial(
         registry.register,
         folder,
         domain=domain,
-        params={**facts, "parameters": kept.model.parameters, **params(kept.model)},
-        metrics=kept.curve,
+        params={**facts, "parameters": best.model.parameters, **params(best.model)},
+        metrics=best.curve,
         data=run.data,
         attempts=[registry.Attempt(number, attempt.curve) for number, attempt in attempts.items()],
     )

@@ -97,8 +97,8 @@ class Trained:
     def facts(self) -> dict[str, Any]:
         """The result as JSON values."""
         version, refused = self.registered
-        made = {"model": str(self.folder), "name": self.name, "version": version, "refused": refused or None}
-        return {**made, "seed": self.seed, "seeds": list(self.seeds), **self.more}
+        model = {"model": str(self.folder), "name": self.name, "version": version, "refused": refused or None}
+        return {**model, "seed": self.seed, "seeds": list(self.seeds), **self.more}
 
 
 @dataclass(frozen=True)

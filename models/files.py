@@ -21,19 +21,19 @@ def write(contents: Mapping[Path, bytes]) -> None:
     Guarantee: after a kill, a full disk or a loss of power, each file is either unchanged or complete. All contents are on the
     disk before the first file gets its name.
     """
-    aside = {file: file.with_name(f".{file.name}.{uuid.uuid4().hex}") for file in contents}
+    temporaries = {file: file.with_name(f".{file.name}.{uuid.uuid4().hex}") for file in contents}
     try:
         for file, content in contents.items():
             file.parent.mkdir(parents=True, exist_ok=True)
-            with aside[file].open("wb") as out:
+            with temporaries[file].open("wb") as out:
                 out.write(content)
                 out.flush()
                 os.fsync(out.fileno())
-        for file, written in aside.items():
-            written.replace(file)
+        for file, temporary in temporaries.items():
+            temporary.replace(file)
     finally:
-        for written in aside.values():
-            written.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def dumped(config: Any) -> bytes:

@@ -15,8 +15,8 @@ def listed(folder: Path, *suffixes: str) -> list[Path]:
         suffixes: such as `.csv`, in lower case; they match in any case. Without any, all entries are listed.
     """
     entries = folder.iterdir() if folder.is_dir() else [folder] if folder.is_file() else []
-    shown = (entry for entry in entries if not entry.name.startswith("."))
-    return sorted((e for e in shown if not suffixes or e.suffix.lower() in suffixes), key=lambda e: natural(e.name))
+    visible = (entry for entry in entries if not entry.name.startswith("."))
+    return sorted((e for e in visible if not suffixes or e.suffix.lower() in suffixes), key=lambda e: natural(e.name))
 
 
 def named(folder: Path, name: str) -> Path | None:

@@ -49,17 +49,17 @@ def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: b
         return ""
     name, folder = champion
     try:
-        own, standing = candidate.against(folder)
+        score, current = candidate.against(folder)
     except Exception as reason:  # it may have been trained on other columns, by another version, or be damaged
-        why = " ".join(str(reason).split())
-        return f"expected to compare it with {name} on the same validation, got {type(reason).__name__}: {why}"
-    limit = standing * (1 + MARGIN if candidate.lower else 1 - MARGIN)
-    if not math.isfinite(standing) or (own <= limit if candidate.lower else own >= limit):
+        message = " ".join(str(reason).split())
+        return f"expected to compare it with {name} on the same validation, got {type(reason).__name__}: {message}"
+    limit = current * (1 + MARGIN if candidate.lower else 1 - MARGIN)
+    if not math.isfinite(current) or (score <= limit if candidate.lower else score >= limit):
         return ""
     bound = "at most" if candidate.lower else "at least"
     return (
-        f"expected a {measure} of {bound} {limit:.4g}, {MARGIN:.0%} from the {standing:.4g} of {name} on the same validation, "
-        f"got {own:.4g}"
+        f"expected a {measure} of {bound} {limit:.4g}, {MARGIN:.0%} from the {current:.4g} of {name} on the same validation, "
+        f"got {score:.4g}"
     )
 
 

@@ -62,8 +62,8 @@ class Curve:
         losses, every = self._losses, max(1, len(self._losses) // 200)
         points = [("loss", loss, step) for step, loss in dict.fromkeys((*losses[::every], *losses[-1:]))]
         last = losses[-1][0] if losses else 0
-        found = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
-        return points + [(prefix + name, value, last) for name, value in found.items() if math.isfinite(value)]
+        numbers = {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
+        return points + [(prefix + name, value, last) for name, value in numbers.items() if math.isfinite(value)]
 
 
 CHAMPION = "champion"
@@ -109,18 +109,18 @@ def register(
     client = connect(tracking_uri)
     note = f"{domain} model, trained by Tocsin {TOCSIN} on {', '.join(data) or 'unnamed data'}."
     tags = {"tocsin.domain": domain, "tocsin.version": TOCSIN}
-    runs = _Runs(client, _experiment(client, name, artifact_location), domain, data, tags)
+    runs = _Runs(client, _experiment_id(client, name, artifact_location), domain, data, tags)
     texts = {key: str(value) for key, value in params.items()}
     run = runs.begin(f"train {name}", texts, {"mlflow.note.content": note})
     try:
-        runs.attempts(run, texts, attempts)
-        model = runs.model(run, name, directory, texts, loader or f"tocsin.models.{domain}.pyfunc")
-        _figures(client, run, metrics, model.model_id)
+        runs.log_attempts(run, texts, attempts)
+        model = runs.log_model(run, name, directory, texts, loader or f"tocsin.models.{domain}.pyfunc")
+        _log_metrics(client, run, metrics, model.model_id)
     except BaseException:
         client.set_terminated(run, "FAILED")
         raise
     client.set_terminated(run)
-    version = _version(client, name, model, run, {**tags, "seed": texts.get("seed", "")}, note)
+    version = _create_version(client, name, model, run, {**tags, "seed": texts.get("seed", "")}, note)
     if champion:
         client.set_registered_model_alias(name, CHAMPION, version)
     return version
@@ -141,24 +141,24 @@ class _Runs:
         from mlflow.entities import Param
 
         source = {"mlflow.source.name": f"tocsin train {self.domain}", "mlflow.source.type": "LOCAL"}
-        made = self.client.create_run(self.experiment, tags={**source, **self.tags, **more}, run_name=title)
-        run = str(made.info.run_id)
+        created = self.client.create_run(self.experiment, tags={**source, **self.tags, **more}, run_name=title)
+        run = str(created.info.run_id)
         self.client.log_batch(run, params=[Param(key, value) for key, value in params.items()])
         self.client.log_inputs(run, [_dataset(source) for source in self.data])
         return run
 
-    def attempts(self, parent: str, params: Mapping[str, str], attempts: Sequence[Attempt]) -> None:
+    def log_attempts(self, parent: str, params: Mapping[str, str], attempts: Sequence[Attempt]) -> None:
         """Record each seed as a child run."""
         from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
         for attempt in attempts:
-            kept = str(attempt.seed) == params.get("seed")
-            tags = {MLFLOW_PARENT_RUN_ID: parent, "tocsin.kept": str(kept).lower()}
+            is_best = str(attempt.seed) == params.get("seed")
+            tags = {MLFLOW_PARENT_RUN_ID: parent, "tocsin.kept": str(is_best).lower()}
             run = self.begin(f"seed {attempt.seed}", {**params, "seed": str(attempt.seed)}, tags)
-            _figures(self.client, run, attempt.metrics)
+            _log_metrics(self.client, run, attempt.metrics)
             self.client.set_terminated(run)
 
-    def model(self, run: str, name: str, directory: Path, params: Mapping[str, str], loader: str) -> LoggedModel:
+    def log_model(self, run: str, name: str, directory: Path, params: Mapping[str, str], loader: str) -> LoggedModel:
         """Log a model's files as an MLflow model."""
         from mlflow.entities import LoggedModelOutput
 
@@ -173,18 +173,20 @@ class _Runs:
         return model
 
 
-def _version(client: MlflowClient, name: str, model: LoggedModel, run: str, tags: Mapping[str, str], note: str) -> str:
+def _create_version(
+    client: MlflowClient, name: str, model: LoggedModel, run: str, tags: Mapping[str, str], note: str
+) -> str:
     """Register a logged model as a new version. Returns it."""
     from mlflow.exceptions import MlflowException
 
     domain = tags["tocsin.domain"]
-    about = f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
+    description = f"A {domain} model of Tocsin; {name}@{CHAMPION} is what deployments follow."
     with contextlib.suppress(MlflowException):  # it exists already
-        client.create_registered_model(name, {n: v for n, v in tags.items() if n != "seed"}, about)
-    made = client.create_model_version(
+        client.create_registered_model(name, {n: v for n, v in tags.items() if n != "seed"}, description)
+    created = client.create_model_version(
         name, model.artifact_location, run, dict(tags), None, note, model_id=model.model_id
     )
-    return str(made.version)
+    return str(created.version)
 
 
 def scored(name: str, version: str, figures: Mapping[str, object], *, data: str, tracking_uri: str) -> None:
@@ -206,10 +208,10 @@ def scored(name: str, version: str, figures: Mapping[str, object], *, data: str,
     model_id = (
         outputs.model_outputs[0].model_id if outputs and outputs.model_outputs else None
     )  # older training runs have none
-    now, of = int(time.time() * 1000), (model_id, dataset.dataset.name, dataset.dataset.digest)
+    now, links = int(time.time() * 1000), (model_id, dataset.dataset.name, dataset.dataset.digest)
     numbers = {key: float(value) for key, value in figures.items() if isinstance(value, int | float)}
-    told = [Metric(f"test_{key}", value, now, 0, *of) for key, value in numbers.items() if math.isfinite(value)]
-    client.log_batch(found.run_id, metrics=told)
+    metrics = [Metric(f"test_{key}", value, now, 0, *links) for key, value in numbers.items() if math.isfinite(value)]
+    client.log_batch(found.run_id, metrics=metrics)
 
 
 def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str, model_id: str) -> None:
@@ -224,23 +226,23 @@ def _describe(source: Path, folder: Path, domain: str, loader: str, *, run: str,
             shutil.copy(file, folder / file.name)
     served: Served = importlib.import_module(loader)._load_pyfunc(str(folder))
     example = served.example()
-    described = Model(
+    model = Model(
         run_id=run,
         model_id=model_id,
         signature=infer_signature(example, served.predict(example)),
         metadata={"tocsin_version": TOCSIN, "domain": domain},
     )
-    _save_example(described, example, str(folder))
+    _save_example(model, example, str(folder))
     needed = {"mlflow": mlflow.__version__, **{name: metadata.version(name) for name in NEEDED}}
     (folder / "requirements.txt").write_text("".join(f"{name}=={version}\n" for name, version in needed.items()))
     python = {"python": platform.python_version(), "dependencies": ["-r requirements.txt"]}
     (folder / "python_env.yaml").write_text(json.dumps(python) + "\n")  # JSON is valid YAML
-    pyfunc.add_to_model(described, loader_module=loader, python_env="python_env.yaml")
-    described.model_size_bytes = sum(file.stat().st_size for file in folder.iterdir())
-    described.save(str(folder / "MLmodel"))
+    pyfunc.add_to_model(model, loader_module=loader, python_env="python_env.yaml")
+    model.model_size_bytes = sum(file.stat().st_size for file in folder.iterdir())
+    model.save(str(folder / "MLmodel"))
 
 
-def _figures(
+def _log_metrics(
     client: MlflowClient, run: str, metrics: Iterable[tuple[str, float, int]], model_id: str | None = None
 ) -> None:
     """Log figures in batches of the most that MLflow accepts per call."""
@@ -314,9 +316,9 @@ def searching(
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
     client = connect(tracking_uri)
-    experiment_id = _experiment(client, name, artifact_location)
+    experiment_id = _experiment_id(client, name, artifact_location)
 
-    def begun(title: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
+    def start_run(title: str, params: Mapping[str, object], tags: Mapping[str, str]) -> str:
         run = client.create_run(experiment_id, run_name=title).info.run_id
         client.log_batch(
             run,
@@ -325,24 +327,24 @@ def searching(
         )
         return str(run)
 
-    parent = begun(f"search {name}", params, {})
+    parent = start_run(f"search {name}", params, {})
 
-    def tell(number: int, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
+    def record(number: int, params: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        run = begun(f"trial {number}", params, {MLFLOW_PARENT_RUN_ID: parent})
+        run = start_run(f"trial {number}", params, {MLFLOW_PARENT_RUN_ID: parent})
         client.log_batch(run, metrics=[Metric(key, value, now, 0) for key, value in metrics.items()])
         client.set_terminated(run)
         client.log_batch(parent, metrics=[Metric(key, value, now, number) for key, value in metrics.items()])
 
     try:
-        yield parent, tell
+        yield parent, record
     except BaseException:
         client.set_terminated(parent, "FAILED")
         raise
     client.set_terminated(parent)
 
 
-def _experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:
+def _experiment_id(client: MlflowClient, name: str, artifact_location: str | None) -> str:
     """The id of an experiment, which is created if missing."""
-    found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name, artifact_location))
+    experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id if experiment else client.create_experiment(name, artifact_location))

@@ -36,19 +36,19 @@ class Windows:
     """A model over windows.
 
     Args:
-        judge: `[B, T, C] float32` -> tensors by name.
+        model: `[B, T, C] float32` -> tensors by name.
         config: of the model.
     """
 
-    def __init__(self, judge: Callable[[Tensor], dict[str, Tensor]], config: Config) -> None:
-        self._judge, self._config = judge, config
+    def __init__(self, model: Callable[[Tensor], dict[str, Tensor]], config: Config) -> None:
+        self._model, self._config = model, config
 
     def predict(
         self, model_input: NDArray[np.float32], params: dict[str, Any] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Score windows `[B, T, C]`, in the units of the sensors, with the channels of the config's `features`."""
         windows = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32))
-        return {name: tensor.cpu().numpy() for name, tensor in self._judge(windows).items()}
+        return {name: tensor.cpu().numpy() for name, tensor in self._model(windows).items()}
 
     def example(self) -> NDArray[np.float32]:
         """Two windows in which every reading is at its mean."""

@@ -130,8 +130,8 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
     second, cells = next(records, (0, []))
     numbered = numbered and len(cells) == len(header) + 1
     names = [*[""] * numbered, *(name.strip() for name in header)]
-    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
-        raise ValueError(f"{path}, line {first}: duplicate columns {twice}; rename or drop one of each")
+    if duplicates := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+        raise ValueError(f"{path}, line {first}: duplicate columns {duplicates}; rename or drop one of each")
     try:
         if not header:
             raise pl.exceptions.NoDataError("empty")
@@ -139,7 +139,7 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
             path,
             has_header=False,
             skip_lines=(second if numbered else first) - 1,
-            schema={str(place): pl.String() for place in range(len(names))},
+            schema={str(index): pl.String() for index in range(len(names))},
             separator=separator,
         )
     except pl.exceptions.PolarsError as reason:
@@ -149,12 +149,14 @@ def read(path: Path, *, decimal_comma: bool = False, numbered: bool = False) -> 
                     f"{path}, line {line}: {len(cells)} cells, expected {len(names)} as in the header; quote cells that contain "
                     f"a {separator!r}"
                 ) from None
-        said = str(reason).splitlines()[0]
-        raise ValueError(f"{path}: {said}; expected a CSV file in UTF-8 whose first line names the columns") from None
+        message = str(reason).splitlines()[0]
+        raise ValueError(
+            f"{path}: {message}; expected a CSV file in UTF-8 whose first line names the columns"
+        ) from None
     text = table.select(pl.all().str.strip_chars().replace("", None))
     text = text.filter(~pl.all_horizontal(pl.all().is_null()))[0 if numbered else 1 :]
-    kept = [pl.col(str(place)).alias(name) for place, name in enumerate(names) if name]
-    return Sheet(path, text.select(kept), separator, decimal_comma)
+    columns = [pl.col(str(index)).alias(name) for index, name in enumerate(names) if name]
+    return Sheet(path, text.select(columns), separator, decimal_comma)
 
 
 def _separator(path: Path) -> str:

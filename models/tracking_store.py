@@ -44,8 +44,8 @@ def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
     file = database(uri)
     if file and not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as aside:
-            new = Path(aside, file.name)
+        with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as temporary:
+            new = Path(temporary, file.name)
             MlflowClient(f"{SQLITE}{new}")  # creates all tables
             with suppress(
                 OSError

@@ -38,18 +38,18 @@ class Trained(Generic[C]):
         config: with `mean` and `scale` set.
         network: `[B, T, F]` -> a verdict `[B]` and attention `[B, A]`; moved to `device` and set to evaluation mode.
         device: on `cuda` the network runs under bfloat16 autocast, elsewhere in float32.
-        attended: A, the width of the attention.
+        attention_width: A, the width of the attention.
 
     Raises:
         ValueError: if the config has no mean and scale.
     """
 
-    def __init__(self, config: C, network: nn.Module, device: torch.device, *, attended: int) -> None:
+    def __init__(self, config: C, network: nn.Module, device: torch.device, *, attention_width: int) -> None:
         if not config.mean or not config.scale:
             raise ValueError("config has no mean and scale; train the model, or load a trained one")
         self.config = config
         self.device = device
-        self._attended = attended
+        self._attention_width = attention_width
         self._network = network.to(device).eval()
         self._mean = torch.tensor(config.mean, device=device)
         self._factor = 1 / torch.tensor(config.scale, device=device)
@@ -60,18 +60,18 @@ class Trained(Generic[C]):
         Raises:
             ValueError: if T or F differs from the config's.
         """
-        home, expected = windows.device, (self.config.window, len(self.config.features))
+        source_device, expected = windows.device, (self.config.window, len(self.config.features))
         if windows.dim() != 3 or windows.shape[1:] != expected:
             raise ValueError(f"windows are {list(windows.shape)}, expected [B, {expected[0]}, {expected[1]}]")
         if not len(windows):  # LSTM kernels refuse an empty batch
-            return windows.new_zeros(0), windows.new_zeros(0, self._attended)
+            return windows.new_zeros(0), windows.new_zeros(0, self._attention_width)
         cuda = self.device.type == "cuda"
         if cuda and not windows.is_cuda:
             windows = windows.pin_memory()  # the copy below would block on pageable memory
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
             scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
             verdict, attention = self._network(scaled)
-            return verdict.float().to(home), attention.float().to(home)
+            return verdict.float().to(source_device), attention.float().to(source_device)
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tocsin.operators.shapes import match
 
-LEAST_NORM = 1e-6  # a shorter aggregate has cancelled out; its direction is meaningless
+MIN_NORM = 1e-6  # a shorter aggregate has cancelled out; its direction is meaningless
 
 
 def aggregate(
@@ -54,8 +54,8 @@ def aggregate(
             centres = _peaks(unit, count, oversample, neighbours)
         cosine = unit @ unit.gather(1, _rows(centres, unit)).mT  # [B, N, K]
         if hard:
-            own = torch.arange(count, device=x.device).expand_as(centres)
-            nearest = cosine.argmax(-1).scatter(1, centres, own)
+            indices = torch.arange(count, device=x.device).expand_as(centres)
+            nearest = cosine.argmax(-1).scatter(1, centres, indices)
             share = torch.zeros_like(cosine).scatter(2, nearest.unsqueeze(-1), 1)
         else:
             share = torch.softmax(cosine / temperature, dim=-1)
@@ -63,7 +63,7 @@ def aggregate(
         tokens = (share.mT @ wide) / masses.unsqueeze(-1)
         if restore_norm:
             longest = wide.norm(dim=-1).amax(1)[:, None, None]
-            tokens = tokens * (longest / tokens.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM))
+            tokens = tokens * (longest / tokens.norm(dim=-1, keepdim=True).clamp_min(MIN_NORM))
     return tokens.to(x.dtype), masses, centres
 
 
@@ -84,30 +84,30 @@ def naive_aggregate(
         cosine = {
             (i, j): F.cosine_similarity(image[i], image[j], dim=0) for i in range(len(image)) for j in range(len(image))
         }
-        picks = [(2 * s + 1) * len(image) // (2 * size) for s in range(size)]
+        candidates = [(2 * s + 1) * len(image) // (2 * size) for s in range(size)]
         density, apart = {}, {}
-        for i in picks:
-            near = sorted((cosine[i, j].item() for j in picks if j != i), reverse=True)
+        for i in candidates:
+            near = sorted((cosine[i, j].item() for j in candidates if j != i), reverse=True)
             near = near[:neighbours]
             density[i] = sum(near) / max(len(near), 1)
-        for i in picks:
-            denser = [j for j in picks if density[j] > density[i] or (density[j] == density[i] and j < i)]
-            distances = [1 - cosine[i, j].item() for j in denser or picks]
+        for i in candidates:
+            denser = [j for j in candidates if density[j] > density[i] or (density[j] == density[i] and j < i)]
+            distances = [1 - cosine[i, j].item() for j in denser or candidates]
             apart[i] = min(distances) if denser else max(distances)
-        centres = sorted(sorted(picks, key=lambda i: -density[i] * apart[i])[:count])
+        centres = sorted(sorted(candidates, key=lambda i: -density[i] * apart[i])[:count])
         mass, total = [torch.zeros_like(image[0, 0])] * count, [torch.zeros_like(image[0])] * count
         for i, token in enumerate(image):
-            close = torch.stack([cosine[i, c] for c in centres])
-            share = torch.softmax(close / temperature, dim=0)
+            similarity = torch.stack([cosine[i, c] for c in centres])
+            share = torch.softmax(similarity / temperature, dim=0)
             if hard:
-                best = centres.index(i) if i in centres else int(close.argmax())
+                best = centres.index(i) if i in centres else int(similarity.argmax())
                 share = F.one_hot(torch.tensor(best), count).to(share)
             mass = [m + w for m, w in zip(mass, share, strict=True)]
             total = [t + w * token for t, w in zip(total, share, strict=True)]
         rows = torch.stack([t / m for t, m in zip(total, mass, strict=True)])
         if restore_norm:
             longest = torch.stack([token.norm() for token in image]).max()
-            rows = torch.stack([row * longest / row.norm().clamp_min(LEAST_NORM) for row in rows])
+            rows = torch.stack([row * longest / row.norm().clamp_min(MIN_NORM) for row in rows])
         aggregates.append(rows)
         masses.append(torch.stack(mass))
         chosen.append(torch.tensor(centres))
@@ -179,12 +179,12 @@ def _peaks(unit: Tensor, count: int, oversample: int, neighbours: int) -> Tensor
     """Positions of the density peaks, ascending: `[B, K]`."""
     n = unit.shape[1]
     size = min(n, oversample * count)
-    picks = (2 * torch.arange(size, device=unit.device) + 1) * n // (2 * size)  # the middles of equal stretches
-    some = unit.index_select(1, picks)
-    cosine = some @ some.mT  # [B, S, S]
-    near = min(neighbours, size - 1)
+    candidates = (2 * torch.arange(size, device=unit.device) + 1) * n // (2 * size)  # the middles of equal stretches
+    sampled = unit.index_select(1, candidates)
+    cosine = sampled @ sampled.mT  # [B, S, S]
+    k = min(neighbours, size - 1)
     others = cosine.masked_fill(torch.eye(size, dtype=torch.bool, device=unit.device), -torch.inf)
-    density = others.topk(near, dim=-1).values.sum(-1) / max(near, 1)
+    density = others.topk(k, dim=-1).values.sum(-1) / max(k, 1)
     ahead, behind = density.unsqueeze(1), density.unsqueeze(2)  # of the column, of the row
     earlier = torch.ones_like(cosine[:1], dtype=torch.bool).tril(-1) if len(cosine) else cosine.bool()
     denser = (ahead > behind) | ((ahead == behind) & earlier)
@@ -192,7 +192,7 @@ def _peaks(unit: Tensor, count: int, oversample: int, neighbours: int) -> Tensor
     apart = distance.masked_fill(~denser, torch.inf).amin(-1)
     apart = torch.where(apart.isinf(), distance.amax(-1), apart)
     best = (density * apart).sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    return picks[best.sort(dim=-1).values]
+    return candidates[best.sort(dim=-1).values]
 
 
 def _rows(index: Tensor, x: Tensor) -> Tensor:

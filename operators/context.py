@@ -206,9 +206,9 @@ class ContextCache:
         match(stored=(self._buffer[0], "B H S D"), q=(q, "B H T D"), k=(k, dims), v=(v, dims))
         end = self.tokens
         buffer = self._room(self._buffer, end + self._patches)
-        turn = self.frames - self.anchor  # number of this frame in the ring
-        if keyframe and turn >= self.window:
-            at = (self.anchor + turn % self.window) * self._patches  # the oldest frame's place; that frame leaves
+        ring_frame = self.frames - self.anchor  # number of this frame in the ring
+        if keyframe and ring_frame >= self.window:
+            at = (self.anchor + ring_frame % self.window) * self._patches  # the oldest frame's place; that frame leaves
             buffer[..., end : end + self.special, :] = buffer[..., at : at + self.special, :]
             used = end + self.special
         else:  # the ring is not full, or the frame is used in this step only
@@ -252,9 +252,9 @@ class ContextCache:
 
 
 def _check_sizes(anchor: int, window: int, special: int) -> None:
-    for name, size, least in (("anchor", anchor, 1), ("window", window, 1), ("special", special, 0)):
-        if size < least:
-            raise ValueError(f"{name} must be at least {least}, got {size}")
+    for name, size, minimum in (("anchor", anchor, 1), ("window", window, 1), ("special", special, 0)):
+        if size < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, got {size}")
 
 
 def _check_frames(frames: int, tokens: int, anchor: int, special: int, keyframes: Sequence[bool] | None) -> None:

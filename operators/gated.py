@@ -111,8 +111,8 @@ def curvature(
     u = torch.randn((directions, *x.shape), dtype=x.dtype, device=x.device, generator=generator)
     u = u / u.flatten(1).norm(dim=1).view(-1, *[1] * x.dim())
     h = step * x.norm()
-    ahead, here, behind = (function(x + sign * h * u).flatten(1) for sign in (1, 0, -1))
-    bend, slope = (ahead - 2 * here + behind).norm(dim=1), (ahead - behind).norm(dim=1)
+    ahead, centre, behind = (function(x + sign * h * u).flatten(1) for sign in (1, 0, -1))
+    bend, slope = (ahead - 2 * centre + behind).norm(dim=1), (ahead - behind).norm(dim=1)
     return (bend / slope.clamp_min(torch.finfo(slope.dtype).tiny)).mean()
 
 

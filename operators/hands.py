@@ -29,9 +29,9 @@ def hand_attention(q: Tensor, k: Tensor, v: Tensor, present: Tensor) -> Tensor:
         ValueError: if the shapes or dtypes do not fit together.
     """
     tokens = _check(q, k, v, present)
-    there = present[:, None, :, None, None]
+    mask = present[:, None, :, None, None]
     # Masking is not enough: NaN times a weight of zero is NaN.
-    k, v = (torch.where(there, x, 0).flatten(2, 3) for x in (k, v))  # [B, H, 2S, D]
+    k, v = (torch.where(mask, x, 0).flatten(2, 3) for x in (k, v))  # [B, H, 2S, D]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=present.repeat_interleave(tokens, dim=1)[:, None, None])
 
 

@@ -149,12 +149,14 @@ class HierarchicalAttention(nn.Module):
             keys.append(k if state is None else torch.cat((state.keys[level], k), dim=2))
         out = hierarchical_attention(queries, keys, values, self.weights.softmax(-1))
         aligned = (start + fresh) >> (len(keys) - 1) << (len(keys) - 1)
-        late = [
+        latest_queries = [
             q[:, :, q.shape[2] - (k.shape[2] - (aligned >> i)) :]
             for i, (q, k) in enumerate(zip(queries, keys, strict=True))
         ]
         out = out[:, :, out.shape[2] - fresh :]
-        return self.out(out.transpose(1, 2).flatten(2)), Hierarchy(tuple(past), tuple(late), tuple(keys), values)
+        return self.out(out.transpose(1, 2).flatten(2)), Hierarchy(
+            tuple(past), tuple(latest_queries), tuple(keys), values
+        )
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D]

@@ -97,8 +97,8 @@ def condensed_attention(
     if count := _ended(length, group, window):
         # Group i leaves at token `window + (i + 1) * group - 1`. Its summary is the mean of the 16 queries up to it.
         padded = F.pad(_heads_mean(queries), (0, 0, SUMMARY - 1, 0))[:, window + group - 1 :]
-        had = torch.arange(window + group, length + 1, group, device=q.device).clamp_max(SUMMARY)
-        summary = padded.unfold(1, SUMMARY, group).sum(-1) / had.unsqueeze(1)  # [B, M, E]
+        counts = torch.arange(window + group, length + 1, group, device=q.device).clamp_max(SUMMARY)
+        summary = padded.unfold(1, SUMMARY, group).sum(-1) / counts.unsqueeze(1)  # [B, M, E]
         groups = _pool(rows[:, : count * group], summary, q.shape[-1], scale)
     outs = []
     for start in range(0, length, BLOCK):
@@ -129,10 +129,10 @@ def naive_condensed_attention(
     c, k, raw, outs = latents[:, :0], rope_keys[:, :0], 0, []
     for t in range(length):
         if t + 1 - raw == window + group:
-            of, recent = slice(raw, raw + group), slice(max(0, t + 1 - SUMMARY), t + 1)
-            logits = torch.einsum("bhtc,bjc->bhtj", q[:, :, recent], latents[:, of])
-            logits = logits + torch.einsum("bhtr,bjr->bhtj", q_rope[:, :, recent], rope_keys[:, of])
-            pooled, key = naive_condense(latents[:, of], rope_keys[:, of], factor * logits.mean((1, 2)), group)
+            span, recent = slice(raw, raw + group), slice(max(0, t + 1 - SUMMARY), t + 1)
+            logits = torch.einsum("bhtc,bjc->bhtj", q[:, :, recent], latents[:, span])
+            logits = logits + torch.einsum("bhtr,bjr->bhtj", q_rope[:, :, recent], rope_keys[:, span])
+            pooled, key = naive_condense(latents[:, span], rope_keys[:, span], factor * logits.mean((1, 2)), group)
             c, k, raw = torch.cat((c, pooled), dim=1), torch.cat((k, key), dim=1), raw + group
         values, keys = torch.cat((c, latents[:, raw : t + 1]), dim=1), torch.cat((k, rope_keys[:, raw : t + 1]), dim=1)
         logits = torch.einsum("bhc,bjc->bhj", q[:, :, t], values) + torch.einsum("bhr,bjr->bhj", q_rope[:, :, t], keys)
@@ -158,7 +158,7 @@ class LatentCache:
         self.group, self.window, self.scale, self.mass = group, window, scale, mass
         self.tokens = 0
         """Number of tokens seen, which is the position of the next one."""
-        self._ring = window + group - 1
+        self._ring_size = window + group - 1
         self._width = 0  # C
         self._rows: Tensor | None = None  # [B, ring + room for groups, C + R]
         self._recent = torch.empty(0)  # [B, up to 15, C + R], the last queries' means over heads
@@ -188,7 +188,7 @@ class LatentCache:
         """
         length = _check(q, q_rope, latents, rope_keys)["T"]
         queries, rows = torch.cat((q, q_rope), dim=-1), torch.cat((latents, rope_keys), dim=-1)
-        held = self._hold(rows, q.shape[-1])
+        buffer = self._ensure_room(rows, q.shape[-1])
         mean = _heads_mean(queries)
         mean = torch.cat((self._recent.to(mean), mean), dim=1)
         outs, start, before = [], 0, mean.shape[1] - length
@@ -196,16 +196,16 @@ class LatentCache:
             groups = _ended(self.tokens + 1, self.group, self.window)
             if groups > self.groups:  # this token pushes a group out of the window and frees its slots
                 now = before + start + 1
-                held = self._condense(mean[:, max(0, now - SUMMARY) : now].mean(1, keepdim=True))
+                buffer = self._condense(mean[:, max(0, now - SUMMARY) : now].mean(1, keepdim=True))
             # Until the next such token, all queries see the same groups, and no slot is needed twice.
             end = start + min(length - start, BLOCK, self.window + (groups + 1) * self.group - 1 - self.tokens)
             at = torch.arange(self.tokens, self.tokens + end - start, device=q.device)
-            held.index_copy_(1, at % self._ring, rows[:, start:end].to(held.dtype))
+            buffer.index_copy_(1, at % self._ring_size, rows[:, start:end].to(buffer.dtype))
             self.tokens += end - start
-            slots = torch.arange(min(self.tokens, self._ring), device=q.device)
-            tokens = self.tokens - 1 - (self.tokens - 1 - slots) % self._ring  # the newest token in each slot
+            slots = torch.arange(min(self.tokens, self._ring_size), device=q.device)
+            tokens = self.tokens - 1 - (self.tokens - 1 - slots) % self._ring_size  # the newest token in each slot
             bias = _bias(at, tokens, groups, self.group, self.window, self.mass)
-            seen = held[:, : len(slots) + groups]
+            seen = buffer[:, : len(slots) + groups]
             outs.append(_attend(queries[:, :, start:end], seen, bias, self.scale)[..., : self._width])
             start = end
         self._recent = mean[
@@ -217,7 +217,7 @@ class LatentCache:
         """Copy the state that `restore` needs: tensors and ints that later steps do not change."""
         state: dict[str, Tensor | int] = {"group": self.group, "window": self.window, "tokens": self.tokens}
         if self._rows is not None:
-            used = self._rows[:, : min(self.tokens, self._ring) + self.groups]
+            used = self._rows[:, : min(self.tokens, self._ring_size) + self.groups]
             state |= {"rows": used.clone(), "recent": self._recent.clone(), "width": self._width}
         return state
 
@@ -230,17 +230,17 @@ class LatentCache:
                 )
         self.tokens, self._rows = int(state["tokens"]), None
         if isinstance(rows := state.get("rows"), Tensor) and isinstance(recent := state["recent"], Tensor):
-            self._hold(rows, int(state["width"]))[:, : rows.shape[1]] = rows
+            self._ensure_room(rows, int(state["width"]))[:, : rows.shape[1]] = rows
             self._recent = recent.clone()
 
     @torch.inference_mode(False)  # a tensor made in inference mode could not be written to outside of it
-    def _hold(self, rows: Tensor, width: int) -> Tensor:
+    def _ensure_room(self, rows: Tensor, width: int) -> Tensor:
         """Return the buffer with room for one more group; the first call allocates it for rows such as `rows`."""
         if self._rows is None:
-            self._rows = rows.new_empty(len(rows), self._ring, rows.shape[2])
+            self._rows = rows.new_empty(len(rows), self._ring_size, rows.shape[2])
             self._recent, self._width = rows.new_empty(len(rows), 0, rows.shape[2]), width
         match(rows=(rows, "B T E"), held=(self._rows, "B S E"))
-        room = self._rows.shape[1] - self._ring
+        room = self._rows.shape[1] - self._ring_size
         if self.groups >= room:
             more = max(64, self.groups + self.groups // 8) - room
             self._rows = torch.cat((self._rows, self._rows.new_empty(len(rows), more, rows.shape[2])), dim=1)
@@ -249,10 +249,10 @@ class LatentCache:
     def _condense(self, summary: Tensor) -> Tensor:
         """Condense the oldest raw group by a summary query `[B, 1, E]`; return the buffer, which may have grown."""
         assert self._rows is not None
-        held, done = self._hold(self._rows, self._width), self.groups
-        slots = torch.arange(done * self.group, (done + 1) * self.group, device=held.device) % self._ring
-        held[:, self._ring + done] = _pool(held[:, slots], summary, self._width, self.scale)[:, 0]
-        return held
+        buffer, index = self._ensure_room(self._rows, self._width), self.groups
+        slots = torch.arange(index * self.group, (index + 1) * self.group, device=buffer.device) % self._ring_size
+        buffer[:, self._ring_size + index] = _pool(buffer[:, slots], summary, self._width, self.scale)[:, 0]
+        return buffer
 
 
 class LatentAttention(nn.Module):

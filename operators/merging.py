@@ -68,14 +68,14 @@ def merge(
         weights, kept = _weights(features[:, protected:], threshold)
         n_target, n_source = sizes[:, protected::2], sizes[:, protected + 1 :: 2]
         moved = weights * n_source.unsqueeze(1)  # [B, T, S], how many tokens go where
-        whole = n_target + moved.sum(2)  # [B, T]
-        share = n_target / whole  # 1 where nothing is merged in
-        own = tokens[:, protected::2].to(weights.dtype) * share.unsqueeze(2)
+        total = n_target + moved.sum(2)  # [B, T]
+        share = n_target / total  # 1 where nothing is merged in
+        target_part = tokens[:, protected::2].to(weights.dtype) * share.unsqueeze(2)
         source = tokens[:, protected + 1 :: 2]
-        target = torch.baddbmm(own, moved / whole.unsqueeze(2), source.to(weights.dtype))
+        target = torch.baddbmm(target_part, moved / total.unsqueeze(2), source.to(weights.dtype))
     stay = kept.nonzero()[:, 0]
     tokens = torch.cat((tokens[:, :protected], target.to(tokens.dtype), source.index_select(1, stay)), dim=1)
-    sizes = torch.cat((sizes[:, :protected], whole, n_source.index_select(1, stay)), dim=1)
+    sizes = torch.cat((sizes[:, :protected], total, n_source.index_select(1, stay)), dim=1)
     return Merged(tokens, sizes, weights, kept, protected)
 
 
@@ -116,10 +116,13 @@ def naive_merge(
     targets, sources = places[::2], places[1::2]
     shares: list[dict[tuple[int, int], Tensor]] = []  # for each image, (target, source) -> weight
     kept = set()
-    for looks in features:
+    for image_features in features:
         share: dict[tuple[int, int], Tensor] = {}
         for s in sources:
-            over = {t: F.cosine_similarity(looks[t], looks[s], dim=0).clamp(max=1) - threshold for t in targets}
+            over = {
+                t: F.cosine_similarity(image_features[t], image_features[s], dim=0).clamp(max=1) - threshold
+                for t in targets
+            }
             over = {t: w for t, w in over.items() if w > 0}
             mean = sum(over.values()) / max(len(over), 1)
             over = {t: w for t, w in over.items() if w >= mean * ROUNDING}
@@ -234,15 +237,15 @@ def _weights(features: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     unit = F.normalize(features, dim=-1)
     cosine = unit[:, 0::2] @ unit[:, 1::2].mT  # [B, T, S]
     # Clamp at the excess of a cosine of 1: a cosine that rounds above 1 must not pass a threshold of 1.
-    over = (cosine - threshold).clamp(0, max(1 - threshold, 0))
+    excess = (cosine - threshold).clamp(0, max(1 - threshold, 0))
     with torch.no_grad():  # 1 at or above the mean, else 0; signs, because comparisons are slow on a CPU
-        above = over * over.sign().sum(1, keepdim=True) - over.sum(1, keepdim=True) * ROUNDING
+        above = excess * excess.sign().sum(1, keepdim=True) - excess.sum(1, keepdim=True) * ROUNDING
         chosen = above.sign().relu()
-    over = over * chosen
-    total = over.sum(1, keepdim=True)
-    lost = total == 0
-    kept = lost.any(0)  # [1, S]
-    return over * (~kept / torch.where(lost, 1, total)), kept[0]
+    excess = excess * chosen
+    total = excess.sum(1, keepdim=True)
+    unmatched = total == 0
+    kept = unmatched.any(0)  # [1, S]
+    return excess * (~kept / torch.where(unmatched, 1, total)), kept[0]
 
 
 def _places(merged: Merged) -> Tensor:

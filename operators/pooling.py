@@ -46,8 +46,8 @@ def naive_additive_attention(
     _check(states, weight, bias, score, mask)
     contexts, rows = [], []
     for b, row in enumerate(states):
-        kept = [t for t in range(len(row)) if mask is None or mask[b, t]]
-        energies = {t: torch.exp(score.dot(torch.tanh(weight.mv(row[t]) + bias))) for t in kept}
+        counted = [t for t in range(len(row)) if mask is None or mask[b, t]]
+        energies = {t: torch.exp(score.dot(torch.tanh(weight.mv(row[t]) + bias))) for t in counted}
         zero = row.new_zeros(())
         total = sum(energies.values(), zero)
         alphas = [energies[t] / total if t in energies else zero for t in range(len(row))]

@@ -33,8 +33,8 @@ class Regimes:
     def of(self, settings: Tensor) -> Tensor:
         """Index of the nearest centre for each of `settings` `[..., S]`, the first on a tie: `[...] int64`."""
         match(settings=(settings.flatten(0, -2), "N S"), centres=(self.centres, "K S"))
-        apart = (settings.unsqueeze(-2) - self.centres) / self.scale
-        return apart.square().sum(-1).argmin(-1)
+        offset = (settings.unsqueeze(-2) - self.centres) / self.scale
+        return offset.square().sum(-1).argmin(-1)
 
 
 def fit_regimes(settings: Tensor, count: int, generator: torch.Generator | None = None) -> Regimes:
@@ -63,8 +63,8 @@ def fit_regimes(settings: Tensor, count: int, generator: torch.Generator | None 
     mean = x.mean(0)
     scale = _deviation(x.std(0, correction=0), mean)
     x = (x - mean) / scale
-    ends = [_lloyd(x, _start(x, count, generator)) for _ in range(STARTS)]
-    centres = min(ends, key=lambda end: _distances(x, end).amin(1).sum().item()) * scale + mean
+    fits = [_lloyd(x, _start(x, count, generator)) for _ in range(STARTS)]
+    centres = min(fits, key=lambda fit: _distances(x, fit).amin(1).sum().item()) * scale + mean
     for setting in reversed(range(centres.shape[1])):
         centres = centres[centres[:, setting].sort(stable=True).indices]
     return Regimes(centres.to(settings.dtype), scale.to(settings.dtype))

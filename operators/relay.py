@@ -180,11 +180,11 @@ def _check(times: Tensor, intervals: Tensor, tail: float | Tensor, eps: float) -
 
 def _fit(q: Tensor, k: Tensor, v: Tensor, times: Tensor, intervals: Tensor) -> None:
     match(q=(q, "B H T D"), k=(k, "B H S D"), v=(v, "B H S D"))
-    for name, given, axis, dim, has in (
+    for name, tensor, axis, dim, size in (
         ("times", times, -1, "T", q.shape[2]),
         ("intervals", intervals, -2, "S", k.shape[2]),
     ):
-        if given.dim() < -axis or given.shape[axis] != has:
-            raise ValueError(f"{name} are {list(given.shape)}, {'q' if dim == 'T' else 'k'} has {dim} = {has}")
-        if given.dim() == 1 - axis and given.shape[0] != q.shape[0]:
-            raise ValueError(f"{name} are {list(given.shape)} with B = {given.shape[0]}, q has B = {q.shape[0]}")
+        if tensor.dim() < -axis or tensor.shape[axis] != size:
+            raise ValueError(f"{name} are {list(tensor.shape)}, {'q' if dim == 'T' else 'k'} has {dim} = {size}")
+        if tensor.dim() == 1 - axis and tensor.shape[0] != q.shape[0]:
+            raise ValueError(f"{name} are {list(tensor.shape)} with B = {tensor.shape[0]}, q has B = {q.shape[0]}")

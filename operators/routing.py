@@ -50,9 +50,9 @@ def naive_sink_window_attention(q: Tensor, k: Tensor, v: Tensor, *, sink: int, w
     """`sink_window_attention` a query at a time: the oracle of its tests."""
     rows = []
     for t in range(_check(q, k, v, sink, window)):
-        kept = [s for s in range(t + 1) if s < sink or t - s < window]
-        logits = (k[:, :, kept] @ q[:, :, t, :, None]).squeeze(-1) * q.shape[-1] ** -0.5  # [B, H, kept]
-        rows.append((torch.softmax(logits, dim=-1).unsqueeze(-2) @ v[:, :, kept]).squeeze(-2))
+        visible = [s for s in range(t + 1) if s < sink or t - s < window]
+        logits = (k[:, :, visible] @ q[:, :, t, :, None]).squeeze(-1) * q.shape[-1] ** -0.5  # [B, H, visible]
+        rows.append((torch.softmax(logits, dim=-1).unsqueeze(-2) @ v[:, :, visible]).squeeze(-2))
     return torch.stack(rows, dim=2) if rows else q
 
 
@@ -91,14 +91,14 @@ def sink_window_step(
     if state is None:
         state = SinkWindow(k[:, :, :0], v[:, :, :0], 0)
     match(q=(q, "B H T D"), state_k=(state.k, "B H N D"), state_v=(state.v, "B H N D"))
-    held, total = state.k.shape[2], state.seen + fresh
+    stored, total = state.k.shape[2], state.seen + fresh
     k, v = torch.cat((state.k, k), dim=2), torch.cat((state.v, v), dim=2)
-    if not held:
+    if not stored:
         out = sink_window_attention(q, k, v, sink=sink, window=window)  # the prefill, in blocks
     else:
-        first = min(sink, held)  # tokens of the sink in the state; the rest are the last tokens seen
-        places = torch.arange(held + fresh, device=q.device)
-        places = torch.where(places < first, places, places + state.seen - held)
+        first = min(sink, stored)  # tokens of the sink in the state; the rest are the last tokens seen
+        places = torch.arange(stored + fresh, device=q.device)
+        places = torch.where(places < first, places, places + state.seen - stored)
         now = torch.arange(state.seen, total, device=q.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=_seen(now[:, None], places, sink, window))
     near = k.shape[2] - (window - 1)  # where the next query's window begins
@@ -242,15 +242,15 @@ class SparsityLoss(nn.Module):
         match(routes=(routes, "layers B"), tasks=(tasks, "B"))
         off = (1 - routes.float().mean(dim=0)) - self.targets[tasks]  # [B]
         loss = (self.multipliers[tasks] * torch.stack((off.abs(), off.square()), dim=-1)).sum(-1)
-        ours = F.one_hot(tasks, len(self.targets)).to(loss)  # [B, tasks]
-        counts = ours.sum(0)
-        return (loss @ ours / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)  # only tasks in the batch
+        one_hot = F.one_hot(tasks, len(self.targets)).to(loss)  # [B, tasks]
+        counts = one_hot.sum(0)
+        return (loss @ one_hot / counts.clamp_min(1)).sum() / (counts > 0).sum().clamp_min(1)  # only tasks in the batch
 
 
 def tau_at(step: int, steps: int) -> float:
     """The temperature of the router: a cosine from 1.5 to 1.0 over the first 60 % of `steps`, then 1.0 (arXiv 2604.07394)."""
-    done = min(step / max(0.6 * steps, 1), 1.0)
-    return 1.0 + 0.25 * (1 + math.cos(math.pi * done))
+    progress = min(step / max(0.6 * steps, 1), 1.0)
+    return 1.0 + 0.25 * (1 + math.cos(math.pi * progress))
 
 
 def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
@@ -261,13 +261,16 @@ def _blocked(q: Tensor, k: Tensor, v: Tensor, sink: int, window: int) -> Tensor:
     far, inner, out = -(-sink // BLOCK), None, []
     for i, rows in enumerate(q.split(BLOCK, dim=2)):
         near = max(0, (i * BLOCK - window + 1) // BLOCK)
-        kept = [*range(min(far, near)), *range(near, i + 1)]
+        visible = [*range(min(far, near)), *range(near, i + 1)]
         mask = inner if rows.shape[2] == BLOCK else None
         if mask is None:
-            mask = _seen(places[i][:, None], torch.cat([places[j] for j in kept]), sink, window)
+            mask = _seen(places[i][:, None], torch.cat([places[j] for j in visible]), sink, window)
             # From here on, every full block has the same mask, shifted.
             inner = mask if i * BLOCK >= window and near >= far else None
-        few_keys, few_values = torch.cat([keys[j] for j in kept], dim=2), torch.cat([values[j] for j in kept], dim=2)
+        few_keys, few_values = (
+            torch.cat([keys[j] for j in visible], dim=2),
+            torch.cat([values[j] for j in visible], dim=2),
+        )
         out.append(F.scaled_dot_product_attention(rows, few_keys, few_values, attn_mask=mask))
     return torch.cat(out, dim=2)
 

@@ -20,7 +20,7 @@ def match(**tensors: tuple[Tensor, str]) -> dict[str, int]:
             autocast is off.
     """
     sizes: dict[str, int] = {}
-    said: dict[str, str] = {}  # which tensor gave a dimension its size
+    origin: dict[str, str] = {}  # which tensor gave a dimension its size
     for name, (tensor, dims) in tensors.items():
         names, shape = dims.split(), list(tensor.shape)
         if len(names) != len(shape):
@@ -29,21 +29,21 @@ def match(**tensors: tuple[Tensor, str]) -> dict[str, int]:
             if dim.isdigit() and size != int(dim):
                 raise ValueError(f"{name} is {shape}, expected [{', '.join(names)}]: {size} must be {dim}")
             if size != sizes.setdefault(dim, size):
-                raise ValueError(f"{name} is {shape} with {dim} = {size}, {said[dim]} has {dim} = {sizes[dim]}")
-            said.setdefault(dim, name)
+                raise ValueError(f"{name} is {shape} with {dim} = {size}, {origin[dim]} has {dim} = {sizes[dim]}")
+            origin.setdefault(dim, name)
     _same_kind({name: tensor for name, (tensor, _) in tensors.items()})
     return sizes
 
 
 def _same_kind(tensors: dict[str, Tensor]) -> None:
-    first, one = next(iter(tensors.items()))
+    first, reference = next(iter(tensors.items()))
     for name, tensor in tensors.items():
-        if tensor.device != one.device:
-            raise ValueError(f"{name} is on {tensor.device}, {first} on {one.device}; move one of them")
-        if not (tensor.is_floating_point() and one.is_floating_point()) or tensor.dtype == one.dtype:
+        if tensor.device != reference.device:
+            raise ValueError(f"{name} is on {tensor.device}, {first} on {reference.device}; move one of them")
+        if not (tensor.is_floating_point() and reference.is_floating_point()) or tensor.dtype == reference.dtype:
             continue
-        if not torch.is_autocast_enabled(one.device.type):
-            raise ValueError(f"{name} is {_short(tensor)}, {first} is {_short(one)}; cast one of them")
+        if not torch.is_autocast_enabled(reference.device.type):
+            raise ValueError(f"{name} is {_short(tensor)}, {first} is {_short(reference)}; cast one of them")
 
 
 def _short(tensor: Tensor) -> str:

@@ -140,7 +140,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """
     o = OccupancyOptions.read(options)
     model = Model.required(model, "occupancy")
-    judge = model.load(load, training="tocsin train occupancy")
+    network = model.load(load, training="tocsin train occupancy")
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -150,9 +150,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[
             _grid(o.late, min("10min", o.silent, key=milliseconds)),
             Air(o.timezone, Schedules(o)),
-            SlidingWindow(judge.config.window, judge.config.features),
-            Infer(judge),
-            Held(judge.config.threshold),
+            SlidingWindow(network.config.window, network.config.features),
+            Infer(network),
+            Held(network.config.threshold),
             Inactivity(o.silent),
         ],
         results=RESULTS,
@@ -213,9 +213,9 @@ class Schedules:
     """When people are expected in each room."""
 
     def __init__(self, options: OccupancyOptions) -> None:
-        own = options.rooms.values()
-        hours = [_hours(each) for each in (options.hours, *(room.hours or options.hours for room in own))]
-        days = [_days(each) for each in (options.days, *(room.days or options.days for room in own))]
+        custom = options.rooms.values()
+        hours = [_hours(each) for each in (options.hours, *(room.hours or options.hours for room in custom))]
+        days = [_days(each) for each in (options.days, *(room.days or options.days for room in custom))]
         self._rooms = pa.array(list(options.rooms), pa.string())
         self._begin, self._end = np.array(hours).T
         self._days = np.array([[day in each for day in range(7)] for each in days])
@@ -243,23 +243,23 @@ class Air(Stage):
         time = ctx.times(rows)
         clock = self._clock(time)
         air = {name: rows.column(name).double() for name in COLUMNS}
-        seen = torch.empty(len(rows), len(FEATURES))
-        kept = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still")}
+        features = torch.empty(len(rows), len(FEATURES))
+        extra = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still")}
         for index in rows.rounds():
             slots = rows.slots[index]
             known = {name: cell[slots] for name, cell in cells.items()}
             now = {name: column[index] for name, column in air.items()}
-            seen[index], then = advance(known, time[index] / 60_000, now, clock.at(index))
+            features[index], updated = advance(known, time[index] / 60_000, now, clock.at(index))
             for name, cell in cells.items():
-                cell[slots] = then[name]
-            for name, column in kept.items():
-                column[index] = then[name]
+                cell[slots] = updated[name]
+            for name, column in extra.items():
+                column[index] = updated[name]
         scheduled = self._schedules.at(rows.table.column(ctx.key), clock)
-        columns = {name: pa.array(seen[:, i].numpy()) for i, name in enumerate(FEATURES)}
+        columns = {name: pa.array(features[:, i].numpy()) for i, name in enumerate(FEATURES)}
         # `ventilation` is both a feature and a reading: the table gets the reading, in float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
         return rows.with_columns(
-            columns | {"co2_usual": pa.array(kept["usual"].numpy()), "still": pa.array(kept["still"].numpy())}
+            columns | {"co2_usual": pa.array(extra["usual"].numpy()), "still": pa.array(extra["still"].numpy())}
         )
 
     def _clock(self, time: Tensor) -> Clock:
@@ -283,12 +283,12 @@ class Held(Stage):
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         occupied = state.cell("occupied")
-        probability, told = rows.column("probability"), torch.zeros(len(rows), dtype=torch.bool)
+        probability, is_occupied = rows.column("probability"), torch.zeros(len(rows), dtype=torch.bool)
         for index in rows.rounds():
             slots, p = rows.slots[index], probability[index]
-            told[index] = (p >= self._threshold) | (occupied[slots] & (p >= RELEASE * self._threshold))
-            occupied[slots] = told[index]
-        return rows.with_columns({"occupied": pa.array(told.numpy())})
+            is_occupied[index] = (p >= self._threshold) | (occupied[slots] & (p >= RELEASE * self._threshold))
+            occupied[slots] = is_occupied[index]
+        return rows.with_columns({"occupied": pa.array(is_occupied.numpy())})
 
 
 def _grid(late: str, wait: str = "10min") -> Resample:

@@ -39,9 +39,9 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
     """
     where = _lake(lake)
     if not exists(where, pipeline):
-        there = ", ".join(_tables(where)) or "none"
+        existing = ", ".join(_tables(where)) or "none"
         raise Unavailable(
-            f"results of {pipeline}: expected a table in {where.place()}, got {there}; start it: `tocsin up {pipeline}`"
+            f"results of {pipeline}: expected a table in {where.place()}, got {existing}; start it: `tocsin up {pipeline}`"
         )
     return where.scan(pipeline)
 
@@ -60,11 +60,11 @@ def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
     try:
         return pl.SQLContext(tables).execute(sql, eager=True)
     except PolarsError as reason:
-        there = ", ".join(tables) or "none"
+        existing = ", ".join(tables) or "none"
         # Polars' now() is local time without a zone. Comparing it with our UTC columns fails; a cast would shift it.
         hint = "write times as text, in UTC: '2026-01-31 12:00:00'" if "Datetime" in str(reason) else ""
         raise ConfigError(
-            f"query in {where.place()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {there}'}"
+            f"query in {where.place()}: {str(reason).splitlines()[0]}; {hint or f'the tables are: {existing}'}"
         ) from reason
 
 
@@ -114,10 +114,10 @@ def _assign(consumer: KafkaConsumer, pipeline: str | None, since: str) -> dict[A
     """Assign alert partitions that are not assigned yet; returns the current end offset of each of them."""
     from kafka import TopicPartition
 
-    mine = re.escape(pipeline) if pipeline else r".+(?<!\.dlq)"
-    topics = [t for t in consumer.topics() if re.fullmatch(re.escape(ALERTS) + mine, t)]
-    there = {TopicPartition(t, p) for t in topics for p in consumer.partitions_for_topic(t) or ()}
-    new = there - consumer.assignment()
+    name_pattern = re.escape(pipeline) if pipeline else r".+(?<!\.dlq)"
+    topics = [t for t in consumer.topics() if re.fullmatch(re.escape(ALERTS) + name_pattern, t)]
+    existing = {TopicPartition(t, p) for t in topics for p in consumer.partitions_for_topic(t) or ()}
+    new = existing - consumer.assignment()
     if not new:
         return {}
     consumer.assign([*consumer.assignment(), *new])
@@ -139,4 +139,4 @@ def _tables(lake: Lake) -> list[str]:
     files = lake.files
     folders = [f.path for f in files.get_file_info(fs.FileSelector("", allow_not_found=True))]
     logs = files.get_file_info([posixpath.join(f, "_delta_log") for f in folders])
-    return [f for f, there in sorted(zip(folders, logs, strict=True)) if there.type == fs.FileType.Directory]
+    return [f for f, info in sorted(zip(folders, logs, strict=True)) if info.type == fs.FileType.Directory]

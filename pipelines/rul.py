@@ -52,8 +52,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """
     o = RulOptions.read(options)
     model = Model.required(model, "rul")
-    judge = model.load(load, training="tocsin train rul")
-    config = judge.config
+    network = model.load(load, training="tocsin train rul")
+    config = network.config
     warning = config.warning if o.warning is None else o.warning
     critical = config.critical if o.critical is None else o.critical
     if critical > warning:
@@ -70,7 +70,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
             SlidingWindow(config.window, config.features, counter=None if o.restart is None else config.order),
-            Infer(judge),
+            Infer(network),
         ],
         results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
         rules=[

@@ -85,8 +85,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ModelError: there is no model, or it does not load.
     """
     model = Model.required(model, "surprise")
-    judge, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
-    fields = frame_fields(*judge.size, roots=o.roots)
+    network, o = model.load(load, training="tocsin train surprise"), SurpriseOptions.read(options)
+    fields = frame_fields(*network.size, roots=o.roots)
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -97,9 +97,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Reorder(late=o.late),
             Gaps(by="sequence"),
             Pixels(fields[1]),
-            Encode(judge.encode),
-            Ego(lapse=judge.config.lapse),
-            Predict(judge, keep_every=o.keep_every),
+            Encode(network.encode),
+            Ego(lapse=network.config.lapse),
+            Predict(network, keep_every=o.keep_every),
             Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
         ],
         results=RESULTS,
@@ -147,8 +147,8 @@ class Ego(Stage):
         flow = motion.action[:, 4].masked_fill(fresh, torch.nan)
         columns = {"flow": pa.array(flow.numpy(), from_pandas=True), "fresh": pa.array(fresh.numpy())}
         tensors = {name: t for name, t in rows.tensors.items() if name != "pixels"}
-        told = Rows(rows.table, rows.slots, tensors).with_columns(columns)
-        return told.with_tensors(warp=motion.warp, action=motion.action, fresh=fresh)
+        output = Rows(rows.table, rows.slots, tensors).with_columns(columns)
+        return output.with_tensors(warp=motion.warp, action=motion.action, fresh=fresh)
 
 
 class Predict(Stage):
@@ -169,32 +169,32 @@ class Predict(Stage):
         cells = state.cells
         h, w = self._model.grid
         places = torch.zeros(len(rows), h * w)
-        told = torch.zeros(4, len(rows))
+        outputs = torch.zeros(4, len(rows))
         slots, memory = rows.slots[:0], self._model.blank(0)
         for index in rows.rounds():
             if not torch.equal(rows.slots[index], slots):  # most rounds have the same cameras
                 _store(memory, cells, slots)
                 slots = rows.slots[index]
                 memory = Memory.of({name: cell[slots] for name, cell in cells.items()})
-            memory = self._model.begin_anew(memory, rows.tensors["fresh"][index])
+            memory = self._model.reset(memory, rows.tensors["fresh"][index])
             motion = Motion(rows.tensors["warp"][index], rows.tensors["action"][index])
-            seen, verdict, memory = self._model(memory, rows.tensors["tokens"][index], motion)
-            places[index] = seen.flatten(1)
-            keep = verdict.novel.bool() & ((memory.watch.since - 1) % self._every == 0)
-            told[:, index] = torch.stack([verdict.score, verdict.level, verdict.novel.float(), keep.float()])
+            surprise_map, verdict, memory = self._model(memory, rows.tensors["tokens"][index], motion)
+            places[index] = surprise_map.flatten(1)
+            keep = verdict.novel.bool() & ((memory.detector.since - 1) % self._every == 0)
+            outputs[:, index] = torch.stack([verdict.score, verdict.level, verdict.novel.float(), keep.float()])
         _store(memory, cells, slots)
-        score, level, novel, keep = told
+        score, level, novel, keep = outputs
         fresh = rows.tensors["fresh"].numpy()
-        lines = pa.array(np.arange(0, places.numel() + 1, w, dtype=np.int32))
-        whole = pa.array(np.arange(0, len(rows) * h + 1, h, dtype=np.int32))
-        values = pa.ListArray.from_arrays(lines, pa.array(places.flatten().numpy()))
+        row_offsets = pa.array(np.arange(0, places.numel() + 1, w, dtype=np.int32))
+        map_offsets = pa.array(np.arange(0, len(rows) * h + 1, h, dtype=np.int32))
+        values = pa.ListArray.from_arrays(row_offsets, pa.array(places.flatten().numpy()))
         return rows.with_columns(
             {
                 "score": pa.array(score.numpy(), mask=fresh),
                 "level": pa.array(level.numpy(), mask=fresh),
                 "novel": pa.array(novel.bool().numpy()),
                 "keep": pa.array(keep.bool().numpy()),
-                "map": pa.ListArray.from_arrays(whole, values),
+                "map": pa.ListArray.from_arrays(map_offsets, values),
             }
         )
 

@@ -112,15 +112,15 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ModelError: there is no model, or it does not load.
     """
     model = Model.required(model, "touch")
-    judge, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
-    fields = frame_fields(*judge.size, roots=o.roots)
+    network, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
+    fields = frame_fields(*network.size, roots=o.roots)
     return Pipeline(
         name=o.name,
         topic=o.topic,
         schema=pa.schema([*FACTS, *BOXES, *fields]),
         key="camera",
         event_time="time",
-        stages=_stages(judge, o, fields[1], model.device),
+        stages=_stages(network, o, fields[1], model.device),
         results=RESULTS,
         rules=[
             AlertRule(
@@ -137,33 +137,33 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     )
 
 
-def _stages(judge: TouchModel, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
-    c = judge.config
+def _stages(network: TouchModel, o: TouchOptions, pixels: pa.Field, device: str) -> list[Stage]:
+    c = network.config
     # Rows of an inactive camera leave `Reorder` before the windows close without them.
-    quiet = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
-    wait = f"{max(milliseconds(WAIT), quiet + 1000)}ms"
+    reorder_wait = max(milliseconds(o.late) if isinstance(o.late, str) else o.late, 1000)
+    wait = f"{max(milliseconds(WAIT), reorder_wait + 1000)}ms"
     return [
-        Reorder(late=o.late, wait=f"{quiet}ms"),
+        Reorder(late=o.late, wait=f"{reorder_wait}ms"),
         Gaps(by="sequence"),
         Pixels(pixels),
         Boxes(_detector(o.name, o.hands, device)),
-        Encode(judge.grey),
+        Encode(network.grey),
         CenteredWindow(
             past=1,
             ahead=0,
             tensor="grey",
-            shape=judge.size,
+            shape=network.size,
             dtype=torch.uint8,
             name="pair",
             lapse=LAPSE,
             wait=wait,
             without=() if c.eye.looks else ("pixels",),
         ),
-        Look(judge),
+        EncodeFrame(network),
         CenteredWindow(c.network.past, c.network.ahead, "seen", shape=[c.network.dim], lapse=LAPSE, wait=wait),
-        Judge(judge),
+        ScoreFrame(network),
         CenteredWindow(c.decode.wait, c.decode.wait, "said", shape=[2, len(HANDS), len(KINDS)], lapse=LAPSE, wait=wait),
-        Touches(judge),
+        Touches(network),
         Keep(when="keep", folder=f"frames/{o.name}", suffix=".jpg", into="frame"),
     ]
 
@@ -198,51 +198,51 @@ class Boxes(Stage):
         boxes = torch.stack([rows.column(f.name) for f in BOXES], 1).float().unflatten(1, (len(HANDS), len(SIDES)))
         fits = _are_boxes(boxes)
         if not bool(fits.all()):
-            ctx.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_complaints(boxes, fits))
+            ctx.refuse(rows.keep(~fits.all(1)), stage="boxes", error="BadValue", messages=_messages(boxes, fits))
             rows, boxes = rows.keep(fits.all(1)), boxes[fits.all(1)]
         if self._detector and bool((blind := boxes.isnan().flatten(1).all(1)).any()):
             boxes[blind] = self._detector(rows.tensors["pixels"][blind])
         return rows.without(*[f.name for f in BOXES]).with_tensors(boxes=boxes.clamp(0, 1))
 
 
-class Look(Stage):
+class EncodeFrame(Stage):
     """Encodes each frame as a vector, `tensors["seen"]`, and drops its pixels, its boxes and the pair of grey frames."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        pairs, there = rows.tensors["pair"], rows.tensors["pair_there"]
-        pairs[:, 0] = torch.where(there[:, :1, None], pairs[:, 0], pairs[:, 1])
-        seen = self._model.look(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
-        return Rows(rows.table, rows.slots, {}).with_tensors(seen=seen)
+        pairs, is_present = rows.tensors["pair"], rows.tensors["pair_there"]
+        pairs[:, 0] = torch.where(is_present[:, :1, None], pairs[:, 0], pairs[:, 1])
+        encoded = self._model.encode(rows.tensors.get("pixels"), rows.tensors["boxes"], pairs)
+        return Rows(rows.table, rows.slots, {}).with_tensors(seen=encoded)
 
 
 def _are_boxes(boxes: Tensor) -> Tensor:
     """Which boxes are valid, or missing altogether: `[B, 2, 4]` -> `[B, 2] bool`."""
-    near, inside = ((boxes >= -1) & (boxes <= 2)).all(-1), boxes.clamp(0, 1)
-    return (near & (inside[..., :2] < inside[..., 2:]).all(-1)) | boxes.isnan().all(-1)
+    in_range, inside = ((boxes >= -1) & (boxes <= 2)).all(-1), boxes.clamp(0, 1)
+    return (in_range & (inside[..., :2] < inside[..., 2:]).all(-1)) | boxes.isnan().all(-1)
 
 
-def _complaints(boxes: Tensor, fits: Tensor) -> list[str]:
+def _messages(boxes: Tensor, fits: Tensor) -> list[str]:
     """One line for each frame with an invalid box."""
     lines = []
-    for both, good in zip(boxes[~fits.all(1)], fits[~fits.all(1)], strict=True):
-        hand = int(good.int().argmin())
-        got = ", ".join(f"{value:.6g}" for value in both[hand].tolist())
+    for hand_boxes, valid in zip(boxes[~fits.all(1)], fits[~fits.all(1)], strict=True):
+        hand = int(valid.int().argmin())
+        got = ", ".join(f"{value:.6g}" for value in hand_boxes[hand].tolist())
         lines.append(f"expected {HANDS[hand]} x0 < x1 and y0 < y1 as shares of the frame, got {got}")
     return lines
 
 
-class Judge(Stage):
+class ScoreFrame(Stage):
     """Scores the centre frame of each window, `tensors["said"]`."""
 
     def __init__(self, model: TouchModel) -> None:
         self._model = model
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        said = self._model.judge(rows.tensors["window"], rows.tensors["window_there"])
-        return Rows(rows.table, rows.slots, {}).with_tensors(said=said)
+        scores = self._model.predict(rows.tensors["window"], rows.tensors["window_there"])
+        return Rows(rows.table, rows.slots, {}).with_tensors(said=scores)
 
 
 class Touches(Stage):
@@ -266,7 +266,7 @@ class Touches(Stage):
         since, time = state.cell("since"), state.cell("time")
         scores, events = self._model.decide(rows.tensors["window"], rows.tensors["window_there"])
         now, sequence = ctx.times(rows), rows.column("sequence")
-        told, holds = (
+        reported_since, is_holding = (
             torch.empty(len(rows), len(HANDS), dtype=torch.int64),
             torch.empty(len(rows), len(HANDS), dtype=torch.bool),
         )
@@ -274,13 +274,16 @@ class Touches(Stage):
         for index in rows.rounds():
             slots = rows.slots[index]
             lapsed = now[index] - time[slots] > lapse
-            held = torch.where(lapsed[:, None], NOTHING, since[slots])
+            holding_since = torch.where(lapsed[:, None], NOTHING, since[slots])
             contact, release = events[index].unbind(2)
-            free = release | (held == NOTHING)
-            begun = torch.where(contact & free, sequence[index, None], torch.where(release, NOTHING, held))
-            told[index], holds[index] = torch.where(begun == NOTHING, held, begun), begun != NOTHING
-            since[slots], time[slots] = begun, now[index]
-        return Rows(rows.table, rows.slots, {}).with_columns(_columns(scores, events, told, holds))
+            free = release | (holding_since == NOTHING)
+            updated = torch.where(contact & free, sequence[index, None], torch.where(release, NOTHING, holding_since))
+            reported_since[index], is_holding[index] = (
+                torch.where(updated == NOTHING, holding_since, updated),
+                updated != NOTHING,
+            )
+            since[slots], time[slots] = updated, now[index]
+        return Rows(rows.table, rows.slots, {}).with_columns(_columns(scores, events, reported_since, is_holding))
 
 
 def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> dict[str, pa.Array]:

@@ -1,4 +1,4 @@
-"""`tocsin demo` from end to end, as `make demo` runs it: no terminal, nothing but this machine."""
+"""`tocsin demo` from end to end, as `make demo` runs it: no terminal, and only this machine."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ MARK = "TOCSIN_TEST_DEMO"
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """The demo's folder, what it said, and the mark that its processes carry."""
+    """The demo's folder, its output, and the mark that its processes carry."""
     folder, mark = tmp_path_factory.mktemp("demo"), uuid.uuid4().hex
     given = environment(**{MARK: mark, "TOCSIN_KAFKA__BOOTSTRAP_SERVERS": "not.here:1"})
     command = make("demo", "ARGS=--seconds 8")

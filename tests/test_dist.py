@@ -1,4 +1,4 @@
-"""What is installed: one import name, whatever other packages a project has."""
+"""The distribution installs one import name and works beside any other packages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _run(*command: str | Path, cwd: Path = ROOT, env: Mapping[str, str] | None =
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sdist, and the wheel that is made from it."""
+    """The folder of the sdist and of the wheel built from it."""
     folder = tmp_path_factory.mktemp("dist")
     _run("make", "dist", f"DIST={folder}")
     return folder
@@ -47,7 +47,7 @@ def test_the_wheel_has_one_import_name_and_its_weights(built: Path) -> None:
 
 
 def test_it_works_beside_packages_called_models_and_pipelines(built: Path, tmp_path: Path) -> None:
-    """Installed into an environment of its own; what it depends on is read from this one, to save minutes."""
+    """Install the wheel into its own environment. Dependencies are read from this one, which saves minutes."""
     _run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     _run(Path(sys.executable).with_name("uv"), "pip", "install", "--no-deps", "--python", python, *built.glob("*.whl"))

@@ -1,4 +1,4 @@
-"""Operators need torch alone, and importing a package does no work. Who may import whom: the contracts in pyproject.toml."""
+"""Operators need only torch, and importing a package does no work. Contracts in pyproject.toml say who may import whom."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, by its full name."""
+    """Yield the full name of every module that a file imports, at any depth."""
     package = ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -57,7 +57,7 @@ def test_a_package_exports_what_its_types_say_and_no_more(package: str) -> None:
 
 
 def _python(code: str) -> None:
-    """Run code in a fresh interpreter that starts in the repository."""
+    """Run code in a fresh interpreter, in the repository's root."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -135,11 +135,11 @@ HEAVY = (
     "ray",
     "torch",
 )
-"""What takes long to import, or drags in what does."""
+"""Modules that are slow to import, or that import slow ones."""
 
 
 def _without(allowed: str, code: str) -> None:
-    """Run code in a fresh interpreter; afterwards it must have imported nothing heavy but what is allowed."""
+    """Run code in a fresh interpreter. Fails if it imports a heavy module that is not in `allowed`."""
     forbidden = sorted({*HEAVY} - {*allowed.split()})
     _python(f"import sys\n{code}\nfound = {{*{forbidden!r}}} & {{*sys.modules}}\nassert not found, found")
 
@@ -158,10 +158,8 @@ def test_settings_are_read_without_arrow() -> None:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        (
-            "tocsin.pipelines.runtime.telemetry.process",
-            "",
-        ),  # it decides how Arrow keeps memory, which must not be there yet
+        # It configures Arrow's memory before Arrow is imported.
+        ("tocsin.pipelines.runtime.telemetry.process", ""),
         ("tocsin.pipelines.runtime.control.worker", "kafka ray numpy pydantic"),
         ("tocsin.pipelines.runtime.kafka.reader", "kafka numpy polars pyarrow"),
         ("tocsin.pipelines.runtime.control.supervisor", "deltalake kafka numpy polars pyarrow pydantic ray"),
@@ -178,7 +176,7 @@ def test_weights_that_come_with_tocsin_are_found_without_torch() -> None:
 
 
 def test_no_domain_is_named_in_commands_and_runtime() -> None:
-    """They find domains by registration; `touch` and `occupancy` are words, too, so these count where they name something."""
+    """They find domains by registration. `touch` and `occupancy` are also plain words, so they count only as names."""
     named = re.compile(r"\b(rul|surprise)\b|[\"'`/.](touch|occupancy)[\"'`@/:]|models\.(touch|occupancy)\b")
     files = [*_files("pipelines/cli"), *_files("pipelines/runtime")]
     assert len(files) > 100

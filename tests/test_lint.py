@@ -1,4 +1,4 @@
-"""The code is clean in the eyes of ruff and mypy: `make lint`."""
+"""ruff and mypy find no fault in the code: `make lint`."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""The README's tour, run from the README itself: each block of commands as it stands there."""
+"""The README's tour: each block of commands runs as it stands in the README."""
 
 import json
 import re
@@ -22,7 +22,8 @@ COMMANDS = [line for block in README["sh"] for line in block.splitlines()]
 
 @pytest.fixture(scope="module")
 def tour(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tour]:
-    folder = tmp_path_factory.mktemp("readme")  # a broker of its own: others feed the README's topics, too
+    folder = tmp_path_factory.mktemp("readme")
+    # Its own broker, since other tests feed the README's topics, too.
     with KafkaServer(data=folder / "kafka") as server:
         tour = Tour(folder, server.bootstrap_servers)
         yield tour
@@ -30,7 +31,7 @@ def tour(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def only(beginning: str) -> str:
-    """The README's one command that begins so."""
+    """The only command of the README with this beginning."""
     (command,) = (c for c in COMMANDS if c.startswith(beginning))
     return command
 
@@ -70,7 +71,7 @@ def test_python_reads_the_same(tour: Tour) -> None:
     said = tour("python tour.py")
     assert "unit" in said
     assert "critical raised" in said
-    tour.stop()  # the pumps train without it
+    tour.stop()  # training the pumps does not need it
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
     fed = json.loads(tour(f"{only('tocsin feed pumps')} --json"))
     assert (fed["topic"], fed["rows"]) == ("sensors.pumps", 12 * 100)
     tour.run(only("tocsin run pumps").removesuffix(" &"))
-    tour.judged("pumps", fed["rows"])
+    tour.wait_committed("pumps", fed["rows"])
     assert tour(only("tocsin dlq list pumps")) == "no dead letters\n"
     pumps = tour.json(only('tocsin query "SELECT pump'))
     assert [(row["pump"], row["hour"]) for row in pumps] == [(name, 100) for name in sorted(f"P{i}" for i in range(12))]
@@ -101,7 +102,7 @@ def test_pumps_train_and_run_with_no_python_written(tour: Tour) -> None:
 
 
 def write_pumps(folder: Path) -> None:
-    """Twelve pumps that fail after 100 hours; their channels drift as they wear."""
+    """Write a CSV file for each of twelve pumps that fail after 100 hours. Their channels drift as they wear."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for pump in range(12):

@@ -1,4 +1,4 @@
-"""A deployment on Ray and Apache Kafka, seen as its people see it: scraped, read and probed."""
+"""Observability of a deployment on Ray and Apache Kafka: metrics, status, logs and health probes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
 from tests.runtime.control.test_health import free_port, get
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.cli.status import look
+from tocsin.pipelines.cli.status import status_report
 from tocsin.pipelines.runtime.control.ray_client import connect, find
 from tocsin.pipelines.runtime.settings import Settings
 from tocsin.pipelines.runtime.telemetry.metrics import METRICS, endpoints
@@ -33,7 +33,7 @@ RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
 
 @pytest.fixture(scope="module")
 def metrics_port() -> Iterator[int]:
-    """A local cluster, and where it was told to serve metrics."""
+    """The port on which a local cluster serves metrics."""
     port = free_port()
     connect("local", env={"PYTHONPATH": str(ROOT)}, cpus=2, metrics_port=port)
     yield port
@@ -44,7 +44,7 @@ Series = dict[tuple[tuple[str, str], ...], float]
 
 
 def samples(job: Job) -> list[Any]:
-    """The job's samples, as Prometheus takes them."""
+    """The job's samples, as Prometheus scrapes them."""
     (address,) = endpoints()
     with urllib.request.urlopen(address, timeout=30) as said:
         families = text_string_to_metric_families(said.read().decode())
@@ -52,7 +52,7 @@ def samples(job: Job) -> list[Any]:
 
 
 def scrape(job: Job) -> dict[str, Series]:
-    """The job's samples by name, each by the labels that are ours; the most where two supervisors tell of it."""
+    """The job's samples by name and by our own labels. If two supervisors report a series, the larger value counts."""
     found: dict[str, Series] = {}
     for sample in samples(job):
         others = {n for n in sample.labels if n in RAYS_OWN or n.startswith("otel_")}
@@ -71,7 +71,7 @@ def total(found: dict[str, Series], name: str) -> float:
 
 
 def logged(pid: int) -> list[str]:
-    """What a process of ours wrote to stderr, without Ray's own marks, such as `:job_id:01000000`."""
+    """The lines that one of our processes wrote to stderr, without Ray's own marks, such as `:job_id:01000000`."""
     folder = Path(ray._private.worker._global_node.get_logs_dir_path())
     lines = [line for file in folder.glob(f"worker-*-{pid}.err") for line in file.read_text().splitlines()]
     return [line for line in lines if not line.startswith(":")]
@@ -104,7 +104,7 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
     assert min(expected.values()) > 0
     until(lambda: all(total(scrape(job), name) == n for name, n in expected.items()), f"metrics to say {expected}")
     found = until(lambda: (s := scrape(job)) and total(s, "committed_lag_records") == 0 and s, "all to be committed")
-    assert set(found) == {name for m in METRICS for name in m.exported} - {"ray_tocsin_model_info"}  # the job has none
+    assert set(found) == {name for m in METRICS for name in m.exported} - {"ray_tocsin_model_info"}  # no model here
     assert total(found, "latency_seconds_count") == expected["rows_total"]
     buckets = found["ray_tocsin_latency_seconds_bucket"]
     assert buckets[("le", "+Inf"), ("shard", "0")] == expected["rows_total"]
@@ -121,10 +121,10 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
 
     # Health and `tocsin status` agree.
     assert get(port, "/livez")[0] == get(port, "/readyz")[0] == 200
-    said = look(Settings(kafka=job.kafka), status(job))
+    said = status_report(Settings(kafka=job.kafka), status(job))
     assert (said["ready"], said["problems"]) == (True, [])
 
-    # Each line is JSON; the dead letters are in the log, counted, though not each in a line of its own.
+    # Each line is JSON. The log counts every dead letter, but does not give each its own line.
     worker = status(job)["shards"][0]["pid"]
     lines = [json.loads(line) for line in logged(worker)]
     mentions = [line for line in lines if "stage" in line]
@@ -133,10 +133,10 @@ def test_a_deployment_is_scraped_read_and_probed(metrics_port: int, kafka: Kafka
     place = ("pipeline", "shard", "topic", "partition", "offset", "asset", "stage")
     assert [first[name] for name in place] == [job.name, 0, job.topic, 0, 0, "unit-7", "decode"]
 
-    # A worker that dies takes no series along and leaves none behind, and is told of.
+    # A worker that dies loses no series and leaves none behind, and its death is logged.
     os.kill(worker, signal.SIGKILL)
     until(lambda: scrape(job).get("ray_tocsin_restarts_total") == {(): 1}, "the restart to be counted")
-    with job.load(rate=100):  # the same readings again, which are late now; they count
+    with job.load(rate=100):  # the same readings: late now, but counted
         until(lambda: total(scrape(job), "rows_total") > expected["rows_total"], "the total to go on from where it was")
     assert len({sample.labels["WorkerId"] for sample in samples(job)}) == 1
     supervisor = ray.get(find(job.name).__ray_call__.remote(lambda _: os.getpid()))
@@ -163,7 +163,7 @@ def test_a_shard_that_needs_a_person_is_seen_everywhere(metrics_port: int, kafka
     (problem,) = said["problems"]
     assert problem["shard"] == 0 and "expected the journal that goes with checkpoint" in problem["why"]
     assert get(port, "/livez")[0] == 200
-    assert look(Settings(kafka=job.kafka), status(job))["problems"] == said["problems"]
+    assert status_report(Settings(kafka=job.kafka), status(job))["problems"] == said["problems"]
     until(lambda: states(job).get((("state", "refused"),)) == 1, "the refusal to be scraped")
     lines = [json.loads(line) for line in logged(status(job)["shards"][0]["pid"])]
     (line,) = [line for line in lines if line["logger"].startswith("tocsin")]

@@ -34,7 +34,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
                 f"{pooled.shape[1]} pooled keys": error(attend(layer, x, pooled), full),
             }
         quality = ", ".join(f"{name} {value:.3f}" for name, value in errors.items())
-        wanted = ">= 4" if tokens == 4096 else ""
+        target = ">= 4" if tokens == 4096 else ""
         size = f"{tokens:,} tokens, {few} keys"
         yield compare(
             "SAT / SDPA, projections on both sides",
@@ -42,7 +42,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             lambda layer=layer, x=x: layer(x),
             lambda layer=layer, x=x: attend(layer, x, x),
             quality=quality,
-            wanted=wanted,
+            target=target,
         )
 
 

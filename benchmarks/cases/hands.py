@@ -21,9 +21,9 @@ def rows(*, quick: bool) -> Iterator[Row]:
         present = (torch.arange(frames) < share * frames)[:, None] & torch.tensor([True, True])
         present[::3, 1] = False
         with torch.inference_mode():
-            ours, theirs = layer(scene, hands, present), padded(scene, hands, present)
-        apart = (ours - theirs)[present.any(1)].abs().max().item()
-        changed = [int((out != scene)[~present.any(1)].flatten(1).any(1).sum()) for out in (ours, theirs)]
+            ours, reference = layer(scene, hands, present), padded(scene, hands, present)
+        apart = (ours - reference)[present.any(1)].abs().max().item()
+        changed = [int((out != scene)[~present.any(1)].flatten(1).any(1).sum()) for out in (ours, reference)]
         yield compare(
             "hands / nn.MultiheadAttention",
             f"{frames} frames, {share:.0%} with hands",

@@ -41,7 +41,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             ours,
             fused,
             quality=quality,
-            wanted="time >= 0.71 (1.4x of plain)",
+            target="time >= 0.71 (1.4x of plain)",
         )
         yield compare(
             "hierarchical, L = 3 / plain, scores in memory",
@@ -49,7 +49,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             ours,
             plain,
             quality=quality,
-            wanted="time >= 0.71 (1.4x of plain)",
+            target="time >= 0.71 (1.4x of plain)",
         )
 
     tokens = 256 if quick else 2048

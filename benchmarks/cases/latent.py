@@ -64,7 +64,7 @@ def text(heads: int, width: int, rope: int, tokens: int, *, clustered: bool) -> 
 
 def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
     """Decode the last 32 of `tokens` tokens step by step to compare the outputs; then time further steps."""
-    said, last = [], tokens - 32
+    errors, last = [], tokens - 32
     for clustered, mass in ((True, True), (True, False), (False, True)):
         # Fill the cache with one head's queries: it uses only the mean over heads.
         latents, rope_keys, q, q_rope = text(1, width, rope, tokens, clustered=clustered)
@@ -73,13 +73,13 @@ def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
         for start in range(0, last, 1024):
             part = slice(start, min(start + 1024, last))
             ours.step(latents[:, part], rope_keys[:, part], q[:, :, part], q_rope[:, :, part])
-        outs, wanted = [], []
+        outs, expected = [], []
         for t in range(last, tokens):
             spread = (1 + 0.1 * torch.randn(1, heads, 1, 1)) * q[:, :, [t]]  # heads of different sharpness
             token = latents[:, [t]], rope_keys[:, [t]], spread, q_rope[:, :, [t]].expand(-1, heads, -1, -1)
             outs.append(ours.step(*token))
-            wanted.append(full.step(*token))
-        said.append(_error(torch.cat(outs), torch.cat(wanted)))
+            expected.append(full.step(*token))
+        errors.append(_error(torch.cat(outs), torch.cat(expected)))
     cache, whole = ours.nbytes, full.rows[:, :tokens].nbytes
     row = compare(
         f"latent decode step / full cache, {heads} heads, {width} + {rope}",
@@ -87,12 +87,12 @@ def _decode(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
         lambda: ours.step(*token),
         lambda: full.step(*token),
         rounds=15,
-        quality=f"cache {cache / whole:.1%}; output error {said[0]:.1%} clustered ({said[1]:.0%} without mass), "
-        f"{said[2]:.0%} random",
-        wanted=">= 3.00, cache <= 10 %" if tokens == 32_768 else "",
+        quality=f"cache {cache / whole:.1%}; output error {errors[0]:.1%} clustered ({errors[1]:.0%} without mass), "
+        f"{errors[2]:.0%} random",
+        target=">= 3.00, cache <= 10 %" if tokens == 32_768 else "",
     )
-    held = (cache + peak(lambda: ours.step(*token))) / (whole + peak(lambda: full.step(*token)))
-    return replace(row, memory=held)  # the caches are most of it
+    memory = (cache + peak(lambda: ours.step(*token))) / (whole + peak(lambda: full.step(*token)))
+    return replace(row, memory=memory)  # the caches are most of it
 
 
 def _prefill(heads: int, width: int, rope: int, tokens: int, window: int) -> Row:
@@ -123,5 +123,5 @@ def _prefill(heads: int, width: int, rope: int, tokens: int, window: int) -> Row
     )
 
 
-def _error(out: Tensor, wanted: Tensor) -> float:
-    return ((out - wanted).norm() / wanted.norm()).item()
+def _error(out: Tensor, expected: Tensor) -> float:
+    return ((out - expected).norm() / expected.norm()).item()

@@ -37,11 +37,11 @@ def rows(*, quick: bool) -> Iterator[Row]:
         size = f"{side * side + 1} tokens, {counts[-1]} left, batch {batch}"
         quality = f"1 - cosine of the pooled output {ours:.1e}"
         run = partial(net, some, mame)
-        yield compare("MaMe in a ViT-S / unmerged", size, run, partial(net, some), quality=quality, wanted=">= 1.8")
+        yield compare("MaMe in a ViT-S / unmerged", size, run, partial(net, some), quality=quality, target=">= 1.8")
         for name, by_keys, their in (("keys", True, keys), ("tokens", False, tokens)):
             other = partial(net, some, partial(bipartite, counts, by_keys))
             both = f"{quality}, bipartite {their:.1e}"
-            yield compare(f"MaMe / bipartite by {name}", size, run, other, rounds=11, quality=both, wanted=">= 1")
+            yield compare(f"MaMe / bipartite by {name}", size, run, other, rounds=11, quality=both, target=">= 1")
 
 
 class Net(nn.Module):
@@ -87,17 +87,17 @@ def bipartite(
     if not fewer:
         return x, sizes
     sizes = x.new_ones(x.shape[:2]) if sizes is None else sizes
-    looks = F.normalize(keys(block, before) if by_keys else x, dim=-1)
-    nearest, target = (looks[:, 1::2] @ looks[:, 2::2].mT).max(-1)
+    features = F.normalize(keys(block, before) if by_keys else x, dim=-1)
+    nearest, target = (features[:, 1::2] @ features[:, 2::2].mT).max(-1)
     order = nearest.argsort(-1, descending=True)
-    gone, stay = order[:, :fewer], order[:, fewer:].sort(-1).values
-    source, into = x[:, 1::2], target.gather(1, gone)
+    merged, remaining = order[:, :fewer], order[:, fewer:].sort(-1).values
+    source, into = x[:, 1::2], target.gather(1, merged)
     n_source = sizes[:, 1::2]
-    number_in = sizes[:, 2::2].scatter_add(1, into, n_source.gather(1, gone))
-    moved = rows_at(source, gone) * n_source.gather(1, gone).unsqueeze(-1)
+    number_in = sizes[:, 2::2].scatter_add(1, into, n_source.gather(1, merged))
+    moved = rows_at(source, merged) * n_source.gather(1, merged).unsqueeze(-1)
     total = (x[:, 2::2] * sizes[:, 2::2, None]).scatter_add(1, into.unsqueeze(-1).expand(-1, -1, DIM), moved)
-    x = torch.cat((x[:, :1], rows_at(source, stay), total / number_in.unsqueeze(-1)), dim=1)
-    return x, torch.cat((sizes[:, :1], n_source.gather(1, stay), number_in), dim=1)
+    x = torch.cat((x[:, :1], rows_at(source, remaining), total / number_in.unsqueeze(-1)), dim=1)
+    return x, torch.cat((sizes[:, :1], n_source.gather(1, remaining), number_in), dim=1)
 
 
 def keys(block: MergingBlock, before: Tensor) -> Tensor:

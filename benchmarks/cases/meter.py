@@ -24,7 +24,7 @@ class Row:
         speed: seconds of the other over seconds of ours; above 1 we are faster.
         memory: peak bytes of ours over those of the other.
         quality: cost of the speed in quality at the same budget, in words and a figure.
-        wanted: the project's target, or empty.
+        target: the project's, or empty.
     """
 
     case: str
@@ -32,17 +32,17 @@ class Row:
     speed: float
     memory: float
     quality: str = ""
-    wanted: str = ""
+    target: str = ""
 
 
 def compare(
-    case: str, size: str, ours: Run, other: Run, *, rounds: int = 5, quality: str = "", wanted: str = ""
+    case: str, size: str, ours: Run, other: Run, *, rounds: int = 5, quality: str = "", target: str = ""
 ) -> Row:
     """Run both in turn, `rounds` times after a warm-up, and report the median of the rounds' ratios."""
     with torch.inference_mode():
         ours(), other()
         ratios = [seconds(other) / seconds(ours) for _ in range(rounds)]
-        return Row(case, size, statistics.median(ratios), peak(ours) / max(peak(other), 1), quality, wanted)
+        return Row(case, size, statistics.median(ratios), peak(ours) / max(peak(other), 1), quality, target)
 
 
 def seconds(run: Run) -> float:
@@ -65,9 +65,9 @@ def peak(run: Run) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     assert profiled.profiler is not None and profiled.profiler.kineto_results is not None
-    held = most = 0
+    allocated = highest = 0
     for event in profiled.profiler.kineto_results.events():
         if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+            allocated += event.nbytes()
+            highest = max(highest, allocated)
+    return highest

@@ -31,7 +31,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             quality=f"apart by {apart:.0e}",
         )
     x, regime, wear = engine(200 if quick else 2000)
-    spoken = []
+    summaries = []
     for count, labels in ((COUNT, regime), (1, torch.zeros_like(regime))):
         mean, deviation = regime_statistics(x, labels, count)
         out = decompose(x[None], labels[None], mean, deviation, keep=0.95)
@@ -39,14 +39,14 @@ def rows(*, quick: bool) -> Iterator[Row]:
         between = z.var(0, correction=0) - regime_statistics(z, regime, COUNT)[1].square()[regime].mean(0)
         share = (between / z.var(0, correction=0)).mean().item()
         corr = torch.corrcoef(torch.cat((out.trend[0].T, wear[None])))[-1, :-1].mean().item()
-        spoken.append(f"variance due to regimes {share:.0%}, the trend's correlation with wear {corr:.2f}")
+        summaries.append(f"variance due to regimes {share:.0%}, the trend's correlation with wear {corr:.2f}")
     mean, deviation = regime_statistics(x, regime, COUNT)
     yield compare(
         "trend of a stretch / step by step",
         f"{len(x):,} steps",
         lambda: decompose(x[None], regime[None], mean, deviation, keep=0.95),
         lambda: naive_decompose(x[None], regime[None], mean, deviation, keep=0.95),
-        quality=f"per regime: {spoken[0]}; normalised over all: {spoken[1]}",
+        quality=f"per regime: {summaries[0]}; normalised over all: {summaries[1]}",
     )
 
 

@@ -26,7 +26,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
             rounds=3,
             quality=f"error {error(*near, v):.3f} where scores fall over {RANGE} tokens, {error(q, k, v):.1f} on random q, k",
-            wanted="time >= 2.8" if tokens == 16384 else "",
+            target="time >= 2.8" if tokens == 16384 else "",
         )
     tokens = 2048 if quick else 16384
     q, k, v = torch.randn(3, 1, 8, tokens, 64).unbind()

@@ -87,7 +87,7 @@ class KafkaServer:
 
         Raises:
             MissingToolError: Java or Maven is missing or too old.
-            RuntimeError: it runs already, its jars cannot be resolved, or it ended or did not answer before it served clients.
+            RuntimeError: the broker already runs, its jars cannot be resolved, or it ended or timed out before it served clients.
         """
         if self._process:
             raise RuntimeError(f"Kafka on {self.bootstrap_servers} already runs as pid {self.pid}; stop() it first")
@@ -193,7 +193,7 @@ class KafkaServer:
             time.sleep(0.05)
 
     def _serves(self) -> bool:
-        """Whether this broker, and no other on its port, reports that it may lead partitions; its logs are then recovered."""
+        """Whether this broker, and not another on its port, reports that it may lead partitions. Its logs are then recovered."""
         try:
             socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             with KafkaAdminClient(bootstrap_servers=self.bootstrap_servers, bootstrap_timeout_ms=2000) as admin:

@@ -21,7 +21,7 @@ from tocsin.models.occupancy.train import Room
 Array = NDArray[np.float64]
 Settings = Mapping[str, float]
 
-MOST = 6_000
+SVM_MINUTES = 6_000
 """Minutes that the SVM is trained on, at most, drawn at random. Its cost grows with their square."""
 
 
@@ -37,7 +37,7 @@ def _boosting(seed: int, settings: Settings) -> ClassifierMixin:
     return HistGradientBoostingClassifier(random_state=seed, **settings)
 
 
-_MADE: Mapping[str, Callable[[int, Settings], ClassifierMixin]] = {
+_CONSTRUCTORS: Mapping[str, Callable[[int, Settings], ClassifierMixin]] = {
     "logistic regression": _logistic,
     "RBF-SVM": _svm,
     "gradient boosting": _boosting,
@@ -138,6 +138,6 @@ def fit_baseline(
     """
     x, y = summaries(rooms, length, features, clock=name == "clock only")
     rng = np.random.default_rng(seed)
-    some = rng.permutation(len(x))[: MOST if name == "RBF-SVM" else round(0.9 * len(x))]
-    classifier = _MADE[name](seed, {**BASELINES[name], **(settings or {})})
-    return Baseline(name, classifier.fit(x[some], y[some] > 0.5), length, features)
+    sample = rng.permutation(len(x))[: SVM_MINUTES if name == "RBF-SVM" else round(0.9 * len(x))]
+    classifier = _CONSTRUCTORS[name](seed, {**BASELINES[name], **(settings or {})})
+    return Baseline(name, classifier.fit(x[sample], y[sample] > 0.5), length, features)

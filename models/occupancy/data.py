@@ -133,15 +133,15 @@ def _measurements(path: Path) -> _Part:
         )
     table = table.drop("value").rename({"number": "value"})
     known_rows = table.filter(pl.col("property").is_in([*_MEASURED]))
-    most = (
+    main_sources = (
         known_rows.group_by("room", "property", "source")
         .len()
         .sort("len", "source")
         .group_by("room", "property")
         .last()
     )
-    known_rows = known_rows.join(most.drop("len"), on=["room", "property", "source"], how="semi")
-    names, factors = ({theirs: ours[i] for theirs, ours in _MEASURED.items()} for i in (0, 1))
+    known_rows = known_rows.join(main_sources.drop("len"), on=["room", "property", "source"], how="semi")
+    names, factors = ({name: target[i] for name, target in _MEASURED.items()} for i in (0, 1))
     events = known_rows.select(
         "room",
         pl.col("property").replace_strict(names, return_dtype=pl.String),
@@ -161,9 +161,9 @@ def _uci(path: Path, decimal_comma: bool) -> _Part:
 def _columns(sheet: tables.Sheet) -> _Part:
     """Convert a sheet with one row per time and one column per property."""
     columns = sheet.cells.columns
-    time, occupied, room = (_named(columns, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
-    found = {c: ours for start, ours in _COLUMNS.items() if (c := _named(columns, (start,)))}
-    if time is None or not found:
+    time, occupied, room = (_find_column(columns, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
+    properties = {column: name for start, name in _COLUMNS.items() if (column := _find_column(columns, (start,)))}
+    if time is None or not properties:
         raise ValueError(f"{sheet.path}: expected a time and one of {PROPERTIES} at least, got columns {columns}")
     times, zone = _times(sheet, time)
     rooms = sheet.texts(room) if room else pl.repeat(sheet.path.stem, len(times), dtype=pl.String, eager=True)
@@ -171,12 +171,12 @@ def _columns(sheet: tables.Sheet) -> _Part:
         pl.DataFrame(
             {
                 "room": rooms,
-                "property": pl.repeat(ours, len(times), dtype=pl.String, eager=True),
+                "property": pl.repeat(name, len(times), dtype=pl.String, eager=True),
                 "time": times,
-                "value": sheet.numbers(c, empty=True),
+                "value": sheet.numbers(column, empty=True),
             }
         )
-        for c, ours in found.items()
+        for column, name in properties.items()
     ]
     events = pl.concat(parts).drop_nulls("value")
     known = sheet.flags(occupied) if occupied else pl.repeat(None, len(times), dtype=pl.Boolean, eager=True)
@@ -198,16 +198,16 @@ def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
     offsets = (60 * hours + minutes) * (1 - 2 * west)
     wrong = moments.is_null() | (hours > 14) | (minutes > 59)
     sheet.refuse(wrong, column, "a time such as 2026-01-31 12:00:00 or 2026-01-31T12:00:00+01:00")
-    placed = utc | parts["sign"].is_not_null()
-    if placed.any():
+    has_offset = utc | parts["sign"].is_not_null()
+    if has_offset.any():
         sheet.refuse(
-            ~placed, column, "an offset from UTC, such as Z or +01:00, as other rows have one", "write it in all"
+            ~has_offset, column, "an offset from UTC, such as Z or +01:00, as other rows have one", "write it in all"
         )
-    zone = offsets.min() if placed.any() else None
+    zone = offsets.min() if has_offset.any() else None
     assert zone is None or isinstance(zone, int)
     return moments.dt.epoch("ms") - 60_000 * offsets, zone
 
 
-def _named(columns: Sequence[str], starts: tuple[str, ...]) -> str | None:
+def _find_column(columns: Sequence[str], starts: tuple[str, ...]) -> str | None:
     """The first column whose name begins with one of `starts`, in any case."""
     return next((c for s in starts for c in columns if re.match(s, c, re.IGNORECASE)), None)

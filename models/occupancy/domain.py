@@ -64,7 +64,7 @@ class Occupancy(Domain):
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.occupancy.config import OccupancyConfig
-        from tocsin.models.occupancy.search import best, folds, settled
+        from tocsin.models.occupancy.search import apply_settings, best, folds
         from tocsin.models.occupancy.train import Recipe, candidate, fit, score
 
         (name, out), progress = run.place("occupancy"), run.progress
@@ -74,19 +74,19 @@ class Occupancy(Domain):
         attempts: dict[int, Attempt[OccupancyModel]] = {}
         if search:
             found = _search(run, sources, config, recipe, name=name, trials=search)
-            config, recipe = settled(config, recipe, best(found.trials).settings)
-        turns = folds(sources)
+            config, recipe = apply_settings(config, recipe, best(found.trials).settings)
+        splits = folds(sources)
         for seed in run.seeds:
-            task = progress.add_task(f"seed {seed}", total=len(turns) + 1)
+            task = progress.add_task(f"seed {seed}", total=len(splits) + 1)
             scores = []
-            for others, left_out in turns:
+            for others, left_out in splits:
                 scores.append(score(fit(others, config, recipe, seed=seed), left_out)["f1"])
                 progress.advance(task)
             curve = registry.Curve()
             model = fit(sources, config, recipe, seed=seed, progress=curve.add)
             f1 = sum(scores) / max(len(scores), 1)
-            figures = {"left_out_f1": f1} if turns else {}
-            line = f": F1 {f1:.3f} on held-out rooms" if turns else ""
+            figures = {"left_out_f1": f1} if splits else {}
+            line = f": F1 {f1:.3f} on held-out rooms" if splits else ""
             attempts[seed] = Attempt(model, f1, curve.end(figures, ""), figures, line)
             progress.advance(task)
         searched = {"search": found.run} if search else {}
@@ -96,7 +96,7 @@ class Occupancy(Domain):
             domain="occupancy",
             place=(name, out),
             candidate=lambda seed: candidate(
-                attempts[seed].model, out, sources, attempts[seed].score if turns else None
+                attempts[seed].model, out, sources, attempts[seed].score if splits else None
             ),
             params=lambda model: {"window": config.window, **asdict(config.network), **asdict(recipe), **searched},
             lines=_trials(found.trials),
@@ -130,21 +130,24 @@ class Occupancy(Domain):
                 f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
             )
         results = self.results(recording, folder, version).filter(pl.col("probability").is_not_null())
-        minutes = results.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), told="occupied")
+        minutes = results.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
         table = labelled(minutes.drop("occupied"), recording.truth).drop_nulls("occupied")
         if not len(table):
             raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
 
         def figures(part: pl.DataFrame) -> dict[str, float]:
-            return metrics(*(part[c].to_numpy() for c in ("occupied", "told", "probability")))
+            return metrics(*(part[c].to_numpy() for c in ("occupied", "predicted", "probability")))
 
-        each = {str(room): figures(part) for (room,), part in table.partition_by("room", as_dict=True).items()}
-        each = dict(sorted(each.items()))
+        by_room = {str(room): figures(part) for (room,), part in table.partition_by("room", as_dict=True).items()}
+        by_room = dict(sorted(by_room.items()))
         shown = ("f1", "precision", "recall", "auroc")
         return Evaluation(
             {**figures(table), "minutes": table.height, "parameters": load(folder).parameters},
-            {"rooms": each},
-            [f"room {room}: " + ", ".join(f"{name} {own[name]:.3f}" for name in shown) for room, own in each.items()],
+            {"rooms": by_room},
+            [
+                f"room {room}: " + ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
+                for room, scores in by_room.items()
+            ],
         )
 
     def feed(
@@ -210,7 +213,7 @@ def _search(
     from tocsin.models import registry
     from tocsin.models.occupancy.search import Trial, best, search
 
-    uri, recorded_as, done, seed = run.registrar.uri, None, list[Trial](), run.seeds[0]
+    uri, run_id, finished, seed = run.registrar.uri, None, list[Trial](), run.seeds[0]
     params = {
         "data": " ".join(run.data),
         "trials": trials,
@@ -219,19 +222,19 @@ def _search(
         "steps": recipe.steps,
     }
     task = run.progress.add_task("search", total=trials)
-    with ExitStack() as tracked:
+    with ExitStack() as stack:
         if uri:
-            recorded_as, record = tracked.enter_context(
+            run_id, record = stack.enter_context(
                 registry.searching(name, params, tracking_uri=uri, artifact_location=run.registrar.artifacts)
             )
 
-        def tell(trial: Trial) -> None:
-            done.append(trial)
-            if recorded_as:
+        def report(trial: Trial) -> None:
+            finished.append(trial)
+            if run_id:
                 record(trial.number, trial.settings, {"left_out_f1": trial.f1})
-            run.progress.update(task, advance=1, description=f"search, best F1 {best(done).f1:.3f}")
+            run.progress.update(task, advance=1, description=f"search, best F1 {best(finished).f1:.3f}")
 
-        return Search(search(sources, config, recipe, trials=trials, seed=seed, tell=tell), recorded_as)
+        return Search(search(sources, config, recipe, trials=trials, seed=seed, callback=report), run_id)
 
 
 def _trials(trials: Sequence[Trial]) -> list[str]:

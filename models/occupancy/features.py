@@ -64,12 +64,12 @@ def memory() -> dict[str, tuple[tuple[int, ...], float]]:
 
 
 def advance(
-    known: Mapping[str, Tensor], time: Tensor, air: Mapping[str, Tensor], clock: Clock
+    state: Mapping[str, Tensor], time: Tensor, air: Mapping[str, Tensor], clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the features of one minute of B rooms.
 
     Args:
-        known: the rooms' state, as in `memory`, `[B, ...] float64`.
+        state: the rooms' state, as in `memory`, `[B, ...] float64`.
         time: the minute, in minutes since any fixed time, `[B] float64`.
         air: each of `COLUMNS`, `[B] float64`; NaN for unknown values.
         clock: the minute in local time.
@@ -77,22 +77,22 @@ def advance(
     Returns:
         `FEATURES` `[B, F] float32`, NaN for unknown values, and the next state.
     """
-    passed = (time - known["time"]).nan_to_num(1.0).clamp(0, 60)
+    elapsed = (time - state["time"]).nan_to_num(1.0).clamp(0, 60)
     co2 = _valid(air["co2_mean"], air["co2"])
     vapour = 4.85 * torch.exp(0.0625 * air["temperature"]) * air["humidity"] / 100  # g of water in a m³ of air
-    step = (co2 - known["before"]).abs().clamp(max=60.0)
+    step = (co2 - state["before"]).abs().clamp(max=60.0)
 
     def averaged(now: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        before = known["averages"][:, [_AVERAGED.index(name) for name in now]]
+        before = state["averages"][:, [_AVERAGED.index(name) for name in now]]
         minutes = before.new_tensor([_AVERAGES[name] for name in now])
-        means = _average(before, torch.stack([*now.values()], 1), passed[:, None], minutes)
+        means = _average(before, torch.stack([*now.values()], 1), elapsed[:, None], minutes)
         return dict(zip(now, means.unbind(1), strict=True))
 
-    others = {name: air[name] for name in ("temperature", "ventilation")}
-    smooth = averaged({"co2": co2, "roughness": step, "vapour": vapour, **others})
-    floor = torch.fmin(smooth["co2"], known["floor"] + RISE / 60 * passed)
+    other_values = {name: air[name] for name in ("temperature", "ventilation")}
+    smooth = averaged({"co2": co2, "roughness": step, "vapour": vapour, **other_values})
+    floor = torch.fmin(smooth["co2"], state["floor"] + RISE / 60 * elapsed)
     above = (co2 - floor).clamp(min=0)
-    levels, usual = _usual(known, above, clock)
+    levels, usual = _usual(state, above, clock)
     level = (above / usual).clamp(max=5)
     smooth |= averaged({"past": level})
 
@@ -106,22 +106,22 @@ def advance(
         "damping": (vapour - smooth["vapour"]).clamp(-1, 1),
         "ventilation": air["ventilation"],
         "opening": air["ventilation"] - smooth["ventilation"],
-        **_of_the_clock(clock),
+        **_clock_features(clock),
     }
-    then = {
+    next_state = {
         "floor": floor,
-        "before": torch.where(co2.isnan(), known["before"], co2),
-        "still": torch.where(step == 0, known["still"].nan_to_num(0) + passed, 0.0),
+        "before": torch.where(co2.isnan(), state["before"], co2),
+        "still": torch.where(step == 0, state["still"].nan_to_num(0) + elapsed, 0.0),
         "usual": usual,
         "day": clock.day.double(),
         "time": time,
         "averages": torch.stack([smooth[n] for n in _AVERAGES], 1),
         "levels": levels,
     }
-    return torch.stack([columns[n] for n in FEATURES], 1).float(), then
+    return torch.stack([columns[n] for n in FEATURES], 1).float(), next_state
 
 
-def _of_the_clock(clock: Clock) -> dict[str, Tensor]:
+def _clock_features(clock: Clock) -> dict[str, Tensor]:
     """The features of the local time."""
     angle = clock.hour / 24 * 2 * math.pi
     return {
@@ -138,23 +138,23 @@ def _valid(mean: Tensor, last: Tensor) -> Tensor:
     return torch.where(co2 >= LOWEST, co2, math.nan)
 
 
-def _average(before: Tensor, now: Tensor, passed: Tensor, minutes: Tensor) -> Tensor:
+def _average(before: Tensor, now: Tensor, elapsed: Tensor, minutes: Tensor) -> Tensor:
     """Update an exponential mean. It starts with the first value and stays unchanged where there is none."""
-    moved = before + (now - before) * (1 - torch.exp(-passed / minutes))
-    return torch.where(moved.isnan(), torch.where(before.isnan(), now, before), moved)
+    updated = before + (now - before) * (1 - torch.exp(-elapsed / minutes))
+    return torch.where(updated.isnan(), torch.where(before.isnan(), now, before), updated)
 
 
-def _usual(known: Mapping[str, Tensor], above: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+def _usual(state: Mapping[str, Tensor], above: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
     """Update the counts of each level in office hours, and the unit of CO2; the unit is recomputed once a day."""
     edges = EDGES.to(above.device)
-    fresh = known["levels"].sum(1, keepdim=True) == 0
-    levels = torch.where(fresh, _prior().to(above.device), known["levels"])
-    same = known["day"] == clock.day
-    usual = known["usual"] if bool(same.all()) else torch.where(same, known["usual"], _quantile(levels, edges))
+    fresh = state["levels"].sum(1, keepdim=True) == 0
+    levels = torch.where(fresh, _prior().to(above.device), state["levels"])
+    same = state["day"] == clock.day
+    usual = state["usual"] if bool(same.all()) else torch.where(same, state["usual"], _quantile(levels, edges))
     counts = clock.office & ~above.isnan()
-    kept = torch.where(counts, 0.5 ** (1 / HALF_LIFE), 1.0)
+    decay = torch.where(counts, 0.5 ** (1 / HALF_LIFE), 1.0)
     bins = torch.bucketize(above.nan_to_num(0), edges, right=True)
-    return (levels * kept[:, None]).scatter_add(1, bins[:, None], counts.double()[:, None]), usual
+    return (levels * decay[:, None]).scatter_add(1, bins[:, None], counts.double()[:, None]), usual
 
 
 @cache

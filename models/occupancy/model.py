@@ -18,7 +18,7 @@ class OccupancyModel(Trained[OccupancyConfig]):
     """Predicts probability and attention from windows of features; holds network, scaling and settings. See `Trained`."""
 
     def __init__(self, config: OccupancyConfig, network: OccupancyNetwork, device: torch.device) -> None:
-        super().__init__(config, network, device, attended=config.window // config.network.patch)
+        super().__init__(config, network, device, attention_width=config.window // config.network.patch)
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
         """Predict a batch.

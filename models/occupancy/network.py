@@ -44,5 +44,5 @@ class OccupancyNetwork(nn.Module):
         patches = torch.tanh(self.patches(windows.transpose(1, 2)).transpose(1, 2))
         states, _ = self.lstm(patches)
         context, weights = self.pool(states)
-        seen = torch.cat([context, states[:, -1], torch.tanh(self.now(windows[:, -1]))], 1)
-        return self.head(seen)[:, 0], weights
+        features = torch.cat([context, states[:, -1], torch.tanh(self.now(windows[:, -1]))], 1)
+        return self.head(features)[:, 0], weights

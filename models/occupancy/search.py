@@ -81,7 +81,7 @@ def network_space(config: OccupancyConfig) -> Space:
     }
 
 
-def settled(config: OccupancyConfig, recipe: Recipe, settings: Settings) -> tuple[OccupancyConfig, Recipe]:
+def apply_settings(config: OccupancyConfig, recipe: Recipe, settings: Settings) -> tuple[OccupancyConfig, Recipe]:
     """The config and the recipe with a trial's settings."""
     sizes = {name: value for name, value in settings.items() if name in _SIZES}
     rest = {name: value for name, value in settings.items() if name not in _SIZES}
@@ -95,7 +95,7 @@ def search(
     *,
     trials: int,
     seed: int = 0,
-    tell: Callable[[Trial], None] = lambda trial: None,
+    callback: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
     """Search the network's sizes and its recipe.
 
@@ -104,7 +104,7 @@ def search(
         config, recipe: the starting point, and the values of settings that are not searched.
         trials: number of trials. The first is `config` and `recipe` unchanged, to show the gain of the search.
         seed: of the search and of each training.
-        tell: called after each trial.
+        callback: called after each trial.
 
     Returns:
         The trials in order.
@@ -112,13 +112,13 @@ def search(
     Raises:
         ValueError: there is only one room.
     """
-    given = {**asdict(config.network), **asdict(recipe)}
+    initial = {**asdict(config.network), **asdict(recipe)}
 
     def f1(settings: Settings, others: Sequence[Source], left_out: Source) -> float:
-        size, how = settled(config, recipe, settings)
-        return score(fit(others, size, how, seed=seed), left_out)["f1"]
+        trial_config, trial_recipe = apply_settings(config, recipe, settings)
+        return score(fit(others, trial_config, trial_recipe, seed=seed), left_out)["f1"]
 
-    return _study(sources, network_space(config), given, f1, trials=trials, seed=seed, tell=tell)
+    return _study(sources, network_space(config), initial, f1, trials=trials, seed=seed, callback=callback)
 
 
 def search_baseline(
@@ -128,7 +128,7 @@ def search_baseline(
     *,
     trials: int,
     seed: int = 0,
-    tell: Callable[[Trial], None] = lambda trial: None,
+    callback: Callable[[Trial], None] = lambda trial: None,
 ) -> list[Trial]:
     """Search the settings of one of `BASELINE_SPACES`, like `search` for the network.
 
@@ -137,10 +137,10 @@ def search_baseline(
 
     def f1(settings: Settings, others: Sequence[Source], left_out: Source) -> float:
         rooms = [room for source in others for room in source]
-        found = fit_baseline(name, rooms, config.window, config.features, seed=seed, settings=settings)(left_out)
-        return metrics(truth(left_out, config.window), found >= config.threshold, found)["f1"]
+        probability = fit_baseline(name, rooms, config.window, config.features, seed=seed, settings=settings)(left_out)
+        return metrics(truth(left_out, config.window), probability >= config.threshold, probability)["f1"]
 
-    return _study(sources, BASELINE_SPACES[name], BASELINES[name], f1, trials=trials, seed=seed, tell=tell)
+    return _study(sources, BASELINE_SPACES[name], BASELINES[name], f1, trials=trials, seed=seed, callback=callback)
 
 
 def best(trials: Sequence[Trial]) -> Trial:
@@ -151,25 +151,25 @@ def best(trials: Sequence[Trial]) -> Trial:
 def _study(
     sources: Sequence[Source],
     space: Space,
-    given: Mapping[str, Any],
+    initial: Mapping[str, Any],
     f1: Callable[[Settings, Sequence[Source], Source], float],
     *,
     trials: int,
     seed: int,
-    tell: Callable[[Trial], None],
+    callback: Callable[[Trial], None],
 ) -> list[Trial]:
-    if not (turns := folds(sources)):
+    if not (splits := folds(sources)):
         raise ValueError(
             "expected at least two rooms to search, got one: none can be held out; add another room or source"
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `tell` reports each trial
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `callback` reports each trial
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), direction="maximize")
-    study.enqueue_trial({name: given[name] for name in space})
-    done = []
+    study.enqueue_trial({name: initial[name] for name in space})
+    completed = []
     for number in range(trials):
-        asked = study.ask(dict(space))
-        value = float(np.mean([f1(asked.params, *turn) for turn in turns]))
-        study.tell(asked, value)
-        done.append(Trial(number, asked.params, value))
-        tell(done[-1])
-    return done
+        trial = study.ask(dict(space))
+        value = float(np.mean([f1(trial.params, *split) for split in splits]))
+        study.tell(trial, value)
+        completed.append(Trial(number, trial.params, value))
+        callback(completed[-1])
+    return completed

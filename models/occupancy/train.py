@@ -108,12 +108,12 @@ def fit(
     """
     recipe = recipe or Recipe()
     begin(seed, threads=1)
-    kept = [[(room, ends) for room in source if len(ends := room.known(config.window))] for source in sources]
-    if empty := [i for i, source in enumerate(kept) if not source]:
+    usable = [[(room, ends) for room in source if len(ends := room.known(config.window))] for source in sources]
+    if empty := [i for i, source in enumerate(usable) if not source]:
         raise ValueError(
             f"source {empty[0]}: no window of {config.window} minutes whose truth is known; leave the source out"
         )
-    config = _scaled(config, torch.cat([room.features for source in kept for room, _ in source]))
+    config = _scaled(config, torch.cat([room.features for source in usable for room, _ in source]))
     mean, scale = torch.tensor(config.mean), torch.tensor(config.scale)
     network = build(config)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
@@ -124,12 +124,12 @@ def fit(
         weight_decay=recipe.weight_decay,
         schedule="cosine",
     )
-    count = round(recipe.batch / len(kept))
+    count = round(recipe.batch / len(usable))
     network.train()
     for step in range(recipe.steps):
-        drawn = [_draw(source, count, config.window) for source in kept]
+        drawn = [_draw(source, count, config.window) for source in usable]
         windows, occupied = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        logits, _ = network(_varied((windows - mean) / scale, recipe))
+        logits, _ = network(_augmented((windows - mean) / scale, recipe))
         loss = optimization.step(nn.functional.binary_cross_entropy_with_logits(logits, occupied))
         average.update_parameters(network)
         if progress:
@@ -167,18 +167,18 @@ def candidate(
     """
     rooms = [room for source in sources for room in source]
 
-    def f1(judge: OccupancyModel) -> float:
-        if judge.config.features != model.config.features:
+    def f1(compared: OccupancyModel) -> float:
+        if compared.config.features != model.config.features:
             raise ValueError(
-                f"it reads {', '.join(judge.config.features)}; this one {', '.join(model.config.features)}"
+                f"it reads {', '.join(compared.config.features)}; this one {', '.join(model.config.features)}"
             )
-        return score(judge, rooms)["f1"]
+        return score(compared, rooms)["f1"]
 
     def outputs() -> list[Tensor]:
-        stored, length = load(folder, "cpu"), model.config.window
-        some = [room.windows(known[-8:], length) for room in rooms[:8] if len(known := room.known(length))]
+        loaded, length = load(folder, "cpu"), model.config.window
+        samples = [room.windows(known[-8:], length) for room in rooms[:8] if len(known := room.known(length))]
         unknown = torch.full((1, length, len(model.config.features)), math.nan)
-        return [*stored(torch.cat([*some, unknown])).values()]
+        return [*loaded(torch.cat([*samples, unknown])).values()]
 
     return Candidate(
         measure="F1",
@@ -202,11 +202,11 @@ def _draw(source: Sequence[tuple[Room, Tensor]], count: int, length: int) -> tup
     return torch.cat(windows), torch.cat(occupied)
 
 
-def _varied(windows: Tensor, recipe: Recipe) -> Tensor:
+def _augmented(windows: Tensor, recipe: Recipe) -> Tensor:
     """Standardised windows with noise, shifts and dropped features. A dropped feature is 0, its mean."""
-    whole = windows[:, :1]
-    windows = windows + recipe.noise * torch.randn_like(windows) + recipe.shift * torch.randn_like(whole)
-    return windows * (torch.rand_like(whole) >= recipe.left_out)
+    row = windows[:, :1]
+    windows = windows + recipe.noise * torch.randn_like(windows) + recipe.shift * torch.randn_like(row)
+    return windows * (torch.rand_like(row) >= recipe.left_out)
 
 
 def _scaled(config: OccupancyConfig, rows: Tensor) -> OccupancyConfig:

@@ -103,9 +103,9 @@ class RulConfig:
             ValueError: for an unknown or a missing field; the message names `where`.
         """
         sizes = values.get("network", {})
-        for given, known in ((values, fields(cls)), (sizes, fields(NetworkSize))):
-            if unknown := sorted(set(given) - {f.name for f in known}):
-                raise ValueError(f"{where}: unknown {unknown}; expected any of {[f.name for f in known]}")
+        for section, allowed in ((values, fields(cls)), (sizes, fields(NetworkSize))):
+            if unknown := sorted(set(section) - {f.name for f in allowed}):
+                raise ValueError(f"{where}: unknown {unknown}; expected any of {[f.name for f in allowed]}")
         if missing := sorted({"key", "order", "features"} - set(values)):
             raise ValueError(f"{where}: {missing} missing; name the columns of the table there")
         top = {name: value for name, value in values.items() if name != "network"}

@@ -139,8 +139,8 @@ def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | N
     else:
         if final_rul is not None and len(final_rul) != len(first):
             raise ValueError(f"final_rul has {len(final_rul)} values for {len(first)} keys")
-        life = table[config.order].cast(pl.Float64).to_numpy()
-        rul = (life[last] + (0 if final_rul is None else final_rul))[engine] - life
+        age = table[config.order].cast(pl.Float64).to_numpy()
+        rul = (age[last] + (0 if final_rul is None else final_rul))[engine] - age
     ends = np.flatnonzero(np.arange(len(table)) - first[engine] >= config.window - 1)
     if not len(ends):
         raise ValueError(f"no key has {config.window} rows, the longest {np.max(last - first) + 1}; shorten the window")
@@ -178,10 +178,10 @@ def _numbers(path: Path, columns: Sequence[str], *, whole: int = 0) -> np.ndarra
             for number, (column, cell) in enumerate(zip(columns, cells, strict=bool(cells))):
                 kind = "a whole number" if number < whole else "a finite number"
                 try:
-                    right = abs(float(cell)) < LARGEST and (number >= whole or float(cell).is_integer())
+                    is_valid = abs(float(cell)) < LARGEST and (number >= whole or float(cell).is_integer())
                 except ValueError:
-                    right = False
-                if not right:
+                    is_valid = False
+                if not is_valid:
                     raise ValueError(
                         f"{path}, line {line}, column {column}: expected {kind}, got {cell!r}; correct or drop it"
                     )

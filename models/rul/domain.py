@@ -53,26 +53,26 @@ class Rul(Domain):
         for seed in run.seeds:
             task = run.progress.add_task(f"seed {seed}", total=recipe.epochs)
 
-            def epoch(line: Epoch, seed: int = seed, task: Any = task) -> None:
-                description = f"seed {seed}, validation RMSE {line.rmse:.2f}"
-                run.progress.update(task, completed=line.epoch + 1, description=description)
+            def report(epoch: Epoch, seed: int = seed, task: Any = task) -> None:
+                description = f"seed {seed}, validation RMSE {epoch.rmse:.2f}"
+                run.progress.update(task, completed=epoch.epoch + 1, description=description)
 
-            found = fit(
+            outcome = fit(
                 data=data,
                 config=config,
                 subset=subset,
                 decimal_comma=decimal_comma,
                 recipe=recipe,
                 seed=seed,
-                progress=epoch,
+                progress=report,
             )
-            outcomes[seed] = found
+            outcomes[seed] = outcome
             attempts[seed] = Attempt(
-                found.model,
-                found.rmse,
-                points(found.curve),
-                figures={"validation_rmse": found.rmse, "epochs": len(found.curve)},
-                line=f": validation RMSE {found.rmse:.2f}",
+                outcome.model,
+                outcome.rmse,
+                points(outcome.curve),
+                figures={"validation_rmse": outcome.rmse, "epochs": len(outcome.curve)},
+                line=f": validation RMSE {outcome.rmse:.2f}",
             )
         return keep(
             run,

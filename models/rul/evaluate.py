@@ -60,9 +60,9 @@ def evaluate(
     }
 
 
-def predict(model: RulModel, over: Windows, *, batch: int = 1024) -> Tensor:
+def predict(model: RulModel, dataset: Windows, *, batch: int = 1024) -> Tensor:
     """RUL of every window, `[N] float32`, predicted in batches."""
-    return torch.cat([model(over.batch(index))["rul"] for index in torch.arange(len(over)).split(batch)])
+    return torch.cat([model(dataset.batch(index))["rul"] for index in torch.arange(len(dataset)).split(batch)])
 
 
 def metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:

@@ -18,7 +18,7 @@ class RulModel(Trained[RulConfig]):
     """Predicts RUL and attention from raw sensor windows; holds network, scaling and settings. See `Trained`."""
 
     def __init__(self, config: RulConfig, network: RulNetwork, device: torch.device) -> None:
-        super().__init__(config, network, device, attended=config.window)
+        super().__init__(config, network, device, attention_width=config.window)
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
         """Predict a batch.

@@ -64,8 +64,8 @@ class RulNetwork(nn.Module):
         local = self.conv(windows.transpose(1, 2)).transpose(1, 2)  # [B, C, T] inside
         states = self.norm(self.lstm(local)[0])  # [B, T, 2 * lstm]
         context, attention = self.pool(states)
-        known = torch.cat([context, level_and_slope(windows)], dim=1)  # [B, 2 * lstm + 2 * C]
-        return self.head(known).squeeze(-1) * self.cap, attention
+        features = torch.cat([context, level_and_slope(windows)], dim=1)  # [B, 2 * lstm + 2 * C]
+        return self.head(features).squeeze(-1) * self.cap, attention
 
 
 def level_and_slope(windows: Tensor) -> Tensor:

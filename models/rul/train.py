@@ -82,7 +82,7 @@ class Outcome:
     @property
     def rmse(self) -> float:
         """The best validation RMSE, which is that of the model; NaN without validation."""
-        return min((line.rmse for line in self.curve if not math.isnan(line.rmse)), default=math.nan)
+        return min((epoch.rmse for epoch in self.curve if not math.isnan(epoch.rmse)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -101,21 +101,21 @@ class Validation:
 
     def windows(self, config: RulConfig) -> Windows:
         """The held-out windows that a model of this config can predict."""
-        over = windows(self.table, replace(config, label=self.config.label))
-        return over.where(torch.isin(over.ends, self.ends))
+        dataset = windows(self.table, replace(config, label=self.config.label))
+        return dataset.where(torch.isin(dataset.ends, self.ends))
 
     def rmse(self, *models: RulModel) -> list[float]:
         """RMSE of each model over the windows that all models can predict. Labels are clamped to the smallest cap of the models."""
-        each = [self.windows(model.config) for model in models]
+        datasets = [self.windows(model.config) for model in models]
         common = self.ends
-        for over in each:
-            common = common[torch.isin(common, over.ends)]
+        for dataset in datasets:
+            common = common[torch.isin(common, dataset.ends)]
         cap = min(model.config.cap for model in models)
-        found = []
-        for model, over in zip(models, each, strict=True):
-            shared = over.where(torch.isin(over.ends, common))
-            found.append(metrics(predict(model, shared).clamp(max=cap), shared.rul.clamp(max=cap))["rmse"])
-        return found
+        errors = []
+        for model, dataset in zip(models, datasets, strict=True):
+            shared = dataset.where(torch.isin(dataset.ends, common))
+            errors.append(metrics(predict(model, shared).clamp(max=cap), shared.rul.clamp(max=cap))["rmse"])
+        return errors
 
 
 def train(
@@ -150,11 +150,11 @@ def train(
     else:
         config = RulConfig.from_toml(config) if isinstance(config, Path) else config
         table = read_csv_directory(data, config, decimal_comma=decimal_comma)
-    over = windows(table, config)
-    model, curve = fit(over, config, recipe, seed=seed, progress=progress)
+    dataset = windows(table, config)
+    model, curve = fit(dataset, config, recipe, seed=seed, progress=progress)
     if out:
         model.save(out)
-    return Outcome(model, curve, Validation(table, config, over.ends[_hold_out(over, recipe.validation)]))
+    return Outcome(model, curve, Validation(table, config, dataset.ends[_hold_out(dataset, recipe.validation)]))
 
 
 def candidate(trained: Outcome, folder: Path) -> Candidate:
@@ -162,23 +162,24 @@ def candidate(trained: Outcome, folder: Path) -> Candidate:
 
     def outputs() -> list[Tensor]:
         model = load(folder, "cpu")
-        some = trained.validation.windows(model.config)
-        return [*model(some.batch(torch.arange(min(64, len(some))))).values()]
+        samples = trained.validation.windows(model.config)
+        return [*model(samples.batch(torch.arange(min(64, len(samples))))).values()]
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other, "cpu")
-        if (theirs := champion.config.types) != (ours := trained.model.config.types):
+        if (champion_types := champion.config.types) != (trained_types := trained.model.config.types):
             raise ValueError(
-                f"it reads {_columns(theirs)}; this one reads {_columns(ours)}, which a pipeline may not have"
+                f"it reads {_columns(champion_types)}; this one reads {_columns(trained_types)}, "
+                "which a pipeline may not have"
             )
-        own, standing = trained.validation.rmse(trained.model, champion)
-        return own, standing
+        rmse, champion_rmse = trained.validation.rmse(trained.model, champion)
+        return rmse, champion_rmse
 
     return Candidate(measure="validation RMSE", lower=True, score=trained.rmse, outputs=outputs, against=against)
 
 
 def fit(
-    over: Windows,
+    dataset: Windows,
     config: RulConfig,
     recipe: Recipe,
     *,
@@ -197,48 +198,48 @@ def fit(
         ValueError: the held-out share leaves no key on one side.
     """
     begin(seed, threads=1)
-    held = _hold_out(over, recipe.validation)
-    training, validation = over.where(~held), over.where(held)
-    config = _scaled(config, over.rows[training.ends])
-    scaled = replace(training, rows=(over.rows - torch.tensor(config.mean)) / torch.tensor(config.scale))
+    held_out = _hold_out(dataset, recipe.validation)
+    training, validation = dataset.where(~held_out), dataset.where(held_out)
+    config = _scaled(config, dataset.rows[training.ends])
+    scaled = replace(training, rows=(dataset.rows - torch.tensor(config.mean)) / torch.tensor(config.scale))
 
-    teacher = _taught(scaled, config, recipe) if recipe.teachers else None
+    teacher = _train_teacher(scaled, config, recipe) if recipe.teachers else None
     network = build(config)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
     averaged = cast(RulNetwork, average.module)
-    kept, curve = averaged, []
-    drawn = max(1, round(recipe.share * len(scaled)))
+    selected, curve = averaged, []
+    epoch_size = max(1, round(recipe.share * len(scaled)))
     optimization = Optimization(
         network,
-        steps=recipe.epochs * math.ceil(drawn / recipe.batch),
+        steps=recipe.epochs * math.ceil(epoch_size / recipe.batch),
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         schedule="cosine",
     )
-    best, since = math.inf, 0
+    best, stale_epochs = math.inf, 0
     for epoch in range(recipe.epochs):
         started, losses = time.perf_counter(), []
         network.train()
-        for index in torch.randperm(len(scaled))[:drawn].split(recipe.batch):
+        for index in torch.randperm(len(scaled))[:epoch_size].split(recipe.batch):
             losses.append(optimization.step(_loss(network, scaled, index, teacher, config, recipe)))
             average.update_parameters(network)
-        rmse, score = _validated(RulModel(config, averaged, torch.device("cpu")), validation)
+        rmse, score = _validate(RulModel(config, averaged, torch.device("cpu")), validation)
         curve.append(Epoch(epoch, sum(losses) / len(losses), rmse, score, time.perf_counter() - started))
         if progress:
             progress(curve[-1])
         if not len(validation) or rmse < best:  # without validation the last epoch is kept
-            best, since, kept = rmse, 0, copy.deepcopy(averaged)
-        elif (since := since + 1) >= recipe.patience:
+            best, stale_epochs, selected = rmse, 0, copy.deepcopy(averaged)
+        elif (stale_epochs := stale_epochs + 1) >= recipe.patience:
             break
-    return RulModel(config, kept, torch.device("cpu")), curve
+    return RulModel(config, selected, torch.device("cpu")), curve
 
 
-def _taught(scaled: Windows, config: RulConfig, recipe: Recipe) -> Teacher:
+def _train_teacher(scaled: Windows, config: RulConfig, recipe: Recipe) -> Teacher:
     teacher = Teacher(channels=len(config.features), cap=config.cap, members=recipe.teachers)
     return teacher.fit(scaled, asymmetry=recipe.asymmetry)
 
 
-def _validated(model: RulModel, validation: Windows) -> tuple[float, float]:
+def _validate(model: RulModel, validation: Windows) -> tuple[float, float]:
     """RMSE, and the score of a window; NaN without windows."""
     if not len(validation):
         return math.nan, math.nan
@@ -249,9 +250,9 @@ def _validated(model: RulModel, validation: Windows) -> tuple[float, float]:
 def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
     """The points of a curve as metrics: name, value and epoch."""
     return [
-        (figure, value, line.epoch)
-        for line in curve
-        for figure, value in (("loss", line.loss), ("validation_rmse", line.rmse), ("validation_score", line.score))
+        (figure, value, point.epoch)
+        for point in curve
+        for figure, value in (("loss", point.loss), ("validation_rmse", point.rmse), ("validation_score", point.score))
         if not math.isnan(value)
     ]
 
@@ -280,20 +281,20 @@ def _loss(
     return rul_loss(predicted, teacher(x), asymmetry=0.0)
 
 
-def _hold_out(over: Windows, share: float) -> Tensor:
+def _hold_out(dataset: Windows, share: float) -> Tensor:
     """Which windows belong to held-out keys, `[N] bool`.
 
     A hash of the key's name selects the keys. Most of them stay held out with other seeds or more keys, so that models trained on
     different days can be compared.
     """
-    present = over.engine.unique()
-    count = round(share * len(present))
-    if not 0 <= count < len(present) or (share and not count):
+    engines = dataset.engine.unique()
+    count = round(share * len(engines))
+    if not 0 <= count < len(engines) or (share and not count):
         raise ValueError(
-            f"validation={share:g} holds out {count} of {len(present)} keys; leave at least one on each side"
+            f"validation={share:g} holds out {count} of {len(engines)} keys; leave at least one on each side"
         )
-    drawn = sorted(present.tolist(), key=lambda key: hashlib.sha256(over.keys[key].encode()).digest())
-    return torch.isin(over.engine, torch.tensor(drawn[:count], dtype=torch.int64))
+    ordered = sorted(engines.tolist(), key=lambda key: hashlib.sha256(dataset.keys[key].encode()).digest())
+    return torch.isin(dataset.engine, torch.tensor(ordered[:count], dtype=torch.int64))
 
 
 def _scaled(config: RulConfig, rows: Tensor) -> RulConfig:

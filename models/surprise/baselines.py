@@ -26,9 +26,9 @@ def bank(clips: Sequence[Footage], *, seed: int = 0) -> Tensor:
     return pooled[torch.randperm(len(pooled), generator=torch.Generator().manual_seed(seed))[:BANK]]
 
 
-def nearest(clip: Footage, known: Tensor) -> Tensor:
-    """Mean distance of each frame's pooled tokens to the `NEIGHBOURS` nearest ones in `known`, `[T]`."""
-    return torch.cdist(clip.tokens.float().mean(1), known).topk(NEIGHBOURS, largest=False).values.mean(1)
+def nearest(clip: Footage, memory: Tensor) -> Tensor:
+    """Mean distance of each frame's pooled tokens to the `NEIGHBOURS` nearest ones in `memory`, `[T]`."""
+    return torch.cdist(clip.tokens.float().mean(1), memory).topk(NEIGHBOURS, largest=False).values.mean(1)
 
 
 def uniform(count: int, every: int) -> list[int]:

@@ -112,21 +112,21 @@ def injected(
     Raises:
         ValueError: there are no frames, or more than `max_frames`.
     """
-    held: list[Frame] = []
+    buffered: list[Frame] = []
     for frame in frames:
-        if len(held) == max_frames:
+        if len(buffered) == max_frames:
             raise ValueError(f"more than {max_frames} frames to draw into; use shorter clips")
-        held.append(frame)
-    if not held:
+        buffered.append(frame)
+    if not buffered:
         raise ValueError("no frames to draw into")
-    made = np.stack(held)
-    size = (made.shape[1], made.shape[2])
-    found = appear(
-        View(_followed(made), size, rate, HAZE), np.random.default_rng(seed), kinds=kinds, often=often, empty=0.0
+    output = np.stack(buffered)
+    size = (output.shape[1], output.shape[2])
+    appearances = appear(
+        View(_track_camera(output), size, rate, HAZE), np.random.default_rng(seed), kinds=kinds, often=often, empty=0.0
     )
-    for _, actors in found:
-        _draw(made, actors)
-    return Clip(made, np.arange(len(made)) / rate, None, tuple(novelty for novelty, _ in found))
+    for _, actors in appearances:
+        _draw(output, actors)
+    return Clip(output, np.arange(len(output)) / rate, None, tuple(novelty for novelty, _ in appearances))
 
 
 def panned(
@@ -155,21 +155,21 @@ def panned(
     path = drive(count, rate, rng, tilt=(0.0, 0.0))
     rows, columns = still.shape[:2]
     heading, altitude = 0.15 * np.sin(path.heading / 0.15), np.clip(path.altitude, 0.6, 1.1)
-    whole = min(columns / 2 / WIDTH, rows / 2 / (WIDTH * size[0] / size[1]))  # pixels of the still to a unit
+    scale = min(columns / 2 / WIDTH, rows / 2 / (WIDTH * size[0] / size[1]))  # pixels of the still to a unit
     reach = 1.1 * np.array([[1.0, 0.15], [0.15, 1.0]]) @ (np.array(size[::-1]) / size[1] * WIDTH / 2)
-    room = np.maximum(np.array([columns, rows]) / 2 / whole - reach, 1)
-    place = room * np.sin((path.place - path.place[0]) / room)  # turns back before it leaves the still
+    margin = np.maximum(np.array([columns, rows]) / 2 / scale - reach, 1)
+    place = margin * np.sin((path.place - path.place[0]) / margin)  # turns back before it leaves the still
     path = replace(path, place=place, heading=heading, altitude=altitude)
-    onto = np.array([[whole, 0, (columns - 1) / 2], [0, whole, (rows - 1) / 2], [0, 0, 1]])
+    to_still = np.array([[scale, 0, (columns - 1) / 2], [0, scale, (rows - 1) / 2], [0, 0, 1]])
     frames = np.empty((count, *size, 3), np.uint8)
     for at, camera in enumerate(path.cameras(size)):
-        view = wrapped(still, onto @ camera, size)
+        view = wrapped(still, to_still @ camera, size)
         noisy = view + grain * rng.standard_normal(view.shape, np.float32)
         frames[at] = np.clip(noisy, 0, 255).astype(np.uint8)
     return Clip(frames, np.arange(count) / rate, path.motion(size))
 
 
-def _followed(frames: Frame) -> Array:
+def _track_camera(frames: Frame) -> Array:
     """Maps from each frame's pixels to the first frame's plane, in units, `[T, 3, 3]`.
 
     The motion between two frames is the one that most tracked corners agree on.
@@ -180,16 +180,16 @@ def _followed(frames: Frame) -> Array:
     greys = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames)
     before = next(greys)
     for grey in greys:
-        moved = np.eye(3)
+        motion = np.eye(3)
         corners = cv2.goodFeaturesToTrack(before, 150, 0.01, 7)
         if corners is not None and len(corners) >= 8:
-            tracked, kept, _ = cv2.calcOpticalFlowPyrLK(before, grey, corners, None)
-            good = kept[:, 0] > 0
+            tracked, status, _ = cv2.calcOpticalFlowPyrLK(before, grey, corners, None)
+            good = status[:, 0] > 0
             if good.sum() >= 8:
-                found, _ = cv2.estimateAffinePartial2D(tracked[good], corners[good], ransacReprojThreshold=1.0)
-                if found is not None:
-                    moved[:2] = found
-        camera = camera @ moved
+                affine, _ = cv2.estimateAffinePartial2D(tracked[good], corners[good], ransacReprojThreshold=1.0)
+                if affine is not None:
+                    motion[:2] = affine
+        camera = camera @ motion
         cameras.append(camera)
         before = grey
     return np.stack(cameras)

@@ -34,7 +34,7 @@ class DetectorConfig:
     cooldown: int = 30
 
 
-class Watch(NamedTuple):
+class DetectorState(NamedTuple):
     """The detector's state for B cameras.
 
     Args:
@@ -70,15 +70,15 @@ class Verdict(NamedTuple):
     begins: Tensor
 
 
-def blank(count: int, config: DetectorConfig) -> Watch:
+def blank(count: int, config: DetectorConfig) -> DetectorState:
     """The state before the first frame."""
     zero = torch.zeros(count)
-    return Watch(torch.full((count, config.window), -1.0), zero, zero, torch.full((count,), 1e6), zero)
+    return DetectorState(torch.full((count, config.window), -1.0), zero, zero, torch.full((count,), 1e6), zero)
 
 
-def watch(
-    seen: Watch, score: Tensor, config: DetectorConfig, *, heights: tuple[Tensor, Tensor] | None = None
-) -> tuple[Verdict, Watch]:
+def step(
+    state: DetectorState, score: Tensor, config: DetectorConfig, *, heights: tuple[Tensor, Tensor] | None = None
+) -> tuple[Verdict, DetectorState]:
     """Process each camera's next score `[B]`.
 
     A novelty does not raise the level: median and deviation do not follow a few large scores, and an event's scores are left out.
@@ -87,21 +87,21 @@ def watch(
         heights: `factor` and `least`, `[B]` each, in place of the config's; used to try several.
     """
     c = config
-    smooth = torch.where(seen.frames > 0, seen.smooth + c.smoothing * (score - seen.smooth), score)
-    known = seen.past.masked_fill(seen.past < 0, torch.nan)
-    median = known.nanmedian(1).values.nan_to_num(0.0)
-    spread = (known - median[:, None]).abs().nanmedian(1).values.nan_to_num(0.0)
+    smooth = torch.where(state.frames > 0, state.smooth + c.smoothing * (score - state.smooth), score)
+    scores = state.past.masked_fill(state.past < 0, torch.nan)
+    median = scores.nanmedian(1).values.nan_to_num(0.0)
+    spread = (scores - median[:, None]).abs().nanmedian(1).values.nan_to_num(0.0)
     factor, least = heights or (c.factor, spread.new_tensor(c.least))
     height = torch.maximum(factor * spread + 1e-6, least - median)
     level = median + height
-    ready = (seen.frames >= c.warmup) & (seen.since >= c.cooldown)
+    ready = (state.frames >= c.warmup) & (state.since >= c.cooldown)
     high = smooth > median + c.release * height
-    begins = (seen.novel == 0) & ready & (smooth > level)
-    novel = begins | ((seen.novel > 0) & high & (seen.since < c.longest))
+    begins = (state.novel == 0) & ready & (smooth > level)
+    novel = begins | ((state.novel > 0) & high & (state.since < c.longest))
     # A score that stays high for too long becomes usual. It begins no new event until it has dropped.
-    worn = ~novel & high & (seen.novel != 0)
-    past = torch.where(novel[:, None], seen.past, torch.cat([seen.past[:, 1:], smooth[:, None]], 1))
-    since = torch.where(begins, 0.0, seen.since) + 1
-    return Verdict(score, smooth, level, novel, begins), Watch(
-        past, smooth, seen.frames + 1, since, novel.float() - worn.float()
+    expired = ~novel & high & (state.novel != 0)
+    past = torch.where(novel[:, None], state.past, torch.cat([state.past[:, 1:], smooth[:, None]], 1))
+    since = torch.where(begins, 0.0, state.since) + 1
+    return Verdict(score, smooth, level, novel, begins), DetectorState(
+        past, smooth, state.frames + 1, since, novel.float() - expired.float()
     )

@@ -47,22 +47,24 @@ class Surprise(Domain):
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.surprise.config import SurpriseConfig
         from tocsin.models.surprise.model import SurpriseModel
-        from tocsin.models.surprise.train import Recipe, fit, settled
+        from tocsin.models.surprise.train import Recipe, calibrate, fit
         from tocsin.models.vision.encoder import load
 
         place, progress, recipe = run.place("surprise"), run.progress, Recipe()
         if steps is not None:
             recipe = replace(recipe, steps=steps, triage_steps=min(steps, recipe.triage_steps))
         config = SurpriseConfig()
-        seen = config.encoder
-        eye = load(seen.source, size=(seen.height, seen.width), layer=seen.layer, merge=seen.merge)
-        clips, unseen = _footage(run, eye)
+        settings = config.encoder
+        encoder = load(
+            settings.source, size=(settings.height, settings.width), layer=settings.layer, merge=settings.merge
+        )
+        clips, unseen = _footage(run, encoder)
         attempts: dict[int, Attempt[SurpriseModel]] = {}
         for seed in run.seeds:
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
-            model = fit(clips, config, eye, recipe, seed=seed, progress=curve.add)
-            model = SurpriseModel(settled(model, unseen, rate=RATE), model.predictor, eye, model.triage)
+            model = fit(clips, config, encoder, recipe, seed=seed, progress=curve.add)
+            model = SurpriseModel(calibrate(model, unseen, rate=RATE), model.predictor, encoder, model.triage)
             figures = _figures(model, unseen)
             line = f": F1 {figures['f1']:.3f} of events on validation dives"
             attempts[seed] = Attempt(model, figures["f1"], curve.end(figures), figures, line)
@@ -86,24 +88,24 @@ class Surprise(Domain):
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
 
-        each, sent, kept = {}, 0, 0
+        counts, total_bytes, kept_bytes = {}, 0, 0
         for name, frames, truth in _labelled(data, decimal_comma):
             table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
-            each[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
-            sent += size
-            kept += round(size * table["frame"].count() / max(len(table), 1))
-        whole = sum(each.values(), Counted())
-        clips = {name: {**one.figures(), "novelties": one.there} for name, one in each.items()}
+            counts[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
+            total_bytes += size
+            kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
+        total = sum(counts.values(), Counted())
+        clips = {name: {**count.figures(), "novelties": count.novelties} for name, count in counts.items()}
         return Evaluation(
             {
-                **whole.figures(),
-                "saved_bytes": 1 - kept / max(sent, 1),
-                "seconds": whole.seconds,
-                "novelties": whole.there,
+                **total.figures(),
+                "saved_bytes": 1 - kept_bytes / max(total_bytes, 1),
+                "seconds": total.seconds,
+                "novelties": total.novelties,
                 "parameters": load(folder).parameters,
             },
             {"clips": clips},
-            [_line(name, own) for name, own in clips.items()],
+            [_line(name, clip) for name, clip in clips.items()],
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
@@ -112,8 +114,8 @@ class Surprise(Domain):
         from tocsin.models.vision.video import read
 
         rate = rate or RATE
-        taken = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
-        return Feed(shots=map(Shot, taken), rate=rate, live="://" in source)
+        frames = iter(Dive(seed, rate=rate)) if source == SIM else read(source, rate=rate, size=None)
+        return Feed(shots=map(Shot, frames), rate=rate, live="://" in source)
 
 
 def _line(name: str, clip: Mapping[str, Any]) -> str:
@@ -136,7 +138,7 @@ def _labelled(data: str, decimal_comma: bool) -> Iterator[tuple[str, Iterator[np
         yield path.name, read(path, rate=RATE, size=None), intervals(truth, RATE)
 
 
-def _footage(run: Training, eye: Encoder) -> tuple[list[Footage], list[Footage]]:
+def _footage(run: Training, encoder: Encoder) -> tuple[list[Footage], list[Footage]]:
     """Read the clips to train on, and the validation dives."""
     from tocsin.models.surprise.simulation.scene import TRAIN_SEEDS, VALIDATION_SEEDS
 
@@ -147,7 +149,7 @@ def _footage(run: Training, eye: Encoder) -> tuple[list[Footage], list[Footage]]
     clips: list[Footage] = []
     task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
     for number, source in enumerate([*sources, *VALIDATION_SEEDS]):
-        clips.append(looked_at(source, eye, covers=number < len(sources)))
+        clips.append(load_footage(source, encoder, covers=number < len(sources)))
         run.progress.advance(task)
     return clips[: len(sources)], clips[len(sources) :]
 
@@ -159,19 +161,19 @@ def _candidate(
     from tocsin.models.gate import Candidate
     from tocsin.models.surprise.model import load
     from tocsin.models.surprise.simulation.scene import VALIDATION_SEEDS
-    from tocsin.models.surprise.train import judged
+    from tocsin.models.surprise.train import score_clip
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other)
         same = champion.config.encoder == attempt.model.config.encoder
-        dives = unseen if same else [looked_at(source, champion.eye) for source in VALIDATION_SEEDS]
+        dives = unseen if same else [load_footage(source, champion.encoder) for source in VALIDATION_SEEDS]
         return attempt.score, _figures(champion, dives)["f1"]
 
     return Candidate(
         measure="F1 of events on validation dives",
         lower=False,
         score=attempt.score,
-        outputs=lambda: [judged(load(folder), clip) for clip in [*unseen, *clips][:1]],
+        outputs=lambda: [score_clip(load(folder), clip) for clip in [*unseen, *clips][:1]],
         against=against,
     )
 
@@ -179,9 +181,11 @@ def _candidate(
 def _figures(model: SurpriseModel, dives: Sequence[Footage]) -> dict[str, float]:
     """Metrics of the events that a model detects in clips."""
     from tocsin.models.surprise.evaluate import Counted, counted, detect
-    from tocsin.models.surprise.train import judged
+    from tocsin.models.surprise.train import score_clip
 
-    parts = [counted(*detect(judged(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives]
+    parts = [
+        counted(*detect(score_clip(model, clip), model.config.detector), clip.novelties, rate=RATE) for clip in dives
+    ]
     return sum(parts, Counted()).figures()
 
 
@@ -192,7 +196,7 @@ def _clips(folder: Path) -> list[Path]:
     return [path for path in listed(folder) if is_clip(path)]
 
 
-def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Footage:
+def load_footage(source: Path | int, encoder: Encoder, *, covers: bool = False) -> Footage:
     """A clip, or a dive by its seed, as the predictor's input. With `covers`, a dive has the novel share of each place, too."""
     from dataclasses import replace
 
@@ -205,16 +209,16 @@ def looked_at(source: Path | int, eye: Encoder, *, covers: bool = False) -> Foot
     from tocsin.models.vision.video import read
 
     if not isinstance(source, int):
-        return footage(pieces(read(source, rate=RATE, size=None), eye.size), eye)
+        return footage(pieces(read(source, rate=RATE, size=None), encoder.size), encoder)
     dive = Dive(source, rate=RATE)
     if not covers:
-        return footage(pieces(dive, eye.size), eye, dive.novelties)
+        return footage(pieces(dive, encoder.size), encoder, dive.novelties)
     shares, bare = [], Dive(source, rate=RATE, scene=replace(scene_of(source), often=(0, 0)))
 
-    def shown() -> Iterator[np.ndarray]:
-        for frame, without in zip(dive, bare, strict=True):
-            shares.append(covered(frame, without, eye.grid))
+    def frames() -> Iterator[np.ndarray]:
+        for frame, bare_frame in zip(dive, bare, strict=True):
+            shares.append(covered(frame, bare_frame, encoder.grid))
             yield frame
 
-    seen = footage(pieces(shown(), eye.size), eye, dive.novelties)
-    return replace(seen, covered=torch.from_numpy(np.stack(shares)))
+    clip = footage(pieces(frames(), encoder.size), encoder, dive.novelties)
+    return replace(clip, covered=torch.from_numpy(np.stack(shares)))

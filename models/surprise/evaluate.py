@@ -25,7 +25,7 @@ class Counted:
 
     Args:
         found: novelties during which an alert began.
-        there: all novelties.
+        novelties: all novelties.
         false: alerts outside all novelties.
         kept: frames that belong to events.
         frames: all frames.
@@ -33,7 +33,7 @@ class Counted:
     """
 
     found: int = 0
-    there: int = 0
+    novelties: int = 0
     false: int = 0
     kept: int = 0
     frames: int = 0
@@ -45,7 +45,7 @@ class Counted:
     def figures(self) -> dict[str, float]:
         """Precision, recall, F1 and F2 of events, false alerts an hour, and the share of frames that need not be sent."""
         precision = self.found / max(self.found + self.false, 1)
-        recall = self.found / max(self.there, 1)
+        recall = self.found / max(self.novelties, 1)
         return {
             "precision": precision,
             "recall": recall,
@@ -67,9 +67,9 @@ def counted(begins: Iterable[int], novel: Sequence[bool], novelties: Sequence[No
     """
     grace, found, false = GRACE_S * rate, set[int](), 0
     for at in sorted(begins):
-        there = [i for i, novelty in enumerate(novelties) if novelty.first <= at <= novelty.last + grace]
-        false += not there
-        found |= set([i for i in there if i not in found][:1])
+        matching = [i for i, novelty in enumerate(novelties) if novelty.first <= at <= novelty.last + grace]
+        false += not matching
+        found |= set([i for i in matching if i not in found][:1])
     return Counted(len(found), len(novelties), false, sum(novel), len(novel), len(novel) / rate)
 
 
@@ -87,13 +87,13 @@ def _detect(scores: Tensor, configs: Sequence[DetectorConfig]) -> list[tuple[lis
     """Run `detect` for detectors that differ only in `factor` and `least`, in one batch, as if each were a camera."""
     count, config = len(configs), configs[0]
     heights = torch.tensor([c.factor for c in configs]), torch.tensor([c.least for c in configs])
-    seen, novel, begins = detector.blank(count, config), [torch.zeros(count)], [torch.zeros(count)]
+    state, novel, begins = detector.blank(count, config), [torch.zeros(count)], [torch.zeros(count)]
     for score in scores[1:]:
-        verdict, seen = detector.watch(seen, score.expand(count), config, heights=heights)
+        verdict, state = detector.step(state, score.expand(count), config, heights=heights)
         novel.append(verdict.novel.float())
         begins.append(verdict.begins.float())
-    told = zip(torch.stack(begins, 1), torch.stack(novel, 1), strict=True)
-    return [(b.nonzero()[:, 0].tolist(), n.bool().tolist()) for b, n in told]
+    results = zip(torch.stack(begins, 1), torch.stack(novel, 1), strict=True)
+    return [(b.nonzero()[:, 0].tolist(), n.bool().tolist()) for b, n in results]
 
 
 def levels(config: DetectorConfig, *, triaged: bool) -> list[DetectorConfig]:
@@ -113,8 +113,8 @@ def curve(
     """Count what each detector finds, over all clips together."""
     found = dict.fromkeys(configs, Counted())
     for clip, truth in zip(scores, truths, strict=True):
-        for config, told in zip(configs, _detect(clip, configs), strict=True):
-            found[config] += counted(*told, truth, rate=rate)
+        for config, detected in zip(configs, _detect(clip, configs), strict=True):
+            found[config] += counted(*detected, truth, rate=rate)
     return found
 
 

@@ -61,25 +61,25 @@ def ego_motion(
     """
     if not len(after):
         return still(0)
-    found = list(each(partial(flow.between, every=EVERY), before.numpy(), after.numpy()))
-    moved, fitted = (np.stack(parts) for parts in zip(*found, strict=True))  # [B, *SIZE, 2], [B, 2, 3]
+    results = list(each(partial(flow.between, every=EVERY), before.numpy(), after.numpy()))
+    flows, affine = (np.stack(parts) for parts in zip(*results, strict=True))  # [B, *SIZE, 2], [B, 2, 3]
     height, width = SIZE
-    here, sample = flow.places(SIZE, EVERY), flow.sampled(moved, EVERY)
-    a, b = fitted[:, 0, 0], fitted[:, 1, 0]
+    points, sample = flow.places(SIZE, EVERY), flow.sampled(flows, EVERY)
+    a, b = affine[:, 0, 0], affine[:, 1, 0]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    shift = fitted[:, :, :2] @ centre + fitted[:, :, 2] - centre
-    away = sample + here - (here @ fitted[:, :, :2].mT + fitted[:, None, :, 2])
+    shift = affine[:, :, :2] @ centre + affine[:, :, 2] - centre
+    residual = sample + points - (points @ affine[:, :, :2].mT + affine[:, None, :, 2])
     action = [
         shift[:, 0] / width,
         shift[:, 1] / width,
         np.log(np.maximum(np.hypot(a, b), 1e-3)),
         np.arctan2(b, a),
         np.linalg.norm(sample, axis=2).mean(1) / width,
-        _slope(moved[..., 0].mT) + _slope(moved[..., 1]),
-        _slope(moved[..., 1].mT) - _slope(moved[..., 0]),
-        np.median(np.linalg.norm(away, axis=2), axis=1) / width,
+        _slope(flows[..., 0].mT) + _slope(flows[..., 1]),
+        _slope(flows[..., 1].mT) - _slope(flows[..., 0]),
+        np.median(np.linalg.norm(residual, axis=2), axis=1) / width,
     ]
-    return Motion(torch.from_numpy(_normalised(fitted)), torch.from_numpy(np.stack(action, 1).astype(np.float32)))
+    return Motion(torch.from_numpy(_normalised(affine)), torch.from_numpy(np.stack(action, 1).astype(np.float32)))
 
 
 def _slope(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -91,10 +91,10 @@ def _slope(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return (1.5 * (edges[:, 3] - edges[:, 0]) + 0.5 * (edges[:, 1] - edges[:, 2])) / values.shape[1]
 
 
-def _normalised(fitted: NDArray[np.float64]) -> NDArray[np.float32]:
+def _normalised(affine: NDArray[np.float64]) -> NDArray[np.float32]:
     """Convert affine maps of pixels, `[B, 2, 3]`, to coordinates from -1 to 1, which are the edges of the outer pixels."""
     height, width = SIZE
     to_pixels = np.array([[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]])
-    square = np.concatenate([fitted, np.broadcast_to([[[0, 0, 1]]], (len(fitted), 1, 3))], 1)
-    whole = np.linalg.inv(to_pixels) @ square @ to_pixels
-    return whole[:, :2].astype(np.float32)
+    homogeneous = np.concatenate([affine, np.broadcast_to([[[0, 0, 1]]], (len(affine), 1, 3))], 1)
+    normalised = np.linalg.inv(to_pixels) @ homogeneous @ to_pixels
+    return normalised[:, :2].astype(np.float32)

@@ -31,7 +31,7 @@ class NetworkConfig:
     compensates: bool = True
 
 
-class Seen(NamedTuple):
+class PredictorState(NamedTuple):
     """The predictor's state for B cameras; tokens have C channels on a grid h x w.
 
     Args:
@@ -87,17 +87,17 @@ class Predictor(nn.Module):
         self.say = nn.Conv2d(c.hidden, 2 * c.tokens, 3, padding=1)
         self.say.weight.data.zero_()  # at first the prediction is the warped frame before
 
-    def blank(self, count: int, grid: tuple[int, int]) -> Seen:
+    def blank(self, count: int, grid: tuple[int, int]) -> PredictorState:
         """The state before the first frame."""
         c = self.config
-        nothing = torch.zeros(count, c.tokens, *grid)
-        return Seen(nothing, nothing, torch.zeros(count, c.state), torch.zeros(count))
+        zeros = torch.zeros(count, c.tokens, *grid)
+        return PredictorState(zeros, zeros, torch.zeros(count, c.state), torch.zeros(count))
 
     def whitened(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Project an encoder's tokens `[B, h * w, width]` to principal components `[B, C, h, w]`, of variance 1 in training."""
         return ((tokens - self.centre) @ self.basis).mT.unflatten(2, grid)
 
-    def expect(self, seen: Seen, motion: Motion, adapter: Tensor) -> tuple[Expected, Seen, Tensor]:
+    def expect(self, state: PredictorState, motion: Motion, adapter: Tensor) -> tuple[Expected, PredictorState, Tensor]:
         """Predict as `forward` does, and add each camera's own correction.
 
         Args:
@@ -106,16 +106,20 @@ class Predictor(nn.Module):
         Returns:
             The prediction and the warped state, as of `forward`; and the adapter's input, `[B, rank, h, w]`.
         """
-        expected, moved = self(seen, motion)
-        looks = self.looks_at @ torch.cat([moved.last, moved.usual], 1).flatten(2)
-        own = (adapter @ looks).view_as(expected.mean)
-        return Expected(expected.mean + own, expected.log_variance), moved, looks.unflatten(2, own.shape[2:])
+        expected, warped_state = self(state, motion)
+        adapter_input = self.looks_at @ torch.cat([warped_state.last, warped_state.usual], 1).flatten(2)
+        correction = (adapter @ adapter_input).view_as(expected.mean)
+        return (
+            Expected(expected.mean + correction, expected.log_variance),
+            warped_state,
+            adapter_input.unflatten(2, correction.shape[2:]),
+        )
 
-    def forward(self, seen: Seen, motion: Motion) -> tuple[Expected, Seen]:
+    def forward(self, state: PredictorState, motion: Motion) -> tuple[Expected, PredictorState]:
         """Predict the next frame.
 
         Args:
-            seen: the state so far.
+            state: so far.
             motion: into the next frame.
 
         Returns:
@@ -124,23 +128,23 @@ class Predictor(nn.Module):
         warp, action = motion.warp, motion.action * self.scale
         if not self.config.compensates:
             warp, action = torch.eye(2, 3, device=warp.device).expand_as(warp), torch.zeros_like(action)
-        state = self.gru(torch.cat([seen.last.mean((2, 3)), action], 1), seen.state)
-        width = seen.last.shape[1]
-        moved = warped(torch.cat([seen.last, seen.usual, torch.ones_like(seen.last[:, :1])], 1), warp)
+        gru_state = self.gru(torch.cat([state.last.mean((2, 3)), action], 1), state.state)
+        width = state.last.shape[1]
+        moved = warped(torch.cat([state.last, state.usual, torch.ones_like(state.last[:, :1])], 1), warp)
         last, usual, inside = moved.split([width, width, 1], 1)
         h = (
             self.look(torch.cat([last, usual, inside, _places(last)], 1))
-            + self.told(torch.cat([state, action], 1))[:, :, None, None]
+            + self.told(torch.cat([gru_state, action], 1))[:, :, None, None]
         )
         change, log_variance = self.say(F.gelu(h)).chunk(2, 1)
         expected = Expected(last + change, log_variance.clamp(-6, 4))
-        return expected, Seen(last, usual + (1 - inside) * expected.mean.detach(), state, seen.known)
+        return expected, PredictorState(last, usual + (1 - inside) * expected.mean.detach(), gru_state, state.known)
 
-    def update(self, moved: Seen, tokens: Tensor) -> Seen:
+    def update(self, state: PredictorState, tokens: Tensor) -> PredictorState:
         """Add a frame's tokens `[B, C, h, w]` to the warped state."""
-        share = torch.where(moved.known > 0, self.config.memory, 1.0)[:, None, None, None]
-        usual = moved.usual + share * (tokens - moved.usual)
-        return Seen(tokens, usual, moved.state, torch.ones_like(moved.known))
+        share = torch.where(state.known > 0, self.config.memory, 1.0)[:, None, None, None]
+        usual = state.usual + share * (tokens - state.usual)
+        return PredictorState(tokens, usual, state.state, torch.ones_like(state.known))
 
 
 def warped(maps: Tensor, warp: Tensor) -> Tensor:

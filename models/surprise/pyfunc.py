@@ -27,16 +27,16 @@ class Clip:
         """
         import pandas as pd
 
-        memory, told, before = self._model.blank(1), [], None
-        for some in pieces(pictures(model_input[FRAME]), self._model.size):
-            tokens, shades = self._model.encode(some)["tokens"], grey(some)
-            for at in range(len(some)):
+        memory, rows, before = self._model.blank(1), [], None
+        for batch in pieces(pictures(model_input[FRAME]), self._model.size):
+            tokens, shades = self._model.encode(batch)["tokens"], grey(batch)
+            for at in range(len(batch)):
                 shade = shades[at : at + 1]
                 motion = still(1) if before is None else ego_motion(before, shade)
                 _, verdict, memory = self._model(memory, tokens[at : at + 1], motion)
-                told.append((float(verdict.score), float(verdict.level), bool(verdict.novel)))
+                rows.append((float(verdict.score), float(verdict.level), bool(verdict.novel)))
                 before = shade
-        return pd.DataFrame(told, columns=["score", "level", "novel"])
+        return pd.DataFrame(rows, columns=["score", "level", "novel"])
 
     def example(self) -> pd.DataFrame:
         """Two grey frames."""

@@ -68,18 +68,18 @@ def pieces(frames: Iterable[NDArray[np.uint8]], size: tuple[int, int]) -> Iterat
     """Scale frames `[H, W, 3]` RGB to the encoder's size. Yields batches `[B, 3, *size] uint8`."""
     import cv2
 
-    taken, (height, width) = iter(frames), size
-    while some := list(islice(taken, 64)):
-        scaled = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in some]
+    remaining, (height, width) = iter(frames), size
+    while batch := list(islice(remaining, 64)):
+        scaled = [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in batch]
         yield torch.from_numpy(np.stack(scaled)).permute(0, 3, 1, 2)
 
 
-def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty] = ()) -> Footage:
+def footage(pixels: Iterable[Tensor], encoder: Encoder, novelties: Sequence[Novelty] = ()) -> Footage:
     """Encode a clip, given as batches `[B, 3, H, W] uint8` of the encoder's size."""
     tokens, shades = [], []
-    for some in pixels:
-        tokens.append(eye(some).tokens.half())
-        shades.append(grey(some))
+    for batch in pixels:
+        tokens.append(encoder(batch).tokens.half())
+        shades.append(grey(batch))
     greys, first = torch.cat(shades), still(1)
     rest = ego_motion(greys[:-1], greys[1:])
     motion = Motion(torch.cat([first.warp, rest.warp]), torch.cat([first.action, rest.action]))
@@ -89,7 +89,7 @@ def footage(pixels: Iterable[Tensor], eye: Encoder, novelties: Sequence[Novelty]
 def fit(
     clips: Sequence[Footage],
     config: SurpriseConfig,
-    eye: Encoder,
+    encoder: Encoder,
     recipe: Recipe | None = None,
     *,
     seed: int = 0,
@@ -101,7 +101,7 @@ def fit(
 
     Args:
         clips: each longer than the recipe's length.
-        config: its detector stays unchanged; see `settled`.
+        config: its detector stays unchanged; see `calibrate`.
         seed: of the weights and the pieces.
         progress: called with each step of the predictor and its loss.
 
@@ -115,28 +115,31 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     predictor = Predictor(config.network, width=clips[0].tokens.shape[2], rank=config.rank)
     _standardise(predictor, clips)
-    seen = [(predictor.whitened(clip.tokens.float(), eye.grid), clip.motion) for clip in clips]
+    encoded = [(predictor.whitened(clip.tokens.float(), encoder.grid), clip.motion) for clip in clips]
     optimization = Optimization(
         predictor, steps=recipe.steps, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
     for step in range(recipe.steps):
-        tokens, motion = _drawn(seen, recipe, generator)
+        tokens, motion = _sample_pieces(encoded, recipe, generator)
         loss = optimization.step(_loss(predictor, tokens, motion, recipe.lead))
         if progress:
             progress(step, loss)
-    told = [clip for clip in clips if clip.covered is not None]
-    triage = _triage(predictor, told, config, recipe, eye, generator) if told else None
-    return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, eye, triage)
+    labelled = [clip for clip in clips if clip.covered is not None]
+    triage = _triage(predictor, labelled, config, recipe, encoder, generator) if labelled else None
+    return SurpriseModel(replace(config, triage=triage.config if triage else None), predictor, encoder, triage)
 
 
-def settled(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
+def calibrate(model: SurpriseModel, clips: Sequence[Footage], *, rate: float) -> SurpriseConfig:
     """The model's config with the detector level that is best on validation clips with a truth."""
-    scores, tried = [judged(model, clip) for clip in clips], levels(model.config.detector, triaged=bool(model.triage))
-    return replace(model.config, detector=best(curve(scores, [c.novelties for c in clips], tried, rate=rate)))
+    scores, candidates = (
+        [score_clip(model, clip) for clip in clips],
+        levels(model.config.detector, triaged=bool(model.triage)),
+    )
+    return replace(model.config, detector=best(curve(scores, [c.novelties for c in clips], candidates, rate=rate)))
 
 
 @torch.inference_mode()
-def judged(model: SurpriseModel, clip: Footage) -> Tensor:
+def score_clip(model: SurpriseModel, clip: Footage) -> Tensor:
     """The raw score of each frame of a clip, `[T]`."""
     memory, scores = model.blank(1), []
     for at in range(len(clip.tokens)):
@@ -149,9 +152,9 @@ def judged(model: SurpriseModel, clip: Footage) -> Tensor:
 
 def _standardise(predictor: Predictor, clips: Sequence[Footage]) -> None:
     """Set the predictor's buffers: mean and whitened principal directions of the tokens, scale of actions, random `looks_at`."""
-    some = torch.cat([clip.tokens[::20].flatten(0, 1).float() for clip in clips])
-    centre = some.mean(0)
-    values, vectors = torch.linalg.eigh((some - centre).T @ (some - centre) / len(some))
+    sample = torch.cat([clip.tokens[::20].flatten(0, 1).float() for clip in clips])
+    centre = sample.mean(0)
+    values, vectors = torch.linalg.eigh((sample - centre).T @ (sample - centre) / len(sample))
     count = predictor.config.tokens
     predictor.centre.copy_(centre)
     predictor.basis.copy_(vectors[:, -count:] / values[-count:].clamp(min=1e-6).sqrt())
@@ -159,7 +162,9 @@ def _standardise(predictor: Predictor, clips: Sequence[Footage]) -> None:
     predictor.looks_at.copy_(torch.randn(predictor.looks_at.shape) / predictor.looks_at.shape[1] ** 0.5)
 
 
-def _drawn(seen: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Motion]:
+def _sample_pieces(
+    encoded: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Motion]:
     """Random pieces of clips, `[B, T, ...]`, flipped horizontally half of the time."""
 
     def below(limit: int) -> int:
@@ -167,28 +172,28 @@ def _drawn(seen: Sequence[tuple[Tensor, Motion]], recipe: Recipe, generator: tor
 
     tokens, warps, actions = [], [], []
     for _ in range(recipe.clips):
-        clip, motion = seen[below(len(seen))]
+        clip, motion = encoded[below(len(encoded))]
         piece = slice(start := below(len(clip) - recipe.length + 1), start + recipe.length)
         tokens.append(clip[piece])
         warps.append(motion.warp[piece])
         actions.append(motion.action[piece])
     drawn, motion = torch.stack(tokens), Motion(torch.stack(warps), torch.stack(actions))
     if below(2):
-        turned = motion.warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
-        return drawn.flip(-1), Motion(turned, motion.action * FLIPPED)
+        flipped = motion.warp * torch.tensor([[1.0, -1, -1], [-1, 1, 1]])
+        return drawn.flip(-1), Motion(flipped, motion.action * FLIPPED)
     return drawn, motion
 
 
 def _loss(predictor: Predictor, tokens: Tensor, motion: Motion, lead: int) -> Tensor:
     """The negative log-likelihood of the frames after the lead, a mean over places and channels."""
-    seen = predictor.update(predictor.blank(len(tokens), (tokens.shape[3], tokens.shape[4])), tokens[:, 0])
+    state = predictor.update(predictor.blank(len(tokens), (tokens.shape[3], tokens.shape[4])), tokens[:, 0])
     total = torch.zeros(())
     for at in range(1, tokens.shape[1]):
-        expected, moved = predictor(seen, Motion(motion.warp[:, at], motion.action[:, at]))
+        expected, moved = predictor(state, Motion(motion.warp[:, at], motion.action[:, at]))
         if at >= lead:
             error = (tokens[:, at] - expected.mean).square() * torch.exp(-expected.log_variance)
             total = total + 0.5 * (error + expected.log_variance).mean()
-        seen = predictor.update(moved, tokens[:, at])
+        state = predictor.update(moved, tokens[:, at])
     return total / (tokens.shape[1] - lead)
 
 
@@ -197,14 +202,14 @@ def _triage(
     clips: Sequence[Footage],
     config: SurpriseConfig,
     recipe: Recipe,
-    eye: Encoder,
+    encoder: Encoder,
     generator: torch.Generator,
 ) -> Triage:
     """Train triage on the errors of the trained predictor."""
     c = config.network
     triage = Triage(config.triage or TriageConfig(), tokens=c.tokens, compensates=c.compensates)
     lessons = [
-        Lesson(_evidence(predictor, clip, eye), clip.motion.warp, clip.covered)
+        Lesson(_evidence(predictor, clip, encoder), clip.motion.warp, clip.covered)
         for clip in clips
         if clip.covered is not None
     ]
@@ -213,12 +218,12 @@ def _triage(
 
 
 @torch.inference_mode()
-def _evidence(predictor: Predictor, clip: Footage, eye: Encoder) -> Tensor:
+def _evidence(predictor: Predictor, clip: Footage, encoder: Encoder) -> Tensor:
     """The input of triage for a clip, `[T, C + 1, h, w]`, half precision. The first frame has no prediction and is 0."""
-    found, seen = [], predictor.blank(1, eye.grid)
+    errors, state = [], predictor.blank(1, encoder.grid)
     for at in range(len(clip.tokens)):
-        tokens = predictor.whitened(clip.tokens[at : at + 1].float(), eye.grid)
-        expected, moved = predictor(seen, Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1]))
-        found.append((evidence(expected, tokens) * (at > 0)).half())
-        seen = predictor.update(moved, tokens)
-    return torch.cat(found)
+        tokens = predictor.whitened(clip.tokens[at : at + 1].float(), encoder.grid)
+        expected, moved = predictor(state, Motion(clip.motion.warp[at : at + 1], clip.motion.action[at : at + 1]))
+        errors.append((evidence(expected, tokens) * (at > 0)).half())
+        state = predictor.update(moved, tokens)
+    return torch.cat(errors)

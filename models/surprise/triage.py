@@ -58,27 +58,33 @@ class Triage(nn.Module):
         begins[0], begins[1 + c.memory :] = RARE, -1.0  # gates start low: most of the state stays
         self.say.bias = nn.Parameter(begins)
 
-    def forward(self, seen: Tensor, evidence: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, evidence: Tensor, warp: Tensor) -> tuple[Tensor, Tensor]:
         """Score the places of a frame.
 
         Args:
-            seen: `[B, memory, h, w]`, the state; zeros before a camera's second frame.
+            state: `[B, memory, h, w]`; zeros before a camera's second frame.
             evidence: `[B, C + 1, h, w]`, from `evidence`.
             warp: into the frame, as in `Motion`.
 
         Returns:
             The logit that each place is part of something new, `[B, h, w]`; and the new state.
         """
-        off = evidence[:, :-1]
-        error = F.avg_pool2d(off.square().mean(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
+        deviation = evidence[:, :-1]
+        error = F.avg_pool2d(deviation.square().mean(1, keepdim=True), 3, stride=1, padding=1, count_include_pad=False)
         usual = error.flatten(1).median(1).values[:, None, None, None]
         if self._compensates:
-            seen = warped(seen, warp)
+            state = warped(state, warp)
         # The error is also given relative to the frame's median: blur, flicker and a jerk affect the whole frame.
-        looks = [off / (1 + off.abs() / 4), error.log1p(), (error / (usual + CALM)).log1p(), evidence[:, -1:], seen]
-        said = self.say(F.gelu(self.around(F.gelu(self.look(torch.cat(looks, 1))))))
-        logits, fresh, share = said.split([1, self.config.memory, self.config.memory], 1)
-        return logits[:, 0], seen + share.sigmoid() * (fresh.tanh() - seen)
+        inputs = [
+            deviation / (1 + deviation.abs() / 4),
+            error.log1p(),
+            (error / (usual + CALM)).log1p(),
+            evidence[:, -1:],
+            state,
+        ]
+        output = self.say(F.gelu(self.around(F.gelu(self.look(torch.cat(inputs, 1))))))
+        logits, update, share = output.split([1, self.config.memory, self.config.memory], 1)
+        return logits[:, 0], state + share.sigmoid() * (update.tanh() - state)
 
     def score(self, logits: Tensor) -> Tensor:
         """Score each frame, `[B, h, w]` -> `[B]`: the mean logit of its most suspect places."""
@@ -87,6 +93,6 @@ class Triage(nn.Module):
 
 def evidence(expected: Expected, tokens: Tensor) -> Tensor:
     """The error of each token `[B, C, h, w]`, in deviations, and `1 - cosine` to its prediction: `[B, C + 1, h, w]`."""
-    off = (tokens - expected.mean) * torch.exp(-expected.log_variance / 2)
+    deviation = (tokens - expected.mean) * torch.exp(-expected.log_variance / 2)
     angle = 1 - F.cosine_similarity(tokens, expected.mean, eps=1e-6)
-    return torch.cat([off.clamp(-LARGE, LARGE), angle[:, None]], 1)
+    return torch.cat([deviation.clamp(-LARGE, LARGE), angle[:, None]], 1)

@@ -18,7 +18,7 @@ WEIGHT = 4.0
 """Loss weight of a covered place relative to a bare one, because few places are covered."""
 WHOLE = 0.05
 """Weight of the loss of a frame's score relative to that of its places."""
-LEAST = 2
+MIN_PLACES = 2
 """Minimum number of covered places in a frame that counts as novel."""
 LEAD = 2
 """First frames of a piece, which only fill the memory and have no loss."""
@@ -44,12 +44,12 @@ def teach(
     """
     optimization = Optimization(triage, steps=steps, learning_rate=LEARNING_RATE, weight_decay=1e-3)
     places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length)]
-    eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > LEAST] or places
+    eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > MIN_PLACES] or places
     for _ in range(steps):
         drawn = []
         for number in range(clips):
-            among = places if number % 2 else eventful
-            n, at = among[int(torch.randint(len(among), (), generator=generator))]
+            pool = places if number % 2 else eventful
+            n, at = pool[int(torch.randint(len(pool), (), generator=generator))]
             drawn.append([part[at : at + length].float() for part in lessons[n]])
         evidence, warp, covered = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         if torch.randint(2, (), generator=generator):  # flip horizontally
@@ -60,18 +60,18 @@ def teach(
 
 def _loss(triage: Triage, evidence: Tensor, warp: Tensor, covered: Tensor) -> Tensor:
     """Cross-entropy of the places and of the frames after the lead; each argument is `[B, T, ...]`."""
-    seen = evidence.new_zeros(len(evidence), triage.config.memory, *evidence.shape[3:])
+    state = evidence.new_zeros(len(evidence), triage.config.memory, *evidence.shape[3:])
     total = evidence.new_zeros(())
     for at in range(evidence.shape[1]):
-        logits, seen = triage(seen, evidence[:, at], warp[:, at])
+        logits, state = triage(state, evidence[:, at], warp[:, at])
         if at < LEAD:
             continue
         share = covered[:, at]
-        new, some = share > COVERED, share.flatten(1).sum(1)
-        counts = torch.where(new, WEIGHT, (share < BARE).float())
-        there = new.flatten(1).sum(1) >= LEAST
-        sure = (there | (some < 0.1)).float()
-        each = F.binary_cross_entropy_with_logits(logits, new.float(), weight=counts)
-        whole = F.binary_cross_entropy_with_logits(triage.score(logits), there.float(), weight=sure)
-        total = total + each + WHOLE * whole
+        is_novel, covered_area = share > COVERED, share.flatten(1).sum(1)
+        counts = torch.where(is_novel, WEIGHT, (share < BARE).float())
+        has_novelty = is_novel.flatten(1).sum(1) >= MIN_PLACES
+        certain = (has_novelty | (covered_area < 0.1)).float()
+        place_loss = F.binary_cross_entropy_with_logits(logits, is_novel.float(), weight=counts)
+        frame_loss = F.binary_cross_entropy_with_logits(triage.score(logits), has_novelty.float(), weight=certain)
+        total = total + place_loss + WHOLE * frame_loss
     return total / (evidence.shape[1] - LEAD)

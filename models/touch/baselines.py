@@ -30,10 +30,10 @@ def near(shots: Iterable[Shot], threshold: float) -> list[Event]:
     for hand, track in enumerate(gaps.T):
         edges = np.flatnonzero(np.diff(np.concatenate([[False], track < threshold, [False]]).astype(np.int8)))
         for first, end in edges.reshape(-1, 2).tolist():
-            sure = float(1 / (1 + np.exp(10 * track[first:end].min())))
-            found.append((first, hand, 0, sure))
+            confidence = float(1 / (1 + np.exp(10 * track[first:end].min())))
+            found.append((first, hand, 0, confidence))
             if end < len(track):
-                found.append((end, hand, 1, sure))
+                found.append((end, hand, 1, confidence))
     return sorted(found)
 
 

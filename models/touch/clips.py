@@ -42,50 +42,50 @@ def clips(directory: Path, *, decimal_comma: bool = False) -> dict[Path, Labelle
     Raises:
         ValueError: there are no clips, there is no file of labels or more than one, or the file is invalid.
     """
-    found = [path for path in listed(directory) if is_clip(path)]
+    paths = [path for path in listed(directory) if is_clip(path)]
     table, others = named(directory, TRUTH), listed(directory, ".json")
-    if not found or not (table or len(others) == 1):
+    if not paths or not (table or len(others) == 1):
         raise ValueError(
-            f"{directory}: expected clips and {TRUTH}, or one JSON file of labels, got {len(found)} clips and "
+            f"{directory}: expected clips and {TRUTH}, or one JSON file of labels, got {len(paths)} clips and "
             f"{len(others)} JSON files"
         )
-    return _table(read(table, decimal_comma=decimal_comma), found) if table else _labels(others[0], found)
+    return _table(read(table, decimal_comma=decimal_comma), paths) if table else _labels(others[0], paths)
 
 
-def _table(sheet: Sheet, found: list[Path]) -> dict[Path, Labelled]:
+def _table(sheet: Sheet, paths: list[Path]) -> dict[Path, Labelled]:
     sheet.require("clip", "hand", "contact", "release")
     clips, hands = sheet.texts("clip"), sheet.texts("hand", empty=True)
     contacts, releases = sheet.integers("contact"), sheet.integers("release", empty=True)
-    told: dict[str, list[Touch]] = {path.name: [] for path in found}
+    touches: dict[str, list[Touch]] = {path.name: [] for path in paths}
     for row, (clip, hand, contact, release) in enumerate(zip(clips, hands, contacts, releases, strict=True)):
         wrong = ""
-        if clip not in told:
-            wrong = f"no clip {clip!r} in {sheet.path.parent}; it has {', '.join(told)}"
+        if clip not in touches:
+            wrong = f"no clip {clip!r} in {sheet.path.parent}; it has {', '.join(touches)}"
         elif hand not in (None, *HANDS):
             wrong = f"hand {hand!r}; expected {' or '.join(HANDS)}, or nothing"
         elif contact < 0 or (release is not None and release <= contact):
             wrong = f"contact {contact}, release {release}; expected 0 <= contact < release"
         if wrong:
             raise ValueError(f"{sheet.path}, line {sheet.line(row)}: {wrong}")
-        told[clip].append(Touch(HANDS.index(hand or "right"), contact, release))
+        touches[clip].append(Touch(HANDS.index(hand or "right"), contact, release))
     known = not hands.null_count()
-    return {path: Labelled(tuple(sorted(told[path.name], key=lambda t: t.contact)), known) for path in found}
+    return {path: Labelled(tuple(sorted(touches[path.name], key=lambda t: t.contact)), known) for path in paths}
 
 
-def _labels(file: Path, found: list[Path]) -> dict[Path, Labelled]:
+def _labels(file: Path, paths: list[Path]) -> dict[Path, Labelled]:
     try:
-        said = orjson.loads(file.read_bytes())
+        labels = orjson.loads(file.read_bytes())
         touches = {
             name: (Touch(1, _frame(label["contact"]), _frame(label["separation"])),)
-            for name, label in said.items()
+            for name, label in labels.items()
             if isinstance(label, dict) and label.get("contact") is not None and label.get("separation") is not None
         }
     except (ValueError, TypeError, AttributeError) as reason:
         raise ValueError(f"{file}: {reason}; expected contact and separation of each clip") from None
-    labelled = {path: touches[path.stem] for path in found if path.stem in touches}
+    labelled = {path: touches[path.stem] for path in paths if path.stem in touches}
     if not labelled:
-        raise ValueError(f"{file}: no label of {', '.join(path.name for path in found)}; it has {', '.join(touches)}")
-    return {path: Labelled(one, hands=False) for path, one in labelled.items()}
+        raise ValueError(f"{file}: no label of {', '.join(path.name for path in paths)}; it has {', '.join(touches)}")
+    return {path: Labelled(touch, hands=False) for path, touch in labelled.items()}
 
 
 def _frame(label: Any) -> int:

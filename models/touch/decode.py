@@ -13,7 +13,7 @@ from torch import Tensor
 from tocsin.models.touch.truth import KINDS, Touch
 from tocsin.operators.shapes import match
 
-LEAST = 0.01
+MIN_SCORE = 0.01
 """Lowest score of a candidate event in offline evaluation."""
 
 
@@ -53,10 +53,10 @@ def decode(scores: Tensor, displacement: Tensor, *, radius: int) -> Tensor:
             f"scores are {list(scores.shape)}, displacement {list(displacement.shape)}; expected [..., T, 2, 2]"
         )
     padding = (0, 0, 0, 0, radius, radius)
-    sent, since = (F.pad(x, padding).unfold(-3, 2 * radius + 1, 1) for x in (scores, displacement))
+    shifted, since = (F.pad(x, padding).unfold(-3, 2 * radius + 1, 1) for x in (scores, displacement))
     i = torch.arange(-radius, radius + 1, device=scores.device)
-    arrives = torch.relu(1 - (i - since.clamp(-radius, radius)).abs())
-    return (sent * arrives).amax(-1)  # over [..., T, 2, 2, 2 * radius + 1]
+    weights = torch.relu(1 - (i - since.clamp(-radius, radius)).abs())
+    return (shifted * weights).amax(-1)  # over [..., T, 2, 2, 2 * radius + 1]
 
 
 def peaks(decoded: Tensor, *, apart: int) -> Tensor:
@@ -69,12 +69,12 @@ def peaks(decoded: Tensor, *, apart: int) -> Tensor:
     return (decoded > before) & (decoded >= after)
 
 
-def peak(scores: Tensor, displacement: Tensor, there: Tensor, *, radius: int, apart: int) -> tuple[Tensor, Tensor]:
+def peak(scores: Tensor, displacement: Tensor, mask: Tensor, *, radius: int, apart: int) -> tuple[Tensor, Tensor]:
     """Compute for a window's middle frame the same bits as `decode` and `peaks` of the whole clip.
 
     Args:
         scores, displacement: `[B, 2 w + 1, 2, 2]` with w = radius + apart; values of absent frames are ignored.
-        there: `[B, 2 w + 1] bool`, False before the clip and after it.
+        mask: `[B, 2 w + 1] bool`, False before the clip and after it.
 
     Returns:
         The decoded score, and whether it is a peak, `[B, 2, 2]` both.
@@ -83,17 +83,17 @@ def peak(scores: Tensor, displacement: Tensor, there: Tensor, *, radius: int, ap
         ValueError: if the shapes do not match.
     """
     dims = f"B {2 * (radius + apart) + 1}"
-    match(scores=(scores, f"{dims} 2 2"), displacement=(displacement, f"{dims} 2 2"), there=(there, dims))
-    present = there[..., None, None]
+    match(scores=(scores, f"{dims} 2 2"), displacement=(displacement, f"{dims} 2 2"), mask=(mask, dims))
+    present = mask[..., None, None]
     scores, displacement = torch.where(present, scores, 0), torch.where(present, displacement, 0)
     # `decode` of a whole clip drops scores that point beyond it. Here they must not suppress its first or last frames.
     decoded = torch.where(present, decode(scores, displacement, radius=radius), 0)[:, radius : radius + 2 * apart + 1]
     return decoded[:, apart], peaks(decoded, apart=apart)[:, apart]
 
 
-def spots(decoded: Tensor, *, apart: int, least: float = LEAST) -> list[Spot]:
-    """The peaks of a clip that reach `least`, ordered by time, as a stream finds them. `decoded` is `[T, 2, 2]`."""
-    return _spots(decoded, peaks(decoded, apart=apart) & (decoded >= least))
+def spots(decoded: Tensor, *, apart: int, min_score: float = MIN_SCORE) -> list[Spot]:
+    """The peaks of a clip that reach `min_score`, ordered by time, as a stream finds them. `decoded` is `[T, 2, 2]`."""
+    return _spots(decoded, peaks(decoded, apart=apart) & (decoded >= min_score))
 
 
 def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
@@ -106,30 +106,30 @@ def softened(decoded: Tensor, *, window: int = 3) -> list[Spot]:
         decoded: `[T, 2, 2]`, from `decode`.
     """
     series = decoded.flatten(1).mT.tolist()
-    kept = torch.tensor([_softened(scores, window) for scores in series], dtype=torch.float64).mT
-    scores = kept.unflatten(1, decoded.shape[1:])
-    return _spots(scores, scores >= LEAST)
+    suppressed = torch.tensor([_softened(scores, window) for scores in series], dtype=torch.float64).mT
+    scores = suppressed.unflatten(1, decoded.shape[1:])
+    return _spots(scores, scores >= MIN_SCORE)
 
 
-def paired(found: Iterable[Spot], thresholds: Sequence[float]) -> list[Touch]:
+def paired(events: Iterable[Spot], thresholds: Sequence[float]) -> list[Touch]:
     """Pair events into touches, as an alert that contact raises and release clears.
 
     A contact is ignored while the hand holds something, a release while it holds nothing. Within one frame releases come first,
     since a hand may let go of one thing and take another.
 
     Args:
-        found: events of a clip.
+        events: of a clip.
         thresholds: score thresholds of `KINDS`, in that order.
     """
-    holds: dict[int, Touch] = {}
+    open_touches: dict[int, Touch] = {}
     touches = []
-    counts = (spot for spot in found if spot.score >= thresholds[spot.kind])
-    for spot in sorted(counts, key=lambda spot: (spot.frame, -spot.kind)):
+    accepted = (spot for spot in events if spot.score >= thresholds[spot.kind])
+    for spot in sorted(accepted, key=lambda spot: (spot.frame, -spot.kind)):
         if KINDS[spot.kind] == "contact":
-            holds.setdefault(spot.hand, Touch(spot.hand, spot.frame, None))
-        elif touch := holds.pop(spot.hand, None):
+            open_touches.setdefault(spot.hand, Touch(spot.hand, spot.frame, None))
+        elif touch := open_touches.pop(spot.hand, None):
             touches.append(replace(touch, release=spot.frame))
-    return sorted([*touches, *holds.values()], key=lambda touch: (touch.contact, touch.hand))
+    return sorted([*touches, *open_touches.values()], key=lambda touch: (touch.contact, touch.hand))
 
 
 def _spots(scores: Tensor, where: Tensor) -> list[Spot]:
@@ -140,14 +140,14 @@ def _spots(scores: Tensor, where: Tensor) -> list[Spot]:
 def _softened(scores: list[float], window: int) -> list[float]:
     waiting = [(-score, frame) for frame, score in enumerate(scores)]
     heapify(waiting)
-    taken = set[int]()
+    processed = set[int]()
     while waiting:
         score, top = heappop(waiting)
-        if top in taken or -score != scores[top]:
+        if top in processed or -score != scores[top]:
             continue  # a stale entry: a neighbour has lowered this score since
-        taken.add(top)
+        processed.add(top)
         for frame in range(max(top - window + 1, 0), min(top + window, len(scores))):
-            if frame not in taken:
+            if frame not in processed:
                 scores[frame] *= ((frame - top) / window) ** 2
                 heappush(waiting, (-scores[frame], frame))
     return scores

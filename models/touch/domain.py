@@ -60,7 +60,7 @@ class Touch(Domain):
         from tocsin.models.touch.config import TouchConfig
         from tocsin.models.touch.evaluate import operating_figures
         from tocsin.models.touch.model import Eyes, TouchModel
-        from tocsin.models.touch.train import Recipe, fit, judged, settled
+        from tocsin.models.touch.train import Recipe, calibrate, detect, fit
 
         place, progress, config = run.place("touch"), run.progress, TouchConfig()
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
@@ -71,10 +71,10 @@ class Touch(Domain):
             task = progress.add_task(f"seed {seed}", total=1)
             curve = registry.Curve()
             model = fit(clips, config, eyes, recipe, seed=seed, progress=curve.add)
-            model = TouchModel(settled(model, unseen), model.net, eyes)
+            model = TouchModel(calibrate(model, unseen), model.net, eyes)
             figures = _precision(model, unseen)
             thresholds = model.config.decode.thresholds
-            figures |= operating_figures([judged(model, clip) for clip in unseen], thresholds, rate=RATE)
+            figures |= operating_figures([detect(model, clip) for clip in unseen], thresholds, rate=RATE)
             line = f": mAP at 2 frames {figures['map_2']:.3f} on validation scenes"
             attempts[seed] = Attempt(model, figures["map_2"], curve.end(figures), figures, line)
             progress.advance(task)
@@ -109,22 +109,22 @@ class Touch(Domain):
         import torch
 
         from tocsin.models.touch.decode import softened
-        from tocsin.models.touch.evaluate import Judged, operating_figures, precision_figures
+        from tocsin.models.touch.evaluate import ClipResult, operating_figures, precision_figures
         from tocsin.models.touch.model import load
         from tocsin.models.touch.truth import KINDS
 
-        soft, hard, each, known = list[Judged](), list[Judged](), dict[str, Any](), True
+        soft, hard, by_clip, known = list[ClipResult](), list[ClipResult](), dict[str, Any](), True
         for name, shots, truth, misses in self._labelled(data, decimal_comma):
             table = self.results(shots, RATE, folder, version, hands)
-            rung, touches = _rung(table), truth.touches
+            events, touches = _raised_events(table), truth.touches
             scores = np.stack([table[column].to_numpy() for column in self.scores], 1)
             likely = torch.from_numpy(scores).unflatten(1, (2, 2))
-            soft.append(Judged(softened(likely), touches, misses, len(table)))
-            hard.append(Judged(rung, touches, misses, len(table)))
+            soft.append(ClipResult(softened(likely), touches, misses, len(table)))
+            hard.append(ClipResult(events, touches, misses, len(table)))
             known &= truth.hands
-            each[name] = {
+            by_clip[name] = {
                 "touches": [asdict(touch) for touch in touches],
-                "events": [asdict(spot) for spot in rung],
+                "events": [asdict(spot) for spot in events],
                 **{f"likeliest_{kind}": int(likely[..., n].amax(1).argmax()) for n, kind in enumerate(KINDS)},
             }
         model = load(folder)
@@ -137,16 +137,16 @@ class Touch(Domain):
                 "delay": model.delay,
                 "parameters": model.parameters,
             },
-            {"clips": each},
-            [_line(name, own) for name, own in each.items()],
+            {"clips": by_clip},
+            [_line(name, clip) for name, clip in by_clip.items()],
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
         """Feed a video, a camera's stream, or a simulated scene with the boxes of its hands."""
         from tocsin.models.vision.video import read
 
-        taken = self._shots(seed) if source == SIM else map(Shot, read(source, rate=RATE, size=None))
-        return Feed(shots=taken, rate=RATE if rate is None else rate, live="://" in source)
+        shots = self._shots(seed) if source == SIM else map(Shot, read(source, rate=RATE, size=None))
+        return Feed(shots=shots, rate=RATE if rate is None else rate, live="://" in source)
 
     def _labelled(
         self, data: str, decimal_comma: bool
@@ -168,7 +168,7 @@ class Touch(Domain):
         """A simulated scene's shots, and hand boxes with the errors of a detector."""
         from tocsin.models.touch.simulation.scene import Scene
 
-        for picture, boxes in _seen(Scene(seed, rate=RATE), seed):
+        for picture, boxes in _frames_with_boxes(Scene(seed, rate=RATE), seed):
             facts = zip(self.boxes, boxes.flatten().tolist(), strict=True)
             yield Shot(picture, {name: value for name, value in facts if value == value})
 
@@ -193,7 +193,7 @@ def _footage(run: Training, eyes: Eyes, decimal_comma: bool) -> tuple[list[Foota
     finder, clips = load(), list[Any]()
     task = run.progress.add_task("looking", total=len(sources) + len(VALIDATION_SEEDS))
     for source, truth in [*sources, *((seed, None) for seed in VALIDATION_SEEDS)]:
-        clips.append(looked_at(source, eyes, truth, finder))
+        clips.append(load_footage(source, eyes, truth, finder))
         run.progress.advance(task)
     return clips[: len(sources)], clips[len(sources) :]
 
@@ -210,7 +210,7 @@ def _candidate(
     def against(other: Path) -> tuple[float, float]:
         champion = load(other)
         same = champion.config.eye == attempt.model.config.eye
-        scenes = unseen if same else [looked_at(seed, champion.eyes) for seed in VALIDATION_SEEDS]
+        scenes = unseen if same else [load_footage(seed, champion.eyes) for seed in VALIDATION_SEEDS]
         return attempt.score, _precision(champion, scenes)["map_2"]
 
     return Candidate(
@@ -225,12 +225,12 @@ def _candidate(
 def _precision(model: TouchModel, scenes: Sequence[Footage]) -> dict[str, float]:
     """Metrics of the touches that a model detects in scenes."""
     from tocsin.models.touch.evaluate import precision_figures
-    from tocsin.models.touch.train import judged
+    from tocsin.models.touch.train import detect
 
-    return precision_figures([judged(model, clip, soft=True) for clip in scenes])
+    return precision_figures([detect(model, clip, soft=True) for clip in scenes])
 
 
-def looked_at(
+def load_footage(
     source: Path | int, eyes: Eyes, truth: Labelled | None = None, finder: HandFinder | None = None
 ) -> Footage:
     """Encode a simulated scene, given by its seed, or a clip with a truth, whose hands `finder` detects."""
@@ -243,9 +243,9 @@ def looked_at(
 
     size = eyes.config.height, eyes.config.width
     if isinstance(source, int):
-        whole = partial(Scene, source, size=size, rate=RATE)
-        scene = whole(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else whole()
-        return footage(_seen(scene, source), eyes, scene.touches, scene.misses)
+        make_scene = partial(Scene, source, size=size, rate=RATE)
+        scene = make_scene(seconds=TRAIN_SECONDS) if source in TRAIN_SEEDS else make_scene()
+        return footage(_frames_with_boxes(scene, source), eyes, scene.touches, scene.misses)
     assert truth is not None and finder is not None
     scaled = (
         cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in read(source, rate=None, size=None)
@@ -253,18 +253,18 @@ def looked_at(
     return footage(finder.boxed(np.asarray(frame, np.uint8) for frame in scaled), eyes, truth.touches)
 
 
-def _seen(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+def _frames_with_boxes(scene: Scene, seed: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
     """A scene's pictures, and hand boxes with the errors of a detector."""
     import numpy as np
 
-    from tocsin.models.touch.hands import shaken
+    from tocsin.models.touch.hands import jittered
 
-    draw = np.random.default_rng((seed, 99))
+    rng = np.random.default_rng((seed, 99))
     for shot in scene:
-        yield shot.picture, shaken(shot.hands, draw)
+        yield shot.picture, jittered(shot.hands, rng)
 
 
-def _rung(table: pl.DataFrame) -> list[Spot]:
+def _raised_events(table: pl.DataFrame) -> list[Spot]:
     """The events in a clip's results table."""
     import polars as pl
 

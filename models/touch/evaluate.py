@@ -17,7 +17,7 @@ REACH = 10
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClipResult:
     """Events found in a clip, and its truth.
 
     Args:
@@ -40,7 +40,7 @@ class Matched:
     truth: int | None
 
 
-def matched(clip: Judged, kind: int, tolerance: int, *, hands: bool = True) -> list[Matched]:
+def matched(clip: ClipResult, kind: int, tolerance: int, *, hands: bool = True) -> list[Matched]:
     """Match a clip's events of a kind, by descending score, each to the closest unmatched true event within the tolerance.
 
     Args:
@@ -48,20 +48,22 @@ def matched(clip: Judged, kind: int, tolerance: int, *, hands: bool = True) -> l
         tolerance: frames.
         hands: whether the hand must be the right one.
     """
-    left = _events(clip, kind)
+    unmatched = _events(clip, kind)
     pairs = []
     for spot in sorted((spot for spot in clip.found if spot.kind == kind), key=lambda spot: -spot.score):
         fits = [
-            (hand, at) for hand, at in left if abs(at - spot.frame) <= tolerance and (hand == spot.hand or not hands)
+            (hand, at)
+            for hand, at in unmatched
+            if abs(at - spot.frame) <= tolerance and (hand == spot.hand or not hands)
         ]
         best = min(fits, key=lambda event: abs(event[1] - spot.frame), default=None)
         if best:
-            left.remove(best)
+            unmatched.remove(best)
         pairs.append(Matched(spot, best and best[1]))
     return pairs
 
 
-def average_precision(clips: Sequence[Judged], kind: int, tolerance: int, *, hands: bool = True) -> float:
+def average_precision(clips: Sequence[ClipResult], kind: int, tolerance: int, *, hands: bool = True) -> float:
     """Area under the curve of interpolated precision over recall, all clips counted together; NaN without true events.
 
     Source: HiCE's TouchMoment (arXiv 2604.12343). Arguments as in `matched`.
@@ -74,11 +76,11 @@ def average_precision(clips: Sequence[Judged], kind: int, tolerance: int, *, han
     for precision in reversed(precisions):  # the best at this recall or a higher one
         best = max(best, precision)
         total += best
-    there = _count(clips, kind)
-    return total / there if there else math.nan
+    total_events = _count(clips, kind)
+    return total / total_events if total_events else math.nan
 
 
-def precision_figures(clips: Sequence[Judged], *, hands: bool = True) -> dict[str, float]:
+def precision_figures(clips: Sequence[ClipResult], *, hands: bool = True) -> dict[str, float]:
     """Compute `ap_contact_0` to `ap_release_2`, their means over the kinds `map_0` to `map_2`, and the mean of those, `map`."""
     figures = {
         f"ap_{name}_{tolerance}": average_precision(clips, kind, tolerance, hands=hands)
@@ -90,7 +92,12 @@ def precision_figures(clips: Sequence[Judged], *, hands: bool = True) -> dict[st
 
 
 def operating_figures(
-    clips: Sequence[Judged], thresholds: Sequence[float], *, tolerance: int = 2, rate: float = 30.0, hands: bool = True
+    clips: Sequence[ClipResult],
+    thresholds: Sequence[float],
+    *,
+    tolerance: int = 2,
+    rate: float = 30.0,
+    hands: bool = True,
 ) -> dict[str, float]:
     """Metrics of the events that reach their thresholds.
 
@@ -109,7 +116,7 @@ def operating_figures(
         - `missed_rings_per_minute`: misses that raised an alert; `false_rings_per_minute`: contacts that match no true one.
     """
     clips = [
-        Judged([s for s in clip.found if s.score >= thresholds[s.kind]], clip.touches, clip.misses, clip.frames)
+        ClipResult([s for s in clip.found if s.score >= thresholds[s.kind]], clip.touches, clip.misses, clip.frames)
         for clip in clips
     ]
     figures: dict[str, float] = {}
@@ -117,29 +124,29 @@ def operating_figures(
         pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
         hits = sum(pair.truth is not None for pair in pairs)
         precision, recall = hits / max(len(pairs), 1), hits / max(_count(clips, kind), 1)
-        off = errors(clips, kind, hands=hands)
+        lags = errors(clips, kind, hands=hands)
         figures |= {
             f"{name}_precision": precision,
             f"{name}_recall": recall,
             f"{name}_f1": f1(precision, recall),
-            f"{name}_error": median(map(abs, off)) if off else math.nan,
-            f"{name}_lag": median(off) if off else math.nan,
+            f"{name}_error": median(map(abs, lags)) if lags else math.nan,
+            f"{name}_lag": median(lags) if lags else math.nan,
         }
     minutes = max(sum(clip.frames for clip in clips), 1) / rate / 60
     false = [[pair.spot for pair in matched(clip, 0, tolerance, hands=hands) if pair.truth is None] for clip in clips]
-    rung = sum(
+    raised = sum(
         any(miss.first <= spot.frame <= miss.last and (spot.hand == miss.hand or not hands) for spot in spots)
         for clip, spots in zip(clips, false, strict=True)
         for miss in clip.misses
     )
     return figures | {
         "touches_f1": _touches_f1(clips, tolerance),
-        "missed_rings_per_minute": rung / minutes,
+        "missed_rings_per_minute": raised / minutes,
         "false_rings_per_minute": sum(map(len, false)) / minutes,
     }
 
 
-def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: bool = True) -> list[int]:
+def errors(clips: Sequence[ClipResult], kind: int, *, reach: int = REACH, hands: bool = True) -> list[int]:
     """Frames by which events are late, negative if early, for those within `reach` of a true event."""
     return [
         pair.spot.frame - pair.truth
@@ -149,7 +156,7 @@ def errors(clips: Sequence[Judged], kind: int, *, reach: int = REACH, hands: boo
     ]
 
 
-def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, hands: bool = True) -> float:
+def best_threshold(clips: Sequence[ClipResult], kind: int, *, tolerance: int = 2, hands: bool = True) -> float:
     """Choose the threshold with the best F1; of equals, the largest. 1 if no event is right.
 
     It lies half way between an event's score and the next lower score. A threshold equal to a score would depend on rounding.
@@ -157,41 +164,41 @@ def best_threshold(clips: Sequence[Judged], kind: int, *, tolerance: int = 2, ha
     pairs = [pair for clip in clips for pair in matched(clip, kind, tolerance, hands=hands)]
     pairs.sort(key=lambda pair: -pair.spot.score)
     scores = [pair.spot.score for pair in pairs] + [0.0]
-    hits, best, there = 0, (0.0, 1.0), max(_count(clips, kind), 1)
+    hits, best, total_events = 0, (0.0, 1.0), max(_count(clips, kind), 1)
     for rank, pair in enumerate(pairs, 1):
         hits += pair.truth is not None
         if scores[rank] < pair.spot.score:  # equal scores count together
-            best = max(best, (f1(hits / rank, hits / there), (pair.spot.score + scores[rank]) / 2))
+            best = max(best, (f1(hits / rank, hits / total_events), (pair.spot.score + scores[rank]) / 2))
     return best[1]
 
 
-def _touches_f1(clips: Sequence[Judged], tolerance: int) -> float:
+def _touches_f1(clips: Sequence[ClipResult], tolerance: int) -> float:
     hits = found = 0
     for clip in clips:
-        left = list(clip.touches)
+        unmatched = list(clip.touches)
         for touch in paired(clip.found, (0, 0)):
             found += 1
-            fits = [true for true in left if _same(touch, true, tolerance)]
+            fits = [true for true in unmatched if _same(touch, true, tolerance)]
             if fits:
                 hits += 1
-                left.remove(min(fits, key=lambda true: abs(true.contact - touch.contact)))
-    there = sum(len(clip.touches) for clip in clips)
-    return f1(hits / max(found, 1), hits / max(there, 1))
+                unmatched.remove(min(fits, key=lambda true: abs(true.contact - touch.contact)))
+    total = sum(len(clip.touches) for clip in clips)
+    return f1(hits / max(found, 1), hits / max(total, 1))
 
 
 def _same(touch: Touch, true: Touch, tolerance: int) -> bool:
     ends = ((touch.contact, true.contact), (touch.release, true.release))
-    near = (a == b if a is None or b is None else abs(a - b) <= tolerance for a, b in ends)
-    return touch.hand == true.hand and all(near)
+    matches = (a == b if a is None or b is None else abs(a - b) <= tolerance for a, b in ends)
+    return touch.hand == true.hand and all(matches)
 
 
-def _events(clip: Judged, kind: int) -> list[tuple[int, int]]:
+def _events(clip: ClipResult, kind: int) -> list[tuple[int, int]]:
     """Hand and frame of each true event of a kind."""
     ends = ((touch.hand, touch.release if kind else touch.contact) for touch in clip.touches)
     return [(hand, at) for hand, at in ends if at is not None]
 
 
-def _count(clips: Sequence[Judged], kind: int) -> int:
+def _count(clips: Sequence[ClipResult], kind: int) -> int:
     return sum(len(_events(clip, kind)) for clip in clips)
 
 

@@ -17,7 +17,7 @@ from tocsin.models import files
 from tocsin.models.touch.truth import HANDS
 from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 from tocsin.models.vision.encoder import DEFAULT, Encoder
-from tocsin.models.vision.encoder import load as encoder
+from tocsin.models.vision.encoder import load as load_encoder
 
 SHIPPED = Path(__file__).parent / "weights" / "finder"
 SIDES = 4
@@ -87,13 +87,15 @@ class FinderNet(nn.Module):
             Logits that each place is in the middle of each hand, `[B, 2, h, w]`, and the box around each place, left, top, right,
             bottom as shares of the frame, `[B, 2, 4, h, w]`.
         """
-        seen = ((tokens - self.centre) / self.scale).clamp(-6, 6).mT.unflatten(2, self.grid)
-        seen = self.bring(torch.cat([seen, (self.places * 2 - 1).expand(len(seen), -1, -1, -1)], 1))
-        for look in self.around:
-            seen = seen + F.gelu(look(F.gelu(seen)))
-        said = self.say(seen)
-        away = SIDE * said[:, len(HANDS) :].unflatten(1, (len(HANDS), SIDES)).clamp(max=3).exp()
-        return said[:, : len(HANDS)], torch.cat([self.places - away[:, :, :2], self.places + away[:, :, 2:]], 2)
+        features = ((tokens - self.centre) / self.scale).clamp(-6, 6).mT.unflatten(2, self.grid)
+        features = self.bring(torch.cat([features, (self.places * 2 - 1).expand(len(features), -1, -1, -1)], 1))
+        for convolution in self.around:
+            features = features + F.gelu(convolution(F.gelu(features)))
+        output = self.say(features)
+        distances = SIDE * output[:, len(HANDS) :].unflatten(1, (len(HANDS), SIDES)).clamp(max=3).exp()
+        return output[:, : len(HANDS)], torch.cat(
+            [self.places - distances[:, :, :2], self.places + distances[:, :, 2:]], 2
+        )
 
 
 class HandFinder:
@@ -102,26 +104,26 @@ class HandFinder:
     Args:
         config: its version names the encoder weights of training; "" accepts any.
         net: the network, which is set to evaluation mode and frozen.
-        eye: the encoder.
+        encoder: of the frames.
 
     Raises:
         ValueError: the encoder is not the one of training.
     """
 
-    def __init__(self, config: FinderConfig, net: FinderNet, eye: Encoder) -> None:
-        if config.version not in ("", eye.version):
+    def __init__(self, config: FinderConfig, net: FinderNet, encoder: Encoder) -> None:
+        if config.version not in ("", encoder.version):
             raise ValueError(
-                f"the hand finder was trained on encoder {config.version}, got {eye.name} {eye.version}; use that one, or train "
-                "it on this one"
+                f"the hand finder was trained on encoder {config.version}, got {encoder.name} {encoder.version}; "
+                "use that one, or train it on this one"
             )
-        self.config = replace(config, version=eye.version)
-        self.net, self._eye = net.eval().requires_grad_(False), eye
+        self.config = replace(config, version=encoder.version)
+        self.net, self._encoder = net.eval().requires_grad_(False), encoder
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes as in `tocsin.models.touch.hands.cut`, NaN for a hand that is not found."""
-        boxes, sure = decode(*self.net(self._eye(reduced(pixels, self.config)).tokens))
-        return torch.where((sure >= self.config.sure)[..., None], boxes, torch.nan)
+        boxes, probability = decode(*self.net(self._encoder(reduced(pixels, self.config)).tokens))
+        return torch.where((probability >= self.config.sure)[..., None], boxes, torch.nan)
 
     def boxed(self, pictures: Iterable[NDArray[np.uint8]]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """Yield pictures `[H, W, 3]` RGB, each with the boxes `[2, 4]` that are found in it."""
@@ -141,15 +143,15 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
         ValueError: the finder does not fit the installed encoder.
     """
     config = FinderConfig(**files.read_json(Path(directory) / CONFIG_FILE))
-    eye = eye_of(config, device)
-    net = FinderNet(eye.width, config.hidden, eye.grid)
+    encoder = encoder_of(config, device)
+    net = FinderNet(encoder.width, config.hidden, encoder.grid)
     net.load_state_dict(files.read_weights(Path(directory) / WEIGHTS_FILE))
-    return HandFinder(config, net, eye)
+    return HandFinder(config, net, encoder)
 
 
-def eye_of(config: FinderConfig, device: str = "auto") -> Encoder:
+def encoder_of(config: FinderConfig, device: str = "auto") -> Encoder:
     """Load the encoder of a finder."""
-    return encoder(config.source, size=(config.height, config.width), device=device, layer=config.layer)
+    return load_encoder(config.source, size=(config.height, config.width), device=device, layer=config.layer)
 
 
 def reduced(pixels: Tensor, config: FinderConfig) -> Tensor:
@@ -165,9 +167,9 @@ def decode(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     likely, where = logits.sigmoid().flatten(2).topk(SUREST, -1)
     weights = likely / likely.sum(-1, keepdim=True)
     chosen = boxes.flatten(3).gather(3, where[:, :, None].expand(-1, -1, SIDES, -1))
-    found, sure = (chosen * weights[:, :, None]).sum(-1).clamp(0, 1), likely[..., 0]
-    twice = overlap(found[:, 0], found[:, 1]) > SAME
-    return found, torch.where(twice[:, None] & (sure < sure.amax(1, keepdim=True)), 0.0, sure)
+    found, probability = (chosen * weights[:, :, None]).sum(-1).clamp(0, 1), likely[..., 0]
+    duplicate = overlap(found[:, 0], found[:, 1]) > SAME
+    return found, torch.where(duplicate[:, None] & (probability < probability.amax(1, keepdim=True)), 0.0, probability)
 
 
 def overlap(one: Tensor, other: Tensor) -> Tensor:

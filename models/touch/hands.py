@@ -30,7 +30,7 @@ def crops(pixels: Tensor, boxes: Tensor, *, size: int, enlarge: float) -> Tensor
     """Crop a square around each hand, `[B, 2, 3, size, size] uint8`, from pixels `[B, 3, H, W] uint8`; the rest as in `cut`."""
     parts = zip(pixels.split(AT_ONCE), boxes.split(AT_ONCE), strict=True)
     return torch.cat(
-        [cut(some.float(), where, size=size, enlarge=enlarge).round().to(torch.uint8) for some, where in parts]
+        [cut(batch.float(), where, size=size, enlarge=enlarge).round().to(torch.uint8) for batch, where in parts]
     )
 
 
@@ -66,13 +66,13 @@ def squares(boxes: Tensor, size: Sequence[int], enlarge: float) -> tuple[Tensor,
     return (low + high) / 2, ((high - low).amax(-1, keepdim=True) / 2 * enlarge).clamp(min=1.0)
 
 
-def shaken(boxes: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
+def jittered(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Perturb true boxes `[2, 4]` as a detector would: they are a little off, and some are missing."""
     low, high = boxes[:, :2], boxes[:, 2:]
-    centre = (low + high) / 2 + draw.normal(0, 0.03, (2, 2)) * (high - low)
-    half = (high - low) / 2 * draw.uniform(0.9, 1.12, (2, 2))
+    centre = (low + high) / 2 + rng.normal(0, 0.03, (2, 2)) * (high - low)
+    half = (high - low) / 2 * rng.uniform(0.9, 1.12, (2, 2))
     found = np.clip(np.concatenate([centre - half, centre + half], 1), 0, 1).astype(np.float32)
-    found[(draw.random(2) < UNSEEN) | (found[:, :2] >= found[:, 2:]).any(1)] = np.nan
+    found[(rng.random(2) < UNSEEN) | (found[:, :2] >= found[:, 2:]).any(1)] = np.nan
     return found
 
 
@@ -104,14 +104,14 @@ class HandDetector:
     def __call__(self, pixels: Tensor) -> Tensor:
         """`[B, 3, H, W] uint8` -> `[B, 2, 4]`, boxes around the landmarks as in `crops`; of two left hands the likelier one."""
         boxes = torch.full((len(pixels), 2, 4), torch.nan)
-        for frame, found in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), boxes, strict=True):
+        for frame, hand_boxes in zip(pixels.permute(0, 2, 3, 1).contiguous().numpy(), boxes, strict=True):
             image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=frame)
-            seen = self._landmarker.detect(image)
+            result = self._landmarker.detect(image)
             for sides, points in sorted(
-                zip(seen.handedness, seen.hand_landmarks, strict=True), key=lambda hand: hand[0][0].score
+                zip(result.handedness, result.hand_landmarks, strict=True), key=lambda hand: hand[0][0].score
             ):
                 places = np.array([(point.x, point.y) for point in points], np.float32)
-                found[int(sides[0].category_name == "Right")] = torch.from_numpy(
+                hand_boxes[int(sides[0].category_name == "Right")] = torch.from_numpy(
                     np.concatenate([places.min(0), places.max(0)])
                 )
         return boxes

@@ -65,7 +65,7 @@ def holding(touches: Iterable[Touch], length: int) -> Tensor:
 
 
 def losses(
-    logits: Tensor, displacement: Tensor, target: Targets, there: Tensor, *, radius: int = 4, q: float | None = None
+    logits: Tensor, displacement: Tensor, target: Targets, mask: Tensor, *, radius: int = 4, q: float | None = None
 ) -> Losses:
     """Losses of a prediction.
 
@@ -76,26 +76,26 @@ def losses(
     Args:
         logits, displacement: `[..., L, 2, 2]`, from the network.
         target: from `targets`.
-        there: `[..., L] bool`; absent frames add nothing to the losses or the gradient.
+        mask: `[..., L] bool`; absent frames add nothing to the losses or the gradient.
         radius: radius of the targets.
         q: for unreliable labels, such as `Q`: use generalised cross-entropy (Zhang and Sabuncu, arXiv 1805.07836) in place of the
             focal one. It bounds a frame's loss, so few wrong labels do not outweigh many right ones. Soft labels are learned
             sharper than they are.
     """
-    labels, wanted = target
-    each = there[..., None, None].expand_as(labels)
-    logits, displacement = torch.where(each, logits, 0), torch.where(each, displacement, 0)
+    labels, target_displacement = target
+    valid = mask[..., None, None].expand_as(labels)
+    logits, displacement = torch.where(valid, logits, 0), torch.where(valid, displacement, 0)
     score = _focal(logits, labels) if q is None else _generalised(logits, labels, q)
-    within = each & (labels > 0)
-    off = (displacement - wanted) / radius
-    return Losses(_mean(score, each), _mean(off.square(), within))
+    within = valid & (labels > 0)
+    error = (displacement - target_displacement) / radius
+    return Losses(_mean(score, valid), _mean(error.square(), within))
 
 
 def _focal(logits: Tensor, labels: Tensor) -> Tensor:
     p = torch.sigmoid(logits)
-    right = labels * p + (1 - labels) * (1 - p)
+    p_correct = labels * p + (1 - labels) * (1 - p)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return _weight(labels) * (1 - right) ** GAMMA * cross_entropy
+    return _weight(labels) * (1 - p_correct) ** GAMMA * cross_entropy
 
 
 def _generalised(logits: Tensor, labels: Tensor, q: float) -> Tensor:

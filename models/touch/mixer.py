@@ -29,10 +29,10 @@ class Gated(nn.Module):
             for side in (kernel // 2, reach * (kernel // 2), kernel // 2)
         )
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """`[B, L, dim]` -> the same; `there` is `[B, L, 1] bool`."""
-        x = self.norm(x) * there
-        mean = x.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, L, dim]` -> the same; `mask` is `[B, L, 1] bool`."""
+        x = self.norm(x) * mask
+        mean = x.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         over_time = x.mT
         window = (self.near(over_time) + self.far(over_time)) * self.psi(over_time)
         return self.fc(x) * torch.relu(self.gfc(mean)) + window.mT
@@ -52,9 +52,9 @@ class SGPBlock(nn.Module):
         self.gated = Gated(dim=dim, kernel=kernel, reach=reach)
         self.feed_forward = _feed_forward(dim, expansion, dropout)
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
-        """`[B, L, dim]` -> the same; `there` is `[B, L, 1] bool`."""
-        x = x + self.gated(x, there)
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`[B, L, dim]` -> the same; `mask` is `[B, L, 1] bool`."""
+        x = x + self.gated(x, mask)
         return x + self.feed_forward(x)
 
 
@@ -70,10 +70,10 @@ class SGPMixer(nn.Module):
         self.join = nn.Linear(2 * dim, dim)
         self.feed_forward = _feed_forward(dim, expansion, dropout)
 
-    def forward(self, x: Tensor, half: Tensor, there: Tensor) -> Tensor:
-        """`[B, L, dim]` and `[B, L / 2, dim]` -> `[B, L, dim]`; `there` is `[B, L, 1] bool`."""
+    def forward(self, x: Tensor, half: Tensor, mask: Tensor) -> Tensor:
+        """`[B, L, dim]` and `[B, L / 2, dim]` -> `[B, L, dim]`; `mask` is `[B, L, 1] bool`."""
         coarse = half.repeat_interleave(2, dim=1)
-        gated = torch.cat([self.fine(x, there) + x, self.coarse(coarse, there) + coarse], dim=-1)
+        gated = torch.cat([self.fine(x, mask) + x, self.coarse(coarse, mask) + coarse], dim=-1)
         x = x + self.join(gated)
         return x + self.feed_forward(x)
 
@@ -95,12 +95,12 @@ class Mixer(nn.Module):
         self.bottom = SGPBlock(**options)  # type: ignore[arg-type]
         self.up = nn.ModuleList(SGPMixer(**options) for _ in range(layers))  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, there: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mix the frames that are present.
 
         Args:
             x: `[B, L, dim]`, L a multiple of `2 ** layers`; values of absent frames, even NaN, are ignored.
-            there: `[B, L] bool`.
+            mask: `[B, L] bool`, True where a frame is present.
 
         Returns:
             `[B, L, dim]`, undefined for absent frames.
@@ -108,29 +108,29 @@ class Mixer(nn.Module):
         Raises:
             ValueError: if the shapes do not fit together.
         """
-        length, least = match(x=(x, "B L D"), there=(there, "B L"))["L"], 2 ** len(self.down)
-        if length % least:
+        length, multiple = match(x=(x, "B L D"), mask=(mask, "B L"))["L"], 2 ** len(self.down)
+        if length % multiple:
             raise ValueError(
-                f"x has {length} frames, expected a multiple of {least}: it is halved {len(self.down)} times"
+                f"x has {length} frames, expected a multiple of {multiple}: it is halved {len(self.down)} times"
             )
-        present = there[..., None]
+        present = mask[..., None]
         x = torch.where(present, x, 0)
-        before = []
+        skips = []
         for block in self.down:
             x = block(x, present)
-            before.append((x, present))
+            skips.append((x, present))
             x, present = _halved(x, present)
         x = self.bottom(x, present)
-        for block, (fine, present) in zip(self.up, reversed(before), strict=True):
+        for block, (fine, present) in zip(self.up, reversed(skips), strict=True):
             x = block(fine, x, present)
         return x
 
 
-def _halved(x: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+def _halved(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The element-wise maximum of each two frames, absent ones left out; zeros if both are absent."""
-    pairs = x.masked_fill(~there, -torch.inf).unflatten(1, (-1, 2)).amax(2)
-    either = there.unflatten(1, (-1, 2)).any(2)
-    return torch.where(either, pairs, 0), either
+    pairs = x.masked_fill(~mask, -torch.inf).unflatten(1, (-1, 2)).amax(2)
+    any_present = mask.unflatten(1, (-1, 2)).any(2)
+    return torch.where(any_present, pairs, 0), any_present
 
 
 def _feed_forward(dim: int, expansion: int, dropout: float) -> nn.Sequential:

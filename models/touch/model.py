@@ -76,27 +76,27 @@ class Eyes:
             The tokens of the scene, `[B, N, C1]`, and of the hands, `[B, 2, M, C2]`, zeros for an absent hand. The encoder's
             channels come first, if there is one, and motion (`tocsin.models.touch.moving`) last.
         """
-        c, there = self.config, present(boxes)
-        moved = moving(pairs, boxes, size=(c.scene_height, c.scene_width), side=c.crop, enlarge=c.enlarged)
-        scene = _tokens(moved.scene, self.scene.grid, SCENE_GAIN)
-        hands = _tokens(moved.hands.flatten(0, 1), self.hands.grid, HAND_GAIN * 2 / c.crop).unflatten(0, there.shape)
+        c, visible = self.config, present(boxes)
+        motion = moving(pairs, boxes, size=(c.scene_height, c.scene_width), side=c.crop, enlarge=c.enlarged)
+        scene = _tokens(motion.scene, self.scene.grid, SCENE_GAIN)
+        hands = _tokens(motion.hands.flatten(0, 1), self.hands.grid, HAND_GAIN * 2 / c.crop).unflatten(0, visible.shape)
         if self._encoders:
             assert pixels is not None
-            whole, near = self._encoders
-            small = F.interpolate(pixels.float(), moved.scene.shape[2:], mode="area").round().to(torch.uint8)
-            scene = torch.cat([whole(small).tokens, scene], -1)
-            squared = crops(pixels, boxes, size=c.crop, enlarge=c.enlarged)[there]
-            looks = hands.new_zeros(*hands.shape[:3], near.width)
-            looks[there] = near(squared).tokens
-            hands = torch.cat([looks, hands], -1)
+            scene_encoder, hand_encoder = self._encoders
+            small = F.interpolate(pixels.float(), motion.scene.shape[2:], mode="area").round().to(torch.uint8)
+            scene = torch.cat([scene_encoder(small).tokens, scene], -1)
+            hand_crops = crops(pixels, boxes, size=c.crop, enlarge=c.enlarged)[visible]
+            appearance = hands.new_zeros(*hands.shape[:3], hand_encoder.width)
+            appearance[visible] = hand_encoder(hand_crops).tokens
+            hands = torch.cat([appearance, hands], -1)
         return scene, hands
 
 
-def _tokens(moved: Tensor, grid: tuple[int, int], gain: float) -> Tensor:
+def _tokens(motion: Tensor, grid: tuple[int, int], gain: float) -> Tensor:
     """Convert motion `[B, CHANNELS, H, W]` to tokens `[B, N, MOTION]`; large motions become logarithmic."""
-    fine = F.adaptive_avg_pool2d(moved, (FINER * grid[0], FINER * grid[1]))
-    told = torch.cat([torch.asinh(fine[:, :2] * gain), fine[:, 2:]], 1)
-    parts = told.unflatten(3, (-1, FINER)).unflatten(2, (-1, FINER))  # [B, C, h, FINER, w, FINER]
+    fine = F.adaptive_avg_pool2d(motion, (FINER * grid[0], FINER * grid[1]))
+    channels = torch.cat([torch.asinh(fine[:, :2] * gain), fine[:, 2:]], 1)
+    parts = channels.unflatten(3, (-1, FINER)).unflatten(2, (-1, FINER))  # [B, C, h, FINER, w, FINER]
     return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
@@ -138,32 +138,32 @@ class TouchModel:
         return self.config.network.ahead + self.config.decode.wait
 
     @torch.inference_mode()
-    def look(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor | None, boxes: Tensor, pairs: Tensor) -> Tensor:
         """Encode each frame as a vector, `[B, dim]`; arguments as in `Eyes`."""
         scene, hands = self._eyes(pixels, boxes, pairs)
-        seen: Tensor = self.net.look(scene, hands, present(boxes), boxes)
-        return seen
+        vectors: Tensor = self.net.look(scene, hands, present(boxes), boxes)
+        return vectors
 
     @torch.inference_mode()
-    def judge(self, window: Tensor, there: Tensor) -> Tensor:
+    def predict(self, window: Tensor, mask: Tensor) -> Tensor:
         """Predict the frame at `config.network.past` of each window `[B, L, dim]`.
 
         Returns:
             `[B, 2, 2, 2]`: score (0 to 1) and displacement (frames since the event), per hand and kind.
         """
-        said, at = self.net.judge(window, there), self.config.network.past
-        return torch.stack([said.logits[:, at].sigmoid(), said.displacement[:, at]], 1)
+        prediction, at = self.net.predict(window, mask), self.config.network.past
+        return torch.stack([prediction.logits[:, at].sigmoid(), prediction.displacement[:, at]], 1)
 
     @torch.inference_mode()
-    def decide(self, window: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Decode the middle frame of windows `[B, 2 w + 1, 2, 2, 2]` of `judge`'s output, w = `config.decode.wait`.
+    def decide(self, window: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Decode the middle frame of windows `[B, 2 w + 1, 2, 2, 2]` of `predict`'s output, w = `config.decode.wait`.
 
         Returns:
             Decoded scores, and whether there is an event, `[B, 2, 2]` each, per hand and kind.
         """
         c = self.config.decode
         scores, displacement = window.unbind(2)
-        decoded, highest = peak(scores, displacement, there, radius=c.radius, apart=c.apart)
+        decoded, highest = peak(scores, displacement, mask, radius=c.radius, apart=c.apart)
         return decoded, highest & (decoded >= decoded.new_tensor(c.thresholds))
 
     def save(self, directory: Path) -> None:

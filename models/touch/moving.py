@@ -57,50 +57,50 @@ def moving(pairs: Tensor, boxes: Tensor, *, size: tuple[int, int], side: int, en
     scene = torch.empty(len(pairs), CHANNELS, *size)
     hands = torch.zeros(len(pairs), len(HANDS), CHANNELS, side, side)
     middles, halves = (part.double().numpy() for part in squares(boxes, pairs.shape[2:], enlarge))
-    for at, ((before, after), there) in enumerate(zip(pairs.numpy(), present(boxes).tolist(), strict=True)):
-        moved, camera = _scene(before, after, size)
+    for at, ((before, after), visible) in enumerate(zip(pairs.numpy(), present(boxes).tolist(), strict=True)):
+        moved, camera = _scene_motion(before, after, size)
         scene[at] = torch.from_numpy(moved)
-        for hand in (hand for hand, here in enumerate(there) if here):
+        for hand in (hand for hand, is_visible in enumerate(visible) if is_visible):
             square = _square(middles[at, hand], float(halves[at, hand, 0]), side)
-            hands[at, hand] = torch.from_numpy(_beyond(before, after, square, camera, side))
+            hands[at, hand] = torch.from_numpy(_hand_motion(before, after, square, camera, side))
     return Moving(scene, hands)
 
 
-def _scene(
+def _scene_motion(
     before: NDArray[np.uint8], after: NDArray[np.uint8], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], Affine]:
     """Motion in the whole reduced frame, and the camera's motion as a map from a full frame's pixels to the previous frame's."""
     import cv2
 
     (height, width), (rows, columns) = size, after.shape
-    small, last = (cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in (after, before))
-    moved, fitted = flow.between(last, small, EVERY)
+    small, previous = (cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in (after, before))
+    moved, fitted = flow.between(previous, small, EVERY)
     (a, b, c), (d, e, f) = fitted.astype(np.float32)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    still = cv2.warpAffine(last, fitted, (width, height), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
-    told = np.stack(
+    compensated = cv2.warpAffine(previous, fitted, (width, height), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
+    channels = np.stack(
         [
             a * x + b * y + c - x - moved[..., 0],
             d * x + e * y + f - y - moved[..., 1],
-            (small.astype(np.float32) - still) / SHADE,
+            (small.astype(np.float32) - compensated) / SHADE,
         ]
     )
     reduce = _centred(np.array([width / columns, height / rows]), np.zeros(2))
-    return told, np.linalg.inv(reduce) @ np.vstack([fitted, [0, 0, 1]]) @ reduce
+    return channels, np.linalg.inv(reduce) @ np.vstack([fitted, [0, 0, 1]]) @ reduce
 
 
-def _beyond(
+def _hand_motion(
     before: NDArray[np.uint8], after: NDArray[np.uint8], square: Affine, camera: Affine, side: int
 ) -> NDArray[np.float32]:
     """Motion in a square, with the camera's motion removed."""
     import cv2
 
-    now, still = (
-        cv2.warpAffine(part, to[:2], (side, side), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
-        for part, to in ((after, square), (before, camera @ square))
+    now, compensated = (
+        cv2.warpAffine(part, transform[:2], (side, side), flags=BACK, borderMode=cv2.BORDER_REPLICATE)
+        for part, transform in ((after, square), (before, camera @ square))
     )
-    moved = flow.dense(still, now)
-    changed = (now.astype(np.float32) - still) / SHADE
+    moved = flow.dense(compensated, now)
+    changed = (now.astype(np.float32) - compensated) / SHADE
     return np.concatenate([-moved.transpose(2, 0, 1), changed[None]])
 
 

@@ -34,7 +34,7 @@ class Tokens(NamedTuple):
     grid: tuple[int, int]
 
 
-class Judgement(NamedTuple):
+class Prediction(NamedTuple):
     """Predictions per frame, hand (left, right) and kind (contact, release): `[B, L, 2, 2]` both.
 
     Args:
@@ -68,12 +68,12 @@ class Projection(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`[..., width]` -> `[..., dim]`."""
-        seen, moved = ((tokens - self.centre) / self.scale).split([tokens.shape[-1] - MOTION, MOTION], -1)
-        reduced: Tensor = self.reduce(torch.cat([self.drop(seen), moved], -1))
+        appearance, motion = ((tokens - self.centre) / self.scale).split([tokens.shape[-1] - MOTION, MOTION], -1)
+        reduced: Tensor = self.reduce(torch.cat([self.drop(appearance), motion], -1))
         return reduced
 
 
-class Glance(nn.Module):
+class FrameEncoder(nn.Module):
     """Encodes a frame as one vector, from the scene after its attention to the hands, each hand's tokens, and the hands' boxes.
 
     Source: HiCE (arXiv 2604.12343) for the scene's attention to the hands. This project added motion to the tokens, and each hand's
@@ -138,18 +138,20 @@ class Glance(nn.Module):
             present=(present, "B 2"),
             boxes=(boxes, "B 2 4"),
         )
-        some = present.flatten().nonzero()[:, 0]  # compute present hands only
-        reduced = self.hands(hands.flatten(0, 1).index_select(0, some))  # [H, M, C]
-        grips = self.absent.expand(present.numel(), -1).index_copy(0, some, self.grip(reduced))
-        every = reduced.new_zeros(present.numel(), *reduced.shape[1:]).index_copy(0, some, reduced)
-        told, _ = self.pool(self.told(self.scene(scene), every.unflatten(0, present.shape), present))
+        index = present.flatten().nonzero()[:, 0]  # compute present hands only
+        reduced = self.hands(hands.flatten(0, 1).index_select(0, index))  # [H, M, C]
+        grips = self.absent.expand(present.numel(), -1).index_copy(0, index, self.grip(reduced))
+        all_tokens = reduced.new_zeros(present.numel(), *reduced.shape[1:]).index_copy(0, index, reduced)
+        scene_vector, _ = self.pool(self.told(self.scene(scene), all_tokens.unflatten(0, present.shape), present))
         places = _places(boxes, present[..., None])
-        seen: Tensor = self.join(torch.cat([told, grips.unflatten(0, present.shape).flatten(1), places.flatten(1)], 1))
-        return seen
+        vector: Tensor = self.join(
+            torch.cat([scene_vector, grips.unflatten(0, present.shape).flatten(1), places.flatten(1)], 1)
+        )
+        return vector
 
 
 class TouchNet(nn.Module):
-    """Encodes each frame once with `look`, and predicts events from windows of vectors with `judge`.
+    """Encodes each frame once with `look`, and predicts events from windows of vectors with `predict`.
 
     `holding` predicts from a frame's vector the logits that each hand touches something. Only training uses it. Every frame has
     such a label, while events are few, so there is far more to learn from. HiCE's auxiliary grasp head does the same.
@@ -162,7 +164,7 @@ class TouchNet(nn.Module):
     def __init__(self, config: NetworkConfig, *, scene: Tokens, hands: Tokens) -> None:
         super().__init__()
         c = self.config = config
-        self.look = Glance(c, scene=scene, hands=hands)
+        self.look = FrameEncoder(c, scene=scene, hands=hands)
         self.moments = nn.Parameter(0.02 * torch.randn(c.window, c.dim))
         self.mixer = Mixer(
             layers=c.layers, dim=c.dim, kernel=c.kernel, reach=c.reach, expansion=c.expansion, dropout=c.dropout
@@ -173,12 +175,12 @@ class TouchNet(nn.Module):
         self.say = nn.Linear(c.dim, 2 * events)
         self.say.bias.data[:events] = math.log(RARE / (1 - RARE))
 
-    def judge(self, window: Tensor, there: Tensor) -> Judgement:
+    def predict(self, window: Tensor, mask: Tensor) -> Prediction:
         """Predict the frames of windows. A stream uses the one at `config.past`.
 
         Args:
             window: `[B, L, dim]`, from `look`, oldest first; values of absent frames, even NaN, are ignored.
-            there: `[B, L] bool`, False before a camera's first frame and after its last.
+            mask: `[B, L] bool`, False before a camera's first frame and after its last.
 
         Returns:
             The predictions, undefined for absent frames.
@@ -187,14 +189,14 @@ class TouchNet(nn.Module):
             ValueError: if the shapes do not fit together.
         """
         c = self.config
-        match(window=(window, f"B {c.window} {c.dim}"), there=(there, f"B {c.window}"))
-        mixed = self.mixer(window + self.moments, there)
-        said = self.say(self.before_saying(mixed)).unflatten(2, (2, len(HANDS), len(KINDS)))
-        return Judgement(said[:, :, 0], said[:, :, 1])
+        match(window=(window, f"B {c.window} {c.dim}"), mask=(mask, f"B {c.window}"))
+        mixed = self.mixer(window + self.moments, mask)
+        output = self.say(self.before_saying(mixed)).unflatten(2, (2, len(HANDS), len(KINDS)))
+        return Prediction(output[:, :, 0], output[:, :, 1])
 
 
-def _places(boxes: Tensor, there: Tensor) -> Tensor:
+def _places(boxes: Tensor, visible: Tensor) -> Tensor:
     """Centre, size and presence of hands: `[B, 2, 4]` -> `[B, 2, 5]`, about -2 to 2; zeros for an absent hand."""
     low, high = boxes[..., :2], boxes[..., 2:]
     places = 4 * torch.cat([(low + high) / 2 - 0.5, high - low], dim=-1)
-    return torch.cat([torch.where(there, places, 0), there.to(boxes.dtype)], dim=-1)
+    return torch.cat([torch.where(visible, places, 0), visible.to(boxes.dtype)], dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tocsin.models.touch.config import TouchConfig
 from tocsin.models.touch.decode import decode, softened, spots
-from tocsin.models.touch.evaluate import Judged, best_threshold
+from tocsin.models.touch.evaluate import ClipResult, best_threshold
 from tocsin.models.touch.hands import present
 from tocsin.models.touch.loss import Targets, holding, losses, targets
 from tocsin.models.touch.model import Eyes, TouchModel
@@ -84,15 +84,15 @@ def footage(
 ) -> Footage:
     """Encode a clip: pictures `[H, W, 3]` RGB of the model's size, and boxes `[2, 4]`."""
     scene, hands, boxes = list[Tensor](), list[Tensor](), list[Tensor]()
-    taken, last = iter(shots), None
-    while some := list(islice(taken, AT_ONCE)):
-        pixels = torch.from_numpy(np.stack([picture for picture, _ in some])).permute(0, 3, 1, 2)
-        where = torch.from_numpy(np.stack([box for _, box in some]))
+    remaining, last = iter(shots), None
+    while batch := list(islice(remaining, AT_ONCE)):
+        pixels = torch.from_numpy(np.stack([picture for picture, _ in batch])).permute(0, 3, 1, 2)
+        where = torch.from_numpy(np.stack([box for _, box in batch]))
         greys = flow.grey(pixels, eyes.size)
         pairs = torch.stack([torch.cat([greys[:1] if last is None else last, greys[:-1]]), greys], 1)
         last = greys[-1:]
-        for part, seen in zip((scene, hands), eyes(pixels, where, pairs), strict=True):
-            part.append(seen.half())
+        for part, tokens in zip((scene, hands), eyes(pixels, where, pairs), strict=True):
+            part.append(tokens.half())
         boxes.append(where)
     return Footage(torch.cat(scene), torch.cat(hands), torch.cat(boxes), touches, misses)
 
@@ -116,9 +116,9 @@ def backwards(clip: Footage) -> Footage | None:
 
 def _reversed(tokens: Tensor) -> Tensor:
     """Reverse tokens in time. Motion is relative to the previous frame, so it is shifted by one frame and negated."""
-    looks, motion = tokens.split([tokens.shape[-1] - MOTION, MOTION], -1)
+    appearance, motion = tokens.split([tokens.shape[-1] - MOTION, MOTION], -1)
     back = -torch.cat([motion[1:], torch.zeros_like(motion[:1])])
-    return torch.cat([looks, back], -1).flip(0)
+    return torch.cat([appearance, back], -1).flip(0)
 
 
 def mirrored(clip: Footage, eyes: Eyes) -> Footage:
@@ -132,9 +132,9 @@ def mirrored(clip: Footage, eyes: Eyes) -> Footage:
 
 def _flipped(tokens: Tensor, kind: Tokens) -> Tensor:
     """Flip the grid of places and the parts of a place in its motion, and negate horizontal motion."""
-    looks, motion = tokens.unflatten(-2, kind.grid).flip(-2).split([kind.width - MOTION, MOTION], -1)
+    appearance, motion = tokens.unflatten(-2, kind.grid).flip(-2).split([kind.width - MOTION, MOTION], -1)
     parts = motion.unflatten(-1, (CHANNELS, FINER, FINER)).flip(-1) * motion.new_tensor([-1, 1, 1])[:, None, None]
-    return torch.cat([looks, parts.flatten(-3)], -1).flatten(-3, -2)
+    return torch.cat([appearance, parts.flatten(-3)], -1).flatten(-3, -2)
 
 
 def fit(
@@ -150,17 +150,17 @@ def fit(
 
     Args:
         clips: with their touches. Training also uses them reversed in time and flipped horizontally.
-        config: its thresholds stay unchanged; see `settled`.
+        config: its thresholds stay unchanged; see `calibrate`.
         seed: of the weights and the windows.
         progress: called with each step and its loss.
     """
     recipe = recipe or Recipe()
     begin(seed)
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     clips = [*clips, *(mirrored(clip, eyes) for clip in clips)]
     clips = [*clips, *(back for clip in clips if (back := backwards(clip)))]
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
-    net.look.fit(*_some(clips))
+    net.look.fit(*_sample_frames(clips))
     optimization = Optimization(
         net,
         steps=recipe.steps,
@@ -174,17 +174,19 @@ def fit(
         for clip in clips
     ]
     for step in range(recipe.steps):
-        batch = [_window(clips, config.network.window, draw, event=i % 2 == 0) for i in range(recipe.windows)]
-        parts = [_piece(clips[clip], truths[clip], at, recipe, draw) for clip, at in batch]
-        scene, hands, boxes, labels, displacement, holds, there = (
+        batch = [_window(clips, config.network.window, rng, event=i % 2 == 0) for i in range(recipe.windows)]
+        parts = [_piece(clips[clip], truths[clip], at, recipe, rng) for clip, at in batch]
+        scene, hands, boxes, labels, displacement, holds, mask = (
             torch.stack(part) for part in zip(*parts, strict=True)
         )
-        seen = net.look(scene.flatten(0, 1), hands.flatten(0, 1), present(boxes).flatten(0, 1), boxes.flatten(0, 1))
-        seen = seen.unflatten(0, there.shape)
-        said, target = net.judge(seen, there), Targets(labels, displacement)
-        found = losses(said.logits, said.displacement, target, there, radius=config.decode.radius, q=recipe.q)
-        held = F.binary_cross_entropy_with_logits(net.holding(seen)[there], holds[there])
-        loss = optimization.step(found.score + POINTING * found.displacement + HOLDING * held)
+        encoded = net.look(scene.flatten(0, 1), hands.flatten(0, 1), present(boxes).flatten(0, 1), boxes.flatten(0, 1))
+        encoded = encoded.unflatten(0, mask.shape)
+        prediction, target = net.predict(encoded, mask), Targets(labels, displacement)
+        event_losses = losses(
+            prediction.logits, prediction.displacement, target, mask, radius=config.decode.radius, q=recipe.q
+        )
+        holding_loss = F.binary_cross_entropy_with_logits(net.holding(encoded)[mask], holds[mask])
+        loss = optimization.step(event_losses.score + POINTING * event_losses.displacement + HOLDING * holding_loss)
         if progress:
             progress(step, loss)
     return TouchModel(config, net, eyes)
@@ -198,39 +200,39 @@ def vectors(model: TouchModel, clip: Footage) -> Tensor:
 
 
 @torch.inference_mode()
-def said(model: TouchModel, clip: Footage) -> Tensor:
-    """The model's output for each frame of a clip, as in a stream: `[T, 2, 2, 2]`, see `TouchModel.judge`."""
-    seen, c = vectors(model, clip), model.config.network
-    padded = torch.cat([seen.new_zeros(c.past, c.dim), seen, seen.new_zeros(c.ahead, c.dim)])
-    there = torch.zeros(len(padded), dtype=torch.bool)
-    there[c.past : c.past + len(seen)] = True
+def predict_clip(model: TouchModel, clip: Footage) -> Tensor:
+    """The model's output for each frame of a clip, as in a stream: `[T, 2, 2, 2]`, see `TouchModel.predict`."""
+    encoded, c = vectors(model, clip), model.config.network
+    padded = torch.cat([encoded.new_zeros(c.past, c.dim), encoded, encoded.new_zeros(c.ahead, c.dim)])
+    mask = torch.zeros(len(padded), dtype=torch.bool)
+    mask[c.past : c.past + len(encoded)] = True
     windows = padded.unfold(0, c.window, 1).mT.split(AT_ONCE)
     return torch.cat(
-        [model.judge(w, t) for w, t in zip(windows, there.unfold(0, c.window, 1).split(AT_ONCE), strict=True)]
+        [model.predict(w, t) for w, t in zip(windows, mask.unfold(0, c.window, 1).split(AT_ONCE), strict=True)]
     )
 
 
 def decoded(model: TouchModel, clip: Footage) -> Tensor:
     """The event score of each frame of a clip, decoded from its neighbours' output too: `[T, 2, 2]`, 0 to 1."""
-    scores, displacement = said(model, clip).unbind(1)
+    scores, displacement = predict_clip(model, clip).unbind(1)
     return decode(scores, displacement, radius=model.config.decode.radius)
 
 
-def judged(model: TouchModel, clip: Footage, *, soft: bool = False) -> Judged:
+def detect(model: TouchModel, clip: Footage, *, soft: bool = False) -> ClipResult:
     """The events that a stream finds in a clip; with `soft`, the events for the benchmark's metric."""
     scores = decoded(model, clip)
     found = softened(scores) if soft else spots(scores, apart=model.config.decode.apart)
-    return Judged(found, clip.touches, clip.misses, len(clip))
+    return ClipResult(found, clip.touches, clip.misses, len(clip))
 
 
-def settled(model: TouchModel, clips: Sequence[Footage]) -> TouchConfig:
+def calibrate(model: TouchModel, clips: Sequence[Footage]) -> TouchConfig:
     """The model's config with the thresholds of the best F1 at two frames on `clips`, which must not be training clips."""
-    found = [judged(model, clip) for clip in clips]
-    contact, release = (best_threshold(found, kind) for kind in (0, 1))
+    results = [detect(model, clip) for clip in clips]
+    contact, release = (best_threshold(results, kind) for kind in (0, 1))
     return replace(model.config, decode=replace(model.config.decode, contact=contact, release=release))
 
 
-def _some(clips: Sequence[Footage]) -> tuple[Tensor, Tensor, Tensor]:
+def _sample_frames(clips: Sequence[Footage]) -> tuple[Tensor, Tensor, Tensor]:
     """Every fiftieth frame of the clips: scene, hands, and which hands are present."""
     scene, hands, boxes = (
         torch.cat([part[::50] for part in parts]) for parts in zip(*map(_tokens, clips), strict=True)
@@ -242,30 +244,30 @@ def _tokens(clip: Footage) -> tuple[Tensor, Tensor, Tensor]:
     return clip.scene, clip.hands, clip.boxes
 
 
-def _window(clips: Sequence[Footage], length: int, draw: np.random.Generator, *, event: bool) -> tuple[int, range]:
+def _window(clips: Sequence[Footage], length: int, rng: np.random.Generator, *, event: bool) -> tuple[int, range]:
     """Draw a clip and a range of its frames, with an event in it or any. The range may exceed the clip at both ends."""
     with_events = [i for i, clip in enumerate(clips) if clip.touches]
-    clip = int(draw.choice(with_events)) if event and with_events else int(draw.integers(len(clips)))
+    clip = int(rng.choice(with_events)) if event and with_events else int(rng.integers(len(clips)))
     frames = len(clips[clip])
     if event and with_events:
-        touch = clips[clip].touches[int(draw.integers(len(clips[clip].touches)))]
-        at = touch.release if touch.release is not None and draw.random() < 0.5 else touch.contact
-        begin = at - int(draw.integers(length))
+        touch = clips[clip].touches[int(rng.integers(len(clips[clip].touches)))]
+        at = touch.release if touch.release is not None and rng.random() < 0.5 else touch.contact
+        begin = at - int(rng.integers(length))
     else:
-        begin = int(draw.integers(8 - length, frames - 8))
+        begin = int(rng.integers(8 - length, frames - 8))
     return clip, range(begin, begin + length)
 
 
 def _piece(
-    clip: Footage, truth: Sequence[Tensor], frames: range, recipe: Recipe, draw: np.random.Generator
+    clip: Footage, truth: Sequence[Tensor], frames: range, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[Tensor, ...]:
     """Frames of a clip: scene, hands, boxes, labels, displacement, whether each hand holds something, and which frames exist."""
     at = torch.tensor(frames)
-    there = (at >= 0) & (at < len(clip))
+    mask = (at >= 0) & (at < len(clip))
     at = at.clamp(0, len(clip) - 1)
-    if draw.random() < recipe.cut:
-        known = there.nonzero()[:, 0]
-        missing = int(draw.integers(len(known) // 2 + 1))
-        there[known[:missing] if draw.random() < 0.5 else known[len(known) - missing :]] = False
-    boxes = torch.full_like(clip.boxes[at], torch.nan) if draw.random() < recipe.blind else clip.boxes[at]
-    return clip.scene[at].float(), clip.hands[at].float(), boxes, *(part[at] for part in truth), there
+    if rng.random() < recipe.cut:
+        known = mask.nonzero()[:, 0]
+        missing = int(rng.integers(len(known) // 2 + 1))
+        mask[known[:missing] if rng.random() < 0.5 else known[len(known) - missing :]] = False
+    boxes = torch.full_like(clip.boxes[at], torch.nan) if rng.random() < recipe.blind else clip.boxes[at]
+    return clip.scene[at].float(), clip.hands[at].float(), boxes, *(part[at] for part in truth), mask

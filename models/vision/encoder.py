@@ -64,16 +64,16 @@ class Encoder:
             raise ValueError(
                 f"frames are {got}, expected [B, 3, {h}, {w}] uint8; scale them to the encoder's size first"
             )
-        home = frames.device
+        source_device = frames.device
         cuda = self.device.type == "cuda"
         if cuda and not frames.is_cuda:
             frames = frames.pin_memory()  # the copy below would block on pageable memory
         parts = []
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
-            for some in frames.split(max(len(frames), 1) if cuda else ON_CPU):
-                moved = some.to(self.device, non_blocking=True)  # copied as bytes: a quarter of the size of floats
+            for batch in frames.split(max(len(frames), 1) if cuda else ON_CPU):
+                moved = batch.to(self.device, non_blocking=True)  # copied as bytes: a quarter of the size of floats
                 scaled = moved.to(torch.float32, memory_format=torch.channels_last).sub_(self._mean).mul_(self._factor)
-                parts.append([part.float().to(home) for part in self._network(scaled)])
+                parts.append([part.float().to(source_device) for part in self._network(scaled)])
         # Outside inference mode: autograd cannot save inference tensors, and models train on these.
         tokens, pooled = (torch.cat(part) for part in zip(*parts, strict=True))
         return Encoded(tokens, pooled)

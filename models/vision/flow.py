@@ -37,9 +37,9 @@ def between(
     """
     import cv2
 
-    flow, here = dense(before, after), places(after.shape, every)
+    flow, points = dense(before, after), places(after.shape, every)
     fitted, _ = cv2.estimateAffinePartial2D(
-        here, here + sampled(flow, every), method=cv2.RANSAC, ransacReprojThreshold=TOLERANCE, maxIters=200
+        points, points + sampled(flow, every), method=cv2.RANSAC, ransacReprojThreshold=TOLERANCE, maxIters=200
     )
     return flow, np.eye(2, 3) if fitted is None or not np.isfinite(fitted).all() else fitted
 
@@ -67,5 +67,5 @@ def places(size: tuple[int, int], every: int) -> NDArray[np.float32]:
 
 def sampled(flow: NDArray[np.float32], every: int) -> NDArray[np.float32]:
     """The flow at `places`, `[..., H, W, 2]` -> `[..., P, 2]`."""
-    some = flow[..., every // 2 :: every, every // 2 :: every, :]
-    return some.reshape(*flow.shape[:-3], -1, 2)
+    samples = flow[..., every // 2 :: every, every // 2 :: every, :]
+    return samples.reshape(*flow.shape[:-3], -1, 2)

@@ -53,11 +53,11 @@ def decode(file: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return decode_jpeg(file, max_pixels=max_pixels) if file[:2] == _JPEG else _decode_other(file, max_pixels)
 
 
-def decode_jpeg(file: bytes, *, least: tuple[int, int] = (0, 0), max_pixels: int = MAX_PIXELS) -> Picture:
+def decode_jpeg(file: bytes, *, min_size: tuple[int, int] = (0, 0), max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a JPEG file to `[H, W, 3]` uint8 RGB, turned upright by its EXIF orientation.
 
     Args:
-        least: rows and columns that are enough. The decoder scales by eighths at almost no cost, but not below this size.
+        min_size: rows and columns that are enough. Decoding scales by eighths at almost no cost, but not below it.
 
     Raises:
         ValueError: the file is not a complete JPEG, too large, or in another colour space.
@@ -65,7 +65,7 @@ def decode_jpeg(file: bytes, *, least: tuple[int, int] = (0, 0), max_pixels: int
     import simplejpeg
 
     turn = _turn(file)
-    rows, columns = least[::-1] if turn.swap else least
+    rows, columns = min_size[::-1] if turn.swap else min_size
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
     except ValueError as reason:

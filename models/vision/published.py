@@ -112,7 +112,7 @@ class Weights:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._left: dict[str, Tensor] = load_file(path)
+            self._remaining: dict[str, Tensor] = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
 
@@ -122,9 +122,9 @@ class Weights:
         Raises:
             ValueError: if it is missing or has another shape.
         """
-        if name not in self._left:
+        if name not in self._remaining:
             raise ValueError(f"{self._path}: {name} is missing, expected {list(shape)}; {self._others()}")
-        tensor = self._left.pop(name)
+        tensor = self._remaining.pop(name)
         if tensor.shape != shape:
             raise ValueError(f"{self._path}: {name} is {list(tensor.shape)}, expected {list(shape)} by config.json")
         return tensor.float()
@@ -140,13 +140,13 @@ class Weights:
         Raises:
             ValueError: if one was not.
         """
-        self._left = {n: t for n, t in self._left.items() if n != UNUSED and t.numel()}  # empty: no registers
-        if self._left:
+        self._remaining = {n: t for n, t in self._remaining.items() if n != UNUSED and t.numel()}  # empty: no registers
+        if self._remaining:
             raise ValueError(f"{self._path}: unexpected {self._others()}; expected no more by config.json")
 
     def _others(self) -> str:
-        some = [f"{name} {list(tensor.shape)}" for name, tensor in sorted(self._left.items())[:3]]
-        return f"{len(self._left)} other tensors{': ' if some else ''}{', '.join(some)}"
+        some = [f"{name} {list(tensor.shape)}" for name, tensor in sorted(self._remaining.items())[:3]]
+        return f"{len(self._remaining)} other tensors{': ' if some else ''}{', '.join(some)}"
 
 
 def settings(path: Path) -> Settings:
@@ -183,10 +183,10 @@ class _Config:
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         self.path, self._values = path, values
 
-    def count(self, name: str, *, least: int = 1) -> int:
+    def count(self, name: str, *, minimum: int = 1) -> int:
         value = self._values.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{self.path}: {name} is {value!r}, expected a whole number of at least {least}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise ValueError(f"{self.path}: {name} is {value!r}, expected a whole number of at least {minimum}")
         return value
 
     def number(self, name: str) -> float:
@@ -216,7 +216,7 @@ def _dinov2(c: _Config, shared: dict[str, Any], *, registers: bool) -> Settings:
         hidden=-(-int(hidden * 2 / 3) // 8) * 8 if gated else hidden,  # as many weights as without a gate
         gated=gated,
         activation="silu" if gated else c.activation(),
-        registers=c.count("num_register_tokens", least=0) if registers else 0,
+        registers=c.count("num_register_tokens", minimum=0) if registers else 0,
         unbiased=frozenset() if c.flag("qkv_bias", True) else frozenset((names.query, names.key, names.value)),
         rope=None,
         side=image // shared["patch"],
@@ -240,7 +240,7 @@ def _dinov3(c: _Config, shared: dict[str, Any]) -> Settings:
         hidden=c.count("intermediate_size"),
         gated=c.flag("use_gated_mlp", False),
         activation=c.activation(),
-        registers=c.count("num_register_tokens", least=0),
+        registers=c.count("num_register_tokens", minimum=0),
         unbiased=frozenset(n for (flag, default), layers in flags.items() for n in layers if not c.flag(flag, default)),
         rope=c.number("rope_theta"),
         side=0,

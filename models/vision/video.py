@@ -58,15 +58,15 @@ def read(
     Raises:
         ValueError: `path` is not a clip, cannot be decoded, or exceeds a limit.
     """
-    live = isinstance(path, str) and "://" in path
-    place = path if live else Path(path)
-    if isinstance(place, Path) and (place.is_dir() or place.suffix.lower() in PICTURES):
-        frames = _pictures(place, max_pixels)
+    is_stream = isinstance(path, str) and "://" in path
+    source = path if is_stream else Path(path)
+    if isinstance(source, Path) and (source.is_dir() or source.suffix.lower() in PICTURES):
+        frames = _pictures(source, max_pixels)
     else:
-        timed = _video(place, max_pixels)
+        timed = _video(source, max_pixels)
         frames = (frame for _, frame in timed) if rate is None else _sampled(timed, rate)
     for count, frame in enumerate(frames):
-        if count >= max_frames and not live:
+        if count >= max_frames and not is_stream:
             raise ValueError(f"{path} has more than {max_frames} frames; cut it into shorter clips")
         yield frame if size is None else _fitted(frame, size)
 
@@ -121,15 +121,15 @@ def _display_matrix(frame: VideoFrame) -> tuple[int, ...] | None:
 def _sampled(frames: Iterator[tuple[float, Frame]], rate: float) -> Iterator[Frame]:
     """Yield the frame that is visible at each multiple of 1 / `rate`, counted from the first frame."""
     start, time, due = 0.0, 0.0, 0
-    shown: Frame | None = None
+    current: Frame | None = None
     for time, frame in frames:
-        start = time if shown is None else start
-        while shown is not None and time - start > due / rate + 1e-6:
-            yield shown
+        start = time if current is None else start
+        while current is not None and time - start > due / rate + 1e-6:
+            yield current
             due += 1
-        shown = frame
-    if shown is not None and time - start > due / rate - 1e-6:
-        yield shown
+        current = frame
+    if current is not None and time - start > due / rate - 1e-6:
+        yield current
 
 
 def _pictures(path: Path, max_pixels: int) -> Iterator[Frame]:

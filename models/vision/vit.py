@@ -108,17 +108,17 @@ class VisionTransformer(nn.Module):
 
     def _merging(self, tokens: Tensor, threshold: float) -> Tensor:
         """Run the blocks on one image `[1, N, D]`, with fewer tokens after each; a merged token keeps its target's position."""
-        trail: list[Merged] = []
+        merges: list[Merged] = []
         sizes, rotation, front = None, self.rotation, self.front
         for block in cast(Iterable[Block], self.blocks):
             tokens = block.attend(tokens, rotation, sizes)
             merged = merge(tokens, sizes, threshold=threshold, protected=front)
             tokens, sizes = block.transform(merged.tokens), merged.sizes
             if rotation is not None:
-                stay = rotation[:, front + 1 :: 2][:, merged.kept]
-                rotation = torch.cat((rotation[:, :front], rotation[:, front::2], stay), dim=1)
-            trail.append(merged)
-        for merged in reversed(trail):
+                kept_rotation = rotation[:, front + 1 :: 2][:, merged.kept]
+                rotation = torch.cat((rotation[:, :front], rotation[:, front::2], kept_rotation), dim=1)
+            merges.append(merged)
+        for merged in reversed(merges):
             tokens = restore(tokens, merged)
         return tokens
 
@@ -144,8 +144,8 @@ def backbone(
         raise ValueError(f"merge is {merge}, expected a cosine of at least 0")
     s = settings(directory / CONFIG_FILE)
     if any(n < s.patch or n % s.patch for n in size):
-        near = tuple(max(round(n / s.patch), 1) * s.patch for n in size)
-        raise ValueError(f"size is {size}, expected multiples of the patch, {s.patch}; the nearest is {near}")
+        nearest = tuple(max(round(n / s.patch), 1) * s.patch for n in size)
+        raise ValueError(f"size is {size}, expected multiples of the patch, {s.patch}; the nearest is {nearest}")
     grid = (size[0] // s.patch, size[1] // s.patch)
     with torch.device("meta"):
         network = VisionTransformer(s, grid, threshold=merge, class_token=class_token)

@@ -18,12 +18,12 @@ def alerts(
     json: Annotated[bool, typer.Option("--json", help="CloudEvents as JSON, one per line.")] = False,
 ) -> None:
     """Show alerts, each once and only after its transaction has committed."""
-    from tocsin import alerts as ring
+    from tocsin import alerts as read_alerts
     from tocsin.pipelines.cli.console import out, say_json
 
     settings = context.obj.settings()
     try:
-        for n, alert in enumerate(ring(pipeline, kafka=settings.kafka.client_options(), follow=follow)):
+        for n, alert in enumerate(read_alerts(pipeline, kafka=settings.kafka.client_options(), follow=follow)):
             if json:
                 say_json(cloud_event(alert))
                 continue
@@ -48,8 +48,10 @@ def line(alert: Alert) -> Any:
     from tocsin.pipelines.cli.console import LEVELS, plain
 
     style = LEVELS.get(alert.severity, "") if alert.transition == "raised" else "dim"
-    told = {"topic", "partition", "offset", "row", "model_version"}
-    shown = {n: v for n, v in alert.data.items() if n not in told and str(v) != alert.key and not isinstance(v, list)}
+    omitted = {"topic", "partition", "offset", "row", "model_version"}
+    shown = {
+        n: v for n, v in alert.data.items() if n not in omitted and str(v) != alert.key and not isinstance(v, list)
+    }
     facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else plain(f"{n} {v}") for n, v in shown.items())
     return Text.assemble(
         (f"{alert.time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} ", "dim"),

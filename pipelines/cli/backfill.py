@@ -51,7 +51,7 @@ def backfill(
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.times import moment
     from tocsin.pipelines.runtime.admin.backfill import Span
-    from tocsin.pipelines.runtime.admin.backfill import backfill as judge_again
+    from tocsin.pipelines.runtime.admin.backfill import backfill as reprocess
     from tocsin.pipelines.runtime.declare.durations import milliseconds
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.lake.storage import aside
@@ -61,41 +61,43 @@ def backfill(
     settings = context.obj.settings()
     _check_table(into, (pipeline, *settings.pipelines))
     _, declared = planned(settings, pipeline)
-    before = milliseconds(str(warmup or getattr(declared, "warmup", "0s")))
-    with ExitStack() as held:
-        file = held.enter_context(aside(path)) if (path := alerts or alarms) else None
-        shown = held.enter_context(progress())
-        task = shown.add_task(f"{declared.topic}", total=None)
+    warmup_ms = milliseconds(str(warmup or getattr(declared, "warmup", "0s")))
+    with ExitStack() as stack:
+        file = stack.enter_context(aside(path)) if (path := alerts or alarms) else None
+        bar = stack.enter_context(progress())
+        task = bar.add_task(f"{declared.topic}", total=None)
 
-        def keep(alert: Alert) -> None:
+        def write_alert(alert: Alert) -> None:
             if file:
                 file.write(orjson.dumps(cloud_event(alert), default=str) + b"\n")
 
-        done = judge_again(
+        report = reprocess(
             declared,
             settings.kafka.client_options(),
             settings.lake.open(),
-            Span(moment(since), moment(until), before),
+            Span(moment(since), moment(until), warmup_ms),
             into,
             overwrite=overwrite,
-            rings=keep,
-            progress=lambda read, total: shown.update(task, completed=read, total=total),
+            on_alert=write_alert,
+            progress=lambda read, total: bar.update(task, completed=read, total=total),
         )
-    _print(pipeline, into, done, json=json)
+    _print(pipeline, into, report, json=json)
 
 
-def _print(pipeline: str, into: str, done: BackfillReport, *, json: bool) -> None:
+def _print(pipeline: str, into: str, report: BackfillReport, *, json: bool) -> None:
     from dataclasses import asdict
 
     from tocsin.pipelines.cli.console import note, out, say_json
 
     if json:
-        say_json({"pipeline": pipeline, "table": into, **asdict(done), "cleared": done.cleared, "alarms": done.alerts})
+        say_json(
+            {"pipeline": pipeline, "table": into, **asdict(report), "cleared": report.cleared, "alarms": report.alerts}
+        )
         return
-    out.print(told(into, done))
-    if done.bad:
-        note(f"{done.bad:,} records could not be processed")
-    if done.cold:
+    out.print(summary(into, report))
+    if report.bad:
+        note(f"{report.bad:,} records could not be processed")
+    if report.cold:
         note(COLD)
 
 
@@ -111,9 +113,9 @@ def _check_table(into: str, pipelines: Collection[str]) -> None:
         raise ConfigError(f"--into {into}: expected a table of its own, got a pipeline's; name another")
 
 
-def told(into: str, done: BackfillReport) -> str:
+def summary(into: str, report: BackfillReport) -> str:
     """A backfill's report in one line; alerts are counted as `tocsin alerts` shows them."""
     return (
-        f"{into}: {done.rows:,} rows from {done.records:,} records; {done.alerts:,} alerts would have been published: "
-        f"{done.raised:,} raised, {done.cleared:,} cleared"
+        f"{into}: {report.rows:,} rows from {report.records:,} records; {report.alerts:,} alerts would have been published: "
+        f"{report.raised:,} raised, {report.cleared:,} cleared"
     )

@@ -43,20 +43,20 @@ def check(
     from tocsin.pipelines.cli.console import note
     from tocsin.pipelines.runtime.admin.preflight import Preflight
 
-    checkup = Preflight(_say_json if json else _teller())
+    checkup = Preflight(_print_json if json else _printer())
     settings = _Settings(context.obj)
-    checkup.look("settings", settings.load)
+    checkup.run("settings", settings.load)
     if settings.loaded:
-        _look(checkup, settings.loaded, [pipeline] if pipeline else [*settings.loaded.pipelines])
+        _check_all(checkup, settings.loaded, [pipeline] if pipeline else [*settings.loaded.pipelines])
     else:
         for what in ("kafka", "lake", "registry", "ray"):
-            checkup.look(what, str, "settings")
+            checkup.run(what, str, "settings")
     if checkup.wrong:
         note(f"{checkup.wrong} checks failed")
         raise typer.Exit(1)
 
 
-def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
+def _check_all(checkup: Preflight, settings: Settings, names: list[str]) -> None:
     """Check what all pipelines share, then each pipeline."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
     from tocsin.pipelines.runtime.admin.preflight import codecs
@@ -66,60 +66,62 @@ def _look(checkup: Preflight, settings: Settings, names: list[str]) -> None:
     broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
     try:
-        checkup.look("kafka", broker.reach)
-        checkup.look("compression", codecs)
-        checkup.look("lake", folder.writable)
-        checkup.look("space", folder.space, "lake")
-        checkup.look("registry", partial(_registry, settings, needed))
-        checkup.look("ray", ray.reach)
+        checkup.run("kafka", broker.reach)
+        checkup.run("compression", codecs)
+        checkup.run("lake", folder.writable)
+        checkup.run("space", folder.space, "lake")
+        checkup.run("registry", partial(_registry, settings, needed))
+        checkup.run("ray", ray.reach)
         with tempfile.TemporaryDirectory(prefix="tocsin-check-") as scratch:
             tempfile.tempdir = scratch  # models are downloaded into it, and nobody else would delete them
             for name in names:
-                _look_at(name, checkup, settings, broker, ray, Lake(scratch))
+                _check_pipeline(name, checkup, settings, broker, ray, Lake(scratch))
     finally:
         tempfile.tempdir = None
         broker.close()
 
 
-def _look_at(name: str, checkup: Preflight, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake) -> None:
+def _check_pipeline(
+    name: str, checkup: Preflight, settings: Settings, broker: Broker, ray: _Ray, scratch: Lake
+) -> None:
     """Check one pipeline: its model and declaration, its topics, its data in the lake."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
     from tocsin.pipelines.runtime.admin.topic_checks import Topics
     from tocsin.pipelines.runtime.engine import journal
 
-    given, look, lake = settings.pipeline(name), partial(checkup.look, pipeline=name), settings.lake.open()
-    made, table = _Made(settings, name, scratch), LakeTable(lake, name, given.shards)
-    if given.model:
-        look("model", made.find, *(() if Path(given.model).is_dir() else ("registry",)))
-        look("model's copy", lambda: table.model(made.ref, scratch), "model", "lake")
-    look("pipeline", made.build, "model")
-    look("workers", partial(ray.room, given.workers, given.shards), "ray")
+    section, run, lake = settings.pipeline(name), partial(checkup.run, pipeline=name), settings.lake.open()
+    trial, table = _Trial(settings, name, scratch), LakeTable(lake, name, section.shards)
+    if section.model:
+        run("model", trial.find, *(() if Path(section.model).is_dir() else ("registry",)))
+        run("model's copy", lambda: table.model(trial.ref, scratch), "model", "lake")
+    run("pipeline", trial.build, "model")
+    run("workers", partial(ray.capacity, section.workers, section.shards), "ray")
 
-    topic = made.pipeline.topic if made.pipeline else str(given.options.get("topic", ""))
-    topics = Topics(broker, name, topic, shards=given.shards, workers=given.workers)
-    look("input topic", topics.input, "kafka", *(() if topic else ("pipeline",)))
-    look("cleanup policy", topics.cleanup, "input topic")
-    look("shards", topics.shards, "input topic")
-    look("alert topic", topics.alerts, "kafka")
-    look("dead-letter topic", topics.dead_letters, "kafka", *(() if topic else ("pipeline",)))
-    look("journal", topics.journal, "kafka")
-    look("replication", topics.replication, "input topic")
-    look("rights", topics.rights, "input topic")
-    look("transactional ids", topics.identities, "kafka")
-    look("transactions", topics.transactions, "kafka")
-    look("clocks", topics.clock, "input topic")
+    topic = trial.pipeline.topic if trial.pipeline else str(section.options.get("topic", ""))
+    topics = Topics(broker, name, topic, shards=section.shards, workers=section.workers)
+    run("input topic", topics.input, "kafka", *(() if topic else ("pipeline",)))
+    run("cleanup policy", topics.cleanup, "input topic")
+    run("shards", topics.shards, "input topic")
+    run("alert topic", topics.alerts, "kafka")
+    run("dead-letter topic", topics.dead_letters, "kafka", *(() if topic else ("pipeline",)))
+    run("journal", topics.journal, "kafka")
+    run("replication", topics.replication, "input topic")
+    run("rights", topics.rights, "input topic")
+    run("transactional ids", topics.identities, "kafka")
+    run("transactions", topics.transactions, "kafka")
+    run("clocks", topics.clock, "input topic")
     if settings.lake.alerts:
-        look("landing", topics.landing, "alert topic")
+        run("landing", topics.landing, "alert topic")
 
     def newest(shard: int) -> Journal | None:
-        return journal.newest(broker.options, topics.journal_topic, shard) if topics.journal_is_there() else None
+        return journal.newest(broker.options, topics.journal_topic, shard) if topics.journal_exists() else None
 
-    look("orders", table.orders, "lake")
-    look("table", lambda: table.schema(made.pipeline), "pipeline", "lake")
-    look("table's files", table.files, "table")
-    look("snapshots", lambda: table.snapshots(made.pipeline), "table")
-    look("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
-    look("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")
+    run("orders", table.orders, "lake")
+    run("table", lambda: table.schema(trial.pipeline), "pipeline", "lake")
+    run("table's files", table.files, "table")
+    run("snapshots", lambda: table.snapshots(trial.pipeline), "table")
+    run("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
+    run("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")
 
 
 class _Settings:
@@ -138,7 +140,7 @@ class _Settings:
         return str(file.absolute()) if file.exists() else f"no {file}; environment, command line and defaults"
 
 
-class _Made:
+class _Trial:
     """Builds a pipeline as a start would, but in a scratch lake."""
 
     ref: ModelRef | None = None
@@ -152,15 +154,15 @@ class _Made:
         from tocsin.pipelines.runtime.admin.preflight import Concern
         from tocsin.pipelines.runtime.engine.plan import store_model
 
-        wanted = self._settings.pipeline(self._name).model or ""
-        name, version, folder = resolved(self._settings, wanted)
+        requested = self._settings.pipeline(self._name).model or ""
+        name, version, folder = resolved(self._settings, requested)
         self.ref = store_model(self._scratch, folder, name=name, version=version)
         if version == SHIPPED:
             raise Concern(
-                f"model {wanted}: expected it in the registry, got none; using the weights shipped with Tocsin ({folder.name}); "
+                f"model {requested}: expected it in the registry, got none; using the weights shipped with Tocsin ({folder.name}); "
                 f"train one with `tocsin train {name}`"
             )
-        return f"{wanted}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
+        return f"{requested}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 
     def build(self) -> str:
         """Build the pipeline and run one empty step, to check that stages, rules and results fit each other."""
@@ -178,38 +180,38 @@ class _Ray:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._there: dict[str, float] = {}
+        self._resources: dict[str, float] = {}
 
     def reach(self) -> str:
         if self._settings.ray.address == "local":
-            self._there = {"CPU": os.cpu_count() or 1}
+            self._resources = {"CPU": os.cpu_count() or 1}
             if self._settings.ray.num_gpus:
                 import torch
 
-                self._there["GPU"] = torch.cuda.device_count()
+                self._resources["GPU"] = torch.cuda.device_count()
             return "local: `tocsin run` starts it"
         import ray
 
         from tocsin.pipelines.cli.cluster import joined
 
         with joined(self._settings):
-            self._there = ray.cluster_resources()
+            self._resources = ray.cluster_resources()
         return f"{self._settings.ray.address}: {self._amount('CPU'):g} CPUs, {self._amount('GPU'):g} GPUs"
 
-    def room(self, workers: int, shards: int) -> str:
+    def capacity(self, workers: int, shards: int) -> str:
         from tocsin.pipelines.runtime.declare.errors import ConfigError
 
         workers, each = min(workers, shards), {"CPU": self._settings.ray.num_cpus, "GPU": self._settings.ray.num_gpus}
         for what, number in each.items():
-            if (wanted := workers * number) > (there := self._amount(what)):
+            if (requested := workers * number) > (available := self._amount(what)):
                 raise ConfigError(
-                    f"workers = {workers} with ray.num_{what.lower()}s = {number:g} each: expected {wanted:g} {what}s on Ray "
-                    f"({self._settings.ray.address}), got {there:g}, too few for all; lower either, or add machines"
+                    f"workers = {workers} with ray.num_{what.lower()}s = {number:g} each: expected {requested:g} {what}s on Ray "
+                    f"({self._settings.ray.address}), got {available:g}, too few for all; lower either, or add machines"
                 )
         return f"{workers} with {each['CPU']:g} CPUs and {each['GPU']:g} GPUs each"
 
     def _amount(self, what: str) -> float:
-        return self._there.get(what, 0)
+        return self._resources.get(what, 0)
 
 
 def _registry(settings: Settings, needed: bool) -> str:
@@ -234,28 +236,30 @@ def _registry(settings: Settings, needed: bool) -> str:
     return without_password(uri)
 
 
-def _teller() -> Callable[[Finding], None]:
+def _printer() -> Callable[[Finding], None]:
     """A function that prints findings as lines, under their pipeline's name."""
     from rich.text import Text
 
     from tocsin.pipelines.cli.console import out, plain
 
-    of = ""
+    current = ""
 
-    def tell(found: Finding) -> None:
-        nonlocal of
-        if found.pipeline != of:
-            out.print(Text(of := found.pipeline, "bold"))
-        dim = "dim" if found.state in ("ok", "skipped") else ""
-        line = Text.assemble((f"{found.state:<8}", MARKS[found.state]), f"{found.check:<19}", (plain(found.said), dim))
+    def print_finding(finding: Finding) -> None:
+        nonlocal current
+        if finding.pipeline != current:
+            out.print(Text(current := finding.pipeline, "bold"))
+        dim = "dim" if finding.state in ("ok", "skipped") else ""
+        line = Text.assemble(
+            (f"{finding.state:<8}", MARKS[finding.state]), f"{finding.check:<19}", (plain(finding.said), dim)
+        )
         out.print(line, soft_wrap=True)
 
-    return tell
+    return print_finding
 
 
-def _say_json(found: Finding) -> None:
+def _print_json(finding: Finding) -> None:
     from dataclasses import asdict
 
     from tocsin.pipelines.cli.console import say_json
 
-    say_json(asdict(found))
+    say_json(asdict(finding))

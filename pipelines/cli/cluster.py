@@ -49,13 +49,13 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
 def _address(settings: Settings, pipeline: str | None) -> str:
     """The address of the cluster in the settings; with "local", that of RAY_ADDRESS or of this folder's run."""
-    from tocsin.pipelines.cli.runs import living
+    from tocsin.pipelines.cli.runs import active_runs
 
     if settings.ray.address != "local":
         return settings.ray.address
     if os.environ.get("RAY_ADDRESS"):
         return "auto"
-    runs = living()
+    runs = active_runs()
     for run in [run for run in runs if run.pipeline == pipeline] or runs:
         if run.address:
             return run.address
@@ -138,18 +138,18 @@ def ask(actor: Any, timeout: float = 60) -> dict[str, Any]:
         ) from reason
 
 
-def tell(actor: Any, order: str, *what: Any) -> None:
-    """Send an order to a supervisor.
+def send(actor: Any, command: str, *arguments: Any) -> None:
+    """Send a command to a supervisor.
 
     Raises:
-        TocsinError: it refuses the order.
+        TocsinError: it refuses the command.
         Unavailable: it does not answer.
     """
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        ray.get(getattr(actor, order).remote(*what), timeout=60)
+        ray.get(getattr(actor, command).remote(*arguments), timeout=60)
     except RayTaskError as reason:
         if isinstance(reason.cause, TocsinError):
             raise reason.cause from None

@@ -24,10 +24,14 @@ def compact(
 
     lake = context.obj.settings().lake.open()
     with working(f"compacting {lake.place(pipeline)}"):
-        done = compaction.compact(lake, pipeline, vacuum)
+        report = compaction.compact(lake, pipeline, vacuum)
     if json:
-        say_json(asdict(done))
+        say_json(asdict(report))
     else:
-        gone = f", {done.vacuumed} old ones deleted" if vacuum else ""
-        small = f"{done.files_before} small files became {done.files_after}" if done.files_before else "no small files"
-        out.print(f"{done.table}: {small}{gone}")
+        deleted = f", {report.vacuumed} old ones deleted" if vacuum else ""
+        small = (
+            f"{report.files_before} small files became {report.files_after}"
+            if report.files_before
+            else "no small files"
+        )
+        out.print(f"{report.table}: {small}{deleted}")

@@ -87,14 +87,14 @@ def progress() -> Progress:
 
 
 @contextmanager
-def until_told() -> Iterator[threading.Event]:
+def stop_requested() -> Iterator[threading.Event]:
     """Yield an event that Ctrl-C and SIGTERM set, for an orderly end. Enter it after joining Ray, which takes SIGTERM."""
-    told = threading.Event()
-    before = {s: signal.signal(s, lambda *_: told.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    event = threading.Event()
+    previous = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield told
+        yield event
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

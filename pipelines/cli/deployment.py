@@ -40,7 +40,7 @@ def known_pipelines(settings: Settings) -> set[str]:
     from tocsin import pipelines
 
     shipped = {file.stem for file in Path(pipelines.__path__[0]).glob("[a-z]*.py")} - {"query", "exports"}
-    return shipped | {own for own, given in settings.pipelines.items() if given.factory}
+    return shipped | {name for name, section in settings.pipelines.items() if section.factory}
 
 
 @cache
@@ -60,8 +60,8 @@ def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
         ConfigError, ModelError: something that the settings name does not exist or does not fit.
     """
     check_known(settings, name)
-    given, lake = settings.pipeline(name), settings.lake.open()
-    return built(settings, name, _model(settings, given.model, lake) if given.model else None, lake)
+    section, lake = settings.pipeline(name), settings.lake.open()
+    return built(settings, name, _model(settings, section.model, lake) if section.model else None, lake)
 
 
 def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> tuple[Plan, Pipeline]:
@@ -76,7 +76,7 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     return plan, declared(plan, lake)
 
 
-def ordered(settings: Settings, name: str) -> Deployment:
+def desired_deployment(settings: Settings, name: str) -> Deployment:
     """The deployment that the settings describe, with its model copied into the lake. Builds no pipeline and does not ask Kafka.
 
     Raises:
@@ -87,16 +87,18 @@ def ordered(settings: Settings, name: str) -> Deployment:
     from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 
     check_known(settings, name)
-    given, lake = settings.pipeline(name), settings.lake.open()
-    plan = _plan(settings, name, _model(settings, given.model, lake) if given.model else None)
+    section, lake = settings.pipeline(name), settings.lake.open()
+    plan = _plan(settings, name, _model(settings, section.model, lake) if section.model else None)
     return Deployment(
         plan=plan,
         lake=lake,
         kafka=settings.kafka.client_options(),
-        shards=given.shards,
-        scaling=ScalingPolicy(*(min(n, given.shards) for n in (given.workers, given.max_workers or given.workers))),
-        start=given.start,
-        on_gap=given.on_gap,
+        shards=section.shards,
+        scaling=ScalingPolicy(
+            *(min(n, section.shards) for n in (section.workers, section.max_workers or section.workers))
+        ),
+        start=section.start,
+        on_gap=section.on_gap,
         env=settings.logs.environment(),
         resources=settings.ray.resources(),
         tracking=(settings.mlflow.tracking_uri, settings.mlflow.experiment) if settings.mlflow.enabled else None,
@@ -104,7 +106,7 @@ def ordered(settings: Settings, name: str) -> Deployment:
         compact=(settings.lake.compact, settings.lake.vacuum),
         health=(settings.health.host, settings.health.port),
         sinks=settings.sinks_of(name),
-        follows=given.model if given.model and "@" in given.model else "",
+        follows=section.model if section.model and "@" in section.model else "",
     )
 
 
@@ -116,17 +118,17 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     """
     from tocsin.pipelines.runtime.control.deployment import provisioned
 
-    return provisioned(ordered(settings, name), alerts=settings.lake.alerts, create_input=create_input)
+    return provisioned(desired_deployment(settings, name), alerts=settings.lake.alerts, create_input=create_input)
 
 
 def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:
     from tocsin.pipelines.runtime.engine.plan import Plan
 
-    given = settings.pipeline(name)
-    return Plan(given.factory, {"name": name, **given.options}, model, given.device)
+    section = settings.pipeline(name)
+    return Plan(section.factory, {"name": name, **section.options}, model, section.device)
 
 
-def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
+def resolved(settings: Settings, requested: str) -> tuple[str, str, Path]:
     """A model's name, version and folder. If none is trained yet: the weights that come with Tocsin, of version `SHIPPED`.
 
     Raises:
@@ -137,33 +139,33 @@ def resolved(settings: Settings, wanted: str) -> tuple[str, str, Path]:
 
     try:
         if not settings.mlflow.enabled or missing(settings.mlflow.tracking_uri):
-            raise ModelError(f"model {wanted}: expected a registry, got none; train a model, or name a folder")
-        return resolve_model(settings.mlflow.tracking_uri, wanted)
+            raise ModelError(f"model {requested}: expected a registry, got none; train a model, or name a folder")
+        return resolve_model(settings.mlflow.tracking_uri, requested)
     except ModelError:
-        if Path(wanted).is_dir():
-            return resolve_model("", wanted)
-        if not (folder := shipped(wanted)):
+        if Path(requested).is_dir():
+            return resolve_model("", requested)
+        if not (folder := shipped(requested)):
             raise
-        return wanted.removesuffix(CHAMPION), SHIPPED, folder
+        return requested.removesuffix(CHAMPION), SHIPPED, folder
 
 
-def shipped(wanted: str) -> Path | None:
+def shipped(requested: str) -> Path | None:
     """The weights that come with Tocsin for a champion. They are found by name, because their module would import torch."""
     from tocsin import models
 
-    folder = Path(models.__path__[0], wanted.removesuffix(CHAMPION), "weights")
-    if not wanted.endswith(CHAMPION) or not (named := folder / "champion.json").is_file():
+    folder = Path(models.__path__[0], requested.removesuffix(CHAMPION), "weights")
+    if not requested.endswith(CHAMPION) or not (champion_file := folder / "champion.json").is_file():
         return None
-    return folder / json.loads(named.read_text())["folder"]
+    return folder / json.loads(champion_file.read_text())["folder"]
 
 
-def _model(settings: Settings, wanted: str, lake: Lake) -> ModelRef:
+def _model(settings: Settings, requested: str, lake: Lake) -> ModelRef:
     """Copy the model's files into the lake."""
     from tocsin.pipelines.runtime.engine.plan import store_model
 
-    name, version, folder = resolved(settings, wanted)
+    name, version, folder = resolved(settings, requested)
     if version == SHIPPED:
-        note(f"model {wanted}: not in the registry yet; using the weights shipped with Tocsin ({folder.name})")
+        note(f"model {requested}: not in the registry yet; using the weights shipped with Tocsin ({folder.name})")
     return store_model(lake, folder, name=name, version=version)
 
 

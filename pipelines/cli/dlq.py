@@ -14,7 +14,7 @@ from tocsin.pipelines.cli.plain import App
 from tocsin.pipelines.cli.times import moment
 
 if TYPE_CHECKING:
-    from tocsin.pipelines.runtime.kafka.redelivery import Held
+    from tocsin.pipelines.runtime.kafka.redelivery import PublishedDeadLetter
     from tocsin.pipelines.runtime.settings import Settings
 
 app = App(
@@ -40,7 +40,7 @@ def dlq() -> None:
 
 
 @app.command(name="list")
-def letters(
+def list_dead_letters(
     context: typer.Context,
     of: Annotated[
         str | None, typer.Argument(metavar="PIPELINE|TOPIC", help="Pipeline or input topic; without it, all.")
@@ -58,24 +58,24 @@ def letters(
     from rich.table import Table
 
     from tocsin.pipelines.cli.console import out, plain, say_json
-    from tocsin.pipelines.runtime.kafka.redelivery import held
+    from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
-    settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
+    settings, matches = context.obj.settings(), _filter(stage, error, partition, key, since, until)
     topics = _topics(settings, of)
-    numbered = enumerate(filter(wanted, held(settings.kafka.client_options(), *topics)))
-    newest = nlargest(limit, numbered, key=lambda x: (x[1].at, x[0]))  # at equal times, the one read last
+    numbered = enumerate(filter(matches, read_dead_letters(settings.kafka.client_options(), *topics)))
+    newest = nlargest(limit, numbered, key=lambda entry: (entry[1].at, entry[0]))  # at equal times, the one read last
     if json:
-        for _, x in reversed(newest):
-            say_json(_facts(x))
+        for _, entry in reversed(newest):
+            say_json(_facts(entry))
         return
-    shown = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("record", "stage", "error", "message", "bytes", "replays"):
-        shown.add_column(name, justify="right" if name in ("bytes", "replays") else "left", overflow="fold")
-    for _, x in reversed(newest):
-        letter = x.letter
-        told = map(plain, (_place(x), letter.stage, letter.error, letter.message))
-        shown.add_row(*told, f"{letter.size:,}", str(x.again or ""))
-    out.print(shown if newest else "no dead letters")
+        table.add_column(name, justify="right" if name in ("bytes", "replays") else "left", overflow="fold")
+    for _, entry in reversed(newest):
+        dead_letter = entry.dead_letter
+        cells = map(plain, (_place(entry), dead_letter.stage, dead_letter.error, dead_letter.message))
+        table.add_row(*cells, f"{dead_letter.size:,}", str(entry.replays or ""))
+    out.print(table if newest else "no dead letters")
 
 
 @app.command()
@@ -93,17 +93,21 @@ def show(
     from tocsin.pipelines.cli.console import out, plain, say_json
     from tocsin.pipelines.runtime.declare.errors import ConfigError
     from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
-    from tocsin.pipelines.runtime.kafka.redelivery import held
+    from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
     settings = context.obj.settings()
-    at, (topic,) = _record(record), _topics(settings, of)
+    position, (topic,) = _record(record), _topics(settings, of)
     lake = settings.lake.open()
-    found = [x for x in held(settings.kafka.client_options(), topic) if (x.letter.partition, x.letter.offset) == at]
+    found = [
+        entry
+        for entry in read_dead_letters(settings.kafka.client_options(), topic)
+        if (entry.dead_letter.partition, entry.dead_letter.offset) == position
+    ]
     if not found:
         raise ConfigError(f"{topic}: expected a dead letter of {record}, got none; see `tocsin dlq list {of}`")
     store = OriginalStore(lake.files, "", lake.place())
-    for x in found[:1] if raw else found:
-        original = load_original(x.letter, store)
+    for entry in found[:1] if raw else found:
+        original = load_original(entry.dead_letter, store)
         value = original.value or b""
         if raw:
             sys.stdout.buffer.write(value)
@@ -111,10 +115,10 @@ def show(
             return
         headers = {name: (content or b"").decode("utf-8", "replace") for name, content in original.headers}
         if json:
-            say_json({**_facts(x), "headers": headers, "value_base64": b64encode(value).decode()})
+            say_json({**_facts(entry), "headers": headers, "value_base64": b64encode(value).decode()})
             continue
-        out.print(plain(f"{_place(x)}  {x.letter.stage}  {x.letter.error}"), style="bold")
-        out.print(plain(x.letter.message), soft_wrap=True)
+        out.print(plain(f"{_place(entry)}  {entry.dead_letter.stage}  {entry.dead_letter.error}"), style="bold")
+        out.print(plain(entry.dead_letter.message), soft_wrap=True)
         for name, content in headers.items():
             out.print(plain(f"{name}: {content}"), style="dim", soft_wrap=True)
         for line in _readable(value).split("\n"):
@@ -143,20 +147,20 @@ def replay(
     from tocsin.pipelines.cli.console import note, out, say_json, working
     from tocsin.pipelines.runtime.kafka.redelivery import redeliver
 
-    settings, wanted = context.obj.settings(), _wanted(stage, error, partition, key, since, until)
+    settings, matches = context.obj.settings(), _filter(stage, error, partition, key, since, until)
     (topic,) = _topics(settings, of)
     with working(f"{topic}: replaying"):
-        done = redeliver(settings.kafka.client_options(), settings.lake.open(), topic, wanted, limit)
+        report = redeliver(settings.kafka.client_options(), settings.lake.open(), topic, matches, limit)
     if json:
-        say_json(asdict(done))
+        say_json(asdict(report))
         return
-    out.print(f"{done.sent:,} replayed to {topic.removesuffix(SUFFIX)}")
-    if done.before:
-        note(f"{done.before:,} skipped: replayed before")
-    if done.exhausted:
-        note(f"{done.exhausted:,} skipped: failed three times after a replay")
-    if done.lost:
-        note(f"{done.lost:,} skipped: the original no longer exists")
+    out.print(f"{report.sent:,} replayed to {topic.removesuffix(SUFFIX)}")
+    if report.before:
+        note(f"{report.before:,} skipped: replayed before")
+    if report.exhausted:
+        note(f"{report.exhausted:,} skipped: failed three times after a replay")
+    if report.lost:
+        note(f"{report.lost:,} skipped: the original no longer exists")
 
 
 def _topics(settings: Settings, of: str | None) -> list[str]:
@@ -170,37 +174,37 @@ def _topics(settings: Settings, of: str | None) -> list[str]:
     from tocsin.pipelines.runtime.kafka import clients
 
     with closing(clients.consumer(settings.kafka.client_options())) as consumer:
-        there = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
+        existing = sorted(t for t in consumer.topics() if t.endswith(SUFFIX))
     if of is None:
-        return there
+        return existing
     if "." in of:
         topic = of
     elif not (topic := str(settings.pipeline(of).options.get("topic", ""))):  # building it takes torch and its model
         topic = planned(settings, of)[1].topic
     topic = f"{topic.removesuffix(SUFFIX)}{SUFFIX}"
-    if topic not in there:
+    if topic not in existing:
         raise Unavailable(f"topic {topic}: expected it to exist, got none; start the pipeline, which creates it")
     return [topic]
 
 
-def _wanted(
+def _filter(
     stage: str | None, error: str | None, partition: int | None, key: str | None, since: str | None, until: str | None
-) -> Callable[[Held], bool]:
+) -> Callable[[PublishedDeadLetter], bool]:
     """A function that returns whether a letter passes the filters."""
     first, last = (moment(text) if text else None for text in (since, until))
 
-    def wanted(x: Held) -> bool:
-        letter = x.letter
+    def matches(entry: PublishedDeadLetter) -> bool:
+        dead_letter = entry.dead_letter
         return (
-            (stage is None or letter.stage == stage)
-            and (error is None or letter.error == error)
-            and (partition is None or letter.partition == partition)
-            and (key is None or (letter.key or b"").decode("utf-8", "replace") == key)
-            and (first is None or x.at >= first)
-            and (last is None or x.at < last)
+            (stage is None or dead_letter.stage == stage)
+            and (error is None or dead_letter.error == error)
+            and (partition is None or dead_letter.partition == partition)
+            and (key is None or (dead_letter.key or b"").decode("utf-8", "replace") == key)
+            and (first is None or entry.at >= first)
+            and (last is None or entry.at < last)
         )
 
-    return wanted
+    return matches
 
 
 def _record(text: str) -> tuple[int, int]:
@@ -217,16 +221,16 @@ def _record(text: str) -> tuple[int, int]:
     return int(partition), int(offset)
 
 
-def _place(x: Held) -> str:
-    row = "" if x.letter.row is None else f" row {x.letter.row}"
-    return f"{x.letter.topic}[{x.letter.partition}]@{x.letter.offset}{row}"
+def _place(entry: PublishedDeadLetter) -> str:
+    row = "" if entry.dead_letter.row is None else f" row {entry.dead_letter.row}"
+    return f"{entry.dead_letter.topic}[{entry.dead_letter.partition}]@{entry.dead_letter.offset}{row}"
 
 
-def _facts(x: Held) -> dict[str, Any]:
+def _facts(entry: PublishedDeadLetter) -> dict[str, Any]:
     names = ("topic", "partition", "offset", "row", "stage", "error", "message", "size")
-    return {name: getattr(x.letter, name) for name in names} | {
-        "at": datetime.fromtimestamp(x.at / 1000, UTC),
-        "replays": x.again,
+    return {name: getattr(entry.dead_letter, name) for name in names} | {
+        "at": datetime.fromtimestamp(entry.at / 1000, UTC),
+        "replays": entry.replays,
     }
 
 

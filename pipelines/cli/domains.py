@@ -61,20 +61,20 @@ class DomainCommand(Command):
         """Parse the common options and the domain's."""
         from tocsin.pipelines.cli.deployment import known_pipelines
 
-        settings, own = ctx.obj.settings() if ctx.obj else None, list[Any]()
+        settings, domain_params = ctx.obj.settings() if ctx.obj else None, list[Any]()
         if settings:
             known = known_pipelines(settings)
             self.epilog = f"Domains: {', '.join(sorted(known))}."
-            if named := next((word for word in args if word in known), None):
-                own = _params(getattr(domain_of(settings, named), str(self.name)))
-        before = list(self.params)
-        self.params = [*before, *own]
+            if domain_name := next((argument for argument in args if argument in known), None):
+                domain_params = _params(getattr(domain_of(settings, domain_name), str(self.name)))
+        common_params = list(self.params)
+        self.params = [*common_params, *domain_params]
         try:
             rest: list[str] = super().parse_args(ctx, args)
         finally:
-            self.params = before if not ctx.resilient_parsing else self.params
-        mine = {param.name for param in own}
-        ctx.meta[OPTIONS] = {name: ctx.params.pop(name) for name in list(ctx.params) if name in mine}
+            self.params = common_params if not ctx.resilient_parsing else self.params
+        domain_names = {param.name for param in domain_params}
+        ctx.meta[OPTIONS] = {name: ctx.params.pop(name) for name in list(ctx.params) if name in domain_names}
         return rest
 
 
@@ -82,18 +82,18 @@ def _params(method: Callable[..., Any]) -> list[Any]:
     """Typer's parameters for the options in a method's signature."""
     from tocsin.models.domain import Option
 
-    hints, wanted = get_type_hints(method, include_extras=True), list[inspect.Parameter]()
+    hints, parameters = get_type_hints(method, include_extras=True), list[inspect.Parameter]()
     for name, parameter in inspect.signature(method).parameters.items():
         hint = hints.get(name)
         if get_origin(hint) is Annotated and isinstance(option := get_args(hint)[1], Option):
             kind = get_args(hint)[0]
             annotation = Annotated[kind, _option(name, kind, option, parameter.default)]  # type: ignore[valid-type]
-            wanted.append(parameter.replace(annotation=annotation))
+            parameters.append(parameter.replace(annotation=annotation))
 
     def command(**_: Any) -> None: ...
 
-    command.__signature__ = inspect.Signature(wanted)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in wanted}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False)
     app.command(cls=Command)(command)
     return [param for param in typer.main.get_command(app).params if param.name in command.__annotations__]

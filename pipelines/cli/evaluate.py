@@ -38,35 +38,35 @@ def evaluate(
     from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
     settings = context.obj.settings()
-    judge = domain_of(settings, domain)
-    found = resolve_model(settings.mlflow.tracking_uri, model) if model else None
-    if found:
-        folder, version = found[2], found[1]
-    elif own := shipped(f"{domain}{CHAMPION}"):
-        folder, version = own, SHIPPED
+    evaluator = domain_of(settings, domain)
+    registered = resolve_model(settings.mlflow.tracking_uri, model) if model else None
+    if registered:
+        folder, version = registered[2], registered[1]
+    elif shipped_folder := shipped(f"{domain}{CHAMPION}"):
+        folder, version = shipped_folder, SHIPPED
     else:
         raise ConfigError(
             f"--model: expected a model, got none, and none is shipped for {domain}; name one, such as {domain}{CHAMPION}"
         )
     with working("scoring"):
-        done = judge.evaluate(folder, version, data, **options(context))
-    if model and found and not Path(model).is_dir():
-        _record(settings, found, {**done.figures, **done.parts}, data)
+        evaluation = evaluator.evaluate(folder, version, data, **options(context))
+    if model and registered and not Path(model).is_dir():
+        _record(settings, registered, {**evaluation.figures, **evaluation.parts}, data)
     if json:
-        say_json({"model": model or f"shipped {folder.name}", **done.figures, **done.parts})
+        say_json({"model": model or f"shipped {folder.name}", **evaluation.figures, **evaluation.parts})
         return
-    for name, value in done.figures.items():
-        out.print(f"{name:<20}{value:.{judge.digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
-    for line in done.lines:
+    for name, value in evaluation.figures.items():
+        out.print(f"{name:<20}{value:.{evaluator.digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
+    for line in evaluation.lines:
         out.print(line)
 
 
-def _record(settings: Settings, found: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:
+def _record(settings: Settings, registered: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:
     """Record the figures in MLflow, beside the model's training. If MLflow refuses, the command only prints a note."""
     from tocsin.models.registry import scored
     from tocsin.pipelines.cli.console import note
 
     try:
-        scored(*found[:2], dict(figures), data=data, tracking_uri=settings.mlflow.tracking_uri)
+        scored(*registered[:2], dict(figures), data=data, tracking_uri=settings.mlflow.tracking_uri)
     except Exception as reason:  # of MLflow or its database
         note(f"the figures are not recorded in MLflow: {(str(reason) or type(reason).__name__).splitlines()[0]}")

@@ -43,7 +43,7 @@ def feed(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Send readings to a pipeline's topic, which is created if it is missing."""
-    from tocsin.pipelines.cli.console import out, progress, say_json, until_told
+    from tocsin.pipelines.cli.console import out, progress, say_json, stop_requested
     from tocsin.pipelines.cli.deployment import planned
     from tocsin.pipelines.cli.domains import domain_of, options
     from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -57,16 +57,16 @@ def feed(
     settings = context.obj.settings()
     plan, declared = planned(settings, pipeline)
     model = fetch_model(settings.lake.open(), plan.model, plan.device).folder if plan.model else None
-    found = domain_of(settings, pipeline).feed(source, seed=seed, rate=rate, model=model, **options(context))
-    total = limit if found.total is None else min(limit or found.total, found.total)
-    frames, pace = _stream(found, declared, rate, camera)
-    if found.shots is not None:
+    domain_feed = domain_of(settings, pipeline).feed(source, seed=seed, rate=rate, model=model, **options(context))
+    total = limit if domain_feed.total is None else min(limit or domain_feed.total, domain_feed.total)
+    frames, pace = _stream(domain_feed, declared, rate, camera)
+    if domain_feed.shots is not None:
         format = "jpeg"
     kafka = settings.kafka.client_options()
     with clients.admin(kafka) as admin:
         create_topic(admin, declared.topic, partitions)
-    with until_told() as told, progress() as shown:
-        task = shown.add_task(f"{declared.topic}", total=total)
+    with stop_requested() as stop_event, progress() as bar:
+        task = bar.add_task(f"{declared.topic}", total=total)
         report = send(
             limited(frames, limit),
             kafka=kafka,
@@ -75,8 +75,8 @@ def feed(
             rate=pace or None,
             format=cast(Literal["json", "arrow", "jpeg"], format),
             rows_per_message=rows_per_message,
-            stop=told,
-            progress=lambda rows: shown.update(task, completed=rows),
+            stop=stop_event,
+            progress=lambda rows: bar.update(task, completed=rows),
         )
     if json:
         say_json({"topic": declared.topic, **asdict(report)})
@@ -85,14 +85,16 @@ def feed(
         out.print(f"{report.rows:,} rows in {report.messages:,} messages to {declared.topic}, {speed:,.0f} rows/s")
 
 
-def _stream(found: Feed, declared: Pipeline, rate: float | None, camera: str) -> tuple[Iterator[pl.DataFrame], float]:
+def _stream(
+    domain_feed: Feed, declared: Pipeline, rate: float | None, camera: str
+) -> tuple[Iterator[pl.DataFrame], float]:
     """The tables to send, and the rows a second."""
     from tocsin.pipelines.runtime.formats.video import sent
 
-    if found.shots is None:
-        return _checked(found.tables, declared), 1000.0 if rate is None else rate
-    frames = sent(found.shots, camera=camera, rate=found.rate, live=found.live)
-    return frames, found.rate if rate is None else rate
+    if domain_feed.shots is None:
+        return _checked(domain_feed.tables, declared), 1000.0 if rate is None else rate
+    frames = sent(domain_feed.shots, camera=camera, rate=domain_feed.rate, live=domain_feed.live)
+    return frames, domain_feed.rate if rate is None else rate
 
 
 def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.DataFrame]:
@@ -109,10 +111,10 @@ def _checked(frames: Iterable[pl.DataFrame], declared: Pipeline) -> Iterator[pl.
 
 def limited(frames: Iterable[pl.DataFrame], limit: int | None) -> Iterator[pl.DataFrame]:
     """The frames, cut off after `limit` rows; None: all."""
-    left = limit
+    remaining = limit
     for frame in frames:
-        if left is not None and frame.height >= left:
-            yield frame.head(left)
+        if remaining is not None and frame.height >= remaining:
+            yield frame.head(remaining)
             return
-        left = left and left - frame.height
+        remaining = remaining and remaining - frame.height
         yield frame

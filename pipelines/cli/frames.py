@@ -53,43 +53,43 @@ def frames(
         raise ConfigError(
             f"pipeline {pipeline}: expected one that keeps frames, got a table without a column frame; name another"
         )
-    kept = table.filter(pl.col("frame").is_not_null())
+    frame_rows = table.filter(pl.col("frame").is_not_null())
     if camera is not None:
-        kept = kept.filter(pl.col("key") == camera)
-    wanted = _lines(kept, last)
-    if not wanted:
+        frame_rows = frame_rows.filter(pl.col("key") == camera)
+    row_lines = _lines(frame_rows, last)
+    if not row_lines:
         raise ConfigError(f"pipeline {pipeline}: expected kept frames, got none yet; wait for an alert")
     files = lake.open().files
-    lines = [[_drawn(whole, row) for row in line if (whole := _file(files, row["frame"]))] for line in wanted]
+    lines = [[_drawn(content, row) for row in line if (content := _file(files, row["frame"]))] for line in row_lines]
     drawn = sum(map(len, lines))
-    gone = sum(map(len, wanted)) - drawn
+    expired = sum(map(len, row_lines)) - drawn
     if not drawn:
         raise ConfigError(
-            f"pipeline {pipeline}: expected {gone} kept frames in the lake, got none: they expired; raise forget_after"
+            f"pipeline {pipeline}: expected {expired} kept frames in the lake, got none: they expired; raise forget_after"
         )
     written, png = cv2.imencode(".png", _sheet([line for line in lines if line]))
     assert written
     write_aside(file, png.tobytes())
     if json:
-        say_json({"file": str(file), "frames": drawn, "forgotten": gone})
+        say_json({"file": str(file), "frames": drawn, "forgotten": expired})
     else:
-        console.print(f"{drawn} frames written to {file}" + (f", {gone} have expired" if gone else ""))
+        console.print(f"{drawn} frames written to {file}" + (f", {expired} have expired" if expired else ""))
 
 
-def _lines(kept: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
+def _lines(frame_rows: pl.LazyFrame, last: int) -> list[list[dict[str, Any]]]:
     """The rows for each line of the sheet: the frames around each of the last events, or `COLUMNS` of the last frames."""
     import polars as pl
 
-    names = [name for name in kept.collect_schema().names() if name.endswith("_event")]
+    names = [name for name in frame_rows.collect_schema().names() if name.endswith("_event")]
     if not names:
-        rows = kept.sort("event_time").tail(last).collect().to_dicts()
+        rows = frame_rows.sort("event_time").tail(last).collect().to_dicts()
         return [rows[n : n + COLUMNS] for n in range(0, len(rows), COLUMNS)]
-    happens = pl.any_horizontal(pl.col(names).is_not_null())
-    events = kept.filter(happens).sort("event_time").tail(last).collect().to_dicts()
+    has_event = pl.any_horizontal(pl.col(names).is_not_null())
+    events = frame_rows.filter(has_event).sort("event_time").tail(last).collect().to_dicts()
     if not events:
         return []
     rows = (
-        kept.filter(pl.col("event_time") > events[0]["event_time"] - timedelta(seconds=1))
+        frame_rows.filter(pl.col("event_time") > events[0]["event_time"] - timedelta(seconds=1))
         .sort("event_time")
         .collect()
         .to_dicts()
@@ -117,9 +117,9 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
 
     from tocsin.models.vision.picture import decode
 
-    whole = decode(file)[..., ::-1]  # OpenCV draws in BGR
-    height = round(whole.shape[0] * WIDTH / whole.shape[1])
-    image = cv2.resize(whole, (WIDTH, height), interpolation=cv2.INTER_AREA)
+    picture = decode(file)[..., ::-1]  # OpenCV draws in BGR
+    height = round(picture.shape[0] * WIDTH / picture.shape[1])
+    image = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
     if places := row.get("map"):
         grid = np.asarray(places, np.float32)
         heat = cv2.resize(grid, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
@@ -129,8 +129,8 @@ def _drawn(file: bytes, row: dict[str, Any]) -> Image:
         image = (image * (1 - strength) + coloured * strength).astype(np.uint8)
     line = np.zeros((LINE, WIDTH, 3), np.uint8)
     events = [f"{name.removesuffix('_event')} {row[name]}" for name in row if name.endswith("_event") and row[name]]
-    told = [f"{row['score']:.2f}"] if row.get("score") is not None else events
-    text = "  ".join([row["key"][:20], f"{row['event_time']:%Y-%m-%d %H:%M:%S}", *told])
+    labels = [f"{row['score']:.2f}"] if row.get("score") is not None else events
+    text = "  ".join([row["key"][:20], f"{row['event_time']:%Y-%m-%d %H:%M:%S}", *labels])
     if events:
         cv2.rectangle(image, (0, 0), (WIDTH - 1, height - 1), (80, 200, 255), 3)
     cv2.putText(line, text, (4, LINE - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (255, 255, 255), 1, cv2.LINE_AA)

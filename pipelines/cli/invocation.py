@@ -30,8 +30,8 @@ class Invocation:
         """Load the settings. Later sources win: file, environment, `--set`, then `flags`. Flags that are None are ignored."""
         from tocsin.pipelines.runtime.settings import Settings
 
-        given = {n: v for n, v in (flags or {}).items() if v is not None}
-        return Settings.load(self.config, {**dict(map(_pair, self.sets)), **given})
+        overrides = {n: v for n, v in (flags or {}).items() if v is not None}
+        return Settings.load(self.config, {**dict(map(_pair, self.sets)), **overrides})
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -15,8 +15,8 @@ def pause(context: typer.Context, pipeline: Name) -> None:
     """Pause a pipeline until `resume`. Its shards commit and stop; readings wait in Kafka."""
     from tocsin.pipelines.cli.console import note
 
-    with _ordered(context, pipeline) as order:
-        order("pause", True)
+    with _command_sender(context, pipeline) as send:
+        send("pause", True)
     note(f"{pipeline} commits and pauses; continue with `tocsin resume {pipeline}`")
 
 
@@ -24,8 +24,8 @@ def resume(context: typer.Context, pipeline: Name) -> None:
     """Resume a paused pipeline where it stopped. Refused shards retry."""
     from tocsin.pipelines.cli.console import note
 
-    with _ordered(context, pipeline) as order:
-        order("pause", False)
+    with _command_sender(context, pipeline) as send:
+        send("pause", False)
     note(f"{pipeline} resumes; see `tocsin status {pipeline} --watch`")
 
 
@@ -39,12 +39,12 @@ def reload(context: typer.Context, pipeline: Name) -> None:
     from tocsin.pipelines.runtime.kafka.topics import provision
 
     settings = context.obj.settings()
-    with _ordered(context, pipeline) as order, working(f"{pipeline}: settings, model and rules"):
+    with _command_sender(context, pipeline) as send, working(f"{pipeline}: settings, model and rules"):
         plan, declared = planned(settings, pipeline)
         provision(
             settings.kafka.client_options(), declared, shards=settings.pipeline(pipeline).shards
         )  # a first rule needs an alert topic
-        order("change", plan)
+        send("change", plan)
     note(f"{pipeline} applies its new settings at each shard's next checkpoint")
 
 
@@ -57,7 +57,7 @@ def silence(
     """Mute an asset's alerts for a while. An alert that still holds afterwards is raised then. Results are still written."""
     import time
 
-    from tocsin.pipelines.cli.cluster import joined, supervisor, supervisors, tell
+    from tocsin.pipelines.cli.cluster import joined, send, supervisor, supervisors
     from tocsin.pipelines.cli.console import note
     from tocsin.pipelines.runtime.declare.durations import milliseconds
     from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -70,16 +70,16 @@ def silence(
                 f"silence {asset}: expected a pipeline that runs on this Ray cluster, got none; start one"
             )
         for name in names:
-            tell(supervisor(name), "silence", asset, until)
+            send(supervisor(name), "silence", asset, until)
     ends = f"is muted until {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(until / 1000))}"
     note(f"{asset} {ends if milliseconds(last) else 'is no longer muted'} ({', '.join(names)})")
 
 
 @contextmanager
-def _ordered(context: typer.Context, pipeline: str) -> Iterator[Any]:
-    """Yield a function that sends an order to the supervisor of a running pipeline."""
-    from tocsin.pipelines.cli.cluster import joined, supervisor, tell
+def _command_sender(context: typer.Context, pipeline: str) -> Iterator[Any]:
+    """Yield a function that sends a command to the supervisor of a running pipeline."""
+    from tocsin.pipelines.cli.cluster import joined, send, supervisor
 
     with joined(context.obj.settings()):
         actor = supervisor(pipeline)
-        yield lambda *order: tell(actor, *order)
+        yield lambda *command: send(actor, *command)

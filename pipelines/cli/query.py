@@ -36,12 +36,12 @@ def show(answer: pl.DataFrame) -> None:
 
     from tocsin.pipelines.cli.console import out, plain
 
-    shown = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name, dtype in answer.schema.items():
-        shown.add_column(plain(name), justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
+        table.add_column(plain(name), justify="right" if dtype.is_numeric() else "left", overflow="ellipsis")
     for row in answer.head(ROWS).iter_rows():
-        shown.add_row(*map(_text, row))
-    out.print(shown)
+        table.add_row(*map(_text, row))
+    out.print(table)
     if answer.height > ROWS:
         out.print(f"{ROWS} of {answer.height:,} rows; use `--json` for all, or LIMIT for fewer", style="dim")
 

@@ -37,8 +37,8 @@ def reset(
     from tocsin.pipelines.runtime.admin.reset import To
     from tocsin.pipelines.runtime.admin.reset import reset as start_over
 
-    place: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
-    where = place if isinstance(place, str) else written(place)
+    target: To = "earliest" if to == "earliest" else "latest" if to == "latest" else moment(to)
+    where = target if isinstance(target, str) else written(target)
     settings = context.obj.settings({f"pipelines.{pipeline}.on_gap": on_gap})
     _check_stopped(settings, pipeline)
     deployment = deployed(settings, pipeline)
@@ -50,12 +50,12 @@ def reset(
         )
     with working(f"{pipeline}: resetting"):
         configs = [config for id, config in deployment.configs(deployment.plan).items() if id.pipeline == pipeline]
-        done = start_over(configs, place)
+        report = start_over(configs, target)
     if json:
-        say_json({"pipeline": pipeline, "deleted_rows": done.deleted, "positions": done.positions})
+        say_json({"pipeline": pipeline, "deleted_rows": report.deleted, "positions": report.positions})
         return
-    rows = "its rows from there on" if done.deleted is None else f"{done.deleted:,} rows"
-    positions = ", ".join(f"{p}@{offset}" for p, offset in sorted(done.positions.items()))
+    rows = "its rows from there on" if report.deleted is None else f"{report.deleted:,} rows"
+    positions = ", ".join(f"{p}@{offset}" for p, offset in sorted(report.positions.items()))
     out.print(f"{pipeline} will continue from {where} ({positions}); deleted {rows} and all state")
     note(f"start it with `tocsin up {pipeline}`")
 

@@ -42,31 +42,35 @@ def run(
     """
     from tocsin.pipelines.cli.runs import announced
 
-    with announced(pipeline) as say:  # first, so that a `status` right after this command finds the run
+    with announced(pipeline) as set_address:  # first, so that a `status` right after this command finds the run
         _run(
             _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap),
             pipeline,
-            say,
+            set_address,
             json=json,
         )
 
 
-def _run(settings: Settings, pipeline: str, say: Callable[[str], None], *, json: bool) -> None:
+def _run(settings: Settings, pipeline: str, set_address: Callable[[str], None], *, json: bool) -> None:
     import ray
 
     from tocsin.pipelines.cli.cluster import halt, joined
-    from tocsin.pipelines.cli.console import note, until_told
-    from tocsin.pipelines.cli.status import following
+    from tocsin.pipelines.cli.console import note, stop_requested
+    from tocsin.pipelines.cli.status import follow
     from tocsin.pipelines.runtime.telemetry.metrics import endpoints
 
-    with _ordering(settings, pipeline) as order, joined(settings, start=True), until_told() as told:
-        say(ray.get_runtime_context().gcs_address)
-        actor = _start(settings, pipeline, order)
-        where, seen = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
-        metrics = f"metrics at {seen}" if seen else "no metrics endpoint (ray.metrics_port)"
+    with (
+        _preparing_deployment(settings, pipeline) as future,
+        joined(settings, start=True),
+        stop_requested() as stop_event,
+    ):
+        set_address(ray.get_runtime_context().gcs_address)
+        actor = _start(settings, pipeline, future)
+        where, addresses = ray.get_runtime_context().gcs_address, ", ".join(endpoints())
+        metrics = f"metrics at {addresses}" if addresses else "no metrics endpoint (ray.metrics_port)"
         note(f"{pipeline} runs on Ray at {where}, {metrics}; Ctrl-C drains it")
         try:
-            following(settings, lambda: [actor], told, json=json, every=2, patience=START_S)
+            follow(settings, lambda: [actor], stop_event, json=json, every=2, patience=START_S)
         finally:
             halt(pipeline, timeout=60)
     note(f"{pipeline} has committed and stopped")
@@ -84,22 +88,24 @@ def up(
 ) -> None:
     """Start a pipeline on a Ray cluster and leave it running. Returns when its shards run."""
     from tocsin.pipelines.cli.cluster import ask, joined
-    from tocsin.pipelines.cli.console import note, out, say_json, until_told, working
-    from tocsin.pipelines.cli.status import look, table
+    from tocsin.pipelines.cli.console import note, out, say_json, stop_requested, working
+    from tocsin.pipelines.cli.status import status_report, table
     from tocsin.pipelines.runtime.declare.errors import TocsinError
 
     settings = _settings(context, pipeline, model=model, shards=shards, workers=workers, start=start, on_gap=on_gap)
-    with joined(settings), _ordering(settings, pipeline) as order, until_told() as told:
-        actor = _start(settings, pipeline, order)
+    with joined(settings), _preparing_deployment(settings, pipeline) as future, stop_requested() as stop_event:
+        actor = _start(settings, pipeline, future)
         with working(f"{pipeline}: shards recover"):
-            while not _settled(found := ask(actor, START_S), settings.pipeline(pipeline).shards) and not told.wait(0.2):
+            while not _settled(
+                status := ask(actor, START_S), settings.pipeline(pipeline).shards
+            ) and not stop_event.wait(0.2):
                 pass
-        seen = look(settings, found)
+        report = status_report(settings, status)
         if json:
-            say_json(seen)
+            say_json(report)
         else:
-            out.print(table([seen]))
-        if errors := [shard["error"] for shard in seen["shards"] if shard["state"] == "refused"]:
+            out.print(table([report]))
+        if errors := [shard["error"] for shard in report["shards"] if shard["state"] == "refused"]:
             raise TocsinError(errors[0])
     note(f"{pipeline} is up; see `tocsin status --watch`, end it with `tocsin stop {pipeline}`")
 
@@ -127,18 +133,18 @@ def _settings(context: typer.Context, pipeline: str, **flags: Any) -> Settings:
 
 
 @contextmanager
-def _ordering(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
+def _preparing_deployment(settings: Settings, pipeline: str) -> Iterator[Future[Deployment]]:
     """Make the deployment while Ray or a worker starts, because the registry may take seconds to resolve the model."""
-    from tocsin.pipelines.cli.deployment import ordered
+    from tocsin.pipelines.cli.deployment import desired_deployment
 
-    beside = ThreadPoolExecutor(1)
+    executor = ThreadPoolExecutor(1)
     try:
-        yield beside.submit(ordered, settings, pipeline)
+        yield executor.submit(desired_deployment, settings, pipeline)
     finally:
-        beside.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
+def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
     """Start a supervisor for a pipeline that does not run on this cluster yet."""
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
@@ -150,21 +156,21 @@ def _start(settings: Settings, name: str, ordering: Future[Deployment]) -> Any:
     launch = Launch(name, settings.logs.environment(), settings.ray.resources())
     try:
         with working("model"):
-            order = ordering.result()
+            desired = future.result()
         with working(f"{name}: a worker starts, loads the model and checks the topics"):
-            deployment, before = launch.prepare(order, alerts=settings.lake.alerts)
-        if before not in (0, deployment.shards):
+            deployment, old_shards = launch.prepare(desired, alerts=settings.lake.alerts)
+        if old_shards not in (0, deployment.shards):
             from tocsin.pipelines.runtime.admin.reshard import reshard
 
-            with working(f"{name}: state moves from {before} to {deployment.shards} shards"):
+            with working(f"{name}: state moves from {old_shards} to {deployment.shards} shards"):
                 reshard(deployment)
-            note(f"{name}: state moved from {before} to {deployment.shards} shards")
+            note(f"{name}: state moved from {old_shards} to {deployment.shards} shards")
         return launch.go(deployment)
     except BaseException:
         launch.abandon()
         raise
 
 
-def _settled(found: dict[str, Any], shards: int) -> bool:
-    states = [shard["state"] for shard in found["shards"]]
+def _settled(status: dict[str, Any], shards: int) -> bool:
+    states = [shard["state"] for shard in status["shards"]]
     return len(states) == shards and "starting" not in states

@@ -32,30 +32,30 @@ def announced(pipeline: str) -> Iterator[Callable[[str], None]]:
     """Keep a file about this process, a pipeline's run, while the body runs. Yields a function that sets its Ray's address."""
     file = FOLDER / f"{pipeline}-{os.getpid()}.json"
 
-    def say(address: str) -> None:
+    def write_address(address: str) -> None:
         write_aside(file, json.dumps({"pipeline": pipeline, "pid": os.getpid(), "address": address}).encode())
 
-    say("")
+    write_address("")
     try:
-        yield say
+        yield write_address
     finally:
         file.unlink(missing_ok=True)
 
 
-def living() -> list[Run]:
+def active_runs() -> list[Run]:
     """This folder's living runs, by pipeline. Deletes the files of runs that were killed."""
     found = []
     for file in sorted(FOLDER.glob("*.json")):
         with suppress(OSError, ValueError, TypeError):  # the run is ending
             run = Run(**json.loads(file.read_text()))
-            if _lives(run.pid):
+            if _is_running(run.pid):
                 found.append(run)
             else:
                 file.unlink(missing_ok=True)
     return found
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     """Whether the process lives and is a Python, as a run is; another program may have the pid by now."""
     try:
         return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()

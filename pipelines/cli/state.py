@@ -44,8 +44,8 @@ def show(
 
     settings = context.obj.settings()
     shards = settings.pipeline(pipeline).shards
-    own = range(shards) if partition is None else [partition % shards]
-    for memory in key_state(settings.lake.open(), pipeline, key, shards=own, partition=partition):
+    candidate_shards = range(shards) if partition is None else [partition % shards]
+    for memory in key_state(settings.lake.open(), pipeline, key, shards=candidate_shards, partition=partition):
         if json:
             say_json(_facts(memory))
         else:
@@ -66,7 +66,7 @@ def forget(
     """
     from contextlib import ExitStack
 
-    from tocsin.pipelines.cli.cluster import joined, supervisor, tell
+    from tocsin.pipelines.cli.cluster import joined, send, supervisor
     from tocsin.pipelines.cli.console import note
     from tocsin.pipelines.runtime.admin.inspection import key_state
     from tocsin.pipelines.runtime.control.desired_state import forget_stopped
@@ -74,17 +74,17 @@ def forget(
     from tocsin.pipelines.runtime.engine.plan import Plan
 
     settings = context.obj.settings()
-    given, lake = settings.pipeline(pipeline), settings.lake.open()
-    key_state(lake, pipeline, key, shards=range(given.shards))  # raises if there is no such key
-    with ExitStack() as until:
+    section, lake = settings.pipeline(pipeline), settings.lake.open()
+    key_state(lake, pipeline, key, shards=range(section.shards))  # raises if there is no such key
+    with ExitStack() as stack:
         try:
-            until.enter_context(joined(settings))
+            stack.enter_context(joined(settings))
             actor = supervisor(pipeline)
         except (Unavailable, ConfigError):
-            forget_stopped(lake, Plan(given.factory, {"name": pipeline, **given.options}), key)
+            forget_stopped(lake, Plan(section.factory, {"name": pipeline, **section.options}), key)
             note(f"{pipeline} does not run on this Ray cluster; it will forget {key} when it starts")
             return
-        tell(actor, "forget", key)
+        send(actor, "forget", key)
     note(f"{pipeline} will forget {key} at its next checkpoint")
 
 
@@ -96,7 +96,7 @@ def _facts(memory: KeyState) -> dict[str, Any]:
         "checkpoint": memory.checkpoint,
         "state": {**memory.cells, **{name: rows.to_dicts() for name, (rows, _) in memory.rings.items()}},
         "rules": {
-            name: {"firing": r.firing, "rang": r.rang and at(r.rang), "run": r.run, "hold": r.hold}
+            name: {"firing": r.firing, "rang": r.raised_at and at(r.raised_at), "run": r.run, "hold": r.hold}
             for name, r in memory.rules.items()
         },
         "waiting": {name: rows.to_dicts() for name, rows in memory.waiting.items()},
@@ -115,22 +115,24 @@ def _lines(memory: KeyState) -> Iterator[Text]:
     yield Text.assemble((plain(memory.key), "bold"), f" on partition {memory.partition}, {seen}")
     for name, value in memory.cells.items():
         yield line(name, "-" if value is None else str(value))
-    for name, (rows, room) in memory.rings.items():
-        yield line(name, f"{rows.height} of {room} rows" + (f", the newest {SHOWN}:" if rows.height > SHOWN else ""))
+    for name, (rows, capacity) in memory.rings.items():
+        yield line(
+            name, f"{rows.height} of {capacity} rows" + (f", the newest {SHOWN}:" if rows.height > SHOWN else "")
+        )
         for column in rows.tail(SHOWN):
             yield line(f"  {column.name}", " ".join(f"{value:>10.5g}" for value in column))
     for name, rule in memory.rules.items():
-        yield line(f"rule {name}", _said(rule), "bold red" if rule.firing else "")
+        yield line(f"rule {name}", _rule_text(rule), "bold red" if rule.firing else "")
     for name, rows in memory.waiting.items():
         yield line(name, f"{rows.height} rows waiting")
         for row in rows.iter_rows(named=True):
             yield Text("  " + "  ".join(plain(f"{n} {v}") for n, v in row.items()))
 
 
-def _said(rule: Rule) -> str:
+def _rule_text(rule: Rule) -> str:
     """A rule's state in words."""
-    rang = written(rule.rang) if rule.rang is not None else ""
+    raised_at = written(rule.raised_at) if rule.raised_at is not None else ""
     if rule.firing:
-        return f"firing since {rang}"
-    said = f"not firing, last raised {rang}" if rang else "not firing, never raised"
-    return f"{said}; {rule.run} of {rule.hold} rows in a row" if 0 < rule.run < rule.hold else said
+        return f"firing since {raised_at}"
+    text = f"not firing, last raised {raised_at}" if raised_at else "not firing, never raised"
+    return f"{text}; {rule.run} of {rule.hold} rows in a row" if 0 < rule.run < rule.hold else text

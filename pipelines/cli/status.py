@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tocsin.pipelines.runtime.settings import Settings
 
-LOOK_S = 9.0
+TIMEOUT_S = 9.0
 """Seconds after which the command gives up, whatever the cluster does."""
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Options of Kafka's clients for the lag, which is not worth a long wait."""
@@ -51,36 +51,40 @@ def status(
     from tocsin.pipelines.cli.cluster import within
 
     settings = context.obj.settings()
-    with contextlib.nullcontext() if watch else within(LOOK_S, "status"):
+    with contextlib.nullcontext() if watch else within(TIMEOUT_S, "status"):
         _status(settings, pipeline, json=json, watch=watch)
 
 
 def _status(settings: Settings, pipeline: str | None, *, json: bool, watch: bool) -> None:
     from tocsin.pipelines.cli.cluster import joined, joined_at, rejoined, supervisor, supervisors
-    from tocsin.pipelines.cli.console import until_told
-    from tocsin.pipelines.cli.runs import living
+    from tocsin.pipelines.cli.console import stop_requested
+    from tocsin.pipelines.cli.runs import active_runs
 
-    own = settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
-    if own and not watch:
-        looks = []
-        for run in (run for run in living() if pipeline in (None, run.pipeline)):
+    is_local = settings.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
+    if is_local and not watch:
+        reports = []
+        for run in (run for run in active_runs() if pipeline in (None, run.pipeline)):
             with joined_at(run.address) if run.address else contextlib.nullcontext():
-                there = run.address and run.pipeline in supervisors()
-                looks.append(_once(settings, run.pipeline) if there else _starting(run.pipeline, "Ray is starting"))
-        _show(looks, json, "no pipeline runs in this folder")
+                has_supervisor = run.address and run.pipeline in supervisors()
+                reports.append(
+                    _once(settings, run.pipeline) if has_supervisor else _starting(run.pipeline, "Ray is starting")
+                )
+        _show(reports, json, "no pipeline runs in this folder")
         return
 
     def names() -> list[str]:
         return [pipeline] if pipeline else supervisors()
 
-    def found() -> list[Any]:
+    def find_supervisors() -> list[Any]:
         """Find the supervisors again for each look: a restarted pipeline has a new supervisor of the same name."""
         return list(map(supervisor, names()))
 
     with joined(settings, pipeline):
         if watch:
-            with until_told() as told:
-                following(settings, found, told, json=json, again=lambda: rejoined(settings, pipeline))
+            with stop_requested() as stop_event:
+                follow(
+                    settings, find_supervisors, stop_event, json=json, reconnect=lambda: rejoined(settings, pipeline)
+                )
         else:
             _show([_once(settings, name) for name in names()], json, "no pipeline runs on this Ray cluster")
 
@@ -90,7 +94,7 @@ def _once(settings: Settings, pipeline: str) -> dict[str, Any]:
     from tocsin.pipelines.cli.cluster import Silent, ask, supervisor
 
     try:
-        return look(settings, ask(supervisor(pipeline), ANSWER_S))
+        return status_report(settings, ask(supervisor(pipeline), ANSWER_S))
     except Silent:
         return _starting(
             pipeline, f"its supervisor has not answered for {ANSWER_S:.0f} s: it is starting, or its machine is busy"
@@ -106,33 +110,33 @@ def _starting(pipeline: str, why: str) -> dict[str, Any]:
     }
 
 
-def _show(looks: Sequence[Mapping[str, Any]], json: bool, none: str) -> None:
+def _show(reports: Sequence[Mapping[str, Any]], json: bool, empty_message: str) -> None:
     from tocsin.pipelines.cli.console import out, say_json
 
     if json:
-        say_json({"at": datetime.now(UTC), "pipelines": looks})
-    elif looks:
-        out.print(table(looks))
+        say_json({"at": datetime.now(UTC), "pipelines": reports})
+    elif reports:
+        out.print(table(reports))
     else:
-        out.print(none)
+        out.print(empty_message)
 
 
-def following(
+def follow(
     settings: Settings,
-    found: Callable[[], Sequence[Any]],
-    told: Event,
+    find_supervisors: Callable[[], Sequence[Any]],
+    stop_event: Event,
     *,
     json: bool,
     every: float = 1,
     patience: float = ANSWER_S,
-    again: Callable[[], None] = lambda: None,
+    reconnect: Callable[[], None] = lambda: None,
 ) -> None:
-    """Show deployments until `told` is set, at least once. A terminal shows a live table; else each look prints a table or JSON.
+    """Show deployments until `stop_event` is set, at least once: a live table on a terminal, else a table or JSON a look.
 
     Args:
-        found: finds their supervisors.
+        find_supervisors: returns their supervisors; called before each look.
         patience: seconds that a supervisor may take to answer.
-        again: called before the next look after one that failed.
+        reconnect: called before the next look after one that failed.
     """
     from ray.exceptions import RayError
     from rich.live import Live
@@ -141,51 +145,51 @@ def following(
     from tocsin.pipelines.cli.console import note, out, say_json
     from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 
-    said, seen = "", False
+    last_error, has_answered = "", False
     live = Live(console=out, auto_refresh=False) if out.is_terminal and not json else None
     with live or contextlib.nullcontext():
         while True:
             try:
-                if said:
-                    again()
-                looks = [look(settings, ask(actor, patience)) for actor in found()]
+                if last_error:
+                    reconnect()
+                reports = [status_report(settings, ask(actor, patience)) for actor in find_supervisors()]
             except (Unavailable, ConfigError, RayError) as reason:
-                if not said and (told.is_set() or not seen):
+                if not last_error and (stop_event.is_set() or not has_answered):
                     raise
                 # Keep looking: a supervisor or a Ray that restarts will answer again.
-                if (line := " ".join(str(reason).split())) != said:
-                    note(said := line)
+                if (line := " ".join(str(reason).split())) != last_error:
+                    note(last_error := line)
             else:
-                said, seen = "", True
+                last_error, has_answered = "", True
                 if json:
-                    say_json({"at": datetime.now(UTC), "pipelines": looks})
+                    say_json({"at": datetime.now(UTC), "pipelines": reports})
                 elif live:
-                    live.update(table(looks), refresh=True)
+                    live.update(table(reports), refresh=True)
                 else:
-                    out.print(table(looks))
-            if told.wait(every):
+                    out.print(table(reports))
+            if stop_event.wait(every):
                 return
 
 
-def look(settings: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
+def status_report(settings: Settings, status: Mapping[str, Any]) -> dict[str, Any]:
     """A supervisor's status as plain JSON, with the lag as Kafka reports it."""
-    ends = _ends(settings, [*said["shards"], *said["landing"]])
+    ends = _ends(settings, [*status["shards"], *status["landing"]])
     return {
-        "pipeline": said["pipeline"],
-        "workers": said["workers"],
-        "restarts": said["restarts"],
-        "paused": said["paused"],
-        "silences": {asset: datetime.fromtimestamp(until / 1000, UTC) for asset, until in said["silences"].items()},
-        "ready": not said["problems"],
-        "problems": said["problems"],
-        "mlflow_run": said["tracking"],
-        "shards": [_shard(shard, ends) for shard in said["shards"]],
-        "landing": [_shard(shard, ends) for shard in said["landing"]],
-        "sinks": said["sinks"],
+        "pipeline": status["pipeline"],
+        "workers": status["workers"],
+        "restarts": status["restarts"],
+        "paused": status["paused"],
+        "silences": {asset: datetime.fromtimestamp(until / 1000, UTC) for asset, until in status["silences"].items()},
+        "ready": not status["problems"],
+        "problems": status["problems"],
+        "mlflow_run": status["tracking"],
+        "shards": [_shard(shard, ends) for shard in status["shards"]],
+        "landing": [_shard(shard, ends) for shard in status["landing"]],
+        "sinks": status["sinks"],
     }
 
 
-def table(looks: Sequence[Mapping[str, Any]]) -> Group:
+def table(reports: Sequence[Mapping[str, Any]]) -> Group:
     """A table of shards, with their problems listed below it."""
     from rich.console import Group
     from rich.table import Table
@@ -194,15 +198,15 @@ def table(looks: Sequence[Mapping[str, Any]]) -> Group:
     shown = Table(box=None, pad_edge=False, header_style="dim")
     for name in COLUMNS:
         shown.add_column(name, justify="left" if name in ("shard", "state", "model") else "right", no_wrap=True)
-    below = list[Text]()
-    for look in looks:
-        if not look["shards"]:
-            shown.add_row(look["pipeline"], Text("paused" if look["paused"] else "starting", "yellow"))
-        below += [Text(line, "yellow") for line in _notes(look)]
-        for shard in (*look["shards"], *look["landing"]):
+    notes = list[Text]()
+    for report in reports:
+        if not report["shards"]:
+            shown.add_row(report["pipeline"], Text("paused" if report["paused"] else "starting", "yellow"))
+        notes += [Text(line, "yellow") for line in _notes(report)]
+        for shard in (*report["shards"], *report["landing"]):
             shown.add_row(*_row(shard))
-            below += [Text(line, style) for line, style in _shard_notes(shard)]
-    return Group(shown, *below)
+            notes += [Text(line, style) for line, style in _shard_notes(shard)]
+    return Group(shown, *notes)
 
 
 def _row(shard: Mapping[str, Any]) -> list[Text | str]:
@@ -223,18 +227,18 @@ def _row(shard: Mapping[str, Any]) -> list[Text | str]:
     ]
 
 
-def _notes(look: Mapping[str, Any]) -> Iterator[str]:
+def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     """What a person should know of a pipeline."""
     from tocsin.pipelines.cli.console import plain
 
-    if not look["shards"]:
-        for why in dict.fromkeys(problem["why"] for problem in look["problems"] if problem["why"]):
-            yield f"{look['pipeline']}: {plain(why)}"
-    for asset, until in look["silences"].items():
-        yield f"{look['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}"
-    for sink in look["sinks"]:
+    if not report["shards"]:
+        for why in dict.fromkeys(problem["why"] for problem in report["problems"] if problem["why"]):
+            yield f"{report['pipeline']}: {plain(why)}"
+    for asset, until in report["silences"].items():
+        yield f"{report['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}"
+    for sink in report["sinks"]:
         if sink["error"]:
-            yield f"{look['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"
+            yield f"{report['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"
 
 
 def _shard_notes(shard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -250,12 +254,12 @@ def _shard_notes(shard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for line in shard["damaged"].values():
         yield f"{where}: {plain(line)}", "red"
     if shard["dead_letter"]:
-        yield _last_letter(shard), "red"
+        yield _last_dead_letter(shard), "red"
     if shard["error"]:
         yield f"{where}: {plain(shard['error'])}", "red"
 
 
-def _last_letter(shard: Mapping[str, Any]) -> str:
+def _last_dead_letter(shard: Mapping[str, Any]) -> str:
     """A shard's newest dead letter in one line."""
     from tocsin.pipelines.cli.console import plain
     from tocsin.pipelines.cli.times import written
@@ -303,7 +307,7 @@ def _shard(shard: Mapping[str, Any], ends: Mapping[tuple[str, int], int]) -> dic
 
 def _lag(topic: str, positions: Mapping[int, int], ends: Mapping[tuple[str, int], int]) -> int | None:
     """Number of records after the positions; None if no end offset is known."""
-    lags = [max(ends[topic, p] - at, 0) for p, at in positions.items() if (topic, p) in ends]
+    lags = [max(ends[topic, p] - position, 0) for p, position in positions.items() if (topic, p) in ends]
     return sum(lags) if lags else None
 
 
@@ -316,12 +320,18 @@ def _ends(settings: Settings, shards: Sequence[Mapping[str, Any]]) -> dict[tuple
     from tocsin.pipelines.runtime.declare.errors import Unavailable
     from tocsin.pipelines.runtime.kafka import clients
 
-    wanted = [
-        TopicPartition(s["facts"]["topic"], p) for s in shards for p in (*s["facts"].get("read", {}), *s["unread"])
+    partitions = [
+        TopicPartition(shard["facts"]["topic"], p)
+        for shard in shards
+        for p in (*shard["facts"].get("read", {}), *shard["unread"])
     ]
     try:
         with contextlib.closing(clients.consumer(settings.kafka.client_options() | QUICK)) as consumer:
-            return {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(wanted).items()} if wanted else {}
+            return (
+                {(tp.topic, tp.partition): end for tp, end in consumer.end_offsets(partitions).items()}
+                if partitions
+                else {}
+            )
     except (KafkaError, Unavailable) as reason:
         note(f"lag unknown: {reason}")
         return {}

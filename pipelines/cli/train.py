@@ -47,15 +47,15 @@ def train(
 
     settings = context.obj.settings()
     registrar = Registrar(settings.mlflow.tracking_uri if settings.mlflow.enabled else None, force)
-    with progress() as shown:
-        run = Training(data, name, out, seed or [0], registrar, shown)
+    with progress() as bar:
+        run = Training(data, name, out, seed or [0], registrar, bar)
         trained = domain_of(settings, domain).train(run, **options(context))
     if json:
         say_json(trained.facts())
-    _tell(trained, quiet=json)
+    _print_results(trained, quiet=json)
 
 
-def _tell(trained: Trained, *, quiet: bool) -> None:
+def _print_results(trained: Trained, *, quiet: bool) -> None:
     """Print each seed's result and where the model is.
 
     Raises:

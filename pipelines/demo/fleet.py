@@ -32,10 +32,10 @@ class Fleet:
     watched: dict[str, dict[str, Any]] = field(default_factory=dict)
     flying: Counter[str] = field(default_factory=Counter)
     sent: int = 0
-    judged: int = 0
+    scored: int = 0
     rate: float = 0.0
     latency: Mapping[str, float] = field(default_factory=dict)
-    rung: int = 0
+    raised: int = 0
     alerts: deque[Alert] = field(default_factory=lambda: deque(maxlen=5))
     worst: Alert | None = None
 
@@ -47,7 +47,7 @@ class Fleet:
         self.cap = config.cap
         self.levels = {"critical": config.critical, "warning": config.warning}
 
-    def fed(self, rows: int) -> None:
+    def record_sent(self, rows: int) -> None:
         """Record how many readings have been sent."""
         self.sent = rows
 
@@ -57,17 +57,17 @@ class Fleet:
 
         last = pl.col("cycle", "rul", "event_time").sort_by("cycle").last()
         latest = table.group_by("key").agg(last, pl.len()).collect()
-        self.judged = int(latest["len"].sum())
+        self.scored = int(latest["len"].sum())
         flying = latest.filter(pl.col("event_time") > pl.col("event_time").max() - pl.duration(seconds=LANDED_S))
         self.flying = Counter(map(self.level, flying["rul"]))
         self._watch({row["key"]: row for row in flying.sort("rul").iter_rows(named=True)})
         if window and window["counts"].get("rows"):
             self.rate, self.latency = window["counts"]["rows"] / window["seconds"], window["latency_ms"]
 
-    def rings(self, alert: Alert) -> None:
+    def record_alert(self, alert: Alert) -> None:
         """Record an alert if it was raised."""
         if alert.transition == "raised":
-            self.rung += 1
+            self.raised += 1
             self.alerts.append(alert)
             if self.worst is None or alert.severity == "critical":
                 self.worst = alert
@@ -79,12 +79,12 @@ class Fleet:
             self.watched = {key: flying[key] for key in keys[:: max(len(keys) // SHOWN, 1)][:SHOWN]}
             return
         newest = sorted(flying.keys() - self.watched.keys(), key=lambda key: -flying[key]["cycle"])
-        still = [key if key in flying or not newest else newest.pop() for key in self.watched]
-        self.watched = {key: flying.get(key) or self.watched[key] for key in still}
+        shown_keys = [key if key in flying or not newest else newest.pop() for key in self.watched]
+        self.watched = {key: flying.get(key) or self.watched[key] for key in shown_keys}
 
     def level(self, rul: float) -> str:
         """The alert level of a machine with this RUL."""
-        return next((name for name, below in self.levels.items() if rul < below), "healthy")
+        return next((name for name, threshold in self.levels.items() if rul < threshold), "healthy")
 
     def __rich__(self) -> Group:
         if not self.watched:  # the model needs 30 cycles of an engine for its first prediction
@@ -107,7 +107,7 @@ class Fleet:
     def headlines(self) -> tuple[Text, Text]:
         """The fleet in two lines."""
         levels = [(f"   {self.flying[level]} {level}", style) for level, style in reversed(LEVELS.items())]
-        alerts = (f"   {self.rung} alerts", "bold")
+        alerts = (f"   {self.raised} alerts", "bold")
         latency = "".join(f"   {p} {ms:,.0f} ms" for p, ms in self.latency.items() if p in ("p50", "p99"))
-        pace = f"{self.sent:,} readings sent, {self.judged:,} windows scored   {self.rate:,.0f}/s{latency}"
-        return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alerts), Text(pace, "dim")
+        throughput = f"{self.sent:,} readings sent, {self.scored:,} windows scored   {self.rate:,.0f}/s{latency}"
+        return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alerts), Text(throughput, "dim")

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from tocsin.pipelines.cli.console import out, until_told, working
+from tocsin.pipelines.cli.console import out, stop_requested, working
 from tocsin.pipelines.runtime.declare.errors import TocsinError, Unavailable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ NAME = "rul"
 SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' ELSE 'healthy' END level,
        COUNT(*) windows, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
 FROM rul GROUP BY level ORDER BY cycles_left"""
-LOOK_S, PLAIN_S = 0.5, 4.0
+UPDATE_S, PLAIN_S = 0.5, 4.0
 """Seconds between updates of the fleet, and between prints without a terminal."""
 STARTS_S, PATIENCE_S = 180.0, 60.0
 """Seconds that a busy machine may take to start everything, and then for each part to end."""
@@ -54,25 +54,25 @@ def fly(folder: Path, *, seconds: float, rate: float, engines: int) -> None:
     fleet = Fleet()
     with ExitStack() as stack:
         broker = stack.enter_context(EmbeddedBroker(log=folder / "broker.log"))
-        beside = stack.enter_context(ThreadPoolExecutor(1))
+        executor = stack.enter_context(ThreadPoolExecutor(1))
         settings = _settings(folder, broker.bootstrap_servers)
         kafka = settings.kafka.client_options()
-        deployment = beside.submit(deployed, settings, NAME, create_input=2)  # loads torch while Ray starts
+        deployment = executor.submit(deployed, settings, NAME, create_input=2)  # loads torch while Ray starts
         with working("a broker, Ray and a shard start on this machine"):
             stack.enter_context(joined(settings, start=True))
-            told = stack.enter_context(until_told())
+            stop_event = stack.enter_context(stop_requested())
             actor = deploy(deployment.result())
             stack.callback(halt, NAME, PATIENCE_S)
-            _await_running(actor, told)
+            _await_running(actor, stop_event)
         threading.Thread(target=_listen, args=(kafka, fleet), daemon=True).start()
         readings = Rul().feed(SIM, seed=0, rate=rate, model=None, engines=engines).tables
         frames = limited(readings, round(rate * seconds))
         topic = deployment.result().plan.options.get("topic", "sensors.industrial")
-        flight = beside.submit(
-            feed, frames, kafka=kafka, topic=topic, key="unit", rate=rate, stop=told, progress=fleet.fed
+        flight = executor.submit(
+            feed, frames, kafka=kafka, topic=topic, key="unit", rate=rate, stop=stop_event, progress=fleet.record_sent
         )
-        run = _watch(settings, actor, fleet, flight, told)
-    _tell(settings, folder, fleet, run)
+        run = _watch(settings, actor, fleet, flight, stop_event)
+    _print_results(settings, folder, fleet, run)
 
 
 def _clear(folder: Path) -> None:
@@ -90,14 +90,14 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
     from tocsin.pipelines.runtime.lake.storage import write_aside
     from tocsin.pipelines.runtime.settings import Settings
 
-    stays = {
+    saved = {
         "lake.path": str((folder / "lake").absolute()),
         "mlflow.tracking_uri": f"sqlite:///{(folder / 'mlflow.db').absolute()}",
     }
     file = folder / "tocsin.toml"
     # A JSON string is also a TOML string, whatever the folder's name contains.
-    write_aside(file, b"".join(b"%s = %s\n" % (name.encode(), orjson.dumps(value)) for name, value in stays.items()))
-    own = {
+    write_aside(file, b"".join(b"%s = %s\n" % (name.encode(), orjson.dumps(value)) for name, value in saved.items()))
+    overrides = {
         "kafka.bootstrap_servers": bootstrap_servers,
         "kafka.security_protocol": "PLAINTEXT",
         "mlflow.enabled": True,
@@ -105,14 +105,14 @@ def _settings(folder: Path, bootstrap_servers: str) -> Settings:
         "ray.num_cpus": 0,
         f"pipelines.{NAME}.every": "1s",
     }
-    return Settings.load(file, stays | own)
+    return Settings.load(file, saved | overrides)
 
 
-def _await_running(actor: Any, told: Event) -> None:
+def _await_running(actor: Any, stop_event: Event) -> None:
     from tocsin.pipelines.cli.cluster import ask
 
     give_up = time.monotonic() + STARTS_S
-    while not told.wait(0.2):
+    while not stop_event.wait(0.2):
         for shard in (shards := ask(actor)["shards"]):
             if shard["error"]:
                 raise TocsinError(shard["error"])
@@ -131,10 +131,10 @@ def _listen(kafka: dict[str, Any], fleet: Fleet) -> None:
 
     with suppress(KafkaError, TocsinError):  # alerts end when the broker ends
         for alert in alerts(NAME, kafka=kafka, follow=True):
-            fleet.rings(alert)
+            fleet.record_alert(alert)
 
 
-def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedReport], told: Event) -> str | None:
+def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedReport], stop_event: Event) -> str | None:
     """Show the fleet until all its readings are committed and MLflow, which starts more slowly, has a run. Returns the run."""
     from rich.live import Live
 
@@ -144,10 +144,10 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
     live = Live(console=out, auto_refresh=False) if out.is_terminal else None
     printed, give_up, run = time.monotonic(), float("inf"), None
     with live or nullcontext():
-        while not told.wait(LOOK_S):
-            said = ask(actor)
-            (shard,) = said["shards"]
-            run = said["tracking"]
+        while not stop_event.wait(UPDATE_S):
+            status = ask(actor)
+            (shard,) = status["shards"]
+            run = status["tracking"]
             fleet.read(results(NAME, lake=settings.lake.open()), shard["window"])
             if live:
                 live.update(fleet, refresh=True)
@@ -164,7 +164,7 @@ def _watch(settings: Settings, actor: Any, fleet: Fleet, flight: Future[FeedRepo
     return run
 
 
-def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> None:
+def _print_results(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> None:
     """Print the results and commands to try next."""
     from rich.syntax import Syntax
 
@@ -174,7 +174,7 @@ def _tell(settings: Settings, folder: Path, fleet: Fleet, run: str | None) -> No
 
     alert = fleet.worst
     if alert is not None:
-        out.rule(f"one of {fleet.rung} alerts: a CloudEvent on alerts.{NAME}", align="left", style="dim")
+        out.rule(f"one of {fleet.raised} alerts: a CloudEvent on alerts.{NAME}", align="left", style="dim")
         out.print_json(data=cloud_event(alert))
     out.rule("the table, queried with SQL", align="left", style="dim")
     out.print(Syntax(SQL, "sql", background_color="default", word_wrap=True))

@@ -100,17 +100,17 @@ class KafkaSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _known_to_kafka_python(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        others = {name: value for name, value in given.items() if name not in cls.model_fields}
-        return {**given, **client_config().model_validate(others).model_dump(exclude_unset=True)}
+    def _known_to_kafka_python(cls, options: Any) -> Any:
+        if not isinstance(options, Mapping):
+            return options
+        others = {name: value for name, value in options.items() if name not in cls.model_fields}
+        return {**options, **client_config().model_validate(others).model_dump(exclude_unset=True)}
 
     def client_options(self) -> dict[str, Any]:
         """The options for kafka-python's clients, secrets in clear text. A password set directly wins over one in a file."""
-        given = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
-        from_files = {n.removesuffix("_file"): given.pop(n) for n in list(given) if n.endswith("_file")}
-        return from_files | given
+        options = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in self if v is not None}
+        from_files = {n.removesuffix("_file"): options.pop(n) for n in list(options) if n.endswith("_file")}
+        return from_files | options
 
 
 class LakeSettings(Section):
@@ -263,8 +263,8 @@ class PipelineSettings(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The options for the pipeline's factory, as plain JSON."""
-        own = {"factory", "model", "device", "shards", "workers", "max_workers", "start", "on_gap", "sinks"}
-        return self.model_dump(mode="json", exclude=own, exclude_none=True)
+        run_settings = {"factory", "model", "device", "shards", "workers", "max_workers", "start", "on_gap", "sinks"}
+        return self.model_dump(mode="json", exclude=run_settings, exclude_none=True)
 
 
 class SinkSettings(Section):
@@ -290,9 +290,9 @@ class SinkSettings(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The options for the sink's class, secrets in clear text."""
-        given = dict(self.model_extra or {})
-        files = {n.removesuffix("_file"): _content(given.pop(n)) for n in list(given) if n.endswith("_file")}
-        return files | given
+        options = dict(self.model_extra or {})
+        files = {n.removesuffix("_file"): _content(options.pop(n)) for n in list(options) if n.endswith("_file")}
+        return files | options
 
 
 @cache

@@ -89,8 +89,8 @@ class Settings(BaseSettings):
                 flags = _merged(flags, _nested(name.split("."), value))
         try:
             return cls(**_merged(_merged(content, environment), flags))
-        except ValidationError as wrong:
-            raise ConfigError(_line(wrong.errors()[0], file, environment, flags)) from None  # its text shows secrets
+        except ValidationError as error:
+            raise ConfigError(_line(error.errors()[0], file, environment, flags)) from None  # its text shows secrets
 
     def sinks_of(self, pipeline: str) -> list[SinkConfig]:
         """The sinks that a pipeline's alerts go to besides their topic.
@@ -103,47 +103,49 @@ class Settings(BaseSettings):
         found = []
         for name in self.pipeline(pipeline).sinks:
             if name not in self.sinks:
-                there = ", ".join(self.sinks) or "none"
+                existing = ", ".join(self.sinks) or "none"
                 raise ConfigError(
-                    f"pipelines.{pipeline}.sinks: expected names of [sinks.<name>] sections ({there}), got {name!r}; add one"
+                    f"pipelines.{pipeline}.sinks: expected names of [sinks.<name>] sections ({existing}), got {name!r}; add one"
                 )
             found.append(SinkConfig(name, self.sinks[name].sink, self.sinks[name].options))
         return found
 
     def pipeline(self, name: str) -> PipelineSettings:
         """A pipeline's settings with defaults filled in. A pipeline without a section has only defaults."""
-        given = self.pipelines.get(name, PipelineSettings())
-        if given.factory:
-            return given
-        model = f"{name}@champion" if given.model is None else given.model
-        return given.model_copy(update={"factory": f"tocsin.pipelines.{name}:pipeline", "model": model})
+        section = self.pipelines.get(name, PipelineSettings())
+        if section.factory:
+            return section
+        model = f"{name}@champion" if section.model is None else section.model
+        return section.model_copy(update={"factory": f"tocsin.pipelines.{name}:pipeline", "model": model})
 
 
 def _read(path: Path | str | None) -> tuple[Path, dict[str, Any]]:
-    asked = path or os.environ.get(f"{PREFIX}CONFIG")
-    file = Path(asked or FILE)
-    if not asked and not file.exists():
+    requested = path or os.environ.get(f"{PREFIX}CONFIG")
+    file = Path(requested or FILE)
+    if not requested and not file.exists():
         return file, {}
     try:
         return file, tomllib.loads(file.read_text())
     except (OSError, ValueError) as reason:
-        said = reason.strerror if isinstance(reason, OSError) else reason
+        detail = reason.strerror if isinstance(reason, OSError) else reason
         raise ConfigError(
-            f"settings in {file}: expected a TOML file, got: {said}; correct it or name another file"
+            f"settings in {file}: expected a TOML file, got: {detail}; correct it or name another file"
         ) from reason
 
 
 def _check_names(environment: Mapping[str, str]) -> None:
     """Refuse names that pydantic-settings would ignore. Other `TOCSIN_*` names are allowed: Kubernetes makes some itself."""
-    meant = {_variable(s, n).replace("__", "_"): _variable(s, n) for s in Settings.model_fields for n in _names((s,))}
+    corrected = {
+        _variable(s, n).replace("__", "_"): _variable(s, n) for s in Settings.model_fields for n in _names((s,))
+    }
     for name in environment:
         upper = name.upper()
         section, nested, _ = upper.removeprefix(PREFIX).lower().partition("__")
         if upper.startswith(PREFIX) and nested and section not in Settings.model_fields:
             known = ", ".join(f"{PREFIX}{s.upper()}__*" for s in Settings.model_fields)
             raise ConfigError(f"environment variable {name}: expected one of {known}, got another name; rename it")
-        if upper in meant and not nested:
-            raise ConfigError(f"environment variable {name}: expected two underscores; rename it to {meant[upper]}")
+        if upper in corrected and not nested:
+            raise ConfigError(f"environment variable {name}: expected two underscores; rename it to {corrected[upper]}")
 
 
 def _variable(*loc: object) -> str:
@@ -163,9 +165,13 @@ def _nested(path: list[str], value: Any) -> dict[str, Any]:
     return {path[0]: _nested(path[1:], value) if path[1:] else value}
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    both = {n: _merged(under[n], over[n]) for n in over if isinstance(under.get(n), dict) and isinstance(over[n], dict)}
-    return {**under, **over, **both}
+def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        n: _merged(base[n], override[n])
+        for n in override
+        if isinstance(base.get(n), dict) and isinstance(override[n], dict)
+    }
+    return {**base, **override, **nested}
 
 
 def _has(source: Any, loc: tuple[str, ...]) -> bool:
@@ -182,8 +188,8 @@ def _line(error: ErrorDetails, file: Path, environment: dict[str, Any], flags: d
         where = f"in {file}"
     if error["type"] == "extra_forbidden":
         known = _names(loc[:-1])
-        near = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0)[0]
-        return f"{'.'.join(loc)} {where}: expected a setting that exists, got {loc[-1]!r}; the nearest is {near!r}"
+        nearest = difflib.get_close_matches(loc[-1], known, n=1, cutoff=0)[0]
+        return f"{'.'.join(loc)} {where}: expected a setting that exists, got {loc[-1]!r}; the nearest is {nearest!r}"
     expected = expectation(error)
     return f"{'.'.join(loc)} {where}: expected {expected}, got {_shown(loc, error['input'])}; correct it there"
 

@@ -26,7 +26,7 @@ def decode(
         ConsumerRecord(pipeline.topic, 0, 0, offset, 0, 0, None, value, headers, None, -1, len(value or b""), 0)
         for offset, value in enumerate(values)
     ]
-    batch, letters = Codec.of(pipeline).decode(records)
+    batch, dead_letters = Codec.of(pipeline).decode(records)
     frame = pl.from_arrow(batch)
     assert isinstance(frame, pl.DataFrame)
-    return frame, letters
+    return frame, dead_letters

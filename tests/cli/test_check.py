@@ -1,4 +1,4 @@
-"""`tocsin check`: a whole set-up is all ok and stays as it is; each broken one is named in one line, with what to do."""
+"""`tocsin check`: a sound setup reports all ok and stays unchanged; each fault is reported in one line with its remedy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUL = "tocsin.pipelines.rul:pipeline"
 
 @pytest.fixture
 def setup(kafka: KafkaServer, tmp_path: Path) -> Setup:
-    """A pipeline whose input topic of two partitions is there."""
+    """A pipeline whose input topic exists, with two partitions."""
     made = Setup(tmp_path, kafka.bootstrap_servers, shards=2)
     made.create(made.topic, 2)
     return made
@@ -30,7 +30,7 @@ def setup(kafka: KafkaServer, tmp_path: Path) -> Setup:
 
 @pytest.fixture
 def dead() -> str:
-    """An address at which nobody listens."""
+    """An address at which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
@@ -49,7 +49,7 @@ def test_a_trained_model_is_ok_too(kafka: KafkaServer, tmp_path: Path) -> None:
     shutil.copytree(FD001, tmp_path / "model")
     setup = Setup(tmp_path, kafka.bootstrap_servers, factory=RUL, model=tmp_path / "model")
     setup.create(setup.topic)
-    assert setup.amiss() == {}
+    assert setup.problems() == {}
 
 
 def test_a_living_shard_is_all_ok_and_notices_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_living_shard_is_all_ok_and_notices_nothing(kafka: KafkaServer, tmp_pa
     try:
         job.send(islice(messages(1), 300))
         worker = job.drain(job.start())
-        assert setup.amiss() == {}
+        assert setup.problems() == {}
         job.send(islice(messages(2, units=40), 300))
-        for _ in range(3):  # while it commits, too
-            assert setup.amiss() == {}
+        for _ in range(3):  # some during a commit
+            assert setup.problems() == {}
         job.finish(worker)
         assert set(job.epochs()["delta"]) == set(job.epochs()["journal"]) == {1}
         assert job.differences() == []
@@ -127,7 +127,7 @@ def test_no_broker_leaves_what_needs_none_to_be_looked_at(setup: Setup, dead: st
 
 def test_no_input_topic(kafka: KafkaServer, tmp_path: Path) -> None:
     setup = Setup(tmp_path, kafka.bootstrap_servers)
-    assert setup.amiss() == {
+    assert setup.problems() == {
         "input topic": (
             "wrong",
             f"topic {setup.topic}: expected it to exist, got none; create it, or feed it once with `tocsin feed`",
@@ -136,10 +136,10 @@ def test_no_input_topic(kafka: KafkaServer, tmp_path: Path) -> None:
 
 
 def test_more_shards_than_partitions_and_more_workers_than_shards(setup: Setup) -> None:
-    state, said = setup.amiss({f"pipelines.{setup.name}.shards": 3})["shards"]
+    state, said = setup.problems({f"pipelines.{setup.name}.shards": 3})["shards"]
     assert state == "wrong"
     assert said.endswith(f"set pipelines.{setup.name}.shards = 2, or add partitions")
-    state, said = setup.amiss({f"pipelines.{setup.name}.workers": 3})["shards"]
+    state, said = setup.problems({f"pipelines.{setup.name}.workers": 3})["shards"]
     assert state == "warning"
     assert said.endswith(f"set pipelines.{setup.name}.workers = 2")
 
@@ -170,7 +170,7 @@ def test_a_topic_with_other_settings_than_it_needs(
     setup.create(named, partitions, **configs)
     if named != setup.topic:
         setup.create(setup.topic, 2)
-    found = setup.amiss()
+    found = setup.problems()
     assert [*found] == [check]
     assert found[check][0] == state
     assert found[check][1].startswith(f"topic {named}: ")
@@ -183,7 +183,7 @@ def test_a_record_from_the_future(setup: Setup) -> None:
     producer.send(setup.topic, b"{}", partition=1, timestamp_ms=round(time.time() * 1000) + 120_000)
     producer.send(setup.topic, b"{}", partition=1)
     producer.close()
-    found = setup.amiss()
+    found = setup.problems()
     assert [*found] == ["clocks"]
     assert found["clocks"][0] == "warning"
     assert "ahead of this machine's clock; set the clocks" in found["clocks"][1]
@@ -197,12 +197,13 @@ def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
         "model pumps@champion: expected a registry, got none; train a model, or name a folder",
     )
     assert found["pipeline"] == ("skipped", "skipped: it needs model")
-    assert found["input topic"][0] == found["journal"][0] == "ok"  # their names are known all the same
+    # The settings name the topic, so these checks do not need the pipeline.
+    assert found["input topic"][0] == found["journal"][0] == "ok"
     store = {"mlflow.enabled": "true", "mlflow.tracking_uri": tracking_uri}
     import mlflow
 
     mlflow.MlflowClient(tracking_uri, tracking_uri).create_registered_model("pumps")
-    state, said = setup.amiss(named | store)["model"]
+    state, said = setup.problems(named | store)["model"]
     assert state == "wrong"
     assert said.endswith(
         "expected it to be registered, got no model of that name; train it with `tocsin train`, or register it"
@@ -211,10 +212,10 @@ def test_a_model_that_is_not_there(setup: Setup, tracking_uri: str) -> None:
 
 def test_a_registry_that_does_not_answer(setup: Setup, dead: str) -> None:
     uri = {"mlflow.enabled": "true", "mlflow.tracking_uri": f"http://me:secret@{dead}"}
-    state, said = setup.amiss(uri)["registry"]
-    assert state == "warning"  # no model is taken from it
+    state, said = setup.problems(uri)["registry"]
+    assert state == "warning"  # the pipeline takes no model from the registry
     assert "secret" not in said
-    found = setup.amiss({**uri, f"pipelines.{setup.name}.model": "rul@champion"})
+    found = setup.problems({**uri, f"pipelines.{setup.name}.model": "rul@champion"})
     state, said = found.pop("registry")
     assert (state, found) == ("wrong", {})
     assert said.startswith(f"MLflow at http://me:***@{dead}: expected an answer, got ")
@@ -235,7 +236,7 @@ def test_a_model_whose_files_are_damaged(
     (tmp_path / "model" / file).write_bytes(content)
     setup = Setup(tmp_path, kafka.bootstrap_servers, factory=RUL, model=tmp_path / "model")
     setup.create(setup.topic)
-    found = setup.amiss()
+    found = setup.problems()
     assert [*found] == ["pipeline"]
     assert found["pipeline"][0] == "wrong"
     assert says in found["pipeline"][1]
@@ -243,16 +244,16 @@ def test_a_model_whose_files_are_damaged(
 
 
 def test_a_factory_that_is_not_there(setup: Setup) -> None:
-    state, said = setup.amiss({f"pipelines.{setup.name}.factory": "tests.crash.job:pipelin"})["pipeline"]
+    state, said = setup.problems({f"pipelines.{setup.name}.factory": "tests.crash.job:pipelin"})["pipeline"]
     assert state == "wrong"
     assert said.startswith("pipeline tests.crash.job:pipelin: expected an importable module:function")
 
 
 def test_ray_that_does_not_answer_or_has_too_little(setup: Setup, dead: str) -> None:
-    state, said = setup.amiss({"ray.address": dead})["ray"]
+    state, said = setup.problems({"ray.address": dead})["ray"]
     assert state == "wrong"
     assert said.startswith(f"Ray at {dead}: expected a cluster, got: ")
-    state, said = setup.amiss({"ray.num_cpus": 1000})["workers"]
+    state, said = setup.problems({"ray.num_cpus": 1000})["workers"]
     assert state == "wrong"
     assert "expected 1000 CPUs on Ray (local)" in said
 

@@ -1,4 +1,4 @@
-"""The command line as people and scripts use it: a process each time, on a real Ray cluster and a real broker."""
+"""The command line as people and scripts use it: one process per command, on a real Ray cluster and a real broker."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ sys.stdin.read()
 
 
 class Cli:
-    """`tocsin` in one folder, with one environment."""
+    """Runs `tocsin` in one folder, with one environment."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
@@ -46,18 +46,18 @@ class Cli:
         return Tocsin(arguments, self.folder, self.environment)
 
     def run(self, pipeline: str, *settings: str) -> Background:
-        """`tocsin run` in the background; from now on its Ray is asked."""
+        """Run a pipeline in the background. Later commands use its Ray cluster."""
         command = [str(BIN / "tocsin"), *settings, "run", pipeline]
         return Background(command, folder=self.folder, environment=self.environment)
 
     def __call__(self, *arguments: str, status: int = 0) -> str:
-        """Standard output; on a failure that was expected, standard error."""
+        """Run a command. Returns standard output, or standard error if `status` is not 0."""
         out, err = (process := self.start(*arguments)).communicate()
         assert process.returncode == status, out + err
         return err if status else out
 
     def json(self, *arguments: str) -> list[Any]:
-        """Standard output, each line of which must be JSON."""
+        """Run a command with `--json`. Returns its lines, parsed."""
         return [json.loads(line) for line in self(*arguments, "--json").splitlines()]
 
     def eventually(self, holds: Callable[[list[Any]], bool], *arguments: str, seconds: float = 400) -> list[Any]:
@@ -70,7 +70,7 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
-    """A Ray cluster in a process of its own, as `tocsin run` has one."""
+    """The address of a Ray cluster in a process of its own, as under `tocsin run`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token"}
     command = [sys.executable, "-c", CLUSTER]
     cluster = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -83,7 +83,7 @@ def ray_address() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tocsin(kafka: KafkaServer, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """A pipeline `turbines` that is up and has judged `ROWS` readings, one of which no one can."""
+    """A running pipeline `turbines` that has processed `ROWS` readings and one record that is not JSON."""
     folder = tmp_path_factory.mktemp("cli")
     (folder / "tocsin.toml").write_text(
         f"""
@@ -193,7 +193,7 @@ def test_check_finds_nothing_wrong_with_a_living_pipeline_and_leaves_it_alone(to
     facts = ("pid", "epoch", "restarts")
     before = tocsin.json("status")[0]["pipelines"][0]["shards"][0]
     found = {f["check"]: (f["state"], f["said"]) for f in tocsin.json("check", "turbines")}
-    assert [*(check for check, (state, _) in found.items() if state != "ok")] == ["model"]  # nobody has trained one
+    assert [*(check for check, (state, _) in found.items() if state != "ok")] == ["model"]  # none has been trained
     assert found["ray"][1].startswith(f"{ray_address}: 2 CPUs")
     assert found["snapshots"][1].startswith("shard 0 at ")
     after = tocsin.json("status")[0]["pipelines"][0]["shards"][0]
@@ -215,9 +215,8 @@ def test_a_dead_letter_is_shown_as_it_was_read_and_sent_again_once(tocsin: Cli) 
     assert tocsin.json("dlq", "replay", "turbines", "--stage", "decode") == [
         {"sent": 1, "before": 0, "exhausted": 0, "lost": 0}
     ]
-    died = tocsin.eventually(
-        lambda said: len(said) == 2, "dlq", "list", "turbines", "--stage", "decode"
-    )  # it is still no JSON
+    # The replayed record is still not JSON.
+    died = tocsin.eventually(lambda said: len(said) == 2, "dlq", "list", "turbines", "--stage", "decode")
     assert [x["replays"] for x in died] == [0, 1]
     assert died[1]["offset"] > letter["offset"]
     (done,) = tocsin.json("dlq", "replay", "turbines", "--stage", "decode", "--until", died[1]["at"])
@@ -254,8 +253,8 @@ def test_other_levels_are_taken_up_without_a_stop_and_wrong_ones_are_refused(toc
     tocsin("reload", "turbines")
     tocsin("silence", "1003", "--for", "1h")
     tocsin.eventually(lambda said: list(said[0]["pipelines"][0]["silences"]) == ["1003"], "status", "turbines")
-    time.sleep(2)  # a checkpoint
-    fleet = itertools.islice(live(engines=40, seed=9), 100)  # of other engines than those before
+    time.sleep(2)  # at least one checkpoint
+    fleet = itertools.islice(live(engines=40, seed=9), 100)  # engines that were not fed before
     others = (frame.drop("rul").with_columns(pl.col("unit") + 1000) for frame in fleet)
     address = tocsin.environment["TOCSIN_KAFKA__BOOTSTRAP_SERVERS"]
     feed(others, kafka={"bootstrap_servers": address}, topic="sensors.turbines", key="unit")

@@ -1,4 +1,4 @@
-"""Whatever is data is printed as text: no markup, no emoji code, no control character of it reaches the terminal's own language."""
+"""Data is printed literally: markup and emoji codes are not interpreted, and control characters are escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from tocsin.pipelines.cli import console, dlq, query, state, status
 from tocsin.pipelines.cli.alerts import line
 from tocsin.pipelines.cli.app import app
-from tocsin.pipelines.cli.check import _teller
+from tocsin.pipelines.cli.check import _printer
 from tocsin.pipelines.demo.fleet import Fleet
 from tocsin.pipelines.runtime.admin.inspection import KeyState, Rule
 from tocsin.pipelines.runtime.admin.preflight import Finding
@@ -24,7 +24,7 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.kafka import redelivery
-from tocsin.pipelines.runtime.kafka.redelivery import Held
+from tocsin.pipelines.runtime.kafka.redelivery import PublishedDeadLetter
 
 KEY = "[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
 SEEN = r"[default]Line 1/[red]Pump[/] :warning: 7\x1b[2J\n\x9b"
@@ -73,7 +73,7 @@ def _alert() -> None:
 
 def _state() -> None:
     rows = pl.DataFrame({"room": [KEY]})
-    rule = Rule(firing=True, run=1, hold=1, rang=0)
+    rule = Rule(firing=True, run=1, hold=1, raised_at=0)
     memory = KeyState(0, KEY, 0, 1, {KEY: KEY}, {}, {KEY: rule}, {"0-Sorted": rows})
     for each in state._lines(memory):
         console.out.print(each, soft_wrap=True)
@@ -101,7 +101,7 @@ def test_dead_letters_are_red_with_the_newest_reason(capsys: pytest.CaptureFixtu
 
 
 def _check() -> None:
-    _teller()(Finding("", "lake", "wrong", KEY))
+    _printer()(Finding("", "lake", "wrong", KEY))
 
 
 def _note() -> None:
@@ -136,8 +136,8 @@ def test_dead_letters_are_listed_and_shown_as_they_are(tmp_path: str, monkeypatc
     letter = DeadLetter(
         "t", 0, 1, None, "decode", "BadValue", f"got {KEY}", 0, b"k", KEY.encode(), (("h", KEY.encode()),)
     )
-    held = [Held(0, 0, 0, 0, letter)]
-    monkeypatch.setattr(redelivery, "held", lambda *_: iter(held))
+    held = [PublishedDeadLetter(0, 0, 0, 0, letter)]
+    monkeypatch.setattr(redelivery, "read_dead_letters", lambda *_: iter(held))
     monkeypatch.setattr(dlq, "_topics", lambda *_: ["t.dlq"])
     asked = ["--set", f"lake.path={tmp_path}", "dlq"]
     listed = CliRunner().invoke(app, [*asked, "list"]).output

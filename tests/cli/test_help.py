@@ -1,4 +1,4 @@
-"""What the command says of itself: no text is lost, flags have no type, arguments are written alike, shells complete."""
+"""Help output: no text is lost, flags show no type, arguments are written alike, and shells complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
-    """Every command and group, with the words that call it."""
+    """Yield every command and group, with the words that invoke it."""
     found: Any = typer.main.get_command(app)
     yield [], found
     for name, command in found.commands.items():
@@ -35,7 +35,7 @@ ALL = {" ".join(words) or "tocsin": (words, command) for words, command in comma
 
 @pytest.fixture(scope="module")
 def shown() -> dict[str, str]:
-    """Each command's help on a wide terminal, its frame and its line breaks taken out."""
+    """Each command's help on a wide terminal, without frames and line breaks."""
     wide = {"COLUMNS": "250", "TERMINAL_WIDTH": "250"}
     said = {name: CliRunner().invoke(app, [*words, "--help"], env=wide).output for name, (words, _) in ALL.items()}
     return {name: re.sub(r"[\s│]+", " ", text) for name, text in said.items()}

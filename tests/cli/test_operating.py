@@ -1,4 +1,4 @@
-"""A pipeline in operation: what it remembers, begun anew, a span of it judged again; on a live pipeline and a stopped one."""
+"""Operating a pipeline, live or stopped: show its state, reset it, and backfill a span of time."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ PRESSES = (
 
 
 class Plant(Cli):
-    """`tocsin`, and a pipeline that it runs in the background on a Ray of its own."""
+    """Runs `tocsin`, and one pipeline in the background on its own Ray cluster."""
 
     running: Background | None = None
 
     def begin(self, rows: int) -> None:
-        """Start it, and wait until it has committed so many readings."""
+        """Start the pipeline, and wait until it has committed `rows` readings."""
         self.running = self.run("presses")
         self.eventually(lambda said: committed(said) == rows, "status", "presses")
 
     def halt(self) -> None:
-        """Have it commit and end."""
+        """Stop the pipeline once it has committed."""
         if self.running:
             self.running.stop()
             self.running = None
@@ -47,7 +47,7 @@ class Plant(Cli):
 
 @pytest.fixture(scope="module")
 def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """A pipeline `presses` of two shards that runs and has judged `ROWS` readings of 100 engines."""
+    """A running pipeline `presses` of two shards that has processed `ROWS` readings of 100 engines."""
     folder = tmp_path_factory.mktemp("plant")
     (folder / "tocsin.toml").write_text(
         """
@@ -69,7 +69,7 @@ def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def looked(watching: Tocsin) -> dict[str, Any]:
-    """The first shard as a watch shows it, once it has one."""
+    """Read a watch's output until it lists a shard. Returns the first shard."""
     while True:
         (pipeline,) = json.loads(watching.stdout.readline())["pipelines"]
         if pipeline["shards"]:
@@ -156,11 +156,11 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
 def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
     before, alerts = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
     own = {name: value for name, value in plant.environment.items() if name != "TOCSIN_RAY__ADDRESS"}
-    watching = Tocsin(["status", "presses", "--watch", "--json"], plant.folder, own)  # of whatever run this folder has
+    watching = Tocsin(["status", "presses", "--watch", "--json"], plant.folder, own)  # of the folder's current run
     assert looked(watching)["worker"]
     plant.halt()
     asked = plant.start("reset", "presses", "--to", "earliest")
-    assert asked.wait(60) == 1  # nobody answers
+    assert asked.wait(60) == 1  # the confirmation gets no answer
     assert plant.rows().equals(before)
 
     (done,) = plant.json("reset", "presses", "--to", "earliest", "--yes")
@@ -169,7 +169,7 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert "expected one of its 0 keys" in plant("state", "show", "presses", "7", status=1)
     plant.begin(ROWS)
     pid = plant.json("status", "presses")[0]["pipelines"][0]["shards"][0]["pid"]
-    while looked(watching)["pid"] != pid:  # on another Ray than it was started on
+    while looked(watching)["pid"] != pid:  # the new run has another Ray cluster
         pass
     watching.send_signal(signal.SIGINT)
     assert watching.communicate()[1].strip() and watching.returncode == 0

@@ -1,4 +1,4 @@
-"""What people read: results and SQL over real Delta tables, alerts from Apache Kafka."""
+"""Queries: results and SQL over real Delta tables, and alerts from Apache Kafka."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def commit(lake: Path, name: str, rul: list[float]) -> ResultsTable:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Path:
-    """A lake of two tables, and of folders that are none."""
+    """A lake with two tables, and with a folder that is not a table."""
     lake = tmp_path / "lake"
     commit(lake, "rul", [90.0, 40.0, 10.0])
     commit(lake, "pumps", [5.0])
@@ -169,7 +169,7 @@ def test_alerts_are_read_to_the_end_and_aborted_ones_never(
     ringer.ring(topic, alert(1), alert(2))
     ringer.ring(topic, alert(3), commit=False)
     ringer.ring(topic, alert(4))
-    ringer.ring(topic, alert(5), commit=False)  # and the log ends with what nobody may see
+    ringer.ring(topic, alert(5), commit=False)  # so that the log ends with an aborted record
     pipeline = topic.removeprefix("alerts.")
     assert list(alerts(pipeline, kafka=options)) == [alert(1), alert(2), alert(4)]
     assert list(alerts(pipeline, kafka=options, since="latest")) == []
@@ -220,7 +220,7 @@ def test_a_follower_may_come_before_the_topic(
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
-    threading.Event().wait(1)  # it listens before the topic is there
+    threading.Event().wait(1)  # it must listen before the topic exists
     ringer.ring(create_topic("alerts.early"), replace(alert(1), pipeline=name))
     follower.join(30)
     assert seen == [replace(alert(1), pipeline=name)]

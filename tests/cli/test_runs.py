@@ -1,4 +1,4 @@
-"""What `tocsin run` leaves in its folder, and what other commands make of that; no Ray is started."""
+"""The files that `tocsin run` leaves in its folder, and how other commands use them. No Ray is started."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_word_of_a_run_that_was_killed_is_deleted() -> None:
         pass
     runs.FOLDER.mkdir(parents=True)
     (runs.FOLDER / "rul-1.json").write_text(json.dumps({"pipeline": "rul", "pid": ended.pid, "address": "127.0.0.1:1"}))
-    assert runs.living() == []
+    assert runs.active_runs() == []
     assert list(runs.FOLDER.iterdir()) == []
 
 
@@ -103,4 +103,4 @@ def test_a_pipeline_that_nobody_declared_is_refused_with_those_there_are(command
     reason = CliRunner().invoke(app, [command, "nope", "--shards", "2"]).exception
     assert isinstance(reason, ConfigError)
     assert str(reason).startswith("pipeline nope: expected one of occupancy, rul, surprise, touch, got another name")
-    assert runs.living() == []
+    assert runs.active_runs() == []

@@ -1,4 +1,4 @@
-"""`tocsin state`: what the engine remembers, on the command line."""
+"""`tocsin state`: the engine's state of each key, on the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ shards = 1
 
 @pytest.fixture
 def asked(tmp_path: Path) -> list[str]:
-    """The command's arguments, with a lake that remembers pump `a`."""
+    """Arguments of `tocsin state forget`, with a lake that holds the state of pump `a`."""
     shard = Shard(Lake(str(tmp_path / "lake")))
     shard.read(*(("a", hour, 0.1) for hour in range(9)))
     shard.checkpoint()
@@ -61,7 +61,7 @@ def test_a_running_pipelines_supervisor_is_told(asked: list[str], monkeypatch: p
 
     monkeypatch.setattr(cluster, "joined", here)
     monkeypatch.setattr(cluster, "supervisor", lambda name: name)
-    monkeypatch.setattr(cluster, "tell", lambda *order: told.append(order))
+    monkeypatch.setattr(cluster, "send", lambda *order: told.append(order))
     done = CliRunner().invoke(app, [*asked, "a"])
     assert done.exit_code == 0 and told == [("pumps", "forget", "a")]
 

@@ -1,4 +1,4 @@
-"""`tocsin status` as people read it: what a shard that runs all the same has to tell."""
+"""`tocsin status` as people read it: the warnings of a shard that keeps running."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _shown(facts: dict[str, Any], unread: list[int]) -> tuple[dict[str, Any], st
 
 
 class Supervisor:
-    """One whose answer is an error of Ray's."""
+    """A supervisor whose answer is a Ray error."""
 
     def __init__(self, answer: RayError) -> None:
         self.status = self

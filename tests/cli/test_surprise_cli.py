@@ -1,4 +1,4 @@
-"""Surprise on the command line: clips and a live stream fed as frames, judged, seen on a contact sheet, evaluated, trained."""
+"""Surprise on the command line: feed clips and a live stream, process them, draw contact sheets, evaluate and train."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def settings(kafka: KafkaServer, tmp_path: Path, weights: Path) -> dict[str, str
 
 
 def fed(settings: dict[str, str], *arguments: str) -> tuple[dict[str, Any], list[ConsumerRecord]]:
-    """What `tocsin feed` reports, and what is in the topic."""
+    """Run `tocsin feed`. Returns its report and the records in the topic."""
     called = tocsin(settings, "feed", "surprise", *arguments, "--json")
     assert not called.why
     kafka = {"bootstrap_servers": settings["kafka.bootstrap_servers"]}
@@ -58,7 +58,7 @@ def fed(settings: dict[str, str], *arguments: str) -> tuple[dict[str, Any], list
 
 
 def film(path: Path, frames: Sequence[np.ndarray], *, rate: int = 10, codec: str = "mpeg4") -> Path:
-    """A video of frames `[H, W, 3]` uint8 RGB."""
+    """Write a video of frames `[H, W, 3]` uint8 RGB."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -84,7 +84,7 @@ def greys() -> list[np.ndarray]:
 
 
 def seen(count: int, **how: Any) -> list[np.ndarray]:
-    """What a moving camera sees, see `tests.support.dives.pan`."""
+    """Frames of a moving camera, see `tests.support.dives.pan`."""
     return list(pan(count, **how).permute(0, 2, 3, 1).contiguous().numpy())
 
 
@@ -140,7 +140,7 @@ def test_a_live_stream_is_fed_until_it_ends(settings: dict[str, str], scheme: st
         give_up = time.monotonic() + 60
         while (called := tocsin(settings, "feed", "surprise", "--from", url, "--rate", "0", "--json")).why:
             assert "refused" in called.why and time.monotonic() < give_up, called.why
-            time.sleep(0.3)  # it does not listen yet
+            time.sleep(0.3)  # the camera does not listen yet
         assert camera.wait(30) == 0
     finally:
         camera.kill()
@@ -151,7 +151,7 @@ def test_a_live_stream_is_fed_until_it_ends(settings: dict[str, str], scheme: st
     assert np.abs(levels(records) - LEVELS).max() < 3
     said = facts(records)
     assert [int(s["sequence"]) for s in said] == list(range(len(LEVELS)))
-    assert (np.diff([int(s["time"]) for s in said]) > 0).all()  # two frames of one time would be taken for one
+    assert (np.diff([int(s["time"]) for s in said]) > 0).all()  # frames of equal time would count as one
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_what_is_no_clip_is_one_line(
 
 @pytest.fixture
 def running(settings: dict[str, str], tmp_path: Path) -> Cli:
-    """`tocsin` in a folder whose settings are these, committing twice a second."""
+    """`tocsin` in a folder with these settings and a commit every 500 ms."""
     (tmp_path / "tocsin.toml").write_text(
         "".join(f'{name} = "{value}"\n' for name, value in settings.items() if value != "false")
         + 'mlflow.enabled = false\nray.num_cpus = 0\npipelines.surprise.every = "500ms"\n'
@@ -188,7 +188,7 @@ def running(settings: dict[str, str], tmp_path: Path) -> Cli:
 
 @pytest.mark.slow
 def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, tmp_path: Path) -> None:
-    """Two cameras, before one of which something comes at frame 40."""
+    """Two cameras; a fish enters the view of one at frame 40."""
     for camera, frames in (("bow", seen(60, fish=(40, 50), seed=3)), ("stern", seen(60, seed=4, speed=6.0))):
         clip = pictures(tmp_path / camera, frames)
         fed(settings, "--from", str(clip), "--camera", camera, "--rate", "0", "--partitions", "2")
@@ -200,7 +200,7 @@ def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, t
     raised = [e for e in running.json("alerts", "surprise") if e["type"].endswith("raised")]
     assert [e["subject"] for e in raised] == ["bow"] and 40 <= raised[0]["data"]["sequence"] <= 43
 
-    sheet = tmp_path / "surprise.png"  # where it goes unless told otherwise
+    sheet = tmp_path / "surprise.png"  # the default path
     (said,) = running.json("frames", "surprise")
     image = cv2.imread(str(sheet)).astype(int)
     count = rows["frame"].count()
@@ -220,7 +220,7 @@ def test_clips_are_fed_judged_and_seen(settings: dict[str, str], running: Cli, t
 
 
 def recordings(folder: Path, start: float, end: float) -> Path:
-    """Two clips, into one of which something comes after 4 s, for a second; and a table that says when it does."""
+    """Write two clips and a table. A fish enters one clip after 4 s, for 1 s; the table puts it at `start` to `end`, in s."""
     pictures(folder / "bow", seen(60, fish=(40, 50), seed=3))
     film(folder / "stern.mp4", seen(60, seed=4, speed=3.0))
     (folder / "novelties.csv").write_text(f"clip,start_s,end_s,kind\nbow,{start},{end},fish\n")
@@ -242,7 +242,7 @@ def test_clips_are_evaluated_against_their_table(
     assert (figures["novelties"], figures["seconds"], figures["parameters"] > 0) == (1, 12.0, True)
     assert figures["precision"] == figures["recall"] == figures["f1"] == (1.0 if found else 0.0)
     assert figures["false_per_hour"] == pytest.approx(0 if found else 3600 / 12)
-    assert 0.7 < figures["saved"] < 0.95 and figures["saved"] < figures["saved_bytes"] < 1  # one in five is kept
+    assert 0.7 < figures["saved"] < 0.95 and figures["saved"] < figures["saved_bytes"] < 1  # one frame in five is kept
     bow, stern = figures["clips"]["bow"], figures["clips"]["stern.mp4"]
     assert (bow["novelties"], bow["recall"], bow["false_per_hour"]) == (1, float(found), 0 if found else 3600 / 6)
     assert (stern["novelties"], stern["false_per_hour"], stern["saved"]) == (0, 0, 1)
@@ -260,7 +260,7 @@ def test_what_cannot_be_evaluated_is_one_line(settings: dict[str, str], tmp_path
 def test_training_on_clips_registers_a_champion_that_judges(
     settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On frames of a small size, with one short dive to train on, too, and one for validation."""
+    """Use small frames, one short dive for training beside the clips, and one for validation."""
     clips = tmp_path / "clips"
     for number in range(2):
         pictures(clips / f"dive{number}", seen(30, seed=number, speed=3.0 + 3 * number))
@@ -287,9 +287,9 @@ def test_training_on_clips_registers_a_champion_that_judges(
     run = registry.get_run(champion.run_id).data
     assert run.params["data"] == f"sim {clips}" and run.params["seed"] == str(made["seed"])
     assert "validation_f1" in run.metrics
-    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # as good as the champion, on the same dives
+    again = tocsin(given, *command[:-2], "--out", str(out), "--json")  # equals the champion on the same dives
     assert not again.why and (again.said[0]["version"], again.said[0]["refused"]) == ("2", None)
-    monkeypatch.undo()  # what judges is as it is
+    monkeypatch.undo()  # the champion runs without the patches
     report, records = fed(given, "--from", str(clips / "dive0"), "--rate", "0")
     assert report["rows"] == len(records) == 30
     data = recordings(tmp_path / "data", 4, 5)

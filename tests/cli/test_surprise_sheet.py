@@ -1,4 +1,4 @@
-"""The contact sheet of surprise: the last kept frames of a table that is written by hand, the map drawn over them."""
+"""The contact sheet of surprise: the last kept frames of a hand-written table, with the map drawn over them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.dives import SIZE
 from tocsin.pipelines.cli.app import app
 
 FRAME_HEIGHT, LINE, WIDTH = 213, 18, 320
-"""Pixels of a frame of `SIZE` on a sheet, and of the line under it."""
+"""In pixels: height of a frame of `SIZE` on a sheet, height of the line under it, and width of both."""
 
 
 class Called(NamedTuple):
-    """What a command said: lines of JSON, or why it failed."""
+    """A command's result: its lines of JSON, or the error message."""
 
     said: list[Any]
     why: str
@@ -39,7 +39,7 @@ def tocsin(settings: dict[str, str], *arguments: str) -> Called:
 
 
 class Table(NamedTuple):
-    """A table of frames by hand, and where its lake is."""
+    """Hand-written tables of frames in a lake."""
 
     settings: dict[str, str]
     folder: Path
@@ -49,7 +49,7 @@ class Table(NamedTuple):
         frame.write_delta(str(self.folder / name))
 
     def sheet(self, name: str, *arguments: str) -> tuple[dict[str, Any], np.ndarray]:
-        """What the command says, and the sheet in RGB."""
+        """Run `tocsin frames`. Returns its report and the sheet in RGB."""
         file = self.folder / "sheet.png"
         called = tocsin(self.settings, "frames", name, "--out", str(file), *arguments, "--json")
         assert not called.why
@@ -67,7 +67,7 @@ MORNING = datetime(2026, 1, 31, 8, tzinfo=UTC)
 
 
 def kept(table: Table, number: int, *, camera: str = "bow", places: Any = None) -> dict[str, Any]:
-    """A row whose frame, kept in the lake, is of grey level 40 + 30 n."""
+    """Write a frame of grey level `40 + 30 * number` to the lake. Returns its row."""
     path = f"frames/{camera}-{number}.jpg"
     grey = np.full((*SIZE, 3), 40 + 30 * number, np.uint8)
     (table.folder / path).write_bytes(simplejpeg.encode_jpeg(grey, quality=95))
@@ -76,7 +76,7 @@ def kept(table: Table, number: int, *, camera: str = "bow", places: Any = None) 
 
 
 def cell(sheet: np.ndarray, number: int, columns: int) -> np.ndarray:
-    """The n-th frame on a sheet, without its line."""
+    """One frame of a sheet by its number, without its line."""
     y, x = number // columns * (FRAME_HEIGHT + LINE), number % columns * WIDTH
     return sheet[y : y + FRAME_HEIGHT, x : x + WIDTH]
 
@@ -90,7 +90,7 @@ def test_the_last_kept_frames_are_on_the_sheet_newest_last_each_with_a_line(tabl
     assert sheet.shape == (2 * (FRAME_HEIGHT + LINE), 4 * WIDTH, 3)
     found = [cell(sheet, n, 4).mean() for n in range(5)]
     assert found == pytest.approx([40 + 30 * n for n in range(1, 6)], abs=2)
-    assert cell(sheet, 5, 4).max() == 0  # nobody's place
+    assert cell(sheet, 5, 4).max() == 0  # an empty cell
     assert all(sheet[FRAME_HEIGHT : FRAME_HEIGHT + LINE, n * WIDTH : (n + 1) * WIDTH].max() > 200 for n in range(4))
     said, sheet = table.sheet("surprise")
     assert said["frames"] == 7 and cell(sheet, 6, 4).mean() == pytest.approx(220, abs=2)
@@ -108,7 +108,7 @@ def test_what_surprised_is_drawn_over_its_place_and_nowhere_else(table: Table) -
     assert np.abs(drawn[y, x] - 130).max() > 60
     away = np.abs(drawn - 130).max(2) > 6
     assert away[y - 20 : y + 20, x - 20 : x + 20].mean() > 0.9
-    away[: 3 * FRAME_HEIGHT // 4, WIDTH // 2 :] = False  # the place and what is beside it
+    away[: 3 * FRAME_HEIGHT // 4, WIDTH // 2 :] = False  # ignore the place and its surroundings
     assert not away.any()
 
 

@@ -1,4 +1,4 @@
-"""Touch on the command line: cameras judged by a pipeline that runs, and the frames around each event on a sheet."""
+"""Touch on the command line: a running pipeline processes a camera, and a sheet shows the frames around each event."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 
 FRAMES, RATE = 90, 30
 HEIGHT = round(SIZE[0] * WIDTH / SIZE[1])
-"""Of a frame on the sheet, without the line under it."""
+"""Height of a frame on the sheet, in pixels, without the line under it."""
 BORDER = np.array([80, 200, 255])
 
 
 @pytest.fixture
 def tocsin(kafka: KafkaServer, topic: str, tmp_path: Path, once: Once) -> Cli:
-    """`tocsin` in a folder whose pipeline `touch` has the small model."""
+    """`tocsin` in a folder whose pipeline `touch` uses the small model."""
     (tmp_path / "tocsin.toml").write_text(
         f"""
         ray.num_cpus = 0
@@ -50,7 +50,7 @@ def test_touches_ring_and_the_frames_around_each_are_on_a_line_of_the_sheet(
     feeder.feed(frames, kafka=address, topic=topic, key="camera", format="jpeg")
     with tocsin.run("touch") as running:
         tocsin.eventually(lambda said: committed(said) == FRAMES, "status", "touch")
-        # Its last frames are judged once the camera has been silent for two seconds.
+        # The last frames are processed once the camera has been inactive for two seconds.
         tocsin.eventually(lambda said: said[0]["rows"] == FRAMES, "query", "select count(*) as rows from touch")
         running.stop()
     table = results("touch", lake=Lake(str(tocsin.folder / "lake"))).sort("sequence").collect()

@@ -1,4 +1,4 @@
-"""`tocsin train` and `evaluate` on somebody's own files, in this process."""
+"""`tocsin train` and `evaluate` on a user's own files, in this process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONFIG = RulConfig(
 
 
 def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",") -> Path:
-    """Eight pumps, of which one channel rises until they fail."""
+    """Write a CSV file for each of eight pumps. One channel rises until failure."""
     folder.mkdir(exist_ok=True)
     draw = np.random.default_rng(0)
     for pump in range(8):
@@ -50,14 +50,14 @@ def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",") -> Pa
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A model of `CONFIG` that has learned nothing."""
+    """The folder of an untrained model of `CONFIG`."""
     config = replace(CONFIG, mean=(0.0, 0.0), scale=(1.0, 1.0))
     RulModel(config, build(config), torch.device("cpu")).save(tmp_path / "model")
     return tmp_path / "model"
 
 
 class Trainer:
-    """`tocsin train rul` on pumps, with a recipe of a few steps, and the registry that it fills."""
+    """Runs `tocsin train rul` on pumps with a short recipe, and reads the registry that it fills."""
 
     def __init__(self, folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.uri, self._patch = folder, tracking_uri, monkeypatch
@@ -68,7 +68,7 @@ class Trainer:
             (folder / f"{name}.toml").write_text(f"{config}features={features}\n{network}")
 
     def __call__(self, *more: str, config: str = "pumps", rate: float = 1e-2, enabled: bool = True) -> Result:
-        """Train; without a rate, nothing is learned."""
+        """Train. With `rate` 0, nothing is learned."""
         recipe = Recipe(teachers=0, share=1.0, batch=16, learning_rate=rate, averaging=0.5, validation=0.25)
         self._patch.setattr("tocsin.models.rul.train.Recipe", lambda: recipe)
         given = ["--set", f"mlflow.tracking_uri={self.uri}", "--set", f"mlflow.enabled={str(enabled).lower()}"]
@@ -100,7 +100,7 @@ def test_a_worse_model_is_registered_but_does_not_become_champion_unless_forced(
     assert f"got {made['seeds'][0]['validation_rmse']:.4g}; it is registered as pumps/2 without the alias" in why
     assert "\n" not in why and made["refused"] in why
     assert (trainer("--force", rate=0.0).exit_code, trainer.champion()) == (0, "pumps/3")
-    assert (trainer("--seed", "7").exit_code, trainer.champion()) == (0, "pumps/4")  # as good as ever
+    assert (trainer("--seed", "7").exit_code, trainer.champion()) == (0, "pumps/4")  # as good as the champion
 
 
 def test_a_model_without_numbers_never_becomes_champion(trainer: Trainer) -> None:

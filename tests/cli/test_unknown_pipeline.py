@@ -1,4 +1,4 @@
-"""A pipeline that nobody has declared is refused at once; no Ray is started."""
+"""An undeclared pipeline is refused at once; no Ray is started."""
 
 from __future__ import annotations
 

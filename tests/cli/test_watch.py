@@ -1,4 +1,4 @@
-"""`status --watch` outlives what it watches: a supervisor that restarts, a Ray that is started anew."""
+"""`status --watch` survives what it watches: a supervisor that restarts, a Ray cluster that is started anew."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ NONE = ConfigError("pipeline job: expected it to run on this Ray cluster, got: n
 
 
 class Watched:
-    """Supervisors as each look finds them: an error, or a name."""
+    """Replaces the search for supervisors. Each look raises an error or finds one name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: str | TocsinError) -> None:
         self._looks, self.joined, self.told = iter(looks), 0, threading.Event()
         self._left = len(looks)
         monkeypatch.setattr(cluster, "ask", lambda actor, timeout: actor)
-        monkeypatch.setattr(status, "look", lambda settings, said: said)
+        monkeypatch.setattr(status, "status_report", lambda settings, said: said)
 
     def found(self) -> Sequence[Any]:
         self._left -= 1
@@ -38,7 +38,7 @@ class Watched:
         self.joined += 1
 
     def follow(self) -> None:
-        status.following(Settings(), self.found, self.told, json=True, every=0.01, again=self.join)
+        status.follow(Settings(), self.found, self.told, json=True, every=0.01, reconnect=self.join)
 
 
 def test_a_watch_joins_ray_anew_after_each_failed_look_and_finds_the_new_supervisor(

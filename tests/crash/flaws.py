@@ -53,7 +53,7 @@ def no_marks() -> None:
 
 def no_epoch() -> None:
     """Commits do not check the epoch in the table."""
-    _replace(ResultsTable, "_look", lambda _, sink: sink._table.update_incremental())
+    _replace(ResultsTable, "_refresh", lambda _, sink: sink._table.update_incremental())
 
 
 def fresh_commit() -> None:
@@ -70,7 +70,7 @@ def snapshot_by_offset() -> None:
     """A checkpoint and its snapshot are named by the offsets that they reach, not by epoch and sequence."""
 
     def by_offset(original: Any, owner: Any, batch: Any) -> None:
-        owner._live.epoch, owner._live.sequence = 0, sum(owner._live.positions.values()) - 1
+        owner._recovered.epoch, owner._recovered.sequence = 0, sum(owner._recovered.positions.values()) - 1
         original(owner, batch)
 
     _replace(Shard, "_begin_checkpoint", by_offset)

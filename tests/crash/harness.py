@@ -53,7 +53,7 @@ class Killed(Exception):
 
 
 def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
-    """Wait until `what` returns a true value, and return the value. A failure reports where `worker` stands."""
+    """Wait until `what` returns a true value, and return the value. A failure reports the state of `worker`."""
     give_up = time.monotonic() + seconds
     while True:
         began = time.monotonic()
@@ -109,7 +109,7 @@ class Worker:
 
     def fall(self, point: str, how: str = "SIGKILL") -> tuple[int, int]:
         """Arm a point once the recovery is over, and wait for it."""
-        self._live()
+        self._work()
         self.arm(point, how)
         return self.fell(point)
 
@@ -130,7 +130,7 @@ class Worker:
 
     def stop(self) -> None:
         """Ask the process to finish, and check that it does."""
-        self._live()
+        self._work()
         self.process.terminate()
         assert self.ended() == 0, self.said
 
@@ -142,7 +142,7 @@ class Worker:
         except psutil.NoSuchProcess:
             return False
 
-    def _live(self) -> None:
+    def _work(self) -> None:
         until(lambda: (self._folder / LIVE).exists() or not self.process.is_alive(), "takeover to end", worker=self)
 
     def _signal(self, number: int) -> None:

@@ -127,7 +127,7 @@ JUMP = 60.0
 
 
 def filmed(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Create the pipeline of frames: a row per frame. A frame that differs much from the previous one alerts and is kept."""
+    """Create the pipeline of frames: a row per frame. One that differs much from the previous one raises an alert and is kept."""
     frame = frame_fields(HEIGHT, WIDTH, roots=options.get("roots", ()))
     return Pipeline(
         name=options["name"],

@@ -1,4 +1,4 @@
-"""Windows with a view ahead under kills on Apache Kafka: rows that wait are neither lost nor judged twice, nor seen differently."""
+"""Centered windows under kills on Apache Kafka: waiting rows are not lost or processed twice, and their windows do not change."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ READING = pa.schema(
     ]
 )
 Seen = tuple[str, int, float, int]
-"""Of a row in the table: unit, number, the window's total, how many rows are in it."""
+"""A row of the table: unit, number, total of its window, number of rows in its window."""
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Each reading with the total of the readings around it; a total of much rings."""
+    """Create a pipeline that adds to each reading the total of the readings around it. A total above 60 raises an alert."""
     return Pipeline(
         name=options["name"],
         topic=options["topic"],
@@ -65,7 +65,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 def readings(seed: int) -> Iterator[Row]:
-    """Readings without end of six units, 100 ms from one of a unit to the next, now and then a lapse; whole numbers."""
+    """Yield endless readings of six units. A unit's readings are 100 ms apart, with a lapse in 5%. Values are whole numbers."""
     rng, start = random.Random(seed), int(time.time() * 1000) - 3_600_000
     at = dict.fromkeys(range(6), start)
     number = 0
@@ -77,7 +77,7 @@ def readings(seed: int) -> Iterator[Row]:
 
 
 def send(job: Job, rows: Sequence[Row], came: int | None = None) -> None:
-    """`came`: Kafka's timestamp of all of them, ms since the epoch; None: each one's own time."""
+    """Send rows. `came` is the Kafka timestamp of all of them, in ms since the epoch; None: each row's event time."""
     job.send(
         Message(
             int(row.key[1:]) % PARTITIONS,
@@ -96,7 +96,7 @@ def table(job: Job) -> list[Seen]:
 
 
 def said(naive: Naive, rows: Sequence[Row], *, silent: bool) -> list[Seen]:
-    """What a loop over the rows gives, when all have come and, perhaps, nothing has for long."""
+    """Return the rows expected by a loop over all rows; with `silent`, every unit has become inactive at the end."""
     out = naive.step(rows, set())
     if silent:
         out += naive.step((), {row.key for row in rows})
@@ -105,7 +105,7 @@ def said(naive: Naive, rows: Sequence[Row], *, silent: bool) -> list[Seen]:
 
 
 def re_ran(job: Job) -> list[str]:
-    """What re-runs found amiss themselves."""
+    """Return the differences that re-runs logged."""
     return [line for worker in job.workers for line in worker.said.splitlines() if "re-ran" in line]
 
 
@@ -121,7 +121,7 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
         sent.extend(some)
 
     def feed(worker: Worker) -> bool:
-        """Go on sending, since a fall waits for alerts in flight. Returns whether it has fallen."""
+        """Send more, since a crash point waits for alerts in flight. Returns whether the process has died."""
         if worker.process.is_alive():
             more(20)
         return not worker.process.is_alive()
@@ -130,7 +130,7 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
     for fall in falls(rng, FALLS):
         worker = job.start()
         more(60)
-        job.drain(worker)  # what waits is in a snapshot
+        job.drain(worker)  # the waiting rows are in a snapshot
         if fall.startswith("takeover"):
             worker.kill()
             job.start(**{fall.replace(".", "_"): "SIGKILL"}).fell(fall)
@@ -147,12 +147,12 @@ def test_each_row_has_the_window_that_a_replay_gives_it_wherever_the_process_is_
     expected = said(Naive(PAST, AHEAD, LAPSE_MS), sent, silent=False)
     assert table(job) == expected
     counts = [count for *_, count in expected]
-    assert min(counts) <= AHEAD and max(counts) == PAST + 1 + AHEAD  # lapses on both sides of a row, and whole windows
+    assert min(counts) <= AHEAD and max(counts) == PAST + 1 + AHEAD  # lapses on both sides of a row, and full windows
     _see_replay(job, sent)
 
 
 def _see_replay(job: Job, sent: Sequence[Row]) -> None:
-    """That rows and alerts are those of a replay of what is in the log."""
+    """Check that rows and alerts equal those of a replay of the topic."""
     records = [
         {"_partition": r.partition, "_offset": r.offset, "_row": 0, "_timestamp": r.timestamp, **orjson.loads(r.value)}
         for r in job.read(job.topic)
@@ -174,10 +174,10 @@ def test_rows_of_silent_units_go_on_once_and_stay_as_they_are_when_the_unit_come
     expected: list[Seen] = []
     for _ in range(2):
         some = [next(stream) for _ in range(60)]
-        send(job, some, round(time.time() * 1000))  # all at once, so that no unit is silent in between
+        send(job, some, round(time.time() * 1000))  # at once, so that no unit becomes inactive in between
         worker = job.start()
         job.drain(worker)
-        worker.kill()  # those that wait are in a snapshot, unless they have gone on in time
+        worker.kill()  # the snapshot holds the rows that still wait
         expected += said(naive, some, silent=True)
         worker = job.start()
         until(partial(_has, job, len(expected)), "all rows, those that wait too", worker=worker)

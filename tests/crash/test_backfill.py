@@ -1,4 +1,4 @@
-"""A span judged again: what the pipeline wrote for it, in a table that is there whole or not at all; nothing else moves."""
+"""Backfill: its table has the rows that the pipeline wrote, appears whole or not at all, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.crash.harness import Job, until
 from tests.crash.load import Message, messages, reading
 from tests.support.forked import warm_up
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.cli.backfill import told
+from tocsin.pipelines.cli.backfill import summary
 from tocsin.pipelines.runtime.admin.backfill import BackfillReport, Span, backfill
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import Commit
@@ -34,7 +34,7 @@ IDENTITY = ["partition", "offset", "row", "unit", "cycle"]
 def _again(
     job: Job, span: Span, into: str = "again", *, but: dict[str, Any] | None = None, **more: Any
 ) -> BackfillReport:
-    """Judge again; `but` is what differs from the job's declaration."""
+    """Backfill a span; `but` replaces fields of the job's pipeline."""
     (config,) = job.configs()
     return backfill(replace(config.plan.build(job.lake), **(but or {})), job.kafka, job.lake, span, into, **more)
 
@@ -44,7 +44,7 @@ def _rows(job: Job, table: str) -> pl.DataFrame:
 
 
 def _middle(job: Job) -> tuple[Span, pl.Expr]:
-    """The middle third of the log, with all before it to warm up; and the table rows that its records gave."""
+    """Return the middle third of the log, warmed up with all records before it, and a filter for the rows of its records."""
     log = job.read(job.topic)
     times = sorted(m.timestamp for m in log)
     since, until_ms = times[len(times) // 3], times[2 * len(times) // 3]
@@ -76,7 +76,7 @@ def test_it_gives_the_rows_and_alerts_that_the_pipeline_gave_and_moves_nothing_o
     version, found, kept = DeltaTable(job.lake.uri(job.name)).version(), job.found(), _stored(job)
     rang: list[Alert] = []
     read: list[tuple[int, int]] = []
-    done = _again(job, span, rings=rang.append, progress=lambda *so_far: read.append(so_far))
+    done = _again(job, span, on_alert=rang.append, progress=lambda *so_far: read.append(so_far))
 
     wrote = _rows(job, job.name).filter(inside)
     assert 150 < len(wrote) == done.rows < 500
@@ -93,7 +93,7 @@ def test_it_gives_the_rows_and_alerts_that_the_pipeline_gave_and_moves_nothing_o
 
 @pytest.fixture
 def odd(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
-    """A job whose lake is in a folder that a URI has to escape."""
+    """A job whose lake is in a folder whose name a URI has to escape."""
     warm_up()
     job = Job(kafka.bootstrap_servers, tmp_path / "My Läke 100% #1?")
     yield job
@@ -112,7 +112,7 @@ def test_it_counts_alerts_as_the_topic_has_them_and_says_where_it_began_without_
     assert (done.alerts, done.raised, done.cleared, done.cold) == (len(published), raised, cleared, False)
     line = f"{len(published)} alerts would have been published: {raised} raised, {cleared} cleared"
     assert job.lake.scan("again").collect().height == job.lake.scan(job.name).collect().height == done.rows > 100
-    assert told("again", done) == f"again: {done.rows} rows from {done.records} records; {line}"
+    assert summary("again", done) == f"again: {done.rows} rows from {done.records} records; {line}"
     span, _ = _middle(job)
     assert not _again(job, span, "warm").cold
     assert _again(job, Span(span.since, span.until), "cold").cold
@@ -123,7 +123,7 @@ def _count(job: Job, span: Span) -> int:
 
 
 def _stored(job: Job) -> tuple[int, list[str]]:
-    """Journal records, and snapshots."""
+    """Return the number of journal records, and the files of the snapshots."""
     state = Path(job.lake.place("_state"))
     return len(job.read(f"_tocsin.{job.name}")), sorted(str(p) for p in state.rglob("*"))
 
@@ -135,7 +135,7 @@ def test_without_warm_up_windows_fill_first(make_job: MakeJob) -> None:
     span, inside = _middle(job)
     cold = _again(job, Span(span.since, span.until))
     wrote = _rows(job, job.name).filter(inside)
-    assert len(wrote) - 60 < cold.rows < len(wrote) - 20  # 20 units, of each the first two windows at most
+    assert len(wrote) - 60 < cold.rows < len(wrote) - 20  # each of 20 units lacks at most two windows
 
 
 def test_a_timers_row_is_in_the_span_of_its_event_time(make_job: MakeJob) -> None:

@@ -1,4 +1,4 @@
-"""Bad input on a living shard: each kind has its end, none moves an offset or stops the stream, and none is lost."""
+"""Bad input to a running shard: each kind has its defined outcome, and none shifts an offset, stops the stream or is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
-from tocsin.pipelines.runtime.kafka.redelivery import held
+from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
 pytestmark = [pytest.mark.crash, pytest.mark.kafka]
 START_MS = int(time.time() * 1000) - 3_600_000
@@ -34,13 +34,13 @@ DAY_MS = 86_400_000
 
 
 class Kind(NamedTuple):
-    """A kind of bad message, and its end.
+    """A kind of bad message, and its expected outcome.
 
     Args:
-        value: the message; `UNIT` in it is the unit's number.
+        value: the message; `UNIT` in it stands for the unit's number.
         letters: stage, error and row of its dead letters.
-        rows: cycles, or times after the start, of which there are rows.
-        dropped: repeated readings.
+        rows: cycles, or ms after the start, that have rows.
+        dropped: number of repeated readings.
     """
 
     value: bytes | None
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 
 
 def _json(text: str = "", **changed: Any) -> bytes:
-    """The fourth reading of its unit, changed, with `text` put in before its end."""
+    """Encode a unit's fourth reading with changed fields, and `text` before the closing brace. A field of "-" is left out."""
     whole = json.dumps({name: value for name, value in (reading(0, 4, 0.5005) | changed).items() if value != "-"})
     return (whole[:-1] + text + "}").replace('"unit": 0', '"unit": UNIT').encode()
 
@@ -72,7 +72,7 @@ def _dead(error: str, stage: str = "decode", row: int | None = None) -> list[tup
 
 
 def _kinds(unit: int) -> dict[str, Kind]:
-    """What may come as the fourth reading of a unit; for streams its number has to be known."""
+    """Return the kinds of messages that may be the fourth reading of a unit. Only streams use `unit`; JSON has `UNIT`."""
     whole, odd = _stream(4, 5, unit=unit), pa.array(["4", "5"])
     return {
         "not JSON": Kind(b"unit=1;cycle=4", _dead("Malformed")),
@@ -126,18 +126,18 @@ def _kinds(unit: int) -> dict[str, Kind]:
 
 
 def _originals(job: Job) -> Mapping[tuple[int, int], Sequence[DeadLetter]]:
-    """The dead letters by partition and offset, as they were read, wherever they are kept."""
+    """Return the dead letters with their original records by partition and offset, also those kept in the lake."""
     store, found = (
         OriginalStore(job.lake.files, "", job.lake.place()),
         defaultdict[tuple[int, int], list[DeadLetter]](list),
     )
-    for x in held(job.kafka, f"{job.topic}.dlq"):
-        found[x.letter.partition, x.letter.offset].append(load_original(x.letter, store))
+    for x in read_dead_letters(job.kafka, f"{job.topic}.dlq"):
+        found[x.dead_letter.partition, x.dead_letter.offset].append(load_original(x.dead_letter, store))
     return found
 
 
 def _is_original(letter: DeadLetter, record: ConsumerRecord) -> bool:
-    """Whether nothing of a record is lost or changed."""
+    """Return whether a dead letter carries its record unchanged."""
     return (letter.key, letter.value, letter.headers, letter.timestamp) == (
         record.key,
         record.value,
@@ -151,7 +151,7 @@ def _table(job: Job) -> pl.DataFrame:
 
 
 def _see(job: Job, kinds: Mapping[str, Kind], worker: Worker) -> None:
-    """That each kind's dead letters are there, byte for byte, and no others, and that all was counted."""
+    """Check that exactly the expected dead letters exist, byte for byte, and that the counts are right."""
     letters, missing = dict(_originals(job)), []
     for record in job.read(job.topic):
         kind = kinds.get((record.key or b"").rstrip(b"\xff").decode(), Kind(b""))
@@ -185,8 +185,8 @@ def test_each_kind_of_bad_message_has_its_end_and_its_neighbours_are_judged(make
     expected = [(unit, cycle) for unit, k in enumerate(kinds.values(), 1000) for cycle in (3, *k.rows, 9)]
     assert rows == Counter(expected)
     _see(job, kinds, worker)
-    (large,) = [x for x in held(job.kafka, f"{job.topic}.dlq") if x.letter.error == "TooLarge"]
-    assert large.letter.value is None and large.letter.size == len(kinds["20 MB"].value or b"")
+    (large,) = [x for x in read_dead_letters(job.kafka, f"{job.topic}.dlq") if x.dead_letter.error == "TooLarge"]
+    assert large.dead_letter.value is None and large.dead_letter.size == len(kinds["20 MB"].value or b"")
     assert "Traceback" not in worker.said
 
 
@@ -264,7 +264,7 @@ def test_among_as_many_good_messages_every_fuzzed_one_is_judged_or_found_again_t
     expected = judge(records, readings=fuzz.readings)
     assert job.differences(expected) == []
     good = Counter(u for u in _table(job)["unit"] if 0 <= u - fuzz.FIRST_GOOD < units)
-    assert good == Counter({fuzz.FIRST_GOOD + n: count // units - 2 for n in range(units)})  # two make no window yet
+    assert good == Counter({fuzz.FIRST_GOOD + n: count // units - 2 for n in range(units)})  # a window takes 3
     letters = _originals(job)
     for record in records:
         assert all(_is_original(x, record) for x in letters.get((record.partition, record.offset), ()))
@@ -286,7 +286,7 @@ def test_a_damaged_batch_stops_its_partition_with_one_line_or_goes_on_record(
     assert lost.first > 0 and len(rest) < len(records)
 
     ends = job.ends()
-    reached = {0: lost.first, 1: ends[1]}  # what lies before it, and all of the other partition
+    reached = {0: lost.first, 1: ends[1]}  # up to the damage, and all of the other partition
     stopped = job.start()
     until(lambda: job.drained(reached), "the rest to be in the table", worker=stopped)
     stopped.stop()
@@ -299,7 +299,7 @@ def test_a_damaged_batch_stops_its_partition_with_one_line_or_goes_on_record(
     skipping = job.start(on_gap="skip")
     gap = (0, lost.first, None)
     until(lambda: gap in job.letters(), "the gap on record", worker=skipping)
-    skipping.kill()  # the next one re-runs the step that went over the gap
+    skipping.kill()  # the next process re-runs the step that skipped the gap
     job.finish(job.start(on_gap="skip"))
     expected = judge(rest)
     expected.letters[gap] += 1

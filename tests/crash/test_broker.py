@@ -1,4 +1,4 @@
-"""Exactly once when it is the broker that is killed."""
+"""Exactly once when the broker is killed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Another plan: from a checkpoint on, and from the same one on when it is run again."""
+"""A new plan takes effect at a checkpoint, and a re-run switches at the same one."""
 
 import itertools
 import threading
@@ -32,15 +32,15 @@ def _shard(job: Job, **options: Any) -> Shard:
 
 
 def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, **options: Any) -> threading.Event:
-    """Have a shard change its plan in a checkpoint that is marked, but never in Delta; the event that is returned ends it."""
+    """Make a shard change its plan at a checkpoint that the journal marks but Delta lacks. The returned event unblocks it."""
     lands, shard = threading.Event(), _shard(job)
     _read(shard, job)
     shard.checkpoint()
     with monkeypatch.context() as patch:
         patch.setattr(ResultsTable, "publish", lambda *_: lands.wait(30))
-        shard.change(replace(shard._live.plan, options={**shard._live.plan.options, **options}))
+        shard.change(replace(shard._recovered.plan, options={**shard._recovered.plan.options, **options}))
         job.send(itertools.islice(load, 5))
-        while not options.keys() <= shard._live.plan.options.keys():
+        while not options.keys() <= shard._recovered.plan.options.keys():
             shard.turn()
         job.send(itertools.islice(load, 400))
         _read(shard, job)
@@ -64,7 +64,7 @@ def test_dead_letters_are_counted_once_over_a_recovery_and_a_checkpoint(make_job
     facts = first.facts()
     assert facts["dead_letters"] > 2 and facts["dead_letter"]["message"].startswith("expected one JSON object")
     assert (facts["dead_letter"]["topic"], facts["dead_letter"]["error"]) == (job.topic, "Malformed")
-    second = _shard(job, every="1h")  # the first one is fenced in the middle of its work; its steps are run again
+    second = _shard(job, every="1h")  # fences the first one, and re-runs its steps
     assert second.facts()["dead_letters"] == facts["dead_letters"]
     assert second.facts()["dead_letter"]["offset"] == facts["dead_letter"]["offset"]
     job.send([bad(b'{"unit": 1}')])
@@ -93,14 +93,13 @@ def test_a_plan_changes_at_a_checkpoint_and_is_run_again_from_its_mark(
     first.checkpoint()
     before = list(_hot(job))
     lands = threading.Event()
-    monkeypatch.setattr(
-        ResultsTable, "publish", lambda *_: lands.wait(30)
-    )  # this checkpoint is marked, but never in Delta
+    # The journal marks this checkpoint, but Delta lacks it.
+    monkeypatch.setattr(ResultsTable, "publish", lambda *_: lands.wait(30))
     first.change(
         Plan("tests.crash.job:pipeline", {"name": job.name, "topic": job.topic, "every": "100ms", "high": HIGHER})
     )
     job.send(itertools.islice(load, 5))
-    while "high" not in first._live.plan.options:
+    while "high" not in first._recovered.plan.options:
         first.turn()
     changed_at = len(list(_hot(job)))
     job.send(itertools.islice(load, 400))
@@ -127,7 +126,7 @@ def test_result_columns_come_and_go_and_no_row_is_lost_over_it(
     job, load = make_job(), messages(3)
     job.send(itertools.islice(load, 400))
     lands = _ahead(job, load, monkeypatch, extra=["heat", "load"])
-    second = _shard(job, extra=["heat", "load"])  # re-runs steps from before and from after
+    second = _shard(job, extra=["heat", "load"])  # re-runs steps before and after the change
     lands.set()
     _read(second, job)
     second.close()

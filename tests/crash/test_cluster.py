@@ -1,4 +1,4 @@
-"""Kills where they really happen: workers, readers, the supervisor and the broker of a deployment on Ray."""
+"""Kills on a real deployment: the workers, the Reader, the supervisor and the broker of a job on Ray."""
 
 import random
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def test_a_restarted_supervisor_adopts_the_living_worker_and_a_stop_while_it_is_
         assert deployed.goes_on()["pid"] == worker
     until(lambda: sum(deployed.shard()["facts"]["read"].values()) == sum(job.ends().values()), "all input to be read")
     deployed.kill("Supervisor")
-    stop_pipeline(job.name, 60)  # while the supervisor is away: its worker commits and ends all the same
+    stop_pipeline(job.name, 60)  # without the supervisor, the worker still commits and ends
     assert workers(job.name) == {}
     assert job.drained(job.ends())
     assert job.differences() == []

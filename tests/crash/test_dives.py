@@ -1,4 +1,4 @@
-"""The underwater pipeline on simulated cameras, killed again and again: each frame judged, alert said and file kept once."""
+"""The underwater pipeline on simulated cameras under repeated kills: each frame, alert and kept file is there once."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ pytestmark = pytest.mark.crash
 CAMERAS, PARTITIONS, STEP_MS, KEEP_EVERY = 4, 3, 100, 5
 FALLS = ["alerts.sent", "alerts.committed", "checkpoint.files", "checkpoint.snapshot", "checkpoint.delta", ANYWHERE]
 EVENTS = range(20, 500, 35)
-"""Frames of each camera from which on something new is in its picture, for `LASTS` frames more."""
+"""Frames at which something new appears in a camera's picture. It stays for `LASTS` more frames."""
 LASTS = 10
 BROKEN = ("cut off", "no JPEG", "bomb")
 
 
 class Shot(NamedTuple):
-    """A frame as it is sent: its camera, number and file, and what became of it on its way."""
+    """A sent frame: its camera, number, file, and what is wrong with it."""
 
     camera: int
     sequence: int
@@ -57,7 +57,7 @@ class Shot(NamedTuple):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory, once: Once) -> Path:
-    """A model that rings easily."""
+    """A model whose low threshold raises many alerts."""
     folder = tmp_path_factory.mktemp("rings") / "model"
     shutil.copytree(once("surprise-model", small_model), folder)
     config = SurpriseConfig.load(folder)
@@ -66,7 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, once: Once) -> Path:
 
 
 def shots(seed: int) -> Iterator[Shot]:
-    """What cameras see, frame by frame: now and then one is lost, sent twice, late, broken, or larger than others."""
+    """Yield the cameras' frames in order. A few are lost, sent twice, late, broken, or larger than the others."""
     rng, count = random.Random(seed), EVENTS.stop
     clips = []
     for camera in range(CAMERAS):
@@ -100,14 +100,14 @@ def _broken(shot: Shot, how: str) -> Shot:
     file = shot.file[:-40]
     if how == "no JPEG":
         file = b"no frame at all"
-    if how == "bomb":  # its header says 10,000 x 10,000
+    if how == "bomb":  # a header of 10,000 x 10,000 pixels
         at = shot.file.index(b"\xff\xc0") + 5
         file = shot.file[:at] + (10_000).to_bytes(2, "big") * 2 + shot.file[at + 4 :]
     return shot._replace(file=file, fate=how)
 
 
 class Dive:
-    """A job on the underwater pipeline with a small model, and what has been sent to it."""
+    """A job of the underwater pipeline with a small model, and the frames sent to it."""
 
     def __init__(self, make_job: MakeJob, weights: Path, seed: int, **options: Any) -> None:
         self.job = make_job(
@@ -124,14 +124,14 @@ class Dive:
         self.sent = list[Shot]()
 
     def send(self, count: int) -> None:
-        """The cameras' next frames."""
+        """Send the cameras' next frames."""
         some = list(islice(self._stream, count))
         assert len(some) == count
         self.job.send(map(self._message, some))
         self.sent += some
 
     def go_on(self, worker: Worker) -> None:
-        """The cameras' next frames at about their pace, until the process falls; alerts ring meanwhile."""
+        """Send the cameras' next frames at about their pace until the process dies. They raise alerts."""
         for _ in range(20):
             self.send(12)
             time.sleep(0.2)
@@ -148,7 +148,7 @@ class Dive:
         return Message(shot.camera % PARTITIONS, shot.file, headers, round(time.time() * 1000), b"k")
 
     def came(self, skipped: Mapping[int, Sequence[range]]) -> list[tuple[ConsumerRecord, Shot]]:
-        """What of it is in the topic, by partition and offset, but for what was skipped."""
+        """Return the topic's records and their frames by partition and offset, without the skipped offsets."""
         records, both = self.job.read(self.job.topic), list[tuple[ConsumerRecord, Shot]]()
         for p in range(PARTITIONS):
             here = sorted((r for r in records if r.partition == p), key=lambda r: r.offset)
@@ -186,14 +186,14 @@ def test_with_latest_a_frame_is_judged_once_or_lies_in_a_skipped_range_that_a_de
     make_job: MakeJob, weights: Path
 ) -> None:
     dive = Dive(make_job, weights, seed=12, overload="latest", max_lag="1s")
-    polls = {**dive.job.kafka, "fetch_max_bytes": 1 << 16}  # of some frames: what a shard has read is not behind
+    polls = {**dive.job.kafka, "fetch_max_bytes": 1 << 16}  # small polls: frames already read do not count as lag
     worker = dive.job.start(kafka=polls)
     dive.send(60)
     dive.job.drain(worker)
     worker.kill()
     for fall in ("alerts.sent", "alerts.committed", "checkpoint.delta"):
         dive.send(150)
-        time.sleep(1.2)  # nobody is there, and they get older than `max_lag`
+        time.sleep(1.2)  # no process runs; the frames become older than `max_lag`
         worker = dive.job.drain(dive.job.start(kafka=polls))
         worker.arm(fall)
         dive.go_on(worker)
@@ -207,7 +207,7 @@ def test_with_latest_a_frame_is_judged_once_or_lies_in_a_skipped_range_that_a_de
 
 
 def _see(dive: Dive, skipped: Mapping[int, Sequence[range]]) -> None:
-    """That table, alerts, dead letters and kept files are what came, each once."""
+    """Check that the table, alerts, dead letters and kept files follow from the topic, each once."""
     job, came = dive.job, dive.came(skipped)
     table = pl.read_delta(job.lake.uri(job.name))
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
@@ -228,7 +228,7 @@ def _plainly(
     said: Sequence[Alert],
     skipped: Mapping[int, Sequence[range]],
 ) -> dict[tuple[str, int], bytes]:
-    """The same without the runtime's code, by a loop over what came. Returns the files of the frames that are judged."""
+    """Check the same by a plain loop over the records, without the runtime's code. Returns the files of the processed frames."""
     rows, dead = Counter[tuple[str, int, int]](), dict[tuple[int, int], bytes]()
     last, files = dict[int, int](), dict[tuple[str, int], bytes]()
     for record, shot in came:
@@ -245,7 +245,7 @@ def _plainly(
     assert len(letters) == len(dead)
     assert {(x.partition, x.offset): x.value for x in letters} == dead
 
-    # What is said and kept follows from the table alone: an alert where something new begins or ends, its frames now and then.
+    # Alerts and kept files follow from the table: an alert where an event begins or ends, a file every `KEEP_EVERY` frames.
     edges, kept = Counter[tuple[str, str, int]](), set[tuple[str, int]]()
     for (camera,), frames in table.sort("sequence").group_by("camera", maintain_order=True):
         run, standing = 0, False
@@ -253,7 +253,7 @@ def _plainly(
             if novel != standing:
                 edges[str(camera), "raised" if novel else "cleared", sequence] += 1
                 standing = novel
-            # Behind a lapse there is nothing to compare a frame with, and what went on has ended.
+            # The first frame after a lapse has no score, and a lapse ends an event.
             assert not novel if score is None else score > level or not novel or run
             if novel and run % KEEP_EVERY == 0:
                 kept.add((str(camera), sequence))
@@ -267,7 +267,7 @@ def _plainly(
 def _as_replayed(
     pipeline: Pipeline, came: Sequence[tuple[ConsumerRecord, Shot]], table: pl.DataFrame, said: Sequence[Alert]
 ) -> None:
-    """What the same stages make of what came, partition by partition."""
+    """Check that a replay of each partition's records gives the same rows and alerts."""
     codec, tables, alerts = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
     for p in range(PARTITIONS):
         batch, _ = codec.decode([record for record, _ in came if record.partition == p])
@@ -275,13 +275,13 @@ def _as_replayed(
         tables.append(rows)
         alerts += rang
     both = (frame.drop("processed_at").sort("camera", "sequence") for frame in (table, pl.concat(tables)))
-    # Errors in units of what is expected, which may be a twentieth, magnify what a batch's size does to a sum.
+    # Scores are errors in units of the expected error, which may be 1/20. This magnifies how batch size changes a sum.
     assert_frame_equal(*both, rel_tol=1e-3, abs_tol=1e-3, check_dtypes=False)
     assert Counter(a.id for a in said) == Counter(a.id for a in alerts)
     seen = {a.id: a.data for a in alerts}
     for a in said:
         assert (a.data["frame"], a.data["sequence"]) == (seen[a.id]["frame"], seen[a.id]["sequence"])
-        # A camera's first frame after a lapse, which ends an event, has no score.
+        # An event that ended with a lapse is cleared by a frame without a score.
         scores = [math.nan if data["score"] is None else data["score"] for data in (a.data, seen[a.id])]
         assert np.allclose(*scores, rtol=1e-3, atol=1e-3, equal_nan=True)
         assert np.allclose(a.data["map"], seen[a.id]["map"], rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Take any guard of the recovery rule away and what comes out is wrong; with all of them in place the same story ends well."""
+"""Without any one guard of the recovery rule, the output of its scenario is wrong; with all guards it is right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Story = Callable[[Job, Start], Worker]
 
 
 def _kill(point: str) -> Story:
-    """Killed at a point, and started again."""
+    """Kill the process at a point and restart it."""
 
     def story(job: Job, start: Start) -> Worker:
         with job.load():
@@ -32,7 +32,7 @@ def _kill(point: str) -> Story:
 
 
 def _stall(point: str) -> Story:
-    """Stopped at a point, replaced, awake again after the replacement's first checkpoint."""
+    """Stop the process at a point, replace it, and wake it after the replacement's first checkpoint."""
 
     def story(job: Job, start: Start) -> Worker:
         with job.load():
@@ -50,12 +50,12 @@ def _stall(point: str) -> Story:
 
 
 def _overlap(job: Job, start: Start) -> Worker:
-    """A successor that has begun to take over while the owner still rings."""
+    """Start a successor whose recovery begins while the owner still publishes alerts."""
     with job.load():
         worker = start()
         worker.fall("alerts.committed", "SIGSTOP")
         successor = start(**{EARLY.replace(".", "_"): "SIGSTOP"})
-        time.sleep(1)  # with the guard in place there is no such point: it takes over and goes on
+        time.sleep(1)  # with the guard, that point does not exist: recovery goes on
         worker.arm("alerts.committed")
         worker.wake()
         worker.ended()
@@ -65,23 +65,23 @@ def _overlap(job: Job, start: Start) -> Worker:
 
 SILENCE_S = 6
 NOW_MS = 3_598_000
-"""From the timestamps of 200 messages of a load to the last two seconds."""
+"""Moves the timestamps of 200 messages of a load, which start an hour ago, into the last two seconds."""
 
 
 class TooSlow(Exception):
-    """The machine was, for a story whose steps have to come in time."""
+    """The machine is too slow for a scenario whose steps have deadlines."""
 
 
 def _quiet(job: Job, start: Start) -> Worker:
-    """Units fall silent one group after the other: state changes and alerts ring while no offset moves."""
+    """Let two groups of units become inactive in turn, so that state changes and alerts are raised while no offset moves."""
     worker, begun, silence = start(), 0.0, milliseconds(job.plan.options["silence"]) / 1000
     for group in range(2):
         time.sleep(silence / 3 * group)
-        # Sent as of now: units whose timestamps are of an hour ago are silent as soon as they are read.
+        # With timestamps of an hour ago, the units would be inactive as soon as they are read.
         job.send(m._replace(at_ms=m.at_ms + NOW_MS) for m in islice(messages(4), 200) if m.partition == group)
         begun = begun or time.monotonic()
         job.drain(worker)
-    # Armed before the first group falls silent: its alerts are in the snapshot, the second's in flight.
+    # The point is armed before the first group is inactive: the snapshot has its alerts, the second group's are in flight.
     if time.monotonic() - begun > silence:
         raise TooSlow("expected both groups in the table before the first falls silent")
     worker.fall("checkpoint.snapshot")
@@ -106,9 +106,9 @@ STORIES: dict[str, tuple[Story, str]] = {
 def test_without_a_guard_the_oracle_finds(make_job: MakeJob, flaw: str) -> None:
     story, expected = STORIES[flaw]
     found: list[str] = []
-    for _ in range(3):  # what a zombie still gets done once it wakes is chance
+    for _ in range(3):  # what a woken zombie still completes depends on timing
         job, worker = _told(make_job, story, flaw)
-        with suppress(AssertionError):  # a guard less can also leave what nobody can take over
+        with suppress(AssertionError):  # without a guard, recovery may fail altogether
             job.drain(worker, restart=lambda job=job: job.start(flaw=flaw)).stop()
         found = job.differences(silent=story is _quiet)
         if any(line.startswith(expected) for line in found):
@@ -124,7 +124,7 @@ def test_with_all_guards_the_oracle_finds_nothing(make_job: MakeJob, story: Stor
 
 
 def _told(make_job: MakeJob, story: Story, flaw: str | None = None) -> tuple[Job, Worker]:
-    """A story on a job of its own, and on one with longer silences where the machine is too slow for it."""
+    """Run a scenario on a new job. If the machine is too slow, run it again with a longer silence."""
     for times in (1, 2, 4):
         job = make_job(silence=f"{SILENCE_S * times}s" if story is _quiet else "9999d")
         with suppress(TooSlow):

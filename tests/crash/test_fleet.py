@@ -1,4 +1,4 @@
-"""A fleet: shards that move between workers, orders to them, and the loss of the whole cluster."""
+"""Several workers: shards move between them, orders reach them, and the job survives the loss of the whole cluster."""
 
 import signal
 import subprocess
@@ -41,7 +41,7 @@ def _finish(job: Job, deployed: Deployed) -> None:
 
 
 def _workers(deployed: Deployed) -> set[int]:
-    """Processes of shards that run, once all of them do."""
+    """Return the process ids of the shards' workers; empty unless all shards run."""
     shards = deployed.status()["shards"]
     return {s["pid"] for s in shards} if shards and all(s["state"] == "running" for s in shards) else set()
 
@@ -53,7 +53,7 @@ def test_shards_move_while_workers_come_and_go_and_are_killed(
     deployed = Deployed(job, options={"slow": 4}, shards=2, scaling=QUICK)
     with job.load(rate=50) as load:
         (first,) = until(lambda: _workers(deployed), "one worker to run both shards")
-        load.rate = 800  # more than two shards that take 4 ms a row can do
+        load.rate = 800  # more than two shards can process at 4 ms a row
         until(lambda: deployed.status()["workers"] == 2, "a second worker")
         psutil.Process(first).send_signal(signal.SIGKILL)  # while a shard moves away from it
         load.rate = 50
@@ -76,7 +76,7 @@ def test_a_paused_pipeline_commits_lets_go_and_stays_so_and_an_added_partition_i
         ray.get(deployed.supervisor.pause.remote(True))
         until(lambda: [s["state"] for s in deployed.status()["shards"]] == ["paused"], "the shard to let go")
         held = job.stored(f"{job.topic}/0")
-        deployed.kill("Supervisor")  # a restarted one knows, too
+        deployed.kill("Supervisor")  # the pause outlives the supervisor
         time.sleep(3)
         assert until(lambda: deployed.status().get("paused"), "the supervisor to be back")
         assert (deployed.status()["workers"], job.stored(f"{job.topic}/0")) == (0, held)
@@ -136,7 +136,7 @@ class Head:
         self.address = self._process.stdout.readline().strip()
 
     def kill(self) -> None:
-        """SIGKILL all of it at once, but for the actors: those are workers whose cluster is gone."""
+        """SIGKILL all its processes at once, except the actors, which become workers without a cluster."""
         ours = [self._process, *psutil.Process(self._process.pid).children(recursive=True)]
         for process in ours:
             if not (isinstance(process, psutil.Process) and process.name().startswith("ray::")):

@@ -1,4 +1,4 @@
-"""Frames under kills on Apache Kafka: each judged once, each kept file whole; and stores that forget or remember meanwhile."""
+"""Frames under kills on Apache Kafka: each is processed once, each kept file is whole; and stores that lose or regain frames."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FALLS = ["alerts.sent", "alerts.committed", "checkpoint.files", "checkpoint.snap
 
 
 class Shot(NamedTuple):
-    """A frame as it is sent: its camera, number and shade, and what became of it on its way."""
+    """A sent frame: its camera, number, shade, and what is wrong with it."""
 
     camera: int
     sequence: int
@@ -39,7 +39,7 @@ class Shot(NamedTuple):
 
 
 def shots(seed: int) -> Iterator[Shot]:
-    """Frames without end: now and then the light jumps, a frame is lost, sent twice, late, or broken."""
+    """Yield endless frames. At a few, the light jumps, or the frame is lost, sent twice, late or broken."""
     rng = random.Random(seed)
     numbers, shades = [0] * CAMERAS, [100] * CAMERAS
     while True:
@@ -57,13 +57,13 @@ def shots(seed: int) -> Iterator[Shot]:
 
 
 def file(shot: Shot) -> bytes:
-    """A frame of one shade; a broken one is cut off."""
+    """Encode a frame of one shade as JPEG; a broken one is cut off."""
     whole = simplejpeg.encode_jpeg(np.full((24, 32, 3), shot.shade, np.uint8), quality=90)
     return whole[:-40] if shot.fate == "broken" else whole
 
 
 def message(shot: Shot, *, at: int, store: Path | None = None) -> Message:
-    """A frame's message, with the frame in it or in a store."""
+    """Return a frame's message; with `store`, the message refers to the frame's file there."""
     facts = [
         ("camera", f"cam{shot.camera}".encode()),
         ("sequence", str(shot.sequence).encode()),
@@ -108,7 +108,7 @@ def test_each_frame_is_judged_once_and_each_kept_file_is_whole_wherever_the_proc
 
 
 def _see(job: Job, sent: list[Shot]) -> None:
-    """What came out is what a loop over the frames says, which shares no code with the runtime."""
+    """Check the output against a loop over the frames that shares no code with the runtime."""
     last: dict[int, Shot] = {}
     rows, rang, dead, standing = Counter[tuple[str, int, int]](), Counter[tuple[str, str, int]](), 0, dict[int, bool]()
     jumps = []
@@ -181,7 +181,7 @@ def test_a_frame_that_was_judged_and_is_gone_when_it_is_judged_again_stops_the_s
 
 
 def _stored(make_job: MakeJob, tmp_path: Path) -> tuple[Job, Path, list[Shot], int]:
-    """A job that reads frames from a store, in which a third of what will be sent is missing; no checkpoint for a while."""
+    """Create a job that reads frames from a store, which lacks a third of them. It makes one checkpoint an hour."""
     (store := tmp_path / "store").mkdir()
     job = make_job(factory=FACTORY, roots=[str(store)], every="1h", partitions=1)
     sent = [Shot(0, number, 100, "gone" if number % 3 == 0 else "good") for number in range(1, 31)]

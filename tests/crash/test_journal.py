@@ -1,4 +1,4 @@
-"""What a shard knows outlives it: timers, hysteresis, cool-downs and alerts that are ahead of the table."""
+"""A shard's state survives a kill: timers, hysteresis, cool-downs and alerts that are ahead of the table."""
 
 import json
 import time
@@ -16,10 +16,10 @@ from tests.crash.oracle import Outcome
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000
 UNCOMMITTED = {"every": "1h"}
-"""No checkpoint but the first: all that a successor can know is in the journal."""
+"""No checkpoint after the first, so that a successor depends on the journal alone."""
 
 LAST = [Message(partition, b"no reading", [], START_MS) for partition in range(PARTITIONS)]
-"""Behind other messages: their dead letters say that all before them is judged, in the table or not."""
+"""Sent after other messages. Their dead letters show that all before them is processed, in the table or not."""
 
 
 def _judged(job: Job) -> None:
@@ -28,7 +28,7 @@ def _judged(job: Job) -> None:
 
 
 def _series(heats: list[float], *, at: int = 0, unit: int = 0) -> list[Message]:
-    """One unit's readings, one a second of event time, from its cycle `at` on."""
+    """Return one unit's readings from cycle `at` on, one per second of event time."""
     return [
         Message(0, json.dumps(reading(unit, at + i, heat)).encode(), [], START_MS + (at + i) * 1000)
         for i, heat in enumerate(heats)
@@ -36,12 +36,12 @@ def _series(heats: list[float], *, at: int = 0, unit: int = 0) -> list[Message]:
 
 
 def _now(sent: Iterable[Message]) -> Iterator[Message]:
-    """As of now: a unit whose timestamps are an hour old is silent as soon as it is read."""
+    """Stamp messages with the current time. Units with timestamps of an hour ago would be inactive at once."""
     return (m._replace(at_ms=int(time.time() * 1000)) for m in sent)
 
 
 def _rung(outcome: Outcome) -> list[tuple[str, str, int | None]]:
-    """Rule, transition and offset of what rang, in order."""
+    """Return rule, transition and offset of the alerts, by offset."""
     return sorted(((r, t, i[1]) for r, t, i, _ in outcome.alerts), key=lambda a: (a[2] is None, a[2]))
 
 
@@ -97,7 +97,7 @@ def test_an_alert_that_is_on_and_its_cool_down_outlive_a_kill(make_job: MakeJob,
 
 
 def _crowd() -> list[Message]:
-    """One hot unit among others, and Arrow messages with several units and several rows of a unit."""
+    """Return messages of one busy unit among others, and Arrow messages with several units and several rows of a unit."""
     out, cycles = list[Message](), [0] * 12
 
     def ahead(unit: int) -> dict[str, Any]:

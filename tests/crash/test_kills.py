@@ -18,7 +18,7 @@ TAKEOVER = [p for p in POINTS if p.startswith("takeover.")]
 
 
 def _plan(kills: int, rng: random.Random) -> list[list[str]]:
-    """Falls in a row, each a process's end: at a point while it steps, then perhaps its successors' in their takeover."""
+    """Return lists of crash points: one of a running process, then perhaps one of its successor's recovery."""
     falls: list[list[str]] = []
     for lap in count():
         lap_points = [[p] for p in STEPPING] + [[rng.choice([*STEPPING, ANYWHERE]), p] for p in TAKEOVER]

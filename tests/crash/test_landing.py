@@ -1,4 +1,4 @@
-"""Alerts land in the lake exactly once, whichever of the two is killed: the process that rings, or the one that lands them."""
+"""Alerts reach the lake exactly once under kills of the process that publishes them and of the one that writes the table."""
 
 import random
 import time
@@ -22,7 +22,7 @@ RINGING = ("alerts.sent", "alerts.committed", "checkpoint.delta", ANYWHERE)
 
 
 def _landed(job: Job) -> int:
-    """The offset before which all of the alert topic is in the table."""
+    """Return the offset up to which the alert topic is in the table."""
     uri, name = job.lake.uri("alerts"), f"alerts.{job.name}"
     return DeltaTable(uri).transaction_version(f"{name}/{name}/0") or 0 if DeltaTable.is_deltatable(uri) else 0
 

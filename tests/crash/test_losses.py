@@ -1,4 +1,4 @@
-"""What recovery needs is gone: a shard stops with one line that says so, or goes on with the gap on record."""
+"""Lost inputs of recovery: a shard stops with a one-line error, or continues and records the gap."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -26,7 +26,7 @@ def _replace_input(job: Job) -> None:
 
 
 def _delete_records(job: Job) -> None:
-    """Half of what came while nobody looked is deleted."""
+    """Delete the first records that the shard has not read yet."""
     ends = job.ends()
     with KafkaAdminClient(**job.kafka) as admin:
         admin.delete_records({TopicPartition(job.topic, p): job.stored(f"{job.topic}/{p}") + 10 for p in ends})
@@ -70,7 +70,7 @@ def test_a_loss_stops_the_shard_or_goes_on_record(make_job: MakeJob, error: str)
     if error != "TopicReplaced":
         assert set(after.rows.values()) == {1}
     ids = [Alert.read(m.headers, m.value).id for m in job.read(f"alerts.{job.name}")]
-    assert len(set(ids)) == len(ids)  # in a topic made again, the offsets are those of other records
+    assert len(set(ids)) == len(ids)  # a recreated topic uses the same offsets again
 
 
 def test_without_its_journal_topic_a_shard_says_so(make_job: MakeJob) -> None:

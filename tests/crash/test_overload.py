@@ -1,4 +1,4 @@
-"""More than can be judged: memory stays flat and nothing is lost; with `latest`, what is skipped is on record."""
+"""More input than a shard can process: memory stays flat and nothing is lost; `latest` records what it skips."""
 
 import time
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def cluster() -> Iterator[None]:
 
 
 def _skipped(job: Job) -> dict[int, list[range]]:
-    """Offsets that were left out, by the journal."""
+    """Return each partition's skipped offsets, read from the journal."""
     found: dict[int, set[range]] = {}
     for record in job.read(f"_tocsin.{job.name}"):
         for item in orjson.loads(record.value)["items"]:
@@ -37,7 +37,7 @@ def _skipped(job: Job) -> dict[int, list[range]]:
 
 def test_latest_skips_what_is_too_old_and_tells_of_it_across_kills(make_job: MakeJob) -> None:
     job = make_job(slow=4, overload="latest", max_lag="1s", rows=32)
-    with job.load(rate=600):  # three times what it can judge
+    with job.load(rate=600):  # three times what it can process
         worker = job.start()
         for point in ("anywhere", "alerts.sent", "checkpoint.files", "alerts.committed", "anywhere"):
             worker.fall(point)
@@ -50,7 +50,7 @@ def test_latest_skips_what_is_too_old_and_tells_of_it_across_kills(make_job: Mak
 
 
 def _memory(*processes: psutil.Process) -> float:
-    """MB that processes hold."""
+    """Return the resident memory of processes in MB."""
     return sum(p.memory_info().rss for p in processes) / 1e6
 
 
@@ -62,7 +62,7 @@ def test_memory_stays_flat_and_nothing_is_lost_when_producers_run_wild_and_when_
         job, wild = Job(server.bootstrap_servers, tmp_path), tmp_path / "wild"
         wild.touch()
         deployed = Deployed(job, options={"slow": 10, "slow_while": str(wild), "rows": 512})
-        with job.load(rate=1000) as load:  # ten times what it can judge
+        with job.load(rate=1000) as load:  # ten times what it can process
             worker = psutil.Process(deployed.goes_on()["pid"])
             processes = [worker, *(psutil.Process(actor(name)) for name in ("Reader", "Supervisor"))]
             time.sleep(20)

@@ -1,4 +1,4 @@
-"""Starting over: rows from the new positions on are deleted and come again, once; a kill leaves it done or not begun."""
+"""Reset: rows from the new positions on are deleted and written again, once; a kill leaves it complete or not begun."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_MS = int(time.time() * 1000) - 3_600_000
 
 
 def _judge_all(job: Job) -> None:
-    """Every shard judges what was sent, commits and ends."""
+    """Let every shard process what was sent, commit and end."""
     workers = [job.start(shard=config.shard) for config in job.configs()]
     for worker in workers:
         job.drain(worker)
@@ -32,7 +32,7 @@ def _judge_all(job: Job) -> None:
 
 
 def _middle(job: Job) -> tuple[int, dict[int, int]]:
-    """A time within the log, and each partition's first offset from then on."""
+    """Return a time within the log, and each partition's first offset from that time on."""
     log = job.read(job.topic)
     at = sorted(m.timestamp for m in log)[len(log) // 2]
     first = {p: min(m.offset for m in log if m.partition == p and m.timestamp >= at) for p in range(PARTITIONS)}
@@ -41,12 +41,12 @@ def _middle(job: Job) -> tuple[int, dict[int, int]]:
 
 
 def _later(job: Job, first: Mapping[int, int]) -> Outcome:
-    """What the records from these offsets on give to one who knows nothing of those before."""
+    """Return the expected outcome of the records from these offsets on, without state of earlier records."""
     return judge(m for m in job.read(job.topic) if m.offset >= first[m.partition])
 
 
 def _earlier(outcome: Outcome, first: Mapping[int, int]) -> Counter[Any]:
-    """Rows of the records before these offsets."""
+    """Return the rows of the records before these offsets."""
     return Counter({row: n for row, n in outcome.rows.items() if row[0][1] < first[row[0][0]]})
 
 
@@ -76,13 +76,13 @@ def test_a_kill_leaves_it_done_or_not_begun_on_all_shards(make_job: MakeJob) -> 
         values = {i: v for i, v in whole.values.items() if i[1] < first[i[0]]} | later.values
         assert {i: pytest.approx(v, abs=1e-4) for i, v in values.items()} == found.values
         again = Counter({alert: times * n for alert, n in later.alerts.items()})
-        assert found.alerts == whole.alerts + again  # the same ids, see `Alert.id`
+        assert found.alerts == whole.alerts + again  # published again with the same ids, see `Alert.id`
         if times == 1:
             assert job.reset(at).ended() == 0
 
 
 def test_a_kill_does_not_forget_what_has_rung_since_the_last_commit(make_job: MakeJob) -> None:
-    """All that the next owner can know is in the journal."""
+    """Without a checkpoint, the next owner knows the published alerts from the journal alone."""
     job = make_job(every="1h")
     job.send(islice(messages(2), 300))
     job.send(Message(p, b"no reading", [], START_MS) for p in range(PARTITIONS))
@@ -128,7 +128,7 @@ PLACES: dict[To, tuple[set[int], set[int]]] = {
     START_MS + 150_000: ({0, 2}, {0, 2}),
     "latest": ({0, 2}, {0, 2}),
 }
-"""Where to go on -> units whose rows stay, and those that have rows once all is judged."""
+"""Position of the reset -> units whose rows remain, and units that have rows once everything is processed."""
 
 
 @pytest.mark.parametrize("to", PLACES, ids=["earliest", "between", "behind", "latest"])

@@ -1,4 +1,4 @@
-"""Another number of shards: the state moves while nobody runs, and no row, alert or dead letter is lost or there twice."""
+"""Resharding: the state moves while no shard runs, and no row, alert or dead letter is lost or duplicated."""
 
 import random
 import time
@@ -26,7 +26,7 @@ def _moved(job: Job, shards: int) -> None:
 
 
 def _gone_on(job: Job, workers: Sequence[Worker]) -> None:
-    """Wait until each partition has moved on in the table."""
+    """Wait until each partition's offset in the table has advanced."""
     before = [job.stored(f"{job.topic}/{p}") for p in range(job.partitions)]
     on = lambda: all(job.stored(f"{job.topic}/{p}") > at for p, at in enumerate(before))  # noqa: E731
     until(on, "all partitions to go on", worker=workers[0])
@@ -71,7 +71,7 @@ def test_a_kill_leaves_all_as_it_was_or_all_moved(make_job: MakeJob, kills: int)
             job.move(wanted, **{point.replace(".", "_", 1): "SIGKILL"}).fell(point)
             assert job.shards == (wanted if point == "reshard.committed" else shards), point
             if rng.random() < 0.5 or job.shards == wanted:
-                shards = job.shards  # people think better of it, or it is done
+                shards = job.shards  # the move is given up, or complete
             else:
                 _moved(job, shards := wanted)
             workers = _start(job, shards)
@@ -93,7 +93,7 @@ def test_a_move_that_stalls_is_overtaken_and_says_and_stores_nothing_any_more(ma
         workers = _start(job, 2)
         _gone_on(job, workers)
         for worker in workers:
-            worker.fall("alerts.committed")  # that they have said it is in their journals alone
+            worker.fall("alerts.committed")  # only their journals record what they published
         zombie.wake()
         assert zombie.ended() == (0 if point == "reshard.committed" else 1), zombie.said
         assert ("Fenced: " in zombie.said) == (point != "reshard.committed"), zombie.said
@@ -114,7 +114,7 @@ def test_an_old_worker_that_stalled_or_comes_back_is_fenced(make_job: MakeJob) -
         zombie.wake()
         assert zombie.ended() == 1
         assert "Fenced: " in zombie.said
-        again = job.start()  # it goes by one shard still, and takes away the other's producer
+        again = job.start()  # still expects one shard; fences the producer of shard 0
         assert again.ended() == 1
         assert "expected 2 shards, as its table has it, got 1" in again.said
         workers[0].process.join(40)

@@ -1,4 +1,4 @@
-"""The occupancy pipeline on a simulated building, killed again and again: each minute of a room, alert and late reading once."""
+"""The occupancy pipeline on a simulated building under kills: each minute of a room, alert and late reading is there once."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tocsin.pipelines.runtime.engine.replay import replay
 pytestmark = pytest.mark.crash
 PARTITIONS, LATE_MS, MINUTE = 3, 300_000, 60_000
 FALLS = ["alerts.sent", "alerts.sent", "alerts.committed", "any time", "any time", "any time"]
-"""Where it is killed: with an alert that is half said or just said, or by the clock."""
+"""Where the process is killed: with an alert half published or just published, or by the clock."""
 BEFORE, AFTER = 300, 200
-"""Readings that come after a checkpoint and before it falls: up to one upon which an alert rings, and from that one on."""
+"""Readings sent between a checkpoint and a kill: before the reading that raises an alert, and from it on."""
 BETWEEN = 0.3
-"""A kill by the clock comes at most so many seconds after readings; checkpoints are further apart."""
+"""A kill by the clock comes at most this many seconds after readings. Checkpoints are further apart."""
 
 
 def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process_is_killed(
@@ -46,7 +46,7 @@ def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process
         hours="09:00-11:00",
         co2=500,
         hold=2,
-        silent="9999d",  # the day is long past
+        silent="9999d",  # the simulated day is long past
         rows=256,
         every="3s",
     )
@@ -59,7 +59,7 @@ def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process
     for fall, ring in zip(points, chosen, strict=True):
         worker, begin = job.start(), ring - BEFORE
         job.send(sent[at:begin])
-        job.drain(worker)  # a checkpoint has been: an alert is said before the next one
+        job.drain(worker)  # ends with a checkpoint: the alert is published before the next one
         if fall != "any time":
             worker.arm(fall)
         job.send(sent[begin : (at := ring + AFTER)])
@@ -82,9 +82,9 @@ def test_each_minute_of_a_room_and_each_alert_is_there_once_wherever_the_process
 
 
 def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> None:
-    """That table, alerts and dead letters are what these records make, each once.
+    """Check that table, alerts and dead letters follow from these records, each once.
 
-    Kafka's timestamps are of now and a room is closed by the clock only after 10 minutes, so the watermark alone closes minutes.
+    Kafka's timestamps are the current time, and the clock closes a room's minutes after 10 minutes. So only the watermark does.
     """
     came = pl.DataFrame(
         {"_partition": r.partition, "_offset": r.offset, "_row": 0, "_timestamp": r.timestamp, **orjson.loads(r.value)}
@@ -103,7 +103,7 @@ def _see(job: Job, pipeline: Pipeline, records: Sequence[ConsumerRecord]) -> Non
     assert Counter((a.rule, a.key, a.transition, a.time) for a in said) == rang
     assert len({a.id for a in said}) == len(said)
 
-    # Without the runtime's code: which readings come too late, and what CO2 was at each minute's end.
+    # Without the runtime's code: the readings that are too late, and CO2 at each minute's end.
     reached = pl.col("time").cum_max().shift(1).over("room")
     late = pl.col("time") < (reached - LATE_MS) // MINUTE * MINUTE
     came = came.with_columns(late=late.fill_null(False))
@@ -125,7 +125,7 @@ def _messages(readings: pl.DataFrame) -> list[Message]:
 
 
 def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, list[Alert]]:
-    """What readings make in one step, with or without their places in the topic."""
+    """Return the rows and alerts of readings in one step. The readings may lack partitions and offsets."""
     schema = pa.schema([*IDENTITY, *READING])
     table = readings.to_arrow().select([name for name in schema.names if name in readings.columns])
     table = table.cast(pa.schema([schema.field(name) for name in table.column_names]))
@@ -133,7 +133,7 @@ def _whole(pipeline: Pipeline, readings: pl.DataFrame) -> tuple[pl.DataFrame, li
 
 
 def _ringing(readings: pl.DataFrame, alerts: Sequence[Alert]) -> list[int]:
-    """The places of the readings upon which something rings, far enough apart."""
+    """Return the indices of readings that cause an alert, at least `BEFORE + AFTER` apart."""
     numbered, places = readings.with_row_index(), list[int]()
     for alert in alerts:
         closing = round(alert.time.timestamp() * 1000) + LATE_MS

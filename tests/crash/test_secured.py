@@ -1,4 +1,4 @@
-"""A broker that asks for TLS and a password: what the settings say reaches every client, and the password no one else."""
+"""A broker with TLS and a password: the settings reach every client, and the password appears nowhere else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def secured(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def settings(secured: tuple[KafkaServer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """As a user gives them: an address in the file, the rest in the environment, the password in a file of its own."""
+    """Settings from three sources: the address from the file, the rest from the environment, the password from its own file."""
     server, trusted = secured
     (tmp_path / "tocsin.toml").write_text(f'[kafka]\nbootstrap_servers = "127.0.0.1:{server.secure_port}"\n')
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
@@ -44,7 +44,7 @@ def test_a_shard_reads_rings_and_is_taken_over_on_a_broker_with_tls_and_a_passwo
     secured: tuple[KafkaServer, Path], settings: Settings, tmp_path: Path
 ) -> None:
     server, _ = secured
-    job = Job(server.bootstrap_servers, tmp_path)  # the test itself looks on through the other listener
+    job = Job(server.bootstrap_servers, tmp_path)  # the test itself uses the other listener
     try:
         job.send(islice(messages(1), 300))
         first = job.start(kafka=settings.kafka.client_options())

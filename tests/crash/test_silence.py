@@ -1,4 +1,4 @@
-"""Rooms that stop sending while the process is killed again and again: each silence rings once, and holds nobody else."""
+"""Rooms that stop sending under repeated kills: each silence raises one alert, and delays no other room."""
 
 from __future__ import annotations
 
@@ -25,24 +25,28 @@ from tocsin.pipelines.runtime.engine.plan import store_model
 pytestmark = pytest.mark.crash
 PARTITIONS, MINUTE = 3, 60_000
 WINDOW, GAP = 60, 60
-"""Minutes that a room's first row takes, and that it may send nothing and still have rows."""
+"""Minutes until a room's first row, and minutes that a room may send nothing and still have rows."""
 ROOMS, PROPERTIES = "abcdef", ("co2", "temperature", "humidity")
 SILENT = 4
-"""Seconds without a reading after which a room rings."""
+"""Seconds without a reading after which a room's alert is raised."""
 BEAT = 0.4
-"""Seconds in which the building lives a minute: a room's rows come once a minute, and a test can't wait for minutes."""
+"""Seconds per simulated minute. A room has one row a minute, and a test can't wait that long."""
 WARM = 70
-"""Minutes that are over when it begins: a room has rows after an hour."""
+"""Simulated minutes that are sent at the start. A room has rows after an hour."""
 
 
 class Building:
-    """Rooms that send a reading a property and minute, from a thread, in the `with` block. Kafka's timestamps are of now."""
+    """Sends a reading per room, property and minute from a thread while in the `with` block. Kafka stamps the current time."""
 
     def __init__(self, job: Job) -> None:
         self._topic, self._producer = job.topic, KafkaProducer(**job.kafka, acks="all", linger_ms=0)
         self._begin = (int(time.time() * 1000) - 6 * 60 * MINUTE) // MINUTE * MINUTE
         self._sending = {(room, name) for room in ROOMS for name in PROPERTIES}
-        self._lock, self._over, self._thread = threading.Lock(), threading.Event(), threading.Thread(target=self._live)
+        self._lock, self._over, self._thread = (
+            threading.Lock(),
+            threading.Event(),
+            threading.Thread(target=self._send_clock),
+        )
         self._minute = 0
 
     def __enter__(self) -> Building:
@@ -58,20 +62,20 @@ class Building:
 
     @property
     def now(self) -> datetime:
-        """When it is there: the end of the last minute that was sent."""
+        """The simulated time: the end of the last minute that was sent."""
         return datetime.fromtimestamp((self._begin + self._minute * MINUTE) / 1000, UTC)
 
     def stop(self, room: str, *properties: str) -> None:
-        """A room, or some of what is measured in it, is heard of no more."""
+        """Stop the readings of a room, or of some of its properties."""
         with self._lock:
             self._sending -= {(room, name) for name in properties or PROPERTIES}
 
     def resume(self, room: str) -> None:
-        """A room sends again."""
+        """Let a room send again."""
         with self._lock:
             self._sending |= {(room, name) for name in PROPERTIES}
 
-    def _live(self) -> None:
+    def _send_clock(self) -> None:
         while not self._over.wait(BEAT):
             self._send()
 
@@ -108,13 +112,13 @@ def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_fo
         worker.kill()
         time.sleep(SILENT)
         assert not _said(job)
-        worker = job.replace()  # the silence fell due while nobody was there
+        worker = job.replace()  # the timer expired while no process ran
         _rings(job, 1, worker)
 
         flights = list[tuple[int, int]]()
         for said, (room, point) in enumerate((("b", "alerts.sent"), ("e", "alerts.committed")), 2):
             worker.arm(point)
-            building.stop(room)  # a checkpoint has just been: the alert goes out before the next one
+            building.stop(room)  # right after a checkpoint: the alert is published before the next
             flights.append(worker.fell(point))
             worker = job.replace()
             _rings(job, said, worker)
@@ -122,15 +126,15 @@ def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_fo
 
         building.resume("a")
         _rings(job, 4, worker)
-        worker.kill()  # right after it was cleared
+        worker.kill()  # right after the alert was cleared
         worker = job.replace()
         building.stop("a")
         building.resume("e")
         _rings(job, 6, worker)
-        worker.kill()  # right after it has rung again
+        worker.kill()  # right after the alert was raised again
         worker = job.replace()
         _go_on(job, building, "cdef", worker)
-    # The building is closed: the rooms that still sent ring; those that are silent have lived through another silence.
+    # The building has stopped: the other rooms raise alerts; the inactive ones must not raise another.
     _rings(job, 10, worker)
     time.sleep(SILENT / 2)
     job.finish(worker)
@@ -141,10 +145,10 @@ def test_a_silence_rings_once_wherever_the_process_is_killed_and_nobody_waits_fo
 
 
 def _see(job: Job, silences: dict[str, int]) -> None:
-    """That alerts and table are what the log makes, without the runtime's code.
+    """Check alerts and table against the log, without the runtime's code.
 
     Args:
-        silences: how many each room has had.
+        silences: number of silences of each room.
     """
     records, by_room = job.read(job.topic), defaultdict[str, list[ConsumerRecord]](list)
     for record in records:
@@ -155,7 +159,7 @@ def _see(job: Job, silences: dict[str, int]) -> None:
         read = [orjson.loads(r.value)["time"] // MINUTE for r in sent]
         quiet = [i for i, (r, s) in enumerate(pairwise(sent)) if s.timestamp - r.timestamp >= 1000 * SILENT]
         assert len(quiet) + 1 == silences[room], "expected a building that sends without a pause"
-        # What is said of a room is of its last reading's minute; that it is back, of the minute after.
+        # The event time of "raised" is the end of the last reading's minute; "cleared" has the minute after.
         ends = [(read[i] + 1) * MINUTE for i in (*quiet, -1)]
         told.update((room, end) for end in ends)
         alerts.update((room, "raised", end) for end in ends)
@@ -177,7 +181,7 @@ def _see(job: Job, silences: dict[str, int]) -> None:
 
 
 def _see_ages(rows: pl.DataFrame, records: Sequence[ConsumerRecord]) -> None:
-    """That each row has every property's last value and its age, whatever else the room has sent."""
+    """Check that each row has every property's last value and its age, whatever else the room has sent."""
     came = pl.DataFrame(orjson.loads(r.value) for r in records)
     for name in PROPERTIES:
         last = came.filter(property=name).select("room", "time", read="value", at="time").sort("time")
@@ -194,19 +198,19 @@ def _said(job: Job) -> list[Alert]:
 
 
 def _rings(job: Job, alerts: int, worker: Worker) -> None:
-    """Wait for so many alerts in all."""
+    """Wait until this many alerts were published in all."""
     until(lambda: len(_said(job)) >= alerts, f"{alerts} alerts", worker=worker)
 
 
 def _go_on(job: Job, building: Building, rooms: str, worker: Worker) -> None:
-    """Wait until each of these rooms has a row in the table of a minute that is still to come."""
+    """Wait until the table has a row of each of these rooms for a minute that has not been sent yet."""
     now = building.now
     why = f"minutes of {rooms} after {now}"
     until(lambda: job.stored("0#checkpoint") and _newest(job, rooms) > now, why, worker=worker)
 
 
 def _newest(job: Job, rooms: str) -> datetime:
-    """Up to when each of these rooms has rows."""
+    """Return the time up to which all of these rooms have rows."""
     table = pl.scan_delta(job.lake.uri(job.name)).filter(pl.col("room").is_in(list(rooms)))
     ends: list[datetime] = table.group_by("room").agg(pl.max("event_time")).collect()["event_time"].to_list()
     return min(ends) if len(ends) == len(rooms) else datetime.min.replace(tzinfo=UTC)

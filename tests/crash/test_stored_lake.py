@@ -1,4 +1,4 @@
-"""A lake and topics that an earlier version left, in the middle of its work: this one goes on with them."""
+"""This version continues with a lake and topics that an earlier version left in the middle of its work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def job(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
 
 
 def _restore(job: Job, topic: str, records: Sequence[dict[str, Any]]) -> None:
-    """Write records at the offsets that they had, of which each transaction's end takes one, too."""
+    """Write records at their original offsets. The end of each transaction takes an offset, too."""
     ends = [b["offset"] - a["offset"] == 2 for a, b in pairwise(records)] + [True]
     options = {**job.kafka, "acks": "all", "max_request_size": 16 << 20, "retry_backoff_ms": 2}
     sent_in_transactions = any(ends[:-1])
@@ -69,7 +69,7 @@ def _restore(job: Job, topic: str, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _rename_topics(job: Job, pipeline: str, topic: str) -> None:
-    """Have the snapshots say that this broker's topic is theirs: a topic that was made again has another id."""
+    """Write the id of this broker's topic into the snapshots, since a recreated topic has another id."""
     reader = Reader(job.kafka, topic, [0], Codec(topic=topic, schema=job.plan.build(job.lake).schema), 1)
     topic_id = reader.log().topic_id
     reader.close()
@@ -80,7 +80,7 @@ def _rename_topics(job: Job, pipeline: str, topic: str) -> None:
 
 
 def test_shards_go_on_with_the_lake_and_the_journals_of_an_earlier_version(job: Job) -> None:
-    """The pipeline's own, whose stages had other names, and the one that lands its alerts, whose factory had another place."""
+    """The pipeline's shard, whose stages had other names, and the alerts table's shard, whose factory had another module."""
     before = job.found()
     job.send(islice(messages(11), 550, 750))
     running = shard(job)

@@ -1,5 +1,5 @@
-"""The touch pipeline on simulated cameras, killed again and again: each frame judged once, with the frames around it, and each
-touch said once."""
+"""The touch pipeline on simulated cameras under repeated kills: each frame is processed once, with the frames around it, and each
+touch raises one alert."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REFUSED = ("cut off", "no box")
 
 
 class Sent(NamedTuple):
-    """A frame's camera, number, file and boxes by header, and what became of it on its way."""
+    """A sent frame: its camera, number, file, boxes by header, and what is wrong with it."""
 
     camera: int
     sequence: int
@@ -54,7 +54,7 @@ class Sent(NamedTuple):
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """The pipeline, with steps and checkpoints that are small; `silent`: after which it waits for a camera no longer."""
+    """Create the pipeline with small steps and checkpoints. `silent`: time after which a camera is inactive."""
     with patch.object(touch, "WAIT", options["silent"]):
         declared = touch.pipeline({name: value for name, value in options.items() if name != "silent"}, model)
     return replace(declared, batch=Batch(rows=16), commit=Commit(every="500ms"))
@@ -66,7 +66,7 @@ def weights(once: Once) -> Path:
 
 
 def frames(seed: int) -> Iterator[Sent]:
-    """What cameras see, frame by frame: now and then one is lost, sent twice, late, cut off, or has no proper box."""
+    """Yield the cameras' frames in order. A few are lost, sent twice, late, cut off, or have no valid box."""
     rng = random.Random(seed)
     clips = [[shot.frame for shot in clip(FRAMES, seed=20 + camera)] for camera in range(CAMERAS)]
     for sequence in range(FRAMES):
@@ -88,7 +88,7 @@ def frames(seed: int) -> Iterator[Sent]:
 
 
 class Desk:
-    """A job on the touch pipeline with a small model, and what has been sent to it."""
+    """A job of the touch pipeline with a small model, and the frames sent to it."""
 
     def __init__(self, make_job: MakeJob, weights: Path, *, seed: int, silent: str) -> None:
         self.job = make_job(factory="tests.crash.test_touches:pipeline", partitions=PARTITIONS, silent=silent)
@@ -98,17 +98,17 @@ class Desk:
         self.sent = list[Sent]()
 
     def send(self, count: int) -> None:
-        """The cameras' next frames."""
+        """Send the cameras' next frames."""
         some = list(islice(self._stream, count))
         assert len(some) == count
         self.job.send(map(self._message, some))
         self.sent += some
 
     def go_on(self, worker: Worker) -> None:
-        """The cameras' next frames until the process falls, which may wait for alerts in flight."""
+        """Send the cameras' next frames until the process dies. A crash point may wait for alerts in flight."""
         for _ in range(12):
             self.send(9)
-            worker.process.join(1)  # there are only so many frames: a slow machine must not use them up
+            worker.process.join(1)  # a slow machine must not use up the frames
             if not worker.process.is_alive():
                 break
 
@@ -123,7 +123,7 @@ class Desk:
         return pl.read_delta(self.job.lake.uri(self.job.name))
 
     def came(self) -> list[tuple[ConsumerRecord, Sent]]:
-        """What is in the topic, by partition and offset."""
+        """Return the topic's records and their frames, by partition and offset."""
         records, both = self.job.read(self.job.topic), list[tuple[ConsumerRecord, Sent]]()
         for p in range(PARTITIONS):
             here = sorted((r for r in records if r.partition == p), key=lambda r: r.offset)
@@ -134,7 +134,7 @@ class Desk:
 def test_each_touch_is_said_once_and_each_frame_judged_as_replayed_wherever_the_process_is_killed(
     make_job: MakeJob, falls: Falls, weights: Path
 ) -> None:
-    # How long a restart takes is chance, and must not end the wait for a camera's next frame.
+    # A slow restart must not make a camera inactive.
     rng, desk = random.Random(3), Desk(make_job, weights, seed=3, silent="9999d")
     flights = []
     for fall in falls(rng, FALLS):
@@ -153,9 +153,9 @@ def test_each_touch_is_said_once_and_each_frame_judged_as_replayed_wherever_the_
 
 def test_cameras_that_fall_silent_have_their_last_frames_judged_once(make_job: MakeJob, weights: Path) -> None:
     desk = Desk(make_job, weights, seed=4, silent="1s")
-    desk.send(150)  # while nobody runs, so that no camera is silent in between
+    desk.send(150)  # before the start, so that no camera becomes inactive in between
     worker = desk.job.drain(desk.job.start())
-    worker.kill()  # those that wait are in a snapshot, unless they have gone on in time
+    worker.kill()  # the snapshot holds the frames that still wait
     rows, _ = _plainly(desk.came(), waiting=False)
     worker = desk.job.start()
     until(lambda: len(desk.table) >= rows.total(), "all rows, those that wait too", 60, worker)
@@ -164,7 +164,7 @@ def test_cameras_that_fall_silent_have_their_last_frames_judged_once(make_job: M
 
 
 def _see(desk: Desk, *, waiting: bool, after: str) -> None:
-    """That table, alerts, dead letters and kept files are what came, each once."""
+    """Check that the table, alerts, dead letters and kept files follow from the topic, each once."""
     job, came, table = desk.job, desk.came(), desk.table
     said = [Alert.read(m.headers, m.value) for m in job.read(f"alerts.{job.name}")]
     rows, dead = _plainly(came, waiting=waiting)
@@ -185,7 +185,7 @@ def _see(desk: Desk, *, waiting: bool, after: str) -> None:
 def _plainly(
     came: Sequence[tuple[ConsumerRecord, Sent]], *, waiting: bool
 ) -> tuple[Counter[tuple[str, int, int]], Counter[tuple[int, int, bytes]]]:
-    """Rows and dead letters by a loop over what came, without the runtime's code; of each camera's last frames some may wait."""
+    """Return rows and dead letters by a plain loop, without the runtime's code. With `waiting`, the last frames have no rows."""
     dead, last = Counter[tuple[int, int, bytes]](), dict[int, int]()
     judged: dict[int, list[tuple[int, int]]] = {camera: [] for camera in range(CAMERAS)}
     for record, sent in came:
@@ -199,14 +199,14 @@ def _plainly(
     rows = Counter[tuple[str, int, int]]()
     for camera, all_ in judged.items():
         newest = sum(sequence // LAPSE_EVERY == all_[-1][0] // LAPSE_EVERY for sequence, _ in all_)
-        # What is said of frames before a lapse waits for what is said of one after it, which waits for those ahead of it.
+        # The last `AROUND` frames before a lapse wait for the first frame after it, which waits for `AHEAD` frames.
         waits = newest + AROUND if newest <= AHEAD else min(newest, AHEAD + AROUND)
         rows.update((f"cam{camera}", *one) for one in all_[: len(all_) - waiting * waits])
     return rows, dead
 
 
 def _rang(table: pl.DataFrame, said: Sequence[Alert]) -> None:
-    """That alerts follow from the table alone, one where a hand's touch begins and one where it ends; and what they say is true."""
+    """Check that each hand has an alert where its touch begins and ends in the table, and that most match a true touch."""
     edges = Counter[tuple[str, str, str, int, int | None]]()
     hits = told = 0
     for (camera,), rows in table.sort("sequence").group_by("camera", maintain_order=True):
@@ -233,7 +233,7 @@ def _as_replayed(
     *,
     after: str,
 ) -> None:
-    """What the same stages make of what came, partition by partition."""
+    """Check that a replay of each partition's records gives the same rows and alerts."""
     codec, tables, alerts = Codec(topic=pipeline.topic, schema=pipeline.schema), list[pl.DataFrame](), list[Alert]()
     for p in range(PARTITIONS):
         batch, _ = codec.decode([record for record, _ in came if record.partition == p])

@@ -1,4 +1,4 @@
-"""Another version of a pipeline's state: migrated, rebuilt from the log, or refused; nothing is lost and nothing rings twice."""
+"""State of another version is migrated, rebuilt from the log, or refused; nothing is lost and no alert is published twice."""
 
 import json
 import threading
@@ -36,7 +36,7 @@ def job(make_job: MakeJob, tmp_path: Path) -> Job:
 
 
 def _deploy(job: Job, version: int, *, by: str = "code", **ways: Any) -> None:
-    """Have code of a version from now on, or options that ask for one."""
+    """Deploy a version: change the code, or with `by="options"` the plan's options."""
     code = {"version": version, **ways}
     if by == "code":
         Path(job.plan.options["code"]).write_bytes(orjson.dumps(code))
@@ -45,7 +45,7 @@ def _deploy(job: Job, version: int, *, by: str = "code", **ways: Any) -> None:
 
 
 def _shard(job: Job) -> Shard:
-    """In this process."""
+    """Start a shard in this process."""
     reader = Reader(job.kafka, job.topic, range(PARTITIONS), Codec(topic=job.topic, schema=SCHEMA), 50)
     return Shard(ShardConfig(job.plan, job.lake, job.kafka, 0, range(PARTITIONS)), reader)
 
@@ -56,7 +56,7 @@ def _read(shard: Shard, job: Job) -> None:
 
 
 def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, lands: threading.Event) -> Shard:
-    """A shard that has a checkpoint behind it, and has said more since, but never gets another one into Delta."""
+    """Run a shard that publishes alerts after a checkpoint, and whose next checkpoint never reaches Delta."""
     job.send(islice(load, 300))
     shard = _shard(job)
     _read(shard, job)
@@ -68,7 +68,7 @@ def _ahead(job: Job, load: Iterator[Message], monkeypatch: pytest.MonkeyPatch, l
 
 
 def _version(job: Job) -> int:
-    """Of the newest snapshot."""
+    """Return the state version of the newest snapshot."""
     return Snapshots(job.lake, job.name, 0).read(job.stored("0#checkpoint")).facts["state_version"]
 
 
@@ -83,7 +83,7 @@ def test_a_new_version_goes_on_where_the_old_one_was_killed(job: Job, way: str) 
             job.start(**{point.replace(".", "_"): "SIGKILL"}).fell(point)
             assert _version(job) == (2 if point == "takeover.live" else 1)
             if point != "takeover.live":
-                _deploy(job, 1)  # back to the old code, whose snapshot it still is
+                _deploy(job, 1)  # the snapshot is still of the old code
             worker = job.start()
         worker.fall("alerts.committed")
         worker = job.start()
@@ -94,7 +94,7 @@ def test_a_new_version_goes_on_where_the_old_one_was_killed(job: Job, way: str) 
 
 KILLED = [(1, "code", "rebuilt"), (2, "code", "migrated"), (2, "options", "rebuilt")]
 OTHERS = [(1, "code", "migrated"), (1, "options", "migrated"), (1, "options", "rebuilt"), (2, "code", "rebuilt")]
-"""Which version is deployed after the kills, what the version is of, and how a new one takes over."""
+"""The version deployed after the kills, where it is set, and how the new version gets its state."""
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_a_kill_before_its_first_checkpoint_has_landed_leaves_the_old_version(
     load, lands = messages(3), threading.Event()
     _deploy(job, 1, by=by)
     first = _ahead(job, load, monkeypatch, lands)
-    assert first._live.journal.sent > 20
+    assert first._recovered.journal.sent > 20
 
     _deploy(job, 2, by=by, **WAYS[way])
     monkeypatch.setattr(ResultsTable, "publish", _killed)
     for _ in range(2):
         with pytest.raises(Killed):
-            _shard(job)  # it is marked, but never in Delta
+            _shard(job)  # the journal marks its checkpoint, but Delta lacks it
     monkeypatch.undo()
     assert _version(job) == 1
     _deploy(job, then, by=by, **(WAYS[way] if then == 2 else {}))
@@ -139,7 +139,7 @@ def test_a_version_that_rings_otherwise_does_not_ring_again_for_what_was_judged(
     _ahead(job, messages(3), monkeypatch, lands)
     monkeypatch.undo()
     rung = job.found().alerts
-    _deploy(job, 2, warmup="1ms")  # which starts without windows, so it has other rows
+    _deploy(job, 2, warmup="1ms")  # starts without windows, so its rows differ
     last = _shard(job)
     lands.set()
     last.close()
@@ -149,7 +149,7 @@ def test_a_version_that_rings_otherwise_does_not_ring_again_for_what_was_judged(
 
 def test_a_rebuild_reads_the_warmup_and_no_more(job: Job) -> None:
     at_ms = int(time.time() * 1000) - 3_600_000
-    for unit in range(10):  # half of them are silent by the time that the others begin
+    for unit in range(10):  # the first half sends a minute before the second
         at_ms += 60_000 if unit == 5 else 0
         job.send(
             Message(unit % 2, json.dumps(reading(unit, n, 0.3)).encode(), [], at_ms := at_ms + 1) for n in range(3)
@@ -158,9 +158,9 @@ def test_a_rebuild_reads_the_warmup_and_no_more(job: Job) -> None:
     now = Snapshots(job.lake, job.name, 0).read(job.stored("0#checkpoint")).facts["now"]
     _deploy(job, 2, warmup=f"{now - at_ms + 30_000}ms")
     shard = _shard(job)
-    _, units = shard._live.machine._state.keys_of(torch.arange(5))
+    _, units = shard._recovered.machine._state.keys_of(torch.arange(5))
     assert sorted(units.to_pylist()) == [5, 6, 7, 8, 9]
-    assert shard._live.machine.keys == 5
+    assert shard._recovered.machine.keys == 5
     shard.close()
     assert job.differences() == []
 

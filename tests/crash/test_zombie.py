@@ -1,4 +1,4 @@
-"""A process that stalls, is replaced, and wakes up says and stores nothing any more."""
+"""A process that stalls, is replaced and wakes up publishes and commits nothing more."""
 
 import random
 import time
@@ -45,8 +45,8 @@ def test_one_that_stalled_in_its_takeover_leaves_every_row_and_alert_there_once(
             zombie.fell(point)
             worker = job.replace()
             zombie.wake()
-            assert zombie.ended() == 1, point  # fenced, or with what it read before and after the stall not fitting
-            worker.kill()  # one that woke before it owned the table has taken it away from its successor
+            assert zombie.ended() == 1, point  # fenced, or its reads before and after the stall differ
+            worker.kill()  # if it woke before it owned the table, it has fenced its successor
             worker = job.start()
     job.finish(worker)
     assert job.differences() == []

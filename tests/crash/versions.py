@@ -20,7 +20,7 @@ RING = "1-Last/rows|data"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
-    """Create the pipeline in the version of `options["code"]`, which also says how it gets its state from the first version.
+    """Create the pipeline in the version of `options["code"]`, which also decides how it gets the first version's state.
 
     `options["code"]` may be a file's name. A plan that the older version has stored then builds the newer version, as after a
     change of the code.

@@ -16,7 +16,7 @@ from ray.scripts.scripts import start
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "ray_cluster.yaml").read_text()
-# Ray refuses these for machines that are there already, or sets them itself.
+# Ray refuses these settings for existing machines, or sets them itself.
 NOT_OURS = {"available_node_types", "head_node_type", "no_restart"}
 
 

@@ -1,4 +1,4 @@
-"""Freezers' readings, and what the page's pipeline must make of them: one plain loop, no code of the runtime."""
+"""Readings of freezers, and the output expected of the page's pipeline: one plain loop, without code of the runtime."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kafka.consumer.fetcher import ConsumerRecord
 PARTITIONS, FREEZERS = 2, 20
 WINDOW, LATE_MS, AHEAD_MS = 12, 120_000, 3_600_000
 RULES = {"warm": (-15.0, -17.0, 3), "thawing": (-5.0, -8.0, 2)}
-"""Rings above, ends below, rows in a row."""
+"""By rule: raised above this temperature, cleared below this one, after so many rows in succession."""
 TOLERANCE = 1e-4
 
 
 class Message(NamedTuple):
-    """One message, before Kafka gives it an offset."""
+    """One message, before Kafka assigns its offset."""
 
     partition: int
     key: bytes
@@ -29,7 +29,7 @@ class Message(NamedTuple):
 
 
 def messages(seed: int) -> Iterator[Message]:
-    """Minutes of a shop without end: doors open, freezers fail and are mended, clocks and networks err."""
+    """Yield a shop's messages without end: doors open, freezers fail and are repaired, clocks and networks err."""
     rng, start = random.Random(seed), datetime.now(UTC).replace(microsecond=0) - timedelta(days=20)
     minute = 0
     while True:
@@ -67,11 +67,11 @@ def messages(seed: int) -> Iterator[Message]:
 
 @dataclass
 class Outcome:
-    """What the pipeline gave, or should give; counted, so that twice shows.
+    """What a pipeline produced, or should produce. Counters reveal duplicates.
 
     Args:
-        rows: partition, offset (None: a silent one's), freezer, event time in ms.
-        steady: by partition and offset.
+        rows: partition, offset (None for an inactive key), freezer, event time in ms.
+        steady: temperature by partition and offset.
         alerts: rule, transition, partition, offset, freezer, event time in ms.
         letters: partition and offset.
     """
@@ -83,10 +83,10 @@ class Outcome:
 
 
 def judge(records: Iterable[ConsumerRecord], found: Mapping[tuple[int, int], float]) -> Outcome:
-    """The rows, alerts and dead letters of these records, after which every freezer is silent.
+    """The rows, alerts and dead letters expected of these records, if every freezer becomes inactive after them.
 
     Args:
-        found: the steady temperatures of the table: where one is as good as equal, it says which side of a level it is on.
+        found: the table's steady temperatures. One that equals ours within `TOLERANCE` decides which side of a level it is on.
     """
     out, arrived = Outcome(), dict[tuple[int, str], dict[int, tuple[int, float]]]()
     for record in records:
@@ -122,7 +122,7 @@ def judge(records: Iterable[ConsumerRecord], found: Mapping[tuple[int, int], flo
 
 
 def _reading(record: ConsumerRecord) -> tuple[int | None, str, float]:
-    """A record's time in ms, freezer and temperature; no time: it is no reading."""
+    """A record's time in ms, freezer and temperature. The time is None if the record is not a reading."""
     try:
         found = json.loads(record.value)
         return milliseconds(found["at"]), found["freezer"], float(found["celsius"])
@@ -137,5 +137,5 @@ def _steady(window: list[float]) -> float:
 
 
 def milliseconds(time: str) -> int:
-    """Since the epoch, of a time as text."""
+    """Milliseconds since the epoch of a time in ISO 8601."""
     return round(datetime.fromisoformat(time).timestamp() * 1000)

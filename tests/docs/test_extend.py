@@ -23,7 +23,7 @@ FORMAT, SINK, STORE = (PAGES / f"{name}.md" for name in ("message-format", "aler
 
 
 class Desk:
-    """A service that takes alerts; it refuses the first."""
+    """A service that receives alerts. It refuses the first."""
 
     def __init__(self) -> None:
         self.taken, self.refused = list[dict[str, object]](), 0
@@ -76,9 +76,9 @@ def tour(kafka: KafkaServer, tmp_path: Path) -> Iterator[Tour]:
 def test_a_format_a_sink_and_a_store_from_outside_work_together(
     kafka: KafkaServer, tmp_path: Path, desk: Desk, tour: Tour
 ) -> None:
-    """One pipeline with all three; the sink's service is away at first."""
+    """One pipeline uses all three. The sink's service is unavailable at first."""
     sections = [tour.write(page)["tocsin.toml"] for page in (FORMAT, STORE, SINK)]
-    sections[2], _, _ = sections[2].partition("[pipelines.mills]")  # the first page has it
+    sections[2], _, _ = sections[2].partition("[pipelines.mills]")  # the first page declares it
     (tour.folder / "tocsin.toml").write_text("".join(sections))
     (token := tmp_path / "token").write_text("secret")
     tour.environment |= {
@@ -91,7 +91,7 @@ def test_a_format_a_sink_and_a_store_from_outside_work_together(
         create_topic(admin, "sensors.mills", 2)
     _send(kafka, range(10))
     tour.run("tocsin run mills")
-    tour.judged("mills", 10)
+    tour.wait_committed("mills", 10)
     (look,) = tour.json("tocsin status mills")
     assert [sink["sink"] for sink in look["pipelines"][0]["sinks"]] == ["desk"]
     give_up = time.monotonic() + 60
@@ -101,7 +101,7 @@ def test_a_format_a_sink_and_a_store_from_outside_work_together(
         _send(kafka, range(10, 11), current=1.0)
         time.sleep(0.5)
     assert desk.refused >= 1
-    tour.judged("mills", 12)
+    tour.wait_committed("mills", 12)
     (answer,) = tour.json("tocsin query 'SELECT COUNT(*) AS rows FROM mills'")
     assert answer["rows"] >= 12
     assert list((tmp_path / "store" / "line-3" / "lake" / "mills").glob("**/*.parquet"))
@@ -119,7 +119,7 @@ def _send(kafka: KafkaServer, seconds: range, current: float = 300.0) -> None:
 
 
 def test_a_domain_from_outside_is_trained_scored_fed_and_run(kafka: KafkaServer, tour: Tour) -> None:
-    """The commands of the page, and the options that they take from the domain alone."""
+    """The page's commands work, and each offers only its own options of the domain."""
     page = PAGES / "domain.md"
     tour.write(page)
     commands = [line for kind, text in blocks(page) if kind == "sh" for line in text.splitlines()]
@@ -132,7 +132,7 @@ def test_a_domain_from_outside_is_trained_scored_fed_and_run(kafka: KafkaServer,
     (sent,) = tour.json(feed)
     assert sent["rows"] == 20 * 200
     tour.run(run.removesuffix(" &"))
-    tour.judged("bearings", 20 * 200)
+    tour.wait_committed("bearings", 20 * 200)
     assert tour(status)
     (answer,) = tour.json("tocsin query 'SELECT COUNT(*) AS rows, COUNT(DISTINCT key) AS bearings FROM bearings'")
     assert answer == {"rows": 20 * (200 - 7), "bearings": 20}

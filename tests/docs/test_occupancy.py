@@ -16,7 +16,7 @@ from tocsin.models.occupancy.domain import recorded
 
 PAGE = ROOT / "docs" / "occupancy.md"
 DAYS, HOURS = 3, 8
-"""Of the recording, and of the part of it that the example judges."""
+"""Days of the recording, and hours of it that the example processes."""
 
 
 @pytest.fixture(scope="module")

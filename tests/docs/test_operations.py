@@ -1,4 +1,4 @@
-"""The pages for those who run it, followed command by command on a pipeline that is up."""
+"""The pages on operations, followed command by command on a running pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = 4000
 
 @pytest.fixture
 def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]:  # noqa: F811
-    """`rul` up and at the end of its topic; a broker of its own, for others feed that topic, too."""
+    """`rul`, running and at the end of its topic. It has its own broker, since other tests feed that topic, too."""
     with KafkaServer(data=tmp_path / "kafka") as server:
         tour = Tour(tmp_path / "tour", server.bootstrap_servers)
         tour.environment |= {"TOCSIN_RAY__ADDRESS": ray_address, "TOCSIN_MLFLOW__ENABLED": "false"}
@@ -34,14 +34,14 @@ def tour(kafka: KafkaServer, ray_address: str, tmp_path: Path) -> Iterator[Tour]
         producer.close()
         tour("tocsin up rul")
         try:
-            tour.judged("rul", ROWS + 1)
+            tour.wait_committed("rul", ROWS + 1)
             yield tour
         finally:
             tour("tocsin stop rul")
 
 
 def test_ray_and_tocsin_know_what_the_page_submits() -> None:
-    """The whole way needs a cluster with a dashboard; here both read the commands as they are typed."""
+    """A full run needs a cluster with a dashboard. Here, Ray and Tocsin only parse the page's commands."""
     submitted = re.findall(r"^ray (job submit .+)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
     assert len(submitted) == 3
     for line in submitted:
@@ -61,5 +61,5 @@ def test_every_command_of_the_page_works(tour: Tour, page: str) -> None:
         said[command] = tour(command)
         if command == "tocsin pause rul":
             tour.until(lambda shards: {s["state"] for s in shards} == {"paused"}, "all shards to be paused", "rul")
-    tour.judged("rul", ROWS + 1)
+    tour.wait_committed("rul", ROWS + 1)
     assert {s["state"] for s in tour.shards("rul")} == {"running"}

@@ -1,4 +1,4 @@
-"""The operators' pages: each operator has one, with a picture, and its example prints what the page says."""
+"""The operators' pages: each operator has a page with a picture, and its example prints what the page shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page "Write your own pipeline": followed as it stands, then its pipeline killed and compared with a plain loop."""
+"""The page "Write your own pipeline": it works as it stands, and its pipeline survives kills, checked by a plain loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime import stages as STAGES
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.redelivery import held
+from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
 PAGE = ROOT / "docs" / "own-pipeline.md"
 TOPIC, RATE = "sensors.freezers", 300
@@ -33,7 +33,7 @@ TOPIC, RATE = "sensors.freezers", 300
 
 @pytest.fixture
 def tour(kafka: KafkaServer, tmp_path: Path) -> Iterator[Tour]:
-    """A broker of its own each time: the page names its topics."""
+    """A tour with its own broker, since the page fixes the topics' names."""
     with KafkaServer(data=tmp_path / "kafka") as server:
         tour = Tour(tmp_path / "tour", server.bootstrap_servers)
         tour.write(PAGE)
@@ -71,8 +71,8 @@ def test_the_page_as_a_reader_follows_it(tour: Tour) -> None:
     for command in [line for kind, text in blocks(PAGE) if kind == "sh" for line in text.splitlines()]:
         if command.endswith(" &"):
             tour.run(command.removesuffix(" &"))
-            tour.judged("freezers", 4 * 120 + 2)
-            # The last rows of each key wait some seconds for what might still come before them.
+            tour.wait_committed("freezers", 4 * 120 + 2)
+            # The last rows of each key wait a few seconds for earlier readings that may still arrive.
             count = 'tocsin query "SELECT COUNT(*) AS rows FROM freezers"'
             tour.once(count, lambda text: text.split() == ["rows", str(4 * 109)])
         else:
@@ -95,14 +95,14 @@ def test_rows_alerts_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -
     with feeding(tour):
         tour.run("tocsin run freezers")
         shard = in_flight(tour)
-        os.kill(shard["pid"], signal.SIGKILL)  # the worker alone
+        os.kill(shard["pid"], signal.SIGKILL)  # only the worker
         tour.until(lambda shards: shards[0]["pid"] != shard["pid"], "another worker", "freezers")
         in_flight(tour)
-        tour.kill()  # all of it
+        tour.kill()  # all processes
         tour.run("tocsin run freezers")
         in_flight(tour)
     records = list(clients.committed(kafka(tour), [TOPIC]))
-    tour.judged("freezers", len(records))
+    tour.wait_committed("freezers", len(records))
     expected = judge(records, {})
     silent = sum(offset is None for _, offset, *_ in expected.rows)
     counts = "SELECT COUNT(*) AS rows, SUM(silent::int) AS silent FROM freezers"
@@ -118,7 +118,7 @@ def test_rows_alerts_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -
         amiss = (theirs := getattr(got, name)) - (ours := getattr(expected, name)), ours - theirs
         assert amiss == (Counter(), Counter()), f"{name}: more than expected, less than expected"
     assert {rule for rule, *_ in got.alerts} == {"warm", "thawing", "silent"}
-    assert {x.letter.error for x in held(kafka(tour), f"{TOPIC}.dlq")} == {
+    assert {x.dead_letter.error for x in read_dead_letters(kafka(tour), f"{TOPIC}.dlq")} == {
         "BadValue", "Malformed", "TooLate", "FromTheFuture",
     }  # fmt: skip
     assert got.steady.keys() == expected.steady.keys()
@@ -128,7 +128,7 @@ def test_rows_alerts_and_dead_letters_are_there_once_whatever_dies(tour: Tour) -
 
 @contextmanager
 def feeding(tour: Tour) -> Iterator[None]:
-    """Readings all the while."""
+    """Send readings in the background."""
     with KafkaAdminClient(**kafka(tour)) as admin:
         admin.create_topics({TOPIC: {"num_partitions": PARTITIONS, "replication_factor": 1}}, wait_for_metadata=True)
     over = Event()
@@ -151,7 +151,7 @@ def feeding(tour: Tour) -> Iterator[None]:
 
 
 def in_flight(tour: Tour) -> dict[str, Any]:
-    """The shard, once it has read on and holds a second's rows that are not committed; their alerts have rung."""
+    """Wait until the shard has read on and holds a second's uncommitted rows, whose alerts are published. Returns the shard."""
     before = sum(sum(s["read"].values()) for s in tour.shards("freezers"))
 
     def busy(shards: list[dict[str, Any]]) -> bool:
@@ -161,7 +161,7 @@ def in_flight(tour: Tour) -> dict[str, Any]:
 
 
 def found(tour: Tour) -> Outcome:
-    """What is in the table, on the alert topic and among the dead letters, by the command line alone."""
+    """Rows of the table, alerts and dead letters, as the command line reports them."""
     out = Outcome()
     for row in ask(tour, 'SELECT partition, "offset", key, event_time, steady, silent FROM freezers'):
         at = milliseconds(row["event_time"])

@@ -1,4 +1,4 @@
-"""The documentation: it builds without a warning, knows every setting, and shows no example that no test runs."""
+"""The documentation: it builds without warnings, documents every setting, and shows only examples that a test runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from tocsin.pipelines.runtime.settings import Settings
 
 DOCS = ROOT / "docs"
 FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
-"""Pages of which a test runs every block."""
+"""Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make docs` builds it, by a reader who has no PYTHONPATH."""
+    """The folder of the site, as `make docs` builds it without PYTHONPATH."""
     folder = tmp_path_factory.mktemp("site")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = make("docs", f"SITE={folder}")
@@ -108,7 +108,7 @@ def test_every_setting_is_there_with_meaning_default_and_variable(site: Path) ->
 
 
 def defaults() -> dict[str, str]:
-    """Every setting's, as a person writes it; where a pipeline has its own, that of one that says nothing."""
+    """Every setting's default, as a person writes it. Where a pipeline can declare a default, that of a bare pipeline."""
     key = pa.field("key", pa.string(), nullable=False)
     bare = Pipeline(name="x", topic="x", schema=pa.schema([key]), key="key", stages=[], results=pa.schema([]))
     of_pipelines: dict[str, Any] = vars(bare.batch) | vars(bare.commit) | vars(bare)
@@ -162,7 +162,7 @@ TEXTS = {
     for folder in ("docs", "benchmarks", "operators", "models", "deploy", ".")
     for page in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
 }
-"""What people read, by file."""
+"""All texts for readers, by file."""
 
 
 def test_every_target_of_make_that_a_text_names_exists() -> None:

@@ -35,7 +35,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one short dive for validation."""
+    """Use one short dive for validation."""
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.VALIDATION_SEEDS", (700,))
     monkeypatch.setattr("tocsin.models.surprise.simulation.scene.Dive", partial(Dive, seconds=6))
     monkeypatch.chdir(tour.folder)

@@ -39,7 +39,7 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Tour:
 
 @pytest.mark.slow
 def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one short table for validation."""
+    """Use one short clip of a table for validation."""
     monkeypatch.setattr("tocsin.models.touch.simulation.scene.VALIDATION_SEEDS", (700,))
     monkeypatch.setattr("tocsin.models.touch.simulation.scene.Scene", partial(Scene, seconds=2))
     monkeypatch.chdir(tour.folder)

@@ -1,4 +1,4 @@
-"""Small files: written over whole or not at all, and refused in one line where they are damaged."""
+"""Small files: replaced whole or not at all, and refused in one line if damaged."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def test_a_damaged_config_is_refused_in_one_line(config: Any, content: bytes, tm
 
 def test_no_other_file_is_written_over_in_place() -> None:
     new = {
-        "pipelines/runtime/telemetry/failpoints.py",  # a test's own mark
-        "pipelines/runtime/engine/plan.py",  # a download into a folder of its own
-        "models/registry.py",  # a temporary folder, from which MLflow takes the files
+        "pipelines/runtime/telemetry/failpoints.py",  # a marker, in tests only
+        "pipelines/runtime/engine/plan.py",  # downloads into a new folder
+        "models/registry.py",  # a temporary folder that MLflow uploads
     }
     found = {
         str(file.relative_to(ROOT))

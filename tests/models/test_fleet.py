@@ -1,4 +1,4 @@
-"""The simulated fleet: its physics, its determinism, and that the model trained on NASA's engines makes sense on it."""
+"""The simulated fleet: its physics, its determinism, and the predictions of the model trained on NASA's engines."""
 
 from itertools import islice, pairwise
 
@@ -71,7 +71,7 @@ def test_a_live_fleet_flies_interleaved_and_replaces_what_fails() -> None:
         assert engine["cycle"].diff().drop_nulls().eq(1).all()
         assert engine["rul"].diff().drop_nulls().eq(-1).all()
     gone = table.group_by("unit").agg(pl.col("rul").min())
-    assert gone.filter(pl.col("rul") == 0)["unit"].max() > 20  # a replacement, too, has flown to its failure
+    assert gone.filter(pl.col("rul") == 0)["unit"].max() > 20  # a replacement has failed, too
     for frame, following in pairwise(frames):
         failed = frame.filter(pl.col("rul") == 0)["unit"].to_list()
         assert not set(failed) & set(following["unit"])
@@ -100,7 +100,7 @@ def test_the_shipped_model_makes_sense_on_the_fleet(seed: int) -> None:
     rmse = float((error**2).mean().sqrt())
     correlation = float(np.corrcoef(predicted, true.clamp(max=model.config.cap))[0, 1])
 
-    # As C-MAPSS is judged: one window an engine, its record cut at a random moment.
+    # Score as for C-MAPSS: one window per engine, its record cut at a random moment.
     rng = np.random.default_rng(seed)
     moment = torch.tensor([rng.choice(np.flatnonzero(cut.engine == engine)) for engine in cut.engine.unique()])
     at_cut = float(((predicted - true.clamp(max=model.config.cap))[moment] ** 2).mean().sqrt())

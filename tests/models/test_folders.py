@@ -1,4 +1,4 @@
-"""Folders as people have them are listed as people mean them."""
+"""Listing of users' folders: numbers in order, any case, without hidden files."""
 
 from __future__ import annotations
 

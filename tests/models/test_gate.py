@@ -1,4 +1,4 @@
-"""A model becomes champion only if it gives numbers, and is about as good as the one that stands."""
+"""A model becomes champion only if its outputs are finite and it is about as good as the current champion."""
 
 from __future__ import annotations
 

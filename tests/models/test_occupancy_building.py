@@ -1,4 +1,4 @@
-"""The simulated building: its air obeys the balances that it is said to, and its sensors err as they are told to."""
+"""The simulated building: its air obeys its balance equations, and its sensors err as configured."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CLEAN = Line(skew=0, jitter=0, lost=0, outages=0, repeated=0, delayed=0)
 
 
 def still(**more: float) -> Rooms:
-    """One room without ventilation or windows, with half an air change an hour."""
+    """One room without ventilation or windows, with half an air change per hour."""
     rooms = Rooms.draw(1, np.random.default_rng(0))
     given = {"volume": 60.0, "infiltration": 0.5, "control": 2, "airing": 0.0} | more
     return replace(rooms, **{name: np.full(1, value) for name, value in given.items()})
 
 
 def co2(rooms: Rooms, inside: np.ndarray) -> np.ndarray:
-    """Above the outside, where each room begins."""
+    """CO2 above the outside level, from which each room starts."""
     found = air(rooms, inside[None, :], np.random.default_rng(1))["co2"][0]
     outside = air(rooms, np.zeros((1, 1), np.int64), np.random.default_rng(1))["co2"][0, 0]
     return found - outside
@@ -44,7 +44,7 @@ def test_an_empty_room_goes_back_to_the_outside_by_its_air_changes() -> None:
 
 def test_ventilation_by_co2_opens_when_it_is_needed_and_lowers_it() -> None:
     inside = np.full(1000, 6)
-    rooms = still(control=0, flow=3.0, least=0.1)
+    rooms = still(control=0, flow=3.0, minimum=0.1)
     opened = air(rooms, inside[None, :], np.random.default_rng(1))["ventilation"][0]
     assert opened[0] == pytest.approx(0.1)
     assert opened[-1] > 0.3
@@ -57,7 +57,7 @@ def test_people_come_on_working_days_and_stay_within_the_days() -> None:
     there = (inside > 0).mean(axis=(0, 2))
     weekend = np.isin(np.arange(14) % 7, (5, 6))
     assert there[weekend].max() < 0.1 < there[~weekend].min()
-    assert inside[:, :, 180].sum() == 0  # at three in the morning
+    assert inside[:, :, 180].sum() == 0  # at 3:00
 
 
 def test_the_same_seed_gives_the_same_readings_and_another_others() -> None:

@@ -1,4 +1,4 @@
-"""Recordings of rooms: three kinds of files become the same events, and what they lack is said."""
+"""Recordings of rooms: three kinds of files become the same events, and errors name what is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOON = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
 
 
 def measurements(folder: Path, rows: list[tuple[int, str, int, str, float]]) -> None:
-    """Rows `(id, source, minute after noon, property, value)` as Windesheim's."""
+    """Write rows `(id, source, minute after noon, property, value)` in Windesheim's format."""
     table = pl.DataFrame(rows, schema=["id", "source", "minute", "property", "value"], orient="row")
     time = (pl.lit(NOON) + pl.col("minute") * 60_000).cast(pl.Datetime("ms", "UTC"))
     table.with_columns(timestamp=time.dt.convert_time_zone("Europe/Amsterdam")).write_parquet(folder / "b4b.parquet")
@@ -143,7 +143,7 @@ def test_at_the_change_of_clocks_two_hours_stay_two(tmp_path: Path) -> None:
     found = read(tmp_path)
     assert found.events["time"].diff().to_list()[1:] == [3_600_000, 3_600_000]
     assert found.events["value"].to_list() == [500, 501, 502]
-    assert found.timezone == "Etc/GMT-1"  # the winter's
+    assert found.timezone == "Etc/GMT-1"  # the winter offset
     (tmp_path / "b.csv").write_text("time,co2\n2026-10-25 02:00:00,1\n")
     with pytest.raises(ValueError, match=r"b.csv: times without an offset from UTC, but other files have one"):
         read(tmp_path)

@@ -1,4 +1,4 @@
-"""A room's air in units of its own: offsets go, sizes are settled by the room itself, what is unknown stays so."""
+"""A room's air in its own units: offsets cancel, the room's own history sets the scale, and unknown values stay unknown."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def air(minutes: int, seed: int = 0, **given: Tensor) -> dict[str, Tensor]:
 
 
 def clock(minutes: Tensor) -> Clock:
-    """From a Monday on, at midnight."""
+    """The clock of minutes counted from midnight of a Monday."""
     day = (minutes // 1440).long()
     return Clock(minutes % 1440 / 60, day % 7, day)
 
 
 def lived(rooms: list[dict[str, Tensor]], times: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """Features `[T, B, F]` of rooms that are advanced together, and what is remembered at the end."""
+    """Advance rooms together. Returns their features `[T, B, F]` and their final state."""
     count = len(rooms[0]["co2"])
     times = torch.arange(count, dtype=torch.float64) if times is None else times
     known = {n: torch.full((len(rooms), *shape), fill, dtype=torch.float64) for n, (shape, fill) in memory().items()}
@@ -67,13 +67,13 @@ def test_rooms_together_are_as_each_alone() -> None:
 
 def test_the_unit_of_co2_becomes_what_the_room_itself_reaches_in_office_hours() -> None:
     minutes = 40 * 1440
-    times = torch.arange(0, minutes, 10, dtype=torch.float64)  # so that it does not take so long
+    times = torch.arange(0, minutes, 10, dtype=torch.float64)  # every ten minutes, for speed
     rng = np.random.default_rng(1)
     office = (times % 1440 >= OFFICE[0] * 60) & (times % 1440 < OFFICE[1] * 60) & ((times // 1440) % 7 < 5)
-    above = torch.from_numpy(rng.exponential(30, len(times))) * office  # 90 % of it below 69 ppm
+    above = torch.from_numpy(rng.exponential(30, len(times))) * office  # 90 % of values are below 69 ppm
     _, known = lived([air(len(times), co2_mean=420 + above)], times)
     assert PRIOR == 150
-    # 1,700 minutes of its own against 1,200 of the prior: on the way from 150 to 69
+    # 1,700 minutes of its own weigh against 1,200 of the prior: between 150 and 69.
     assert 69 < known["usual"].item() < 125
 
 

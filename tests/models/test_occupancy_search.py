@@ -1,4 +1,4 @@
-"""Settings are searched by rooms left out, for the same seed in the same way; each trial is a run, the best one is trained."""
+"""Settings are searched with rooms left out, reproducibly. Each trial is a run, and the best settings are trained."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.search import (
     BASELINE_SPACES,
     Trial,
+    apply_settings,
     best,
     folds,
     network_space,
     search,
     search_baseline,
-    settled,
 )
 from tocsin.models.occupancy.train import Recipe, Room, fit, score
 from tocsin.models.registry import searching
@@ -35,7 +35,7 @@ RECIPE = Recipe(steps=15, batch=32)
 
 
 def room(seed: int, minutes: int = 300, found: tuple[str, ...] = CONFIG.features) -> Room:
-    """Occupied for stretches of half an hour, when its first feature is a little higher."""
+    """A room occupied every other half hour, when its first feature is a little higher."""
     generator = torch.Generator().manual_seed(seed)
     occupied = (torch.arange(minutes) // 30 % 2).float()
     features = torch.randn(minutes, len(found), generator=generator)
@@ -65,12 +65,12 @@ def test_a_room_alone_cannot_be_searched_by() -> None:
 
 def test_the_first_trial_is_what_was_given_and_its_value_the_mean_over_what_was_left_out() -> None:
     sources, told = [[room(0)], [room(1)]], list[Trial]()
-    trials = search(sources, CONFIG, RECIPE, trials=2, seed=3, tell=told.append)
+    trials = search(sources, CONFIG, RECIPE, trials=2, seed=3, callback=told.append)
     assert told == trials
-    assert settled(CONFIG, RECIPE, trials[0].settings) == (CONFIG, RECIPE)
+    assert apply_settings(CONFIG, RECIPE, trials[0].settings) == (CONFIG, RECIPE)
     left_out = [score(fit([sources[1 - i]], CONFIG, RECIPE, seed=3), sources[i])["f1"] for i in (0, 1)]
     assert trials[0].f1 == pytest.approx(sum(left_out) / 2)
-    size, recipe = settled(CONFIG, RECIPE, trials[1].settings)
+    size, recipe = apply_settings(CONFIG, RECIPE, trials[1].settings)
     assert (size, recipe) != (CONFIG, RECIPE)
     assert (size.window, size.threshold, recipe.steps, recipe.batch) == (10, 0.5, 15, 32)
     assert fit(sources[:1], size, recipe).parameters > 0
@@ -104,7 +104,7 @@ def test_a_baseline_is_searched_from_its_own_settings_on(name: str) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A simulated building of two rooms and one day."""
+    """Use a short recipe and a simulated building of two rooms and one day."""
     monkeypatch.setattr("tocsin.models.occupancy.train.Recipe", lambda: RECIPE)
     whole = occupancy.recorded
     monkeypatch.setattr(occupancy, "recorded", lambda source, **more: whole(source, **more | {"rooms": 2, "days": 1}))
@@ -123,7 +123,7 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
 ) -> None:
     import mlflow
 
-    # So few steps tell nobody apart: here the widest is the best.
+    # So few steps do not separate the trials. Here, the widest network scores best.
     monkeypatch.setattr("tocsin.models.occupancy.search.score", lambda model, _: {"f1": model.config.network.lstm / 64})
     made = trained(tmp_path)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -150,7 +150,7 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
     assert params["search"] == parent and params["seed"] == str(made["seed"])
     assert {name: params[name] for name in widest["settings"]} == {k: str(v) for k, v in widest["settings"].items()}
     stored = load(tmp_path / "model", "cpu")
-    assert stored.config == settled(stored.config, RECIPE, widest["settings"])[0]
+    assert stored.config == apply_settings(stored.config, RECIPE, widest["settings"])[0]
     assert stored(torch.zeros(2, 60, len(FEATURES)))["probability"].shape == (2,)
 
 

@@ -1,4 +1,4 @@
-"""The occupancy model learns from labelled minutes, is stored and loaded, and says what does not fit."""
+"""The occupancy model learns from labelled minutes, is stored and loaded, and names what does not fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONFIG = OccupancyConfig(features=("level", "past", "ventilation"), window=10, t
 
 
 def room(seed: int, minutes: int = 600) -> Room:
-    """Occupied for stretches of an hour, when its level is higher; no ventilation is known."""
+    """A room occupied every other hour, when its level is higher. Its ventilation is unknown."""
     generator = torch.Generator().manual_seed(seed)
     occupied = (torch.arange(minutes) // 60 % 2).float()
     features = torch.randn(minutes, 3, generator=generator) * 0.5
@@ -68,7 +68,7 @@ def test_a_mute_or_a_worse_model_does_not_become_champion(tmp_path: Path) -> Non
     assert refusal(candidate(good, tmp_path / "good", sources, 0.9), champion) == ""
     said = refusal(candidate(bad, tmp_path / "bad", sources, 0.9), champion)
     assert said.startswith("expected a F1 of at least 0.")
-    assert math.isnan(score(mute, [room(2)])["auroc"])  # a score of it is no error
+    assert math.isnan(score(mute, [room(2)])["auroc"])  # scoring it raises nothing
     said = refusal(candidate(mute, tmp_path / "mute", sources, None), None)
     assert said == "expected finite numbers from a first prediction, got NaN or infinity"
     other = fit(sources, replace(CONFIG, features=("past", "level", "ventilation")), Recipe(steps=1))

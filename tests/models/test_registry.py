@@ -1,4 +1,4 @@
-"""What training leaves in MLflow: a model that `pyfunc` loads, its data, its signature, and a run of every seed."""
+"""What training records in MLflow: a model that `pyfunc` loads, its data, its signature, and a run for every seed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def registered(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Registers the shipped weights of a domain, as training does, and has MLflow's own functions ask that store."""
+    """A function that registers a domain's shipped weights as training does. MLflow's own functions use the same store."""
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.setenv(variable, store)
     monkeypatch.chdir(tmp_path)
@@ -57,7 +57,7 @@ def registered(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def jpegs(count: int) -> pd.DataFrame:
-    """Noise that moves."""
+    """JPEG frames of moving noise."""
     picture = np.random.default_rng(0).integers(0, 255, (90, 160 + count, 3), dtype=np.uint8)
     views = [np.ascontiguousarray(picture[:, at : at + 160]) for at in range(count)]
     return pd.DataFrame({"frame": [cv2.imencode(".jpg", view)[1].tobytes() for view in views]})

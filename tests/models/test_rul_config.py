@@ -1,4 +1,4 @@
-"""A model's settings survive storage and refuse nonsense in one clear line."""
+"""A model's settings survive storage, and invalid ones are refused in one clear line."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ def test_a_true_rul_that_is_no_number_is_named(tmp_path: Path) -> None:
 def test_windows_hold_consecutive_rows_of_one_key_and_count_down_to_failure() -> None:
     shuffled = table({"A": 5, "B": 2, "C": 3}).sample(fraction=1, shuffle=True, seed=1)
     cut = windows(shuffled, CONFIG)
-    assert cut.rul.tolist() == [2, 1, 0, 0]  # A ends at hours 3, 4, 5; B is too short; C ends at 3
+    # Windows of A end at hours 3, 4 and 5; B is too short; one window of C ends at hour 3.
+    assert cut.rul.tolist() == [2, 1, 0, 0]
     assert cut.engine.tolist() == [0, 0, 0, 2]
     batch = cut.batch(torch.tensor([1, 3]))
     assert batch.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The stored model: same predictions after loading, in any batch split, and the promised test figures."""
+"""The stored model: same predictions after loading and in any batch split, and its published test figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher sees the straight line through a window and learns from few assets."""
+"""The teacher reads the straight line through a window and learns from few assets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_level_and_slope_are_those_of_the_line_through_the_window() -> None:
     steps = torch.linspace(-1, 1, 30)
     window = torch.stack([4 + 2 * steps, -1 - 3 * steps, 5 + 0 * steps], dim=1)[None]
     torch.testing.assert_close(level_and_slope(window), torch.tensor([[4.0, -1, 5, 2, -3, 0]]))
-    bent = window + (steps.square() - steps.square().mean())[None, :, None]  # no line in it
+    bent = window + (steps.square() - steps.square().mean())[None, :, None]  # adds no linear part
     torch.testing.assert_close(level_and_slope(bent), level_and_slope(window), atol=1e-5, rtol=0)
 
 

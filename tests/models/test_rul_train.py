@@ -1,4 +1,4 @@
-"""Training on somebody's own CSV files, and its record in MLflow."""
+"""Training on a user's own CSV files, and its record in MLflow."""
 
 from __future__ import annotations
 

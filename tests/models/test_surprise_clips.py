@@ -1,4 +1,4 @@
-"""Real footage: what is drawn into it is where the truth says."""
+"""Real footage: objects are drawn into it where the truth says."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_thing_stays_where_it_lies_while_the_footage_moves() -> None:
     centres = []
     for at in range(novelty.first, novelty.last + 1):
         columns = np.nonzero((np.abs(made.frames[at].astype(int) - moving[at]) > 12).any(2))[1]
-        if len(columns) and columns.min() > 12 and columns.max() < 148:  # whole in the picture
+        if len(columns) and columns.min() > 12 and columns.max() < 148:  # entirely in the picture
             centres.append((at, (columns.min() + columns.max()) / 2))
     at, centre = np.array(centres).T
     assert len(at) > 10

@@ -1,4 +1,4 @@
-"""Events: what stands out from a camera's own last minutes, once, and not for ever."""
+"""Events: a score that stands out from a camera's last minutes begins one event, which does not last forever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tocsin.models.surprise.detector import DetectorConfig, blank, watch
+from tocsin.models.surprise.detector import DetectorConfig, blank, step
 from tocsin.models.surprise.evaluate import Counted, at_recall, best, counted, curve, detect, levels
 from tocsin.models.surprise.simulation.novelties import Novelty
 
@@ -44,7 +44,7 @@ def test_an_event_does_not_raise_the_level_and_the_usual_does() -> None:
     def level_after(scores: torch.Tensor) -> float:
         seen = blank(1, CONFIG)
         for at in range(1, len(scores)):
-            verdict, seen = watch(seen, scores[at : at + 1], CONFIG)
+            verdict, seen = step(seen, scores[at : at + 1], CONFIG)
         return float(verdict.level)
 
     calm = usual(110)
@@ -71,7 +71,7 @@ def test_cameras_side_by_side_are_as_each_alone(scores: list[float], factor: flo
     two = torch.stack([one, one.flip(0), usual(len(one))])
     seen, together = blank(3, config), []
     for at in range(1, len(one)):
-        verdict, seen = watch(seen, two[:, at], config)
+        verdict, seen = step(seen, two[:, at], config)
         together.append(torch.stack([verdict.novel, verdict.begins]))
     for camera in range(3):
         begins, novel = detect(two[camera], config)
@@ -82,8 +82,8 @@ def test_cameras_side_by_side_are_as_each_alone(scores: list[float], factor: flo
 def test_alerts_are_counted_against_the_truth_each_novelty_once() -> None:
     truth = [Novelty(10, 20, "fish"), Novelty(40, 60, "crate"), Novelty(80, 90, "eel")]
     count = counted([5, 12, 18, 29, 65, 105], [False] * 90 + [True] * 10, truth, rate=10)
-    # 12 and 18 find one fish, 29 is within a second of it, 65 of the crate; 5 and 100 are false.
-    assert (count.found, count.there, count.false, count.kept, count.seconds) == (2, 3, 2, 10, 10.0)
+    # 12 and 18 find the fish. 29 is within a second of the fish, 65 of the crate. 5 and 105 are false.
+    assert (count.found, count.novelties, count.false, count.kept, count.seconds) == (2, 3, 2, 10, 10.0)
     figures = (count + Counted(1, 1, 0, 0, 100, 10.0)).figures()
     assert figures["precision"] == pytest.approx(3 / 5) and figures["recall"] == pytest.approx(3 / 4)
     assert figures["saved"] == pytest.approx(0.95) and figures["false_per_hour"] == pytest.approx(360)
@@ -97,7 +97,7 @@ def test_of_novelties_at_the_same_time_each_alert_finds_one() -> None:
 
 def test_a_curve_trades_recall_for_precision_and_its_best_point_is_the_best_f1() -> None:
     scores = with_events(400, [(100, 110), (200, 210)], height=6.0)
-    scores[300:303] = 3.2  # false, and lower
+    scores[300:303] = 3.2  # a false alert, with a lower score
     truth = [[Novelty(100, 110, "fish"), Novelty(200, 210, "fish")]]
     found = curve([scores], truth, levels(CONFIG, triaged=False), rate=10)
     recalls = [count.figures()["recall"] for count in found.values()]

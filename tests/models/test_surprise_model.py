@@ -1,4 +1,4 @@
-"""The predictor and what is built on it: it learns a moving camera's picture, and its memory is all that it knows of the past."""
+"""The predictor and the model around it: it learns a moving camera's picture, and its memory is its only state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.support.dives import CONFIG, RECIPE, SIZE, pan
 from tocsin.models.surprise.config import SurpriseConfig
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import Motion
-from tocsin.models.surprise.train import FLIPPED, Footage, fit, footage, judged, settled
+from tocsin.models.surprise.train import FLIPPED, Footage, calibrate, fit, footage, score_clip
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as encoder
 
 
 @pytest.fixture(scope="module")
 def eye() -> Encoder:
-    torch.set_num_threads(1)  # two on busy cores are far slower
+    torch.set_num_threads(1)  # two threads on busy cores are far slower
     return encoder(size=SIZE, device="cpu", layer=CONFIG.encoder.layer)
 
 
@@ -35,7 +35,7 @@ def model(clips: list[Footage], eye: Encoder) -> SurpriseModel:
 
 
 def test_what_enters_a_moving_picture_surprises_and_the_motion_does_not(model: SurpriseModel, eye: Encoder) -> None:
-    scores = judged(model, footage([pan(60, fish=(30, 40), seed=9)], eye))
+    scores = score_clip(model, footage([pan(60, fish=(30, 40), seed=9)], eye))
     assert scores[0] == 0
     assert scores[30:41].median() > 1.5 * scores[10:30].median()
 
@@ -52,9 +52,9 @@ def test_telling_it_of_the_motion_makes_it_expect_more(
         for at in range(len(unseen.tokens)):
             motion = Motion(unseen.motion.warp[at : at + 1], unseen.motion.action[at : at + 1])
             tokens = judge.whitened(unseen.tokens[at : at + 1].float())
-            expected, moved = judge.predictor(memory.seen, motion)
+            expected, moved = judge.predictor(memory.predictor, motion)
             errors.append(float((tokens - expected.mean).square().mean()))
-            memory = memory._replace(seen=judge.predictor.update(moved, tokens))
+            memory = memory._replace(predictor=judge.predictor.update(moved, tokens))
         return float(np.mean(errors[5:]))
 
     assert error(model) < 0.9 * error(uncompensated)
@@ -118,9 +118,11 @@ def test_a_lapse_forgets_the_picture_and_keeps_the_level(model: SurpriseModel, e
     for at in range(12):
         motion = Motion(clip.motion.warp[at : at + 1].expand(2, 2, 3), clip.motion.action[at : at + 1].expand(2, -1))
         _, _, memory = model(memory, model.whitened(clip.tokens[at : at + 1].float()).expand(2, -1, -1, -1), motion)
-    anew = model.begin_anew(memory, torch.tensor([True, False]))
-    assert anew.seen.known.tolist() == [0, 1] and anew.seen.last[0].abs().max() == 0
-    assert torch.equal(anew.seen.last[1], memory.seen.last[1]) and torch.equal(anew.watch.past, memory.watch.past)
+    anew = model.reset(memory, torch.tensor([True, False]))
+    assert anew.predictor.known.tolist() == [0, 1] and anew.predictor.last[0].abs().max() == 0
+    assert torch.equal(anew.predictor.last[1], memory.predictor.last[1]) and torch.equal(
+        anew.detector.past, memory.detector.past
+    )
 
 
 def test_memory_is_tensors_and_back(model: SurpriseModel) -> None:
@@ -137,7 +139,7 @@ def test_a_stored_model_is_the_same_and_refuses_another_encoder(
     again = load(tmp_path, device="cpu")
     assert again.config == model.config and again.config.encoder.version == eye.version
     clip = footage([pan(6)], eye)
-    assert torch.equal(judged(again, clip), judged(model, clip))
+    assert torch.equal(score_clip(again, clip), score_clip(model, clip))
     other = replace(model.config, encoder=replace(model.config.encoder, version="0123"))
     with pytest.raises(ValueError, match=f"was trained on encoder 0123, got {eye.name} {eye.version}"):
         SurpriseModel(other, model.predictor, eye)
@@ -150,6 +152,6 @@ def test_the_level_is_settled_on_clips_with_a_truth(model: SurpriseModel, eye: E
     from tocsin.models.surprise.simulation.novelties import Novelty
 
     clip = footage([pan(90, fish=(50, 60), seed=9)], eye, [Novelty(50, 60, "fish")])
-    config = settled(model, [clip], rate=10)
+    config = calibrate(model, [clip], rate=10)
     assert config.detector.factor != CONFIG.detector.factor or config == model.config
     assert replace(config, detector=CONFIG.detector) == model.config

@@ -1,4 +1,4 @@
-"""The camera's motion is found where it is known: shifts, zooms and rolls of a picture, things that move by themselves left out."""
+"""Known camera motion is recovered: shifts, zooms and rolls of a picture, without objects that move by themselves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ground(seed: int = 0) -> np.ndarray:
 
 
 def view(shift: tuple[float, float] = (0, 0), zoom: float = 1.0, roll: float = 0.0) -> np.ndarray:
-    """What a camera over the texture's middle sees; `shift` in pixels, to the right and down in the picture."""
+    """The view of a camera over the texture's middle. `shift` moves the picture right and down, in pixels."""
     c, s = np.cos(roll), np.sin(roll)
     turn = np.array([[c, -s], [s, c]]) / zoom
     middle = np.array([2 * WIDTH, 2 * HEIGHT])
@@ -38,7 +38,7 @@ def motion(after: np.ndarray, before: np.ndarray | None = None):
 @pytest.mark.parametrize("shift", [(0, 0), (3, 0), (0, -2), (-5.5, 4), (12, 0)])
 def test_a_shift_is_found_to_a_fifth_of_a_pixel(shift: tuple[float, float]) -> None:
     action = dict(zip(ACTION, motion(view(shift)).action[0].tolist(), strict=True))
-    # Where a place was before lies against the direction in which the picture has moved.
+    # A place's previous position lies opposite to the picture's motion.
     assert (action["shift_x"] * WIDTH, action["shift_y"] * WIDTH) == pytest.approx((-shift[0], -shift[1]), abs=0.2)
     assert (action["zoom"], action["roll"]) == pytest.approx((0, 0), abs=0.004)
     assert action["flow"] * WIDTH == pytest.approx(float(np.hypot(*shift)), abs=0.4)

@@ -1,4 +1,4 @@
-"""The simulated dive: it moves as it says, what it calls new is in sight when it says so, and nothing else is."""
+"""The simulated dive: it moves as recorded, and novelties are in sight exactly when the labels say."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def view(seed: int, seconds: int = 60) -> View:
 
 
 def placed(x: float, y: float, *, scale: float = 0.5, distance: float = 0.0) -> Actor:
-    """A tyre around a place in one frame, the third."""
+    """A tyre centred at (x, y) in one frame, the third."""
     sprite = shapes.paint("tyre", np.random.default_rng(0))
     rows, columns = sprite.size
     placing = [[scale, 0, x - scale * columns / 2], [0, scale, y - scale * rows / 2]]
@@ -103,7 +103,7 @@ def test_what_is_new_lasts_as_long_as_it_may_and_keeps_apart(seed: int) -> None:
     for novelty, actors in found:
         assert LASTS[0] <= (novelty.last - novelty.first + 1) / 10 <= LASTS[1]
         assert novelty.first >= SETTLED * 10 and novelty.last < 600
-        share = np.sum([actor.seen(600, SIZE, seen.haze) for actor in actors], axis=0)
+        share = np.sum([actor.visible_share(600, SIZE, seen.haze) for actor in actors], axis=0)
         assert share[[novelty.first, novelty.last]].min() >= SIGHT
         assert share[: novelty.first].max() < SIGHT and share[novelty.last + 1 :].max(initial=0) < SIGHT
     for (one, _), (two, _) in pairwise(found):
@@ -154,7 +154,7 @@ def test_a_sprite_is_drawn_where_it_is_placed_and_in_its_frame_only() -> None:
     rows, columns = np.nonzero((picture != grey).any(2))
     assert (columns.min() + columns.max()) / 2 == pytest.approx(100, abs=1.5)
     assert (rows.min() + rows.max()) / 2 == pytest.approx(40, abs=1.5)
-    assert picture[40, 100].tolist() == [128] * 3  # through the tyre's hole
+    assert picture[40, 100].tolist() == [128] * 3  # the background shows through the hole
 
 
 def test_haze_hides_what_is_far() -> None:
@@ -166,7 +166,7 @@ def test_haze_hides_what_is_far() -> None:
 
 
 def test_what_is_half_outside_is_half_seen() -> None:
-    whole, half, none = (placed(x, 45).seen(5, SIZE, 0.0) for x in (80, 0, -200))
+    whole, half, none = (placed(x, 45).visible_share(5, SIZE, 0.0) for x in (80, 0, -200))
     assert whole[2] > 0 and np.count_nonzero(whole) == 1
     assert half[2] == pytest.approx(whole[2] / 2, rel=0.1) and none.max() == 0
 

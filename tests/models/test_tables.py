@@ -1,4 +1,4 @@
-"""CSV files are read as they are meant, or refused with file, line and column."""
+"""CSV files are read correctly, or refused with file, line and column."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Read = Callable[..., Sheet]
 
 @pytest.fixture
 def written(tmp_path: Path) -> Read:
-    """Read a file with these contents."""
+    """A function that writes contents to a file and reads it."""
 
     def made(content: str | bytes, **how: Any) -> Sheet:
         (path := tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())

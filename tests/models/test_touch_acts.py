@@ -1,4 +1,4 @@
-"""Hands that move like hands: bones keep their lengths, grasps close on things, and acts do what their names say."""
+"""Simulated hands: bones keep their lengths, grasps close on things, and acts do what their names say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def turned(yaw: float) -> np.ndarray:
 
 
 def gaps(thing: Thing, place: np.ndarray, yaw: float, poses: np.ndarray, hand: int) -> np.ndarray:
-    """Of each of a hand's points, `[T, N]`; a tip is every fourth of the first twenty."""
+    """Gap between each of a hand's points and the thing, `[T, N]`. Every fourth of the first twenty points is a tip."""
     points, radii = joints(poses, hand).solid()
     count = len(points)
     return thing.gap(points, np.tile(place, (count, 1)), np.tile(turned(yaw), (count, 1, 1))) - radii
@@ -72,7 +72,7 @@ def test_a_grasp_has_the_thing_between_thumb_and_fingers_and_one_that_is_open_ha
         tips = closed[3:20:4]
         assert tips[0] <= 0 and tips[1:].min() <= 0 and closed.min() > -1.6
         free.append(opened.min() > 0)
-    assert np.mean(free) >= 0.25  # a short little finger may stay in the way: such acts are drawn again
+    assert np.mean(free) >= 0.25  # a short little finger may stay in the way; such acts are redrawn
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -106,7 +106,7 @@ def test_a_thing_is_drawn_where_it_is_solid(kind: str) -> None:
     assert inside.max() < 0.35 and thing.vertices[:, 2].min() == pytest.approx(0, abs=0.1)
     assert thing.vertices[:, 2].max() == pytest.approx(thing.height, rel=0.01)
     middle = thing.vertices[thing.faces].mean(1) - [0, 0, thing.height / 2]
-    assert np.mean(np.sum(thing.normals * middle, 1) > 0) > 0.85  # faces look out
+    assert np.mean(np.sum(thing.normals * middle, 1) > 0) > 0.85  # faces point outwards
 
 
 @pytest.mark.parametrize("draw", [*TOUCHES, *MISSES], ids=lambda draw: draw.__name__)
@@ -119,7 +119,7 @@ def test_an_act_touches_as_often_as_it_says_in_most_draws(draw) -> None:  # type
         act = draw(Stage(thing, place, yaw, np.array([2.0, 26]), poses, 1.0, (6.0, 9.0), rng), RIGHT)
         assert set(act.keys) == ({LEFT, RIGHT} if draw in BOTH_HANDS else {RIGHT})
         keys = act.keys[RIGHT]
-        before = act.holds[0].first + 1 if act.holds else len(keys)  # as long as the thing is where it was
+        before = act.holds[0].first + 1 if act.holds else len(keys)  # until the thing is moved
         gap = gaps(thing, place, yaw, tracked(poses[RIGHT], keys[:before], RATE), RIGHT).min(1)
         meets = int((np.diff((gap <= 0).astype(int)) == 1).sum())
         agrees.append(meets == act.touches[RIGHT] and (meets > 0 or gap.min() > CLEAR))

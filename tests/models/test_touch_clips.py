@@ -1,4 +1,4 @@
-"""Labelled clips: both kinds of table, and what is wrong with one in words."""
+"""Labelled clips: both kinds of table, and the errors that name their faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADER = "clip,hand,contact,release\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A video and a directory of pictures; what else lies there is no clip."""
+    """A folder with a video, a directory of pictures, and a file that is not a clip."""
     (tmp_path / "b.mp4").touch()
     (tmp_path / "a").mkdir()
     cv2.imwrite(str(tmp_path / "a" / "1.png"), np.zeros((20, 20, 3), np.uint8))
@@ -65,7 +65,7 @@ def test_labels_are_taken_of_clips_that_are_there_and_have_both_ends(folder: Pat
     }
     (folder / "labels.json").write_text(json.dumps(labels))
     assert clips(folder) == {folder / "b.mp4": Labelled((Touch(1, 3, 26),), hands=False)}
-    (folder / "touches.csv").write_text(HEADER)  # goes before labels
+    (folder / "touches.csv").write_text(HEADER)  # takes precedence over labels.json
     assert clips(folder) == dict.fromkeys([folder / "a", folder / "b.mp4"], Labelled((), True))
 
 

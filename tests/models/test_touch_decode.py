@@ -1,4 +1,4 @@
-"""Events from scores: against a scatter by maximum, a window against the whole clip, and touches as alerts have them."""
+"""Events from scores: against a naive scatter by maximum, windows against whole clips, and touches as alerts report them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tocsin.models.touch.decode import LEAST, Spot, decode, paired, peak, peaks, softened, spots
+from tocsin.models.touch.decode import MIN_SCORE, Spot, decode, paired, peak, peaks, softened, spots
 from tocsin.models.touch.loss import targets
 from tocsin.models.touch.truth import Touch
 
@@ -20,7 +20,7 @@ WAIT = RADIUS + APART
 
 
 def verdicts(length: int, seed: int, *, coarse: bool = False) -> tuple[Tensor, Tensor]:
-    """Scores and displacements, of which some lie beyond the radius; `coarse` ones have many ties."""
+    """Random scores and displacements, some beyond the radius. `coarse` ones have many ties."""
     generator = torch.Generator().manual_seed(seed)
     scores, displacement = torch.rand(2, length, 2, 2, generator=generator)
     displacement = 4 * RADIUS * (displacement - 0.5)
@@ -28,7 +28,7 @@ def verdicts(length: int, seed: int, *, coarse: bool = False) -> tuple[Tensor, T
 
 
 def naive_decode(scores: Tensor, displacement: Tensor) -> Tensor:
-    """A frame, hand and kind at a time: what a score splits into goes to its two frames, and the larger stays."""
+    """Loop over hands, kinds and frames: a score is split between the two frames it points at, and each keeps its maximum."""
     decoded = torch.zeros_like(scores)
     for hand, kind in ((0, 0), (0, 1), (1, 0), (1, 1)):
         arrived = [0.0] * len(scores)
@@ -94,8 +94,8 @@ def test_a_peak_has_no_more_beside_it_and_less_before(values: list[int], apart: 
 def test_spots_are_peaks_that_reach_the_least_in_order_of_time() -> None:
     decoded = torch.zeros(12, 2, 2)
     decoded[2, 0, 0], decoded[3, 0, 0], decoded[8, 0, 0], decoded[5, 1, 1] = 0.5, 0.25, 0.125, 0.75
-    assert spots(decoded, apart=2, least=0.2) == [Spot(0, 0, 2, 0.5), Spot(1, 1, 5, 0.75)]
-    assert spots(decoded, apart=2, least=0.125)[-1] == Spot(0, 0, 8, 0.125)
+    assert spots(decoded, apart=2, min_score=0.2) == [Spot(0, 0, 2, 0.5), Spot(1, 1, 5, 0.75)]
+    assert spots(decoded, apart=2, min_score=0.125)[-1] == Spot(0, 0, 8, 0.125)
 
 
 def naive_softened(values: list[float], window: int) -> list[float]:
@@ -117,20 +117,20 @@ def test_soft_suppression_goes_from_the_largest_down(length: int, seed: int, win
     for hand in range(2):
         for kind in range(2):
             for frame, score in enumerate(naive_softened(decoded[:, hand, kind].tolist(), window)):
-                assert found.pop((hand, kind, frame), None) == (pytest.approx(score) if score >= LEAST else None)
+                assert found.pop((hand, kind, frame), None) == (pytest.approx(score) if score >= MIN_SCORE else None)
     assert not found
 
 
 def test_touches_are_what_contact_raises_and_release_clears() -> None:
     found = [
-        Spot(0, 1, 1, 0.9),  # holds nothing
+        Spot(0, 1, 1, 0.9),  # ignored: the hand holds nothing
         Spot(0, 0, 5, 0.9),
-        Spot(0, 0, 9, 0.9),  # holds something
+        Spot(0, 0, 9, 0.9),  # ignored: the hand holds something
         Spot(1, 0, 10, 0.9),
-        Spot(0, 1, 12, 0.3),  # not sure enough
-        Spot(0, 0, 20, 0.9),  # lets go and takes in one frame
+        Spot(0, 1, 12, 0.3),  # ignored: below the threshold
+        Spot(0, 0, 20, 0.9),  # releases and touches in one frame
         Spot(0, 1, 20, 0.4),
-        Spot(0, 0, 2, 0.5),  # not sure enough
+        Spot(0, 0, 2, 0.5),  # ignored: below the threshold
     ]
     assert paired(found, (0.6, 0.4)) == [Touch(0, 5, 20), Touch(1, 10, None), Touch(0, 20, None)]
 

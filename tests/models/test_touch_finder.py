@@ -1,4 +1,4 @@
-"""The hand finder: its network says boxes, frames are varied with their boxes, and it finds hands that it has not seen."""
+"""The hand finder: its network predicts boxes, frames are augmented with their boxes, and it finds unseen hands."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, eye_of, load, overlap
-from tocsin.models.touch.finder_train import FRAMES, VALIDATION_SEEDS, Recipe, Sight, fit, found, settled, sight, varied
+from tocsin.models.touch.finder import FinderConfig, FinderNet, HandFinder, decode, encoder_of, load, overlap
+from tocsin.models.touch.finder_train import (
+    FRAMES,
+    VALIDATION_SEEDS,
+    EncodedFrames,
+    Recipe,
+    augmented,
+    calibrate,
+    detection_figures,
+    encode_table,
+    fit,
+)
 from tocsin.models.touch.hands import present
 from tocsin.models.touch.simulation.scene import VALIDATION
 from tocsin.models.vision.video import read
@@ -21,7 +31,7 @@ BY_EYE = {
     ("video1", 20): (0.49, 0.30, 0.61, 0.52),
     ("video2", 15): (0.42, 0.33, 0.57, 0.60),
 }
-"""A right hand's box, as shares of the frame."""
+"""The right hand's box by video and frame, as shares of the frame."""
 SMALL = FinderConfig(height=32, width=64)
 
 
@@ -55,13 +65,13 @@ def test_a_hand_that_is_seen_as_both_is_the_surer_one() -> None:
 
 
 def test_frames_are_varied_together_with_their_boxes() -> None:
-    """A bright left hand and a dimmer right one: where each is afterwards, by its level, its box is."""
+    """The left hand is bright and the right one dimmer. After augmentation, each box must hold the pixels of its level."""
     seen, gone = list[float](), 0
     for seed in range(40):
         draw, picture = np.random.default_rng(seed), np.zeros((90, 160, 3), np.uint8)
         picture[:30, :40], picture[40:80, 90:120] = 250, 120
         boxes = np.array([[0, 0, 40, 30], [90, 40, 120, 80]], np.float32) / np.float32([160, 90, 160, 90])
-        made, moved = varied(picture, boxes, draw)
+        made, moved = augmented(picture, boxes, draw)
         assert made.shape == picture.shape and made.dtype == np.uint8 and moved.dtype == np.float32
         level, top = made.max(2).astype(float), made.max()
         for where in moved:
@@ -77,8 +87,8 @@ def test_frames_are_varied_together_with_their_boxes() -> None:
 
 @pytest.mark.slow
 def test_it_learns_where_a_mark_lies() -> None:
-    """In place of an encoder's tokens noise, with one channel up on the left hand's places and another on the right one's."""
-    eye, draw = eye_of(SMALL, "cpu"), torch.Generator().manual_seed(0)
+    """Noise replaces an encoder's tokens. One channel is raised at the left hand's places, another at the right hand's."""
+    eye, draw = encoder_of(SMALL, "cpu"), torch.Generator().manual_seed(0)
     rows, columns = eye.grid
     tokens, boxes = torch.randn(300, rows * columns, eye.width, generator=draw), torch.full((300, 2, 4), torch.nan)
     for frame in range(300):
@@ -88,9 +98,9 @@ def test_it_learns_where_a_mark_lies() -> None:
             y, x = int(torch.randint(rows - 1, (), generator=draw)), int(torch.randint(columns - 1, (), generator=draw))
             tokens[frame].view(rows, columns, -1)[y : y + 2, x : x + 2, hand] += 6
             boxes[frame, hand] = box(x / columns, y / rows, (x + 2) / columns, (y + 2) / rows)
-    learned = Sight(tokens[:250].half(), boxes[:250])
+    learned = EncodedFrames(tokens[:250].half(), boxes[:250])
     finder = fit(learned, SMALL, eye, Recipe(steps=250))
-    config, figures = settled(finder, Sight(tokens[250:].half(), boxes[250:]))
+    config, figures = calibrate(finder, EncodedFrames(tokens[250:].half(), boxes[250:]))
     assert figures["f1"] > 0.8 and figures["overlap"] > 0.6
     assert config.version == eye.version
 
@@ -98,12 +108,12 @@ def test_it_learns_where_a_mark_lies() -> None:
 def test_what_is_found_is_counted_against_the_truth() -> None:
     truth = torch.tensor([[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7]], [[torch.nan] * 4, [0.5, 0.5, 0.7, 0.7]]])
     said = torch.tensor([[[0.1, 0.1, 0.3, 0.3], [0.0, 0.0, 0.2, 0.2]], [[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.6]]])
-    figures = found(said, torch.tensor([[True, True], [True, False]]), truth)
+    figures = detection_figures(said, torch.tensor([[True, True], [True, False]]), truth)
     assert figures == pytest.approx({"precision": 1 / 3, "recall": 1 / 3, "f1": 1 / 3, "overlap": 1.0})
 
 
 def test_a_finder_is_what_was_saved_and_wants_its_encoder(tmp_path: Path) -> None:
-    eye = eye_of(SMALL, "cpu")
+    eye = encoder_of(SMALL, "cpu")
     torch.manual_seed(0)
     finder = HandFinder(replace(SMALL, sure=0.01), FinderNet(eye.width, SMALL.hidden, eye.grid), eye)
     finder.save(tmp_path)
@@ -116,11 +126,11 @@ def test_a_finder_is_what_was_saved_and_wants_its_encoder(tmp_path: Path) -> Non
 
 def test_the_shipped_one_finds_hands_on_tables_that_it_has_not_seen() -> None:
     finder = load(device="cpu")
-    config, eye = finder.config, eye_of(finder.config, "cpu")
+    config, eye = finder.config, encoder_of(finder.config, "cpu")
     for seed in VALIDATION_SEEDS[:2]:
-        seen = sight(seed, config, eye, look=VALIDATION, vary=False)
+        seen = encode_table(seed, config, eye, distribution=VALIDATION, vary=False)
         boxes, sure = decode(*finder.net(seen.tokens.float()))
-        figures = found(boxes, sure >= config.sure, seen.boxes)
+        figures = detection_figures(boxes, sure >= config.sure, seen.boxes)
         assert len(seen.boxes) == FRAMES and figures["precision"] > 0.8 and figures["recall"] > 0.85
 
 

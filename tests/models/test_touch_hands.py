@@ -1,4 +1,4 @@
-"""Crops of hands and where their boxes come from: a loop over pixels is the oracle, and a detector that is made up."""
+"""Crops of hands against a loop over pixels, and boxes of hands from a fake detector."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tocsin.models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, present, shaken
+from tocsin.models.touch.hands import AT_ONCE, UNSEEN, HandDetector, crops, jittered, present
 
 NAN = float("nan")
 NOWHERE = [NAN] * 4
@@ -24,7 +24,7 @@ def picture(frames: int = 1, height: int = 12, width: int = 20) -> Tensor:
 
 
 def naive(pixels: NDArray[np.uint8], box: NDArray[np.float64], size: int, enlarge: float) -> NDArray[np.float64]:
-    """One crop of `[3, H, W]`, a pixel at a time: its middle lies between four of the frame's, and black ones around that."""
+    """One crop of `[3, H, W]`. Each pixel is interpolated between four pixels of the frame, which is black outside."""
     _, height, width = pixels.shape
     x0, y0, x1, y1 = box * (width, height, width, height)
     side = max(max(x1 - x0, y1 - y0) * enlarge, 2)
@@ -42,7 +42,7 @@ def naive(pixels: NDArray[np.uint8], box: NDArray[np.float64], size: int, enlarg
 
 @pytest.mark.parametrize(("size", "enlarge"), [(5, 1.0), (8, 1.5), (3, 2.0)])
 def test_crops_are_what_a_loop_over_their_pixels_gives(size: int, enlarge: float) -> None:
-    frames = 2 * AT_ONCE + 1  # more than are cropped together, and some left over
+    frames = 2 * AT_ONCE + 1  # two full chunks and one frame more
     pixels, generator = picture(frames), torch.Generator().manual_seed(1)
     boxes = torch.rand(frames, 2, 2, 2, generator=generator).sort(2).values.flatten(2)
     boxes[0, 0] = torch.tensor([0.0, 0.0, 1.0, 1.0])
@@ -57,7 +57,7 @@ def test_crops_are_what_a_loop_over_their_pixels_gives(size: int, enlarge: float
 
 def test_a_crop_is_black_where_it_leaves_the_frame() -> None:
     white = torch.full((1, 3, 40, 80), 255, dtype=torch.uint8)
-    corner = torch.tensor([[[0.0, 0.0, 0.1, 0.2], [0.9, 0.8, 1.0, 1.0]]])  # 8 x 8 pixels
+    corner = torch.tensor([[[0.0, 0.0, 0.1, 0.2], [0.9, 0.8, 1.0, 1.0]]])  # each box has 8 x 8 pixels
     left, right = crops(white, corner, size=16, enlarge=2.0)[0]
     inside = torch.zeros(16, 16, dtype=torch.bool)
     inside[4:, 4:] = True
@@ -81,26 +81,26 @@ def test_a_hand_is_there_if_its_whole_box_is() -> None:
 def test_shaken_boxes_are_a_little_off_and_now_and_then_gone() -> None:
     true = np.array([[0.2, 0.3, 0.4, 0.7], [0.9, 0.5, 1.0, 0.6]], np.float32)
     draw = np.random.default_rng(0)
-    found = np.stack([shaken(true, draw) for _ in range(4000)])
+    found = np.stack([jittered(true, draw) for _ in range(4000)])
     assert found.dtype == np.float32
     assert np.isnan(found).any(2).mean(0) == pytest.approx(UNSEEN, abs=0.01)
     assert (np.isnan(found).any(2) == np.isnan(found).all(2)).all()
     sizes, centres = found[:, 0, 2:] - found[:, 0, :2], (found[:, 0, 2:] + found[:, 0, :2]) / 2
     assert np.nanmin(sizes / (0.2, 0.4)) > 0.89 and np.nanmax(sizes / (0.2, 0.4)) < 1.13
     assert np.nanstd(centres, 0) == pytest.approx(0.03 * np.array([0.2, 0.4]), rel=0.1)
-    assert np.nanmax(found) == 1.0  # the right hand is at the edge, and a box ends there
+    assert np.nanmax(found) == 1.0  # the right hand's box is clipped at the edge
     again = np.random.default_rng(0)
-    assert np.array_equal(found[:20], np.stack([shaken(true, again) for _ in range(20)]), equal_nan=True)
+    assert np.array_equal(found[:20], np.stack([jittered(true, again) for _ in range(20)]), equal_nan=True)
 
 
 def test_no_detector_finds_hands_that_are_not_there_or_outside_the_frame() -> None:
     draw = np.random.default_rng(0)
     out = np.array([NOWHERE, [1.2, 0.1, 1.4, 0.3]], np.float32)
-    assert all(np.isnan(shaken(out, draw)).all() for _ in range(20))
+    assert all(np.isnan(jittered(out, draw)).all() for _ in range(20))
 
 
 def made_up(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, float, list[tuple[float, float]]]) -> list[Any]:
-    """Put a MediaPipe in place that finds these hands (side, score, landmarks) in each frame. Returns what it is given."""
+    """Install a fake MediaPipe that finds these hands (side, score, landmarks) in each frame. Returns a list of its inputs."""
     asked: list[Any] = []
 
     def detect(image: SimpleNamespace) -> SimpleNamespace:

@@ -26,7 +26,7 @@ TOUCHES = st.lists(
 
 
 def given_values(seed: int = 0) -> tuple[Tensor, Tensor, Targets, Tensor]:
-    """Logits, displacement, targets and which frames are there, of two windows."""
+    """Logits, displacement, targets and presence of frames, for two windows."""
     generator = torch.Generator().manual_seed(seed)
     logits, displacement = (
         2 * torch.randn(2, LENGTH, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2)
@@ -45,7 +45,7 @@ def test_a_frame_has_the_closest_event_of_its_hand_and_kind(touches: list[Touch]
             for kind in range(2):
                 events = [t.release if kind else t.contact for t in touches if t.hand == hand]
                 since = [frame - at for at in events if at is not None and abs(frame - at) <= radius]
-                best = min(since, key=lambda i: (abs(i), -i), default=None)  # of two the earlier
+                best = min(since, key=lambda i: (abs(i), -i), default=None)  # the earlier of two
                 label = 0 if best is None else math.exp(-(best**2) / (2 * radius**2)) if best else 1
                 assert got.labels[frame, hand, kind].item() == pytest.approx(label)
                 assert got.displacement[frame, hand, kind].item() == (best or 0)

@@ -1,4 +1,4 @@
-"""The mixer against its formulas frame by frame, and what absent frames must not change."""
+"""The mixer against its formulas frame by frame, and its independence of absent frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def there(*absent: int, batch: int = 2) -> Tensor:
 
 
 def naive_gated(gated: Gated, x: Tensor, present: Tensor) -> Tensor:
-    """`Gated` of one window `[L, dim]`, with loops over the frames that are there."""
+    """`Gated` of one window `[L, dim]`, by loops over the present frames."""
     frames = [t for t in range(len(x)) if present[t]]
     normed = {t: gated.norm(x[t]) for t in frames}
     mean = sum(normed.values()) / max(len(frames), 1)
@@ -68,7 +68,7 @@ def test_the_longer_convolution_sees_reach_times_as_far() -> None:
 @pytest.mark.parametrize("absent", [(), (4, 9)])
 def test_the_u_net_goes_down_by_the_larger_of_two_frames_and_up_by_its_blocks(absent: tuple[int, ...]) -> None:
     network, x, present = mixer(layers=1), window(), there(*absent)
-    whole, half = present[..., None], there()[:, ::2, None]  # of each two frames one is there
+    whole, half = present[..., None], there()[:, ::2, None]  # each pair has a present frame
 
     def block(b: SGPBlock, x: Tensor, mask: Tensor) -> Tensor:
         x = x + b.gated(x, mask)
@@ -88,7 +88,7 @@ def test_the_u_net_goes_down_by_the_larger_of_two_frames_and_up_by_its_blocks(ab
 @pytest.mark.parametrize("content", [torch.nan, torch.inf, 1e30])
 def test_what_absent_frames_hold_changes_nothing(content: float) -> None:
     results, present = [], there(0, 1, 2, 7, 15)
-    present[1] = False  # and a window without any
+    present[1] = False  # a window without frames
     for value in (0.0, content):
         network = mixer()
         x = torch.where(present[..., None], window(), value).requires_grad_()

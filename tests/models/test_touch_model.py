@@ -1,4 +1,4 @@
-"""The touch model whole: what it looks at, that it learns, that training hears what a stream does, and how it is stored."""
+"""The whole touch model: its inputs, learning, agreement of training with a stream, and storage."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tocsin.models.touch.train import (
     _piece,
     _window,
     backwards,
+    calibrate,
+    detect,
     fit,
     footage,
-    judged,
     mirrored,
-    said,
-    settled,
+    predict_clip,
 )
 from tocsin.models.touch.truth import Miss, Touch
 from tocsin.models.trained import CONFIG_FILE
@@ -65,13 +65,13 @@ def tensors(shots: Sequence[Seen]) -> tuple[Tensor, Tensor]:
 
 
 def paired(eye: Eyes, pixels: Tensor) -> Tensor:
-    """Grey frames as `Eyes` takes them, each with the one before."""
+    """Grey frames as `Eyes` takes them, each with its predecessor."""
     greys = flow.grey(pixels, eye.size)
     return torch.stack([torch.cat([greys[:1], greys[:-1]]), greys], 1)
 
 
 def test_a_small_network_learns_to_the_frame_when_hands_take_and_let_go(model: TouchModel, eye: Eyes) -> None:
-    unseen = [judged(model, one) for one in seen([9, 10], eye)]
+    unseen = [detect(model, one) for one in seen([9, 10], eye)]
     figures = operating_figures(unseen, model.config.decode.thresholds, tolerance=1)
     assert figures["contact_f1"] > 0.85 and figures["release_f1"] > 0.85
     assert figures["contact_error"] == figures["release_error"] == 0
@@ -133,7 +133,7 @@ def test_without_looks_motion_alone_is_told_and_no_encoder_is_loaded(
     scene, hands = plain(pixels, boxes, paired(eye, pixels))
     assert scene.shape == (6, 6, MOTION) and hands.shape == (6, 2, 4, MOTION)
     assert scene[1].any() and hands[1, 1].any() and not hands[1, 0].any()
-    assert not scene[0].any() and not hands[0].any()  # nothing was before it
+    assert not scene[0].any() and not hands[0].any()  # it has no predecessor
 
 
 def test_the_scene_is_reduced_by_means_of_pixels(eye: Eyes) -> None:
@@ -148,7 +148,7 @@ def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model:
     window = torch.randn(3, NETWORK.window, NETWORK.dim, generator=torch.Generator().manual_seed(0))
     there = torch.ones(3, NETWORK.window, dtype=torch.bool)
     there[1, :2] = there[2, -1] = False
-    whole, told = model.net.judge(window, there), model.judge(window, there)
+    whole, told = model.net.predict(window, there), model.predict(window, there)
     assert told.shape == (3, 2, 2, 2)
     assert torch.equal(told[:, 0], whole.logits[:, NETWORK.past].sigmoid())
     assert torch.equal(told[:, 1], whole.displacement[:, NETWORK.past])
@@ -156,8 +156,8 @@ def test_look_and_judge_are_the_networks_at_the_frame_that_is_asked_about(model:
     boxes[1, 0] = NAN
     there = torch.tensor([[True, True], [False, True]])
     pairs = paired(eye, pixels)
-    assert torch.equal(model.look(pixels, boxes, pairs), model.net.look(*eye(pixels, boxes, pairs), there, boxes))
-    assert model.look(pixels[:0], boxes[:0], pairs[:0]).shape == (0, NETWORK.dim)
+    assert torch.equal(model.encode(pixels, boxes, pairs), model.net.look(*eye(pixels, boxes, pairs), there, boxes))
+    assert model.encode(pixels[:0], boxes[:0], pairs[:0]).shape == (0, NETWORK.dim)
 
 
 def test_an_event_is_decided_by_its_own_kinds_threshold(model: TouchModel, eye: Eyes) -> None:
@@ -165,7 +165,7 @@ def test_an_event_is_decided_by_its_own_kinds_threshold(model: TouchModel, eye: 
     strict = TouchModel(config, model.net, eye)
     wait = config.decode.wait
     window = torch.zeros(1, 2 * wait + 1, 2, 2, 2)
-    window[0, wait, 0] = torch.tensor([[0.7, 0.7], [0.9, 0.2]])  # left, right: contact, release
+    window[0, wait, 0] = torch.tensor([[0.7, 0.7], [0.9, 0.2]])  # by hand: contact, release
     scores, events = strict.decide(window, torch.ones(1, 2 * wait + 1, dtype=torch.bool))
     assert torch.equal(scores, window[:, wait, 0])
     assert events.tolist() == [[[False, True], [True, False]]]
@@ -189,11 +189,11 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
     table = streamed(declared, (shot.frame for shot in shots), rate=30, after="10s").table.sort("sequence")
 
     streams = torch.from_numpy(table.select(SCORES).to_numpy().copy()).unflatten(1, (2, 2))
-    scores, displacement = said(model, exact).unbind(1)
+    scores, displacement = predict_clip(model, exact).unbind(1)
     c = model.config.decode
     decoded = decode(scores, displacement, radius=c.radius)
     assert torch.allclose(streams, decoded, atol=1e-4)
-    found = {(s.frame, s.hand, s.kind) for s in judged(model, exact).found if s.score >= c.thresholds[s.kind]}
+    found = {(s.frame, s.hand, s.kind) for s in detect(model, exact).found if s.score >= c.thresholds[s.kind]}
     rang = {
         (row["sequence"], hand, ("contact", "release").index(row[f"{name}_event"]))
         for hand, name in enumerate(("left", "right"))
@@ -201,16 +201,16 @@ def test_training_hears_frame_by_frame_what_a_stream_does(model: TouchModel, eye
         if row[f"{name}_event"]
     }
     assert rang == found and len(rang) > 8
-    halved = said(model, footage(as_sent, eye))
+    halved = predict_clip(model, footage(as_sent, eye))
     assert torch.allclose(halved[:, 0], scores, atol=0.02)
-    assert judged(model, exact).found == spots(decoded, apart=c.apart)
+    assert detect(model, exact).found == spots(decoded, apart=c.apart)
 
 
 WHOLE = Recipe(blind=0.0, cut=0.0)
 
 
 def numbered(frames: int, *events: Touch) -> Footage:
-    """A clip whose tokens say which frame they are of."""
+    """A clip whose tokens hold their frame's number."""
     numbers = torch.arange(frames).half()
     boxes = torch.full((frames, 2, 4), 0.25)
     return Footage(numbers.view(-1, 1, 1), numbers.view(-1, 1, 1, 1).expand(-1, 2, 1, 1), boxes, events, [])
@@ -257,14 +257,15 @@ def test_windows_have_an_event_in_them_where_they_should_and_reach_over_both_end
         begins[number].add(frames.start)
     assert begins == {1: {*range(-10, 2), *range(17, 29)}, 2: {*range(-8, 4)}}
     drawn = [_window(clips, 12, draw, event=False) for _ in range(3000)]
-    for number, one in enumerate(clips):  # at least eight frames are there, and every such window comes up
+    for number, one in enumerate(clips):  # every window with at least eight frames occurs
         assert {frames.start for n, frames in drawn if n == number} == {*range(-4, len(one) - 8)}
-    assert {_window(clips[:1], 12, draw, event=True)[0] for _ in range(9)} == {0}  # none has an event
+    assert {_window(clips[:1], 12, draw, event=True)[0] for _ in range(9)} == {0}  # no clip has an event
 
 
 def test_backwards_a_hand_takes_where_it_let_go_and_what_moved_right_moves_left() -> None:
     frames = torch.arange(120.0)
-    moved = torch.stack([frames] * 2 + [frames + n for n in range(1, 1 + MOTION)], -1)  # two channels of looks first
+    # The first two channels are looks, the rest motion.
+    moved = torch.stack([frames] * 2 + [frames + n for n in range(1, 1 + MOTION)], -1)
     clip = Footage(
         moved[:, None],
         moved[:, None, None].expand(-1, 2, 4, -1),
@@ -287,7 +288,7 @@ def test_in_a_mirror_the_left_hand_is_the_right_one_and_moves_the_other_way() ->
     plain, (height, width) = Eyes(replace(SEEN, looks=False, scene_height=64, scene_width=96, crop=48)), SIZE
     ground = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     shots = []
-    for at in range(3):  # the left hand goes to the right and down, the right one up
+    for at in range(3):  # the left hand moves right and down, the right hand up
         picture, boxes = cv2.GaussianBlur(ground, (0, 0), 1.5), np.empty((2, 4), np.float32)
         for hand, (x, y) in enumerate(((12 + 2 * at, 22 + at), (60, 24 - 2 * at))):
             picture[y : y + 20, x : x + 20] = cv2.GaussianBlur(ground, (0, 0), 1)[hand * 20 :, 30:][:20, :20]
@@ -307,8 +308,8 @@ def test_in_a_mirror_the_left_hand_is_the_right_one_and_moves_the_other_way() ->
 
 def test_thresholds_are_settled_on_clips_that_were_not_trained_on(model: TouchModel, eye: Eyes) -> None:
     unseen = seen([9], eye)
-    config = settled(model, unseen)
-    found = [judged(model, one) for one in unseen]
+    config = calibrate(model, unseen)
+    found = [detect(model, one) for one in unseen]
     for kind in ("contact", "release"):
         best = operating_figures(found, config.decode.thresholds)[f"{kind}_f1"]
         assert all(best >= operating_figures(found, (at, at))[f"{kind}_f1"] for at in np.linspace(0.02, 0.98, 49))
@@ -321,10 +322,10 @@ def test_a_stored_model_is_the_same(model: TouchModel, tmp_path: Path) -> None:
     assert again.config == model.config and again.config.eye.version and again.parameters == model.parameters > 1000
     pixels, boxes = tensors(list(clip(3)))
     pairs = paired(eyes(), pixels)
-    vectors = model.look(pixels, boxes, pairs)
-    assert torch.equal(again.look(pixels, boxes, pairs), vectors)
+    vectors = model.encode(pixels, boxes, pairs)
+    assert torch.equal(again.encode(pixels, boxes, pairs), vectors)
     window, there = vectors[[0, 1, 2, 0, 1, 2, 0, 1]][None], torch.ones(1, 8, dtype=torch.bool)
-    assert torch.equal(again.judge(window, there), model.judge(window, there))
+    assert torch.equal(again.predict(window, there), model.predict(window, there))
 
 
 def test_another_encoder_and_unknown_settings_are_refused(model: TouchModel, tmp_path: Path) -> None:

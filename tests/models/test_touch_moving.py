@@ -1,4 +1,4 @@
-"""What moves by itself is told from what the camera does, of the whole frame and of a square around each hand."""
+"""Object motion is separated from camera motion, in the whole frame and in a square around each hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 288, 512
 SCENE, SIDE = (144, 256), 90
 THING = (slice(80, 180), slice(200, 320))
 BOX = [200 / WIDTH, 70 / HEIGHT, 320 / WIDTH, 190 / HEIGHT]
-"""Of a left hand: a square of 180 pixels about it, 170 to 350 and 40 to 220, has the thing in it."""
+"""The left hand's box. The square of 180 pixels around it, x 170 to 350 and y 40 to 220, contains the thing."""
 NAN = float("nan")
 
 
@@ -25,7 +25,7 @@ def texture(seed: int, size: tuple[int, int]) -> np.ndarray:
 
 
 def frame(camera: tuple[int, int] = (0, 0), thing: tuple[int, int] = (0, 0), light: int = 0) -> np.ndarray:
-    """A textured ground of which the camera sees a part, and a thing on it; both moved by pixels to the right and down."""
+    """A camera's view of a textured ground with a thing on it. `camera` and `thing` move right and down, in pixels."""
     ground = texture(0, (HEIGHT + 40, WIDTH + 40))
     picture = ground[20 - camera[1] : 20 - camera[1] + HEIGHT, 20 - camera[0] : 20 - camera[0] + WIDTH].copy()
     rows, columns = THING
@@ -42,7 +42,7 @@ def seen(*afters: np.ndarray, boxes: object = (BOX, [NAN] * 4)) -> Moving:
 
 
 def middle(part: torch.Tensor) -> list[float]:
-    """The median of right and down."""
+    """The median motion to the right and down."""
     return part[:2].flatten(1).median(1).values.tolist()
 
 
@@ -55,7 +55,7 @@ def test_a_thing_moves_by_what_it_does_beyond_the_camera(camera: tuple[int, int]
     scale = SIDE / 180
     for moved, inside, ground, halved in (
         (told.scene[0], np.s_[:, 55 + down : 75 + down, 115 + right : 145 + right], np.s_[:, 110:135, 20:80], 0.5),
-        # The thing is at (30, 40) to (150, 140) of the square, and with it goes what the camera does.
+        # The thing is at (30, 40) to (150, 140) of the square. It stays over the tested region as the camera moves.
         (told.hands[0, 0], np.s_[:, 35:55, 30:60], np.s_[:, 82:, 5:80], scale),
     ):
         assert middle(moved[inside]) == pytest.approx([halved * by for by in thing], abs=0.3)
@@ -64,8 +64,8 @@ def test_a_thing_moves_by_what_it_does_beyond_the_camera(camera: tuple[int, int]
 
 def test_a_hands_square_is_where_its_crop_is_at_the_frames_own_resolution() -> None:
     light = frame()
-    light[100:110, 260:290] = 255  # in the square at (90, 60) to (120, 70), which is half as large
-    light[100:110, 20:60] = 255  # outside
+    light[100:110, 260:290] = 255  # at (90, 60) to (120, 70) of the square, which is halved
+    light[100:110, 20:60] = 255  # outside the square
     changed = seen(light).hands[0, 0, 2] > 0.5
     places = changed.nonzero()
     assert places.amin(0).tolist() == pytest.approx([30, 45], abs=1)

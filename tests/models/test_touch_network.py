@@ -1,4 +1,4 @@
-"""A frame's vector and a window's judgement: what must matter, what must not, and that they learn."""
+"""A frame's vector and a window's output: which inputs matter, which do not, and that both learn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def network(config: NetworkConfig = SMALL) -> TouchNet:
 
 
 def frames(batch: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Scene, hands, present, boxes."""
+    """Scene, hands, presence of hands, and boxes."""
     generator = torch.Generator().manual_seed(1)
     scene = torch.randn(batch, 6, SCENE.width, generator=generator)
     hands = torch.randn(batch, 2, 16, HANDS.width, generator=generator)
@@ -57,7 +57,7 @@ def test_all_that_is_given_of_a_frame_matters_and_so_does_which_hand_it_is() -> 
         given = {"scene": scene, "hands": hands, "present": present, "boxes": boxes} | other
         return (net.look(*given.values()) - out).abs().amax(1).gt(1e-4).tolist()
 
-    some = [True, True, True, False]  # all but the frame without hands
+    some = [True, True, True, False]  # all frames with hands
     assert changed(scene=scene.flip(2)) == [True] * 4
     assert changed(hands=hands.flip(2)) == changed(boxes=1 - boxes) == some
     assert changed(hands=hands.flip(1), present=present.flip(1), boxes=boxes.flip(1)) == some
@@ -81,7 +81,7 @@ def test_where_hands_are_reaches_the_vector_as_centre_size_and_presence() -> Non
 def test_each_hands_own_tokens_have_their_own_place_in_the_vector() -> None:
     net, (scene, hands, _, boxes) = network(), frames()
     with torch.no_grad():
-        net.look.join.weight.zero_()[:8, 8:16] = torch.eye(8)  # the left hand's
+        net.look.join.weight.zero_()[:8, 8:16] = torch.eye(8)  # pass on only the left hand's tokens
         net.look.join.bias.zero_()
     other = hands.flip(0)
     both = torch.ones(4, 2, dtype=torch.bool)
@@ -116,28 +116,28 @@ def test_frames_and_windows_do_not_depend_on_each_other_and_there_may_be_none() 
     net, given = network().eval(), frames()
     seen = net.look(*given)
     window, there = torch.randn(3, 16, 16), torch.rand(3, 16) < 0.8
-    judged = net.judge(window, there)
+    judged = net.predict(window, there)
     for b in range(3):
         torch.testing.assert_close(net.look(*(x[b : b + 1] for x in given))[0], seen[b])
-        for one, together in zip(net.judge(window[b : b + 1], there[b : b + 1]), judged, strict=True):
+        for one, together in zip(net.predict(window[b : b + 1], there[b : b + 1]), judged, strict=True):
             torch.testing.assert_close(one[0], together[b])
     assert net.look(*(x[:0] for x in given)).shape == (0, 16)
-    assert net.judge(window[:0], there[:0]).logits.shape == (0, 16, 2, 2)
+    assert net.predict(window[:0], there[:0]).logits.shape == (0, 16, 2, 2)
 
 
 def test_an_absent_frame_of_a_window_changes_nothing_and_its_place_in_the_window_matters() -> None:
     net, window = network(), torch.randn(2, 16, 16)
     there = torch.ones(2, 16, dtype=torch.bool)
     there[:, :5] = False
-    zero, nan = (net.judge(torch.where(there[..., None], window, value), there) for value in (0.0, torch.nan))
+    zero, nan = (net.predict(torch.where(there[..., None], window, value), there) for value in (0.0, torch.nan))
     assert all(torch.equal(a[there], b[there]) for a, b in zip(zero, nan, strict=True))
     with torch.no_grad():
         net.moments.copy_(net.moments.flip(0))
-    assert not torch.allclose(net.judge(window, there).logits[there], zero.logits[there], atol=1e-3)
+    assert not torch.allclose(net.predict(window, there).logits[there], zero.logits[there], atol=1e-3)
 
 
 def test_an_untrained_network_holds_events_for_rare() -> None:
-    judged = network().judge(torch.randn(64, 16, 16), torch.ones(64, 16, dtype=torch.bool))
+    judged = network().predict(torch.randn(64, 16, 16), torch.ones(64, 16, dtype=torch.bool))
     assert 0.5 * RARE < judged.logits.sigmoid().median() < 2 * RARE
     assert judged.displacement.abs().median() < 1
 
@@ -147,14 +147,14 @@ def test_the_default_fits_into_5_mb_and_trains_all_of_its_parameters() -> None:
     net = network(config)
     assert 4 * sum(p.numel() for p in net.parameters()) < 5_000_000
     seen = net.look(*frames(config.window))
-    judged = net.judge(seen[None], torch.ones(1, config.window, dtype=torch.bool))
+    judged = net.predict(seen[None], torch.ones(1, config.window, dtype=torch.bool))
     (judged.logits.square().sum() + judged.displacement.square().sum() + net.holding(seen).sum()).backward()
-    blind = {"look.told.key.bias"}  # shifts all logits of a query alike, which softmax does not see
+    blind = {"look.told.key.bias"}  # shifts all logits of a query equally, which softmax ignores
     assert all(p.grad is not None and (name in blind or p.grad.any()) for name, p in net.named_parameters())
 
 
 def test_it_learns_at_which_frame_something_changes() -> None:
-    """A channel steps up at contact and down at release, another for the other hand."""
+    """One channel steps up at contact and down at release, another does so for the other hand."""
     generator, count, train = torch.Generator().manual_seed(2), 160, 128
     contacts = torch.randint(1, 9, (count, 2), generator=generator)
     releases = contacts + torch.randint(3, 7, (count, 2), generator=generator)
@@ -171,17 +171,17 @@ def test_it_learns_at_which_frame_something_changes() -> None:
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
     for step in range(120):
         some = slice(step * 32 % train, step * 32 % train + 32)
-        loss = sum(losses(*net.judge(x[some], there[some]), Targets(labels[some], displacement[some]), there[some]))
+        loss = sum(losses(*net.predict(x[some], there[some]), Targets(labels[some], displacement[some]), there[some]))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[union-attr]
         optimizer.step()
 
-    judged = net.eval().judge(x[train:], there[train:])
+    judged = net.eval().predict(x[train:], there[train:])
     decoded = decode(judged.logits.sigmoid(), judged.displacement, radius=4).detach()
     events, right, found = 4 * (count - train), 0, 0
     for scores, touches in zip(decoded, truth[train:], strict=True):
         happened = [(t.hand, kind, at) for t in touches for kind, at in enumerate((t.contact, t.release))]
-        said = spots(scores, apart=3, least=0.4)
+        said = spots(scores, apart=3, min_score=0.4)
         found += len(said)
         right += sum(any((s.hand, s.kind) == (h, k) and abs(s.frame - at) <= 1 for s in said) for h, k, at in happened)
     assert right > 0.95 * events and right > 0.85 * found
@@ -213,4 +213,4 @@ def test_errors_name_both_numbers() -> None:
     with pytest.raises(ValueError, match=r"hands is \[4, 2, 15, 48\], expected \[B, 2, 16, 48\]: 15 must be 16"):
         network().look(scene, hands[:, :, 1:], present, boxes)
     with pytest.raises(ValueError, match=r"window is \[1, 15, 16\], expected \[B, 16, 16\]: 15 must be 16"):
-        network().judge(torch.zeros(1, 15, 16), torch.ones(1, 15, dtype=torch.bool))
+        network().predict(torch.zeros(1, 15, 16), torch.ones(1, 15, dtype=torch.bool))

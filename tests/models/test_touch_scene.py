@@ -1,4 +1,4 @@
-"""The simulated clip: it is the same each time, its truth is what its solids say, and its boxes hold what is drawn."""
+"""The simulated clip: it is deterministic, its truth agrees with its solids, and its boxes contain what is drawn."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tocsin.models.touch.simulation.scene import (
     TRAIN_SEEDS,
     VALIDATION,
     VALIDATION_SEEDS,
-    Look,
+    Distribution,
     Scene,
     Shot,
-    look_of,
+    distribution_of,
 )
 from tocsin.models.touch.simulation.script import CLEAR, NEAR
 from tocsin.models.touch.simulation.table import placed
@@ -35,7 +35,7 @@ def scene(seed: int) -> Scene:
 
 
 def held(clip: Scene, thing: int) -> np.ndarray:
-    """In which frames somebody touches a thing, by the truth."""
+    """Whether a hand touches the thing, by frame and by the truth."""
     made = np.zeros(len(clip), bool)
     for touch in clip.touches:
         if touch.thing == thing:
@@ -67,8 +67,8 @@ def test_seeds_and_looks_of_test_share_nothing_with_those_of_training_and_valida
         for part in ("kinds", "skins", "materials"):
             assert not set(getattr(TEST, part)) & set(getattr(other, part))
     assert set(VALIDATION.kinds) - set(TRAIN.kinds) and set(VALIDATION.skins) - set(TRAIN.skins)
-    assert look_of(TEST_SEEDS[0]) == TEST and look_of(VALIDATION_SEEDS[0]) == VALIDATION
-    assert look_of(TRAIN_SEEDS[0]) == look_of(1) == TRAIN
+    assert distribution_of(TEST_SEEDS[0]) == TEST and distribution_of(VALIDATION_SEEDS[0]) == VALIDATION
+    assert distribution_of(TRAIN_SEEDS[0]) == distribution_of(1) == TRAIN
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -185,14 +185,14 @@ def test_hands_touch_in_sight() -> None:
 
 
 def test_shots_of_a_quiet_camera_differ_by_what_moves_only() -> None:
-    still = Look(grain=(0, 0), drift=(0, 0), shutter=(0, 0), sway=(0, 0), walks=0)
-    shots: list[Shot] = [Scene(8, seconds=0.2, look=still).shot(frame) for frame in (0, 1)]
+    still = Distribution(grain=(0, 0), drift=(0, 0), shutter=(0, 0), sway=(0, 0), walks=0)
+    shots: list[Shot] = [Scene(8, seconds=0.2, distribution=still).shot(frame) for frame in (0, 1)]
     changed = np.abs(shots[0].picture.astype(int) - shots[1].picture).max(2) > 12
     assert changed.mean() < 0.02
 
 
 def boxed(*lefts: float, clip: int = 100) -> list[Shot]:
-    """Shots of a thing and of a right hand whose box begins at these places, pixels; the left hand is never seen."""
+    """Shots of a thing and a right hand, whose box begins at these x, in pixels. The left hand is never seen."""
     picture, away = np.zeros((50, clip, 3), np.uint8), [np.nan] * 4
     thing = np.array([[0.6, 0.2, 0.8, 0.6]], np.float32)
     return [Shot(picture, np.array([away, [x / clip, 0.2, (x + 20) / clip, 0.6]], np.float32), thing) for x in lefts]
@@ -201,7 +201,7 @@ def boxed(*lefts: float, clip: int = 100) -> list[Shot]:
 def test_single_frames_tell_an_event_where_what_is_held_changes() -> None:
     held = torch.zeros(40, 2)
     held[12:30, RIGHT] = 1
-    held[20, RIGHT] = 0  # one frame is taken for another
+    held[20, RIGHT] = 0  # one frame is misclassified
     scores = changes(held)
     assert scores.shape == (40, 2, 2) and not scores[:, 0].any()
     assert [int(scores[:, RIGHT, kind].argmax()) for kind in (0, 1)] == [12, 30]

@@ -1,4 +1,4 @@
-"""A new MLflow database: processes that create it at the same time, and a process that is killed meanwhile."""
+"""A new MLflow database: several processes create it at the same time, or a process is killed while it does so."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ print(len(connect(sys.argv[1]).search_registered_models()))
 
 @contextmanager
 def connecting(uri: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported MLflow, and connects when it reads a line."""
+    """A process that has imported MLflow and connects once it reads a line."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [sys.executable, "-c", CONNECT, uri], stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -43,7 +43,7 @@ def test_processes_that_create_a_database_at_the_same_time_all_succeed(tmp_path:
             assert process.stdin
             process.stdin.write("\n")
             process.stdin.flush()
-            time.sleep(0.5)  # the next one starts in the middle of the first one's migrations
+            time.sleep(0.5)  # the next one starts during the first one's migrations
         ends = [process.communicate(timeout=120) for process in processes]
     assert [out for out, _ in ends] == ["0\n"] * 3, ends
     assert [file.name for file in folder.iterdir()] == ["mlflow.db"]

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the numbers of the package's own network, at every layer and at sizes that strides do not divide."""
+"""EfficientNet-Lite0 against the original package's network, at every layer and at sizes that strides do not divide."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tocsin.models.vision.encoder import load
 
 
 def waves(count: int, height: int, width: int) -> Tensor:
-    """Waves of different directions and lengths in the three colours."""
+    """Frames of waves, with a different direction and length for each colour."""
     y, x = torch.meshgrid(torch.arange(height) / 9, torch.arange(width) / 9, indexing="ij")
     frames = [[torch.sin(x * (1 + c) + y * (3 - c) + n) for c in range(3)] for n in range(count)]
     return ((torch.stack([torch.stack(frame) for frame in frames]) + 1) * 127).to(torch.uint8)
 
 
-# The second frame's mean and last patch, channels 0..3: from the network in `efficientnet_lite_pytorch` 0.1.0 with the same
-# weights, padded by the frames' size, frames standardised by (x - 127) / 128.
+# The second frame's mean and last patch, channels 0..3. Source: the network of `efficientnet_lite_pytorch` 0.1.0 with
+# the same weights, padded by the frames' size; frames are standardised by (x - 127) / 128.
 EXPECTED = [
     ((96, 160), "stride8", (12, 20), 40, [5.191, -2.3821, -7.2297, -1.8749], [21.1969, -7.404, -2.5155, -4.9967]),
     ((96, 160), "stride16", (6, 10), 112, [4.2629, -0.0595, 2.2271, 2.1189], [-9.284, -3.6022, 1.8453, -12.3184]),

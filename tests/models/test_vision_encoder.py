@@ -1,4 +1,4 @@
-"""What holds of every frame encoder: batches do not matter, patches keep their places, and wrong frames are refused."""
+"""Properties of every frame encoder: batches do not matter, patches keep their places, and invalid frames are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.models.test_vision_vit import publish
 from tocsin.models.vision.encoder import ON_CPU, Encoder, load
 
 SIZE = (112, 224)
-"""A multiple of every patch."""
+"""A multiple of every encoder's patch size."""
 
 
 @pytest.fixture(scope="module", params=["efficientnet-lite0", "dinov2", "dinov3", "dinov3 merging"])
@@ -107,7 +107,7 @@ def test_name_and_version_tell_encoders_apart() -> None:
 
 def test_the_device_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    encoder = load(size=(64, 64), compiled=True)  # compiled is for GPUs
+    encoder = load(size=(64, 64), compiled=True)  # `compiled` is for GPUs only
     assert encoder.device == torch.device("cpu")
     assert encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).tokens.device == torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""A picture is the way up that its file says and whole, or refused, whichever way it comes in."""
+"""A picture is decoded whole and with its file's orientation, or refused, on every input path."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Pixels = NDArray[np.uint8]
 
 
 def seen(height: int = 32, width: int = 48) -> Pixels:
-    """No two of its corners are alike."""
+    """A picture with four different corners."""
     corners = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]], np.uint8)
     return cv2.resize(corners, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def stored(orientation: int, kind: str = "JPEG") -> bytes:
-    """A file that shows `seen` to whoever heeds its EXIF."""
+    """A file that shows `seen` once its EXIF orientation is applied."""
     back = {5: 5, 6: 8, 8: 6, 7: 7}.get(orientation, orientation)
     image = Image.fromarray(picture.TURNS.get(back, picture.Turn())(seen()))
     exif = image.getexif()
@@ -173,7 +173,7 @@ def test_exif_that_is_damaged_or_says_nothing_known_leaves_a_jpeg_as_it_is() -> 
 
 @pytest.mark.parametrize("turn", [picture.Turn(), *picture.TURNS.values()])
 def test_a_video_is_upright(turn: picture.Turn, tmp_path: Path) -> None:
-    """As telephones do, the file says in its display matrix how its frames are to be turned."""
+    """As with phones, the file's display matrix says how to turn its frames."""
     import av
 
     wanted = seen(64, 96)

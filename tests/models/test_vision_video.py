@@ -12,7 +12,7 @@ from tocsin.models.vision.video import read
 
 
 def film(path: Path, *, frames: int = 30, rate: int = 15, size: tuple[int, int] = (48, 64)) -> Path:
-    """A video whose frame n has the grey level 8 n."""
+    """Write a video whose frame n has the grey level 8 n."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -29,7 +29,7 @@ def film(path: Path, *, frames: int = 30, rate: int = 15, size: tuple[int, int] 
 @pytest.mark.parametrize("rate", [5, 15, 30])
 def test_a_video_is_sampled_at_the_rate_asked_for(tmp_path: Path, rate: int) -> None:
     levels = [frame.mean() / 8 for frame in read(film(tmp_path / "a.mp4"), rate=rate, size=(24, 32))]
-    wanted = [int(at / rate * 15 + 1e-6) for at in range(2 * rate) if at / rate <= 29 / 15]  # to the moment of the last
+    wanted = [int(at / rate * 15 + 1e-6) for at in range(2 * rate) if at / rate <= 29 / 15]  # up to the last frame
     assert np.abs(np.array(levels) - wanted).max() < 0.6
 
 
@@ -50,7 +50,7 @@ def test_a_frame_is_cut_to_the_aspect_and_not_squeezed(tmp_path: Path) -> None:
 def test_pictures_come_in_the_order_of_their_names_in_rgb(tmp_path: Path) -> None:
     for name, color in (("10.png", (0, 0, 255)), ("9.png", (255, 0, 0))):  # OpenCV writes BGR
         cv2.imwrite(str(tmp_path / name), np.full((20, 20, 3), color, np.uint8))
-    (tmp_path / "._9.png").write_bytes(b"\0\5\x16\7")  # of macOS, no picture
+    (tmp_path / "._9.png").write_bytes(b"\0\5\x16\7")  # macOS metadata, not a picture
     assert [frame[5, 5].tolist() for frame in read(tmp_path, size=(10, 10))] == [[0, 0, 255], [255, 0, 0]]
 
 

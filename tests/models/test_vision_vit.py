@@ -1,4 +1,4 @@
-"""Vision transformers from the published layout: the numbers of their authors' form, and what is refused."""
+"""Vision transformers in the published layout: outputs of the reference implementation, and refusal of invalid files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def layout(config: dict[str, Any]) -> dict[str, list[int]]:
-    """Names and shapes as published."""
+    """Names and shapes of the tensors, as published."""
     d, patch, v3 = WIDTH, config["patch_size"], config["model_type"] == "dinov3_vit"
     shapes = {"embeddings.cls_token": [1, 1, d], "embeddings.mask_token": [1, 1, d] if v3 else [1, d]}
     if config.get("num_register_tokens") is not None:
@@ -67,7 +67,7 @@ def layout(config: dict[str, Any]) -> dict[str, list[int]]:
 
 
 def publish(directory: Path, kind: str) -> Path:
-    """A directory with random weights, the same each time: of size 0.3, normalisations about 1."""
+    """Write a directory with reproducible random weights of scale 0.3, those of normalisations around 1."""
     directory.mkdir()
     rng, config, weights = torch.Generator().manual_seed(7), CONFIGS[kind], {}
     for name, shape in sorted(layout(config).items()):
@@ -83,7 +83,7 @@ def edit(directory: Path, change: dict[str, Tensor | None]) -> None:
 
 
 def frames(count: int, height: int, width: int) -> Tensor:
-    """Waves of different directions and lengths in the three colours."""
+    """Frames of waves, with a different direction and length for each colour."""
     y, x = torch.meshgrid(torch.arange(height) / 9, torch.arange(width) / 9, indexing="ij")
     waves = [[torch.sin(x * (1 + c) + y * (3 - c) + n) for c in range(3)] for n in range(count)]
     return ((torch.stack([torch.stack(wave) for wave in waves]) + 1) * 127).to(torch.uint8)
@@ -94,8 +94,8 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# Two frames of 3 x 5 patches, the second frame's patch 7 and class token, channels 0..3: from transformers 5.24.0's
-# `AutoModel` on the same directory, the frames standardised by ImageNet's constants.
+# Patch 7 and class token of the second of two frames of 3 x 5 patches, channels 0..3. Source: `AutoModel` of
+# transformers 5.24.0 on the same directory; frames are standardised by ImageNet's constants.
 EXPECTED = {
     "dinov2": ([-0.10143, 2.05111, 0.24308, -0.14896], [-0.47105, -0.48074, 1.351, 0.38897]),
     "dinov2 gated": ([-0.61229, 1.48939, 0.09402, -1.48222], [-0.96603, -0.32713, 1.22171, 0.92097]),
@@ -135,7 +135,7 @@ def test_nothing_is_merged_at_a_cosine_of_one(kind: str, tmp_path: Path) -> None
 def test_merged_tokens_come_back_in_their_places_and_like_the_unmerged(kind: str, tmp_path: Path) -> None:
     directory, side = publish(tmp_path / "weights", kind), 8 * CONFIGS[kind]["patch_size"]
     some = frames(2, side, side) // 8
-    some[..., side // 2 :, :] += 200  # two halves, each of patches that are alike
+    some[..., side // 2 :, :] += 200  # two halves, each of similar patches
     plain, merging = (load(directory, size=(side, side), device="cpu", merge=merge)(some) for merge in (None, 0.9))
     assert merging.tokens.shape == plain.tokens.shape
     difference = (merging.tokens - plain.tokens).abs().max()
@@ -149,7 +149,7 @@ def test_merging_patches_that_are_the_same_changes_nothing(tmp_path: Path) -> No
     directory = publish(tmp_path / "weights", "dinov2")
     edit(directory, {"embeddings.position_embeddings": torch.zeros(1, 17, WIDTH)})
     some = torch.full((1, 3, 112, 112), 40, dtype=torch.uint8)
-    some[..., 84:] = 210  # 48 patches of one kind, 16 of another: each kind weighs in attention by its number
+    some[..., 84:] = 210  # 48 equal patches and 16 others: each kind weighs by its count
     plain, merging = (load(directory, size=(112, 112), device="cpu", merge=merge)(some) for merge in (None, 0.999))
     torch.testing.assert_close(merging.tokens, plain.tokens, atol=1e-4, rtol=0)
 
@@ -157,7 +157,7 @@ def test_merging_patches_that_are_the_same_changes_nothing(tmp_path: Path) -> No
 def test_a_merged_frame_does_not_depend_on_the_others_of_its_batch(tmp_path: Path) -> None:
     encoder = load(publish(tmp_path / "weights", "dinov3"), size=(96, 96), device="cpu", merge=0.8)
     some = frames(3, 96, 96)
-    some[1] = torch.randint(0, 256, (3, 96, 96), generator=torch.Generator().manual_seed(0))  # merges less
+    some[1] = torch.randint(0, 256, (3, 96, 96), generator=torch.Generator().manual_seed(0))  # noise merges less
     apart = torch.cat([encoder(frame[None]).tokens for frame in some])
     torch.testing.assert_close(encoder(some).tokens, apart, atol=1e-5, rtol=0)
 

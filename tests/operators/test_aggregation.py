@@ -1,4 +1,4 @@
-"""Token aggregation against its token-by-token form, and what it and the attention to it promise."""
+"""Token aggregation against its token-by-token form, and the properties of aggregates and of attention to them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tocsin.operators.aggregation import SelectiveAttention, aggregate, naive_ag
 
 
 def narrow(function: Any) -> Any:
-    """The masses in the dtype of the tokens, as the comparison wants them."""
+    """The same function with masses in the tokens' dtype, as the comparison requires."""
 
     def run(x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         tokens, masses, _ = function(x, **options)
@@ -41,7 +41,7 @@ def narrow(function: Any) -> Any:
 )
 def test_fast_equals_naive(sizes: tuple[int, ...], count: int, options: dict[str, Any], dtype: torch.dtype) -> None:
     (x,) = random(sizes)
-    # A soft share over a small temperature magnifies what rounding does to a cosine.
+    # A small temperature magnifies a cosine's rounding error in a soft share.
     options = {"temperature": 0.2} | options
     assert_same(narrow(aggregate), narrow(naive_aggregate), [x], dtype=dtype, count=count, **options)
     assert torch.equal(aggregate(x, count, **options)[2], naive_aggregate(x, count, **options)[2])
@@ -65,8 +65,8 @@ def layer(**options: Any) -> SelectiveAttention:
 
 def test_as_many_aggregates_as_tokens_are_full_attention() -> None:
     (x,) = random((2, 9, 12))
-    x[:, 4] = x[:, 2]  # an equal token, and one that only points the same way
-    x[:, 7] = 2 * x[:, 5]
+    x[:, 4] = x[:, 2]  # an equal token
+    x[:, 7] = 2 * x[:, 5]  # the same direction only
     _, masses, centres = aggregate(x, 9, hard=True)
     assert (masses == 1).all() and torch.equal(centres, torch.arange(9).expand(2, 9))
     exact = layer(share=1, hard=True, restore_norm=False)

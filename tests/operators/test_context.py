@@ -1,4 +1,4 @@
-"""Geometric context attention: the cache, the masked batch and the lists of what a frame sees are one and the same."""
+"""Geometric context attention: the cache, the masked batch and the lists of visible frames give the same result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def thirds(frames: int) -> list[bool]:
 
 
 def stream(cache: ContextCache, tensors: Sequence[Tensor], keyframes: Iterable[bool] | None = None) -> Tensor:
-    """The clip frame by frame."""
+    """Run the clip frame by frame."""
     anchor, frames = cache.anchor, tensors[0].shape[2]
     stored = list(keyframes) if keyframes is not None else [True] * frames
     outs = [cache.start(*(t[:, :, :anchor] for t in tensors))]
@@ -90,7 +90,7 @@ def test_the_cache_is_exact_whatever_the_sizes_and_the_keyframes(
 
 
 def test_the_mask_of_a_small_clip_is_this() -> None:
-    # Frames of two tokens, the first of them special; anchor 1, window 2, so frame 3 is the first to see a frame in part.
+    # Frames of two tokens, the first special; anchor 1, window 2. Frame 3 is the first to see only part of a frame.
     seen = context_mask(5, tokens=2, **options(1, 2, 1))[::2].int().tolist()
     assert seen == [
         [1, 1, 0, 0, 0, 0, 0, 0, 0, 0],
@@ -139,7 +139,7 @@ def test_a_snapshot_is_a_state_of_its_own_that_goes_on_alike() -> None:
         stream(cache, [t[:, :, :stop] for t in tensors])
         state = cache.snapshot()
         assert all(isinstance(value, Tensor | int) for value in state.values())
-        cache.step(*(t[:, :, 13] for t in tensors))  # must not reach into the snapshot
+        cache.step(*(t[:, :, 13] for t in tensors))  # must not change the snapshot
         again = restored(state, **named)
         for f in range(stop, 14):
             torch.testing.assert_close(again.step(*(t[:, :, f] for t in tensors)), whole[:, :, f])
@@ -158,7 +158,7 @@ def test_the_cache_is_as_large_as_anchor_window_and_memory() -> None:
         evicted = max(0, f + 1 - 5)
         assert cache.tokens == (f + 1 - evicted) * 4 + evicted
         assert cache.nbytes <= 2 * 2 * 8 * (5 * 4 + 2 * (evicted + 4))  # keys and values, width, bytes, tokens
-    assert copies <= 5  # 55 tokens of memory, in room that doubles from 4
+    assert copies <= 5  # 55 tokens of memory; capacity doubles from 4
 
 
 def test_the_camera_alone_may_ask() -> None:

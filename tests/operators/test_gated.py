@@ -1,4 +1,4 @@
-"""Gated attention against its step-by-step form, and what the gate and the probe promise."""
+"""Gated attention against its step-by-step form, and the properties of the gate and the probe."""
 
 from __future__ import annotations
 
@@ -86,15 +86,15 @@ def test_the_probe_is_zero_for_an_affine_function_and_not_for_a_gate() -> None:
 
 
 def test_a_gate_over_fixed_values_reaches_a_sphere_and_plain_attention_stays_flat() -> None:
-    """First fundamental form of two surfaces: a gated mean of fixed values has Gaussian curvature 1, an ungated one 0.
+    """By the first fundamental form, a gated mean of fixed values has Gaussian curvature 1, an ungated one 0.
 
-    In the naive form, since torch has no second derivative of its fused attention.
+    It uses the naive form, since torch has no second derivative of its fused attention.
     """
 
     def gated(at: torch.Tensor) -> torch.Tensor:
         theta, phi = at
         wanted = torch.stack((theta.sin() * phi.cos(), theta.sin() * phi.sin(), theta.cos()))
-        # Sigmoids cannot be negative, so the one value is -2 or 2 by the sign of what is wanted.
+        # A sigmoid is never negative, so the single value is -2 or 2, with the sign of `wanted`.
         value = 2 * wanted.detach().sign()
         gate = torch.logit(wanted / value)
         one = torch.ones(1, 1, 1, 3, dtype=at.dtype)

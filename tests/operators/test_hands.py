@@ -1,4 +1,4 @@
-"""Attention to the hands that are there against its frame-by-frame form, and what absent hands must not change."""
+"""Attention to the present hands against its frame-by-frame form, and its independence of absent hands."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def module(**options: float) -> HandCrossAttention:
 def test_a_frame_without_hands_comes_out_bit_for_bit() -> None:
     for training in (True, False):
         scene, hands = random((4, 6, 16), (4, 2, 4, 16))
-        scene[3, 0, 0] = torch.nan  # even what no arithmetic leaves as it is
+        scene[3, 0, 0] = torch.nan  # arithmetic may change a NaN's bits
         out = module(dropout=0.5).train(training)(scene, hands, EVERY_WAY)
         assert torch.equal(out[3].view(torch.int64), scene[3].view(torch.int64))
         assert (out[:3] != scene[:3]).flatten(1).any(1).all() and torch.isfinite(out[:3]).all()
@@ -101,7 +101,7 @@ def test_a_frame_does_not_depend_on_the_others() -> None:
 
 
 def test_the_block_is_attention_to_hands_then_feed_forward() -> None:
-    """The naive form in place of the fast one, by the formulas of the docstring."""
+    """Compare with the docstring's formulas over naive attention."""
     layer, (scene, hands) = module(), random((4, 6, 16), (4, 2, 4, 16))
     position, hand_position = sine_positions(2, 3, 16).double(), sine_positions(2, 2, 16).double()
     for b, seen in enumerate(EVERY_WAY[:3]):
@@ -150,7 +150,7 @@ def test_autocast_computes_in_bfloat16_and_keeps_what_it_leaves() -> None:
 def test_the_module_trains_all_its_parameters_and_takes_empty_batches_and_none_with_hands() -> None:
     layer, (scene, hands) = module(), random((4, 6, 16), (4, 2, 4, 16))
     layer(scene, hands, EVERY_WAY).square().sum().backward()
-    # A key's bias shifts all logits of a query alike, which softmax does not see.
+    # A key's bias shifts all logits of a query equally, which softmax ignores.
     blind = {"key.bias"}
     assert all(p.grad is not None and (n in blind or p.grad.any()) for n, p in layer.named_parameters())
     assert layer(scene[:0], hands[:0], EVERY_WAY[:0]).shape == (0, 6, 16)

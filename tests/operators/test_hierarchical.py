@@ -33,7 +33,7 @@ def inputs(batch: int, heads: int, tokens: int, dim: int, levels: int, rows: int
 
 
 def flat(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The same with its lists one after another."""
+    """The same function, with its lists flattened into arguments."""
 
     def call(*tensors: torch.Tensor) -> torch.Tensor:
         levels = (len(tensors) - 2) // 2
@@ -66,7 +66,7 @@ def test_several_blocks_of_rows_and_heads_equal_naive(tokens: int, monkeypatch: 
     tensors = inputs(1, 3, tokens, 4, 3)
     expected = naive(*tensors)
     torch.testing.assert_close(fast(*tensors), expected)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1e-9)  # room for the scores of one head
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1e-9)  # limits a block to the scores of one head
     torch.testing.assert_close(fast(*tensors), expected)
     assert_same(fast, naive, tensors, dtype=torch.float32)
 
@@ -111,7 +111,7 @@ def test_each_head_has_weights_of_its_own() -> None:
 
 
 def test_equal_projections_give_a_positive_kernel() -> None:
-    """With queries = keys each level's scores are positive semi-definite; up-sampling and convex sums keep them so."""
+    """If queries = keys, each level's scores are positive semi-definite. Up-sampling and convex sums keep them so."""
     tokens, levels = 13, 3
     features = [t[0, 0] for t in random(*[(1, 1, -(-tokens // 2**level), 4) for level in range(levels)])]
     kernel = scores(features, features, torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), tokens)
@@ -121,9 +121,9 @@ def test_equal_projections_give_a_positive_kernel() -> None:
 
 
 def scores(queries: list[torch.Tensor], keys: list[torch.Tensor], weights: torch.Tensor, tokens: int) -> torch.Tensor:
-    """`[T, T]`, found through the operator: the last row's logits, up to a constant, where values are one-hot.
+    """Scores `[T, T]`, recovered through the operator: with one-hot values, the last row gives its logits up to a constant.
 
-    A zero token in front fixes the constant: its own score with every query is 0.
+    A zero token in front fixes the constant: its score with every query is 0.
     """
     wide = [F.pad(t, (0, 0, 1, 0)) for t in keys]
     rows = []

@@ -1,4 +1,4 @@
-"""Latent-condensed attention: sequence, stream and story are one and the same, and exact where nothing is lost."""
+"""Latent-condensed attention: sequence, stream and naive form agree, and are exact where condensing loses nothing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs(batch: int, heads: int, tokens: int, latent: int, rope: int, seed: in
 
 
 def full(q: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tensor:
-    """Attention over every latent, as a textbook has it."""
+    """Plain attention over every latent."""
     logits = q @ latents.unsqueeze(1).mT + q_rope @ rope_keys.unsqueeze(1).mT
     later = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
     logits = (logits * (q.shape[-1] + q_rope.shape[-1]) ** -0.5).masked_fill(later, -torch.inf)
@@ -46,7 +46,7 @@ def full(q: Tensor, q_rope: Tensor, latents: Tensor, rope_keys: Tensor) -> Tenso
 
 
 def stream(cache: LatentCache, tensors: list[Tensor], chunk: int) -> Tensor:
-    """The sequence in pieces."""
+    """Run the sequence in chunks."""
     q, q_rope, latents, rope_keys = tensors
     outs = [
         cache.step(
@@ -124,12 +124,11 @@ def test_no_token_sees_a_later_one_not_even_through_a_groups_summary() -> None:
 def test_what_matters_in_a_group_is_said_by_the_last_sixteen_queries_and_no_earlier_one() -> None:
     tensors = inputs(1, 2, 40, 4, 2)
     q = tensors[0].clone()
-    q[
-        :, :, :11
-    ] *= -3  # the groups of 4 leave a window of 20 at tokens 23, 27, 31...; the second one's summary is 12 to 27
+    # Groups of 4 leave the window of 20 at tokens 23, 27, 31... Queries 12 to 27 decide the second group's summary.
+    q[:, :, :11] *= -3
     out, changed = (condensed_attention(x, *tensors[1:], group=4, window=20) for x in (tensors[0], q))
     same = torch.isclose(out, changed).flatten(3).all(-1)[0].all(0)
-    assert not same[23:].any()  # the first group's goes from 8
+    assert not same[23:].any()  # queries 8 to 23 decide the first group's summary
     q[:, :, :8], q[:, :, 8:11] = -3 * tensors[0][:, :, :8], tensors[0][:, :, 8:11]
     changed = condensed_attention(q, *tensors[1:], group=4, window=20)
     assert torch.equal(out[:, :, 8:], changed[:, :, 8:])
@@ -169,7 +168,7 @@ def test_a_snapshot_is_a_state_of_its_own_that_goes_on_alike() -> None:
             stream(cache, part(tensors, 0, stop), 5)
         state = cache.snapshot()
         assert all(isinstance(value, Tensor | int) for value in state.values())
-        stream(cache, part(tensors, 30, 60), 1)  # must not reach into the snapshot
+        stream(cache, part(tensors, 30, 60), 1)  # must not change the snapshot
         again = LatentCache(**options)
         again.restore(state)
         assert again.tokens == stop
@@ -240,7 +239,7 @@ def test_rotary_keys_know_only_how_far_apart_they_are() -> None:
 
     assert dot(7, 3) == pytest.approx(dot(1007, 1003), rel=1e-6) != pytest.approx(dot(7, 4))
     torch.testing.assert_close(rotary(q, torch.tensor([0])), q)
-    # bfloat16 counts to 256 in ones: positions must not be rounded to it.
+    # bfloat16 is exact only for integers up to 256, so positions must not be rounded to it.
     at = torch.tensor([1001])
     torch.testing.assert_close(rotary(q.bfloat16(), at).double(), rotary(q, at), atol=2e-2, rtol=2e-2)
 
@@ -320,6 +319,6 @@ def test_errors_name_both_numbers() -> None:
 
 
 def part(tensors: list[Tensor], start: int, stop: int) -> list[Tensor]:
-    """Some tokens: the third dimension of queries, the second of keys."""
+    """Tokens `start` to `stop`: the third dimension of queries, the second of keys."""
     q, q_rope, latents, rope_keys = tensors
     return [q[:, :, start:stop], q_rope[:, :, start:stop], latents[:, start:stop], rope_keys[:, start:stop]]

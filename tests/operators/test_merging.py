@@ -1,4 +1,4 @@
-"""Merging by matrices against its source-by-source form, and what merge and restore promise."""
+"""Merging by matrices against its source-by-source form, and the properties of merge and restore."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_from_a_threshold_of_one_on_nothing_is_merged_and_the_order_comes_back(
     threshold: float, dtype: torch.dtype
 ) -> None:
     (tokens,) = random((2, 11, 37))
-    tokens = tokens.to(dtype).repeat_interleave(2, dim=1)  # identical neighbours too, whose cosine may round above 1
+    tokens = tokens.to(dtype).repeat_interleave(2, dim=1)  # identical neighbours: their cosine may round above 1
     merged = merge(tokens, threshold=threshold, protected=1)
     assert merged.kept.all() and (merged.sizes == 1).all() and not merged.weights.any()
     assert torch.equal(restore(merged.tokens, merged), tokens)
@@ -60,8 +60,8 @@ def test_from_a_threshold_of_one_on_nothing_is_merged_and_the_order_comes_back(
 def test_the_round_trip_is_exact_for_all_but_the_merged() -> None:
     (base,) = random((2, 6, 8))
     tokens = base.repeat_interleave(2, dim=1).float()
-    tokens[:, 7] = -tokens[:, 7]  # like none: kept
-    tokens[:, 3] += 0.1 * tokens[:, 5]  # like its neighbour, not equal: merged
+    tokens[:, 7] = -tokens[:, 7]  # similar to none: kept
+    tokens[:, 3] += 0.1 * tokens[:, 5]  # similar to its neighbour, not equal: merged
     sizes = torch.full((2, 12), 3.0)
     merged = merge(tokens, sizes, threshold=0.8)
     assert merged.kept.tolist() == [False, False, False, True, False, False]
@@ -204,11 +204,11 @@ def block(**options: float) -> MergingBlock:
 
 
 def test_blocks_over_duplicated_tokens_give_what_plain_blocks_give() -> None:
-    """Each token once more beside it: merged, their doubles cost nothing and change nothing, in the second block by log size."""
+    """Every token but the first has a duplicate. Merging duplicates changes nothing; the second block needs the log sizes."""
     (half,) = random((2, 5, 12))
     tokens = torch.cat((half[:, :1], half[:, 1:].repeat_interleave(2, dim=1)), dim=1)
     first, second, never = block(threshold=0.9999), block(threshold=0.9999), block(threshold=1.0)
-    plain = never(never(tokens).tokens)  # protected, then targets, then all sources
+    plain = never(never(tokens).tokens)  # order: protected, targets, sources
     merged = first(tokens)
     again = second(merged.tokens, merged.sizes)
     assert merged.tokens.shape == (2, 5, 12)
@@ -229,7 +229,7 @@ def test_a_block_inside_merge_in_is_itself_where_nothing_merges() -> None:
     torch.testing.assert_close(merge_in(plain, tokens, threshold=1.0, protected=1), plain(tokens))
     fewer = merge_in(plain, tokens, threshold=0.1, protected=1)
     assert fewer.shape == tokens.shape and not torch.allclose(fewer, plain(tokens))
-    assert torch.equal(merge_in(lambda x: x, tokens, threshold=0.1), tokens)  # what a block leaves alone stays as sharp
+    assert torch.equal(merge_in(lambda x: x, tokens, threshold=0.1), tokens)  # unchanged tokens stay exact
     doubled = tokens.repeat_interleave(2, dim=1)
     torch.testing.assert_close(merge_in(torch.tanh, doubled, threshold=0.9999), torch.tanh(doubled))
     assert some(tokens).tokens.shape[1] < 9

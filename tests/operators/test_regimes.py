@@ -1,4 +1,4 @@
-"""Regimes: their clusters, sensors freed of them, trends of streams in parts, and attention to them against its naive form."""
+"""Regimes: their clusters, sensors normalised by them, trends of streams in parts, and attention against its naive form."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ POINTS = torch.tensor(
 
 
 def flights(rows: int = 600, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Settings near the six points, and which point."""
+    """Settings near the six points, and the index of each row's point."""
     which = torch.randint(6, (rows,), generator=torch.Generator().manual_seed(seed))
     (jitter,) = random((rows, 3), seed=seed)
     return POINTS[which] + jitter * torch.tensor([3e-3, 3e-4, 1e-3]), which
@@ -73,7 +73,7 @@ def test_a_bad_start_does_not_decide() -> None:
     for seed in range(7):
         (spread,) = random((240, 2), seed=seed)
         regimes = fit_regimes(points.repeat(20, 1) + 0.6 * spread, 12)
-        assert torch.cdist(points, regimes.centres).amin(1).max() < 1  # no point without a centre of its own
+        assert torch.cdist(points, regimes.centres).amin(1).max() < 1  # each point has its own centre
 
 
 def test_one_regime_is_the_mean_and_its_normalisation_the_global_one() -> None:
@@ -95,7 +95,7 @@ def test_normalised_sensors_have_mean_zero_and_deviation_one_in_each_regime() ->
     (noise, offset, gain) = random((600, 3), (6, 3), (6, 3))
     x = (500 * offset[which] + (1 + gain[which].abs()) * noise).float()
     mean, deviation = regime_statistics(x, which, 6)
-    out = decompose(x[None], which[None], mean, deviation, keep=0.0)  # nothing is kept: the trend is the reading
+    out = decompose(x[None], which[None], mean, deviation, keep=0.0)  # the trend is the reading itself
     for k in range(6):
         z = out.trend[0, which == k]
         torch.testing.assert_close(z.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
@@ -104,13 +104,14 @@ def test_normalised_sensors_have_mean_zero_and_deviation_one_in_each_regime() ->
 
 
 def test_a_constant_sensor_and_a_regime_without_rows_do_not_divide_by_zero() -> None:
-    x = torch.full((4000, 2), 518.67)  # whose sum rounds, in float32 by far more than a spread may be
+    # The sum rounds; in float32, the error would far exceed the bound below which a spread counts as none.
+    x = torch.full((4000, 2), 518.67)
     x[:, 1] += torch.linspace(0, 1, 4000)
     mean, deviation = regime_statistics(x, torch.zeros(4000, dtype=torch.long), 3)
     assert mean[0, 0] == x[0, 0]
     assert deviation[0, 0] == 1 and deviation[0, 1] < 1
     exact = regime_statistics(torch.full((4000, 1), 518.67, dtype=torch.float64), torch.zeros(4000).long(), 1)
-    assert exact[0] != 518.67 and exact[1] == 1  # rounding, which is no spread
+    assert exact[0] != 518.67 and exact[1] == 1  # a rounding error, not a spread
     assert not mean[1:].any() and (deviation[1:] == 1).all()
     bulk = regime_statistics(x.bfloat16(), torch.zeros(4000, dtype=torch.long), 1)[0]
     assert bulk.dtype == torch.float32
@@ -247,7 +248,7 @@ def fusion(count: int = 3) -> RegimeFusion:
 
 
 def by_torch(module: RegimeFusion, trend: Tensor, residual: Tensor, regime: Tensor) -> Tensor:
-    """The same with torch's multi-head attention and a key for every step's regime."""
+    """The same module by torch's multi-head attention, with a key for every step's regime."""
     attention = nn.MultiheadAttention(12, 3, batch_first=True).double()
     parts = (module.query, module.key, module.value)
     with torch.no_grad():
@@ -286,7 +287,7 @@ def test_the_module_trains_all_its_parameters_also_under_autocast() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             out = module(trend, residual, regime)
         out[..., 0].square().sum().backward()
-        blind = {"key.bias"}  # it shifts all logits of a query alike, which softmax does not see
+        blind = {"key.bias"}  # shifts all logits of a query equally, which softmax ignores
         assert all(p.grad is not None and (n in blind or p.grad.any()) for n, p in module.named_parameters())
         assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
     assert module(trend[:0], residual[:0], regime[:0]).shape == (0, 7, 12)

@@ -1,4 +1,4 @@
-"""The bias of time segments: what it is inside, at the tail's end and far away, and attention under it."""
+"""The bias of time segments: its values inside, at the tail's end and far away, and attention with it."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_the_bias_is_0_inside_and_eps_exactly_at_the_end_of_the_tail() -> None:
 
 
 def test_both_widths_are_tails() -> None:
-    """`sigma = tail / sqrt(-2 ln eps)`; the hard width, sigma = 1 / ln(1 / eps) = 0.145, is that of a tail of 0.538."""
+    """`sigma = tail / sqrt(-2 ln eps)`. The hard width, sigma = 1 / ln(1 / eps) = 0.145, corresponds to a tail of 0.538."""
     hard = 1 / math.log(1e3)
     assert hard == pytest.approx(0.1448, abs=1e-4)
     tail = hard * math.sqrt(-2 * math.log(1e-3))
@@ -154,11 +154,11 @@ def test_weights_sum_to_1_however_far_a_query_is_and_the_nearest_slot_gets_them(
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 3, dtype=torch.float64), atol=1e-2, rtol=0)
     scores = q.double() @ k.double().transpose(-1, -2) / 2
     close = {"atol": 2e-2 if dtype == torch.bfloat16 else 1e-5, "rtol": 0}
-    if 1e3 < far < 1e10:  # beyond, float32 times do not tell which slot is nearer
-        # The first two are equally far, so that their scores alone decide between them.
+    if 1e3 < far < 1e10:  # beyond, float32 times cannot tell which slot is nearer
+        # The first two slots are equally far, so only their scores decide between them.
         torch.testing.assert_close(weights[:, :, 0, :2], scores[:, :, 0, :2].softmax(-1), **close)
         torch.testing.assert_close(weights[:, :, 2, 3], torch.ones(1, 2, dtype=torch.float64))
-    torch.testing.assert_close(weights[:, :, 1, 2:], scores[:, :, 1, 2:].softmax(-1), **close)  # 15 from both
+    torch.testing.assert_close(weights[:, :, 1, 2:], scores[:, :, 1, 2:].softmax(-1), **close)  # 15 from both slots
 
 
 def test_a_global_slot_takes_all_of_a_query_far_from_the_others() -> None:

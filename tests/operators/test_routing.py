@@ -1,4 +1,4 @@
-"""Flux routing: both paths against what they stand for, the routes, and what trains them."""
+"""Flux routing: both paths against their references, the routes, and the gradients and losses that train them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, sink: int, window:
 
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many blocks in few tokens."""
+    """Use short blocks, so that few tokens fill many."""
     monkeypatch.setattr(routing, "BLOCK", 4)
 
 
@@ -165,7 +165,7 @@ def test_the_mask_in_blocks_for_flex_attention_says_what_flex_attention_would_fi
         assert torch.equal(ours.mask_mod(0, 0, t, s), (s <= t) & ((s < sink) | (s > t - window)))
         whole = (ours.full_kv_num_blocks[0, 0], ours.full_kv_indices[0, 0])
         for row, (count, blocks) in enumerate(zip(*whole, strict=True)):
-            for column in blocks[:count].tolist():  # read without the mask
+            for column in blocks[:count].tolist():  # full blocks are read without the mask
                 r, c = (slice(128 * at, 128 * at + 128) for at in (row, column))
                 assert ours.mask_mod(0, 0, t[r], s[c]).all()
 
@@ -222,7 +222,7 @@ def test_the_router_reads_both_ends_and_nothing_between() -> None:
 
 
 def trained(router: FluxRouter) -> FluxRouter:
-    """As after some training: its last layer looks at its input."""
+    """Randomise the last layer, so that it depends on its input as after training."""
     torch.nn.init.normal_(router.decide[-1].weight)
     return router
 
@@ -289,7 +289,7 @@ def test_the_loss_of_sparsity_is_what_the_paper_states() -> None:
     loss = SparsityLoss(targets=[0.45, 1.0, 0.3])
     with torch.no_grad():
         loss.multipliers.copy_(torch.tensor([[0.1, 0.2], [0.3, 0.4], [7.0, 7.0]]))
-    routes = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])  # two layers; sparse: 0.5, 1.0, 0.0
+    routes = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])  # two layers; sparse shares 0.5, 1.0, 0.0
     got = loss(routes, torch.tensor([0, 0, 1]))
     first = (0.1 * 0.05 + 0.2 * 0.05**2 + 0.1 * 0.55 + 0.2 * 0.55**2) / 2
     assert got.item() == pytest.approx((first + 0.3 * 1 + 0.4 * 1) / 2)

@@ -1,4 +1,4 @@
-"""The occupancy pipeline: a row a room and minute whatever the order and the split, alerts for people, air and sensors."""
+"""The occupancy pipeline: one row per room and minute for any order and split; alerts for people, air and sensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MONDAY = 1_767_571_200_000
 
 @cache
 def _readings() -> pl.DataFrame:
-    """Two rooms' working morning, each reading a minute, in order."""
+    """Readings of two rooms on a Monday from 6:00 to 12:00, in order; one a minute of each property."""
     events = simulate(rooms=2, days=1, seed=3, line=Line(repeated=0, delayed=0))[0]
     part = events.filter(pl.col("time").is_between(MONDAY + 6 * 60 * MINUTE, MONDAY + 12 * 60 * MINUTE)).sort("time")
     return part.select("room", "property", "time", "value")
@@ -56,7 +56,7 @@ def _judged() -> pl.DataFrame:
 
 
 def constant(co2: list[float], room: str = "a", start: int = MONDAY) -> pl.DataFrame:
-    """A reading of CO2 a minute and of temperature beside it."""
+    """One reading of CO2 a minute, with a constant temperature beside it."""
     times = [start + n * MINUTE for n in range(len(co2))]
     parts = [pl.DataFrame({"room": room, "property": p, "time": times, "value": v})
              for p, v in (("co2", co2), ("temperature", [21.0] * len(co2)))]  # fmt: skip
@@ -67,9 +67,8 @@ def test_a_row_a_room_and_minute_from_the_sixtieth_on() -> None:
     for _, room in _judged().partition_by("room", as_dict=True).items():
         times = room["event_time"].dt.epoch("ms")
         assert (times.diff().drop_nulls() == MINUTE).all()
-        assert (
-            280 < len(room) < 300
-        )  # six hours, less an hour for the window and the minutes that may still get readings
+        # Six hours, less one for the window and the minutes that may still get readings.
+        assert 280 < len(room) < 300
     assert _judged()["probability"].is_between(0, 1).all()
     attention = np.array(_judged()["attention"].to_list())
     assert attention.sum(1) == pytest.approx(1, abs=1e-4)
@@ -105,7 +104,7 @@ def test_any_split_and_any_order_within_the_lateness_give_the_same_table(data: s
     cuts = sorted(data.draw(st.lists(st.integers(1, len(shuffled) - 1), max_size=8, unique=True)))
     found = sorted_rows(run(shuffled, splits=np.diff([0, *cuts, len(shuffled)]).tolist())[0])
     wanted = _judged().join(found.select("room", "event_time"), on=["room", "event_time"], how="semi")
-    assert len(found) >= len(_judged()) - 10  # the last ones may wait for their watermark
+    assert len(found) >= len(_judged()) - 10  # the last minutes may still wait for the watermark
     values = ["probability", "co2", "temperature", "co2_usual", "still"]
     assert found.select("room", "event_time").equals(wanted.select("room", "event_time"))
     np.testing.assert_allclose(found.select(values).to_numpy(), wanted.select(values).to_numpy(), atol=1e-4, rtol=1e-4)
@@ -135,14 +134,13 @@ def test_people_outside_the_schedule_ring_once_and_its_end_clears() -> None:
 
 
 def test_the_schedule_is_in_the_rooms_time_zone() -> None:
-    noon = constant(
-        [500.0 + n % 3 for n in range(90)], start=MONDAY + 18 * 60 * MINUTE
-    )  # 18:00 UTC, 19:00 in Amsterdam
-    assert run(noon)[0].filter(~pl.col("silent"))["scheduled"].to_list()[0] is False  # the first row is of 19:00
+    # The first row is one hour after the first reading.
+    noon = constant([500.0 + n % 3 for n in range(90)], start=MONDAY + 18 * 60 * MINUTE)
+    assert run(noon)[0].filter(~pl.col("silent"))["scheduled"].to_list()[0] is False  # 19:00 UTC
     early = constant([500.0 + n % 3 for n in range(90)], start=MONDAY + 5 * 60 * MINUTE)
-    assert run(early)[0].filter(~pl.col("silent"))["scheduled"].to_list()[0] is False  # 6:00
+    assert run(early)[0].filter(~pl.col("silent"))["scheduled"].to_list()[0] is False  # 6:00 UTC
     amsterdam = run(early, timezone="Europe/Amsterdam")[0].filter(~pl.col("silent"))
-    assert amsterdam["scheduled"].to_list()[0] is True  # 7:00
+    assert amsterdam["scheduled"].to_list()[0] is True  # 7:00 in Amsterdam
 
 
 def test_air_that_is_stale_rings_while_people_are_in_it() -> None:

@@ -34,7 +34,7 @@ WINDOW = 30
 
 @cache
 def _lives() -> pl.DataFrame:
-    """Three engines from new to failed, their cycles mixed as on a topic."""
+    """Three engines from new to failure, with their cycles interleaved as on a topic."""
     return fleet.run_to_failure(engines=3, seed=5).sort("cycle", "unit")
 
 
@@ -99,7 +99,7 @@ def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alert_obeys_its_
                     firing = False
                     expected.append(("cleared", cycle))
             assert rang[unit, level] == expected
-            assert expected[-1][0] == "raised"  # it failed under alert
+            assert expected[-1][0] == "raised"  # the alert is active at failure
 
 
 def test_readings_out_of_order_or_repeated_do_not_enter_a_window() -> None:

@@ -1,4 +1,4 @@
-"""The underwater pipeline: the same table in any split, cameras side by side as alone, gaps and lapses, alerts with kept frames."""
+"""The underwater pipeline: the same table for any split, independent cameras, gaps and lapses, alerts with kept frames."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def same(one: pl.DataFrame, other: pl.DataFrame) -> None:
 
 @pytest.fixture(scope="module")
 def event(model: Model) -> tuple[pl.DataFrame, list[Any], int]:
-    """A clip into which something comes at frame 40, as a recording is judged."""
+    """Replay a recorded clip that a fish enters at frame 40."""
     frames = pan(60, fish=(40, 50), seed=3).permute(0, 2, 3, 1).numpy()
     return replay_clip(pipeline({}, model), map(Shot, frames), rate=10)
 
@@ -80,13 +80,12 @@ def test_something_new_rings_once_names_its_place_and_a_frame_of_it_is_kept(even
     assert raised[0].data["score"] > raised[0].data["level"]
     grid = np.array(raised[0].data["map"])
     assert grid.shape == (8, 12)
-    assert np.unravel_index(grid.argmax(), grid.shape)[0] in (2, 3, 4, 5)  # it comes in half way up
+    assert np.unravel_index(grid.argmax(), grid.shape)[0] in (2, 3, 4, 5)  # the fish enters half way up
     assert [a.transition for a in alerts] == ["raised", "cleared"]
     kept = rows.filter(pl.col("frame").is_not_null())
     assert kept["novel"].all() and 1 <= len(kept) < 10 and sent > 60 * 500
-    assert (
-        rows["score"].null_count() == 1 and rows["score"][0] is None
-    )  # before the first frame there is nothing to expect
+    # Nothing predicts the first frame.
+    assert rows["score"].null_count() == 1 and rows["score"][0] is None
 
 
 @pytest.mark.parametrize("splits", [[1] * 120, [7] * 17 + [1], [64, 56]])
@@ -123,20 +122,20 @@ def test_repeated_frames_are_dropped_and_those_that_come_too_late_refused(model:
     shots = clip("a", 12)
     order = [0, 1, 2, 3, 3, 4, 6, 5, 7, 8, 9, 10, 11]
     machine, frames = Machine(p), table(p, [shots[n] for n in order])
-    from tocsin.pipelines.runtime.engine.replay import _identified
+    from tocsin.pipelines.runtime.engine.replay import _with_identity
 
-    outcome = machine.step(_identified(p, frames, 0).combine_chunks().to_batches()[0], 0)
+    outcome = machine.step(_with_identity(p, frames, 0).combine_chunks().to_batches()[0], 0)
     assert outcome.results["sequence"].to_pylist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert outcome.counts["duplicates"] == 1 and [(r.offset, r.error) for r in outcome.refused] == [(7, "TooLate")]
     waits = declared(model, late="200ms")
     rows, _ = replay(waits, table(waits, [shots[n] for n in order]))
-    assert rows["sequence"].to_list() == list(range(10))  # two wait for what may come before them
+    assert rows["sequence"].to_list() == list(range(10))  # the last two wait for earlier frames
 
 
 def test_a_step_without_frames_changes_nothing(model: Model) -> None:
     p = declared(model)
     machine = Machine(p)
-    machine.step(empty(p.schema), 0)  # the first step says when to look for keys to forget
+    machine.step(empty(p.schema), 0)  # the first step schedules the sweep of inactive keys
     outcome = machine.step(empty(p.schema), 1)
     assert not outcome.results.num_rows and not outcome.changed
 

@@ -1,4 +1,4 @@
-"""The touch pipeline: the same table in any split, cameras as alone, events that ring and end, boxes that are missing or none."""
+"""The touch pipeline: the same table for any split, independent cameras, alerts that clear, missing and invalid boxes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tocsin.pipelines.runtime.declare.stores import Declared, Store
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome, empty
 from tocsin.pipelines.runtime.engine.plan import Model
-from tocsin.pipelines.runtime.engine.replay import _identified, replay
+from tocsin.pipelines.runtime.engine.replay import _with_identity, replay
 from tocsin.pipelines.runtime.formats.video import encoded
-from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, Judge, pipeline
+from tocsin.pipelines.touch import BOXES, CLOSE, RESULTS, SCORES, ScoreFrame, pipeline
 
 LEFT, RIGHT, CONTACT, RELEASE = 0, 1, 0, 1
 COLUMNS = [name for name in RESULTS.names if name != "frame"]
 OVER = "30s"
-"""Of silence, after which nothing waits."""
+"""Time without frames after which no row waits any more."""
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def same(one: pl.DataFrame, other: pl.DataFrame, *, missed: bool = True) -> None
 
 def step(machine: Machine, shots: Sequence[Taken], *, offset: int = 0, now: int = 0) -> StepOutcome:
     p = machine.pipeline
-    return machine.step(_identified(p, table(p, shots), offset).combine_chunks().to_batches()[0], now)
+    return machine.step(_with_identity(p, table(p, shots), offset).combine_chunks().to_batches()[0], now)
 
 
 def frame(results: Sequence[pa.RecordBatch]) -> pl.DataFrame:
-    """Several steps' results."""
+    """The results of several steps as one frame."""
     made = pl.from_arrow(pa.Table.from_batches(results))
     assert isinstance(made, pl.DataFrame)
     return made
@@ -85,7 +85,7 @@ def touched(rows: pl.DataFrame) -> list[Touch]:
 
 
 def edges(alerts: Sequence[Alert]) -> list[tuple[str, str, int, int | None]]:
-    """Of alerts hand, transition, frame, and since when the hand holds what it holds or held."""
+    """Of each alert: hand, transition, frame, and the frame since which the hand holds or held its thing."""
     return [(a.rule, a.transition, a.data["sequence"], a.data[f"{a.rule}_since"]) for a in alerts]
 
 
@@ -110,7 +110,7 @@ def test_the_table_is_the_same_however_the_frames_are_split_into_steps(declared:
     whole, rang = replay(declared, frames)
     split, rang_split = replay(declared, frames, splits=splits)
     same(whole, split)
-    assert len(whole) == 2 * (50 - 6)  # the last ones' events are not known yet
+    assert len(whole) == 2 * (50 - 6)  # the events of the last frames are not known yet
     assert sorted(a.id for a in rang) == sorted(a.id for a in rang_split) and rang
 
 
@@ -128,7 +128,7 @@ def test_a_machine_that_goes_on_from_a_checkpoint_gives_what_one_gives_that_neve
     steady = Machine(declared)
     machine, chain = Machine(declared), [Machine(declared).delta(full=True)]
     results, alerts = list[pa.RecordBatch](), list[Alert]()
-    for at in range(0, 60, 3):  # of the frames around a row some come before and some after each cut
+    for at in range(0, 60, 3):  # each cut divides the frames that some rows need
         whole, outcome = (step(m, shots[at : at + 3], offset=at) for m in (steady, machine))
         assert outcome.results.drop_columns("processed_at") == whole.results.drop_columns("processed_at")
         results.append(outcome.results)
@@ -142,7 +142,7 @@ def test_a_machine_that_goes_on_from_a_checkpoint_gives_what_one_gives_that_neve
 
 def test_a_step_without_frames_changes_nothing(declared: Pipeline) -> None:
     machine = Machine(declared)
-    machine.step(empty(declared.schema), 0)  # the first step says when to look for keys to forget
+    machine.step(empty(declared.schema), 0)  # the first step schedules the sweep of inactive keys
     outcome = machine.step(empty(declared.schema), 1)
     assert not outcome.results.num_rows and not outcome.changed
 
@@ -157,10 +157,10 @@ def test_a_camera_that_falls_silent_is_waited_for_two_seconds(declared: Pipeline
 @pytest.mark.parametrize(
     "box",
     [
-        {"left_x0": 0.9},  # right of its right side
-        {"right_x1": 320.0},  # pixels
+        {"left_x0": 0.9},  # right of x1
+        {"right_x1": 320.0},  # in pixels
         {"right_y0": -1.5},
-        {"left_y1": None},  # half of it is not given
+        {"left_y1": None},  # part of the box is missing
         {"left_x0": 0.5, "left_x1": 0.5},
         {"right_x1": float("inf")},
     ],
@@ -185,7 +185,7 @@ def test_a_box_that_is_none_is_a_dead_letter_and_the_stream_goes_on(
     rows = frame([first.results, last.results])
     others, _ = replay(declared, table(declared, [*shots[:8], *shots[9:]]), after=OVER)
     same(rows, others, missed=False)
-    assert rows["missed"].sum() == 0  # it came
+    assert rows["missed"].sum() == 0  # the refused frame did arrive
 
 
 def test_a_box_may_reach_beyond_the_frame_a_little(declared: Pipeline) -> None:
@@ -252,7 +252,7 @@ def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
 
 @dataclass(frozen=True)
 class Told:
-    """In place of all that looks and judges: what is said of each frame by its number, `[T, 2, 2, 2]`."""
+    """Replaces the stages of the model: gives scripted output `[T, 2, 2, 2]` by frame number."""
 
     said: Tensor
 
@@ -266,12 +266,12 @@ class Told:
 
 
 def scripted(declared: Pipeline, said: Tensor) -> Pipeline:
-    judge = next(n for n, stage in enumerate(declared.stages) if isinstance(stage, Judge))
+    judge = next(n for n, stage in enumerate(declared.stages) if isinstance(stage, ScoreFrame))
     return replace(declared, stages=[*declared.stages[:3], Told(said), *declared.stages[judge + 1 :]])
 
 
 def script(frames: int, *events: tuple[int, int, int]) -> Tensor:
-    """Events (frame, hand, kind) of which nobody doubts."""
+    """Scripted output `[frames, 2, 2, 2]` with a score of 0.9 at each event (frame, hand, kind)."""
     said = torch.zeros(frames, 2, 2, 2)
     for frame, hand, kind in events:
         said[frame, 0, hand, kind] = 0.9
@@ -279,7 +279,7 @@ def script(frames: int, *events: tuple[int, int, int]) -> Tensor:
 
 
 def played(declared: Pipeline, said: Tensor, *, times: Sequence[int] | None = None) -> tuple[pl.DataFrame, list[Alert]]:
-    """What comes of a script."""
+    """Replay a script. Returns the table and the alerts."""
     blank = Shot(np.zeros((*SIZE, 3), np.uint8))
     at = times or [n * RATE_MS for n in range(len(said))]
     p = scripted(declared, said)
@@ -289,7 +289,7 @@ def played(declared: Pipeline, said: Tensor, *, times: Sequence[int] | None = No
 def test_only_frames_near_an_event_are_kept_and_whole(declared: Pipeline) -> None:
     said = script(30, (10, LEFT, CONTACT))
     said[[14, 18, 22], 0, RIGHT, RELEASE] = torch.tensor([CLOSE + 0.01, CLOSE, 0.6])
-    said[8, :, RIGHT, CONTACT] = torch.tensor([0.4, 2.0])  # what it points at is two frames before
+    said[8, :, RIGHT, CONTACT] = torch.tensor([0.4, 2.0])  # points at two frames earlier
     machine = Machine(scripted(declared, said))
     shots = [Taken("a", n, n * RATE_MS, Shot(np.full((*SIZE, 3), 8 * n, np.uint8))) for n in range(30)]
     outcomes = [step(machine, shots), machine.step(empty(declared.schema), 10**9)]
@@ -313,7 +313,7 @@ def test_contact_raises_the_hands_alert_once_and_release_ends_it(declared: Pipel
         (8, "release"), (10, "contact"), (14, "contact"), (20, "release"), (25, "release")
     ]  # fmt: skip
     assert rows.filter("right_touches")["sequence"].to_list() == list(range(10, 20))
-    assert rows.filter(right_since=10)["sequence"].to_list() == list(range(10, 21))  # the release's frame says it, too
+    assert rows.filter(right_since=10)["sequence"].to_list() == list(range(10, 21))  # includes the frame of the release
     assert rows["right_since"].null_count() == 30 - 11
     assert not rows["left_touches"].any() and rows["left_since"].null_count() == rows["left_event"].null_count() == 30
     assert edges(alerts) == [("right", "raised", 10, 10), ("right", "cleared", 20, 10)]
@@ -325,7 +325,7 @@ def test_a_hand_may_let_go_and_take_in_one_frame(declared: Pipeline) -> None:
     assert rows["left_since"].to_list() == [None] * 8 + [8] * 8 + [16] * 9 + [None] * 5
     assert rows.row(16, named=True)["left_event"] == "contact"
     assert edges(alerts) == [("left", "raised", 8, 8), ("left", "cleared", 24, 16)]
-    rows, alerts = played(declared, script(30, *both))  # it held nothing
+    rows, alerts = played(declared, script(30, *both))  # the hand held nothing
     assert touched(rows) == [Touch(LEFT, 16, None)] and edges(alerts) == [("left", "raised", 16, 16)]
 
 
@@ -362,7 +362,7 @@ def test_touches_are_those_of_a_whole_clips_events(declared: Pipeline, seed: int
 def test_missing_frames_are_counted_and_repeated_or_late_ones_are_not_judged(model: Model, declared: Pipeline) -> None:
     shots = taken("a", 30)
     order = [n for n in range(30) if n not in (10, 11)]
-    swapped = [*order[:4], 3, 5, 4, *order[6:]]  # 3 comes again, 4 after 5
+    swapped = [*order[:4], 3, 5, 4, *order[6:]]  # 3 is repeated, 4 comes after 5
     machine = Machine(declared)
     outcome = step(machine, [shots[n] for n in swapped])
     rows = [*outcome.results.to_pylist(), *machine.step(empty(declared.schema), 10**9).results.to_pylist()]

@@ -1,4 +1,4 @@
-"""Settings: which source wins, what kafka-python gets, what is never shown, and one line for each thing that is wrong."""
+"""Settings: which source wins, what kafka-python gets, what is never shown, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No `TOCSIN_*` variable and an empty folder."""
+    """Remove all `TOCSIN_*` variables, and work in an empty folder."""
     for name in [n for n in os.environ if n.startswith("TOCSIN_")]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def toml(tmp_path: Path) -> Write:
 
 
 def wrong(flag: str, value: Any) -> str:
-    """What is said of one flag."""
+    """Return the error of a wrong value of one flag."""
     with pytest.raises(ConfigError) as said:
         Settings.load(overrides={flag: value})
     return str(said.value)

@@ -25,16 +25,16 @@ class Background:
     """
 
     def __init__(self, command: Sequence[str], *, folder: Path, environment: dict[str, str]) -> None:
-        self._said = folder / "said"
+        self._output = folder / "said"
         environment.pop("TOCSIN_RAY__ADDRESS", None)  # may name a Ray that has ended
-        with self._said.open("w") as said:
+        with self._output.open("w") as output:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=said
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=output
             )
         give_up = time.monotonic() + START_S
-        while not (found := re.search(r"Ray at ([\w.:]+),", self._said.read_text())):
-            starts = self._process.poll() is None and time.monotonic() < give_up
-            assert starts, f"expected {' '.join(command)} to run, got: {self._said.read_text()}"
+        while not (found := re.search(r"Ray at ([\w.:]+),", self._output.read_text())):
+            is_starting = self._process.poll() is None and time.monotonic() < give_up
+            assert is_starting, f"expected {' '.join(command)} to run, got: {self._output.read_text()}"
             time.sleep(0.2)
         environment["TOCSIN_RAY__ADDRESS"] = found[1]
 
@@ -48,13 +48,13 @@ class Background:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Signal the command, and wait until it has committed and ended."""
         self._process.send_signal(how)
-        assert self._process.wait(END_S) == 0, self._said.read_text()
+        assert self._process.wait(END_S) == 0, self._output.read_text()
 
     def kill(self) -> None:
         """SIGKILL the command and all its child processes, as if the machine had died."""
-        died = [process := psutil.Process(self._process.pid), *process.children(recursive=True)]
-        for process in died:
+        processes = [process := psutil.Process(self._process.pid), *process.children(recursive=True)]
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
-        psutil.wait_procs(died, timeout=30)
+        psutil.wait_procs(processes, timeout=30)

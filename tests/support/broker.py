@@ -36,14 +36,14 @@ class Shared:
             shutil.rmtree(self._folder)
 
     def _start(self) -> None:
-        said: dict[str, object] = {"data": str(self._server.data), "port": self._server.port}
+        status: dict[str, object] = {"data": str(self._server.data), "port": self._server.port}
         try:
             self._server.start()
         except MissingToolError as reason:
-            said = {"missing": str(reason)}
+            status = {"missing": str(reason)}
         except Exception as reason:
-            said = {"failed": repr(reason)}
-        write_aside(Path(os.environ[NAMED]), json.dumps(said).encode())
+            status = {"failed": repr(reason)}
+        write_aside(Path(os.environ[NAMED]), json.dumps(status).encode())
 
 
 def shared() -> KafkaServer:
@@ -53,14 +53,14 @@ def shared() -> KafkaServer:
         MissingToolError: if Java or Maven is not installed.
         RuntimeError: if the broker did not start.
     """
-    named, give_up = Path(os.environ[NAMED]), time.monotonic() + START_S
-    while not named.exists():
+    file, give_up = Path(os.environ[NAMED]), time.monotonic() + START_S
+    while not file.exists():
         if time.monotonic() > give_up:
             raise RuntimeError(f"expected Kafka to start within {START_S} s")
         time.sleep(0.1)
-    said = json.loads(named.read_text())
-    if "missing" in said:
-        raise MissingToolError(said["missing"])
-    if "failed" in said:
-        raise RuntimeError(said["failed"])
-    return KafkaServer(data=Path(said["data"]), port=said["port"])
+    status = json.loads(file.read_text())
+    if "missing" in status:
+        raise MissingToolError(status["missing"])
+    if "failed" in status:
+        raise RuntimeError(status["failed"])
+    return KafkaServer(data=Path(status["data"]), port=status["port"])

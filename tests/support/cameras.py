@@ -19,8 +19,8 @@ SDP = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\nt=0 
 """The description of a stream of MPEG video, which needs no further parameters."""
 
 
-def shown(to: str, kind: str, codec: str) -> None:
-    with av.open(to, "w", format=kind) as container:
+def send_pictures(address: str, kind: str, codec: str) -> None:
+    with av.open(address, "w", format=kind) as container:
         stream = container.add_stream(codec, rate=RATE)
         (stream.height, stream.width), stream.pix_fmt, stream.bit_rate = SIZE, "yuv420p", 8_000_000
         for level in LEVELS:
@@ -31,29 +31,29 @@ def shown(to: str, kind: str, codec: str) -> None:
         container.mux(stream.encode(None))
 
 
-def asked(host: str, port: int) -> None:
+def serve_rtsp(host: str, port: int) -> None:
     """Answer one client as an RTSP server (RFC 2326) until all pictures have been sent."""
     with socket.create_server((host, port)) as listening, listening.accept()[0] as caller:
-        said, to = caller.makefile("r", newline="\r\n"), ""
-        for line in said:
-            headers = dict(re.findall(r"(\S+): (.*)", "".join(iter(said.readline, "\r\n"))))
+        requests, to = caller.makefile("r", newline="\r\n"), ""
+        for line in requests:
+            headers = dict(re.findall(r"(\S+): (.*)", "".join(iter(requests.readline, "\r\n"))))
             answer, body = ["RTSP/1.0 200 OK", f"CSeq: {headers['CSeq'].strip()}", "Session: 1"], ""
             match line.split()[0]:
                 case "DESCRIBE":
                     body = SDP
                     answer += ["Content-Type: application/sdp", f"Content-Length: {len(body)}"]
                 case "SETUP":
-                    way = headers["Transport"].strip()
-                    to = f"rtp://{host}:{way.partition('client_port=')[2].partition('-')[0]}"
-                    answer += [f"Transport: {way};server_port=5000-5001"]
+                    transport = headers["Transport"].strip()
+                    to = f"rtp://{host}:{transport.partition('client_port=')[2].partition('-')[0]}"
+                    answer += [f"Transport: {transport};server_port=5000-5001"]
             caller.sendall("\r\n".join([*answer, "", body]).encode())
             if line.startswith("PLAY"):
-                return shown(to, "rtp", "mpeg2video")
+                return send_pictures(to, "rtp", "mpeg2video")
 
 
 if __name__ == "__main__":
     url = urlsplit(sys.argv[1])
     if url.scheme == "rtsp":
-        asked(str(url.hostname), url.port or 554)
+        serve_rtsp(str(url.hostname), url.port or 554)
     else:
-        shown(f"{sys.argv[1]}?listen=1", "mpegts", "mpeg4")
+        send_pictures(f"{sys.argv[1]}?listen=1", "mpegts", "mpeg4")

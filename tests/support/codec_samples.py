@@ -53,9 +53,9 @@ def readings(rows, **changed):
 
 
 def decode_among_good(value, headers=(), **options):
-    """Decode a value alone and between good ones; both must do the same. Returns its rows and letters."""
+    """Decode a value alone and between good ones; both must do the same. Returns its rows and dead letters."""
     decoder = Codec(topic="plant", schema=SCHEMA, **options)
-    alone, letters = decoder.decode([record(value, 500, headers)])
+    alone, dead_letters = decoder.decode([record(value, 500, headers)])
     good = [record(json.dumps(GOOD).encode(), offset) for offset in range(BESIDE)]
     half = BESIDE // 2
     batch, among = decoder.decode([*good[:half], record(value, 500, headers), *good[half:]])
@@ -64,8 +64,8 @@ def decode_among_good(value, headers=(), **options):
     assert others.select(["unit", "cycle", "s1"]).to_pylist() == [GOOD] * BESIDE
     assert batch.num_rows == BESIDE + alone.num_rows
     assert batch.slice(half, alone.num_rows).equals(alone)
-    assert among == letters
-    return alone.to_pylist(), letters
+    assert among == dead_letters
+    return alone.to_pylist(), dead_letters
 
 
 GOOD_VALUES = {

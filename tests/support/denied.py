@@ -23,10 +23,10 @@ class Denied(fs.SubTreeFileSystem):
             raise reason
         super().delete_dir(path)
 
-    def get_file_info(self, asked: Any) -> Any:
-        if isinstance(asked, fs.FileSelector) and (reason := self.refuses("list")):
+    def get_file_info(self, selector: Any) -> Any:
+        if isinstance(selector, fs.FileSelector) and (reason := self.refuses("list")):
             raise reason
-        return super().get_file_info(asked)
+        return super().get_file_info(selector)
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, refuses: Refuses) -> None:
@@ -37,8 +37,8 @@ def deny(monkeypatch: pytest.MonkeyPatch, refuses: Refuses) -> None:
     """
 
     def files(lake: Lake) -> Denied:
-        made = Denied(str(lake.folder), fs.LocalFileSystem())
-        made.refuses = refuses
-        return made
+        denied = Denied(str(lake.folder), fs.LocalFileSystem())
+        denied.refuses = refuses
+        return denied
 
     monkeypatch.setattr(Lake, "files", property(files))

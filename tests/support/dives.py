@@ -24,14 +24,14 @@ def pan(frames: int, *, fish: tuple[int, int] | None = None, seed: int = 0, spee
     """Return a clip `[T, 3, H, W] uint8` of a camera that moves to and fro over a texture; `fish`: frames with something bright."""
     rng = np.random.default_rng(seed)
     ground = cv2.resize(rng.integers(40, 160, (24, 60, 3), np.uint8), (480, 160), interpolation=cv2.INTER_CUBIC)
-    made = []
+    pictures = []
     for at in range(frames):
         x = round(190 + 150 * np.sin(at * speed / 150))
         frame = ground[40 : 40 + SIZE[0], x : x + SIZE[1]].copy()
         if fish and fish[0] <= at <= fish[1]:
             cv2.ellipse(frame, (20 + 4 * (at - fish[0]), 34), (22, 11), 0, 0, 360, (250, 240, 40), -1)
-        made.append(frame)
-    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2)
+        pictures.append(frame)
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
 def small_model(folder: Path) -> None:

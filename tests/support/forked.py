@@ -55,10 +55,10 @@ class Tocsin:
 
     def communicate(self, timeout: float = END_S) -> tuple[str, str]:
         """Wait until the process ends. Returns its output on stdout and stderr."""
-        said = ["", ""]
+        outputs = ["", ""]
 
         def read(number: int, stream: TextIO) -> None:
-            said[number] = stream.read()
+            outputs[number] = stream.read()
 
         readers = [threading.Thread(target=read, args=both) for both in enumerate((self.stdout, self.stderr))]
         for reader in readers:
@@ -66,7 +66,7 @@ class Tocsin:
         self.wait(timeout)
         for reader in readers:
             reader.join()
-        return said[0], said[1]
+        return outputs[0], outputs[1]
 
     def send_signal(self, number: int) -> None:
         """Send the process a signal."""
@@ -76,9 +76,9 @@ class Tocsin:
 
 def _pipe() -> tuple[TextIO, Connection]:
     """Create a pipe. Returns the stream to read text from, and the end to pass to a process."""
-    there, end = FORKS.Pipe(duplex=False)
-    stream = os.fdopen(os.dup(there.fileno()), encoding="utf-8")
-    there.close()
+    reading_end, end = FORKS.Pipe(duplex=False)
+    stream = os.fdopen(os.dup(reading_end.fileno()), encoding="utf-8")
+    reading_end.close()
     return stream, end
 
 

@@ -27,11 +27,11 @@ def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
         try:
             yield shard
         finally:
-            shard.let_go()
+            shard.release()
             shard.thread.join(30)
-            for left in readers:
-                if "_consumer" in vars(left):  # otherwise it was never used, and closing it would open one
-                    left.close()
+            for opened in readers:
+                if "_consumer" in vars(opened):  # otherwise it was never used, and closing it would open one
+                    opened.close()
             assert not shard.thread.is_alive()
 
 

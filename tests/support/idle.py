@@ -20,41 +20,41 @@ class Idle(Worker):
     Shard 9 does not commit in time. Shard 8 takes 3 s to drain, and its worker answers meanwhile.
     """
 
-    def __init__(self, *told: Any) -> None:
-        self._told, self._hosted = list(told), {}
+    def __init__(self, *statuses: Any) -> None:
+        self._statuses, self._hosted = list(statuses), {}
 
     def pid(self) -> int:
         return os.getpid()
 
     def status(self) -> list[Status]:
-        said = self._told.pop(0) if len(self._told) > 1 else self._told[0]
-        if isinstance(said, str):
-            raise ERRORS[said]
-        return said
+        status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        if isinstance(status, str):
+            raise ERRORS[status]
+        return status
 
     def speak(self, why: str) -> None:
         self._report_death(why)
 
     def drain(self, timeout: float = 60) -> bool:
-        if ShardId("job", 8) in (own := {status.id for status in self._told[0]}):
+        if ShardId("job", 8) in (hosted := {status.id for status in self._statuses[0]}):
             time.sleep(3)
-        return ShardId("job", 9) not in own
+        return ShardId("job", 9) not in hosted
 
 
 class Boss:
     """A supervisor whose `stop` gives the answers it was made with: names of `ERRORS` to raise, or whether it drained all."""
 
-    def __init__(self, *told: Any) -> None:
-        self._told, self._words = list(told), list[tuple[str, str]]()
+    def __init__(self, *answers: Any) -> None:
+        self._answers, self._reports = list(answers), list[tuple[str, str]]()
 
     def ends(self, worker: str, why: str) -> None:
-        self._words.append((worker, why))
+        self._reports.append((worker, why))
 
     def words(self) -> list[tuple[str, str]]:
-        return self._words
+        return self._reports
 
     def stop(self, timeout: float) -> bool:
-        said = self._told.pop(0)
-        if isinstance(said, str):
-            raise ERRORS[said]
-        return said
+        answer = self._answers.pop(0)
+        if isinstance(answer, str):
+            raise ERRORS[answer]
+        return answer

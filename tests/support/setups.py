@@ -20,20 +20,20 @@ class Setup:
     """A pipeline that can be started, except for what a test breaks.
 
     Args:
-        given: the pipeline's section of the settings. Factory and topic have defaults.
+        section: the pipeline's, of the settings. Factory and topic have defaults.
     """
 
-    def __init__(self, folder: Path, bootstrap: str, name: str = "", **given: Any) -> None:
+    def __init__(self, folder: Path, bootstrap: str, name: str = "", **section: Any) -> None:
         self.folder, self.bootstrap = folder, bootstrap
         self.name = name or f"job-{uuid.uuid4().hex[:8]}"
-        self.topic = given.setdefault("topic", f"in.{self.name}")
-        given.setdefault("factory", JOB)
+        self.topic = section.setdefault("topic", f"in.{self.name}")
+        section.setdefault("factory", JOB)
         self.settings = {
             "kafka.bootstrap_servers": bootstrap,
             "lake.path": str(folder / "lake"),
             "mlflow.enabled": "false",
             "ray.num_cpus": "0",
-        } | {f"pipelines.{self.name}.{n}": str(v) for n, v in given.items()}
+        } | {f"pipelines.{self.name}.{n}": str(v) for n, v in section.items()}
 
     @property
     def lake(self) -> Path:
@@ -41,9 +41,9 @@ class Setup:
 
     def create(self, topic: str, partitions: int = 1, **configs: str) -> None:
         """Create a topic."""
-        wanted = {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
+        topics = {topic: {"num_partitions": partitions, "replication_factor": 1, "configs": configs}}
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
-            admin.create_topics(wanted, wait_for_metadata=True)
+            admin.create_topics(topics, wait_for_metadata=True)
 
     def topics(self) -> set[str]:
         """Return all topics of this pipeline; other tests may create theirs at the same time."""
@@ -57,19 +57,19 @@ class Setup:
 
     def run(self, sets: Mapping[str, Any] | None = None, *arguments: str) -> Any:
         """Run `tocsin check` on the pipeline, with the settings in `sets` changed."""
-        both = self.settings | {n: str(v) for n, v in (sets or {}).items()}
-        given = [part for n, v in both.items() for part in ("--set", f"{n}={v}")]
+        settings = self.settings | {n: str(v) for n, v in (sets or {}).items()}
+        given = [part for n, v in settings.items() for part in ("--set", f"{n}={v}")]
         return CliRunner().invoke(app, [*given, "check", self.name, *arguments], catch_exceptions=False)
 
     def check(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
         """Run the checks. Returns the state and the line of each check."""
-        done = self.run(sets, "--json")
-        found = [json.loads(line) for line in done.stdout.splitlines()]
+        result = self.run(sets, "--json")
+        found = [json.loads(line) for line in result.stdout.splitlines()]
         assert all("\n" not in f["said"] for f in found)
         wrong = [f for f in found if f["state"] == "wrong"]
-        assert done.exit_code == bool(wrong), done.stdout
+        assert result.exit_code == bool(wrong), result.stdout
         return {f["check"]: (f["state"], f["said"]) for f in found}
 
-    def amiss(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
+    def problems(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
         """Run the checks. Returns only those that are wrong or warnings."""
         return {check: found for check, found in self.check(sets).items() if found[0] in ("wrong", "warning")}

@@ -16,15 +16,15 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
-def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **given: Any) -> Shard:
+def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **fields: Any) -> Shard:
     """Start the job's only shard as its new owner.
 
     Args:
         partitions: partitions in its config; None for all that the job was created with.
-        given: other fields of the config, such as `on_gap` and `start`.
+        fields: others of the config, such as `on_gap` and `start`.
     """
     config = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
-    config = dataclasses.replace(config, **given)
+    config = dataclasses.replace(config, **fields)
     reader = Reader(job.kafka, job.topic, config.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, config.on_gap)
     return Shard(config, reader)
 

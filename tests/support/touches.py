@@ -56,27 +56,27 @@ class Taken(NamedTuple):
 
 def touches(frames: int, *, seed: int) -> list[Touch]:
     """Return touches in which each hand repeatedly holds a thing for 6 to 11 frames and pauses for 6 to 11 frames."""
-    rng, made = np.random.default_rng((seed, 1)), list[Touch]()
+    rng, found = np.random.default_rng((seed, 1)), list[Touch]()
     for hand in (0, 1):
         at = int(rng.integers(6, 12))
         while at < frames - 6:
             until = at + int(rng.integers(6, 12))
-            made.append(Touch(hand, at, until if until < frames else None))
+            found.append(Touch(hand, at, until if until < frames else None))
             at = until + int(rng.integers(6, 12))
-    return sorted(made, key=lambda touch: (touch.contact, touch.hand))
+    return sorted(found, key=lambda touch: (touch.contact, touch.hand))
 
 
 def clip(frames: int, *, seed: int = 0) -> Iterator[Seen]:
     """Yield the scene of `touches` of the same seed: each hand moves up and down on its side, and the thing it holds is blue."""
     rng = np.random.default_rng((seed, 0))
     ground = cv2.resize(rng.integers(40, 160, (8, 12, 3), np.uint8), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
-    made = touches(frames, seed=seed)
+    truth = touches(frames, seed=seed)
     for at in range(frames):
         picture, boxes = ground.copy(), np.empty((2, 4), np.float32)
         for hand in (0, 1):
             x, y = 14 + 46 * hand, 22 + round(8 * np.sin(at / 9 + hand + seed))
             picture[y : y + 20, x : x + 20] = SKIN
-            if any(t.hand == hand and t.contact <= at < (t.release or frames) for t in made):
+            if any(t.hand == hand and t.contact <= at < (t.release or frames) for t in truth):
                 picture[y + 5 : y + 15, x + 5 : x + 15] = THING
             boxes[hand] = x / SIZE[1], y / SIZE[0], (x + 20) / SIZE[1], (y + 20) / SIZE[0]
         yield Seen(picture, boxes)

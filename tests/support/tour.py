@@ -46,10 +46,10 @@ def environment(**variables: str) -> dict[str, str]:
     return found
 
 
-def make(*words: str) -> list[str]:
+def make(*arguments: str) -> list[str]:
     """Return a `make` command that uses this virtual environment, even if its set-up is outdated."""
     venv = BIN.parent
-    return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *words]
+    return ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={venv / '.ready'}", f"VENV={venv}", *arguments]
 
 
 class Tour:
@@ -62,18 +62,18 @@ class Tour:
         self.running: Background | None = None
 
     def __call__(self, command: str) -> str:
-        words = shlex.split(command)
-        if words[0] == "tocsin":
-            tocsin = Tocsin(words[1:], self.folder, self.environment)
-            said, problems = tocsin.communicate(timeout=400)
+        arguments = shlex.split(command)
+        if arguments[0] == "tocsin":
+            tocsin = Tocsin(arguments[1:], self.folder, self.environment)
+            output, errors = tocsin.communicate(timeout=400)
             status = tocsin.returncode
         else:
-            done = subprocess.run(
+            completed = subprocess.run(
                 command, shell=True, cwd=self.folder, env=self.environment, text=True, capture_output=True, timeout=400
             )
-            said, problems, status = done.stdout, done.stderr, done.returncode
-        assert status == 0, f"{command}\n{said}{problems}"
-        return said
+            output, errors, status = completed.stdout, completed.stderr, completed.returncode
+        assert status == 0, f"{command}\n{output}{errors}"
+        return output
 
     def json(self, command: str) -> list[Any]:
         """Run a command with `--json`. Returns its lines, parsed."""
@@ -97,18 +97,18 @@ class Tour:
 
     def shards(self, pipeline: str) -> list[dict[str, Any]]:
         """Return a pipeline's shards as `tocsin status` reports them."""
-        (look,) = self.json(f"tocsin status {pipeline}")
-        return look["pipelines"][0]["shards"]
+        (status,) = self.json(f"tocsin status {pipeline}")
+        return status["pipelines"][0]["shards"]
 
-    def until(self, what: Callable[[list[dict[str, Any]]], bool], why: str, pipeline: str) -> list[dict[str, Any]]:
-        """Wait until a pipeline's shards satisfy `what`. Returns the shards."""
+    def until(self, condition: Callable[[list[dict[str, Any]]], bool], why: str, pipeline: str) -> list[dict[str, Any]]:
+        """Wait until a pipeline's shards satisfy `condition`. Returns the shards."""
         give_up = time.monotonic() + 240
-        while not what(shards := self.shards(pipeline)):
+        while not condition(shards := self.shards(pipeline)):
             assert time.monotonic() < give_up, f"expected within 240 s: {why}; got {shards}"
             time.sleep(1)
         return shards
 
-    def judged(self, pipeline: str, records: int) -> None:
+    def wait_committed(self, pipeline: str, records: int) -> None:
         """Wait until at least `records` records are committed."""
 
         def committed(shards: list[dict[str, Any]]) -> bool:
@@ -119,8 +119,8 @@ class Tour:
     def once(self, command: str, ready: Callable[[str], bool]) -> None:
         """Repeat a command until its output satisfies `ready`."""
         give_up = time.monotonic() + 120
-        while not ready(said := self(command)):
-            assert time.monotonic() < give_up, f"expected another answer of {command} within 120 s, got {said}"
+        while not ready(output := self(command)):
+            assert time.monotonic() < give_up, f"expected another answer of {command} within 120 s, got {output}"
             time.sleep(1)
 
     def kill(self) -> None:

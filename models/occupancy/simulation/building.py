@@ -40,7 +40,7 @@ class Rooms:
         desks: people who work there.
         infiltration: air changes per hour when everything is closed.
         flow: air changes per hour at full ventilation.
-        least: share of `flow` that is always on.
+        minimum: share of `flow` that is always on.
         control: 0 ventilates by CO2, 1 by the clock, 2 not at all.
         airing: window openings per hour while somebody is in the room.
         diligence: share of working days on which a person comes.
@@ -51,7 +51,7 @@ class Rooms:
     desks: NDArray[np.int64]
     infiltration: Array
     flow: Array
-    least: Array
+    minimum: Array
     control: NDArray[np.int64]
     airing: Array
     diligence: Array
@@ -66,7 +66,7 @@ class Rooms:
             desks=desks,
             infiltration=rng.uniform(0.05, 0.4, count),
             flow=rng.uniform(1.0, 4.0, count),
-            least=rng.uniform(0.0, 0.3, count),
+            minimum=rng.uniform(0.0, 0.3, count),
             control=rng.choice(3, count, p=(0.5, 0.3, 0.2)),
             airing=rng.uniform(0.0, 0.25, count),
             diligence=rng.uniform(0.2, 0.9, count),
@@ -79,24 +79,24 @@ def people(rooms: Rooms, days: int, rng: np.random.Generator) -> NDArray[np.int6
     count = len(rooms.volume)
     inside = np.zeros((count, days * DAY), np.int64)
     for room in range(count):
-        early, long = rng.normal(8.5, 0.6), rng.normal(8.0, 0.8)  # the room's habit, hours
+        start, duration = rng.normal(8.5, 0.6), rng.normal(8.0, 0.8)  # the room's habit, hours
         for _ in range(rooms.desks[room]):
             away = rng.integers(0, days) if rng.random() < 0.3 else days  # the first day of a week off
             for day in range(days):
                 weekend, off = day % 7 >= 5, away <= day < away + 7
                 if off or rng.random() > (0.03 if weekend else rooms.diligence[room]):
                     continue
-                come = day * DAY + 60 * (early + rng.normal(0, 0.7))
-                go = come + 60 * max(0.5, long + rng.normal(0, 1.2))
+                arrival = day * DAY + 60 * (start + rng.normal(0, 0.7))
+                departure = arrival + 60 * max(0.5, duration + rng.normal(0, 1.2))
                 if rng.random() < 0.04:  # stays for the evening
-                    go += 60 * rng.uniform(1, 4)
-                stay = np.zeros(days * DAY, bool)
-                stay[int(np.clip(come, 0, None)) : int(go)] = True
-                outs = [(day * DAY + 60 * rng.normal(12.4, 0.3), rng.uniform(20, 60))]
-                outs += [(rng.uniform(come, go), rng.uniform(5, 120)) for _ in range(rng.poisson(2.5))]
-                for begin, minutes in outs:
-                    stay[int(max(begin, 0)) : int(max(begin, 0) + minutes)] = False
-                inside[room] += stay
+                    departure += 60 * rng.uniform(1, 4)
+                is_inside = np.zeros(days * DAY, bool)
+                is_inside[int(np.clip(arrival, 0, None)) : int(departure)] = True
+                absences = [(day * DAY + 60 * rng.normal(12.4, 0.3), rng.uniform(20, 60))]
+                absences += [(rng.uniform(arrival, departure), rng.uniform(5, 120)) for _ in range(rng.poisson(2.5))]
+                for begin, minutes in absences:
+                    is_inside[int(max(begin, 0)) : int(max(begin, 0) + minutes)] = False
+                inside[room] += is_inside
         for day in range(days):  # a meeting in the room
             if day % 7 < 5 and rng.random() < 0.15:
                 begin = int(day * DAY + 60 * rng.uniform(9, 16))
@@ -111,7 +111,7 @@ def air(rooms: Rooms, inside: NDArray[np.int64], rng: np.random.Generator) -> di
     co2, vapour = np.full(count, outside), np.full(count, 6.0)
     warm, windows = rooms.heating - 1, np.zeros(count)
     weather = 6 + 3 * np.cumsum(0.02 * rng.standard_normal(minutes // 60 + 2))  # degrees C, hour by hour
-    made = {name: np.empty((count, minutes)) for name in PROPERTIES}
+    series = {name: np.empty((count, minutes)) for name in PROPERTIES}
     schedule = rng.uniform(6, 8, count), rng.uniform(17, 20, count)
     for minute in range(minutes):
         hour, workday = minute % DAY / 60, minute // DAY % 7 < 5
@@ -119,7 +119,7 @@ def air(rooms: Rooms, inside: NDArray[np.int64], rng: np.random.Generator) -> di
         by_clock = (schedule[0] < hour) & (hour < schedule[1]) & workday
         by_air = np.clip((co2 - 600) / 400, 0, 1)
         opening = np.select([rooms.control == 0, rooms.control == 1], [by_air, by_clock * 0.8], 0.0)
-        opening = np.where(rooms.control == 2, 0.0, np.maximum(rooms.least, opening))
+        opening = np.where(rooms.control == 2, 0.0, np.maximum(rooms.minimum, opening))
         opened = (rng.random(count) < rooms.airing / 60) & (inside[:, minute] > 0)
         windows = np.maximum(windows - 1, opened * rng.integers(5, 40, count))
         changes = (rooms.infiltration + rooms.flow * opening + 4.0 * (windows > 0)) / 60  # a minute
@@ -135,5 +135,5 @@ def air(rooms: Rooms, inside: NDArray[np.int64], rng: np.random.Generator) -> di
         for name, value in zip(
             PROPERTIES, (co2, warm, np.clip(100 * vapour / saturated, 5, 100), opening), strict=True
         ):
-            made[name][:, minute] = value
-    return made
+            series[name][:, minute] = value
+    return series

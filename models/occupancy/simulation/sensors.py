@@ -85,10 +85,10 @@ def _readings(name: str, values: Array, names: NDArray[np.str_], line: Line, rng
     phase, skew = rng.uniform(0, 60, (count, 1)), line.skew * rng.standard_normal((count, 1))
     moment = START + MINUTE * np.arange(minutes) + 1000 * (phase + line.jitter * rng.standard_normal(values.shape))
     late = (rng.random(values.shape) < line.delayed) * rng.exponential(1000 * line.delay, values.shape)
-    kept = rng.random(values.shape) >= line.lost
+    received = rng.random(values.shape) >= line.lost
     for room, begin in zip(*np.nonzero(rng.random(values.shape) < line.outages / 1440), strict=True):
-        kept[room, begin : begin + int(rng.exponential(90)) + 1] = False
-    room, minute = np.nonzero(kept)
+        received[room, begin : begin + int(rng.exponential(90)) + 1] = False
+    room, minute = np.nonzero(received)
     frame = pl.DataFrame(
         {
             "room": names[room],
@@ -98,8 +98,8 @@ def _readings(name: str, values: Array, names: NDArray[np.str_], line: Line, rng
             "arrival": (moment + late + 200)[room, minute].astype(np.int64),
         }
     )
-    again = frame.filter(pl.Series(rng.random(len(frame)) < line.repeated))
-    return pl.concat([frame, again.with_columns(pl.col("arrival") + 1500)])
+    repeats = frame.filter(pl.Series(rng.random(len(frame)) < line.repeated))
+    return pl.concat([frame, repeats.with_columns(pl.col("arrival") + 1500)])
 
 
 def _lagged(values: Array, minutes: float) -> Array:
@@ -111,6 +111,6 @@ def _lagged(values: Array, minutes: float) -> Array:
 
 def _motion(inside: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
     """Whether somebody has moved within 15 minutes. People who sit still for longer are not detected."""
-    moved = rng.random(inside.shape) < 1 - 0.75**inside
-    last = np.where(moved, np.arange(inside.shape[1]), -(10**6))
+    has_moved = rng.random(inside.shape) < 1 - 0.75**inside
+    last = np.where(has_moved, np.arange(inside.shape[1]), -(10**6))
     return np.arange(inside.shape[1]) - np.maximum.accumulate(last, axis=1) < 15

@@ -38,7 +38,7 @@ class Actor:
     opacity: Array
     floor: bool = False
 
-    def seen(self, count: int, size: tuple[int, int], haze: float) -> Array:
+    def visible_share(self, count: int, size: tuple[int, int], haze: float) -> Array:
         """The share of the picture that it fills in each of `count` frames, `[count]`, reduced by haze and transparency."""
         alpha = cv2.resize(self.sprite.levels[0][..., 3], CELLS[::-1], interpolation=cv2.INTER_AREA)
         rows, columns = self.sprite.size
@@ -48,11 +48,11 @@ class Actor:
         inside = (at >= 0).all(1) & (at[:, 0] < size[1]) & (at[:, 1] < size[0])
         pixels = np.abs(np.linalg.det(self.placings[:, :, :2])) * rows * columns / alpha.size
         share = (inside * alpha.ravel()).sum(1) * pixels * self.opacity * np.exp(-haze * self.distance)
-        seen = np.zeros(count)
+        visible = np.zeros(count)
         begin, end = max(self.first, 0), min(self.first + len(share), count)
         if begin < end:
-            seen[begin:end] = share[begin - self.first : end - self.first] / (size[0] * size[1])
-        return seen
+            visible[begin:end] = share[begin - self.first : end - self.first] / (size[0] * size[1])
+        return visible
 
     def draw(self, picture: Picture, frame: int, water: Picture, attenuation: Picture) -> None:
         """Draw it into `picture` `[H, W, 3]` float32, in place.
@@ -71,20 +71,23 @@ class Actor:
             return
         level = int(np.clip(np.round(-np.log2(scale)), 0, len(self.sprite.levels) - 1))
         rows, columns = self.sprite.size
-        room = self.sprite.bend * LENGTH
-        corners = np.array([[0, columns, 0, columns], [-room, -room, rows + room, rows + room], [1, 1, 1, 1]])
+        margin = self.sprite.bend * LENGTH
+        corners = np.array([[0, columns, 0, columns], [-margin, -margin, rows + margin, rows + margin], [1, 1, 1, 1]])
         around = placing @ corners
         left, top = np.maximum(np.floor(around.min(1)), 0).astype(int)
         right, bottom = np.minimum(np.ceil(around.max(1)) + 1, (picture.shape[1], picture.shape[0])).astype(int)
         if left >= right or top >= bottom:
             return
-        back = np.linalg.inv(np.vstack([placing, [0, 0, 1]])).astype(np.float32)
+        inverse = np.linalg.inv(np.vstack([placing, [0, 0, 1]])).astype(np.float32)
         x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
-        column, row = back[0, 0] * x + back[0, 1] * y + back[0, 2], back[1, 0] * x + back[1, 1] * y + back[1, 2]
+        column, row = (
+            inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2],
+            inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2],
+        )
         if self.sprite.bend:
             behind = np.clip(1.1 - column / np.float32(LENGTH), 0, 1.1)
             wave = np.sin(np.float32(self.phase[at]) + np.float32(2 * np.pi * self.sprite.waves / LENGTH) * column)
-            row = row + np.float32(room) * behind * behind * wave
+            row = row + np.float32(margin) * behind * behind * wave
         shrink = np.float32(0.5**level)
         cut = cv2.remap(
             self.sprite.levels[level], (column + 0.5) * shrink - 0.5, (row + 0.5) * shrink - 0.5, cv2.INTER_LINEAR

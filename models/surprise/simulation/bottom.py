@@ -82,8 +82,8 @@ def paint(name: str, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def _octaves(rng: np.random.Generator, cells: tuple[int, ...], rough: float) -> Picture:
     total = np.zeros((SIDE, SIDE), np.float32)
-    for order, cell in enumerate(cells):
-        total += np.float32(rough**order) * noise(rng, SIDE, cell)
+    for octave, cell in enumerate(cells):
+        total += np.float32(rough**octave) * noise(rng, SIDE, cell)
     return total / total.std()
 
 
@@ -94,17 +94,17 @@ def _ripples(rng: np.random.Generator) -> Picture:
 
 
 def _stones(picture: NDArray[np.uint8], ground: Ground, rng: np.random.Generator) -> None:
-    count, most = ground.stones
-    sizes = np.sort(np.clip(2.5 * rng.pareto(1.6, count) + 2.5, 0, most))
+    count, largest = ground.stones
+    sizes = np.sort(np.clip(2.5 * rng.pareto(1.6, count) + 2.5, 0, largest))
     for radius in sizes:
-        centre = rng.uniform(most * 1.5, SIDE - most * 1.5, 2)  # away from the seam
+        centre = rng.uniform(largest * 1.5, SIDE - largest * 1.5, 2)  # away from the seam
         corners = rng.integers(6, 11)
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
         reach = radius * rng.uniform(0.75, 1.1, corners)
-        ring = np.stack([reach * np.cos(angles), reach * rng.uniform(0.6, 1) * np.sin(angles)], 1)
+        outline = np.stack([reach * np.cos(angles), reach * rng.uniform(0.6, 1) * np.sin(angles)], 1)
         color = np.array(ground.stone) * rng.uniform(0.65, 1.25) * rng.uniform(0.96, 1.04, 3)
         for scale, shift, shade in ((1.08, 0.22, 0.25), (1.0, 0.0, 0.85), (0.72, -0.14, 1.1)):  # shadow, side, top
-            corner = np.round(16 * (centre + scale * ring + shift * radius)).astype(np.int32)
+            corner = np.round(16 * (centre + scale * outline + shift * radius)).astype(np.int32)
             cv2.fillPoly(picture, [corner], np.clip(color * shade, 0, 255).tolist(), cv2.LINE_AA, 4)
 
 
@@ -112,9 +112,9 @@ def _tufts(picture: NDArray[np.uint8], count: int, rng: np.random.Generator) -> 
     for foot in rng.uniform(30, SIDE - 30, (count, 2)):
         color = np.array([60, 85, 40]) * rng.uniform(0.5, 1.3) + rng.normal(0, 8, 3)
         for _ in range(rng.integers(4, 12)):
-            way, length = rng.uniform(0, 2 * np.pi), rng.uniform(5, 22)
-            bend = way + rng.normal(0, 0.5)
-            middle = foot + 0.5 * length * np.array([np.cos(way), np.sin(way)])
+            direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(5, 22)
+            bend = direction + rng.normal(0, 0.5)
+            middle = foot + 0.5 * length * np.array([np.cos(direction), np.sin(direction)])
             tip = middle + 0.5 * length * np.array([np.cos(bend), np.sin(bend)])
             points = np.round(np.stack([foot, middle, tip]) * 16).astype(np.int32)
             shade = np.clip(color * rng.uniform(0.7, 1.4), 0, 255).tolist()

@@ -34,7 +34,7 @@ class Life:
         self.leaves = rng.uniform((-0.9, 8, 0), (0.9, 26, 2 * np.pi), (len(self.feet), 6, 3))  # lean, length, phase
         self.greens = np.array([60, 85, 40]) * rng.uniform(0.4, 1.4, (len(self.feet), 1))
         self.fry = rng.random((int(rng.integers(3, 12)), 2)) * size[::-1]
-        self.ways = rng.uniform(0, 2 * np.pi, len(self.fry))
+        self.directions = rng.uniform(0, 2 * np.pi, len(self.fry))
         self.tones = rng.choice([35.0, 60.0, 190.0], len(self.fry))
 
     def weed(self, picture: NDArray[np.uint8], camera: Array, frame: int) -> None:
@@ -62,8 +62,8 @@ class Life:
 
     def swim(self, picture: NDArray[np.uint8], motion: Array) -> None:
         """Move and draw the fry, in place; `motion` is the camera's, as in `Path.motion`."""
-        self.ways += self.rng.normal(0, 0.35, len(self.ways))
-        ahead = np.stack([np.cos(self.ways), 0.5 * np.sin(self.ways)], 1)
+        self.directions += self.rng.normal(0, 0.35, len(self.directions))
+        ahead = np.stack([np.cos(self.directions), 0.5 * np.sin(self.directions)], 1)
         self.fry = (self.fry + motion[:2] + 14 * self.unit * ahead / self.rate + 10) % (
             np.array(self.size[::-1]) + 20
         ) - 10

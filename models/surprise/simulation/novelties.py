@@ -89,9 +89,9 @@ def appear(
     sways = view.sways()
     minutes = max(1, round(count / view.rate / 60))
     for minute in range(minutes):
-        wanted = 0 if rng.random() < empty else int(rng.integers(often[0], often[1] + 1))
+        planned = 0 if rng.random() < empty else int(rng.integers(often[0], often[1] + 1))
         low, high = max(minute * count // minutes, int(SETTLED * view.rate)), (minute + 1) * count // minutes
-        for _ in range(round(wanted * min(1, count / view.rate / 60 / minutes))):
+        for _ in range(round(planned * min(1, count / view.rate / 60 / minutes))):
             for attempt in range(160):
                 # Try another kind: the camera may pass no place where this one is in sight for long enough.
                 if attempt % 40 == 0:
@@ -115,15 +115,15 @@ def _interval(kind: str, actors: list[Actor], view: View) -> Novelty | None:
     They must be in sight once, for a time within `LASTS`, after `SETTLED`, and no longer in the last frame.
     """
     count = len(view.cameras)
-    share = np.sum([actor.seen(count, view.size, view.haze) for actor in actors], axis=0)
+    share = np.sum([actor.visible_share(count, view.size, view.haze) for actor in actors], axis=0)
     frames = np.flatnonzero(share >= SIGHT)
     if not len(frames):
         return None
     first, last = int(frames[0]), int(frames[-1])
-    lasts = (last + 1 - first) / view.rate
+    seconds = (last + 1 - first) / view.rate
     broken = len(frames) < last + 1 - first and np.diff(frames).max() > 0.7 * view.rate
     outside = np.delete(share, slice(max(first - int(view.rate), 0), last + int(view.rate) + 1))
-    if broken or not LASTS[0] <= lasts <= LASTS[1] or first < SETTLED * view.rate or last >= count - 1:
+    if broken or not LASTS[0] <= seconds <= LASTS[1] or first < SETTLED * view.rate or last >= count - 1:
         return None
     if share.max() < 1.6 * SIGHT or (outside > 0.3 * SIGHT).any():  # hardly visible, or partly visible for much longer
         return None
@@ -138,26 +138,26 @@ def _actors(
         return [_lying(sprites[0], length, view, begin, rng)]
     if kind == "bubbles":
         return _rising(sprites[0], length, view, begin, rng)
-    lasts = max(4, int(view.rate * rng.uniform(1.8, 7.5)))
+    duration = max(4, int(view.rate * rng.uniform(1.8, 7.5)))
     count = int(rng.integers(9, 26)) if kind == "school" else 1
     room = length * (5 if kind == "school" else 1) * view.unit / 2
-    way, distance = _way(view, room, lasts, rng)
-    inside = np.clip(np.arange(begin, begin + lasts), 0, len(sways) - 1)
-    way = way + sways[inside]
+    path, distance = _path(view, room, duration, rng)
+    inside = np.clip(np.arange(begin, begin + duration), 0, len(sways) - 1)
+    path = path + sways[inside]
     swimmers = []
     for member in range(count):
-        own, size = way, length
+        member_path, size = path, length
         if count > 1:
-            time = np.arange(lasts)[:, None] / view.rate
+            time = np.arange(duration)[:, None] / view.rate
             beat = rng.uniform(0.3, 0.9, 2) * time + rng.random(2)
-            own = way + view.unit * length * (rng.normal(0, (1.6, 0.9)) + 0.35 * np.sin(2 * np.pi * beat))
+            member_path = path + view.unit * length * (rng.normal(0, (1.6, 0.9)) + 0.35 * np.sin(2 * np.pi * beat))
             size = length * rng.uniform(0.75, 1.2)
-        swimmers.append(_swimmer(kind, sprites[member % 2], size, own, distance, begin, view, rng))
+        swimmers.append(_swimmer(kind, sprites[member % 2], size, member_path, distance, begin, view, rng))
     return swimmers
 
 
-def _way(view: View, room: float, lasts: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """A path through the picture `[lasts, 2]` and the distance along it: from edge to edge, out of the haze, or into it."""
+def _path(view: View, room: float, duration: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """A path `[duration, 2]` from edge to edge, or out of the haze or into it, and the distance along it."""
     rows, columns = view.size
 
     def edge() -> Array:
@@ -167,7 +167,7 @@ def _way(view: View, room: float, lasts: int, rng: np.random.Generator) -> tuple
 
     middle = np.array([rng.uniform(0.2, 0.8) * columns, rng.uniform(0.2, 0.8) * rows])
     near = rng.uniform(0.35, 0.8)
-    share = np.linspace(0, 1, lasts)
+    share = np.linspace(0, 1, duration)
     bursts = int(rng.integers(1, 4))
     share = share + rng.uniform(0, 0.8) * np.sin(2 * np.pi * bursts * share) / (2 * np.pi * bursts)
     distance = near * (1 + 0.15 * np.sin(2 * np.pi * (share + rng.random())))
@@ -189,18 +189,20 @@ def _swimmer(
     kind: str,
     sprite: Sprite,
     length: float,
-    way: Array,
+    path: Array,
     distance: Array,
     begin: int,
     view: View,
     rng: np.random.Generator,
 ) -> Actor:
-    lasts = len(way)
-    pace = np.gradient(way, axis=0) * view.rate / view.unit  # px/s
-    reach = np.ones(min(5, lasts)) / min(5, lasts)
-    pace = np.stack([np.convolve(np.pad(p, len(reach) // 2, mode="edge"), reach, "valid")[:lasts] for p in pace.T], 1)
+    duration = len(path)
+    pace = np.gradient(path, axis=0) * view.rate / view.unit  # px/s
+    reach = np.ones(min(5, duration)) / min(5, duration)
+    pace = np.stack(
+        [np.convolve(np.pad(p, len(reach) // 2, mode="edge"), reach, "valid")[:duration] for p in pace.T], 1
+    )
     scale = length / LENGTH * view.unit * np.minimum(1.2, distance.min() * 1.2 / distance)
-    drawn = np.zeros((lasts, 2, 3))
+    placings = np.zeros((duration, 2, 3))
     if kind in FLOATERS:
         angle = np.arctan2(pace[:, 1], pace[:, 0])
         ahead, aside = np.stack([np.cos(angle), np.sin(angle)], 1), np.stack([-np.sin(angle), np.cos(angle)], 1)
@@ -209,17 +211,19 @@ def _swimmer(
         facing = np.where(pace[:, 0] >= 0, 1, -1) * np.clip(np.abs(pace[:, 0]) / 15, 0.4, 1)  # narrow while it turns
         ahead = np.stack([facing * np.cos(lean), np.sin(lean)], 1)
         aside = np.stack([-np.sign(facing) * np.sin(lean), np.cos(lean)], 1)
-    pulse = 1 + (0.14 if kind in ("jellyfish", "ray") else 0.0) * np.sin(2 * np.pi * np.arange(lasts) / view.rate * 0.8)
-    drawn[:, :, 0] = ahead * scale[:, None]
-    drawn[:, :, 1] = aside * (scale * pulse)[:, None]
+    pulse = 1 + (0.14 if kind in ("jellyfish", "ray") else 0.0) * np.sin(
+        2 * np.pi * np.arange(duration) / view.rate * 0.8
+    )
+    placings[:, :, 0] = ahead * scale[:, None]
+    placings[:, :, 1] = aside * (scale * pulse)[:, None]
     rows, columns = sprite.size
-    drawn[:, :, 2] = way - drawn[:, :, :2] @ np.array([columns / 2, rows / 2])
+    placings[:, :, 2] = path - placings[:, :, :2] @ np.array([columns / 2, rows / 2])
     slow = rng.uniform(0.4, 0.8) if length > 60 else rng.uniform(0.8, 1.8)
     phase = 2 * np.pi * np.cumsum(slow + np.hypot(*pace.T) / 120) / view.rate + rng.uniform(0, 6)
-    opacity = np.ones(lasts)
+    opacity = np.ones(duration)
     if kind == "light":
-        opacity = 0.75 + 0.25 * np.sin(2 * np.pi * rng.uniform(0.2, 1) * np.arange(lasts) / view.rate)
-    return Actor(sprite, begin, drawn, distance, phase, opacity)
+        opacity = 0.75 + 0.25 * np.sin(2 * np.pi * rng.uniform(0.2, 1) * np.arange(duration) / view.rate)
+    return Actor(sprite, begin, placings, distance, phase, opacity)
 
 
 def _spots(view: View, place: Array) -> tuple[Array, Array, Array]:
@@ -262,11 +266,11 @@ def _rising(sprite: Sprite, length: float, view: View, begin: int, rng: np.rando
     pixel = np.array([rng.uniform(0.15, 0.85) * columns, rng.uniform(0.5, 1.0) * rows, 1])
     place = view.cameras[begin] @ pixel
     at, _, distance = _spots(view, place[:2] / place[2])
-    lasts = int(view.rate * rng.uniform(1.0, 6.0))
+    duration = int(view.rate * rng.uniform(1.0, 6.0))
     bubbles, pace = [], rng.uniform(45, 90)
-    for birth in np.sort(rng.uniform(begin, begin + lasts, int(lasts / view.rate * rng.uniform(14, 28)) + 4)).astype(
-        int
-    ):
+    for birth in np.sort(
+        rng.uniform(begin, begin + duration, int(duration / view.rate * rng.uniform(14, 28)) + 4)
+    ).astype(int):
         frames = np.arange(birth, min(birth + int(view.rate * rng.uniform(1.0, 2.2)), count))
         if not len(frames):
             continue

@@ -141,32 +141,36 @@ class Dive:
     ) -> None:
         scene = scene or scene_of(seed)
         count = max(1, round(seconds * rate))
-        ways, looks, lights, lives, news = (np.random.default_rng((seed, part)) for part in range(5))
-        path = drive(count, rate, ways, speed=scene.speed, jerks=scene.jerks, tilt=scene.tilt)
+        path_rng, ground_rng, water_rng, life_rng, novelty_rng = (
+            np.random.default_rng((seed, part)) for part in range(5)
+        )
+        path = drive(count, rate, path_rng, speed=scene.speed, jerks=scene.jerks, tilt=scene.tilt)
         self.size, self.quality = size, scene.quality
         self.times, self.motion = np.arange(count) / rate, path.motion(size)
         self._cameras = path.cameras(size)
-        self._ground = bottom.paint(str(looks.choice(scene.grounds)), looks)
-        haze = lights.uniform(*scene.haze)
+        self._ground = bottom.paint(str(ground_rng.choice(scene.grounds)), ground_rng)
+        haze = water_rng.uniform(*scene.haze)
         self._water = Water(
-            lights,
+            water_rng,
             count=count,
             rate=rate,
             size=size,
             haze=haze,
-            caustics=lights.uniform(*scene.caustics),
-            flicker=lights.uniform(*scene.flicker),
-            grain=lights.uniform(*scene.grain),
+            caustics=water_rng.uniform(*scene.caustics),
+            flicker=water_rng.uniform(*scene.flicker),
+            grain=water_rng.uniform(*scene.grain),
         )
-        self._life = Life(lives, size=size, rate=rate, particles=int(lives.integers(*scene.particles, endpoint=True)))
+        self._life = Life(
+            life_rng, size=size, rate=rate, particles=int(life_rng.integers(*scene.particles, endpoint=True))
+        )
         tall = np.linspace(-1, 1, size[0])
         self._distances = (path.altitude[:, None] / (1 + path.tilt * tall)).astype(np.float32)
-        found = appear(
-            View(self._cameras, size, rate, haze), news, kinds=scene.kinds, often=scene.often, empty=scene.empty
+        appearances = appear(
+            View(self._cameras, size, rate, haze), novelty_rng, kinds=scene.kinds, often=scene.often, empty=scene.empty
         )
-        self.novelties = tuple(novelty for novelty, _ in found)
+        self.novelties = tuple(novelty for novelty, _ in appearances)
         self._actors = sorted(
-            (actor for _, actors in found for actor in actors),
+            (actor for _, actors in appearances for actor in actors),
             key=lambda actor: (not actor.floor, -actor.distance.min()),
         )
 

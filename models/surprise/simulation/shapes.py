@@ -252,11 +252,13 @@ def _strokes(
     x, y = _grid(rows)
     color, opacity = np.zeros((rows, LENGTH, 3), np.float32), np.zeros((rows, LENGTH), np.float32)
     for begin, end, thick, tone in parts:
-        way = np.subtract(end, begin)
-        along = np.clip(((x - begin[0]) * way[0] + (y - begin[1]) * way[1]) / (way @ way + 1e-9), 0, 1)
-        away = np.hypot(x - begin[0] - along * way[0], y - begin[1] - along * way[1])
-        cover = _inside(thick / 2 - away)
-        shade = 1.15 - 0.5 * (y - begin[1] - along * way[1] + thick / 2) / thick  # lit from above
+        direction = np.subtract(end, begin)
+        along = np.clip(
+            ((x - begin[0]) * direction[0] + (y - begin[1]) * direction[1]) / (direction @ direction + 1e-9), 0, 1
+        )
+        distance = np.hypot(x - begin[0] - along * direction[0], y - begin[1] - along * direction[1])
+        cover = _inside(thick / 2 - distance)
+        shade = 1.15 - 0.5 * (y - begin[1] - along * direction[1] + thick / 2) / thick  # lit from above
         color = np.where((cover > 0)[..., None], np.asarray(tone) * shade[..., None], color).astype(np.float32)
         opacity = np.maximum(opacity, cover)
     return _sprite(color, opacity, bend=bend, waves=waves)

@@ -56,12 +56,12 @@ class Path:
         centre = np.array([(columns - 1) / 2, (rows - 1) / 2, 1])
         before = cameras[:-1] @ centre
         now = np.linalg.solve(cameras[1:], before[:, :, None])[:, :, 0]
-        made = np.zeros((len(cameras), 4))
-        made[:, 2] = 1
-        made[1:, :2] = now[:, :2] / now[:, 2:] - centre[:2]
-        made[1:, 2] = self.altitude[:-1] / self.altitude[1:]
-        made[1:, 3] = -np.diff(self.heading)
-        return made
+        motion = np.zeros((len(cameras), 4))
+        motion[:, 2] = 1
+        motion[1:, :2] = now[:, :2] / now[:, 2:] - centre[:2]
+        motion[1:, 2] = self.altitude[:-1] / self.altitude[1:]
+        motion[1:, 3] = -np.diff(self.heading)
+        return motion
 
 
 def drive(
@@ -80,51 +80,51 @@ def drive(
         jerks: knocks a minute.
         tilt: bounds of the camera's tilt, drawn once.
     """
-    wish = _wishes(count, rate, rng)
+    targets = _target_velocities(count, rate, rng)
     lag = np.exp(-1 / (rate * np.array([0.5, 0.5, 0.6, 0.8])))  # time constants in s: the water slows the vehicle
-    velocity, height = wish[0], 0.0
+    velocity, height = targets[0], 0.0
     steps, heights = np.zeros((count, 3)), np.zeros(count)
     for frame in range(count):
-        velocity = lag * velocity + (1 - lag) * wish[frame]
+        velocity = lag * velocity + (1 - lag) * targets[frame]
         steps[frame] = velocity[:3] * speed / rate
         height += (velocity[3] * speed - 0.08 * height) / rate  # the pilot holds an altitude
         heights[frame] = height
     seconds = np.arange(count) / rate
     swell = np.zeros((count, 4))
-    for column, most in enumerate((5.0, 5.0, 0.035, 0.02)):
+    for column, amplitude in enumerate((5.0, 5.0, 0.035, 0.02)):
         for period in (rng.uniform(2.5, 5), rng.uniform(5, 11)):
             swell[:, column] += (
-                speed * most * rng.uniform(0.2, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
+                speed * amplitude * rng.uniform(0.2, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
             )
     shake = speed * rng.standard_normal((count, 4)) * (0.4, 0.4, 0.003, 0.002)
     knocks = _knocks(seconds, jerks * count / rate / 60, rng)
-    over = swell + shake + knocks
-    heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + over[:, 2]
+    offsets = swell + shake + knocks
+    heading = rng.uniform(-0.3, 0.3) + np.cumsum(steps[:, 2]) + offsets[:, 2]
     cos, sin = np.cos(heading), np.sin(heading)
     ahead = np.stack([cos * steps[:, 0] - sin * steps[:, 1], sin * steps[:, 0] + cos * steps[:, 1]], 1)
-    place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + over[:, :2]
-    altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + over[:, 3]), 0.5, 2.2)
+    place = rng.uniform(0, 1000, 2) + np.cumsum(ahead, axis=0) + offsets[:, :2]
+    altitude = np.clip(rng.uniform(0.85, 1.2) * np.exp(heights + offsets[:, 3]), 0.5, 2.2)
     return Path(place, heading, altitude, rng.uniform(*tilt))
 
 
-def _wishes(count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _target_velocities(count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Target velocities, `[count, 4]`: right, down (units/s), turn (rad/s), climb (1/s)."""
-    wish = np.zeros((count, 4))
+    targets = np.zeros((count, 4))
     at = 0
     while at < count:
         length = int(rate * rng.uniform(1.5, 7)) + 1
-        what = rng.choice(["cruise", "pan", "hover", "stop", "climb", "turn"], p=(0.3, 0.25, 0.15, 0.1, 0.1, 0.1))
-        way = rng.uniform(0, 2 * np.pi)
-        pace = {"cruise": rng.uniform(20, 60), "pan": rng.uniform(50, 130), "hover": 6.0}.get(what, 10.0)
-        turn = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35) if what == "turn" else rng.normal(0, 0.03)
-        climb = rng.choice([-1, 1]) * rng.uniform(0.06, 0.2) if what == "climb" else rng.normal(0, 0.01)
-        if what == "stop":
+        manoeuvre = rng.choice(["cruise", "pan", "hover", "stop", "climb", "turn"], p=(0.3, 0.25, 0.15, 0.1, 0.1, 0.1))
+        direction = rng.uniform(0, 2 * np.pi)
+        pace = {"cruise": rng.uniform(20, 60), "pan": rng.uniform(50, 130), "hover": 6.0}.get(manoeuvre, 10.0)
+        turn = rng.choice([-1, 1]) * rng.uniform(0.1, 0.35) if manoeuvre == "turn" else rng.normal(0, 0.03)
+        climb = rng.choice([-1, 1]) * rng.uniform(0.06, 0.2) if manoeuvre == "climb" else rng.normal(0, 0.01)
+        if manoeuvre == "stop":
             pace = turn = climb = 0.0
-        elif what == "pan":  # sideways, as a camera is swept
-            way = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
-        wish[at : at + length] = (pace * np.cos(way), pace * np.sin(way), turn, climb)
+        elif manoeuvre == "pan":  # sideways, as a camera is swept
+            direction = rng.choice([0, np.pi]) + rng.normal(0, 0.2)
+        targets[at : at + length] = (pace * np.cos(direction), pace * np.sin(direction), turn, climb)
         at += length
-    return wish
+    return targets
 
 
 def _knocks(seconds: NDArray[np.float64], expected: float, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -132,8 +132,13 @@ def _knocks(seconds: NDArray[np.float64], expected: float, rng: np.random.Genera
     knocks = np.zeros((len(seconds), 4))
     for _ in range(rng.poisson(expected)):
         hit = rng.integers(0, len(seconds))
-        way, force = rng.uniform(0, 2 * np.pi), rng.uniform(15, 50)
+        direction, force = rng.uniform(0, 2 * np.pi), rng.uniform(15, 50)
         since = np.maximum(seconds - seconds[hit], 0)
         pulse = (1 - np.exp(-since / 0.12)) * np.exp(-since / rng.uniform(0.5, 3))
-        knocks += pulse[:, None] * (force * np.cos(way), force * np.sin(way), rng.normal(0, 0.08), rng.normal(0, 0.04))
+        knocks += pulse[:, None] * (
+            force * np.cos(direction),
+            force * np.sin(direction),
+            rng.normal(0, 0.08),
+            rng.normal(0, 0.04),
+        )
     return knocks

@@ -25,8 +25,8 @@ def wrapped(texture: NDArray, camera: Array, size: tuple[int, int], shift: tuple
     place = camera @ np.array([size[1] / 2, size[0] / 2, 1])
     whole = np.floor((place[:2] / place[2] + shift) / side) * side  # near the origin, for exact coordinates
     moved = np.array([[1, 0, shift[0] - whole[0]], [0, 1, shift[1] - whole[1]], [0, 0, 1]]) @ camera
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpPerspective(texture, moved, size[::-1], flags=how, borderMode=cv2.BORDER_WRAP)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpPerspective(texture, moved, size[::-1], flags=flags, borderMode=cv2.BORDER_WRAP)
 
 
 class Water:
@@ -99,13 +99,13 @@ class Water:
 
     def smeared(self, picture: Picture, motion: Array) -> Picture:
         """Blur by the camera's motion, `[4]` as in `Path.motion`, while the shutter is open."""
-        way = motion[:2] * self.shutter
-        reach = int(min(np.ceil(np.abs(way).max() / 2), 12))
+        shift = motion[:2] * self.shutter
+        reach = int(min(np.ceil(np.abs(shift).max() / 2), 12))
         if reach < 1:
             return picture
         kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
         for share in np.linspace(-0.5, 0.5, 4 * reach + 1):
-            x, y = np.clip(np.round(reach + share * way), 0, 2 * reach).astype(int)
+            x, y = np.clip(np.round(reach + share * shift), 0, 2 * reach).astype(int)
             kernel[y, x] += 1
         return cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
 
@@ -113,15 +113,15 @@ class Water:
         """The frame as the camera records it, uint8: lamp, light, lagging exposure, noise, and JPEG loss if `quality` is given."""
         picture = picture * self.lamp
         mean = float(picture[::8, ::8].mean()) * float(self.light[frame])
-        wish = np.clip(GREY / max(mean, 1), 0.5, 3.0)
-        self.exposure += (wish - self.exposure) * (1 - np.exp(-1 / (LAG * self.rate)) if self.exposure else 1)
+        target = np.clip(GREY / max(mean, 1), 0.5, 3.0)
+        self.exposure += (target - self.exposure) * (1 - np.exp(-1 / (LAG * self.rate)) if self.exposure else 1)
         row, column = self.corners[frame]
         picture *= np.float32(self.exposure * self.light[frame])
         picture += self.grains[row : row + self.size[0], column : column + self.size[1]]
-        made = np.clip(picture, 0, 255).astype(np.uint8)
+        exposed = np.clip(picture, 0, 255).astype(np.uint8)
         if quality is None:
-            return made
-        _, packed = cv2.imencode(".jpg", made[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
+            return exposed
+        _, packed = cv2.imencode(".jpg", exposed[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))
         lossy = cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB)
         return np.asarray(lossy, np.uint8)
 

@@ -69,7 +69,7 @@ class Stage:
     arc: tuple[float, float]
     rng: np.random.Generator
 
-    def lasts(self, low: float, high: float) -> float:
+    def duration(self, low: float, high: float) -> float:
         return float(self.haste * self.rng.uniform(low, high))
 
     def grip(self, hand: int, *, above: bool | None = None, along: float | None = None) -> Pose:
@@ -82,17 +82,17 @@ class Stage:
         before = self.off(wide, hand, rng.uniform(2.5, 6))
         far = float(np.linalg.norm(np.subtract(before[:3], self.poses[hand][:3])))
         keys = [Key(self.haste * (0.4 + far / 55), before, rng.uniform(*self.arc), rng.uniform(0, 1.5))]
-        keys.append(Key(self.lasts(0.2, 0.45), wide))
+        keys.append(Key(self.duration(0.2, 0.45), wide))
         if rng.random() < 0.35:
-            keys.append(Key(self.lasts(0.1, 0.6), wide))  # the open hand waits around the thing
+            keys.append(Key(self.duration(0.1, 0.6), wide))  # the open hand waits around the thing
         return keys, wide
 
     def leave(self, pose: Pose, hand: int) -> list[Key]:
         """Keys in which the fingers open and the hand withdraws."""
         wide = pose._replace(aperture=pose.aperture + 2 * self.rng.uniform(1.0, 2.2))
         return [
-            Key(self.lasts(0.15, 0.35), wide),
-            Key(self.lasts(0.3, 0.5), self.off(wide, hand, self.rng.uniform(4, 7))),
+            Key(self.duration(0.15, 0.35), wide),
+            Key(self.duration(0.3, 0.5), self.off(wide, hand, self.rng.uniform(4, 7))),
         ]
 
     def off(self, pose: Pose, hand: int, far: float) -> Pose:
@@ -104,10 +104,10 @@ class Stage:
 
 def close(stage: Stage, pose: Pose) -> Key:
     """The key in which the fingers close on the thing."""
-    return Key(stage.lasts(0.12, 0.4), pose)
+    return Key(stage.duration(0.12, 0.4), pose)
 
 
-def _paced(stage: Stage, way: Array) -> float:
+def _carry_seconds(stage: Stage, way: Array) -> float:
     """Time that the distance `way` adds to carrying a thing, s."""
     return stage.haste * float(np.linalg.norm(way)) / 50
 
@@ -116,18 +116,21 @@ def carry(stage: Stage, hand: int) -> Act:
     """Lift the thing, perhaps tilt it, carry it elsewhere and place it."""
     rng, pose = stage.rng, stage.grip(hand)
     keys, _ = stage.reach(pose, hand)
-    keys += [close(stage, pose)] + ([Key(stage.lasts(0.1, 0.5), pose)] if rng.random() < 0.5 else [])
+    keys += [close(stage, pose)] + ([Key(stage.duration(0.1, 0.5), pose)] if rng.random() < 0.5 else [])
     first = len(keys) - 1
     high = np.array([0, 0, rng.uniform(3, 10)])
     shift = np.append(stage.goal - stage.place[:2], 0)
     end = pose.moved(shift)._replace(heading=pose.heading + rng.normal(0, 0.2))
-    keys.append(Key(stage.lasts(0.35, 0.7), pose.moved(high)))
+    keys.append(Key(stage.duration(0.35, 0.7), pose.moved(high)))
     if rng.random() < 0.3:
         poured = pose.moved(high)._replace(tilt=float(rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)))
-        keys += [Key(stage.lasts(0.4, 0.8), poured), Key(stage.lasts(0.5, 1.2), poured)]
-    keys += [Key(stage.lasts(0.3, 0.6) + _paced(stage, shift), end.moved(high)), Key(stage.lasts(0.3, 0.6), end)]
+        keys += [Key(stage.duration(0.4, 0.8), poured), Key(stage.duration(0.5, 1.2), poured)]
+    keys += [
+        Key(stage.duration(0.3, 0.6) + _carry_seconds(stage, shift), end.moved(high)),
+        Key(stage.duration(0.3, 0.6), end),
+    ]
     holds = [Hold(hand, first, len(keys) - 1)]
-    keys += [Key(stage.lasts(0.05, 0.5), end), *stage.leave(end, hand)]
+    keys += [Key(stage.duration(0.05, 0.5), end), *stage.leave(end, hand)]
     return Act({hand: keys}, {hand: 1}, holds, stage.goal)
 
 
@@ -138,7 +141,7 @@ def slide(stage: Stage, hand: int) -> Act:
     keys.append(close(stage, pose))
     goal = stage.place[:2] + np.clip(stage.goal - stage.place[:2], -9, 9)
     end = pose.moved(np.append(goal - stage.place[:2], 0))
-    keys.append(Key(stage.lasts(0.5, 1.1), end))
+    keys.append(Key(stage.duration(0.5, 1.1), end))
     return Act({hand: keys + stage.leave(end, hand)}, {hand: 1}, [Hold(hand, len(keys) - 2, len(keys) - 1)], goal)
 
 
@@ -146,7 +149,7 @@ def steady(stage: Stage, hand: int) -> Act:
     """Grasp and hold the thing without moving it."""
     pose = stage.grip(hand)
     keys, _ = stage.reach(pose, hand)
-    keys += [close(stage, pose), Key(stage.lasts(0.5, 2.5), pose)]
+    keys += [close(stage, pose), Key(stage.duration(0.5, 2.5), pose)]
     return Act({hand: keys + stage.leave(pose, hand)}, {hand: 1})
 
 
@@ -154,8 +157,8 @@ def regrasp(stage: Stage, hand: int) -> Act:
     """Grasp the thing, let go without withdrawing, and grasp it again."""
     pose = stage.grip(hand)
     keys, wide = stage.reach(pose, hand)
-    keys += [close(stage, pose), Key(stage.lasts(0.4, 1.0), pose), Key(stage.lasts(0.15, 0.35), wide)]
-    keys += [Key(stage.lasts(0.4, 0.9), wide), close(stage, pose), Key(stage.lasts(0.4, 1.0), pose)]
+    keys += [close(stage, pose), Key(stage.duration(0.4, 1.0), pose), Key(stage.duration(0.15, 0.35), wide)]
+    keys += [Key(stage.duration(0.4, 0.9), wide), close(stage, pose), Key(stage.duration(0.4, 1.0), pose)]
     return Act({hand: keys + stage.leave(pose, hand)}, {hand: 2})
 
 
@@ -163,11 +166,11 @@ def tap(stage: Stage, hand: int) -> Act:
     """Lay the index finger on the thing once or twice, briefly or for longer."""
     rng, pose = stage.rng, finger(stage.thing, stage.place, stage.yaw, hand, stage.rng)
     over = pose.moved(np.array([0, -1, rng.uniform(3, 7)]))
-    keys = [Key(stage.lasts(0.7, 1.2), over, rng.uniform(*stage.arc))]
+    keys = [Key(stage.duration(0.7, 1.2), over, rng.uniform(*stage.arc))]
     times = int(rng.choice([1, 2], p=[0.7, 0.3]))
     for _ in range(times):
-        stays = stage.lasts(0.04, 0.15) if rng.random() < 0.5 else stage.lasts(0.5, 1.5)
-        keys += [Key(stage.lasts(0.15, 0.35), pose), Key(stays, pose), Key(stage.lasts(0.2, 0.4), over)]
+        stays = stage.duration(0.04, 0.15) if rng.random() < 0.5 else stage.duration(0.5, 1.5)
+        keys += [Key(stage.duration(0.15, 0.35), pose), Key(stays, pose), Key(stage.duration(0.2, 0.4), over)]
     return Act({hand: keys}, {hand: times})
 
 
@@ -179,20 +182,20 @@ def pair(stage: Stage, hand: int) -> Act:
     right = 1 if np.cos(way) > 0 else -1
     high = np.array([0, 0, rng.uniform(3, 8)])
     shift = np.append(np.clip(stage.goal - stage.place[:2], -7, 7), 0)
-    lasts = [stage.lasts(0.4, 0.8) for _ in range(3)]
-    made = {}
+    durations = [stage.duration(0.4, 0.8) for _ in range(3)]
+    keys_by_hand = {}
     for side, along in ((RIGHT, right * end), (LEFT, -right * end)):
         pose = stage.grip(side, above=True, along=along)
         keys, wide = stage.reach(pose, side)
-        spent = sum(key.seconds for key in keys)
-        keys += [Key(max(0.1, 2.6 * stage.haste - spent), wide), close(stage, pose)]
-        spent = sum(key.seconds for key in keys)
-        keys += [Key(max(0.05, 3.2 * stage.haste - spent), pose)]
+        elapsed = sum(key.seconds for key in keys)
+        keys += [Key(max(0.1, 2.6 * stage.haste - elapsed), wide), close(stage, pose)]
+        elapsed = sum(key.seconds for key in keys)
+        keys += [Key(max(0.05, 3.2 * stage.haste - elapsed), pose)]
         moves = (pose.moved(high), pose.moved(high + shift), pose.moved(shift))
-        keys += [Key(time, move) for time, move in zip(lasts, moves, strict=True)]
-        made[side] = [*keys, Key(stage.lasts(0.1, 0.6), moves[-1]), *stage.leave(moves[-1], side)]
-    first = len(made[hand]) - 7
-    return Act(made, {LEFT: 1, RIGHT: 1}, [Hold(hand, first, first + 3)], stage.place[:2] + shift[:2])
+        keys += [Key(time, move) for time, move in zip(durations, moves, strict=True)]
+        keys_by_hand[side] = [*keys, Key(stage.duration(0.1, 0.6), moves[-1]), *stage.leave(moves[-1], side)]
+    first = len(keys_by_hand[hand]) - 7
+    return Act(keys_by_hand, {LEFT: 1, RIGHT: 1}, [Hold(hand, first, first + 3)], stage.place[:2] + shift[:2])
 
 
 def pass_over(stage: Stage, hand: int) -> Act:
@@ -205,34 +208,34 @@ def pass_over(stage: Stage, hand: int) -> Act:
     middle = np.array([rng.uniform(-4, 4), rng.uniform(14, 22), rng.uniform(5, 10)])
     shift = middle - stage.place
     lift = Hold(hand, len(keys) - 1, len(keys))
-    keys.append(Key(stage.lasts(0.3, 0.6) + _paced(stage, shift), pose.moved(shift), 3.0))
-    spent = sum(key.seconds for key in keys)
-    take = grip(stage.thing, middle, stage.yaw, other, rng, above=not above)
-    come, _ = stage.reach(take, other)
-    come = [Key(0.7 * spent, stage.poses[other]), *come]
-    come.append(Key(max(0.1, spent + 0.3 - sum(key.seconds for key in come)), come[-1].pose))
-    come += [close(stage, take), Key(stage.lasts(0.2, 0.5), take)]
-    keys.append(Key(max(0.1, sum(key.seconds for key in come) - spent), pose.moved(shift)))
+    keys.append(Key(stage.duration(0.3, 0.6) + _carry_seconds(stage, shift), pose.moved(shift), 3.0))
+    elapsed = sum(key.seconds for key in keys)
+    other_pose = grip(stage.thing, middle, stage.yaw, other, rng, above=not above)
+    other_keys, _ = stage.reach(other_pose, other)
+    other_keys = [Key(0.7 * elapsed, stage.poses[other]), *other_keys]
+    other_keys.append(Key(max(0.1, elapsed + 0.3 - sum(key.seconds for key in other_keys)), other_keys[-1].pose))
+    other_keys += [close(stage, other_pose), Key(stage.duration(0.2, 0.5), other_pose)]
+    keys.append(Key(max(0.1, sum(key.seconds for key in other_keys) - elapsed), pose.moved(shift)))
     keys += stage.leave(pose.moved(shift), hand)
-    come.append(Key(keys[-1].seconds + keys[-2].seconds + 0.1, take))
+    other_keys.append(Key(keys[-1].seconds + keys[-2].seconds + 0.1, other_pose))
     way = np.append(stage.goal, 0) - middle
-    end = take.moved(way)
-    brought = Hold(other, len(come) - 1, len(come) + 1)
-    come += [
-        Key(stage.lasts(0.3, 0.6) + _paced(stage, way), end.moved(np.array([0, 0, 4.0]))),
-        Key(stage.lasts(0.3, 0.6), end),
+    end = other_pose.moved(way)
+    handover = Hold(other, len(other_keys) - 1, len(other_keys) + 1)
+    other_keys += [
+        Key(stage.duration(0.3, 0.6) + _carry_seconds(stage, way), end.moved(np.array([0, 0, 4.0]))),
+        Key(stage.duration(0.3, 0.6), end),
     ]
-    come += [Key(stage.lasts(0.05, 0.4), end), *stage.leave(end, other)]
-    return Act({hand: keys, other: come}, {hand: 1, other: 1}, [lift, brought], stage.goal)
+    other_keys += [Key(stage.duration(0.05, 0.4), end), *stage.leave(end, other)]
+    return Act({hand: keys, other: other_keys}, {hand: 1, other: 1}, [lift, handover], stage.goal)
 
 
 def hover(stage: Stage, hand: int) -> Act:
     """Hold an open hand over the thing."""
     rng, pose = stage.rng, stage.grip(hand, above=True)
     wide = pose._replace(aperture=pose.aperture + rng.uniform(-1, 3)).moved(np.array([0, -1, rng.uniform(3.0, 7.0)]))
-    keys = [Key(stage.lasts(0.6, 1.2), wide, rng.uniform(*stage.arc))]
-    keys += [Key(stage.lasts(0.4, 1.0), wide.moved(rng.normal(0, 0.7, 3)))]
-    return Act({hand: [*keys, Key(stage.lasts(0.4, 0.7), stage.off(wide, hand, 6))]}, {hand: 0})
+    keys = [Key(stage.duration(0.6, 1.2), wide, rng.uniform(*stage.arc))]
+    keys += [Key(stage.duration(0.4, 1.0), wide.moved(rng.normal(0, 0.7, 3)))]
+    return Act({hand: [*keys, Key(stage.duration(0.4, 0.7), stage.off(wide, hand, 6))]}, {hand: 0})
 
 
 def snatch(stage: Stage, hand: int) -> Act:
@@ -248,7 +251,7 @@ def snatch(stage: Stage, hand: int) -> Act:
     )[rng.integers(3)]
     empty = pose.moved(off)
     keys, _ = stage.reach(empty, hand)
-    keys += [Key(stage.lasts(0.12, 0.4), empty._replace(aperture=rng.uniform(1.6, 0.9 * pose.aperture)))]
+    keys += [Key(stage.duration(0.12, 0.4), empty._replace(aperture=rng.uniform(1.6, 0.9 * pose.aperture)))]
     return Act({hand: [*keys, *stage.leave(empty, hand)]}, {hand: 0})
 
 
@@ -257,8 +260,8 @@ def short(stage: Stage, hand: int) -> Act:
     rng, pose = stage.rng, stage.grip(hand)
     wide = pose._replace(aperture=pose.aperture + rng.uniform(1, 3))
     stop = stage.off(wide, hand, rng.uniform(4, 8))
-    keys = [Key(stage.lasts(0.7, 1.1), stop, rng.uniform(*stage.arc)), Key(stage.lasts(0.05, 0.6), stop)]
-    return Act({hand: [*keys, Key(stage.lasts(0.4, 0.7), stage.off(stop, hand, 7))]}, {hand: 0})
+    keys = [Key(stage.duration(0.7, 1.1), stop, rng.uniform(*stage.arc)), Key(stage.duration(0.05, 0.6), stop)]
+    return Act({hand: [*keys, Key(stage.duration(0.4, 0.7), stage.off(stop, hand, 7))]}, {hand: 0})
 
 
 def pass_by(stage: Stage, hand: int) -> Act:
@@ -267,8 +270,8 @@ def pass_by(stage: Stage, hand: int) -> Act:
     way = rng.choice([-1, 1]) * np.array([rng.uniform(7, 12), rng.normal(0, 4), 0])
     over = pose.moved(np.array([0, 0, stage.thing.height - (pose.z - stage.place[2]) + rng.uniform(2.5, 6)]))
     keys = [
-        Key(stage.lasts(0.6, 1.0), over.moved(-way), rng.uniform(*stage.arc)),
-        Key(stage.lasts(0.5, 1.2), over.moved(way)),
+        Key(stage.duration(0.6, 1.0), over.moved(-way), rng.uniform(*stage.arc)),
+        Key(stage.duration(0.5, 1.2), over.moved(way)),
     ]
     return Act({hand: keys}, {hand: 0})
 
@@ -278,9 +281,13 @@ def show(stage: Stage, hand: int) -> Act:
     rng, pose = stage.rng, finger(stage.thing, stage.place, stage.yaw, hand, stage.rng)
     at = pose.moved(np.array([rng.normal(0, 1), rng.uniform(-4, 0), rng.uniform(1.8, 5)]))
     jab = at.moved(np.array([0, -1.5, 2.5]))
-    keys = [Key(stage.lasts(0.7, 1.1), jab, rng.uniform(*stage.arc))]
+    keys = [Key(stage.duration(0.7, 1.1), jab, rng.uniform(*stage.arc))]
     for _ in range(rng.integers(1, 4)):
-        keys += [Key(stage.lasts(0.15, 0.3), at), Key(stage.lasts(0.1, 0.5), at), Key(stage.lasts(0.15, 0.3), jab)]
+        keys += [
+            Key(stage.duration(0.15, 0.3), at),
+            Key(stage.duration(0.1, 0.5), at),
+            Key(stage.duration(0.15, 0.3), jab),
+        ]
     return Act({hand: keys}, {hand: 0})
 
 

@@ -111,18 +111,18 @@ class Joints:
 
 def tracked(start: Pose, keys: list[Key], rate: float) -> Array:
     """Poses `[T, 12]` of a hand that moves from key to key with minimum jerk, excluding `start`."""
-    made, before = [], np.array(start)
+    segments, before = [], np.array(start)
     for key in keys:
         steps = max(1, round(key.seconds * rate))
         share = np.arange(1, steps + 1) / steps
-        way = minimum_jerk(share)
-        poses = before + way[:, None] * (np.array(key.pose) - before)
-        bump = 16 * way**2 * (1 - way) ** 2
+        progress = minimum_jerk(share)
+        poses = before + progress[:, None] * (np.array(key.pose) - before)
+        bump = 16 * progress**2 * (1 - progress) ** 2
         poses[:, 2] += key.arc * bump
         poses[:, Pose._fields.index("aperture")] += key.open * bump
-        made.append(poses)
+        segments.append(poses)
         before = np.array(key.pose)
-    return np.concatenate(made)
+    return np.concatenate(segments)
 
 
 def joints(poses: Array, hand: int) -> Joints:
@@ -173,11 +173,11 @@ def _bent(knuckles: Array, tips: Array, outward: Array) -> Array:
         rise[:, finger] = np.interp(bend[:, finger], _ANGLES, np.angle(spine))
     chord = chord / np.maximum(length, 1e-6)[..., None]
     bow = _unit(outward - np.sum(outward * chord, -1, keepdims=True) * chord)
-    made = [knuckles]
+    chain = [knuckles]
     for bone in range(3):
         angle = (rise - bone * bend)[..., None]
-        made.append(made[-1] + BONES[:, bone, None] * (np.cos(angle) * chord + np.sin(angle) * bow))
-    return np.stack(made, 2)
+        chain.append(chain[-1] + BONES[:, bone, None] * (np.cos(angle) * chord + np.sin(angle) * bow))
+    return np.stack(chain, 2)
 
 
 def _unit(ways: Array) -> Array:

@@ -82,10 +82,10 @@ def follow(
     seconds = np.arange(count) / rate
     high = rng.uniform(*height)
     place = np.tile([rng.normal(0, 2), rng.uniform(-24, -16), high], (count, 1))
-    for column, most in enumerate((1.2, 0.9, 0.5)):
+    for column, amplitude in enumerate((1.2, 0.9, 0.5)):
         for period in (rng.uniform(1.5, 3), rng.uniform(3, 8)):
             place[:, column] += (
-                sway * most * rng.uniform(0.3, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
+                sway * amplitude * rng.uniform(0.3, 1) * np.sin(2 * np.pi * (seconds / period + rng.random()))
             )
     steps = _episodes(count, rate, walks, rng)
     pace = 2 * np.pi * rng.uniform(1.6, 2.1) * seconds
@@ -120,11 +120,11 @@ def _lagged(track: Array, lag: float) -> Array:
 
 def _glances(count: int, rate: float, rng: np.random.Generator) -> Array:
     """Offset of the gaze from the work by glances, `[T, 2]` cm."""
-    made = np.zeros((count, 2))
+    offsets = np.zeros((count, 2))
     for _ in range(rng.poisson(8 * count / rate / 60)):
         at = rng.integers(0, count)
-        made[at : at + int(rate * rng.uniform(0.4, 1.5))] = rng.normal(0, 6, 2)
-    return made
+        offsets[at : at + int(rate * rng.uniform(0.4, 1.5))] = rng.normal(0, 6, 2)
+    return offsets
 
 
 def _episodes(count: int, rate: float, share: float, rng: np.random.Generator) -> Array:

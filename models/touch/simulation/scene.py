@@ -37,7 +37,7 @@ TRAIN_SECONDS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Distribution:
     """Distribution that clips are drawn from. The defaults are those of training.
 
     Args:
@@ -75,15 +75,15 @@ class Look:
     shutter: tuple[float, float] = (0.2, 0.6)
 
 
-TRAIN = Look()
-VALIDATION = Look(
+TRAIN = Distribution()
+VALIDATION = Distribution(
     kinds=("can", "ball", "carton", "book", "jar", "marker", "remote"),
     skins=("fair", "tan", "work"),
     materials=("wood", "cloth", "steel"),
     view=(58.0, 74.0),
     height=(44.0, 58.0),
 )
-TEST = Look(
+TEST = Distribution(
     kinds=("bowl", "spray", "torch", "pear", "cube", "soap", "cassette"),
     skins=("rose", "deep", "rubber", "latex"),
     materials=("marble", "tiles"),
@@ -113,7 +113,7 @@ class Shot(NamedTuple):
     things: NDArray[np.float32]
 
 
-def look_of(seed: int) -> Look:
+def distribution_of(seed: int) -> Distribution:
     """`TEST` or `VALIDATION` for their seeds, `TRAIN` for any other."""
     return TEST if seed in TEST_SEEDS else VALIDATION if seed in VALIDATION_SEEDS else TRAIN
 
@@ -126,7 +126,7 @@ class Scene:
         seconds: length of the clip.
         size: rows and columns. Every size shows the same scene, apart from the aspect ratio.
         rate: frames per second.
-        look: distribution to draw from; by default `look_of(seed)`.
+        distribution: to draw from; by default `distribution_of(seed)`.
 
     Attributes:
         touches, misses: the truth, in order, known before a frame is rendered.
@@ -141,19 +141,27 @@ class Scene:
         seconds: float = 30,
         size: tuple[int, int] = (288, 512),
         rate: float = 30.0,
-        look: Look | None = None,
+        distribution: Distribution | None = None,
     ) -> None:
-        look = look or look_of(seed)
+        distribution = distribution or distribution_of(seed)
         self.size, count = size, max(1, round(seconds * rate))
-        plot, looks, gaze, light = (np.random.default_rng((seed, part)) for part in range(4))
-        kinds = looks.permutation(look.kinds)
+        script_rng, appearance_rng, head_rng, sensor_rng = (np.random.default_rng((seed, part)) for part in range(4))
+        kinds = appearance_rng.permutation(distribution.kinds)
         self._things = [
-            make(str(kinds[at % len(kinds)]), looks) for at in range(looks.integers(*look.things, endpoint=True))
+            make(str(kinds[at % len(kinds)]), appearance_rng)
+            for at in range(appearance_rng.integers(*distribution.things, endpoint=True))
         ]
-        self._skin = Skin.draw(str(looks.choice(look.skins)), looks)
-        self._table = table.paint(str(looks.choice(look.materials)), looks)
+        self._skin = Skin.draw(str(appearance_rng.choice(distribution.skins)), appearance_rng)
+        self._table = table.paint(str(appearance_rng.choice(distribution.materials)), appearance_rng)
         self.script = Script(
-            self._things, count, rate, plot, haste=look.haste, arc=look.arc, idle=look.idle, missing=look.missing
+            self._things,
+            count,
+            rate,
+            script_rng,
+            haste=distribution.haste,
+            arc=distribution.arc,
+            idle=distribution.idle,
+            missing=distribution.missing,
         )
         self.touches, self.misses = self.script.touches, self.script.misses
         self.head = follow(
@@ -161,18 +169,24 @@ class Scene:
             count,
             rate,
             size,
-            gaze,
-            view=look.view,
-            height=look.height,
-            sway=gaze.uniform(*look.sway),
-            walks=look.walks,
+            head_rng,
+            view=distribution.view,
+            height=distribution.height,
+            sway=head_rng.uniform(*distribution.sway),
+            walks=distribution.walks,
         )
         self._sensor = Sensor(
-            light, count=count, rate=rate, size=size, grain=look.grain, drift=look.drift, shutter=look.shutter
+            sensor_rng,
+            count=count,
+            rate=rate,
+            size=size,
+            grain=distribution.grain,
+            drift=distribution.drift,
+            shutter=distribution.shutter,
         )
-        lamp = np.array([light.uniform(-0.7, 0.7), light.uniform(-0.6, 0.3), 1.0])
+        lamp = np.array([sensor_rng.uniform(-0.7, 0.7), sensor_rng.uniform(-0.6, 0.3), 1.0])
         self._lamp = lamp / np.linalg.norm(lamp)
-        self._dark = light.uniform(0.35, 0.6)
+        self._dark = sensor_rng.uniform(0.35, 0.6)
 
     def __len__(self) -> int:
         return len(self.head.place)
@@ -213,8 +227,8 @@ class Scene:
 
     def _shadows(self, frame: int) -> Iterator[tuple[NDArray[np.int32], float]]:
         """Yield outlines of shadows, as from `fixed`, at half the picture's size, and the height of what casts each, cm."""
-        for thing, what in enumerate(self._things):
-            corners = what.vertices @ self.script.turns[thing, frame].T + self.script.places[thing, frame]
+        for thing, solid in enumerate(self._things):
+            corners = solid.vertices @ self.script.turns[thing, frame].T + self.script.places[thing, frame]
             outline = cv2.convexHull(self._cast(corners, frame)[0].astype(np.float32))[:, 0]
             yield fixed(outline), float(self.script.places[thing, frame, 2])
         for joints in self.script.hands:
@@ -235,14 +249,14 @@ class Scene:
 
     def _parts(self, frame: int, spots: list[tuple[Array, Array]]) -> list[tuple[float, Painter]]:
         """Depths and painters of all things and hands."""
-        made: list[tuple[float, Painter]] = []
+        parts: list[tuple[float, Painter]] = []
         for thing, (corners, depths) in enumerate(spots):
             turn = self.script.turns[thing, frame]
             paint = partial(self._things[thing].draw, corners=corners, depths=depths, turn=turn, light=self._lamp)
-            made.append((float(depths.mean()), paint))
+            parts.append((float(depths.mean()), paint))
         for joints in self.script.hands:
-            made += self._skin.parts(joints, self.head, frame)
-        return made
+            parts += self._skin.parts(joints, self.head, frame)
+        return parts
 
     def _smear(self, picture: Frame, frame: int, hands: NDArray[np.float32]) -> None:
         """Apply motion blur: to the whole picture by the head's motion, then to each hand by its own motion beyond that."""
@@ -266,8 +280,8 @@ class Scene:
             piece[:] = piece + share * (self._sensor.smeared(piece, moved).astype(np.float32) - piece)
 
     def _corners(self, thing: int, frame: int) -> tuple[Array, Array]:
-        what = self._things[thing]
-        world = what.vertices @ self.script.turns[thing, frame].T + self.script.places[thing, frame]
+        solid = self._things[thing]
+        world = solid.vertices @ self.script.turns[thing, frame].T + self.script.places[thing, frame]
         return self.head.project(world, frame)
 
     def _hand_box(self, hand: int, frame: int) -> NDArray[np.float32]:

@@ -65,19 +65,19 @@ class Script:
     ) -> None:
         self.things, self._rate, self._rng = things, rate, rng
         total = count + round(TAIL * rate)
-        self.places, self.turns = _laid(things, total, rng)
-        self._poses = [np.tile(np.array(self._waits(hand)), (total, 1)) for hand in (LEFT, RIGHT)]
+        self.places, self.turns = _lay_out(things, total, rng)
+        self._poses = [np.tile(np.array(self._initial_pose(hand)), (total, 1)) for hand in (LEFT, RIGHT)]
         self._free = np.zeros(len(things), int)
         self._next = [int(rate * rng.uniform(0.2, 2.5)) for _ in range(2)]
         self.work: list[tuple[int, Array]] = []
         misses: list[Miss] = []
         while min(self._next) < count:
             hand = int(np.argmin(self._next))
-            which = MISSES if rng.random() < missing else TOUCHES
-            draw = rng.choice(np.array(list(which)), p=np.array(list(which.values())))
-            start = max(self._next) if draw in BOTH_HANDS else self._next[hand]
-            done = any(self._tried(draw, hand, start, rng.uniform(*haste), arc, misses) for _ in range(TRIES))
-            self._next[hand] += 1 + round(rng.exponential(idle if done else 0.3) * rate)
+            acts = MISSES if rng.random() < missing else TOUCHES
+            make_act = rng.choice(np.array(list(acts)), p=np.array(list(acts.values())))
+            start = max(self._next) if make_act in BOTH_HANDS else self._next[hand]
+            is_kept = any(self._try_act(make_act, hand, start, rng.uniform(*haste), arc, misses) for _ in range(TRIES))
+            self._next[hand] += 1 + round(rng.exponential(idle if is_kept else 0.3) * rate)
         self.places, self.turns = self.places[:, :count], self.turns[:, :count]
         self.hands = tuple(joints(poses[:count], hand) for hand, poses in enumerate(self._poses))
         self.work.sort(key=lambda pair: pair[0])
@@ -97,9 +97,9 @@ class Script:
         body, frames = self.hands[hand], slice(0, self.places.shape[1])
         return np.stack([self.gap(body, thing, frames) for thing in range(len(self.things))])
 
-    def _tried(
+    def _try_act(
         self,
-        draw: Callable[[Stage, int], Act],
+        make_act: Callable[[Stage, int], Act],
         hand: int,
         start: int,
         haste: float,
@@ -110,14 +110,14 @@ class Script:
         rng, free = self._rng, np.flatnonzero(self._free <= start)
         if not len(free) or start + 1 >= len(self._poses[0]):
             return False
-        near = np.exp((1 if hand == RIGHT else -1) * self.places[free, start, 0] / 6)  # arms seldom cross
-        thing = int(rng.choice(free, p=near / near.sum()))
+        weights = np.exp((1 if hand == RIGHT else -1) * self.places[free, start, 0] / 6)  # arms seldom cross
+        thing = int(rng.choice(free, p=weights / weights.sum()))
         goal = self._room(thing)
         place, turn = self.places[thing, start], self.turns[thing, start]
         yaw = float(np.arctan2(turn[1, 0], turn[0, 0]))
         poses = (Pose(*self._poses[LEFT][start].tolist()), Pose(*self._poses[RIGHT][start].tolist()))
-        act = draw(Stage(self.things[thing], place, yaw, goal, poses, haste, arc, rng), hand)
-        return self._played(act, thing, start, misses)
+        act = make_act(Stage(self.things[thing], place, yaw, goal, poses, haste, arc, rng), hand)
+        return self._apply(act, thing, start, misses)
 
     def _room(self, thing: int) -> Array:
         """A random place `[2]` on the table that is clear of every other thing, or the clearest one tried."""
@@ -128,13 +128,13 @@ class Script:
         fits = np.flatnonzero(away.min(1) > 0)
         return goals[fits[0] if len(fits) else away.min(1).argmax()]
 
-    def _played(self, act: Act, thing: int, start: int, misses: list[Miss]) -> bool:
-        before = (self._poses, self.places, self.turns)
+    def _apply(self, act: Act, thing: int, start: int, misses: list[Miss]) -> bool:
+        saved = (self._poses, self.places, self.turns)
         self._poses = [poses.copy() for poses in self._poses]
         self.places, self.turns = self.places.copy(), self.turns.copy()
         ends = {}
         for hand, keys in act.keys.items():
-            keys = [*keys, self._home(hand)] if self._rng.random() < 0.75 else keys
+            keys = [*keys, self._rest_key(hand)] if self._rng.random() < 0.75 else keys
             track = tracked(Pose(*self._poses[hand][start].tolist()), keys, self._rate)
             if start + len(track) >= len(self._poses[hand]):
                 track = track[: len(self._poses[hand]) - start - 1]
@@ -143,10 +143,10 @@ class Script:
             self._poses[hand][ends[hand] :] = track[-1]
         for hold in act.holds:
             steps = np.cumsum([max(1, round(key.seconds * self._rate)) for key in act.keys[hold.hand]]) + start - 1
-            self._moved(hold.hand, thing, int(steps[hold.first]), int(steps[hold.last]))
-        found = self._agrees(act, thing, start, ends)
+            self._move(hold.hand, thing, int(steps[hold.first]), int(steps[hold.last]))
+        found = self._check(act, thing, start, ends)
         if found is None:
-            self._poses, self.places, self.turns = before
+            self._poses, self.places, self.turns = saved
             return False
         misses += found
         self.work.append((start - round(0.2 * self._rate), self.places[thing, start, :2]))
@@ -157,7 +157,7 @@ class Script:
             self._next[hand] = end
         return True
 
-    def _moved(self, hand: int, thing: int, first: int, last: int) -> None:
+    def _move(self, hand: int, thing: int, first: int, last: int) -> None:
         """Move a thing with a hand from frame `first` to frame `last`, and leave it there."""
         total = self.places.shape[1]
         last = min(last, total - 1)
@@ -166,13 +166,13 @@ class Script:
         poses = self._poses[hand][first : last + 1]
         grip = joints(poses, hand).grip
         rotated = grip @ grip[0].T
-        way = self.places[thing, first] - poses[0, :3]
-        self.places[thing, first : last + 1] = poses[:, :3] + rotated @ way
+        offset = self.places[thing, first] - poses[0, :3]
+        self.places[thing, first : last + 1] = poses[:, :3] + rotated @ offset
         self.turns[thing, first : last + 1] = rotated @ self.turns[thing, first]
         self.places[thing, last:] = self.places[thing, last]
         self.turns[thing, last:] = self.turns[thing, last]
 
-    def _agrees(self, act: Act, thing: int, start: int, ends: dict[int, int]) -> list[Miss] | None:
+    def _check(self, act: Act, thing: int, start: int, ends: dict[int, int]) -> list[Miss] | None:
         """Check that the solids meet as often as the act specifies. Return its misses, or None if they do not."""
         misses = []
         for hand, end in ends.items():
@@ -186,29 +186,29 @@ class Script:
                 elif end < len(self._poses[hand]) - 1 and len(_runs(gap <= 0)) != act.touches[hand]:
                     return None
                 if other == thing and not act.touches[hand]:
-                    near = np.flatnonzero(gap < NEAR)
-                    if not len(near):
+                    close = np.flatnonzero(gap < NEAR)
+                    if not len(close):
                         return None
-                    misses.append(Miss(hand, start + int(near[0]), start + int(near[-1])))
+                    misses.append(Miss(hand, start + int(close[0]), start + int(close[-1])))
         end = max(ends.values())
         for hand in {LEFT, RIGHT} - ends.keys():
             span = slice(start, max(end, self._next[hand]))
             if self.gap(joints(self._poses[hand][span], hand), thing, span).min() < CLEAR:
                 return None
-        return misses if not act.holds or self._apart(thing, slice(start, end)) else None
+        return misses if not act.holds or self._is_clear(thing, slice(start, end)) else None
 
-    def _apart(self, thing: int, span: slice) -> bool:
+    def _is_clear(self, thing: int, span: slice) -> bool:
         """Whether a thing passes through no other thing."""
-        mine, size = self.places[thing, span], _radius(self.things[thing])
-        for other, what in enumerate(self.things):
+        path, size = self.places[thing, span], _radius(self.things[thing])
+        for other, solid in enumerate(self.things):
             if other != thing:
-                away = self.places[other, span] - mine
-                close = np.linalg.norm(away[:, :2], axis=1) < 0.85 * (size + _radius(what))
-                if np.any(close & (away[:, 2] + what.height > 0) & (away[:, 2] < self.things[thing].height)):
+                offset = self.places[other, span] - path
+                close = np.linalg.norm(offset[:, :2], axis=1) < 0.85 * (size + _radius(solid))
+                if np.any(close & (offset[:, 2] + solid.height > 0) & (offset[:, 2] < self.things[thing].height)):
                     return False
         return True
 
-    def _waits(self, hand: int) -> Pose:
+    def _initial_pose(self, hand: int) -> Pose:
         """The pose of a hand at the start, clear of all things."""
         for _ in range(50):
             pose = _rest(hand, self._rng)
@@ -217,7 +217,7 @@ class Script:
                 break
         return pose
 
-    def _home(self, hand: int) -> Key:
+    def _rest_key(self, hand: int) -> Key:
         rng = self._rng
         return Key(float(rng.uniform(0.6, 1.1)), _rest(hand, rng), float(rng.uniform(5, 10)))
 
@@ -245,7 +245,7 @@ def _rest(hand: int, rng: np.random.Generator) -> Pose:
     )
 
 
-def _laid(things: list[Thing], total: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def _lay_out(things: list[Thing], total: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Lay things on the table, apart from each other: places `[K, T, 3]` and turns `[K, T, 3, 3]`."""
     spots: list[Array] = []
     for thing in things:

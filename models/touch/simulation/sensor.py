@@ -45,7 +45,7 @@ class Sensor:
         rows, columns = size
         noise = rng.normal(0, rng.uniform(*grain), (rows + MARGIN, columns + MARGIN, 3))
         noise = cv2.GaussianBlur(noise, (3, 3), 0.5) * 1.6
-        self._more, self._less = (np.clip(np.rint(sign * noise), 0, 255).astype(np.uint8) for sign in (1, -1))
+        self._brighter, self._darker = (np.clip(np.rint(sign * noise), 0, 255).astype(np.uint8) for sign in (1, -1))
         self._offsets = rng.integers(0, MARGIN, (count, 2))
         down, right = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
         dark = 1 - rng.uniform(0.05, 0.25) * (down**2 + right**2) / 2
@@ -59,16 +59,16 @@ class Sensor:
         picture = cv2.LUT(cv2.multiply(picture, self._lens, scale=1 / 255), table)
         top, left = self._offsets[frame]
         span = np.s_[top : top + picture.shape[0], left : left + picture.shape[1]]
-        return cv2.subtract(cv2.add(picture, self._more[span]), self._less[span])
+        return cv2.subtract(cv2.add(picture, self._brighter[span]), self._darker[span])
 
     def smeared(self, picture: Frame, motion: Array) -> Frame:
         """Blur a picture, or a piece of one, that moves by `motion` `[2]` pixels (right, down) per frame."""
-        far = self.shutter * float(np.hypot(*motion))
-        if far < 1.0:
+        distance = self.shutter * float(np.hypot(*motion))
+        if distance < 1.0:
             return picture
-        reach = min(int(np.ceil(far / 2)), 20)
+        reach = min(int(np.ceil(distance / 2)), 20)
         kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
-        half = motion / np.hypot(*motion) * min(far / 2, 20)
+        half = motion / np.hypot(*motion) * min(distance / 2, 20)
         ends = np.rint((np.array([reach - half, reach + half])) * 16).astype(int)
         cv2.line(kernel, ends[0].tolist(), ends[1].tolist(), 1.0, 1, cv2.LINE_8, 4)
         return cv2.filter2D(picture, -1, kernel / kernel.sum())

@@ -70,10 +70,10 @@ class Skin:
         radii = head.focal * RADII / depth
         arm, far = head.project(np.stack([joints.wrist[frame], joints.elbow[frame]]), frame)
         thick = head.focal * np.array([WRIST, ELBOW]) / far
-        made = [(float(far.mean()), self._forearm(arm, thick))]
+        parts = [(float(far.mean()), self._forearm(arm, thick))]
         wide = np.stack([radii[:, :-1], radii[:, 1:]], -1)
         bones = np.stack([spots[:, :-1], spots[:, 1:]], -2)
-        nails = self._nails_show(joints, head, frame) if self.nails else np.zeros(5, bool)
+        nails = self._visible_nails(joints, head, frame) if self.nails else np.zeros(5, bool)
         middles = (depth[:, 1:] + depth[:, :-1]) / 2
         coats = [(shade, capsules(bones - shift * wide[..., None], inner * wide)) for shade, inner, shift in _COATS]
         tips = np.stack([spots[:, 2] + 0.72 * (spots[:, 3] - spots[:, 2]), spots[:, 3]], 1)
@@ -84,11 +84,11 @@ class Skin:
                 fills = [(outline[finger, bone], shade * tone) for shade, outline in coats]
                 if bone == 2 and nails[finger]:
                     fills.append((beds[finger], 0.6 * self.color + [98, 84, 80]))
-                made.append((float(middles[finger, bone]), painter(fills)))
+                parts.append((float(middles[finger, bone]), painter(fills)))
         rim = np.concatenate([spots[1:, 0], (spots[0, 0] + arm[0])[None] / 2, arm[:1]])
         around = np.concatenate([radii[1:, 0], radii[0, :1], thick[:1] * 0.95])
-        made.append((float(depth[1:, 0].mean()) - 0.5, self._palm(rim, around)))
-        return made
+        parts.append((float(depth[1:, 0].mean()) - 0.5, self._palm(rim, around)))
+        return parts
 
     def _palm(self, rim: Array, around: Array) -> Painter:
         middle, fills = rim.mean(0), []
@@ -121,7 +121,7 @@ class Skin:
         return painter(fills)
 
     @staticmethod
-    def _nails_show(joints: Joints, head: Head, frame: int) -> NDArray[np.bool_]:
+    def _visible_nails(joints: Joints, head: Head, frame: int) -> NDArray[np.bool_]:
         """Whether each finger's nail faces the camera, `[5]`."""
         way = joints.fingers[frame, :, 3] - joints.fingers[frame, :, 2]
         way = way / np.linalg.norm(way, axis=1, keepdims=True)

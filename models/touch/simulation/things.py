@@ -148,8 +148,8 @@ class Thing:
     def normals(self) -> Array:
         """Outward unit vectors `[F, 3]`."""
         corners = self.vertices[self.faces]
-        made = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
-        return made / np.maximum(np.linalg.norm(made, axis=1, keepdims=True), 1e-9)
+        normals = np.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1])
+        return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
 
     def draw(self, picture: NDArray[np.uint8], corners: Array, depths: Array, turn: Array, light: Array) -> None:
         """Paint the thing into a picture.
@@ -163,12 +163,12 @@ class Thing:
         """
         spots = corners[self.faces]
         one, two = spots[:, 2] - spots[:, 0], spots[:, 3] - spots[:, 1]
-        seen = np.flatnonzero(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0] < 0)
-        seen = seen[np.argsort(-depths[self.faces[seen]].mean(1))]
-        bright = 0.55 + 0.55 * np.clip(self.normals[seen] @ turn.T @ light, 0, 1)
-        tones = np.clip(self.colors[seen] * bright[:, None], 0, 255)
-        grown = spots[seen] - spots[seen].mean(1, keepdims=True)  # faces grow to cover the seams
-        grown = spots[seen] + 0.5 * grown / np.maximum(np.linalg.norm(grown, axis=-1, keepdims=True), 0.5)
+        visible = np.flatnonzero(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0] < 0)
+        visible = visible[np.argsort(-depths[self.faces[visible]].mean(1))]
+        bright = 0.55 + 0.55 * np.clip(self.normals[visible] @ turn.T @ light, 0, 1)
+        tones = np.clip(self.colors[visible] * bright[:, None], 0, 255)
+        grown = spots[visible] - spots[visible].mean(1, keepdims=True)  # faces grow to cover the seams
+        grown = spots[visible] + 0.5 * grown / np.maximum(np.linalg.norm(grown, axis=-1, keepdims=True), 0.5)
         for spot, tone in zip(fixed(grown), tones.tolist(), strict=True):
             cv2.fillConvexPoly(picture, spot, tone, cv2.LINE_AA, FINE)
 
@@ -184,26 +184,26 @@ def make(kind: str, rng: np.random.Generator) -> Thing:
     Raises:
         KeyError: there is no such kind.
     """
-    what = KINDS[kind]
-    size = [float(rng.uniform(*bounds)) for bounds in what.size]
-    ground = np.array(what.colors[rng.integers(len(what.colors))]) * rng.uniform(0.85, 1.1, 3)
+    spec = KINDS[kind]
+    size = [float(rng.uniform(*bounds)) for bounds in spec.size]
+    base = np.array(spec.colors[rng.integers(len(spec.colors))]) * rng.uniform(0.85, 1.1, 3)
     mark = rng.uniform(20, 240, 3)
-    if not what.profile:
+    if not spec.profile:
         vertices, faces, u, v, top = _box(size[0], size[1], size[2])
         half, height, radii = (size[0], size[1]), size[2], np.zeros(0)
     else:
-        vertices, faces, u, v, top = _turned(what.profile, size[0], size[1])
-        shares, widths = np.array(what.profile).T
+        vertices, faces, u, v, top = _turned(spec.profile, size[0], size[1])
+        shares, widths = np.array(spec.profile).T
         radii = size[0] * np.interp(np.linspace(0, 1, 257), shares, widths)
         half, height = (size[0], size[0]), size[1]
-        if what.lies:
+        if spec.lies:
             radius = float(radii.max())
             vertices = np.column_stack([vertices[:, 2] - size[1] / 2, vertices[:, 0], vertices[:, 1] + radius])
             half, height = (size[1] / 2, radius), 2 * radius
-    painted = PATTERNS[what.pattern](u, v, top, rng)
+    painted = PATTERNS[spec.pattern](u, v, top, rng)
     share = np.clip(painted, 0, 1)[:, None]
-    colors = np.clip(ground * (1 - share) + mark * share, 12, 250) * rng.uniform(0.94, 1.04, (len(share), 1))
-    return Thing(kind, half, height, radii, what.lies, vertices, faces, colors)
+    colors = np.clip(base * (1 - share) + mark * share, 12, 250) * rng.uniform(0.94, 1.04, (len(share), 1))
+    return Thing(kind, half, height, radii, spec.lies, vertices, faces, colors)
 
 
 Mesh = tuple[Array, NDArray[np.int64], Array, Array, NDArray[np.bool_]]

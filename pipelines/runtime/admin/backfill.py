@@ -31,7 +31,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
-MADE = "backfill of "
+DESCRIPTION_PREFIX = "backfill of "
 """Prefix of the description of a table that a backfill may overwrite."""
 
 
@@ -81,7 +81,7 @@ def backfill(
     into: str,
     *,
     overwrite: bool = False,
-    rings: Callable[[Alert], None] = lambda _: None,
+    on_alert: Callable[[Alert], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BackfillReport:
     """Process a span of the pipeline's topic again.
@@ -93,7 +93,7 @@ def backfill(
 
     Args:
         into: the table's name.
-        rings: called with each alert that would have been published.
+        on_alert: called with each alert that would have been published.
         progress: called with the number of records read so far and with their total, both including the warm-up.
 
     Raises:
@@ -111,7 +111,7 @@ def backfill(
         )
     codec = Codec.of(pipeline)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
-        run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), rings)
+        run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), on_alert)
         try:
             run.all(progress)
         except BaseException:
@@ -127,21 +127,21 @@ def backfill(
         mode="overwrite" if exists else "error",
         partition_by=[PARTITION],
         name=into,
-        description=f"{MADE}{pipeline.name} from {_written(span.since)} to {_written(span.until)}",
+        description=f"{DESCRIPTION_PREFIX}{pipeline.name} from {_written(span.since)} to {_written(span.until)}",
         storage_options=lake.options or None,
     )
-    return run.done
+    return run.report
 
 
 def _check_table(lake: Lake, into: str, overwrite: bool) -> bool:
     """Whether the table exists. Raise `ConfigError` if it may not be overwritten."""
     if (table := delta_table(lake, into)) is None:
         return False
-    described = table.metadata().description or ""
-    if not described.startswith(MADE):
+    description = table.metadata().description or ""
+    if not description.startswith(DESCRIPTION_PREFIX):
         raise ConfigError(f"table {into}: expected a new one or one from a backfill, got another; name another table")
     if not overwrite:
-        raise ConfigError(f"table {into}: expected a new one, got a {described}; name another, or add --overwrite")
+        raise ConfigError(f"table {into}: expected a new one, got a {description}; name another, or add --overwrite")
     return True
 
 
@@ -154,14 +154,14 @@ class _Backfill:
         reader: Reader,
         span: Span,
         results_table: ResultsTable,
-        rings: Callable[[Alert], None],
+        on_alert: Callable[[Alert], None],
     ) -> None:
-        self._pipeline, self._reader, self._span, self._results_table, self._rings = (
+        self._pipeline, self._reader, self._span, self._results_table, self._on_alert = (
             pipeline,
             reader,
             span,
             results_table,
-            rings,
+            on_alert,
         )
         self._begin, self._first, self._end = map(reader.at, (span.since - span.warmup, span.since, span.until))
         self._log = reader.log()
@@ -172,12 +172,12 @@ class _Backfill:
         self._results: list[pa.RecordBatch] = []
         self.files: list[AddAction] = []
         cold = not span.warmup and any(first > self._log.begin[p] for p, first in self._first.items())
-        self.done = BackfillReport(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
+        self.report = BackfillReport(records=sum(end - self._first[p] for p, end in self._end.items()), cold=cold)
 
     def all(self, progress: Callable[[int, int], None]) -> None:
         """Process the whole span."""
         log, total = self._log, sum(end - self._begin[p] for p, end in self._end.items())
-        if not self.done.records:
+        if not self.report.records:
             offsets = ", ".join(f"{p}: {log.begin[p]}..{log.end[p]}" for p in sorted(log.begin))
             raise ConfigError(
                 f"topic {self._pipeline.topic}: expected records from {_written(self._span.since)} to "
@@ -186,23 +186,23 @@ class _Backfill:
         for _ in self._steps(self._end):
             progress(sum(at - self._begin[p] for p, at in self._log_steps.positions.items()), total)
         self._tick()
-        behind = self._steps(log.end)
-        while self._waits and next(behind, None) is not None:  # later records release the rows that wait
+        later_steps = self._steps(log.end)
+        while self._has_waiting and next(later_steps, None) is not None:  # later records release the rows that wait
             pass
         self._tick()
         self._write()
 
     def _tick(self) -> None:
         """Run a step without records. Its clock is the span's end or later; the wall clock if the log has been read to its end."""
-        over = all(self._log_steps.positions[p] >= end for p, end in self._log.end.items())
-        nothing = StepInput(empty(self._pipeline.schema), (), {})
-        self._step(nothing, round(time.time() * 1000) if over else self._time(nothing))
+        at_log_end = all(self._log_steps.positions[p] >= end for p, end in self._log.end.items())
+        empty_step = StepInput(empty(self._pipeline.schema), (), {})
+        self._step(empty_step, round(time.time() * 1000) if at_log_end else self._time(empty_step))
 
     @property
-    def _waits(self) -> bool:
+    def _has_waiting(self) -> bool:
         """Whether rows of the span wait."""
         waiting = (rows.table for rows in self._machine.waiting)
-        return any(self._inside(table.column("_partition"), table.column("_offset")).any() for table in waiting)
+        return any(self._in_span(table.column("_partition"), table.column("_offset")).any() for table in waiting)
 
     def _steps(self, ends: Mapping[int, int]) -> Iterator[StepInput]:
         """Read up to these offsets and process the records, one step at a time."""
@@ -215,40 +215,42 @@ class _Backfill:
         read, waiting = self._log_steps.positions, self._log_steps.buffer.partitions
         backlog = waiting | {p for p, at in read.items() if at < self._log.end[p]}
         # A partition that reached the end of the span before this step counts as read up to `until`.
-        over = {p for p in backlog if read[p] >= self._end[p]} - waiting - step.ends.keys()
-        least = dict.fromkeys(over, self._span.until)
-        return self._clock.advance(step, wall=round(time.time() * 1000), limit=None, backlog=backlog, least=least)
+        finished = {p for p in backlog if read[p] >= self._end[p]} - waiting - step.ends.keys()
+        lower_bounds = dict.fromkeys(finished, self._span.until)
+        return self._clock.advance(
+            step, wall=round(time.time() * 1000), limit=None, backlog=backlog, lower_bounds=lower_bounds
+        )
 
     def _step(self, batch: StepInput, now: int) -> None:
-        self._clock.now, done = now, self.done
+        self._clock.now, report = now, self.report
         outcome = self._machine.step(batch.table, now, wall=round(time.time() * 1000))
-        bad = [(d.partition, d.offset) for d in batch.dead] + [(r.partition, r.offset) for r in outcome.refused]
-        done.bad += sum(self._first[partition] <= offset < self._end[partition] for partition, offset in bad)
-        mine = self._judged(outcome.results)
-        if mine.any():
-            results = outcome.results.filter(pa.array(mine))
+        bad = [(d.partition, d.offset) for d in batch.dead_letters] + [(r.partition, r.offset) for r in outcome.refused]
+        report.bad += sum(self._first[partition] <= offset < self._end[partition] for partition, offset in bad)
+        in_span = self._rows_in_span(outcome.results)
+        if in_span.any():
+            results = outcome.results.filter(pa.array(in_span))
             self._results.append(results)
-            done.rows += results.num_rows
-        for alert in filter(self._rang, outcome.alerts):
-            done.alerts += 1
-            done.raised += alert.transition == "raised"
-            self._rings(alert)
+            report.rows += results.num_rows
+        for alert in filter(self._alert_in_span, outcome.alerts):
+            report.alerts += 1
+            report.raised += alert.transition == "raised"
+            self._on_alert(alert)
         if sum(r.nbytes for r in self._results) >= size(self._pipeline.commit.size):
             self._write()
 
-    def _inside(self, partition: pa.Array, offset: pa.Array) -> np.ndarray:
+    def _in_span(self, partition: pa.Array, offset: pa.Array) -> np.ndarray:
         """Which of these records are in the span."""
-        p, at = partition.to_numpy(), offset.fill_null(-1).to_numpy()
-        return (at >= by_partition(self._first)[p]) & (at < by_partition(self._end)[p])
+        p, offsets = partition.to_numpy(), offset.fill_null(-1).to_numpy()
+        return (offsets >= by_partition(self._first)[p]) & (offsets < by_partition(self._end)[p])
 
-    def _judged(self, results: pa.RecordBatch) -> np.ndarray:
+    def _rows_in_span(self, results: pa.RecordBatch) -> np.ndarray:
         """Which rows are in the span. A timer's row has no record, so its event time decides."""
-        inside = self._inside(results.column("partition"), results.column("offset"))
+        inside = self._in_span(results.column("partition"), results.column("offset"))
         timers = results.column("offset").is_null().to_numpy(zero_copy_only=False)
         times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
         return inside | (timers & (times >= self._span.since) & (times < self._span.until))
 
-    def _rang(self, alert: Alert) -> bool:
+    def _alert_in_span(self, alert: Alert) -> bool:
         """Whether an alert is in the span."""
         partition, offset = alert.data["partition"], alert.data["offset"]
         if offset is None:

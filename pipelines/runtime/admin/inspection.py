@@ -33,13 +33,13 @@ class Rule:
 
     Args:
         run: consecutive rows, up to the last one, for which the condition held; counted up to `hold`.
-        rang: event time at which the rule last raised an alert, ms since the epoch; None: never.
+        raised_at: event time at which the rule last raised an alert, ms since the epoch; None: never.
     """
 
     firing: bool
     run: int
     hold: int
-    rang: int | None
+    raised_at: int | None
 
 
 @dataclass(frozen=True)
@@ -77,35 +77,37 @@ def key_state(
         Unavailable: there is no checkpoint yet.
         SnapshotLost: the newest checkpoint's snapshot is missing.
     """
-    mine = pl.col("partition") == partition if partition is not None else pl.lit(True)
-    looks = [look for shard in shards if (look := _look(lake, pipeline, shard, key, mine))]
-    if not looks:
+    in_partition = pl.col("partition") == partition if partition is not None else pl.lit(True)
+    results = [result for shard in shards if (result := _read_shard(lake, pipeline, shard, key, in_partition))]
+    if not results:
         raise Unavailable(
             f"state of {pipeline}: expected a checkpoint in {lake.place()}, got none; start it: `tocsin up {pipeline}`"
         )
-    found = [memory for memories, _ in looks for memory in memories]
+    found = [memory for memories, _ in results for memory in memories]
     if not found:
-        keys = pl.concat([keys for _, keys in looks])
+        keys = pl.concat([keys for _, keys in results])
         where = f"state of {pipeline}" + ("" if partition is None else f", partition {partition}")
-        near = ", ".join(_nearest(key, keys)) or "none"
-        raise ConfigError(f"{where}: expected one of its {len(keys):,} keys, got {key!r}; the nearest: {near}")
+        nearest = ", ".join(_nearest(key, keys)) or "none"
+        raise ConfigError(f"{where}: expected one of its {len(keys):,} keys, got {key!r}; the nearest: {nearest}")
     return sorted(found, key=lambda m: m.partition)
 
 
-def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tuple[list[KeyState], pl.DataFrame] | None:
+def _read_shard(
+    lake: Lake, pipeline: str, shard: int, key: str, in_partition: pl.Expr
+) -> tuple[list[KeyState], pl.DataFrame] | None:
     """The key's state in one shard, and all keys of the shard; None: the shard has no checkpoint yet."""
     checkpoint = checkpoint_of(lake, pipeline, shard)
     while checkpoint:
         try:
-            known = _Known(lake, pipeline, shard, checkpoint)
-            keys = known.keys.filter(mine)
-            return [known.memory(p) for p in keys.filter(pl.col("key") == key).iter_rows(named=True)], keys.select(
+            index = _SnapshotIndex(lake, pipeline, shard, checkpoint)
+            keys = index.keys.filter(in_partition)
+            return [index.memory(p) for p in keys.filter(pl.col("key") == key).iter_rows(named=True)], keys.select(
                 "key"
             )
         except FileNotFoundError as reason:
-            before, checkpoint = checkpoint, checkpoint_of(lake, pipeline, shard)
+            previous, checkpoint = checkpoint, checkpoint_of(lake, pipeline, shard)
             # If the checkpoint has changed, the old snapshot was dropped after two newer ones landed: read the newest.
-            if checkpoint == before:
+            if checkpoint == previous:
                 raise SnapshotLost(
                     f"snapshot {checkpoint} of {pipeline}/{shard}: expected the one that the last checkpoint names, got "
                     f"{reason}; restore the lake's _state folder from a backup"
@@ -113,7 +115,7 @@ def _look(lake: Lake, pipeline: str, shard: int, key: str, mine: pl.Expr) -> tup
     return None
 
 
-class _Known:
+class _SnapshotIndex:
     """One shard's newest snapshot: where each key's state lies in its chain of state deltas."""
 
     def __init__(self, lake: Lake, pipeline: str, shard: int, checkpoint: int) -> None:
@@ -140,16 +142,16 @@ class _Known:
         rings, holds = self._declared()
         rules = {name.split("/", 1)[1].rsplit("/", 1)[0] for name in state if name.startswith("rules/")}
         stores = {name.rsplit("|", 1)[0] for name in state if not name.startswith("rules/")}
-        ringed = {store for store in stores if f"{store}|count" in state}
+        ring_names = {store for store in stores if f"{store}|count" in state}
         return KeyState(
             partition=place["partition"],
             key=place["key"],
             last_seen=place["last_seen"],
             checkpoint=self._checkpoint,
-            cells={store: _value(state[f"{store}|"]) for store in sorted(stores - ringed)},
+            cells={store: _value(state[f"{store}|"]) for store in sorted(stores - ring_names)},
             rings={
                 store: _rows(state[f"{store}|data"], int(state[f"{store}|count"]), rings.get(store, ()))
-                for store in sorted(ringed)
+                for store in sorted(ring_names)
             },
             rules={name: _rule(state, f"rules/{name}", holds.get(name, 1)) for name in sorted(rules)},
             waiting=self._waiting(place["slot"]),
@@ -161,8 +163,8 @@ class _Known:
             with self._open(self._checkpoint, f"{plain(store)}.safetensors") as file:
                 slots = load_tensors(_Tensors(file).pack(["\0slots"]))["\0slots"]
             rows = pl.DataFrame(self._snapshots.table(self._checkpoint, f"{plain(store)}.arrow"))
-            if len(mine := rows.filter(pl.Series(slots.numpy()) == slot)):
-                found[store] = mine
+            if len(of_slot := rows.filter(pl.Series(slots.numpy()) == slot)):
+                found[store] = of_slot
         return found
 
     def _declared(self) -> tuple[dict[str, Sequence[str]], dict[str, int]]:
@@ -186,31 +188,31 @@ class _Tensors:
     def __init__(self, file: NativeFile) -> None:
         self._file = file
         length = int.from_bytes(file.read(8), "little")
-        self._about: dict[str, Any] = orjson.loads(file.read(length))
+        self._header: dict[str, Any] = orjson.loads(file.read(length))
         self._start = 8 + length
 
     @property
     def names(self) -> list[str]:
         """Names of its tensors."""
-        return [name for name in self._about if name != "__metadata__"]
+        return [name for name in self._header if name != "__metadata__"]
 
     def pack(self, names: Sequence[str], row: int | None = None) -> bytes:
         """A small safetensors file with these tensors, or with only one row of each if `row` is given."""
-        about, content = {}, b""
+        header, content = {}, b""
         for name in names:
-            shape, (begin, end) = self._about[name]["shape"], self._about[name]["data_offsets"]
+            shape, (begin, end) = self._header[name]["shape"], self._header[name]["data_offsets"]
             if row is not None:
-                bytes_ = (end - begin) // shape[0]
-                shape, begin, end = shape[1:], begin + row * bytes_, begin + (row + 1) * bytes_
+                row_bytes = (end - begin) // shape[0]
+                shape, begin, end = shape[1:], begin + row * row_bytes, begin + (row + 1) * row_bytes
             self._file.seek(self._start + begin)
-            about[name] = {
-                "dtype": self._about[name]["dtype"],
+            header[name] = {
+                "dtype": self._header[name]["dtype"],
                 "shape": shape,
                 "data_offsets": [len(content), len(content) + end - begin],
             }
             content += self._file.read(end - begin)
-        header = orjson.dumps(about)
-        return len(header).to_bytes(8, "little") + header + content
+        encoded = orjson.dumps(header)
+        return len(encoded).to_bytes(8, "little") + encoded + content
 
 
 def _value(tensor: Tensor) -> Any:
@@ -224,13 +226,13 @@ def _rows(data: Tensor, count: int, columns: Sequence[str]) -> tuple[pl.DataFram
 
 
 def _rule(state: Mapping[str, Tensor], name: str, hold: int) -> Rule:
-    firing, run, rung = (state[f"{name}/{part}|"].item() for part in ("firing", "run", "rung"))
-    return Rule(bool(firing), int(run), hold, None if rung == NEVER else int(rung))
+    firing, run, raised_at = (state[f"{name}/{part}|"].item() for part in ("firing", "run", "rung"))
+    return Rule(bool(firing), int(run), hold, None if raised_at == NEVER else int(raised_at))
 
 
 def _nearest(key: str, keys: pl.DataFrame) -> list[str]:
     """The keys most similar to one. Only those that share the most letters at either end are compared letter by letter."""
     ends = [pl.col("key").str.starts_with(key[:n]) for n in range(1, len(key) + 1)]
     ends += [pl.col("key").str.ends_with(key[-n:]) for n in range(1, len(key) + 1)]
-    likely = keys.top_k(CANDIDATES, by=pl.sum_horizontal(ends)) if ends else keys.head(0)
-    return difflib.get_close_matches(key, likely["key"].to_list(), n=NEAR, cutoff=0.3)
+    candidates = keys.top_k(CANDIDATES, by=pl.sum_horizontal(ends)) if ends else keys.head(0)
+    return difflib.get_close_matches(key, candidates["key"].to_list(), n=NEAR, cutoff=0.3)

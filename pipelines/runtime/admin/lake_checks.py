@@ -105,14 +105,14 @@ class LakeTable:
                 f"table {self._place}: expected it to be of pipeline {self._name}, got {owner or 'a table without a name'}; use "
                 "another lake or pipeline name"
             )
-        there = {f.name: f.type for f in table.schema().fields}
+        columns = {f.name: f.type for f in table.schema().fields}
         for field in Schema.from_arrow(pipeline.table).fields:
-            if field.name in there and there[field.name] != field.type:  # the next start adds new columns
+            if field.name in columns and columns[field.name] != field.type:  # the next start adds new columns
                 raise ConfigError(
                     f"table {self._place}: expected a column {field.name} of {_plain(field.type)}, got "
-                    f"{_plain(there[field.name])}; use another lake or pipeline name"
+                    f"{_plain(columns[field.name])}; use another lake or pipeline name"
                 )
-        return f"{self._place}: {len(there)} columns"
+        return f"{self._place}: {len(columns)} columns"
 
     def files(self) -> str:
         """Check that the files exist that the table's log names."""
@@ -129,10 +129,10 @@ class LakeTable:
         if not self._names(names.model_folder(ref.sha256)):
             return f"{ref.name}/{ref.version}: not in the lake yet, the next start copies it"
         folder = fetch_model(self._lake, ref, "cpu").folder
-        if (again := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
+        if (actual := store_model(scratch, folder, name=ref.name, version=ref.version).sha256) != ref.sha256:
             raise ModelError(
                 f"model {ref.name}/{ref.version} in {place}: expected files of that SHA-256, got "
-                f"{again}: they are damaged; delete that folder, and the next start copies it again"
+                f"{actual}: they are damaged; delete that folder, and the next start copies it again"
             )
         return f"{ref.name}/{ref.version}: the lake's copy is intact"
 
@@ -172,25 +172,25 @@ class LakeTable:
 
     def orders(self) -> str:
         """Check that the stored desired state can be read."""
-        if not self._names(names.ORDERS) or (kept := last_stored(self._lake, self._name)) is None:
+        if not self._names(names.ORDERS) or (desired := last_stored(self._lake, self._name)) is None:
             return "none"
-        return "paused; it stays paused when its supervisor restarts" if kept.paused else "can be read"
+        return "paused; it stays paused when its supervisor restarts" if desired.paused else "can be read"
 
-    def positions(self, topic: str, look: Callable[[], TopicState]) -> str:
+    def positions(self, topic: str, read_log: Callable[[], TopicState]) -> str:
         """Check that the next offsets are inside the topic's log. Call it after `snapshots`."""
         table = self._table()
-        log = look()  # after the table: a running shard's offsets only grow
-        at = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
+        log = read_log()  # after the table: a running shard's offsets only grow
+        next_offsets = {p: o for p in log.end if (o := self._position(table, topic, p)) is not None}
         found = [losses.topic_replaced(topic, topic_id, log) for topic_id in self._topic_ids]
-        for lost in (*found, *(losses.position_lost(topic, p, offset, log) for p, offset in at.items())):
+        for lost in (*found, *(losses.position_lost(topic, p, offset, log) for p, offset in next_offsets.items())):
             if lost:
                 raise lost
-        if not at:
+        if not next_offsets:
             return f"{topic}: the start of the topic"
-        added = sorted(log.end.keys() - at.keys())
-        pending = sum(log.end[p] - at.get(p, 0) for p in log.end)
-        told = f", partitions {', '.join(map(str, added))} were added and are read from their start" if added else ""
-        return f"{topic}: {pending:,} records to process{told}"
+        added = sorted(log.end.keys() - next_offsets.keys())
+        pending = sum(log.end[p] - next_offsets.get(p, 0) for p in log.end)
+        suffix = f", partitions {', '.join(map(str, added))} were added and are read from their start" if added else ""
+        return f"{topic}: {pending:,} records to process{suffix}"
 
     def one_writer(self, topic: str, newest: Callable[[int], Journal | None]) -> str:
         """Check that table and journal belong together: one pipeline, in one lake, writes both.
@@ -237,7 +237,7 @@ class LakeTable:
         return orjson.loads(read(self._lake.files, path))
 
     def _names(self, folder: str) -> set[str]:
-        if (own := self._lake.folder) and not own.exists():
+        if (root := self._lake.folder) and not root.exists():
             return set()  # listing it would create it
         return {i.base_name for i in self._lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
 

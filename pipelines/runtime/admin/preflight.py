@@ -42,51 +42,51 @@ class Preflight:
     """Runs checks and reports their results.
 
     Args:
-        tell: called with each finding, in order.
+        report: called with each finding, in order.
     """
 
-    def __init__(self, tell: Callable[[Finding], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[Finding], None]) -> None:
+        self._report = report
         self._failed: set[tuple[str, str]] = set()
         self.wrong = 0
         """Number of failed checks."""
 
-    def look(self, check: str, how: Callable[[], str], *needs: str, pipeline: str = "") -> None:
+    def run(self, check: str, action: Callable[[], str], *needs: str, pipeline: str = "") -> None:
         """Run one check.
 
         Args:
-            how: returns what is right; raises `Concern` or what is wrong.
+            action: returns what is right; raises `Concern` or what is wrong.
             needs: the checks that this one depends on, of this pipeline or of all.
         """
-        lacking = next((n for n in needs if self._failed & {("", n), (pipeline, n)}), None)
+        failed_need = next((n for n in needs if self._failed & {("", n), (pipeline, n)}), None)
         state: State
-        state, said = ("skipped", f"skipped: it needs {lacking}") if lacking else _seen(how)
+        state, text = ("skipped", f"skipped: it needs {failed_need}") if failed_need else _outcome(action)
         if state in ("wrong", "skipped"):
             self._failed.add((pipeline, check))
         self.wrong += state == "wrong"
-        self._tell(Finding(pipeline, check, state, said))
+        self._report(Finding(pipeline, check, state, text))
 
 
-def _seen(how: Callable[[], str]) -> tuple[State, str]:
+def _outcome(action: Callable[[], str]) -> tuple[State, str]:
     """Run a check in a thread, since not everything that may hang has a time limit."""
-    done: Future[str] = Future()
+    future: Future[str] = Future()
 
     def run() -> None:
         try:
-            done.set_result(how())
+            future.set_result(action())
         except BaseException as reason:
-            done.set_exception(reason)
+            future.set_exception(reason)
 
     threading.Thread(target=run, name="check", daemon=True).start()
     try:
-        reason = done.exception(LONGEST_S)
+        reason = future.exception(LONGEST_S)
     except TimeoutError:
         return (
             "wrong",
             f"expected an answer within {LONGEST_S:.0f} s, got none; check whether the system that it asks is up",
         )
     if reason is None:
-        return "ok", done.result()
+        return "ok", future.result()
     text = " ".join(str(reason).split())
     if isinstance(reason, TocsinError):
         return "warning" if isinstance(reason, Concern) else "wrong", text
@@ -95,17 +95,17 @@ def _seen(how: Callable[[], str]) -> tuple[State, str]:
 
 def codecs() -> str:
     """Check that each compression that a producer or a topic may choose can be read and written here."""
-    sample, lacking = b"tocsin " * 1000, list[str]()
+    sample, failures = b"tocsin " * 1000, list[str]()
     for name in CODECS:
         try:
-            back = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
+            decoded = getattr(codec, f"{name}_decode")(getattr(codec, f"{name}_encode")(sample))
         except Exception as reason:  # each library has errors of its own; without one there is no function
-            lacking.append(f"{name} fails ({reason})")
+            failures.append(f"{name} fails ({reason})")
         else:
-            lacking += [] if back == sample else [f"{name} changes its content"]
-    if lacking:
+            failures += [] if decoded == sample else [f"{name} changes its content"]
+    if failures:
         raise ConfigError(
-            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(lacking)}; "
+            f"compression: expected to read and write {', '.join(CODECS)}, got {', '.join(failures)}; "
             "install lz4, python-snappy and zstandard where workers run"
         )
     return ", ".join(CODECS)

@@ -52,12 +52,14 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
     declared = configs[0].plan.build(configs[0].lake)
     codec = Codec.of(declared)
     partitions = [p for config in configs for p in config.partitions]
-    with ExitStack() as held:
-        reader = held.enter_context(closing(Reader(configs[0].kafka, declared.topic, partitions, codec, max_records=1)))
+    with ExitStack() as stack:
+        reader = stack.enter_context(
+            closing(Reader(configs[0].kafka, declared.topic, partitions, codec, max_records=1))
+        )
         ownerships = []
         for config in configs:  # 1. Fence: no other process can publish or commit from here on.
-            ownerships.append(Ownership.make(config, declared, reader))
-            held.callback(ownerships[-1].publisher.close)
+            ownerships.append(Ownership.acquire(config, declared, reader))
+            stack.callback(ownerships[-1].publisher.close)
         failpoints.point("reset.owned", waits=False)
         log = ownerships[-1].log
         positions = {"earliest": log.begin, "latest": log.end}[to] if isinstance(to, str) else reader.at(to)
@@ -96,12 +98,12 @@ def _facts(ownerships: Sequence[Ownership]) -> Mapping[str, Any]:
 
 def _rows(declared: Pipeline, positions: Mapping[int, int], to: To) -> str:
     """SQL condition for the rows of records from these positions on. A timer's row has only its event time."""
-    places = [f'(partition = {p} AND "offset" >= {position})' for p, position in positions.items()]
+    conditions = [f'(partition = {p} AND "offset" >= {position})' for p, position in positions.items()]
     if to != "latest":
-        own = f'partition IN ({", ".join(map(str, positions))}) AND "offset" IS NULL'
+        timer_rows = f'partition IN ({", ".join(map(str, positions))}) AND "offset" IS NULL'
         since = f" AND event_time >= '{datetime.fromtimestamp(to / 1000, UTC).isoformat()}'" if to != "earliest" else ""
-        places.append(f"({own}{since})")
-    return f"topic = '{declared.topic}' AND {_any(places)}"
+        conditions.append(f"({timer_rows}{since})")
+    return f"topic = '{declared.topic}' AND {_any(conditions)}"
 
 
 def _any(conditions: Sequence[str]) -> str:

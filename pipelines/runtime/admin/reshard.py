@@ -41,25 +41,25 @@ def reshard(deployment: Deployment) -> None:
         Fenced: another process recovered an old shard meanwhile; nothing has moved.
         TocsinError: an old shard can't be recovered.
     """
-    if (before := shard_count(deployment.lake, deployment.name)) in (0, deployment.shards):
+    if (old_count := shard_count(deployment.lake, deployment.name)) in (0, deployment.shards):
         return
-    old = list(replace(deployment, shards=before, alerts_partitions=0).configs(deployment.plan).values())
+    old = list(replace(deployment, shards=old_count, alerts_partitions=0).configs(deployment.plan).values())
     # 1. Fence every owner. Nothing is left in the journal afterwards, so A = R.
     checkpoints = [_checkpoint(config) for config in old]
     failpoints.point("reshard.taken", waits=False)
     table = DeltaTable(old[0].lake.uri(deployment.name), storage_options=deployment.lake.options or None)
-    _look(table, deployment.name, checkpoints)
+    _check_unchanged(table, deployment.name, checkpoints)
     name = _next_epoch(table, deployment.name) << 32 | 1
     _write(deployment, checkpoints, name)  # 2. under a name that no commit refers to yet
     failpoints.point("reshard.written", waits=False)
-    for shard in range(before, deployment.shards):  # 3. before 4: a checkpoint must never lack its journal
+    for shard in range(old_count, deployment.shards):  # 3. before 4: a checkpoint must never lack its journal
         _open_journal(table, deployment, shard, checkpoints, name)
     failpoints.point("reshard.journals", waits=False)
     _commit(table, deployment, checkpoints, name)  # 4. the one atomic step
     failpoints.point("reshard.committed", waits=False)
-    for shard in range(deployment.shards, before):  # 5. unused only now; newer ones are a successor's
+    for shard in range(deployment.shards, old_count):  # 5. unused only now; newer ones are a successor's
         Snapshots(deployment.lake, deployment.name, shard).drop_before(name)
-    log.info("%s: state moved from %d to %d shards", deployment.name, before, deployment.shards)
+    log.info("%s: state moved from %d to %d shards", deployment.name, old_count, deployment.shards)
 
 
 def _checkpoint(config: ShardConfig) -> int:
@@ -85,13 +85,13 @@ def _next_epoch(table: DeltaTable, name: str) -> int:
 
 def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> None:
     """Write the new shards' snapshots."""
-    found = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
+    snapshots = [Snapshots(deployment.lake, deployment.name, n).read(c) for n, c in enumerate(checkpoints)]
     # Take the earliest clock: with a later one, the keys of a shard that has a backlog would become inactive.
-    facts = {**found[0].facts, "now": min(snapshot.facts["now"] for snapshot in found)}
-    dead = DeadLetterTally.of(*(snapshot.facts for snapshot in found))  # reported once, by the first shard
-    for n, delta in enumerate(redistributed([merged(snapshot.deltas) for snapshot in found], deployment.shards)):
-        own = (dead if n == 0 else DeadLetterTally()).facts()
-        Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | own)
+    facts = {**snapshots[0].facts, "now": min(snapshot.facts["now"] for snapshot in snapshots)}
+    tally = DeadLetterTally.of(*(snapshot.facts for snapshot in snapshots))  # reported once, by the first shard
+    for n, delta in enumerate(redistributed([merged(snapshot.deltas) for snapshot in snapshots], deployment.shards)):
+        tally_facts = (tally if n == 0 else DeadLetterTally()).facts()
+        Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | tally_facts)
 
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:
@@ -99,20 +99,22 @@ def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpo
     with closing(
         ShardPublisher(deployment.kafka, deployment.plan.build(deployment.lake), shard, deployment.lake)
     ) as publisher:
-        _look(table, deployment.name, checkpoints)  # after the fence: a shard that runs by now must keep its own record
+        _check_unchanged(
+            table, deployment.name, checkpoints
+        )  # after the fence: a shard that runs by now must keep its own record
         publisher.send([], [], Journal(name), {})
         publisher.settle(wait=True)
 
 
-def _look(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
+def _check_unchanged(table: DeltaTable, pipeline: str, checkpoints: Sequence[int]) -> None:
     """Update the table to its newest version. Raise `Fenced` unless all old shards are as we left them."""
     table.update_incremental()
     shards = range(len(checkpoints))
-    there = [table.transaction_version(names.checkpoint_id(pipeline, n)) for n in shards]
+    current = [table.transaction_version(names.checkpoint_id(pipeline, n)) for n in shards]
     epochs = [table.transaction_version(names.epoch_id(pipeline, n)) for n in shards]
-    if there != [*checkpoints] or epochs != [c >> 32 for c in checkpoints]:
+    if current != [*checkpoints] or epochs != [c >> 32 for c in checkpoints]:
         raise Fenced(
-            f"{pipeline}: expected its {len(checkpoints)} shards at checkpoints {[*checkpoints]}, got {there} with epochs "
+            f"{pipeline}: expected its {len(checkpoints)} shards at checkpoints {[*checkpoints]}, got {current} with epochs "
             f"{epochs}: it runs somewhere; `tocsin stop` it there, then start it again"
         )
 
@@ -124,12 +126,12 @@ def _commit(table: DeltaTable, deployment: Deployment, checkpoints: Sequence[int
     txn |= {names.checkpoint_id(pipeline, n): name for n in range(shards)} | {names.shards_id(pipeline): shards}
 
     def attempt() -> None:
-        _look(table, pipeline, checkpoints)
+        _check_unchanged(table, pipeline, checkpoints)
         commit(table, [], txn)
 
     commit_fenced(
         attempt,
         newest=table.update_incremental,
-        made=lambda: table.transaction_version(names.checkpoint_id(pipeline, 0)) == name,
+        is_committed=lambda: table.transaction_version(names.checkpoint_id(pipeline, 0)) == name,
         what=f"{pipeline}: move its shards",
     )

@@ -54,7 +54,7 @@ class Topics:
 
     def __init__(self, broker: Broker, name: str, topic: str, *, shards: int, workers: int) -> None:
         self._broker, self._name, self._topic, self._shards, self._workers = broker, name, topic, shards, workers
-        self._alerts, self._dead, self.journal_topic = (
+        self._alerts, self._dead_letters, self.journal_topic = (
             names.alert_topic(name),
             names.dead_letter_topic(topic),
             names.journal_topic(name),
@@ -88,55 +88,65 @@ class Topics:
 
     def alerts(self) -> str:
         """Check that the alert topic exists or can be created."""
-        return self._kept(self._alerts, self._partitions)
+        return self._check_output(self._alerts, self._partitions)
 
     def landing(self) -> str:
         """Check what the shard needs that writes alerts into the lake: its own dead letters, journal and transactional id."""
-        lands = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
-        lands.dead_letters(), lands.journal(), lands.identities()
-        self._granted({self._alerts: ["READ"], lands._dead: ["WRITE"], lands.journal_topic: ["READ", "WRITE"]})
+        alerts_input = Topics(self._broker, self._alerts, self._alerts, shards=1, workers=1)
+        alerts_input.dead_letters(), alerts_input.journal(), alerts_input.identities()
+        self._granted(
+            {
+                self._alerts: ["READ"],
+                alerts_input._dead_letters: ["WRITE"],
+                alerts_input.journal_topic: ["READ", "WRITE"],
+            }
+        )
         return f"{self._alerts} into the table alerts"
 
     def dead_letters(self) -> str:
         """Check that the dead-letter topic exists or can be created, and accepts the largest dead letter."""
-        described = self._broker.describe(self._dead)
-        configs = self._broker.configs(self._dead) if described else self._broker.makeable(self._dead, 1)
-        most = int(configs.get("max.message.bytes", LARGEST))
-        if most < LARGEST:
-            where = self._dead if described else "the broker's default for new topics"
+        described = self._broker.describe(self._dead_letters)
+        configs = (
+            self._broker.configs(self._dead_letters)
+            if described
+            else self._broker.check_creatable(self._dead_letters, 1)
+        )
+        limit = int(configs.get("max.message.bytes", LARGEST))
+        if limit < LARGEST:
+            where = self._dead_letters if described else "the broker's default for new topics"
             raise ConfigError(
-                f"topic {self._dead}: expected max.message.bytes of {LARGEST} at least, for originals of {SIZE_LIMIT} and their "
-                f"headers, got {most} from {where}: a larger letter would end the shard; "
-                f"{alter(self._dead, f'max.message.bytes={2 * SIZE_LIMIT}')}"
+                f"topic {self._dead_letters}: expected max.message.bytes of {LARGEST} at least, for originals of {SIZE_LIMIT} and "
+                f"their headers, got {limit} from {where}: a larger letter would end the shard; "
+                f"{alter(self._dead_letters, f'max.message.bytes={2 * SIZE_LIMIT}')}"
             )
-        return self._kept(self._dead, 1)
+        return self._check_output(self._dead_letters, 1)
 
     def journal(self) -> str:
         """Check that the journal's topic exists as a shard needs it, or can be created."""
         j, s = self.journal_topic, self._shards
         described = self._broker.describe(j)
         if described is None:
-            self._broker.makeable(j, s, **JOURNAL)
+            self._broker.check_creatable(j, s, **JOURNAL)
             return f"{j}: none yet; the first start creates it"
         configs = self._broker.configs(j)
         check_compaction(j, self._policy(j, configs))
-        if (most := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
+        if (limit := int(configs.get("max.message.bytes", LARGEST_RECORD))) < LARGEST_RECORD:
             raise Concern(
-                f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {most}: a larger record would end the "
+                f"topic {j}: expected max.message.bytes of {LARGEST_RECORD} at least, got {limit}: a larger record would end the "
                 f"shard; the next start raises it, or {alter(j, f'max.message.bytes={LARGEST_RECORD}')}"
             )
-        there = len(described["partitions"])
-        grows = f"; the next start adds partitions up to {s}" if there < s else ""
-        return f"{j}: {count(there, 'partition')}, compacted{grows}"
+        existing = len(described["partitions"])
+        grows = f"; the next start adds partitions up to {s}" if existing < s else ""
+        return f"{j}: {count(existing, 'partition')}, compacted{grows}"
 
     def replication(self) -> str:
         """Check that the topics survive the loss of a broker, and can be written to."""
-        doubts: list[str] = []
-        for topic in (self._topic, self._alerts, self._dead, self.journal_topic):
+        warnings: list[str] = []
+        for topic in (self._topic, self._alerts, self._dead_letters, self.journal_topic):
             if described := self._broker.describe(topic):
-                doubts += self._replicated(topic, described["partitions"], self._broker.configs(topic))
-        if doubts:
-            raise Concern("; ".join(doubts))
+                warnings += self._replicated(topic, described["partitions"], self._broker.configs(topic))
+        if warnings:
+            raise Concern("; ".join(warnings))
         return "as far as one broker goes" if self._broker.brokers == 1 else "topics outlive a broker"
 
     def _replicated(self, topic: str, partitions: list[dict[str, Any]], configs: Mapping[str, str]) -> Iterator[str]:
@@ -145,23 +155,23 @@ class Topics:
                 f"{topic}{headless}: expected a leader, got none: it can be neither read nor written; bring its broker back"
             )
         replicas = min(len(p["replica_nodes"]) for p in partitions)
-        in_sync, least = min(len(p["isr_nodes"]) for p in partitions), int(configs.get("min.insync.replicas", 1))
-        if least > in_sync:
+        in_sync, minimum = min(len(p["isr_nodes"]) for p in partitions), int(configs.get("min.insync.replicas", 1))
+        if minimum > in_sync:
             raise ConfigError(
-                f"topic {topic}: expected min.insync.replicas of at most the {in_sync} in sync, got {least}: it refuses every "
+                f"topic {topic}: expected min.insync.replicas of at most the {in_sync} in sync, got {minimum}: it refuses every "
                 f"acknowledged write; {alter(topic, f'min.insync.replicas={max(replicas - 1, 1)}')}, or bring brokers back"
             )
         if self._broker.brokers > 1 and replicas == 1:
             yield f"topic {topic}: expected 3 replicas, got 1: its data is lost with its broker; reassign its partitions"
         if in_sync < replicas:
             yield f"topic {topic}: expected {replicas} replicas in sync, got {in_sync}; check the brokers"
-        if replicas > 1 and least == 1:
+        if replicas > 1 and minimum == 1:
             yield (
                 f"topic {topic}: expected min.insync.replicas=2, got 1: a write that one broker has acknowledged is lost with it; "
                 f"{alter(topic, 'min.insync.replicas=2')}"
             )
-        if replicas > 1 and least == replicas:
-            yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {least}: no broker may be down"
+        if replicas > 1 and minimum == replicas:
+            yield f"topic {topic}: expected min.insync.replicas below its {replicas} replicas, got {minimum}: no broker may be down"
 
     def rights(self) -> str:
         """Check the rights on the topics that exist. A broker without an authorizer allows everything."""
@@ -169,25 +179,25 @@ class Topics:
             {
                 self._topic: ["READ"],
                 self._alerts: ["WRITE"],
-                self._dead: ["WRITE"],
+                self._dead_letters: ["WRITE"],
                 self.journal_topic: ["READ", "WRITE"],
             }
         )
         return "topics that are there: read the input, write alerts, dead letters and journal"
 
-    def _granted(self, wanted: Mapping[str, list[str]]) -> None:
-        lacking = list[str]()
-        for topic, operations in wanted.items():
+    def _granted(self, required: Mapping[str, list[str]]) -> None:
+        missing = list[str]()
+        for topic, operations in required.items():
             if (described := self._broker.describe(topic)) is None:
                 continue
             if (allowed := described.get("authorized_operations")) is None:
                 raise Concern(
                     "expected the broker to report this user's rights, got none; upgrade the broker to have them checked"
                 )
-            lacking += [f"{o} on topic {topic}" for o in operations if o not in allowed]
-        if lacking:
+            missing += [f"{o} on topic {topic}" for o in operations if o not in allowed]
+        if missing:
             raise ConfigError(
-                f"expected rights to read the input and write the other topics, got none for {', '.join(lacking)}; grant it to "
+                f"expected rights to read the input and write the other topics, got none for {', '.join(missing)}; grant it to "
                 "this user with kafka-acls"
             )
 
@@ -220,12 +230,12 @@ class Topics:
     def _answer(self, id_: str, group: str) -> type[Exception]:
         """The coordinator's answer. A new cluster takes some time to elect one."""
         admin = self._broker.admin
-        asked = {"transactional_id": id_, "producer_id": NOBODY, "producer_epoch": 0, "group_id": group}
+        request = {"transactional_id": id_, "producer_id": NOBODY, "producer_epoch": 0, "group_id": group}
         give_up = time.monotonic() + 5
         while True:
             try:
                 node = admin._manager.run(admin._find_coordinator_id, id_, CoordinatorType.TRANSACTION)
-                response = admin._manager.run(admin._manager.send, AddOffsetsToTxnRequest(**asked), node)
+                response = admin._manager.run(admin._manager.send, AddOffsetsToTxnRequest(**request), node)
                 answer = kafka_errors.for_code(response.error_code)
             except (*BUSY, kafka_errors.TransactionalIdAuthorizationFailedError) as reason:
                 answer = type(reason)
@@ -256,9 +266,9 @@ class Topics:
 
     def clock(self) -> str:
         """Check that the newest record is not ahead of this machine's clock."""
-        wanted = dict.fromkeys(self._parts(), OffsetSpec.MAX_TIMESTAMP)
+        specs = dict.fromkeys(self._parts(), OffsetSpec.MAX_TIMESTAMP)
         try:
-            found = self._broker.admin.list_partition_offsets(wanted)
+            found = self._broker.admin.list_partition_offsets(specs)
         except kafka_errors.UnsupportedVersionError:
             return "not known: the broker is too old to say when its newest record was"
         newest = max(o.timestamp for o in found.values())
@@ -274,23 +284,23 @@ class Topics:
         """The input topic's identity, and each partition's first and next offset."""
         described = self._broker.describe(self._topic) or {}
         begin, end = (
-            {tp.partition: found.offset for tp, found in self._broker.admin.list_partition_offsets(wanted).items()}
-            for wanted in (dict.fromkeys(self._parts(), spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
+            {tp.partition: found.offset for tp, found in self._broker.admin.list_partition_offsets(specs).items()}
+            for specs in (dict.fromkeys(self._parts(), spec) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
         )
         return TopicState(str(described.get("topic_id") or ""), begin, end)
 
-    def journal_is_there(self) -> bool:
+    def journal_exists(self) -> bool:
         """Whether the journal's topic exists."""
         return self._broker.describe(self.journal_topic) is not None
 
     def _parts(self) -> list[TopicPartition]:
         return [TopicPartition(self._topic, p) for p in range(self._partitions)]
 
-    def _kept(self, topic: str, partitions: int) -> str:
+    def _check_output(self, topic: str, partitions: int) -> str:
         """Check that a topic exists or can be created, and keeps its records."""
         described = self._broker.describe(topic)
         if described is None:
-            self._broker.makeable(topic, partitions)
+            self._broker.check_creatable(topic, partitions)
             return f"{topic}: none yet; the first start creates it"
         if "compact" in (policy := self._policy(topic, self._broker.configs(topic))):
             raise Concern(

@@ -70,12 +70,12 @@ class SinkConfig:
             ConfigError: the class does not exist, or it rejects the options.
         """
         where = f"sinks.{self.name}"
-        kind = extension(self.sink, group=GROUP, where=f"{where}.sink")
+        sink_class = extension(self.sink, group=GROUP, where=f"{where}.sink")
         try:
-            made: AlertSink = kind(**self.options)
+            sink: AlertSink = sink_class(**self.options)
         except TypeError as reason:
             raise ConfigError(f"{where}: expected options that {self.sink} accepts, got {one_line(reason)}") from reason
-        return made
+        return sink
 
 
 class Delivery:
@@ -89,13 +89,13 @@ class Delivery:
     def __init__(self, config: SinkConfig, *, kafka: Mapping[str, Any], topic: str, group: str) -> None:
         self._config, self._kafka, self._topic, self._group = config, kafka, topic, group
         self._stop = threading.Event()
-        self._sent, self._error, self._since = 0, "", 0.0
+        self._sent, self._error, self._busy_since = 0, "", 0.0
         self._thread = threading.Thread(target=self._run, name=f"sink {config.name}", daemon=True)
         self._thread.start()
 
     def status(self) -> dict[str, Any]:
         """What `tocsin status` shows: alerts sent since the start, how long the current `send` has been running, the last error."""
-        busy = time.monotonic() - self._since if self._since else 0.0
+        busy = time.monotonic() - self._busy_since if self._busy_since else 0.0
         return {"sink": self._config.name, "sent": self._sent, "busy_s": round(busy, 1), "error": self._error}
 
     def close(self, timeout: float = 5.0) -> None:
@@ -106,17 +106,17 @@ class Delivery:
     def _run(self) -> None:
         failures = 0
         while not self._stop.is_set():
-            sent = self._sent
+            sent_before = self._sent
             try:
                 self._deliver()
             except Exception as reason:  # retry whatever a sink raises, and Kafka's errors
-                failures = 1 if self._sent > sent else failures + 1
+                failures = 1 if self._sent > sent_before else failures + 1
                 if (line := one_line(reason)) != self._error:
                     log.warning("alert sink %s: %s; its alerts are sent again", self._config.name, line)
                 self._error = line
                 self._stop.wait(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
             finally:
-                self._since = 0.0
+                self._busy_since = 0.0
 
     def _deliver(self) -> None:
         """Deliver until `close`, starting with the first alert that is not known to have arrived."""
@@ -130,31 +130,31 @@ class Delivery:
                 if time.monotonic() > refresh_at:
                     self._assign(consumer)
                     refresh_at = time.monotonic() + REFRESH_S
-                if not (records := [r for some in consumer.poll(500).values() for r in some]):
+                if not (records := [r for batch in consumer.poll(500).values() for r in batch]):
                     continue
-                self._since = time.monotonic()
+                self._busy_since = time.monotonic()
                 sink.send([Alert.read(r.headers, r.value) for r in records])
-                self._since = 0.0
-                consumer.commit({tp: _at(consumer.position(tp)) for tp in consumer.assignment()})
+                self._busy_since = 0.0
+                consumer.commit({tp: _offset_metadata(consumer.position(tp)) for tp in consumer.assignment()})
                 self._sent, self._error = self._sent + len(records), ""
 
     def _assign(self, consumer: KafkaConsumer) -> None:
         """Assign all partitions. Each starts at its committed offset; a new sink starts at the end."""
-        there = {TopicPartition(self._topic, p) for p in clients.partitions_of(consumer, self._topic)}
-        known, new = consumer.assignment(), there - consumer.assignment()
+        partitions = {TopicPartition(self._topic, p) for p in clients.partitions_of(consumer, self._topic)}
+        assigned, new = consumer.assignment(), partitions - consumer.assignment()
         if not new:
             return
-        positions = {tp: consumer.position(tp) for tp in known}
-        stored = {tp: offset for tp in new if (offset := consumer.committed(tp)) is not None}
+        positions = {tp: consumer.position(tp) for tp in assigned}
+        committed = {tp: offset for tp in new if (offset := consumer.committed(tp)) is not None}
         # A partition that was added while the sink ran is read from its beginning.
-        begin = consumer.beginning_offsets if known or stored else consumer.end_offsets
-        missing = [tp for tp in new if tp not in stored]
-        starts = stored | (begin(missing) if missing else {})
-        consumer.assign([*there])
+        offsets_of = consumer.beginning_offsets if assigned or committed else consumer.end_offsets
+        uncommitted = [tp for tp in new if tp not in committed]
+        starts = committed | (offsets_of(uncommitted) if uncommitted else {})
+        consumer.assign([*partitions])
         for tp, offset in (positions | starts).items():
             consumer.seek(tp, offset)
-        consumer.commit({tp: _at(offset) for tp, offset in starts.items()})
+        consumer.commit({tp: _offset_metadata(offset) for tp, offset in starts.items()})
 
 
-def _at(offset: int) -> OffsetAndMetadata:
+def _offset_metadata(offset: int) -> OffsetAndMetadata:
     return OffsetAndMetadata(offset, "", -1)

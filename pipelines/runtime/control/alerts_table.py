@@ -72,14 +72,14 @@ class Named(Stage):
     """Derives the pipeline's name from the event's source, and the transition from its type."""
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        named = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}
+        derived = {"pipeline": ("source", SOURCE), "transition": ("type", TYPE)}
         return rows.with_columns(
             {
-                name: pc.replace_substring_regex(rows.table.column(whole), f"^{re.escape(start)}", "")
-                for name, (whole, start) in named.items()
+                name: pc.replace_substring_regex(rows.table.column(column), f"^{re.escape(prefix)}", "")
+                for name, (column, prefix) in derived.items()
             }
         )
 
 
-def _field(name: str, place: str, kind: pa.DataType | None = None) -> pa.Field:
-    return pa.field(name, kind or pa.string(), nullable=False, metadata={"from": place})
+def _field(name: str, source: str, dtype: pa.DataType | None = None) -> pa.Field:
+    return pa.field(name, dtype or pa.string(), nullable=False, metadata={"from": source})

@@ -66,9 +66,9 @@ class Deployment:
 
     def configs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
         """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own."""
-        own = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
+        partitions = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         configs = [
-            ShardConfig(plan, self.lake, self.kafka, s, own[s], self.start, self.on_gap, self.shards)
+            ShardConfig(plan, self.lake, self.kafka, s, partitions[s], self.start, self.on_gap, self.shards)
             for s in range(self.shards)
         ]
         if self.alerts_partitions:
@@ -99,7 +99,7 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
     )
 
 
-def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
+def provisioned(deployment: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
     """Create a deployment's topics and return it with their numbers of partitions.
 
     Args:
@@ -110,13 +110,15 @@ def provisioned(order: Deployment, *, alerts: bool, create_input: int = 0) -> De
         ConfigError, ModelError: the plan does not build a pipeline of its name.
         ConfigError, Unavailable: see `provision`.
     """
-    pipeline = declared(order.plan, order.lake)
-    partitions = provision(order.kafka, pipeline, shards=order.shards, create_input=create_input)
-    landing = pipeline.rules and alerts
+    pipeline = declared(deployment.plan, deployment.lake)
+    partitions = provision(deployment.kafka, pipeline, shards=deployment.shards, create_input=create_input)
+    store_alerts = pipeline.rules and alerts
     return replace(
-        order,
+        deployment,
         partitions=partitions,
-        alerts_partitions=provision(order.kafka, alerts_table_plan(order.name).build(order.lake), shards=1)
-        if landing
+        alerts_partitions=provision(
+            deployment.kafka, alerts_table_plan(deployment.name).build(deployment.lake), shards=1
+        )
+        if store_alerts
         else 0,
     )

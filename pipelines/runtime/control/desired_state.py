@@ -35,19 +35,19 @@ class DesiredState:
     def __init__(self, lake: Lake, deployment: str, plan: Plan) -> None:
         self._lake, self._deployment = lake, deployment
         self._lock = threading.Lock()
-        self._refused = ""
+        self._last_error = ""
         self.plan, self.paused = plan, False
-        if (kept := last_stored(lake, plan.name)) is None:
+        if (stored := last_stored(lake, plan.name)) is None:
             return
-        if kept.deployment == deployment:
-            self.plan, self.paused = kept.plan, kept.paused
+        if stored.deployment == deployment:
+            self.plan, self.paused = stored.plan, stored.paused
         else:
-            self.plan = _under(plan, kept.plan)
+            self.plan = _with_requests(plan, stored.plan)
 
     def pause(self, paused: bool) -> None:
         """Pause or resume all shards. A shard commits before it pauses."""
         with self._lock:
-            self._keep(self.plan, paused)
+            self._store(self.plan, paused)
 
     def change(self, plan: Plan) -> None:
         """Continue with other options, rules or another model. Muted assets stay muted.
@@ -56,17 +56,17 @@ class DesiredState:
             TocsinError: the plan can't be built, or its state, readings or results have another shape.
         """
         with self._lock:
-            self._change(_under(plan, self.plan))
+            self._change(_with_requests(plan, self.plan))
 
     def silence(self, asset: str, until: int) -> None:
         """Mute an asset until a time, ms since the epoch. A time in the past unmutes it."""
         with self._lock:
-            self._keep(replace(self.plan, silences=_lasting({**self.plan.silences, asset: until})), self.paused)
+            self._store(replace(self.plan, silences=_unexpired({**self.plan.silences, asset: until})), self.paused)
 
     def forget(self, asset: str) -> None:
         """Request that an asset's state be deleted."""
         with self._lock:
-            self._keep(_forgetting(self.plan, asset), self.paused)
+            self._store(_with_forget(self.plan, asset), self.paused)
 
     def follow(self, tracking_uri: str, model: str) -> bool:
         """Switch to the registry's current version of a model, such as "pumps@champion". Returns whether the model changed.
@@ -77,34 +77,34 @@ class DesiredState:
 
         try:
             name, version, folder = resolve_model(tracking_uri, model)
-            found = store_model(self._lake, folder, name=name, version=version)
+            ref = store_model(self._lake, folder, name=name, version=version)
             with self._lock:
-                if found == self.plan.model:
+                if ref == self.plan.model:
                     return False
-                self._change(replace(self.plan, model=found))
+                self._change(replace(self.plan, model=ref))
         except TocsinError as reason:
-            if str(reason) != self._refused:
+            if str(reason) != self._last_error:
                 log.warning("%s: keeping the current model: %s", model, reason)
-            self._refused = str(reason)
+            self._last_error = str(reason)
             return False
-        self._refused = ""
+        self._last_error = ""
         return True
 
     def _change(self, plan: Plan) -> None:
         from tocsin.pipelines.runtime.engine.machine import Machine  # loads torch
 
         Machine(self.plan.build(self._lake)).check(plan.build(self._lake))
-        self._keep(plan, self.paused)
+        self._store(plan, self.paused)
 
-    def _keep(self, plan: Plan, paused: bool) -> None:
+    def _store(self, plan: Plan, paused: bool) -> None:
         _write(self._lake, StoredState(self._deployment, plan, paused))
         self.plan, self.paused = plan, paused
 
 
 def forget_stopped(lake: Lake, plan: Plan, asset: str) -> None:
     """Have a stopped pipeline forget an asset when it next starts; `plan`: as it would be deployed."""
-    kept = last_stored(lake, plan.name) or StoredState("", plan, False)
-    _write(lake, replace(kept, plan=_forgetting(kept.plan, asset)))
+    stored = last_stored(lake, plan.name) or StoredState("", plan, False)
+    _write(lake, replace(stored, plan=_with_forget(stored.plan, asset)))
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
     except FileNotFoundError:
         return None
     try:
-        kept = orjson.loads(content)
-        return StoredState(str(kept["deployment"]), Plan.load(kept["plan"]), bool(kept["paused"]))
+        stored = orjson.loads(content)
+        return StoredState(str(stored["deployment"]), Plan.load(stored["plan"]), bool(stored["paused"]))
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise ConfigError(
             f"orders of {pipeline} in {lake.place(_path(pipeline))}: expected JSON as Tocsin writes it, got {len(content)} bytes: "
@@ -136,27 +136,27 @@ def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
         ) from None
 
 
-def _write(lake: Lake, kept: StoredState) -> None:
-    content = {"deployment": kept.deployment, "plan": kept.plan.dump(), "paused": kept.paused}
-    lake.replace(_path(kept.plan.name), orjson.dumps(content))
+def _write(lake: Lake, state: StoredState) -> None:
+    content = {"deployment": state.deployment, "plan": state.plan.dump(), "paused": state.paused}
+    lake.replace(_path(state.plan.name), orjson.dumps(content))
 
 
-def _under(plan: Plan, before: Plan) -> Plan:
+def _with_requests(plan: Plan, previous: Plan) -> Plan:
     """The plan with an earlier plan's mutes and assets to forget."""
-    return replace(plan, silences=_lasting(before.silences), forgets=before.forgets)
+    return replace(plan, silences=_unexpired(previous.silences), forgets=previous.forgets)
 
 
-def _forgetting(plan: Plan, asset: str) -> Plan:
+def _with_forget(plan: Plan, asset: str) -> Plan:
     """The plan with one more asset to forget. Requests older than `FORGET_MS` are dropped: every shard has long applied them."""
     now = round(time.time() * 1000)
-    kept = {name: at for name, at in plan.forgets.items() if at > now - FORGET_MS}
-    return replace(plan, forgets={**kept, asset: now})
+    recent = {name: at for name, at in plan.forgets.items() if at > now - FORGET_MS}
+    return replace(plan, forgets={**recent, asset: now})
 
 
 def _path(pipeline: str) -> str:
     return names.orders_file(pipeline)
 
 
-def _lasting(silences: Mapping[str, int]) -> dict[str, int]:
+def _unexpired(silences: Mapping[str, int]) -> dict[str, int]:
     now = time.time() * 1000
     return {asset: until for asset, until in silences.items() if until > now}

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 AGAIN_S = 0.5
 GRACE_S = 30.0
 """How long past its timeout a supervisor that does not answer is retried. It may be restarting, or its machine may be slow."""
-LEAST_S = 10.0
+MIN_WAIT_S = 10.0
 
 
 def workers(pipeline: str) -> dict[str, Any]:
@@ -38,34 +38,34 @@ def drain(pipeline: str, timeout: float) -> dict[str, str]:
         The reason for each worker that did not stop all its shards: the worker, or one of its shards, made no progress for
         `timeout` s. Such a worker is ended too.
     """
-    found, amiss = workers(pipeline), dict[str, str]()
-    asked = {name: worker.drain.remote(timeout) for name, worker in found.items()}
+    found, failures = workers(pipeline), dict[str, str]()
+    requests = {name: worker.drain.remote(timeout) for name, worker in found.items()}
     for name, worker in found.items():
         try:
-            if not _drained(worker, asked[name], timeout):
-                amiss[name] = f"its shards did not commit, and made no progress for {timeout:g} s"
+            if not _wait_until_drained(worker, requests[name], timeout):
+                failures[name] = f"its shards did not commit, and made no progress for {timeout:g} s"
         except RayError as reason:
-            amiss[name] = one_line(reason)
+            failures[name] = one_line(reason)
         ray.kill(worker)
-    return amiss
+    return failures
 
 
-def _drained(worker: Any, asked: Any, timeout: float) -> bool:
+def _wait_until_drained(worker: Any, request: Any, timeout: float) -> bool:
     """Wait for the worker's answer as long as its shards make progress. A worker that is briefly unreachable is asked again."""
-    heard = time.monotonic()
+    last_answer = time.monotonic()
     while True:
         try:
-            if ray.wait([asked], timeout=AGAIN_S)[0]:
-                return bool(ray.get(asked))
+            if ray.wait([request], timeout=AGAIN_S)[0]:
+                return bool(ray.get(request))
             ray.get(worker.answers.remote(), timeout=timeout)
-            heard = time.monotonic()
+            last_answer = time.monotonic()
         except (ActorDiedError, GetTimeoutError):
             raise
         except RayError:
-            if time.monotonic() - heard > timeout:
+            if time.monotonic() - last_answer > timeout:
                 raise
             time.sleep(AGAIN_S)
-            asked = worker.drain.remote(timeout)
+            request = worker.drain.remote(timeout)
 
 
 def stop_pipeline(pipeline: str, timeout: float) -> None:
@@ -76,53 +76,60 @@ def stop_pipeline(pipeline: str, timeout: float) -> None:
     Raises:
         Unavailable: not every shard is known to have stopped: no progress for `timeout` s. The message states what is certain.
     """
-    give_up = time.monotonic() + timeout + GRACE_S
-    amiss = _stopped(pipeline, timeout, give_up)
+    deadline = time.monotonic() + timeout + GRACE_S
+    failures = _stop_supervisor(pipeline, timeout, deadline)
     try:
-        amiss |= drain(pipeline, min(timeout, max(give_up - time.monotonic(), LEAST_S)))
-        left = _left(pipeline)
+        failures |= drain(pipeline, min(timeout, max(deadline - time.monotonic(), MIN_WAIT_S)))
+        remaining = _remaining_actors(pipeline)
+        failures |= {name: "it is still running" for name in remaining if name not in failures}
     except Exception as reason:  # Ray itself does not answer
-        amiss["Ray"] = one_line(reason)
-        certain = "its processes may still run, check with `tocsin status`"
+        failures["Ray"] = one_line(reason)
+        outcome = "its processes may still run, check with `tocsin status`"
     else:
-        certain = f"{', '.join(left)} may still run, repeat `tocsin stop`" if left else "all its processes have ended"
-    if amiss:
-        why = "; ".join(f"{who}: {said}" for who, said in amiss.items())
+        outcome = (
+            f"{', '.join(remaining)} may still run, repeat `tocsin stop`"
+            if remaining
+            else "all its processes have ended"
+        )
+    if failures:
+        reasons = "; ".join(f"{name}: {text}" for name, text in failures.items())
         raise Unavailable(
-            f"pipeline {pipeline}: expected all shards to commit, got {why}; {certain}; nothing is lost, "
+            f"pipeline {pipeline}: expected all shards to commit and all processes to end, got {reasons}; {outcome}; nothing is lost, "
             "and the next start continues from the last commit"
         )
 
 
-def _stopped(pipeline: str, timeout: float, give_up: float) -> dict[str, str]:
+def _stop_supervisor(pipeline: str, timeout: float, deadline: float) -> dict[str, str]:
     """Stop the supervisor, then end it. Returns what went wrong, by actor."""
-    name, said, supervisor = names.supervisor_actor(pipeline), "", None
+    name, last_error, supervisor = names.supervisor_actor(pipeline), "", None
     while True:
         try:
             supervisor = ray.get_actor(name, namespace=NAMESPACE)
-            left = max(give_up - time.monotonic(), LEAST_S)
-            done = ray.get(supervisor.stop.remote(timeout), timeout=left)
-            amiss = {} if done else {name: f"a shard did not commit, and made no progress for {timeout:g} s"}
+            remaining = max(deadline - time.monotonic(), MIN_WAIT_S)
+            stopped = ray.get(supervisor.stop.remote(timeout), timeout=remaining)
+            failures = {} if stopped else {name: f"a shard did not commit, and made no progress for {timeout:g} s"}
             break
         except ValueError:  # there is no supervisor: the workers are drained without it
             return {}
         except RayError as reason:
-            if one_line(reason) != said:
-                log.warning("%s: expected it to drain its shards, got %s; retrying", name, said := one_line(reason))
-        if time.monotonic() > give_up:  # give up on the supervisor; its workers may still drain
-            amiss = {}
+            if one_line(reason) != last_error:
+                log.warning(
+                    "%s: expected it to drain its shards, got %s; retrying", name, last_error := one_line(reason)
+                )
+        if time.monotonic() > deadline:  # give up on the supervisor; its workers may still drain
+            failures = {}
             break
         time.sleep(AGAIN_S)
     if supervisor:
         ray.kill(supervisor)  # before the workers, or it would replace them
-    return amiss
+    return failures
 
 
-def _left(pipeline: str) -> list[str]:
-    """Actors of a pipeline that are still alive `LEAST_S` after they were ended."""
-    give_up = time.monotonic() + LEAST_S
-    while left := [name for name in actors() if name.startswith(f"{pipeline}/")]:
-        if time.monotonic() > give_up:
+def _remaining_actors(pipeline: str) -> list[str]:
+    """Actors of a pipeline that are still alive `MIN_WAIT_S` after they were ended."""
+    deadline = time.monotonic() + MIN_WAIT_S
+    while remaining := [name for name in actors() if name.startswith(f"{pipeline}/")]:
+        if time.monotonic() > deadline:
             break
         time.sleep(AGAIN_S)
-    return left
+    return remaining

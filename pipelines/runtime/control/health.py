@@ -20,7 +20,7 @@ LIVE_S = 60.0
 """Longer than the 10 s for which adopting a worker that does not answer blocks the loop."""
 SLOW_S = 30.0
 COMMIT_S = 300.0
-WHY = {
+STATE_REASONS = {
     ShardState.STARTING: "it is recovering",
     ShardState.RESTARTING: "its worker ended; another one is starting",
     ShardState.MOVING: "it is moving to another worker",
@@ -29,22 +29,26 @@ WHY = {
 }
 
 
-def problems(shards: int, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def problems(shards: int, reported: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What keeps a deployment from being ready: shard, state and reason of each problem. Empty when it is ready.
 
     Args:
         shards: how many shards the deployment has.
-        found: the shards in the supervisor's status.
+        reported: the shards in the supervisor's status.
     """
-    there = {shard["shard"]: shard for shard in found}
-    nobody = {"state": "unknown", "error": "no worker has reported it yet"}
-    why = {n: _why(there.get(n, nobody)) for n in range(shards)}
-    return [{"shard": n, "state": there.get(n, nobody)["state"], "why": line} for n, line in why.items() if line]
+    by_number = {shard["shard"]: shard for shard in reported}
+    unreported = {"state": "unknown", "error": "no worker has reported it yet"}
+    reasons = {n: _reason(by_number.get(n, unreported)) for n in range(shards)}
+    return [
+        {"shard": n, "state": by_number.get(n, unreported)["state"], "why": reason}
+        for n, reason in reasons.items()
+        if reason
+    ]
 
 
-def _why(shard: Mapping[str, Any]) -> str:
+def _reason(shard: Mapping[str, Any]) -> str:
     if shard["state"] != ShardState.RUNNING:
-        return without_password(shard["error"]) or WHY.get(shard["state"], "")
+        return without_password(shard["error"]) or STATE_REASONS.get(shard["state"], "")
     facts = shard["facts"]
     if unread := shard.get("unread"):
         return f"partitions {', '.join(map(str, unread))} were added to {facts['topic']}; it will read them soon"
@@ -86,9 +90,9 @@ class Health:
     def __init__(self, pipeline: str, host: str, port: int) -> None:
         self._pipeline, self._address = pipeline, (host, port)
         self._status: Mapping[str, Any] = {"problems": problems(1, []), "shards": []}
-        self._beaten_at = time.monotonic()
+        self._last_beat = time.monotonic()
         self._server: ThreadingTCPServer | None = None
-        self._silent = False
+        self._has_warned = False
         self._listen()
 
     @property
@@ -98,22 +102,22 @@ class Health:
 
     def beat(self, status: Mapping[str, Any]) -> None:
         """Record that the loop has completed a round, and keep the supervisor's status."""
-        self._status, self._beaten_at = status, time.monotonic()
+        self._status, self._last_beat = status, time.monotonic()
         if not self._server:
             self._listen()
 
     def answer(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status code and content of an endpoint."""
-        age, status = time.monotonic() - self._beaten_at, self._status
-        goes_round, all_run = age < LIVE_S, not status["problems"]
-        late = {} if goes_round else {"why": f"the supervisor's loop has completed no round for {age:.0f} s"}
-        live = {"live": goes_round, **late}
-        ready = {"ready": goes_round and all_run, "problems": status["problems"]}
+        age, status = time.monotonic() - self._last_beat, self._status
+        is_live, all_running = age < LIVE_S, not status["problems"]
+        delay = {} if is_live else {"why": f"the supervisor's loop has completed no round for {age:.0f} s"}
+        liveness = {"live": is_live, **delay}
+        readiness = {"ready": is_live and all_running, "problems": status["problems"]}
         states = {"shards": {shard["shard"]: shard["state"] for shard in status["shards"]}}
-        said = {"/livez": live, "/readyz": ready, "/healthz": {**live, **ready, **states}}.get(path)
-        if said is None:
+        report = {"/livez": liveness, "/readyz": readiness, "/healthz": {**liveness, **readiness, **states}}.get(path)
+        if report is None:
             return 404, {"expected": "/livez, /readyz or /healthz"}
-        return 200 if said.get("ready", goes_round) else 503, {"pipeline": self._pipeline, **said}
+        return 200 if report.get("ready", is_live) else 503, {"pipeline": self._pipeline, **report}
 
     def close(self) -> None:
         """Release the port."""
@@ -127,13 +131,13 @@ class Health:
         try:
             self._server = _Server(self._address, _handler(self.answer))
         except OSError as reason:
-            if not self._silent:
+            if not self._has_warned:
                 log.warning(
                     "health endpoint at %s:%d: expected a free port, got %s; retrying; free the port, or set health.port",
                     *self._address,
                     reason,
                 )
-            self._silent = True
+            self._has_warned = True
         else:
             threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
@@ -149,8 +153,8 @@ def _handler(answer: Callable[[str], tuple[int, dict[str, Any]]]) -> type[BaseHT
         timeout = 5  # s, for a request to come
 
         def do_GET(self) -> None:
-            code, said = answer(self.path.partition("?")[0])
-            content = json.dumps(said).encode()
+            code, report = answer(self.path.partition("?")[0])
+            content = json.dumps(report).encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))

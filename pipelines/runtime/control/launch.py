@@ -28,26 +28,26 @@ class Launch:
         self._worker = start_worker(names.worker_slot(pipeline, 0), env, resources)
         self._worker.get_ready.remote()
 
-    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+    def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Create the topics. Returns the completed deployment and its table's number of shards (0: none yet); see `provisioned`.
 
         Args:
-            order: the deployment, as far as it is known without Kafka and without building the pipeline.
+            deployment: the deployment, as far as it is known without Kafka and without building the pipeline.
         """
         try:
-            done: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(order, alerts=alerts))
-            return done
+            prepared: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(deployment, alerts=alerts))
+            return prepared
         except RayTaskError as reason:
             raise reason.cause from reason
 
     def go(self, deployment: Deployment) -> Any:
         """Have the worker recover its shards, then start the supervisor, which adopts the worker. Returns the supervisor."""
-        own = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
-        homes = place_shards(own, deployment.scaling.least, {})
+        shards = [id for id in deployment.configs(deployment.plan) if id.pipeline == deployment.name]
+        placement = place_shards(shards, deployment.scaling.least, {})
         for id, config in deployment.configs(
             DesiredState(deployment.lake, deployment.id, deployment.plan).plan
         ).items():
-            if homes.get(id) == 0:
+            if placement.get(id) == 0:
                 self._worker.host.remote(config)
         return deploy(deployment)
 

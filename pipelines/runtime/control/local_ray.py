@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 SESSIONS = Path("/tmp") / f"tocsin-{os.getuid()}"
 """Where Ray keeps the sockets and logs of its sessions, apart from those of `ray start`. The path is short because the path of a
 socket has at most 107 characters."""
-KEPT = 2
+KEPT_SESSIONS = 2
 """Number of ended sessions whose logs are kept."""
 START_S, TRIES = 120.0, 3
 IDLE = 3
@@ -62,7 +62,7 @@ def start(
     }
     for attempt in range(1, TRIES + 1):
         try:
-            with _lean(metrics_port), _environment({"RAY_USAGE_STATS_ENABLED": "0", **(env or {})}):
+            with _minimal_ray(metrics_port), _environment({"RAY_USAGE_STATS_ENABLED": "0", **(env or {})}):
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -93,15 +93,17 @@ def stay_on_loopback() -> None:
 
 
 def clear() -> None:
-    """Delete the folders of ended sessions except the newest `KEPT`. A session's name ends with the pid of its starter."""
+    """Delete the folders of ended sessions except the newest `KEPT_SESSIONS`. A session's name ends with the pid of its starter."""
     ended = [
-        s for s in SESSIONS.glob("session_*_*") if (pid := s.name.rpartition("_")[2]).isdigit() and not _lives(int(pid))
+        s
+        for s in SESSIONS.glob("session_*_*")
+        if (pid := s.name.rpartition("_")[2]).isdigit() and not _is_running(int(pid))
     ]
-    for session in sorted(ended)[:-KEPT]:
+    for session in sorted(ended)[:-KEPT_SESSIONS]:
         shutil.rmtree(session, ignore_errors=True)
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -137,14 +139,14 @@ class _Node(node.Node):
     def start_raylet(self, *arguments: Any, **options: Any) -> None:
         """Start the raylet without waiting for services that do not run."""
         _raylet: Any = ray._raylet
-        silent = [_raylet.RUNTIME_ENV_AGENT_PORT_NAME]
+        unused = [_raylet.RUNTIME_ENV_AGENT_PORT_NAME]
         if not self.metrics:
-            silent += [
+            unused += [
                 _raylet.METRICS_AGENT_PORT_NAME,
                 _raylet.METRICS_EXPORT_PORT_NAME,
                 _raylet.DASHBOARD_AGENT_LISTEN_PORT_NAME,
             ]
-        for name in silent:
+        for name in unused:
             _raylet.persist_port(self._session_dir, self._node_id, name, NO_PORT)
         super().start_raylet(*arguments, **options)
 
@@ -152,7 +154,7 @@ class _Node(node.Node):
         """Start Ray's processes and wait until the node is known. Ray itself gives up after 30 s, too early on a busy machine."""
         super().start_ray_processes()
         (raylet,) = self.all_processes[ray_constants.PROCESS_TYPE_RAYLET]
-        give_up = time.monotonic() + START_S
+        deadline = time.monotonic() + START_S
         while True:
             try:
                 services.get_node(self.gcs_address, self._node_id)
@@ -160,13 +162,13 @@ class _Node(node.Node):
             except RuntimeError as reason:
                 if (status := raylet.process.poll()) is not None:
                     raise RuntimeError(f"its raylet ended with status {status}") from reason
-                if time.monotonic() > give_up:
+                if time.monotonic() > deadline:
                     raise RuntimeError(f"no raylet within {START_S:.0f} s") from reason
                 time.sleep(0.05)
 
 
 @contextmanager
-def _lean(metrics_port: int) -> Iterator[None]:
+def _minimal_ray(metrics_port: int) -> Iterator[None]:
     """Inside this context `ray.init` starts a `_Node`."""
     flags = {
         "--num_prestart_python_workers": str(IDLE),
@@ -175,31 +177,31 @@ def _lean(metrics_port: int) -> Iterator[None]:
     }
     if not metrics_port:
         flags["--dashboard_agent_command"] = STAND_IN
-    own_node, own_start = node.Node, services.start_ray_process
+    original_node, original_start = node.Node, services.start_ray_process
 
-    def begin(command: list[str], process_type: str, **options: Any) -> Any:
+    def start_process(command: list[str], process_type: str, **options: Any) -> Any:
         if process_type == ray_constants.PROCESS_TYPE_RAYLET:
             command = [flag for flag in command if flag.partition("=")[0] not in flags]
             command += [f"{name}={value}" for name, value in flags.items()]
-        return own_start(command, process_type, **options)
+        return original_start(command, process_type, **options)
 
     _Node.metrics = bool(metrics_port)
-    node.Node, services.start_ray_process = _Node, begin
+    node.Node, services.start_ray_process = _Node, start_process
     try:
         yield
     finally:
-        node.Node, services.start_ray_process = own_node, own_start
+        node.Node, services.start_ray_process = original_node, original_start
 
 
 @contextmanager
-def _environment(added: Mapping[str, str]) -> Iterator[None]:
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Add variables to this process's environment inside the context. Processes that start meanwhile keep them."""
-    before = {name: os.environ.get(name) for name in added}
-    os.environ.update(added)
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

@@ -52,7 +52,7 @@ class Autoscaler:
         self.workers = min(max(workers, scaling.least), scaling.most)
         self._samples: deque[_Sample] = deque()
 
-    def look(self, now: float, read: int, lag: int, busy: float) -> int:
+    def update(self, now: float, read: int, lag: int, busy: float) -> int:
         """How many workers there should be.
 
         Args:
@@ -67,12 +67,12 @@ class Autoscaler:
             samples.popleft()
         if s.least < s.most:
             if self.workers < s.most and self._too_few(now):
-                self._go(1)
+                self._resize(1)
             elif self.workers > s.least and self._too_many(now):
-                self._go(-1)
+                self._resize(-1)
         return self.workers
 
-    def _go(self, by: int) -> None:
+    def _resize(self, by: int) -> None:
         self.workers += by
         self._samples.clear()
 
@@ -81,10 +81,10 @@ class Autoscaler:
         s, last = self._scaling, self._samples[-1]
         if self._samples[0].at > now - s.look_s:
             return False
-        then = next(x for x in reversed(self._samples) if x.at <= now - s.look_s)
-        seconds = last.at - then.at
-        falls = (then.lag - last.lag) / seconds
-        return last.lag > BACKLOG_S * self._rate(then) and last.lag > max(falls, 0) * s.catch_up_s
+        earlier = next(x for x in reversed(self._samples) if x.at <= now - s.look_s)
+        seconds = last.at - earlier.at
+        decrease = (earlier.lag - last.lag) / seconds
+        return last.lag > BACKLOG_S * self._rate(earlier) and last.lag > max(decrease, 0) * s.catch_up_s
 
     def _too_many(self, now: float) -> bool:
         """Whether one worker fewer would have sufficed all the time."""
@@ -92,29 +92,29 @@ class Autoscaler:
         if first.at > now - s.calm_s:
             return False
         busy = sum(x.busy for x in self._samples) / len(self._samples)
-        least_lag = max(x.lag for x in self._samples)
-        return busy < s.share * (self.workers - 1) and least_lag <= BACKLOG_S * self._rate(first)
+        max_lag = max(x.lag for x in self._samples)
+        return busy < s.share * (self.workers - 1) and max_lag <= BACKLOG_S * self._rate(first)
 
-    def _rate(self, then: _Sample) -> float:
-        """Records per second that were read since `then`."""
+    def _rate(self, since: _Sample) -> float:
+        """Records per second that were read since the sample `since`."""
         last = self._samples[-1]
-        return max(last.read - then.read, 1) / (last.at - then.at)
+        return max(last.read - since.read, 1) / (last.at - since.at)
 
 
-def place_shards(shards: Sequence[Shard], places: int, now: Mapping[Shard, int]) -> dict[Shard, int]:
+def place_shards(shards: Sequence[Shard], slots: int, current: Mapping[Shard, int]) -> dict[Shard, int]:
     """Assign each shard a worker slot: evenly, and with as few moves as that takes.
 
     Args:
-        places: number of slots.
-        now: each shard's current slot.
+        slots: number of slots.
+        current: each shard's current slot.
     """
-    held: list[list[Shard]] = [[] for _ in range(places)]
-    homeless: list[Shard] = []
+    by_slot: list[list[Shard]] = [[] for _ in range(slots)]
+    unassigned: list[Shard] = []
     for shard in shards:
-        place = now.get(shard, places)
-        (held[place] if place < places else homeless).append(shard)
-    for shard in homeless:
-        min(held, key=len).append(shard)
-    while len(fullest := max(held, key=len)) > len(emptiest := min(held, key=len)) + 1:
+        slot = current.get(shard, slots)
+        (by_slot[slot] if slot < slots else unassigned).append(shard)
+    for shard in unassigned:
+        min(by_slot, key=len).append(shard)
+    while len(fullest := max(by_slot, key=len)) > len(emptiest := min(by_slot, key=len)) + 1:
         emptiest.append(fullest.pop())
-    return {shard: place for place, of in enumerate(held) for shard in of}
+    return {shard: slot for slot, assigned in enumerate(by_slot) for shard in assigned}

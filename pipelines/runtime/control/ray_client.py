@@ -40,13 +40,13 @@ def connect(
         return
     if env:
         common["runtime_env"] = {"env_vars": dict(env)}
-    here = services.find_gcs_addresses()
-    if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(here) == 1:
-        (address,) = here
-    if address in here and address.startswith("127.0.0.1:"):  # a cluster that "local" has started
+    local_addresses = services.find_gcs_addresses()
+    if address == "auto" and not os.environ.get("RAY_ADDRESS") and len(local_addresses) == 1:
+        (address,) = local_addresses
+    if address in local_addresses and address.startswith("127.0.0.1:"):  # a cluster that "local" has started
         stay_on_loopback()
     try:
-        _check_answers(address)
+        _check_reachable(address)
         ray.init(address=address, **common)
     except (OSError, ValueError, RuntimeError) as reason:
         line = str(reason).splitlines()[0]
@@ -69,7 +69,7 @@ def find(pipeline: str) -> Any:
     return ray.get_actor(names.supervisor_actor(pipeline), namespace=NAMESPACE)
 
 
-def _check_answers(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Check that a TCP connection succeeds. Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():

@@ -24,19 +24,19 @@ def recurring(name: str, work: Callable[[], None], pause: Callable[[], bool]) ->
     """
 
     def run() -> None:
-        said = ""
+        last_error = ""
         while True:
             try:
                 if pause():
                     return
                 work()
             except BaseException as reason:  # a panic in deltalake or polars is no Exception
-                if (line := one_line(reason)) != said:
+                if (line := one_line(reason)) != last_error:
                     log.exception("%s: this round failed with %s; retrying in the next round", name, line)
-                said = line
+                last_error = line
                 time.sleep(FAILED_S)  # `pause` itself may be what fails
             else:
-                said = ""
+                last_error = ""
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()

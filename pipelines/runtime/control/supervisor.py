@@ -36,14 +36,14 @@ from tocsin.pipelines.runtime.telemetry.process import begin
 from tocsin.pipelines.runtime.telemetry.stats import Window
 
 log = logging.getLogger(__name__)
-BEAT_S, LEAST_BEAT_S = 0.5, 0.02
+BEAT_S, MIN_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
 FOLLOW_S = 15.0
 SETTLE_S, LATE_S = 1.0, 30.0
 """Deferred parts start `SETTLE_S` after all shards run, and at the latest `LATE_S` after the supervisor started."""
-WORDS_S = 10.0
+REPORT_S = 10.0
 """A worker that reports why it ends dies within this time."""
-PARTITIONS_S, TAKE_UP_S = 5.0, 60.0
+PARTITIONS_S, RELEASE_S = 5.0, 60.0
 """How often to look for added partitions; how long until a shard that does not read them yet is released again."""
 
 
@@ -61,14 +61,14 @@ class Supervisor:
         self._slots = [WorkerSlot(names.worker_slot(d.name, n)) for n in range(d.scaling.most)]
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
         self._placement: dict[ShardId, int] = {}
-        self._known: dict[ShardId, tuple[Status, str]] = {}
+        self._statuses: dict[ShardId, tuple[Status, str]] = {}
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
-        self._adopted, self._words = False, dict[str, tuple[float, str]]()
+        self._adopted, self._end_reports = False, dict[str, tuple[float, str]]()
         self._partitions: dict[str, int] = {}
-        self._told: dict[ShardId, float] = {}
-        self._tracking: Any = None  # later, see `_has_started`
-        self._since = self._starting = time.monotonic()
+        self._released_at: dict[ShardId, float] = {}
+        self._tracking: Any = None  # later, see `_start_deferred`
+        self._created_at = self._last_starting = time.monotonic()
         self._started = False
         self._windows: dict[int, Window] = {}
         self._deliveries: list[Delivery] = []
@@ -92,9 +92,9 @@ class Supervisor:
                 "unread": self._unread(status),
                 "uncommitted_s": self._commits.age(status.id, status.facts),
             }
-            for _, (status, worker) in sorted(self._known.items())
+            for _, (status, worker) in sorted(self._statuses.items())
         ]
-        own = [shard for shard in shards if shard["pipeline"] == self._deployment.name]
+        own_shards = [shard for shard in shards if shard["pipeline"] == self._deployment.name]
         return {
             "pipeline": self._deployment.name,
             "workers": sum(slot.actor is not None for slot in self._slots),
@@ -102,10 +102,10 @@ class Supervisor:
             "paused": self._desired.paused,
             "silences": dict(self._desired.plan.silences),
             "tracking": self._tracking.run_id if self._tracking else None,
-            "shards": own,
+            "shards": own_shards,
             "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
             "sinks": [delivery.status() for delivery in self._deliveries],
-            "problems": problems(self._deployment.shards, own),
+            "problems": problems(self._deployment.shards, own_shards),
         }
 
     def pause(self, paused: bool = True) -> None:
@@ -130,7 +130,7 @@ class Supervisor:
 
     def ends(self, worker: str, why: str) -> None:
         """Record why a worker is about to end itself. The worker calls this."""
-        self._words[worker.rpartition("/")[0]] = time.monotonic(), why
+        self._end_reports[worker.rpartition("/")[0]] = time.monotonic(), why
 
     def forget(self, asset: str) -> None:
         """Delete an asset's state. Each shard does so at its next checkpoint."""
@@ -143,15 +143,15 @@ class Supervisor:
             if self._drained is None:
                 self._stop.set()
                 self._thread.join()
-                amiss = drain(self._deployment.name, timeout)  # by name: they may not be adopted yet
-                for worker, why in amiss.items():
+                failures = drain(self._deployment.name, timeout)  # by name: they may not be adopted yet
+                for worker, why in failures.items():
                     log.warning("%s did not stop its shards: %s", worker, why)
                 for delivery in self._deliveries:
                     delivery.close()
                 if self._tracking:
                     self._tracking.end("FINISHED")
                     self._tracking.close()
-                self._drained = not amiss
+                self._drained = not failures
             return self._drained
 
     def _announce(self) -> None:
@@ -167,10 +167,10 @@ class Supervisor:
 
     def _pause(self) -> bool:
         """Wait for the next round, or until a worker dies. Returns whether the supervisor is stopping."""
-        lives = [slot.life for slot in self._slots if slot.actor] if self._adopted else []
-        if lives:
-            ray.wait(lives, timeout=BEAT_S)
-            self._stop.wait(LEAST_BEAT_S)
+        calls = [slot.liveness for slot in self._slots if slot.actor] if self._adopted else []
+        if calls:
+            ray.wait(calls, timeout=BEAT_S)
+            self._stop.wait(MIN_BEAT_S)
         elif self._adopted:
             self._stop.wait(BEAT_S)
         return self._stop.is_set()
@@ -181,9 +181,9 @@ class Supervisor:
             self._adopted = True
         for slot in self._slots:
             self._reconcile(slot)
-        self._has_started()
+        self._start_deferred()
         self._scale()
-        self._take_up()
+        self._release_for_new_partitions()
         self._place()
         windows, self._windows, status = self._windows, {}, self.status()
         self._health.beat(status)
@@ -191,22 +191,22 @@ class Supervisor:
         if self._tracking and windows:
             self._tracking.log(windows)
 
-    def _has_started(self) -> bool:
-        """Whether the pipeline's own shards have recovered and `SETTLE_S` has passed.
+    def _start_deferred(self) -> None:
+        """Start the deferred parts once the pipeline's own shards have recovered and `SETTLE_S` has passed.
 
-        Only then does the rest start. MLflow and the shard that writes the alerts take seconds of CPU, which would delay the first
-        row and `tocsin up`.
+        MLflow and the shard that writes the alerts take seconds of CPU, which would delay the first row and `tocsin up`.
         """
         if not self._started:
             now = time.monotonic()
-            own = [status.state for id, (status, _) in self._known.items() if id.pipeline == self._deployment.name]
-            if len(own) < self._deployment.shards or ShardState.STARTING in own:
-                self._starting = now
-            self._started = now - self._starting > SETTLE_S or now - self._since > LATE_S
+            states = [
+                status.state for id, (status, _) in self._statuses.items() if id.pipeline == self._deployment.name
+            ]
+            if len(states) < self._deployment.shards or ShardState.STARTING in states:
+                self._last_starting = now
+            self._started = now - self._last_starting > SETTLE_S or now - self._created_at > LATE_S
             if self._started:
                 self._deliveries = [self._delivery(sink) for sink in self._deployment.sinks]
                 self._tracking = self._track()
-        return self._started
 
     def _follow(self) -> None:
         """Check the registry for a new model. Runs in its own thread because the registry may be slow."""
@@ -217,7 +217,7 @@ class Supervisor:
 
     def _count_partitions(self) -> None:
         """Count the topics' partitions. Runs in its own thread because the broker may be slow."""
-        topics = {status.facts["topic"] for status, _ in list(self._known.values()) if status.facts}
+        topics = {status.facts["topic"] for status, _ in list(self._statuses.values()) if status.facts}
         with contextlib.suppress(Unavailable, KafkaError):  # the shards report such errors
             self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
 
@@ -225,18 +225,18 @@ class Supervisor:
         """Partitions that were added to a shard's topic and that it does not read yet."""
         if not status.facts:
             return []
-        own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
-        there = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if own else 1)
-        return [p for p in there if p not in status.facts["read"]]
+        is_own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
+        assigned = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if is_own else 1)
+        return [p for p in assigned if p not in status.facts["read"]]
 
-    def _take_up(self) -> None:
+    def _release_for_new_partitions(self) -> None:
         """Release shards whose topic has new partitions. Their recovery adds those partitions."""
         now = time.monotonic()
-        for id, (status, _) in self._known.items():
+        for id, (status, _) in self._statuses.items():
             if status.state == ShardState.RUNNING and (unread := self._unread(status)):
                 slot = next((p for p in self._slots if id in p.shards), None)
-                if slot and now - self._told.get(id, -TAKE_UP_S) >= TAKE_UP_S:
-                    self._told[id] = now
+                if slot and now - self._released_at.get(id, -RELEASE_S) >= RELEASE_S:
+                    self._released_at[id] = now
                     log.info(
                         "%s: restarting to read partitions %s that were added to %s", id, unread, status.facts["topic"]
                     )
@@ -250,9 +250,9 @@ class Supervisor:
         d = self._deployment
         tables, vacuum = [d.name, *([ALERTS] if d.alerts_partitions else [])], d.compact[1]
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
-        work = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
-        for done in ray.get(work.remote(d.lake, tables, vacuum, frames)):
-            log.info("%s: compacted %d small files into %d", done.table, done.files_before, done.files_after)
+        remote_tidy = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
+        for report in ray.get(remote_tidy.remote(d.lake, tables, vacuum, frames)):
+            log.info("%s: compacted %d small files into %d", report.table, report.files_before, report.files_after)
 
     def _adopt(self) -> None:
         """Adopt the workers that an earlier supervisor started, if they answer.
@@ -260,18 +260,18 @@ class Supervisor:
         All other workers are ended. Nobody would supervise them, and they would keep their resources.
         """
         found = {name: ray.get_actor(name, namespace=NAMESPACE) for name in workers(self._deployment.name)}
-        asked = {name: worker.status.remote() for name, worker in found.items()}
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ADOPT_S) if asked else None
+        requests = {name: worker.status.remote() for name, worker in found.items()}
+        ray.wait(list(requests.values()), num_returns=len(requests), timeout=ADOPT_S) if requests else None
         for n, slot in enumerate(self._slots):
             for name in sorted((a for a in found if a.startswith(f"{slot.name}/")), reverse=True):
                 try:
-                    known = ray.get(asked[name], timeout=0)
+                    statuses = ray.get(requests[name], timeout=0)
                 except RayError as reason:
                     log.warning("%s: expected its status within %.0f s, got %s", name, ADOPT_S, logs.one_line(reason))
                     continue
                 worker = found.pop(name)
-                slot.settle(worker)
-                self._record(slot, known)
+                slot.attach(worker)
+                self._record(slot, statuses)
                 self._placement |= dict.fromkeys(slot.shards, n)
                 worker.change.remote(self._desired.plan)
                 log.info("adopted %s", name)
@@ -279,23 +279,24 @@ class Supervisor:
         for name, worker in found.items():
             log.warning("%s is not adopted; ending it", name)
             ray.kill(worker)
-        living = [n for n, slot in enumerate(self._slots) if slot.actor]
-        self._scaler = Autoscaler(self._deployment.scaling, max(living, default=-1) + 1)
+        occupied = [n for n, slot in enumerate(self._slots) if slot.actor]
+        self._scaler = Autoscaler(self._deployment.scaling, max(occupied, default=-1) + 1)
 
     def _reconcile(self, slot: WorkerSlot) -> None:
         """Read the status of a slot's worker and check that it lives, without waiting for it."""
         if slot.actor is None:
             return
         try:
-            self._record(slot, slot.hear(self._deployment.stuck_s))
+            self._record(slot, slot.poll(self._deployment.stuck_s))
         except Ended as reason:
-            at, why = self._words.pop(slot.name, (0.0, ""))
-            heard = why and time.monotonic() - at < WORDS_S  # an older report is of a worker given up long before
-            self._mark_dead(slot, why if heard else str(reason))
+            reported_at, why = self._end_reports.pop(slot.name, (0.0, ""))
+            # An older report is of a worker given up long before.
+            is_recent = why and time.monotonic() - reported_at < REPORT_S
+            self._mark_ended(slot, why if is_recent else str(reason))
 
-    def _record(self, slot: WorkerSlot, known: list[Status]) -> None:
-        slot.note(known)
-        for status in known:
+    def _record(self, slot: WorkerSlot, statuses: list[Status]) -> None:
+        slot.record(statuses)
+        for status in statuses:
             state = (
                 status.state
                 if status.state != ShardState.STOPPED
@@ -304,39 +305,41 @@ class Supervisor:
                 else ShardState.MOVING
             )
             why = slot.why if state == ShardState.STARTING else ""  # while a worker keeps dying, show why
-            self._known[status.id] = replace(status, state=state, error=status.error or why), slot.name
+            self._statuses[status.id] = replace(status, state=state, error=status.error or why), slot.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
 
     def _scale(self) -> None:
         """Update the number of workers, once all shards run."""
         d = self._deployment
-        shards = [status for id, (status, _) in self._known.items() if id.pipeline == d.name]
+        shards = [status for id, (status, _) in self._statuses.items() if id.pipeline == d.name]
         if len(shards) == d.shards and all(s.state == ShardState.RUNNING and s.window for s in shards):
             read = sum(sum(s.facts["read"].values()) for s in shards)
             windows = [s.window for s in shards if s.window]
             lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
             busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
-            before = self._scaler.workers
-            if (workers := self._scaler.look(time.monotonic(), read, lag, busy)) != before:
+            previous = self._scaler.workers
+            if (workers := self._scaler.update(time.monotonic(), read, lag, busy)) != previous:
                 log.info("%s: scaling to %d workers; lag is %d records", d.name, workers, lag)
 
     def _place(self) -> None:
         """Run each shard on its assigned worker. A shard that runs elsewhere commits and stops there first."""
         workers = self._scaler.workers
-        first = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._placement]
-        ids = self._ids if self._started else first
+        startup_ids = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._placement]
+        ids = self._ids if self._started else startup_ids
         self._placement = {} if self._desired.paused else place_shards(ids, workers, self._placement)
-        at = {shard: slot for slot in self._slots for shard in slot.shards}
-        for shard, slot in at.items():
+        current = {shard: slot for slot in self._slots for shard in slot.shards}
+        for shard, slot in current.items():
             if slot is not self._slot_of(shard):
                 slot.actor.release.remote(shard)
         for n, slot in enumerate(self._slots):
-            wanted = [shard for shard, home in self._placement.items() if home == n and at.get(shard) in (None, slot)]
-            if slot.actor is None and wanted and time.monotonic() >= slot.not_before:
-                slot.settle(self._start(slot))
+            assigned = [
+                shard for shard, number in self._placement.items() if number == n and current.get(shard) in (None, slot)
+            ]
+            if slot.actor is None and assigned and time.monotonic() >= slot.not_before:
+                slot.attach(self._start(slot))
             if slot.actor:
-                for shard in wanted:
+                for shard in assigned:
                     if shard not in slot.shards:
                         slot.host(self._deployment.configs(self._desired.plan)[shard])
                 if not slot.shards:
@@ -344,19 +347,19 @@ class Supervisor:
                     slot.actor = None
 
     def _slot_of(self, shard: ShardId) -> WorkerSlot | None:
-        home = self._placement.get(shard)
-        return None if home is None else self._slots[home]
+        number = self._placement.get(shard)
+        return None if number is None else self._slots[number]
 
     def _start(self, slot: WorkerSlot) -> Any:
         """Start a new worker for a slot."""
         return start_worker(slot.name, self._deployment.env, self._deployment.resources)
 
-    def _mark_dead(self, slot: WorkerSlot, why: str) -> None:
+    def _mark_ended(self, slot: WorkerSlot, why: str) -> None:
         for shard in slot.shards:
-            if shard in self._known:
-                status, worker = self._known[shard]
-                self._known[shard] = replace(status, state=ShardState.RESTARTING, error=why, window=None), worker
-        delay = slot.mark_dead(why)
+            if shard in self._statuses:
+                status, worker = self._statuses[shard]
+                self._statuses[shard] = replace(status, state=ShardState.RESTARTING, error=why, window=None), worker
+        delay = slot.mark_ended(why)
         log.warning("%s ended: %s; a new one starts in %.1f s", slot.name, why, delay)
 
     def _delivery(self, sink: SinkConfig) -> Delivery:

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 AGAIN_S = 2.0
 """Delay before a recovery that found no broker, or no lake, is retried."""
 DRAIN_S = 0.1
-LIVES_S = 5.0
-LAST_WORDS_S = 2.0
+LIVENESS_S = 5.0
+REPORT_S = 2.0
 """How long a worker that ends waits for its supervisor to receive the reason."""
 
 
@@ -75,9 +75,9 @@ class HostedShard:
         process: its reader's process, if that has been started already.
     """
 
-    def __init__(self, config: ShardConfig, last_words: Callable[[str], None], *process: Any) -> None:
+    def __init__(self, config: ShardConfig, report_death: Callable[[str], None], *process: Any) -> None:
         self.config, self._state, self.error = config, ShardState.STARTING, ""
-        self._report_death, self._progress = last_words, progress.Progress()
+        self._report_death, self._progress = report_death, progress.Progress()
         self.plan, self._process = config.plan, process
         self.shard: Shard | None = None
         self.stop = threading.Event()
@@ -99,7 +99,7 @@ class HostedShard:
         """See `Status`."""
         return ShardState.STOPPING if self._state == ShardState.RUNNING and self.stop.is_set() else self._state
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Have the shard commit and stop. A refused shard has nothing to commit."""
         self.stop.set()
         if self._state == ShardState.REFUSED:
@@ -136,7 +136,7 @@ class HostedShard:
                 self.config.on_gap,
                 *self._process,
             )
-            if (shard := self._recovered(reader)) is None:
+            if (shard := self._recover(reader)) is None:
                 self._state = ShardState.STOPPED
                 return
             self.shard = shard
@@ -160,7 +160,7 @@ class HostedShard:
             sys.stderr.flush()
             os._exit(70)
 
-    def _recovered(self, reader: ReaderActor) -> Shard | None:
+    def _recover(self, reader: ReaderActor) -> Shard | None:
         """Recover the shard, retrying while a system that recovery needs is down. None if it was stopped before."""
         from tocsin.pipelines.runtime.engine.shard import Shard
         from tocsin.pipelines.runtime.kafka.broker import check_login
@@ -208,12 +208,12 @@ class Worker:
 
         import_pandas()
 
-    def prepare(self, order: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+    def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Create a deployment's topics; see `Launch.prepare`."""
         from tocsin.pipelines.runtime.control.deployment import provisioned
         from tocsin.pipelines.runtime.lake.table import shard_count
 
-        return provisioned(order, alerts=alerts), shard_count(order.lake, order.name)
+        return provisioned(deployment, alerts=alerts), shard_count(deployment.lake, deployment.name)
 
     def host(self, config: ShardConfig) -> None:
         """Start a shard, unless it is here already."""
@@ -224,8 +224,8 @@ class Worker:
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and stop; `status` reports when it has."""
-        if held := self._hosted.get(shard):
-            held.let_go()
+        if hosted := self._hosted.get(shard):
+            hosted.release()
 
     def status(self) -> list[Status]:
         """Each shard's state, and what it counted since the last call. A stopped shard is reported once."""
@@ -244,8 +244,8 @@ class Worker:
         """Do nothing: an answer shows that the worker can be reached."""
 
     def lives(self) -> None:
-        """Answer after `LIVES_S`. A caller that waits for the answer learns at once when this process dies."""
-        time.sleep(LIVES_S)
+        """Answer after `LIVENESS_S`. A caller that waits for the answer learns at once when this process dies."""
+        time.sleep(LIVENESS_S)
 
     def change(self, plan: Plan) -> None:
         """Switch every shard of the plan's pipeline to it, each at its next checkpoint."""
@@ -255,11 +255,11 @@ class Worker:
 
     def drain(self, timeout: float = 60) -> bool:
         """Have every shard commit and stop. Returns whether all did. A shard without progress for `timeout` s is given up."""
-        hosted, begun = list(self._hosted.values()), time.monotonic()
+        hosted, start = list(self._hosted.values()), time.monotonic()
         for h in hosted:
-            h.let_go()
+            h.release()
         for h in hosted:
-            while h.thread.is_alive() and min(h.idle_s, time.monotonic() - begun) < timeout:
+            while h.thread.is_alive() and min(h.idle_s, time.monotonic() - start) < timeout:
                 h.thread.join(min(DRAIN_S, timeout))
         return not any(h.thread.is_alive() for h in hosted)
 
@@ -268,6 +268,6 @@ class Worker:
         try:
             name = ray.get_runtime_context().get_actor_name()
             supervisor = find(name.partition("/")[0])  # the name is such as "pumps/worker-0/1764354000"
-            ray.get(supervisor.ends.remote(name, why), timeout=LAST_WORDS_S)
+            ray.get(supervisor.ends.remote(name, why), timeout=REPORT_S)
         except Exception as reason:
             log.warning("could not report the cause to the supervisor: %s", logs.one_line(reason))

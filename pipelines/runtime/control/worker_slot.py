@@ -37,48 +37,48 @@ class WorkerSlot:
     """One worker slot.
 
     Args:
-        life: a call that its worker answers every few seconds. It fails at once when the worker dies.
+        liveness: a call that its worker answers every few seconds. It fails at once when the worker dies.
         shards: each shard's state, as requested or as last reported.
         why: why the last worker ended, until a shard runs again.
     """
 
     name: str
     actor: Any = None
-    life: Any = None
+    liveness: Any = None
     shards: dict[ShardId, ShardState] = field(default_factory=dict)
     restarts: int = 0
-    strikes: int = 0
-    born: float = 0.0
-    heard: float = 0.0
+    quick_ends: int = 0
+    started_at: float = 0.0
+    last_answer: float = 0.0
     not_before: float = 0.0
     why: str = ""
-    asked: Any = None
-    _trouble: str = ""
-    _given: dict[ShardId, float] = field(default_factory=dict)
+    status_request: Any = None
+    _last_error: str = ""
+    _assigned_at: dict[ShardId, float] = field(default_factory=dict)
 
-    def settle(self, worker: Any) -> None:
+    def attach(self, worker: Any) -> None:
         """Put a worker into the slot."""
-        self.actor, self.shards, self._trouble = worker, {}, ""
-        self.born = self.heard = time.monotonic()
-        self.asked, self.life = worker.status.remote(), worker.lives.remote()
+        self.actor, self.shards, self._last_error = worker, {}, ""
+        self.started_at = self.last_answer = time.monotonic()
+        self.status_request, self.liveness = worker.status.remote(), worker.lives.remote()
 
     def host(self, config: ShardConfig) -> None:
         """Assign a shard to the slot's worker."""
         self.actor.host.remote(config)
-        self.shards[config.id], self._given[config.id] = ShardState.STARTING, time.monotonic()
+        self.shards[config.id], self._assigned_at[config.id] = ShardState.STARTING, time.monotonic()
 
-    def note(self, known: list[Status]) -> None:
+    def record(self, statuses: list[Status]) -> None:
         """Record the states that the worker reports."""
-        told = {status.id: status.state for status in known}
-        self.shards |= told
+        reported = {status.id: status.state for status in statuses}
+        self.shards |= reported
         for shard, state in list(self.shards.items()):
-            lost = shard not in told and time.monotonic() - self._given.get(shard, 0) > AGAIN_S
+            lost = shard not in reported and time.monotonic() - self._assigned_at.get(shard, 0) > AGAIN_S
             if state == ShardState.STOPPED or lost:  # a request or an answer may have been lost
                 del self.shards[shard]
-        if ShardState.RUNNING in told.values():
+        if ShardState.RUNNING in reported.values():
             self.why = ""
 
-    def hear(self, stuck_s: float) -> list[Status]:
+    def poll(self, stuck_s: float) -> list[Status]:
         """What the worker has reported since the last call, without waiting for it.
 
         A worker counts as ended only if Ray reports its death or if it does not answer for too long. A worker that is briefly
@@ -91,60 +91,60 @@ class WorkerSlot:
             Ended: the worker died or does not answer, or one of its shards hangs.
         """
         now = time.monotonic()
-        ready, _ = ray.wait([self.asked], timeout=0)
-        if ray.wait([self.life], timeout=0)[0]:
-            self.life = self.actor.lives.remote()
+        ready, _ = ray.wait([self.status_request], timeout=0)
+        if ray.wait([self.liveness], timeout=0)[0]:
+            self.liveness = self.actor.lives.remote()
         if ready:
             try:
-                known: list[Status] = ray.get(ready[0])
+                statuses: list[Status] = ray.get(ready[0])
             except (ActorDiedError, ActorUnschedulableError) as reason:
                 if not isinstance(reason, RayTaskError):  # else another actor died, one that the worker called
                     raise Ended(f"its process died: {_cause(reason)}") from reason
-                self._doubt(reason)
+                self._ask_again(reason)
             except Exception as reason:
-                self._doubt(reason)
+                self._ask_again(reason)
             else:
-                self.heard, self._trouble = now, ""
-                self.asked = self.actor.status.remote()
-                self._check(known, stuck_s)
-                return known
-        limit = STALLED_S if self.heard > self.born else STARTING_S
-        if now - self.heard > limit:
-            said = f"; its last answer: {self._trouble}" if self._trouble else ""
-            raise Ended(f"it has not answered for {limit:.0f} s{said}")
+                self.last_answer, self._last_error = now, ""
+                self.status_request = self.actor.status.remote()
+                self._check(statuses, stuck_s)
+                return statuses
+        limit = STALLED_S if self.last_answer > self.started_at else STARTING_S
+        if now - self.last_answer > limit:
+            detail = f"; its last answer: {self._last_error}" if self._last_error else ""
+            raise Ended(f"it has not answered for {limit:.0f} s{detail}")
         return []
 
-    def mark_dead(self, why: str) -> float:
+    def mark_ended(self, why: str) -> float:
         """Record that the worker has ended. Returns after how many seconds a new one may start."""
         now = time.monotonic()
-        self.strikes = 0 if now - self.born > STEADY_S else self.strikes + 1
-        delay = BACKOFF_S[min(self.strikes, len(BACKOFF_S)) - 1] if self.strikes else 0.0
+        self.quick_ends = 0 if now - self.started_at > STEADY_S else self.quick_ends + 1
+        delay = BACKOFF_S[min(self.quick_ends, len(BACKOFF_S)) - 1] if self.quick_ends else 0.0
         ray.kill(self.actor)  # it may still live and hold resources; it is fenced in any case
-        self.actor, self.asked, self.life, self.shards = None, None, None, {}
+        self.actor, self.status_request, self.liveness, self.shards = None, None, None, {}
         self.not_before, self.why = now + delay, why
         self.restarts += 1
         return delay
 
-    def _check(self, known: list[Status], stuck_s: float) -> None:
-        for status in known:
-            if status.state in ACTIVE and (turn := status.facts.get("turn_s", 0)) > stuck_s:
-                raise Ended(f"the step of {status.id} has taken {turn:.0f} s")
+    def _check(self, statuses: list[Status], stuck_s: float) -> None:
+        for status in statuses:
+            if status.state in ACTIVE and (step_s := status.facts.get("turn_s", 0)) > stuck_s:
+                raise Ended(f"the step of {status.id} has taken {step_s:.0f} s")
             if status.state in TAKING_OVER and status.quiet_s > stuck_s:
                 raise Ended(f"the recovery of {status.id} has made no progress for {status.quiet_s:.0f} s")
 
-    def _doubt(self, reason: Exception) -> None:
+    def _ask_again(self, reason: Exception) -> None:
         line = one_line(reason)
-        if line != self._trouble:
+        if line != self._last_error:
             log.warning("%s: expected its worker's status, got %s; retrying", self.name, line)
-        self._trouble = line
-        self.asked = self.actor.status.remote()
+        self._last_error = line
+        self.status_request = self.actor.status.remote()
 
 
 def _cause(reason: Exception) -> str:
     """Why a process ended, as far as Ray knows. Ray's message has many lines."""
-    said = " ".join(str(reason).split())
-    for sign, cause in CAUSES.items():
-        if sign in said:
+    message = " ".join(str(reason).split())
+    for phrase, cause in CAUSES.items():
+        if phrase in message:
             return cause
     return one_line(reason)
 
@@ -157,9 +157,9 @@ CAUSES = {
 """A phrase in Ray's message -> what it means."""
 
 
-def start_worker(place: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
+def start_worker(slot: str, env: Mapping[str, str], resources: Mapping[str, float]) -> Any:
     """Start a new worker for a slot, such as "pumps/worker-0"."""
-    name = f"{place}/{time.time_ns()}"  # unique: a worker that only seems dead may still hold the last name
+    name = f"{slot}/{time.time_ns()}"  # unique: a worker that only seems dead may still hold the last name
     options: dict[str, Any] = {"lifetime": "detached", "max_restarts": 0, "max_concurrency": 8, **resources}
     actor = ray.remote(name=name, namespace=NAMESPACE, **options)(Worker)
     return actor.remote({**KEEP_MEMORY, **env})

@@ -91,25 +91,25 @@ class DeadLetter:
     @classmethod
     def read(cls, record: ConsumerRecord) -> DeadLetter:
         """Parse a published dead letter. Its own headers come last, whatever names the original's headers have."""
-        ours = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
-        cut = ours[-1] if ours else len(record.headers)
-        own = {name: value for name, value in record.headers[cut:] if value is not None}
-        said = {name: value.decode("utf-8", "replace") for name, value in own.items()}
-        null = {int(i) for i in said.get(_NULL, "").split(",") if i}
+        own_starts = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
+        cut = own_starts[-1] if own_starts else len(record.headers)
+        own_headers = {name: value for name, value in record.headers[cut:] if value is not None}
+        text = {name: value.decode("utf-8", "replace") for name, value in own_headers.items()}
+        null = {int(i) for i in text.get(_NULL, "").split(",") if i}
         headers = record.headers[:cut]
         return cls(
-            topic=said.get(f"{_REASON}topic", ""),
-            partition=int(said.get(f"{_REASON}partition", -1)),
-            offset=int(said.get(f"{_REASON}offset", -1)),
-            row=int(said["tocsin-row"]) if "tocsin-row" in said else None,
-            stage=said.get(f"{_REASON}stage", ""),
-            error=said.get(f"{_REASON}exception.class.name", ""),
-            message=said.get(f"{_REASON}exception.message", ""),
-            timestamp=int(said.get("tocsin-timestamp", -1)),
+            topic=text.get(f"{_REASON}topic", ""),
+            partition=int(text.get(f"{_REASON}partition", -1)),
+            offset=int(text.get(f"{_REASON}offset", -1)),
+            row=int(text["tocsin-row"]) if "tocsin-row" in text else None,
+            stage=text.get(f"{_REASON}stage", ""),
+            error=text.get(f"{_REASON}exception.class.name", ""),
+            message=text.get(f"{_REASON}exception.message", ""),
+            timestamp=int(text.get("tocsin-timestamp", -1)),
             key=record.key,
             value=record.value,
             headers=tuple((name, None if i in null else value) for i, (name, value) in enumerate(headers)),
-            kept=tuple((name, value) for name, value in own.items() if name.startswith(KEPT)),
+            kept=tuple((name, value) for name, value in own_headers.items() if name.startswith(KEPT)),
         )
 
     @property
@@ -145,5 +145,5 @@ class DeadLetter:
             reason["tocsin-row"] = str(self.row)
         if null := [str(i) for i, (_, value) in enumerate(self.headers) if value is None]:
             reason[_NULL] = ",".join(null)
-        own = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
-        return [*((name, value or b"") for name, value in self.headers), *own, *self.kept]
+        own_headers = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
+        return [*((name, value or b"") for name, value in self.headers), *own_headers, *self.kept]

@@ -23,8 +23,8 @@ def extension(name: str, *, group: str, where: str) -> Any:
     if ":" not in name:
         found = entry_points(group=group)
         if name not in found.names:
-            there = ", ".join(sorted(found.names)) or "none"
-            raise ConfigError(f"{where}: expected module:name or an entry point of {group} ({there}), got {name!r}")
+            available = ", ".join(sorted(found.names)) or "none"
+            raise ConfigError(f"{where}: expected module:name or an entry point of {group} ({available}), got {name!r}")
         return found[name].load()
     module, _, attribute = name.partition(":")
     try:

@@ -78,21 +78,21 @@ class Options(BaseModel):
     topic: str
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Self:
+    def read(cls, options: Mapping[str, Any]) -> Self:
         """Check what a factory is given.
 
         Raises:
             ConfigError: an option is unknown or wrong. The error names the first one and the expected value.
         """
         try:
-            return cls.model_validate(dict(given))
-        except ValidationError as wrong:
-            error = wrong.errors()[0]
-        named = cls.model_fields["name"]
-        default = cls.__name__ if named.is_required() else named.default
+            return cls.model_validate(dict(options))
+        except ValidationError as invalid:
+            error = invalid.errors()[0]
+        name_field = cls.model_fields["name"]
+        default = cls.__name__ if name_field.is_required() else name_field.default
         place = [
             "pipelines",
-            str(given.get("name", default)),
+            str(options.get("name", default)),
             *map(str, error["loc"]),
         ]
         if error["type"] == "extra_forbidden":

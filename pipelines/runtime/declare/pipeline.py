@@ -176,8 +176,8 @@ class Pipeline:
             )
         if reserved := [n for n in self.schema.names if n.startswith("_")]:
             raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
-        said = {"rule", "severity"} if self.rules else set()  # an alert's data has them beside the results
-        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *said}:
+        alert_fields = {"rule", "severity"} if self.rules else set()  # an alert's data has them beside the results
+        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *alert_fields}:
             raise ConfigError(
                 f"{where}: expected result columns that the runtime does not write itself, got {sorted(clash)}; "
                 "rename them"
@@ -229,12 +229,12 @@ class Pipeline:
 def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
     """The pipeline with the options applied that an operator may set for any pipeline; see `TUNING`."""
 
-    def given(*names: str) -> dict[str, Any]:
+    def pick(*names: str) -> dict[str, Any]:
         return {name: options[name] for name in names if name in options}
 
-    batch, commit = replace(pipeline.batch, **given("rows", "wait")), replace(pipeline.commit, **given("every", "size"))
-    own = given("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
-    return replace(pipeline, batch=batch, commit=commit, **own)
+    batch, commit = replace(pipeline.batch, **pick("rows", "wait")), replace(pipeline.commit, **pick("every", "size"))
+    limits = pick("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
+    return replace(pipeline, batch=batch, commit=commit, **limits)
 
 
 def _readable(where: str, read: Callable[[str], int], text: str) -> None:

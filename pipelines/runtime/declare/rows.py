@@ -41,9 +41,9 @@ class Groups:
         n = len(values)
         lift = torch.repeat_interleave(torch.arange(len(self.slots)), self.lengths) * (len(ranks) + 1)
         lead = torch.repeat_interleave(ranks[n:], self.lengths)
-        here = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
-        before = torch.where(first, lead, torch.cat([here[:1], here[:-1]]))
-        return sorted_all[before], sorted_all[here[self.starts + self.lengths - 1]]
+        running = torch.cummax(torch.maximum(ranks[:n], lead) + lift, 0).values - lift
+        before = torch.where(first, lead, torch.cat([running[:1], running[:-1]]))
+        return sorted_all[before], sorted_all[running[self.starts + self.lengths - 1]]
 
 
 @dataclass(frozen=True)

@@ -129,15 +129,15 @@ class StepContext:
         moments = pa.array(times.numpy(), pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
         known = {"_partition": partitions, "_timestamp": moments, self.event_time: moments, self.key: keys}
         schema = pa.schema([f.with_nullable(True) for f in fields])
-        made = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in schema]
-        return Rows(pa.RecordBatch.from_arrays(made, schema=schema), slots)
+        columns = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in schema]
+        return Rows(pa.RecordBatch.from_arrays(columns, schema=schema), slots)
 
     def require(self, rows: Rows, column: str, *, stage: str) -> Rows:
         """The rows that have a value in `column`; the others go to the dead letters."""
         if not rows.table.column(column).null_count:
             return rows
-        there = torch.from_numpy(rows.table.column(column).is_valid().to_numpy(zero_copy_only=False))
-        without = rows.keep(~there)
-        messages = [f"expected {column}, got null"] * len(without)
-        self.refuse(without, stage=stage, error="NoValue", messages=messages)
-        return rows.keep(there)
+        is_valid = torch.from_numpy(rows.table.column(column).is_valid().to_numpy(zero_copy_only=False))
+        missing = rows.keep(~is_valid)
+        messages = [f"expected {column}, got null"] * len(missing)
+        self.refuse(missing, stage=stage, error="NoValue", messages=messages)
+        return rows.keep(is_valid)

@@ -64,8 +64,8 @@ class State:
     def declare(self, declared: Mapping[str, Declared]) -> bool:
         """Hold exactly the declared stores. Stores declared before keep their content. Returns whether anything changed."""
         changed = dict(declared) != self._declared
-        kept = {n: s for n, s in self._stores.items() if self._declared[n] == declared.get(n)}
-        self._stores = {n: kept[n] if n in kept else d.store(self) for n, d in declared.items()}
+        retained = {n: s for n, s in self._stores.items() if self._declared[n] == declared.get(n)}
+        self._stores = {n: retained[n] if n in retained else d.store(self) for n, d in declared.items()}
         self._declared = dict(declared)
         return changed
 
@@ -79,8 +79,8 @@ class State:
     @property
     def waiting(self) -> dict[str, Rows]:
         """The rows that wait, by the name of the store that holds them."""
-        held = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
-        return {name: rows for name, rows in held.items() if rows is not None}
+        pending = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
+        return {name: rows for name, rows in pending.items() if rows is not None}
 
     def slots(self, partitions: np.ndarray, keys: pa.Array) -> Tensor:
         """Each row's slot, `[B]` int64; new keys get one. `partitions` is sorted."""
@@ -107,8 +107,8 @@ class State:
 
     def keys_of(self, slots: Tensor) -> tuple[pa.Array, pa.Array]:
         """The partitions and the keys of `slots`."""
-        held = [self._keys[s] or (None, None) for s in slots.tolist()]
-        return pa.array([p for p, _ in held], pa.int32()), pa.array([k for _, k in held], self._key_type)
+        owners = [self._keys[s] or (None, None) for s in slots.tolist()]
+        return pa.array([p for p, _ in owners], pa.int32()), pa.array([k for _, k in owners], self._key_type)
 
     def touch(self, slots: Tensor) -> None:
         """Mark slots as changed since the last delta."""
@@ -169,8 +169,10 @@ class State:
 
     def leavers(self) -> Tensor:
         """The slots of the keys in `leaving`."""
-        there = [s for s, held in enumerate(self._keys) if held is not None and str(held[1]) in self.leaving]
-        return torch.tensor(there if self.leaving else [], dtype=torch.int64)
+        if not self.leaving:
+            return torch.empty(0, dtype=torch.int64)
+        leaving = [s for s, owner in enumerate(self._keys) if owner is not None and str(owner[1]) in self.leaving]
+        return torch.tensor(leaving, dtype=torch.int64)
 
     def blank(self, slots: Tensor) -> None:
         """Reset these keys. Their rows that wait stay."""
@@ -195,12 +197,12 @@ class State:
         """Copy what changed since the last delta (everything if `full`), so that it can be written while steps go on."""
         chosen = np.flatnonzero([k is not None for k in self._keys] if full else self._dirty)
         slots = torch.from_numpy(chosen)
-        held = [self._keys[s] or (0, None) for s in chosen]
+        owners = [self._keys[s] or (0, None) for s in chosen]
         keys = pa.RecordBatch.from_arrays(
             [
                 pa.array(chosen, pa.int64()),
-                pa.array([p for p, _ in held], pa.int32()),
-                pa.array([k for _, k in held], self._key_type),
+                pa.array([p for p, _ in owners], pa.int32()),
+                pa.array([k for _, k in owners], self._key_type),
                 pa.array(self._seen[chosen], pa.int64()),
             ],
             names=["slot", "partition", "key", "last_seen"],
@@ -238,15 +240,15 @@ class State:
                 self._seen[slot] = seen
             for name, store in self._stores.items():
                 if not isinstance(store, PendingStore):
-                    marked = f"{name}|"
-                    parts = {n.removeprefix(marked): t for n, t in delta.cells.items() if n.startswith(marked)}
+                    prefix = f"{name}|"
+                    parts = {n.removeprefix(prefix): t for n, t in delta.cells.items() if n.startswith(prefix)}
                     if parts:  # a rule that was added later has none
                         store.restore(slots, parts)
         last = deltas[-1]
         for name, store in self._stores.items():
             if isinstance(store, PendingStore):
                 store.rows = last.waiting.get(name)
-        self._free = [slot for slot, held in enumerate(self._keys) if held is None]
+        self._free = [slot for slot, owner in enumerate(self._keys) if owner is None]
         self._next_sweep = int(last.facts["next_sweep"])
         self.now, self.ticked = (int(last.facts.get(n, 0)) for n in ("now", "ticked"))  # older ones lack them
         self.reached = {int(p): int(ms) for p, ms in last.facts.get("reached", {}).items()}
@@ -266,7 +268,7 @@ class State:
         self.capacity = capacity
 
     def _drop(self, slot: int) -> None:
-        if held := self._keys[slot]:
+        if owner := self._keys[slot]:
             self._keys[slot], self._seen[slot] = None, 0
-            if self._index[held[0]].get(held[1]) == slot:  # the key may live in another slot by now
-                del self._index[held[0]][held[1]]
+            if self._index[owner[0]].get(owner[1]) == slot:  # the key may live in another slot by now
+                del self._index[owner[0]][owner[1]]

@@ -65,16 +65,16 @@ class Alert:
     @classmethod
     def read(cls, headers: Sequence[tuple[str, bytes]], value: bytes) -> Alert:
         """Parse a published alert."""
-        ce = {name: content.decode() for name, content in headers}
+        attributes = {name: content.decode() for name, content in headers}
         data = orjson.loads(value)
         return cls(
-            id=ce["ce_id"],
-            pipeline=ce["ce_source"].removeprefix(SOURCE),
+            id=attributes["ce_id"],
+            pipeline=attributes["ce_source"].removeprefix(SOURCE),
             rule=data.pop("rule"),
             severity=data.pop("severity"),
-            transition=ce["ce_type"].removeprefix(TYPE),
-            key=ce["ce_subject"],
-            time=datetime.fromisoformat(ce["ce_time"]),
+            transition=attributes["ce_type"].removeprefix(TYPE),
+            key=attributes["ce_subject"],
+            time=datetime.fromisoformat(attributes["ce_time"]),
             data=data,
         )
 
@@ -85,44 +85,44 @@ def generation(facts: Mapping[str, Any], topic_id: str) -> str:
     Args:
         facts: those of the last snapshot. Without a snapshot the earlier topic is unknown, so the id is used.
     """
-    same = bool(facts) and (facts.get("topic_id") or topic_id) == topic_id  # old brokers report no ids
-    return str(facts.get("generation", "")) if same else topic_id
+    is_same_topic = bool(facts) and (facts.get("topic_id") or topic_id) == topic_id  # old brokers report no ids
+    return str(facts.get("generation", "")) if is_same_topic else topic_id
 
 
 def alerts_from(
-    pipeline: Pipeline, frame: pl.DataFrame, edges: Sequence[Transition], generation: str = ""
+    pipeline: Pipeline, frame: pl.DataFrame, transitions: Sequence[Transition], generation: str = ""
 ) -> list[Alert]:
     """The alerts for one step's rule transitions, in row order; `generation` is that of the input topic."""
-    if not edges:
+    if not transitions:
         return []
-    rows = frame[[e.row for e in edges]].drop("event_date").to_dicts()
-    return [_alert(pipeline, edge, row, generation) for edge, row in zip(edges, rows, strict=True)]
+    rows = frame[[t.row for t in transitions]].drop("event_date").to_dicts()
+    return [_alert(pipeline, transition, row, generation) for transition, row in zip(transitions, rows, strict=True)]
 
 
-def _alert(pipeline: Pipeline, edge: Transition, row: dict[str, Any], generation: str) -> Alert:
-    rule = edge.rule
+def _alert(pipeline: Pipeline, transition: Transition, row: dict[str, Any], generation: str) -> Alert:
+    rule = transition.rule
     if row["offset"] is None:  # a timer's row has no record: its key and event time identify it
         origin: list[Any] = [row["key"], row["event_time"].isoformat()]
     else:
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
     topic = [generation] if generation else []
-    name = orjson.dumps([pipeline.name, *topic, *origin, rule.name, edge.transition])
+    identity = orjson.dumps([pipeline.name, *topic, *origin, rule.name, transition.transition])
     lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
-    shown = {n: row[n] for n in (rule.data or pipeline.results.names)}
-    evidence = {name: _evidence(value) for name, value in shown.items()}
+    values = {n: row[n] for n in (rule.data or pipeline.results.names)}
+    evidence = {name: _json_value(value) for name, value in values.items()}
     return Alert(
-        id=hashlib.sha256(name).hexdigest()[:32],
+        id=hashlib.sha256(identity).hexdigest()[:32],
         pipeline=pipeline.name,
         rule=rule.name,
         severity=rule.severity,
-        transition=edge.transition,
+        transition=transition.transition,
         key=row["key"],
         time=row["event_time"],
         data=lineage | evidence,
     )
 
 
-def _evidence(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Convert a column's value to its form in JSON."""
     if isinstance(value, str):
         return value[:TEXT_LIMIT]
@@ -131,16 +131,16 @@ def _evidence(value: Any) -> Any:
     if isinstance(value, Decimal):
         return str(value)  # most parsers read a JSON number as a float
     if isinstance(value, list):
-        return [_evidence(item) for item in value] if value and not isinstance(value[0], int | float) else value
+        return [_json_value(item) for item in value] if value and not isinstance(value[0], int | float) else value
     if isinstance(value, dict):
-        return {_name(key): _evidence(item) for key, item in value.items()}
+        return {_json_key(key): _json_value(item) for key, item in value.items()}
     return value
 
 
-def _name(key: Any) -> str:
+def _json_key(key: Any) -> str:
     """Convert a map's key to its form in JSON."""
     if isinstance(key, date):  # or datetime, its subclass
         return key.isoformat()
     if isinstance(key, bool):
         return str(key).lower()
-    return str(_evidence(key))
+    return str(_json_value(key))

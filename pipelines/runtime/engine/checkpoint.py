@@ -47,24 +47,24 @@ class CheckpointWriter:
     def __init__(self, results_table: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
         self._results_table, self._snapshots, self._lake = results_table, snapshots, lake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._flight: Future[int] | None = None
+        self._future: Future[int] | None = None
         self.undeleted = 0
         """Number of old snapshots that could not be deleted. Read it only while no checkpoint is in flight."""
 
     @property
     def in_flight(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._flight is not None
+        return self._future is not None
 
-    def start(self, taken: PendingCheckpoint) -> None:
+    def start(self, pending: PendingCheckpoint) -> None:
         """Write a checkpoint in the background."""
-        self._flight = self._thread.submit(copy_context().run, self._write, taken)
+        self._future = self._thread.submit(copy_context().run, self._write, pending)
 
-    def landed(self, *, wait: bool) -> int | None:
+    def poll(self, *, wait: bool) -> int | None:
         """The name of the checkpoint committed since the last call, if any; raises the error if it failed."""
-        if self._flight is None or not (wait or self._flight.done()):
+        if self._future is None or not (wait or self._future.done()):
             return None
-        name, self._flight = self._flight.result(), None
+        name, self._future = self._future.result(), None
         return name
 
     def close(self) -> None:
@@ -72,19 +72,19 @@ class CheckpointWriter:
         self._lake.close()
         self._thread.shutdown(wait=False)
 
-    def _write(self, taken: PendingCheckpoint) -> int:
+    def _write(self, pending: PendingCheckpoint) -> int:
         # Each step may be retried: 2 and 3 are invisible to readers, and 4 checks whether its commit succeeded.
-        through = self._lake.through
-        through(self._results_table.stands)
+        retry = self._lake.through
+        retry(self._results_table.stands)
         # Before the rows that name them. A retry writes the same files.
-        through(lambda: self._results_table.keep(taken.files))
-        files = through(lambda: self._results_table.write(taken.results))  # 2. invisible until step 4
+        retry(lambda: self._results_table.keep(pending.files))
+        files = retry(lambda: self._results_table.write(pending.results))  # 2. invisible until step 4
         failpoints.point("checkpoint.files")
         # 3. Before 4: a commit needs its state.
-        through(lambda: self._snapshots.write(taken.name, taken.delta, taken.facts))
+        retry(lambda: self._snapshots.write(pending.name, pending.delta, pending.facts))
         failpoints.point("checkpoint.snapshot")
-        through(lambda: self._results_table.publish(files, taken.positions, taken.name))  # 4. the one atomic step
+        retry(lambda: self._results_table.publish(files, pending.positions, pending.name))  # 4. the one atomic step
         failpoints.point("checkpoint.delta")
-        self.undeleted += self._snapshots.drop_before(taken.name)  # 5. older ones are needed until 4; never raises
+        self.undeleted += self._snapshots.drop_before(pending.name)  # 5. older ones are needed until 4; never raises
         failpoints.point("checkpoint.dropped")
-        return taken.name
+        return pending.name

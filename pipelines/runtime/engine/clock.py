@@ -26,72 +26,74 @@ class Arrivals:
     ignored.
 
     Args:
-        least: `[B]` int64, ms since the epoch: the row arrived at this time or later.
-        heard: `[B]` int64, ms since the epoch: when each row's key was last active. This is `least`, except for rows of old
-            recordings that were sent just now. Those have a timestamp at least `OLD_MS` older than what was known before the step,
-            and the step's clock is ahead of all rows. For them it is the step's clock.
-        reached: partition -> `least` of its newest row.
+        earliest: `[B]` int64, ms since the epoch: the row arrived at this time or later.
+        last_active: `[B]` int64, ms since the epoch: when each row's key was last active. This is `earliest`, except for rows of
+            old recordings that were sent just now. Those have a timestamp at least `OLD_MS` older than what was known before the
+            step, and the step's clock is ahead of all rows. For them it is the step's clock.
+        reached: partition -> `earliest` of its newest row.
     """
 
-    least: Tensor
-    heard: Tensor
+    earliest: Tensor
+    last_active: Tensor
     reached: Mapping[int, int]
 
     @classmethod
-    def of(cls, batch: pa.RecordBatch, now: int, wall: int | None, before: int, reached: Mapping[int, int]) -> Arrivals:
+    def of(
+        cls, batch: pa.RecordBatch, now: int, wall: int | None, previous: int, reached: Mapping[int, int]
+    ) -> Arrivals:
         """Compute the arrival times of a step's rows.
 
         Args:
             now: the step's clock.
             wall: the wall clock; None: there is none, and the rows are in order of arrival, as if from one partition.
-            before: the clock of the previous step.
+            previous: the clock of the previous step.
             reached: as of the previous step.
         """
-        stamps = batch.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
-        partitions = batch.column("_partition").to_numpy() if wall is not None else np.zeros(len(stamps), np.int32)
-        stamps = stamps if wall is None else np.where(stamps > wall, 0, stamps)
-        known, least, ends = np.empty_like(stamps), np.empty_like(stamps), dict(reached)
+        timestamps = batch.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        partitions = batch.column("_partition").to_numpy() if wall is not None else np.zeros(len(timestamps), np.int32)
+        timestamps = timestamps if wall is None else np.where(timestamps > wall, 0, timestamps)
+        floor, earliest, newest = np.empty_like(timestamps), np.empty_like(timestamps), dict(reached)
         for start, end in pairwise(np.flatnonzero(np.diff(partitions, prepend=-1, append=-1)).tolist()):
             p = int(partitions[start])
-            known[start:end] = max(before, ends.get(p, 0))
-            least[start:end] = np.maximum(np.maximum.accumulate(stamps[start:end]), known[start])
-            ends[p] = int(least[end - 1])
-        sent_now = (stamps <= known - OLD_MS) & (now > least.max(initial=0))
-        return cls(torch.from_numpy(least), torch.from_numpy(np.where(sent_now, now, least)), ends)
+            floor[start:end] = max(previous, newest.get(p, 0))
+            earliest[start:end] = np.maximum(np.maximum.accumulate(timestamps[start:end]), floor[start])
+            newest[p] = int(earliest[end - 1])
+        sent_now = (timestamps <= floor - OLD_MS) & (now > earliest.max(initial=0))
+        return cls(torch.from_numpy(earliest), torch.from_numpy(np.where(sent_now, now, earliest)), newest)
 
-    def keep(self, index: Tensor) -> Arrivals:
+    def take(self, index: Tensor) -> Arrivals:
         """The arrival times of the rows at `index`."""
-        return Arrivals(self.least[index], self.heard[index], self.reached)
+        return Arrivals(self.earliest[index], self.last_active[index], self.reached)
 
 
-def crossed(g: Groups, least: Tensor, clock: Tensor, due: Tensor) -> Tensor:
+def crossed(g: Groups, earliest: Tensor, clock: Tensor, due: Tensor) -> Tensor:
     """Mark the rows before which a deadline of their key passes, in the groups' order, `[B]` bool.
 
     Args:
-        least: `[B]`, arrival times of the rows, in the groups' order.
+        earliest: `[B]`, arrival times of the rows, in the groups' order.
         clock: `[capacity]`, the time up to which each key's deadlines have been handled.
         due: `[B]`, the deadline that is pending before each row.
     """
-    passed = torch.empty_like(least)
-    passed[1:] = least[:-1]
-    passed[g.starts] = clock[g.slots]
-    return (passed < due) & (due <= least)
+    previous = torch.empty_like(earliest)
+    previous[1:] = earliest[:-1]
+    previous[g.starts] = clock[g.slots]
+    return (previous < due) & (due <= earliest)
 
 
 def before_each(g: Groups, values: Tensor, counts: Tensor, start: Tensor) -> Tensor:
     """For each row, the value of the last counted row before it, in the groups' order; `start` (`[K]`) if there is none."""
     n = len(values)
-    place = torch.arange(n)
-    last = torch.where(counts, place, -1).cummax(0).values
+    index = torch.arange(n)
+    last = torch.where(counts, index, -1).cummax(0).values
     last = torch.cat([last.new_full((1,), -1), last[:-1]])
     first = torch.repeat_interleave(g.starts, g.lengths)
-    own = torch.repeat_interleave(start, g.lengths)
-    return torch.where(last >= first, values[last.clamp(min=0)], own)
+    initial = torch.repeat_interleave(start, g.lengths)
+    return torch.where(last >= first, values[last.clamp(min=0)], initial)
 
 
 def segments(g: Groups, cuts: Tensor) -> Tensor:
     """For each row, the number of cuts since its key's first row, `[B]` int64 in the rows' original order."""
-    counted = cuts.long().cumsum(0)
-    out = torch.empty_like(counted)
-    out[g.order] = counted - torch.repeat_interleave(counted[g.starts], g.lengths)
+    totals = cuts.long().cumsum(0)
+    out = torch.empty_like(totals)
+    out[g.order] = totals - torch.repeat_interleave(totals[g.starts], g.lengths)
     return out

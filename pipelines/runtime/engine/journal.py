@@ -43,14 +43,14 @@ class SkipRecord(NamedTuple):
     starts: Mapping[int, int]
     ends: Mapping[int, int]
 
-    def letters(self, topic: str) -> list[DeadLetter]:
+    def dead_letters(self, topic: str) -> list[DeadLetter]:
         """The dead letters for the skipped records, one per partition."""
         return [
-            DeadLetter.of_none(topic, p, start, stage=OVERLOAD, error="Skipped", message=self._line(p))
+            DeadLetter.of_none(topic, p, start, stage=OVERLOAD, error="Skipped", message=self._message(p))
             for p, start in self.starts.items()
         ]
 
-    def _line(self, partition: int) -> str:
+    def _message(self, partition: int) -> str:
         start, end = self.starts[partition], self.ends[partition]
         return f"expected to keep up, got a lag of {end - start} records; skipped to {end}, by the policy `latest`"
 
@@ -86,19 +86,19 @@ class Journal:
     items: list[Item] = field(default_factory=list)
     sent: int = 0
     digest: int = 0
-    _written: _Written = field(default_factory=lambda: _Written(), compare=False, repr=False)
+    _serialized: _SerializedItems = field(default_factory=lambda: _SerializedItems(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
         """Bytes of the steps in a record; the plans in marks are not counted."""
-        return self._written.up_to(self.items).steps
+        return self._serialized.up_to(self.items).steps
 
     @property
     def newest(self) -> int:
         """The newest checkpoint that the journal names, committed or not."""
         return max([self.base, *(item.checkpoint for item in self.items if isinstance(item, Mark))])
 
-    def ran(
+    def add_step(
         self,
         now: int,
         ends: Mapping[int, int],
@@ -108,11 +108,11 @@ class Journal:
         """Append a step; `wall` defaults to `now`."""
         self.items.append(StepRecord(now, dict(ends), now if wall is None else wall, tuple(unread)))
 
-    def skips(self, skipped: SkipRecord) -> None:
+    def add_skip(self, skipped: SkipRecord) -> None:
         """Append records skipped after the last step."""
         self.items.append(skipped)
 
-    def publishes(self, hashes: Sequence[int]) -> None:
+    def count_published(self, hashes: Sequence[int]) -> None:
         """Count alerts or dead letters that are published with the next record."""
         self.sent += len(hashes)
         self.digest = (self.digest + sum(hashes)) % 2**64
@@ -121,12 +121,12 @@ class Journal:
         """Append the mark of a checkpoint that is taken now."""
         self.items.append(Mark(checkpoint, self.sent, self.digest, plan))
 
-    def landed(self, checkpoint: int) -> None:
+    def rebase(self, checkpoint: int) -> None:
         """Build on a marked checkpoint that is now committed to Delta. Recovery no longer re-runs what precedes its mark."""
         rest = self.since(checkpoint)
         assert rest is not None, checkpoint
         self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
-        self._written = _Written()
+        self._serialized = _SerializedItems()
 
     def fence(self, plan: str) -> None:
         """Drop the marks of earlier owners, unless another plan begins there. Their checkpoints can no longer be committed.
@@ -134,29 +134,29 @@ class Journal:
         Args:
             plan: the plan at the base.
         """
-        kept: list[Item] = []
+        retained: list[Item] = []
         for item in self.items:
             if isinstance(item, Mark):
                 if item.plan == plan:
                     continue
                 plan = item.plan
-            kept.append(item)
-        self.items, self._written = kept, _Written()
+            retained.append(item)
+        self.items, self._serialized = retained, _SerializedItems()
 
     def since(self, checkpoint: int) -> Journal | None:
         """The journal since a checkpoint; None: this journal is older than the checkpoint."""
         if checkpoint == self.base:
             return self
-        for at, item in enumerate(self.items):
+        for index, item in enumerate(self.items):
             if isinstance(item, Mark) and item.checkpoint == checkpoint:
-                later = [_shifted(i, item) for i in self.items[at + 1 :]]
+                later = [_shifted(i, item) for i in self.items[index + 1 :]]
                 return Journal(checkpoint, later, self.sent - item.sent, (self.digest - item.digest) % 2**64)
         return None
 
     def dump(self) -> bytes:
         """Serialize the journal as the value of one record."""
-        head = {"version": VERSION, "base": self.base, "sent": self.sent, "digest": self.digest}
-        return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(self._written.up_to(self.items).parts) + b"]}"
+        header = {"version": VERSION, "base": self.base, "sent": self.sent, "digest": self.digest}
+        return orjson.dumps(header)[:-1] + b',"items":[' + b",".join(self._serialized.up_to(self.items).parts) + b"]}"
 
     @classmethod
     def load(cls, value: bytes) -> Journal:
@@ -172,25 +172,25 @@ class Journal:
                 "run that version"
             )
         items: list[Item] = []
-        before = _Before()
+        previous = _PreviousStep()
         for item in stored["items"]:
             match item:
                 case [starts, ends]:
                     items.append(SkipRecord(_paired(starts), _paired(ends)))
                 case [checkpoint, sent, digest, str(plan)]:
                     items.append(Mark(checkpoint, sent, digest, plan))
-                    before = _Before()
+                    previous = _PreviousStep()
                 case [now, ahead, ends, *unread]:
-                    read = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
+                    unread_records = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
                     if version == 1:
-                        before = _Before()
-                    now, ends = before.plus(now, _paired(ends))
-                    items.append(StepRecord(now, ends, now + ahead, read))
+                        previous = _PreviousStep()
+                    now, ends = previous.plus(now, _paired(ends))
+                    items.append(StepRecord(now, ends, now + ahead, unread_records))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
 
 
 @dataclass
-class _Before:
+class _PreviousStep:
     """The clock and offsets of the previous step, from which a record stores differences."""
 
     now: int = 0
@@ -198,34 +198,34 @@ class _Before:
 
     def minus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
         """The differences of a step from the previous one. The step becomes the previous one."""
-        found = now - self.now, {p: end - self.ends.get(p, 0) for p, end in ends.items()}
+        differences = now - self.now, {p: end - self.ends.get(p, 0) for p, end in ends.items()}
         self.now = now
         self.ends.update(ends)
-        return found
+        return differences
 
     def plus(self, now: int, ends: Mapping[int, int]) -> tuple[int, dict[int, int]]:
         """The step for which `minus` returned these differences. The step becomes the previous one."""
         self.now += now
-        found = {p: end + self.ends.get(p, 0) for p, end in ends.items()}
-        self.ends.update(found)
-        return self.now, found
+        step_ends = {p: end + self.ends.get(p, 0) for p, end in ends.items()}
+        self.ends.update(step_ends)
+        return self.now, step_ends
 
 
-class _Written:
+class _SerializedItems:
     """Serialized items. Each is serialized once, because every alert publishes a journal of up to thousands of steps."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
         self.steps = 0
-        self._before = _Before()
+        self._previous = _PreviousStep()
 
-    def up_to(self, items: Sequence[Item]) -> _Written:
+    def up_to(self, items: Sequence[Item]) -> _SerializedItems:
         """Serialize the items added since the last call, and return itself."""
         for item in items[len(self.parts) :]:
             part = orjson.dumps(self._fields(item))
             self.parts.append(part)
             if isinstance(item, Mark):
-                self._before = _Before()
+                self._previous = _PreviousStep()
             else:
                 self.steps += len(part) + 1
         return self
@@ -235,7 +235,7 @@ class _Written:
             return [item.checkpoint, item.sent, item.digest, item.plan]
         if isinstance(item, SkipRecord):
             return [_flat(item.starts), _flat(item.ends)]
-        now, ends = self._before.minus(item.now, item.ends)
+        now, ends = self._previous.minus(item.now, item.ends)
         unread = [list(item.unread)] if item.unread else []
         return [now, item.wall - item.now, _flat(ends), *unread]
 
@@ -253,11 +253,11 @@ def _paired(flat: Sequence[int]) -> dict[int, int]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _shifted(item: Item, passed: Mark) -> Item:
-    """A later item, with counts relative to `passed` instead of to the old base."""
+def _shifted(item: Item, mark: Mark) -> Item:
+    """A later item, with counts relative to `mark` instead of to the old base."""
     if not isinstance(item, Mark):
         return item
-    return item._replace(sent=item.sent - passed.sent, digest=(item.digest - passed.digest) % 2**64)
+    return item._replace(sent=item.sent - mark.sent, digest=(item.digest - mark.digest) % 2**64)
 
 
 def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
@@ -271,8 +271,8 @@ def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None
     tp = TopicPartition(topic, shard)
     consumer = clients.consumer(options, fetch_max_wait_ms=100)
     try:
-        if shard not in (there := clients.partitions_of(consumer, topic)):
-            raise ConfigError(f"topic {topic}: expected partition {shard}, got {sorted(there)}; create it first")
+        if shard not in (partitions := clients.partitions_of(consumer, topic)):
+            raise ConfigError(f"topic {topic}: expected partition {shard}, got {sorted(partitions)}; create it first")
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         distance = 16

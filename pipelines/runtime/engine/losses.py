@@ -87,13 +87,13 @@ def table_older(place: str, pipeline: str, shard: int, base: int, checkpoint: in
     )
 
 
-def files_missing(place: str, pipeline: str, gone: Sequence[str]) -> LakeLost | None:
+def files_missing(place: str, pipeline: str, missing: Sequence[str]) -> LakeLost | None:
     """The error if files of the table are gone."""
-    if not gone:
+    if not missing:
         return None
     return LakeLost(
-        f"lake {place}: expected the files that the table's log names, got none at {gone[0]} and {len(gone) - 1} other places; "
-        f"bring them back, then `tocsin resume {pipeline}`, or continue without their rows with `--on-gap skip`"
+        f"lake {place}: expected the files that the table's log names, got none at {missing[0]} and {len(missing) - 1} other "
+        f"places; bring them back, then `tocsin resume {pipeline}`, or continue without their rows with `--on-gap skip`"
     )
 
 
@@ -105,14 +105,14 @@ def frame_lost(topic: str, partition: int, offset: int, error: str) -> FrameLost
     )
 
 
-def state_mismatch(pipeline: str, shard: int, stored: str, own: str) -> StateMismatch | None:
+def state_mismatch(pipeline: str, shard: int, stored: str, current: str) -> StateMismatch | None:
     """The error if a snapshot's state is not the pipeline's.
 
     Args:
-        stored, own: signatures of both.
+        stored, current: signatures of both.
     """
-    if stored == own:
+    if stored == current:
         return None
     return StateMismatch(
-        f"{pipeline}/{shard}: expected state {stored}, got {own}; raise state_version, or change the pipeline back"
+        f"{pipeline}/{shard}: expected state {stored}, got {current}; raise state_version, or change the pipeline back"
     )

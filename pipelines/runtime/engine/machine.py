@@ -50,10 +50,10 @@ class Machine:
 
     def __init__(self, pipeline: Pipeline, generation: str = "") -> None:
         self.generation = generation  # of the input topic, see `alerts.generation`
-        self._set(pipeline)
+        self._configure(pipeline)
         self._state = State(self._declared(), pipeline.schema.field(pipeline.key).type)
 
-    def _set(self, pipeline: Pipeline) -> None:
+    def _configure(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self._rules = RuleSet(pipeline.rules, pa.schema(list(pipeline.table)[:-1]))  # without event_date
         self._max_skew, self._max_age = milliseconds(pipeline.max_skew), milliseconds(pipeline.max_age)
@@ -106,13 +106,14 @@ class Machine:
             )
         if other.signature != self.signature:
             raise StateMismatch(f"{where}: expected state {self.signature}, got {other.signature}; raise state_version")
-        kept = [f for f in pipeline.results if f.name in self.pipeline.results.names]  # columns may be added or removed
-        for what, fields in {"schema": pipeline.schema, "results": kept}.items():
-            before = getattr(self.pipeline, what)
-            known = before if what == "schema" else [before.field(f.name) for f in kept]
-            expected, got = (" ".join(f"{f.name}:{f.type}" for f in side) for side in (known, fields))
+        # Columns may be added or removed.
+        shared = [f for f in pipeline.results if f.name in self.pipeline.results.names]
+        for part, fields in {"schema": pipeline.schema, "results": shared}.items():
+            current = getattr(self.pipeline, part)
+            known_fields = current if part == "schema" else [current.field(f.name) for f in shared]
+            expected, got = (" ".join(f"{f.name}:{f.type}" for f in side) for side in (known_fields, fields))
             if expected != got:
-                raise StateMismatch(f"{where}: expected {what} {expected}, got {got}; give the pipeline another name")
+                raise StateMismatch(f"{where}: expected {part} {expected}, got {got}; give the pipeline another name")
 
     def adopt(self, pipeline: Pipeline) -> bool:
         """Switch to another model, rules or settings; only at a checkpoint.
@@ -127,9 +128,9 @@ class Machine:
             StateMismatch: see `check`.
         """
         self.check(pipeline)
-        had = self.pipeline.forgets
-        self._state.leaving |= {asset for asset, at in pipeline.forgets.items() if had.get(asset) != at}
-        self._set(pipeline)
+        previous = self.pipeline.forgets
+        self._state.leaving |= {asset for asset, at in pipeline.forgets.items() if previous.get(asset) != at}
+        self._configure(pipeline)
         self._state.ticked = self._state.quiet_until = 0  # the new pipeline's timers may be due already
         return self._state.declare(self._declared())
 
@@ -145,20 +146,20 @@ class Machine:
         p, state = self.pipeline, self._state
         state.changed = False
         ctx = StepContext(now, p.key, p.event_time or "_timestamp", state.keys_of)
-        rows = self._nameable(self._punctual(batch, ctx, wall), ctx)
+        rows = self._refuse_long_keys(self._refuse_implausible_times(batch, ctx, wall), ctx)
         # Up to here a row's slot is its index in the batch.
-        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).keep(rows.slots)
+        arrivals = Arrivals.of(batch, now, wall, state.now, state.reached).take(rows.slots)
         slots = state.slots(rows.table.column("_partition").to_numpy(), rows.table.column(p.key))
-        given, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
+        parts, alerts, files = list[pa.RecordBatch](), list[Alert](), list[tuple[str, bytes]]()
 
-        def give(rows: Rows, walls: Tensor) -> None:
+        def emit(rows: Rows, walls: Tensor) -> None:
             results = self._results(rows, ctx, now if wall is None else wall)
-            given.append(results)
-            alerts.extend(self._rings(rows, results, walls, ctx))
+            parts.append(results)
+            alerts.extend(self._evaluate_rules(rows, results, walls, ctx))
             files.extend(self._files(rows))
 
-        StepParts(p, state, ctx, self._forget_after, give).run(Rows(rows.table, slots), arrivals, wall)
-        results = given[0] if len(given) == 1 else pa.concat_batches(given)
+        StepParts(p, state, ctx, self._forget_after, emit).run(Rows(rows.table, slots), arrivals, wall)
+        results = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
         ctx.counts["forgotten"] += state.forget(now, self._forget_after)
         changed = bool(batch.num_rows or len(results) or state.changed)
         if changed:  # a step that changed nothing is not journaled, so later steps must not depend on it
@@ -166,16 +167,16 @@ class Machine:
             state.reached = arrivals.reached
         return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
 
-    def _rings(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
+    def _evaluate_rules(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
         """The alerts that these rows raise or clear."""
         if not len(rows) or not self.pipeline.rules:
             return []
         frame = pl.DataFrame(results)
         times = results.column("event_time").cast(pa.int64()).to_numpy() // 1000
-        if (silent := self._silent(frame, walls.numpy())) is not None:
-            ctx.counts["silenced"] += int(silent.sum())
-        edges = self._rules.step(frame, rows.slots, times, self._state.of("rules"), silent)  # type: ignore[arg-type]
-        return alerts_from(self.pipeline, frame, edges, self.generation)
+        if (muted := self._muted_rows(frame, walls.numpy())) is not None:
+            ctx.counts["silenced"] += int(muted.sum())
+        transitions = self._rules.step(frame, rows.slots, times, self._state.of("rules"), muted)  # type: ignore[arg-type]
+        return alerts_from(self.pipeline, frame, transitions, self.generation)
 
     def _files(self, rows: Rows) -> list[tuple[str, bytes]]:
         """Path and content of the files that the last stage's rows name."""
@@ -185,14 +186,14 @@ class Machine:
         pairs = [pair for path, content in columns for pair in zip(path.to_pylist(), content.to_pylist(), strict=True)]
         return [(path, content) for path, content in pairs if path is not None and content is not None]
 
-    def _silent(self, frame: pl.DataFrame, walls: np.ndarray) -> np.ndarray | None:
+    def _muted_rows(self, frame: pl.DataFrame, walls: np.ndarray) -> np.ndarray | None:
         """Mark the rows of muted assets; None: no asset is muted."""
         if not (silences := self.pipeline.silences):
             return None
         until = frame["key"].replace_strict(silences, default=0, return_dtype=pl.Int64).to_numpy()
         return walls < until
 
-    def _punctual(self, batch: pa.RecordBatch, ctx: StepContext, wall: int | None) -> Rows:
+    def _refuse_implausible_times(self, batch: pa.RecordBatch, ctx: StepContext, wall: int | None) -> Rows:
         """Keep the rows with a plausible event time, refuse the others.
 
         A clock set to 2099 must not make all other rows late, nor must one set to 1970 make them wait.
@@ -205,23 +206,23 @@ class Machine:
         rows = ctx.require(rows, name, stage="event time")
         if wall is not None:
             age, stamps = max(self._max_age, milliseconds(MAX_AGE)), _ms(rows, "_timestamp")
-            wanted = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
-            rows = _bounded(rows, ctx, wall - stamps, age, stamps, "TooOld", wanted)
+            expected = f"{kafka} at most {age // 86_400_000} days behind this machine's clock"
+            rows = _bounded(rows, ctx, wall - stamps, age, stamps, "TooOld", expected)
         if p.event_time is None:
             if wall is None:
                 return rows
-            stamps, wanted = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
-            return _bounded(rows, ctx, stamps - wall, self._max_skew, stamps, "FromTheFuture", wanted)
-        known = FAR if wall is None else wall  # a timestamp ahead of the wall clock proves nothing
-        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
+            stamps, expected = _ms(rows, name), f"{kafka} at most {p.max_skew} ahead of this machine's clock"
+            return _bounded(rows, ctx, stamps - wall, self._max_skew, stamps, "FromTheFuture", expected)
+        latest = FAR if wall is None else wall  # a timestamp ahead of the wall clock proves nothing
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), latest)
         rows = _bounded(
             rows, ctx, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), known)
-        wanted = f"{name} at most {p.max_skew} ahead of {kafka}"
-        return _bounded(rows, ctx, times - stamps, self._max_skew, times, "FromTheFuture", wanted)
+        times, stamps = _ms(rows, name), np.minimum(_ms(rows, "_timestamp"), latest)
+        expected = f"{name} at most {p.max_skew} ahead of {kafka}"
+        return _bounded(rows, ctx, times - stamps, self._max_skew, times, "FromTheFuture", expected)
 
-    def _nameable(self, rows: Rows, ctx: StepContext) -> Rows:
+    def _refuse_long_keys(self, rows: Rows, ctx: StepContext) -> Rows:
         """Keep the rows whose key has at most `KEY_BYTES` bytes, refuse the others."""
         keys = rows.table.column(ctx.key)
         if not pa.types.is_string(keys.type):
@@ -269,27 +270,27 @@ class Machine:
             StateMismatch: it holds something that this version does not declare, or that has another shape.
         """
         declared, blank = declared_state(self.pipeline.stages), Machine(self.pipeline).delta(full=True)
-        fits = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
+        expected = {name: (tuple(t.shape[1:]), t.dtype) for name, t in blank.cells.items()}
         found = {
             name: (tuple(t.shape[1:]), t.dtype) for name, t in delta.cells.items() if not name.startswith("rules/")
         }
         wrong = [
-            f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items() if fits.get(name) != (shape, dtype)
+            f"{name} {shape} {dtype}" for name, (shape, dtype) in found.items() if expected.get(name) != (shape, dtype)
         ]
         wrong += [name for name, t in delta.cells.items() if len(t) != len(delta.keys)]
         wrong += [name for name in delta.waiting if not isinstance(declared.get(name), Pending)]
         reading = empty(self.pipeline.schema).schema
         for name, rows in delta.waiting.items():
-            there = rows.table.schema
+            schema = rows.table.schema
             wrong += [
-                f"{name} {f.name}" for f in reading if f.name not in there.names or there.field(f.name).type != f.type
+                f"{name} {f.name}" for f in reading if f.name not in schema.names or schema.field(f.name).type != f.type
             ]
         if delta.keys.schema != blank.keys.schema or not delta.full:
             wrong.append(f"keys {delta.keys.schema.names}")
         if wrong:
             raise StateMismatch(
                 f"pipeline {self.pipeline.name}: expected migrate to return state as version "
-                f"{self.pipeline.state_version} declares it, got {', '.join(wrong)}; return cells {fits}"
+                f"{self.pipeline.state_version} declares it, got {', '.join(wrong)}; return cells {expected}"
             )
         self.restore([delta])
         self._state.ticked = 0  # this version's timers may be due already
@@ -301,15 +302,15 @@ def _ms(rows: Rows, column: str) -> np.ndarray:
 
 
 def _bounded(
-    rows: Rows, ctx: StepContext, off: np.ndarray, most: int, times: np.ndarray, error: str, wanted: str
+    rows: Rows, ctx: StepContext, deviation: np.ndarray, limit: int, times: np.ndarray, error: str, expected: str
 ) -> Rows:
-    """Keep the rows that are `off` by at most `most` ms; refuse the others, with a hint at the likely unit of their `times`."""
-    wrong = off > most
+    """Keep the rows with a `deviation` of at most `limit` ms; refuse the others, with a hint at the likely unit of `times`."""
+    wrong = deviation > limit
     if not wrong.any():
         return rows
     lines = [
-        f"expected {wanted}, got {ms:.0f} ms{unit_meant(time)}"
-        for ms, time in zip(off[wrong], times[wrong], strict=True)
+        f"expected {expected}, got {ms:.0f} ms{unit_meant(time)}"
+        for ms, time in zip(deviation[wrong], times[wrong], strict=True)
     ]
     ctx.refuse(rows.keep(torch.from_numpy(wrong)), stage="event time", error=error, messages=lines)
     return rows.keep(torch.from_numpy(~wrong))
@@ -317,15 +318,15 @@ def _bounded(
 
 def _folded(refused: list[Refusal]) -> list[Refusal]:
     """Merge a message's refusals into one if they are many: a million dead letters would not fit a transaction."""
-    many = Counter((r.partition, r.offset, r.stage) for r in refused)
-    if len(refused) <= MAX_BAD_ROWS or max(many.values()) <= MAX_BAD_ROWS:
+    counts = Counter((r.partition, r.offset, r.stage) for r in refused)
+    if len(refused) <= MAX_BAD_ROWS or max(counts.values()) <= MAX_BAD_ROWS:
         return refused
     folded = dict[tuple[int, int, str], Refusal]()
     for r in refused:
-        place = (r.partition, r.offset, r.stage)
-        if many[place] > MAX_BAD_ROWS and place not in folded:
-            folded[place] = replace(r, row=None, message=f"{many[place]} rows; the first, row {r.row}: {r.message}")
-    return [r for r in refused if many[r.partition, r.offset, r.stage] <= MAX_BAD_ROWS] + [*folded.values()]
+        origin = (r.partition, r.offset, r.stage)
+        if counts[origin] > MAX_BAD_ROWS and origin not in folded:
+            folded[origin] = replace(r, row=None, message=f"{counts[origin]} rows; the first, row {r.row}: {r.message}")
+    return [r for r in refused if counts[r.partition, r.offset, r.stage] <= MAX_BAD_ROWS] + [*folded.values()]
 
 
 def _dates(times: pa.Array) -> pa.Array:

@@ -83,5 +83,5 @@ def _since(config: ShardConfig, topic: str, until: Mapping[int, int], ms: int) -
     """Each partition's first offset at or after a time, at most `until`."""
     with closing(clients.consumer(config.kafka)) as consumer:
         found = consumer.offsets_for_times({TopicPartition(topic, n): ms for n in until})
-    first = {tp.partition: there.offset for tp, there in found.items() if there}
+    first = {tp.partition: entry.offset for tp, entry in found.items() if entry}
     return {n: min(first.get(n, end), end) for n, end in until.items()}

@@ -114,8 +114,8 @@ class Plan:
         """Parse what `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        orders = (stored.get(name, {}) for name in ("silences", "forgets"))  # older plans lack them
-        return cls(stored["factory"], stored["options"], model, stored["device"], *orders)
+        requests = (stored.get(name, {}) for name in ("silences", "forgets"))  # older plans lack them
+        return cls(stored["factory"], stored["options"], model, stored["device"], *requests)
 
     def build(self, lake: Lake) -> Pipeline:
         """Build the pipeline, with its model loaded.
@@ -133,15 +133,15 @@ class Plan:
             raise ConfigError(
                 f"pipeline {self.factory}: expected an importable module:function, got {reason}"
             ) from reason
-        own = {name: value for name, value in self.options.items() if name not in TUNING}
+        factory_options = {name: value for name, value in self.options.items() if name not in TUNING}
         model = self.model and fetch_model(lake, self.model, self.device)
         try:
-            pipeline = factory(own, model)
+            pipeline = factory(factory_options, model)
         except (ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError) as reason:
-            said = " ".join(str(reason).split())
+            message = " ".join(str(reason).split())
             raise ConfigError(
-                f"pipeline {self.factory}: expected the factory to accept options {own}, got {type(reason).__name__}: {said}; "
-                "correct the options or the factory"
+                f"pipeline {self.factory}: expected the factory to accept options {factory_options}, got {type(reason).__name__}: "
+                f"{message}; correct the options or the factory"
             ) from reason
         return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
 
@@ -202,11 +202,11 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
 
 def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
     """Fetch a model's files to this machine."""
-    return Model(_local(lake.root, lake.store, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
+    return Model(_model_folder(lake.root, lake.store, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
 
 
 @cache
-def _local(root: str, store: str, sha256: str, name: str) -> Path:
+def _model_folder(root: str, store: str, sha256: str, name: str) -> Path:
     from pyarrow import fs
 
     lake = Lake(root, store=store)
@@ -216,8 +216,8 @@ def _local(root: str, store: str, sha256: str, name: str) -> Path:
         raise ModelError(
             f"model {name}: expected its files in {root}/{names.model_folder(sha256)}, got none; deploy it again"
         )
-    if (own := lake.folder) is not None:
-        return own / names.model_folder(sha256)
+    if (lake_folder := lake.folder) is not None:
+        return lake_folder / names.model_folder(sha256)
     folder = Path(tempfile.mkdtemp(prefix="tocsin-model-"))
     for info in infos:
         (folder / info.base_name).write_bytes(read(files, info.path))

@@ -53,7 +53,7 @@ class RecoveredShard:
     positions: dict[int, int]
     buffer: StepBuffer
     fresh: bool
-    behind: dict[int, int]
+    lag: dict[int, int]
     migrated: bool = False
     mismatches: int = 0
     """1 if the re-run gave other alerts or dead letters than had been published, else 0."""
@@ -63,7 +63,7 @@ class RecoveredShard:
     files: list[tuple[str, bytes]] = field(default_factory=list)
     gaps: list[DeadLetter] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
-    dead: DeadLetterTally = field(default_factory=DeadLetterTally)
+    dead_letters: DeadLetterTally = field(default_factory=DeadLetterTally)
 
     def skip(self, skipped: SkipRecord, source: RecordSource) -> None:
         """Continue after skipped records. Records that were read but not processed yet are read again."""
@@ -91,7 +91,7 @@ class Ownership:
     lost: LakeLost | None = None
 
     @classmethod
-    def make(cls, config: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
+    def acquire(cls, config: ShardConfig, declared: Pipeline, source: RecordSource) -> Ownership:
         """Fence the previous owner and take ownership.
 
         Raises:
@@ -111,25 +111,27 @@ class Ownership:
             owned = results_table.own(start)  # 2. fences the older committer
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: no other process can write the journal any more.
-            last = journal.newest(config.kafka, declared.journal, config.shard)
-            if lost := lost or _older_table(config, declared, owned, last):
+            stored = journal.newest(config.kafka, declared.journal, config.shard)
+            if lost := lost or _older_table(config, declared, owned, stored):
                 if config.on_gap == "stop":
                     raise lost
                 # Raise the epoch above all that the journal names, so that no new checkpoint reuses an old name.
-                owned = results_table.own(start, above=(last.newest if last else 0) >> 32)
-                last = last and Journal(owned.checkpoint)
-            if gone := losses.files_missing(config.lake.place(declared.folder), declared.name, results_table.absent()):
+                owned = results_table.own(start, above=(stored.newest if stored else 0) >> 32)
+                stored = stored and Journal(owned.checkpoint)
+            if missing := losses.files_missing(
+                config.lake.place(declared.folder), declared.name, results_table.absent()
+            ):
                 if config.on_gap == "stop":
-                    raise gone
+                    raise missing
                 results_table.repair()
-            return cls(publisher, results_table, snapshots, log, owned, last, lost or gone)
+            return cls(publisher, results_table, snapshots, log, owned, stored, lost or missing)
 
 
 def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
     """The error for a shard that has run but that its table does not know; None: this is the shard's first start."""
-    last = journal.newest(config.kafka, declared.journal, config.shard)
+    stored = journal.newest(config.kafka, declared.journal, config.shard)
     group = names.lag_group(declared.name)
-    if last is not None:
+    if stored is not None:
         known_to = f"its journal in topic {declared.journal}[{config.shard}]"
     elif clients.group_has_read(config.kafka, group, declared.topic, config.partitions):
         known_to = f"group {group}"
@@ -138,9 +140,9 @@ def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None
     return losses.table_unknown(config.lake.place(declared.folder), declared.name, config.shard, known_to)
 
 
-def _older_table(config: ShardConfig, declared: Pipeline, owned: TableState, last: Journal | None) -> LakeLost | None:
+def _older_table(config: ShardConfig, declared: Pipeline, owned: TableState, stored: Journal | None) -> LakeLost | None:
     """The error for a table that lacks the checkpoint on which the journal builds; None: the table has it."""
-    place, base = config.lake.place(declared.folder), last.base if last else 0
+    place, base = config.lake.place(declared.folder), stored.base if stored else 0
     return losses.table_older(place, declared.name, config.shard, base, owned.checkpoint)
 
 
@@ -153,7 +155,7 @@ def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
     """
     declared = config.plan.build(config.lake)
     progress.made()
-    ownership = Ownership.make(config, declared, source)  # steps 1 to 3
+    ownership = Ownership.acquire(config, declared, source)  # steps 1 to 3
     progress.made()
     with closed_on_error(ownership.publisher):
         return _resume(config, declared, ownership, source)
@@ -162,14 +164,14 @@ def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
 def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, source: RecordSource) -> RecoveredShard:
     """Continue where the previous owner stopped: steps 4 and 5."""
     log, owned = ownership.log, ownership.owned
-    found = RecoveryInputs(config, declared.topic, log, owned)
+    inputs = RecoveryInputs(config, declared.topic, log, owned)
     if ownership.lost:
-        found.lost(ownership.lost, config.partitions[0], 0)
-    snapshot = found.snapshot(ownership.snapshots)
+        inputs.handle_loss(ownership.lost, config.partitions[0], 0)
+    snapshot = inputs.snapshot(ownership.snapshots)
     facts = snapshot.facts if snapshot else {}
     topic_id = facts.get("topic_id") or log.topic_id
-    positions = found.positions(topic_id)  # 4.
-    todo = found.journal(ownership.journal)
+    positions = inputs.positions(topic_id)  # 4.
+    todo = inputs.journal(ownership.journal)
     # The code of the other version is gone, so the old plan no longer describes what ran. The journal's alerts stay
     # published.
     migrated = facts.get("state_version", declared.state_version) != declared.state_version
@@ -184,7 +186,7 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         machine.restore(snapshot.deltas)
     failpoints.point("takeover.restored", waits=False)
     source.seek(positions)  # 5.
-    live = RecoveredShard(
+    recovered = RecoveredShard(
         machine=machine,
         plan=plan,
         publisher=ownership.publisher,
@@ -197,65 +199,67 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         positions=positions,
         buffer=StepBuffer(empty(declared.schema)),
         fresh=not owned.checkpoint,
-        behind={p: log.end[p] - position for p, position in positions.items()},
+        lag={p: log.end[p] - position for p, position in positions.items()},
         migrated=migrated,
         now=int(facts.get("now", 0)),
-        gaps=found.gaps,
-        dead=DeadLetterTally.of(facts),
+        gaps=inputs.gaps,
+        dead_letters=DeadLetterTally.of(facts),
     )
-    _rerun_journal(live, found, config, source)
+    _rerun_journal(recovered, inputs, config, source)
     failpoints.point("takeover.rerun", waits=False)
-    return live
+    return recovered
 
 
-def _rerun_journal(live: RecoveredShard, found: RecoveryInputs, config: ShardConfig, source: RecordSource) -> None:
+def _rerun_journal(
+    recovered: RecoveredShard, inputs: RecoveryInputs, config: ShardConfig, source: RecordSource
+) -> None:
     """Re-run the journal's steps. Rows are kept; alerts and dead letters are already published."""
-    again, plan = Journal(live.journal.base), live.plan
-    for item in live.journal.items:
+    rerun, plan = Journal(recovered.journal.base), recovered.plan
+    for item in recovered.journal.items:
         if isinstance(item, Mark):
-            plan = live.plan if live.migrated else Plan.load(item.plan)
+            plan = recovered.plan if recovered.migrated else Plan.load(item.plan)
             continue
         # Switch to a plan at the first step that used it. A plan that processed nothing may be one that failed to load.
-        if plan != live.plan:
-            live.machine.adopt(plan.build(config.lake))
-            live.plan = plan
+        if plan != recovered.plan:
+            recovered.machine.adopt(plan.build(config.lake))
+            recovered.plan = plan
         if isinstance(item, StepRecord):
-            ends = {p: end for p, end in item.ends.items() if end > live.positions[p]}
-            while not live.buffer.covers(ends):
-                for p, line in live.damaged.items():
-                    if not live.buffer.covers({p: ends.get(p, -1)}):  # it was processed, and must be re-run
-                        raise RecordsCorrupt(line)
+            ends = {p: end for p, end in item.ends.items() if end > recovered.positions[p]}
+            while not recovered.buffer.covers(ends):
+                for p, message in recovered.damaged.items():
+                    if not recovered.buffer.covers({p: ends.get(p, -1)}):  # it was processed, and must be re-run
+                        raise RecordsCorrupt(message)
                 if poll := source.poll(1000):
-                    live.buffer.put(poll)
-                    live.damaged = dict(poll.damaged)
-            batch = found.as_judged(live.buffer.take_until(ends), item)
-            outcome = live.machine.step(batch.table, item.now, wall=item.wall)
-            letters: list[DeadLetter | Refusal] = [*batch.dead, *outcome.refused]
-            said: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *letters]
-            again.publishes([fingerprint(s) for s in said])
-            live.dead.note(letters, live.machine.pipeline.topic, item.wall)
-            live.results.append(outcome.results)
-            live.files += outcome.files
-            live.positions |= ends
-            live.now = item.now
+                    recovered.buffer.put(poll)
+                    recovered.damaged = dict(poll.damaged)
+            batch = inputs.as_processed(recovered.buffer.take_until(ends), item)
+            outcome = recovered.machine.step(batch.table, item.now, wall=item.wall)
+            dead_letters: list[DeadLetter | Refusal] = [*batch.dead_letters, *outcome.refused]
+            outputs: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *dead_letters]
+            rerun.count_published([fingerprint(output) for output in outputs])
+            recovered.dead_letters.note(dead_letters, recovered.machine.pipeline.topic, item.wall)
+            recovered.results.append(outcome.results)
+            recovered.files += outcome.files
+            recovered.positions |= ends
+            recovered.now = item.now
             progress.made()
         else:
-            skipped = item.letters(live.machine.pipeline.topic)
-            again.publishes([fingerprint(letter) for letter in skipped])
-            live.dead.note(skipped, live.machine.pipeline.topic, live.now)
-            live.skip(item, source)
-    if (again.sent, again.digest) != (live.journal.sent, live.journal.digest):
-        live.mismatches = 1
+            skipped = item.dead_letters(recovered.machine.pipeline.topic)
+            rerun.count_published([fingerprint(dead_letter) for dead_letter in skipped])
+            recovered.dead_letters.note(skipped, recovered.machine.pipeline.topic, recovered.now)
+            recovered.skip(item, source)
+    if (rerun.sent, rerun.digest) != (recovered.journal.sent, recovered.journal.digest):
+        recovered.mismatches = 1
         logger.error(
             "%s/%d: re-ran %d steps: expected %d alerts and dead letters with digest %x, got %d with %x; those sent stay sent",
-            live.machine.pipeline.name,
+            recovered.machine.pipeline.name,
             config.shard,
-            len(live.journal.items),
-            live.journal.sent,
-            live.journal.digest,
-            again.sent,
-            again.digest,
-            extra={"pipeline": live.machine.pipeline.name, "shard": config.shard},
+            len(recovered.journal.items),
+            recovered.journal.sent,
+            recovered.journal.digest,
+            rerun.sent,
+            rerun.digest,
+            extra={"pipeline": recovered.machine.pipeline.name, "shard": config.shard},
         )
 
 
@@ -266,7 +270,7 @@ class RecoveryInputs:
         self._config, self._topic, self._log, self._owned = config, topic, log, owned
         self.gaps: list[DeadLetter] = []
 
-    def lost(self, lost: Lost, partition: int, offset: int) -> None:
+    def handle_loss(self, lost: Lost, partition: int, offset: int) -> None:
         """Raise a loss or record it as a gap, depending on `on_gap`."""
         if self._config.on_gap == "stop":
             raise lost
@@ -280,20 +284,20 @@ class RecoveryInputs:
         try:
             return snapshots.read(self._owned.checkpoint)
         except SnapshotLost as lost:
-            self.lost(lost, self._config.partitions[0], 0)
+            self.handle_loss(lost, self._config.partitions[0], 0)
             return None
 
     def positions(self, topic_id: str) -> dict[int, int]:
         """The committed offsets (R), limited to the log's range; the log's start if the topic was replaced."""
         log, topic = self._log, self._topic
         if replaced := losses.topic_replaced(topic, topic_id, log):
-            self.lost(replaced, self._config.partitions[0], 0)
+            self.handle_loss(replaced, self._config.partitions[0], 0)
             return dict(log.begin)
         positions: dict[int, int] = {}
         for p, position in self._owned.positions.items():
             positions[p] = min(max(position, log.begin[p]), log.end[p])
             if lost := losses.position_lost(topic, p, position, log):
-                self.lost(lost, p, position)
+                self.handle_loss(lost, p, position)
         return positions
 
     def journal(self, stored: Journal | None) -> Journal:
@@ -301,28 +305,28 @@ class RecoveryInputs:
         checkpoint, config = self._owned.checkpoint, self._config
         if stored is None and checkpoint:
             lost = losses.journal_lost(config.plan.name, config.shard, checkpoint)
-            self.lost(lost, config.partitions[0], 0)
+            self.handle_loss(lost, config.partitions[0], 0)
         todo = (stored and stored.since(checkpoint)) or Journal(checkpoint)
-        reach: Mapping[int, int] = {
+        ends: Mapping[int, int] = {
             p: e for item in todo.items if isinstance(item, StepRecord) for p, e in item.ends.items()
         }
-        for p, end in reach.items():
+        for p, end in ends.items():
             if shorter := losses.log_shorter(self._topic, p, end, self._log):
-                self.lost(shorter, p, end)
+                self.handle_loss(shorter, p, end)
                 return Journal(checkpoint)
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
-    def as_judged(self, batch: StepInput, ran: StepRecord) -> StepInput:
+    def as_processed(self, batch: StepInput, record: StepRecord) -> StepInput:
         """A step's input as it was when first processed. A frame that could not be read then is left out again."""
-        then = {(partition, offset): error for partition, offset, error in ran.unread}
+        unread = {(partition, offset): error for partition, offset, error in record.unread}
         for p, offset, error in batch.unread:
-            if (p, offset) not in then:
-                self.lost(losses.frame_lost(self._topic, p, offset, error), p, offset)
-        if not then and not batch.unread:
+            if (p, offset) not in unread:
+                self.handle_loss(losses.frame_lost(self._topic, p, offset, error), p, offset)
+        if not unread and not batch.unread:
             return batch
-        rest = batch.without({*then, *((p, offset) for p, offset, _ in batch.unread)})
-        told = [
+        rest = batch.without({*unread, *((p, offset) for p, offset, _ in batch.unread)})
+        dead_letters = [
             DeadLetter.of_none(self._topic, p, offset, stage="decode", error=error, message="as it was told")
-            for (p, offset), error in then.items()
+            for (p, offset), error in unread.items()
         ]
-        return StepInput(rest.table, [*rest.dead, *told], rest.ends)
+        return StepInput(rest.table, [*rest.dead_letters, *dead_letters], rest.ends)

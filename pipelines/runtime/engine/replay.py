@@ -44,49 +44,49 @@ def replay(
         ConfigError: a column is missing, or the splits do not add up to the table's rows.
     """
     torch.set_num_threads(1)  # as in a worker, because the results must be the same
-    tables = _cut(pipeline, table, splits) if isinstance(table, pa.Table) else table
-    machine, outcomes, at, now = Machine(pipeline), list[StepOutcome](), 0, 0
+    tables = _split(pipeline, table, splits) if isinstance(table, pa.Table) else table
+    machine, outcomes, offset, now = Machine(pipeline), list[StepOutcome](), 0, 0
     for part in tables:
         if not len(part):
             continue
-        batch = _identified(pipeline, part, at).combine_chunks().to_batches()[0]
-        at += len(part)
+        batch = _with_identity(pipeline, part, offset).combine_chunks().to_batches()[0]
+        offset += len(part)
         now = max(now, pc.max(batch["_timestamp"].cast(pa.int64())).as_py() or 0)
         outcomes.append(machine.step(batch, now))
-    if silent := milliseconds(after):
-        nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([*IDENTITY, *pipeline.schema]))
-        outcomes.append(machine.step(nothing, now + silent))
+    if idle_ms := milliseconds(after):
+        tick = pa.RecordBatch.from_pylist([], schema=pa.schema([*IDENTITY, *pipeline.schema]))
+        outcomes.append(machine.step(tick, now + idle_ms))
     frame = pl.from_arrow(pa.Table.from_batches([o.results for o in outcomes], schema=pipeline.table))
     assert isinstance(frame, pl.DataFrame)
     return frame, [alert for outcome in outcomes for alert in outcome.alerts]
 
 
-def _cut(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
+def _split(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) -> Iterator[pa.Table]:
     """Split a table into steps."""
     size = pipeline.batch.rows
     sizes = [size] * -(-len(table) // size) if splits is None else list(splits)
     if splits is not None and sum(sizes) != len(table):
         raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}")
-    _identified(pipeline, table.slice(0, 0), 0)  # report missing columns of an empty table, too
+    _with_identity(pipeline, table.slice(0, 0), 0)  # report missing columns of an empty table, too
     for end, rows in zip(accumulate(sizes), sizes, strict=True):
         yield table.slice(end - rows, rows)
 
 
-def _identified(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
+def _with_identity(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
     """Add missing identity columns; offsets start at `first`."""
     n = len(table)
-    made = {
+    defaults = {
         "_partition": pa.repeat(pa.scalar(0), n),
         "_offset": pa.array(range(first, first + n)),
         "_row": pa.repeat(pa.scalar(0), n),
         "_timestamp": pa.array(range(1000 * first, 1000 * (first + n), 1000)),
     }
     if pipeline.event_time in table.column_names:
-        made["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
+        defaults["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
     schema = pa.schema([*IDENTITY, *pipeline.schema])
     if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
         raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got a table without {missing}")
-    columns = [table[f.name] if f.name in table.column_names else made[f.name] for f in schema]
+    columns = [table[f.name] if f.name in table.column_names else defaults[f.name] for f in schema]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
@@ -110,12 +110,12 @@ def replay_clip(pipeline: Pipeline, frames: Iterable[Frame], *, rate: float, aft
     def tables() -> Iterator[pa.Table]:
         nonlocal size
         numbered = enumerate(frames)
-        while some := list(islice(numbered, pipeline.batch.rows)):
-            files = [encoded(frame) for _, frame in some]
+        while batch := list(islice(numbered, pipeline.batch.rows)):
+            files = [encoded(frame) for _, frame in batch]
             size += sum(map(len, files))
             facts = [
                 {"camera": "clip", "sequence": number, "time": round(1000 * number / rate), **frame.facts}
-                for number, frame in some
+                for number, frame in batch
             ]
             yield readings(pipeline.schema, files, facts)
 

@@ -39,23 +39,23 @@ class _Grouped:
     Args:
         order: `[B]`, the permutation that sorts the rows.
         slots, starts, ends: `[K]`, the keys, and the range of each key's sorted rows.
-        each: `[B]`, for each sorted row, which of the K keys it belongs to.
+        key_index: `[B]`, for each sorted row, which of the K keys it belongs to.
     """
 
     order: np.ndarray
     slots: Tensor
     starts: np.ndarray
     ends: np.ndarray
-    each: np.ndarray
+    key_index: np.ndarray
 
     @classmethod
     def of(cls, slots: Tensor) -> _Grouped:
         order = np.argsort(slots.numpy(), kind="stable")
-        laid = slots.numpy()[order]
-        starts = np.flatnonzero(np.diff(laid, prepend=-1))
-        ends = np.append(starts[1:], len(laid))
-        each = np.repeat(np.arange(len(starts)), ends - starts)
-        return cls(order, torch.from_numpy(laid[starts]), starts, ends, each)
+        sorted_slots = slots.numpy()[order]
+        starts = np.flatnonzero(np.diff(sorted_slots, prepend=-1))
+        ends = np.append(starts[1:], len(sorted_slots))
+        key_index = np.repeat(np.arange(len(starts)), ends - starts)
+        return cls(order, torch.from_numpy(sorted_slots[starts]), starts, ends, key_index)
 
 
 class RuleSet:
@@ -74,8 +74,8 @@ class RuleSet:
 
     def __init__(self, rules: Sequence[AlertRule], results: pa.Schema) -> None:
         names = [rule.name for rule in rules]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"alert rules: expected unique names, got {twice} more than once; rename them")
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"alert rules: expected unique names, got {duplicates} more than once; rename them")
         for rule in rules:
             _check(rule, results)
         self._rules = tuple(rules)
@@ -94,7 +94,7 @@ class RuleSet:
         slots: Tensor,
         times: np.ndarray,
         state: Mapping[str, CellStore],
-        silent: np.ndarray | None = None,
+        muted: np.ndarray | None = None,
     ) -> list[Transition]:
         """Evaluate the rules on one step's result rows. The split into steps makes no difference.
 
@@ -103,7 +103,7 @@ class RuleSet:
             slots: `[B]` int64, each row's key.
             times: `[B]` int64, event time in ms; need not ascend.
             state: the stores of the cells that `self.state` declares.
-            silent: `[B]` bool, rows of muted assets. They raise no alert. A rule that still holds is raised at the first row after
+            muted: `[B]` bool, rows of muted assets. They raise no alert. A rule that still holds is raised at the first row after
                 them.
 
         Returns:
@@ -112,29 +112,29 @@ class RuleSet:
         keys = _Grouped.of(slots)
         times = times[keys.order]
         verdicts = [column.to_numpy()[keys.order] for column in frame.select(self._conditions)]
-        edges: list[Transition] = []
+        transitions: list[Transition] = []
         for rule, when, clear in zip(self._rules, verdicts[::2], verdicts[1::2], strict=True):
             cells = [state[f"{rule.name}/{part}"] for part in ("firing", "run", "rung")]
-            before = firing, run, rung = [cell[keys.slots].numpy() for cell in cells]
+            stored = firing, run, last_raised = [cell[keys.slots].numpy() for cell in cells]
             if not (when.any() or firing.any() or run.any()):
                 continue
             runs = _runs(when, keys, run, rule.hold)
-            ring = runs == rule.hold
-            if silent is not None:
-                ring &= ~silent[keys.order]
+            triggered = runs == rule.hold
+            if muted is not None:
+                triggered &= ~muted[keys.order]
             if cooldown := milliseconds(rule.cooldown):
-                ring = _rings(ring, clear, times, keys, firing, rung, cooldown)
-            was, now = _latch(ring, clear, keys, firing)
-            raised, cleared = ring & ~was, clear & was
-            edges += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
-            edges += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
-            rung = rung.copy()
-            rung[keys.each[raised]] = times[raised]  # if a key has several, the last one wins
+                triggered = _after_cooldown(triggered, clear, times, keys, firing, last_raised, cooldown)
+            before, after = _latch(triggered, clear, keys, firing)
+            raised, cleared = triggered & ~before, clear & before
+            transitions += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
+            transitions += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
+            last_raised = last_raised.copy()
+            last_raised[keys.key_index[raised]] = times[raised]  # if a key has several, the last one wins
             last = keys.ends - 1
-            for cell, old, new in zip(cells, before, (now[last], runs[last], rung), strict=True):
+            for cell, old, new in zip(cells, stored, (after[last], runs[last], last_raised), strict=True):
                 changed = old != new
                 cell[keys.slots[torch.from_numpy(changed)]] = torch.from_numpy(new[changed])
-        return sorted(edges, key=attrgetter("row"))
+        return sorted(transitions, key=attrgetter("row"))
 
 
 def _check(rule: AlertRule, results: pa.Schema) -> None:
@@ -168,59 +168,61 @@ def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
     return [expression.alias(str(i)) for i, expression in enumerate(pairs)]
 
 
-def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, most: int) -> np.ndarray:
-    """For each row, how many consecutive rows of its key hold up to it, at most `most`; `run`: the count before the step."""
+def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, limit: int) -> np.ndarray:
+    """For each row, how many consecutive rows of its key hold up to it, at most `limit`; `run`: the count before the step."""
     index = np.arange(len(when))
     gap = np.maximum.accumulate(np.where(when, -1, index))  # the last row that does not hold
-    start = keys.starts[keys.each]
-    return np.minimum(np.where(gap < start, index - start + 1 + run[keys.each], index - gap), most)
+    start = keys.starts[keys.key_index]
+    return np.minimum(np.where(gap < start, index - start + 1 + run[keys.key_index], index - gap), limit)
 
 
-def _latch(ring: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether an alert is active before and after each row. `ring` sets it, `clear` resets it, `firing` is the initial state."""
-    last = np.maximum.accumulate(np.where(ring | clear, np.arange(len(ring)), -1))
-    after = np.where(last < keys.starts[keys.each], firing[keys.each], ring[last])
+def _latch(
+    triggered: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether an alert is active before and after each row. `triggered` sets it, `clear` resets it; `firing`: the initial state."""
+    last = np.maximum.accumulate(np.where(triggered | clear, np.arange(len(triggered)), -1))
+    after = np.where(last < keys.starts[keys.key_index], firing[keys.key_index], triggered[last])
     before = np.roll(after, 1)
     before[keys.starts] = firing
     return before, after
 
 
-def _rings(
-    held: np.ndarray,
+def _after_cooldown(
+    triggered: np.ndarray,
     clear: np.ndarray,
     times: np.ndarray,
     keys: _Grouped,
     firing: np.ndarray,
-    rung: np.ndarray,
+    last_raised: np.ndarray,
     cooldown: int,
 ) -> np.ndarray:
-    """Which of the `held` rows raise an alert: those after the end of the last alert and its cool-down.
+    """Which of the `triggered` rows raise an alert: those after the end of the last alert and its cool-down.
 
-    The row that raises the next alert depends only on the row that raised the last one. So the next row is found for all held
-    rows at once. The chain from the state before the step is then followed by pointer doubling.
+    The row that raises the next alert depends only on the row that raised the last one. So the next row is found for all
+    triggered rows at once. The chain from the state before the step is then followed by pointer doubling.
     """
-    rows = np.flatnonzero(held)
+    rows = np.flatnonzero(triggered)
     n = len(rows)
-    # Places: each held row, as if it raised an alert; then each key with its state before the step.
-    ends = np.append(np.flatnonzero(clear), len(held))
+    # Places: each triggered row, as if it raised an alert; then each key with its state before the step.
+    ends = np.append(np.flatnonzero(clear), len(triggered))
     free = ends[np.searchsorted(ends, np.concatenate([rows, keys.starts]))]
     free[n:] = np.where(firing, free[n:], keys.starts)
-    due = np.concatenate([times[rows], rung]) + cooldown
+    due = np.concatenate([times[rows], last_raised]) + cooldown
     following = _first_reaching(times[rows], np.searchsorted(rows, free), due)
-    owner = np.concatenate([keys.each[rows], np.arange(len(keys.starts))])
-    following[np.append(keys.each[rows], -1)[following] != owner] = n  # n: never in this step
+    owner = np.concatenate([keys.key_index[rows], np.arange(len(keys.starts))])
+    following[np.append(keys.key_index[rows], -1)[following] != owner] = n  # n: never in this step
     hop, reached = np.append(following[:n], n), np.zeros(n + 1, bool)
     reached[following[n:]] = True
     while (hop < n).any():
         reached[hop[reached]] = True
         hop = hop[hop]
-    ring = np.zeros_like(held)
-    ring[rows[reached[:n]]] = True
-    return ring
+    allowed = np.zeros_like(triggered)
+    allowed[rows[reached[:n]]] = True
+    return allowed
 
 
-def _first_reaching(values: np.ndarray, start: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """For each query, the first place from `start` on whose value is at least `least`; `len(values)` if there is none.
+def _first_reaching(values: np.ndarray, start: np.ndarray, minimum: np.ndarray) -> np.ndarray:
+    """For each query, the first place from `start` on whose value is at least `minimum`; `len(values)` if there is none.
 
     Event times of a key need not ascend, so a binary search is not possible. This skips by maxima of 2^k values instead.
     """
@@ -229,7 +231,7 @@ def _first_reaching(values: np.ndarray, start: np.ndarray, least: np.ndarray) ->
     for k in range(n.bit_length() - 1):
         top, span = maxima[-1], 1 << k
         maxima.append(np.append(np.maximum(top[:-span], top[span:]), top[-span:]))
-    place = start
+    index = start
     for k in reversed(range(len(maxima))):
-        place = np.where(maxima[k][place] < least, np.minimum(place + (1 << k), n), place)
-    return place
+        index = np.where(maxima[k][index] < minimum, np.minimum(index + (1 << k), n), index)
+    return index

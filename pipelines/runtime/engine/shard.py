@@ -54,38 +54,38 @@ class Shard:
     def __init__(self, config: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
         self._config, self._source, self._clock = config, source, clock
         with lake_errors_as_unavailable(config.lake):
-            self._live: RecoveredShard = recover(config, source)
-        live, pipeline = self._live, self._live.machine.pipeline
-        self.stats, self._mentions = Stats(batch=pipeline.batch.rows), DeadLetterLog()
-        self.stats.add(digest_mismatches=live.mismatches)
-        self._buffer = live.buffer
-        self._lake_retry = live.publisher.lake_retry
-        self._checkpoints = CheckpointWriter(live.results_table, live.snapshots, self._lake_retry)
-        self._results: list[pa.RecordBatch] = [r for r in live.results if r.num_rows]
-        self._files: list[tuple[str, bytes]] = list(live.files)
+            self._recovered: RecoveredShard = recover(config, source)
+        recovered, pipeline = self._recovered, self._recovered.machine.pipeline
+        self.stats, self._dead_letter_log = Stats(batch=pipeline.batch.rows), DeadLetterLog()
+        self.stats.add(digest_mismatches=recovered.mismatches)
+        self._buffer = recovered.buffer
+        self._lake_retry = recovered.publisher.lake_retry
+        self._checkpoints = CheckpointWriter(recovered.results_table, recovered.snapshots, self._lake_retry)
+        self._results: list[pa.RecordBatch] = [r for r in recovered.results if r.num_rows]
+        self._files: list[tuple[str, bytes]] = list(recovered.files)
         self._bytes = sum(r.nbytes for r in self._results) + sum(len(content) for _, content in self._files)
-        self._flying_rows = 0
-        self._committed: Mapping[int, int] = dict(live.committed)
-        self._flying: Mapping[int, int] = {}
+        self._in_flight_rows = 0
+        self._committed: Mapping[int, int] = dict(recovered.committed)
+        self._in_flight_offsets: Mapping[int, int] = {}
         self._alerts = list[Alert]()
         self._publishing = 0  # alerts in a transaction that has not ended
-        self._letters: list[DeadLetter] = list(live.gaps)
-        self._step_clock = StepClock(live.now)
-        self._behind = live.behind
+        self._dead_letters: list[DeadLetter] = list(recovered.gaps)
+        self._step_clock = StepClock(recovered.now)
+        self._lag = recovered.lag
         self._damaged: dict[int, str] = {}
-        self._leave(live.damaged)
-        self._moved = bool(self._results)
-        self._due_at, self._first = 0.0, True
+        self._skip_damaged(recovered.damaged)
+        self._advanced = bool(self._results)
+        self._due_at, self._awaits_first_rows = 0.0, True
         self._progress = progress.followed()
-        self._next_plan: Plan | None = config.plan if config.plan != live.plan else None
+        self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake = False
-        if live.fresh or live.gaps or live.migrated or self._next_plan or self._long(1):
+        if recovered.fresh or recovered.gaps or recovered.migrated or self._next_plan or self._is_journal_long(1):
             # Commit the start, gap, new state or plan before anything builds on it. A long journal must not grow.
-            with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, live.publisher):
+            with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, recovered.publisher):
                 self.checkpoint()
         self._lake_retry.patient = True
-        self._silent = ""
+        self._kafka_error = ""
         failpoints.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
@@ -106,16 +106,16 @@ class Shard:
     def turn(self) -> None:
         """Run one step, and begin a checkpoint if one is due."""
         progress.made()
-        self._live.publisher.settle(wait=False)
+        self._recovered.publisher.settle(wait=False)
         self._settle(wait=False)
         batch = self._gather()
         self._step(batch)
-        if self._live.machine.pipeline.overload == "latest":
+        if self._recovered.machine.pipeline.overload == "latest":
             self._keep_up()
         due = self._due()
         if due and not self._checkpoints.in_flight:
             self._begin_checkpoint(batch)
-        elif self._alerts or self._letters:
+        elif self._alerts or self._dead_letters:
             failpoints.point("alerts.begin")
             self._publish(batch)
         else:
@@ -139,14 +139,14 @@ class Shard:
         """Take a last checkpoint, then release all resources."""
         self.checkpoint()
         self._checkpoints.close()
-        self._live.publisher.close()
+        self._recovered.publisher.close()
         self._source.close()
 
     def abandon(self) -> None:
         """Release all resources without a commit. The next owner processes again what is not committed."""
         self._checkpoints.close()
         self._source.close()
-        self._live.publisher.close()
+        self._recovered.publisher.close()
 
     def facts(self) -> dict[str, Any]:
         """What `tocsin status` shows of the shard; called from another thread.
@@ -154,128 +154,129 @@ class Shard:
         `turn_s`: seconds since the shard last made progress: a step, or a part of a large snapshot. 0 while it waits for Kafka or
         the lake.
         """
-        live = self._live
-        kafka, lake = self._silent or (NO_KAFKA if live.publisher.patience.waiting else ""), self._lake_retry.why
-        waits = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
+        recovered = self._recovered
+        kafka = self._kafka_error or (NO_KAFKA if recovered.publisher.patience.waiting else "")
+        lake = self._lake_retry.why
+        waits_for = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
         return {
-            "epoch": live.epoch,
-            "checkpoint": live.sequence,
-            "topic": live.machine.pipeline.topic,
-            "read": dict(live.positions),  # A
+            "epoch": recovered.epoch,
+            "checkpoint": recovered.sequence,
+            "topic": recovered.machine.pipeline.topic,
+            "read": dict(recovered.positions),  # A
             "committed": dict(self._committed),  # R
-            "model": live.machine.pipeline.model_version,
+            "model": recovered.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
-            "commit_every_s": milliseconds(live.machine.pipeline.commit.every) / 1000,
-            "turn_s": 0.0 if waits else round(self._progress.quiet_s, 1),
-            "waits_for": waits,
+            "commit_every_s": milliseconds(recovered.machine.pipeline.commit.every) / 1000,
+            "turn_s": 0.0 if waits_for else round(self._progress.quiet_s, 1),
+            "waits_for": waits_for,
             "outage": kafka or lake,  # why it waits; empty if the lake is only slow
             "damaged": dict(self._damaged),  # partition -> why it is not read
-            "digest_mismatches": live.mismatches,  # of its recovery
-            **live.dead.facts(),
+            "digest_mismatches": recovered.mismatches,  # of its recovery
+            **recovered.dead_letters.facts(),
         }
 
     @property
     def _uncommitted(self) -> int:
-        return sum(r.num_rows for r in list(self._results)) + self._flying_rows
+        return sum(r.num_rows for r in list(self._results)) + self._in_flight_rows
 
     def _gather(self) -> StepInput:
         """Collect the next step's input: a full batch, or what came before the deadline, or no rows (a tick)."""
-        batch, deadline = self._live.machine.pipeline.batch, None
+        batch, deadline = self._recovered.machine.pipeline.batch, None
         while self._buffer.rows < batch.rows:
             now = time.monotonic()
             if self._buffer and deadline is None:
                 deadline = now + milliseconds(batch.wait) / 1000
-            left = TICK_MS if deadline is None else (deadline - now) * 1000
+            remaining_ms = TICK_MS if deadline is None else (deadline - now) * 1000
             try:
-                if left <= 0 or (poll := self._poll(max(round(left), 1))) is None:
+                if remaining_ms <= 0 or (poll := self._poll(max(round(remaining_ms), 1))) is None:
                     break
             except (RecordsCorrupt, Refused):
                 if self._buffer:
                     break  # first process what precedes it
                 raise
             self._buffer.put(poll)
-            self._behind |= poll.behind
-            self._leave(poll.damaged)
-            self.stats.gauges["behind"] = sum(self._behind.values())
+            self._lag |= poll.behind
+            self._skip_damaged(poll.damaged)
+            self.stats.gauges["behind"] = sum(self._lag.values())
         return self._buffer.take(batch.rows)
 
-    def _leave(self, damaged: Mapping[int, str]) -> None:
+    def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
         """Continue without partitions that can't be read.
 
         They count as having no backlog, so they do not hold back the clock, and none of their records are skipped to keep up.
         """
         for p, line in damaged.items():
-            self._behind.pop(p, None)
+            self._lag.pop(p, None)
             if p not in self._damaged:
-                log.error("%s", line, extra={"topic": self._live.machine.pipeline.topic, "partition": p})
+                log.error("%s", line, extra={"topic": self._recovered.machine.pipeline.topic, "partition": p})
         self._damaged = dict(damaged)
         self.stats.gauges["damaged"] = len(damaged)
 
     def _step(self, batch: StepInput) -> None:
-        live, started = self._live, time.monotonic()
+        recovered, started = self._recovered, time.monotonic()
         wall = round(self._clock() * 1000)
-        backlog = {p for p, records in self._behind.items() if records} | self._buffer.partitions
+        backlog = {p for p, records in self._lag.items() if records} | self._buffer.partitions
         now = self._step_clock.advance(batch, wall=wall, limit=wall, backlog=backlog)
-        outcome = live.machine.step(batch.table, now, wall=wall)
+        outcome = recovered.machine.step(batch.table, now, wall=wall)
         if batch.ends or outcome.changed:
-            live.journal.ran(now, batch.ends, wall, batch.unread)
-            self._moved = True
-        live.positions |= batch.ends
+            recovered.journal.add_step(now, batch.ends, wall, batch.unread)
+            self._advanced = True
+        recovered.positions |= batch.ends
         if outcome.results.num_rows:
             self._results.append(outcome.results)
             self._bytes += outcome.results.nbytes
         self._files += outcome.files
         self._bytes += sum(len(content) for _, content in outcome.files)
         self._alerts += outcome.alerts
-        letters = [*batch.dead, *self._refused(outcome.refused)]
-        self._letters += letters
-        self._mentions.note(letters)
+        dead_letters = [*batch.dead_letters, *self._refused(outcome.refused)]
+        self._dead_letters += dead_letters
+        self._dead_letter_log.note(dead_letters)
         self.stats.add(
             steps=1 if batch.ends else 0,
             rows=batch.table.num_rows,
             results=outcome.results.num_rows,
             alerts=len(outcome.alerts),
-            dead_letters=len(letters),
+            dead_letters=len(dead_letters),
             busy_ms=round((time.monotonic() - started) * 1000),
             **outcome.counts,
         )
-        self.stats.gauges |= {"keys": live.machine.keys, "keys_on_two_partitions": live.machine.key_clashes}
+        self.stats.gauges |= {"keys": recovered.machine.keys, "keys_on_two_partitions": recovered.machine.key_clashes}
 
     def _keep_up(self) -> None:
         """Skip to the end of partitions that lag by more than `max_lag`."""
-        live, wall = self._live, self._clock() * 1000
-        oldest = wall - milliseconds(live.machine.pipeline.max_lag)
-        late = [p for p, records in self._behind.items() if records and self._step_clock.newest.get(p, wall) < oldest]
+        recovered, wall = self._recovered, self._clock() * 1000
+        oldest = wall - milliseconds(recovered.machine.pipeline.max_lag)
+        late = [p for p, records in self._lag.items() if records and self._step_clock.newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._asked(lambda: self._source.log(self._config.shards)).end
-        starts = {p: live.positions[p] for p in late if end[p] > live.positions[p]}
+        end = self._retry(lambda: self._source.log(self._config.shards)).end
+        starts = {p: recovered.positions[p] for p in late if end[p] > recovered.positions[p]}
         skipped = SkipRecord(starts, {p: end[p] for p in starts})
-        letters = skipped.letters(live.machine.pipeline.topic)
-        for letter in letters:
-            log.warning("%s", letter)
-        self._letters += letters
-        live.journal.skips(skipped)
-        self._asked(lambda: live.skip(skipped, self._source))
-        self._behind |= dict.fromkeys(late, 0)
+        dead_letters = skipped.dead_letters(recovered.machine.pipeline.topic)
+        for dead_letter in dead_letters:
+            log.warning("%s", dead_letter)
+        self._dead_letters += dead_letters
+        recovered.journal.add_skip(skipped)
+        self._retry(lambda: recovered.skip(skipped, self._source))
+        self._lag |= dict.fromkeys(late, 0)
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
 
     def _refused(self, refusals: Sequence[Refusal]) -> list[DeadLetter]:
         """Dead letters for what a stage refused, with the original records fetched from the log again."""
         if not refusals:
             return []
-        wanted: dict[int, list[int]] = {}
+        offsets: dict[int, list[int]] = {}
         for r in refusals:
-            wanted.setdefault(r.partition, []).append(r.offset)
-        found = {(o.partition, o.offset): o for o in self._originals(wanted)}
+            offsets.setdefault(r.partition, []).append(r.offset)
+        found = {(o.partition, o.offset): o for o in self._originals(offsets)}
         return [
             DeadLetter.of(found[r.partition, r.offset], row=r.row, stage=r.stage, error=r.error, message=r.message)
             for r in refusals
         ]
 
-    def _originals(self, wanted: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+    def _originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log; retries until the broker returns them."""
-        return self._asked(lambda: self._source.originals(wanted))
+        return self._retry(lambda: self._source.originals(offsets))
 
     def _poll(self, timeout_ms: int) -> Poll | None:
         """The next records; None: none yet, or the broker does not answer."""
@@ -284,90 +285,96 @@ class Shard:
         except (Unavailable, KafkaError) as reason:
             self._wait(reason, timeout_ms / 1000)
             return None
-        self._silent = ""
+        self._kafka_error = ""
         return polled
 
-    def _asked(self, ask: Callable[[], T]) -> T:
+    def _retry(self, read: Callable[[], T]) -> T:
         """Call the source, and retry until it answers. Reads have no side effects, so a retry is safe."""
         while True:
             try:
-                found = ask()
+                found = read()
             except (Unavailable, KafkaError) as reason:
                 self._wait(reason, AGAIN_S)
             else:
-                self._silent = ""
+                self._kafka_error = ""
                 return found
 
     def _wait(self, reason: Exception, seconds: float) -> None:
-        if (line := one_line(reason)) != self._silent:
+        if (line := one_line(reason)) != self._kafka_error:
             log.warning("%s waits: %s", self._config.id, line)
-        self._silent = line
+        self._kafka_error = line
         time.sleep(seconds)
 
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
-        most = size(self._live.machine.pipeline.commit.size)
-        if self._bytes >= 2 * most or self._long(2):
+        limit = size(self._recovered.machine.pipeline.commit.size)
+        if self._bytes >= 2 * limit or self._is_journal_long(2):
             return "full"
-        if self._bytes >= most or self._long(1):
+        if self._bytes >= limit or self._is_journal_long(1):
             return "now"
         # Whoever has just started the pipeline waits for its first row. A long interval is deliberate.
-        at_once = self._first and self._results and milliseconds(self._live.machine.pipeline.commit.every) <= SOON_MS
-        return "now" if (self._moved or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
+        at_once = (
+            self._awaits_first_rows
+            and self._results
+            and milliseconds(self._recovered.machine.pipeline.commit.every) <= SOON_MS
+        )
+        return "now" if (self._advanced or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
 
-    def _long(self, factor: int) -> bool:
+    def _is_journal_long(self, factor: int) -> bool:
         """Whether the journal has reached `factor` times the length at which a checkpoint is due."""
-        steps = self._live.journal
-        return len(steps.items) >= factor * JOURNAL_ITEMS or steps.size >= factor * LONG
+        journal = self._recovered.journal
+        return len(journal.items) >= factor * JOURNAL_ITEMS or journal.size >= factor * LONG
 
     def _publish(self, batch: StepInput | None, mark: tuple[int, str] | None = None) -> None:
         """Publish pending alerts and dead letters in one transaction. The next step need not wait for it."""
-        live = self._live
-        alerts, letters, self._alerts, self._letters = self._alerts, self._letters, [], []
-        live.dead.note(letters, live.machine.pipeline.topic, round(self._clock() * 1000))
-        again = [d for d in letters if d.stage != GAP]  # recovery detects a gap anew, it does not re-run it
-        live.journal.publishes([*map(fingerprint, alerts), *map(fingerprint, again)])
+        recovered = self._recovered
+        alerts, dead_letters, self._alerts, self._dead_letters = self._alerts, self._dead_letters, [], []
+        recovered.dead_letters.note(dead_letters, recovered.machine.pipeline.topic, round(self._clock() * 1000))
+        rerunnable = [d for d in dead_letters if d.stage != GAP]  # recovery detects a gap anew, it does not re-run it
+        recovered.journal.count_published([*map(fingerprint, alerts), *map(fingerprint, rerunnable)])
         if mark:
-            live.journal.mark(*mark)
-        said = partial(self._said, batch, "checkpoint.marked" if mark else "alerts.committed")
+            recovered.journal.mark(*mark)
+        on_committed = partial(self._on_committed, batch, "checkpoint.marked" if mark else "alerts.committed")
         self._publishing = len(alerts)
-        live.publisher.send(alerts, letters, live.journal, live.positions if mark else {}, said)
+        recovered.publisher.send(
+            alerts, dead_letters, recovered.journal, recovered.positions if mark else {}, on_committed
+        )
 
     def _begin_checkpoint(self, batch: StepInput | None) -> None:
         """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background."""
-        live = self._live
-        wanted, self._next_plan = self._next_plan, None
-        plan = wanted or live.plan
-        next_pipeline = wanted.build(self._config.lake) if wanted else None
+        recovered = self._recovered
+        next_plan, self._next_plan = self._next_plan, None
+        plan = next_plan or recovered.plan
+        next_pipeline = next_plan.build(self._config.lake) if next_plan else None
         if next_pipeline:
-            live.machine.check(next_pipeline)
-            live.results_table.check(next_pipeline.table)
-        live.sequence += 1
-        name = live.epoch << 32 | live.sequence
+            recovered.machine.check(next_pipeline)
+            recovered.results_table.check(next_pipeline.table)
+        recovered.sequence += 1
+        name = recovered.epoch << 32 | recovered.sequence
         failpoints.point("checkpoint.begin")
         self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may be ahead of results, never behind
-        live.publisher.settle(wait=True)
-        reshaped = live.machine.adopt(next_pipeline) if next_pipeline else False
-        live.plan = plan
-        delta = live.machine.delta(full=reshaped or live.snapshots.full_next)
+        recovered.publisher.settle(wait=True)
+        reshaped = recovered.machine.adopt(next_pipeline) if next_pipeline else False
+        recovered.plan = plan
+        delta = recovered.machine.delta(full=reshaped or recovered.snapshots.full_next)
         facts = {
-            "topic_id": live.topic_id,
-            "generation": live.machine.generation,
+            "topic_id": recovered.topic_id,
+            "generation": recovered.machine.generation,
             "plan": plan.dump(),
-            "signature": live.machine.signature,
-            "state_version": live.machine.pipeline.state_version,
+            "signature": recovered.machine.signature,
+            "state_version": recovered.machine.pipeline.state_version,
             "now": self._step_clock.now,
-            **live.dead.facts(),
+            **recovered.dead_letters.facts(),
         }
         results, files = self._results, self._files
-        self._first = self._first and not results
+        self._awaits_first_rows = self._awaits_first_rows and not results
         self._results, self._files, self._bytes = [], [], 0
-        self._flying, self._flying_rows = dict(live.positions), sum(r.num_rows for r in results)
-        self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._flying, facts))
-        self._moved = False
-        self._due_at = time.monotonic() + milliseconds(live.machine.pipeline.commit.every) / 1000
+        self._in_flight_offsets, self._in_flight_rows = dict(recovered.positions), sum(r.num_rows for r in results)
+        self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._in_flight_offsets, facts))
+        self._advanced = False
+        self._due_at = time.monotonic() + milliseconds(recovered.machine.pipeline.commit.every) / 1000
 
-    def _said(self, batch: StepInput | None, point: str) -> None:
+    def _on_committed(self, batch: StepInput | None, point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""
         failpoints.point(point)
         self._publishing = 0
@@ -381,8 +388,8 @@ class Shard:
 
     def _settle(self, *, wait: bool) -> None:
         """Register a newly committed checkpoint: from now on the journal builds on it."""
-        if (name := self._checkpoints.landed(wait=wait)) is not None:
-            self._live.journal.landed(name)
-            self._committed, self._flying_rows = self._flying, 0
+        if (name := self._checkpoints.poll(wait=wait)) is not None:
+            self._recovered.journal.rebase(name)
+            self._committed, self._in_flight_rows = self._in_flight_offsets, 0
             self.stats.add(checkpoints=1, undeleted=self._checkpoints.undeleted)
             self._checkpoints.undeleted = 0

@@ -36,10 +36,10 @@ class ShardPublisher(Publisher):
     def send(
         self,
         alerts: Sequence[Alert],
-        letters: Sequence[DeadLetter],
+        dead_letters: Sequence[DeadLetter],
         journal: Journal,
         positions: Mapping[int, int],
-        committed: Callable[[], None] = lambda: None,
+        on_committed: Callable[[], None] = lambda: None,
     ) -> None:
         """Begin a transaction with all of these; see `publish`. The journal is serialized at the time of the call.
 
@@ -49,26 +49,30 @@ class ShardPublisher(Publisher):
         record = journal.dump()
 
         def prepare() -> list[Message]:
-            stored = self.lake_retry.through(lambda: [store_original(letter, self._originals) for letter in letters])
+            stored = self.lake_retry.through(
+                lambda: [store_original(dead_letter, self._originals) for dead_letter in dead_letters]
+            )
             return [*self._messages(alerts, stored, record)]
 
         offsets = {TopicPartition(self._pipeline.topic, p): offset for p, offset in positions.items()}
-        self.publish(prepare, offsets, committed)
+        self.publish(prepare, offsets, on_committed)
 
-    def _messages(self, alerts: Sequence[Alert], letters: Sequence[DeadLetter], record: bytes) -> Iterator[Message]:
+    def _messages(
+        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], record: bytes
+    ) -> Iterator[Message]:
         p = self._pipeline
         for alert in alerts:
             yield Message(p.alerts, alert.key.encode(), alert.value(), alert.headers())
-        for letter in letters:
+        for dead_letter in dead_letters:
             # The client rejects a record with neither key nor value.
-            value = b"" if letter.key is letter.value is None else letter.value
-            yield Message(p.dead_letters, letter.key, value, letter.headers_out())
+            value = b"" if dead_letter.key is dead_letter.value is None else dead_letter.value
+            yield Message(p.dead_letters, dead_letter.key, value, dead_letter.headers_out())
         yield Message(p.journal, str(self._shard).encode(), record, partition=self._shard)
 
 
-def fingerprint(said: Alert | DeadLetter | Refusal) -> int:
+def fingerprint(output: Alert | DeadLetter | Refusal) -> int:
     """A 64-bit hash by which recovery checks that a re-run gives the same output."""
-    if isinstance(said, Alert):
-        return int(said.id[:16], 16)
-    place = f"{said.partition}/{said.offset}/{said.row}/{said.stage}/{said.error}".encode()
-    return zlib.crc32(place) << 32 | zlib.crc32(place[::-1])
+    if isinstance(output, Alert):
+        return int(output.id[:16], 16)
+    identity = f"{output.partition}/{output.offset}/{output.row}/{output.stage}/{output.error}".encode()
+    return zlib.crc32(identity) << 32 | zlib.crc32(identity[::-1])

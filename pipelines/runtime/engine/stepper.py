@@ -38,7 +38,7 @@ class StepClock:
         wall: int,
         limit: int | None,
         backlog: Iterable[int],
-        least: Mapping[int, int] | None = None,
+        lower_bounds: Mapping[int, int] | None = None,
     ) -> int:
         """Advance the clock to a step's time, and return it.
 
@@ -46,11 +46,11 @@ class StepClock:
             wall: the wall clock.
             limit: the step's time if no partition has a backlog; None: the newest timestamp.
             backlog: the partitions with more to read. The one that lags most sets the time.
-            least: partition -> a lower bound on its newest timestamp.
+            lower_bounds: partition -> a lower bound on its newest timestamp.
         """
         self.newest = step.newest(self.newest, wall)
-        least = least or {}
-        reached = [max(self.newest.get(p, 0), least.get(p, 0)) for p in backlog]
+        lower_bounds = lower_bounds or {}
+        reached = [max(self.newest.get(p, 0), lower_bounds.get(p, 0)) for p in backlog]
         if limit is not None:
             reached.append(limit)
         self.now = max(self.now, min(reached) if reached else max(self.newest.values(), default=0))
@@ -79,21 +79,21 @@ class LogSteps:
             RecordsCorrupt: the log is damaged before these offsets.
             Unavailable: the broker returns no more records.
         """
-        reading, heard = set[int](), time.monotonic()
-        while (left := {p for p, end in ends.items() if self.positions[p] < end}) or self.buffer:
-            if not left or self.buffer.rows >= self._rows:
+        reading, last_record_at = set[int](), time.monotonic()
+        while (remaining := {p for p, end in ends.items() if self.positions[p] < end}) or self.buffer:
+            if not remaining or self.buffer.rows >= self._rows:
                 yield self.buffer.take(self._rows)
                 continue
-            if left != reading:
-                self._source.seek({p: self.positions[p] for p in left})
-                reading = left
+            if remaining != reading:
+                self._source.seek({p: self.positions[p] for p in remaining})
+                reading = remaining
             if poll := self._source.poll(POLL_MS):
-                for partition, line in poll.damaged.items():
-                    if partition in left:
-                        raise RecordsCorrupt(line)
+                for partition, message in poll.damaged.items():
+                    if partition in remaining:
+                        raise RecordsCorrupt(message)
                 self._put(poll, ends)
-                heard = time.monotonic()
-            elif time.monotonic() - heard > SILENT_S:
+                last_record_at = time.monotonic()
+            elif time.monotonic() - last_record_at > SILENT_S:
                 raise Unavailable(
                     f"{self._topic}: expected records up to {dict(ends)}, got none after {self.positions} in {SILENT_S:.0f} s; is "
                     "the broker up?"
@@ -104,14 +104,14 @@ class LogSteps:
         partition, offset = (poll.table.column(n).to_numpy() for n in ("_partition", "_offset"))
         before = offset < by_partition(ends)[partition]
         table = poll.table if before.all() else poll.table.filter(pa.array(before))
-        dead = [d for d in poll.dead if d.offset < ends[d.partition]]
-        moved = {p: min(end, ends[p]) for p, end in poll.ends.items()}
-        self.buffer.put(Poll(table, dead, moved, {}))
-        self.positions |= moved
+        dead_letters = [d for d in poll.dead_letters if d.offset < ends[d.partition]]
+        ends_read = {p: min(end, ends[p]) for p, end in poll.ends.items()}
+        self.buffer.put(Poll(table, dead_letters, ends_read, {}))
+        self.positions |= ends_read
 
 
 def by_partition(offsets: Mapping[int, int]) -> np.ndarray:
     """Offsets as an array indexed by partition."""
-    found = np.zeros(max(offsets, default=-1) + 1, np.int64)
-    found[list(offsets)] = list(offsets.values())
-    return found
+    array = np.zeros(max(offsets, default=-1) + 1, np.int64)
+    array[list(offsets)] = list(offsets.values())
+    return array

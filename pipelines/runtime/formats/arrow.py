@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tocsin.pipelines.runtime.formats.arrow_columns import (
     accepted,
     cast,
-    got,
+    describe,
     holds,
     is_text,
     joined,
@@ -53,8 +53,8 @@ class Arrow(MessageFormat):
                 messages.append((i, self._batches(values[i])))
             except RejectedError as rejected:
                 out.rejected.append((i, None, rejected))
-        for _, alike in groupby(messages, key=lambda message: message[1][0].schema):
-            self._align(list(alike), out)
+        for _, group in groupby(messages, key=lambda message: message[1][0].schema):
+            self._align(list(group), out)
 
     def _batches(self, value: bytes | None) -> list[pa.RecordBatch]:
         """The batches of one stream, checked to be complete, valid and of bounded size."""
@@ -77,9 +77,11 @@ class Arrow(MessageFormat):
             raise RejectedError("Malformed", f"expected an Arrow IPC stream, got invalid bytes: {reason}") from None
         if not batches:
             raise RejectedError("EmptyValue", "expected rows, got an empty stream")
-        shown = sum(text_bytes(batch.column(i)) for i in self._shared for batch in batches)
-        if shown > self.expected.max_bytes:
-            raise RejectedError("TooLarge", f"expected at most {self.expected.max_bytes} bytes of strings, got {shown}")
+        text_size = sum(text_bytes(batch.column(i)) for i in self._shared for batch in batches)
+        if text_size > self.expected.max_bytes:
+            raise RejectedError(
+                "TooLarge", f"expected at most {self.expected.max_bytes} bytes of strings, got {text_size}"
+            )
         return batches
 
     def _check(self, schema: pa.Schema) -> None:
@@ -90,8 +92,8 @@ class Arrow(MessageFormat):
             if len(found) > 1:
                 raise RejectedError("SchemaMismatch", f"expected each column once, got column {f.name} twice")
             if found and not holds(f.type, kind := schema.field(found[0]).type):
-                wrong = f"column {f.name}: expected {f.type}, got {kind}; send {accepted(f.type)}"
-                raise RejectedError("SchemaMismatch", wrong)
+                message = f"column {f.name}: expected {f.type}, got {kind}; send {accepted(f.type)}"
+                raise RejectedError("SchemaMismatch", message)
 
     def _weigh(self, content: bytes) -> None:
         """Raise, before decompressing, if a stream is truncated, has bytes after its end or would grow too large."""
@@ -142,9 +144,11 @@ class Arrow(MessageFormat):
             if len(found) > MAX_BAD_ROWS:
                 keep[first:end] = False
                 row, first_bad = reasons[0]
-                least = "at least " if len(unfit) > MAX_BAD_ROWS else ""
-                whole = f"{least}{len(found)} of {end - first} rows are bad; the first, row {row}: {first_bad.message}"
-                out.rejected.append((messages[message][0], None, RejectedError(first_bad.error, whole)))
+                prefix = "at least " if len(unfit) > MAX_BAD_ROWS else ""
+                summary = (
+                    f"{prefix}{len(found)} of {end - first} rows are bad; the first, row {row}: {first_bad.message}"
+                )
+                out.rejected.append((messages[message][0], None, RejectedError(first_bad.error, summary)))
             else:
                 out.rejected.extend((messages[message][0], row, reason) for row, reason in reasons)
         positions = np.repeat([i for i, _ in messages], lengths)
@@ -161,21 +165,23 @@ class Arrow(MessageFormat):
             pa.ArrowException: a value does not fit, and the table holds several messages.
             RejectedError: Arrow cannot convert the column's type to the schema's.
         """
-        f, (name, _, _, wanted) = self.expected.schema.field(place), self.expected.fields[place]
+        f, (name, _, _, description) = self.expected.schema.field(place), self.expected.fields[place]
         if name not in table.column_names:
             return pa.nulls(len(table), f.type)
         column = joined(table[name])
         try:
             return cast(column, f.type)
         except pa.ArrowNotImplementedError:
-            wrong = f"column {name}: expected {f.type}, got {column.type}; send {accepted(f.type)}"
-            raise RejectedError("SchemaMismatch", wrong) from None
+            message = f"column {name}: expected {f.type}, got {column.type}; send {accepted(f.type)}"
+            raise RejectedError("SchemaMismatch", message) from None
         except pa.ArrowException:
             if not alone:
                 raise
         rows = misfits(column, f.type, MAX_BAD_ROWS)
         for i in rows:
-            unfit.setdefault(i, RejectedError("BadValue", f"{name}: expected {wanted}, got {got(column[i], f.type)}"))
+            unfit.setdefault(
+                i, RejectedError("BadValue", f"{name}: expected {description}, got {describe(column[i], f.type)}")
+            )
         if len(rows) > MAX_BAD_ROWS:  # the whole message is rejected anyway
             return pa.nulls(len(table), f.type)
         mask = np.zeros(len(column), bool)
@@ -222,8 +228,8 @@ def _decompressed_size(message: pa.ipc.Message) -> tuple[int, int]:
     count = struct.unpack_from("<I", meta, buffers)[0]
     size = 0
     for offset, length in struct.iter_unpack("<qq", meta[buffers + 4 : buffers + 4 + 16 * count]):
-        own = struct.unpack_from("<q", body, offset)[0] if length else -1
-        if own < -1 or length < 0:
+        decompressed = struct.unpack_from("<q", body, offset)[0] if length else -1
+        if decompressed < -1 or length < 0:
             raise ValueError("a buffer of negative size")
-        size += length if own == -1 else own
+        size += length if decompressed == -1 else decompressed
     return rows, size

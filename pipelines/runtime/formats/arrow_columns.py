@@ -78,11 +78,11 @@ def cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     return column.cast(options=pc.CastOptions(kind, allow_time_truncate=True))
 
 
-def misfits(column: pa.Array, kind: pa.DataType, most: int) -> list[int]:
-    """Rows whose value does not fit a field; the search stops once it has found more than `most`."""
-    found, left = list[int](), [(0, len(column))]
-    while left and len(found) <= most:
-        start, end = left.pop()
+def misfits(column: pa.Array, kind: pa.DataType, limit: int) -> list[int]:
+    """Rows whose value does not fit a field; the search stops once it has found more than `limit`."""
+    found, pending = list[int](), [(0, len(column))]
+    while pending and len(found) <= limit:
+        start, end = pending.pop()
         try:
             cast(column.slice(start, end - start), kind)
         except pa.ArrowException:
@@ -90,11 +90,11 @@ def misfits(column: pa.Array, kind: pa.DataType, most: int) -> list[int]:
             if middle == start:
                 found.append(start)
             else:
-                left += [(middle, end), (start, middle)]
+                pending += [(middle, end), (start, middle)]
     return found
 
 
-def got(value: pa.Scalar, kind: pa.DataType) -> str:
+def describe(value: pa.Scalar, kind: pa.DataType) -> str:
     """A value that does not fit, as error messages show it, with a hint at the likely mistake."""
     if pa.types.is_timestamp(value.type):  # as a number: Python cannot represent all of them
         number = value.cast(pa.int64()).as_py()

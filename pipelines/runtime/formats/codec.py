@@ -128,26 +128,26 @@ class Codec:
             {i: _timeless(int(stamps[i])) for i in np.flatnonzero((stamps < UNKNOWN) | (stamps >= END_MS)).tolist()}
         )
         out.rejected.sort(key=lambda rejected: rejected[0])
-        letters = [
+        dead_letters = [
             DeadLetter.of(records[i], stage="decode", error=why.error, message=why.message, row=row)
             for i, row, why in out.rejected
         ]
-        return self._batch(records, stamps, out), letters
+        return self._batch(records, stamps, out), dead_letters
 
     def _read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
         """Decode a poll's values, each by its content type."""
         values = [record.value for record in records]
         headers = [record.headers for record in records]
         others = {i: kind for i, h in enumerate(headers) if h and (kind := self._format(h)) is not self._json}
-        everything = range(len(records))
-        self._json.read(values, [i for i in everything if i not in others] if others else everything, out)
+        indices = range(len(records))
+        self._json.read(values, [i for i in indices if i not in others] if others else indices, out)
         for format in self._formats[1:]:
             if positions := [i for i, kind in others.items() if kind is format]:
                 format.read(values, positions, out)
         for i in [i for i, kind in others.items() if kind is None]:
             known = " or ".join(format.media_type for format in self._formats)
-            wrong = f"expected content-type {known}, got {show(media_type(headers[i]))}"
-            out.rejected.append((i, None, RejectedError("UnknownContentType", wrong)))
+            message = f"expected content-type {known}, got {show(media_type(headers[i]))}"
+            out.rejected.append((i, None, RejectedError("UnknownContentType", message)))
 
     def _format(self, headers: Sequence[tuple[str, bytes | None]]) -> MessageFormat | None:
         """A message's format: JSON if its headers name none, None if the named one is unknown."""
@@ -176,5 +176,5 @@ class Codec:
 
 def _timeless(stamp: int) -> RejectedError:
     """Why a record with this Kafka timestamp is refused: it gives neither a clock nor a date."""
-    wanted = "milliseconds since 1970, up to 2199, or -1 for none"
-    return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {wanted}, got {stamp}{unit_meant(stamp)}")
+    expected = "milliseconds since 1970, up to 2199, or -1 for none"
+    return RejectedError("BadTimestamp", f"Kafka's timestamp: expected {expected}, got {stamp}{unit_meant(stamp)}")

@@ -30,7 +30,7 @@ class _HeaderField:
     field: pa.Field
     header: str | None
     read: Callable[[bytes], Any]
-    wanted: str
+    expected: str
 
     def refused(self, content: bytes | None) -> RejectedError:
         """Why this content does not fit the field."""
@@ -38,7 +38,7 @@ class _HeaderField:
             return RejectedError("SchemaMismatch", f"missing header {self.header}")
         text = content.decode("utf-8", "backslashreplace")
         hint = unit_meant(text) if pa.types.is_timestamp(self.field.type) else ""
-        return RejectedError("BadValue", f"{self.field.name}: expected {self.wanted}, got {show(text)}{hint}")
+        return RejectedError("BadValue", f"{self.field.name}: expected {self.expected}, got {show(text)}{hint}")
 
 
 class HeaderFields:
@@ -52,42 +52,52 @@ class HeaderFields:
     """
 
     def __init__(self, topic: str, schema: pa.Schema) -> None:
-        self._facts = [_header_field(topic, f, place) for f in schema if (place := source(f)) and place not in _CONTENT]
-        read = [f.name for f in schema if source(f) in _CONTENT] + [fact.field.name for fact in self._facts]
+        self._header_fields = [
+            _header_field(topic, f, place) for f in schema if (place := source(f)) and place not in _CONTENT
+        ]
+        read = [f.name for f in schema if source(f) in _CONTENT] + [
+            header_field.field.name for header_field in self._header_fields
+        ]
         self._order = [read.index(name) for name in schema.names]
 
     def add(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
         """Insert the columns into each piece, in the schema's order. A record that lacks one is refused with all its rows."""
         if not out.pieces:
             return
-        some = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
-        values = [records[i].value for i in some.tolist()]
-        headers = [{name.lower(): content for name, content in records[i].headers} for i in some.tolist()]
+        indices = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
+        values = [records[i].value for i in indices.tolist()]
+        headers = [{name.lower(): content for name, content in records[i].headers} for i in indices.tolist()]
         columns, refused = [], dict[int, RejectedError]()
-        for fact in self._facts:
-            found = values if fact.header is None else [header.get(fact.header.lower()) for header in headers]
-            column = pa.array([None if content is None else fact.read(content) for content in found], fact.field.type)
+        for header_field in self._header_fields:
+            found = (
+                values
+                if header_field.header is None
+                else [header.get(header_field.header.lower()) for header in headers]
+            )
+            column = pa.array(
+                [None if content is None else header_field.read(content) for content in found], header_field.field.type
+            )
             for i in np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist():
-                if found[i] is not None or not fact.field.nullable:
-                    refused.setdefault(i, fact.refused(found[i]))
+                if found[i] is not None or not header_field.field.nullable:
+                    refused.setdefault(i, header_field.refused(found[i]))
             columns.append(column)
-        out.refuse({int(some[i]): why for i, why in refused.items()})
-        for n, (positions, rows, own) in enumerate(out.pieces):
-            at = pa.array(np.searchsorted(some, positions))
-            row = [*own, *(column.take(at) for column in columns)]
+        out.refuse({int(indices[i]): why for i, why in refused.items()})
+        for n, (positions, rows, value_columns) in enumerate(out.pieces):
+            at = pa.array(np.searchsorted(indices, positions))
+            row = [*value_columns, *(column.take(at) for column in columns)]
             out.pieces[n] = (positions, rows, [row[i] for i in self._order])
 
 
 def source(f: pa.Field) -> str | None:
     """The source that a field's metadata names; None: the field is one of the value's."""
-    said = (f.metadata or {}).get(b"from")
-    return None if said is None else said.decode()
+    origin = (f.metadata or {}).get(b"from")
+    return None if origin is None else origin.decode()
 
 
 def _header_field(topic: str, f: pa.Field, place: str) -> _HeaderField:
-    read, wanted = field_reader(topic, f)
+    read, expected = field_reader(topic, f)
     if place.startswith(HEADER):
-        return _HeaderField(f, place.removeprefix(HEADER), partial(_cell, read, f.type == pa.string()), wanted)
+        return _HeaderField(f, place.removeprefix(HEADER), partial(_cell, read, f.type == pa.string()), expected)
     if place == VALUE and f.type == pa.string():
         return _HeaderField(f, None, partial(_cell, read, True), "text in UTF-8")
     raise ConfigError(
@@ -96,13 +106,13 @@ def _header_field(topic: str, f: pa.Field, place: str) -> _HeaderField:
     )
 
 
-def _cell(read: Callable[[Any], Any], text: bool, content: bytes) -> Any:
+def _cell(read: Callable[[Any], Any], is_text: bool, content: bytes) -> Any:
     """The field's value from a header's bytes; None if they do not fit the field."""
     try:
-        written = content.decode()
-        parsed = written if text else orjson.loads(content)
+        decoded = content.decode()
+        parsed = decoded if is_text else orjson.loads(content)
     except UnicodeDecodeError:
         return None
     except orjson.JSONDecodeError:  # a time, which is written without quotes here
-        parsed = written
-    return read(written if type(parsed) is str else parsed)
+        parsed = decoded
+    return read(decoded if type(parsed) is str else parsed)

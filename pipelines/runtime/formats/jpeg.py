@@ -46,10 +46,10 @@ def frame_fields(height: int, width: int, *, roots: Sequence[str] = ()) -> list[
         height, width: the size that every frame is scaled to. Nothing is cropped, so another aspect ratio is distorted.
         roots: folders (paths or URIs) whose frames a message may reference; none: frames must be in their messages.
     """
-    said = {"from": PIXELS, "height": str(height), "width": str(width), "roots": orjson.dumps(list(roots)).decode()}
+    metadata = {"from": PIXELS, "height": str(height), "width": str(width), "roots": orjson.dumps(list(roots)).decode()}
     return [
         pa.field("jpeg", pa.binary(), nullable=False, metadata={"from": WHOLE}),
-        pa.field("pixels", pa.binary(height * width * 3), nullable=False, metadata=said),
+        pa.field("pixels", pa.binary(height * width * 3), nullable=False, metadata=metadata),
     ]
 
 
@@ -70,13 +70,13 @@ class FrameReader:
     """
 
     def __init__(self, topic: str, fields: Sequence[pa.Field], max_bytes: int) -> None:
-        said = {(f.metadata or {})[b"from"].decode(): f for f in fields}
-        if len(said) < len(fields) or PIXELS not in said:
+        by_source = {(f.metadata or {})[b"from"].decode(): f for f in fields}
+        if len(by_source) < len(fields) or PIXELS not in by_source:
             raise ConfigError(
                 f"{topic}: expected one field from {PIXELS!r} and at most one from {WHOLE!r}, got {list(fields)}"
             )
-        facts = {name.decode(): text.decode() for name, text in said[PIXELS].metadata.items()}
-        self._fields, self._pixels, self._max_bytes = fields, said[PIXELS], max_bytes
+        facts = {name.decode(): text.decode() for name, text in by_source[PIXELS].metadata.items()}
+        self._fields, self._pixels, self._max_bytes = fields, by_source[PIXELS], max_bytes
         self._height, self._width = int(facts["height"]), int(facts["width"])
         self._roots: list[str] = orjson.loads(facts.get("roots", "[]"))
         for root in self._roots:
@@ -88,15 +88,15 @@ class FrameReader:
             return
         pixels = np.empty((len(records), self._height, self._width, 3), np.uint8)
         files = list(self._threads.map(self._one, records, pixels))
-        good = [i for i, file in enumerate(files) if not isinstance(file, RejectedError)]
+        valid = [i for i, file in enumerate(files) if not isinstance(file, RejectedError)]
         out.rejected += [(i, None, file) for i, file in enumerate(files) if isinstance(file, RejectedError)]
-        if not good:
+        if not valid:
             return
-        image = _column(self._pixels, pixels if len(good) == len(files) else pixels[good])
+        image = _column(self._pixels, pixels if len(valid) == len(files) else pixels[valid])
         columns = {self._pixels.name: image}
-        whole = pa.array([files[i] for i in good], pa.binary())
-        positions = np.array(good, np.int64)
-        row = [columns.get(f.name, whole) for f in self._fields]
+        files_column = pa.array([files[i] for i in valid], pa.binary())
+        positions = np.array(valid, np.int64)
+        row = [columns.get(f.name, files_column) for f in self._fields]
         out.pieces.append((positions, np.zeros_like(positions), row))
 
     @cached_property
@@ -115,9 +115,9 @@ class FrameReader:
 
     def _file(self, record: ConsumerRecord) -> bytes:
         """The JPEG file of a record."""
-        said = {name.lower(): content for name, content in record.headers}
-        if uri := said.get(URI):
-            return self._fetched(uri.decode("utf-8", "replace"), said.get(SHA256))
+        headers = {name.lower(): content for name, content in record.headers}
+        if uri := headers.get(URI):
+            return self._fetched(uri.decode("utf-8", "replace"), headers.get(SHA256))
         kind = media_type(record.headers)
         if kind not in (JPEG, *JPEG_ALIASES):
             raise RejectedError(
@@ -133,9 +133,9 @@ class FrameReader:
         if size > self._max_bytes:
             raise RejectedError("TooLarge", f"expected at most {self._max_bytes} bytes, got {size}")
 
-    def _fetched(self, uri: str, wanted: bytes | None) -> bytes:
+    def _fetched(self, uri: str, sha256: bytes | None) -> bytes:
         """The file that a message references, checked against its SHA-256."""
-        if wanted is None:
+        if sha256 is None:
             raise RejectedError("SchemaMismatch", f"missing header {SHA256}, which {URI} requires")
         files, path = self._place(uri)
         for attempt in range(ATTEMPTS):
@@ -150,8 +150,8 @@ class FrameReader:
                     raise RejectedError(UNREACHABLE, f"expected the file at {uri}, got {reason}") from None
                 time.sleep(PAUSE_S)
         self._check_size(len(content))
-        if (got := hashlib.sha256(content).hexdigest()) != wanted.decode("ascii", "replace").lower():
-            raise RejectedError(ALTERED, f"expected a file with SHA-256 {wanted[:64]!r} at {uri}, got {got}")
+        if (digest := hashlib.sha256(content).hexdigest()) != sha256.decode("ascii", "replace").lower():
+            raise RejectedError(ALTERED, f"expected a file with SHA-256 {sha256[:64]!r} at {uri}, got {digest}")
         return content
 
     def _place(self, uri: str) -> tuple[fs.FileSystem, str]:
@@ -180,13 +180,13 @@ def decode(file: bytes, pixels: NDArray[np.uint8]) -> None:
     """
     import cv2
 
-    wanted = pixels.shape[:2]
+    size = pixels.shape[:2]
     try:
-        image = picture.decode_jpeg(file, least=wanted)
+        image = picture.decode_jpeg(file, min_size=size)
     except ValueError as reason:
         raise RejectedError("BadFrame", str(reason)) from None
-    shrinks = image.shape[0] >= wanted[0] and image.shape[1] >= wanted[1]
-    pixels[:] = cv2.resize(image, wanted[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shrinks = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    pixels[:] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -204,11 +204,11 @@ def readings(schema: pa.Schema, files: Sequence[bytes], facts: Sequence[Mapping[
     for file, image in zip(files, pixels, strict=True):
         decode(file, image)
     rows = [{**fact, WHOLE: file} for fact, file in zip(facts, files, strict=True)]
-    given = [
+    columns = [
         _column(f, pixels) if f.name == kind.name else pa.array([row.get(f.name) for row in rows], f.type)
         for f in schema
     ]
-    return pa.table(given, schema=schema)
+    return pa.table(columns, schema=schema)
 
 
 def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
@@ -218,8 +218,8 @@ def _column(field: pa.Field, pixels: NDArray[np.uint8]) -> pa.Array:
 
 def _decoded(place: str) -> str:
     """A path or a URI in a form that can be compared: a path as it is, a URI decoded once, `file:///data` as the path `/data`."""
-    scheme, there, rest = place.partition("://")
-    if not there:
+    scheme, separator, rest = place.partition("://")
+    if not separator:
         return place
     host, slash, path = rest.partition("/")
     decoded = unquote(f"{slash}{path}")

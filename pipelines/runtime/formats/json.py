@@ -78,18 +78,18 @@ class Json(MessageFormat):
             self._read_lines(values, positions[half:], out)
             return None
 
-        sure = _as_written(frame, lines)
+        is_certain = _as_written(frame, lines)
         read = [_time(frame, name, unit) for name, unit in self._times.items()]
         read += [_whole(name, kind) for name, kind in self._integers.items() if frame.schema[name] != kind]
         converted = frame.select(read)
         for column in converted:
-            sure &= (column.is_null() == frame[column.name].is_null()).to_numpy()
+            is_certain &= (column.is_null() == frame[column.name].is_null()).to_numpy()
         table = frame.with_columns(converted).select(self.expected.schema.names).to_arrow()
         columns = [table[f.name].combine_chunks().cast(f.type, safe=False) for f in self.expected.schema]
-        sure &= ~self.expected.unusable(columns)
-        if not sure.all():
-            self._read_each(values, positions[~sure], out)
-            positions, keep = positions[sure], pa.array(sure)
+        is_certain &= ~self.expected.unusable(columns)
+        if not is_certain.all():
+            self._read_each(values, positions[~is_certain], out)
+            positions, keep = positions[is_certain], pa.array(is_certain)
             columns = [column.filter(keep) for column in columns]
         out.pieces.append((positions, np.zeros_like(positions), columns))
         return None
@@ -110,15 +110,15 @@ class Json(MessageFormat):
 
     def _read_each(self, values: Sequence[bytes | None], positions: NDArray[np.int64], out: DecodedPoll) -> None:
         """Read objects one by one: the slow path, which gives the reasons."""
-        rows, good = [], []
+        rows, valid = [], []
         for i in positions.tolist():
             try:
                 rows.append(self._row(values[i]))
-                good.append(i)
+                valid.append(i)
             except RejectedError as why:
                 out.rejected.append((i, None, why))
         if rows:
-            out.pieces.append((np.array(good, np.int64), np.zeros(len(good), np.int64), self.expected.columns(rows)))
+            out.pieces.append((np.array(valid, np.int64), np.zeros(len(valid), np.int64), self.expected.columns(rows)))
 
     def _row(self, value: bytes | None) -> list[Any]:
         """The row of one JSON object."""
@@ -129,8 +129,8 @@ class Json(MessageFormat):
             raise RejectedError("Malformed", f"expected one JSON object, got bytes that are not JSON: {why}") from None
         if type(found) is not dict:
             raise RejectedError("Malformed", f"expected one JSON object, got {show(found)}")
-        if (twice := _repeated(content, found)) is not None:
-            raise RejectedError("SchemaMismatch", f"expected each field once, got field {twice} twice")
+        if (repeated := _repeated(content, found)) is not None:
+            raise RejectedError("SchemaMismatch", f"expected each field once, got field {repeated} twice")
         return self.expected.row(found)
 
 
@@ -184,11 +184,13 @@ def _as_written(frame: pl.DataFrame, lines: bytes) -> NDArray[np.bool_]:
     cells, texts, inside = (column.to_numpy().astype(np.int64) for column in counts)
 
     def agree(count: Callable[[Any], Any], total: Callable[[Any], Any]) -> Any:
-        sure = count(text == ord(":")) - total(inside) == total(cells)
+        is_certain = count(text == ord(":")) - total(inside) == total(cells)
         if pl.String in frame.dtypes:
-            sure &= count((text == ord("{")) | (text == ord("[")) | (text == ord("\\"))) == total(np.ones_like(cells))
-            sure &= count(text == ord('"')) == 2 * (total(cells) + total(texts))
-        return sure
+            is_certain &= count((text == ord("{")) | (text == ord("[")) | (text == ord("\\"))) == total(
+                np.ones_like(cells)
+            )
+            is_certain &= count(text == ord('"')) == 2 * (total(cells) + total(texts))
+        return is_certain
 
     if agree(np.count_nonzero, np.sum):
         return np.ones(len(frame), bool)
@@ -200,16 +202,16 @@ def _time(frame: pl.DataFrame, name: str, unit: Literal["ms", "us", "ns"]) -> pl
     """A column of times that was read as strings or numbers; null where a value is not a time."""
     column = pl.col(name)
     if frame.schema[name] == pl.String:
-        known = column.str.contains(f"^{RFC3339}$")
+        is_time = column.str.contains(f"^{RFC3339}$")
         parsed = column.str.to_datetime("%+", time_unit=unit, time_zone="UTC", strict=False)
     else:
-        known = column.is_between(FIRST_MS, END_MS, closed="left") & (column == column.floor())
+        is_time = column.is_between(FIRST_MS, END_MS, closed="left") & (column == column.floor())
         parsed = (column.cast(pl.Int64, strict=False) * PER_MS[unit]).cast(pl.Datetime(unit, "UTC"))
-    return pl.when(known).then(parsed).alias(name)
+    return pl.when(is_time).then(parsed).alias(name)
 
 
 def _whole(name: str, kind: pl.DataType) -> pl.Expr:
     """A column of integers that was read as floats; null where a value is not an integer or may have been rounded."""
     column = pl.col(name)
-    exact = (column == column.floor()) & (column.abs() < EXACT)
-    return pl.when(exact).then(column).cast(kind, strict=False).alias(name)
+    is_exact = (column == column.floor()) & (column.abs() < EXACT)
+    return pl.when(is_exact).then(column).cast(kind, strict=False).alias(name)

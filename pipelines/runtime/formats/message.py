@@ -65,8 +65,8 @@ class MessageFormat:
                     bad.append((place, reason))
             if len(bad) > MAX_BAD_ROWS:
                 place, first = bad[0]
-                whole = f"{len(bad)} of {len(rows)} rows are bad; the first, row {place}: {first.message}"
-                out.rejected.append((position, None, RejectedError(first.error, whole)))
+                summary = f"{len(bad)} of {len(rows)} rows are bad; the first, row {place}: {first.message}"
+                out.rejected.append((position, None, RejectedError(first.error, summary)))
                 continue
             out.rejected += [(position, place, reason) for place, reason in bad]
             if cells:

@@ -31,13 +31,15 @@ class DecodedPoll:
     # A record's index in the poll, the row (None: the whole record), the reason.
     rejected: list[tuple[int, int | None, RejectedError]] = field(default_factory=list)
 
-    def refuse(self, whole: Mapping[int, RejectedError]) -> None:
+    def refuse(self, rejections: Mapping[int, RejectedError]) -> None:
         """Reject whole records by their index in the poll, and remove their rows and rejections so far."""
-        if not whole:
+        if not rejections:
             return
-        self.rejected = [r for r in self.rejected if r[0] not in whole] + [(i, None, why) for i, why in whole.items()]
+        self.rejected = [r for r in self.rejected if r[0] not in rejections] + [
+            (i, None, why) for i, why in rejections.items()
+        ]
         for n, (positions, rows, columns) in enumerate(self.pieces):
-            if not (keep := ~np.isin(positions, list(whole))).all():
+            if not (keep := ~np.isin(positions, list(rejections))).all():
                 mask = pa.array(keep)
                 self.pieces[n] = positions[keep], rows[keep], [column.filter(mask) for column in columns]
 
@@ -66,8 +68,8 @@ class RowSchema:
     def check_names(self, names: Collection[str]) -> None:
         """Raise unless the required fields, and no forbidden ones, are among `names`."""
         if missing := [name for name in self.required if name not in names]:
-            wanted = len(self.required)
-            got = f"(expected {wanted} fields, got {wanted - len(missing)})"
+            required = len(self.required)
+            got = f"(expected {required} fields, got {required - len(missing)})"
             raise RejectedError("SchemaMismatch", f"missing {listed(missing)} {got}")
         if self.refuses_unknown and (unknown := [name for name in names if name not in self.names]):
             raise RejectedError("SchemaMismatch", f"unknown {listed(unknown)}, expected only the schema's fields")
@@ -80,12 +82,12 @@ class RowSchema:
         """
         self.check_names(found.keys())
         cells = []
-        for name, nullable, read, wanted in self.fields:
-            given = found.get(name)
-            cell = None if given is None else read(given)
-            if cell is None and not (nullable and given is None):
-                hint = unit_meant(given) if name in self._times else ""
-                raise RejectedError("BadValue", f"{name}: expected {wanted}, got {show(given)}{hint}")
+        for name, nullable, read, expected in self.fields:
+            value = found.get(name)
+            cell = None if value is None else read(value)
+            if cell is None and not (nullable and value is None):
+                hint = unit_meant(value) if name in self._times else ""
+                raise RejectedError("BadValue", f"{name}: expected {expected}, got {show(value)}{hint}")
             cells.append(cell)
         return cells
 
@@ -113,29 +115,29 @@ class RowSchema:
 
     def reason(self, columns: list[pa.Array], row: int) -> RejectedError:
         """Why a row is `unusable`."""
-        for (name, nullable, _, wanted), column in zip(self.fields, columns, strict=True):
+        for (name, nullable, _, expected), column in zip(self.fields, columns, strict=True):
             cell = column[row]
             if not cell.is_valid:
                 if not nullable:
-                    return RejectedError("BadValue", f"{name}: expected {wanted}, got null")
+                    return RejectedError("BadValue", f"{name}: expected {expected}, got null")
             elif pa.types.is_floating(column.type):
                 if not math.isfinite(number := cell.as_py()):
-                    return RejectedError("BadValue", f"{name}: expected {wanted}, got {show(number)}")
+                    return RejectedError("BadValue", f"{name}: expected {expected}, got {show(number)}")
             elif pa.types.is_timestamp(column.type):  # as a number: Python cannot represent all of them
                 ms = cell.cast(pa.int64()).as_py() // PER_MS[column.type.unit]
                 if not FIRST_MS <= ms < END_MS:
                     return RejectedError(
-                        "BadValue", f"{name}: expected {wanted}, got {ms} ms since 1970{unit_meant(ms)}"
+                        "BadValue", f"{name}: expected {expected}, got {ms} ms since 1970{unit_meant(ms)}"
                     )
         raise AssertionError(f"row {row} is usable")
 
 
 def media_type(headers: Iterable[tuple[str, bytes | None]]) -> str | None:
     """The last `content-type` header, in lower case and without parameters; None: there is no such header."""
-    named = [content for name, content in headers if content is not None and name.lower() == "content-type"]
-    if not named:
+    content_types = [content for name, content in headers if content is not None and name.lower() == "content-type"]
+    if not content_types:
         return None
-    return named[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
+    return content_types[-1].decode("utf-8", "replace").partition(";")[0].strip().lower()
 
 
 def show(content: Any) -> str:

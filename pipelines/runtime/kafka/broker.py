@@ -23,7 +23,7 @@ SHORT_MS = 1000
 """Timeout of the first attempt. A rejected login fails within it; only a broker that does not answer gets more time."""
 MISSING = kafka_errors.UnknownTopicOrPartitionError.errno
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-_listening = threading.Lock()
+_login_lock = threading.Lock()
 """Serializes login checks, because `_failures` attaches to a process-wide logger."""
 
 
@@ -59,9 +59,9 @@ class Broker:
             try:
                 cluster = self.admin.describe_cluster()
             except KafkaError as reason:
-                there = ", ".join(f"{b.host}:{b.port}" for b in self.admin._manager.cluster.brokers())
+                advertised = ", ".join(f"{b.host}:{b.port}" for b in self.admin._manager.cluster.brokers())
                 raise Unavailable(
-                    f"Kafka at {servers}: expected to reach the brokers at their advertised addresses, {there}, got "
+                    f"Kafka at {servers}: expected to reach the brokers at their advertised addresses, {advertised}, got "
                     f"{failed[0] if failed else reason}; correct the brokers' advertised.listeners, or the route to them"
                 ) from reason
         self.brokers = len(cluster["brokers"])
@@ -92,53 +92,53 @@ class Broker:
         found = self.admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
         return {name: str(config["value"]) for name, config in found["topic"][topic].items()}
 
-    def makeable(self, topic: str, partitions: int, **configs: str) -> dict[str, str]:
+    def check_creatable(self, topic: str, partitions: int, **configs: str) -> dict[str, str]:
         """Ask whether a topic could be created. Returns the settings that it would have.
 
         Raises:
             Unavailable: it could not be created.
         """
-        wanted = {topic: {"num_partitions": partitions, "configs": configs}}
-        (made,) = self.admin.create_topics(wanted, validate_only=True, raise_errors=False)["topics"]
-        if code := made["error_code"]:
-            with_ = "".join(f" and {n}={v}" for n, v in configs.items())
+        request = {topic: {"num_partitions": partitions, "configs": configs}}
+        (created,) = self.admin.create_topics(request, validate_only=True, raise_errors=False)["topics"]
+        if code := created["error_code"]:
+            suffix = "".join(f" and {n}={v}" for n, v in configs.items())
             raise Unavailable(
                 f"topic {topic}: expected that the first start can create it, got "
-                f"{made.get('error_message') or kafka_errors.for_code(code).__name__}; create it with "
-                f"{count(partitions, 'partition')}{with_}, or grant this user CREATE on it"
+                f"{created.get('error_message') or kafka_errors.for_code(code).__name__}; create it with "
+                f"{count(partitions, 'partition')}{suffix}, or grant this user CREATE on it"
             )
-        return {name: str(config["value"]) for name, config in made.get("configs", {}).items()}
+        return {name: str(config["value"]) for name, config in created.get("configs", {}).items()}
 
 
 @contextmanager
 def _failures() -> Iterator[list[BaseException]]:
     """Collect the reasons why connections fail. The client only raises a timeout, and logs the reason."""
     private.check()  # `_sock_recv` is replaced below
-    found: list[BaseException] = []
+    errors: list[BaseException] = []
 
-    class Ear(logging.Handler):
+    class ErrorCollector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             failures = (a for a in record.args or () if isinstance(a, BaseException))
-            found.extend(f for f in failures if "Unable to bootstrap" not in str(f))
+            errors.extend(f for f in failures if "Unable to bootstrap" not in str(f))
 
-    logger, ear = logging.getLogger("kafka.net.manager"), Ear()
-    read = {kind: kind._sock_recv for kind in (KafkaTCPTransport, KafkaSSLTransport)}
-    for kind, original in read.items():
-        kind._sock_recv = _first_what_came(original)
-    before = logger.level, logger.propagate
-    logger.addHandler(ear)
+    logger, collector = logging.getLogger("kafka.net.manager"), ErrorCollector()
+    originals = {kind: kind._sock_recv for kind in (KafkaTCPTransport, KafkaSSLTransport)}
+    for kind, original in originals.items():
+        kind._sock_recv = _data_before_error(original)
+    previous = logger.level, logger.propagate
+    logger.addHandler(collector)
     logger.setLevel(logging.WARNING)
     logger.propagate = False
     try:
-        yield found
+        yield errors
     finally:
-        for kind, original in read.items():
+        for kind, original in originals.items():
             kind._sock_recv = original
-        logger.removeHandler(ear)
-        logger.level, logger.propagate = before
+        logger.removeHandler(collector)
+        logger.level, logger.propagate = previous
 
 
-def _first_what_came(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _data_before_error(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return data that came before the other side hung up. The client would discard it, but it holds the reason."""
 
     def receive(transport: Any) -> Any:
@@ -156,7 +156,7 @@ def check_login(options: Mapping[str, Any]) -> None:
     """
     broker = Broker(options)
     try:
-        with _listening:
+        with _login_lock:
             broker.reach()
     except Unavailable:
         return
@@ -179,29 +179,29 @@ def _login_failure(options: Mapping[str, Any], failed: Sequence[BaseException]) 
     kind: type[Unavailable | Refused] = Refused
     if reason := first(kafka_errors.SaslAuthenticationFailedError):
         expected = f"to log in as {options.get('sasl_plain_username')}"
-        do = "correct kafka.sasl_plain_username and its password"
+        advice = "correct kafka.sasl_plain_username and its password"
     elif reason := first(kafka_errors.UnsupportedSaslMechanismError):
-        expected, do = f"it to accept kafka.sasl_mechanism = {mechanism}", "set a mechanism that it accepts"
+        expected, advice = f"it to accept kafka.sasl_mechanism = {mechanism}", "set a mechanism that it accepts"
     elif reason := first(kafka_errors.IllegalSaslStateError):
         expected = f"it to accept a login, as kafka.security_protocol = {protocol} requires"
-        do = "set PLAINTEXT or SSL, because this listener accepts no login"
+        advice = "set PLAINTEXT or SSL, because this listener accepts no login"
     elif reason := next((f for f in failed if isinstance(f, OSError) and not isinstance(f, NETWORK)), None):
         expected = "the files in kafka.ssl_cafile, ssl_certfile and ssl_keyfile to exist and be valid"
-        do = "correct the paths or replace the files"
+        advice = "correct the paths or replace the files"
     elif reason := first(KafkaError, "CERTIFICATE_VERIFY_FAILED"):
         expected = "a certificate signed by a CA in kafka.ssl_cafile"
-        do = "set kafka.ssl_cafile to the CA that signed it, and kafka.bootstrap_servers to the host name in it"
+        advice = "set kafka.ssl_cafile to the CA that signed it, and kafka.bootstrap_servers to the host name in it"
     elif reason := first(KafkaError, "Handshake failed"):
         expected = f"TLS, as kafka.security_protocol = {protocol} requires"
-        do = "set PLAINTEXT or SASL_PLAINTEXT if this listener has no TLS"
+        advice = "set PLAINTEXT or SASL_PLAINTEXT if this listener has no TLS"
     elif reason := first(KafkaError, "ECONN") or first(KafkaError, "timed out") or first(KafkaError, "DNS"):
-        expected, do, kind = "a broker to answer", "is it running, and is the address right?", Unavailable
+        expected, advice, kind = "a broker to answer", "is it running, and is the address right?", Unavailable
     else:
         kind = Unavailable  # it may be a broker that is just starting
         reason = failed[0] if failed else None
         expected = f"an answer in {protocol}" + (f" with {mechanism}" if mechanism else "")
-        do = "correct kafka.security_protocol and kafka.sasl_mechanism: this listener may need TLS or another kind of login"
-    return kind(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {do}")
+        advice = "correct kafka.security_protocol and kafka.sasl_mechanism: this listener may need TLS or another kind of login"
+    return kind(f"{where}: expected {expected}, got {str(reason) if reason else 'silence'}; {advice}")
 
 
 def count(number: int, of: str) -> str:

@@ -33,11 +33,11 @@ def producer(options: Mapping[str, Any], **more: Any) -> KafkaProducer:
     """An idempotent producer; with `transactional_id` a transactional one."""
     # kafka-python waits `retry_backoff_ms` between a transaction's steps. Its default of 100 ms makes a commit 110 ms.
     fixed = {"acks": "all", "retry_backoff_ms": 2, "transaction_timeout_ms": 15_000, "allow_auto_create_topics": False}
-    made = _connect(KafkaProducer, {**options, **fixed, **more})
-    if made.config["transactional_id"]:
+    created = _connect(KafkaProducer, {**options, **fixed, **more})
+    if created.config["transactional_id"]:
         # A producer fenced in mid-transaction would ask for a new epoch (KIP-360), which aborts its successor's.
-        made._transaction_manager._supports_epoch_bump = lambda: False
-    return made
+        created._transaction_manager._supports_epoch_bump = lambda: False
+    return created
 
 
 def admin(options: Mapping[str, Any]) -> KafkaAdminClient:
@@ -61,19 +61,19 @@ class Patience:
 
         True also when the broker has just returned, so that the caller waits its full time again.
         """
-        before, quick = self.waiting, {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000}
+        was_waiting, quick = self.waiting, {"bootstrap_timeout_ms": 5000, "request_timeout_ms": 5000}
         try:
             _connect(KafkaAdminClient, {**self._options, **quick}).close()
             self.waiting = False
         except (Unavailable, KafkaError):
             self.waiting = True
-        return self.waiting or before
+        return self.waiting or was_waiting
 
 
 def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
     """The number of partitions of each topic. Missing topics are left out."""
-    with admin(options) as asking:
-        described = asking.describe_topics(sorted(topics))
+    with admin(options) as client:
+        described = client.describe_topics(sorted(topics))
     return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 
@@ -93,10 +93,10 @@ def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
 
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
     """Whether a group has committed a position above 0 in one of these partitions; False if the broker can't tell."""
-    wanted = [TopicPartition(topic, p) for p in partitions]
-    with admin(options) as asking:
+    topic_partitions = [TopicPartition(topic, p) for p in partitions]
+    with admin(options) as client:
         try:
-            found = asking.list_group_offsets({group: wanted}).get(group, {})
+            found = client.list_group_offsets({group: topic_partitions}).get(group, {})
         except KafkaError:
             return False
     return any(position.offset > 0 for position in found.values())
@@ -104,14 +104,14 @@ def group_has_read(options: Mapping[str, Any], group: str, topic: str, partition
 
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:
     """All committed records of topics up to their current ends; each partition's in order."""
-    with closing(consumer(options)) as reading:
-        assigned = [TopicPartition(t, p) for t in topics for p in partitions_of(reading, t)]
-        reading.assign(assigned)
-        begins, ends = reading.beginning_offsets(assigned), reading.end_offsets(assigned)
+    with closing(consumer(options)) as client:
+        assigned = [TopicPartition(t, p) for t in topics for p in partitions_of(client, t)]
+        client.assign(assigned)
+        begins, ends = client.beginning_offsets(assigned), client.end_offsets(assigned)
         for tp, begin in begins.items():
-            reading.seek(tp, begin)
-        while any(reading.position(tp) < end for tp, end in ends.items()):
-            for records in reading.poll(500).values():
+            client.seek(tp, begin)
+        while any(client.position(tp) < end for tp, end in ends.items()):
+            for records in client.poll(500).values():
                 yield from records
 
 
@@ -127,11 +127,11 @@ def _connect(client: Any, options: dict[str, Any]) -> Any:
 
     try:
         # A client whose constructor fails leaves its own thread and sockets open.
-        with ExitStack() as held:
-            held.callback(lambda: [connection.close() for connection in opened])
-            made = client(**known, kafka_client=open_client)
-            held.pop_all()
-        return made
+        with ExitStack() as stack:
+            stack.callback(lambda: [connection.close() for connection in opened])
+            created = client(**known, kafka_client=open_client)
+            stack.pop_all()
+        return created
     except (ValueError, TypeError, AssertionError, ImportError) as reason:
         raise ConfigError(
             f"{where}: expected options in [kafka] that kafka-python accepts, got {' '.join(str(reason).split())}; correct them"

@@ -10,21 +10,21 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 
-class Closes(Protocol):
+class Closeable(Protocol):
     """Anything that holds connections or threads."""
 
     def close(self) -> None: ...
 
 
 @contextmanager
-def closed_on_error(*things: Closes) -> Iterator[None]:
-    """Close `things` if the block fails, and raise the block's own error."""
+def closed_on_error(*resources: Closeable) -> Iterator[None]:
+    """Close `resources` if the block fails, and raise the block's own error."""
     try:
         yield
     except BaseException:
-        for thing in things:
+        for resource in resources:
             try:
-                thing.close()
+                resource.close()
             except Exception:
-                log.warning("%s could not be closed", type(thing).__name__, exc_info=True)
+                log.warning("%s could not be closed", type(resource).__name__, exc_info=True)
         raise

@@ -155,7 +155,7 @@ def hole(options: Mapping[str, Any], topic: str, found: Displaced) -> bool:
         return found.end <= log_end and not (isinstance(behind, Displaced) and behind.base < found.end)
 
 
-def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -> bool:
+def is_readable(options: Mapping[str, Any], topic: str, partition: int, offset: int) -> bool:
     """Whether the log can be read at an offset.
 
     Raises:
@@ -164,7 +164,7 @@ def sound(options: Mapping[str, Any], topic: str, partition: int, offset: int) -
     tp = TopicPartition(topic, partition)
     with closing(with_checked_batches(_one_by_one(options))) as consumer, _answering(tp, offset):
         consumer.assign([tp])
-        return _unsound(options, consumer, tp, offset, consumer.end_offsets([tp])[tp]) is None
+        return _failure_unless_hole(options, consumer, tp, offset, consumer.end_offsets([tp])[tp]) is None
 
 
 def find_corruption(options: Mapping[str, Any], topic: str, positions: Mapping[int, int]) -> Corruption | None:
@@ -199,21 +199,21 @@ def _answering(tp: TopicPartition, offset: int) -> Iterator[None]:
 def _damage(options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, start: int) -> Corruption | None:
     consumer.assign([tp])
     log_end = consumer.end_offsets([tp])[tp]
-    if (found := _unsound(options, consumer, tp, start, log_end)) is None:
+    if (found := _failure_unless_hole(options, consumer, tp, start, log_end)) is None:
         return None
     if isinstance(found, Displaced):
         return found.damage
     # Try each offset in turn: a damaged batch's length may be damaged, too. Timeouts are slow, so they double the step.
     end, step = start + 1, 1
-    while why := _unsound(options, consumer, tp, end, log_end):
+    while why := _failure_unless_hole(options, consumer, tp, end, log_end):
         step = 2 * step if isinstance(why, TimeoutError) else 1
         end += step
-    readable = lambda at: not _unsound(options, consumer, tp, at, log_end)  # noqa: E731
+    readable = lambda at: not _failure_unless_hole(options, consumer, tp, at, log_end)  # noqa: E731
     end = bisect_left(range(end), True, end - step + 1, end, key=readable)
     return Corruption(tp.partition, start, end, " ".join(str(found).split()))
 
 
-def _unsound(
+def _failure_unless_hole(
     options: Mapping[str, Any], consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int
 ) -> Exception | None:
     """Why nothing can be read at an offset; None if it can be read, compaction removed it, or the log ends there."""
@@ -224,13 +224,13 @@ def _unsound(
 def _failure(consumer: KafkaConsumer, tp: TopicPartition, at: int, log_end: int) -> Exception | None:
     """Why nothing can be read at an offset; None if it can be read, or the log ends there."""
     consumer.seek(tp, at)
-    begun = time.monotonic()
+    started = time.monotonic()
     while at < log_end and consumer.position(tp) == at:
         try:
             consumer.poll(timeout_ms=100)
         except UNREADABLE as reason:
             return reason
-        if (waited := (asked := time.monotonic()) - begun) > PATIENCE_S:
+        if (waited := (asked := time.monotonic()) - started) > PATIENCE_S:
             consumer.end_offsets([tp])  # raises if the broker does not answer at all
             if waited > ANSWERS * (time.monotonic() - asked):  # else the broker is only slow
                 return TimeoutError("nothing, although the log continues")

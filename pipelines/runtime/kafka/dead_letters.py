@@ -38,16 +38,17 @@ class DeadLetterTally:
     count: int = 0
     newest: dict[str, Any] | None = None
 
-    def note(self, letters: Sequence[DeadLetter | Refusal], topic: str, at: int) -> None:
+    def note(self, dead_letters: Sequence[DeadLetter | Refusal], topic: str, at: int) -> None:
         """Count letters. The last one is the newest."""
-        if not letters:
+        if not dead_letters:
             return
-        self.count += len(letters)
-        told = {
-            name: getattr(letters[-1], name) for name in ("partition", "offset", "row", "stage", "error", "message")
+        self.count += len(dead_letters)
+        fields = {
+            name: getattr(dead_letters[-1], name)
+            for name in ("partition", "offset", "row", "stage", "error", "message")
         }
-        message = told["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # snapshots store it as JSON
-        self.newest = {"topic": topic, **told, "message": message, "at": at}
+        message = fields["message"][:MESSAGE_LIMIT].encode("utf-8", "replace").decode()  # snapshots store it as JSON
+        self.newest = {"topic": topic, **fields, "message": message, "at": at}
 
     def facts(self) -> dict[str, Any]:
         """The tally as snapshots store it and `status` shows it."""
@@ -107,7 +108,7 @@ class OriginalStore:
         return f"{self._uri}/{digest}", digest
 
 
-def store_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+def store_original(dead_letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     """Replace an original that is too large by a reference to it. Call this before the transaction begins.
 
     If the record exceeds 512 KB (5 KB for one row of a message), its value goes to the store. The headers `tocsin-dead-uri`,
@@ -115,41 +116,43 @@ def store_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     whole record goes there, as JSON `{key, value, headers}` with bytes in base64, and `tocsin-dead-format` is `record`.
 
     Returns:
-        `letter` itself if it is small enough; otherwise one whose value is None.
+        `dead_letter` itself if it is small enough; otherwise one whose value is None.
     """
-    value = letter.value or b""
-    beside = len(letter.key or b"") + sum(len(name) + len(content or b"") for name, content in letter.headers)
-    limit = SIZE_LIMIT if letter.row is None else ROW_SIZE_LIMIT
-    if beside > SIZE_LIMIT:
-        whole = {"key": letter.key, "value": letter.value, "headers": letter.headers}
-        content = orjson.dumps(whole, default=lambda data: b64encode(data).decode())
-        letter = replace(letter, key=None, headers=(), kept=((f"{KEPT}format", b"record"),))
-    elif value and beside + len(value) > limit:
+    value = dead_letter.value or b""
+    overhead = len(dead_letter.key or b"") + sum(
+        len(name) + len(content or b"") for name, content in dead_letter.headers
+    )
+    limit = SIZE_LIMIT if dead_letter.row is None else ROW_SIZE_LIMIT
+    if overhead > SIZE_LIMIT:
+        record = {"key": dead_letter.key, "value": dead_letter.value, "headers": dead_letter.headers}
+        content = orjson.dumps(record, default=lambda data: b64encode(data).decode())
+        dead_letter = replace(dead_letter, key=None, headers=(), kept=((f"{KEPT}format", b"record"),))
+    elif value and overhead + len(value) > limit:
         content = value
     else:
-        return letter
+        return dead_letter
     uri, digest = store.put(content)
     reference = {"uri": uri, "sha256": digest, "size": str(len(content))}
-    kept = (*letter.kept, *((f"{KEPT}{name}", text.encode()) for name, text in reference.items()))
-    return replace(letter, value=None, kept=kept)
+    kept = (*dead_letter.kept, *((f"{KEPT}{name}", text.encode()) for name, text in reference.items()))
+    return replace(dead_letter, value=None, kept=kept)
 
 
-def load_original(letter: DeadLetter, store: OriginalStore) -> DeadLetter:
+def load_original(dead_letter: DeadLetter, store: OriginalStore) -> DeadLetter:
     """The inverse of `store_original`: the original as it was read.
 
     Raises:
         FileNotFoundError, ValueError: the store no longer has it.
     """
-    if not letter.kept:
-        return letter
-    held = {name.removeprefix(KEPT): content.decode() for name, content in letter.kept}
-    content = store.get(held["sha256"])
-    if held.get("format") == "record":
-        whole = orjson.loads(content)
-        key, value = (_bytes(whole[part]) for part in ("key", "value"))
-        headers = tuple((name, _bytes(text)) for name, text in whole["headers"])
-        return replace(letter, key=key, value=value, headers=headers, kept=())
-    return replace(letter, value=content, kept=())
+    if not dead_letter.kept:
+        return dead_letter
+    reference = {name.removeprefix(KEPT): content.decode() for name, content in dead_letter.kept}
+    content = store.get(reference["sha256"])
+    if reference.get("format") == "record":
+        record = orjson.loads(content)
+        key, value = (_bytes(record[part]) for part in ("key", "value"))
+        headers = tuple((name, _bytes(text)) for name, text in record["headers"])
+        return replace(dead_letter, key=key, value=value, headers=headers, kept=())
+    return replace(dead_letter, value=content, kept=())
 
 
 def _bytes(text: str | None) -> bytes | None:

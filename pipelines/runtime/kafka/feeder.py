@@ -244,8 +244,8 @@ def _partitions(options: Mapping[str, Any], topic: str, where: str) -> int:
 
 
 def _batches(batches: Iterable[pa.RecordBatch | pl.DataFrame], key: str) -> Iterator[pa.RecordBatch]:
-    for given in batches:
-        table = given.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(given, pl.DataFrame) else given
+    for source in batches:
+        table = source.to_arrow(compat_level=pl.CompatLevel.oldest()) if isinstance(source, pl.DataFrame) else source
         if key not in table.column_names:
             raise ConfigError(f"feed: expected key column {key!r}, got columns {table.column_names}; name one of these")
         for batch in table.to_batches() if isinstance(table, pa.Table) else [table]:
@@ -270,9 +270,11 @@ def _parts(
     for batch in _slices(batches, key, rows * route.partitions):
         partition = np.array([route[value][1] for value in batch[key].to_pylist()])
         for number in np.unique(partition):
-            own = np.flatnonzero(partition == number)
-            for start in range(0, len(own), rows):
-                yield batch.take(pl.Series(own[start : start + rows]).to_arrow())  # pa.array would import pandas, 1 s
+            indices = np.flatnonzero(partition == number)
+            for start in range(0, len(indices), rows):
+                yield batch.take(
+                    pl.Series(indices[start : start + rows]).to_arrow()
+                )  # pa.array would import pandas, 1 s
 
 
 def _json(batch: pa.RecordBatch, key: str, route: _Route) -> Iterator[Message]:

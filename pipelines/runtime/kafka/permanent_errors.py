@@ -79,13 +79,13 @@ def permanent(reason: BaseException, where: str) -> Refused | None:
     """
     for found in _kafka_errors(reason):
         # For an earlier call's failure, kafka-python raises a bare KafkaError that names the cause only in its text.
-        named = [kind for name in re.findall(r"\w+", str(found)) if isinstance(kind := _named(name), type)]
+        named = [kind for name in re.findall(r"\w+", str(found)) if isinstance(kind := _error_class(name), type)]
         for kind in [type(found), *named]:
-            for kinds, expected, do in PERMANENT:
+            for kinds, expected, advice in PERMANENT:
                 if issubclass(kind, kinds):
                     text = " ".join(str(found).split())
-                    said = text if kind.__name__ in text else f"{kind.__name__}: {text}".removesuffix(": ")
-                    return Refused(f"{where}: expected {expected}, got {said}; {do}")
+                    detail = text if kind.__name__ in text else f"{kind.__name__}: {text}".removesuffix(": ")
+                    return Refused(f"{where}: expected {expected}, got {detail}; {advice}")
     return None
 
 
@@ -97,6 +97,6 @@ def _kafka_errors(reason: BaseException | None) -> Iterator[KafkaError]:
         reason = reason.__cause__
 
 
-def _named(name: str) -> type | None:
+def _error_class(name: str) -> type | None:
     kind = getattr(kafka_errors, name, None)
     return kind if isinstance(kind, type) and issubclass(kind, KafkaError) else None

@@ -35,14 +35,14 @@ def check() -> None:
     Raises:
         ConfigError: a part fails the check.
     """
-    if lacking := list(_lacking()):
+    if missing := list(_missing()):
         raise ConfigError(
             f"kafka-python: expected version {VERSION}, because fencing and log checks use its private API, got "
-            f"{kafka.__version__} without {', '.join(lacking)}; install kafka-python=={VERSION}"
+            f"{kafka.__version__} without {', '.join(missing)}; install kafka-python=={VERSION}"
         )
 
 
-def _lacking() -> Iterator[str]:
+def _missing() -> Iterator[str]:
     if (records := getattr(Fetcher, "PartitionRecords", None)) is None:
         yield "Fetcher.PartitionRecords"
         return
@@ -60,10 +60,10 @@ def _lacking() -> Iterator[str]:
         (ClusterMetadata, "add_topic", ("self", "topic")),
         (ClusterMetadata, "refresh_metadata", ("self",)),
     ]
-    for owner, name, takes in methods:
+    for owner, name, parameters in methods:
         method = getattr(owner, name, None)
-        if not callable(method) or tuple(inspect.signature(method).parameters)[: len(takes)] != takes:
-            yield f"{owner.__name__}.{name}({', '.join(takes)})"
+        if not callable(method) or tuple(inspect.signature(method).parameters)[: len(parameters)] != parameters:
+            yield f"{owner.__name__}.{name}({', '.join(parameters)})"
     # An override or a patch has an effect only if the library's own code uses the part.
     used: list[tuple[Any, str]] = [
         (TransactionManager, "_supports_epoch_bump"),

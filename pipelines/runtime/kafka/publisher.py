@@ -21,7 +21,7 @@ from tocsin.pipelines.runtime.kafka.topics import LARGEST
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
-LOOK_S = 0.5
+POLL_S = 0.5
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
@@ -50,7 +50,7 @@ class Publisher:
 
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
         self._name, self._group = name, group
-        self._flight: Future[None] | None = None
+        self._in_flight: Future[None] | None = None
         self._give_up = 0.0
         self.patience = clients.Patience(options)
         self._producer: KafkaProducer = clients.producer(
@@ -73,7 +73,7 @@ class Publisher:
             committed: called in that thread after the commit.
         """
         self.settle(wait=True)
-        self._flight = flight = Future[None]()
+        self._in_flight = in_flight = Future[None]()
         self._give_up = math.inf  # no limit until the transaction begins
 
         def run() -> None:
@@ -83,9 +83,9 @@ class Publisher:
                 self._commit(messages, positions)
                 committed()
             except BaseException as reason:
-                flight.set_exception(reason)
+                in_flight.set_exception(reason)
             else:
-                flight.set_result(None)
+                in_flight.set_result(None)
 
         # A daemon: a hanging transaction must not keep the process from exiting.
         threading.Thread(target=copy_context().run, args=(run,), name="publisher", daemon=True).start()
@@ -96,12 +96,12 @@ class Publisher:
         Raises:
             Fenced: another process owns the shard now. Any other error leaves the outcome open; only recovery can determine it.
         """
-        left = self._give_up - time.monotonic()
-        if self._flight is None or not (wait or self._flight.done() or left <= 0):
+        remaining = self._give_up - time.monotonic()
+        if self._in_flight is None or not (wait or self._in_flight.done() or remaining <= 0):
             return
         while True:
             try:  # with a timeout: the client waits forever, and was seen never to wake after a broker restart
-                self._flight.result(min(max(self._give_up - time.monotonic(), 0), LOOK_S))
+                self._in_flight.result(min(max(self._give_up - time.monotonic(), 0), POLL_S))
                 break
             except TimeoutError as reason:
                 if time.monotonic() < self._give_up:
@@ -111,7 +111,7 @@ class Publisher:
                         f"{self._name}: expected a transaction to end within {TRANSACTION_S} s, got no answer; start again"
                     ) from reason
                 self._give_up = time.monotonic() + TRANSACTION_S
-        self._flight, self.patience.waiting = None, False
+        self._in_flight, self.patience.waiting = None, False
 
     def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
         producer = self._producer

@@ -26,7 +26,7 @@ from tocsin.pipelines.runtime.kafka.corruption import (
     Displaced,
     find_corruption,
     hole,
-    sound,
+    is_readable,
     with_checked_batches,
 )
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
@@ -48,14 +48,14 @@ class Poll:
 
     Args:
         table: identity columns, then the reading's; sorted by partition, then offset.
-        dead: what could not be decoded.
+        dead_letters: what could not be decoded.
         ends: partition -> next offset to read after this poll. It may lie behind records that are not visible to us.
         behind: partition -> records in the log after this poll.
         damaged: partition -> what is wrong with it. A damaged partition is not read until it is restored.
     """
 
     table: pa.RecordBatch
-    dead: Sequence[DeadLetter]
+    dead_letters: Sequence[DeadLetter]
     ends: Mapping[int, int]
     behind: Mapping[int, int]
     damaged: Mapping[int, str] = field(default_factory=dict)
@@ -104,15 +104,15 @@ class Reader:
         self._assigned = [TopicPartition(topic, p) for p in sorted(partitions)]
         self._reading = self._assigned
         self._ends: dict[int, int] = {}
-        self._highs: dict[int, int] = {}
-        self._asked_at = 0.0
-        self._ended: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were polled again
+        self._high_watermarks: dict[int, int] = {}
+        self._ends_read_at = 0.0
+        self._final_error: RecordsCorrupt | Refused | None = None  # kafka-python would spin if it were polled again
         self._damaged: dict[int, tuple[int, RecordsCorrupt]] = {}  # with the offset where the damage begins
-        self._look_at = 0.0
-        self._moved_at: dict[int, float] = {}
-        self._astray = False
+        self._next_check_at = 0.0
+        self._progress_at: dict[int, float] = {}
+        self._must_seek = False
         # For `originals`: the first consumer's positions belong to the stream.
-        self._second: KafkaConsumer | None = None
+        self._originals_consumer: KafkaConsumer | None = None
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
@@ -152,21 +152,21 @@ class Reader:
                 f"{where}: expected its offsets, got {kind.__name__}; try again"
             )
         if shards:
-            ours = {tp.partition for tp in self._assigned}
-            added = [p for p in range(len(described["partitions"])) if p % shards in {o % shards for o in ours}]
-            self._assigned = [TopicPartition(self._topic, p) for p in sorted(ours.union(added))]
+            owned = {tp.partition for tp in self._assigned}
+            added = [p for p in range(len(described["partitions"])) if p % shards in {o % shards for o in owned}]
+            self._assigned = [TopicPartition(self._topic, p) for p in sorted(owned.union(added))]
         begin = self._consumer.beginning_offsets(self._assigned)
         end = self._consumer.end_offsets(self._assigned)
         return TopicState(str(described.get("topic_id") or ""), _by_partition(begin), _by_partition(end))
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """Seek to each partition's next offset. Partitions that are not named are not read."""
-        self._damaged, self._ended = {}, None
-        self._go(positions)
+        self._damaged, self._final_error = {}, None
+        self._seek_all(positions)
 
-    def _go(self, positions: Mapping[int, int]) -> None:
+    def _seek_all(self, positions: Mapping[int, int]) -> None:
         self._ends = dict(positions)  # first: if the broker is away, the next poll seeks to these
-        self._moved_at = dict.fromkeys(self._ends, time.monotonic())
+        self._progress_at = dict.fromkeys(self._ends, time.monotonic())
         reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
             self._consumer.assign(reading)
@@ -190,22 +190,22 @@ class Reader:
             Unavailable, KafkaError: the broker does not answer; the next call continues where this one was to begin.
         """
         try:
-            if self._astray:  # the client may have advanced past records that were not returned
-                self._go(self._ends)
-                self._astray = False
+            if self._must_seek:  # the client may have advanced past records that were not returned
+                self._seek_all(self._ends)
+                self._must_seek = False
             return self._poll(timeout_ms)
         except (Unavailable, KafkaError):
-            self._astray = True
+            self._must_seek = True
             raise
 
     def _poll(self, timeout_ms: int) -> Poll | None:
-        if self._ended:
-            raise self._ended
+        if self._final_error:
+            raise self._final_error
         if restored := self._restored():
             log.info("%s: partitions %s can be read again", self._topic, sorted(restored))
-            self._go(self._ends | restored)
-            return self._nothing()
-        if found := self._silence():
+            self._seek_all(self._ends | restored)
+            return self._empty_poll()
+        if found := self._hidden_corruption():
             return self._pass_over(found)
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms)
@@ -213,17 +213,17 @@ class Reader:
             raise PositionLost(
                 f"{self._topic}: expected offsets {self._ends} inside the log, got {reason}; see `--on-gap`"
             ) from reason
-        except Displaced as late:
-            if not hole(self._options, self._topic, late):
-                return self._pass_over(late.damage)
-            self._reopen({late.damage.partition: late.base})
+        except Displaced as displaced:
+            if not hole(self._options, self._topic, displaced):
+                return self._pass_over(displaced.damage)
+            self._reopen({displaced.damage.partition: displaced.base})
             return None
         except UNREADABLE:
             self._reopen({})
             return self._pass_over(find_corruption(self._options, self._topic, self._ends))
         except KafkaError as reason:
             if refused := permanent(reason, f"{self._topic}, records from {self._ends} on"):
-                self._ended = refused
+                self._final_error = refused
                 raise refused from reason
             raise
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
@@ -232,52 +232,54 @@ class Reader:
         if not moved:
             return None
         self._ends |= moved
-        self._moved_at |= dict.fromkeys(moved, time.monotonic())
-        table, dead = self._codec.decode(records)
-        return Poll(table, dead, moved, self._behind(), self._lines)
+        self._progress_at |= dict.fromkeys(moved, time.monotonic())
+        table, dead_letters = self._codec.decode(records)
+        return Poll(table, dead_letters, moved, self._behind(), self._damage_messages)
 
     @property
-    def _lines(self) -> dict[int, str]:
-        return {partition: str(lost) for partition, (_, lost) in self._damaged.items()}
+    def _damage_messages(self) -> dict[int, str]:
+        return {partition: str(error) for partition, (_, error) in self._damaged.items()}
 
-    def _nothing(self, *letters: DeadLetter, ends: Mapping[int, int] | None = None) -> Poll:
+    def _empty_poll(self, *dead_letters: DeadLetter, ends: Mapping[int, int] | None = None) -> Poll:
         """A poll without records."""
         table, _ = self._codec.decode([])
-        return Poll(table, letters, ends or {}, self._behind(), self._lines)
+        return Poll(table, dead_letters, ends or {}, self._behind(), self._damage_messages)
 
     def _reopen(self, at: dict[int, int]) -> None:
         """Continue with a new consumer. The old one would hit the same unreadable records again."""
         self._consumer.close()
         del self._consumer  # opened when next needed, since opening may fail
-        self._go(self._ends | at)
+        self._seek_all(self._ends | at)
 
     def _restored(self) -> dict[int, int]:
         """Damaged partitions that can be read again, with their offsets. Checked every `RESTORED_S`."""
-        if not self._damaged or time.monotonic() < self._look_at:
+        if not self._damaged or time.monotonic() < self._next_check_at:
             return {}
-        self._look_at = time.monotonic() + RESTORED_S
+        self._next_check_at = time.monotonic() + RESTORED_S
         with suppress(Unavailable):
-            found = {p: at for p, (at, _) in self._damaged.items() if sound(self._options, self._topic, p, at)}
+            found = {p: at for p, (at, _) in self._damaged.items() if is_readable(self._options, self._topic, p, at)}
             self._damaged = {p: d for p, d in self._damaged.items() if p not in found}
             return found
         return {}
 
     def _behind(self) -> dict[int, int]:
         """Records in the log behind those returned, of each partition whose end is known."""
-        if time.monotonic() - self._asked_at > LAG_S:  # a fetch reports it, too, but as of long before its last record
-            self._asked_at = time.monotonic()
+        if (
+            time.monotonic() - self._ends_read_at > LAG_S
+        ):  # a fetch reports it, too, but as of long before its last record
+            self._ends_read_at = time.monotonic()
             with suppress(KafkaError):
-                self._highs |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
+                self._high_watermarks |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
         for tp in self._reading:
             if high := self._consumer.highwater(tp):
-                self._highs[tp.partition] = max(high, self._highs.get(tp.partition, 0))
-        return {p: max(high - self._ends[p], 0) for p, high in self._highs.items() if p in self._ends}
+                self._high_watermarks[tp.partition] = max(high, self._high_watermarks.get(tp.partition, 0))
+        return {p: max(high - self._ends[p], 0) for p, high in self._high_watermarks.items() if p in self._ends}
 
-    def _silence(self) -> Corruption | None:
+    def _hidden_corruption(self) -> Corruption | None:
         """Corruption that hides records from the broker itself. It then returns neither a record nor an error, forever."""
         now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
-        silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._moved_at[p] > SILENT_S}
-        self._moved_at |= dict.fromkeys(silent, now)
+        silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._progress_at[p] > SILENT_S}
+        self._progress_at |= dict.fromkeys(silent, now)
         try:
             return find_corruption(self._options, self._topic, silent) if silent else None
         except Unavailable:  # which explains why no record came
@@ -288,24 +290,24 @@ class Reader:
         if found is None:
             return None
         partition, start, end, why = found
-        lost = RecordsCorrupt(
+        error = RecordsCorrupt(
             f"{self._topic}[{partition}]@{start}: expected records as they were written, got {why}; restore the partition "
             f"from a replica" + (f", or continue from {end} with `--on-gap skip`" if end else "")
         )
         if end is None or self._on_gap == "stop":
-            self._damaged[partition] = start, lost
-            self._look_at = time.monotonic() + RESTORED_S
-            if not (left := {p: at for p, at in self._ends.items() if p != partition}):
-                self._ended = lost
-                raise lost
-            log.error("%s", lost)
-            self._go(left)
-            return self._nothing()
-        log.error("skipped: %s", lost)
+            self._damaged[partition] = start, error
+            self._next_check_at = time.monotonic() + RESTORED_S
+            if not (remaining := {p: at for p, at in self._ends.items() if p != partition}):
+                self._final_error = error
+                raise error
+            log.error("%s", error)
+            self._seek_all(remaining)
+            return self._empty_poll()
+        log.error("skipped: %s", error)
         self._ends[partition] = end
         self._consumer.seek(TopicPartition(self._topic, partition), end)
-        gap = DeadLetter.gap(lost, self._topic, partition, start, stage="read")
-        return self._nothing(gap, ends={partition: end})
+        gap = DeadLetter.gap(error, self._topic, partition, start, stage="read")
+        return self._empty_poll(gap, ends={partition: end})
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
         """Records as they are in the log, for the dead letters of rows that a stage rejects.
@@ -314,40 +316,40 @@ class Reader:
             PositionLost: one of them is no longer in the log, or is damaged.
             Unavailable: the broker does not return them within 20 s.
         """
-        self._second = self._second or with_checked_batches(clients.consumer(self._options))
+        self._originals_consumer = self._originals_consumer or with_checked_batches(clients.consumer(self._options))
         found: list[ConsumerRecord] = []
-        for partition, wanted in offsets.items():
-            tp, left = TopicPartition(self._topic, partition), deque(sorted(set(wanted)))
-            self._second.assign([tp])
-            self._second.seek(tp, left[0])
+        for partition, requested in offsets.items():
+            tp, remaining = TopicPartition(self._topic, partition), deque(sorted(set(requested)))
+            self._originals_consumer.assign([tp])
+            self._originals_consumer.seek(tp, remaining[0])
             give_up = time.monotonic() + ORIGINALS_S
-            while left:
+            while remaining:
                 try:
-                    records = self._second.poll(timeout_ms=1000).get(tp, [])
+                    records = self._originals_consumer.poll(timeout_ms=1000).get(tp, [])
                 except OffsetOutOfRangeError as reason:
                     raise PositionLost(
-                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got {reason}"
+                        f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got {reason}"
                     ) from reason
                 except UNREADABLE as reason:  # skipped corruption may lie between two of them
-                    if self._second.position(tp) >= left[0]:
+                    if self._originals_consumer.position(tp) >= remaining[0]:
                         raise PositionLost(
-                            f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got damage: {reason}"
+                            f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got damage: {reason}"
                         ) from reason
-                    self._second.seek(tp, left[0])
+                    self._originals_consumer.seek(tp, remaining[0])
                     continue
                 for record in records:
-                    if left and record.offset > left[0]:
+                    if remaining and record.offset > remaining[0]:
                         raise PositionLost(
-                            f"{self._topic}[{partition}]@{left[0]}: expected the refused record, got none in the log"
+                            f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got none in the log"
                         )
-                    if left and record.offset == left[0]:
+                    if remaining and record.offset == remaining[0]:
                         found.append(record)
-                        left.popleft()
-                if left and left[0] - self._second.position(tp) > FAR:
-                    self._second.seek(tp, left[0])
+                        remaining.popleft()
+                if remaining and remaining[0] - self._originals_consumer.position(tp) > FAR:
+                    self._originals_consumer.seek(tp, remaining[0])
                 if time.monotonic() > give_up:
                     raise Unavailable(
-                        f"{self._topic}[{partition}]@{left[0]}: expected the refused record in {ORIGINALS_S} s, "
+                        f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record in {ORIGINALS_S} s, "
                         "got none; is the broker up?"
                     )
         return found
@@ -356,8 +358,8 @@ class Reader:
         """Close the connections."""
         if "_consumer" in vars(self):  # a cached property: a reader that was never used has no connection
             self._consumer.close()
-        if self._second:
-            self._second.close()
+        if self._originals_consumer:
+            self._originals_consumer.close()
 
 
 def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:

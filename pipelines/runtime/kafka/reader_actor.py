@@ -57,23 +57,23 @@ class ReaderActor:
         self._actor = self._open(process or start_reader())
         self._ahead: deque[Any] = deque()
         self._next: dict[int, int] = {}
-        self._sought = True
+        self._has_sought = True
         """Whether the reader has been given its positions."""
 
     def log(self, shards: int = 0) -> TopicState:
         return self._ask(lambda reader: reader.log.remote(shards))
 
     def seek(self, positions: Mapping[int, int]) -> None:
-        self._next, self._sought = dict(positions), False
+        self._next, self._has_sought = dict(positions), False
         self._ahead.clear()
         self._ask(lambda reader: reader.seek.remote(self._next))
-        self._sought = True
+        self._has_sought = True
 
     def poll(self, timeout_ms: int) -> Poll | None:
         try:
-            if not self._sought:
+            if not self._has_sought:
                 _answer(self._actor.seek.remote(self._next))
-                self._sought = True
+                self._has_sought = True
             while len(self._ahead) < AHEAD:
                 self._ahead.append(self._actor.poll.remote(POLL_MS))
             ready, _ = ray.wait([self._ahead[0]], timeout=timeout_ms / 1000)
@@ -111,7 +111,7 @@ class ReaderActor:
         log.warning("the reader died; a new one continues at offsets %s", self._next, extra={"topic": self._topic})
         ray.kill(self._actor)  # it may be alive, but unreachable
         self._ahead.clear()
-        self._actor, self._sought = self._open(start_reader()), not self._next
+        self._actor, self._has_sought = self._open(start_reader()), not self._next
 
 
 def _answer(reference: Any) -> Any:

@@ -24,29 +24,29 @@ from tocsin.pipelines.runtime.kafka.topics import create_topic
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 HEADER = "tocsin-replay"
-MOST = 3
+MAX_REPLAYS = 3
 """How often a record may be sent again."""
-TOGETHER = 200
+BATCH = 200
 """Letters in a transaction."""
 LARGEST = 64 << 20
 """Bytes. The client's default limit is 1 MiB, but the topic that the record came from may allow more."""
 
 
 @dataclass(frozen=True)
-class Held:
+class PublishedDeadLetter:
     """A dead letter and its place in its topic.
 
     Args:
         partition, offset: of the letter itself.
         at: when it was published, ms since the epoch.
-        again: how often its record has been sent again.
+        replays: how often its record has been sent again.
     """
 
     partition: int
     offset: int
     at: int
-    again: int
-    letter: DeadLetter
+    replays: int
+    dead_letter: DeadLetter
 
 
 @dataclass
@@ -66,16 +66,26 @@ class Redelivered:
     lost: int = 0
 
 
-def held(options: Mapping[str, Any], *topics: str) -> Iterator[Held]:
+def read_dead_letters(options: Mapping[str, Any], *topics: str) -> Iterator[PublishedDeadLetter]:
     """The dead letters of dead-letter topics."""
-    for r in clients.committed(options, topics):
-        letter = DeadLetter.read(r)
-        again = dict(letter.headers).get(HEADER) or b""
-        yield Held(r.partition, r.offset, r.timestamp, int(again) if again.isdigit() and len(again) < 9 else 0, letter)
+    for record in clients.committed(options, topics):
+        dead_letter = DeadLetter.read(record)
+        replays = dict(dead_letter.headers).get(HEADER) or b""
+        yield PublishedDeadLetter(
+            record.partition,
+            record.offset,
+            record.timestamp,
+            int(replays) if replays.isdigit() and len(replays) < 9 else 0,
+            dead_letter,
+        )
 
 
 def redeliver(
-    options: Mapping[str, Any], lake: Lake, topic: str, wanted: Callable[[Held], bool], limit: int | None = None
+    options: Mapping[str, Any],
+    lake: Lake,
+    topic: str,
+    matches: Callable[[PublishedDeadLetter], bool],
+    limit: int | None = None,
 ) -> Redelivered:
     """Send the records of dead letters to their topic and partition again, with key, value, headers and time unchanged.
 
@@ -86,69 +96,71 @@ def redeliver(
 
     Args:
         topic: dead-letter topic.
-        wanted: which of its letters.
+        matches: which of its letters.
         limit: send at most this many.
 
     Raises:
         Unavailable: Kafka does not answer, or another call fenced this one. What was sent before stays sent.
     """
-    store, done = OriginalStore(lake.files, "", lake.place()), Redelivered()
+    store, report = OriginalStore(lake.files, "", lake.place()), Redelivered()
     with clients.admin(options) as admin:
         create_topic(admin, names.REPLAYED, 1, **{"cleanup.policy": "compact"})
         (described,) = admin.describe_topics([topic])
-    own = {"transactional_id": names.replay_id(topic), "linger_ms": 0, "max_request_size": LARGEST}
+    producer_options = {"transactional_id": names.replay_id(topic), "linger_ms": 0, "max_request_size": LARGEST}
     try:
-        with closing(clients.producer(options, **own)) as producer:
+        with closing(clients.producer(options, **producer_options)) as producer:
             producer.init_transactions()
             # Read after the fence: no other call adds marks any more.
-            marked = {r.key.decode() for r in clients.committed(options, [names.REPLAYED])}
-            letters = (
-                (f"{described['topic_id']}/{x.partition}/{x.offset}", x) for x in held(options, topic) if wanted(x)
+            marked = {record.key.decode() for record in clients.committed(options, [names.REPLAYED])}
+            dead_letters = (
+                (f"{described['topic_id']}/{entry.partition}/{entry.offset}", entry)
+                for entry in read_dead_letters(options, topic)
+                if matches(entry)
             )
-            left = islice(_sendable(letters, marked, store, done), limit)
-            while together := list(islice(left, TOGETHER)):
+            pending = islice(_sendable(dead_letters, marked, store, report), limit)
+            while batch := list(islice(pending, BATCH)):
                 producer.begin_transaction()
-                for mark, record in together:
+                for mark, record in batch:
                     producer.send(**record)
-                    when = orjson.dumps({"at": int(time.time() * 1000)})
-                    producer.send(names.REPLAYED, key=mark.encode(), value=when, partition=0)
+                    payload = orjson.dumps({"at": int(time.time() * 1000)})
+                    producer.send(names.REPLAYED, key=mark.encode(), value=payload, partition=0)
                 producer.commit_transaction()
-                done.sent += len(together)
+                report.sent += len(batch)
     except KafkaError as reason:
         raise Unavailable(
-            f"{topic}: expected to replay dead letters, got {reason!r} after {done.sent}; run it again, none is sent twice"
+            f"{topic}: expected to replay dead letters, got {reason!r} after {report.sent}; run it again, none is sent twice"
         ) from reason
-    return done
+    return report
 
 
 def _sendable(
-    letters: Iterator[tuple[str, Held]], marked: set[str], store: OriginalStore, done: Redelivered
+    dead_letters: Iterator[tuple[str, PublishedDeadLetter]], marked: set[str], store: OriginalStore, report: Redelivered
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each letter's mark, and the arguments for a producer to send its record. Letters that can't be sent are counted."""
-    for mark, x in letters:
+    for mark, entry in dead_letters:
         if mark in marked:
-            done.before += 1
-        elif x.again >= MOST:
-            done.exhausted += 1
-        elif (record := _record(x, store)) is None:
-            done.lost += 1
+            report.before += 1
+        elif entry.replays >= MAX_REPLAYS:
+            report.exhausted += 1
+        elif (record := _record(entry, store)) is None:
+            report.lost += 1
         else:
             yield mark, record
 
 
-def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
-    if x.letter.partition < 0 or x.letter.stage in GAPS:
+def _record(entry: PublishedDeadLetter, store: OriginalStore) -> dict[str, Any] | None:
+    if entry.dead_letter.partition < 0 or entry.dead_letter.stage in GAPS:
         return None
     try:
-        original = load_original(x.letter, store)
+        original = load_original(entry.dead_letter, store)
     except (FileNotFoundError, ValueError):
         return None
     if original.row is not None and original.value:
         kinds = {name: kind for kind in (*BUILT_IN, *installed()) for name in (kind.media_type, *kind.aliases)}
         kind = kinds.get(media_type(original.headers) or "")
-        if kind and (own := kind.only(original.value, original.row)) is None:
+        if kind and (row_value := kind.only(original.value, original.row)) is None:
             return None
-        original = replace(original, value=own if kind else original.value)
+        original = replace(original, value=row_value if kind else original.value)
     # The client refuses to send a header without a value, and a record with neither key nor value.
     headers = [(name, value or b"") for name, value in original.headers if name != HEADER]
     value = b"" if original.key is original.value is None else original.value
@@ -157,6 +169,6 @@ def _record(x: Held, store: OriginalStore) -> dict[str, Any] | None:
         "partition": original.partition,
         "key": original.key,
         "value": value,
-        "headers": [*headers, (HEADER, str(x.again + 1).encode())],
+        "headers": [*headers, (HEADER, str(entry.replays + 1).encode())],
         "timestamp_ms": original.timestamp if original.timestamp >= 0 else None,
     }

@@ -22,7 +22,7 @@ LARGEST = 4 << 20
 LONG = 256 << 10
 """A checkpoint is due once the journal's steps take this many bytes; twice as many are the limit. The rest of `LARGEST` is for
 plans in marks."""
-LEAST = 4 * LONG
+MIN_RECORD_BYTES = 4 * LONG
 """The smallest record limit of a journal's topic, in bytes, with which a shard starts. More is for large plans in marks."""
 JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 """Settings of a journal's topic."""
@@ -122,19 +122,19 @@ def create_topic(admin: Any, topic: str, partitions: int, **configs: str) -> Non
     """Create a topic unless it exists. For a topic that exists, no right to create it is needed."""
     if _partitions(admin, topic):
         return
-    wanted = {topic: {"num_partitions": partitions, "configs": configs}}
+    new_topic = {topic: {"num_partitions": partitions, "configs": configs}}
     with contextlib.suppress(TopicAlreadyExistsError):
-        admin.create_topics(wanted, wait_for_metadata=True)
+        admin.create_topics(new_topic, wait_for_metadata=True)
 
 
 def _grow(admin: Any, topic: str, partitions: int) -> None:
     """Give a topic more partitions, and wait until the broker reports them."""
     admin.create_partitions({topic: partitions})
     give_up = time.monotonic() + GROW_S
-    while (there := _partitions(admin, topic)) < partitions:
+    while (existing := _partitions(admin, topic)) < partitions:
         if time.monotonic() > give_up:
             raise Unavailable(
-                f"topic {topic}: expected {partitions} partitions within {GROW_S} s, got {there}; try again"
+                f"topic {topic}: expected {partitions} partitions within {GROW_S} s, got {existing}; try again"
             )
         time.sleep(0.1)
 
@@ -146,27 +146,27 @@ def _partitions(admin: Any, topic: str) -> int:
 
 def _widen(admin: Any, journal: str) -> None:
     """Raise a journal topic's record limit to `LARGEST`, also for a topic created before this was set."""
-    most = int(_setting(admin, journal, "max.message.bytes", str(LARGEST)))
-    if most >= LARGEST:
+    limit = int(_setting(admin, journal, "max.message.bytes", str(LARGEST)))
+    if limit >= LARGEST:
         return
-    wanted = {"max.message.bytes": str(LARGEST)}
+    configs = {"max.message.bytes": str(LARGEST)}
     try:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, journal, wanted)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, journal, configs)])
     except KafkaError as reason:
         line = (
-            f"topic {journal}: expected max.message.bytes of {LARGEST} at least, got {most}, and {reason!r} when it was to be "
+            f"topic {journal}: expected max.message.bytes of {LARGEST} at least, got {limit}, and {reason!r} when it was to be "
             f"raised: a larger record would end the shard; {alter(journal, f'max.message.bytes={LARGEST}')}"
         )
-        if most < LEAST:
+        if limit < MIN_RECORD_BYTES:
             raise ConfigError(line) from reason
         log.warning("%s", line)
 
 
 def _setting(admin: Any, topic: str, name: str, default: str) -> str:
     """A topic's setting; the default if the broker can't report it (Tansu)."""
-    wanted = ConfigResource(ConfigResourceType.TOPIC, topic)
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic)
     try:
-        found = admin.describe_configs([wanted], config_filter="all")
+        found = admin.describe_configs([resource], config_filter="all")
     except KafkaError:
         return default
     (configs,) = (topics[topic] for topics in found.values())

@@ -19,7 +19,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 
 log = logging.getLogger(__name__)
 DAY = r"\d{4}-\d\d-\d\d"
-LEAST_MS = 24 * 3_600_000
+MIN_AGE_MS = 24 * 3_600_000
 """Shards write files first and commit them later. A younger file may belong to a commit in progress."""
 
 
@@ -45,7 +45,7 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
         ConfigError: `vacuum` is too short.
         Unavailable: there is no table, another compaction was running, or the lake failed.
     """
-    if vacuum and milliseconds(vacuum) < LEAST_MS:
+    if vacuum and milliseconds(vacuum) < MIN_AGE_MS:
         raise ConfigError(
             f"vacuum {vacuum}: expected at least 24h: a shorter age deletes files that shards are about to commit"
         )
@@ -53,10 +53,10 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
     try:
         if (table := delta_table(lake, name)) is None:
             raise Unavailable(f"{place}: expected a table, got none; start its pipeline with `tocsin up`")
-        done = table.optimize.compact()
+        metrics = table.optimize.compact()
         hours = milliseconds(vacuum) // 3_600_000 if vacuum else 0
         try:
-            gone = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True) if vacuum else []
+            deleted = table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True) if vacuum else []
         finally:
             table.cleanup_metadata()
     except CommitFailedError as reason:
@@ -68,7 +68,7 @@ def compact(lake: Lake, name: str, vacuum: str | None = None) -> Compacted:
             f"{place}: expected to compact small files and delete old ones, got {str(reason).splitlines()[0]}; "
             "no rows are lost; grant this user the right to delete there, and retry"
         ) from reason
-    return Compacted(place, done["numFilesRemoved"], done["numFilesAdded"], len(gone))
+    return Compacted(place, metrics["numFilesRemoved"], metrics["numFilesAdded"], len(deleted))
 
 
 def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
@@ -79,26 +79,26 @@ def drop_frames(lake: Lake, pipeline: str, age: str) -> int:
     files, folder = lake.files, f"{names.FRAMES}/{pipeline}"
     oldest = (datetime.now(UTC) - timedelta(milliseconds=milliseconds(age))).date().isoformat()
     days = files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    gone = 0
+    deleted = 0
     for day in days:
         if day.type != fs.FileType.Directory or not re.fullmatch(DAY, day.base_name) or day.base_name >= oldest:
             continue
         try:
             files.delete_dir(day.path)
-            gone += 1
+            deleted += 1
         except (OSError, ValueError) as reason:
             log.warning("%s: these old frames could not be deleted, so they stay: %s", day.path, reason)
-    return gone
+    return deleted
 
 
 def tidy(lake: Lake, names: Sequence[str], vacuum: str, frames: tuple[str, str]) -> list[Compacted]:
     """Compact the tables that exist, and delete a pipeline's frames that are older than an age."""
     drop_frames(lake, *frames)
-    there = [n for n in names if exists(lake, n)]
-    done = []
-    for name in there:
+    existing = [n for n in names if exists(lake, n)]
+    reports = []
+    for name in existing:
         try:
-            done.append(compact(lake, name, vacuum))
+            reports.append(compact(lake, name, vacuum))
         except Unavailable as reason:  # one table must not hold up the others
             log.warning("%s", reason)
-    return done
+    return reports

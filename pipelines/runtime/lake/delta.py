@@ -37,16 +37,16 @@ def delta_table(lake: Lake, name: str) -> DeltaTable | None:
     return DeltaTable(lake.uri(name), storage_options=lake.options or None) if exists(lake, name) else None
 
 
-def absent(table: DeltaTable, files: fs.FileSystem, folder: str, most: int | None = None) -> list[str]:
+def absent(table: DeltaTable, files: fs.FileSystem, folder: str, limit: int | None = None) -> list[str]:
     """The files that a table names but that do not exist.
 
     Args:
         files: the lake's file system; `folder`: the table's in it.
-        most: how many to check, spread over the whole table; None: all.
+        limit: how many to check, spread over the whole table; None: all.
     """
-    named = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
-    step = max(-(-len(named) // most), 1) if most else 1
-    paths = [posixpath.join(folder, path) for path in named[::step]]
+    listed = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    step = max(-(-len(listed) // limit), 1) if limit else 1
+    paths = [posixpath.join(folder, path) for path in listed[::step]]
     return [info.path for info in files.get_file_info(paths) if info.type == fs.FileType.NotFound]
 
 
@@ -55,7 +55,7 @@ def commit_fenced(
     *,
     newest: Callable[[], object],
     what: str,
-    made: Callable[[], bool] = lambda: False,
+    is_committed: Callable[[], bool] = lambda: False,
 ) -> T | None:
     """Make a commit; after a conflict, try again from the newest version.
 
@@ -64,7 +64,7 @@ def commit_fenced(
         newest: reads the newest version. It raises if the commit must not be made from there, such as
             `Fenced` where the shard has a new owner.
         what: is done, for the log and the error.
-        made: whether the version that was read last has the commit already: only its reply was lost.
+        is_committed: whether the version that was read last has the commit already: only its reply was lost.
 
     Returns:
         What `attempt` returns; None if the commit was made but its reply was lost.
@@ -77,7 +77,7 @@ def commit_fenced(
             return attempt()
         except (CommitFailedError, OSError) as reason:
             newest()
-            if made():
+            if is_committed():
                 return None
             if isinstance(reason, OSError):
                 raise

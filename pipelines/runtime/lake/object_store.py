@@ -41,5 +41,5 @@ def object_store(name: str) -> ObjectStore:
     Raises:
         ConfigError: there is no such store.
     """
-    made: ObjectStore = extension(name, group=GROUP, where="lake.store")()
-    return made
+    store: ObjectStore = extension(name, group=GROUP, where="lake.store")()
+    return store

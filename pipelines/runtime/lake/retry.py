@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.telemetry.logs import one_line
 
 log = logging.getLogger(__name__)
 AGAIN_S = 2.0
-OWN = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF}
+PROCESS_ERRORS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF}
 """Errors of this process, not of the lake. Another process may succeed."""
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class LakeRetry:
     """
 
     def __init__(self, lake: Lake) -> None:
-        self._lake, self._over = lake, threading.Event()
+        self._lake, self._closed = lake, threading.Event()
         self.patient = False
         """Whether to wait. Recovery does not wait: it is retried as a whole."""
         self._waiting: dict[int, str] = {}
@@ -43,25 +43,25 @@ class LakeRetry:
 
     def through(self, work: Callable[[], T]) -> T:
         """Call `work` until the lake accepts it. `work` must be safe to call again after it has failed half-way."""
-        me = threading.get_ident()
+        thread = threading.get_ident()
         while True:
             try:
-                done = work()
+                result = work()
             except OSError as reason:
                 if not (self.patient and _passes(reason)):
                     raise
-                if (why := _line(self._lake, reason)) != self._waiting.get(me):
+                if (why := _line(self._lake, reason)) != self._waiting.get(thread):
                     log.warning("%s", why)
-                self._waiting[me] = why
-                if self._over.wait(AGAIN_S):
+                self._waiting[thread] = why
+                if self._closed.wait(AGAIN_S):
                     raise
             else:
-                self._waiting.pop(me, None)
-                return done
+                self._waiting.pop(thread, None)
+                return result
 
     def close(self) -> None:
         """Make all waiting threads give up."""
-        self._over.set()
+        self._closed.set()
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def lake_errors_as_unavailable(lake: Lake) -> Iterator[None]:
 
 def _passes(reason: OSError) -> bool:
     """Whether the lake may accept the operation later. A missing file does not count."""
-    return not isinstance(reason, FileNotFoundError | NotADirectoryError) and _number(reason) not in OWN
+    return not isinstance(reason, FileNotFoundError | NotADirectoryError) and _number(reason) not in PROCESS_ERRORS
 
 
 def _line(lake: Lake, reason: OSError) -> str:

@@ -49,7 +49,7 @@ class Snapshots:
         self._chain: list[int] = []
         self._sizes: list[int] = []
         self._previous: set[int] = set()
-        self._left: set[int] = set()
+        self._undeleted: set[int] = set()
 
     @property
     def full_next(self) -> bool:
@@ -80,15 +80,15 @@ class Snapshots:
         }
         # Last: the manifest makes the other files a snapshot.
         write(self._files, self.path(name, "manifest.json"), orjson.dumps(manifest))
-        whole = self._whole(chain)
+        is_complete = self._is_complete(chain)
         # Only now: a write that failed is retried with the old chain.
         self._previous, self._chain, self._sizes = previous, chain, sizes
-        if not whole:
+        if not is_complete:
             log.error("%s: snapshots were deleted; the next one holds the whole state", self._folder)
             self._chain = []
         return self._sizes[-1]
 
-    def _whole(self, chain: Sequence[int]) -> bool:
+    def _is_complete(self, chain: Sequence[int]) -> bool:
         """Whether the deltas that the newest snapshot builds on exist. Checks the oldest one and the one before the newest."""
         ends = [self.path(link, "manifest.json") for link in (chain[0], chain[max(len(chain) - 2, 0)])]
         return all(info.type == fs.FileType.File for info in self._files.get_file_info(ends))
@@ -120,16 +120,16 @@ class Snapshots:
         Returns:
             How many could not be deleted, each counted once.
         """
-        needed, left = self._previous | set(self._chain), 0
+        needed, undeleted = self._previous | set(self._chain), 0
         try:
-            there = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
+            entries = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
         except (OSError, ValueError) as reason:
             log.warning("%s: old snapshots could not be listed, so they stay: %s", self._folder, reason)
             return 1
-        for info in there:
+        for info in entries:
             if not re.fullmatch(r"[0-9]+", info.base_name) or info.type != fs.FileType.Directory:
                 continue
-            if (old := int(info.base_name)) >= name or old in needed or old in self._left:
+            if (old := int(info.base_name)) >= name or old in needed or old in self._undeleted:
                 continue
             try:
                 self._files.delete_dir(info.path)
@@ -137,9 +137,9 @@ class Snapshots:
                 continue  # an earlier owner may be deleting it, too
             except (OSError, ValueError) as reason:
                 log.warning("%s: this old snapshot could not be deleted, so it stays: %s", info.path, reason)
-                self._left.add(old)
-                left += 1
-        return left
+                self._undeleted.add(old)
+                undeleted += 1
+        return undeleted
 
     def _delta(self, name: int) -> StateDelta:
         manifest = self.manifest(name)

@@ -24,8 +24,8 @@ def merged(chain: Sequence[StateDelta]) -> StateDelta:
         at[delta.keys["slot"].to_numpy()] = start + np.arange(len(delta.keys))
     chosen = at[at >= 0]
     keys = _batch(pa.Table.from_batches([delta.keys for delta in chain]).take(chosen), first.keys.schema)
-    none = torch.zeros(0, dtype=torch.int64)
-    return StateDelta(True, keys, none, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
+    no_slots = torch.zeros(0, dtype=torch.int64)
+    return StateDelta(True, keys, no_slots, _cells(chain, torch.from_numpy(chosen)), last.waiting, last.facts)
 
 
 def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]:
@@ -51,11 +51,11 @@ def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]
         )
         for name in sorted({name for delta in deltas for name in delta.waiting})
     }
-    dealt = []
+    redistributed_deltas = []
     for shard in range(shards):
         chosen = np.flatnonzero(owner == shard)
         at[chosen] = np.arange(len(chosen))
-        own = keys.take(chosen).set_column(0, "slot", pa.array(at[chosen]))
+        shard_keys = keys.take(chosen).set_column(0, "slot", pa.array(at[chosen]))
         rows = {name: r.keep(torch.from_numpy(owner[r.slots.numpy()] == shard)) for name, r in waiting.items()}
         rows = {
             name: Rows(r.table, torch.from_numpy(at[r.slots.numpy()]), r.tensors) for name, r in rows.items() if len(r)
@@ -68,10 +68,12 @@ def redistributed(deltas: Sequence[StateDelta], shards: int) -> list[StateDelta]
             "capacity": len(chosen),
         }
         cells = _cells(deltas, torch.from_numpy(chosen))
-        dealt.append(
-            StateDelta(True, _batch(own, deltas[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts)
+        redistributed_deltas.append(
+            StateDelta(
+                True, _batch(shard_keys, deltas[0].keys.schema), torch.zeros(0, dtype=torch.int64), cells, rows, facts
+            )
         )
-    return dealt
+    return redistributed_deltas
 
 
 def _cells(deltas: Sequence[StateDelta], chosen: Tensor) -> dict[str, Tensor]:

@@ -123,8 +123,8 @@ def _files(uri: Uri) -> pl.LazyFrame:
         include_file_paths="\0path",
         glob=False,
     )
-    inside = pl.col("\0path").str.slice(len(unquote(urlsplit(table.table_uri).path)))
-    parts = [inside.str.extract(f"(?:^|/){c}=([^/]*)/").cast(schema[c]).alias(c) for c in columns]
+    relative_path = pl.col("\0path").str.slice(len(unquote(urlsplit(table.table_uri).path)))
+    parts = [relative_path.str.extract(f"(?:^|/){c}=([^/]*)/").cast(schema[c]).alias(c) for c in columns]
     return rows.with_columns(parts).select(schema.names())
 
 
@@ -150,10 +150,10 @@ def check_name(folder: Path) -> None:
     Raises:
         ConfigError: its name contains something that Delta decodes wrongly or can't handle.
     """
-    real = os.path.realpath(folder)  # Delta follows links, too
-    if found := re.search(UNFIT, real):
+    resolved = os.path.realpath(folder)  # Delta follows links, too
+    if found := re.search(UNFIT, resolved):
         raise ConfigError(
-            f"lake {real!r}: expected {FIT}; got {found[0]!r}; rename it, or set lake.path to another one"
+            f"lake {resolved!r}: expected {FIT}; got {found[0]!r}; rename it, or set lake.path to another one"
         )
 
 
@@ -169,15 +169,15 @@ def aside(file: Path) -> Iterator[BinaryIO]:
             yield out
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     try:
-        with beside.open("wb") as out:
+        with temporary.open("wb") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        beside.replace(file)
+        temporary.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_aside(file: Path, content: bytes) -> None:

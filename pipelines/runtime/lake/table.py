@@ -35,11 +35,11 @@ from tocsin.pipelines.runtime.lake.storage import Lake, write
 from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
-MOST = 1024
+MAX_SHARDS = 1024
 """How many shards to look for in a table that does not record their number yet."""
-LOOKED_AT = 64
+CHECKED_FILES = 64
 """How many of the table's files recovery checks for. Checking all files of a large table would take too long."""
-KEPT = {"delta.logRetentionDuration": "interval 1 days"}
+LOG_RETENTION = {"delta.logRetentionDuration": "interval 1 days"}
 """There is a commit every few seconds. Delta's default of 30 days would keep half a million log files that nobody reads."""
 
 
@@ -78,7 +78,7 @@ class ResultsTable:
         Raises:
             LakeLost: the table's log can't be read.
         """
-        return self._there() and self._open().transaction_version(self._epoch_id) is not None
+        return self._exists() and self._open().transaction_version(self._epoch_id) is not None
 
     def own(self, start: Mapping[int, int], above: int = 0) -> TableState:
         """Raise the epoch, which fences every earlier owner; pin `start` for partitions that have no position yet.
@@ -95,7 +95,7 @@ class ResultsTable:
         """
         p, uri = self._pipeline, self._lake.uri(self._pipeline.folder)
         options = self._lake.options or None
-        if not self._there():
+        if not self._exists():
             with contextlib.suppress(CommitFailedError):  # another process may be creating it
                 DeltaTable.create(
                     uri,
@@ -103,7 +103,7 @@ class ResultsTable:
                     mode="ignore",
                     partition_by=[PARTITION],
                     name=p.folder,
-                    configuration=KEPT,
+                    configuration=LOG_RETENTION,
                     storage_options=options,
                 )
         self._table = self._open()
@@ -113,16 +113,16 @@ class ResultsTable:
             newest=self._table.update_incremental,
             what=f"{self._place}: take ownership",
         )
-        self._look()
+        self._refresh()
         positions = {n: self._read(self._position_id(n)) or 0 for n in start}
         return TableState(self._epoch, positions, self._read(self._checkpoint_id) or 0)
 
     def _claim(self, start: Mapping[int, int], above: int) -> dict[str, int]:
         """The numbers that make this process the owner, from the version that was read last."""
-        before, shards = self._read(self._epoch_id), self._read(names.shards_id(self._pipeline.name))
-        self._epoch = max(before or 0, above) + 1
+        old_epoch, shards = self._read(self._epoch_id), self._read(names.shards_id(self._pipeline.name))
+        self._epoch = max(old_epoch or 0, above) + 1
         added = {self._position_id(n): o for n, o in start.items() if self._read(self._position_id(n)) is None}
-        if before is not None:
+        if old_epoch is not None:
             added = dict.fromkeys(added, 0)
         if shards is None:
             added[names.shards_id(self._pipeline.name)] = self._shards
@@ -139,22 +139,22 @@ class ResultsTable:
         Raises:
             LakeLost: the table is gone.
         """
-        if not self._there():
+        if not self._exists():
             raise LakeLost(
                 f"lake {self._lake.place(self._pipeline.folder)}: expected the table that {self._pipeline.name}/{self._shard} "
                 "writes to, got none: it was deleted or its drive is not mounted; bring it back, or begin a new one with "
                 "`--on-gap skip`"
             )
 
-    def absent(self, most: int = LOOKED_AT) -> list[str]:
-        """The table's missing files. Checks at most `most` files."""
-        return absent(self._table, self._files, self._pipeline.folder, most)
+    def absent(self, limit: int = CHECKED_FILES) -> list[str]:
+        """The table's missing files. Checks at most `limit` files."""
+        return absent(self._table, self._files, self._pipeline.folder, limit)
 
     def repair(self) -> None:
         """Remove missing files from the table, so that the others can be read."""
         with contextlib.suppress(CommitFailedError):  # another shard may be doing the same
             self._table.repair()
-        self._look()
+        self._refresh()
 
     def check(self, columns: pa.Schema) -> None:
         """Check that the table accepts rows with these columns.
@@ -176,7 +176,7 @@ class ResultsTable:
         # A re-run may span a change of plan: rows before the change lack the new columns.
         table = pa.concat_tables([pa.Table.from_batches([r]) for r in results], promote_options="default")
         if self._widen(table.schema):
-            self._look()  # adding columns moved to a version at which we have not seen our epoch
+            self._refresh()  # adding columns moved to a version at which we have not seen our epoch
         return self.files(table)
 
     def files(self, table: pa.Table) -> list[AddAction]:
@@ -187,9 +187,9 @@ class ResultsTable:
             try:
                 written.append(self._file(path, date, table.filter(pc.equal(table[PARTITION], date))))
             except OSError:  # such as a full lake: leftover files would take more of its space
-                for left in (path, *(action.path for action in written)):
+                for leftover in (path, *(action.path for action in written)):
                     with contextlib.suppress(OSError):
-                        self._files.delete_file(posixpath.join(self._pipeline.folder, left))
+                        self._files.delete_file(posixpath.join(self._pipeline.folder, leftover))
                 raise
         return written
 
@@ -205,13 +205,13 @@ class ResultsTable:
         txn = self._stamp(positions, checkpoint)
         commit_fenced(
             lambda: self._commit(files, txn),
-            newest=self._look,
-            made=lambda: self._read(self._checkpoint_id) == checkpoint,
+            newest=self._refresh,
+            is_committed=lambda: self._read(self._checkpoint_id) == checkpoint,
             what=f"{self._place}: commit checkpoint {checkpoint}",
         )
-        self._look()
+        self._refresh()
 
-    def _there(self) -> bool:
+    def _exists(self) -> bool:
         return exists(self._lake, self._pipeline.folder)
 
     def _open(self) -> DeltaTable:
@@ -227,7 +227,7 @@ class ResultsTable:
                 f"{place} away and begin a new table with `--on-gap skip`"
             ) from reason
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Update to the newest version, and check that its epoch is still ours."""
         self._table.update_incremental()
         if (epoch := self._read(self._epoch_id)) != self._epoch:
@@ -238,8 +238,8 @@ class ResultsTable:
 
     def _stamp(self, positions: Mapping[int, int], checkpoint: int) -> dict[str, int]:
         """What a checkpoint's commit stores beside its rows: epoch, checkpoint and positions."""
-        own = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
-        return own | {self._position_id(n): o for n, o in positions.items()}
+        versions = {self._epoch_id: self._epoch, self._checkpoint_id: checkpoint}
+        return versions | {self._position_id(n): o for n, o in positions.items()}
 
     def _read(self, app_id: str) -> int | None:
         return self._table.transaction_version(app_id)
@@ -254,7 +254,7 @@ class ResultsTable:
         commit_fenced(
             lambda: self._add(self._missing(columns)),
             newest=self._table.update_incremental,
-            made=lambda: not self._missing(columns),  # another shard may have added them
+            is_committed=lambda: not self._missing(columns),  # another shard may have added them
             what=f"{self._place}: add columns",
         )
         return True
@@ -264,23 +264,23 @@ class ResultsTable:
         log.info("%s: new columns %s", self._place, [f.name for f in missing])
 
     def _missing(self, columns: pa.Schema) -> list[Field]:
-        there = {f.name: f.type for f in self._table.schema().fields}
-        wanted = Schema.from_arrow(columns).fields
-        for f in wanted:
-            if f.name in there and there[f.name] != f.type:
+        existing = {f.name: f.type for f in self._table.schema().fields}
+        fields = Schema.from_arrow(columns).fields
+        for f in fields:
+            if f.name in existing and existing[f.name] != f.type:
                 raise ConfigError(
-                    f"table {self._place}: expected column {f.name} as {there[f.name].to_json()}, got "
+                    f"table {self._place}: expected column {f.name} as {existing[f.name].to_json()}, got "
                     f"{f.type.to_json()}; give the new one another name"
                 )
-        return [f for f in wanted if f.name not in there]
+        return [f for f in fields if f.name not in existing]
 
     def _file(self, path: str, date: pa.Scalar, table: pa.Table) -> AddAction:
-        whole = posixpath.join(self._pipeline.folder, path)
-        self._files.create_dir(posixpath.dirname(whole), recursive=True)
-        pq.write_table(table.drop_columns([PARTITION]), whole, filesystem=self._files, compression="zstd")
+        full_path = posixpath.join(self._pipeline.folder, path)
+        self._files.create_dir(posixpath.dirname(full_path), recursive=True)
+        pq.write_table(table.drop_columns([PARTITION]), full_path, filesystem=self._files, compression="zstd")
         progress.made()
-        bytes_ = self._files.get_file_info(whole).size
-        return AddAction(path, bytes_, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
+        size = self._files.get_file_info(full_path).size
+        return AddAction(path, size, {PARTITION: date.as_py()}, int(time.time() * 1000), True, _stats(table))
 
 
 def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[int, int], rows: str) -> int | None:
@@ -306,7 +306,7 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
 
     def newest() -> None:
         for owner, _ in owners:
-            owner._look()
+            owner._refresh()
 
     def attempt() -> int:
         version = table.version()
@@ -319,7 +319,7 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
     return commit_fenced(
         attempt,
         newest=newest,
-        made=lambda: all(owner._read(owner._checkpoint_id) == name for owner, name in owners),
+        is_committed=lambda: all(owner._read(owner._checkpoint_id) == name for owner, name in owners),
         what=f"{owners[0][0]._place}: start over",
     )
 
@@ -332,17 +332,19 @@ def checkpoint_of(lake: Lake, pipeline: str, shard: int) -> int:
 
 def _stats(table: pa.Table) -> str:
     """Delta's file statistics, which let a query skip files."""
-    least: dict[str, Any] = {}
-    most: dict[str, Any] = {}
+    minimums: dict[str, Any] = {}
+    maximums: dict[str, Any] = {}
     for field in table.schema:
         if pa.types.is_integer(field.type) or pa.types.is_timestamp(field.type):
             ends = pc.min_max(table[field.name])
             if ends["min"].is_valid:
                 # A stage may produce a time that Python can't represent. The file holds it; its statistics do not.
                 with contextlib.suppress(OverflowError, ValueError):
-                    least[field.name], most[field.name] = ends["min"].as_py(), ends["max"].as_py()
-    nulls = {n: table[n].null_count for n in least}
-    return orjson.dumps({"numRecords": len(table), "minValues": least, "maxValues": most, "nullCount": nulls}).decode()
+                    minimums[field.name], maximums[field.name] = ends["min"].as_py(), ends["max"].as_py()
+    nulls = {n: table[n].null_count for n in minimums}
+    return orjson.dumps(
+        {"numRecords": len(table), "minValues": minimums, "maxValues": maximums, "nullCount": nulls}
+    ).decode()
 
 
 def shard_count(lake: Lake, pipeline: str) -> int:
@@ -351,5 +353,5 @@ def shard_count(lake: Lake, pipeline: str) -> int:
         return 0
     known = table.transaction_version(names.shards_id(pipeline))
     return known or max(
-        (n + 1 for n in range(MOST) if table.transaction_version(names.epoch_id(pipeline, n))), default=0
+        (n + 1 for n in range(MAX_SHARDS) if table.transaction_version(names.epoch_id(pipeline, n))), default=0
     )

@@ -76,14 +76,14 @@ class CenteredWindow(Stage):
         return [Timer("heard", self._wait)]
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        past, newest, heard, waiting = (
+        past, newest, last_active, waiting = (
             state.ring("past"),
             state.cell("newest"),
             state.cell("heard"),
             state.pending("waiting"),
         )
-        ctx.hear(heard)
-        rows = self._owned(rows)
+        ctx.hear(last_active)
+        rows = self._copied(rows)
         if waiting.rows is not None:
             rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
         g = rows.groups()
@@ -92,21 +92,21 @@ class CenteredWindow(Stage):
         before[g.starts] = newest[g.slots]
         values = rows.tensors[self._tensor].reshape(len(rows), math.prod(self._shape))
         line = _Line(g, values, *past.tail(g.slots), times - before > self._lapse, self._ahead)
-        waits = line.open & ~ctx.due(heard, self._wait)[rows.slots]
-        through = g.lengths - torch.bincount(line.key[waits], minlength=len(g.slots))
-        some = through > 0
-        until = (line.starts + through)[some]
-        newest[g.slots[some]] = times[(g.starts + through - 1)[some]]
+        is_waiting = line.open & ~ctx.due(last_active, self._wait)[rows.slots]
+        through = g.lengths - torch.bincount(line.key[is_waiting], minlength=len(g.slots))
+        has_passed = through > 0
+        until = (line.starts + through)[has_passed]
+        newest[g.slots[has_passed]] = times[(g.starts + through - 1)[has_passed]]
         past.replace(
-            g.slots[some], line.at(until[:, None] + torch.arange(-self._past, 0)), until - line.span[until - 1]
+            g.slots[has_passed], line.at(until[:, None] + torch.arange(-self._past, 0)), until - line.span[until - 1]
         )
         if len(rows):  # an empty tick changes nothing, but an assignment would mark the state as changed
-            waiting.rows = rows.keep(waits)
-        windows, there = line.around(line.place[~waits], self._past)
-        windows = windows.reshape(*there.shape, *self._shape)
-        return rows.keep(~waits).with_tensors(**{self._name: windows, f"{self._name}_there": there})
+            waiting.rows = rows.keep(is_waiting)
+        windows, is_filled = line.around(line.place[~is_waiting], self._past)
+        windows = windows.reshape(*is_filled.shape, *self._shape)
+        return rows.keep(~is_waiting).with_tensors(**{self._name: windows, f"{self._name}_there": is_filled})
 
-    def _owned(self, rows: Rows) -> Rows:
+    def _copied(self, rows: Rows) -> Rows:
         """The rows with the tensors that are passed on, each in its own memory: a snapshot takes no views of shared memory."""
         values = rows.tensors[self._tensor]
         if (tuple(values.shape[1:]), values.dtype) != (self._shape, self._dtype):
@@ -114,9 +114,9 @@ class CenteredWindow(Stage):
                 f"CenteredWindow of {self._tensor}: expected [B, *{list(self._shape)}] {self._dtype}, "
                 f"got {list(values.shape)} {values.dtype}; set its shape and dtype"
             )
-        going = {name: t.detach() for name, t in rows.tensors.items() if name not in self._without}
+        tensors = {name: t.detach() for name, t in rows.tensors.items() if name not in self._without}
         return replace(
-            rows, tensors={name: t.clone(memory_format=torch.contiguous_format) for name, t in going.items()}
+            rows, tensors={name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
         )
 
 
@@ -147,9 +147,9 @@ class _Line:
         self.key, self.place = torch.empty_like(key), torch.empty_like(place)
         self.key[g.order], self.place[g.order] = key, place
         self._values = torch.cat([values, tail.flatten(0, 1), values.new_zeros(1, values.shape[1])])
-        self._nothing = len(self._values) - 1
+        self._zero_row = len(self._values) - 1
         length = len(key) + past * len(keys) + ahead + 1  # as far as windows at the end reach
-        self._source = torch.full((length,), self._nothing)
+        self._source = torch.full((length,), self._zero_row)
         self._source[(self.starts[:, None] + torch.arange(-past, 0)).flatten()] = len(key) + torch.arange(
             past * len(keys)
         )
@@ -167,8 +167,8 @@ class _Line:
     def around(self, places: Tensor, past: int) -> tuple[Tensor, Tensor]:
         """The windows around `places` (`[R]`), `[R, past + 1 + ahead, W]`, and which of their places hold a row."""
         reach = places[:, None] + torch.arange(-past, self._ahead + 1)
-        there = self.span[reach] == self.span[places][:, None]
-        return self._pick(torch.where(there, self._source[reach], self._nothing)), there
+        in_span = self.span[reach] == self.span[places][:, None]
+        return self._pick(torch.where(in_span, self._source[reach], self._zero_row)), in_span
 
     def _pick(self, which: Tensor) -> Tensor:
         return self._values.index_select(0, which.flatten()).unflatten(0, which.shape)

@@ -39,7 +39,7 @@ class Order:
 
 
 @dataclass
-class _Line:
+class _Walk:
     """What a walk through one key's readings in arrival order found.
 
     Args:
@@ -49,7 +49,7 @@ class _Line:
     """
 
     reached: int
-    doubt: int | None = None
+    unconfirmed: int | None = None
     restarts: int = 0
     line: dict[int, int] = field(default_factory=dict)
     refused: dict[int, int] = field(default_factory=dict)
@@ -81,85 +81,87 @@ class Confirmation:
         Yields:
             The slots of the keys whose counter restarts with this line, and the line's rows.
         """
-        doubted, doubted_at = state.pending("doubted"), state.cell("doubted_at")
-        if (held := doubted.rows) is not None and bool((over := ctx.due(doubted_at, CONFIRM_MS)[held.slots]).any()):
-            self._refuse(held.keep(over), order.newest[held.slots[over]], order, ctx)
-            doubted_at[held.slots[over]] = 0
-            doubted.rows = held.keep(~over)
-        held = doubted.rows
-        keys = self._doubtful(rows, order, held)
+        pending, pending_since = state.pending("doubted"), state.cell("doubted_at")
+        if (waiting := pending.rows) is not None and bool(
+            (expired := ctx.due(pending_since, CONFIRM_MS)[waiting.slots]).any()
+        ):
+            self._refuse(waiting.keep(expired), order.newest[waiting.slots[expired]], order, ctx)
+            pending_since[waiting.slots[expired]] = 0
+            pending.rows = waiting.keep(~expired)
+        waiting = pending.rows
+        keys = self._keys_to_check(rows, order, waiting)
         if not len(keys):
             yield keys, rows
             return
-        pool = rows if held is None else concat([held, rows])
-        position, here = order.position(pool).tolist(), torch.isin(pool.slots, keys)
+        pool = rows if waiting is None else concat([waiting, rows])
+        position, is_checked = order.position(pool).tolist(), torch.isin(pool.slots, keys)
         line, waits = torch.zeros(len(pool), dtype=torch.int64), torch.arange(len(pool)) < len(pool) - len(rows)
-        waits &= ~here
+        waits &= ~is_checked
         refused = dict[int, int]()
         for slot, reached in zip(keys.tolist(), order.newest[keys].tolist(), strict=True):
             places = (pool.slots == slot).nonzero()[:, 0].tolist()
-            found = self._follow(places, position, reached, order)
+            found = self._walk(places, position, reached, order)
             line[places] = torch.tensor([found.line.get(place, -1) for place in places])
             refused |= found.refused
             ctx.counts["duplicates"] += found.repeated
-            if found.doubt is not None:
-                waits[found.doubt] = True
+            if found.unconfirmed is not None:
+                waits[found.unconfirmed] = True
         line[waits] = -1
-        new = pool.slots[waits & here]
-        doubted_at[keys] = 0
-        doubted_at[new] = ctx.clock[new]
+        newly_waiting = pool.slots[waits & is_checked]
+        pending_since[keys] = 0
+        pending_since[newly_waiting] = ctx.clock[newly_waiting]
         places = sorted(refused)
         reached_then = torch.tensor([refused[place] for place in places], dtype=torch.int64)
         self._refuse(pool.take(torch.tensor(places, dtype=torch.int64)), reached_then, order, ctx)
-        doubted.rows = pool.keep(waits)
+        pending.rows = pool.keep(waits)
         for number in range(max(line.tolist()) + 1):
             part = pool.keep(line == number)
             yield part.slots.unique() if number else part.slots[:0], part
         if int(line.max()) < 0:
             yield keys[:0], pool.take(keys[:0])
 
-    def _doubtful(self, rows: Rows, order: Order, held: Rows | None) -> Tensor:
+    def _keys_to_check(self, rows: Rows, order: Order, waiting: Rows | None) -> Tensor:
         """The slots of the keys whose readings must be checked one by one."""
         if not len(rows):
             return rows.slots[:0]
         g = rows.groups()
         position = order.position(rows)[g.order]
         reached, _ = g.running_max(position, order.newest[g.slots])
-        strange = torch.zeros(len(rows), dtype=torch.bool)
+        is_doubtful = torch.zeros(len(rows), dtype=torch.bool)
         if self._jump is not None:
-            strange |= position > reached + round(self._jump * order.scale)
+            is_doubtful |= position > reached + round(self._jump * order.scale)
         if self._restart is not None:
-            strange |= (position < reached - order.late) & (position <= round(self._restart * order.scale))
-        slots = rows.slots[g.order][strange & (reached != NEVER)]
-        if held is not None:
-            slots = torch.cat([slots, held.slots[torch.isin(held.slots, g.slots)]])
+            is_doubtful |= (position < reached - order.late) & (position <= round(self._restart * order.scale))
+        slots = rows.slots[g.order][is_doubtful & (reached != NEVER)]
+        if waiting is not None:
+            slots = torch.cat([slots, waiting.slots[torch.isin(waiting.slots, g.slots)]])
         return slots.unique()
 
-    def _follow(self, places: Sequence[int], position: Sequence[int], reached: int, order: Order) -> _Line:
+    def _walk(self, places: Sequence[int], position: Sequence[int], reached: int, order: Order) -> _Walk:
         """Walk through one key's readings."""
-        now = _Line(reached)
+        walk = _Walk(reached)
         jump, restart = (None if n is None else round(n * order.scale) for n in (self._jump, self._restart))
         for place in places:
-            x, known = position[place], now.reached != NEVER
-            far = known and jump is not None and x > now.reached + jump
-            back = known and restart is not None and x < now.reached - order.late
-            if now.doubt is not None:
-                doubted = position[now.doubt]
-                if x == doubted:
-                    now.repeated += 1
+            x, known = position[place], walk.reached != NEVER
+            far = known and jump is not None and x > walk.reached + jump
+            back = known and restart is not None and x < walk.reached - order.late
+            if walk.unconfirmed is not None:
+                candidate = position[walk.unconfirmed]
+                if x == candidate:
+                    walk.repeated += 1
                     continue
-                if x > doubted and (far if doubted > now.reached else back):
-                    now.restarts += doubted < now.reached
-                    now.line |= {now.doubt: now.restarts, place: now.restarts}
-                    now.reached, now.doubt = x, None
+                if x > candidate and (far if candidate > walk.reached else back):
+                    walk.restarts += candidate < walk.reached
+                    walk.line |= {walk.unconfirmed: walk.restarts, place: walk.restarts}
+                    walk.reached, walk.unconfirmed = x, None
                     continue
-                now.refused[now.doubt] = now.reached
-                now.doubt = None
+                walk.refused[walk.unconfirmed] = walk.reached
+                walk.unconfirmed = None
             if far or (back and restart is not None and x <= restart):
-                now.doubt = place
+                walk.unconfirmed = place
                 continue
-            now.line[place], now.reached = now.restarts, max(now.reached, x)
-        return now
+            walk.line[place], walk.reached = walk.restarts, max(walk.reached, x)
+        return walk
 
     def _refuse(self, rows: Rows, reached: Tensor, order: Order, ctx: StepContext) -> None:
         """Send unconfirmed readings to the dead letters; `reached`: the newest positions of their keys."""
@@ -170,13 +172,13 @@ class Confirmation:
         for which, error in ((ahead, "Outlier"), (~ahead, "TooLate")):
             pairs = zip(reached[which].tolist(), position[which].tolist(), strict=True)
             lines = [
-                f"expected {name} {self._wanted(error, n, order.scale)}, got {x / order.scale:.15g}, "
+                f"expected {name} {self._expectation(error, n, order.scale)}, got {x / order.scale:.15g}, "
                 "and the next reading did not confirm it"
                 for n, x in pairs
             ]
             ctx.refuse(rows.keep(which), stage="sorted", error=error, messages=lines)
 
-    def _wanted(self, error: str, reached: int, scale: int) -> str:
+    def _expectation(self, error: str, reached: int, scale: int) -> str:
         if reached == NEVER:
             return "to follow its key's last reading, which has expired"
         after = f"after {reached / scale:.15g}"

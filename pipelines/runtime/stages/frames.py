@@ -88,6 +88,6 @@ class Keep(Stage):
         path = pl.format(
             f"{self._folder}/{{}}/{{}}-{{}}-{{}}-{{}}{self._suffix}", day, ms, "_partition", "_offset", "_row"
         )
-        kept = pl.Series(rows.table.column(self._when)).fill_null(False)
-        paths = place.select(pl.when(kept).then(path)).to_series()
+        is_kept = pl.Series(rows.table.column(self._when)).fill_null(False)
+        paths = place.select(pl.when(is_kept).then(path)).to_series()
         return rows.with_columns({self._into: paths.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())})

@@ -36,20 +36,20 @@ class Inactivity(Stage):
         return [Timer("heard", self._after)]
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        heard, event_time, told = state.cell("heard"), state.cell("event_time"), state.cell("told")
-        ctx.hear(heard)
-        due = ctx.due(heard, self._after)
+        last_active, event_time, reported = state.cell("heard"), state.cell("event_time"), state.cell("told")
+        ctx.hear(last_active)
+        due = ctx.due(last_active, self._after)
         if len(rows):
             g = rows.groups()
-            known = event_time[g.slots] != 0  # 0: the key's first row; `told` still has its fill
-            told[g.slots] = told[g.slots] & known & due[g.slots]
+            known = event_time[g.slots] != 0  # 0: the key's first row; `reported` still has its fill
+            reported[g.slots] = reported[g.slots] & known & due[g.slots]
             event_time[g.slots] = ctx.times(rows)[g.order[g.starts + g.lengths - 1]]
-        rows = rows.with_columns({"silent": pa.array(told[rows.slots].numpy())})
-        quiet = (~told.all() & due).nonzero()[:, 0]
-        if not len(quiet):
+        rows = rows.with_columns({"silent": pa.array(reported[rows.slots].numpy())})
+        inactive = (~reported.all() & due).nonzero()[:, 0]
+        if not len(inactive):
             return rows
-        told[quiet] = True
-        silent = ctx.timed(quiet, event_time[quiet], rows.table.schema)
-        heard_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
-        silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(quiet))})
-        return concat([heard_rows, silent])
+        reported[inactive] = True
+        silent = ctx.timed(inactive, event_time[inactive], rows.table.schema)
+        input_rows = Rows(rows.table.cast(silent.table.schema), rows.slots)
+        silent = silent.with_columns({"silent": pa.repeat(pa.scalar(True), len(inactive))})
+        return concat([input_rows, silent])

@@ -28,8 +28,8 @@ class Infer(Stage):
         self._model, self._tensor, self._batch = model, tensor, batch
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        verdict = _batched(self._model, rows.tensors[self._tensor], self._batch)
-        return rows.with_columns({name: _arrow(t) for name, t in verdict.items()})
+        outputs = _batched(self._model, rows.tensors[self._tensor], self._batch)
+        return rows.with_columns({name: _arrow(t) for name, t in outputs.items()})
 
 
 class Encode(Infer):

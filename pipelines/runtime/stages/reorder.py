@@ -50,7 +50,7 @@ class Reorder(Stage):
     ) -> None:
         self._by, self._late, self._wait = by, milliseconds(late) if isinstance(late, str) else late, milliseconds(wait)
         self._late_is_ms = isinstance(late, str)
-        self._doubts = Confirmation(by, jump, restart) if jump is not None or restart is not None else None
+        self._confirmation = Confirmation(by, jump, restart) if jump is not None or restart is not None else None
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -58,40 +58,40 @@ class Reorder(Stage):
         declared: dict[str, Declared] = {"newest": newest}
         if self._late:
             declared |= {"through": newest, "seen_at": Cell(dtype=torch.int64), "waiting": Pending()}
-        return declared | dict(self._doubts.state if self._doubts else {})
+        return declared | dict(self._confirmation.state if self._confirmation else {})
 
     @property
     def timers(self) -> Sequence[Timer]:
-        doubts = self._doubts.timers if self._doubts else []
-        return [Timer("seen_at", self._wait), *doubts] if self._late else doubts
+        confirmation_timers = self._confirmation.timers if self._confirmation else []
+        return [Timer("seen_at", self._wait), *confirmation_timers] if self._late else confirmation_timers
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         rows = self._placed(ctx.require(rows, self._by or ctx.event_time, stage="sorted"), ctx)
-        if not self._doubts:
+        if not self._confirmation:
             return self._in_order(rows, state, ctx)
         out, newest = list[Rows](), state.cell("newest")
         scale = PARTS if pa.types.is_floating(rows.table.schema.field(self._by or ctx.event_time).type) else 1
         order = Order(lambda r: self._position(r, ctx), self._allowed(rows, ctx), scale, newest)
-        for restarted, line in self._doubts.lines(rows, order, state, ctx):
+        for restarted, line in self._confirmation.lines(rows, order, state, ctx):
             if len(restarted):
-                out.append(self._let_go(restarted, newest, state, line))
+                out.append(self._release(restarted, newest, state, line))
             out.append(self._in_order(line, state, ctx))
         return concat(out)
 
     def _in_order(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         return self._hold(rows, state, ctx) if self._late else self._pass(rows, state, ctx)
 
-    def _let_go(self, slots: Tensor, newest: CellStore, state: Stores, like: Rows) -> Rows:
+    def _release(self, slots: Tensor, newest: CellStore, state: Stores, template: Rows) -> Rows:
         """The waiting rows of keys whose counter has restarted, in order. Resets the order of these keys."""
         newest[slots] = NEVER
-        done = like.take(slots[:0])
+        released = template.take(slots[:0])
         if self._late:
             through, waiting = state.cell("through"), state.pending("waiting")
             through[slots] = NEVER
             if waiting.rows is not None:
-                over = torch.isin(waiting.rows.slots, slots)
-                done, waiting.rows = waiting.rows.keep(over), waiting.rows.keep(~over)
-        return done
+                is_released = torch.isin(waiting.rows.slots, slots)
+                released, waiting.rows = waiting.rows.keep(is_released), waiting.rows.keep(~is_released)
+        return released
 
     def _placed(self, rows: Rows, ctx: StepContext) -> Rows:
         """The rows whose position is a number in range; the others go to the dead letters."""
@@ -150,10 +150,10 @@ class Reorder(Stage):
             reached[g.order] = before
             passed = through[rows.slots]
             floor = torch.maximum(reached - late, passed)
-            again = (position == passed) & (position == floor)
-            ctx.counts["duplicates"] += int(again.sum())
+            is_repeated = (position == passed) & (position == floor)
+            ctx.counts["duplicates"] += int(is_repeated.sum())
             self._refuse(rows, position < floor, position, floor, ctx)
-            rows = rows.keep((position >= floor) & ~again)
+            rows = rows.keep((position >= floor) & ~is_repeated)
         if waiting.rows is not None:
             rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
         if not len(rows):
@@ -161,9 +161,9 @@ class Reorder(Stage):
         position = self._position(rows, ctx)
         order = np.lexsort((position.numpy(), rows.slots.numpy()))  # stable: the first to arrive of two equals stays
         rows, position = rows.take(torch.from_numpy(order)), position[torch.from_numpy(order)]
-        same = (rows.slots[1:] == rows.slots[:-1]) & (position[1:] == position[:-1])
-        ctx.counts["duplicates"] += int(same.sum())
-        first = torch.cat([torch.ones(1, dtype=torch.bool), ~same])
+        is_duplicate = (rows.slots[1:] == rows.slots[:-1]) & (position[1:] == position[:-1])
+        ctx.counts["duplicates"] += int(is_duplicate.sum())
+        first = torch.cat([torch.ones(1, dtype=torch.bool), ~is_duplicate])
         rows, position = rows.keep(first), position[first]
         silent = ctx.due(seen_at, self._wait)[rows.slots]
         ready = (position <= newest[rows.slots] - late) | silent
@@ -178,8 +178,8 @@ class Reorder(Stage):
         if not bool(late.any()):
             return
         name = self._by or ctx.event_time
-        got, after = position[late], floor[late]
+        actual, after = position[late], floor[late]
         if pa.types.is_floating(rows.table.schema.field(name).type):
-            got, after = got.double() / PARTS, after.double() / PARTS
-        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(got.tolist(), after.tolist(), strict=True)]
+            actual, after = actual.double() / PARTS, after.double() / PARTS
+        lines = [f"expected {name} after {f}, got {p}" for p, f in zip(actual.tolist(), after.tolist(), strict=True)]
         ctx.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)

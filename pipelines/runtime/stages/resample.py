@@ -80,8 +80,8 @@ class Resample(Stage):
         """Which readings are of a listed property, `[B]` bool; all, if an earlier stage makes the properties."""
         if self._by not in rows.table.schema.names:
             return torch.ones(len(rows), dtype=torch.bool)
-        listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
-        return torch.from_numpy(listed.to_numpy(zero_copy_only=False))
+        is_listed = pc.is_in(rows.table.column(self._by), value_set=pa.array(self.properties))
+        return torch.from_numpy(is_listed.to_numpy(zero_copy_only=False))
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         seen_at = state.cell("seen_at")
@@ -104,10 +104,10 @@ class Resample(Stage):
     def _rows(self, slots: Array, end: Array, columns: Mapping[str, Array], rows: Rows, ctx: StepContext) -> Rows:
         """Make the rows of closed steps: keys at the steps' ends."""
         names = dict.fromkeys([*IDENTITY.names, ctx.key, ctx.event_time])
-        made = ctx.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
+        result = ctx.timed(torch.from_numpy(slots), torch.from_numpy(end), map(rows.table.schema.field, names))
         parts = [f"{p}{part}" for p in self.properties for part in ("", "_mean", "_slope", "_age")]
         empty = np.empty(0)
-        return made.with_columns(
+        return result.with_columns(
             {name: pa.array(columns.get(name, empty), pa.float64(), from_pandas=True) for name in parts}
         )
 
@@ -125,14 +125,14 @@ class _OpenSteps:
         self._groups = g = rows.groups()
         silent = self._state.cell("open").all() & due
         self.slots = np.union1d(g.slots.numpy(), silent.nonzero()[:, 0].numpy())
-        here = torch.from_numpy(self.slots)
-        self._silent = due[here].numpy()
-        self.newest, self.closed, self.read = (self._state.cell(n)[here].numpy() for n in ("newest", "closed", "read"))
-        self.last, self.last_at = self._state.cell("last")[here].numpy(), self._state.cell("last_at")[here].numpy()
-        ring = state.ring("readings")
-        held, count = (t.numpy() for t in ring.tail(here))
+        slots = torch.from_numpy(self.slots)
+        self._silent = due[slots].numpy()
+        self.newest, self.closed, self.read = (self._state.cell(n)[slots].numpy() for n in ("newest", "closed", "read"))
+        self.last, self.last_at = self._state.cell("last")[slots].numpy(), self._state.cell("last_at")[slots].numpy()
+        ring_buffer = state.ring("readings")
+        stored, count = (t.numpy() for t in ring_buffer.tail(slots))
         self.key, place = np.nonzero(np.arange(grid.most) >= grid.most - count[:, None])
-        time, kind, self.value = held[self.key, place].T
+        time, kind, self.value = stored[self.key, place].T
         self.time, self.kind = time.astype(np.int64), kind.astype(np.int64)
         self.row = np.full(len(self.key), -1)  # index in `rows`; -1: from the state
 
@@ -155,19 +155,19 @@ class _OpenSteps:
         order = np.lexsort((self.row, self.time, self.kind, self.key))  # of two duplicates the first to arrive stays
         self._order(order)
         late, fresh = late[order], fresh[order]
-        same = np.zeros(len(order), bool)
-        same[1:] = np.all([a[1:] == a[:-1] for a in (self.key, self.kind, self.time)], axis=0)
-        head = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-        again = same & ~late[head] & fresh
-        ctx.counts["duplicates"] += int(again.sum())
+        is_duplicate = np.zeros(len(order), bool)
+        is_duplicate[1:] = np.all([a[1:] == a[:-1] for a in (self.key, self.kind, self.time)], axis=0)
+        head = np.maximum.accumulate(np.where(is_duplicate, 0, np.arange(len(order))))
+        is_repeated = is_duplicate & ~late[head] & fresh
+        ctx.counts["duplicates"] += int(is_repeated.sum())
         self._refuse(
-            late & ~again,
+            late & ~is_repeated,
             "TooLate",
             lambda i: f"expected {ctx.event_time} to be at least {floor[i]}, got {time[i]}",
             rows,
             ctx,
         )
-        self._order(np.flatnonzero(~late & ~again))
+        self._order(np.flatnonzero(~late & ~is_repeated))
         # Times are replaced by their ranks: with a reading of the year 1, `_rank` would overflow on times.
         self._times = np.unique(self.time)
         self._flat = self._rank(self.key, self.kind, self.time)
@@ -228,42 +228,42 @@ class _OpenSteps:
         """
         sums = np.zeros((5, len(begin)))
         for i in range(int((until - begin).max(initial=0))):
-            there = begin + i < until
+            in_range = begin + i < until
             place = np.minimum(begin + i, len(self.time) - 1)
             x, y = (self.time[place] - end) / 1000, self.value[place] - level
-            sums += np.where(there, [np.ones(len(begin)), y, x, x * x, x * y], 0)
+            sums += np.where(in_range, [np.ones(len(begin)), y, x, x * x, x * y], 0)
         return tuple(sums)
 
     def _last(self, key: Array, kind: int, end: Array) -> tuple[Array, Array]:
         """Value and time of the last reading before `end`; from the state if the reading itself is no longer held."""
         until = self._place(key, kind, end)
-        there = until > self._place(key, kind, np.full(len(end), -FAR))
+        is_found = until > self._place(key, kind, np.full(len(end), -FAR))
         place = np.maximum(until - 1, 0)
         value, time = (a[place] if len(a) else np.zeros(len(end), a.dtype) for a in (self.value, self.time))
-        return np.where(there, value, self.last[key, kind]), np.where(there, time, self.last_at[key, kind])
+        return np.where(is_found, value, self.last[key, kind]), np.where(is_found, time, self.last_at[key, kind])
 
     def keep(self, rows: Rows, ctx: StepContext) -> None:
         """Write back what later steps need."""
-        grid, here, every = self._grid, torch.from_numpy(self.slots), np.arange(len(self.slots))
+        grid, slots, every = self._grid, torch.from_numpy(self.slots), np.arange(len(self.slots))
         last = [self._last(every, kind, self.closed) for kind in range(len(grid.properties))]
         oldest = np.minimum(self.newest - grid.late, self.closed + grid.step_ms - grid.span)
         self._order(np.flatnonzero(self.time >= oldest[self.key]))
-        waits = self.time >= self.closed[self.key]
+        is_waiting = self.time >= self.closed[self.key]
         # The ring holds first the readings of open steps, as they arrived, then the newest for slopes and repeats.
-        self._order(np.lexsort((np.where(waits, self.row, -self.time), ~waits, self.key)))
-        waits = self.time >= self.closed[self.key]
+        self._order(np.lexsort((np.where(is_waiting, self.row, -self.time), ~is_waiting, self.key)))
+        is_waiting = self.time >= self.closed[self.key]
         rank = np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
-        over = rank >= grid.most
+        is_excess = rank >= grid.most
         line = (
             f"expected at most {grid.most} readings of a key in open steps, got one more; increase `most` of Resample"
         )
-        self._refuse(over & waits, "TooMany", lambda i: line, rows, ctx)
-        self._order(np.flatnonzero(~over))
+        self._refuse(is_excess & is_waiting, "TooMany", lambda i: line, rows, ctx)
+        self._order(np.flatnonzero(~is_excess))
         count = np.bincount(self.key, minlength=len(every))
-        held = np.zeros((len(every), grid.most, 3))
+        stored = np.zeros((len(every), grid.most, 3))
         place = grid.most - count[self.key] + np.arange(len(self.key)) - np.searchsorted(self.key, self.key)
-        held[self.key, place] = np.stack([self.time, self.kind, self.value], axis=1)
-        self._state.ring("readings").replace(here, torch.from_numpy(held), torch.from_numpy(count))
+        stored[self.key, place] = np.stack([self.time, self.kind, self.value], axis=1)
+        self._state.ring("readings").replace(slots, torch.from_numpy(stored), torch.from_numpy(count))
         for name, values in {
             "newest": self.newest,
             "closed": self.closed,
@@ -272,7 +272,7 @@ class _OpenSteps:
             "last": np.stack([value for value, _ in last], axis=1),
             "last_at": np.stack([time for _, time in last], axis=1),
         }.items():
-            self._state.cell(name)[here] = torch.from_numpy(values)
+            self._state.cell(name)[slots] = torch.from_numpy(values)
 
     def _order(self, order: Array) -> None:
         self.key, self.kind, self.time = self.key[order], self.kind[order], self.time[order]

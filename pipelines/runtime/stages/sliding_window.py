@@ -38,33 +38,33 @@ class SlidingWindow(Stage):
         return {"rows": Ring(self._length - 1, len(self._columns), columns=self._columns), **counter}
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        ring, past, width = state["rows"], self._length - 1, len(self._columns)
-        assert isinstance(ring, RingStore)
+        ring_buffer, past, width = state["rows"], self._length - 1, len(self._columns)
+        assert isinstance(ring_buffer, RingStore)
         rows, values = self._values(rows, ctx)
         if not len(rows):
             return rows.with_tensors(**{self._name: torch.empty(0, self._length, width)})
         g = rows.groups()
         # Lay out each group as its `past` rows, then its new ones, [P]; then slide over it.
-        tail, count = ring.tail(g.slots)
+        tail, count = ring_buffer.tail(g.slots)
         rank = torch.arange(len(rows)) - torch.repeat_interleave(g.starts, g.lengths)
         base = g.starts + past * torch.arange(len(g.slots))
-        laid = torch.empty(len(rows) + past * len(g.slots), width)
-        laid.index_copy_(0, (base[:, None] + torch.arange(past)).flatten(), tail.flatten(0, 1))
+        layout = torch.empty(len(rows) + past * len(g.slots), width)
+        layout.index_copy_(0, (base[:, None] + torch.arange(past)).flatten(), tail.flatten(0, 1))
         at_row = torch.repeat_interleave(base, g.lengths) + past + rank
-        laid.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
+        layout.index_copy_(0, at_row, torch.from_numpy(values).index_select(0, g.order))
         newest = (base + g.lengths)[:, None] + torch.arange(past)
         before = torch.repeat_interleave(count, g.lengths) + rank
         if self._counter:
             before -= self._before_restart(positions(rows.table.column(self._counter))[g.order], g, before, state)
         count = before[g.starts + g.lengths - 1] + 1
-        ring.replace(g.slots, laid.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
-        full = before >= past
-        chosen, order = g.order[full].sort()
-        starts = at_row[full][order] - past
+        ring_buffer.replace(g.slots, layout.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
+        is_full = before >= past
+        chosen, order = g.order[is_full].sort()
+        starts = at_row[is_full][order] - past
         windows = (
-            laid.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
+            layout.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
             if len(starts)
-            else laid.new_empty(0, self._length, width)
+            else layout.new_empty(0, self._length, width)
         )
         return rows.take(chosen).with_tensors(**{self._name: windows})
 
@@ -74,9 +74,9 @@ class SlidingWindow(Stage):
         previous = torch.cat([counter[:1], counter[:-1]])
         previous[g.starts] = last[g.slots]
         last[g.slots] = counter[g.starts + g.lengths - 1]
-        again = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
+        restart = torch.where(counter < previous, torch.arange(len(counter)), -1).cummax(0).values
         first = torch.repeat_interleave(g.starts, g.lengths)
-        return torch.where(again >= first, before[again.clamp(min=0)], 0)
+        return torch.where(restart >= first, before[restart.clamp(min=0)], 0)
 
     def _values(self, rows: Rows, ctx: StepContext) -> tuple[Rows, np.ndarray]:
         """The rows that float32 can hold, and their columns, `[B, C]` float32."""
@@ -84,11 +84,11 @@ class SlidingWindow(Stage):
         with np.errstate(over="ignore"):
             for i, column in enumerate(self._columns):
                 values[:, i] = rows.table.column(column).to_numpy(zero_copy_only=False)
-        if not (endless := np.isinf(values)).any():
+        if not (is_infinite := np.isinf(values)).any():
             return rows, values
-        fits = torch.from_numpy(~endless.any(1))
+        fits = torch.from_numpy(~is_infinite.any(1))
         large = rows.keep(~fits)
-        first = [self._columns[i] for i in endless[~fits.numpy()].argmax(1)]
+        first = [self._columns[i] for i in is_infinite[~fits.numpy()].argmax(1)]
         lines = [f"expected {c} to fit float32, got {large.table.column(c)[i]}" for i, c in enumerate(first)]
         ctx.refuse(large, stage="last", error="BadValue", messages=lines)
         return rows.keep(fits), values[fits.numpy()]

@@ -53,10 +53,12 @@ def _fire(armed: Path, waits: bool) -> None:
             return
         time.sleep(0.0002)
     try:
-        how = armed.read_text().strip()
+        signal_name = armed.read_text().strip()
         armed.rename(armed.with_suffix(f"{armed.suffix}.hit"))
     except FileNotFoundError:  # another thread or process took it
         return
-    armed.with_suffix(f"{armed.suffix}.hit").write_text(f"{how} {os.getpid()} rows={flight[0]} alerts={flight[1]}")
-    os.kill(os.getpid(), getattr(signal, how))
+    armed.with_suffix(f"{armed.suffix}.hit").write_text(
+        f"{signal_name} {os.getpid()} rows={flight[0]} alerts={flight[1]}"
+    )
+    os.kill(os.getpid(), getattr(signal, signal_name))
     time.sleep(0.05)

@@ -34,13 +34,13 @@ def without_password(address: str) -> str:
     return re.sub(r"(://[^/@\s:]*:)[^@\s]*@", r"\1***@", address)
 
 
-def one_line(reason: BaseException, longest: int = 400) -> str:
+def one_line(reason: BaseException, limit: int = 400) -> str:
     """An exception's kind and text in one line, without passwords. For an error in a Ray task, the task's own exception."""
     reason = cause if isinstance(cause := getattr(reason, "cause", None), BaseException) else reason
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(reason)).replace("\u21b3", ":")  # deltalake colours its text
     text = without_password(" ".join(plain.split()))
     line = f"{type(reason).__name__}: {text}" if text else type(reason).__name__
-    return line if len(line) <= longest else f"{line[:longest]} ..."
+    return line if len(line) <= limit else f"{line[:limit]} ..."
 
 
 def start(**fields: Any) -> None:
@@ -82,8 +82,8 @@ class Json(logging.Formatter):
         return json.dumps(line, default=str)
 
     def _known(self, record: logging.LogRecord) -> dict[str, Any]:
-        given = {**self._fields, **_about.get(), **vars(record)}
-        return {name: given[name] for name in FIELDS if given.get(name) is not None}
+        values = {**self._fields, **_about.get(), **vars(record)}
+        return {name: values[name] for name in FIELDS if values.get(name) is not None}
 
 
 class Text(Json):
@@ -103,7 +103,7 @@ class Text(Json):
 class _Kind:
     """Dead letters of one stage and error that have not been logged yet."""
 
-    said_at: float = -EVERY_S
+    logged_at: float = -EVERY_S
     waiting: int = 0
     example: DeadLetter | None = None
 
@@ -117,19 +117,19 @@ class DeadLetterLog:
     def __init__(self) -> None:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
-    def note(self, letters: Sequence[DeadLetter]) -> None:
+    def note(self, dead_letters: Sequence[DeadLetter]) -> None:
         """Add a step's dead letters. Call it for a step without any, too: a delayed line may be due."""
-        if not letters and not self._kinds:
+        if not dead_letters and not self._kinds:
             return
-        for letter in letters:
-            name = letter.stage, letter.error
+        for dead_letter in dead_letters:
+            name = dead_letter.stage, dead_letter.error
             if name not in self._kinds and len(self._kinds) >= KINDS:
                 name = "", ""
             kind = self._kinds.setdefault(name, _Kind())
             kind.waiting += 1
-            kind.example = kind.example or letter
+            kind.example = kind.example or dead_letter
         now = time.monotonic()
-        for name, kind in [(n, k) for n, k in self._kinds.items() if now - k.said_at >= EVERY_S]:
+        for name, kind in [(n, k) for n, k in self._kinds.items() if now - k.logged_at >= EVERY_S]:
             if kind.example:
                 _mention(kind.example, kind.waiting)
                 self._kinds[name] = _Kind(now)
@@ -137,8 +137,8 @@ class DeadLetterLog:
                 del self._kinds[name]
 
 
-def _mention(letter: DeadLetter, count: int) -> None:
+def _mention(dead_letter: DeadLetter, count: int) -> None:
     others = f"; and {count - 1} more like it" if count > 1 else ""
-    place = {name: getattr(letter, name) for name in ("topic", "partition", "offset", "row", "stage", "error")}
-    asset = letter.key.decode("utf-8", "replace") if letter.key else None
-    log.warning("%s%s", letter, others, extra={**place, "asset": asset, "count": count})
+    place = {name: getattr(dead_letter, name) for name in ("topic", "partition", "offset", "row", "stage", "error")}
+    asset = dead_letter.key.decode("utf-8", "replace") if dead_letter.key else None
+    log.warning("%s%s", dead_letter, others, extra={**place, "asset": asset, "count": count})

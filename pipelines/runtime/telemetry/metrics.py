@@ -122,7 +122,7 @@ class Metrics:
     """
 
     def __init__(self, pipeline: str) -> None:
-        self._pipeline, self._silent = pipeline, False
+        self._pipeline, self._has_warned = pipeline, False
         self._totals = Counter[tuple[str, tuple[tuple[str, str], ...]]]()
         self._gauges: dict[str, Gauge] = {}
 
@@ -143,9 +143,9 @@ class Metrics:
             self._set("tocsin_workers", status["workers"])
             self._set("tocsin_restarts_total", status["restarts"])
         except Exception as reason:  # a failure of Ray's metrics must not stop the streams
-            if not self._silent:
+            if not self._has_warned:
                 log.warning("metrics: expected Ray to accept them, got %r; streams continue without metrics", reason)
-            self._silent = True
+            self._has_warned = True
 
     def _count(self, shard: str, window: Window) -> None:
         """Add a window to the totals."""
@@ -165,7 +165,7 @@ class Metrics:
             self._set("tocsin_shards", states[state], state=state)
 
     def _shards(self, shards: Sequence[Mapping[str, Any]]) -> None:
-        """Set the shards' gauges. Those of a shard that does not run are not set: Ray drops a gauge that is not set again."""
+        """Set the shards' gauges. Of a shard that does not run only the age of its commit is set: Ray drops the others."""
         for found in shards:
             facts, window, shard = found["facts"], found["window"], str(found["shard"])
             self._set("tocsin_commit_age_seconds", found["uncommitted_s"], shard=shard)

@@ -92,7 +92,7 @@ class Tracking:
         with self._wake:
             for shard, window in windows.items():
                 self._windows.setdefault(shard, []).append(window)
-            if any(sum(w.seconds for w in of) >= self._every_s for of in self._windows.values()):
+            if any(sum(w.seconds for w in shard_windows) >= self._every_s for shard_windows in self._windows.values()):
                 self._point()
 
     def end(self, status: str = "FINISHED") -> None:
@@ -144,8 +144,8 @@ class Tracking:
                 if self._closing:
                     return
                 self._run = None  # the run may have been deleted: find it again
-                least, most = BACKOFF_S
-                pause = min(max(pause * 2, least), most)
+                shortest, longest = BACKOFF_S
+                pause = min(max(pause * 2, shortest), longest)
             else:
                 if pause:
                     log.warning("MLflow answers again; %d points were dropped in total", self.dropped)
@@ -181,15 +181,15 @@ class Tracking:
 
         found = client.get_experiment_by_name(self._experiment)
         experiment = found.experiment_id if found else client.create_experiment(self._experiment)
-        mine = f"tags.`{DEPLOYMENT}` = '{self._deployment}' and attributes.status = 'RUNNING'"
-        running = client.search_runs([experiment], mine, max_results=1)
-        name, marks = self._deployment, {DEPLOYMENT: self._deployment}
-        run = running[0] if running else client.create_run(experiment, self._started, marks, name)
-        given, there = {name: str(value)[:LONGEST] for name, value in self._params.items()}, run.data.params
-        tags = self._tags | {name: value for name, value in given.items() if there.get(name, value) != value}
+        query = f"tags.`{DEPLOYMENT}` = '{self._deployment}' and attributes.status = 'RUNNING'"
+        running = client.search_runs([experiment], query, max_results=1)
+        name, run_tags = self._deployment, {DEPLOYMENT: self._deployment}
+        run = running[0] if running else client.create_run(experiment, self._started, run_tags, name)
+        params, logged = {name: str(value)[:LONGEST] for name, value in self._params.items()}, run.data.params
+        tags = self._tags | {name: value for name, value in params.items() if logged.get(name, value) != value}
         client.log_batch(
             run.info.run_id,
-            params=[Param(name, value) for name, value in given.items() if name not in there],
+            params=[Param(name, value) for name, value in params.items() if name not in logged],
             tags=[RunTag(name, value) for name, value in tags.items()],
         )
         return run
@@ -198,8 +198,8 @@ class Tracking:
 def counts(windows: Mapping[int, Sequence[Window]]) -> Counter[str]:
     """The sums of the counts in windows of shards."""
     found = Counter({"rows": 0, "alerts": 0, "dead_letters": 0, "checkpoints": 0})
-    for of in windows.values():
-        for window in of:
+    for shard_windows in windows.values():
+        for window in shard_windows:
             found.update(window.counts)
     return found
 
@@ -214,23 +214,24 @@ def metrics(windows: Mapping[int, Sequence[Window]]) -> dict[str, float]:
         Rates and lag are sums over shards. Occupancy is over all steps. The p50 of latency is the mean of the windows' p50,
         weighted by rows. Its p95 and p99 are the worst window's, which is an upper bound.
     """
-    every = [w for of in windows.values() for w in of]
+    every = [w for shard_windows in windows.values() for w in shard_windows]
     gauges = Counter[str]()
-    for of in windows.values():
-        gauges.update(of[-1].gauges)
+    for shard_windows in windows.values():
+        gauges.update(shard_windows[-1].gauges)
     point: dict[str, float] = dict(gauges)
     point["lag_records"] = point.pop("behind", 0)
     for name, counter in RATES.items():
         point[name] = sum(
-            sum(w.counts.get(counter, 0) for w in of) / max(sum(w.seconds for w in of), 1e-9) for of in windows.values()
+            sum(w.counts.get(counter, 0) for w in shard_windows) / max(sum(w.seconds for w in shard_windows), 1e-9)
+            for shard_windows in windows.values()
         )
     if steps := sum(w.counts.get("steps", 0) for w in every):
         point["batch_occupancy"] = sum(w.fill * w.counts.get("steps", 0) for w in every) / steps
     # A window may end between a row's latency and its count.
-    if heard := [w for w in every if w.latency_ms and w.counts.get("rows")]:
-        rows = sum(w.counts["rows"] for w in heard)
-        point["latency_ms_p50"] = sum(w.latency_ms["p50"] * w.counts["rows"] for w in heard) / rows
-        point |= {f"latency_ms_{p}": max(w.latency_ms[p] for w in heard) for p in ("p95", "p99")}
+    if measured := [w for w in every if w.latency_ms and w.counts.get("rows")]:
+        rows = sum(w.counts["rows"] for w in measured)
+        point["latency_ms_p50"] = sum(w.latency_ms["p50"] * w.counts["rows"] for w in measured) / rows
+        point |= {f"latency_ms_{p}": max(w.latency_ms[p] for w in measured) for p in ("p95", "p99")}
     return point
 
 
@@ -247,10 +248,10 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         ModelError: there is no such model.
         Unavailable: the registry does not answer.
     """
-    named = re.fullmatch(r"([^/@.]+)(?:@([^/@]+)|/(\d+))", model)
-    if not named:
+    match = re.fullmatch(r"([^/@.]+)(?:@([^/@]+)|/(\d+))", model)
+    if not match:
         return _folder(model)
-    name, alias, version = named.groups()
+    name, alias, version = match.groups()
     where = f"model {model} in MLflow at {without_password(tracking_uri)}"
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -264,15 +265,15 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
             raise Unavailable(
                 f"{where}: expected an answer, got {_first_line(reason)}; check that it is running"
             ) from reason
-        there = _there(client, name)
+        registered = _registered(client, name)
         raise ModelError(
-            f"{where}: expected it to be registered, got {there}; train it with `tocsin train`, or register it"
+            f"{where}: expected it to be registered, got {registered}; train it with `tocsin train`, or register it"
         ) from reason
     try:
         return name, version, Path(download_artifacts(artifact_uri=files, tracking_uri=tracking_uri))
     except (MlflowException, OSError) as reason:
-        said = f"expected version {version}'s files, got {_first_line(reason)}"
-        raise ModelError(f"{where}: {said}; train or register it again") from reason
+        detail = f"expected version {version}'s files, got {_first_line(reason)}"
+        raise ModelError(f"{where}: {detail}; train or register it again") from reason
 
 
 def answers(tracking_uri: str) -> None:
@@ -301,7 +302,7 @@ def _folder(model: str) -> tuple[str, str, Path]:
     return folder.name, hashlib.sha256(b"".join(w.read_bytes() for w in weights)).hexdigest()[:12], folder
 
 
-def _there(client: MlflowClient, name: str) -> str:
+def _registered(client: MlflowClient, name: str) -> str:
     versions = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
     if not versions:
         return "no model of that name"

@@ -43,9 +43,9 @@ def begin(env: Mapping[str, str], **fields: Any) -> None:
 def import_pandas() -> None:
     """Make Arrow import pandas in the background. It does so when it first converts a list to a column, and rows would wait."""
 
-    def look() -> None:
+    def convert() -> None:
         import pyarrow as pa
 
         pa.array([], pa.int8())
 
-    threading.Thread(target=look, name="import pandas", daemon=True).start()
+    threading.Thread(target=convert, name="import pandas", daemon=True).start()

@@ -53,7 +53,7 @@ class Stats:
 
     def _reset(self) -> None:
         self._since, self._counts = time.monotonic(), Counter[str]()
-        self._ages, self._age_sum, self._age_least, self._age_most = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
+        self._ages, self._age_sum, self._age_min, self._age_max = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
 
     def add(self, **counts: int) -> None:
         """Add to the counts."""
@@ -68,9 +68,9 @@ class Stats:
         with self._lock:
             self._ages += found
             self._age_sum += float(ms.sum())
-            self._age_least, self._age_most = (
-                min(self._age_least, float(ms.min())),
-                max(self._age_most, float(ms.max())),
+            self._age_min, self._age_max = (
+                min(self._age_min, float(ms.min())),
+                max(self._age_max, float(ms.max())),
             )
 
     def window(self) -> Window:
@@ -82,22 +82,22 @@ class Stats:
                 self._ages,
                 self._age_sum / 1000,
             )
-            ends = self._age_least, self._age_most
+            bounds = self._age_min, self._age_max
             self._reset()
         latency, buckets = dict[str, float](), list[int]()
         if ages.any():
-            latency = {f"p{p}": _percentile(ages, p, *ends) for p in (50, 95, 99)}
+            latency = {f"p{p}": _percentile(ages, p, *bounds) for p in (50, 95, 99)}
             buckets = np.bincount(_COARSE, ages, len(BUCKETS_S) + 1).astype(int).tolist()
-        full = counts["steps"] * self.batch
-        fill = counts["rows"] / full if full else 0.0
+        capacity = counts["steps"] * self.batch
+        fill = counts["rows"] / capacity if capacity else 0.0
         return Window(seconds, dict(counts), latency, fill, dict(self.gauges), buckets, sum_s)
 
 
-def _percentile(ages: np.ndarray, percent: float, least: float, most: float) -> float:
-    """A percentile of ages that are counted in buckets of `_BOUNDS_MS` and lie between `least` and `most`."""
-    reached, wanted = np.cumsum(ages), percent / 100 * ages.sum()
-    place = int(np.searchsorted(reached, wanted))
+def _percentile(ages: np.ndarray, percent: float, minimum: float, maximum: float) -> float:
+    """A percentile of ages that are counted in buckets of `_BOUNDS_MS` and lie between `minimum` and `maximum`."""
+    cumulative, target = np.cumsum(ages), percent / 100 * ages.sum()
+    place = int(np.searchsorted(cumulative, target))
     low = _BOUNDS_MS[place - 1] if place else 0.0
-    high = _BOUNDS_MS[place] if place < len(_BOUNDS_MS) else most
-    share = (wanted - (reached[place] - ages[place])) / ages[place]
-    return float(np.clip(low + share * (high - low), least, most))
+    high = _BOUNDS_MS[place] if place < len(_BOUNDS_MS) else maximum
+    share = (target - (cumulative[place] - ages[place])) / ages[place]
+    return float(np.clip(low + share * (high - low), minimum, maximum))

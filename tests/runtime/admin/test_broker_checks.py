@@ -1,4 +1,4 @@
-"""Who is not let in, or may not do what a shard does, is told so: which login, which right, on what."""
+"""`tocsin check` and shards report a failed login or a missing right: which login, which right, on what."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tocsin.pipelines.runtime.kafka.topics import JOURNAL
 
 @pytest.fixture(scope="module")
 def guarded(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
-    """A broker with TLS, a password and rights, and the certificate to trust. Its other listener's users may do all."""
+    """A broker with TLS, a password and ACLs, and the certificate to trust. Users of its other listener have all rights."""
     folder = tmp_path_factory.mktemp("guarded")
     trusted, own = certificate(folder)
     with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own), more=AUTHORIZER) as server:
@@ -62,7 +62,7 @@ class Guarded(Setup):
         }
 
     def rule(self, permission: str, operation: str, kind: str, name: str) -> None:
-        """Grant or deny the user something."""
+        """Grant or deny the user an operation on a resource."""
         self._rules(permission, [(operation, kind, name, "LITERAL")])
 
     def _rules(self, permission: str, rules: list[tuple[str, str, str, str]]) -> None:
@@ -80,9 +80,9 @@ class Guarded(Setup):
             assert not admin.create_acls(acls)["failed"]
 
     def needed(self) -> None:
-        """Grant the least with which all is ok."""
+        """Grant the fewest rights with which all checks pass."""
         rules = [("READ", "TOPIC", self.topic, "LITERAL"), ("DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")]
-        lands = f"alerts.{self.name}"  # the alerts on their way into the lake, a pipeline of their own
+        lands = f"alerts.{self.name}"  # the pipeline that writes the alerts table
         made = (
             lands,
             f"{self.topic}.dlq",
@@ -100,19 +100,19 @@ class Guarded(Setup):
         self._rules("ALLOW", rules)
 
     def forgive(self) -> None:
-        """Take all rules back."""
+        """Delete all rules."""
         anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
         with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
             admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
 
     def spec(self) -> ShardConfig:
-        """Its first shard."""
+        """Return the config of the first shard."""
         settings = Invocation(sets=[f"{name}={value}" for name, value in self.settings.items()]).settings()
         plan = Plan(JOB, {"name": self.name, "topic": self.topic})
         return ShardConfig(plan, settings.lake.open(), settings.kafka.client_options(), 0, [0, 1])
 
     def make(self) -> None:
-        """The topics that a first start would make."""
+        """Create the topics that a first start would create."""
         self.create(f"alerts.{self.name}", 2)
         self.create(f"{self.topic}.dlq")
         self.create(f"_tocsin.{self.name}", 2, **JOURNAL)
@@ -131,7 +131,7 @@ def test_with_the_rights_that_it_needs_all_is_ok(setup: Guarded, made: bool) -> 
     setup.needed()
     if made:
         setup.make()
-    assert setup.amiss() == {}
+    assert setup.problems() == {}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_right_that_is_denied(setup: Guarded, operation: str, kind: str, name:
     setup.needed()
     setup.make()
     setup.rule("DENY", operation, kind, name.format(setup.name))
-    found = setup.amiss()
+    found = setup.problems()
     assert [*found] == [check]
     state, said = found[check]
     assert state == ("warning" if check in ("transactions", "cleanup policy") else "wrong")
@@ -245,7 +245,7 @@ def test_a_shard_with_a_wrong_password_is_told_so_and_does_not_wait_for_a_broker
 def test_a_topic_that_is_missing_and_may_not_be_made(setup: Guarded) -> None:
     setup.needed()
     setup.rule("DENY", "CREATE", "TOPIC", f"_tocsin.{setup.name}")
-    (check, (state, said)) = setup.amiss().popitem()
+    (check, (state, said)) = setup.problems().popitem()
     assert (check, state) == ("journal", "wrong")
     made = r"create it with 2 partitions and cleanup.policy=compact and max.message.bytes=\d+, or grant this user CREATE on it"
     assert re.search(f"{made}$", said), said
@@ -256,7 +256,7 @@ def test_topics_that_are_there_need_no_right_to_make_them(setup: Guarded) -> Non
     setup.make()
     for topic in (f"alerts.{setup.name}", f"{setup.topic}.dlq", f"_tocsin.{setup.name}"):
         setup.rule("DENY", "CREATE", "TOPIC", topic)
-    assert setup.amiss() == {}
+    assert setup.problems() == {}
     sets = [f"{name}={value}" for name, value in setup.settings.items()] + ["lake.alerts=false"]
     assert deployed(Invocation(sets=sets).settings(), setup.name).partitions == 2
 
@@ -270,6 +270,6 @@ def test_a_shard_in_the_middle_of_a_transaction_is_not_fenced(kafka: KafkaServer
         shard.init_transactions()
         shard.begin_transaction()
         shard.send(f"alerts.{setup.name}", b"alert").get(10)
-        assert setup.amiss() == {}
+        assert setup.problems() == {}
         shard.commit_transaction()
     assert [m.value for m in clients.committed(options, [f"alerts.{setup.name}"])] == [b"alert"]

@@ -1,4 +1,4 @@
-"""What is remembered of an asset: read from the newest snapshot's chain, the same as a shard would restore it."""
+"""The state of an asset is read from the newest snapshot's chain, as a shard would restore it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 class Shard:
-    """A machine, and checkpoints of it as a shard makes them."""
+    """A machine whose checkpoints are written as a shard writes them."""
 
     def __init__(self, lake: Lake, number: int = 0, partitions: Sequence[int] = (0,)) -> None:
         self.declared = PLAN.build(lake)
@@ -128,7 +128,7 @@ def test_a_key_is_shown_with_its_cells_rings_rules_and_waiting_rows(lake: Lake, 
 
 
 def test_what_is_read_from_a_chain_of_cuts_is_what_a_shard_restores(lake: Lake, shard: Shard) -> None:
-    """Keys come, go silent until they are forgotten, and come back into other slots."""
+    """Keys appear, are forgotten after they are inactive, and return into other slots."""
     rng, hours = random.Random(1), dict.fromkeys(map(str, range(40)), 0)
     rings, forgotten = 0, 0
     for _ in range(12):
@@ -141,7 +141,7 @@ def test_what_is_read_from_a_chain_of_cuts_is_what_a_shard_restores(lake: Lake, 
         restored = Machine(shard.declared)
         restored.restore(Snapshots(lake, "pumps", 0).read(name).deltas)
         held = restored._state._index.get(0, {})
-        known = inspection._Known(lake, "pumps", 0, name)
+        known = inspection._SnapshotIndex(lake, "pumps", 0, name)
         assert sorted(known.keys["key"]) == sorted(held)
         forgotten += len(hours) - len(held)
         for key, slot in held.items():

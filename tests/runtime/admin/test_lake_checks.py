@@ -1,4 +1,4 @@
-"""A lake that a pipeline can't use, or that goes with another journal, is told so; a shard's own doings never are."""
+"""`tocsin check` reports a lake that is unusable or belongs to another journal, but never a shard's own changes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def setup(kafka: KafkaServer, tmp_path: Path) -> Setup:
 
 
 @pytest.fixture
-def ran(kafka: KafkaServer, tmp_path: Path) -> Iterator[Setup]:
-    """A pipeline that has run and was stopped: a table, snapshots, a journal."""
+def processed(kafka: KafkaServer, tmp_path: Path) -> Iterator[Setup]:
+    """A pipeline that has run and was stopped. It has a table, snapshots and a journal."""
     job = Job(kafka.bootstrap_servers, tmp_path)
     made = Setup(tmp_path, kafka.bootstrap_servers, job.name, topic=job.topic)
     made.settings["lake.path"] = job.lake.root
     try:
         job.send(islice(messages(1), 300))
         job.finish(job.start())
-        assert made.amiss() == {}
+        assert made.problems() == {}
         yield made
     finally:
         job.close()
@@ -61,14 +61,14 @@ def test_a_lake_that_can_not_be_written(setup: Setup) -> None:
 def test_a_lake_that_is_there_keeps_no_probe(setup: Setup) -> None:
     setup.lake.mkdir()
     (setup.lake / "mine").write_text("")
-    assert setup.amiss() == {}
+    assert setup.problems() == {}
     assert [p.name for p in setup.lake.iterdir()] == ["mine"]
 
 
 def test_a_lake_without_room(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**8, 10**8)
     monkeypatch.setattr(lake_checks.shutil, "disk_usage", lambda path: usage)
-    (check, (state, said)) = setup.amiss().popitem()
+    (check, (state, said)) = setup.problems().popitem()
     assert (check, state) == ("space", "wrong")
     assert "expected 1 GB free at least, got 0.10" in said
 
@@ -90,7 +90,7 @@ def test_a_table_of_another_schema_or_pipeline(
     for column, type_ in columns.items():
         schema = schema.set(schema.get_field_index(column), pa.field(column, type_))
     DeltaTable.create(str(setup.lake / setup.name), schema, name=name.format(setup.name))
-    (check, (state, said)) = setup.amiss().popitem()
+    (check, (state, said)) = setup.problems().popitem()
     assert (check, state) == ("table", "wrong")
     assert says.format(setup.name) in said
     assert said.endswith("use another lake or pipeline name")
@@ -103,7 +103,7 @@ def test_a_journal_that_goes_with_another_lake(kafka: KafkaServer, tmp_path: Pat
     try:
         job.send(islice(messages(1), 300))
         job.finish(job.start())
-        found = setup.amiss({"lake.path": second.root})  # a new lake
+        found = setup.problems({"lake.path": second.root})  # a new lake
         assert [*found] == ["one writer"]
         assert found["one writer"][0] == "wrong"
         assert found["one writer"][1].startswith(
@@ -113,12 +113,12 @@ def test_a_journal_that_goes_with_another_lake(kafka: KafkaServer, tmp_path: Pat
         job.lake = second
         job.finish(job.start(on_gap="skip"))
         worker = job.start()
-        for seed in (2, 3):  # once that has a history of its own, another owner's even, the first one is foreign
+        for seed in (2, 3):  # with a history and a second owner there, the first lake is foreign
             job.send(islice(messages(seed, units=40), 300))
             job.drain(worker)
         job.finish(worker)
-        assert setup.amiss({"lake.path": second.root}) == {}
-        found = setup.amiss({"lake.path": first.root})
+        assert setup.problems({"lake.path": second.root}) == {}
+        found = setup.problems({"lake.path": first.root})
         assert [*found] == ["one writer"]
         assert "two writers' folders" in found["one writer"][1]
         assert found["one writer"][1].endswith("or rename this one")
@@ -126,39 +126,39 @@ def test_a_journal_that_goes_with_another_lake(kafka: KafkaServer, tmp_path: Pat
         job.close()
 
 
-def test_a_journal_that_is_gone(ran: Setup) -> None:
-    with KafkaAdminClient(bootstrap_servers=ran.bootstrap) as admin:
-        admin.delete_topics([f"_tocsin.{ran.name}"])
-    (check, (state, said)) = ran.amiss().popitem()
+def test_a_journal_that_is_gone(processed: Setup) -> None:
+    with KafkaAdminClient(bootstrap_servers=processed.bootstrap) as admin:
+        admin.delete_topics([f"_tocsin.{processed.name}"])
+    (check, (state, said)) = processed.problems().popitem()
     assert (check, state) == ("one writer", "wrong")
     assert "expected the journal that goes with checkpoint 1." in said
 
 
-def test_snapshots_that_are_gone(ran: Setup) -> None:
-    shutil.rmtree(Path(ran.settings["lake.path"]) / "_state")
-    (check, (state, said)) = ran.amiss().popitem()
+def test_snapshots_that_are_gone(processed: Setup) -> None:
+    shutil.rmtree(Path(processed.settings["lake.path"]) / "_state")
+    (check, (state, said)) = processed.problems().popitem()
     assert (check, state) == ("snapshots", "wrong")
     assert said.startswith("snapshot 1.")
     assert said.endswith("start over with `--on-gap skip`")
 
 
-def test_an_input_topic_that_was_cut_or_made_again(ran: Setup) -> None:
-    with KafkaAdminClient(bootstrap_servers=ran.bootstrap) as admin:
-        admin.delete_records({TopicPartition(ran.topic, 0): -1})
-        assert ran.amiss() == {}  # all of it was judged
-        producer = KafkaProducer(bootstrap_servers=ran.bootstrap)
-        producer.send(ran.topic, b"{}", partition=0)
+def test_an_input_topic_that_was_cut_or_made_again(processed: Setup) -> None:
+    with KafkaAdminClient(bootstrap_servers=processed.bootstrap) as admin:
+        admin.delete_records({TopicPartition(processed.topic, 0): -1})
+        assert processed.problems() == {}  # all of it was processed
+        producer = KafkaProducer(bootstrap_servers=processed.bootstrap)
+        producer.send(processed.topic, b"{}", partition=0)
         producer.close()
-        admin.delete_records({TopicPartition(ran.topic, 0): -1})
-        (check, (state, said)) = ran.amiss().popitem()
+        admin.delete_records({TopicPartition(processed.topic, 0): -1})
+        (check, (state, said)) = processed.problems().popitem()
         assert (check, state) == ("input positions", "wrong")
-        assert said.startswith(f"{ran.topic}[0]@")
+        assert said.startswith(f"{processed.topic}[0]@")
         assert "records were deleted before they were processed" in said
-        admin.delete_topics([ran.topic])
-        while ran.topic in admin.list_topics():
+        admin.delete_topics([processed.topic])
+        while processed.topic in admin.list_topics():
             time.sleep(0.1)
-        ran.create(ran.topic, PARTITIONS)
-        (check, (state, said)) = ran.amiss().popitem()
+        processed.create(processed.topic, PARTITIONS)
+        (check, (state, said)) = processed.problems().popitem()
         assert (check, state) == ("input positions", "wrong")
         assert "it was deleted and made again" in said
 
@@ -167,20 +167,20 @@ def test_a_damaged_copy_of_a_model(kafka: KafkaServer, tmp_path: Path) -> None:
     setup = Setup(tmp_path, kafka.bootstrap_servers, factory="tocsin.pipelines.rul:pipeline", model=FD001)
     setup.create(setup.topic)
     ref = store_model(Lake(str(setup.lake)), FD001, name="fd001", version="1")
-    assert setup.amiss() == {}
+    assert setup.problems() == {}
     weights = setup.lake / "_models" / ref.sha256 / "model.safetensors"
-    weights.write_bytes(bytes(weights.stat().st_size))  # a start takes one of the same size as it is
-    (check, (state, said)) = setup.amiss().popitem()
+    weights.write_bytes(bytes(weights.stat().st_size))  # a start accepts a copy of the same size
+    (check, (state, said)) = setup.problems().popitem()
     assert (check, state) == ("model's copy", "wrong")
     assert said.endswith("they are damaged; delete that folder, and the next start copies it again")
 
 
 def journal(base: int, *items: int | tuple[int, int]) -> Journal:
-    """A record; of its items, a number is a checkpoint's mark, a pair a step on that partition up to that offset."""
+    """Make a journal. An item is a checkpoint's mark (a number) or a step (its partition and the offset it reaches)."""
     made = Journal(base)
     for item in items:
         if isinstance(item, tuple):
-            made.ran(0, dict([item]))
+            made.add_step(0, dict([item]))
         else:
             made.mark(item, "plan")
     return made
@@ -190,14 +190,14 @@ def journal(base: int, *items: int | tuple[int, int]) -> Journal:
     ("table", "offset", "record", "one"),
     [
         (0, None, journal(0), True),  # before the first checkpoint
-        (0, 0, journal(0, (0, 50), 5), True),  # which is marked, and did not land
-        (5, 50, journal(0, (0, 50), 5), True),  # or landed
+        (0, 0, journal(0, (0, 50), 5), True),  # marked, but not in the table
+        (5, 50, journal(0, (0, 50), 5), True),  # in the table
         (5, 50, journal(5, (0, 70), 6, (0, 90)), True),
         (6, 70, journal(5, (0, 70), 6, (0, 90)), True),
-        (4, 40, journal(5, (0, 70), 6), False),  # a journal that has seen a table go further
+        (4, 40, journal(5, (0, 70), 6), False),  # the journal starts at a later checkpoint than the table's
         (0, None, journal(5), False),
-        (8, 99, journal(5, (0, 70), 6), False),  # a table whose checkpoint the journal does not know of
-        (5, 80, journal(5, (0, 70)), False),  # or knows by its number only
+        (8, 99, journal(5, (0, 70), 6), False),  # the journal does not know the table's checkpoint
+        (5, 80, journal(5, (0, 70)), False),  # the checkpoints agree, the offsets do not
         (6, 60, journal(5, (0, 70), 6), False),
         (6, 95, journal(5, (0, 70), 6, (0, 90)), False),
     ],

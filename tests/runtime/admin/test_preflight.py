@@ -1,4 +1,4 @@
-"""Each look gives one finding; those that depend on one that failed are not taken."""
+"""Each check gives one finding; checks that depend on a failed one are skipped."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def fails(reason: Exception) -> Callable[[], str]:
 def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone() -> None:
     found: list[Finding] = []
     checkup = Preflight(found.append)
-    checkup.look("kafka", lambda: "here")
-    checkup.look("topic", fails(ConfigError("topic t: expected it, got none; make it")), "kafka", pipeline="a")
-    checkup.look("shards", lambda: pytest.fail("it was looked at"), "topic", pipeline="a")
-    checkup.look("rights", lambda: pytest.fail("it was looked at"), "kafka", "shards", pipeline="a")
-    checkup.look("topic", fails(Concern("old")), "kafka", pipeline="b")
-    checkup.look("shards", lambda: "2", "topic", pipeline="b")
+    checkup.run("kafka", lambda: "here")
+    checkup.run("topic", fails(ConfigError("topic t: expected it, got none; make it")), "kafka", pipeline="a")
+    checkup.run("shards", lambda: pytest.fail("it was looked at"), "topic", pipeline="a")
+    checkup.run("rights", lambda: pytest.fail("it was looked at"), "kafka", "shards", pipeline="a")
+    checkup.run("topic", fails(Concern("old")), "kafka", pipeline="b")
+    checkup.run("shards", lambda: "2", "topic", pipeline="b")
     assert [(f.pipeline, f.check, f.state, f.said) for f in found] == [
         ("", "kafka", "ok", "here"),
         ("a", "topic", "wrong", "topic t: expected it, got none; make it"),
@@ -43,8 +43,8 @@ def test_what_depends_on_a_failure_is_not_looked_at_in_the_same_pipeline_alone()
 def test_a_failure_of_all_is_one_of_each_pipeline() -> None:
     found: list[Finding] = []
     checkup = Preflight(found.append)
-    checkup.look("kafka", fails(ConfigError("gone")))
-    checkup.look("topic", lambda: "there", "kafka", pipeline="a")
+    checkup.run("kafka", fails(ConfigError("gone")))
+    checkup.run("topic", lambda: "there", "kafka", pipeline="a")
     assert found[-1].state == "skipped"
 
 
@@ -64,5 +64,5 @@ def test_what_nobody_thought_of_or_hangs_is_wrong_in_one_line(
 ) -> None:
     monkeypatch.setattr(preflight, "LONGEST_S", 0.1)
     found: list[Finding] = []
-    Preflight(found.append).look("it", how)
+    Preflight(found.append).run("it", how)
     assert (found[0].state, found[0].said) == ("wrong", said)

@@ -1,4 +1,4 @@
-"""Alert sinks on Apache Kafka: every alert at least once and in order, whatever the sink does; one that fails holds up nobody."""
+"""Alert sinks on Apache Kafka: a sink gets every alert at least once and in order, whatever it does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tocsin.pipelines.runtime.kafka.topics import create_topic
 
 
 class Notes(AlertSink):
-    """Notes ids; raises in the calls that `fails` numbers."""
+    """Records alert ids. It raises in the calls whose numbers are in `fails`."""
 
     taken: ClassVar[list[str]] = []
     calls = 0

@@ -1,4 +1,4 @@
-"""Alerts as rows: what a pipeline said, every alert of it, for people who ask the table."""
+"""The alerts table: each alert that a pipeline published is a row."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SENT_MS = 1_769_860_800_300
 
 
 def _land(*records: ConsumerRecord) -> tuple[list[dict], list[DeadLetter]]:
-    """The rows of records, and the dead letters of the codec; the shard itself refuses none."""
+    """Return the rows of records and the codec's dead letters. The machine itself refuses no row."""
     declared = alerts_table_plan("rul").build(Lake("unused"))
     batch, letters = Codec(topic=declared.topic, schema=declared.schema).decode(records)
     outcome = Machine(declared).step(batch, SENT_MS)

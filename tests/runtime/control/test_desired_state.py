@@ -1,4 +1,4 @@
-"""Orders: kept in the lake, taken up by a restarted supervisor, and what of them a new deployment keeps."""
+"""Orders: stored in the lake, applied by a restarted supervisor, and in part kept by a new deployment."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Health: live while the loop goes round, ready while every shard runs, and why not. Live: test_seeing.py."""
+"""Health: live while the supervisor's loop runs, ready while every shard runs, and the reasons if not. See also test_seeing.py."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_a_commits_age_grows_while_something_waits_and_its_worker_comes_and_goes
         now[0] = at
         return commits.age(0, {"read": {0: read}, "committed": {0: committed}} if read >= 0 else {})
 
-    assert age(0) == 0  # it takes over for the first time
+    assert age(0) == 0  # the first recovery
     assert age(100, read=5, committed=5) == 0  # nothing to commit, however long
     assert age(900, read=5, committed=5) == 0
     assert age(910, read=9, committed=5) == 10
-    assert age(915) == 15  # its worker is away
+    assert age(915) == 15  # its worker is down
     assert age(920, read=9, committed=5) == 20
     assert age(925, read=12, committed=9) == 0
 
@@ -158,7 +158,7 @@ def test_a_supervisor_whose_loop_is_stuck_is_not_live(tmp_path: Path, monkeypatc
             go_on.wait()
 
     monkeypatch.setattr(Supervisor, "_reconcile", tend)
-    for name in ("_adopt", "_place"):  # there is no Ray here
+    for name in ("_adopt", "_place"):  # they need Ray
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})

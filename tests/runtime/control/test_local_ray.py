@@ -1,4 +1,4 @@
-"""A Ray of one's own: quick, alone on 127.0.0.1, and without what it has no use for."""
+"""A local Ray: it starts quickly, listens on 127.0.0.1 only, and runs no part that is not used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_it_starts_the_store_the_raylet_and_workers_only() -> None:
     assert {"gcs_server", "raylet"} <= names
     assert not {name for name in names if "agent" in name.lower() or "dashboard" in name.lower()}
     assert found[1:] == (0, "there")
-    until(lambda: not psutil.pid_exists(found[0]), "the worker to end", seconds=30)  # `ray.shutdown` only tells it to
+    until(lambda: not psutil.pid_exists(found[0]), "the worker to end", seconds=30)  # `ray.shutdown` does not wait
     assert serves == []
     assert "TOCSIN_TEST_LOCAL" not in os.environ
 

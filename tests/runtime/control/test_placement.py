@@ -1,4 +1,4 @@
-"""When a worker is added or taken away, and which shards move then."""
+"""When a worker is added or removed, and which shards move then."""
 
 from collections.abc import Iterable
 from math import ceil
@@ -12,11 +12,11 @@ SCALING = ScalingPolicy(least=1, most=3, catch_up_s=30, look_s=10, calm_s=60, sh
 
 
 def _workers(scaler: Autoscaler, loads: Iterable[tuple[float, float, float]], start: float = 0) -> list[int]:
-    """Workers after each second of (records read, records behind, seconds busy) a second."""
+    """Return the number of workers after each second. A load is (records read, records behind, busy seconds) of one second."""
     read, said = 0.0, []
     for second, (rate, lag, busy) in enumerate(loads):
         read += rate
-        said.append(scaler.look(start + second, round(read), round(lag), busy))
+        said.append(scaler.update(start + second, round(read), round(lag), busy))
     return said
 
 
@@ -25,7 +25,7 @@ def test_a_growing_backlog_calls_for_one_worker_more_at_a_time() -> None:
     said = _workers(scaler, [(1000, 500 * s, 1.0) for s in range(40)])
     assert said[:10] == [1] * 10
     assert said[10] == 2
-    assert said[20:22] == [2, 3]  # the second one had 10 s to show what it is worth
+    assert said[20:22] == [2, 3]  # the second worker has 10 s to take effect
     assert said[-1] == 3
 
 
@@ -77,7 +77,7 @@ def test_shards_are_spread_evenly_with_as_few_moves_as_that_takes(
     large, least = len(shards) % places, len(shards) // places
     most = ceil(len(shards) / places)
     stay = sum(sorted(min(h, most) for h in held)) if not large else None
-    if stay is None:  # the fullest places are the ones to keep one more
+    if stay is None:  # the fullest workers keep one shard more
         order = sorted(held, reverse=True)
         stay = sum(min(h, least + 1) for h in order[:large]) + sum(min(h, least) for h in order[large:])
     assert sum(placed[s] == now.get(s) for s in shards) == stay

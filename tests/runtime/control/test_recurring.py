@@ -1,4 +1,4 @@
-"""Threads that work again and again: whatever goes wrong in a round, the next one comes."""
+"""Recurring threads: whatever fails in a round, the next round runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 
 
 class Panic(BaseException):
-    """As a library in Rust raises it: no Exception."""
+    """An exception as a library in Rust raises it: it is no `Exception`."""
 
 
 @pytest.fixture(autouse=True)

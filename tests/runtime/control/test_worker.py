@@ -1,4 +1,4 @@
-"""A worker's shard: what no further try can cure leaves it refused, with one line; its process stays."""
+"""A worker's shard: an error that no retry can cure leaves it refused with a one-line reason. The worker's process stays."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _send(job: Job, sent: list[Message], codec: str) -> None:
 
 
 class _AsWorker:
-    """What `Job.drain` asks of a process."""
+    """The attributes of a process that `Job.drain` uses."""
 
     said = where = ""
 
@@ -85,7 +85,7 @@ def test_a_codec_that_is_missing_here_is_said_once_what_came_before_is_committed
             line = reaches(shard, "refused")
             assert f"{job.topic}, records from " in line and "Libraries for lz4 compression codec not found" in line
             assert "install lz4" in line and "\n" not in line
-            assert any(job.stored(f"{job.topic}/{p}") >= end for p, end in before.items())  # the other is read after it
+            assert any(job.stored(f"{job.topic}/{p}") >= end for p, end in before.items())  # the other may come later
     with hosted(config) as shard:
         reaches(shard, "running")
         job.drain(_AsWorker(shard.thread))
@@ -114,7 +114,7 @@ def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of
     _alter(job, job.topic, **{"message.timestamp.after.max.ms": str(2**63 - 1)})
     load = messages(1)
     good, now = list(islice(load, 200)), time.time_ns()
-    stamps = [now // 1000] * 4 + [now] * 4  # more than a window each
+    stamps = [now // 1000] * 4 + [now] * 4  # each more than a window
     wrong = [Message(0, json.dumps(reading(90, n, 0.5)).encode(), [], at) for n, at in enumerate(stamps)]
     job.send([*good[:100], *wrong, *good[100:]])
     (config,) = job.configs()
@@ -130,7 +130,7 @@ def test_a_kafka_timestamp_in_another_unit_is_a_dead_letter_and_never_the_end_of
 
 @pytest.mark.parametrize("gets_on", [True, False])
 def test_a_shard_that_drains_is_waited_for_as_long_as_it_gets_on(gets_on: bool) -> None:
-    """What it writes beside its thread counts, too."""
+    """Progress of a thread that the shard's thread has started counts, too."""
     followed, over = progress.Progress(), threading.Event()
 
     def write() -> None:

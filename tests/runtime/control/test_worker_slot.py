@@ -1,4 +1,4 @@
-"""A worker's place: who counts as dead, who is asked again, and that nobody is left behind. On Ray; no shard runs."""
+"""A worker's slot on Ray, without a shard: which worker counts as ended, which is asked again, and that no process is left."""
 
 from __future__ import annotations
 
@@ -49,24 +49,24 @@ def started(name: str, *said: Any) -> tuple[Any, psutil.Process]:
 def filled(name: str, *said: Any) -> tuple[WorkerSlot, psutil.Process]:
     place = WorkerSlot(name.rpartition("/")[0])
     worker, process = started(name, *said)
-    place.settle(worker)
+    place.attach(worker)
     return place, process
 
 
 def heard(place: WorkerSlot, seconds: float = 20) -> list[Status]:
-    """What it says, once it says something."""
+    """Wait until the worker reports its shards. Returns the report."""
     give_up = time.monotonic() + seconds
-    while not (known := place.hear(stuck_s=60)):
+    while not (known := place.poll(stuck_s=60)):
         assert time.monotonic() < give_up
         time.sleep(0.02)
     return known
 
 
 def heard_until_silent(place: WorkerSlot) -> None:
-    """Hear from it until it counts as ended."""
+    """Poll the worker until it counts as ended, which raises `Ended`."""
     give_up = time.monotonic() + 20
     while time.monotonic() < give_up:
-        place.hear(stuck_s=60)
+        place.poll(stuck_s=60)
         time.sleep(0.02)
 
 
@@ -75,7 +75,7 @@ def test_a_worker_that_cannot_be_reached_or_answers_with_an_error_is_asked_again
     place, process = filled("job/worker-0/1", error, error, told())
     assert heard(place) == told()
     assert process.is_running()
-    place.mark_dead("the test is over")
+    place.mark_ended("the test is over")
     process.wait(60)
 
 
@@ -85,7 +85,7 @@ def test_a_worker_that_never_answers_otherwise_is_ended_and_its_process_too(monk
     heard(place)
     with pytest.raises(Ended, match="it has not answered for 1 s; its last answer: RuntimeError: boom"):
         heard_until_silent(place)
-    place.mark_dead("it does not answer")
+    place.mark_ended("it does not answer")
     process.wait(60)
 
 
@@ -96,7 +96,7 @@ def test_a_worker_that_stalls_is_ended_and_its_process_too(monkeypatch: pytest.M
     process.send_signal(signal.SIGSTOP)
     with pytest.raises(Ended, match="it has not answered for 1 s"):
         heard_until_silent(place)
-    place.mark_dead("it does not answer")
+    place.mark_ended("it does not answer")
     process.wait(60)
 
 
@@ -105,14 +105,14 @@ def test_a_death_is_heard_of_at_once_with_a_reason_in_one_line() -> None:
     heard(place)
     process.kill()
     killed = time.monotonic()
-    ray.wait([place.life], timeout=5)
+    ray.wait([place.liveness], timeout=5)
     with pytest.raises(
         Ended, match="its process died: no error reported, as after SIGKILL or when out of memory"
     ) as died:
-        heard_until_silent(place)  # what it said before it died may come first
+        heard_until_silent(place)  # a report from before its death may come first
     assert time.monotonic() - killed < 2
     assert "\n" not in str(died.value)
-    place.mark_dead(str(died.value))
+    place.mark_ended(str(died.value))
 
 
 HANGS = {
@@ -127,18 +127,18 @@ def test_a_shard_that_hangs_ends_its_worker() -> None:
     for why in HANGS:
         with pytest.raises(Ended, match=why):
             heard(place)
-    assert place.mark_dead(why) == place_.BACKOFF_S[0]
+    assert place.mark_ended(why) == place_.BACKOFF_S[0]
     assert (place.restarts, place.why, place.actor) == (1, why, None)
     process.wait(60)
 
 
 def test_a_shard_that_its_worker_does_not_know_is_given_to_it_again() -> None:
     place = WorkerSlot("job/worker-0", shards={ID: "starting"})
-    place._given[ID] = time.monotonic()
-    place.note([])
-    assert place.shards == {ID: "starting"}  # the order may be on its way
-    place._given[ID] -= place_.AGAIN_S
-    place.note([])
+    place._assigned_at[ID] = time.monotonic()
+    place.record([])
+    assert place.shards == {ID: "starting"}  # the worker may not know it yet
+    place._assigned_at[ID] -= place_.AGAIN_S
+    place.record([])
     assert place.shards == {}
 
 
@@ -186,7 +186,7 @@ def test_a_worker_whose_shards_go_on_committing_is_waited_for() -> None:
 
 
 def test_asked_twice_a_supervisor_stops_once_and_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first answer may be lost on the way, and the first question comes before it has adopted anyone."""
+    """The first answer may be lost. The first call comes before the supervisor has adopted its workers."""
     _, process = started("job/worker-0/30", told(shard=9))
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     monkeypatch.setattr(Supervisor, "_adopt", lambda *_: time.sleep(1))
@@ -214,7 +214,7 @@ def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() 
     with pytest.raises(Unavailable) as said:
         stop_pipeline("job", 5)
     assert str(said.value) == (
-        "pipeline job: expected all shards to commit, got job/worker-1/51: its shards did not commit, and made no progress "
+        "pipeline job: expected all shards to commit and all processes to end, got job/worker-1/51: its shards did not commit, and made no progress "
         "for 5 s; all its processes have ended; nothing is lost, and the next start continues from the last commit"
     )
     for process in (first, second):

@@ -1,4 +1,4 @@
-"""A result column's type is refused when the pipeline is declared, or it is stored, read back and carried by an alert."""
+"""A result column's type is either refused when the pipeline is declared, or stored, read back and carried by an alert."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ def test_a_type_that_can_not_be_stored_is_refused_when_the_pipeline_is_declared(
 
 
 def test_of_long_binary_the_beginning_is_evidence(tmp_path: Path) -> None:
-    from tocsin.pipelines.runtime.engine.alerts import _evidence
+    from tocsin.pipelines.runtime.engine.alerts import _json_value
 
-    said = _evidence({"deep": [bytes(range(256)) * 100, "x" * 2000]})["deep"]
+    said = _json_value({"deep": [bytes(range(256)) * 100, "x" * 2000]})["deep"]
     assert b64decode(said[0]) == (bytes(range(256)) * 100)[:750] and len(said[0]) == 1000
     assert said[1] == "x" * 1000

@@ -1,4 +1,4 @@
-"""Rows: picked, laid together, cut into rounds."""
+"""Rows: selected, joined, grouped and split into rounds."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tocsin.pipelines.runtime.declare.rows import Rows, concat
 
 
 def _rows(slots: list[int]) -> Rows:
-    """Row i has `n` = i in the table and in the tensor."""
+    """Make rows. Row i has `n` = i in the table and in the tensor."""
     n = torch.arange(len(slots))
     table = pa.record_batch({"n": pa.array(n.numpy())})
     return Rows(table, torch.tensor(slots, dtype=torch.int64), {"n": n[:, None].float()})
 
 
 def _numbers(rows: Rows) -> list[int]:
-    """Table, tensors and slots agree."""
+    """Return `n` of each row. Checks that table, tensors and slots agree."""
     numbers = rows.table.column("n").to_pylist()
     assert rows.tensors["n"][:, 0].tolist() == numbers and len(rows.slots) == len(rows) == len(numbers)
     return numbers

@@ -1,4 +1,4 @@
-"""State against a dictionary: slots, growth, forgetting, and cuts that rebuild the living state."""
+"""State against a dictionary: slots, growth, forgotten keys, and deltas that rebuild the live state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DECLARED = {
 }
 Key = tuple[int, int]
 WAITING = (-1, -1)
-"""Where a view keeps the keys whose rows wait."""
+"""The entry of a view that lists the keys with waiting rows."""
 FORGET_MS = 640
 
 
@@ -39,7 +39,7 @@ def _slots(state: State, keys: Sequence[Key], now: int) -> torch.Tensor:
 
 
 def _write(state: State, keys: Sequence[Key], value: int, now: int) -> None:
-    """One step: each key's sum goes up by `value`, which also enters its ring."""
+    """Run one step that adds `value` to each key's sum and to its ring."""
     slots = _slots(state, keys, now)
     a, b = state.of("0-A"), state.of("1-B")
     total, flag, last = a["sum"], a["flag"], b["last"]
@@ -52,7 +52,7 @@ def _write(state: State, keys: Sequence[Key], value: int, now: int) -> None:
 
 
 def _wait(state: State, keys: Sequence[Key], now: int) -> None:
-    """These keys have a row that waits."""
+    """Give each of these keys a waiting row, and no other key."""
     waiting = state.of("1-B")["waiting"]
     assert isinstance(waiting, PendingStore)
     slots = _slots(state, keys, now)
@@ -61,7 +61,7 @@ def _wait(state: State, keys: Sequence[Key], now: int) -> None:
 
 
 def _view(state: State) -> dict[Key, Any]:
-    """All of it by key, read as a stage would."""
+    """Return the whole state by key, read as a stage reads it."""
     a, b = state.of("0-A"), state.of("1-B")
     total, flag, last, waiting = a["sum"], a["flag"], b["last"], b["waiting"]
     assert isinstance(total, CellStore) and isinstance(flag, CellStore)
@@ -143,7 +143,7 @@ def test_a_key_has_one_slot_and_every_row_of_it_is_there() -> None:
     first = _slots(state, [(0, 7), (0, 8), (0, 7), (1, 7)], 1).tolist()
     assert first[0] == first[2] and len(set(first)) == 3
     assert _slots(state, [(0, 8), (1, 7)], 2).tolist() == [first[1], first[3]]
-    assert state.key_clashes == 1  # 7 lives on two partitions
+    assert state.key_clashes == 1  # key 7 is on two partitions
     partitions, keys = state.keys_of(torch.tensor(first))
     assert (partitions.to_pylist(), keys.to_pylist()) == ([0, 0, 0, 1], [7, 8, 7, 7])
 
@@ -176,7 +176,7 @@ def test_keys_that_change_places_between_two_cuts_are_all_there() -> None:
     chain = [state.delta(full=True)]
     _write(state, [(0, k) for k in range(8) if k not in (3, 5)], 1, 5000)
     assert state.forget(5000, FORGET_MS) == 2
-    _write(state, [(0, 5), (0, 9)], 1, 5000)  # the first takes the place of 3, the second that of 5
+    _write(state, [(0, 5), (0, 9)], 1, 5000)  # key 5 takes the slot of 3, and key 9 that of 5
     restored = _state()
     restored.restore([*chain, state.delta(full=False)])
     assert _view(restored) == _view(state)

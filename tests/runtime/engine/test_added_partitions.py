@@ -1,4 +1,4 @@
-"""Partitions that are added to an input topic are judged from their first record on, whatever dies meanwhile."""
+"""Partitions that are added to an input topic are processed from their first record on, whatever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def job(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
 
 
 def _add(job: Job, records: int = 30) -> int:
-    """Give its topic another partition, with units of its own there."""
+    """Add a partition with units of its own to the job's topic. Returns the partition."""
     added = len(job.ends())
     with KafkaAdminClient(**job.kafka) as admin:
         admin.create_partitions({job.topic: added + 1})
@@ -51,7 +51,7 @@ def test_the_very_first_start_may_begin_at_the_end_but_partitions_that_are_added
     job.send(islice(sent, 50))
     read(shard(job, start="latest"), job).close()
     assert job.differences(judge(r for r in job.read(job.topic) if r.offset >= before.get(r.partition, 0))) == []
-    assert sum(identity[0] == 2 for identity, _ in job.found().rows) == 28  # two make no window yet
+    assert sum(identity[0] == 2 for identity, _ in job.found().rows) == 28  # a window takes 3
 
 
 def test_what_was_deleted_from_an_added_partition_before_it_was_judged_is_a_loss(job: Job) -> None:
@@ -65,15 +65,15 @@ def test_what_was_deleted_from_an_added_partition_before_it_was_judged_is_a_loss
 
 
 def test_they_are_taken_up_by_whoever_takes_over_whatever_its_order_says(job: Job) -> None:
-    job.plan = replace(job.plan, options={**job.plan.options, "every": "1h"})  # all is in the journal
+    job.plan = replace(job.plan, options={**job.plan.options, "every": "1h"})  # everything stays in the journal
     sent = messages(5)
     job.send(islice(sent, 100))
     running = read(shard(job), job)
-    assert running._live.journal.sent > 5
+    assert running._recovered.journal.sent > 5
     for _ in range(2):
         _add(job)
         job.send(islice(sent, 50))
-        running = read(shard(job), job)  # the one before is abandoned: its order knew fewer
+        running = read(shard(job), job)  # replaces the shard before, which knew fewer partitions
     running = shard(job, partitions=[0, 1])
     assert set(running.facts()["read"]) == {0, 1, 2, 3}
     running.close()

@@ -1,4 +1,4 @@
-"""Alerts: what names them, what they carry, and how they travel."""
+"""Alerts: their ids, their data, and their form as messages."""
 
 from __future__ import annotations
 
@@ -112,4 +112,4 @@ def test_a_topics_generation_is_its_id_once_it_has_replaced_another_and_stays_so
     assert generation({"topic_id": "uuid-2", "generation": "uuid-2"}, "uuid-2") == "uuid-2"
     assert generation({"topic_id": "uuid-2", "generation": "uuid-2"}, "uuid-3") == "uuid-3"
     assert generation({"topic_id": ""}, "uuid-1") == ""
-    assert generation({}, "uuid-2") == "uuid-2"  # the snapshot is lost: nobody knows
+    assert generation({}, "uuid-2") == "uuid-2"  # the snapshot is lost, and with it the first id

@@ -1,4 +1,4 @@
-"""The journal against a plain list of what happened."""
+"""The journal against a plain list of events."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Event = tuple[str, Any]
 
 
 def _journal(base: int, events: list[tuple[int, Event]]) -> Journal:
-    """A journal to which just this happened; an event's number is its clock and its checkpoint's name."""
+    """Make a journal of exactly these events. An event's number is its clock and its checkpoint's name."""
     journal = Journal(base)
     for n, (kind, what) in events:
         if kind == "ran":
-            journal.ran(n, what)
+            journal.add_step(n, what)
         elif kind == "unread":
-            journal.ran(n, {0: n}, n + 1, what)
+            journal.add_step(n, {0: n}, n + 1, what)
         elif kind == "mark":
             journal.mark(n, what)
         else:
-            journal.publishes(what)
+            journal.count_published(what)
     return journal
 
 
@@ -64,7 +64,7 @@ def test_after_checkpoints_have_landed_it_holds_what_came_since_the_last(
     while marks := [i.checkpoint for i in journal.items if isinstance(i, Mark)]:
         landed = data.draw(st.sampled_from(marks))
         before = journal.base
-        journal.landed(landed)
+        journal.rebase(landed)
         assert journal == _journal(landed, numbered[landed:])
         assert journal.since(before) is None  # older than the checkpoint: nothing to re-run
     assert before is not None or not any(kind == "mark" for kind, _ in events)
@@ -73,15 +73,15 @@ def test_after_checkpoints_have_landed_it_holds_what_came_since_the_last(
 def test_a_record_is_small() -> None:
     journal = Journal(7 << 32 | 5)
     for step in range(4096):
-        journal.ran(1_767_225_600_000 + step, {0: 10**9 + step, 1: 10**9 + step})
+        journal.add_step(1_767_225_600_000 + step, {0: 10**9 + step, 1: 10**9 + step})
     assert len(journal.dump()) < 256 * 1024
 
 
 def test_a_step_takes_the_bytes_of_what_moved() -> None:
-    """Version 1 took 234 bytes of this step, and 1 MiB after 4,480 of them."""
+    """Version 1 took 234 bytes for this step, and 1 MiB for 4,480 of them."""
     journal = Journal(7 << 32 | 5)
     for step in range(1000):
-        journal.ran(1_767_225_600_000 + step * 20, {p: 10**9 + step * 40 + p for p in range(16)})
+        journal.add_step(1_767_225_600_000 + step * 20, {p: 10**9 + step * 40 + p for p in range(16)})
     assert journal.size < 120 * 1000
     assert journal.size <= len(journal.dump()) < journal.size + 500
 
@@ -89,13 +89,13 @@ def test_a_step_takes_the_bytes_of_what_moved() -> None:
 def test_what_is_left_after_a_checkpoint_has_landed_is_as_long_as_if_it_had_begun_there() -> None:
     journal, other = Journal(1), Journal(2)
     for step in range(10):
-        journal.ran(10**12 + step, {0: 10**9 + step})
+        journal.add_step(10**12 + step, {0: 10**9 + step})
     journal.mark(2, "plan")
     for each in (journal, other):
-        each.ran(10**12 + 50, {0: 10**9 + 50})
-        each.ran(10**12 + 51, {0: 10**9 + 51})
+        each.add_step(10**12 + 50, {0: 10**9 + 50})
+        each.add_step(10**12 + 51, {0: 10**9 + 51})
     assert journal.size > other.size > 0
-    journal.landed(2)
+    journal.rebase(2)
     assert (journal.size, journal.dump()) == (other.size, other.dump())
 
 
@@ -117,11 +117,11 @@ def test_records_that_were_written_before_they_had_versions_are_read() -> None:
         b'[[0,5],[0,50]],[4294967298,2,4,"plan"],[1040,0,[]]]}'
     )
     journal = Journal(1 << 32 | 1, sent=3, digest=9)
-    journal.ran(1000, {0: 5, 1: 7})
-    journal.ran(1020, {1: 9}, 1017, [(1, 8, "FrameMissing")])
-    journal.skips(SkipRecord({0: 5}, {0: 50}))
+    journal.add_step(1000, {0: 5, 1: 7})
+    journal.add_step(1020, {1: 9}, 1017, [(1, 8, "FrameMissing")])
+    journal.add_skip(SkipRecord({0: 5}, {0: 50}))
     journal.items.append(Mark(1 << 32 | 2, 2, 4, "plan"))
-    journal.ran(1040, {})
+    journal.add_step(1040, {})
     assert Journal.load(old) == journal
     assert Journal.load(journal.dump()) == journal
 
@@ -134,7 +134,7 @@ def test_a_record_of_a_newer_version_is_refused_in_one_line() -> None:
 def test_marks_of_fenced_owners_are_forgotten_unless_another_plan_begins_there() -> None:
     journal = Journal(1)
     for name, plan in ((2, "a"), (3, "b"), (4, "b"), (5, "a")):
-        journal.ran(name, {0: name})
+        journal.add_step(name, {0: name})
         journal.mark(name, plan)
     journal.fence("a")
     assert [i.checkpoint for i in journal.items if isinstance(i, Mark)] == [3, 5]

@@ -1,4 +1,4 @@
-"""A lake that is slow while alerts ring: the journal stays within what its topic takes, and a shard that was wedged goes on."""
+"""A slow lake while alerts are raised: the journal stays within its topic's limit, and a shard that exceeded it recovers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tocsin.pipelines.runtime.kafka.topics import LARGEST, provision
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 LIMIT = 1_800
-"""Bytes that the journal's topic takes here, in place of a megabyte."""
+"""Maximum bytes of a record in the journal's topic, instead of a megabyte."""
 
 
 @pytest.fixture
 def wide(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
-    """One whose every record is a step of its own."""
+    """A job whose steps have one record each."""
     job = Job(kafka.bootstrap_servers, tmp_path)
     job.plan = replace(job.plan, options={**job.plan.options, "rows": 1})
     yield job
@@ -40,13 +40,13 @@ def wide(kafka: KafkaServer, tmp_path: Path) -> Iterator[Job]:
 
 @pytest.fixture
 def job(wide: Job) -> Job:
-    """One whose journal takes `LIMIT`."""
+    """A job whose journal topic takes records of at most `LIMIT` bytes."""
     _limit(wide, LIMIT)
     return wide
 
 
 def _limit(job: Job, most: int | None = None) -> int:
-    """The largest record that the journal's topic takes; `most`: from now on."""
+    """Return the largest record that the journal's topic takes, in bytes; `most` sets it first."""
     given = {"max.message.bytes": str(most)} if most else None
     wanted = ConfigResource(ConfigResourceType.TOPIC, f"_tocsin.{job.name}", given)
     with KafkaAdminClient(**job.kafka) as admin:
@@ -58,7 +58,7 @@ def _limit(job: Job, most: int | None = None) -> int:
 
 
 def _slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Have commits wait until the event is set."""
+    """Make commits wait until the returned event is set."""
     fast, lands = ResultsTable.publish, threading.Event()
 
     def publish(*what: Any) -> None:
@@ -81,7 +81,7 @@ def test_while_the_lake_is_slow_the_input_waits_before_the_journal_is_too_long(
     going = threading.Thread(target=lambda: (read(running, job), done.set()))
     going.start()
     until(lambda: running.facts()["waits_for"] == "the lake", "the shard to wait", 30)
-    assert running.facts()["turn_s"] == 0  # it does not hang
+    assert running.facts()["turn_s"] == 0  # it waits and does not hang
     assert not done.wait(0.5)
     stored = [orjson.loads(record.value) for record in job.read(f"_tocsin.{job.name}")]
     assert max(len(s["items"]) for s in stored) > 15
@@ -94,7 +94,7 @@ def test_while_the_lake_is_slow_the_input_waits_before_the_journal_is_too_long(
 
 
 def _version_1(journal: Journal) -> bytes:
-    """A record as it was written before there were versions."""
+    """Encode a journal as before its records had versions."""
     items: list[Any] = []
     for item in journal.items:
         if isinstance(item, Mark):
@@ -110,7 +110,7 @@ def test_a_shard_whose_journal_had_grown_too_long_goes_on(job: Job, monkeypatch:
     job.send(islice(sent, 20))
     with monkeypatch.context() as before:
         before.setattr(Journal, "dump", _version_1)
-        before.setattr(Shard, "_long", lambda *_: False)
+        before.setattr(Shard, "_is_journal_long", lambda *_: False)
         running = read(shard(job), job)
         running.checkpoint()
         lands = _slow(before)
@@ -118,7 +118,7 @@ def test_a_shard_whose_journal_had_grown_too_long_goes_on(job: Job, monkeypatch:
         with pytest.raises(KafkaError, match="TooLarge"):
             read(running, job)
         running = shard(job)
-        with pytest.raises(KafkaError, match="TooLarge"):  # the next owner comes as far, and no further
+        with pytest.raises(KafkaError, match="TooLarge"):  # the next owner meets the same limit
             read(running, job)
         lands.set()
     (*_, newest) = job.read(f"_tocsin.{job.name}")
@@ -140,11 +140,11 @@ def test_the_journals_topic_is_made_for_the_largest_record_and_widened_if_it_was
 
 
 def test_a_large_record_passes_the_producer_too(wide: Job) -> None:
-    job, running = wide, shard(wide)  # a topic that is widened takes large records only a moment later
-    large = Journal(running._live.journal.base)
+    job, running = wide, shard(wide)  # a widened topic takes large records only after a moment
+    large = Journal(running._recovered.journal.base)
     large.mark(1, "x" * (LARGEST - 10_000))
-    running._live.publisher.send([], [], large, {})
-    running._live.publisher.settle(wait=True)
+    running._recovered.publisher.send([], [], large, {})
+    running._recovered.publisher.settle(wait=True)
     (*_, newest) = job.read(f"_tocsin.{job.name}")
     assert len(newest.value) > LARGEST - 10_000
 

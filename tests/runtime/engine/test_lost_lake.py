@@ -76,7 +76,7 @@ def test_a_lake_that_is_gone_is_refused_and_left_as_it_is(job: Job, sent: Iterat
     shutil.copytree(lake.root, tmp_path / "copy")
     for loses in GONE:
         loses(job)
-        for _ in range(2):  # a second try finds nothing that the first one left
+        for _ in range(2):  # the first attempt must leave nothing behind
             with pytest.raises(LakeLost, match=r"tocsin resume .*--on-gap skip") as lost:
                 shard(job)
             assert "\n" not in str(lost.value)
@@ -98,7 +98,7 @@ def test_or_it_is_begun_anew(job: Job, sent: Iterator[Message]) -> None:
     assert letters.count(b"LakeLost") == 1
     job.send(islice(sent, 100))
     read(shard(job), job).close()  # from now on without the option
-    assert job.stored("0#checkpoint") >> 32 == 3  # no name of the old table is used again
+    assert job.stored("0#checkpoint") >> 32 == 3  # no checkpoint of the old table is named again
     assert set(job.found().rows.values()) == {1}
 
 
@@ -121,7 +121,7 @@ def test_a_lake_that_vanishes_under_a_running_shard_ends_it_before_it_writes_any
     job.send(islice(sent, 100))
     running = read(shard(job), job)
     running.checkpoint()
-    running._due_at = math.inf  # the next one is the test's
+    running._due_at = math.inf  # only the test makes the next checkpoint
     _emptied(job)
     job.send(islice(sent, 50))
     read(running, job)
@@ -167,7 +167,7 @@ def test_rows_that_are_gone_are_refused_or_taken_out_of_the_table(
         shard(job)
     setup = Setup(tmp_path, job.kafka["bootstrap_servers"], job.name, topic=job.topic)
     setup.settings["lake.path"] = job.lake.root
-    state, said = setup.amiss()["table's files"]
+    state, said = setup.problems()["table's files"]
     assert state == "wrong" and "got none at" in said
     job.send(islice(sent, 100))
     read(shard(job, on_gap="skip"), job).close()
@@ -189,7 +189,7 @@ def test_starting_over_is_refused_too_or_begins_a_new_table(job: Job, sent: Iter
 
 
 def test_a_shard_whose_table_others_have_made_again_is_refused(job: Job, sent: Iterator[Message]) -> None:
-    """As when one of two shards was begun anew, or alerts of two pipelines land in one table."""
+    """This happens if one of two shards starts anew, or if the alerts of two pipelines go into one table."""
     job.send(islice(sent, 100))
     read(shard(job), job).close()
     _emptied(job)

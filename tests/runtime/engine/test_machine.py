@@ -1,4 +1,4 @@
-"""The shard's deterministic part: what it carries over a restart, what it refuses, what a change may change."""
+"""The machine, a shard's deterministic part: what survives a restart, what it refuses, and which changes it accepts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _pipeline(**changes: Any) -> Pipeline:
 
 
 def _batch(rows: Sequence[tuple[int, str, int | None, float]], first: int, kafka_ms: int | None) -> pa.RecordBatch:
-    """Rows of partition, unit, event time in ms, x."""
+    """Make a batch of rows (partition, unit, event time in ms, x)."""
     n = len(rows)
     made = [
         [r[0] for r in rows],
@@ -69,7 +69,7 @@ def _batch(rows: Sequence[tuple[int, str, int | None, float]], first: int, kafka
 
 
 def _stream(seed: int, steps: int) -> list[tuple[pa.RecordBatch, int]]:
-    """Out of order, repeated and late readings of a changing fleet with pauses long enough to fall silent and be forgotten."""
+    """Return steps of a changing fleet: readings out of order, repeated or late, and pauses after which keys are forgotten."""
     rng, now, first, stream = random.Random(seed), NOW, 0, []
     for _ in range(steps):
         now += rng.choice([100, 500, 1000, 1000, 7000])
@@ -111,7 +111,7 @@ def test_the_same_steps_give_the_same_outcomes() -> None:
 
 def test_a_step_that_changed_nothing_says_so() -> None:
     machine = Machine(_pipeline())
-    assert machine.step(empty(SCHEMA), NOW).changed  # when to look for forgotten keys is known from now on
+    assert machine.step(empty(SCHEMA), NOW).changed  # the first step schedules the sweep of old keys
     assert not machine.step(empty(SCHEMA), NOW + 1).changed
     assert machine.step(_batch([(0, "a", NOW, 0.5)], 0, NOW), NOW + 2).changed
     assert not machine.step(empty(SCHEMA), NOW + 3).changed
@@ -133,7 +133,7 @@ def test_a_reading_of_an_absurd_age_is_a_dead_letter_that_guesses_the_unit(off: 
     machine = Machine(_pipeline(stages=[Reorder(), Inactivity("1h")]))
     rows = [(0, "a", NOW // off, 0.1), (0, "a", NOW - 20 * 365 * 86_400_000, 0.2), (0, "a", NOW, 0.3)]
     outcome = machine.step(_batch(rows, 0, NOW), NOW)
-    assert outcome.results["offset"].to_pylist() == [1, 2]  # history of 20 years may be fed on purpose
+    assert outcome.results["offset"].to_pylist() == [1, 2]  # 20 years of history may be intended
     (refusal,) = outcome.refused
     assert (refusal.offset, refusal.stage, refusal.error) == (0, "event time", "TooOld")
     assert refusal.message.startswith(f"expected at at most {MAX_AGE} behind Kafka's timestamp, got ")
@@ -161,7 +161,7 @@ def test_a_kafka_timestamp_in_seconds_is_held_against_the_machines_clock(event_t
     history = Machine(_pipeline(stages=[Inactivity("1h")], event_time=event_time, max_age="30000d"))
     assert not history.step(batch, seconds, wall=NOW).refused
     offline = Machine(_pipeline(stages=[Inactivity("1h")], event_time=event_time))
-    assert not offline.step(batch, seconds).refused  # a table that is replayed may be of any time
+    assert not offline.step(batch, seconds).refused  # a replayed table may be of any time
 
 
 def test_a_reading_without_an_event_time_is_a_dead_letter() -> None:
@@ -264,7 +264,7 @@ def test_result_columns_come_and_go_while_it_runs() -> None:
 
 
 def _old_cut() -> StateDelta:
-    """Of a machine with a row that waits and an alert that stands."""
+    """Return the state of a machine with a waiting row and a raised alert."""
     machine = Machine(_pipeline())
     machine.step(_batch([(0, "a", NOW + 4000 * i, 0.9) for i in range(6)], 0, NOW + 20_000), NOW)
     return machine.delta(full=True)
@@ -398,7 +398,7 @@ def test_a_key_that_a_person_has_it_forget_begins_anew_and_what_waits_of_it_leav
     outcome = machine.step(_batch(rows, 9, NOW), NOW, wall=NOW)
     assert not outcome.refused and outcome.changed and outcome.counts["forgotten"] == 1
     xs = [(row["key"], row["x"]) for row in outcome.results.to_pylist()]
-    assert [x for key, x in xs if key == "a"] == [6.0, 7.0]  # 5 only begins a window, 8 and 9 wait
+    assert [x for key, x in xs if key == "a"] == [6.0, 7.0]  # 5 only starts a window; 8 and 9 wait
     assert [x for key, x in xs if key == "b"] == [3.0, 4.0, 5.0, 6.0, 7.0]
-    machine.adopt(replace(changed, silences={"b": NOW}))  # the same order is not taken twice
+    machine.adopt(replace(changed, silences={"b": NOW}))  # the same order is not applied twice
     assert not machine.step(empty(SCHEMA), NOW, wall=NOW).counts["forgotten"]

@@ -1,4 +1,4 @@
-"""Plans name what a shard runs; models lie in the lake by what they are."""
+"""Plans define what a shard runs; the lake stores models by their content."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's files, and one that is not of it."""
+    """A folder with a model's files and one other file."""
     (tmp_path / "model").mkdir()
     for name, content in {"config.json": "{}", "model.safetensors": "weights", "notes.txt": "no"}.items():
         (tmp_path / "model" / name).write_text(content)
@@ -58,7 +58,7 @@ def test_a_factory_that_fails_is_a_wrong_setting_and_no_reason_to_start_again(la
 
 def test_a_model_is_stored_by_its_content_and_found_again(lake: Lake, folder: Path) -> None:
     ref = store_model(lake, folder, name="rul", version="3")
-    for hidden in ("._config.json", "._model.safetensors"):  # of macOS, on a foreign disk
+    for hidden in ("._config.json", "._model.safetensors"):  # macOS writes them on foreign disks
         (folder / hidden).write_bytes(b"\0\5\x16\7")
     assert store_model(lake, folder, name="other", version="4").sha256 == ref.sha256
     model = fetch_model(lake, ref, "cpu")

@@ -1,4 +1,4 @@
-"""What takeover does about something that is lost: it stops with one line, or goes on and leaves the gap on record."""
+"""Recovery after a loss: it stops with a one-line error, or continues and records the gap."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def lake(tmp_path: Path) -> Lake:
 
 def _journal(base: int = CHECKPOINT, **ends: int) -> Journal:
     journal = Journal(base)
-    journal.ran(1000, {0: ends.get("end", 600)})
-    journal.publishes([11, 12])
+    journal.add_step(1000, {0: ends.get("end", 600)})
+    journal.count_published([11, 12])
     return journal
 
 
@@ -94,9 +94,9 @@ def test_of_a_journal_that_is_older_than_the_checkpoint_nothing_is_re_run(lake: 
 def test_of_a_journal_whose_checkpoint_has_landed_the_rest_is_re_run(lake: Lake) -> None:
     journal = _journal(base=3 << 32 | 6)
     journal.mark(CHECKPOINT, "plan")
-    journal.ran(2000, {2: 30})
+    journal.add_step(2000, {2: 30})
     rest = Journal(CHECKPOINT)
-    rest.ran(2000, {2: 30})
+    rest.add_step(2000, {2: 30})
     assert _found(lake).journal(journal) == rest
 
 
@@ -119,7 +119,7 @@ LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {
 
 
 def _meet(found: RecoveryInputs, loss: str, lake: Lake) -> tuple[dict[int, int], Journal]:
-    """Where it goes on, and what it re-runs."""
+    """Return the positions where recovery continues, and the journal that it re-runs."""
     journal = None if loss == "the journal is gone" else _journal(end=901 if loss.startswith("the log ends") else 600)
     if loss == "the snapshot is gone":
         assert found.snapshot(_snapshots(lake)) is None
@@ -168,12 +168,12 @@ def test_a_takeover_that_fails_and_is_tried_again_leaves_nothing_open(
 ) -> None:
     job, at_first = Job(kafka.bootstrap_servers, tmp_path, partitions=1), _threads()
     reader = Reader(job.kafka, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 500)
-    reader.log()  # its own connection stays
+    reader.log()  # opens a connection, which stays
     before = _threads()
     for owner, name, error in FAILING.values():
         with monkeypatch.context() as broken:
             broken.setattr(owner, name, _raises(error))
-            with pytest.raises(Unavailable):  # the worker waits, and tries again
+            with pytest.raises(Unavailable):  # the worker waits and retries
                 Shard(job.configs()[0], reader)
         assert not _more_than(before), name
     Shard(job.configs()[0], reader).close()
@@ -189,12 +189,12 @@ def test_a_client_that_finds_no_broker_leaves_no_thread(make: Callable[..., obje
 
 
 def _threads() -> set[threading.Thread]:
-    """Threads that hold connections or write checkpoints."""
+    """Return the threads that hold connections or write checkpoints."""
     return {t for t in threading.enumerate() if t.name.startswith(("kafka", "checkpoint", "publisher"))}
 
 
 def _more_than(before: set[threading.Thread]) -> list[str]:
-    """Threads that have come since, once those that end have ended."""
+    """Return the names of threads that are not in `before`. Waits up to 5 s for threads that are ending."""
     give_up = time.monotonic() + 5
     while (more := _threads() - before) and time.monotonic() < give_up:
         time.sleep(0.02)

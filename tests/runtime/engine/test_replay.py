@@ -25,7 +25,7 @@ JOB = pipeline({"name": "job", "topic": "readings"}, None)
 START_MS = 1_767_225_590_000  # ten seconds before a midnight, so that a table has two dates
 
 Reading = tuple[int, int, int, float, float, int]
-"""Partition, unit, cycle, heat, load, ms since the reading before."""
+"""Partition, unit, cycle, heat, load, ms since the previous reading."""
 SOME_HEAT = st.sampled_from([0.0, 0.1, 0.3, 0.6, 0.8, 1.0])
 READING = st.tuples(
     st.integers(0, 1), st.integers(0, 2), st.integers(0, 3), SOME_HEAT, st.floats(-1, 1, width=32), st.integers(0, 2500)
@@ -33,7 +33,7 @@ READING = st.tuples(
 
 
 def _table(readings: Sequence[Reading]) -> pa.Table:
-    """Cycles mostly ascend: each is drawn as an offset to how many readings its unit had before."""
+    """Make a table. A reading's cycle is an offset to its unit's number of readings, so that cycles mostly ascend."""
     rows, had, offsets, now = [], Counter[tuple[int, int]](), Counter[int](), START_MS
     for partition, unit, step, heat, load, after in readings:
         now += after
@@ -46,7 +46,7 @@ def _table(readings: Sequence[Reading]) -> pa.Table:
 
 
 def _expected(table: pa.Table) -> Outcome:
-    """The crash tests' oracle, which shares no code with the runtime."""
+    """Return the outcome by the crash tests' oracle, which shares no code with the runtime."""
     messages: list[Any] = [
         SimpleNamespace(
             partition=r["_partition"],
@@ -84,7 +84,7 @@ def test_any_split_gives_what_one_step_and_what_a_loop_over_readings_gives(
 ) -> None:
     table = _table(readings)
     expected = _expected(table)
-    expected.letters.clear()  # replay leaves out what is refused; the stages' own tests look at it
+    expected.letters.clear()  # replay drops refused rows; the stages' tests check them
     for splits in (_sizes(cuts, len(table)), [len(table)], [1] * len(table)):
         assert expected.differences(_got(table, splits)) == []
 

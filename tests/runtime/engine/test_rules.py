@@ -23,7 +23,7 @@ Edges = list[tuple[int, str, str]]
 
 
 class Watch:
-    """A rule book with its state; row numbers run on over the steps."""
+    """A rule set with its state. Row numbers continue over the steps."""
 
     def __init__(self, *rules: AlertRule) -> None:
         self.book = RuleSet(rules, COLUMNS)
@@ -41,7 +41,7 @@ class Watch:
         return [(self.rows - len(keys) + e.row, e.rule.name, e.transition) for e in edges]
 
     def rul(self, *values: float | None, times: Sequence[int] | None = None) -> Edges:
-        """Feed one key."""
+        """Run a step of one key with these values."""
         return self.step([1] * len(values), times or range(self.rows, self.rows + len(values)), rul=values)
 
 
@@ -171,7 +171,7 @@ def test_a_wrong_rule_is_refused_in_one_line(rules: list[AlertRule], says: str) 
 
 
 class Oracle:
-    """One rule, row by row."""
+    """Evaluates one rule row by row."""
 
     def __init__(self, hold: int, cooldown: int, has_clear: bool) -> None:
         self.hold, self.cooldown, self.has_clear = hold, cooldown, has_clear
@@ -200,7 +200,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), MAYBE, MAYBE), m
 
 
 def agree(rules: Sequence[tuple[int, int, bool]], rows: Sequence[Row], splits: Iterable[int]) -> Edges:
-    """Check the rule book against the oracle; returns the edges."""
+    """Check the rule set against the oracle. Returns the edges."""
     made = [
         AlertRule(
             name=f"{i}",

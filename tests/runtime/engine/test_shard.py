@@ -1,4 +1,4 @@
-"""A shard in this process: what it does about a partition that it can't read, and about a re-run that differs."""
+"""A shard in this process: how it handles an unreadable partition, and a re-run that differs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.kafka import reader as reader_module
 
 JOURNALED = {"every": "1h"}
-"""No checkpoint but the first: a takeover re-runs it all."""
+"""No checkpoint after the first, so that recovery re-runs everything."""
 
 
 @pytest.fixture
@@ -70,14 +70,14 @@ def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it
     found = {"shard": 0, "state": "running", "error": "", "facts": running.facts(), "uncommitted_s": 0}
     assert [p["why"] for p in problems(1, [found])] == [line]
     assert running.stats.gauges["damaged"] == 1
-    job.send(islice(load, 100))  # it goes on so, and its clock with it
+    job.send(islice(load, 100))  # the other partition and the clock go on
     more = job.ends()[1]
     until(lambda: _reached(running, {0: lost.first, 1: more}), "what comes later to be judged", 30)
     assert running._step_clock.now > time.time() * 1000 - 60_000
     running.checkpoint()
     assert job.drained({0: lost.first, 1: more})
 
-    damage(kafka, job.topic, lost.first)  # the same bits again: as it was
+    damage(kafka, job.topic, lost.first)  # flips the same bits back
     until(lambda: _reached(running, job.ends()), "the restored partition to be judged", 30)
     assert running.facts()["damaged"] == {}
     running.close()
@@ -88,7 +88,7 @@ def test_damage_in_what_has_to_be_judged_again_stops_the_takeover(job: Job, kafk
     _with(job, **JOURNALED)
     job.send(islice(messages(8), 200))
     running = read(shard(job), job)
-    assert running._live.journal.sent
+    assert running._recovered.journal.sent
     lost = damage(kafka, job.topic, 0)
     with pytest.raises(RecordsCorrupt, match=rf"\[0\]@{lost.first}: expected records as they were written"):
         shard(job)

@@ -1,4 +1,4 @@
-"""Any split of a table into steps gives the same rows and alerts, whatever pauses it has: each stage and rule that uses time."""
+"""Any split of a table into steps gives the same rows and alerts, for each stage and rule that uses time."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _pipeline(which: str, **options: Any) -> Pipeline:
 
 
 Reading = tuple[int, str, str, int, int, float]
-"""Partition, unit, property, ms since the reading before, ms that Kafka's timestamp and the event time lag behind that, x."""
+"""Partition, unit, property, ms since the previous reading, lag of the event time in ms (Kafka's timestamp: modulo 1 s), x."""
 READINGS = st.lists(
     st.tuples(
         st.integers(0, 1),
@@ -117,7 +117,7 @@ def _table(readings: Sequence[Reading]) -> pa.Table:
 
 
 def _said(p: Pipeline, table: pa.Table, splits: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Rows and alerts, each in some order."""
+    """Return rows and alerts as sorted text."""
     frame, alerts = replay(p, table, splits=splits, after="90s")
     rows = frame.drop("processed_at").with_columns(pl.selectors.float().round(4)).rows()
     return sorted(map(str, rows)), sorted(f"{a.key} {a.time} {a.rule} {a.transition} {a.id}" for a in alerts)
@@ -137,9 +137,9 @@ def test_any_split_gives_the_same_rows_and_alerts(
 
 
 def _caught_up(p: Pipeline, table: pa.Table, cuts: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
-    """The table as a shard's backlog: steps of so many rows of each partition, then the wall's clock.
+    """Process the table as a shard's backlog: steps of so many rows of each partition, then steps by the wall clock.
 
-    The shard's clock goes by the partition that is furthest behind, as `Shard._time` has it.
+    The clock follows the partition that is furthest behind, as in `StepClock`.
     """
     machine, wall = Machine(p), table["_timestamp"].cast(pa.int64()).to_pylist()[-1] + 500
     left = {n: table.filter(pc.equal(table["_partition"], n)) for n in (0, 1)}
@@ -192,7 +192,7 @@ MONTH = 30 * 86_400_000
 
 
 def _stamped(p: Pipeline, rows: Sequence[tuple[int, str, int]], first: int = 0) -> pa.RecordBatch:
-    """Readings of unit, Kafka's timestamp and event time in ms after `NOW`, of partition 0."""
+    """Make readings of partition 0 from (Kafka's timestamp, unit, event time), with times in ms after `NOW`."""
     made = [
         {"_partition": 0, "_offset": first + n, "_row": 0, "_timestamp": NOW + stamp, "unit": unit, "at": NOW + at,
          "property": "p", "x": 0.1}

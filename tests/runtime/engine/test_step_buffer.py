@@ -1,4 +1,4 @@
-"""Steps are cut by offsets: a journal's steps come out the same whatever polls the records arrive in."""
+"""Steps are defined by offsets: the steps of a journal come out the same in whatever polls the records arrive."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ EMPTY = empty(SCHEMA)
 
 @dataclass(frozen=True)
 class Message:
-    """One offset of a partition: some rows, perhaps a dead letter; neither: a transaction's marker."""
+    """The content of one offset: rows, and perhaps a dead letter. With neither, it is a transaction's marker."""
 
     rows: int
     dead: bool
 
 
 Log = list[list[Message]]
-"""Messages by partition; a message's place is its offset."""
+"""Messages by partition. A message's index is its offset."""
 
 
 def _table(rows: Sequence[tuple[int, int, int]]) -> pa.RecordBatch:
@@ -56,7 +56,7 @@ def _dead(partition: int, offset: int) -> DeadLetter:
 
 
 def _poll(log: Log, spans: dict[int, tuple[int, int]]) -> Poll:
-    """What lies in `spans`, partition -> offsets from, to."""
+    """Make a poll of `spans`: partition -> first offset and end."""
     rows, dead = [], []
     for p, (start, end) in sorted(spans.items()):
         for offset in range(start, end):
@@ -66,7 +66,7 @@ def _poll(log: Log, spans: dict[int, tuple[int, int]]) -> Poll:
 
 
 def _polls(log: Log, cuts: Sequence[list[int]]) -> list[Poll]:
-    """The whole log in polls: `cuts[p]` says how far partition p has been read after each of them."""
+    """Split the whole log into polls. `cuts[p]` are the offsets of partition p where polls end."""
     reached = [[0, *sorted(min(c, len(log[p])) for c in cuts[p]), len(log[p])] for p in range(len(log))]
     polls = []
     for n in range(max(map(len, reached)) - 1):
@@ -81,7 +81,7 @@ CUTS = st.lists(st.lists(st.integers(0, 15), max_size=6), min_size=3, max_size=3
 
 
 def _taken(log: Log, cuts: Sequence[list[int]], rows: Sequence[int]) -> list[StepInput]:
-    """Steps as a live shard takes them: a poll, then as many rows as it wants."""
+    """Return the steps of a live shard: after each poll, it takes as many rows as it wants."""
     buffer, wanted, steps = StepBuffer(EMPTY), iter(rows * 200), []
     for poll in _polls(log, cuts):
         buffer.put(poll)
@@ -115,7 +115,7 @@ def test_steps_are_the_whole_log_once_in_order_and_never_part_a_message(
         expected = [(o, r) for o, m in enumerate(messages) for r in range(m.rows)]
         got = [(t["_offset"], t["_row"]) for step in steps for t in step.table.to_pylist() if t["_partition"] == p]
         assert got == expected
-        letters = [d.offset for step in steps for d in step.dead if d.partition == p]
+        letters = [d.offset for step in steps for d in step.dead_letters if d.partition == p]
         assert letters == [o for o, m in enumerate(messages) if m.dead]
         ends = [step.ends[p] for step in steps if p in step.ends]
         assert ends == sorted(ends) and (ends[-1] if ends else 0) == len(messages)
@@ -125,7 +125,7 @@ def test_steps_are_the_whole_log_once_in_order_and_never_part_a_message(
     for step, wanted in zip(steps, rows * 200, strict=False):
         partitions = step.table["_partition"].to_pylist()
         assert partitions == sorted(partitions)
-        assert step.table.num_rows < wanted + 5  # the last message may go over
+        assert step.table.num_rows < wanted + 5  # messages are not split
 
 
 def test_a_poll_that_only_moves_on_makes_a_step_without_rows() -> None:
@@ -150,5 +150,5 @@ def test_a_tick_of_the_journal_leaves_what_waits() -> None:
 
 
 def test_a_timestamp_ahead_of_the_walls_clock_does_not_say_how_far_a_partition_has_been_read() -> None:
-    table = _table([(0, 5, 0), (0, 90, 0), (0, 7, 0), (1, 90, 0)])  # its timestamp is its offset
+    table = _table([(0, 5, 0), (0, 90, 0), (0, 7, 0), (1, 90, 0)])  # a row's timestamp is its offset
     assert StepInput(table, (), {0: 91, 1: 91, 2: 3}).newest({0: 6, 2: 4}, 50) == {0: 7, 1: 50, 2: 4}

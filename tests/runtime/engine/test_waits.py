@@ -1,4 +1,4 @@
-"""What a running shard waits for instead of ending: a lake that takes nothing, a broker that does not give records."""
+"""A running shard waits for a lake that refuses writes and for a broker that does not answer, instead of ending."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tocsin.pipelines.runtime.lake.storage import Lake
 FULL = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 READ_ONLY = OSError(
     "Generic LocalFileSystem error\n \x1b[31m↳\x1b[0m Read-only file system (os error 30)\n"
-)  # deltalake's
+)  # from deltalake
 GONE = FileNotFoundError(errno.ENOENT, "no such file")
 
 
@@ -161,7 +161,7 @@ def test_originals_of_dead_letters_wait_for_the_lake_before_their_transaction_be
     monkeypatch.setattr(shard_publisher, "store_original", Failing(shard_publisher.store_original, *[FULL] * 40))
     made = running()
     until(waits(made))
-    assert made._live.publisher._give_up == math.inf  # no transaction's time runs meanwhile
+    assert made._recovered.publisher._give_up == math.inf  # no transaction timeout runs meanwhile
 
 
 class Flaky(Failing):
@@ -178,7 +178,7 @@ SOURCE = {
     "after a fetch": (reader.KafkaConsumer, "position", KafkaTimeoutError("no position")),
     "for a refused record": (Reader, "originals", Unavailable("expected the refused record in 20 s, got none")),
     "for records": (reader.KafkaConsumer, "poll", KafkaTimeoutError("no answer")),
-    "to a seek": (Reader, "_go", Unavailable("expected a broker to answer")),
+    "to a seek": (Reader, "_seek_all", Unavailable("expected a broker to answer")),
 }
 
 
@@ -186,7 +186,7 @@ SOURCE = {
 def test_a_broker_that_does_not_answer_is_waited_for_and_no_record_is_passed_over(
     job: Job, running: Callable[[], Shard], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    """`originals` are asked for, since the input has late readings; a seek comes after each failed poll."""
+    """The shard calls `originals` because the input has late readings. It seeks after each failed poll."""
     running()
     owner, name, error = SOURCE[when]
     with monkeypatch.context() as broken:

@@ -1,4 +1,4 @@
-"""Arrow streams: many rows a message, of which bad ones die alone, and no stream harms its neighbours."""
+"""Arrow streams of many rows: a bad row alone is a dead letter, and no stream affects other messages."""
 
 import json
 import math

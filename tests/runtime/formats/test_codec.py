@@ -133,7 +133,7 @@ def test_a_bad_value_is_a_dead_letter_alone_and_among_good_ones(value, error, me
 
 def test_a_poll_of_whole_numbers_written_as_floats_is_read_at_once(monkeypatch):
     values = [json.dumps({**GOOD, "cycle": float(i), "small": float(i % 9), "at": 1000.0 * i}) for i in range(BESIDE)]
-    monkeypatch.setattr(Json, "_row", None)  # the slow way
+    monkeypatch.setattr(Json, "_row", None)  # the slow path must not run
     batch, letters = Codec(topic="plant", schema=SCHEMA).decode([record(v.encode(), i) for i, v in enumerate(values)])
     assert letters == []
     assert batch["cycle"].to_pylist() == [*range(BESIDE)]

@@ -1,4 +1,4 @@
-"""What a record says in its headers is read as strictly as its value, and stands in every row of it."""
+"""Fields from a record's headers are read as strictly as its value, and are in each of its rows."""
 
 import json
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ VALUE = b'{"unit": "u1", "heat": 0.5}'
 
 
 def _headers(**changed):
-    """The required headers, others added or replaced; `...` takes one out."""
+    """Return the required headers with some added or replaced. `...` removes one."""
     return [(name, content) for name, content in {**REQUIRED, **changed}.items() if content is not ...]
 
 

@@ -1,4 +1,4 @@
-"""Frames as records: what is decoded, what is refused before or while it is, and where a claim check may lead."""
+"""Frames as records: which are decoded, which are refused before or during decoding, and where a claim check may point."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def codec(*roots: str, **more: Any) -> Codec:
 
 
 def picture(height: int = 72, width: int = 128, seed: int = 0) -> np.ndarray:
-    """Soft colours, which JPEG keeps well."""
+    """Return an image of soft colours, which JPEG preserves well."""
     noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
     return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -46,7 +46,7 @@ def picture_bytes(image: np.ndarray | None = None, **options: Any) -> bytes:
 
 
 def letters(made: Codec, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> list[tuple[str, str]]:
-    """Why a message between two good ones is refused; the good ones must come through."""
+    """Return why a message between two good ones is refused. Checks that the good ones are decoded."""
     good = record(picture_bytes(), 0, [*TYPE, *HEADERS])
     bad = record(value, 1, [*headers, *HEADERS])
     batch, dead = made.decode([good, bad, record(picture_bytes(), 2, [*TYPE, *HEADERS])])

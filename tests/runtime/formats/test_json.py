@@ -1,4 +1,4 @@
-"""Any mixture of JSON messages gives what Python's own json gives, one record at a time: that is the oracle."""
+"""Any mixture of JSON messages gives what the oracle gives, which is Python's json, one record at a time."""
 
 import json
 import math
@@ -48,14 +48,14 @@ def unrepeated(pairs):
 
 
 def integer(content):
-    """A whole number is an integer however it is written, unless it may have been rounded."""
+    """Return a whole number as an integer however it is written, unless it may have been rounded."""
     if type(content) is float and content.is_integer() and abs(content) < 2**53:
         return int(content)
     return content
 
 
 def expected_row(value, schema, unknown):
-    """What the schema makes of a value, or None."""
+    """Return the row that the schema makes of a value, or None."""
     ranges = {"cycle": (-(2**63), 2**63), "small": (-(2**15), 2**15), "count": (0, 2**64)}
     try:
         found = json.loads(
@@ -144,7 +144,7 @@ SPACES = st.sampled_from(["", " ", "\r", "\t", "\n"])
 
 @st.composite
 def objects(draw, schema=SCHEMA):
-    """A JSON object near the schema: fields left out, of other types, twice, unknown; written in any of JSON's ways."""
+    """Draw a JSON object near the schema: fields are missing, of other types, repeated or unknown, in any JSON notation."""
     pairs = [
         (name, draw(content))
         for name, content in FIELDS.items()
@@ -165,7 +165,7 @@ def objects(draw, schema=SCHEMA):
 
 @st.composite
 def damaged(draw, schema=SCHEMA):
-    """An object with some bytes replaced, cut out or put in."""
+    """Draw an object with some bytes replaced, removed or inserted."""
     value = bytearray(draw(objects(schema)))
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(value)))
@@ -184,7 +184,7 @@ def values(schema):
 
 
 def whole_polls_or_halves_of_one(halved):
-    """Where halving ends: by default a small poll with one malformed value takes the slow way as a whole."""
+    """Set where halving ends. By default, a small poll with one malformed value takes the slow path as a whole."""
     return mock.patch.multiple(json_messages, SLOW_ROWS=0, HALVED_ROWS=1 if halved else HALVED_ROWS)
 
 

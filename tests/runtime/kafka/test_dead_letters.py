@@ -1,4 +1,4 @@
-"""A dead letter carries the original untouched and the reason beside it, and never grows too large for its topic."""
+"""A dead letter carries the unchanged original and the reason, and never grows too large for its topic."""
 
 import base64
 import hashlib
@@ -86,7 +86,7 @@ def test_what_is_published_is_read_back_as_it_was_whatever_the_headers(store, he
     dead = letter(value=value, key=key, headers=headers, row=row)
     small = store_original(dead, store)
     out = small.headers_out()
-    assert all(type(content) is bytes for _, content in out)  # the client takes no others
+    assert all(type(content) is bytes for _, content in out)  # the client accepts no other type
     published = ConsumerRecord("sensors.industrial.dlq", 0, 0, 5, 99, 0, small.key, small.value, out, None, 1, 1, 1)
     back = DeadLetter.read(published)
     assert back == small and load_original(back, store) == dead

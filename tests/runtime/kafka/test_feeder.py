@@ -1,4 +1,4 @@
-"""The feeder on Apache Kafka: placement, order, pace, types, and what it says when something is wrong."""
+"""The feeder on Apache Kafka: placement, order, pace, types and errors."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ PARTITIONS = 4
 
 @pytest.fixture
 def topic(create_topic: Callable[..., str]) -> Callable[..., str]:
-    """Make a topic of 4 partitions, with the given configuration, and return its name."""
+    """`topic(**config)` creates a topic of 4 partitions with this configuration, and returns its name."""
     return lambda **config: create_topic("feed", partitions=PARTITIONS, config=config)
 
 
@@ -32,7 +32,7 @@ def options(kafka: Any) -> dict[str, Any]:
 
 
 def read(kafka: Any, topic: str) -> dict[int, list[Any]]:
-    """All records of a topic by partition."""
+    """Return all records of a topic by partition."""
     consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap_servers, check_crcs=True)
     partitions = [TopicPartition(topic, p) for p in range(PARTITIONS)]
     consumer.assign(partitions)
@@ -54,7 +54,7 @@ def rows(records: list[Any]) -> list[dict[str, Any]]:
 
 
 def readings(count: int, keys: int = 37) -> pl.DataFrame:
-    """Interleaved keys; `step` counts each key's rows, `row` all rows."""
+    """Return rows of interleaved keys. `step` counts each key's rows, `row` all rows."""
     return pl.DataFrame({"row": range(count)}).with_columns(
         unit=pl.col("row") % keys, step=pl.col("row") // keys, value=pl.col("row") / 7
     )
@@ -202,7 +202,7 @@ def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(own_kafka: Kaf
     report = feed([table], kafka=options, topic=name, key="unit", rate=3_000)
     crash.join()
     assert report.rows == 6_000
-    assert report.seconds > 2.5  # else the kill came too late to matter
+    assert report.seconds > 2.5  # otherwise, the kill came too late
     assert sorted(row["row"] for on in read(own_kafka, name).values() for row in rows(on)) == list(range(6_000))
 
 

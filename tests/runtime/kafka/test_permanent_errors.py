@@ -1,4 +1,4 @@
-"""Errors that no further try can cure are told from those that may pass."""
+"""Permanent errors, which no retry can cure, are distinguished from those that may pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PERMANENT = [
     (kafka_errors.MessageSizeTooLargeError(), "raise max.message.bytes"),
     (kafka_errors.InvalidRecordError(), "cleanup.policy"),
     (kafka_errors.InvalidTransactionTimeoutError(), "correct [kafka]"),
-    # what the client makes of an earlier error
+    # how the client reports an earlier error
     (kafka_errors.KafkaError("we are in an error state: [Error 29] TopicAuthorizationFailedError: a"), "grant it"),
 ]
 PASSING = [

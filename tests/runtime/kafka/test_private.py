@@ -1,4 +1,4 @@
-"""A kafka-python whose private parts are others is refused before the first client is made."""
+"""A kafka-python with other private parts is refused before the first client is created."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_one_that_is_gone_is_one_line(monkeypatch: pytest.MonkeyPatch, owner: An
 
 def test_one_that_takes_something_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TransactionManager, "_supports_epoch_bump", lambda self, broker: False)
-    private.check()  # more parameters behind ours are the library's own matter
+    private.check()  # further parameters are allowed
     private.check.cache_clear()
     monkeypatch.setattr(Fetcher.PartitionRecords, "_unpack_records", lambda self, records: None)
     with pytest.raises(ConfigError, match=r"without PartitionRecords._unpack_records\(self, tp, records\)"):
@@ -62,7 +62,7 @@ def test_one_that_takes_something_else_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_one_that_the_library_does_not_use_any_more_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then a patch of it would change nothing."""
+    """A patch of an unused part would change nothing."""
     for name, method in list(vars(TransactionManager).items()):
         if "_supports_epoch_bump" in getattr(getattr(method, "__code__", None), "co_names", ()):
             monkeypatch.setattr(TransactionManager, name, lambda self: None)
@@ -71,6 +71,6 @@ def test_one_that_the_library_does_not_use_any_more_is_refused(monkeypatch: pyte
 
 
 def test_a_part_that_we_have_replaced_ourselves_is_no_loss() -> None:
-    """`tocsin check` listens to the transport while it makes the process's first client."""
+    """`tocsin check` patches the transport while it creates the process's first client."""
     with _failures():
         private.check()

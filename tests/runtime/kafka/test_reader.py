@@ -1,4 +1,4 @@
-"""The Reader on Apache Kafka: whole polls with their ends, no silent jump, no aborted record."""
+"""The Reader on Apache Kafka: polls are complete and have their ends; it never jumps silently and returns no aborted record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def producer(kafka: KafkaServer) -> Iterator[KafkaProducer]:
 
 
 def _drain(reader: Reader, ends: dict[int, int]) -> list[Poll]:
-    """Polls until these offsets are reached."""
+    """Poll until these offsets are reached. Returns the polls."""
     polls, reached = list[Poll](), dict[int, int]()
     for _ in range(100):
         if any(reached.get(p, 0) < end for p, end in ends.items()) and (poll := reader.poll(200)):
@@ -90,7 +90,7 @@ def test_polls_are_the_log_in_order_with_their_ends_and_what_is_behind(
         places = [(r["_partition"], r["_offset"]) for r in poll.table.to_pylist()]
         assert places == sorted(places) and len(places) <= 10
         assert all(offset < poll.ends[partition] for partition, offset in places)
-    (dead,) = [d for p in polls for d in p.dead]
+    (dead,) = [d for p in polls for d in p.dead_letters]
     assert (dead.partition, dead.offset) == (1, 10)
     assert not any(polls[-1].behind.values()) and any(polls[0].behind.values())
 
@@ -141,7 +141,7 @@ DAMAGES = {
     "the checksum": (CRC, "failed crc check"),
     "a length that hides what follows": (8, "nothing, although the log continues"),
 }
-"""A place in the batch, and what the line says of it."""
+"""The damaged byte of the batch, and the text of the error."""
 
 
 @pytest.mark.parametrize(("at", "says"), DAMAGES.values(), ids=DAMAGES)
@@ -165,17 +165,17 @@ def test_damage_in_the_log_is_an_error_or_a_dead_letter_and_what_surrounds_it_is
     with pytest.raises(RecordsCorrupt, match=says) as line:
         _drain(stopping, {0: 322})
     assert str(line.value).startswith(f"{topic}[0]@{lost.first}: expected ") and "\n" not in str(line.value)
-    with pytest.raises(RecordsCorrupt):  # a second poll in flight
+    with pytest.raises(RecordsCorrupt):  # a shard has several polls in flight
         stopping.poll(100)
     stopping.close()
 
     skipping = _reader(kafka, topic, partitions=[0], max_records=100, on_gap="skip")
     skipping.seek({0: 0})
     polls = _drain(skipping, {0: 322})
-    (letter,) = [d for p in polls for d in p.dead]
+    (letter,) = [d for p in polls for d in p.dead_letters]
     assert (letter.offset, letter.stage, letter.error, letter.value) == (lost.first, "read", "RecordsCorrupt", None)
     (end,) = map(int, re.findall(r"continue from (\d+) with", letter.message))
-    # A length leads the broker itself astray, up to the next place that its index knows.
+    # A wrong length misleads the broker, too, up to the next entry of its index.
     assert end == lost.last + 1 if at != 8 else end > lost.last
     rows = [(r["_offset"], r["unit"]) for p in polls for r in p.table.to_pylist()]
     assert rows == [(n, n) for n in range(322) if not lost.first <= n < end]
@@ -202,7 +202,7 @@ def test_a_batch_that_lies_about_its_offset_is_an_error_and_never_a_wrong_offset
         RecordsCorrupt, match=r"@12: expected .*, got a batch whose header gives base offset \d+"
     ) as lost:
         _drain(reader, {0: 242})
-    assert "on-gap" not in str(lost.value)  # there is no telling how far it goes
+    assert "on-gap" not in str(lost.value)  # the extent of the damage is unknown
     reader.close()
 
 
@@ -280,7 +280,7 @@ def test_of_damage_in_one_partition_the_others_are_told_and_read_on(
 
 
 def _compacted(kafka: KafkaServer, topic: str, producer: KafkaProducer) -> list[int]:
-    """Fill a topic, have the broker compact it, and end that. Returns the offsets that are left."""
+    """Fill a topic, let the broker compact it, and turn compaction off. Returns the remaining offsets."""
     options = {"bootstrap_servers": kafka.bootstrap_servers}
     compact = {
         "cleanup.policy": "compact",
@@ -334,9 +334,9 @@ def test_what_compaction_has_left_is_read_and_looks_like_no_damage(
         reader.seek({0: start})
         polls = _drain(reader, {0: 60})
         found = [r["_offset"] for p in polls for r in p.table.to_pylist()]
-        later = _left(kafka, topic)  # a compaction that had begun may end meanwhile
+        later = _left(kafka, topic)  # a running compaction may end meanwhile
         assert found == sorted(found) and min(found) >= start
         assert {n for n in later if n >= start} <= set(found) <= set(left)
-        assert not any(p.damaged or p.dead for p in polls)
+        assert not any(p.damaged or p.dead_letters for p in polls)
         assert damage_module.find_corruption({"bootstrap_servers": kafka.bootstrap_servers}, topic, {0: start}) is None
         reader.close()

@@ -1,4 +1,4 @@
-"""Dead letters sent again: the record as it was, once, whoever asks and whatever dies meanwhile."""
+"""Redelivery of dead letters: each original record is sent once, whoever asks and whatever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.names import REPLAYED
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
-from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MOST, Redelivered, held, redeliver
+from tocsin.pipelines.runtime.kafka.redelivery import HEADER, MAX_REPLAYS, Redelivered, read_dead_letters, redeliver
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 ARROW = (("content-type", b"application/vnd.apache.arrow.stream"),)
 
 
 class Desk:
-    """A topic with its dead letters, and the lake beside them."""
+    """A topic with its dead letters, and the lake that keeps large originals."""
 
     def __init__(self, kafka: KafkaServer, create_topic: CreateTopic, folder: Path) -> None:
         self.options = {"bootstrap_servers": kafka.bootstrap_servers}
@@ -55,7 +55,7 @@ class Desk:
 
     def again(self, limit: int | None = None, **wanted: object) -> Redelivered:
         def match(x: object) -> bool:
-            return all(getattr(x.letter, name) == value for name, value in wanted.items())  # type: ignore[attr-defined]
+            return all(getattr(x.dead_letter, name) == value for name, value in wanted.items())  # type: ignore[attr-defined]
 
         return redeliver(self.options, self.lake, self.letters, match, limit)
 
@@ -85,7 +85,7 @@ def test_a_record_comes_back_as_it_was_to_its_partition_and_once_only(desk: Desk
 @pytest.mark.parametrize("size", [600_000, 20 << 20], ids=["over 512 KB", "20 MB"])
 def test_a_large_original_comes_back_from_the_lake(desk: Desk, size: int) -> None:
     desk.die(desk.letter(b"x" * size), desk.letter(b"{}", key=b"k" * 600_000, offset=1043))
-    assert [x.letter.size > 500_000 for x in held(desk.options, desk.letters)] == [True, True]
+    assert [x.dead_letter.size > 500_000 for x in read_dead_letters(desk.options, desk.letters)] == [True, True]
     assert desk.again() == Redelivered(sent=2)
     assert [(r.key, r.value) for r in desk.records()] == [(b"1", b"x" * size), (b"k" * 600_000, b"{}")]
 
@@ -130,11 +130,11 @@ def test_what_had_no_key_or_no_value_comes_back_without(
 
 
 def test_one_that_has_died_three_times_again_stays(desk: Desk) -> None:
-    for n in range(MOST):
+    for n in range(MAX_REPLAYS):
         desk.die(desk.letter(headers=((HEADER, str(n).encode()),) if n else ()))
         assert desk.again().sent == 1
     desk.die(desk.letter(headers=((HEADER, b"3"),)))
-    assert desk.again() == Redelivered(before=MOST, exhausted=1)
+    assert desk.again() == Redelivered(before=MAX_REPLAYS, exhausted=1)
     assert [dict(r.headers)[HEADER] for r in desk.records()] == [b"1", b"2", b"3"]
 
 

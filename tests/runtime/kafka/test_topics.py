@@ -1,4 +1,4 @@
-"""What is made for a pipeline before its first step, and what is refused."""
+"""The topics that are created before a pipeline's first step, and what is refused."""
 
 from __future__ import annotations
 

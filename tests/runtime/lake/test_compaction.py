@@ -1,4 +1,4 @@
-"""What is dropped from a lake because of its age."""
+"""The deletion of old data from a lake."""
 
 from __future__ import annotations
 

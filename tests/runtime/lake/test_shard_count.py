@@ -1,4 +1,4 @@
-"""What a table says of a pipeline's number of shards."""
+"""The number of shards that a pipeline's table records."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Snapshots on a lake: chains give back what was cut, grow with what changed, and lose nothing that is still named."""
+"""Snapshots on a lake: chains restore the state, grow with its changes, and keep every snapshot that is still needed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _state() -> State:
 
 
 def _add(state: State, keys: range, value: int) -> None:
-    """Every store of these keys changes."""
+    """Change every store of these keys."""
     slots = state.slots(np.zeros(len(keys), np.int32), pa.array([f"k{k}" for k in keys]))
     total, last, waiting = (state.of("0-A")[n] for n in ("sum", "last", "waiting"))
     assert isinstance(total, CellStore) and isinstance(last, RingStore) and isinstance(waiting, PendingStore)
@@ -130,12 +130,12 @@ def test_only_what_neither_this_snapshot_nor_the_one_before_needs_is_dropped(lak
         snapshots.write(name, state.delta(full=full), {})
         snapshots.drop_before(name)
 
-    (folder / "9").mkdir(parents=True)  # a successor's
+    (folder / "9").mkdir(parents=True)  # of a successor
     for name, full in ((1, True), (2, False), (3, False)):
         write(name, full)
     assert there() == [1, 2, 3, 9]
     write(4, True)
-    assert there() == [1, 2, 3, 4, 9]  # 3, the one before, needs its chain
+    assert there() == [1, 2, 3, 4, 9]  # 3, the previous snapshot, needs its chain
     write(5, False)
     assert there() == [4, 5, 9]
     for name in (4, 5):
@@ -180,7 +180,7 @@ def test_a_lost_part_is_one_line_that_says_what_to_do(
 
 
 def test_a_lake_that_does_not_answer_is_no_lost_snapshot(lake: Lake, tmp_path: Path) -> None:
-    """Or `--on-gap skip` would throw the state away for a moment's trouble."""
+    """Otherwise, `--on-gap skip` would discard the state because of a passing failure."""
     Snapshots(lake, "p", 0).write(1, _state().delta(full=True), {})
     file = tmp_path / "_state" / "p" / "0" / "1" / "manifest.json"
     file.unlink()
@@ -236,7 +236,7 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     checkpoints = CheckpointWriter(sink, Snapshots(lake, "pumps", 0), LakeRetry(lake))
     for name in range(2, 6):
         checkpoints.start(PendingCheckpoint(name, state.delta(full=True), [], [], {0: name}, {}))
-        assert checkpoints.landed(wait=True) == name
+        assert checkpoints.poll(wait=True) == name
     assert checkpoints.undeleted == 2
     checkpoints.close()
 

@@ -1,4 +1,4 @@
-"""State deltas merged and dealt out: every key keeps its tensors and its rows that wait, in exactly one shard."""
+"""State deltas merged and redistributed: every key keeps its tensors and its waiting rows, in exactly one shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _restored(chain: Sequence[StateDelta]) -> State:
 
 
 def _all(states: Sequence[State]) -> dict[Key, Any]:
-    """All of it by key, which lives in one state alone."""
+    """Return the whole state by key. Checks that each key is in one state only."""
     seen: dict[Key, Any] = {}
     waiting: list[Key] = []
     for n, state in enumerate(states):

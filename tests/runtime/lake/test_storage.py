@@ -1,4 +1,4 @@
-"""A lake in a folder of any name: what a shard commits there, a query reads; a name that Delta can't open is refused at once."""
+"""A lake in a folder of any name: queries read what a shard commits. A name that Delta can't open is refused at once."""
 
 from __future__ import annotations
 

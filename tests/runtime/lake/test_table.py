@@ -1,4 +1,4 @@
-"""The results table: rows and positions in one commit, one owner at a time, and nothing lost or doubled beside other writers."""
+"""The results table: rows and positions in one commit, one owner at a time, nothing lost or duplicated beside other writers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _owner(lake: Lake) -> ResultsTable:
 
 
 def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS, pipeline: Pipeline = PIPELINE) -> list[pa.RecordBatch]:
-    """Results of so many readings, a second apart."""
+    """Return the results of `count` readings, a second apart."""
     n = range(first, first + count)
     values = [[0] * count, list(n), [0] * count, [at_ms + 1000 * i for i in range(count)], [7] * count, [0.5] * count]
     schema = pa.schema([*IDENTITY, *SCHEMA])
@@ -63,7 +63,7 @@ def _rows(first: int, count: int, at_ms: int = MIDNIGHT_MS, pipeline: Pipeline =
 
 
 def _as(pipeline: Pipeline, rows: Sequence[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """The same rows as a pipeline of other result columns gives them."""
+    """Return these rows as a pipeline with other result columns gives them."""
     loads = {LOADS.name: [[0.5, 1.5]]}
     return [
         pa.RecordBatch.from_arrays(
@@ -87,7 +87,7 @@ def _txn(lake: Lake, *names: str) -> list[int | None]:
 
 
 def _commit(table: DeltaTable, **txn: int) -> None:
-    """A commit without files, by another hand."""
+    """Commit without files, as another writer."""
     table.create_write_transaction(
         [],
         mode="append",
@@ -157,7 +157,7 @@ def test_owners_of_other_pipelines_share_a_table_and_do_not_fence_each_other(lak
 
 
 def _write_shared(name: str, lakes: list[Lake], together: Barrier) -> None:
-    """Make the table and add to it, in each lake beside another process that does the same."""
+    """Create the table in each lake and append to it, at the same time as another process."""
     pipeline = replace(PIPELINE, name=name, topic=name, into="p")
     for lake in lakes:
         sink = ResultsTable(lake, pipeline, 0)
@@ -189,7 +189,7 @@ def test_a_table_that_another_one_makes_at_the_same_moment_is_used(lake: Lake, m
 
     def beaten(*args: Any, **more: Any) -> None:
         make(*args, **more)
-        raise CommitFailedError("Protocol changed since last commit: protocol changed")  # as deltalake 1.6 says it
+        raise CommitFailedError("Protocol changed since last commit: protocol changed")  # deltalake 1.6
 
     monkeypatch.setattr(DeltaTable, "create", beaten)
     assert _sink(lake).own(START) == TableState(1, START, 0)
@@ -220,7 +220,7 @@ def test_a_commit_that_conflicts_with_another_change_is_made_again(lake: Lake) -
 def test_a_commit_whose_reply_was_lost_is_recognised(lake: Lake) -> None:
     sink = _owner(lake)
     files = sink.write(_rows(0, 5))
-    twin = DeltaTable(lake.uri("p"))  # the same transaction, landed behind the sink's back
+    twin = DeltaTable(lake.uri("p"))  # commits the same transaction, unknown to the sink
     twin.create_write_transaction(
         list(files),
         mode="append",
@@ -240,7 +240,7 @@ def test_a_commit_whose_reply_was_lost_is_recognised(lake: Lake) -> None:
 
 
 def test_delta_itself_would_take_the_same_or_an_older_commit_from_a_fresh_handle(lake: Lake) -> None:
-    """Why a sink keeps the handle that it owned the table with."""
+    """This is why a sink keeps the handle with which it took ownership."""
     sink = _owner(lake)
     sink.publish([], {0: 9, 1: 40}, 9)
     for checkpoint in (9, 3):
@@ -295,7 +295,7 @@ def test_a_column_of_another_type_is_refused_in_one_line(lake: Lake) -> None:
 
 def test_shards_commit_while_others_add_columns(lake: Lake) -> None:
     first = _sink(lake, shards=4)
-    first.own({0: 0})  # makes the table
+    first.own({0: 0})  # creates the table
     shards = [first]
     for n in range(1, 4):
         shards.append(_sink(lake, n, shards=4))
@@ -304,11 +304,11 @@ def test_shards_commit_while_others_add_columns(lake: Lake) -> None:
     def run(n: int) -> None:
         sink = shards[n]
         for i in range(8):
-            if n >= 2 and i == 4:  # it is started again with another plan
+            if n >= 2 and i == 4:  # restarts with another plan
                 sink = _sink(lake, n, WIDER, 4)
                 sink.own({n: 0})
             rows = _rows(100 * n + i, 1)
-            wider = n == 1 and i >= 4  # it changes its plan as it runs
+            wider = n == 1 and i >= 4  # changes its plan while it runs
             sink.publish(sink.write(_as(WIDER, rows) if wider else rows), {n: i + 1}, i + 1)
 
     with ThreadPoolExecutor(4) as threads:
@@ -343,7 +343,7 @@ def test_a_time_that_a_stage_made_beyond_all_calendars_is_stored_without_statist
 def test_a_partition_that_was_added_since_the_first_owner_begins_at_its_first_record(lake: Lake) -> None:
     assert _sink(lake).own({0: 900}).positions == {0: 900}
     assert _sink(lake).own({0: 950, 1: 40}).positions == {0: 900, 1: 0}
-    assert _sink(lake, shard=1).own({2: 70}).positions == {2: 70}  # another shard's very first start
+    assert _sink(lake, shard=1).own({2: 70}).positions == {2: 70}  # the first start of another shard
 
 
 def test_a_shard_is_known_once_it_has_had_an_owner_and_to_ask_makes_nothing(lake: Lake, tmp_path: Path) -> None:
@@ -371,7 +371,7 @@ def test_files_that_are_gone_are_named_and_taken_out_of_the_table(lake: Lake, tm
     files[0].unlink()
     (gone,) = sink.absent()
     assert (tmp_path / gone) == files[0]
-    assert len(sink.absent(most=1)) <= 1
+    assert len(sink.absent(limit=1)) <= 1
     sink.repair()
     assert sink.absent() == [] and len(_offsets(lake)) == 15
     sink.publish(sink.write(_rows(20, 5)), {0: 25, 1: 40}, 5)

@@ -1,4 +1,4 @@
-"""Windows with a view ahead against a loop over rows that shares no code with them: whatever the steps, silences and restarts."""
+"""Centered windows against a loop over rows that shares no code with them, for any steps, inactive keys and restarts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Window = list[float | None]
 
 
 class Naive:
-    """The stage, a row at a time."""
+    """Computes the stage's output row by row."""
 
     def __init__(self, past: int, ahead: int, lapse: int | None) -> None:
         self.past, self.ahead, self.lapse = past, ahead, lapse
@@ -58,7 +58,7 @@ class Naive:
         self.came: list[int] = []
 
     def step(self, rows: Sequence[Row], silent: set[str]) -> list[tuple[Row, Window]]:
-        """Rows that come, and keys that have fallen silent."""
+        """Process new rows and keys that have become inactive. Returns the rows passed on and their windows."""
         for row in rows:
             self.rows.setdefault(row.key, []).append(row)
             self.came.append(row.offset)
@@ -89,7 +89,7 @@ class Naive:
 
 
 class Silences:
-    """What a step is about, in parts: the silences before its rows, its rows, the silences after them."""
+    """Splits a step into parts: keys that become inactive before its rows, its rows, keys that become inactive after them."""
 
     def __init__(self) -> None:
         self._heard: dict[str, int] = {}
@@ -105,7 +105,7 @@ class Silences:
 
 
 def pipeline(*stages: Stage, results: Mapping[str, pa.DataType], **more: Any) -> Pipeline:
-    """`tensors["features"]` is `[B, 2, 3]`, the reading's x times 0 to 5."""
+    """Create a pipeline. Its `tensors["features"]` is `[B, 2, 3]`, the reading's x times 0 to 5."""
     features = Encode(lambda x: {"features": x * torch.arange(6.0).view(2, 3)}, tensor="x")
     return Pipeline(
         name="p",
@@ -120,7 +120,7 @@ def pipeline(*stages: Stage, results: Mapping[str, pa.DataType], **more: Any) ->
 
 
 def batch(rows: Sequence[Row], stamp: int) -> pa.RecordBatch:
-    """Readings that Kafka stamped at `stamp`."""
+    """Make a batch of readings with Kafka's timestamp `stamp`."""
     made = [
         {"_partition": 0, "_offset": r.offset, "_row": 0, "_timestamp": stamp, "unit": r.key, "at": r.at, "x": r.x}
         for r in rows
@@ -129,7 +129,7 @@ def batch(rows: Sequence[Row], stamp: int) -> pa.RecordBatch:
 
 
 class Beat(NamedTuple):
-    """A step: ms since the one before, how far Kafka's stamps are ahead of its clock, keys and ms since their last readings."""
+    """A step: ms since the previous one, ms that Kafka's timestamp is ahead of its clock, keys with ms since their last reading."""
 
     after: int
     lead: int
@@ -148,7 +148,7 @@ BEATS = st.lists(BEAT, max_size=16)
 
 
 def steps(beats: Sequence[Beat]) -> list[tuple[int, int, list[Row]]]:
-    """The clock, Kafka's stamp and the readings of each step."""
+    """Return each step's clock, Kafka's timestamp and readings."""
     now, offset, at, made = NOW, 0, dict.fromkeys("abc", NOW - 600_000), []
     for beat in beats:
         now += beat.after
@@ -162,7 +162,7 @@ def steps(beats: Sequence[Beat]) -> list[tuple[int, int, list[Row]]]:
 
 
 def run(p: Pipeline, beats: Sequence[Beat]) -> list[StepOutcome]:
-    """The steps, some of them by a machine that goes on from what the one before has left."""
+    """Run the steps. At a restart, a new machine restores the state of the previous one."""
     machine, chain, outcomes = Machine(p), [Machine(p).delta(full=True)], []
     for beat, (now, stamp, rows) in zip(beats, steps(beats), strict=True):
         if beat.restart:

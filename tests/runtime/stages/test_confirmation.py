@@ -1,4 +1,4 @@
-"""A counter that starts again, and a reading far from the others: what one reading alone must not make law."""
+"""Restarts of a counter, and readings far from the others. Neither takes effect before the next reading confirms it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grid against a loop over readings that shares no code with it, whatever the steps that they come in."""
+"""The grid against a loop over readings that shares no code with it, for any split into steps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pipeline(**options: Any) -> Pipeline:
 def run(
     p: Pipeline, readings: Sequence[Reading], cuts: Iterable[int] = (), ticks: Sequence[int] = ()
 ) -> list[StepOutcome]:
-    """Readings in steps at `NOW`, then a step without any at each of `ticks`, ms after it."""
+    """Run steps of readings at `NOW`, then a step without readings at each of `ticks`, in ms after `NOW`."""
     machine, schema = Machine(p), pa.schema([*IDENTITY, *READING])
     bounds = [0, *sorted(c for c in set(cuts) if 0 < c < len(readings)), len(readings)]
     outcomes = []
@@ -68,7 +68,7 @@ def run(
 
 
 def table(outcomes: Sequence[StepOutcome]) -> dict[tuple[str, int], list[float | None]]:
-    """Rows by room and minute after `NOW`."""
+    """Return rows by room and minute after `NOW`."""
     rows = [row for o in outcomes for row in o.results.to_pylist()]
     found = {
         (row["room"], round((row["event_time"].timestamp() * 1000 - NOW) / MINUTE)): [row[c] for c in COLUMNS]
@@ -84,7 +84,7 @@ def refused(outcomes: Sequence[StepOutcome]) -> list[tuple[str, int]]:
 
 
 class Oracle:
-    """The same, reading by reading: late 3 min, slope over 2, gap of 4."""
+    """Computes the rows reading by reading: late 3 min, slope over 2 min, gap of 4 min."""
 
     def __init__(self, readings: Sequence[Reading]) -> None:
         self.late: list[tuple[str, int]] = []
@@ -238,7 +238,7 @@ def test_a_key_of_old_readings_that_came_just_now_is_not_silent() -> None:
         ]  # fmt: skip
         return machine.step(pa.RecordBatch.from_pylist(rows, schema=schema), now, wall=NOW)
 
-    # The first step of a job that has not seen the newest of its log yet: its clock stands still.
+    # In its first step, a job does not know the newest timestamp of its log yet: its clock is 0.
     assert [o.results["silent"].to_pylist().count(True) for o in (come("a", 0, 0), come("b", 20, NOW))] == [0, 0]
     silent = machine.step(empty(READING), NOW + 26 * MINUTE).results
     assert silent["silent"].to_pylist().count(True) <= 2

@@ -42,7 +42,7 @@ def _pipeline(*stages: Stage, results: Sequence[pa.Field] = FIELDS, **more: Any)
 
 
 def _batch(p: Pipeline, columns: dict[str, Sequence[Any]], first: int = 0) -> pa.RecordBatch:
-    """Readings of partition 0, one a message, one millisecond between them."""
+    """Make readings of partition 0, one per message, 1 ms apart."""
     n = len(columns["unit"])
     made: dict[str, Sequence[Any]] = {
         "_partition": [0] * n,
@@ -55,7 +55,7 @@ def _batch(p: Pipeline, columns: dict[str, Sequence[Any]], first: int = 0) -> pa
 
 
 def _steps(p: Pipeline, rows: Sequence[tuple[Any, ...]], splits: Iterable[int]) -> list[StepOutcome]:
-    """Each row `(unit, at)` or `(unit, at, x)`."""
+    """Run rows in steps. A row is `(unit, at)` or `(unit, at, x)`."""
     machine = Machine(p)
     bounds = [0, *sorted(c for c in set(splits) if c < len(rows)), len(rows)]
     return [
@@ -84,7 +84,7 @@ ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 25)), max_size=
 
 
 def _sorted_oracle(rows: Sequence[tuple[str, int]], late: int) -> tuple[dict[str, list[int]], set[int], int]:
-    """Offsets let through, a key at a time; offsets refused; how many were dropped as duplicates."""
+    """Return the offsets let through by key, the refused offsets, and the number of duplicates."""
     newest: dict[str, int] = {}
     passed: dict[str, int] = {}
     waiting: dict[str, dict[int, int]] = defaultdict(dict)
@@ -169,7 +169,7 @@ def test_rows_of_a_silent_key_are_let_through_after_a_while_and_older_ones_are_l
     machine = Machine(p)
     tick, more = empty(p.schema), {"unit": ["a"], "x": [0.0]}
     assert not machine.step(_batch(p, {"unit": ["a", "a"], "at": [7, 5], "x": [0, 0]}), NOW).results.num_rows
-    before = machine.step(tick, NOW + 5000)  # the last one is stamped NOW + 1
+    before = machine.step(tick, NOW + 5000)  # the last reading's timestamp is NOW + 1
     assert not before.results.num_rows and not before.changed
     after = machine.step(tick, NOW + 5001)
     assert after.results.column("at").to_pylist() == [5, 7] and after.changed
@@ -219,7 +219,7 @@ def test_each_row_has_the_window_of_its_keys_last_rows_whatever_the_steps(
     for at in (splits, set[int]()):
         outcomes = _steps(p, rows, at)
         offsets = _column(outcomes, "offset")
-        assert offsets == list(expected)  # in the order in which they came
+        assert offsets == list(expected)  # in order of arrival
         assert _column(outcomes, "seen") == [expected[o] for o in offsets]
         sums = [sum(expected[o]) for o in offsets]
         assert _column(outcomes, "total") == pytest.approx(sums, abs=1e-4)
@@ -295,14 +295,14 @@ def test_what_is_missing_before_a_row_is_counted_a_key_at_a_time_whatever_the_st
 
 
 def _filmed(*stages: Stage, results: Sequence[pa.Field] = FIELDS, **more: Any) -> Pipeline:
-    """Frames of 2 x 3 pixels beside the readings."""
+    """Create a pipeline of readings with frames of 2 x 3 pixels."""
     (file, pixels) = frame_fields(2, 3)
     schema = pa.schema([*FIELDS, file, pixels])
     return _pipeline(Pixels(pixels), *stages, schema=schema, results=results, **more)
 
 
 def _frames(p: Pipeline, count: int, first: int = 0) -> pa.RecordBatch:
-    """Frame i is i, i + 1, ... from the first pixel on; its file is its number."""
+    """Make frames. The bytes of frame i are i, i + 1, ...; its file is its number."""
     pixels = [bytes(range(i, i + 18)) for i in range(first, first + count)]
     files = [str(i).encode() for i in range(first, first + count)]
     columns = {"unit": ["a"] * count, "at": range(count), "x": [0.0] * count, "jpeg": files, "pixels": pixels}

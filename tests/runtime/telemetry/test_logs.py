@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line with what it is about, no secrets, and dead letters that can be found but never drown."""
+"""Logs: one JSON object per line with its context, no secrets, and few lines for many dead letters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("tocsin.pipelines.runtime.test")
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """`start` changes the whole process."""
+    """Restore the process's logging, which `start` changes."""
     root, ours = logging.getLogger(), logging.getLogger("tocsin")
     handlers, levels = root.handlers[:], (root.level, ours.level)
     yield
@@ -140,7 +140,7 @@ def test_ten_thousand_dead_letters_a_second_are_one_line_a_second(
         clock[0] = 100 + step * 0.05
         mentions.note([letter(step * 500 + n) for n in range(500)])
     clock[0] += EVERY_S
-    mentions.note([])  # the last ones are said though nothing comes after them
+    mentions.note([])  # logs the last ones although none follow
     said = lines(capsys)
     assert [line["offset"] for line in said][:2] == [0, 500]
     assert len(said) == 6 and sum(line["count"] for line in said) == 50_000
@@ -158,7 +158,7 @@ def test_kinds_beyond_a_few_share_a_line(capsys: pytest.CaptureFixture[str], clo
     clock[0] += EVERY_S
     mentions.note([])
     said = lines(capsys)
-    assert len(said) == KINDS + 2  # the shared one was said at once, and again for those that came after it
+    assert len(said) == KINDS + 2  # the shared line is logged twice: at once, and at the end
     assert sum(line["count"] for line in said) == 500
 
 

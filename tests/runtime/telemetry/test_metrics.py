@@ -1,4 +1,4 @@
-"""Metrics: the list of them, totals and buckets from windows, and rules that name what is there. Live: test_seeing.py."""
+"""Metrics: their list, totals and buckets from windows, and alert rules that name existing ones. See also test_seeing.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FACTS = {"read": {0: 130, 1: 20}, "committed": {0: 100, 1: 20}, "uncommitted_row
 
 
 class Taken(dict[tuple[str, ...], float]):
-    """What Ray was told: (name, labels as name=value, ...) -> value."""
+    """The values that Ray's gauges were set to: (name, labels as name=value, ...) -> value."""
 
     def value(self, name: str, *labels: str) -> float:
         return self[name, "pipeline=rul", *labels]

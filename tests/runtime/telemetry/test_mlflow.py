@@ -1,4 +1,4 @@
-"""MLflow: one run a deployment, resumed; a dead server holds nobody up; models found, or one line that says what to do."""
+"""MLflow: one run per deployment, resumed after a restart; a dead server delays nothing; a missing model is a one-line error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.telemetry.stats import Window
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PATIENCE_S = 120  # MLflow's first answer takes 10 to 20 s: its import, and making its tables
+PATIENCE_S = 120  # MLflow's first answer takes 10 to 20 s: it is imported and creates its tables
 
 
 def window(rows: int = 100, *, seconds: float = 1.0, behind: float = 5, p: float = 10) -> Window:
@@ -32,7 +32,7 @@ def window(rows: int = 100, *, seconds: float = 1.0, behind: float = 5, p: float
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A database of MLflow's, for the tests of this file."""
+    """An MLflow database for the tests of this file."""
     folder = tmp_path_factory.mktemp("mlflow")
     return f"sqlite:///{folder}/mlflow.db"
 
@@ -44,7 +44,7 @@ def client(store: str) -> MlflowClient:
 
 @pytest.fixture
 def dead() -> str:
-    """An address at which nobody listens."""
+    """An address at which no server listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -207,7 +207,7 @@ def test_an_idle_window_has_no_latency() -> None:
 
 @pytest.fixture(scope="module")
 def registered(store: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model with versions 1 and 2, of which 2 is champion, logged as training logs it."""
+    """A store with a model of versions 1 and 2, logged as training logs it. Version 2 is the champion."""
     client = tracking._client(store)
     folder = tmp_path_factory.mktemp("artifacts")
     experiment = client.create_experiment("training", f"file://{folder}")
@@ -250,7 +250,7 @@ def test_a_registry_that_is_down_is_one_line(dead: str) -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable) as said:
         resolve_model(dead, "bell@champion")
-    assert time.monotonic() - started < 30  # MLflow's own patience is 4 minutes
+    assert time.monotonic() - started < 30  # MLflow by itself gives up after 4 minutes
     assert str(said.value).startswith(f"model bell@champion in MLflow at {dead}: expected an answer, got API request")
     assert str(said.value).endswith("; check that it is running")
     assert "\n" not in str(said.value)
@@ -266,7 +266,7 @@ def test_a_folder_is_a_model_whose_version_is_its_weights(tmp_path: Path) -> Non
         "name a folder that training wrote"
     )
     (folder / "model.safetensors").write_bytes(b"1")
-    (folder / "._model.safetensors").write_bytes(b"0")  # of macOS, on a foreign disk
+    (folder / "._model.safetensors").write_bytes(b"0")  # macOS writes it on foreign disks
     name, version, found = resolve_model("sqlite:///unused.db", str(folder))
     assert (name, found, len(version)) == ("pumps", folder, 12)
     (folder / "._model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""Progress of a takeover: one that takes long tells of it, one that hangs does not."""
+"""Progress of a recovery: a long one reports progress, one that hangs does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tocsin.pipelines.runtime.telemetry.progress import Progress
 
 
 class Counted(Progress):
-    """Counts how often something was achieved."""
+    """Counts how often progress was made."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def test_a_large_file_is_progress_all_the_way(tmp_path: Path, monkeypatch: pytes
         found = read(files, "a/snapshot")
         return counted.times, found
 
-    with ThreadPoolExecutor(1) as other:  # a context of its own
+    with ThreadPoolExecutor(1) as other:  # with its own context
         for content in (b"", b"1234", b"123456789"):
             expected = 2 * -(-len(content) // 4)
             assert other.submit(copy_context().run, moved, content).result() == (expected, content)
@@ -50,7 +50,7 @@ def test_a_large_file_is_progress_all_the_way(tmp_path: Path, monkeypatch: pytes
 def test_quiet_is_the_time_since_the_last_progress_of_its_own_thread() -> None:
     mine = Progress()
     time.sleep(0.05)
-    progress.made()  # of nobody
+    progress.made()  # this thread follows none
     assert mine.quiet_s >= 0.05
     with ThreadPoolExecutor(1) as other:
         other.submit(lambda: (progress.follow(mine), progress.made())).result()

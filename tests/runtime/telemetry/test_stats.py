@@ -1,4 +1,4 @@
-"""What a shard counts: however much comes before somebody asks, it takes the same room."""
+"""A shard's statistics: they take the same memory however many rows come between two windows."""
 
 from __future__ import annotations
 
