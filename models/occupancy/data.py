@@ -98,6 +98,22 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
     raise FileNotFoundError(f"{directory}: expected *{', *'.join(kinds)} with recordings of rooms, got none of them")
 
 
+_BROKEN_HOURS = {
+    -570: "Pacific/Marquesas",
+    -210: "America/St_Johns",
+    210: "Asia/Tehran",
+    270: "Asia/Kabul",
+    330: "Asia/Kolkata",
+    345: "Asia/Kathmandu",
+    390: "Asia/Yangon",
+    525: "Australia/Eucla",
+    570: "Australia/Darwin",
+    630: "Australia/Lord_Howe",
+    765: "Pacific/Chatham",
+}
+"""Time zones by minutes east of UTC in winter, where these are no whole hours; there is no fixed zone for them."""
+
+
 def _timezone(parts: Sequence[_Part]) -> str:
     """The time zone of the working day."""
     local = [part.path for part in parts if part.zone is None]
@@ -106,7 +122,9 @@ def _timezone(parts: Sequence[_Part]) -> str:
         raise ValueError(f"{local[0]}: times without an offset from UTC, but other files have one; write it in all")
     if not fixed:
         return next((part.zone for part in parts if isinstance(part.zone, str)), "UTC")
-    hours = min(fixed) // 60
+    if zone := _BROKEN_HOURS.get(offset := min(fixed)):
+        return zone
+    hours = offset // 60
     return f"Etc/GMT{-hours:+}" if hours else "UTC"
 
 

@@ -109,8 +109,8 @@ def fit(
         ValueError: a clip is too short.
     """
     recipe = recipe or Recipe()
-    if (shortest := min(len(clip.tokens) for clip in clips)) < recipe.length:
-        raise ValueError(f"expected clips of at least {recipe.length} frames, got one of {shortest}; leave it out")
+    if (shortest := min(len(clip.tokens) for clip in clips)) <= recipe.length:
+        raise ValueError(f"expected clips of more than {recipe.length} frames, got one of {shortest}; leave it out")
     begin(seed)
     generator = torch.Generator().manual_seed(seed)
     predictor = Predictor(config.network, width=clips[0].tokens.shape[2], rank=config.rank)

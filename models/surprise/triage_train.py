@@ -43,7 +43,7 @@ def teach(
         steps: of the optimizer; clips: pieces per step, of `length` frames, every second one with a novelty.
     """
     optimization = Optimization(triage, steps=steps, learning_rate=LEARNING_RATE, weight_decay=1e-3)
-    places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length)]
+    places = [(n, at) for n, lesson in enumerate(lessons) for at in range(1, len(lesson.covered) - length + 1)]
     eventful = [(n, at) for n, at in places if lessons[n].covered[at : at + length].sum() > MIN_PLACES] or places
     for _ in range(steps):
         drawn = []

@@ -9,7 +9,8 @@ is `touches.csv`, with a header and the columns
     release     the first frame in which it no longer does; empty: the clip ends before
 
 It has one row per touch, in any order; a clip without a row has no touches. Or the file is JSON: an object that maps a clip's name
-without its suffix to `{"contact": 3, "separation": 26}`, as in EgoLoc's labels. Clips without a label are ignored.
+without its suffix to `{"contact": 3, "separation": 26}`, as in EgoLoc's labels. Clips without a label, or with one that
+lacks a contact or a separation, are ignored.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def _labels(file: Path, paths: list[Path]) -> dict[Path, Labelled]:
     try:
         labels = orjson.loads(file.read_bytes())
         touches = {
-            name: (Touch(1, _frame(label["contact"]), _frame(label["separation"])),)
+            name: (_touch(name, _frame(label["contact"]), _frame(label["separation"])),)
             for name, label in labels.items()
             if isinstance(label, dict) and label.get("contact") is not None and label.get("separation") is not None
         }
@@ -86,6 +87,12 @@ def _labels(file: Path, paths: list[Path]) -> dict[Path, Labelled]:
     if not labelled:
         raise ValueError(f"{file}: no label of {', '.join(path.name for path in paths)}; it has {', '.join(touches)}")
     return {path: Labelled(touch, hands=False) for path, touch in labelled.items()}
+
+
+def _touch(clip: str, contact: int, separation: int) -> Touch:
+    if separation <= contact:
+        raise ValueError(f"clip {clip!r}: contact {contact}, separation {separation}: expected contact < separation")
+    return Touch(1, contact, separation)
 
 
 def _frame(label: Any) -> int:

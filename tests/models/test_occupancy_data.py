@@ -124,6 +124,8 @@ def test_what_is_no_recording_is_said(tmp_path: Path, name: str, text: str, said
         ("12:00:00Z", NOON, "UTC"),
         ("14:00:00+02:00", NOON, "Etc/GMT-2"),
         ("06:30:00.5 -0530", NOON + 500, "Etc/GMT+6"),
+        ("17:30:00+05:30", NOON, "Asia/Kolkata"),
+        ("08:30:00-03:30", NOON, "America/St_Johns"),
         ("20:00 +08:00", NOON, "Etc/GMT-8"),
         ("13:00:00,25+01", NOON + 250, "Etc/GMT-1"),
         ("12:00:00 UTC", NOON, "UTC"),

@@ -97,6 +97,7 @@ def test_a_wrong_table_is_refused_with_its_place(folder: Path, table: str, words
         ('{"a": {"contact": "soon", "separation": 2}}', "soon.*expected contact and separation"),
         ('{"a": {"contact": 1.5, "separation": 2}}', "1.5 is not a frame; expected contact and separation"),
         ('{"a": {"contact": [1], "separation": 2}}', "expected contact and separation"),
+        ('{"a": {"contact": 4, "separation": 4}}', "clip 'a': contact 4, separation 4: expected contact < separation"),
         ('{"c": {"contact": 1, "separation": 2}}', "no label of a, b.mp4; it has c"),
     ],
 )

@@ -74,7 +74,9 @@ class SinkConfig:
         try:
             sink: AlertSink = sink_class(**self.options)
         except TypeError as reason:
-            raise ConfigError(f"{where}: expected options that {self.sink} accepts, got {one_line(reason)}") from reason
+            raise ConfigError(
+                f"{where}: expected options that {self.sink} accepts, got {one_line(reason)}; correct them"
+            ) from reason
         return sink
 
 

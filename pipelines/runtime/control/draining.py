@@ -94,8 +94,8 @@ def stop_pipeline(pipeline: str, timeout: float) -> None:
     if failures:
         reasons = "; ".join(f"{name}: {text}" for name, text in failures.items())
         raise Unavailable(
-            f"pipeline {pipeline}: expected all shards to commit and all processes to end, got {reasons}; {outcome}; nothing is lost, "
-            "and the next start continues from the last commit"
+            f"pipeline {pipeline}: expected all shards to commit and all processes to end, got {reasons}; {outcome}; "
+            "nothing is lost, and the next start continues from the last commit"
         )
 
 

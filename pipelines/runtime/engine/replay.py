@@ -66,7 +66,7 @@ def _split(pipeline: Pipeline, table: pa.Table, splits: Sequence[int] | None) ->
     size = pipeline.batch.rows
     sizes = [size] * -(-len(table) // size) if splits is None else list(splits)
     if splits is not None and sum(sizes) != len(table):
-        raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}")
+        raise ConfigError(f"replay: expected splits that add up to {len(table)} rows, got {sum(sizes)}; correct them")
     _with_identity(pipeline, table.slice(0, 0), 0)  # report missing columns of an empty table, too
     for end, rows in zip(accumulate(sizes), sizes, strict=True):
         yield table.slice(end - rows, rows)
@@ -85,7 +85,7 @@ def _with_identity(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
         defaults["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
     schema = pa.schema([*IDENTITY, *pipeline.schema])
     if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
-        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got a table without {missing}")
+        raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got a table without {missing}; add them")
     columns = [table[f.name] if f.name in table.column_names else defaults[f.name] for f in schema]
     return pa.Table.from_arrays([c.cast(f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 

@@ -75,6 +75,7 @@ class Tracking:
         self._status = ""
         self._closing = False
         self._run: Run | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     def start(self, deployment: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Begin the deployment's run, or continue the one that is still running.
@@ -84,7 +85,6 @@ class Tracking:
         """
         self._deployment, self._params, self._tags = deployment, params, dict(tags or {})
         self._started = round(time.time() * 1000)
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def log(self, windows: Mapping[int, Window]) -> None:
@@ -108,6 +108,8 @@ class Tracking:
             self._point()
             self._closing = True
             self._wake.notify()
+        if self._thread.ident is None:  # it was never started
+            return not self._points
         self._thread.join(timeout)
         return not (self._thread.is_alive() or self._waiting())
 

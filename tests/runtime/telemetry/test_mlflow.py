@@ -125,6 +125,10 @@ def test_a_server_that_is_down_holds_nobody_up(dead: str, caplog: pytest.LogCapt
     assert said.endswith("; streams continue, metrics are queued (the last 1000 are kept)")
 
 
+def test_a_log_that_was_never_started_can_be_closed(store: str) -> None:
+    assert Tracking(tracking_uri=store).close()
+
+
 def test_a_server_that_never_answers_holds_nobody_up() -> None:
     asked = threading.Event()
 
