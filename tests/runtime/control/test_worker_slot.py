@@ -214,8 +214,9 @@ def test_workers_without_a_supervisor_are_drained_and_what_is_certain_is_said() 
     with pytest.raises(Unavailable) as said:
         stop_pipeline("job", 5)
     assert str(said.value) == (
-        "pipeline job: expected all shards to commit and all processes to end, got job/worker-1/51: its shards did not "
-        "commit, and made no progress for 5 s; all its processes have ended; nothing is lost, and the next start continues from the last commit"
+        "pipeline job: expected all shards to commit and all processes to end, got job/worker-1/51: its shards did not commit, "
+        "and made no progress for 5 s; all its processes have ended; nothing is lost, and the next start continues from the last "
+        "commit"
     )
     for process in (first, second):
         process.wait(60)
