@@ -9,7 +9,7 @@ from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Lost
 
 if TYPE_CHECKING:
-    from kafka.consumer.fetcher import ConsumerRecord
+    from tocsin.pipelines.runtime.declare.records import Readable
 
 MESSAGE_LIMIT = 1000  # the most characters of a reason in a header
 _REASON = "__connect.errors."
@@ -62,7 +62,7 @@ class DeadLetter:
     kept: tuple[tuple[str, bytes], ...] = ()
 
     @classmethod
-    def of(cls, record: ConsumerRecord, *, stage: str, error: str, message: str, row: int | None = None) -> DeadLetter:
+    def of(cls, record: Readable, *, stage: str, error: str, message: str, row: int | None = None) -> DeadLetter:
         """The dead letter of a consumed record, or of one row of it."""
         return cls(
             topic=record.topic,
@@ -89,7 +89,7 @@ class DeadLetter:
         return cls.of_none(topic, partition, offset, stage=stage, error=type(lost).__name__, message=str(lost))
 
     @classmethod
-    def read(cls, record: ConsumerRecord) -> DeadLetter:
+    def read(cls, record: Readable) -> DeadLetter:
         """Parse a published dead letter. Its own headers come last, whatever names the original's headers have."""
         own_starts = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
         cut = own_starts[-1] if own_starts else len(record.headers)

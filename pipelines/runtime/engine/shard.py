@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.declare.records import Readable
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
@@ -274,7 +274,7 @@ class Shard:
             for r in refusals
         ]
 
-    def _originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+    def _originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]:
         """Records as they are in the log; retries until the broker returns them."""
         return self._retry(lambda: self._source.originals(offsets))
 

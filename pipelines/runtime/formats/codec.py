@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
-from kafka.consumer.fetcher import ConsumerRecord
-from numpy.typing import NDArray
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
+from tocsin.pipelines.runtime.declare.records import Headers, Readable, Records
 from tocsin.pipelines.runtime.formats.arrow import Arrow
 from tocsin.pipelines.runtime.formats.headers import HeaderFields, source
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
@@ -106,7 +105,7 @@ class Codec:
         """The codec of a pipeline's topic."""
         return cls(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown, formats=pipeline.formats)
 
-    def decode(self, records: Sequence[ConsumerRecord]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
+    def decode(self, records: Records | Sequence[Readable]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         """Decode the records of one poll.
 
         Args:
@@ -116,6 +115,7 @@ class Codec:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
             rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
         """
+        records = records if isinstance(records, Records) else Records.of(records)
         out = DecodedPoll()
         if self._frames:
             self._frames.read(records, out)
@@ -123,7 +123,7 @@ class Codec:
             self._read(records, out)
         if self._envelope:
             self._envelope.add(records, out)
-        stamps = np.array([record.timestamp for record in records], np.int64)
+        stamps = records.timestamps
         out.refuse(
             {i: _timeless(int(stamps[i])) for i in np.flatnonzero((stamps < UNKNOWN) | (stamps >= END_MS)).tolist()}
         )
@@ -132,12 +132,11 @@ class Codec:
             DeadLetter.of(records[i], stage="decode", error=why.error, message=why.message, row=row)
             for i, row, why in out.rejected
         ]
-        return self._batch(records, stamps, out), dead_letters
+        return self._batch(records, out), dead_letters
 
-    def _read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
+    def _read(self, records: Records, out: DecodedPoll) -> None:
         """Decode a poll's values, each by its content type."""
-        values = [record.value for record in records]
-        headers = [record.headers for record in records]
+        values, headers = records.values, records.headers
         others = {i: kind for i, h in enumerate(headers) if h and (kind := self._format(h)) is not self._json}
         indices = range(len(records))
         self._json.read(values, [i for i in indices if i not in others] if others else indices, out)
@@ -149,12 +148,12 @@ class Codec:
             message = f"expected content-type {known}, got {show(media_type(headers[i]))}"
             out.rejected.append((i, None, RejectedError("UnknownContentType", message)))
 
-    def _format(self, headers: Sequence[tuple[str, bytes | None]]) -> MessageFormat | None:
+    def _format(self, headers: Headers) -> MessageFormat | None:
         """A message's format: JSON if its headers name none, None if the named one is unknown."""
         kind = media_type(headers)
         return self._json if kind is None or kind.endswith("+json") else self._by_type.get(kind)
 
-    def _batch(self, records: Sequence[ConsumerRecord], stamps: NDArray[np.int64], out: DecodedPoll) -> pa.RecordBatch:
+    def _batch(self, records: Records, out: DecodedPoll) -> pa.RecordBatch:
         """Join the pieces in order, and add each row's identity columns."""
         if not out.pieces:
             return pa.record_batch([pa.array([], f.type) for f in self.batch_schema], schema=self.batch_schema)
@@ -163,10 +162,10 @@ class Codec:
         payload = out.pieces[0][2]
         if len(out.pieces) > 1:
             payload = [pa.concat_arrays(parts) for parts in zip(*(piece[2] for piece in out.pieces), strict=True)]
-        times = stamps[positions]
+        times = records.timestamps[positions]
         identity = [
-            np.array([record.partition for record in records], np.int32)[positions],
-            np.array([record.offset for record in records], np.int64)[positions],
+            records.partitions[positions].astype(np.int32),
+            records.offsets[positions],
             rows.astype(np.int32),
             pa.array(times, IDENTITY.field("_timestamp").type, mask=times == UNKNOWN),
         ]

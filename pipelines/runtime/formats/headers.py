@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.fields import field_reader, unit_meant
+from tocsin.pipelines.runtime.declare.records import Records
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE
 from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, show
 
@@ -60,13 +60,13 @@ class HeaderFields:
         ]
         self._order = [read.index(name) for name in schema.names]
 
-    def add(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
+    def add(self, records: Records, out: DecodedPoll) -> None:
         """Insert the columns into each piece, in the schema's order. A record that lacks one is refused with all its rows."""
         if not out.pieces:
             return
         indices = np.unique(np.concatenate([positions for positions, _, _ in out.pieces]))
-        values = [records[i].value for i in indices.tolist()]
-        headers = [{name.lower(): content for name, content in records[i].headers} for i in indices.tolist()]
+        values = [records.values[i] for i in indices.tolist()]
+        headers = [{name.lower(): content for name, content in records.headers[i]} for i in indices.tolist()]
         columns, refused = [], dict[int, RejectedError]()
         for header_field in self._header_fields:
             found = (

@@ -14,12 +14,12 @@ from urllib.parse import unquote
 import numpy as np
 import orjson
 import pyarrow as pa
-from kafka.consumer.fetcher import ConsumerRecord
 from numpy.typing import NDArray
 from pyarrow import fs
 
 from tocsin.models.vision import picture
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.records import Headers, Records
 from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, media_type, show
 
 JPEG = "image/jpeg"
@@ -82,12 +82,12 @@ class FrameReader:
         for root in self._roots:
             _root(topic, root)
 
-    def read(self, records: Sequence[ConsumerRecord], out: DecodedPoll) -> None:
+    def read(self, records: Records, out: DecodedPoll) -> None:
         """Decode a poll's frames, many at a time."""
         if not records:
             return
         pixels = np.empty((len(records), self._height, self._width, 3), np.uint8)
-        files = list(self._threads.map(self._one, records, pixels))
+        files = list(self._threads.map(self._one, records.values, records.headers, pixels))
         valid = [i for i, file in enumerate(files) if not isinstance(file, RejectedError)]
         out.rejected += [(i, None, file) for i, file in enumerate(files) if isinstance(file, RejectedError)]
         if not valid:
@@ -104,30 +104,30 @@ class FrameReader:
         # The decoder and the scaler both release the GIL.
         return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
 
-    def _one(self, record: ConsumerRecord, pixels: NDArray[np.uint8]) -> bytes | RejectedError:
+    def _one(self, value: bytes | None, headers: Headers, pixels: NDArray[np.uint8]) -> bytes | RejectedError:
         """Decode a record's image into `pixels`. Returns its file, or the reason why the record is refused."""
         try:
-            file = self._file(record)
+            file = self._file(value, headers)
             decode(file, pixels)
         except RejectedError as why:
             return why
         return file
 
-    def _file(self, record: ConsumerRecord) -> bytes:
+    def _file(self, value: bytes | None, headers: Headers) -> bytes:
         """The JPEG file of a record."""
-        headers = {name.lower(): content for name, content in record.headers}
-        if uri := headers.get(URI):
-            return self._fetched(uri.decode("utf-8", "replace"), headers.get(SHA256))
-        kind = media_type(record.headers)
+        by_name = {name.lower(): content for name, content in headers}
+        if uri := by_name.get(URI):
+            return self._fetched(uri.decode("utf-8", "replace"), by_name.get(SHA256))
+        kind = media_type(headers)
         if kind not in (JPEG, *JPEG_ALIASES):
             raise RejectedError(
                 "UnknownContentType",
                 f"expected content-type {JPEG}, or a header {URI}, got {show(kind or None)}",
             )
-        if not record.value:
-            raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if record.value is None else 'no bytes'}")
-        self._check_size(len(record.value))
-        return record.value
+        if not value:
+            raise RejectedError("EmptyValue", f"expected a JPEG, got {'null' if value is None else 'no bytes'}")
+        self._check_size(len(value))
+        return value
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:

@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartitionError, for_code
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
+from tocsin.pipelines.runtime.declare.records import Readable
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.corruption import (
@@ -76,7 +76,7 @@ class RecordSource(Protocol):
     def log(self, shards: int = 0) -> TopicState: ...
     def seek(self, positions: Mapping[int, int]) -> None: ...
     def poll(self, timeout_ms: int) -> Poll | None: ...
-    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]: ...
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]: ...
     def close(self) -> None: ...
 
 
@@ -309,7 +309,7 @@ class Reader:
         gap = DeadLetter.gap(error, self._topic, partition, start, stage="read")
         return self._empty_poll(gap, ends={partition: end})
 
-    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]:
         """Records as they are in the log, for the dead letters of rows that a stage rejects.
 
         Raises:
@@ -317,7 +317,7 @@ class Reader:
             Unavailable: the broker does not return them within 20 s.
         """
         self._originals_consumer = self._originals_consumer or with_checked_batches(clients.consumer(self._options))
-        found: list[ConsumerRecord] = []
+        found: list[Readable] = []
         for partition, requested in offsets.items():
             tp, remaining = TopicPartition(self._topic, partition), deque(sorted(set(requested)))
             self._originals_consumer.assign([tp])

@@ -16,8 +16,7 @@ from tocsin.pipelines.runtime.telemetry import logs, progress
 from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 if TYPE_CHECKING:
-    from kafka.consumer.fetcher import ConsumerRecord
-
+    from tocsin.pipelines.runtime.declare.records import Readable
     from tocsin.pipelines.runtime.formats.codec import Codec
     from tocsin.pipelines.runtime.kafka.reader import Poll, TopicState
 
@@ -88,7 +87,7 @@ class ReaderActor:
             progress.made()
         return polled
 
-    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[ConsumerRecord]:
+    def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]:
         return self._ask(lambda reader: reader.originals.remote(offsets))
 
     def close(self) -> None:
