@@ -77,6 +77,8 @@ class KafkaSettings(Section):
     """`[kafka]`: any option of kafka-python's clients, passed on unchanged. The common and the secret ones are listed here.
 
     Args:
+        client: of the path that every reading and alert takes. Without it, librdkafka where it is installed and knows all the
+            options here, else kafka-python. Everything else uses kafka-python.
         bootstrap_servers: one broker or several, `host:port`, separated by commas.
         security_protocol: with TLS (`SSL`), with a password (`SASL`), with both, or with neither.
         sasl_plain_password: the password for every SASL mechanism that has one; its user is `sasl_plain_username`.
@@ -89,6 +91,7 @@ class KafkaSettings(Section):
 
     model_config = ConfigDict(extra="allow")
 
+    client: Literal["librdkafka", "kafka-python"] | None = None
     bootstrap_servers: str = "localhost:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_plain_password: SecretStr | None = None

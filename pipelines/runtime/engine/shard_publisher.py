@@ -14,8 +14,9 @@ from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
-from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher
+from tocsin.pipelines.runtime.kafka.publisher import Publisher
 from tocsin.pipelines.runtime.kafka.topics import restore_outputs
+from tocsin.pipelines.runtime.kafka.transactions import Message
 from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.storage import Lake
 

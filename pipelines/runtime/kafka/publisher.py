@@ -1,63 +1,44 @@
-"""Transactions that publish messages to any topics and commit a group's positions, all or nothing, beside the steps."""
+"""Publishes messages and commits a group's positions in transactions, beside the steps."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Any, NamedTuple
+from typing import Any
 
-from kafka import KafkaProducer, OffsetAndMetadata, TopicPartition
-from kafka.errors import InvalidProducerEpochError, KafkaError, ProducerFencedError
+from kafka import TopicPartition
 
-from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
+from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.topics import LARGEST
-from tocsin.pipelines.runtime.telemetry import failpoints
+from tocsin.pipelines.runtime.kafka.transactions import Message, transactions
 
-FENCING = (ProducerFencedError, InvalidProducerEpochError)
 POLL_S = 0.5
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
 
-class Message(NamedTuple):
-    """A record to publish; without a `partition` its key decides."""
-
-    topic: str
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-    partition: int | None = None
-
-
 class Publisher:
-    """A transactional producer.
-
-    Guarantee: a `read_committed` consumer sees the messages of one `publish` all or not at all. Once another process has opened
-    a publisher with the same id, no further message of this one becomes visible.
+    """Runs one transaction at a time, in a thread of its own. The guarantee is that of `Transactions`.
 
     Args:
-        options: of kafka-python's clients.
+        options: `[kafka]`; see `transactions`.
         name: the transactional id; errors begin with it.
         group: whose positions are committed, too, for operators' lag tools.
     """
 
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
-        self._name, self._group = name, group
+        self._name = name
         self._in_flight: Future[None] | None = None
         self._give_up = 0.0
         self.patience = clients.Patience(options)
-        self._producer: KafkaProducer = clients.producer(
-            options, transactional_id=name, linger_ms=0, max_request_size=2 * LARGEST
-        )
-        with closed_on_error(self), self._fencing():
-            self._producer.init_transactions()
+        self._transactions = transactions(options, name, group=group)
+        with closed_on_error(self):
+            self._transactions.begin()
 
     def publish(
         self,
@@ -80,7 +61,7 @@ class Publisher:
             try:
                 messages = prepare()
                 self._give_up = time.monotonic() + TRANSACTION_S
-                self._commit(messages, positions)
+                self._transactions.commit(messages, positions)
                 committed()
             except BaseException as reason:
                 in_flight.set_exception(reason)
@@ -113,35 +94,6 @@ class Publisher:
                 self._give_up = time.monotonic() + TRANSACTION_S
         self._in_flight, self.patience.waiting = None, False
 
-    def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
-        producer = self._producer
-        with self._fencing():
-            producer.begin_transaction()
-            sent = [
-                producer.send(m.topic, key=m.key, value=m.value, headers=list(m.headers), partition=m.partition)
-                for m in messages
-            ]
-            failpoints.point("alerts.sent")
-            if positions:
-                offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in positions.items()}
-                producer.send_offsets_to_transaction(offsets, self._group)
-            producer.commit_transaction()
-            for future in sent:
-                future.get(timeout=0)
-
-    @contextmanager
-    def _fencing(self) -> Iterator[None]:
-        """Raise `Fenced` for fencing errors. A client that notices fencing in a later call names it only in the error's text."""
-        try:
-            yield
-        except KafkaError as reason:
-            if isinstance(reason, FENCING) or any(kind.__name__ in str(reason) for kind in FENCING):
-                raise Fenced(
-                    f"{self._name}: expected to own the shard, got {reason!r}: another process owns it now, or this one "
-                    "stalled for longer than a transaction may last"
-                ) from reason
-            raise
-
     def close(self) -> None:
         """Close the connection."""
-        self._producer.close(timeout=5)
+        self._transactions.close()

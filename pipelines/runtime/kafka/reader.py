@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pyarrow as pa
 from kafka import KafkaConsumer, TopicPartition
@@ -17,9 +16,9 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartit
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
-from tocsin.pipelines.runtime.declare.records import Readable
+from tocsin.pipelines.runtime.declare.records import Readable, Records
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.kafka.corruption import (
     UNREADABLE,
     Corruption,
@@ -29,13 +28,16 @@ from tocsin.pipelines.runtime.kafka.corruption import (
     is_readable,
     with_checked_batches,
 )
+from tocsin.pipelines.runtime.kafka.originals import Originals
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.kafka.dense_log import DenseLog
+
 log = logging.getLogger(__name__)
-ORIGINALS_S = 20
 LAG_S = 1.0
-FAR = 5000
-"""A gap of more records than this is cheaper to seek over than to read through."""
+CAREFUL_S = (1.0, 60.0)
+"""How long kafka-python reads after librdkafka was in doubt: the least, and the most after doubts in a row."""
 SILENT_S = 30.0
 """If a log that has more records returns none for this long, the reader checks it for corruption."""
 RESTORED_S = 60.0
@@ -86,8 +88,10 @@ class Reader:
     Guarantee: no group and no stored position. It starts where `seek` says. A position outside the log is an error, never a
     silent jump. A damaged partition stops where the damage begins, and the others continue; it is an error once none is left.
     With `on_gap` "skip" a dead letter stands for what can't be read, and the partition continues, too.
-    Records of aborted transactions are not returned. The reader fetches only when polled, so a slow shard slows it down; the
-    client library's prefetch is bounded by its fetch sizes.
+    Records of aborted transactions are not returned. A slow shard slows the reader down: the clients' prefetch is bounded.
+
+    librdkafka reads as long as offsets follow one another, which is the rule for a log that is not written in transactions nor
+    compacted. Where they do not, kafka-python reads on, which shows each batch and so can tell a hole from damage.
     """
 
     def __init__(
@@ -111,8 +115,10 @@ class Reader:
         self._next_check_at = 0.0
         self._progress_at: dict[int, float] = {}
         self._must_seek = False
-        # For `originals`: the first consumer's positions belong to the stream.
-        self._originals_consumer: KafkaConsumer | None = None
+        self._dense = _dense_log(self._options, topic, max_records)
+        self._is_dense = False
+        self._careful_s, self._careful_until = CAREFUL_S[0], 0.0
+        self._originals = Originals(self._options, topic)
 
     @cached_property
     def _consumer(self) -> KafkaConsumer:
@@ -166,6 +172,7 @@ class Reader:
 
     def _seek_all(self, positions: Mapping[int, int]) -> None:
         self._ends = dict(positions)  # first: if the broker is away, the next poll seeks to these
+        self._is_dense = False
         self._progress_at = dict.fromkeys(self._ends, time.monotonic())
         reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
@@ -196,6 +203,7 @@ class Reader:
             return self._poll(timeout_ms)
         except (Unavailable, KafkaError):
             self._must_seek = True
+            self._careful_until = time.monotonic() + self._careful_s
             raise
 
     def _poll(self, timeout_ms: int) -> Poll | None:
@@ -207,6 +215,32 @@ class Reader:
             return self._empty_poll()
         if found := self._hidden_corruption():
             return self._pass_over(found)
+        return self._poll_dense(timeout_ms) if self._may_be_dense() else self._poll_carefully(timeout_ms)
+
+    def _may_be_dense(self) -> bool:
+        """Whether librdkafka reads now. It begins where the other client stopped."""
+        if self._dense is None or self._damaged or time.monotonic() < self._careful_until:
+            return False
+        if not self._is_dense:
+            self._dense.seek(self._ends)
+            self._is_dense = True
+        return True
+
+    def _poll_dense(self, timeout_ms: int) -> Poll | None:
+        assert self._dense
+        fetched = self._dense.poll(timeout_ms)
+        polled = self._decoded(fetched.records, fetched.ends)
+        if fetched.doubt:
+            self._dense.stop()
+            now, (least, most) = time.monotonic(), CAREFUL_S
+            self._careful_s = min(2 * self._careful_s, most) if now < self._careful_until + most else least
+            self._careful_until = now + self._careful_s
+            log.debug("%s%s; read batch by batch for %g s", self._topic, fetched.doubt, self._careful_s)
+            self._seek_all(self._ends)
+        return polled
+
+    def _poll_carefully(self, timeout_ms: int) -> Poll | None:
+        """Read with kafka-python, which shows each batch."""
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms)
         except OffsetOutOfRangeError as reason:
@@ -228,7 +262,9 @@ class Reader:
             raise
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
         ends = {tp.partition: self._consumer.position(tp) for tp in self._reading}
-        moved = {p: end for p, end in ends.items() if end is not None and end != self._ends.get(p)}
+        return self._decoded(records, {p: e for p, e in ends.items() if e is not None and e != self._ends.get(p)})
+
+    def _decoded(self, records: Records | Sequence[Readable], moved: Mapping[int, int]) -> Poll | None:
         if not moved:
             return None
         self._ends |= moved
@@ -270,15 +306,20 @@ class Reader:
             self._ends_read_at = time.monotonic()
             with suppress(KafkaError):
                 self._high_watermarks |= _by_partition(self._consumer.end_offsets(self._reading, timeout_ms=1000))
-        for tp in self._reading:
-            if high := self._consumer.highwater(tp):
-                self._high_watermarks[tp.partition] = max(high, self._high_watermarks.get(tp.partition, 0))
+        for p, high in self._fetched_highs().items():
+            self._high_watermarks[p] = max(high, self._high_watermarks.get(p, 0))
         return {p: max(high - self._ends[p], 0) for p, high in self._high_watermarks.items() if p in self._ends}
+
+    def _fetched_highs(self) -> dict[int, int]:
+        """Each partition's high watermark as of its last fetch, where there was one."""
+        if self._dense and self._is_dense:
+            return self._dense.high_watermarks()
+        return {tp.partition: high for tp in self._reading if (high := self._consumer.highwater(tp))}
 
     def _hidden_corruption(self) -> Corruption | None:
         """Corruption that hides records from the broker itself. It then returns neither a record nor an error, forever."""
-        now, highs = time.monotonic(), {tp.partition: self._consumer.highwater(tp) or 0 for tp in self._reading}
-        silent = {p: e for p, e in self._ends.items() if highs[p] > e and now - self._progress_at[p] > SILENT_S}
+        now, highs = time.monotonic(), self._fetched_highs()
+        silent = {p: e for p, e in self._ends.items() if highs.get(p, 0) > e and now - self._progress_at[p] > SILENT_S}
         self._progress_at |= dict.fromkeys(silent, now)
         try:
             return find_corruption(self._options, self._topic, silent) if silent else None
@@ -310,56 +351,23 @@ class Reader:
         return self._empty_poll(gap, ends={partition: end})
 
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]:
-        """Records as they are in the log, for the dead letters of rows that a stage rejects.
-
-        Raises:
-            PositionLost: one of them is no longer in the log, or is damaged.
-            Unavailable: the broker does not return them within 20 s.
-        """
-        self._originals_consumer = self._originals_consumer or with_checked_batches(clients.consumer(self._options))
-        found: list[Readable] = []
-        for partition, requested in offsets.items():
-            tp, remaining = TopicPartition(self._topic, partition), deque(sorted(set(requested)))
-            self._originals_consumer.assign([tp])
-            self._originals_consumer.seek(tp, remaining[0])
-            give_up = time.monotonic() + ORIGINALS_S
-            while remaining:
-                try:
-                    records = self._originals_consumer.poll(timeout_ms=1000).get(tp, [])
-                except OffsetOutOfRangeError as reason:
-                    raise PositionLost(
-                        f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got {reason}"
-                    ) from reason
-                except UNREADABLE as reason:  # skipped corruption may lie between two of them
-                    if self._originals_consumer.position(tp) >= remaining[0]:
-                        raise PositionLost(
-                            f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got damage: {reason}"
-                        ) from reason
-                    self._originals_consumer.seek(tp, remaining[0])
-                    continue
-                for record in records:
-                    if remaining and record.offset > remaining[0]:
-                        raise PositionLost(
-                            f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record, got none in the log"
-                        )
-                    if remaining and record.offset == remaining[0]:
-                        found.append(record)
-                        remaining.popleft()
-                if remaining and remaining[0] - self._originals_consumer.position(tp) > FAR:
-                    self._originals_consumer.seek(tp, remaining[0])
-                if time.monotonic() > give_up:
-                    raise Unavailable(
-                        f"{self._topic}[{partition}]@{remaining[0]}: expected the refused record in {ORIGINALS_S} s, "
-                        "got none; is the broker up?"
-                    )
-        return found
+        return self._originals.read(offsets)
 
     def close(self) -> None:
         """Close the connections."""
+        if self._dense:
+            self._dense.close()
         if "_consumer" in vars(self):  # a cached property: a reader that was never used has no connection
             self._consumer.close()
-        if self._originals_consumer:
-            self._originals_consumer.close()
+        self._originals.close()
+
+
+def _dense_log(options: Mapping[str, Any], topic: str, max_records: int) -> DenseLog | None:
+    if not librdkafka.chosen(options):
+        return None
+    from tocsin.pipelines.runtime.kafka.dense_log import DenseLog
+
+    return DenseLog(options, topic, max_records)
 
 
 def _by_partition(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:

@@ -25,18 +25,26 @@ from tests.support.segments import BASE_OFFSET, CRC, LAST_RECORD, damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.kafka import corruption as damage_module
 from tocsin.pipelines.runtime.kafka import reader as reader_module
 from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
+OPTIONS = dict[str, str]()
 
 
 @pytest.fixture
 def two(create_topic: CreateTopic) -> str:
     """A topic of two partitions."""
     return create_topic(partitions=2)
+
+
+@pytest.fixture(autouse=True, params=[librdkafka.LIBRDKAFKA, librdkafka.KAFKA_PYTHON])
+def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The client of each reader."""
+    monkeypatch.setitem(OPTIONS, librdkafka.CLIENT, request.param)
+    return str(request.param)
 
 
 def _reader(
@@ -47,7 +55,8 @@ def _reader(
     on_gap: Literal["stop", "skip"] = "stop",
 ) -> Reader:
     codec = Codec(topic=topic, schema=SCHEMA)
-    return Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, partitions, codec, max_records, on_gap)
+    options = OPTIONS | {"bootstrap_servers": kafka.bootstrap_servers}
+    return Reader(options, topic, partitions, codec, max_records, on_gap)
 
 
 def _send(producer: KafkaProducer, topic: str, partition: int, values: Sequence[object]) -> None:

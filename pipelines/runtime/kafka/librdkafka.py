@@ -1,0 +1,120 @@
+"""librdkafka, the native client of the path that every reading takes: its options, translated from kafka-python's.
+
+kafka-python stays the client of everything else, and of this path where librdkafka is not installed, where an option has no
+counterpart, or where `[kafka] client` says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from kafka.errors import KafkaError, for_code
+
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
+
+log = logging.getLogger(__name__)
+CLIENT = "client"
+"""The option that names the client."""
+KAFKA_PYTHON, LIBRDKAFKA = "kafka-python", "librdkafka"
+_NAMES = {
+    "bootstrap_servers": "bootstrap.servers",
+    "client_id": "client.id",
+    "security_protocol": "security.protocol",
+    "ssl_cafile": "ssl.ca.location",
+    "ssl_certfile": "ssl.certificate.location",
+    "ssl_keyfile": "ssl.key.location",
+    "ssl_password": "ssl.key.password",
+    "ssl_crlfile": "ssl.crl.location",
+    "ssl_ciphers": "ssl.cipher.suites",
+    "ssl_check_hostname": "ssl.endpoint.identification.algorithm",
+    "sasl_mechanism": "sasl.mechanism",
+    "sasl_plain_username": "sasl.username",
+    "sasl_plain_password": "sasl.password",
+    "connections_max_idle_ms": "connections.max.idle.ms",
+    "metadata_max_age_ms": "metadata.max.age.ms",
+    "reconnect_backoff_ms": "reconnect.backoff.ms",
+    "reconnect_backoff_max_ms": "reconnect.backoff.max.ms",
+    "receive_buffer_bytes": "socket.receive.buffer.bytes",
+    "send_buffer_bytes": "socket.send.buffer.bytes",
+    "request_timeout_ms": "socket.timeout.ms",
+}
+_IGNORED = {CLIENT, "api_version", "api_version_auto_timeout_ms", "bootstrap_timeout_ms", "retry_backoff_ms"}
+"""Options of kafka-python's own start and pace."""
+_DEFAULTS = {"reconnect.backoff.max.ms": 1000, "log.connection.close": False}
+
+
+def chosen(options: Mapping[str, Any]) -> bool:
+    """Whether librdkafka is the client of the hot path.
+
+    Raises:
+        ConfigError: the options ask for it, but it is not installed, or an option has no counterpart.
+    """
+    wanted = options.get(CLIENT)
+    if wanted == KAFKA_PYTHON:
+        return False
+    unknown = [name for name in options if name not in _NAMES and name not in _IGNORED]
+    lacks = "the package confluent-kafka" if find_spec("confluent_kafka") is None else ""
+    lacks = lacks or (f"a counterpart of {', '.join(unknown)}" if unknown else "")
+    if lacks and wanted == LIBRDKAFKA:
+        raise ConfigError(
+            f"kafka.client: expected {lacks}, got none for librdkafka; set kafka.client to {KAFKA_PYTHON!r}, or change that"
+        )
+    return not lacks
+
+
+def consumer(options: Mapping[str, Any], **more: Any) -> Consumer:
+    """A consumer without a group, of assigned partitions. `more`: options by librdkafka's names."""
+    from confluent_kafka import Consumer
+
+    fixed = {
+        "group.id": "none",  # required, but never joined
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "isolation.level": "read_committed",
+        "allow.auto.create.topics": False,
+        "check.crcs": True,
+        "enable.partition.eof": True,
+    }
+    return _open(Consumer, options, fixed | more)
+
+
+def producer(options: Mapping[str, Any], **more: Any) -> Producer:
+    """A producer; with `transactional.id` a transactional one. `more`: options by librdkafka's names."""
+    from confluent_kafka import Producer
+
+    fixed = {"acks": "all", "allow.auto.create.topics": False, "partitioner": "murmur2_random"}
+    return _open(Producer, options, fixed | more)
+
+
+def error(reason: Any) -> KafkaError:
+    """The error that kafka-python raises for a `confluent_kafka.KafkaError`, as which all our code knows it."""
+    text = f"{reason.name()}: {reason.str()}"
+    return for_code(reason.code())(text) if reason.code() > 0 else KafkaError(text)
+
+
+def translated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by librdkafka's names."""
+    found = {_NAMES[name]: value for name, value in options.items() if name in _NAMES and value is not None}
+    if isinstance(servers := found.get("bootstrap.servers"), list | tuple):
+        found["bootstrap.servers"] = ",".join(servers)
+    if "ssl.endpoint.identification.algorithm" in found:
+        found["ssl.endpoint.identification.algorithm"] = "https" if options["ssl_check_hostname"] else "none"
+    return found
+
+
+def _open(client: Callable[..., Any], options: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
+    from confluent_kafka import KafkaException
+
+    try:
+        return client({**_DEFAULTS, **translated(options), **more, "logger": log})
+    except KafkaException as reason:
+        raise ConfigError(
+            f"Kafka at {options.get('bootstrap_servers', 'localhost')}: expected options in [kafka] that librdkafka accepts, "
+            f"got {reason.args[0].str()}; correct them, or set kafka.client to {KAFKA_PYTHON!r}"
+        ) from reason

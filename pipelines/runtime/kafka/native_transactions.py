@@ -1,0 +1,96 @@
+"""`Transactions` of librdkafka."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as NativePartition
+from kafka import TopicPartition
+
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.kafka import librdkafka
+from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, Message, fenced
+from tocsin.pipelines.runtime.telemetry import failpoints
+
+CALL_S, BEGIN_S, CLOSE_S = 5.0, 60.0, 5.0
+NO_PARTITION = -1
+FENCING = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
+
+
+class NativeTransactions:
+    """`Transactions` of librdkafka. Its calls end when the broker answers, or when the broker must have aborted."""
+
+    def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
+        self._name = name
+        self._failed: KafkaError | None = None
+        consumer: Consumer = librdkafka.consumer(options, **{"group.id": group})
+        self._group = consumer.consumer_group_metadata()
+        consumer.close()
+        self._producer = librdkafka.producer(
+            options,
+            **{
+                "transactional.id": name,
+                "transaction.timeout.ms": 15_000,
+                "linger.ms": 0,
+                "message.max.bytes": REQUEST_BYTES,
+                "queue.buffering.max.kbytes": 2_000_000,
+                "queue.buffering.max.messages": 0,  # no limit: a transaction is sent whole
+            },
+        )
+
+    def begin(self) -> None:
+        with self._errors():
+            self._producer.init_transactions(BEGIN_S)
+
+    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
+        producer, self._failed = self._producer, None
+        with self._errors():
+            producer.begin_transaction()
+            for m in messages:
+                partition = NO_PARTITION if m.partition is None else m.partition
+                producer.produce(m.topic, m.value, m.key, partition, self._delivered, headers=list(m.headers))
+            failpoints.point("alerts.sent")
+            if positions:
+                offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
+                _patiently(lambda: producer.send_offsets_to_transaction(offsets, self._group, CALL_S))
+            _patiently(lambda: producer.commit_transaction(CALL_S))
+
+    def close(self) -> None:
+        # It aborts what is open, which a broker that is away never answers.
+        closing = threading.Thread(target=self._producer.close, daemon=True)
+        closing.start()
+        closing.join(CLOSE_S)
+
+    def _delivered(self, reason: KafkaError | None, _: object) -> None:
+        self._failed = self._failed or reason
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise librdkafka's errors as ours."""
+        try:
+            yield
+        except KafkaException as reason:
+            error = reason.args[0]
+            if error.code() in FENCING:
+                raise fenced(self._name, reason) from reason
+            if self._failed is not None and self._failed.code() > 0:
+                raise librdkafka.error(self._failed) from reason
+            if error.code() > 0:
+                raise librdkafka.error(error) from reason
+            raise Unavailable(
+                f"{self._name}: expected a transaction to end, got {error.str()}; start again"
+            ) from reason
+
+
+def _patiently(call: Callable[[], None]) -> None:
+    """Repeat a call that has not ended yet. It ends with an error once the transaction is too old."""
+    while True:
+        try:
+            return call()
+        except KafkaException as reason:
+            if not reason.args[0].retriable():
+                raise
