@@ -44,6 +44,8 @@ PARTITIONS = 2
 LARGEST = 32 << 20
 """Maximum bytes of a message in the input topic."""
 LOOK_S = 0.03
+CLIENT = {"client": os.environ["TOCSIN_TEST_CLIENT"]} if "TOCSIN_TEST_CLIENT" in os.environ else {}
+"""The Kafka client of shards, `make crash CLIENT=kafka-python`; without the variable, the one that they choose themselves."""
 MARK_S = 3.0
 """How long a reader of a topic waits for the broker to mark the end of transactions, in s."""
 
@@ -226,7 +228,8 @@ class Job:
             config: config of another pipeline's shard.
             armed: crash points, with `_` for the dot, and their signals.
         """
-        config = config or replace(self.configs(shards)[shard], kafka=kafka or self.kafka, on_gap=on_gap)
+        own = self.configs(shards)[shard]
+        config = config or replace(own, kafka=own.kafka | dict(kafka or {}), on_gap=on_gap)
         return self._process(armed, run, config, flaw)
 
     def reset(self, to: To, **armed: str) -> Worker:
@@ -240,14 +243,14 @@ class Job:
     def move(self, shards: int, **armed: str) -> Worker:
         """Start a process that moves the state to `shards` shards."""
         provision(self.kafka, self.plan.build(self.lake), shards=shards)
-        deployment = Deployment(self.plan, self.lake, self.kafka, self.partitions, shards)
+        deployment = Deployment(self.plan, self.lake, self.kafka | CLIENT, self.partitions, shards)
         return self._process(armed, move, deployment)
 
     def configs(self, shards: int | None = None) -> list[ShardConfig]:
         """Return the config of each shard."""
         n = shards or self._shards
         own = [range(s, self.partitions, n) for s in range(n)]
-        return [ShardConfig(self.plan, self.lake, self.kafka, s, own[s], shards=n) for s in range(n)]
+        return [ShardConfig(self.plan, self.lake, self.kafka | CLIENT, s, own[s], shards=n) for s in range(n)]
 
     def _process(self, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> Worker:
         self.workers.append(Worker(self._folder / str(len(self.workers)), armed, what, *arguments))

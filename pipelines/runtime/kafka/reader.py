@@ -172,7 +172,9 @@ class Reader:
 
     def _seek_all(self, positions: Mapping[int, int]) -> None:
         self._ends = dict(positions)  # first: if the broker is away, the next poll seeks to these
-        self._is_dense = False
+        if self._dense and self._is_dense:
+            self._dense.stop()
+            self._is_dense = False
         self._progress_at = dict.fromkeys(self._ends, time.monotonic())
         reading = [TopicPartition(self._topic, p) for p in sorted(positions)]
         if reading != self._reading:  # not by pausing them: kafka-python 3.0.12 may then never fetch them again
@@ -215,28 +217,24 @@ class Reader:
             return self._empty_poll()
         if found := self._hidden_corruption():
             return self._pass_over(found)
-        return self._poll_dense(timeout_ms) if self._may_be_dense() else self._poll_carefully(timeout_ms)
-
-    def _may_be_dense(self) -> bool:
-        """Whether librdkafka reads now. It begins where the other client stopped."""
         if self._dense is None or self._damaged or time.monotonic() < self._careful_until:
-            return False
+            if self._is_dense:
+                self._seek_all(self._ends)
+            return self._poll_carefully(timeout_ms)
         if not self._is_dense:
             self._dense.seek(self._ends)
             self._is_dense = True
-        return True
+        return self._poll_dense(self._dense, timeout_ms)
 
-    def _poll_dense(self, timeout_ms: int) -> Poll | None:
-        assert self._dense
-        fetched = self._dense.poll(timeout_ms)
+    def _poll_dense(self, dense: DenseLog, timeout_ms: int) -> Poll | None:
+        """Read with librdkafka."""
+        fetched = dense.poll(timeout_ms)
         polled = self._decoded(fetched.records, fetched.ends)
         if fetched.doubt:
-            self._dense.stop()
             now, (least, most) = time.monotonic(), CAREFUL_S
             self._careful_s = min(2 * self._careful_s, most) if now < self._careful_until + most else least
             self._careful_until = now + self._careful_s
-            log.debug("%s%s; read batch by batch for %g s", self._topic, fetched.doubt, self._careful_s)
-            self._seek_all(self._ends)
+            log.debug("%s%s; reading batch by batch for %g s", self._topic, fetched.doubt, self._careful_s)
         return polled
 
     def _poll_carefully(self, timeout_ms: int) -> Poll | None:
@@ -345,6 +343,7 @@ class Reader:
             self._seek_all(remaining)
             return self._empty_poll()
         log.error("skipped: %s", error)
+        self._careful_until = time.monotonic() + CAREFUL_S[1]
         self._ends[partition] = end
         self._consumer.seek(TopicPartition(self._topic, partition), end)
         gap = DeadLetter.gap(error, self._topic, partition, start, stage="read")
