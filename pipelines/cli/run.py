@@ -153,7 +153,7 @@ def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
 
     if name in supervisors():
         raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; run `tocsin stop {name}` first")
-    launch = Launch(name, settings.logs.environment(), settings.ray.resources())
+    launch = Launch(name, settings.logs.environment(), settings.ray.resources(), settings.kafka.client_options())
     try:
         with working("model"):
             desired = future.result()

@@ -9,7 +9,9 @@ from typing import Any
 from unittest.mock import patch
 
 from tocsin.pipelines.runtime.control import worker
+from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
+from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka.reader import Reader
 
 
@@ -18,11 +20,12 @@ def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
     """Host a shard until the end of the block. A shard that would end its process ends only its thread."""
     readers = list[Reader]()
 
-    def reader(*arguments: Any) -> Reader:
-        readers.append(Reader(*arguments))
+    def source(config: ShardConfig, pipeline: Pipeline, codec: Codec, _: Any) -> Reader:
+        reads = config.kafka, pipeline.topic, config.partitions, codec, pipeline.batch.rows, config.on_gap
+        readers.append(Reader(*reads))
         return readers[-1]
 
-    with patch.object(worker, "ReaderActor", reader), patch.object(worker.os, "_exit", _end):
+    with patch.object(worker, "record_source", source), patch.object(worker.os, "_exit", _end):
         shard = worker.HostedShard(config, lambda why: None)
         try:
             yield shard

@@ -15,18 +15,21 @@ from tocsin.pipelines.runtime.control.ray_client import NAMESPACE
 from tocsin.pipelines.runtime.control.supervisor import Supervisor
 from tocsin.pipelines.runtime.control.worker_slot import start_worker
 from tocsin.pipelines.runtime.declare import names
+from tocsin.pipelines.runtime.kafka import librdkafka
 
 
 class Launch:
     """Starts a pipeline. The first worker starts before the deployment is known, and begins recovery before the supervisor starts.
 
     Args:
-        env, resources: see `Deployment`.
+        env, resources, kafka: see `Deployment`.
     """
 
-    def __init__(self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float]) -> None:
+    def __init__(
+        self, pipeline: str, env: Mapping[str, str], resources: Mapping[str, float], kafka: Mapping[str, Any]
+    ) -> None:
         self._worker = start_worker(names.worker_slot(pipeline, 0), env, resources)
-        self._worker.get_ready.remote()
+        self._worker.get_ready.remote(with_reader=not librdkafka.chosen(kafka))
 
     def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
         """Create the topics. Returns the completed deployment and its table's number of shards (0: none yet); see `provisioned`.

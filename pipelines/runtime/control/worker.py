@@ -26,6 +26,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     Unavailable,
 )
 from tocsin.pipelines.runtime.declare.shard_state import ShardState
+from tocsin.pipelines.runtime.kafka import librdkafka
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader_actor import ReaderActor, start_reader
 from tocsin.pipelines.runtime.telemetry import logs, progress
@@ -33,9 +34,12 @@ from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.deployment import Deployment
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
     from tocsin.pipelines.runtime.engine.plan import Plan
     from tocsin.pipelines.runtime.engine.shard import Shard
     from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
+    from tocsin.pipelines.runtime.formats.codec import Codec
+    from tocsin.pipelines.runtime.kafka.reader import RecordSource
     from tocsin.pipelines.runtime.telemetry.stats import Window
 
 log = logging.getLogger(__name__)
@@ -68,6 +72,21 @@ class Status:
     quiet_s: float = 0.0
 
 
+def record_source(config: ShardConfig, pipeline: Pipeline, codec: Codec, process: Any = None) -> RecordSource:
+    """What reads a shard's input: with kafka-python a process, since its work would slow the shard's down, else a thread.
+
+    Args:
+        process: of a reader; None: start one if there is to be one.
+    """
+    reads = config.kafka, pipeline.topic, config.partitions, codec, pipeline.batch.rows, config.on_gap
+    if not librdkafka.chosen(config.kafka):
+        return ReaderActor(*reads, process)
+    from tocsin.pipelines.runtime.kafka.reader import Reader
+    from tocsin.pipelines.runtime.kafka.reader_thread import ReaderThread
+
+    return ReaderThread(Reader(*reads))
+
+
 class HostedShard:
     """A shard and its thread.
 
@@ -75,7 +94,7 @@ class HostedShard:
         process: its reader's process, if that has been started already.
     """
 
-    def __init__(self, config: ShardConfig, report_death: Callable[[str], None], *process: Any) -> None:
+    def __init__(self, config: ShardConfig, report_death: Callable[[str], None], process: Any = None) -> None:
         self.config, self._state, self.error = config, ShardState.STARTING, ""
         self._report_death, self._progress = report_death, progress.Progress()
         self.plan, self._process = config.plan, process
@@ -127,16 +146,8 @@ class HostedShard:
         try:
             pipeline = self.config.plan.build(self.config.lake)
             codec = Codec.of(pipeline)
-            reader = ReaderActor(
-                self.config.kafka,
-                pipeline.topic,
-                self.config.partitions,
-                codec,
-                pipeline.batch.rows,
-                self.config.on_gap,
-                *self._process,
-            )
-            if (shard := self._recover(reader)) is None:
+            source = record_source(self.config, pipeline, codec, self._process)
+            if (shard := self._recover(source)) is None:
                 self._state = ShardState.STOPPED
                 return
             self.shard = shard
@@ -160,14 +171,14 @@ class HostedShard:
             sys.stderr.flush()
             os._exit(70)
 
-    def _recover(self, reader: ReaderActor) -> Shard | None:
+    def _recover(self, source: RecordSource) -> Shard | None:
         """Recover the shard, retrying while a system that recovery needs is down. None if it was stopped before."""
         from tocsin.pipelines.runtime.engine.shard import Shard
         from tocsin.pipelines.runtime.kafka.broker import check_login
 
         while True:
             try:
-                return Shard(self.config, reader)
+                return Shard(self.config, source)
             except (Unavailable, KafkaError) as reason:  # another owner would fail too
                 if permanent(reason, ""):
                     raise
@@ -200,9 +211,10 @@ class Worker:
         self._hosted: dict[ShardId, HostedShard] = {}
         self._hosting, self._readers = threading.Lock(), list[Any]()
 
-    def get_ready(self) -> None:
-        """Start a reader and import what a shard needs, before it is known which shard that is."""
-        self._readers.append(start_reader())
+    def get_ready(self, *, with_reader: bool) -> None:
+        """Import what a shard needs, and start a reader's process, before it is known which shard that is."""
+        if with_reader:
+            self._readers.append(start_reader())
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
         from tocsin.pipelines.runtime.kafka import topics  # noqa: F401
 
@@ -219,8 +231,13 @@ class Worker:
         """Start a shard, unless it is here already."""
         with self._hosting:  # a launch and the supervisor may ask for the same shard
             if config.id not in self._hosted:
-                reader = self._readers.pop() if self._readers else start_reader()
-                self._hosted[config.id] = HostedShard(config, self._report_death, reader)
+                self._hosted[config.id] = HostedShard(config, self._report_death, self._reader(config))
+
+    def _reader(self, config: ShardConfig) -> Any:
+        """A reader's process; None: a thread reads."""
+        if librdkafka.chosen(config.kafka):
+            return None
+        return self._readers.pop() if self._readers else start_reader()
 
     def release(self, shard: ShardId) -> None:
         """Have a shard commit and stop; `status` reports when it has."""
