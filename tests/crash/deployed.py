@@ -28,7 +28,8 @@ class Deployed:
         plan = Plan("tests.crash.job:pipeline", {**own, **(options or {})})
         self._name, self._job = job.name, job
         env = {"PYTHONPATH": ROOT}
-        deploy(Deployment(plan=plan, lake=job.lake, kafka=job.kafka, partitions=job.partitions, env=env, **more))
+        more = {"kafka": job.shards_kafka, "partitions": job.partitions, **more}
+        deploy(Deployment(plan=plan, lake=job.lake, env=env, **more))
 
     @property
     def supervisor(self) -> Any:

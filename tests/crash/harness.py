@@ -175,6 +175,7 @@ class Job:
         **options: Any,
     ) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
+        self.shards_kafka = self.kafka | CLIENT
         self.name = name or f"job-{uuid.uuid4().hex[:8]}"
         self.topic = f"in.{self.name}"
         self.lake = Lake(str(folder / self.name))
@@ -243,14 +244,14 @@ class Job:
     def move(self, shards: int, **armed: str) -> Worker:
         """Start a process that moves the state to `shards` shards."""
         provision(self.kafka, self.plan.build(self.lake), shards=shards)
-        deployment = Deployment(self.plan, self.lake, self.kafka | CLIENT, self.partitions, shards)
+        deployment = Deployment(self.plan, self.lake, self.shards_kafka, self.partitions, shards)
         return self._process(armed, move, deployment)
 
     def configs(self, shards: int | None = None) -> list[ShardConfig]:
         """Return the config of each shard."""
         n = shards or self._shards
         own = [range(s, self.partitions, n) for s in range(n)]
-        return [ShardConfig(self.plan, self.lake, self.kafka | CLIENT, s, own[s], shards=n) for s in range(n)]
+        return [ShardConfig(self.plan, self.lake, self.shards_kafka, s, own[s], shards=n) for s in range(n)]
 
     def _process(self, armed: Mapping[str, str], what: Callable[..., None], *arguments: Any) -> Worker:
         self.workers.append(Worker(self._folder / str(len(self.workers)), armed, what, *arguments))

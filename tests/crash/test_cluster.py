@@ -16,6 +16,7 @@ from tests.support.segments import damage
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.draining import stop_pipeline, workers
 from tocsin.pipelines.runtime.control.ray_client import connect
+from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT, KAFKA_PYTHON, LIBRDKAFKA
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +26,13 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Path, kills: int) -> None:
+@pytest.mark.parametrize("client", [LIBRDKAFKA, KAFKA_PYTHON])
+def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Path, kills: int, client: str) -> None:
     with KafkaServer(data=tmp_path / "kafka") as server:
         job = Job(server.bootstrap_servers, tmp_path)
-        deployed = Deployed(job)
+        deployed = Deployed(job, kafka=job.kafka | {CLIENT: client})
         rng = random.Random(5)
-        parts = ["worker", "Reader", "Supervisor", "broker"]
+        parts = ["worker", *(["Reader"] if client == KAFKA_PYTHON else []), "Supervisor", "broker"]
         with job.load(rate=300):
             for part in [*parts, *rng.choices(parts, k=(kills - 20) // 5)]:
                 deployed.goes_on()
