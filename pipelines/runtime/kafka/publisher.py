@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -112,6 +112,23 @@ class Publisher:
                     ) from reason
                 self._give_up = time.monotonic() + TRANSACTION_S
         self._in_flight, self.patience.waiting = None, False
+
+    def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        """End what an earlier transaction of this id left open in these partitions; see `unended`."""
+        producer = self._producer
+        with self._fencing():
+            producer.begin_transaction()
+            if (
+                commit
+            ):  # a transaction that is only aborted adds no partitions, and one that is committed needs no records
+                for tp in partitions:
+                    producer._transaction_manager.maybe_add_partition_to_transaction(tp)
+                producer.commit_transaction()
+            else:
+                for tp in partitions:
+                    producer.send(tp.topic, key=b"", value=b"", partition=tp.partition)
+                producer.flush()
+                producer.abort_transaction()
 
     def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
         producer = self._producer
