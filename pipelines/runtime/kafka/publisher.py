@@ -118,9 +118,8 @@ class Publisher:
         producer = self._producer
         with self._fencing():
             producer.begin_transaction()
-            if (
-                commit
-            ):  # a transaction that is only aborted adds no partitions, and one that is committed needs no records
+            # A commit needs no record of its own. An abort without one would add no partition.
+            if commit:
                 for tp in partitions:
                     producer._transaction_manager.maybe_add_partition_to_transaction(tp)
                 producer.commit_transaction()
