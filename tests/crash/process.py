@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tests.crash import flaws
+from tests.crash import broker_faults, flaws
 from tocsin.pipelines.runtime.admin.backfill import Span, backfill
 from tocsin.pipelines.runtime.admin.reset import To, reset
 from tocsin.pipelines.runtime.admin.reshard import reshard
@@ -42,11 +42,11 @@ def run(folder: Path, config: ShardConfig, flaw: str | None) -> None:
 
     Args:
         folder: of armed crash points; the file `stderr` in it receives the process's stderr.
-        flaw: a flaw of `tests.crash.flaws` to apply.
+        flaw: a flaw of `tests.crash.flaws`, or a fault of `tests.crash.broker_faults`, to apply.
     """
     _settle(folder)
     if flaw:
-        flaws.FLAWS[flaw]()
+        (flaws.FLAWS | broker_faults.FAULTS)[flaw]()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_anywhere, daemon=True).start()

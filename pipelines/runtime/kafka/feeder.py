@@ -73,8 +73,7 @@ def feed(
 
     Args:
         batches: consumed no faster than they are sent, so they may be endless.
-        kafka: options of `KafkaProducer` (`bootstrap_servers`, `security_protocol`, `sasl_*`, `ssl_*`, ...); they
-            override `DEFAULTS`.
+        kafka: options of `KafkaProducer` (`bootstrap_servers`, `sasl_*`, `ssl_*`, ...); they override `DEFAULTS`.
         topic: must exist.
         key: column that decides the partition; no nulls.
         rate: rows/s, held by deadline: after a stall the feed catches up. None: as fast as the broker accepts them.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka import TopicPartition as NativePartition
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import librdkafka
-from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, Message, fenced
+from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, KafkaPythonTransactions, Message, fenced
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 CALL_S, BEGIN_S, CLOSE_S = 5.0, 60.0, 5.0
@@ -25,15 +25,18 @@ class NativeTransactions:
     """`Transactions` of librdkafka. Its calls end when the broker answers, or when the broker must have aborted."""
 
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
-        self._name = name
+        self._options, self._name, self._group_id = options, name, group
         self._failed: KafkaError | None = None
         consumer: Consumer = librdkafka.consumer(options, **{"group.id": group})
         self._group = consumer.consumer_group_metadata()
         consumer.close()
-        self._producer = librdkafka.producer(
-            options,
+        self._producer = self._open()
+
+    def _open(self) -> Producer:
+        return librdkafka.producer(
+            self._options,
             **{
-                "transactional.id": name,
+                "transactional.id": self._name,
                 "transaction.timeout.ms": 15_000,
                 "linger.ms": 0,
                 "message.max.bytes": REQUEST_BYTES,
@@ -58,6 +61,16 @@ class NativeTransactions:
                 offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
                 _patiently(lambda: producer.send_offsets_to_transaction(offsets, self._group, CALL_S))
             _patiently(lambda: producer.commit_transaction(CALL_S))
+
+    def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        # librdkafka cannot add a partition without a record.
+        self.close()
+        other = KafkaPythonTransactions(self._options, self._name, group=self._group_id)
+        with closing(other):
+            other.begin()
+            other.end(partitions, commit=commit)
+        self._producer = self._open()
+        self.begin()
 
     def close(self) -> None:
         # It aborts what is open, which a broker that is away never answers.

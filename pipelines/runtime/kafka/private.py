@@ -48,6 +48,7 @@ def _missing() -> Iterator[str]:
         return
     methods: list[tuple[Any, str, tuple[str, ...]]] = [
         (TransactionManager, "_supports_epoch_bump", ("self",)),
+        (TransactionManager, "maybe_add_partition_to_transaction", ("self", "topic_partition")),
         (records, "_unpack_records", ("self", "tp", "records")),
         (MemoryRecords, "next_batch", ("self",)),
         (DefaultRecordBatch, "_read_msg", ("self",)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from typing import Any
@@ -93,6 +93,10 @@ class Publisher:
                     ) from reason
                 self._give_up = time.monotonic() + TRANSACTION_S
         self._in_flight, self.patience.waiting = None, False
+
+    def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        """End what an earlier transaction of this id left open in these partitions; see `unended`."""
+        self._transactions.end(partitions, commit=commit)
 
     def close(self) -> None:
         """Close the connection."""

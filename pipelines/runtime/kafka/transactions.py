@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,9 @@ class Transactions(Protocol):
             Fenced: another process has the id now.
             KafkaError, Unavailable: the outcome is open.
         """
+
+    def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        """End what an earlier transaction of this id left open in these partitions; see `unended`."""
 
     def close(self) -> None:
         """Close the connections, within seconds."""
@@ -95,6 +98,21 @@ class KafkaPythonTransactions:
             producer.commit_transaction()
             for future in sent:
                 future.get(timeout=0)
+
+    def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        producer = self._producer
+        with self._fencing():
+            producer.begin_transaction()
+            # A commit needs no record of its own. An abort without one would add no partition.
+            if commit:
+                for tp in partitions:
+                    producer._transaction_manager.maybe_add_partition_to_transaction(tp)
+                producer.commit_transaction()
+            else:
+                for tp in partitions:
+                    producer.send(tp.topic, key=b"", value=b"", partition=tp.partition)
+                producer.flush()
+                producer.abort_transaction()
 
     def close(self) -> None:
         self._producer.close(timeout=5)

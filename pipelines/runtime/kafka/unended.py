@@ -1,0 +1,78 @@
+"""Finds the records of transactions that a broker has counted as complete without ending them.
+
+A broker that is killed just after it has decided to commit, and is restarted at once, may take the partitions for deleted: Apache
+Kafka 4.3.1 does, as the only broker of a cluster, after about one of four such kills. It then writes no marker into them. The
+records stay invisible until the same producer ends its next transaction in their partition. That end decides about them, too,
+and it need not be the same in each partition: an alert would become visible without its journal record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.errors import AuthorizationError, TransactionalIdNotFoundError, UnsupportedVersionError
+from kafka.record import MemoryRecords
+
+from tocsin.pipelines.runtime.kafka import clients
+
+log = logging.getLogger(__name__)
+
+
+def unended(
+    options: Mapping[str, Any], transactional_id: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """The records of an id's producer that are still open, by partition.
+
+    Call it after the id was fenced: the coordinator has then ended every transaction that it knows.
+    """
+    try:
+        with clients.admin(options) as admin:
+            producer = admin.describe_transactions([transactional_id])[transactional_id].producer_id
+            producers = admin.describe_producers(partitions)
+    except (AuthorizationError, TransactionalIdNotFoundError, UnsupportedVersionError) as reason:
+        log.debug("%s: transactions that a broker left open are not looked for: %r", transactional_id, reason)
+        return {}
+    starts = {
+        tp: state.current_transaction_start_offset
+        for tp, found in producers.items()
+        for state in found.active_producers
+        if state.producer_id == producer and state.current_transaction_start_offset >= 0
+    }
+    return {tp: _records(options, tp, start, producer) for tp, start in starts.items()}
+
+
+def _records(options: Mapping[str, Any], tp: TopicPartition, start: int, producer: int) -> list[ConsumerRecord]:
+    """A producer's records from an offset on, open or not."""
+    own = list[range]()
+
+    class Noting(Fetcher.PartitionRecords):
+        def _unpack_records(self, tp: TopicPartition, records: MemoryRecords, *more: Any) -> Any:
+            return super()._unpack_records(tp, _Batches(records, producer, own), *more)
+
+    with closing(clients.consumer(options, isolation_level="read_uncommitted")) as consumer:
+        consumer._fetcher.PartitionRecords = Noting
+        consumer.assign([tp])
+        consumer.seek(tp, start)
+        end, found = consumer.end_offsets([tp])[tp], list[ConsumerRecord]()
+        while consumer.position(tp) < end:
+            found += consumer.poll(500).get(tp, [])
+    return [record for record in found if any(record.offset in offsets for offsets in own)]
+
+
+class _Batches:
+    """A fetch's batches, one after the other. Notes the offsets of those that a producer has written."""
+
+    def __init__(self, batches: MemoryRecords, producer: int, own: list[range]) -> None:
+        self._batches, self._producer, self._own = batches, producer, own
+
+    def next_batch(self) -> Any:
+        """The next batch; None if there is none."""
+        batch = self._batches.next_batch()
+        if batch is not None and batch.magic == 2 and batch.producer_id == self._producer:
+            self._own.append(range(batch.base_offset, batch.next_offset))
+        return batch
