@@ -27,9 +27,7 @@ class NativeTransactions:
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
         self._options, self._name, self._group_id = options, name, group
         self._failed: KafkaError | None = None
-        consumer: Consumer = librdkafka.consumer(options, **{"group.id": group})
-        self._group = consumer.consumer_group_metadata()
-        consumer.close()
+        self._group: Consumer = librdkafka.consumer(options, **{"group.id": group})
         self._producer = self._open()
 
     def _open(self) -> Producer:
@@ -57,14 +55,16 @@ class NativeTransactions:
                 partition = NO_PARTITION if m.partition is None else m.partition
                 producer.produce(m.topic, m.value, m.key, partition, self._delivered, headers=list(m.headers))
             failpoints.point("alerts.sent")
-            if positions:
-                offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
-                _patiently(lambda: producer.send_offsets_to_transaction(offsets, self._group, CALL_S))
             _patiently(lambda: producer.commit_transaction(CALL_S))
+        if positions:
+            # Beside the transaction, for only lag tools read them: `send_offsets_to_transaction` was seen to hang after a broker's
+            # restart.
+            offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
+            self._group.commit(offsets=offsets, asynchronous=True)
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         # librdkafka cannot add a partition without a record.
-        self.close()
+        self._close_producer()
         other = KafkaPythonTransactions(self._options, self._name, group=self._group_id)
         with closing(other):
             other.begin()
@@ -73,6 +73,10 @@ class NativeTransactions:
         self.begin()
 
     def close(self) -> None:
+        self._close_producer()
+        self._group.close()
+
+    def _close_producer(self) -> None:
         # It aborts what is open, which a broker that is away never answers.
         closing = threading.Thread(target=self._producer.close, daemon=True)
         closing.start()

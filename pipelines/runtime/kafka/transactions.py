@@ -31,8 +31,8 @@ class Message(NamedTuple):
 class Transactions(Protocol):
     """Commits transactions under one transactional id, one at a time.
 
-    Guarantee: a `read_committed` consumer sees the messages of one `commit` all or not at all, with the group's positions. Once
-    another process has called `begin` with the same id, no further message of this one becomes visible.
+    Guarantee: a `read_committed` consumer sees the messages of one `commit` all or not at all. Once another process has called
+    `begin` with the same id, no further message of this one becomes visible. The group's positions follow.
     """
 
     def begin(self) -> None:
