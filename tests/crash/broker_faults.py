@@ -104,6 +104,7 @@ def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], 
             original(producer, messages, {})
             manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
 
+        time.sleep(0.5)  # a broker lets a transaction begin only when the one before has ended in all its partitions
         try:
             fault(producer, send, messages)
         except Unended:

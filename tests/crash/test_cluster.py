@@ -75,7 +75,7 @@ def test_a_shard_that_hangs_while_its_worker_answers_is_replaced(
         hang.touch()
         until(lambda: not psutil.pid_exists(pid), "the worker to be ended")
         hang.unlink()
-        assert deployed.goes_on()["restarts"] == 1
+        assert deployed.goes_on()["restarts"] >= 1  # on a very slow machine, the next one's start takes over 20 s, too
     until(job.whole(), "all input to be in the table")
     deployed.stop()
     assert job.differences() == []

@@ -8,11 +8,13 @@ gives the position up to which output has been published (A).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
 from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.declare.dead_letter import OVERLOAD, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -21,6 +23,9 @@ from tocsin.pipelines.runtime.kafka import clients
 VERSION = 2
 """Format of a record. Since version 2 a step's clock and offsets are stored as differences from the previous step. They restart
 from 0 after a mark."""
+
+HISTORY = 512
+"""Offsets that `history` reads. A record takes two, with its transaction's end."""
 
 
 class StepRecord(NamedTuple):
@@ -258,6 +263,19 @@ def _shifted(item: Item, mark: Mark) -> Item:
     if not isinstance(item, Mark):
         return item
     return item._replace(sent=item.sent - mark.sent, digest=(item.digest - mark.digest) % 2**64)
+
+
+def history(options: Mapping[str, Any], topic: str, shard: int) -> list[Journal]:
+    """The shard's latest committed journal records, about `HISTORY / 2` of them, oldest first."""
+    tp = TopicPartition(topic, shard)
+    with closing(clients.consumer(options, fetch_max_wait_ms=100)) as consumer:
+        consumer.assign([tp])
+        begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+        consumer.seek(tp, max(begin, end - HISTORY))
+        records = list[ConsumerRecord]()
+        while consumer.position(tp) < end:
+            records += consumer.poll(timeout_ms=1000).get(tp, [])
+    return [Journal.load(record.value) for record in records if record.value is not None]
 
 
 def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:

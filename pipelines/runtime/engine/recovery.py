@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert, generation
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.migration import carry
-from tocsin.pipelines.runtime.engine.open_outputs import OpenOutputs
+from tocsin.pipelines.runtime.engine.open_outputs import end_open_outputs
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
@@ -80,7 +80,6 @@ class Ownership:
     Args:
         log: the state of the input topic, read after the previous owner's producer was fenced.
         journal: the journal as the previous owner left it.
-        open_outputs: outputs that a broker left open, and whose journal record is not.
         lost: what the lake lacks; None: nothing.
     """
 
@@ -90,7 +89,6 @@ class Ownership:
     log: TopicState
     owned: TableState
     journal: Journal | None
-    open_outputs: OpenOutputs
     lost: LakeLost | None = None
 
     @classmethod
@@ -114,10 +112,8 @@ class Ownership:
             owned = results_table.own(start)  # 2. fences the older committer
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: no other process can write the journal any more.
+            end_open_outputs(config, declared, publisher)
             stored = journal.newest(config.kafka, declared.journal, config.shard)
-            open_outputs = OpenOutputs.find(config, declared, publisher)
-            if open_outputs.end_with_journal(stored):
-                stored = journal.newest(config.kafka, declared.journal, config.shard)
             if lost := lost or _older_table(config, declared, owned, stored):
                 if config.on_gap == "stop":
                     raise lost
@@ -130,7 +126,7 @@ class Ownership:
                 if config.on_gap == "stop":
                     raise missing
                 results_table.repair()
-            return cls(publisher, results_table, snapshots, log, owned, stored, open_outputs, lost or missing)
+            return cls(publisher, results_table, snapshots, log, owned, stored, lost or missing)
 
 
 def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
@@ -211,17 +207,16 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         gaps=inputs.gaps,
         dead_letters=DeadLetterTally.of(facts),
     )
-    published = _rerun_journal(recovered, inputs, config, source)
-    ownership.open_outputs.end_after_rerun(published, recovered.committed)
+    _rerun_journal(recovered, inputs, config, source)
     failpoints.point("takeover.rerun", waits=False)
     return recovered
 
 
 def _rerun_journal(
     recovered: RecoveredShard, inputs: RecoveryInputs, config: ShardConfig, source: RecordSource
-) -> list[int]:
-    """Re-run the journal's steps. Rows are kept; alerts and dead letters are already published. Returns their fingerprints."""
-    rerun, plan, published = Journal(recovered.journal.base), recovered.plan, list[int]()
+) -> None:
+    """Re-run the journal's steps. Rows are kept; alerts and dead letters are already published."""
+    rerun, plan = Journal(recovered.journal.base), recovered.plan
     for item in recovered.journal.items:
         if isinstance(item, Mark):
             plan = recovered.plan if recovered.migrated else Plan.load(item.plan)
@@ -243,7 +238,7 @@ def _rerun_journal(
             outcome = recovered.machine.step(batch.table, item.now, wall=item.wall)
             dead_letters: list[DeadLetter | Refusal] = [*batch.dead_letters, *outcome.refused]
             outputs: list[Alert | DeadLetter | Refusal] = [*outcome.alerts, *dead_letters]
-            published += [fingerprint(output) for output in outputs]
+            rerun.count_published([fingerprint(output) for output in outputs])
             recovered.dead_letters.note(dead_letters, recovered.machine.pipeline.topic, item.wall)
             recovered.results.append(outcome.results)
             recovered.files += outcome.files
@@ -252,10 +247,9 @@ def _rerun_journal(
             progress.made()
         else:
             skipped = item.dead_letters(recovered.machine.pipeline.topic)
-            published += [fingerprint(dead_letter) for dead_letter in skipped]
+            rerun.count_published([fingerprint(dead_letter) for dead_letter in skipped])
             recovered.dead_letters.note(skipped, recovered.machine.pipeline.topic, recovered.now)
             recovered.skip(item, source)
-    rerun.count_published(published)
     if (rerun.sent, rerun.digest) != (recovered.journal.sent, recovered.journal.digest):
         recovered.mismatches = 1
         logger.error(
@@ -269,7 +263,6 @@ def _rerun_journal(
             rerun.digest,
             extra={"pipeline": recovered.machine.pipeline.name, "shard": config.shard},
         )
-    return published
 
 
 class RecoveryInputs:
