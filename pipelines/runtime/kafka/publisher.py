@@ -124,9 +124,10 @@ class Publisher:
                     producer._transaction_manager.maybe_add_partition_to_transaction(tp)
                 producer.commit_transaction()
             else:
-                for tp in partitions:
-                    producer.send(tp.topic, key=b"", value=b"", partition=tp.partition)
-                producer.flush()
+                sent = [producer.send(tp.topic, key=b"", value=b"", partition=tp.partition) for tp in partitions]
+                producer.flush(TRANSACTION_S)
+                for future in sent:
+                    future.get(timeout=0)
                 producer.abort_transaction()
 
     def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
