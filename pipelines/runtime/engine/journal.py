@@ -265,17 +265,19 @@ def _shifted(item: Item, mark: Mark) -> Item:
     return item._replace(sent=item.sent - mark.sent, digest=(item.digest - mark.digest) % 2**64)
 
 
-def history(options: Mapping[str, Any], topic: str, shard: int) -> list[Journal]:
-    """The shard's latest committed journal records, about `HISTORY / 2` of them, oldest first."""
+def history(
+    options: Mapping[str, Any], topic: str, shard: int, isolation_level: str = "read_committed"
+) -> list[Journal]:
+    """The shard's latest journal records, about `HISTORY / 2` of them, oldest first."""
     tp = TopicPartition(topic, shard)
-    with closing(clients.consumer(options, fetch_max_wait_ms=100)) as consumer:
+    with closing(clients.consumer(options, fetch_max_wait_ms=100, isolation_level=isolation_level)) as consumer:
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         consumer.seek(tp, max(begin, end - HISTORY))
         records = list[ConsumerRecord]()
         while consumer.position(tp) < end:
             records += consumer.poll(timeout_ms=1000).get(tp, [])
-    return [Journal.load(record.value) for record in records if record.value is not None]
+    return [Journal.load(record.value) for record in records if record.value]
 
 
 def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 
 from kafka import TopicPartition
@@ -10,6 +11,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter
+from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import journal
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -20,57 +22,90 @@ from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.unended import unended
 
 log = logging.getLogger(__name__)
+ENDED_S, AGAIN_S = 10.0, 0.05
+"""How long the ends may take to be written, and how often to look. The coordinator answers before it writes them."""
+Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
 def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPublisher) -> None:
     """End what earlier owners wrote in transactions that a broker counted as complete without ending them; see `unended`.
 
-    Nobody sees these records yet. They are committed if the journal names exactly their alerts and dead letters, whether its own
-    record is open, too, or was committed by a later transaction. Otherwise they are aborted, and recovery publishes again what is
-    due. Call it once earlier owners are fenced, and before the journal is read.
+    Nobody sees these records yet. They are committed or aborted where the journal shows which is right; see `_decision`. Otherwise
+    they stay as they are, and the next transaction commits them. Call it once earlier owners are fenced, and before the journal is
+    read.
+
+    Raises:
+        Unavailable: a broker does not answer, or has not ended them in time.
     """
     counts = clients.partitions(config.kafka, {pipeline.alerts, pipeline.dead_letters})
-    own_journal = TopicPartition(pipeline.journal, config.shard)
-    partitions = [TopicPartition(topic, p) for topic, count in counts.items() for p in range(count)]
-    found = unended(config.kafka, names.transactional_id(pipeline.name, config.shard), [*partitions, own_journal])
-    if not found:
-        return
-    outputs = _outputs(pipeline, found)
-    committed = journal.history(config.kafka, pipeline.journal, config.shard)
-    fingerprints = [fingerprint(output) for output in outputs]
-    if own := found.get(own_journal):
-        newest = Journal.load(own[-1].value)
-        commit = _names(committed[-1] if committed else Journal(newest.base), newest, fingerprints)
-    else:
-        pairs = ((earlier, later) for i, earlier in enumerate(committed) for later in committed[i + 1 :])
-        commit = any(_names(earlier, later, fingerprints) for earlier, later in pairs)
-    log.warning(
-        "%s/%d: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
-        pipeline.name,
-        config.shard,
-        len(outputs),
-        "published now" if commit else "withdrawn, and published again if they are due",
+    own_journal, name = (
+        TopicPartition(pipeline.journal, config.shard),
+        names.transactional_id(pipeline.name, config.shard),
     )
+    partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
+    if not (found := unended(config.kafka, name, partitions)):
+        return
+    commit = _decision(config, pipeline, found)
+    what = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}[
+        commit
+    ]
+    open_outputs = (
+        "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s"
+    )
+    log.warning(open_outputs, name, len(_fingerprints(pipeline, found)), what)
+    if commit is None:
+        return
     publisher.end(found, commit=commit)
+    give_up = time.monotonic() + ENDED_S
+    while left := unended(config.kafka, name, found):
+        if time.monotonic() > give_up:
+            raise Unavailable(
+                f"{name}: expected the broker to end what is open in {sorted(left)}, got no end; is it up?"
+            )
+        time.sleep(AGAIN_S)
 
 
-def _outputs(
-    pipeline: Pipeline, records: Mapping[TopicPartition, Sequence[ConsumerRecord]]
-) -> list[Alert | DeadLetter]:
-    """The alerts and dead letters that the journal counts."""
-    found: list[Alert | DeadLetter] = []
+def _decision(config: ShardConfig, pipeline: Pipeline, found: Records) -> bool | None:
+    """Whether to commit the open records. None: the journal does not show it.
+
+    If a journal record is open, the transaction is committed if its alerts and dead letters are all there: an aborted one may lack
+    some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
+    aborted one names is aborted.
+    """
+    fingerprints, own_journal = _fingerprints(pipeline, found), TopicPartition(pipeline.journal, config.shard)
+    committed = journal.history(config.kafka, pipeline.journal, config.shard)
+    own = [Journal.load(record.value) for record in found.get(own_journal, []) if record.value]
+    if own:
+        return _names(committed[-1:], own[-1], fingerprints)
+    if not fingerprints:
+        return None
+    if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
+        return True
+    written = journal.history(config.kafka, pipeline.journal, config.shard, isolation_level="read_uncommitted")
+    if any(_names(written[:i], later, fingerprints) for i, later in enumerate(written)):
+        return False
+    return None
+
+
+def _fingerprints(pipeline: Pipeline, records: Records) -> list[int]:
+    """Of the alerts and dead letters that the journal counts."""
+    found = list[int]()
     for tp, in_partition in records.items():
+        written = [record for record in in_partition if record.headers]  # what was written only to abort it has none
         if tp.topic == pipeline.alerts:
-            found += [Alert.read(record.headers, record.value) for record in in_partition]
+            found += [fingerprint(Alert.read(record.headers, record.value)) for record in written]
         elif tp.topic == pipeline.dead_letters:
-            found += [letter for letter in map(DeadLetter.read, in_partition) if letter.stage != GAP]
+            letters = map(DeadLetter.read, written)
+            found += [fingerprint(letter) for letter in letters if letter.stage != GAP]
     return found
 
 
-def _names(earlier: Journal, later: Journal, fingerprints: Sequence[int]) -> bool:
-    """Whether the later of two journal records names exactly these outputs beyond the earlier one's."""
-    if (before := earlier.since(later.base)) is None:
-        return False
-    counted = Journal(later.base, sent=before.sent, digest=before.digest)
-    counted.count_published(fingerprints)
-    return (counted.sent, counted.digest) == (later.sent, later.digest)
+def _names(earlier: Sequence[Journal], later: Journal, fingerprints: Sequence[int]) -> bool:
+    """Whether a journal record names exactly these outputs beyond one of the earlier ones, or beyond its base."""
+    bases = [before for one in earlier if (before := one.since(later.base))]
+    for before in [*bases, Journal(later.base)]:
+        counted = Journal(later.base, sent=before.sent, digest=before.digest)
+        counted.count_published(fingerprints)
+        if (counted.sent, counted.digest) == (later.sent, later.digest):
+            return True
+    return False

@@ -16,6 +16,7 @@ from tocsin.pipelines.runtime.telemetry import failpoints
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 REQUEST_BYTES = 2 * LARGEST
+END_S = 20
 
 
 class Message(NamedTuple):
@@ -109,9 +110,10 @@ class KafkaPythonTransactions:
                     producer._transaction_manager.maybe_add_partition_to_transaction(tp)
                 producer.commit_transaction()
             else:
-                for tp in partitions:
-                    producer.send(tp.topic, key=b"", value=b"", partition=tp.partition)
-                producer.flush()
+                sent = [producer.send(tp.topic, key=b"", value=b"", partition=tp.partition) for tp in partitions]
+                producer.flush(END_S)
+                for future in sent:
+                    future.get(timeout=0)
                 producer.abort_transaction()
 
     def close(self) -> None:

@@ -9,41 +9,77 @@ and it need not be the same in each partition: an alert would become visible wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from kafka import TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
-from kafka.errors import AuthorizationError, TransactionalIdNotFoundError, UnsupportedVersionError
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    TransactionalIdNotFoundError,
+    UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
+)
 from kafka.record import MemoryRecords
 
+from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.telemetry import progress
 
 log = logging.getLogger(__name__)
+HIDDEN = (AuthorizationError, TransactionalIdNotFoundError, UnknownTopicOrPartitionError, UnsupportedVersionError)
+"""Answers of brokers that do not show producers, or not to this user."""
 
 
 def unended(
-    options: Mapping[str, Any], transactional_id: str, partitions: Sequence[TopicPartition]
+    options: Mapping[str, Any], transactional_id: str, partitions: Collection[TopicPartition]
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
-    """The records of an id's producer that are still open, by partition.
+    """The records of an id's producer that are still open, by partition. Topics that this user may not read are left out.
 
     Call it after the id was fenced: the coordinator has then ended every transaction that it knows.
+
+    Raises:
+        Unavailable: a broker does not answer.
     """
+    starts = dict[TopicPartition, int]()
     try:
         with clients.admin(options) as admin:
-            producer = admin.describe_transactions([transactional_id])[transactional_id].producer_id
-            producers = admin.describe_producers(partitions)
-    except (AuthorizationError, TransactionalIdNotFoundError, UnsupportedVersionError) as reason:
-        log.debug("%s: transactions that a broker left open are not looked for: %r", transactional_id, reason)
+            producer = _producer(admin, transactional_id)
+            for topic in sorted({tp.topic for tp in partitions}):
+                starts |= _starts(admin, [tp for tp in partitions if tp.topic == topic], producer)
+        return {tp: _records(options, tp, start, producer) for tp, start in starts.items()}
+    except KafkaError as reason:
+        raise Unavailable(
+            f"{transactional_id}: expected to hear of its open transactions, got {reason!r}; is the broker up?"
+        ) from reason
+
+
+def _producer(admin: KafkaAdminClient, transactional_id: str) -> int:
+    """The id's producer id; -1 if the broker does not say."""
+    try:
+        return int(admin.describe_transactions([transactional_id])[transactional_id].producer_id)
+    except HIDDEN as reason:
+        log.info("%s: what a crashed broker left open is not looked for: %r", transactional_id, reason)
+        return -1
+
+
+def _starts(admin: KafkaAdminClient, partitions: Sequence[TopicPartition], producer: int) -> dict[TopicPartition, int]:
+    """The first open offset of a producer in each partition of a topic where there is one."""
+    if producer < 0:
         return {}
-    starts = {
+    try:
+        producers = admin.describe_producers(partitions)
+    except HIDDEN as reason:
+        log.info("topic %s: what a crashed broker left open is not looked for: %r", partitions[0].topic, reason)
+        return {}
+    return {
         tp: state.current_transaction_start_offset
         for tp, found in producers.items()
         for state in found.active_producers
         if state.producer_id == producer and state.current_transaction_start_offset >= 0
     }
-    return {tp: _records(options, tp, start, producer) for tp, start in starts.items()}
 
 
 def _records(options: Mapping[str, Any], tp: TopicPartition, start: int, producer: int) -> list[ConsumerRecord]:
@@ -57,11 +93,13 @@ def _records(options: Mapping[str, Any], tp: TopicPartition, start: int, produce
     with closing(clients.consumer(options, isolation_level="read_uncommitted")) as consumer:
         consumer._fetcher.PartitionRecords = Noting
         consumer.assign([tp])
-        consumer.seek(tp, start)
+        consumer.seek(tp, max(start, consumer.beginning_offsets([tp])[tp]))
         end, found = consumer.end_offsets([tp])[tp], list[ConsumerRecord]()
         while consumer.position(tp) < end:
             found += consumer.poll(500).get(tp, [])
-    return [record for record in found if any(record.offset in offsets for offsets in own)]
+            progress.made()
+    offsets = set().union(*own) if own else set[int]()
+    return [record for record in found if record.offset in offsets]
 
 
 class _Batches:
