@@ -49,10 +49,7 @@ def in_none_and_the_next_is_aborted() -> None:
 
     def fault(publisher: Publisher, send: Send, messages: Sequence[Message]) -> None:
         send(messages, lambda _: False)
-        (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
-        publisher._producer.begin_transaction()
-        publisher._producer.send(journal.topic, key=journal.key, value=journal.value, partition=journal.partition)
-        publisher._producer.flush()
+        _abort(publisher, messages)
 
     _befall(fault)
 
@@ -68,6 +65,17 @@ def in_none_while_the_checkpoint_is_committed() -> None:
     _befall(fault, marks=True)
 
 
+def in_none_while_the_checkpoint_is_committed_and_the_next_is_aborted() -> None:
+    """As above, and the next transaction writes to the journal alone before its owner dies."""
+
+    def fault(publisher: Publisher, send: Send, messages: Sequence[Message]) -> None:
+        send(messages, lambda _: False)
+        threading.Timer(DELTA_S, _abort, (publisher, messages)).start()
+        raise Unended
+
+    _befall(fault, marks=True)
+
+
 class Unended(Exception):
     """The transaction is over for its owner, which goes on until it is killed."""
 
@@ -77,6 +85,7 @@ FAULTS = {
     "in-none-incomplete": in_none_and_some_alerts_are_missing,
     "in-the-journal": in_the_journal_alone,
     "in-none-and-marked": in_none_while_the_checkpoint_is_committed,
+    "in-none-and-marked-then-aborted": in_none_while_the_checkpoint_is_committed_and_the_next_is_aborted,
     "in-none-then-aborted": in_none_and_the_next_is_aborted,
 }
 Send = Callable[[Sequence[Message], Callable[[str], bool]], None]
@@ -114,6 +123,15 @@ def _befall(fault: Callable[[Publisher, Send, Sequence[Message]], None], *, mark
         return None
 
     Publisher._commit = commit  # type: ignore[method-assign]
+
+
+def _abort(publisher: Publisher, messages: Sequence[Message]) -> None:
+    """Die in a transaction that has written the journal's message alone."""
+    (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
+    publisher._producer.begin_transaction()
+    publisher._producer.send(journal.topic, key=journal.key, value=journal.value, partition=journal.partition)
+    publisher._producer.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_alert(message: Message) -> bool:

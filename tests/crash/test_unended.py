@@ -6,6 +6,8 @@ from tests.crash.broker_faults import FAULTS, UNVERIFIED
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import until
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +26,33 @@ def test_each_row_and_alert_is_there_once(unverified: KafkaServer, make_job: Mak
         worker = job.start()
     job.finish(worker)
     assert job.differences() == []
+
+
+def test_an_owner_that_lives_on_ends_it_after_a_slow_transaction(
+    unverified: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kafka = {"bootstrap_servers": unverified.bootstrap_servers}
+    with clients.admin(kafka) as admin:
+        admin.create_topics({"alerts.x": {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
+
+    def publish(partition: int, value: bytes) -> None:
+        publisher.publish(lambda: [Message("alerts.x", b"k", value, partition=partition)], {}, lambda: None)
+        publisher.settle(wait=True)
+
+    publisher = Publisher(kafka, "x/0", group="g")
+    manager = publisher._producer._transaction_manager
+    with monkeypatch.context() as fault:
+        fault.setattr(manager, "maybe_add_partition_to_transaction", lambda _: None)
+        fault.setattr(manager, "is_send_to_partition_allowed", lambda _: True)
+        publish(0, b"left open")
+    publish(1, b"quick")
+    assert [record.value for record in clients.committed(kafka, ["alerts.x"])] == [b"quick"]
+    with monkeypatch.context() as fault:
+        fault.setattr(manager, "maybe_add_partition_to_transaction", lambda _: None)
+        fault.setattr(manager, "is_send_to_partition_allowed", lambda _: True)
+        publish(0, b"left open, too")
+    monkeypatch.setattr("tocsin.pipelines.runtime.kafka.publisher.SLOW_S", 0)
+    publish(1, b"slow")
+    publisher.close()
+    found = sorted(record.value for record in clients.committed(kafka, ["alerts.x"]))
+    assert found == [b"left open", b"left open, too", b"quick", b"slow"]

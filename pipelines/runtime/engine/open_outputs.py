@@ -15,7 +15,7 @@ from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import journal
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
 from tocsin.pipelines.runtime.kafka import clients
@@ -27,12 +27,15 @@ ENDED_S, AGAIN_S = 10.0, 0.05
 Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
-def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPublisher) -> None:
+def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPublisher, checkpoint: int) -> None:
     """End what earlier owners wrote in transactions that a broker counted as complete without ending them; see `unended`.
 
     Nobody sees these records yet. They are committed or aborted where the journal shows which is right; see `_decision`. Otherwise
     they stay as they are, and the next transaction commits them. Call it once earlier owners are fenced, and before the journal is
     read.
+
+    Args:
+        checkpoint: the table's.
 
     Raises:
         Unavailable: a broker does not answer, or has not ended them in time.
@@ -45,7 +48,7 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
     partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
     if not (found := unended(config.kafka, name, partitions)):
         return
-    commit = _decision(config, pipeline, found)
+    commit = _decision(config, pipeline, found, checkpoint)
     what = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}[
         commit
     ]
@@ -65,12 +68,12 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
         time.sleep(AGAIN_S)
 
 
-def _decision(config: ShardConfig, pipeline: Pipeline, found: Records) -> bool | None:
+def _decision(config: ShardConfig, pipeline: Pipeline, found: Records, checkpoint: int) -> bool | None:
     """Whether to commit the open records. None: the journal does not show it.
 
     If a journal record is open, the transaction is committed if its alerts and dead letters are all there: an aborted one may lack
     some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
-    aborted one names is aborted.
+    aborted one names is aborted, unless that record marks a checkpoint that the table has: it had been committed.
     """
     fingerprints, own_journal = _fingerprints(pipeline, found), TopicPartition(pipeline.journal, config.shard)
     committed = journal.history(config.kafka, pipeline.journal, config.shard)
@@ -82,9 +85,11 @@ def _decision(config: ShardConfig, pipeline: Pipeline, found: Records) -> bool |
     if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
         return True
     written = journal.history(config.kafka, pipeline.journal, config.shard, isolation_level="read_uncommitted")
-    if any(_names(written[:i], later, fingerprints) for i, later in enumerate(written)):
-        return False
-    return None
+    aborted = [later for i, later in enumerate(written) if _names(written[:i], later, fingerprints)]
+    if not aborted:
+        return None
+    marks = [item for one in aborted for item in one.items if isinstance(item, Mark) and item.sent == one.sent]
+    return any(mark.checkpoint <= checkpoint for mark in marks)
 
 
 def _fingerprints(pipeline: Pipeline, records: Records) -> list[int]:

@@ -22,6 +22,9 @@ from tocsin.pipelines.runtime.telemetry import failpoints
 
 FENCING = (ProducerFencedError, InvalidProducerEpochError)
 POLL_S = 0.5
+SLOW_S = 1.0
+"""After a transaction that took longer, the broker may have been restarted, and may have ended this one or the one before in name
+only; see `unended`. Both are committed, so they are ended once more. Where nothing is open, that changes nothing."""
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
@@ -52,6 +55,7 @@ class Publisher:
         self._name, self._group = name, group
         self._in_flight: Future[None] | None = None
         self._give_up = 0.0
+        self._touched = set[TopicPartition]()
         self.patience = clients.Patience(options)
         self._producer: KafkaProducer = clients.producer(
             options, transactional_id=name, linger_ms=0, max_request_size=2 * LARGEST
@@ -131,7 +135,7 @@ class Publisher:
                 producer.abort_transaction()
 
     def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
-        producer = self._producer
+        producer, began = self._producer, time.monotonic()
         with self._fencing():
             producer.begin_transaction()
             sent = [
@@ -143,8 +147,10 @@ class Publisher:
                 offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in positions.items()}
                 producer.send_offsets_to_transaction(offsets, self._group)
             producer.commit_transaction()
-            for future in sent:
-                future.get(timeout=0)
+            touched = {TopicPartition(at.topic, at.partition) for at in (future.get(timeout=0) for future in sent)}
+        before, self._touched = self._touched, touched
+        if time.monotonic() - began > SLOW_S:
+            self.end(before | touched, commit=True)
 
     @contextmanager
     def _fencing(self) -> Iterator[None]:
