@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher
@@ -92,6 +93,19 @@ Send = Callable[[Sequence[Message], Callable[[str], bool]], None]
 """Writes messages, and ends their transaction in the topics for which the function is true."""
 
 
+@contextmanager
+def ended_only_in(publisher: Publisher, ends: Callable[[str], bool]) -> Iterator[None]:
+    """Transactions of the body end only in the topics for which `ends` is true."""
+    manager = publisher._producer._transaction_manager
+    add, may_send = manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed
+    manager.maybe_add_partition_to_transaction = lambda tp: add(tp) if ends(tp.topic) else None
+    manager.is_send_to_partition_allowed = lambda tp: may_send(tp) if ends(tp.topic) else True
+    try:
+        yield
+    finally:
+        manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
+
+
 def _befall(fault: Callable[[Publisher, Send, Sequence[Message]], None], *, marks: bool = False) -> None:
     """Have a fault befall a transaction with alerts; with `marks` one that marks a checkpoint, too, and no other follows it."""
     original, seen = Publisher._commit, 0
@@ -106,12 +120,8 @@ def _befall(fault: Callable[[Publisher, Send, Sequence[Message]], None], *, mark
             return original(publisher, messages, positions)
 
         def send(messages: Sequence[Message], ends: Callable[[str], bool]) -> None:
-            manager = publisher._producer._transaction_manager
-            add, may_send = manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed
-            manager.maybe_add_partition_to_transaction = lambda tp: add(tp) if ends(tp.topic) else None
-            manager.is_send_to_partition_allowed = lambda tp: may_send(tp) if ends(tp.topic) else True
-            original(publisher, messages, {})
-            manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
+            with ended_only_in(publisher, ends):
+                original(publisher, messages, {})
 
         time.sleep(0.5)  # a broker lets a transaction begin only when the one before has ended in all its partitions
         try:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.crash.broker_faults import FAULTS, UNVERIFIED
+from tests.crash.broker_faults import FAULTS, UNVERIFIED, ended_only_in
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import until
 from tocsin.deploy.kafka.server import KafkaServer
@@ -40,16 +40,11 @@ def test_an_owner_that_lives_on_ends_it_after_a_slow_transaction(
         publisher.settle(wait=True)
 
     publisher = Publisher(kafka, "x/0", group="g")
-    manager = publisher._producer._transaction_manager
-    with monkeypatch.context() as fault:
-        fault.setattr(manager, "maybe_add_partition_to_transaction", lambda _: None)
-        fault.setattr(manager, "is_send_to_partition_allowed", lambda _: True)
+    with ended_only_in(publisher, lambda _: False):
         publish(0, b"left open")
     publish(1, b"quick")
     assert [record.value for record in clients.committed(kafka, ["alerts.x"])] == [b"quick"]
-    with monkeypatch.context() as fault:
-        fault.setattr(manager, "maybe_add_partition_to_transaction", lambda _: None)
-        fault.setattr(manager, "is_send_to_partition_allowed", lambda _: True)
+    with ended_only_in(publisher, lambda _: False):
         publish(0, b"left open, too")
     monkeypatch.setattr("tocsin.pipelines.runtime.kafka.publisher.SLOW_S", 0)
     publish(1, b"slow")

@@ -24,6 +24,7 @@ from tocsin.pipelines.runtime.kafka.unended import unended
 log = logging.getLogger(__name__)
 ENDED_S, AGAIN_S = 10.0, 0.05
 """How long the ends may take to be written, and how often to look. The coordinator answers before it writes them."""
+OUTCOMES = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}
 Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
@@ -41,21 +42,21 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
         Unavailable: a broker does not answer, or has not ended them in time.
     """
     counts = clients.partitions(config.kafka, {pipeline.alerts, pipeline.dead_letters})
-    own_journal, name = (
-        TopicPartition(pipeline.journal, config.shard),
+    name, own_journal = (
         names.transactional_id(pipeline.name, config.shard),
+        TopicPartition(pipeline.journal, config.shard),
     )
     partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
     if not (found := unended(config.kafka, name, partitions)):
         return
-    commit = _decision(config, pipeline, found, checkpoint)
-    what = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}[
-        commit
-    ]
-    open_outputs = (
-        "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s"
+    fingerprints = _fingerprints(pipeline, found)
+    commit = _decision(config, own_journal, found.get(own_journal, []), fingerprints, checkpoint)
+    log.warning(
+        "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
+        name,
+        len(fingerprints),
+        OUTCOMES[commit],
     )
-    log.warning(open_outputs, name, len(_fingerprints(pipeline, found)), what)
     if commit is None:
         return
     publisher.end(found, commit=commit)
@@ -68,23 +69,28 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
         time.sleep(AGAIN_S)
 
 
-def _decision(config: ShardConfig, pipeline: Pipeline, found: Records, checkpoint: int) -> bool | None:
+def _decision(
+    config: ShardConfig,
+    own_journal: TopicPartition,
+    in_journal: Sequence[ConsumerRecord],
+    fingerprints: Sequence[int],
+    checkpoint: int,
+) -> bool | None:
     """Whether to commit the open records. None: the journal does not show it.
 
     If a journal record is open, the transaction is committed if its alerts and dead letters are all there: an aborted one may lack
     some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
     aborted one names is aborted, unless that record marks a checkpoint that the table has: it had been committed.
     """
-    fingerprints, own_journal = _fingerprints(pipeline, found), TopicPartition(pipeline.journal, config.shard)
-    committed = journal.history(config.kafka, pipeline.journal, config.shard)
-    own = [Journal.load(record.value) for record in found.get(own_journal, []) if record.value]
+    committed = journal.history(config.kafka, own_journal)
+    own = [Journal.load(record.value) for record in in_journal if record.value]
     if own:
         return _names(committed[-1:], own[-1], fingerprints)
     if not fingerprints:
         return None
     if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
         return True
-    written = journal.history(config.kafka, pipeline.journal, config.shard, isolation_level="read_uncommitted")
+    written = journal.history(config.kafka, own_journal, isolation_level="read_uncommitted")
     aborted = [later for i, later in enumerate(written) if _names(written[:i], later, fingerprints)]
     if not aborted:
         return None

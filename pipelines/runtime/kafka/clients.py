@@ -115,6 +115,13 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
                 yield from records
 
 
+def read(consumer: KafkaConsumer, tp: TopicPartition, start: int, end: int) -> Iterator[ConsumerRecord]:
+    """The records of an assigned partition from one offset up to another, as far as the consumer sees them."""
+    consumer.seek(tp, start)
+    while consumer.position(tp) < end:
+        yield from consumer.poll(timeout_ms=1000).get(tp, [])
+
+
 def _connect(client: Any, options: dict[str, Any]) -> Any:
     private.check()
     known = {name: value for name, value in options.items() if name in client.DEFAULT_CONFIG}
