@@ -4,7 +4,7 @@ import pytest
 
 from tests.crash.broker_faults import FAULTS, UNVERIFIED, ended_only_in
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import until
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.publisher import Message, Publisher

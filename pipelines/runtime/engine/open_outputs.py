@@ -41,32 +41,31 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
     Raises:
         Unavailable: a broker does not answer, or has not ended them in time.
     """
-    counts = clients.partitions(config.kafka, {pipeline.alerts, pipeline.dead_letters})
-    name, own_journal = (
-        names.transactional_id(pipeline.name, config.shard),
-        TopicPartition(pipeline.journal, config.shard),
-    )
-    partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
-    if not (found := unended(config.kafka, name, partitions)):
-        return
-    fingerprints = _fingerprints(pipeline, found)
-    commit = _decision(config, own_journal, found.get(own_journal, []), fingerprints, checkpoint)
-    log.warning(
-        "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
-        name,
-        len(fingerprints),
-        OUTCOMES[commit],
-    )
-    if commit is None:
-        return
-    publisher.end(found, commit=commit)
-    give_up = time.monotonic() + ENDED_S
-    while left := unended(config.kafka, name, found):
-        if time.monotonic() > give_up:
-            raise Unavailable(
-                f"{name}: expected the broker to end what is open in {sorted(left)}, got no end; is it up?"
-            )
-        time.sleep(AGAIN_S)
+    name = names.transactional_id(pipeline.name, config.shard)
+    own_journal = TopicPartition(pipeline.journal, config.shard)
+    with clients.admin(config.kafka) as admin:
+        counts = clients.partitions(admin, {pipeline.alerts, pipeline.dead_letters})
+        partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
+        if not (found := unended(admin, config.kafka, name, partitions)):
+            return
+        fingerprints = _fingerprints(pipeline, found)
+        commit = _decision(config, own_journal, found.get(own_journal, []), fingerprints, checkpoint)
+        log.warning(
+            "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
+            name,
+            len(fingerprints),
+            OUTCOMES[commit],
+        )
+        if commit is None:
+            return
+        publisher.end(found, commit=commit)
+        give_up = time.monotonic() + ENDED_S
+        while left := unended(admin, config.kafka, name, found):
+            if time.monotonic() > give_up:
+                raise Unavailable(
+                    f"{name}: expected the broker to end what is open in {sorted(left)}, got no end; is it up?"
+                )
+            time.sleep(AGAIN_S)
 
 
 def _decision(

@@ -70,10 +70,9 @@ class Patience:
         return self.waiting or was_waiting
 
 
-def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+def partitions(client: KafkaAdminClient, topics: Collection[str]) -> dict[str, int]:
     """The number of partitions of each topic. Missing topics are left out."""
-    with admin(options) as client:
-        described = client.describe_topics(sorted(topics))
+    described = client.describe_topics(sorted(topics))
     return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 

@@ -34,7 +34,10 @@ HIDDEN = (AuthorizationError, TransactionalIdNotFoundError, UnknownTopicOrPartit
 
 
 def unended(
-    options: Mapping[str, Any], transactional_id: str, partitions: Collection[TopicPartition]
+    admin: KafkaAdminClient,
+    options: Mapping[str, Any],
+    transactional_id: str,
+    partitions: Collection[TopicPartition],
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
     """The records of an id's producer that are still open, by partition. Topics that this user may not read are left out.
 
@@ -45,11 +48,10 @@ def unended(
     """
     starts = dict[TopicPartition, int]()
     try:
-        with clients.admin(options) as admin:
-            if (producer := _producer(admin, transactional_id)) is None:
-                return {}
-            for topic in sorted({tp.topic for tp in partitions}):
-                starts |= _starts(admin, [tp for tp in partitions if tp.topic == topic], producer)
+        if (producer := _producer(admin, transactional_id)) is None:
+            return {}
+        for topic in sorted({tp.topic for tp in partitions}):
+            starts |= _starts(admin, [tp for tp in partitions if tp.topic == topic], producer)
         return {tp: _records(options, tp, start, producer) for tp, start in starts.items()}
     except KafkaError as reason:
         raise Unavailable(
