@@ -25,6 +25,12 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
+def missing(uri: str) -> bool:
+    """Whether a store is a local database that does not exist yet. Connecting to it would create it and take seconds."""
+    file = database(uri)
+    return file is not None and not file.exists()
+
+
 def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
     """Return a client that prints nothing to stdout. Creates a local database that does not exist yet.
 
@@ -41,14 +47,12 @@ def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(log_level)
-    file = database(uri)
-    if file and not file.exists():
+    if (file := database(uri)) and not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as temporary:
             new = Path(temporary, file.name)
             MlflowClient(f"{SQLITE}{new}")  # creates all tables
-            with suppress(
-                OSError
-            ):  # another process was faster, or there are no hard links: MLflow creates it in place
+            # Fails if another process was faster, or without hard links; MLflow then creates the database in place.
+            with suppress(OSError):
                 file.hardlink_to(new)
     return MlflowClient(uri, registry_uri=uri)

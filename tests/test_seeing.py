@@ -17,10 +17,11 @@ from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT
-from tests.crash.deployed import Deployed, until
+from tests.crash.deployed import Deployed
 from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
 from tests.runtime.control.test_health import free_port, get
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.status import status_report
 from tocsin.pipelines.runtime.control.ray_client import connect, find

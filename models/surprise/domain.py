@@ -198,8 +198,6 @@ def _clips(folder: Path) -> list[Path]:
 
 def load_footage(source: Path | int, encoder: Encoder, *, covers: bool = False) -> Footage:
     """A clip, or a dive by its seed, as the predictor's input. With `covers`, a dive has the novel share of each place, too."""
-    from dataclasses import replace
-
     import numpy as np
     import torch
 

@@ -216,7 +216,7 @@ class _Ray:
 
 def _registry(settings: Settings, needed: bool) -> str:
     """Check that MLflow answers. Running pipelines do not need it; a start that takes its model from there does."""
-    from tocsin.pipelines.cli.deployment import missing
+    from tocsin.models.tracking_store import missing
     from tocsin.pipelines.runtime.admin.preflight import Concern
     from tocsin.pipelines.runtime.declare.errors import Unavailable
     from tocsin.pipelines.runtime.settings import without_password

@@ -135,6 +135,7 @@ def resolved(settings: Settings, requested: str) -> tuple[str, str, Path]:
         ModelError: there is no such model.
         Unavailable: the registry does not answer.
     """
+    from tocsin.models.tracking_store import missing
     from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
     try:
@@ -167,11 +168,3 @@ def _model(settings: Settings, requested: str, lake: Lake) -> ModelRef:
     if version == SHIPPED:
         note(f"model {requested}: not in the registry yet; using the weights shipped with Tocsin ({folder.name})")
     return store_model(lake, folder, name=name, version=version)
-
-
-def missing(tracking_uri: str) -> bool:
-    """Whether this is a local database that does not exist yet. Connecting to it would create it and take seconds."""
-    from tocsin.models.tracking_store import database
-
-    file = database(tracking_uri)
-    return file is not None and not file.exists()

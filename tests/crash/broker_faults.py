@@ -11,7 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tocsin.pipelines.runtime.kafka.transactions import KafkaPythonTransactions, Message
@@ -49,10 +50,7 @@ def in_none_and_the_next_is_aborted() -> None:
 
     def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
         send(messages, lambda _: False)
-        (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
-        producer._producer.begin_transaction()
-        producer._producer.send(journal.topic, key=journal.key, value=journal.value, partition=journal.partition)
-        producer._producer.flush()
+        _abort(producer, messages)
 
     _befall(fault)
 
@@ -68,6 +66,17 @@ def in_none_while_the_checkpoint_is_committed() -> None:
     _befall(fault, marks=True)
 
 
+def in_none_while_the_checkpoint_is_committed_and_the_next_is_aborted() -> None:
+    """As above, and the next transaction writes to the journal alone before its owner dies."""
+
+    def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
+        send(messages, lambda _: False)
+        threading.Timer(DELTA_S, _abort, (producer, messages)).start()
+        raise Unended
+
+    _befall(fault, marks=True)
+
+
 class Unended(Exception):
     """The transaction is over for its owner, which goes on until it is killed."""
 
@@ -77,10 +86,24 @@ FAULTS = {
     "in-none-incomplete": in_none_and_some_alerts_are_missing,
     "in-the-journal": in_the_journal_alone,
     "in-none-and-marked": in_none_while_the_checkpoint_is_committed,
+    "in-none-and-marked-then-aborted": in_none_while_the_checkpoint_is_committed_and_the_next_is_aborted,
     "in-none-then-aborted": in_none_and_the_next_is_aborted,
 }
 Send = Callable[[Sequence[Message], Callable[[str], bool]], None]
 """Writes messages, and ends their transaction in the topics for which the function is true."""
+
+
+@contextmanager
+def ended_only_in(producer: KafkaPythonTransactions, ends: Callable[[str], bool]) -> Iterator[None]:
+    """Transactions of the body end only in the topics for which `ends` is true."""
+    manager = producer._producer._transaction_manager
+    add, may_send = manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed
+    manager.maybe_add_partition_to_transaction = lambda tp: add(tp) if ends(tp.topic) else None
+    manager.is_send_to_partition_allowed = lambda tp: may_send(tp) if ends(tp.topic) else True
+    try:
+        yield
+    finally:
+        manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
 
 
 def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], None], *, marks: bool = False) -> None:
@@ -97,12 +120,8 @@ def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], 
             return original(producer, messages, positions)
 
         def send(messages: Sequence[Message], ends: Callable[[str], bool]) -> None:
-            manager = producer._producer._transaction_manager
-            add, may_send = manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed
-            manager.maybe_add_partition_to_transaction = lambda tp: add(tp) if ends(tp.topic) else None
-            manager.is_send_to_partition_allowed = lambda tp: may_send(tp) if ends(tp.topic) else True
-            original(producer, messages, {})
-            manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
+            with ended_only_in(producer, ends):
+                original(producer, messages, {})
 
         time.sleep(0.5)  # a broker lets a transaction begin only when the one before has ended in all its partitions
         try:
@@ -114,6 +133,15 @@ def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], 
         return None
 
     KafkaPythonTransactions.commit = commit  # type: ignore[method-assign]
+
+
+def _abort(producer: KafkaPythonTransactions, messages: Sequence[Message]) -> None:
+    """Die in a transaction that has written the journal's message alone."""
+    (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
+    producer._producer.begin_transaction()
+    producer._producer.send(journal.topic, key=journal.key, value=journal.value, partition=journal.partition)
+    producer._producer.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _is_alert(message: Message) -> bool:

@@ -10,7 +10,8 @@ import psutil
 import ray
 
 from tests.conftest import SESSION
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
+from tests.support.waits import until
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.control.launch import deploy
 from tocsin.pipelines.runtime.control.ray_client import find

@@ -28,6 +28,7 @@ from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
 from tests.crash.process import COUNTS, LIVE, judge_again, move, run, start_over
 from tests.support.forked import FORKS
+from tests.support.waits import until
 from tocsin.pipelines.runtime.admin.backfill import Span
 from tocsin.pipelines.runtime.admin.reset import To
 from tocsin.pipelines.runtime.control.deployment import Deployment
@@ -43,7 +44,6 @@ from tocsin.pipelines.runtime.lake.table import shard_count
 PARTITIONS = 2
 LARGEST = 32 << 20
 """Maximum bytes of a message in the input topic."""
-LOOK_S = 0.03
 CLIENT = {"client": os.environ["TOCSIN_TEST_CLIENT"]} if "TOCSIN_TEST_CLIENT" in os.environ else {}
 """The Kafka client of shards, `make crash CLIENT=kafka-python`; without the variable, the one that they choose themselves."""
 MARK_S = 3.0
@@ -52,18 +52,6 @@ MARK_S = 3.0
 
 class Killed(Exception):
     """Raised instead of SIGKILL if a shard runs in the test's own process. A shard does not retry on it."""
-
-
-def until(what: Callable[[], Any], why: str, seconds: float = 300, worker: Worker | None = None) -> Any:
-    """Wait until `what` returns a true value, and return the value. A failure reports the state of `worker`."""
-    give_up = time.monotonic() + seconds
-    while True:
-        began = time.monotonic()
-        if found := what():
-            return found
-        if (now := time.monotonic()) > give_up:
-            raise AssertionError(f"expected within {seconds:g} s: {why}{worker.where if worker else ''}")
-        time.sleep(max(LOOK_S, 2 * (now - began)))  # check less often if a check is expensive
 
 
 class Worker:

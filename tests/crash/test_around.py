@@ -15,10 +15,11 @@ import pyarrow as pa
 import pytest
 
 from tests.crash.conftest import Falls, MakeJob
-from tests.crash.harness import PARTITIONS, Job, Worker, until
+from tests.crash.harness import PARTITIONS, Job, Worker
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.runtime.stages.test_centered_window import Naive, Row
+from tests.support.waits import until
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import Model

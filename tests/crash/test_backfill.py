@@ -15,9 +15,10 @@ import pytest
 from deltalake import DeltaTable
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
 from tests.support.forked import warm_up
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.backfill import summary
 from tocsin.pipelines.runtime.admin.backfill import BackfillReport, Span, backfill

@@ -17,12 +17,13 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.crash import fuzz
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, Worker, until
+from tests.crash.harness import Job, Worker
 from tests.crash.job import SCHEMA, TIMED
 from tests.crash.load import ARROW, Message, messages, reading
 from tests.crash.oracle import judge
 from tests.crash.process import ANYWHERE
 from tests.support.segments import damage
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original

@@ -9,10 +9,11 @@ import psutil
 import pytest
 import ray
 
-from tests.crash.deployed import ROOT, Deployed, until
+from tests.crash.deployed import ROOT, Deployed
 from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.support.segments import damage
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.draining import stop_pipeline, workers
 from tocsin.pipelines.runtime.control.ray_client import connect

@@ -11,8 +11,9 @@ import pytest
 
 from tests.crash.conftest import MakeJob
 from tests.crash.flaws import EARLY
-from tests.crash.harness import Job, Worker, until
+from tests.crash.harness import Job, Worker
 from tests.crash.load import messages
+from tests.support.waits import until
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 
 pytestmark = pytest.mark.crash

@@ -15,9 +15,10 @@ import ray
 from kafka import KafkaAdminClient
 
 from tests.cli.test_cli import CLUSTER, Cli
-from tests.crash.deployed import ROOT, Deployed, until
+from tests.crash.deployed import ROOT, Deployed
 from tests.crash.harness import Job
 from tests.crash.load import Message, reading
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.control.ray_client import connect

@@ -16,10 +16,11 @@ import pytest
 import simplejpeg
 
 from tests.crash.conftest import Falls, MakeJob
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
 from tests.crash.job import JUMP
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
+from tests.support.waits import until
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.alerts import Alert
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import PARTITIONS, Job, until
+from tests.crash.harness import PARTITIONS, Job
 from tests.crash.load import ARROW, Message, arrow, messages, reading
 from tests.crash.oracle import Outcome
+from tests.support.waits import until
 
 pytestmark = pytest.mark.crash
 START_MS = int(time.time() * 1000) - 3_600_000

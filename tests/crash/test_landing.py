@@ -8,9 +8,10 @@ from deltalake import DeltaTable
 from kafka import KafkaAdminClient
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
 from tests.crash.process import ANYWHERE
 from tests.crash.test_kills import TAKEOVER
+from tests.support.waits import until
 from tocsin.pipelines.query import query, results
 from tocsin.pipelines.runtime.control.deployment import alerts_table_plan
 from tocsin.pipelines.runtime.engine.alerts import Alert

@@ -7,8 +7,9 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
 from tests.crash.load import messages
+from tests.support.waits import until
 from tocsin.pipelines.runtime.engine.alerts import Alert
 
 pytestmark = pytest.mark.crash

@@ -10,8 +10,9 @@ import pytest
 import ray
 
 from tests.crash.conftest import MakeJob
-from tests.crash.deployed import ROOT, Deployed, actor, until
+from tests.crash.deployed import ROOT, Deployed, actor
 from tests.crash.harness import Job
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.ray_client import connect
 

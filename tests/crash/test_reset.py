@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import PARTITIONS, Job, until
+from tests.crash.harness import PARTITIONS, Job
 from tests.crash.load import Message, messages, reading
 from tests.crash.oracle import Outcome, judge
 from tests.crash.test_losses import _replace_input
+from tests.support.waits import until
 from tocsin.pipelines.runtime.admin.reset import To, reset
 
 pytestmark = pytest.mark.crash

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash.conftest import EACH, MakeJob
-from tests.crash.harness import Job, Worker, until
+from tests.crash.harness import Job, Worker
 from tests.crash.process import ANYWHERE
+from tests.support.waits import until
 from tocsin.pipelines.runtime.telemetry.failpoints import RESHARDING
 
 pytestmark = pytest.mark.crash

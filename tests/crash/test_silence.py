@@ -17,7 +17,8 @@ from kafka import KafkaProducer
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.crash.conftest import MakeJob
-from tests.crash.harness import Job, Worker, until
+from tests.crash.harness import Job, Worker
+from tests.support.waits import until
 from tocsin.models.occupancy.model import OFFICES
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.plan import store_model

@@ -22,10 +22,11 @@ from polars.testing import assert_frame_equal
 
 from tests.conftest import Once
 from tests.crash.conftest import Falls, MakeJob
-from tests.crash.harness import Worker, until
+from tests.crash.harness import Worker
 from tests.crash.load import Message
 from tests.crash.process import ANYWHERE
 from tests.support.touches import CONFIG, clip, small_model, touches
+from tests.support.waits import until
 from tocsin.models.touch.truth import HANDS
 from tocsin.pipelines import touch
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter

@@ -183,9 +183,22 @@ class Topics:
                 self.journal_topic: ["READ", "WRITE"],
             }
         )
+        if unseen := self._missing({self._alerts: ["READ"], self._dead_letters: ["READ"]}):
+            raise Concern(
+                f"expected rights to find what a crashed broker may leave open, got none for {', '.join(unseen)}; grant it to this "
+                "user with kafka-acls, or such alerts appear only with the next one"
+            )
         return "topics that are there: read the input, write alerts, dead letters and journal"
 
     def _granted(self, required: Mapping[str, list[str]]) -> None:
+        if missing := self._missing(required):
+            raise ConfigError(
+                f"expected rights to read the input and write the other topics, got none for {', '.join(missing)}; grant it to "
+                "this user with kafka-acls"
+            )
+
+    def _missing(self, required: Mapping[str, list[str]]) -> list[str]:
+        """The rights that this user lacks, on the topics that exist."""
         missing = list[str]()
         for topic, operations in required.items():
             if (described := self._broker.describe(topic)) is None:
@@ -195,11 +208,7 @@ class Topics:
                     "expected the broker to report this user's rights, got none; upgrade the broker to have them checked"
                 )
             missing += [f"{o} on topic {topic}" for o in operations if o not in allowed]
-        if missing:
-            raise ConfigError(
-                f"expected rights to read the input and write the other topics, got none for {', '.join(missing)}; grant it to "
-                "this user with kafka-acls"
-            )
+        return missing
 
     def identities(self) -> str:
         """Check the rights on each shard's transactional id, and on the group that lag tools read.

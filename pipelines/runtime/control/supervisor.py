@@ -218,8 +218,11 @@ class Supervisor:
     def _count_partitions(self) -> None:
         """Count the topics' partitions. Runs in its own thread because the broker may be slow."""
         topics = {status.facts["topic"] for status, _ in list(self._statuses.values()) if status.facts}
-        with contextlib.suppress(Unavailable, KafkaError):  # the shards report such errors
-            self._partitions = clients.partitions(self._deployment.kafka, topics) if topics else {}
+        if not topics:
+            return
+        # The shards report errors of the broker.
+        with contextlib.suppress(Unavailable, KafkaError), clients.admin(self._deployment.kafka) as admin:
+            self._partitions = clients.partitions(admin, topics)
 
     def _unread(self, status: Status) -> list[int]:
         """Partitions that were added to a shard's topic and that it does not read yet."""

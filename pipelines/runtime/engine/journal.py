@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import orjson
 from kafka import TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.declare.dead_letter import OVERLOAD, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -265,18 +264,12 @@ def _shifted(item: Item, mark: Mark) -> Item:
     return item._replace(sent=item.sent - mark.sent, digest=(item.digest - mark.digest) % 2**64)
 
 
-def history(
-    options: Mapping[str, Any], topic: str, shard: int, isolation_level: str = "read_committed"
-) -> list[Journal]:
-    """The shard's latest journal records, about `HISTORY / 2` of them, oldest first."""
-    tp = TopicPartition(topic, shard)
+def history(options: Mapping[str, Any], tp: TopicPartition, isolation_level: str = "read_committed") -> list[Journal]:
+    """The latest journal records of a shard's partition, about `HISTORY / 2` of them, oldest first."""
     with closing(clients.consumer(options, fetch_max_wait_ms=100, isolation_level=isolation_level)) as consumer:
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
-        consumer.seek(tp, max(begin, end - HISTORY))
-        records = list[ConsumerRecord]()
-        while consumer.position(tp) < end:
-            records += consumer.poll(timeout_ms=1000).get(tp, [])
+        records = [*clients.read(consumer, tp, max(begin, end - HISTORY), end)]
     return [Journal.load(record.value) for record in records if record.value]
 
 
@@ -298,11 +291,9 @@ def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None
         distance = 16
         while end > begin:
             start = max(begin, end - distance)
-            consumer.seek(tp, start)
             newest = None
-            while consumer.position(tp) < end:
-                for record in consumer.poll(timeout_ms=1000).get(tp, []):
-                    newest = record if record.value is not None else newest
+            for record in clients.read(consumer, tp, start, end):
+                newest = record if record.value is not None else newest
             if newest is not None:
                 return Journal.load(newest.value)
             if start == begin:

@@ -15,7 +15,7 @@ from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import journal
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
 from tocsin.pipelines.runtime.kafka import clients
@@ -24,67 +24,77 @@ from tocsin.pipelines.runtime.kafka.unended import unended
 log = logging.getLogger(__name__)
 ENDED_S, AGAIN_S = 10.0, 0.05
 """How long the ends may take to be written, and how often to look. The coordinator answers before it writes them."""
+OUTCOMES = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}
 Records = Mapping[TopicPartition, Sequence[ConsumerRecord]]
 
 
-def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPublisher) -> None:
+def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPublisher, checkpoint: int) -> None:
     """End what earlier owners wrote in transactions that a broker counted as complete without ending them; see `unended`.
 
     Nobody sees these records yet. They are committed or aborted where the journal shows which is right; see `_decision`. Otherwise
     they stay as they are, and the next transaction commits them. Call it once earlier owners are fenced, and before the journal is
     read.
 
+    Args:
+        checkpoint: the table's.
+
     Raises:
         Unavailable: a broker does not answer, or has not ended them in time.
     """
-    counts = clients.partitions(config.kafka, {pipeline.alerts, pipeline.dead_letters})
-    own_journal, name = (
-        TopicPartition(pipeline.journal, config.shard),
-        names.transactional_id(pipeline.name, config.shard),
-    )
-    partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
-    if not (found := unended(config.kafka, name, partitions)):
-        return
-    commit = _decision(config, pipeline, found)
-    what = {True: "published now", False: "withdrawn, and published again if they are due", None: "left as they are"}[
-        commit
-    ]
-    open_outputs = (
-        "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s"
-    )
-    log.warning(open_outputs, name, len(_fingerprints(pipeline, found)), what)
-    if commit is None:
-        return
-    publisher.end(found, commit=commit)
-    give_up = time.monotonic() + ENDED_S
-    while left := unended(config.kafka, name, found):
-        if time.monotonic() > give_up:
-            raise Unavailable(
-                f"{name}: expected the broker to end what is open in {sorted(left)}, got no end; is it up?"
-            )
-        time.sleep(AGAIN_S)
+    name = names.transactional_id(pipeline.name, config.shard)
+    own_journal = TopicPartition(pipeline.journal, config.shard)
+    with clients.admin(config.kafka) as admin:
+        counts = clients.partitions(admin, {pipeline.alerts, pipeline.dead_letters})
+        partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
+        if not (found := unended(admin, config.kafka, name, partitions)):
+            return
+        fingerprints = _fingerprints(pipeline, found)
+        commit = _decision(config, own_journal, found.get(own_journal, []), fingerprints, checkpoint)
+        log.warning(
+            "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
+            name,
+            len(fingerprints),
+            OUTCOMES[commit],
+        )
+        if commit is None:
+            return
+        publisher.end(found, commit=commit)
+        give_up = time.monotonic() + ENDED_S
+        while left := unended(admin, config.kafka, name, found):
+            if time.monotonic() > give_up:
+                raise Unavailable(
+                    f"{name}: expected the broker to end what is open in {sorted(left)}, got no end; is it up?"
+                )
+            time.sleep(AGAIN_S)
 
 
-def _decision(config: ShardConfig, pipeline: Pipeline, found: Records) -> bool | None:
+def _decision(
+    config: ShardConfig,
+    own_journal: TopicPartition,
+    in_journal: Sequence[ConsumerRecord],
+    fingerprints: Sequence[int],
+    checkpoint: int,
+) -> bool | None:
     """Whether to commit the open records. None: the journal does not show it.
 
     If a journal record is open, the transaction is committed if its alerts and dead letters are all there: an aborted one may lack
     some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
-    aborted one names is aborted.
+    aborted one names is aborted, unless that record marks a checkpoint that the table has: it had been committed.
     """
-    fingerprints, own_journal = _fingerprints(pipeline, found), TopicPartition(pipeline.journal, config.shard)
-    committed = journal.history(config.kafka, pipeline.journal, config.shard)
-    own = [Journal.load(record.value) for record in found.get(own_journal, []) if record.value]
+    committed = journal.history(config.kafka, own_journal)
+    own = [Journal.load(record.value) for record in in_journal if record.value]
     if own:
         return _names(committed[-1:], own[-1], fingerprints)
     if not fingerprints:
         return None
     if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
         return True
-    written = journal.history(config.kafka, pipeline.journal, config.shard, isolation_level="read_uncommitted")
-    if any(_names(written[:i], later, fingerprints) for i, later in enumerate(written)):
-        return False
-    return None
+    written = journal.history(config.kafka, own_journal, isolation_level="read_uncommitted")
+    aborted = [later for i, later in enumerate(written) if _names(written[:i], later, fingerprints)]
+    if not aborted:
+        return None
+    marks = [item for one in aborted for item in one.items if isinstance(item, Mark) and item.sent == one.sent]
+    return any(mark.checkpoint <= checkpoint for mark in marks)
 
 
 def _fingerprints(pipeline: Pipeline, records: Records) -> list[int]:

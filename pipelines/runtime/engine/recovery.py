@@ -112,7 +112,7 @@ class Ownership:
             owned = results_table.own(start)  # 2. fences the older committer
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: no other process can write the journal any more.
-            end_open_outputs(config, declared, publisher)
+            end_open_outputs(config, declared, publisher, owned.checkpoint)
             stored = journal.newest(config.kafka, declared.journal, config.shard)
             if lost := lost or _older_table(config, declared, owned, stored):
                 if config.on_gap == "stop":

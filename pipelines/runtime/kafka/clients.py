@@ -70,10 +70,9 @@ class Patience:
         return self.waiting or was_waiting
 
 
-def partitions(options: Mapping[str, Any], topics: Collection[str]) -> dict[str, int]:
+def partitions(client: KafkaAdminClient, topics: Collection[str]) -> dict[str, int]:
     """The number of partitions of each topic. Missing topics are left out."""
-    with admin(options) as client:
-        described = client.describe_topics(sorted(topics))
+    described = client.describe_topics(sorted(topics))
     return {d["name"]: len(d["partitions"]) for d in described if not d.get("error_code")}
 
 
@@ -113,6 +112,13 @@ def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[Con
         while any(client.position(tp) < end for tp, end in ends.items()):
             for records in client.poll(500).values():
                 yield from records
+
+
+def read(consumer: KafkaConsumer, tp: TopicPartition, start: int, end: int) -> Iterator[ConsumerRecord]:
+    """The records of an assigned partition from one offset up to another, as far as the consumer sees them."""
+    consumer.seek(tp, start)
+    while consumer.position(tp) < end:
+        yield from consumer.poll(timeout_ms=1000).get(tp, [])
 
 
 def _connect(client: Any, options: dict[str, Any]) -> Any:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Message as Delivered
 from confluent_kafka import TopicPartition as NativePartition
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.errors import Unavailable
-from tocsin.pipelines.runtime.kafka import librdkafka
+from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, KafkaPythonTransactions, Message, fenced
+from tocsin.pipelines.runtime.kafka.unended import unended
 from tocsin.pipelines.runtime.telemetry import failpoints
 
 CALL_S, BEGIN_S, CLOSE_S = 5.0, 60.0, 5.0
+CONFIRM_S, AGAIN_S = 10.0, 0.05
 NO_PARTITION = -1
 FENCING = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 
@@ -27,6 +31,7 @@ class NativeTransactions:
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
         self._options, self._name, self._group_id = options, name, group
         self._failed: KafkaError | None = None
+        self._touched = set[TopicPartition]()
         self._group: Consumer = librdkafka.consumer(options, **{"group.id": group})
         self._producer = self._open()
 
@@ -47,8 +52,8 @@ class NativeTransactions:
         with self._errors():
             self._producer.init_transactions(BEGIN_S)
 
-    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
-        producer, self._failed = self._producer, None
+    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        producer, self._failed, self._touched = self._producer, None, set()
         with self._errors():
             producer.begin_transaction()
             for m in messages:
@@ -61,6 +66,7 @@ class NativeTransactions:
             # restart.
             offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
             self._group.commit(offsets=offsets, asynchronous=True)
+        return self._touched
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         # librdkafka cannot add a partition without a record.
@@ -72,6 +78,17 @@ class NativeTransactions:
         self._producer = self._open()
         self.begin()
 
+    def confirm(self, partitions: Collection[TopicPartition]) -> None:
+        # To end it here, `end` would have to fence this producer's successor, too, if there is one.
+        give_up = time.monotonic() + CONFIRM_S
+        with clients.admin(self._options) as admin:
+            while left := unended(admin, self._options, self._name, partitions):
+                if time.monotonic() > give_up:
+                    raise Unavailable(
+                        f"{self._name}: expected the broker to end what it has committed in {sorted(left)}, got no end; start again"
+                    )
+                time.sleep(AGAIN_S)
+
     def close(self) -> None:
         self._close_producer()
         self._group.close()
@@ -82,8 +99,9 @@ class NativeTransactions:
         closing.start()
         closing.join(CLOSE_S)
 
-    def _delivered(self, reason: KafkaError | None, _: object) -> None:
+    def _delivered(self, reason: KafkaError | None, message: Delivered) -> None:
         self._failed = self._failed or reason
+        self._touched.add(TopicPartition(message.topic(), message.partition()))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

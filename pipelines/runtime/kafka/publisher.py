@@ -18,6 +18,9 @@ from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.transactions import Message, transactions
 
 POLL_S = 0.5
+SLOW_S = 1.0
+"""After a transaction that took longer, the broker may have been restarted, and may have ended this one or the one before in name
+only; see `unended`. Both are committed, so both must have ended; see `Transactions.confirm`."""
 TRANSACTION_S = 20
 """The broker aborts a transaction that is older than 15 s."""
 
@@ -35,6 +38,7 @@ class Publisher:
         self._name = name
         self._in_flight: Future[None] | None = None
         self._give_up = 0.0
+        self._touched = set[TopicPartition]()
         self.patience = clients.Patience(options)
         self._transactions = transactions(options, name, group=group)
         with closed_on_error(self):
@@ -61,7 +65,7 @@ class Publisher:
             try:
                 messages = prepare()
                 self._give_up = time.monotonic() + TRANSACTION_S
-                self._transactions.commit(messages, positions)
+                self._commit(messages, positions)
                 committed()
             except BaseException as reason:
                 in_flight.set_exception(reason)
@@ -97,6 +101,13 @@ class Publisher:
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         """End what an earlier transaction of this id left open in these partitions; see `unended`."""
         self._transactions.end(partitions, commit=commit)
+
+    def _commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
+        began = time.monotonic()
+        touched = self._transactions.commit(messages, positions)
+        before, self._touched = self._touched, touched
+        if time.monotonic() - began > SLOW_S:
+            self._transactions.confirm(before | touched)
 
     def close(self) -> None:
         """Close the connection."""

@@ -140,8 +140,7 @@ def _grow(admin: Any, topic: str, partitions: int) -> None:
 
 
 def _partitions(admin: Any, topic: str) -> int:
-    (described,) = admin.describe_topics([topic])
-    return 0 if described.get("error_code") else len(described["partitions"])
+    return clients.partitions(admin, [topic]).get(topic, 0)
 
 
 def _widen(admin: Any, journal: str) -> None:

@@ -39,8 +39,8 @@ class Transactions(Protocol):
     def begin(self) -> None:
         """Fence the id's earlier producers, and abort what they left open."""
 
-    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
-        """Commit messages, and a group's positions where there are any.
+    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> set[TopicPartition]:
+        """Commit messages, and a group's positions where there are any. Returns the messages' partitions.
 
         Raises:
             Fenced: another process has the id now.
@@ -49,6 +49,14 @@ class Transactions(Protocol):
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         """End what an earlier transaction of this id left open in these partitions; see `unended`."""
+
+    def confirm(self, partitions: Collection[TopicPartition]) -> None:
+        """Make sure that the broker has ended what was committed in these partitions; see `unended`.
+
+        Raises:
+            Fenced: another process has the id now.
+            KafkaError, Unavailable: it has not; only recovery can end it.
+        """
 
     def close(self) -> None:
         """Close the connections, within seconds."""
@@ -84,7 +92,7 @@ class KafkaPythonTransactions:
         with self._fencing():
             self._producer.init_transactions()
 
-    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
+    def commit(self, messages: Sequence[Message], positions: Mapping[TopicPartition, int]) -> set[TopicPartition]:
         producer = self._producer
         with self._fencing():
             producer.begin_transaction()
@@ -97,8 +105,7 @@ class KafkaPythonTransactions:
                 offsets = {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in positions.items()}
                 producer.send_offsets_to_transaction(offsets, self._group)
             producer.commit_transaction()
-            for future in sent:
-                future.get(timeout=0)
+            return {TopicPartition(at.topic, at.partition) for at in (future.get(timeout=0) for future in sent)}
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         producer = self._producer
@@ -115,6 +122,9 @@ class KafkaPythonTransactions:
                 for future in sent:
                     future.get(timeout=0)
                 producer.abort_transaction()
+
+    def confirm(self, partitions: Collection[TopicPartition]) -> None:
+        self.end(partitions, commit=True)  # where nothing is open, that changes nothing
 
     def close(self) -> None:
         self._producer.close(timeout=5)

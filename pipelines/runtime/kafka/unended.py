@@ -34,7 +34,10 @@ HIDDEN = (AuthorizationError, TransactionalIdNotFoundError, UnknownTopicOrPartit
 
 
 def unended(
-    options: Mapping[str, Any], transactional_id: str, partitions: Collection[TopicPartition]
+    admin: KafkaAdminClient,
+    options: Mapping[str, Any],
+    transactional_id: str,
+    partitions: Collection[TopicPartition],
 ) -> dict[TopicPartition, list[ConsumerRecord]]:
     """The records of an id's producer that are still open, by partition. Topics that this user may not read are left out.
 
@@ -45,10 +48,10 @@ def unended(
     """
     starts = dict[TopicPartition, int]()
     try:
-        with clients.admin(options) as admin:
-            producer = _producer(admin, transactional_id)
-            for topic in sorted({tp.topic for tp in partitions}):
-                starts |= _starts(admin, [tp for tp in partitions if tp.topic == topic], producer)
+        if (producer := _producer(admin, transactional_id)) is None:
+            return {}
+        for topic in sorted({tp.topic for tp in partitions}):
+            starts |= _starts(admin, [tp for tp in partitions if tp.topic == topic], producer)
         return {tp: _records(options, tp, start, producer) for tp, start in starts.items()}
     except KafkaError as reason:
         raise Unavailable(
@@ -56,19 +59,17 @@ def unended(
         ) from reason
 
 
-def _producer(admin: KafkaAdminClient, transactional_id: str) -> int:
-    """The id's producer id; -1 if the broker does not say."""
+def _producer(admin: KafkaAdminClient, transactional_id: str) -> int | None:
+    """The id's producer id; None if the broker does not say."""
     try:
         return int(admin.describe_transactions([transactional_id])[transactional_id].producer_id)
     except HIDDEN as reason:
         log.info("%s: what a crashed broker left open is not looked for: %r", transactional_id, reason)
-        return -1
+        return None
 
 
 def _starts(admin: KafkaAdminClient, partitions: Sequence[TopicPartition], producer: int) -> dict[TopicPartition, int]:
     """The first open offset of a producer in each partition of a topic where there is one."""
-    if producer < 0:
-        return {}
     try:
         producers = admin.describe_producers(partitions)
     except HIDDEN as reason:
@@ -93,11 +94,11 @@ def _records(options: Mapping[str, Any], tp: TopicPartition, start: int, produce
     with closing(clients.consumer(options, isolation_level="read_uncommitted")) as consumer:
         consumer._fetcher.PartitionRecords = Noting
         consumer.assign([tp])
-        consumer.seek(tp, max(start, consumer.beginning_offsets([tp])[tp]))
-        end, found = consumer.end_offsets([tp])[tp], list[ConsumerRecord]()
-        while consumer.position(tp) < end:
-            found += consumer.poll(500).get(tp, [])
-            progress.made()
+        begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+        found = list[ConsumerRecord]()
+        for record in clients.read(consumer, tp, max(start, begin), end):
+            found.append(record)
+            progress.made()  # only for records: a broker that returns none must not look alive
     offsets = set().union(*own) if own else set[int]()
     return [record for record in found if record.offset in offsets]
 

@@ -92,7 +92,7 @@ class Guarded(Setup):
         )
         for topic in made:
             rules += [(operation, "TOPIC", topic, "LITERAL") for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS")]
-        for topic in (lands, f"_tocsin.{self.name}", f"_tocsin.{lands}"):
+        for topic in (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"_tocsin.{lands}"):
             rules.append(("READ", "TOPIC", topic, "LITERAL"))
         for name in (self.name, lands):
             rules.append(("WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED"))
@@ -186,7 +186,6 @@ def test_tls_or_a_login_where_there_is_none(kafka: KafkaServer, setup: Guarded) 
         ("WRITE", "TRANSACTIONAL_ID", "{}/1", "transactional ids", "transactional id {}/1: expected the right to write"),
         ("READ", "GROUP", "tocsin.{}", "transactional ids", "group tocsin.{}: expected the right to read, got none"),
         ("DESCRIBE", "TOPIC", "in.{}", "input topic", "topic in.{}: expected to describe it, got TopicAuthorizationFailedError"),
-        ("READ", "TOPIC", "alerts.{}", "landing", "got none for READ on topic alerts.{};"),
         ("READ", "GROUP", "tocsin.alerts.{}", "landing", "group tocsin.alerts.{}: expected the right to read, got none"),
         ("WRITE", "TRANSACTIONAL_ID", "{}/check", "transactions", "expected to try it, got no right"),
         ("DESCRIBE_CONFIGS", "TOPIC", "in.{}", "cleanup policy", "grant this user DESCRIBE_CONFIGS on it"),
@@ -202,6 +201,18 @@ def test_a_right_that_is_denied(setup: Guarded, operation: str, kind: str, name:
     assert state == ("warning" if check in ("transactions", "cleanup policy") else "wrong")
     assert says.format(setup.name) in said
     assert "grant" in said
+
+
+def test_who_may_not_read_its_own_outputs_is_warned(setup: Guarded) -> None:
+    setup.needed()
+    setup.make()
+    outputs = f"alerts.{setup.name}", f"{setup.topic}.dlq"
+    for topic in outputs:
+        setup.rule("DENY", "READ", "TOPIC", topic)
+    found = setup.problems()
+    assert {check: state for check, (state, _) in found.items()} == {"rights": "warning", "landing": "wrong"}
+    assert "got none for {}".format(", ".join(f"READ on topic {topic}" for topic in outputs)) in found["rights"][1]
+    assert f"got none for READ on topic {outputs[0]};" in found["landing"][1]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import ClassVar
 import pytest
 from kafka import KafkaProducer
 
-from tests.crash.harness import until
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control import alert_sinks
 from tocsin.pipelines.runtime.control.alert_sinks import AlertSink, Delivery, SinkConfig

@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from tests.crash.harness import until
+from tests.support.waits import until
 from tocsin.pipelines.runtime.control import local_ray
 from tocsin.pipelines.runtime.control.ray_client import connect
 from tocsin.pipelines.runtime.telemetry.metrics import endpoints

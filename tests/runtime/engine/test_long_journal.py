@@ -15,9 +15,10 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from tests.crash.harness import Job, Killed, until
+from tests.crash.harness import Job, Killed
 from tests.crash.load import Message, messages
 from tests.support.shards import read, shard
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.engine import shard as shard_module
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, StepRecord

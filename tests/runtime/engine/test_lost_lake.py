@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 from kafka import KafkaAdminClient
 
-from tests.crash.harness import Job, Killed, until
+from tests.crash.harness import Job, Killed
 from tests.crash.load import Message, messages
 from tests.support.setups import Setup
 from tests.support.shards import alerts, read, shard
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.admin.reset import reset
 from tocsin.pipelines.runtime.declare.errors import LakeLost

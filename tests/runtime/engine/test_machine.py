@@ -365,18 +365,6 @@ def test_a_wrong_declaration_is_refused_in_one_line(change: dict[str, Any], says
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"hold": 0}, "alert rule high: expected hold of at least 1 row, got 0"),
-        ({"cooldown": "often"}, "alert rule high: cooldown: expected a duration such as .*, got 'often'"),
-    ],
-)
-def test_a_wrong_rule_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        replace(RULES[0], **change)
-
-
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_key_that_a_person_has_it_forget_begins_anew_and_what_waits_of_it_leaves_no_trace(
     restart: bool, tmp_path: Path

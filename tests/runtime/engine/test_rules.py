@@ -258,3 +258,15 @@ def test_an_alert_goes_on_after_its_state_was_restored() -> None:
     assert before.rul(29, times=[0]) == [(0, "low", "raised")]
     after.state.restore([before.state.delta(full=True)])
     assert after.rul(29, 41, 29, 29, times=[1, 2, 9, 10]) == [(1, "low", "cleared"), (3, "low", "raised")]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"hold": 0}, "alert rule high: expected hold of at least 1 row, got 0"),
+        ({"cooldown": "often"}, "alert rule high: cooldown: expected a duration such as .*, got 'often'"),
+    ],
+)
+def test_a_wrong_number_in_a_rule_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        AlertRule(**{"name": "high", "severity": "warning", "when": LOW, **change})

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.crash import job as job_module
-from tests.crash.harness import Job, until
+from tests.crash.harness import Job
 from tests.crash.load import messages
 from tests.support.segments import damage
 from tests.support.shards import read, shard
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.health import problems
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from itertools import islice
@@ -19,6 +18,7 @@ from kafka.errors import KafkaTimeoutError
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA
 from tests.crash.load import messages
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
 from tocsin.pipelines.runtime.engine import shard, shard_publisher
@@ -92,20 +92,13 @@ def running(job: Job) -> Iterator[Callable[[], Shard]]:
     yield start
     try:
         whole = job.whole()
-        until(lambda: whole() or ended.done())
+        until(lambda: whole() or ended.done(), "all input to be in the table", 60)
     finally:
         stop.set()
         for thread in started:
             thread.join(60)
     ended.result(0)
     assert job.differences() == []
-
-
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def waits(made: Shard) -> Callable[[], str]:
@@ -127,10 +120,10 @@ def test_a_lake_that_takes_nothing_is_waited_for_and_nothing_is_lost_or_doubled(
     made = running()
     owner, name, error, said = LAKE[what]
     monkeypatch.setattr(owner, name, failing := Failing(getattr(owner, name), *[error] * 40))
-    until(waits(made))
+    until(waits(made), "the shard to wait", 60)
     assert made.facts()["outage"].startswith(f"{said} on lake {job.lake.place()}: nothing is lost")
     assert (made.facts()["waits_for"], made.facts()["turn_s"]) == ("the lake", 0)
-    until(lambda: not waits(made)())
+    until(lambda: not waits(made)(), "the shard to go on", 60)
     assert failing.calls > 40
 
 
@@ -140,7 +133,7 @@ def test_a_commit_whose_reply_was_an_error_is_looked_for_and_not_made_twice(
     made = running()
     monkeypatch.setattr(sink, "commit", failing := Failing(sink.commit, READ_ONLY, after=True))
     whole = job.whole()
-    until(lambda: failing.calls and whole())
+    until(lambda: failing.calls and whole(), "all input to be in the table", 60)
     assert waits(made)() == ""
 
 
@@ -150,7 +143,7 @@ def test_files_that_a_full_lake_has_only_in_part_are_deleted(
     monkeypatch.setattr(sink.pq, "write_table", Failing(sink.pq.write_table, *[FULL] * 3, after=True))
     made = running()
     whole = job.whole()
-    until(lambda: whole() and not waits(made)())
+    until(lambda: whole() and not waits(made)(), "all input to be in the table", 60)
     named = {Path(uri).name for uri in DeltaTable(job.lake.uri(job.name)).file_uris()}
     assert {path.name for path in Path(job.lake.place(job.name)).rglob("part-*.parquet")} == named
 
@@ -160,7 +153,7 @@ def test_originals_of_dead_letters_wait_for_the_lake_before_their_transaction_be
 ) -> None:
     monkeypatch.setattr(shard_publisher, "store_original", Failing(shard_publisher.store_original, *[FULL] * 40))
     made = running()
-    until(waits(made))
+    until(waits(made), "the shard to wait", 60)
     assert made._recovered.publisher._give_up == math.inf  # no transaction timeout runs meanwhile
 
 
@@ -195,7 +188,7 @@ def test_a_broker_that_does_not_answer_is_waited_for_and_no_record_is_passed_ove
             broken.setattr(reader.KafkaConsumer, "poll", polls)
         broken.setattr(owner, name, failing := Flaky(getattr(owner, name), error))
         job.send(islice(messages(5, partitions=1), 600))
-        until(lambda: failing.calls > 3)
+        until(lambda: failing.calls > 3, "more attempts", 60)
 
 
 def test_a_takeover_waits_as_a_whole_and_what_is_not_there_is_no_wait(tmp_path: Path) -> None:
