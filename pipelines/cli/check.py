@@ -87,7 +87,7 @@ def _check_pipeline(
     """Check one pipeline: its model and declaration, its topics, its data in the lake."""
     from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
     from tocsin.pipelines.runtime.admin.topic_checks import Topics
-    from tocsin.pipelines.runtime.engine import journal
+    from tocsin.pipelines.runtime.engine import journal_topic
 
     section, run, lake = settings.pipeline(name), partial(checkup.run, pipeline=name), settings.lake.open()
     trial, table = _Trial(settings, name, scratch), LakeTable(lake, name, section.shards)
@@ -114,7 +114,7 @@ def _check_pipeline(
         run("landing", topics.landing, "alert topic")
 
     def newest(shard: int) -> Journal | None:
-        return journal.newest(broker.options, topics.journal_topic, shard) if topics.journal_exists() else None
+        return journal_topic.newest(broker.options, topics.journal_topic, shard) if topics.journal_exists() else None
 
     run("orders", table.orders, "lake")
     run("table", lambda: table.schema(trial.pipeline), "pipeline", "lake")

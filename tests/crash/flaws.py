@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tocsin.pipelines.runtime.engine import journal, recovery, shard
+from tocsin.pipelines.runtime.engine import journal_topic, recovery, shard
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
@@ -78,12 +78,12 @@ def snapshot_by_offset() -> None:
 
 def read_before_fence() -> None:
     """Recovery reads the journal before it fences the older owner."""
-    last = journal.newest
+    last = journal_topic.newest
 
     def early(original: Any, config: Any, source: Any) -> Any:
         stored = last(config.kafka, config.plan.build(config.lake).journal, config.shard)
         failpoints.point(EARLY, waits=False)
-        journal.newest = lambda *_: stored
+        journal_topic.newest = lambda *_: stored
         return original(config, source)
 
     _replace(shard, "recover", early)

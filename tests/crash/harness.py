@@ -311,8 +311,9 @@ class Job:
             delta += [txn[f"{self.name}/0#epoch"]] if txn else []
         for record in self.read(f"_tocsin.{self.name}"):
             stored = orjson.loads(record.value)
+            named = [stored["base"], *(item[0] for item in stored["items"] if isinstance(item[-1], str))]
             journal.append(
-                max([stored["base"], *(item[0] for item in stored["items"] if isinstance(item[-1], str))]) >> 32
+                max([n >> 32 for n in named] + journal[-1:] if "place" in stored else [n >> 32 for n in named])
             )
         return {"delta": delta, "journal": journal}
 

@@ -1,30 +1,27 @@
 """The journal: the steps that recovery re-runs, so that results agree with alerts already published.
 
-A pipeline has one compacted topic, a shard one partition of it. Each alert transaction writes one record. A record is
-self-contained: it holds the checkpoint that it builds on, and every step and mark since. A partition's newest committed record
-gives the position up to which output has been published (A).
+A pipeline has one compacted topic, a shard one partition of it. Each alert transaction writes one record. Records form chains: the
+first of a chain is whole and holds the checkpoint that the journal builds on, and every step and mark since; each later one adds
+what came after the one before. A partition's newest committed record gives the position up to which output has been published (A).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import orjson
-from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.dead_letter import OVERLOAD, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.kafka import clients
 
-VERSION = 2
-"""Format of a record. Since version 2 a step's clock and offsets are stored as differences from the previous step. They restart
-from 0 after a mark."""
+VERSION, CONTINUED = 2, 3
+"""Formats of a whole record, and of one that continues a chain. Since version 2 a step's clock and offsets are stored as
+differences from the previous step. They restart from 0 after a mark."""
 
-HISTORY = 512
-"""Offsets that `history` reads. A record takes two, with its transaction's end."""
+CHAIN = 256
+"""Maximum records of a chain. Recovery reads back to the chain's first."""
 
 
 class StepRecord(NamedTuple):
@@ -91,10 +88,11 @@ class Journal:
     sent: int = 0
     digest: int = 0
     _serialized: _SerializedItems = field(default_factory=lambda: _SerializedItems(), compare=False, repr=False)
+    _chain: _Chain = field(default_factory=lambda: _Chain(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
-        """Bytes of the steps in a record; the plans in marks are not counted."""
+        """Bytes of the steps in a whole record; the plans in marks are not counted."""
         return self._serialized.up_to(self.items).steps
 
     @property
@@ -124,13 +122,14 @@ class Journal:
     def mark(self, checkpoint: int, plan: str) -> None:
         """Append the mark of a checkpoint that is taken now."""
         self.items.append(Mark(checkpoint, self.sent, self.digest, plan))
+        self._chain = _Chain()
 
     def rebase(self, checkpoint: int) -> None:
         """Build on a marked checkpoint that is now committed to Delta. Recovery no longer re-runs what precedes its mark."""
         rest = self.since(checkpoint)
         assert rest is not None, checkpoint
         self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
-        self._serialized = _SerializedItems()
+        self._serialized, self._chain = _SerializedItems(), _Chain()
 
     def fence(self, plan: str) -> None:
         """Drop the marks of earlier owners, unless another plan begins there. Their checkpoints can no longer be committed.
@@ -145,7 +144,7 @@ class Journal:
                     continue
                 plan = item.plan
             retained.append(item)
-        self.items, self._serialized = retained, _SerializedItems()
+        self.items, self._serialized, self._chain = retained, _SerializedItems(), _Chain()
 
     def since(self, checkpoint: int) -> Journal | None:
         """The journal since a checkpoint; None: this journal is older than the checkpoint."""
@@ -158,26 +157,47 @@ class Journal:
         return None
 
     def dump(self) -> bytes:
-        """Serialize the journal as the value of one record."""
-        header = {"version": VERSION, "base": self.base, "sent": self.sent, "digest": self.digest}
-        return orjson.dumps(header)[:-1] + b',"items":[' + b",".join(self._serialized.up_to(self.items).parts) + b"]}"
+        """Serialize the journal as the value of one whole record."""
+        return self._dumped(0, {"version": VERSION})
+
+    def append(self) -> tuple[int, bytes]:
+        """Serialize the next record of the chain. A chain begins anew with a mark, with another base, and after `CHAIN` records.
+
+        Returns:
+            The record's place in its chain, and its value. The record at 0 is whole.
+        """
+        if self._chain.records == CHAIN:
+            self._chain = _Chain()
+        place, first = self._chain
+        self._chain = _Chain(place + 1, len(self.items))
+        header = {"version": CONTINUED, "place": place, "first": first} if place else {"version": VERSION}
+        return place, self._dumped(first, header)
+
+    def _dumped(self, first: int, header: Mapping[str, int]) -> bytes:
+        facts = {**header, "base": self.base, "sent": self.sent, "digest": self.digest}
+        parts = self._serialized.up_to(self.items).parts[first:]
+        return orjson.dumps(facts)[:-1] + b',"items":[' + b",".join(parts) + b"]}"
 
     @classmethod
-    def load(cls, value: bytes) -> Journal:
-        """Parse a record that `dump` wrote. A record without a version has version 1.
+    def load(cls, *values: bytes) -> Journal:
+        """Parse the records of a chain, from its first one. A record without a version has version 1.
 
         Raises:
-            ConfigError: a newer Tocsin wrote the record.
+            ConfigError: a newer Tocsin wrote a record, or one is missing.
         """
-        stored = orjson.loads(value)
-        if (version := stored.get("version", 1)) > VERSION:
-            raise ConfigError(
-                f"journal: expected a record of version {VERSION} or older, got {version}, written by a newer Tocsin; "
-                "run that version"
-            )
+        records = [_parsed(value) for value in values]
+        stored, version = records[-1], records[0].get("version", 1)
+        raw = list[Any]()
+        for place, record in enumerate(records):
+            if (found := (record.get("place", 0), record.get("first", 0))) != (place, len(raw)):
+                raise ConfigError(
+                    f"journal: expected record {place} of a chain, after {len(raw)} steps, got {found}; was the topic changed? "
+                    "A start with --on-gap skip goes on from the last checkpoint"
+                )
+            raw += record["items"]
         items: list[Item] = []
         previous = _PreviousStep()
-        for item in stored["items"]:
+        for item in raw:
             match item:
                 case [starts, ends]:
                     items.append(SkipRecord(_paired(starts), _paired(ends)))
@@ -191,6 +211,29 @@ class Journal:
                     now, ends = previous.plus(now, _paired(ends))
                     items.append(StepRecord(now, ends, now + ahead, unread_records))
         return cls(stored["base"], items, stored["sent"], stored["digest"])
+
+    @classmethod
+    def totals(cls, value: bytes) -> Journal:
+        """What one record says has been published, without steps."""
+        stored = _parsed(value)
+        return cls(stored["base"], [], stored["sent"], stored["digest"])
+
+
+class _Chain(NamedTuple):
+    """The chain so far: how many records it has, and how many items they hold."""
+
+    records: int = 0
+    items: int = 0
+
+
+def _parsed(value: bytes) -> Any:
+    stored = orjson.loads(value)
+    if (version := stored.get("version", 1)) > CONTINUED:
+        raise ConfigError(
+            f"journal: expected a record of version {CONTINUED} or older, got {version}, written by a newer Tocsin; "
+            "run that version"
+        )
+    return stored
 
 
 @dataclass
@@ -216,7 +259,7 @@ class _PreviousStep:
 
 
 class _SerializedItems:
-    """Serialized items. Each is serialized once, because every alert publishes a journal of up to thousands of steps."""
+    """Serialized items. Each is serialized once, though several whole records may hold it."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
@@ -262,43 +305,3 @@ def _shifted(item: Item, mark: Mark) -> Item:
     if not isinstance(item, Mark):
         return item
     return item._replace(sent=item.sent - mark.sent, digest=(item.digest - mark.digest) % 2**64)
-
-
-def history(options: Mapping[str, Any], tp: TopicPartition, isolation_level: str = "read_committed") -> list[Journal]:
-    """The latest journal records of a shard's partition, about `HISTORY / 2` of them, oldest first."""
-    with closing(clients.consumer(options, fetch_max_wait_ms=100, isolation_level=isolation_level)) as consumer:
-        consumer.assign([tp])
-        begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
-        records = [*clients.read(consumer, tp, max(begin, end - HISTORY), end)]
-    return [Journal.load(record.value) for record in records if record.value]
-
-
-def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
-    """The shard's newest committed journal record; None: the topic holds none.
-
-    Reads back from the end in growing distances, because transaction markers and aborted records take up offsets, too.
-
-    Raises:
-        ConfigError: the topic does not exist, or has no partition for this shard.
-    """
-    tp = TopicPartition(topic, shard)
-    consumer = clients.consumer(options, fetch_max_wait_ms=100)
-    try:
-        if shard not in (partitions := clients.partitions_of(consumer, topic)):
-            raise ConfigError(f"topic {topic}: expected partition {shard}, got {sorted(partitions)}; create it first")
-        consumer.assign([tp])
-        begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
-        distance = 16
-        while end > begin:
-            start = max(begin, end - distance)
-            newest = None
-            for record in clients.read(consumer, tp, start, end):
-                newest = record if record.value is not None else newest
-            if newest is not None:
-                return Journal.load(newest.value)
-            if start == begin:
-                return None
-            distance *= 4
-        return None
-    finally:
-        consumer.close()

@@ -13,7 +13,7 @@ from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine import journal
+from tocsin.pipelines.runtime.engine import journal_topic
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
@@ -81,15 +81,15 @@ def _decision(
     some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
     aborted one names is aborted, unless that record marks a checkpoint that the table has: it had been committed.
     """
-    committed = journal.history(config.kafka, own_journal)
-    own = [Journal.load(record.value) for record in in_journal if record.value]
+    committed = journal_topic.history(config.kafka, own_journal)
+    own = [Journal.totals(record.value) for record in in_journal if record.value]
     if own:
         return _names(committed[-1:], own[-1], fingerprints)
     if not fingerprints:
         return None
     if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
         return True
-    written = journal.history(config.kafka, own_journal, isolation_level="read_uncommitted")
+    written = journal_topic.history(config.kafka, own_journal, isolation_level="read_uncommitted")
     aborted = [later for i, later in enumerate(written) if _names(written[:i], later, fingerprints)]
     if not aborted:
         return None

@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     SnapshotLost,
 )
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine import journal, losses
+from tocsin.pipelines.runtime.engine import journal_topic, losses
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
@@ -113,7 +113,7 @@ class Ownership:
             failpoints.point("takeover.owned", waits=False)
             # 3. Only now: no other process can write the journal any more.
             end_open_outputs(config, declared, publisher, owned.checkpoint)
-            stored = journal.newest(config.kafka, declared.journal, config.shard)
+            stored = journal_topic.newest(config.kafka, declared.journal, config.shard)
             if lost := lost or _older_table(config, declared, owned, stored):
                 if config.on_gap == "stop":
                     raise lost
@@ -131,7 +131,7 @@ class Ownership:
 
 def _unknown_to_lake(config: ShardConfig, declared: Pipeline) -> LakeLost | None:
     """The error for a shard that has run but that its table does not know; None: this is the shard's first start."""
-    stored = journal.newest(config.kafka, declared.journal, config.shard)
+    stored = journal_topic.newest(config.kafka, declared.journal, config.shard)
     group = names.lag_group(declared.name)
     if stored is not None:
         known_to = f"its journal in topic {declared.journal}[{config.shard}]"

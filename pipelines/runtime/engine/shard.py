@@ -40,8 +40,8 @@ TICK_MS, SOON_MS = 500, 60_000
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer; retrying, nothing is lost"
 JOURNAL_ITEMS = 4096
-"""Journal length at which a checkpoint is due. Each alert transaction writes the whole journal. Past this many items, or `LONG`
-bytes of steps, a checkpoint shortens it. Past twice as many, the input waits for the checkpoint."""
+"""Journal length at which a checkpoint is due. Recovery re-runs the whole journal. Past this many items, or `LONG` bytes of
+steps, a checkpoint shortens it. Past twice as many, the input waits for the checkpoint."""
 
 
 class Shard:

@@ -13,6 +13,7 @@ from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.journal_topic import key
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, store_original
 from tocsin.pipelines.runtime.kafka.publisher import Publisher
 from tocsin.pipelines.runtime.kafka.topics import restore_outputs
@@ -47,20 +48,19 @@ class ShardPublisher(Publisher):
         Args:
             positions: partition of the input topic -> next offset; see `publish`.
         """
-        record = journal.dump()
+        place, record = journal.append()
+        entry = Message(self._pipeline.journal, key(self._shard, place), record, partition=self._shard)
 
         def prepare() -> list[Message]:
             stored = self.lake_retry.through(
                 lambda: [store_original(dead_letter, self._originals) for dead_letter in dead_letters]
             )
-            return [*self._messages(alerts, stored, record)]
+            return [*self._messages(alerts, stored), entry]
 
         offsets = {TopicPartition(self._pipeline.topic, p): offset for p, offset in positions.items()}
         self.publish(prepare, offsets, on_committed)
 
-    def _messages(
-        self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter], record: bytes
-    ) -> Iterator[Message]:
+    def _messages(self, alerts: Sequence[Alert], dead_letters: Sequence[DeadLetter]) -> Iterator[Message]:
         p = self._pipeline
         for alert in alerts:
             yield Message(p.alerts, alert.key.encode(), alert.value(), alert.headers())
@@ -68,7 +68,6 @@ class ShardPublisher(Publisher):
             # The client rejects a record with neither key nor value.
             value = b"" if dead_letter.key is dead_letter.value is None else dead_letter.value
             yield Message(p.dead_letters, dead_letter.key, value, dead_letter.headers_out())
-        yield Message(p.journal, str(self._shard).encode(), record, partition=self._shard)
 
 
 def fingerprint(output: Alert | DeadLetter | Refusal) -> int:

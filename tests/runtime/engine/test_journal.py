@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.engine import journal as module
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 
 HASH = st.integers(0, 2**64 - 1)
@@ -31,15 +34,19 @@ def _journal(base: int, events: list[tuple[int, Event]]) -> Journal:
     """Make a journal of exactly these events. An event's number is its clock and its checkpoint's name."""
     journal = Journal(base)
     for n, (kind, what) in events:
-        if kind == "ran":
-            journal.add_step(n, what)
-        elif kind == "unread":
-            journal.add_step(n, {0: n}, n + 1, what)
-        elif kind == "mark":
-            journal.mark(n, what)
-        else:
-            journal.count_published(what)
+        _add(journal, n, kind, what)
     return journal
+
+
+def _add(journal: Journal, n: int, kind: str, what: Any) -> None:
+    if kind == "ran":
+        journal.add_step(n, what)
+    elif kind == "unread":
+        journal.add_step(n, {0: n}, n + 1, what)
+    elif kind == "mark":
+        journal.mark(n, what)
+    else:
+        journal.count_published(what)
 
 
 @settings(max_examples=300, deadline=None)
@@ -111,6 +118,44 @@ def test_a_record_is_the_same_whether_written_now_and_then_or_at_once(events: li
     assert twice.dump() == once.dump()
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(EVENTS, min_size=1, max_size=8), st.integers(1, 4))
+def test_the_records_of_a_chain_hold_what_one_whole_record_would(rounds: list[list[Event]], most: int) -> None:
+    journal, chains, numbers = Journal(0), list[list[bytes]](), count(1)
+    for events in rounds:
+        for n, (kind, what) in zip(numbers, events, strict=False):
+            _add(journal, n, kind, what)
+        with mock.patch.object(module, "CHAIN", most):
+            place, value = journal.append()
+        if not place:
+            chains.append([])
+        chains[-1].append(value)
+        assert place == len(chains[-1]) - 1 < most
+        assert Journal.load(*chains[-1]) == journal
+        assert Journal.load(journal.dump()) == journal
+        totals = Journal.totals(value)
+        assert (totals.base, totals.sent, totals.digest) == (journal.base, journal.sent, journal.digest)
+        assert not place or not any(kind == "mark" for kind, _ in events)  # a mark begins a chain
+
+
+def test_a_record_of_a_chain_is_as_short_after_many_steps_as_after_few() -> None:
+    journal, sizes = Journal(7 << 32 | 5), []
+    for step in range(250):
+        journal.add_step(1_767_225_600_000 + step * 20, {0: 10**9 + step * 40, 1: 10**9 + step * 41})
+        sizes.append(len(journal.append()[1]))
+    assert max(sizes[1:]) < min(sizes[1:]) + 10 < 160
+
+
+def test_a_chain_that_lacks_a_record_is_refused_in_one_line() -> None:
+    journal = Journal(0)
+    values = []
+    for step in range(3):
+        journal.add_step(step, {0: step})
+        values.append(journal.append()[1])
+    with pytest.raises(ConfigError, match=r"expected record 1 of a chain, after 1 steps, got \(2, 2\)"):
+        Journal.load(values[0], values[2])
+
+
 def test_records_that_were_written_before_they_had_versions_are_read() -> None:
     old = (
         b'{"base":4294967297,"sent":3,"digest":9,"items":[[1000,0,[0,5,1,7]],[1020,-3,[1,9],[[1,8,"FrameMissing"]]],'
@@ -128,7 +173,7 @@ def test_records_that_were_written_before_they_had_versions_are_read() -> None:
 
 def test_a_record_of_a_newer_version_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match="written by a newer Tocsin"):
-        Journal.load(b'{"version":3,"base":0,"sent":0,"digest":0,"items":[]}')
+        Journal.load(b'{"version":4,"base":0,"sent":0,"digest":0,"items":[]}')
 
 
 def test_marks_of_fenced_owners_are_forgotten_unless_another_plan_begins_there() -> None:

@@ -21,7 +21,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     TopicReplaced,
     Unavailable,
 )
-from tocsin.pipelines.runtime.engine import journal as journal_
+from tocsin.pipelines.runtime.engine import journal_topic
 from tocsin.pipelines.runtime.engine.journal import Journal, checkpoint_name
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -153,7 +153,7 @@ def test_or_it_goes_on_inside_the_log_with_the_gap_on_record(lake: Lake, loss: s
 FAILING = {
     "the broker is gone after the fence": (Reader, "log", Unavailable("Kafka: expected a broker to answer, got none")),
     "the lake does not take the epoch": (ResultsTable, "own", OSError(28, "No space left on device")),
-    "the journal does not come": (journal_, "newest", Unavailable("Kafka: expected a broker to answer, got none")),
+    "the journal does not come": (journal_topic, "newest", Unavailable("Kafka: expected a broker to answer, got none")),
     "the input does not take the position": (
         Reader,
         "seek",
