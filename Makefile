@@ -2,6 +2,8 @@
 
 VENV := .venv
 READY := $(VENV)/.ready
+# The engines that `make bench` compares with.
+PEERS := .venv-peers
 # The first of these that runs; the lock file is resolved for 3.11.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -22,7 +24,7 @@ PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist load
 # Set-up compiles everything, so that also processes with PYTHONDONTWRITEBYTECODE=1 find it; what changes later is compiled once.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-all lint docs dist kafka crash clean
+.PHONY: help setup demo test test-all lint docs dist kafka crash bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,8 +58,16 @@ kafka: $(READY) ## Apache Kafka on 127.0.0.1, until Ctrl-C (Java 17 and Maven); 
 crash: $(READY) ## 200 kills, each with rows and alerts in flight
 	@$(VENV)/bin/pytest tests/crash --kills 200 $(ARGS)
 
+bench: $(READY) $(PEERS)/.ready ## Tocsin beside its peers on one Kafka; ARGS="--records 300000 --only Tocsin"
+	@$(VENV)/bin/python -m benchmarks.peers $(ARGS)
+
+$(PEERS)/.ready: benchmarks/peers/requirements.txt
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --requirement $<
+	@touch $@
+
 clean: ## remove what make and the tools made; lake, tracking and .tocsin stay
-	rm -rf $(VENV) build dist *.egg-info deploy/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info deploy/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml

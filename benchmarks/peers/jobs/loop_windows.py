@@ -1,0 +1,62 @@
+"""By hand: a loop that decodes a poll into a data frame, with kafka-python or librdkafka. It keeps no position and no state."""
+
+import os
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+
+LENGTH, POLL = 30, 5000
+SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
+SCHEMA = {"unit": pl.Int64, "cycle": pl.Int64, **dict.fromkeys(SENSORS, pl.Float64)}
+
+
+def polls_of_librdkafka(servers, topic):
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": servers, "group.id": "none", "enable.auto.commit": False})
+    partitions = consumer.list_topics(topic).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+    while True:
+        yield [message.value() for message in consumer.consume(POLL, 0.1) if not message.error()]
+
+
+def polls_of_kafka_python(servers, topic):
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(
+        bootstrap_servers=servers, group_id=None, max_poll_records=POLL, max_partition_fetch_bytes=8 << 20
+    )
+    assigned = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+    consumer.assign(assigned)
+    consumer.seek_to_beginning(*assigned)
+    while True:
+        yield [record.value for records in consumer.poll(100).values() for record in records]
+
+
+def windows(values, tails):
+    """The rows of a poll, and each unit's last readings before the next one."""
+    frame = pl.read_ndjson(b"\n".join(values), schema=SCHEMA)
+    frame = pl.concat([tails, frame.select("unit", "cycle", value=pl.mean_horizontal(SENSORS))])
+    mean = pl.col("value").rolling_mean(LENGTH).over("unit")
+    rows = frame.with_columns(mean=mean).slice(len(tails)).drop_nulls("mean").drop("value")
+    return rows, frame.group_by("unit", maintain_order=True).tail(LENGTH - 1)
+
+
+def main(client):
+    polls = {"librdkafka": polls_of_librdkafka, "kafka-python": polls_of_kafka_python}[client]
+    tails = pl.DataFrame(schema={"unit": pl.Int64, "cycle": pl.Int64, "value": pl.Float64})
+    held, files, out = [], 0, os.environ["OUT"]
+    for values in polls(os.environ["KAFKA"], os.environ["TOPIC"]):
+        if values:
+            rows, tails = windows(values, tails)
+            held.append(rows)
+        if held and (not values or not files or sum(map(len, held)) >= 200_000):
+            pq.write_table(pl.concat(held).to_arrow(), f"{out}/{files}.part")
+            Path(f"{out}/{files}.part").rename(f"{out}/{files}.parquet")
+            held, files = [], files + 1
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
