@@ -15,6 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
+
+from tocsin.pipelines.runtime.engine.journal import CONTINUED
+from tocsin.pipelines.runtime.engine.journal_topic import key
 from tocsin.pipelines.runtime.kafka.transactions import KafkaPythonTransactions, Message
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
@@ -136,10 +140,19 @@ def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], 
 
 
 def _abort(producer: KafkaPythonTransactions, messages: Sequence[Message]) -> None:
-    """Die in a transaction that has written the journal's message alone."""
+    """Die in a transaction that has written the next journal record alone."""
     (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
+    assert journal.key and journal.value and journal.partition is not None
+    stored = orjson.loads(journal.value)
+    place, first = stored.get("place", 0) + 1, stored.get("first", 0) + len(stored["items"])
+    following = stored | {"version": CONTINUED, "place": place, "first": first, "items": []}
     producer._producer.begin_transaction()
-    producer._producer.send(journal.topic, key=journal.key, value=journal.value, partition=journal.partition)
+    producer._producer.send(
+        journal.topic,
+        key=key(journal.partition, place),
+        value=orjson.dumps(following),
+        partition=journal.partition,
+    )
     producer._producer.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -304,7 +304,7 @@ class Job:
 
     def epochs(self) -> dict[str, list[int]]:
         """Return the epochs of the owners that wrote each Delta version and each journal record, in order."""
-        delta, journal = [], []
+        delta, journal, expected = [], list[int](), (0, 0)
         for version in sorted(Path(self.lake.place(self.name, "_delta_log")).glob("*.json")):
             actions = [orjson.loads(line) for line in version.read_bytes().splitlines()]
             txn = {a["txn"]["appId"]: a["txn"]["version"] for a in actions if "txn" in a}
@@ -312,9 +312,10 @@ class Job:
         for record in self.read(f"_tocsin.{self.name}"):
             stored = orjson.loads(record.value)
             named = [stored["base"], *(item[0] for item in stored["items"] if isinstance(item[-1], str))]
-            journal.append(
-                max([n >> 32 for n in named] + journal[-1:] if "place" in stored else [n >> 32 for n in named])
-            )
+            place, first = stored.get("place", 0), stored.get("first", 0)
+            continues = place and (place, first) == expected  # the record before may be of the same owner's mark
+            journal.append(max([n >> 32 for n in named] + (journal[-1:] if continues else [])))
+            expected = place + 1, first + len(stored["items"])
         return {"delta": delta, "journal": journal}
 
     def differences(

@@ -42,11 +42,11 @@ def run(folder: Path, config: ShardConfig, flaw: str | None) -> None:
 
     Args:
         folder: of armed crash points; the file `stderr` in it receives the process's stderr.
-        flaw: a flaw of `tests.crash.flaws`, or a fault of `tests.crash.broker_faults`, to apply.
+        flaw: a flaw of `tests.crash.flaws`, a fault of `tests.crash.broker_faults`, or `short-chains`, to apply.
     """
     _settle(folder)
     if flaw:
-        (flaws.FLAWS | broker_faults.FAULTS)[flaw]()
+        ({**flaws.FLAWS, **broker_faults.FAULTS, "short-chains": flaws.short_chains})[flaw]()
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     threading.Thread(target=_anywhere, daemon=True).start()

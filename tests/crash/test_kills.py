@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import count
 from statistics import median
 
+import orjson
 import pytest
 
 from tests.crash.conftest import MakeJob
@@ -54,4 +55,16 @@ def test_each_row_and_alert_is_there_once_wherever_the_process_is_killed(make_jo
     for what, counts in zip(("rows", "alerts"), zip(*flights, strict=True), strict=True):
         print(f"{what} in flight: least {min(counts)}, median {median(counts):g}, most {max(counts)}")
     assert seen.total() >= kills
+    assert job.differences() == []
+
+
+def test_a_journal_of_many_short_chains_is_read_back_whole(make_job: MakeJob) -> None:
+    rng, job = random.Random(4), make_job()
+    with job.load():
+        for _ in range(6):
+            time.sleep(rng.uniform(0, 0.4))
+            job.start(flaw="short-chains").fall(rng.choice(["alerts.sent", "alerts.committed", "checkpoint.marked"]))
+    job.finish(job.start(flaw="short-chains"))
+    places = [orjson.loads(record.value).get("place", 0) for record in job.read(f"_tocsin.{job.name}")]
+    assert max(places) == 2
     assert job.differences() == []

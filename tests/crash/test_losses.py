@@ -1,10 +1,12 @@
 """Lost inputs of recovery: a shard stops with a one-line error, or continues and records the gap."""
 
 from collections.abc import Callable
+from contextlib import closing
 from itertools import islice
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.crash.conftest import MakeJob
 from tests.crash.harness import Job
@@ -72,6 +74,31 @@ def test_a_loss_stops_the_shard_or_goes_on_record(make_job: MakeJob, error: str)
         assert set(after.rows.values()) == {1}
     ids = [Alert.read(m.headers, m.value).id for m in job.read(f"alerts.{job.name}")]
     assert len(set(ids)) == len(ids)  # a recreated topic uses the same offsets again
+
+
+def test_a_journal_that_lacks_a_record_counts_as_lost(make_job: MakeJob) -> None:
+    job, sent = make_job(every="1h"), messages(6)
+    topic = f"_tocsin.{job.name}"
+    worker = job.start()
+
+    def chain() -> list[ConsumerRecord]:
+        job.send(islice(sent, 50))
+        written = job.read(topic)
+        whole = max((i for i, record in enumerate(written) if b"/" not in record.key), default=len(written))
+        return written[whole:]
+
+    until(lambda: len(chain()) > 3, "a chain of the journal", worker=worker)
+    worker.kill()
+    written = job.read(topic)
+    _empty_journal(job)
+    with closing(KafkaProducer(**job.kafka)) as producer:
+        for record in [*written[:-2], written[-1]]:
+            producer.send(topic, key=record.key, value=record.value, partition=0)
+    stopped = job.start()
+    assert stopped.ended() == 1
+    assert "JournalLost: " in stopped.said.splitlines()[-1]
+    job.finish(job.start(on_gap="skip"))
+    assert set(job.found().rows.values()) == {1}
 
 
 def test_without_its_journal_topic_a_shard_says_so(make_job: MakeJob) -> None:

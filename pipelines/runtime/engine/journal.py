@@ -88,7 +88,7 @@ class Journal:
     sent: int = 0
     digest: int = 0
     _serialized: _SerializedItems = field(default_factory=lambda: _SerializedItems(), compare=False, repr=False)
-    _chain: _Chain = field(default_factory=lambda: _Chain(), compare=False, repr=False)
+    _written: _Written = field(default_factory=lambda: _Written(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -122,14 +122,14 @@ class Journal:
     def mark(self, checkpoint: int, plan: str) -> None:
         """Append the mark of a checkpoint that is taken now."""
         self.items.append(Mark(checkpoint, self.sent, self.digest, plan))
-        self._chain = _Chain()
+        self._written = _Written()
 
     def rebase(self, checkpoint: int) -> None:
         """Build on a marked checkpoint that is now committed to Delta. Recovery no longer re-runs what precedes its mark."""
         rest = self.since(checkpoint)
         assert rest is not None, checkpoint
         self.base, self.items, self.sent, self.digest = rest.base, rest.items, rest.sent, rest.digest
-        self._serialized, self._chain = _SerializedItems(), _Chain()
+        self._serialized, self._written = _SerializedItems(), _Written()
 
     def fence(self, plan: str) -> None:
         """Drop the marks of earlier owners, unless another plan begins there. Their checkpoints can no longer be committed.
@@ -144,7 +144,7 @@ class Journal:
                     continue
                 plan = item.plan
             retained.append(item)
-        self.items, self._serialized, self._chain = retained, _SerializedItems(), _Chain()
+        self.items, self._serialized, self._written = retained, _SerializedItems(), _Written()
 
     def since(self, checkpoint: int) -> Journal | None:
         """The journal since a checkpoint; None: this journal is older than the checkpoint."""
@@ -166,10 +166,10 @@ class Journal:
         Returns:
             The record's place in its chain, and its value. The record at 0 is whole.
         """
-        if self._chain.records == CHAIN:
-            self._chain = _Chain()
-        place, first = self._chain
-        self._chain = _Chain(place + 1, len(self.items))
+        if self._written.records == CHAIN:
+            self._written = _Written()
+        place, first = self._written
+        self._written = _Written(place + 1, len(self.items))
         header = {"version": CONTINUED, "place": place, "first": first} if place else {"version": VERSION}
         return place, self._dumped(first, header)
 
@@ -179,47 +179,62 @@ class Journal:
         return orjson.dumps(facts)[:-1] + b',"items":[' + b",".join(parts) + b"]}"
 
     @classmethod
-    def load(cls, *values: bytes) -> Journal:
-        """Parse the records of a chain, from its first one. A record without a version has version 1.
+    def load(cls, value: bytes) -> Journal:
+        """Parse a whole record. A record without a version has version 1.
 
         Raises:
-            ConfigError: a newer Tocsin wrote a record, or one is missing.
+            ConfigError: a newer Tocsin wrote the record.
         """
-        records = [_parsed(value) for value in values]
-        stored, version = records[-1], records[0].get("version", 1)
-        raw = list[Any]()
-        for place, record in enumerate(records):
-            if (found := (record.get("place", 0), record.get("first", 0))) != (place, len(raw)):
-                raise ConfigError(
-                    f"journal: expected record {place} of a chain, after {len(raw)} steps, got {found}; was the topic changed? "
-                    "A start with --on-gap skip goes on from the last checkpoint"
-                )
-            raw += record["items"]
-        items: list[Item] = []
-        previous = _PreviousStep()
-        for item in raw:
-            match item:
-                case [starts, ends]:
-                    items.append(SkipRecord(_paired(starts), _paired(ends)))
-                case [checkpoint, sent, digest, str(plan)]:
-                    items.append(Mark(checkpoint, sent, digest, plan))
-                    previous = _PreviousStep()
-                case [now, ahead, ends, *unread]:
-                    unread_records = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
-                    if version == 1:
-                        previous = _PreviousStep()
-                    now, ends = previous.plus(now, _paired(ends))
-                    items.append(StepRecord(now, ends, now + ahead, unread_records))
-        return cls(stored["base"], items, stored["sent"], stored["digest"])
+        return Chain(value).journal
 
     @classmethod
-    def totals(cls, value: bytes) -> Journal:
-        """What one record says has been published, without steps."""
+    def outline(cls, value: bytes) -> Journal:
+        """What one record says has been published, without steps and marks."""
         stored = _parsed(value)
         return cls(stored["base"], [], stored["sent"], stored["digest"])
 
 
-class _Chain(NamedTuple):
+class Chain:
+    """Reads the records of one chain, from its first one, which is whole."""
+
+    def __init__(self, value: bytes) -> None:
+        record = _parsed(value)
+        self.journal = Journal(record["base"])
+        """The journal as of the newest record."""
+        self._version, self._records, self._previous = record.get("version", 1), 0, _PreviousStep()
+        self._add(record)
+
+    def add(self, value: bytes) -> bool:
+        """Read the next record. False: the record does not follow the one before, and is not read."""
+        record = _parsed(value)
+        place = record.get("place", 0), record.get("first", 0), record["base"]
+        if place != (self._records, len(self.journal.items), self.journal.base):
+            return False
+        self._add(record)
+        return True
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        self.journal.items += map(self._item, record["items"])
+        self.journal.sent, self.journal.digest = record["sent"], record["digest"]
+        self._records += 1
+
+    def _item(self, item: Sequence[Any]) -> Item:
+        match item:
+            case [starts, ends]:
+                return SkipRecord(_paired(starts), _paired(ends))
+            case [checkpoint, sent, digest, str(plan)]:
+                self._previous = _PreviousStep()
+                return Mark(checkpoint, sent, digest, plan)
+            case [now, ahead, ends, *unread]:
+                unread_records = tuple((p, o, error) for p, o, error in (unread[0] if unread else ()))
+                if self._version == 1:
+                    self._previous = _PreviousStep()
+                now, step_ends = self._previous.plus(now, _paired(ends))
+                return StepRecord(now, step_ends, now + ahead, unread_records)
+        raise AssertionError(item)
+
+
+class _Written(NamedTuple):
     """The chain so far: how many records it has, and how many items they hold."""
 
     records: int = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -10,9 +11,11 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.engine.journal import CHAIN, Journal
+from tocsin.pipelines.runtime.engine.journal import CHAIN, Chain, Journal, Mark
 from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.telemetry import progress
 
+log = logging.getLogger(__name__)
 HISTORY = 4 * CHAIN
 """Offsets that `history` reads: at least one whole chain. A record takes two, with its transaction's end."""
 
@@ -25,10 +28,11 @@ def key(shard: int, place: int) -> bytes:
 def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None:
     """The shard's journal as of its newest committed record; None: the topic holds none.
 
-    Reads back from the end in growing distances, because transaction markers and aborted records take up offsets, too.
+    Reads back from the end in growing distances, because transaction markers and aborted records take up offsets, too. A chain
+    that lacks a record counts as none: the topic has lost something.
 
     Raises:
-        ConfigError: the topic does not exist, or has no partition for this shard, or its records were changed.
+        ConfigError: the topic does not exist, or has no partition for this shard.
     """
     tp = TopicPartition(topic, shard)
     with closing(clients.consumer(options, fetch_max_wait_ms=100)) as consumer:
@@ -40,7 +44,16 @@ def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None
         while end > begin:
             start = max(begin, end - distance)
             if chains := _chains(clients.read(consumer, tp, start, end)):
-                return Journal.load(*chains[-1])
+                first, *rest = chains[-1]
+                chain = Chain(first)
+                if all(map(chain.add, rest)):
+                    return chain.journal
+                log.error(
+                    "topic %s[%d]: expected a record for each alert since the checkpoint, but one is missing",
+                    topic,
+                    shard,
+                )
+                return None
             if start == begin:
                 return None
             distance *= 4
@@ -48,12 +61,23 @@ def newest(options: Mapping[str, Any], topic: str, shard: int) -> Journal | None
 
 
 def history(options: Mapping[str, Any], tp: TopicPartition, isolation_level: str = "read_committed") -> list[Journal]:
-    """The journal as of each of the latest records of a shard's partition, oldest first."""
+    """The journal as of each of the latest records of a shard's partition, oldest first, without its steps."""
     with closing(clients.consumer(options, fetch_max_wait_ms=100, isolation_level=isolation_level)) as consumer:
         consumer.assign([tp])
         begin, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
         chains = _chains(clients.read(consumer, tp, max(begin, end - HISTORY), end))
-    return [Journal.load(*chain[: place + 1]) for chain in chains for place in range(len(chain))]
+    return [journal for chain in chains for journal in _outlines(chain)]
+
+
+def _outlines(values: Sequence[bytes]) -> Iterator[Journal]:
+    """The journal as of each record of a chain that follows the one before."""
+    chain = Chain(values[0])
+    marks = [item for item in chain.journal.items if isinstance(item, Mark)]  # only a whole record has any
+    for place, value in enumerate(values):
+        if place and not chain.add(value):
+            return
+        yield Journal(chain.journal.base, [*marks], chain.journal.sent, chain.journal.digest)
+    progress.made()
 
 
 def _chains(records: Iterable[ConsumerRecord]) -> list[list[bytes]]:

@@ -303,7 +303,7 @@ class RecoveryInputs:
         return positions
 
     def journal(self, stored: Journal | None) -> Journal:
-        """The journal to re-run; empty if the stored one is older than the checkpoint, or its records are gone."""
+        """The journal to re-run; empty if the stored one is older than the checkpoint, incomplete, or its records are gone."""
         checkpoint, config = self._owned.checkpoint, self._config
         if stored is None and checkpoint:
             lost = losses.journal_lost(config.plan.name, config.shard, checkpoint)

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.engine import journal as module
-from tocsin.pipelines.runtime.engine.journal import Journal
+from tocsin.pipelines.runtime.engine.journal import Journal, Mark
 from tocsin.pipelines.runtime.engine.journal_topic import history, key, newest
 from tocsin.pipelines.runtime.kafka import clients
 
@@ -70,19 +70,27 @@ def test_what_compaction_leaves_of_older_chains_is_not_read(
     assert newest(options, tp.topic, 1) == journal
 
 
+def test_a_chain_that_lacks_a_record_counts_as_none(kafka: KafkaServer, write: Callable[..., TopicPartition]) -> None:
+    first, _, last = _records(Journal(0), 3)
+    tp = write([first, last])
+    assert newest({"bootstrap_servers": kafka.bootstrap_servers}, tp.topic, 1) is None
+
+
 def test_the_journal_is_known_as_of_each_record(kafka: KafkaServer, write: Callable[..., TopicPartition]) -> None:
     options, journal = {"bootstrap_servers": kafka.bootstrap_servers}, Journal(0)
+    journal.count_published([5])
     tp = write(_records(journal, 3))
     journal.mark(7, "plan")
     write(_records(journal, 2, first=3))
+    aborted = Journal(0)
+    records = _records(aborted, 4)
+    write([records[0], records[1], records[3]], commit=False)  # the last one does not follow
     journal.rebase(7)
+    journal.count_published([6])
     write(_records(journal, 1, first=5))
-    assert [(one.base, len(one.items)) for one in history(options, tp)] == [
-        (0, 1),
-        (0, 2),
-        (0, 3),
-        (0, 5),
-        (0, 6),
-        (7, 3),
-    ]
-    assert history(options, tp)[-1] == journal == newest(options, tp.topic, 1)
+    marked = [Mark(7, 1, 5, "plan")]
+    before = [Journal(0, [], 1, 5)] * 3 + [Journal(0, marked, 1, 5)] * 2
+    after = [Journal(7, [], 1, 6)]
+    assert history(options, tp) == before + after
+    assert history(options, tp, "read_uncommitted") == [*before, *[Journal(0)] * 2, *after]
+    assert newest(options, tp.topic, 1) == journal
