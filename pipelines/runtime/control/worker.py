@@ -27,6 +27,7 @@ from tocsin.pipelines.runtime.declare.errors import (
 )
 from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.kafka import librdkafka
+from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader_actor import ReaderActor, start_reader
 from tocsin.pipelines.runtime.telemetry import logs, progress
@@ -84,6 +85,7 @@ def record_source(config: ShardConfig, pipeline: Pipeline, codec: Codec, process
     from tocsin.pipelines.runtime.kafka.reader import Reader
     from tocsin.pipelines.runtime.kafka.reader_thread import ReaderThread
 
+    log.info("%s: librdkafka reads the input, in this process", config.id)
     return ReaderThread(Reader(*reads))
 
 
@@ -147,7 +149,10 @@ class HostedShard:
             pipeline = self.config.plan.build(self.config.lake)
             codec = Codec.of(pipeline)
             source = record_source(self.config, pipeline, codec, self._process)
-            if (shard := self._recover(source)) is None:
+            with closed_on_error(source):
+                shard = self._recover(source)
+            if shard is None:
+                source.close()
                 self._state = ShardState.STOPPED
                 return
             self.shard = shard

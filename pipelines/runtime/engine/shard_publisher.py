@@ -1,4 +1,4 @@
-"""Publishes a shard's alerts, dead letters, journal and positions to Kafka, in one transaction."""
+"""Publishes a shard's alerts, dead letters and journal to Kafka in one transaction, and its positions."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError, Message, TopicP
 from tocsin.pipelines.runtime.declare.records import Headers, Records
 from tocsin.pipelines.runtime.kafka import librdkafka
 
-NO_TIMESTAMP = -1
+log = logging.getLogger(__name__)
+NO_TIMESTAMP, NOWHERE = -1, -1
+MOST = 1_000_000
+"""The most messages that `consume` takes."""
 _NO_HEADERS: Headers = ()
 
 
@@ -66,13 +70,21 @@ class DenseLog:
         if self._consumer:
             self._consumer.unassign()
 
+    def rest(self) -> None:
+        """Serve events while stopped. They would pile up."""
+        if self._consumer:
+            self._consumer.poll(0)
+
     def poll(self, timeout_ms: int) -> Fetched:
         """The next records."""
         first = self._consumer.poll(timeout_ms / 1000)
         if first is None:
             return Fetched(Records.of([]), {}, self._lost)
         # `consume` alone would wait for `max_records`, or for the whole time.
-        return self._checked([first, *self._consumer.consume(self._max_records - 1, 0)])
+        found = [first, *self._consumer.consume(min(self._max_records - 1, MOST), 0)]
+        # An event without a topic concerns the group, which is not used.
+        messages = [m for m in found if m.topic() is not None]
+        return self._checked(messages) if messages else Fetched(Records.of([]), {}, self._lost)
 
     def high_watermarks(self) -> dict[int, int]:
         """Each partition's end as of its last fetch."""
@@ -87,14 +99,15 @@ class DenseLog:
 
     def _fail(self, reason: Any) -> None:
         """Called by `poll` for an error that concerns no partition, such as a broker that is away."""
-        self._lost = reason.str()
+        if self._lost != (said := reason.str()):
+            log.info("%s: librdkafka: %s", self._topic, said)
+        self._lost = said
 
     def _checked(self, messages: list[Message]) -> Fetched:
         """The messages before the first of each partition that is in doubt, sorted by partition."""
         errors, headers = [m.error() for m in messages], _headers(messages)
-        partitions, offsets = (
-            np.array(c, np.int64) for c in zip(*((m.partition(), m.offset()) for m in messages), strict=True)
-        )
+        places = [(m.partition(), NOWHERE if (offset := m.offset()) is None else offset) for m in messages]
+        partitions, offsets = np.array(places, np.int64).T
         is_record = np.array([error is None for error in errors], bool)
         is_odd = np.array(
             [h is None or not (e is None or _is_end(e)) for e, h in zip(errors, headers, strict=True)], bool
@@ -134,18 +147,18 @@ class DenseLog:
 
 
 def _headers(messages: Sequence[Message]) -> list[Any]:
-    """Each message's headers; None if a name is not valid UTF-8."""
-    try:
-        return [m.headers() or _NO_HEADERS for m in messages]
-    except UnicodeDecodeError:
-        return [_valid_headers(m) for m in messages]
+    """Each message's headers; None if a name is not valid UTF-8.
 
-
-def _valid_headers(message: Message) -> Any:
-    try:
-        return message.headers() or _NO_HEADERS
-    except UnicodeDecodeError:
-        return None
+    For such a name confluent-kafka 2.16 returns a broken list together with an error. A call from Python code may take the list and
+    crash on it later. A call from C reports the error, and it must not be repeated: the message keeps the broken list.
+    """
+    found, each = list[Any](), map(Message.headers, messages)
+    while len(found) < len(messages):
+        try:
+            found.extend(headers or _NO_HEADERS for headers in each)
+        except SystemError:
+            found.append(None)
+    return found
 
 
 def _is_end(error: Any) -> bool:

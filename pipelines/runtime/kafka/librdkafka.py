@@ -7,6 +7,7 @@ counterpart, or where `[kafka] client` says so.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,14 @@ _NAMES = {
     "send_buffer_bytes": "socket.send.buffer.bytes",
     "request_timeout_ms": "socket.timeout.ms",
 }
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _IGNORED = {CLIENT, "api_version", "api_version_auto_timeout_ms", "bootstrap_timeout_ms", "retry_backoff_ms"}
 """Options of kafka-python's own start and pace."""
-_DEFAULTS = {"reconnect.backoff.max.ms": 1000, "log.connection.close": False}
+_DEFAULTS = {
+    "log.connection.close": False,
+    "log_level": 2,  # its own lines wait for the next poll, which may never come
+}
+BACKOFF_MS = 1000
 
 
 def chosen(options: Mapping[str, Any]) -> bool:
@@ -59,6 +65,8 @@ def chosen(options: Mapping[str, Any]) -> bool:
     if wanted == KAFKA_PYTHON:
         return False
     unknown = [name for name in options if name not in _NAMES and name not in _IGNORED]
+    if (mechanism := options.get("sasl_mechanism")) and mechanism not in _MECHANISMS:
+        unknown.append(f"sasl_mechanism {mechanism}")
     lacks = "the package confluent-kafka" if find_spec("confluent_kafka") is None else ""
     lacks = lacks or (f"a counterpart of {', '.join(unknown)}" if unknown else "")
     if lacks and wanted == LIBRDKAFKA:
@@ -88,8 +96,10 @@ def producer(options: Mapping[str, Any], **more: Any) -> Producer:
     """A producer; with `transactional.id` a transactional one. `more`: options by librdkafka's names."""
     from confluent_kafka import Producer
 
-    fixed = {"acks": "all", "allow.auto.create.topics": False, "partitioner": "murmur2_random"}
-    return _open(Producer, options, fixed | more)
+    fixed = {"acks": "all", "allow.auto.create.topics": False, "partitioner": "murmur2_random", "batch.size": 65_536}
+    # A request of a transactional producer must not outlast its transaction, which is shorter than what consumers may wait.
+    patient = {name: value for name, value in options.items() if name != "request_timeout_ms"}
+    return _open(Producer, patient, fixed | more)
 
 
 def error(reason: Any) -> KafkaError:
@@ -105,6 +115,13 @@ def translated(options: Mapping[str, Any]) -> dict[str, Any]:
         found["bootstrap.servers"] = ",".join(servers)
     if "ssl.endpoint.identification.algorithm" in found:
         found["ssl.endpoint.identification.algorithm"] = "https" if options["ssl_check_hostname"] else "none"
+    if "ssl.certificate.location" in found:
+        found.setdefault("ssl.key.location", found["ssl.certificate.location"])  # one file may hold both
+    if "SSL" in str(options.get("security_protocol")) and (trusted := os.environ.get("SSL_CERT_FILE")):
+        found.setdefault("ssl.ca.location", trusted)  # as Python does
+    found["reconnect.backoff.max.ms"] = found.get(
+        "reconnect.backoff.max.ms", max(BACKOFF_MS, found.get("reconnect.backoff.ms", 0))
+    )
     return found
 
 

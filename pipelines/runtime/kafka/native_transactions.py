@@ -22,22 +22,21 @@ from tocsin.pipelines.runtime.telemetry import failpoints
 CALL_S, BEGIN_S, CLOSE_S = 5.0, 60.0, 5.0
 CONFIRM_S, AGAIN_S = 10.0, 0.05
 NO_PARTITION = -1
+UNUSABLE = {KafkaError._FATAL, KafkaError._STATE}
 FENCING = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
 
 
 class NativeTransactions:
-    """`Transactions` of librdkafka. Its calls end when the broker answers, or when the broker must have aborted."""
+    """`Transactions` of librdkafka. While the broker is away, `commit` waits."""
 
     def __init__(self, options: Mapping[str, Any], name: str, *, group: str) -> None:
         self._options, self._name, self._group_id = options, name, group
         self._failed: KafkaError | None = None
         self._touched = set[TopicPartition]()
+        self._lost = ""
         self._group: Consumer = librdkafka.consumer(options, **{"group.id": group})
-        self._producer = self._open()
-
-    def _open(self) -> Producer:
-        return librdkafka.producer(
-            self._options,
+        self._producer: Producer = librdkafka.producer(
+            options,
             **{
                 "transactional.id": self._name,
                 "transaction.timeout.ms": 15_000,
@@ -45,6 +44,7 @@ class NativeTransactions:
                 "message.max.bytes": REQUEST_BYTES,
                 "queue.buffering.max.kbytes": 2_000_000,
                 "queue.buffering.max.messages": 0,  # no limit: a transaction is sent whole
+                "error_cb": self._fail,
             },
         )
 
@@ -65,18 +65,17 @@ class NativeTransactions:
             # Beside the transaction, for only lag tools read them: `send_offsets_to_transaction` was seen to hang after a broker's
             # restart.
             offsets = [NativePartition(tp.topic, tp.partition, offset) for tp, offset in positions.items()]
+            self._group.poll(0)  # serves the events since the last commit
             self._group.commit(offsets=offsets, asynchronous=True)
         return self._touched
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
-        # librdkafka cannot add a partition without a record.
-        self._close_producer()
-        other = KafkaPythonTransactions(self._options, self._name, group=self._group_id)
-        with closing(other):
+        # librdkafka cannot add a partition without a record. kafka-python becomes the owner of the id for that, which may fence a
+        # successor of this process. So only another recovery can tell what is left to do.
+        with closing(KafkaPythonTransactions(self._options, self._name, group=self._group_id)) as other:
             other.begin()
             other.end(partitions, commit=commit)
-        self._producer = self._open()
-        self.begin()
+        raise Unavailable(f"{self._name}: ended what a crashed broker had left open; recovering again")
 
     def confirm(self, partitions: Collection[TopicPartition]) -> None:
         # To end it here, `end` would have to fence this producer's successor, too, if there is one.
@@ -90,14 +89,23 @@ class NativeTransactions:
                 time.sleep(AGAIN_S)
 
     def close(self) -> None:
-        self._close_producer()
-        self._group.close()
+        if "_producer" not in vars(self):
+            return
+        # Without `Producer.close`, which would abort what is open, perhaps only once a successor has the id.
+        clients: list[Any] = [self._group, self._producer]
+        del self._group, self._producer
 
-    def _close_producer(self) -> None:
-        # It aborts what is open, which a broker that is away never answers.
-        closing = threading.Thread(target=self._producer.close, daemon=True)
+        def close() -> None:
+            clients.pop()
+            clients.pop().close()  # waits for the group's coordinator
+
+        closing = threading.Thread(target=close, daemon=True)
         closing.start()
         closing.join(CLOSE_S)
+
+    def _fail(self, reason: KafkaError) -> None:
+        """Called by the producer for an error that concerns no message, such as a broker that is away."""
+        self._lost = reason.str()
 
     def _delivered(self, reason: KafkaError | None, message: Delivered) -> None:
         self._failed = self._failed or reason
@@ -109,16 +117,28 @@ class NativeTransactions:
         try:
             yield
         except KafkaException as reason:
-            error = reason.args[0]
+            error = self._cause(reason.args[0])
             if error.code() in FENCING:
                 raise fenced(self._name, reason) from reason
             if self._failed is not None and self._failed.code() > 0:
                 raise librdkafka.error(self._failed) from reason
             if error.code() > 0:
                 raise librdkafka.error(error) from reason
+            self._producer.poll(0)  # calls `_fail`
+            because = f": {self._lost}" if self._lost else ""
             raise Unavailable(
-                f"{self._name}: expected a transaction to end, got {error.str()}; start again"
+                f"{self._name}: expected a transaction to end, got {error.str()}{because}; start again"
             ) from reason
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Why a producer is unusable. A call names it only if it is about transactions."""
+        if error.code() not in UNUSABLE:
+            return error
+        try:
+            self._producer.commit_transaction(0)
+        except KafkaException as reason:
+            return reason.args[0] if reason.args[0].code() in FENCING else error
+        return error
 
 
 def _patiently(call: Callable[[], None]) -> None:

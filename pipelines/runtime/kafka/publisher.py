@@ -1,4 +1,4 @@
-"""Publishes messages and commits a group's positions in transactions, beside the steps."""
+"""Publishes messages in transactions, and commits a group's positions, beside the steps."""
 
 from __future__ import annotations
 

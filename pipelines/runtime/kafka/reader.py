@@ -220,6 +220,8 @@ class Reader:
         if self._dense is None or self._damaged or time.monotonic() < self._careful_until:
             if self._is_dense:
                 self._seek_all(self._ends)
+            if self._dense:
+                self._dense.rest()
             return self._poll_carefully(timeout_ms)
         if not self._is_dense:
             self._dense.seek(self._ends)
@@ -234,6 +236,7 @@ class Reader:
             now, (least, most) = time.monotonic(), CAREFUL_S
             self._careful_s = min(2 * self._careful_s, most) if now < self._careful_until + most else least
             self._careful_until = now + self._careful_s
+            self._must_seek = True
             log.debug("%s%s; reading batch by batch for %g s", self._topic, fetched.doubt, self._careful_s)
         return polled
 
@@ -319,6 +322,8 @@ class Reader:
         now, highs = time.monotonic(), self._fetched_highs()
         silent = {p: e for p, e in self._ends.items() if highs.get(p, 0) > e and now - self._progress_at[p] > SILENT_S}
         self._progress_at |= dict.fromkeys(silent, now)
+        if silent and self._is_dense:  # librdkafka does not return to a partition after some errors
+            self._must_seek, self._careful_until = True, now + self._careful_s
         try:
             return find_corruption(self._options, self._topic, silent) if silent else None
         except Unavailable:  # which explains why no record came
@@ -344,8 +349,7 @@ class Reader:
             return self._empty_poll()
         log.error("skipped: %s", error)
         self._careful_until = time.monotonic() + CAREFUL_S[1]
-        self._ends[partition] = end
-        self._consumer.seek(TopicPartition(self._topic, partition), end)
+        self._ends[partition], self._must_seek = end, True
         gap = DeadLetter.gap(error, self._topic, partition, start, stage="read")
         return self._empty_poll(gap, ends={partition: end})
 

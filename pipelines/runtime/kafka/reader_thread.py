@@ -28,7 +28,7 @@ class ReaderThread:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._calls = queue.SimpleQueue[Callable[[], object]]()
-        self._polls = queue.SimpleQueue[tuple[int, Poll | Exception]]()
+        self._polls = queue.SimpleQueue[tuple[int, Poll | BaseException]]()
         self._room, self._seeks = AHEAD, 0
         self._positions: dict[int, int] | None = None
         self._has_sought = self._is_closed = False
@@ -54,7 +54,7 @@ class ReaderThread:
             self._calls.put(self._add_room)
             if seeks != self._seeks:
                 continue
-            if isinstance(found, Exception):
+            if isinstance(found, BaseException):
                 raise found
             progress.made()
             return found
@@ -63,6 +63,9 @@ class ReaderThread:
         return self._call(lambda: self._reader.originals(offsets))
 
     def close(self) -> None:
+        if self._is_closed:
+            return
+
         def close() -> None:
             self._is_closed = True
             self._reader.close()
@@ -76,7 +79,7 @@ class ReaderThread:
         def run() -> None:
             try:
                 done.set_result(work())
-            except Exception as reason:
+            except BaseException as reason:
                 done.set_exception(reason)
 
         self._calls.put(run)
@@ -95,12 +98,12 @@ class ReaderThread:
                 call()
 
     def _poll(self) -> None:
-        found: Poll | Exception | None
+        found: Poll | BaseException | None
         try:
             if not self._has_sought:  # the broker was away
                 self._seek()
             found = self._reader.poll(POLL_MS)
-        except Exception as reason:
+        except BaseException as reason:
             found = reason
         if found is not None:
             self._room -= 1

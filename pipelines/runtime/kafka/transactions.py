@@ -48,7 +48,11 @@ class Transactions(Protocol):
         """
 
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
-        """End what an earlier transaction of this id left open in these partitions; see `unended`."""
+        """End what an earlier transaction of this id left open in these partitions; see `unended`.
+
+        Raises:
+            Unavailable: it is ended, but this process may have lost the id meanwhile. Recover again.
+        """
 
     def confirm(self, partitions: Collection[TopicPartition]) -> None:
         """Make sure that the broker has ended what was committed in these partitions; see `unended`.

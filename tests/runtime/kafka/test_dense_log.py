@@ -10,6 +10,7 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.conftest import CreateTopic
+from tests.crash.fuzz import Name
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
@@ -103,6 +104,19 @@ def test_a_position_outside_the_log_is_a_doubt(log: DenseLog) -> None:
     log.seek({0: 7})
     (*_, last) = _polls(log, 1)
     assert last.doubt == "[0]@7: offset 7, _AUTO_OFFSET_RESET"
+
+
+def test_a_header_whose_name_is_not_utf_8_is_a_doubt_and_those_before_it_are_read(
+    log: DenseLog, producer: KafkaProducer
+) -> None:
+    for n in range(90):  # enough for the interpreter to specialise what reads them
+        producer.send(log._topic, b"v", headers=[(Name("a") if n in (60, 61, 75) else "a", b"1")], partition=0)
+    producer.flush()
+    log.seek({0: 0})
+    found = _polls(log, 90)
+    assert found[-1].doubt == "[0]@60: offset 60"
+    assert sum(len(f.records) for f in found) == 60
+    assert {headers for f in found for [headers] in f.records.headers} == {("a", b"1")}
 
 
 def test_librdkafka_reads_again_once_the_other_client_has_read_past_a_marker(

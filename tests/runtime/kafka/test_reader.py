@@ -7,6 +7,7 @@ import re
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from typing import Literal
@@ -131,6 +132,26 @@ def test_the_end_of_a_transaction_moves_the_position_and_aborted_readings_are_no
     assert [u for p in polls for u in p.table["unit"].to_pylist()] == [1, 3]
     assert reader.poll(100) is None
     reader.close()
+
+
+def test_what_follows_the_end_of_a_transaction_is_read_however_late_the_next_poll_comes(
+    kafka: KafkaServer, two: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "CAREFUL_S", (0.01, 0.01))
+    with closing(clients.producer({"bootstrap_servers": kafka.bootstrap_servers}, transactional_id=two)) as producer:
+        producer.init_transactions()
+        for unit in range(3):
+            producer.begin_transaction()
+            _send(producer, two, 0, [{"unit": unit}, {"unit": unit}])
+            producer.commit_transaction()
+    reader, units = _reader(kafka, two), list[int]()
+    reader.seek({0: 0, 1: 0})
+    for _ in range(100):
+        if len(units) < 6:
+            units += poll.table["unit"].to_pylist() if (poll := reader.poll(100)) else []
+            time.sleep(0.05)  # longer than it reads with care
+    reader.close()
+    assert units == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_position_outside_the_log_is_an_error_and_no_jump(

@@ -97,4 +97,22 @@ def test_a_seek_that_failed_is_done_before_the_next_poll(numbers: Numbers, reade
 def test_its_end_closes_the_reader(numbers: Numbers, reader: Any) -> None:
     reader.seek({0: 0})
     reader.close()
+    reader.close()
     assert numbers.closed
+
+
+class Panic(BaseException):
+    """As Polars raises it."""
+
+
+def test_what_is_no_exception_comes_to_the_shard_too(numbers: Numbers, reader: Any) -> None:
+    def panic(*_: object) -> None:
+        raise Panic
+
+    numbers.poll = panic  # type: ignore[method-assign, assignment]
+    reader.seek({0: 0})
+    with pytest.raises(Panic):
+        reader.poll(5000)
+    numbers.log = panic  # type: ignore[method-assign, assignment]
+    with pytest.raises(Panic):
+        reader.log()
