@@ -133,5 +133,5 @@ def _open(client: Callable[..., Any], options: Mapping[str, Any], more: Mapping[
     except KafkaException as reason:
         raise ConfigError(
             f"Kafka at {options.get('bootstrap_servers', 'localhost')}: expected options in [kafka] that librdkafka accepts, "
-            f"got {reason.args[0].str()}; correct them, or set kafka.client to {KAFKA_PYTHON!r}"
+            f"got {' '.join(reason.args[0].str().split())}; correct them, or set kafka.client to {KAFKA_PYTHON!r}"
         ) from reason

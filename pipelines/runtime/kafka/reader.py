@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -204,8 +205,7 @@ class Reader:
                 self._must_seek = False
             return self._poll(timeout_ms)
         except (Unavailable, KafkaError):
-            self._must_seek = True
-            self._careful_until = time.monotonic() + self._careful_s
+            self._read_carefully()
             raise
 
     def _poll(self, timeout_ms: int) -> Poll | None:
@@ -235,10 +235,13 @@ class Reader:
         if fetched.doubt:
             now, (least, most) = time.monotonic(), CAREFUL_S
             self._careful_s = min(2 * self._careful_s, most) if now < self._careful_until + most else least
-            self._careful_until = now + self._careful_s
-            self._must_seek = True
+            self._read_carefully()
             log.debug("%s%s; reading batch by batch for %g s", self._topic, fetched.doubt, self._careful_s)
         return polled
+
+    def _read_carefully(self) -> None:
+        """Read with kafka-python until it has moved on, and for `_careful_s` from there."""
+        self._must_seek, self._careful_until = True, math.inf
 
     def _poll_carefully(self, timeout_ms: int) -> Poll | None:
         """Read with kafka-python, which shows each batch."""
@@ -263,7 +266,10 @@ class Reader:
             raise
         records = [record for tp in sorted(fetched) for record in fetched[tp]]
         ends = {tp.partition: self._consumer.position(tp) for tp in self._reading}
-        return self._decoded(records, {p: e for p, e in ends.items() if e is not None and e != self._ends.get(p)})
+        moved = {p: e for p, e in ends.items() if e is not None and e != self._ends.get(p)}
+        if moved and self._careful_until == math.inf:
+            self._careful_until = time.monotonic() + self._careful_s
+        return self._decoded(records, moved)
 
     def _decoded(self, records: Records | Sequence[Readable], moved: Mapping[int, int]) -> Poll | None:
         if not moved:
@@ -323,7 +329,7 @@ class Reader:
         silent = {p: e for p, e in self._ends.items() if highs.get(p, 0) > e and now - self._progress_at[p] > SILENT_S}
         self._progress_at |= dict.fromkeys(silent, now)
         if silent and self._is_dense:  # librdkafka does not return to a partition after some errors
-            self._must_seek, self._careful_until = True, now + self._careful_s
+            self._read_carefully()
         try:
             return find_corruption(self._options, self._topic, silent) if silent else None
         except Unavailable:  # which explains why no record came
@@ -348,8 +354,8 @@ class Reader:
             self._seek_all(remaining)
             return self._empty_poll()
         log.error("skipped: %s", error)
-        self._careful_until = time.monotonic() + CAREFUL_S[1]
-        self._ends[partition], self._must_seek = end, True
+        self._ends[partition], self._careful_s = end, CAREFUL_S[1]
+        self._read_carefully()
         gap = DeadLetter.gap(error, self._topic, partition, start, stage="read")
         return self._empty_poll(gap, ends={partition: end})
 
