@@ -1,144 +1,48 @@
-"""Run the same job on Tocsin and its peers, one after the other, on one Apache Kafka, and check every row.
+"""Run the same jobs on Tocsin and its peers, one after the other, on one Apache Kafka.
 
-    make bench [ARGS="--records 1000000 --rounds 3 --only Tocsin,Bytewax"]
+    make bench [ARGS="--jobs windows,alerts --records 1000000 --rounds 3 --only Tocsin,Bytewax"]
 
-The job: JSON readings of 24 sensors (some 390 bytes), for each engine of a fleet the mean over its last 30, to Parquet. Each
-engine runs as its documentation writes it, as a command from the shell. Measured from outside: the time until a reader of the table
-sees the first row, the rows a second from there to the last one, the processor time of all processes, start included, and the most
-memory that they held at a time, shared pages counted once.
+- windows: JSON readings of 24 sensors (some 390 bytes), for each engine of a fleet the mean over its last 30, to Parquet. Measured
+  from outside: the time until a reader of the table sees the first row, the rows a second from there to the last one, the
+  processor time of all processes, start included, and the most memory that they held at a time, shared pages counted once.
+  Every row is checked.
+- alerts: one reading in a hundred is an alert on another topic. Their age at a `read_committed` subscriber, at a steady rate,
+  beside a bare relay whose every poll is one transaction.
+
+Each engine runs as its documentation writes it, as a command from the shell.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
-from benchmarks.engine import SENSORS, Bench, _limited
-from benchmarks.peers.engines import Engine, Run, engines
-from benchmarks.peers.meter import Command
+from benchmarks.engine import Bench
+from benchmarks.peers import alerts, windows
+from benchmarks.peers.engines import engines
 from tocsin.deploy.kafka.server import KafkaServer
-from tocsin.pipelines.runtime.kafka import clients
-
-LENGTH = 30
-PATIENCE_S = 900.0
-LOOK_S = 0.1
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one run showed.
-
-    Args:
-        rate: rows/s from the first visible row to the last.
-        cpu_s: processor time, per million readings.
-        start_s: from the command to the first visible row.
-        wrong: rows that are missing, there twice, or have another value.
-    """
-
-    rate: float
-    cpu_s: float
-    memory: int
-    start_s: float
-    wrong: int
-
-
-def expected(records: int) -> pl.DataFrame:
-    """The rows that every engine should write."""
-    readings = pl.concat([frame.select("unit", "cycle", *SENSORS) for frame in _limited(records)])
-    value = pl.mean_horizontal(SENSORS).rolling_mean(LENGTH).over("unit")
-    return readings.select("unit", "cycle", expected=value).drop_nulls("expected")
-
-
-def measure(engine: Engine, run: Run, truth: pl.DataFrame, records: int) -> Result:
-    """Run an engine until all rows are there."""
-    run.out.mkdir(parents=True)
-    command = Command(engine.command(run), run.folder / "log.txt", run.env, run.folder)
-    first_at = first = rows = 0.0
-    try:
-        while (rows := engine.written(run.out)) < len(truth):
-            now = time.monotonic()
-            if rows and not first:
-                first_at, first = now, rows
-            if not command.running or now - command.started > PATIENCE_S:
-                break
-            time.sleep(LOOK_S)
-        seconds = time.monotonic() - (first_at or command.started)
-    finally:
-        command.stop()
-    rate = (rows - first) / seconds if first else rows / seconds
-    return Result(
-        rate, command.cpu_s * 1e6 / records, command.memory, first_at - command.started, _wrong(engine, run, truth)
-    )
-
-
-def _wrong(engine: Engine, run: Run, truth: pl.DataFrame) -> int:
-    joined = engine.rows(run.out).join(truth, on=["unit", "cycle"], how="full", coalesce=True)
-    close = (pl.col("mean") - pl.col("expected")).abs() <= 1e-4 * pl.col("expected").abs()
-    right = joined.filter(close.fill_null(False)).unique(["unit", "cycle"])
-    return max(len(joined), len(truth)) - len(right)
-
-
-def fetch_alone(bench: Bench, topic: str, records: int, client: str) -> float:
-    """Records per second of a client that only fetches."""
-    if client == "kafka-python":
-        return bench.bare(topic, records)
-    from confluent_kafka import OFFSET_BEGINNING, Consumer
-    from confluent_kafka import TopicPartition as NativePartition
-
-    consumer = Consumer({"bootstrap.servers": bench.kafka["bootstrap_servers"], "group.id": "none"})
-    with clients.admin(bench.kafka) as admin:
-        count = clients.partitions(admin, [topic])[topic]
-    consumer.assign([NativePartition(topic, p, OFFSET_BEGINNING) for p in range(count)])
-    seen, started = 0, 0.0
-    while seen < records:
-        values = [message.value() for message in consumer.consume(5000, 1.0)]
-        started = started or time.perf_counter()
-        seen += len(values)
-    consumer.close()
-    return seen / (time.perf_counter() - started)
 
 
 def main() -> None:
-    """Run the selected engines in turn, and print a table of medians."""
+    """Run the selected engines and jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", default="windows,alerts")
     parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--rates", default="5000,100", help="readings per second")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="beginnings of engines' names")
     args = parser.parse_args()
     chosen = [e for e in engines().values() if not args.only or e.name.startswith(tuple(args.only.split(",")))]
-    truth = expected(args.records)
-    results: dict[str, list[Result]] = {engine.name: [] for engine in chosen}
-    limits: dict[str, list[float]] = {"librdkafka": [], "kafka-python": []}
+    print(f"{os.cpu_count()} cores, {args.records:,} readings, medians of {args.rounds}", flush=True)
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         bench = Bench(Path(folder), server)
-        topic = bench.topic("readings", args.records)
-        for number in range(args.rounds):
-            for client, rates in limits.items():
-                rates.append(fetch_alone(bench, topic, args.records, client))
-                print(f"fetch alone, {client}: {rates[-1]:,.0f} records/s", flush=True)
-            for engine in chosen:
-                run = Run(server.bootstrap_servers, topic, Path(folder) / f"{number}-{engine.name.replace(' ', '-')}")
-                results[engine.name].append(measure(engine, run, truth, args.records))
-                print(f"{engine.name}: {results[engine.name][-1]}", flush=True)
-    print(f"\n{os.cpu_count()} cores, {args.records:,} readings, medians of {args.rounds}\n")
-    print("| | rows/s after the first | CPU s per million | memory, MB | first row, s | wrong rows |")
-    print("|---|---|---|---|---|---|")
-    for client, rates in limits.items():
-        print(f"| fetch alone, {client} | {statistics.median(rates):,.0f} | | | | |")
-    for name, each in results.items():
-        rate, cpu, memory, start = (
-            statistics.median(getattr(r, field) for r in each) for field in ("rate", "cpu_s", "memory", "start_s")
-        )
-        print(
-            f"| {name} | {rate:,.0f} | {cpu:.0f} | {memory / 1e6:,.0f} | {start:.1f} | {max(r.wrong for r in each)} |"
-        )
+        if "windows" in args.jobs:
+            windows.compare(bench, [e for e in chosen if e.windows], Path(folder), args.records, args.rounds)
+        if "alerts" in args.jobs:
+            rates = [int(rate) for rate in args.rates.split(",")]
+            alerts.compare(bench, [e for e in chosen if e.alerts], Path(folder), rates, args.rounds)
 
 
 if __name__ == "__main__":

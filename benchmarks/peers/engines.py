@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 JOBS = Path(jobs.__path__[0])
 PEERS = ROOT / ".venv-peers/bin/python"
 OWN = Path(sys.executable)
-NAME = "windows"
+CLIENTS = ("librdkafka", "kafka-python")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,13 @@ class Run:
     @property
     def env(self) -> dict[str, str]:
         """What the jobs read from their environment."""
-        return {"KAFKA": self.kafka, "TOPIC": self.topic, "OUT": str(self.out), "PYTHONPATH": str(ROOT)}
+        return {
+            "KAFKA": self.kafka,
+            "TOPIC": self.topic,
+            "ALERTS": f"alerts.{self.topic}",
+            "OUT": str(self.out),
+            "PYTHONPATH": str(ROOT),
+        }
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,17 @@ class Engine:
     """An engine.
 
     Args:
-        command: the command of a run.
+        windows: the command of a run that writes windows; None: there is none.
         written: the number of rows that a reader of its table sees.
         rows: its table.
+        alerts: the command of a run that publishes alerts; None: there is none.
     """
 
     name: str
-    command: Callable[[Run], Sequence[str]]
+    windows: Callable[[Run], Sequence[str]] | None
     written: Callable[[Path], int]
     rows: Callable[[Path], pl.DataFrame]
+    alerts: Callable[[Run], Sequence[str]] | None = None
 
 
 class ParquetFiles:
@@ -100,39 +108,39 @@ def _delta(folder: Path) -> pl.DataFrame:
     return pl.from_arrow(table.to_pyarrow_table(columns=["unit", "cycle", "mean"]))  # type: ignore[return-value]
 
 
-def _tocsin(client: str) -> Callable[[Run], Sequence[str]]:
+def _tocsin(client: str, job: str) -> Callable[[Run], Sequence[str]]:
     def command(run: Run) -> Sequence[str]:
         settings = run.folder / "tocsin.toml"
         settings.write_text(
             f'[kafka]\nbootstrap_servers = "{run.kafka}"\nclient = "{client}"\n\n[lake]\npath = "{run.out}"\n\n'
-            f"[mlflow]\nenabled = false\n\n[pipelines.{NAME}]\n"
-            f'factory = "benchmarks.peers.jobs.tocsin_windows:pipeline"\ntopic = "{run.topic}"\nstart = "earliest"\n'
+            f'[mlflow]\nenabled = false\n\n[pipelines."{run.topic}"]\n'
+            f'factory = "benchmarks.peers.jobs.tocsin_{job}:pipeline"\ntopic = "{run.topic}"\nstart = "earliest"\n'
         )
-        return [str(OWN), "-m", "tocsin", "run", NAME]
+        return [str(OWN), "-m", "tocsin", "run", run.topic]
 
     return command
 
 
-def _loop(client: str) -> Callable[[Run], Sequence[str]]:
-    return lambda run: [str(OWN), str(JOBS / "loop_windows.py"), client]
+def _own(script: str, client: str) -> Callable[[Run], Sequence[str]]:
+    return lambda run: [str(OWN), str(JOBS / script), client]
 
 
 def _peer(script: str) -> Callable[[Run], Sequence[str]]:
     return lambda run: [str(PEERS), str(JOBS / script)]
 
 
+def _bytewax(script: str) -> Callable[[Run], Sequence[str]]:
+    return lambda run: [str(PEERS), "-m", "bytewax.run", f"{JOBS / script}:flow"]
+
+
 def engines() -> dict[str, Engine]:
     """The engines by their names, the peers in alphabetical order."""
     found = [
-        *(Engine(f"loop by hand, {c}", _loop(c), ParquetFiles(), _parquet) for c in ("librdkafka", "kafka-python")),
-        Engine(
-            "Bytewax",
-            lambda run: [str(PEERS), "-m", "bytewax.run", f"{JOBS / 'bytewax_windows.py'}:flow"],
-            ParquetFiles(),
-            _parquet,
-        ),
+        *(Engine(f"bare relay, {c}", None, ParquetFiles(), _parquet, _own("relay_alerts.py", c)) for c in CLIENTS),
+        *(Engine(f"loop by hand, {c}", _own("loop_windows.py", c), ParquetFiles(), _parquet) for c in CLIENTS),
+        Engine("Bytewax", _bytewax("bytewax_windows.py"), ParquetFiles(), _parquet, _bytewax("bytewax_alerts.py")),
         Engine("Pathway", _peer("pathway_windows.py"), DeltaCommits(), _delta),
         Engine("Quix Streams", _peer("quix_windows.py"), ParquetFiles(), _parquet),
-        *(Engine(f"Tocsin, {c}", _tocsin(c), DeltaCommits(), _delta) for c in ("librdkafka", "kafka-python")),
+        *(Engine(f"Tocsin, {c}", _tocsin(c, "windows"), DeltaCommits(), _delta, _tocsin(c, "alerts")) for c in CLIENTS),
     ]
     return {engine.name: engine for engine in found}
