@@ -91,6 +91,24 @@ class DeltaCommits:
         return sum(rows for path, rows in self._counted.items() if folder in path.parents)
 
 
+class Lines:
+    """Counts the rows of a CSV file that grows."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[int, int]] = {}
+
+    def __call__(self, folder: Path) -> int:
+        path = folder / "rows.csv"
+        if not path.exists():
+            return 0
+        at, lines = self._read.get(path, (0, 0))
+        with path.open("rb") as file:
+            file.seek(at)
+            new = file.read()
+        self._read[path] = at + len(new), lines + new.count(b"\n")
+        return max(self._read[path][1] - 1, 0)
+
+
 def _added(action: bytes) -> int:
     add = json.loads(action).get("add")
     return json.loads(add["stats"])["numRecords"] if add else 0
@@ -98,6 +116,10 @@ def _added(action: bytes) -> int:
 
 def _parquet(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(f"{folder}/*.parquet", columns=["unit", "cycle", "mean"])
+
+
+def _csv(folder: Path) -> pl.DataFrame:
+    return pl.read_csv(folder / "rows.csv").filter(pl.col("diff") == 1).select("unit", "cycle", "mean")
 
 
 def _delta(folder: Path) -> pl.DataFrame:
@@ -139,7 +161,7 @@ def engines() -> dict[str, Engine]:
         *(Engine(f"bare relay, {c}", None, ParquetFiles(), _parquet, _own("relay_alerts.py", c)) for c in CLIENTS),
         *(Engine(f"loop by hand, {c}", _own("loop_windows.py", c), ParquetFiles(), _parquet) for c in CLIENTS),
         Engine("Bytewax", _bytewax("bytewax_windows.py"), ParquetFiles(), _parquet, _bytewax("bytewax_alerts.py")),
-        Engine("Pathway", _peer("pathway_windows.py"), DeltaCommits(), _delta),
+        Engine("Pathway", _peer("pathway_windows.py"), Lines(), _csv),
         Engine("Quix Streams", _peer("quix_windows.py"), ParquetFiles(), _parquet),
         *(Engine(f"Tocsin, {c}", _tocsin(c, "windows"), DeltaCommits(), _delta, _tocsin(c, "alerts")) for c in CLIENTS),
     ]

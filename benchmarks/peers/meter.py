@@ -26,7 +26,7 @@ class Command:
     def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str], folder: Path) -> None:
         self._mark = f"BENCHMARK={log.stem}-{time.monotonic_ns()}"
         name, _, value = self._mark.partition("=")
-        self.started = time.monotonic()
+        self.started, self.log = time.monotonic(), log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 argv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -50,22 +51,21 @@ def measure(engine: Engine, run: Run, truth: pl.DataFrame, records: int) -> Resu
     assert engine.windows
     run.out.mkdir(parents=True)
     command = Command(engine.windows(run), run.folder / "log.txt", run.env, run.folder)
-    first_at = first = rows = 0.0
+    first_at, first, rows = 0.0, 0, 0
     try:
-        while (rows := engine.written(run.out)) < len(truth):
-            now = time.monotonic()
+        while not first or rows < len(truth):
+            rows, now = engine.written(run.out), time.monotonic()
             if rows and not first:
                 first_at, first = now, rows
             if not command.running or now - command.started > PATIENCE_S:
+                print(f"{engine.name} did not finish:", *command.log.read_text().splitlines()[-5:], sep="\n")
                 break
             time.sleep(LOOK_S)
-        seconds = time.monotonic() - (first_at or command.started)
     finally:
         command.stop()
-    rate = (rows - first) / seconds if first else rows / seconds
-    return Result(
-        rate, command.cpu_s * 1e6 / records, command.memory, first_at - command.started, _wrong(engine, run, truth)
-    )
+    rate = (rows - first) / (now - first_at) if rows > first else 0.0
+    start = first_at - command.started if first else math.inf
+    return Result(rate, command.cpu_s * 1e6 / records, command.memory, start, _wrong(engine, run, truth))
 
 
 def _wrong(engine: Engine, run: Run, truth: pl.DataFrame) -> int:

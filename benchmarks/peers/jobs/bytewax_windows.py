@@ -16,25 +16,16 @@ LENGTH = 30
 
 
 class Parquet(StatelessSinkPartition):
-    """A row group for each batch of rows."""
+    """A file for each batch."""
 
     def __init__(self, path):
-        self._path, self._rows, self._files = path, [], 0
+        self._path, self._files = path, 0
 
     def write_batch(self, rows):
-        self._rows += rows
-        if len(self._rows) >= 50_000:
-            self._flush()
-
-    def close(self):
-        self._flush()
-
-    def _flush(self):
-        if self._rows:
-            path = f"{self._path}/{self._files}.parquet"
-            pq.write_table(pa.Table.from_pylist(self._rows), f"{path}.part")
-            Path(f"{path}.part").rename(path)
-            self._rows, self._files = [], self._files + 1
+        path = f"{self._path}/{self._files}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), f"{path}.part")
+        Path(f"{path}.part").rename(path)
+        self._files += 1
 
 
 class ParquetSink(DynamicSink):
