@@ -24,7 +24,7 @@ CLIENTS = ("librdkafka", "kafka-python")
 
 @dataclass(frozen=True)
 class Run:
-    """One run of an engine: the broker, the topic that it reads, and a folder of its own."""
+    """One run of an engine: the broker, the topic that it reads, and a folder of its own, which names the run."""
 
     kafka: str
     topic: str
@@ -40,7 +40,7 @@ class Run:
         return {
             "KAFKA": self.kafka,
             "TOPIC": self.topic,
-            "ALERTS": f"alerts.{self.topic}",
+            "ALERTS": f"alerts.{self.folder.name}",
             "OUT": str(self.out),
             "PYTHONPATH": str(ROOT),
         }
@@ -135,10 +135,10 @@ def _tocsin(client: str, job: str) -> Callable[[Run], Sequence[str]]:
         settings = run.folder / "tocsin.toml"
         settings.write_text(
             f'[kafka]\nbootstrap_servers = "{run.kafka}"\nclient = "{client}"\n\n[lake]\npath = "{run.out}"\n\n'
-            f'[mlflow]\nenabled = false\n\n[pipelines."{run.topic}"]\n'
+            f"[mlflow]\nenabled = false\n\n[pipelines.{run.folder.name}]\n"
             f'factory = "benchmarks.peers.jobs.tocsin_{job}:pipeline"\ntopic = "{run.topic}"\nstart = "earliest"\n'
         )
-        return [str(OWN), "-m", "tocsin", "run", run.topic]
+        return [str(OWN), "-m", "tocsin", "run", run.folder.name]
 
     return command
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ def compare(bench: Bench, chosen: Sequence[Engine], folder: Path, records: int, 
             rates.append(fetch_alone(bench, topic, records, client))
             print(f"fetch alone, {client}: {rates[-1]:,.0f} records/s", flush=True)
         for engine in chosen:
-            place = folder / f"{number}-{engine.name.replace(' ', '-')}"
+            place = folder / f"windows-{number}-{re.sub('[^a-z]+', '-', engine.name.lower())}"
             results[engine.name].append(
                 measure(engine, Run(bench.kafka["bootstrap_servers"], topic, place), truth, records)
             )
