@@ -81,6 +81,7 @@ def record_source(config: ShardConfig, pipeline: Pipeline, codec: Codec, process
     """
     reads = config.kafka, pipeline.topic, config.partitions, codec, pipeline.batch.rows, config.on_gap
     if not librdkafka.chosen(config.kafka):
+        log.info("%s: kafka-python reads the input, in a process of its own", config.id)
         return ReaderActor(*reads, process)
     from tocsin.pipelines.runtime.kafka.reader import Reader
     from tocsin.pipelines.runtime.kafka.reader_thread import ReaderThread
