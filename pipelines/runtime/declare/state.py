@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -233,11 +234,7 @@ class State:
                 for slot in map(int, delta.freed):
                     self._drop(slot)
             slots = torch.from_numpy(delta.keys["slot"].to_numpy().copy())
-            for slot, partition, key, seen in zip(*(c.to_pylist() for c in delta.keys.columns), strict=True):
-                self._drop(slot)
-                self._index.setdefault(partition, {})[key] = slot
-                self._keys[slot] = (partition, key)
-                self._seen[slot] = seen
+            self._restore_keys(delta.keys)
             for name, store in self._stores.items():
                 if not isinstance(store, PendingStore):
                     prefix = f"{name}|"
@@ -256,6 +253,21 @@ class State:
         self.quiet_until = 0
         self._dirty[:] = False
         self.changed = False
+
+    def _restore_keys(self, keys: pa.RecordBatch) -> None:
+        """Give the keys of a delta their slots."""
+        slots, partitions, values, seen = keys.columns
+        listed = slots.to_pylist()
+        if self._index:
+            for slot in listed:
+                self._drop(slot)
+        for partition in pc.unique(partitions).to_pylist():
+            chosen = pc.equal(partitions, partition)
+            own = zip(values.filter(chosen).to_pylist(), slots.filter(chosen).to_pylist(), strict=True)
+            self._index.setdefault(partition, {}).update(own)
+        for slot, *owner in zip(listed, partitions.to_pylist(), values.to_pylist(), strict=True):
+            self._keys[slot] = (owner[0], owner[1])
+        self._seen[slots.to_numpy()] = seen.to_numpy()
 
     def _reserve(self, capacity: int) -> None:
         """Make room for `capacity` keys."""

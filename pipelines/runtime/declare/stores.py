@@ -100,7 +100,13 @@ class CellStore:
         return {"": self[slots]}
 
     def restore(self, slots: Tensor, tensors: Mapping[str, Tensor]) -> None:
-        self._room()[slots] = tensors[""]
+        values, count = tensors[""], len(slots)
+        if len(self._data) or not torch.equal(slots, torch.arange(count)):
+            self._room().index_copy_(0, slots, values)
+            return
+        d = self._declared  # the usual start: the keys fill the first slots, and each is copied once
+        self._data = torch.empty((self._state.capacity, *d.shape), dtype=d.dtype)
+        self._data[:count], self._data[count:] = values, d.fill
 
     def clear(self, slots: Tensor) -> None:
         self._room()[slots] = torch.tensor(self._declared.fill, dtype=self._declared.dtype)

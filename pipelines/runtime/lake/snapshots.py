@@ -14,7 +14,9 @@ import pyarrow as pa
 from pyarrow import fs
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
+from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
@@ -44,7 +46,7 @@ class Snapshots:
     """
 
     def __init__(self, lake: Lake, pipeline: str, shard: int) -> None:
-        self._files = lake.files
+        self._files, self._local = lake.files, lake.folder
         self._folder = names.snapshot_folder(pipeline, shard)
         self._chain: list[int] = []
         self._sizes: list[int] = []
@@ -143,14 +145,20 @@ class Snapshots:
 
     def _delta(self, name: int) -> StateDelta:
         manifest = self.manifest(name)
-        cells = load_tensors(read(self._files, self.path(name, "cells.safetensors")))
+        cells = self._tensors(name, "cells.safetensors")
         waiting = {}
         for stage in manifest["waiting"]:
-            tensors = load_tensors(read(self._files, self.path(name, f"{plain(stage)}.safetensors")))
+            tensors = self._tensors(name, f"{plain(stage)}.safetensors")
             slots = tensors.pop("\0slots")
             waiting[stage] = Rows(self.table(name, f"{plain(stage)}.arrow"), slots, tensors)
         freed = cells.pop("\0freed")
         return StateDelta(manifest["full"], self.table(name, "keys.arrow"), freed, cells, waiting, manifest["state"])
+
+    def _tensors(self, name: int, file: str) -> dict[str, Tensor]:
+        """One of a delta's tensor files. A local one is mapped, so that a restore copies it once."""
+        if self._local:
+            return load_file(self._local / self.path(name, file))
+        return load_tensors(read(self._files, self.path(name, file)))
 
     def manifest(self, name: int) -> dict[str, Any]:
         """The manifest of one delta."""
