@@ -20,6 +20,7 @@ from kafka.partitioner.default import murmur2
 from kafka.producer.future import FutureRecordMetadata
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT
 
 SLICE = 0.01  # s of JSON readings sent between two looks at the clock
 SLICE_ROWS = 1000  # the most readings in such a slice
@@ -97,7 +98,7 @@ def feed(
         raise ConfigError(
             f"feed: expected positive numbers, got rate {rate} and rows_per_message {rows_per_message}; correct them"
         )
-    options = {**DEFAULTS, **kafka}
+    options = {name: value for name, value in {**DEFAULTS, **kafka}.items() if name != CLIENT}  # feeding has one client
     where = f"topic {topic} at {options.get('bootstrap_servers', 'localhost')}"
     pace = _Pace(rate, stop or Event())
     with _errors(where):

@@ -206,6 +206,10 @@ def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(own_kafka: Kaf
     assert sorted(row["row"] for on in read(own_kafka, name).values() for row in rows(on)) == list(range(6_000))
 
 
+def test_the_setting_that_chooses_a_pipelines_client_is_accepted(topic, options) -> None:
+    assert feed([readings(7)], kafka={**options, "client": "librdkafka"}, topic=topic(), key="unit").messages == 7
+
+
 def test_a_missing_topic_gives_one_line_and_is_not_created(kafka, options) -> None:
     with pytest.raises(Unavailable) as raised:
         feed([readings(1)], kafka=options, topic="never-made", key="unit")
