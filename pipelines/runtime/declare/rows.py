@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -54,11 +55,13 @@ class Rows:
         table: identity columns (`_partition`, `_offset`, `_row`, `_timestamp`), then the reading's, then those that stages added.
         slots: `[B]` int64, each key's slot in the state.
         tensors: name -> `[B, ...]`, tensors that stages pass on beside the table.
+        held: see `by_reference`.
     """
 
     table: pa.RecordBatch
     slots: Tensor
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    held: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -68,11 +71,33 @@ class Rows:
         if len(index) == len(self) and bool((index == torch.arange(len(self))).all()):
             return self
         tensors = {name: t.index_select(0, index.to(t.device)) for name, t in self.tensors.items()}
-        return Rows(self.table.take(pa.array(index.numpy())), self.slots[index], tensors)
+        held = {name: values[index.numpy()] for name, values in self.held.items()}
+        return Rows(self.table.take(pa.array(index.numpy())), self.slots[index], tensors, held)
 
     def keep(self, mask: Tensor) -> Rows:
         """The rows where `mask` (`[B]` bool) is true."""
         return self if bool(mask.all()) else self.take(mask.nonzero()[:, 0])
+
+    def by_reference(self) -> Rows:
+        """The same rows with their binary columns in `held`, for rows that wait: `take` and `concat` then copy no files.
+
+        The columns are null until `by_value` puts them back.
+        """
+        table, held = self.table, dict(self.held)
+        for at, column in enumerate(table.schema):
+            if pa.types.is_binary(column.type) and column.name not in held:
+                held[column.name] = np.array(table.column(at).to_pylist(), object)
+                table = table.set_column(at, column, pa.nulls(len(self), column.type))
+        return replace(self, table=table, held=held) if held else self
+
+    def by_value(self) -> Rows:
+        """The same rows with all columns in the table."""
+        table = self.table
+        for name, values in self.held.items():
+            at = table.schema.get_field_index(name)
+            column = table.schema.field(at)
+            table = table.set_column(at, column, pa.array(values.tolist(), column.type))
+        return replace(self, table=table, held={}) if self.held else self
 
     def with_columns(self, columns: Mapping[str, pa.Array]) -> Rows:
         """The same rows with columns added or replaced."""
@@ -118,4 +143,5 @@ def concat(parts: list[Rows]) -> Rows:
         return parts[0]
     table = pa.Table.from_batches([p.table for p in parts]).combine_chunks().to_batches()
     tensors = {name: torch.cat([p.tensors[name] for p in parts]) for name in parts[0].tensors}
-    return Rows(table[0] if table else parts[0].table, torch.cat([p.slots for p in parts]), tensors)
+    held = {name: np.concatenate([p.held[name] for p in parts]) for name in parts[0].held}
+    return Rows(table[0] if table else parts[0].table, torch.cat([p.slots for p in parts]), tensors, held)

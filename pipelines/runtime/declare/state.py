@@ -80,6 +80,10 @@ class State:
     @property
     def waiting(self) -> dict[str, Rows]:
         """The rows that wait, by the name of the store that holds them."""
+        return {name: rows.by_value() for name, rows in self._waiting.items()}
+
+    @property
+    def _waiting(self) -> dict[str, Rows]:
         pending = {n: s.rows for n, s in self._stores.items() if isinstance(s, PendingStore)}
         return {name: rows for name, rows in pending.items() if rows is not None}
 
@@ -184,7 +188,7 @@ class State:
         """Which keys had not been seen for `after` ms at `times` and have no rows that wait, `[capacity]` bool."""
         seen = torch.from_numpy(self._seen)
         old = (seen != 0) & (times - seen > after)
-        for rows in self.waiting.values():
+        for rows in self._waiting.values():
             old[rows.slots] = False
         return old
 

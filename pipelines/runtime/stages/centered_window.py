@@ -83,9 +83,10 @@ class CenteredWindow(Stage):
             state.pending("waiting"),
         )
         ctx.hear(last_active)
-        rows = self._copied(rows)
+        rows = self._copied(rows.by_reference())
         if waiting.rows is not None:
-            rows = concat([waiting.rows, rows]) if len(rows) else waiting.rows
+            still = waiting.rows.by_reference()  # a snapshot holds values
+            rows = concat([still, rows]) if len(rows) else still
         g = rows.groups()
         times = ctx.times(rows)[g.order]
         before = torch.cat([times[:1], times[:-1]])
@@ -104,7 +105,8 @@ class CenteredWindow(Stage):
             waiting.rows = rows.keep(is_waiting)
         windows, is_filled = line.around(line.place[~is_waiting], self._past)
         windows = windows.reshape(*is_filled.shape, *self._shape)
-        return rows.keep(~is_waiting).with_tensors(**{self._name: windows, f"{self._name}_there": is_filled})
+        through_rows = rows.keep(~is_waiting).by_value()
+        return through_rows.with_tensors(**{self._name: windows, f"{self._name}_there": is_filled})
 
     def _copied(self, rows: Rows) -> Rows:
         """The rows with the tensors that are passed on, each in its own memory: a snapshot takes no views of shared memory."""

@@ -70,3 +70,23 @@ def test_rows_are_joined_one_after_the_other() -> None:
 def test_a_column_is_added_or_replaced() -> None:
     rows = _rows([1, 2]).with_columns({"n": pa.array([7, 8]), "m": pa.array(["a", "b"])})
     assert rows.table.to_pydict() == {"n": [7, 8], "m": ["a", "b"]}
+
+
+@given(st.lists(st.one_of(st.none(), st.binary(max_size=4)), max_size=8), st.data())
+def test_rows_by_reference_are_taken_and_joined_as_rows_by_value_are(
+    files: list[bytes | None], data: st.DataObject
+) -> None:
+    rows = _rows([0] * len(files)).with_columns(
+        {"file": pa.array(files, pa.binary()), "m": pa.array(range(len(files)))}
+    )
+    held = rows.by_reference()
+    assert held.table.column("file").null_count == len(files)
+    index = torch.tensor(data.draw(st.lists(st.sampled_from(range(len(files))))) if files else [], dtype=torch.int64)
+    for got, expected in (
+        (held, rows),
+        (held.take(index), rows.take(index)),
+        (concat([held, held.take(index)]), concat([rows, rows.take(index)])),
+        (held.by_reference(), rows),
+    ):
+        assert got.by_value().table == expected.table
+    assert rows.by_value() is rows and _rows([1]).by_reference().held == {}
