@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 from kafka import KafkaAdminClient
 
 from tests.support.broker import NAMED, Shared, shared
@@ -21,6 +22,10 @@ from tocsin.deploy.kafka.server import KafkaServer, MissingToolError
 ROOT = Path(__file__).parents[1]
 SESSION = "TOCSIN_TEST_SESSION"
 SHARED, RED = pytest.StashKey[Shared](), pytest.StashKey[bool]()
+
+# A busy machine is no failure.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 CreateTopic = Callable[..., str]
 Once = Callable[[str, Callable[[Path], object]], Path]
