@@ -81,7 +81,7 @@ class AlertRule:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step takes at most `rows` rows. Once it has the first, it waits at most `wait` for more."""
+    """A step takes at most `rows` rows. It begins `wait` after the one before, or as soon as it has a row, whichever is later."""
 
     rows: int = 8192
     wait: str = "5ms"

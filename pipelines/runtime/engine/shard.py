@@ -79,7 +79,7 @@ class Shard:
         self._progress = progress.followed()
         self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
-        self._waits_for_lake = False
+        self._waits_for_lake, self._stepped_at = False, 0.0
         if recovered.fresh or recovered.gaps or recovered.migrated or self._next_plan or self._is_journal_long(1):
             # Commit the start, gap, new state or plan before anything builds on it. A long journal must not grow.
             with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, recovered.publisher):
@@ -180,12 +180,12 @@ class Shard:
         return sum(r.num_rows for r in list(self._results)) + self._in_flight_rows
 
     def _gather(self) -> StepInput:
-        """Collect the next step's input: a full batch, or what came before the deadline, or no rows (a tick)."""
+        """Collect the next step's input: a full batch, or what came before the step is due, or no rows (a tick)."""
         batch, deadline = self._recovered.machine.pipeline.batch, None
         while self._buffer.rows < batch.rows:
             now = time.monotonic()
             if self._buffer and deadline is None:
-                deadline = now + milliseconds(batch.wait) / 1000
+                deadline = max(now, self._stepped_at + milliseconds(batch.wait) / 1000)
             remaining_ms = TICK_MS if deadline is None else (deadline - now) * 1000
             try:
                 if remaining_ms <= 0 or (poll := self._poll(max(round(remaining_ms), 1))) is None:
@@ -198,6 +198,8 @@ class Shard:
             self._lag |= poll.behind
             self._skip_damaged(poll.damaged)
             self.stats.gauges["behind"] = sum(self._lag.values())
+        if self._buffer:
+            self._stepped_at = time.monotonic()
         return self._buffer.take(batch.rows)
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
