@@ -1,4 +1,4 @@
-"""A shard as a worker hosts it, but in the test's own process and without Ray: its reader is a plain object, not an actor."""
+"""A shard as a worker hosts it, but in the test's own process and without Ray: kafka-python's reader is a plain object."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from tocsin.pipelines.runtime.control import worker
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.kafka import librdkafka
+from tocsin.pipelines.runtime.kafka.reader import Reader, RecordSource
 
 
 @contextmanager
 def hosted(config: ShardConfig) -> Iterator[worker.HostedShard]:
     """Host a shard until the end of the block. A shard that would end its process ends only its thread."""
-    readers = list[Reader]()
+    readers, record_source = list[Reader](), worker.record_source
 
-    def source(config: ShardConfig, pipeline: Pipeline, codec: Codec, _: Any) -> Reader:
+    def source(config: ShardConfig, pipeline: Pipeline, codec: Codec, _: Any) -> RecordSource:
+        if librdkafka.chosen(config.kafka):
+            return record_source(config, pipeline, codec)
         reads = config.kafka, pipeline.topic, config.partitions, codec, pipeline.batch.rows, config.on_gap
         readers.append(Reader(*reads))
         return readers[-1]

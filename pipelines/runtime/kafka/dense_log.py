@@ -96,6 +96,7 @@ class DenseLog:
     def close(self) -> None:
         if self._consumer:
             self._consumer.close()
+            self._consumer = None
 
     def _fail(self, reason: Any) -> None:
         """Called by `poll` for an error that concerns no partition, such as a broker that is away."""
