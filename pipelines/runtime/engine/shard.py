@@ -27,6 +27,7 @@ from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import StepInput
 from tocsin.pipelines.runtime.engine.stepper import StepClock
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
+from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 from tocsin.pipelines.runtime.kafka.topics import LONG
 from tocsin.pipelines.runtime.lake.retry import lake_errors_as_unavailable
@@ -291,11 +292,17 @@ class Shard:
         return polled
 
     def _retry(self, read: Callable[[], T]) -> T:
-        """Call the source, and retry until it answers. Reads have no side effects, so a retry is safe."""
+        """Call the source, and retry until it answers. Reads have no side effects, so a retry is safe.
+
+        Raises:
+            KafkaError: it is permanent.
+        """
         while True:
             try:
                 found = read()
             except (Unavailable, KafkaError) as reason:
+                if permanent(reason, ""):
+                    raise
                 self._wait(reason, AGAIN_S)
             else:
                 self._kafka_error = ""

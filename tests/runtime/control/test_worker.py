@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextvars import copy_context
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka import codec as kafka_codec
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import UnsupportedCodecError
 
 from tests.crash.harness import Job
 from tests.crash.load import Message, messages, reading
@@ -24,6 +26,8 @@ from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.worker import HostedShard, Worker
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
+from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT, KAFKA_PYTHON
+from tocsin.pipelines.runtime.kafka.originals import Originals
 from tocsin.pipelines.runtime.telemetry import progress
 
 
@@ -79,6 +83,7 @@ def test_a_codec_that_is_missing_here_is_said_once_what_came_before_is_committed
     before = job.ends()
     _send(job, list(islice(load, 200)), "lz4")
     (config,) = job.configs()
+    config = replace(config, kafka={**config.kafka, CLIENT: KAFKA_PYTHON})  # librdkafka has all codecs
     with monkeypatch.context() as without:
         without.setattr(kafka_codec, "has_lz4", lambda: False)
         with hosted(config) as shard:
@@ -88,6 +93,23 @@ def test_a_codec_that_is_missing_here_is_said_once_what_came_before_is_committed
             assert any(job.stored(f"{job.topic}/{p}") >= end for p, end in before.items())  # the other may come later
     with hosted(config) as shard:
         reaches(shard, "running")
+        job.drain(_AsWorker(shard.thread))
+    assert job.differences() == []
+
+
+def test_a_refused_row_whose_record_cannot_be_read_again_refuses_the_shard_and_nothing_is_lost(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UnsupportedCodecError("no lz4")
+
+    job.send(islice(messages(1), 300))
+    (config,) = job.configs()
+    with monkeypatch.context() as without:
+        without.setattr(Originals, "read", fail)
+        with hosted(config) as shard:
+            assert "a compression codec that is installed here, got " in reaches(shard, "refused")
+    with hosted(config) as shard:
         job.drain(_AsWorker(shard.thread))
     assert job.differences() == []
 
