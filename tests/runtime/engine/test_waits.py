@@ -25,6 +25,8 @@ from tocsin.pipelines.runtime.engine import shard, shard_publisher
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import reader
+from tocsin.pipelines.runtime.kafka.dense_log import DenseLog
+from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT, KAFKA_PYTHON, LIBRDKAFKA
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake import retry, snapshots
 from tocsin.pipelines.runtime.lake import table as sink
@@ -71,12 +73,13 @@ def job(kafka: KafkaServer, tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def running(job: Job) -> Iterator[Callable[[], Shard]]:
-    """`running()` starts the job's shard in a thread; at the end it is stopped, and the outcome is compared with the oracle's."""
+def running(job: Job) -> Iterator[Callable[..., Shard]]:
+    """`running(client=...)` starts the job's shard in a thread; at the end it is stopped, and the outcome is compared with the oracle's."""
     stop, ended, started = threading.Event(), Future[None](), list[threading.Thread]()
 
-    def start() -> Shard:
-        made = Shard(job.configs()[0], Reader(job.kafka, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 100))
+    def start(client: str = LIBRDKAFKA) -> Shard:
+        options = {**job.kafka, CLIENT: client}
+        made = Shard(job.configs()[0], Reader(options, job.topic, [0], Codec(topic=job.topic, schema=SCHEMA), 100))
 
         def run() -> None:
             try:
@@ -168,20 +171,21 @@ class Flaky(Failing):
 
 
 SOURCE = {
-    "after a fetch": (reader.KafkaConsumer, "position", KafkaTimeoutError("no position")),
-    "for a refused record": (Reader, "originals", Unavailable("expected the refused record in 20 s, got none")),
-    "for records": (reader.KafkaConsumer, "poll", KafkaTimeoutError("no answer")),
-    "to a seek": (Reader, "_seek_all", Unavailable("expected a broker to answer")),
+    "after a fetch": (KAFKA_PYTHON, reader.KafkaConsumer, "position", KafkaTimeoutError("no position")),
+    "for a refused record": (LIBRDKAFKA, Reader, "originals", Unavailable("expected the record in 20 s, got none")),
+    "for records": (KAFKA_PYTHON, reader.KafkaConsumer, "poll", KafkaTimeoutError("no answer")),
+    "for records of librdkafka": (LIBRDKAFKA, DenseLog, "poll", KafkaTimeoutError("no answer")),
+    "to a seek": (KAFKA_PYTHON, Reader, "_seek_all", Unavailable("expected a broker to answer")),
 }
 
 
 @pytest.mark.parametrize("when", SOURCE)
 def test_a_broker_that_does_not_answer_is_waited_for_and_no_record_is_passed_over(
-    job: Job, running: Callable[[], Shard], monkeypatch: pytest.MonkeyPatch, when: str
+    job: Job, running: Callable[..., Shard], monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The shard calls `originals` because the input has late readings. It seeks after each failed poll."""
-    running()
-    owner, name, error = SOURCE[when]
+    client, owner, name, error = SOURCE[when]
+    running(client)
     with monkeypatch.context() as broken:
         if when == "to a seek":
             polls = Flaky(reader.KafkaConsumer.poll, KafkaTimeoutError("no answer"))
