@@ -74,7 +74,7 @@ def job(kafka: KafkaServer, tmp_path: Path) -> Job:
 
 @pytest.fixture
 def running(job: Job) -> Iterator[Callable[..., Shard]]:
-    """`running(client=...)` starts the job's shard in a thread; at the end it is stopped, and the outcome is compared with the oracle's."""
+    """`running(client)` starts the job's shard in a thread. At the end it is stopped, and its output compared with the oracle's."""
     stop, ended, started = threading.Event(), Future[None](), list[threading.Thread]()
 
     def start(client: str = LIBRDKAFKA) -> Shard:
