@@ -48,12 +48,13 @@ def end_open_outputs(config: ShardConfig, pipeline: Pipeline, publisher: ShardPu
         partitions = [own_journal, *(TopicPartition(topic, p) for topic, count in counts.items() for p in range(count))]
         if not (found := unended(admin, config.kafka, name, partitions)):
             return
-        fingerprints = _fingerprints(pipeline, found)
-        commit = _decision(config, own_journal, found.get(own_journal, []), fingerprints, checkpoint)
+        outputs = Journal(0)
+        outputs.count_published(_fingerprints(pipeline, found))
+        commit = _decision(config, own_journal, found.get(own_journal, []), outputs, checkpoint)
         log.warning(
             "%s: a broker ended transactions in name only; %d alerts and dead letters that nobody can see yet are %s",
             name,
-            len(fingerprints),
+            outputs.sent,
             OUTCOMES[commit],
         )
         if commit is None:
@@ -72,7 +73,7 @@ def _decision(
     config: ShardConfig,
     own_journal: TopicPartition,
     in_journal: Sequence[ConsumerRecord],
-    fingerprints: Sequence[int],
+    outputs: Journal,
     checkpoint: int,
 ) -> bool | None:
     """Whether to commit the open records. None: the journal does not show it.
@@ -80,17 +81,20 @@ def _decision(
     If a journal record is open, the transaction is committed if its alerts and dead letters are all there: an aborted one may lack
     some. If none is open, a later transaction has ended it: what a committed journal record names is committed, and what only an
     aborted one names is aborted, unless that record marks a checkpoint that the table has: it had been committed.
+
+    Args:
+        outputs: the number and digest of the open alerts and dead letters.
     """
     committed = journal.history(config.kafka, own_journal)
     own = [Journal.load(record.value) for record in in_journal if record.value]
     if own:
-        return _names(committed[-1:], own[-1], fingerprints)
-    if not fingerprints:
+        return _names(committed[-1:], own[-1], outputs)
+    if not outputs.sent:
         return None
-    if any(_names(committed[:i], later, fingerprints) for i, later in enumerate(committed)):
+    if any(_names(committed[:i], later, outputs) for i, later in enumerate(committed)):
         return True
     written = journal.history(config.kafka, own_journal, isolation_level="read_uncommitted")
-    aborted = [later for i, later in enumerate(written) if _names(written[:i], later, fingerprints)]
+    aborted = [later for i, later in enumerate(written) if _names(written[:i], later, outputs)]
     if not aborted:
         return None
     marks = [item for one in aborted for item in one.items if isinstance(item, Mark) and item.sent == one.sent]
@@ -110,12 +114,10 @@ def _fingerprints(pipeline: Pipeline, records: Records) -> list[int]:
     return found
 
 
-def _names(earlier: Sequence[Journal], later: Journal, fingerprints: Sequence[int]) -> bool:
+def _names(earlier: Sequence[Journal], later: Journal, outputs: Journal) -> bool:
     """Whether a journal record names exactly these outputs beyond one of the earlier ones, or beyond its base."""
     bases = [before for one in earlier if (before := one.since(later.base))]
-    for before in [*bases, Journal(later.base)]:
-        counted = Journal(later.base, sent=before.sent, digest=before.digest)
-        counted.count_published(fingerprints)
-        if (counted.sent, counted.digest) == (later.sent, later.digest):
-            return True
-    return False
+    return any(
+        (before.sent + outputs.sent, (before.digest + outputs.digest) % 2**64) == (later.sent, later.digest)
+        for before in [*bases, Journal(later.base)]
+    )
