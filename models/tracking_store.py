@@ -25,10 +25,9 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
 
 
-def missing(uri: str) -> bool:
-    """Whether a store is a local database that does not exist yet. Connecting to it would create it and take seconds."""
-    file = database(uri)
-    return file is not None and not file.exists()
+def missing(uri: str) -> Path | None:
+    """The file of a local database that does not exist yet; None for any other store. To connect creates it, in seconds."""
+    return file if (file := database(uri)) and not file.exists() else None
 
 
 def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
@@ -47,7 +46,7 @@ def connect(uri: str, log_level: int = logging.WARNING) -> MlflowClient:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(log_level)
-    if (file := database(uri)) and not file.exists():
+    if file := missing(uri):
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as temporary:
             new = Path(temporary, file.name)

@@ -99,7 +99,7 @@ def _records(options: Mapping[str, Any], tp: TopicPartition, start: int, produce
         for record in clients.read(consumer, tp, max(start, begin), end):
             found.append(record)
             progress.made()  # only for records: a broker that returns none must not look alive
-    offsets = set().union(*own) if own else set[int]()
+    offsets = set[int]().union(*own)
     return [record for record in found if record.offset in offsets]
 
 

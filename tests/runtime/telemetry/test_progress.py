@@ -64,7 +64,7 @@ def test_a_takeover_that_hangs_says_for_how_long(tmp_path: Path, monkeypatch: py
         hangs.set()
         threading.Event().wait()
 
-    monkeypatch.setattr("tocsin.pipelines.runtime.control.worker.ReaderActor", reader)
+    monkeypatch.setattr("tocsin.pipelines.runtime.control.worker.record_source", reader)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
     hosted = HostedShard(ShardConfig(plan, Lake(str(tmp_path)), {}, 0, [0]), lambda _: None)
     assert hangs.wait(60)
