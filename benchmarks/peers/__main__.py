@@ -6,6 +6,10 @@
   from outside: the time until a reader of the table sees the first row, the rows a second from there to the last one, the
   processor time of all processes, start included, and the most memory that they held at a time, shared pages counted once.
   Every row is checked.
+- arrow: the same from Arrow messages of up to a thousand readings.
+- rul: JSON readings, and the shipped RUL network on each window.
+- kill: a third of the readings of the first job. After a third of the rows a SIGKILL to all processes of the engine, and the same
+  command again: what is lost, what is there twice.
 - alerts: one reading in a hundred is an alert on another topic. Their age at a `read_committed` subscriber, at a steady rate,
   beside a bare relay whose every poll is one transaction.
 
@@ -20,7 +24,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.engine import Bench
-from benchmarks.peers import alerts, windows
+from benchmarks.peers import alerts, kill, throughput
 from benchmarks.peers.engines import engines
 from tocsin.deploy.kafka.server import KafkaServer
 
@@ -28,7 +32,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 def main() -> None:
     """Run the selected engines and jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", default="windows,alerts")
+    parser.add_argument("--jobs", default="windows,arrow,rul,kill,alerts")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rates", default="5000,100", help="readings per second")
     parser.add_argument("--rounds", type=int, default=3)
@@ -38,11 +42,13 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, {args.records:,} readings, medians of {args.rounds}", flush=True)
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         bench = Bench(Path(folder), server)
-        if "windows" in args.jobs:
-            windows.compare(bench, [e for e in chosen if e.windows], Path(folder), args.records, args.rounds)
-        if "alerts" in args.jobs:
+        for job in [job for name, job in throughput.JOBS.items() if name in args.jobs.split(",")]:
+            throughput.compare(job, bench, chosen, Path(folder), args.records, args.rounds)
+        if "kill" in args.jobs.split(","):
+            kill.compare(bench, chosen, Path(folder), args.records // 3)
+        if "alerts" in args.jobs.split(","):
             rates = [int(rate) for rate in args.rates.split(",")]
-            alerts.compare(bench, [e for e in chosen if e.alerts], Path(folder), rates, args.rounds)
+            alerts.compare(bench, [e for e in chosen if "alerts" in e.commands], Path(folder), rates, args.rounds)
 
 
 if __name__ == "__main__":

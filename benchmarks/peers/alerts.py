@@ -17,12 +17,11 @@ PERCENTILES = ("p50", "p95", "p99")
 
 def measure(bench: Bench, engine: Engine, folder: Path, topic: str, rate: int, seconds: float) -> dict[str, float]:
     """Start an engine, feed its topic at a rate, and time its alerts."""
-    assert engine.alerts
     for name in (topic, f"alerts.{topic}", f"alerts.{topic}.journal"):
         bench.provision(name)
     run = Run(bench.kafka["bootstrap_servers"], topic, folder)
     run.out.mkdir(parents=True)
-    command = Command(engine.alerts(run), folder / "log.txt", run.env, folder)
+    command = Command(engine.commands["alerts"](run), folder / "log.txt", run.env, folder)
     try:
         time.sleep(WARM_S)
         return _ages(bench, topic, f"alerts.{topic}", rate, seconds)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import TableNotFoundError
 
 from benchmarks.peers import jobs
 
@@ -20,6 +20,8 @@ JOBS = Path(jobs.__path__[0])
 PEERS = ROOT / ".venv-peers/bin/python"
 OWN = Path(sys.executable)
 CLIENTS = ("librdkafka", "kafka-python")
+TABLES = ("windows", "arrow", "rul")
+"""The jobs that write a table."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +48,23 @@ class Run:
         }
 
 
+Command = Callable[[Run], Sequence[str]]
+
+
 @dataclass(frozen=True)
 class Engine:
     """An engine.
 
     Args:
-        windows: the command of a run that writes windows; None: there is none.
+        commands: job -> the command of a run. A job that is missing is one for which the engine has no usual way.
         written: the number of rows that a reader of its table sees.
-        rows: its table.
-        alerts: the command of a run that publishes alerts; None: there is none.
+        rows: the columns of its table.
     """
 
     name: str
-    windows: Callable[[Run], Sequence[str]] | None
+    commands: Mapping[str, Command]
     written: Callable[[Path], int]
-    rows: Callable[[Path], pl.DataFrame]
-    alerts: Callable[[Run], Sequence[str]] | None = None
+    rows: Callable[[Path, Sequence[str]], pl.DataFrame]
 
 
 class ParquetFiles:
@@ -114,23 +117,20 @@ def _added(action: bytes) -> int:
     return json.loads(add["stats"])["numRecords"] if add else 0
 
 
-def _parquet(folder: Path) -> pl.DataFrame:
-    return pl.read_parquet(f"{folder}/*.parquet", columns=["unit", "cycle", "mean"])
+def _parquet(folder: Path, columns: Sequence[str]) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(path, columns=list(columns)) for path in sorted(folder.glob("*.parquet"))])
 
 
-def _csv(folder: Path) -> pl.DataFrame:
-    return pl.read_csv(folder / "rows.csv").filter(pl.col("diff") == 1).select("unit", "cycle", "mean")
+def _csv(folder: Path, columns: Sequence[str]) -> pl.DataFrame:
+    return pl.read_csv(folder / "rows.csv").filter(pl.col("diff") == 1).select(columns)
 
 
-def _delta(folder: Path) -> pl.DataFrame:
-    try:
-        table = DeltaTable(str(next(folder.glob("**/_delta_log")).parent))
-    except (StopIteration, TableNotFoundError):
-        return pl.DataFrame(schema={"unit": pl.Int64, "cycle": pl.Int64, "mean": pl.Float64})
-    return pl.from_arrow(table.to_pyarrow_table(columns=["unit", "cycle", "mean"]))  # type: ignore[return-value]
+def _delta(folder: Path, columns: Sequence[str]) -> pl.DataFrame:
+    table = DeltaTable(str(next(folder.glob("**/_delta_log")).parent))
+    return pl.from_arrow(table.to_pyarrow_table(columns=list(columns)))  # type: ignore[return-value]
 
 
-def _tocsin(client: str, job: str) -> Callable[[Run], Sequence[str]]:
+def _tocsin(client: str, job: str) -> Command:
     def command(run: Run) -> Sequence[str]:
         settings = run.folder / "tocsin.toml"
         settings.write_text(
@@ -143,26 +143,46 @@ def _tocsin(client: str, job: str) -> Callable[[Run], Sequence[str]]:
     return command
 
 
-def _own(script: str, client: str) -> Callable[[Run], Sequence[str]]:
+def _own(script: str, client: str) -> Command:
     return lambda run: [str(OWN), str(JOBS / script), client]
 
 
-def _peer(script: str) -> Callable[[Run], Sequence[str]]:
+def _peer(script: str) -> Command:
     return lambda run: [str(PEERS), str(JOBS / script)]
 
 
-def _bytewax(script: str) -> Callable[[Run], Sequence[str]]:
+def _bytewax(script: str) -> Command:
     return lambda run: [str(PEERS), "-m", "bytewax.run", f"{JOBS / script}:flow"]
+
+
+def _bytewax_recovering(run: Run) -> Sequence[str]:
+    state = run.folder / "state"
+    if not state.exists():
+        state.mkdir()
+        subprocess.run([str(PEERS), "-m", "bytewax.recovery", str(state), "1"], check=True)
+    return [*_bytewax("bytewax_windows.py")(run), "-r", str(state), "-s", "5", "-b", "0"]
 
 
 def engines() -> dict[str, Engine]:
     """The engines by their names, the peers in alphabetical order."""
+    relays = [
+        Engine(f"bare relay, {c}", {"alerts": _own("relay_alerts.py", c)}, ParquetFiles(), _parquet) for c in CLIENTS
+    ]
+    loops = [
+        Engine(f"loop by hand, {c}", {job: _own(f"loop_{job}.py", c) for job in TABLES}, ParquetFiles(), _parquet)
+        for c in CLIENTS
+    ]
+    bytewax = {job: _bytewax(f"bytewax_{job}.py") for job in ("windows", "arrow", "alerts")}
+    pathway, quix = ({job: _peer(f"{peer}_windows.py") for job in ("windows", "kill")} for peer in ("pathway", "quix"))
+    tocsin = {
+        c: {**{job: _tocsin(c, job) for job in (*TABLES, "alerts")}, "kill": _tocsin(c, "windows")} for c in CLIENTS
+    }
     found = [
-        *(Engine(f"bare relay, {c}", None, ParquetFiles(), _parquet, _own("relay_alerts.py", c)) for c in CLIENTS),
-        *(Engine(f"loop by hand, {c}", _own("loop_windows.py", c), ParquetFiles(), _parquet) for c in CLIENTS),
-        Engine("Bytewax", _bytewax("bytewax_windows.py"), ParquetFiles(), _parquet, _bytewax("bytewax_alerts.py")),
-        Engine("Pathway", _peer("pathway_windows.py"), Lines(), _csv),
-        Engine("Quix Streams", _peer("quix_windows.py"), ParquetFiles(), _parquet),
-        *(Engine(f"Tocsin, {c}", _tocsin(c, "windows"), DeltaCommits(), _delta, _tocsin(c, "alerts")) for c in CLIENTS),
+        *relays,
+        *loops,
+        Engine("Bytewax", {**bytewax, "kill": _bytewax_recovering}, ParquetFiles(), _parquet),
+        Engine("Pathway", pathway, Lines(), _csv),
+        Engine("Quix Streams", quix, ParquetFiles(), _parquet),
+        *(Engine(f"Tocsin, {c}", tocsin[c], DeltaCommits(), _delta) for c in CLIENTS),
     ]
     return {engine.name: engine for engine in found}

@@ -1,6 +1,7 @@
 """Bytewax: the mean over each engine's last 30 readings."""
 
 import os
+import time
 from collections import deque
 from pathlib import Path
 
@@ -19,13 +20,12 @@ class Parquet(StatelessSinkPartition):
     """A file for each batch."""
 
     def __init__(self, path):
-        self._path, self._files = path, 0
+        self._path = path
 
     def write_batch(self, rows):
-        path = f"{self._path}/{self._files}.parquet"
+        path = f"{self._path}/{time.time_ns()}.parquet"
         pq.write_table(pa.Table.from_pylist(rows), f"{path}.part")
         Path(f"{path}.part").rename(path)
-        self._files += 1
 
 
 class ParquetSink(DynamicSink):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -35,27 +36,36 @@ def polls_of_kafka_python(servers, topic):
         yield [record.value for records in consumer.poll(100).values() for record in records]
 
 
-def windows(values, tails):
-    """The rows of a poll, and each unit's last readings before the next one."""
-    frame = pl.read_ndjson(b"\n".join(values), schema=SCHEMA)
-    frame = pl.concat([tails, frame.select("unit", "cycle", value=pl.mean_horizontal(SENSORS))])
-    mean = pl.col("value").rolling_mean(LENGTH).over("unit")
-    rows = frame.with_columns(mean=mean).slice(len(tails)).drop_nulls("mean").drop("value")
-    return rows, frame.group_by("unit", maintain_order=True).tail(LENGTH - 1)
+def decode(values):
+    """The readings of a poll."""
+    return pl.read_ndjson(b"\n".join(values), schema=SCHEMA)
 
 
-def main(client):
+class Means:
+    """The rows of a poll; keeps each unit's last readings for the next poll."""
+
+    def __init__(self):
+        self._tails = pl.DataFrame(schema={"unit": pl.Int64, "cycle": pl.Int64, "value": pl.Float64})
+
+    def __call__(self, frame):
+        frame = pl.concat([self._tails, frame.select("unit", "cycle", value=pl.mean_horizontal(SENSORS))])
+        mean = pl.col("value").rolling_mean(LENGTH).over("unit")
+        rows = frame.with_columns(mean=mean).slice(len(self._tails)).drop_nulls("mean").drop("value")
+        self._tails = frame.group_by("unit", maintain_order=True).tail(LENGTH - 1)
+        return rows
+
+
+def main(client, decode=decode, judge=None):
     polls = {"librdkafka": polls_of_librdkafka, "kafka-python": polls_of_kafka_python}[client]
-    tails = pl.DataFrame(schema={"unit": pl.Int64, "cycle": pl.Int64, "value": pl.Float64})
-    held, files, out = [], 0, os.environ["OUT"]
+    judge, held, has_written = judge or Means(), [], False
     for values in polls(os.environ["KAFKA"], os.environ["TOPIC"]):
-        if values:
-            rows, tails = windows(values, tails)
+        if values and (rows := judge(decode(values))) is not None and len(rows):
             held.append(rows)
-        if held and (not values or not files or sum(map(len, held)) >= 200_000):
-            pq.write_table(pl.concat(held).to_arrow(), f"{out}/{files}.part")
-            Path(f"{out}/{files}.part").rename(f"{out}/{files}.parquet")
-            held, files = [], files + 1
+        if held and (not values or not has_written or sum(map(len, held)) >= 200_000):
+            path = Path(os.environ["OUT"], f"{time.time_ns()}.part")
+            pq.write_table(pl.concat(held).to_arrow(), path)
+            path.rename(path.with_suffix(".parquet"))
+            held, has_written = [], True
 
 
 if __name__ == "__main__":

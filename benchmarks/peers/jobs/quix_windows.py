@@ -1,6 +1,7 @@
 """Quix Streams: the mean over each engine's last 30 readings."""
 
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,14 +16,13 @@ class ParquetSink(BatchingSink):
 
     def __init__(self, path):
         super().__init__()
-        self._path, self._files = path, 0
+        self._path = path
 
     def write(self, batch):
         rows = [{"unit": int(item.key), "cycle": item.value["cycle"], "mean": item.value["mean"]} for item in batch]
-        path = f"{self._path}/{self._files}.parquet"
+        path = f"{self._path}/{time.time_ns()}.parquet"
         pq.write_table(pa.Table.from_pylist(rows), f"{path}.part")
         Path(f"{path}.part").rename(path)
-        self._files += 1
 
 
 def decode(reading):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,9 @@ from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-TICK_MS, SOON_MS = 500, 60_000
+TICK_MS, SOON_S = 500, 60.0
+CAUGHT_UP_S = 1.0
+"""How long after the last checkpoint one may follow because the shard has caught up."""
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer; retrying, nothing is lost"
 JOURNAL_ITEMS = 4096
@@ -76,7 +79,8 @@ class Shard:
         self._damaged: dict[int, str] = {}
         self._skip_damaged(recovered.damaged)
         self._advanced = bool(self._results)
-        self._due_at, self._awaits_first_rows = 0.0, True
+        self._checkpoint_at, self._awaits_first_rows = -math.inf, True
+        self._is_behind = self._was_behind = False  # now; since the last checkpoint
         self._progress = progress.followed()
         self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
@@ -201,6 +205,8 @@ class Shard:
             self.stats.gauges["behind"] = sum(self._lag.values())
         if self._buffer:
             self._stepped_at = time.monotonic()
+        self._is_behind = self._buffer.rows >= batch.rows
+        self._was_behind |= self._is_behind
         return self._buffer.take(batch.rows)
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
@@ -321,13 +327,16 @@ class Shard:
             return "full"
         if self._bytes >= limit or self._is_journal_long(1):
             return "now"
-        # Whoever has just started the pipeline waits for its first row. A long interval is deliberate.
-        at_once = (
-            self._awaits_first_rows
-            and self._results
-            and milliseconds(self._recovered.machine.pipeline.commit.every) <= SOON_MS
-        )
-        return "now" if (self._advanced or self._next_plan) and (at_once or time.monotonic() >= self._due_at) else ""
+        if not (self._advanced or self._next_plan):
+            return ""
+        every = milliseconds(self._recovered.machine.pipeline.commit.every) / 1000
+        # Someone waits for the first rows of a start, and for the last ones of a backlog. A long interval is deliberate.
+        if self._results and every <= SOON_S:
+            if self._awaits_first_rows:
+                return "now"
+            if self._was_behind and not self._is_behind:
+                every = min(every, CAUGHT_UP_S)
+        return "now" if time.monotonic() >= self._checkpoint_at + every else ""
 
     def _is_journal_long(self, factor: int) -> bool:
         """Whether the journal has reached `factor` times the length at which a checkpoint is due."""
@@ -380,8 +389,8 @@ class Shard:
         self._results, self._files, self._bytes = [], [], 0
         self._in_flight_offsets, self._in_flight_rows = dict(recovered.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._in_flight_offsets, facts))
-        self._advanced = False
-        self._due_at = time.monotonic() + milliseconds(recovered.machine.pipeline.commit.every) / 1000
+        self._advanced = self._was_behind = False
+        self._checkpoint_at = time.monotonic()
 
     def _on_committed(self, batch: StepInput | None, point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""

@@ -19,7 +19,7 @@ from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.health import problems
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt
-from tocsin.pipelines.runtime.engine.shard import Shard
+from tocsin.pipelines.runtime.engine.shard import CAUGHT_UP_S, Shard
 from tocsin.pipelines.runtime.kafka import reader as reader_module
 
 JOURNALED = {"every": "1h"}
@@ -66,6 +66,7 @@ def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it
     ends = job.ends()
     running = shard(job)
     until(lambda: _reached(running, {0: lost.first, 1: ends[1]}), "the other partition to be judged", 30)
+    until(lambda: running.turn() or running.facts()["damaged"], "the damage to be found", 30)
     line = running.facts()["damaged"][0]
     assert line.startswith(f"{job.topic}[0]@{lost.first}: expected records as they were written")
     found = {"shard": 0, "state": "running", "error": "", "facts": running.facts(), "uncommitted_s": 0}
@@ -81,6 +82,21 @@ def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it
     damage(kafka, job.topic, lost.first)  # flips the same bits back
     until(lambda: _reached(running, job.ends()), "the restored partition to be judged", 30)
     assert running.facts()["damaged"] == {}
+    running.close()
+    assert job.differences() == []
+
+
+def test_the_end_of_a_backlog_is_committed_at_once_and_what_trickles_in_later_is_not(job: Job) -> None:
+    _with(job, every="60s")
+    load = messages(8)
+    job.send(islice(load, 300))
+    running = read(shard(job), job)
+    until(lambda: running.turn() or job.drained(job.ends()), "the backlog's last rows to be in the table", 20)
+    job.send(islice(load, 10))
+    read(running, job)
+    later = time.monotonic() + 2 * CAUGHT_UP_S
+    until(lambda: running.turn() or time.monotonic() > later, "a checkpoint to be due")
+    assert not job.drained(job.ends())
     running.close()
     assert job.differences() == []
 
