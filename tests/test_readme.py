@@ -43,7 +43,9 @@ def test_feed_run_alerts_and_queries(tour: Tour) -> None:
     give_up = time.monotonic() + 150
     while True:
         (pipeline,) = json.loads(tour(only("tocsin status rul")))["pipelines"]
-        if sum(sum(shard["committed"].values()) for shard in pipeline["shards"]) == 12_000:
+        committed = sum(sum(shard["committed"].values()) for shard in pipeline["shards"])
+        # The table of alerts is there once a worker has taken it over.
+        if committed == 12_000 and [shard["state"] for shard in pipeline["landing"]] == ["running"]:
             break
         assert time.monotonic() < give_up, pipeline
         time.sleep(1)
