@@ -31,7 +31,7 @@ from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader_actor import ReaderActor, start_reader
 from tocsin.pipelines.runtime.telemetry import logs, progress
-from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
+from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas, imported
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.deployment import Deployment
@@ -224,6 +224,7 @@ class Worker:
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
         from tocsin.pipelines.runtime.kafka import topics  # noqa: F401
 
+        imported()
         import_pandas()
 
     def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:

@@ -137,8 +137,10 @@ class Codec:
     def _read(self, records: Records, out: DecodedPoll) -> None:
         """Decode a poll's values, each by its content type."""
         values, headers = records.values, records.headers
-        others = {i: kind for i, h in enumerate(headers) if h and (kind := self._format(h)) is not self._json}
-        indices = range(len(records))
+        formats = {h: self._format(h) for h in set(map(tuple, headers))}  # a poll has few different ones
+        indices, others = range(len(records)), dict[int, MessageFormat | None]()
+        if not all(kind is self._json for kind in formats.values()):
+            others = {i: kind for i, h in enumerate(headers) if (kind := formats[tuple(h)]) is not self._json}
         self._json.read(values, [i for i in indices if i not in others] if others else indices, out)
         for format in self._formats[1:]:
             if positions := [i for i, kind in others.items() if kind is format]:

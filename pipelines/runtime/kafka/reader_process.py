@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas
+from tocsin.pipelines.runtime.telemetry.process import begin, import_pandas, imported
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.kafka.reader import Poll, Reader, TopicState
@@ -22,6 +22,7 @@ class ReaderProcess:
         begin(env)
         from tocsin.pipelines.runtime.kafka import reader
 
+        imported()
         import_pandas()
         self._make: type[Reader] = reader.Reader
         self._reader: Reader
