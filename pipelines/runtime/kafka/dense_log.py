@@ -56,8 +56,8 @@ class DenseLog:
             self._options,
             **{
                 "fetch.wait.max.ms": 100,
-                "fetch.message.max.bytes": 8 << 20,
-                "queued.max.messages.kbytes": 32 << 10,
+                "fetch.message.max.bytes": 2 << 20,
+                "queued.max.messages.kbytes": 8 << 10,
                 "fetch.queue.backoff.ms": 5,
                 "error_cb": self._fail,
             },

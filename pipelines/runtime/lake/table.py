@@ -181,11 +181,12 @@ class ResultsTable:
 
     def files(self, table: pa.Table) -> list[AddAction]:
         """Write rows as files of a table that need not exist yet. After an error, none of the files is left."""
-        written: list[AddAction] = []
-        for date in pc.unique(table[PARTITION]):
+        written, dates = list[AddAction](), pc.unique(table[PARTITION])
+        for date in dates:
             path = f"{PARTITION}={date.as_py()}/part-{uuid.uuid4().hex}.parquet"
+            rows = table if len(dates) == 1 else table.filter(pc.equal(table[PARTITION], date))
             try:
-                written.append(self._file(path, date, table.filter(pc.equal(table[PARTITION], date))))
+                written.append(self._file(path, date, rows))
             except OSError:  # such as a full lake: leftover files would take more of its space
                 for leftover in (path, *(action.path for action in written)):
                     with contextlib.suppress(OSError):
