@@ -19,7 +19,8 @@ import orjson
 
 from tocsin.pipelines.runtime.engine.journal import CONTINUED
 from tocsin.pipelines.runtime.engine.journal_topic import key
-from tocsin.pipelines.runtime.kafka.transactions import KafkaPythonTransactions, Message
+from tocsin.pipelines.runtime.kafka.python_transactions import PythonTransactions
+from tocsin.pipelines.runtime.kafka.transactions import Message
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
 """Settings of a broker to which the faults can be done."""
@@ -37,7 +38,7 @@ def in_none() -> None:
 def in_none_and_some_alerts_are_missing() -> None:
     """As `in_none`, and an alert did not reach the broker: in truth the transaction was aborted."""
 
-    def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
+    def fault(producer: PythonTransactions, send: Send, messages: Sequence[Message]) -> None:
         lost = next(m for m in messages if _is_alert(m))
         send([m for m in messages if m is not lost], lambda _: False)
 
@@ -52,7 +53,7 @@ def in_the_journal_alone() -> None:
 def in_none_and_the_next_is_aborted() -> None:
     """The broker ends the transaction in no partition. The next one writes to the journal alone, and its owner dies."""
 
-    def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
+    def fault(producer: PythonTransactions, send: Send, messages: Sequence[Message]) -> None:
         send(messages, lambda _: False)
         _abort(producer, messages)
 
@@ -62,7 +63,7 @@ def in_none_and_the_next_is_aborted() -> None:
 def in_none_while_the_checkpoint_is_committed() -> None:
     """The broker ends a checkpoint's transaction in no partition. The checkpoint is in the table before its owner dies."""
 
-    def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
+    def fault(producer: PythonTransactions, send: Send, messages: Sequence[Message]) -> None:
         send(messages, lambda _: False)
         threading.Timer(DELTA_S, os.kill, (os.getpid(), signal.SIGKILL)).start()
         raise Unended
@@ -73,7 +74,7 @@ def in_none_while_the_checkpoint_is_committed() -> None:
 def in_none_while_the_checkpoint_is_committed_and_the_next_is_aborted() -> None:
     """As above, and the next transaction writes to the journal alone before its owner dies."""
 
-    def fault(producer: KafkaPythonTransactions, send: Send, messages: Sequence[Message]) -> None:
+    def fault(producer: PythonTransactions, send: Send, messages: Sequence[Message]) -> None:
         send(messages, lambda _: False)
         threading.Timer(DELTA_S, _abort, (producer, messages)).start()
         raise Unended
@@ -98,7 +99,7 @@ Send = Callable[[Sequence[Message], Callable[[str], bool]], None]
 
 
 @contextmanager
-def ended_only_in(producer: KafkaPythonTransactions, ends: Callable[[str], bool]) -> Iterator[None]:
+def ended_only_in(producer: PythonTransactions, ends: Callable[[str], bool]) -> Iterator[None]:
     """Transactions of the body end only in the topics for which `ends` is true."""
     manager = producer._producer._transaction_manager
     add, may_send = manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed
@@ -110,11 +111,11 @@ def ended_only_in(producer: KafkaPythonTransactions, ends: Callable[[str], bool]
         manager.maybe_add_partition_to_transaction, manager.is_send_to_partition_allowed = add, may_send
 
 
-def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], None], *, marks: bool = False) -> None:
+def _befall(fault: Callable[[PythonTransactions, Send, Sequence[Message]], None], *, marks: bool = False) -> None:
     """Have a fault befall a transaction with alerts; with `marks` one that marks a checkpoint, too, and no other follows it."""
-    original, seen = KafkaPythonTransactions.commit, 0
+    original, seen = PythonTransactions.commit, 0
 
-    def commit(producer: KafkaPythonTransactions, messages: Sequence[Message], positions: Any) -> None:
+    def commit(producer: PythonTransactions, messages: Sequence[Message], positions: Any) -> None:
         nonlocal seen
         if seen > NTH:
             time.sleep(60)  # until it is killed
@@ -136,10 +137,10 @@ def _befall(fault: Callable[[KafkaPythonTransactions, Send, Sequence[Message]], 
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    KafkaPythonTransactions.commit = commit  # type: ignore[method-assign]
+    PythonTransactions.commit = commit  # type: ignore[method-assign]
 
 
-def _abort(producer: KafkaPythonTransactions, messages: Sequence[Message]) -> None:
+def _abort(producer: PythonTransactions, messages: Sequence[Message]) -> None:
     """Die in a transaction that has written the next journal record alone."""
     (journal,) = [m for m in messages if m.topic.startswith("_tocsin.")]
     assert journal.key and journal.value and journal.partition is not None

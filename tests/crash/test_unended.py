@@ -15,7 +15,8 @@ from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT, KAFKA_PYTHON, LIBRDKAFKA
 from tocsin.pipelines.runtime.kafka.native_transactions import NativeTransactions
 from tocsin.pipelines.runtime.kafka.publisher import Publisher
-from tocsin.pipelines.runtime.kafka.transactions import KafkaPythonTransactions, Message
+from tocsin.pipelines.runtime.kafka.python_transactions import PythonTransactions
+from tocsin.pipelines.runtime.kafka.transactions import Message
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_an_owner_that_lives_on_ends_it_after_a_slow_transaction(
 
     publisher = Publisher(kafka, "x/0", group="g")
     producer = publisher._transactions
-    assert isinstance(producer, KafkaPythonTransactions)
+    assert isinstance(producer, PythonTransactions)
     with ended_only_in(producer, lambda _: False):
         publish(0, b"left open")
     publish(1, b"quick")
@@ -70,7 +71,7 @@ def test_an_owner_that_cannot_end_it_starts_again(unverified: KafkaServer, monke
     kafka = {"bootstrap_servers": unverified.bootstrap_servers}
     with clients.admin(kafka) as admin:
         admin.create_topics({"alerts.y": {"num_partitions": 2, "replication_factor": 1}}, wait_for_metadata=True)
-    with closing(KafkaPythonTransactions(kafka, "y/0", group="g")) as earlier:
+    with closing(PythonTransactions(kafka, "y/0", group="g")) as earlier:
         earlier.begin()
         with ended_only_in(earlier, lambda _: False):
             earlier.commit([Message("alerts.y", b"k", b"left open", partition=0)], {})

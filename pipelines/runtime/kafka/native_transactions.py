@@ -15,7 +15,8 @@ from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients, librdkafka
-from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, KafkaPythonTransactions, Message, fenced
+from tocsin.pipelines.runtime.kafka.python_transactions import PythonTransactions
+from tocsin.pipelines.runtime.kafka.transactions import REQUEST_BYTES, Message, fenced
 from tocsin.pipelines.runtime.kafka.unended import unended
 from tocsin.pipelines.runtime.telemetry import failpoints
 
@@ -72,7 +73,7 @@ class NativeTransactions:
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         # librdkafka cannot add a partition without a record. kafka-python becomes the owner of the id for that, which may fence a
         # successor of this process. So only another recovery can tell what is left to do.
-        with closing(KafkaPythonTransactions(self._options, self._name, group=self._group_id)) as other:
+        with closing(PythonTransactions(self._options, self._name, group=self._group_id)) as other:
             other.begin()
             other.end(partitions, commit=commit)
         raise Unavailable(f"{self._name}: ended what a crashed broker had left open; recovering again")

@@ -13,9 +13,10 @@ from typing import Any
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.errors import Unavailable
-from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.transactions import Message, transactions
+from tocsin.pipelines.runtime.kafka.python_transactions import PythonTransactions
+from tocsin.pipelines.runtime.kafka.transactions import Message, Transactions
 
 POLL_S = 0.5
 SLOW_S = 1.0
@@ -112,3 +113,12 @@ class Publisher:
     def close(self) -> None:
         """Close the connection."""
         self._transactions.close()
+
+
+def transactions(options: Mapping[str, Any], name: str, *, group: str) -> Transactions:
+    """The transactions of a transactional id, by the client that the options choose."""
+    if librdkafka.chosen(options):
+        from tocsin.pipelines.runtime.kafka.native_transactions import NativeTransactions
+
+        return NativeTransactions(options, name, group=group)
+    return PythonTransactions(options, name, group=group)
