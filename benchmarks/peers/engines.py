@@ -175,8 +175,14 @@ def engines() -> dict[str, Engine]:
     bytewax = {job: _bytewax(f"bytewax_{job}.py") for job in ("windows", "arrow", "alerts")}
     pathway, quix = ({job: _peer(f"{peer}_windows.py") for job in ("windows", "kill")} for peer in ("pathway", "quix"))
     tocsin = {
-        c: {**{job: _tocsin(c, job) for job in (*TABLES, "alerts")}, "kill": _tocsin(c, "windows")} for c in CLIENTS
+        c: {
+            **{job: _tocsin(c, job) for job in (*TABLES, "alerts")},
+            "kill": _tocsin(c, "windows"),
+            "once": _tocsin(c, "alerts"),
+        }
+        for c in CLIENTS
     }
+    at_least_once = {"once": _tocsin("librdkafka", "at_least_once")}
     found = [
         *relays,
         *loops,
@@ -184,5 +190,6 @@ def engines() -> dict[str, Engine]:
         Engine("Pathway", pathway, Lines(), _csv),
         Engine("Quix Streams", quix, ParquetFiles(), _parquet),
         *(Engine(f"Tocsin, {c}", tocsin[c], DeltaCommits(), _delta) for c in CLIENTS),
+        Engine("Tocsin, librdkafka, at least once", at_least_once, DeltaCommits(), _delta),
     ]
     return {engine.name: engine for engine in found}

@@ -24,6 +24,11 @@ MOST = 200
 """Polls that are kept to decode them."""
 
 
+def none(bench: Bench, topic: str, records: int) -> dict[str, float]:
+    """No limits: two runs are compared."""
+    return {}
+
+
 def of_readings(bench: Bench, topic: str, records: int) -> dict[str, float]:
     """Rows/s of each step for JSON readings."""
     fetched, polls = _librdkafka(bench, topic, records, 5000)

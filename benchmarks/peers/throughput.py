@@ -85,12 +85,17 @@ def _ruls(records: int) -> pl.DataFrame:
     return readings[ends].select("unit", "cycle", expected=pl.Series(rul.numpy()).cast(pl.Float64))
 
 
+def _seconds(records: int) -> pl.DataFrame:
+    return pl.concat([frame.select("unit", "cycle", expected="s2") for frame in _limited(records)])
+
+
 JOBS = {
     job.name: job
     for job in (
         Job("windows", "mean", "json", _means, limits.of_readings),
         Job("arrow", "mean", "arrow", _means, limits.of_messages),
         Job("rul", "rul", "json", _ruls, limits.of_network, 1e-3),
+        Job("once", "s2", "json", _seconds, limits.none),
     )
 }
 
