@@ -11,7 +11,7 @@ from tocsin.pipelines.runtime.engine import journal, journal_topic, recovery, sh
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher
-from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 from tocsin.pipelines.runtime.telemetry import failpoints
 
@@ -21,7 +21,6 @@ EARLY = "takeover.early"
 
 def txn_per_worker() -> None:
     """Each process has its own transactional id, so no owner is fenced; it commits before it can notice that it was replaced."""
-    producer = clients.producer
 
     def send(original: Any, publisher: ShardPublisher, *what: Any) -> None:
         original(publisher, *what)
@@ -29,10 +28,12 @@ def txn_per_worker() -> None:
 
     _replace(ShardPublisher, "send", send)
 
-    def own(options: Mapping[str, Any], **more: Any) -> Any:
-        return producer(options, **more | {"transactional_id": f"{more['transactional_id']}/{os.getpid()}"})
+    def own(original: Any, options: Mapping[str, Any], **more: Any) -> Any:
+        shared = {name: value for name, value in more.items() if name.replace(".", "_") == "transactional_id"}
+        return original(options, **more | {name: f"{value}/{os.getpid()}" for name, value in shared.items()})
 
-    clients.producer = own
+    for client in (clients, librdkafka):
+        _replace(client, "producer", own)
 
 
 def no_journal() -> None:
