@@ -27,7 +27,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("client", [LIBRDKAFKA, KAFKA_PYTHON])
+@pytest.mark.parametrize("client", [LIBRDKAFKA, pytest.param(KAFKA_PYTHON, marks=pytest.mark.slow)])
 def test_a_deployment_survives_the_death_of_any_part(cluster: None, tmp_path: Path, kills: int, client: str) -> None:
     with KafkaServer(data=tmp_path / "kafka") as server:
         job = Job(server.bootstrap_servers, tmp_path)

@@ -47,6 +47,7 @@ def _workers(deployed: Deployed) -> set[int]:
     return {s["pid"] for s in shards} if shards and all(s["state"] == "running" for s in shards) else set()
 
 
+@pytest.mark.slow
 def test_shards_move_while_workers_come_and_go_and_are_killed(
     cluster: None, kafka: KafkaServer, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ class Head:
         self._process.wait(60)
 
 
+@pytest.mark.slow
 def test_after_the_loss_of_the_ray_head_up_goes_on(kafka: KafkaServer, tmp_path: Path) -> None:
     job = Job(kafka.bootstrap_servers, tmp_path, partitions=4, shards=2)
     (tmp_path / "tocsin.toml").write_text(

@@ -26,7 +26,7 @@ def unverified(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory):  #
         yield server
 
 
-@pytest.mark.parametrize("client", [LIBRDKAFKA, KAFKA_PYTHON])
+@pytest.mark.parametrize("client", [LIBRDKAFKA, pytest.param(KAFKA_PYTHON, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_row_and_alert_is_there_once(unverified: KafkaServer, make_job: MakeJob, fault: str, client: str) -> None:
     job = make_job(unverified.bootstrap_servers)
