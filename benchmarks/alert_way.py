@@ -43,6 +43,7 @@ from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
 from tocsin.pipelines.runtime.kafka.reader_thread import ReaderThread
 from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.telemetry.process import begin
 
 STAGES = ("produce", "decode", "hand over", "wait", "step", "begin", "transaction", "deliver")
 TOPIC = "live"
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--client", default="librdkafka")
     args = parser.parse_args()
+    begin({})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, KafkaServer(data=Path(folder) / "kafka") as server:
         Bench(Path(folder), server).provision(TOPIC)

@@ -191,9 +191,9 @@ class Shard:
             now = time.monotonic()
             if self._buffer and deadline is None:
                 deadline = max(now, self._stepped_at + milliseconds(batch.wait) / 1000)
-            remaining_ms = TICK_MS if deadline is None else (deadline - now) * 1000
+            remaining_ms = TICK_MS if deadline is None else max((deadline - now) * 1000, 0)
             try:
-                if remaining_ms <= 0 or (poll := self._poll(max(round(remaining_ms), 1))) is None:
+                if (poll := self._poll(round(remaining_ms))) is None:  # 0: take what is there already
                     break
             except (RecordsCorrupt, Refused):
                 if self._buffer:
