@@ -149,7 +149,7 @@ def measure(kafka: dict[str, Any], lake: Lake, rate: int, seconds: float) -> np.
     pipeline = plan.build(lake)
     provision(kafka, pipeline, shards=1)
     reader = Reader(kafka, TOPIC, range(4), Codec.of(pipeline), pipeline.batch.rows)
-    source = ReaderThread(reader)
+    source = ReaderThread(reader, pipeline.batch.rows // 2)
     shard = Shard(ShardConfig(plan, lake, kafka, 0, range(4)), source)
     way, seen, stop = Way(), dict[tuple[int, int], float](), threading.Event()
     way.of(reader, source, shard)

@@ -87,7 +87,7 @@ def record_source(config: ShardConfig, pipeline: Pipeline, codec: Codec, process
     from tocsin.pipelines.runtime.kafka.reader_thread import ReaderThread
 
     log.info("%s: librdkafka reads the input, in this process", config.id)
-    return ReaderThread(Reader(*reads))
+    return ReaderThread(Reader(*reads), pipeline.batch.rows // 2)
 
 
 class HostedShard:

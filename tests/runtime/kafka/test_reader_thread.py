@@ -1,24 +1,38 @@
-"""A reader's thread: it reads ahead, but not far; a seek drops what was read before it; errors come in order, and pass."""
+"""A reader in the shard's process reads a backlog ahead, not far; a seek drops what it read before; errors come in order, and pass."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.waits import until
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka.reader_thread import AHEAD, ReaderThread
 
+BACKLOG = 10
+
+
+class Table(NamedTuple):
+    num_rows: int
+
+
+class Number(NamedTuple):
+    """A poll."""
+
+    number: int
+    table: Table
+
 
 class Numbers:
-    """A reader whose polls are numbers from the position on. `fails` are those before which it raises once."""
+    """A reader whose polls have numbers from the position on, and `rows` rows. Before those of `fails` it raises once."""
 
     def __init__(self, *fails: int) -> None:
         self.next, self.seeks, self.closed, self._fails = 0, 0, False, set(fails)
-        self.away = False
+        self.away, self.rows = False, BACKLOG
         self.threads = set[str]()
 
     def log(self, shards: int = 0) -> int:
@@ -31,13 +45,13 @@ class Numbers:
             raise Unavailable("away")
         self.next = positions[0]
 
-    def poll(self, timeout_ms: int) -> int | None:
+    def poll(self, timeout_ms: int) -> Number | None:
         self.threads.add(threading.current_thread().name)
         if self.next in self._fails:
             self._fails.remove(self.next)
             raise Unavailable(f"before {self.next}")
         self.next += 1
-        return self.next - 1
+        return Number(self.next - 1, Table(self.rows))
 
     def close(self) -> None:
         self.closed = True
@@ -50,31 +64,56 @@ def numbers() -> Numbers:
 
 @pytest.fixture
 def reader(numbers: Numbers) -> Iterator[Any]:
-    made: Any = ReaderThread(numbers)  # type: ignore[arg-type]
+    made: Any = ReaderThread(numbers, BACKLOG)  # type: ignore[arg-type]
     yield made
     if not numbers.closed:
         made.close()
 
 
-def test_it_reads_ahead_but_not_far_and_an_error_keeps_its_place(numbers: Numbers, reader: Any) -> None:
+def _polls(reader: Any, count: int) -> list[int]:
+    return [reader.poll(1000).number for _ in range(count)]
+
+
+def test_it_reads_a_backlog_ahead_but_not_far_and_an_error_keeps_its_place(numbers: Numbers, reader: Any) -> None:
     assert reader.log(7) == 7
     assert reader.poll(20) is None  # nothing is read before the first seek
     reader.seek({0: 0})
-    time.sleep(0.1)
-    assert numbers.next == AHEAD
-    assert [reader.poll(1000) for _ in range(3)] == [0, 1, 2]
+    assert _polls(reader, 1) == [0]
+    until(lambda: numbers.next == 1 + AHEAD, "polls to be read ahead")
+    time.sleep(0.05)
+    assert numbers.next == 1 + AHEAD
+    assert _polls(reader, 2) == [1, 2]
     with pytest.raises(Unavailable, match="before 3"):
         reader.poll(1000)
-    assert [reader.poll(1000) for _ in range(3)] == [3, 4, 5]
-    assert len(numbers.threads) == 1  # a client is used by one thread alone
+    assert _polls(reader, 3) == [3, 4, 5]
+
+
+def test_without_a_backlog_it_reads_only_when_it_is_asked_for_and_not_for_nothing(
+    numbers: Numbers, reader: Any
+) -> None:
+    numbers.rows = BACKLOG - 1
+    reader.seek({0: 0})
+    assert reader.poll(0) is None
+    assert _polls(reader, 2) == [0, 1]
+    time.sleep(0.05)
+    assert (numbers.next, numbers.threads) == (2, {threading.current_thread().name})
+
+
+def test_what_was_read_ahead_of_a_backlogs_end_comes_first(numbers: Numbers, reader: Any) -> None:
+    reader.seek({0: 0})
+    assert _polls(reader, 1) == [0]
+    numbers.rows = 1
+    assert _polls(reader, 2) == [1, 2]
+    with pytest.raises(Unavailable, match="before 3"):
+        reader.poll(1000)
+    assert _polls(reader, 3) == [3, 4, 5]
 
 
 def test_a_seek_drops_what_was_read_before_it(reader: Any) -> None:
     reader.seek({0: 10})
-    assert reader.poll(1000) == 10
-    time.sleep(0.05)
+    assert _polls(reader, 1) == [10]
     reader.seek({0: 100})
-    assert [reader.poll(1000) for _ in range(5)] == [100, 101, 102, 103, 104]
+    assert _polls(reader, 5) == [100, 101, 102, 103, 104]
 
 
 def test_a_seek_that_failed_is_done_before_the_next_poll(numbers: Numbers, reader: Any) -> None:
@@ -84,18 +123,12 @@ def test_a_seek_that_failed_is_done_before_the_next_poll(numbers: Numbers, reade
     with pytest.raises(Unavailable, match="away"):
         reader.poll(1000)
     numbers.away = False
-    give_up = time.monotonic() + 5
-    while time.monotonic() < give_up:  # errors that were read ahead come first
-        try:
-            assert reader.poll(1000) == 50
-            break
-        except Unavailable:
-            pass
-    assert reader.poll(1000) == 51
+    assert _polls(reader, 2) == [50, 51]
 
 
 def test_its_end_closes_the_reader(numbers: Numbers, reader: Any) -> None:
     reader.seek({0: 0})
+    reader.poll(1000)
     reader.close()
     reader.close()
     assert numbers.closed
