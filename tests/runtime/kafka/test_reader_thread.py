@@ -1,4 +1,4 @@
-"""A reader in the shard's process reads a backlog ahead, not far; a seek drops what it read before; errors come in order, and pass."""
+"""A reader in the shard's process: a backlog is read ahead, not far; a seek drops what was read; errors keep their place."""
 
 from __future__ import annotations
 
