@@ -223,8 +223,8 @@ class PipelineSettings(Section):
         workers: processes that share the shards. With `max_workers` it is the minimum; a large backlog adds more.
         rows: the most rows in a step.
         wait: the longest time that a step waits for more rows once it has the first.
-        every: the time between checkpoints while there is something to commit; the first results after a start are committed at
-            once.
+        every: the time between checkpoints while there is something to commit. Up to a minute, the first results after a start
+            and the last ones of a backlog are committed earlier.
         size: the size of uncommitted results at which a checkpoint is taken at once.
         forget_after: a key that is inactive for this long is forgotten.
         warmup: how much of the log is processed to rebuild the state when a new version of the pipeline cannot migrate it.

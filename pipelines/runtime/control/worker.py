@@ -74,7 +74,7 @@ class Status:
 
 
 def record_source(config: ShardConfig, pipeline: Pipeline, codec: Codec, process: Any = None) -> RecordSource:
-    """What reads a shard's input: with kafka-python a process, since its work would slow the shard's down, else a thread.
+    """What reads a shard's input: with kafka-python another process, since its work would slow the shard's down, else this one.
 
     Args:
         process: of a reader; None: start one if there is to be one.
@@ -142,6 +142,7 @@ class HostedShard:
         progress.made()
         from tocsin.pipelines.runtime.formats.codec import Codec
 
+        imported()
         import_pandas()
         progress.made()
         torch.set_num_threads(1)  # two threads on two busy cores: tiny attention is 180x slower
@@ -224,7 +225,6 @@ class Worker:
         from tocsin.pipelines.runtime.engine import shard  # noqa: F401
         from tocsin.pipelines.runtime.kafka import topics  # noqa: F401
 
-        imported()
         import_pandas()
 
     def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:

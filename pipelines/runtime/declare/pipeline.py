@@ -89,7 +89,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Commit:
-    """A checkpoint is taken after each `every`, when uncommitted results reach `size`, and at the first result after a start."""
+    """A checkpoint is taken after each `every`, and when uncommitted results reach `size`.
+
+    It comes earlier at the first result after a start, and when a backlog ends, unless `every` is over a minute.
+    """
 
     every: str = "5s"
     size: str = "64MB"

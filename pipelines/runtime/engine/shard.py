@@ -39,8 +39,10 @@ from tocsin.pipelines.runtime.telemetry.stats import Stats
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 TICK_MS, SOON_S = 500, 60.0
-CAUGHT_UP_S = 1.0
-"""How long after the last checkpoint one may follow because the shard has caught up."""
+BACKLOG_S = 1.0
+"""A shard that is behind for so long has a backlog."""
+CAUGHT_UP_S = 2.0
+"""The least time from a checkpoint to one that is taken because a backlog has ended."""
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer; retrying, nothing is lost"
 JOURNAL_ITEMS = 4096
@@ -80,7 +82,7 @@ class Shard:
         self._skip_damaged(recovered.damaged)
         self._advanced = bool(self._results)
         self._checkpoint_at, self._awaits_first_rows = -math.inf, True
-        self._is_behind = self._was_behind = False  # now; since the last checkpoint
+        self._behind_since, self._awaits_last_rows = math.inf, False
         self._progress = progress.followed()
         self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
@@ -205,9 +207,14 @@ class Shard:
             self.stats.gauges["behind"] = sum(self._lag.values())
         if self._buffer:
             self._stepped_at = time.monotonic()
-        self._is_behind = self._buffer.rows >= batch.rows
-        self._was_behind |= self._is_behind
+        self._note_backlog()
         return self._buffer.take(batch.rows)
+
+    def _note_backlog(self) -> None:
+        rows, now = self._recovered.machine.pipeline.batch.rows, time.monotonic()
+        is_behind = max(self._buffer.rows, sum(self._lag.values())) >= rows
+        self._behind_since = min(self._behind_since, now) if is_behind else math.inf
+        self._awaits_last_rows |= now - self._behind_since >= BACKLOG_S
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
         """Continue without partitions that can't be read.
@@ -321,7 +328,7 @@ class Shard:
         time.sleep(seconds)
 
     def _due(self) -> Literal["", "now", "full"]:
-        """Whether a checkpoint is due: by time, by size, or because the journal has grown long."""
+        """Whether a checkpoint is due: by time, by size, because the journal has grown long, or because someone waits for rows."""
         limit = size(self._recovered.machine.pipeline.commit.size)
         if self._bytes >= 2 * limit or self._is_journal_long(2):
             return "full"
@@ -330,11 +337,11 @@ class Shard:
         if not (self._advanced or self._next_plan):
             return ""
         every = milliseconds(self._recovered.machine.pipeline.commit.every) / 1000
-        # Someone waits for the first rows of a start, and for the last ones of a backlog. A long interval is deliberate.
+        # They wait for the first rows of a start, and for the last ones of a backlog. A long interval is deliberate.
         if self._results and every <= SOON_S:
             if self._awaits_first_rows:
                 return "now"
-            if self._was_behind and not self._is_behind:
+            if self._awaits_last_rows and self._behind_since == math.inf:
                 every = min(every, CAUGHT_UP_S)
         return "now" if time.monotonic() >= self._checkpoint_at + every else ""
 
@@ -389,7 +396,8 @@ class Shard:
         self._results, self._files, self._bytes = [], [], 0
         self._in_flight_offsets, self._in_flight_rows = dict(recovered.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._in_flight_offsets, facts))
-        self._advanced = self._was_behind = False
+        self._advanced = False
+        self._awaits_last_rows = self._awaits_last_rows and self._behind_since < math.inf
         self._checkpoint_at = time.monotonic()
 
     def _on_committed(self, batch: StepInput | None, point: str) -> None:

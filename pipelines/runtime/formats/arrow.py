@@ -52,7 +52,7 @@ class Arrow(MessageFormat):
             try:
                 messages.append((i, self._batches(values[i])))
             except RejectedError as rejected:
-                out.rejected.append((i, None, rejected))
+                out.rejected.append((i, None, rejected.alone()))
         for _, group in groupby(messages, key=lambda message: message[1][0].schema):
             self._align(list(group), out)
 
@@ -126,8 +126,8 @@ class Arrow(MessageFormat):
                 half = len(messages) // 2
                 self._align(messages[:half], out)
                 return self._align(messages[half:], out)
-            known = isinstance(why, RejectedError)
-            out.rejected.append((messages[0][0], None, why if known else RejectedError("BadValue", str(why))))
+            reason = why if isinstance(why, RejectedError) else RejectedError("BadValue", str(why))
+            out.rejected.append((messages[0][0], None, reason.alone()))
             return None
         lengths = np.array([sum(batch.num_rows for batch in batches) for _, batches in messages])
         starts = np.cumsum(lengths) - lengths

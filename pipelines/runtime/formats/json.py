@@ -116,7 +116,7 @@ class Json(MessageFormat):
                 rows.append(self._row(values[i]))
                 valid.append(i)
             except RejectedError as why:
-                out.rejected.append((i, None, why))
+                out.rejected.append((i, None, why.alone()))
         if rows:
             out.pieces.append((np.array(valid, np.int64), np.zeros(len(valid), np.int64), self.expected.columns(rows)))
 

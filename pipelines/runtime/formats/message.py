@@ -54,7 +54,7 @@ class MessageFormat:
             try:
                 rows = list(self._rows(values[position]))
             except RejectedError as reason:
-                out.rejected.append((position, None, reason))
+                out.rejected.append((position, None, reason.alone()))
                 continue
             cells, places, bad = [], [], list[tuple[int, RejectedError]]()
             for place, row in enumerate(rows):
@@ -62,7 +62,7 @@ class MessageFormat:
                     cells.append(self.expected.row(row))
                     places.append(place)
                 except RejectedError as reason:
-                    bad.append((place, reason))
+                    bad.append((place, reason.alone()))
             if len(bad) > MAX_BAD_ROWS:
                 place, first = bad[0]
                 summary = f"{len(bad)} of {len(rows)} rows are bad; the first, row {place}: {first.message}"

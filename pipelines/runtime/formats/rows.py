@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,11 @@ class RejectedError(Exception):
         super().__init__(message)
         self.error = error
         self.message = message if len(message) <= 300 else f"{message[:300]}..."
+
+    def alone(self) -> Self:
+        """This reason without the frames in which it was raised. They hold the poll, and the poll holds the reason."""
+        self.__context__ = None
+        return self.with_traceback(None)
 
 
 @dataclass

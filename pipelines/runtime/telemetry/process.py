@@ -22,7 +22,7 @@ each step costs a third of the throughput in page faults."""
 _GLIBC = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}
 
 
-CYCLES_AFTER = 50_000, 20, 100
+CYCLES_AFTER = 50_000
 """Python looks for cycles of garbage after so many new containers, not after 700. A poll makes some for each record, and all are in
 use until it is decoded: looking at them again and again took half of the reader's time."""
 
@@ -43,7 +43,7 @@ def begin(env: Mapping[str, str], **fields: Any) -> None:
         for name, parameter in _GLIBC.items():
             if name in env and hasattr(libc, "mallopt"):  # musl has none
                 libc.mallopt(parameter, int(env[name]))
-    gc.set_threshold(*CYCLES_AFTER)
+    gc.set_threshold(CYCLES_AFTER)
     logs.start(**fields)
 
 

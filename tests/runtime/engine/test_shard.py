@@ -19,6 +19,7 @@ from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.health import problems
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt
+from tocsin.pipelines.runtime.engine import shard as shard_module
 from tocsin.pipelines.runtime.engine.shard import CAUGHT_UP_S, Shard
 from tocsin.pipelines.runtime.kafka import reader as reader_module
 
@@ -86,7 +87,10 @@ def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it
     assert job.differences() == []
 
 
-def test_the_end_of_a_backlog_is_committed_at_once_and_what_trickles_in_later_is_not(job: Job) -> None:
+def test_the_end_of_a_backlog_is_committed_at_once_and_what_trickles_in_later_is_not(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_module, "BACKLOG_S", 0.0)
     _with(job, every="60s")
     load = messages(8)
     job.send(islice(load, 300))

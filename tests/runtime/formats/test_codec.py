@@ -1,5 +1,6 @@
 """A poll becomes exactly its readings, at their offsets; everything else is a dead letter with the original bytes."""
 
+import gc
 import json
 from datetime import datetime
 
@@ -25,8 +26,22 @@ from tocsin.pipelines.runtime.declare.fields import END_MS
 from tocsin.pipelines.runtime.formats.arrow import Arrow
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.formats.json import HALVED_ROWS, Json
+from tocsin.pipelines.runtime.formats.rows import DecodedPoll
 
 ARROW_ALIAS = "application/x-apache-arrow-stream"
+
+
+def test_a_poll_with_bad_records_is_freed_when_it_is_decoded() -> None:
+    misfit = written(pa.record_batch({"unit": ["u1"]}))
+    bad = [record(b"{"), record(b"no stream", 1, ARROW), record(misfit, 2, ARROW)]
+    codec = Codec(topic="plant", schema=SCHEMA)
+    gc.disable()
+    try:
+        _, letters = codec.decode(bad)
+        polls = [held for held in gc.get_objects() if isinstance(held, DecodedPoll)]
+    finally:
+        gc.enable()
+    assert (len(letters), polls) == (len(bad), [])
 
 
 def test_a_poll_keeps_order_identity_and_kafka_time():

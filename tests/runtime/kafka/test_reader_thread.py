@@ -25,6 +25,7 @@ class Number(NamedTuple):
 
     number: int
     table: Table
+    behind: Mapping[int, int]
 
 
 class Numbers:
@@ -32,7 +33,7 @@ class Numbers:
 
     def __init__(self, *fails: int) -> None:
         self.next, self.seeks, self.closed, self._fails = 0, 0, False, set(fails)
-        self.away, self.rows = False, BACKLOG
+        self.away, self.rows, self.behind = False, BACKLOG, 0
         self.threads = set[str]()
 
     def log(self, shards: int = 0) -> int:
@@ -51,7 +52,7 @@ class Numbers:
             self._fails.remove(self.next)
             raise Unavailable(f"before {self.next}")
         self.next += 1
-        return Number(self.next - 1, Table(self.rows))
+        return Number(self.next - 1, Table(self.rows), {0: self.behind})
 
     def close(self) -> None:
         self.closed = True
@@ -96,7 +97,32 @@ def test_without_a_backlog_it_reads_only_when_it_is_asked_for_and_not_for_nothin
     assert reader.poll(0) is None
     assert _polls(reader, 2) == [0, 1]
     time.sleep(0.05)
-    assert (numbers.next, numbers.threads) == (2, {threading.current_thread().name})
+    assert (numbers.next, numbers.threads) == (2, {"reader"})  # a client is used by one thread alone
+
+
+def test_few_large_records_show_a_backlog_by_what_is_behind_them(numbers: Numbers, reader: Any) -> None:
+    numbers.rows, numbers.behind = 1, BACKLOG
+    reader.seek({0: 0})
+    assert _polls(reader, 1) == [0]
+    until(lambda: numbers.next == 1 + AHEAD, "polls to be read ahead")
+
+
+def test_a_poll_returns_in_time_while_the_reader_is_busy_and_the_next_one_has_what_it_reads(
+    numbers: Numbers, reader: Any
+) -> None:
+    goes_on, poll = threading.Event(), numbers.poll
+
+    def slow(timeout_ms: int) -> Number | None:
+        goes_on.wait()
+        return poll(timeout_ms)
+
+    numbers.poll = slow  # type: ignore[method-assign]
+    reader.seek({0: 0})
+    began = time.monotonic()
+    assert reader.poll(50) is None
+    assert time.monotonic() - began < 5
+    goes_on.set()
+    assert _polls(reader, 2) == [0, 1]
 
 
 def test_what_was_read_ahead_of_a_backlogs_end_comes_first(numbers: Numbers, reader: Any) -> None:
