@@ -211,9 +211,12 @@ class Shard:
         return self._buffer.take(batch.rows)
 
     def _note_backlog(self) -> None:
-        rows, now = self._recovered.machine.pipeline.batch.rows, time.monotonic()
-        is_behind = max(self._buffer.rows, sum(self._lag.values())) >= rows
-        self._behind_since = min(self._behind_since, now) if is_behind else math.inf
+        """A backlog begins with a full batch, and ends when all of it has been read."""
+        lag, now = sum(self._lag.values()), time.monotonic()
+        if max(self._buffer.rows, lag) >= self._recovered.machine.pipeline.batch.rows:
+            self._behind_since = min(self._behind_since, now)
+        elif not lag:
+            self._behind_since = math.inf
         self._awaits_last_rows |= now - self._behind_since >= BACKLOG_S
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
