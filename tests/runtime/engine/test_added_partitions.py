@@ -18,6 +18,7 @@ from tests.crash.load import Message, messages, reading
 from tests.crash.oracle import judge
 from tests.support.setups import Setup
 from tests.support.shards import read, shard
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import PositionLost
 from tocsin.pipelines.runtime.telemetry import failpoints
@@ -35,6 +36,7 @@ def _add(job: Job, records: int = 30) -> int:
     added = len(job.ends())
     with KafkaAdminClient(**job.kafka) as admin:
         admin.create_partitions({job.topic: added + 1})
+    until(lambda: len(job.ends()) > added, "the broker to know the partition that it has created")
     at = int(time.time() * 1000) - 3_600_000
     values = [reading(1000 + added, n, (n * 37 % 100) / 100 + 0.0005) for n in range(1, records + 1)]
     job.send(Message(added, json.dumps(v).encode(), [], at + 10 * n) for n, v in enumerate(values))
