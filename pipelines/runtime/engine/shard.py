@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Una
 from tocsin.pipelines.runtime.declare.records import Readable
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
+from tocsin.pipelines.runtime.engine.checkpoint_schedule import CheckpointSchedule
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
@@ -38,11 +38,7 @@ from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-TICK_MS, SOON_S = 500, 60.0
-BACKLOG_S = 1.0
-"""A shard that is behind for so long has a backlog."""
-CAUGHT_UP_S = 2.0
-"""The least time from a checkpoint to one that is taken because a backlog has ended."""
+TICK_MS = 500
 AGAIN_S = 2.0
 NO_KAFKA = "Kafka does not answer; retrying, nothing is lost"
 JOURNAL_ITEMS = 4096
@@ -81,8 +77,7 @@ class Shard:
         self._damaged: dict[int, str] = {}
         self._skip_damaged(recovered.damaged)
         self._advanced = bool(self._results)
-        self._checkpoint_at, self._awaits_first_rows = -math.inf, True
-        self._behind_since, self._awaits_last_rows = math.inf, False
+        self._schedule = CheckpointSchedule()
         self._progress = progress.followed()
         self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
@@ -207,17 +202,8 @@ class Shard:
             self.stats.gauges["behind"] = sum(self._lag.values())
         if self._buffer:
             self._stepped_at = time.monotonic()
-        self._note_backlog()
+        self._schedule.note_read(pending=self._buffer.rows, lag=sum(self._lag.values()), batch=batch.rows)
         return self._buffer.take(batch.rows)
-
-    def _note_backlog(self) -> None:
-        """A backlog begins with a full batch, and ends when all of it has been read."""
-        lag, now = sum(self._lag.values()), time.monotonic()
-        if max(self._buffer.rows, lag) >= self._recovered.machine.pipeline.batch.rows:
-            self._behind_since = min(self._behind_since, now)
-        elif not lag:
-            self._behind_since = math.inf
-        self._awaits_last_rows |= now - self._behind_since >= BACKLOG_S
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
         """Continue without partitions that can't be read.
@@ -331,22 +317,15 @@ class Shard:
         time.sleep(seconds)
 
     def _due(self) -> Literal["", "now", "full"]:
-        """Whether a checkpoint is due: by time, by size, because the journal has grown long, or because someone waits for rows."""
+        """Whether a checkpoint is due: by size, because the journal has grown long, or by its schedule."""
         limit = size(self._recovered.machine.pipeline.commit.size)
         if self._bytes >= 2 * limit or self._is_journal_long(2):
             return "full"
         if self._bytes >= limit or self._is_journal_long(1):
             return "now"
-        if not (self._advanced or self._next_plan):
-            return ""
         every = milliseconds(self._recovered.machine.pipeline.commit.every) / 1000
-        # They wait for the first rows of a start, and for the last ones of a backlog. A long interval is deliberate.
-        if self._results and every <= SOON_S:
-            if self._awaits_first_rows:
-                return "now"
-            if self._awaits_last_rows and self._behind_since == math.inf:
-                every = min(every, CAUGHT_UP_S)
-        return "now" if time.monotonic() >= self._checkpoint_at + every else ""
+        has_news = self._advanced or self._next_plan is not None
+        return "now" if has_news and self._schedule.is_due(every, has_rows=bool(self._results)) else ""
 
     def _is_journal_long(self, factor: int) -> bool:
         """Whether the journal has reached `factor` times the length at which a checkpoint is due."""
@@ -395,13 +374,11 @@ class Shard:
             **recovered.dead_letters.facts(),
         }
         results, files = self._results, self._files
-        self._awaits_first_rows = self._awaits_first_rows and not results
         self._results, self._files, self._bytes = [], [], 0
         self._in_flight_offsets, self._in_flight_rows = dict(recovered.positions), sum(r.num_rows for r in results)
         self._checkpoints.start(PendingCheckpoint(name, delta, results, files, self._in_flight_offsets, facts))
         self._advanced = False
-        self._awaits_last_rows = self._awaits_last_rows and self._behind_since < math.inf
-        self._checkpoint_at = time.monotonic()
+        self._schedule.begin(has_rows=bool(results))
 
     def _on_committed(self, batch: StepInput | None, point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""

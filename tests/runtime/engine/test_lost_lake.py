@@ -122,7 +122,7 @@ def test_a_lake_that_vanishes_under_a_running_shard_ends_it_before_it_writes_any
     job.send(islice(sent, 100))
     running = read(shard(job), job)
     running.checkpoint()
-    running._checkpoint_at = math.inf  # only the test makes the next checkpoint
+    running._schedule.last = math.inf  # only the test makes the next checkpoint
     _emptied(job)
     job.send(islice(sent, 50))
     read(running, job)

@@ -19,8 +19,9 @@ from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.control.health import problems
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt
-from tocsin.pipelines.runtime.engine import shard as shard_module
-from tocsin.pipelines.runtime.engine.shard import CAUGHT_UP_S, Shard
+from tocsin.pipelines.runtime.engine import checkpoint_schedule
+from tocsin.pipelines.runtime.engine.checkpoint_schedule import CAUGHT_UP_S
+from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.kafka import reader as reader_module
 
 JOURNALED = {"every": "1h"}
@@ -90,7 +91,7 @@ def test_of_a_shard_with_a_damaged_partition_the_others_go_on_and_it_too_once_it
 def test_the_end_of_a_backlog_is_committed_at_once_and_what_trickles_in_later_is_not(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_module, "BACKLOG_S", 0.0)
+    monkeypatch.setattr(checkpoint_schedule, "BACKLOG_S", 0.0)
     _with(job, every="60s")
     load = messages(8)
     job.send(islice(load, 300))
