@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -82,10 +82,10 @@ class Bench:
         self.kafka = {"bootstrap_servers": server.bootstrap_servers}
         self._folder, self._runs = folder, 0
 
-    def topic(self, name: str, rows: int) -> str:
-        """Create a topic with four partitions, and feed it `rows` readings of a fleet as JSON. Returns its name."""
+    def topic(self, name: str, rows: int, format: Literal["json", "arrow"] = "json") -> str:
+        """Create a topic with four partitions, and feed it `rows` readings of a fleet. Returns its name."""
         self.provision(name)
-        feeder.feed(_limited(rows), kafka=self.kafka, topic=name, key="unit")
+        feeder.feed(_limited(rows), kafka=self.kafka, topic=name, key="unit", format=format)
         return name
 
     def provision(self, name: str) -> None:
@@ -147,9 +147,15 @@ def _shard_alone_on(core: int, pid: int) -> bool:
 
 
 @ray.remote(num_cpus=0, max_calls=1)
-def network_alone(weights: Path, seconds: float = 6.0) -> float:
-    """Return windows per second of a network on ready windows, in one thread on its own core, with a worker's memory settings."""
+def network_alone(weights: Path) -> float:
+    """Return windows per second of a network on ready windows, on its own core, with a worker's memory settings."""
     os.sched_setaffinity(0, {FIRST})
+    return network_rate(weights)
+
+
+def network_rate(weights: Path, seconds: float = 6.0) -> float:
+    """Return windows per second of a network on ready windows, in one thread, as a worker runs it."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     model = load(weights, device="cpu")
@@ -160,7 +166,9 @@ def network_alone(weights: Path, seconds: float = 6.0) -> float:
     while time.perf_counter() - started < seconds:
         model(windows)
         processed += NETWORK_BATCH
-    return processed / (time.perf_counter() - started)
+    rate = processed / (time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return rate
 
 
 def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:

@@ -7,11 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.engine import Bench, _limited
+from benchmarks.engine import Bench
 from benchmarks.peers.engines import Engine, Run
 from benchmarks.peers.meter import Command
 from benchmarks.peers.throughput import JOBS
-from tocsin.pipelines.runtime.kafka import feeder
 
 QUIET_S = 40.0
 """An engine that shows no new rows for so long has ended."""
@@ -20,9 +19,7 @@ LOOK_S = 0.1
 
 def compare(bench: Bench, engines: Sequence[Engine], folder: Path, records: int) -> None:
     """Kill each engine once, and print a table."""
-    topic, truth = "readings-kill", JOBS["windows"].truth(records)
-    bench.provision(topic)
-    feeder.feed(_limited(records), kafka=bench.kafka, topic=topic, key="unit")
+    topic, truth = bench.topic("readings-kill", records), JOBS["windows"].truth(records)
     print("\n| one SIGKILL | rows of the table | lost | there twice | new rows after, s |\n|---|---|---|---|---|")
     for number, engine in enumerate(e for e in engines if "kill" in e.commands):
         run = Run(bench.kafka["bootstrap_servers"], topic, folder / f"kill-{number}")

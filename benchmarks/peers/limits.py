@@ -10,16 +10,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from confluent_kafka import OFFSET_BEGINNING, Consumer
 from confluent_kafka import TopicPartition as NativePartition
 from kafka import TopicPartition
 
-from benchmarks.engine import SENSORS, Bench
-from tocsin.models.rul.model import load
+from benchmarks.engine import SENSORS, Bench, network_rate
+from tocsin.models.rul.model import FD001
 from tocsin.pipelines.runtime.kafka import clients
 
-LENGTH, BATCH, SECONDS = 30, 512, 6.0
 MOST = 200
 """Polls that are kept to decode them."""
 
@@ -57,17 +55,7 @@ def of_messages(bench: Bench, topic: str, records: int) -> dict[str, float]:
 
 def of_network(bench: Bench, topic: str, records: int) -> dict[str, float]:
     """Windows/s of the RUL network alone, in one thread."""
-    model = load(device="cpu")
-    threads, shape = torch.get_num_threads(), (BATCH, LENGTH, len(model.config.features))
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    windows = torch.randn(shape) * torch.tensor(model.config.scale) + torch.tensor(model.config.mean)
-    model(windows)
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < SECONDS:
-        done += len(model(windows)["rul"])
-    torch.set_num_threads(threads)
-    return {"the network alone": done / (time.perf_counter() - started)}
+    return {"the network alone": network_rate(FD001)}
 
 
 def _messages(bench: Bench, topic: str) -> int:

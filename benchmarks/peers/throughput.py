@@ -20,7 +20,6 @@ from benchmarks.peers import limits
 from benchmarks.peers.engines import Engine, Run
 from benchmarks.peers.meter import Command
 from tocsin.models.rul.model import load
-from tocsin.pipelines.runtime.kafka import feeder
 
 LENGTH, BATCH = 30, 512
 PATIENCE_S = 900.0
@@ -132,11 +131,10 @@ def _wrong(job: Job, engine: Engine, run: Run, truth: pl.DataFrame) -> int:
 
 def compare(job: Job, bench: Bench, engines: Sequence[Engine], folder: Path, records: int, rounds: int) -> None:
     """Run all engines in turn, and print a table of medians."""
-    engines, truth, topic = [e for e in engines if job.name in e.commands], job.truth(records), f"readings-{job.name}"
+    engines, truth = [e for e in engines if job.name in e.commands], job.truth(records)
     results: dict[str, list[Result]] = {engine.name: [] for engine in engines}
     most: dict[str, list[float]] = {}
-    bench.provision(topic)
-    feeder.feed(_limited(records), kafka=bench.kafka, topic=topic, key="unit", format=job.format)
+    topic = bench.topic(f"readings-{job.name}", records, job.format)
     for number in range(rounds):
         for limit, rate in job.limits(bench, topic, records).items():
             most.setdefault(limit, []).append(rate)

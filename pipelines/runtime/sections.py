@@ -222,7 +222,7 @@ class PipelineSettings(Section):
             start.
         workers: processes that share the shards. With `max_workers` it is the minimum; a large backlog adds more.
         rows: the most rows in a step.
-        wait: the longest time that a step waits for more rows once it has the first.
+        wait: the least time from the beginning of a step to that of the next. Rows that come meanwhile share it.
         every: the time between checkpoints while there is something to commit. Up to a minute, the first results after a start
             and the last ones of a backlog are committed earlier.
         size: the size of uncommitted results at which a checkpoint is taken at once.
