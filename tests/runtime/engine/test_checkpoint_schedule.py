@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ Go = Callable[[float], None]
 def go(monkeypatch: pytest.MonkeyPatch) -> Go:
     """`go(seconds)` moves the clock."""
     now = [1000.0]
-    monkeypatch.setattr(checkpoint_schedule.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint_schedule, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def forward(seconds: float) -> None:
         now[0] += seconds
@@ -52,9 +53,8 @@ def test_the_end_of_a_backlog_is_due_and_a_checkpoint_before_it_changes_nothing(
     schedule: CheckpointSchedule, go: Go
 ) -> None:
     _work_off(schedule, go)
-    schedule.note_read(
-        pending=BATCH // 2, lag=BATCH // 2, batch=BATCH
-    )  # less than a batch is left, but not all is read
+    # Less than a batch is left, but not all of it has been read.
+    schedule.note_read(pending=BATCH // 2, lag=BATCH // 2, batch=BATCH)
     schedule.begin(has_rows=True)
     schedule.note_read(pending=BATCH // 2, lag=0, batch=BATCH)
     assert not schedule.is_due(EVERY, has_rows=True)
