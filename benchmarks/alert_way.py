@@ -78,11 +78,11 @@ class Way:
             began = time.time()
             original(batch)
             ended = time.time()
-            self._due = self._alerts(batch.table)
-            for alert in self._due:
+            for alert in (due := self._alerts(batch.table)):
                 self.times[alert] += [began, ended]
+            self._due += due
 
-        def publish(original: Callable[..., Any], batch: Any, mark: Any = None) -> Any:
+        def publish(original: Callable[..., Any], *mark: Any) -> Any:
             due, self._due = self._due, []
             publisher = shard._recovered.publisher
             commit = type(publisher)._commit
@@ -96,7 +96,7 @@ class Way:
 
             publisher.settle(wait=True)
             publisher._commit = timed  # type: ignore[method-assign]
-            original(batch, mark)
+            original(*mark)
 
         for holder, name, new in (
             (reader, "_decoded", read),

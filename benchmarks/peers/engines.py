@@ -173,7 +173,10 @@ def engines() -> dict[str, Engine]:
         for c in CLIENTS
     ]
     bytewax = {job: _bytewax(f"bytewax_{job}.py") for job in ("windows", "arrow", "alerts")}
-    pathway, quix = ({job: _peer(f"{peer}_windows.py") for job in ("windows", "kill")} for peer in ("pathway", "quix"))
+    pathway, rows, quix = (
+        {job: _peer(f"{script}.py") for job in ("windows", "kill")}
+        for script in ("pathway_windows", "pathway_rows", "quix_windows")
+    )
     tocsin = {
         c: {
             **{job: _tocsin(c, job) for job in (*TABLES, "alerts")},
@@ -187,7 +190,8 @@ def engines() -> dict[str, Engine]:
         *relays,
         *loops,
         Engine("Bytewax", {**bytewax, "kill": _bytewax_recovering}, ParquetFiles(), _parquet),
-        Engine("Pathway", pathway, Lines(), _csv),
+        Engine("Pathway by windowby", pathway, Lines(), _csv),
+        Engine("Pathway by a function", rows, ParquetFiles(), _parquet),
         Engine("Quix Streams", quix, ParquetFiles(), _parquet),
         *(Engine(f"Tocsin, {c}", tocsin[c], DeltaCommits(), _delta) for c in CLIENTS),
         Engine("Tocsin, librdkafka, at least once", at_least_once, DeltaCommits(), _delta),

@@ -93,17 +93,17 @@ def read_before_fence() -> None:
 def alerts_after_delta() -> None:
     """Alerts are held back until the checkpoint with their rows has been committed."""
 
-    def publish(original: Any, owner: Any, batch: Any, mark: Any = None) -> None:
+    def publish(original: Any, owner: Any, mark: Any = None) -> None:
         kept, owner._alerts = owner._alerts, []
         if mark:
-            original(owner, batch, mark)
+            original(owner, mark)
         owner._alerts = kept
 
     def settle(original: Any, owner: Any, *, wait: bool) -> None:
         flying = owner._checkpoints.in_flight
         original(owner, wait=wait)
         if flying and not owner._checkpoints.in_flight:
-            say(owner, None)
+            say(owner)
 
     say = Shard._publish
     _replace(Shard, "_publish", publish)

@@ -55,11 +55,11 @@ def readings(rows, **changed):
 def decode_among_good(value, headers=(), **options):
     """Decode a value alone and between good ones; both must do the same. Returns its rows and dead letters."""
     decoder = Codec(topic="plant", schema=SCHEMA, **options)
-    alone, dead_letters = decoder.decode([record(value, 500, headers)])
+    alone, dead_letters = decoder.decode([record(value, 5000, headers)])
     good = [record(json.dumps(GOOD).encode(), offset) for offset in range(BESIDE)]
     half = BESIDE // 2
-    batch, among = decoder.decode([*good[:half], record(value, 500, headers), *good[half:]])
-    others = batch.filter(pa.array([offset != 500 for offset in batch["_offset"].to_pylist()]))
+    batch, among = decoder.decode([*good[:half], record(value, 5000, headers), *good[half:]])
+    others = batch.filter(pa.array([offset != 5000 for offset in batch["_offset"].to_pylist()]))
     assert others["_offset"].to_pylist() == list(range(BESIDE))
     assert others.select(["unit", "cycle", "s1"]).to_pylist() == [GOOD] * BESIDE
     assert batch.num_rows == BESIDE + alone.num_rows

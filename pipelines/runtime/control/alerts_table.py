@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare.options import Options
-from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+from tocsin.pipelines.runtime.declare.pipeline import Batch, Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.declare.stores import Stores
 from tocsin.pipelines.runtime.engine.alerts import SOURCE, TYPE
@@ -63,6 +63,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         event_time="time",
         max_skew="90000d",  # accept any time that the codec reads: the alert's readings were checked before
         max_age="200000d",
+        batch=Batch(wait="1s"),  # nobody waits for these rows, and each step costs milliseconds
         stages=[Named()],
         results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
     )

@@ -51,6 +51,12 @@ def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
     )
 
 
+def plain_type(kind: pa.DataType) -> type | None:
+    """The type of parsed JSON that fits a field as it is, if its value is in range; None: there is none."""
+    checks = ((pa.types.is_floating, float), (pa.types.is_integer, int), (pa.types.is_string, str))
+    return next((plain for fits, plain in checks if fits(kind)), bool if kind == pa.bool_() else None)
+
+
 def whole(content: Any) -> int | None:
     """The content as an integer, even if it is written as a float such as `7.0`; None if it is not an integer."""
     if type(content) is float and content.is_integer() and abs(content) < EXACT:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+MS, US = pa.timestamp("ms", tz="UTC"), pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class Groups:
     slots: Tensor
     starts: Tensor
     lengths: Tensor
+
+    @classmethod
+    def of(cls, slots: Tensor) -> Groups:
+        """Group the rows with these slots, `[B]`."""
+        order = torch.argsort(slots, stable=True)
+        unique, lengths = torch.unique_consecutive(slots[order], return_counts=True)
+        return cls(order, unique, torch.cumsum(lengths, 0) - lengths, lengths)
 
     def running_max(self, values: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """The running maximum before each row, `[B]`, and at each group's end, `[K]`.
@@ -125,9 +135,7 @@ class Rows:
 
     @cached_property
     def _groups(self) -> Groups:
-        order = torch.argsort(self.slots, stable=True)
-        slots, lengths = torch.unique_consecutive(self.slots[order], return_counts=True)
-        return Groups(order, slots, torch.cumsum(lengths, 0) - lengths, lengths)
+        return Groups.of(self.slots)
 
     def rounds(self) -> list[Tensor]:
         """Row indices in rounds, for recurrent models: each key at most once a round, in arrival order."""
@@ -135,6 +143,27 @@ class Rows:
         rank = torch.arange(len(self)) - torch.repeat_interleave(g.starts, g.lengths)
         by_rank = torch.argsort(rank, stable=True)
         return list(torch.split(g.order[by_rank], torch.bincount(rank).tolist())) if len(self) else []
+
+
+def edges(values: NDArray[Any]) -> list[int]:
+    """Where runs of equal values begin, and the end of the last one."""
+    return [0, *(np.flatnonzero(values[1:] != values[:-1]) + 1).tolist(), len(values)] if len(values) else []
+
+
+def as_type(column: pa.Array, kind: pa.DataType, *, safe: bool = True) -> pa.Array:
+    """A column as another type. Arrow's own `cast` takes microseconds even if there is nothing to convert."""
+    return column if column.type == kind else column.cast(kind, safe=safe)
+
+
+def milliseconds_of(column: pa.Array) -> NDArray[np.int64] | NDArray[np.float64]:
+    """A column of times in ms since the epoch; NaN for null."""
+    return np.asarray(as_type(column, MS, safe=False).view(pa.int64()))
+
+
+def arrival_times(batch: pa.RecordBatch) -> NDArray[np.int64]:
+    """Kafka's timestamps of a batch's rows, ms since the epoch; 0 for none."""
+    column = batch.column("_timestamp").view(pa.int64())
+    return np.asarray(column.fill_null(0) if column.null_count else column)
 
 
 def concat(parts: list[Rows]) -> Rows:

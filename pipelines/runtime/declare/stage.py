@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
-from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.rows import MS, Rows, milliseconds_of
 from tocsin.pipelines.runtime.declare.stores import CellStore, Declared, Stores
 
 
@@ -120,13 +120,12 @@ class StepContext:
 
     def times(self, rows: Rows) -> Tensor:
         """Each row's event time, ms, `[B]` int64."""
-        column = rows.table.column(self.event_time).cast(pa.timestamp("ms", tz="UTC"), safe=False)
-        return torch.from_numpy(column.cast(pa.int64()).to_numpy().copy())
+        return torch.from_numpy(milliseconds_of(rows.table.column(self.event_time)).copy())
 
     def timed(self, slots: Tensor, times: Tensor, fields: Iterable[pa.Field]) -> Rows:
         """Rows that a stage makes itself, for the keys in `slots` at `times` (ms). They have no offset; all else is null."""
         partitions, keys = self.keys_of(slots)
-        moments = pa.array(times.numpy(), pa.int64()).cast(pa.timestamp("ms", tz="UTC"))
+        moments = pa.array(times.numpy(), pa.int64()).cast(MS)
         known = {"_partition": partitions, "_timestamp": moments, self.event_time: moments, self.key: keys}
         schema = pa.schema([f.with_nullable(True) for f in fields])
         columns = [known[f.name].cast(f.type) if f.name in known else pa.nulls(len(slots), f.type) for f in schema]

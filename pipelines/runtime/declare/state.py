@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.declare.rows import Rows, edges
 from tocsin.pipelines.runtime.declare.stores import Declared, PendingStore, Store, Stores
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class State:
         """Each row's slot, `[B]` int64; new keys get one. `partitions` is sorted."""
         out = np.empty(len(keys), np.int64)
         values = keys.to_pylist()
-        edges = np.flatnonzero(np.diff(partitions, prepend=-1, append=-1)).tolist() if len(keys) else []
-        for start, end in itertools.pairwise(edges):
+        for start, end in itertools.pairwise(edges(partitions)):
             partition = int(partitions[start])
             get = self._index.setdefault(partition, {}).get
             out[start:end] = [get(k, -1) for k in values[start:end]]

@@ -93,10 +93,7 @@ def alerts_from(
     pipeline: Pipeline, frame: pl.DataFrame, transitions: Sequence[Transition], generation: str = ""
 ) -> list[Alert]:
     """The alerts for one step's rule transitions, in row order; `generation` is that of the input topic."""
-    if not transitions:
-        return []
-    rows = frame[[t.row for t in transitions]].drop("event_date").to_dicts()
-    return [_alert(pipeline, transition, row, generation) for transition, row in zip(transitions, rows, strict=True)]
+    return [_alert(pipeline, t, frame.row(t.row, named=True), generation) for t in transitions]
 
 
 def _alert(pipeline: Pipeline, transition: Transition, row: dict[str, Any], generation: str) -> Alert:

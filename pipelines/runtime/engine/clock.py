@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from tocsin.pipelines.runtime.declare.rows import Groups
+from tocsin.pipelines.runtime.declare.rows import Groups, arrival_times, edges
 
 OLD_MS = 60_000
 """Age from which a row counts as an old recording. Clocks and batches of producers that share a partition differ by less, so it
@@ -49,11 +49,11 @@ class Arrivals:
             previous: the clock of the previous step.
             reached: as of the previous step.
         """
-        timestamps = batch.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        timestamps = arrival_times(batch)
         partitions = batch.column("_partition").to_numpy() if wall is not None else np.zeros(len(timestamps), np.int32)
         timestamps = timestamps if wall is None else np.where(timestamps > wall, 0, timestamps)
         floor, earliest, newest = np.empty_like(timestamps), np.empty_like(timestamps), dict(reached)
-        for start, end in pairwise(np.flatnonzero(np.diff(partitions, prepend=-1, append=-1)).tolist()):
+        for start, end in pairwise(edges(partitions)):
             p = int(partitions[start])
             floor[start:end] = max(previous, newest.get(p, 0))
             earliest[start:end] = np.maximum(np.maximum.accumulate(timestamps[start:end]), floor[start])

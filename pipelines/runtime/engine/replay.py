@@ -14,6 +14,7 @@ import torch
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
+from tocsin.pipelines.runtime.declare.rows import MS
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, StepOutcome
 from tocsin.pipelines.runtime.formats.jpeg import readings
@@ -82,7 +83,7 @@ def _with_identity(pipeline: Pipeline, table: pa.Table, first: int) -> pa.Table:
         "_timestamp": pa.array(range(1000 * first, 1000 * (first + n), 1000)),
     }
     if pipeline.event_time in table.column_names:
-        defaults["_timestamp"] = table[pipeline.event_time].cast(pa.timestamp("ms", tz="UTC"), safe=False)
+        defaults["_timestamp"] = table[pipeline.event_time].cast(MS, safe=False)
     schema = pa.schema([*IDENTITY, *pipeline.schema])
     if missing := sorted({*pipeline.schema.names} - {*table.column_names}):
         raise ConfigError(f"replay: expected columns {pipeline.schema.names}, got a table without {missing}; add them")

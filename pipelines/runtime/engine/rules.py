@@ -15,6 +15,7 @@ from torch import Tensor
 from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.declare.rows import Groups
 from tocsin.pipelines.runtime.declare.stores import Cell, CellStore
 
 
@@ -33,29 +34,27 @@ class Transition:
 
 
 @dataclass(frozen=True)
-class _Grouped:
-    """A step's rows grouped by key; the rows of a key keep their order.
+class _Keys:
+    """A step's rows by key, as arrays.
 
-    Args:
-        order: `[B]`, the permutation that sorts the rows.
-        slots, starts, ends: `[K]`, the keys, and the range of each key's sorted rows.
-        key_index: `[B]`, for each sorted row, which of the K keys it belongs to.
+    Attributes:
+        order: `[B]`, sorts the rows by key; those of a key keep their order.
+        slots: `[K]`, the keys.
+        starts, ends: `[K]`, the range of each key's sorted rows.
+        index: `[B]`, for each sorted row, which of the K keys it belongs to.
     """
 
     order: np.ndarray
     slots: Tensor
     starts: np.ndarray
     ends: np.ndarray
-    key_index: np.ndarray
+    index: np.ndarray
 
     @classmethod
-    def of(cls, slots: Tensor) -> _Grouped:
-        order = np.argsort(slots.numpy(), kind="stable")
-        sorted_slots = slots.numpy()[order]
-        starts = np.flatnonzero(np.diff(sorted_slots, prepend=-1))
-        ends = np.append(starts[1:], len(sorted_slots))
-        key_index = np.repeat(np.arange(len(starts)), ends - starts)
-        return cls(order, torch.from_numpy(sorted_slots[starts]), starts, ends, key_index)
+    def of(cls, groups: Groups) -> _Keys:
+        starts, lengths = groups.starts.numpy(), groups.lengths.numpy()
+        index = np.repeat(np.arange(len(starts)), lengths)
+        return cls(groups.order.numpy(), groups.slots, starts, starts + lengths, index)
 
 
 class RuleSet:
@@ -91,7 +90,7 @@ class RuleSet:
     def step(
         self,
         frame: pl.DataFrame,
-        slots: Tensor,
+        groups: Groups,
         times: np.ndarray,
         state: Mapping[str, CellStore],
         muted: np.ndarray | None = None,
@@ -100,7 +99,7 @@ class RuleSet:
 
         Args:
             frame: the result rows; those of a key are in order.
-            slots: `[B]` int64, each row's key.
+            groups: the rows by key.
             times: `[B]` int64, event time in ms; need not ascend.
             state: the stores of the cells that `self.state` declares.
             muted: `[B]` bool, rows of muted assets. They raise no alert. A rule that still holds is raised at the first row after
@@ -109,9 +108,9 @@ class RuleSet:
         Returns:
             The transitions, by row, then in the order of the rules.
         """
-        keys = _Grouped.of(slots)
+        keys = _Keys.of(groups)
         times = times[keys.order]
-        verdicts = [column.to_numpy()[keys.order] for column in frame.select(self._conditions)]
+        verdicts = [column.to_numpy()[keys.order] for column in frame.select_seq(self._conditions)]
         transitions: list[Transition] = []
         for rule, when, clear in zip(self._rules, verdicts[::2], verdicts[1::2], strict=True):
             cells = [state[f"{rule.name}/{part}"] for part in ("firing", "run", "rung")]
@@ -129,7 +128,7 @@ class RuleSet:
             transitions += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
             transitions += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
             last_raised = last_raised.copy()
-            last_raised[keys.key_index[raised]] = times[raised]  # if a key has several, the last one wins
+            last_raised[keys.index[raised]] = times[raised]  # if a key has several, the last one wins
             last = keys.ends - 1
             for cell, old, new in zip(cells, stored, (after[last], runs[last], last_raised), strict=True):
                 changed = old != new
@@ -168,20 +167,18 @@ def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
     return [expression.alias(str(i)) for i, expression in enumerate(pairs)]
 
 
-def _runs(when: np.ndarray, keys: _Grouped, run: np.ndarray, limit: int) -> np.ndarray:
+def _runs(when: np.ndarray, keys: _Keys, run: np.ndarray, limit: int) -> np.ndarray:
     """For each row, how many consecutive rows of its key hold up to it, at most `limit`; `run`: the count before the step."""
     index = np.arange(len(when))
     gap = np.maximum.accumulate(np.where(when, -1, index))  # the last row that does not hold
-    start = keys.starts[keys.key_index]
-    return np.minimum(np.where(gap < start, index - start + 1 + run[keys.key_index], index - gap), limit)
+    start = keys.starts[keys.index]
+    return np.minimum(np.where(gap < start, index - start + 1 + run[keys.index], index - gap), limit)
 
 
-def _latch(
-    triggered: np.ndarray, clear: np.ndarray, keys: _Grouped, firing: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _latch(triggered: np.ndarray, clear: np.ndarray, keys: _Keys, firing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether an alert is active before and after each row. `triggered` sets it, `clear` resets it; `firing`: the initial state."""
     last = np.maximum.accumulate(np.where(triggered | clear, np.arange(len(triggered)), -1))
-    after = np.where(last < keys.starts[keys.key_index], firing[keys.key_index], triggered[last])
+    after = np.where(last < keys.starts[keys.index], firing[keys.index], triggered[last])
     before = np.roll(after, 1)
     before[keys.starts] = firing
     return before, after
@@ -191,7 +188,7 @@ def _after_cooldown(
     triggered: np.ndarray,
     clear: np.ndarray,
     times: np.ndarray,
-    keys: _Grouped,
+    keys: _Keys,
     firing: np.ndarray,
     last_raised: np.ndarray,
     cooldown: int,
@@ -209,8 +206,8 @@ def _after_cooldown(
     free[n:] = np.where(firing, free[n:], keys.starts)
     due = np.concatenate([times[rows], last_raised]) + cooldown
     following = _first_reaching(times[rows], np.searchsorted(rows, free), due)
-    owner = np.concatenate([keys.key_index[rows], np.arange(len(keys.starts))])
-    following[np.append(keys.key_index[rows], -1)[following] != owner] = n  # n: never in this step
+    owner = np.concatenate([keys.index[rows], np.arange(len(keys.starts))])
+    following[np.append(keys.index[rows], -1)[following] != owner] = n  # n: never in this step
     hop, reached = np.append(following[:n], n), np.zeros(n + 1, bool)
     reached[following[n:]] = True
     while (hop < n).any():

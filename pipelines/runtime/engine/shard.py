@@ -7,20 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
-from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused, Unavailable
-from tocsin.pipelines.runtime.declare.records import Readable
+from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.engine.checkpoint_schedule import CheckpointSchedule
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
+from tocsin.pipelines.runtime.engine.patient_source import PatientSource
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
@@ -28,18 +27,17 @@ from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import StepInput
 from tocsin.pipelines.runtime.engine.stepper import StepClock
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
-from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource
 from tocsin.pipelines.runtime.kafka.topics import LONG
 from tocsin.pipelines.runtime.lake.retry import lake_errors_as_unavailable
 from tocsin.pipelines.runtime.telemetry import failpoints, progress
-from tocsin.pipelines.runtime.telemetry.logs import DeadLetterLog, one_line
+from tocsin.pipelines.runtime.telemetry.logs import DeadLetterLog
 from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 TICK_MS = 500
-AGAIN_S = 2.0
+LOOK_MS = 2
+"""How often a shard looks whether the transaction that its alerts wait for has ended, ms."""
 NO_KAFKA = "Kafka does not answer; retrying, nothing is lost"
 JOURNAL_ITEMS = 4096
 """Journal length at which a checkpoint is due. Recovery re-runs the whole journal. Past this many items, or `LONG` bytes of
@@ -54,9 +52,10 @@ class Shard:
     """
 
     def __init__(self, config: ShardConfig, source: RecordSource, clock: Callable[[], float] = time.time) -> None:
-        self._config, self._source, self._clock = config, source, clock
+        self._config, self._clock = config, clock
         with lake_errors_as_unavailable(config.lake):
             self._recovered: RecoveredShard = recover(config, source)
+        self._source = PatientSource(source, str(config.id))
         recovered, pipeline = self._recovered, self._recovered.machine.pipeline
         self.stats, self._dead_letter_log = Stats(batch=pipeline.batch.rows), DeadLetterLog()
         self.stats.add(digest_mismatches=recovered.mismatches)
@@ -71,6 +70,7 @@ class Shard:
         self._in_flight_offsets: Mapping[int, int] = {}
         self._alerts = list[Alert]()
         self._publishing = 0  # alerts in a transaction that has not ended
+        self._unpublished = list[StepInput]()  # steps since the last transaction that began
         self._dead_letters: list[DeadLetter] = list(recovered.gaps)
         self._step_clock = StepClock(recovered.now)
         self._lag = recovered.lag
@@ -87,7 +87,6 @@ class Shard:
             with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, recovered.publisher):
                 self.checkpoint()
         self._lake_retry.patient = True
-        self._kafka_error = ""
         failpoints.point("takeover.live", waits=False)
 
     def run(self, stop: threading.Event) -> None:
@@ -110,18 +109,21 @@ class Shard:
         progress.made()
         self._recovered.publisher.settle(wait=False)
         self._settle(wait=False)
+        self._publish_what_waits()
         batch = self._gather()
         self._step(batch)
+        self._unpublished.append(batch)
         if self._recovered.machine.pipeline.overload == "latest":
             self._keep_up()
         due = self._due()
         if due and not self._checkpoints.in_flight:
-            self._begin_checkpoint(batch)
-        elif self._alerts or self._dead_letters:
+            self._begin_checkpoint()
+        elif self._dead_letters or (self._alerts and not self._recovered.publisher.busy):
             failpoints.point("alerts.begin")
-            self._publish(batch)
-        else:
-            self._note_latency(batch)
+            self._publish()
+        elif not self._alerts:
+            self._note_latency(self._unpublished)
+            self._unpublished = []
         if due == "full":  # the writer is behind: hold back the input to bound memory
             self._waits_for_lake = True
             self._settle(wait=True)
@@ -130,7 +132,7 @@ class Shard:
     def checkpoint(self) -> None:
         """Take a checkpoint now and wait for it."""
         self._settle(wait=True)
-        self._begin_checkpoint(None)
+        self._begin_checkpoint()
         self._settle(wait=True)
 
     def change(self, plan: Plan) -> None:
@@ -157,7 +159,7 @@ class Shard:
         the lake.
         """
         recovered = self._recovered
-        kafka = self._kafka_error or (NO_KAFKA if recovered.publisher.patience.waiting else "")
+        kafka = self._source.why or (NO_KAFKA if recovered.publisher.patience.waiting else "")
         lake = self._lake_retry.why
         waits_for = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
         return {
@@ -184,26 +186,46 @@ class Shard:
     def _gather(self) -> StepInput:
         """Collect the next step's input: a full batch, or what came before the step is due, or no rows (a tick)."""
         batch, deadline = self._recovered.machine.pipeline.batch, None
+        earliest = self._stepped_at + milliseconds(batch.wait) / 1000
+        if not self._buffer and not any(self._lag.values()):  # what comes until then is one poll, not many
+            time.sleep(min(max(earliest - time.monotonic(), 0), TICK_MS / 1000))
         while self._buffer.rows < batch.rows:
             now = time.monotonic()
             if self._buffer and deadline is None:
-                deadline = max(now, self._stepped_at + milliseconds(batch.wait) / 1000)
+                deadline = max(now, earliest)
             remaining_ms = TICK_MS if deadline is None else max((deadline - now) * 1000, 0)
             try:
-                if (poll := self._poll(round(remaining_ms))) is None:  # 0: take what is there already
+                if (poll := self._source.poll(round(remaining_ms))) is None:  # 0: take what is there already
                     break
             except (RecordsCorrupt, Refused):
                 if self._buffer:
                     break  # first process what precedes it
                 raise
-            self._buffer.put(poll)
-            self._lag |= poll.behind
-            self._skip_damaged(poll.damaged)
-            self.stats.gauges["behind"] = sum(self._lag.values())
+            self._put(poll)
         if self._buffer:
             self._stepped_at = time.monotonic()
         self._schedule.note_read(pending=self._buffer.rows, lag=sum(self._lag.values()), batch=batch.rows)
         return self._buffer.take(batch.rows)
+
+    def _put(self, poll: Poll) -> None:
+        self._buffer.put(poll)
+        self._lag |= poll.behind
+        self._skip_damaged(poll.damaged)
+        self.stats.gauges["behind"] = sum(self._lag.values())
+
+    def _publish_what_waits(self) -> None:
+        """Publish alerts that wait for the transaction before theirs, as soon as it ends or there is a step to do meanwhile."""
+        publisher = self._recovered.publisher
+        while self._alerts:
+            publisher.settle(wait=False)
+            if not publisher.busy:
+                failpoints.point("alerts.begin")
+                return self._publish()
+            if self._buffer:
+                return None
+            progress.made()
+            if poll := self._source.poll(LOOK_MS):
+                self._put(poll)
 
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
         """Continue without partitions that can't be read.
@@ -254,7 +276,7 @@ class Shard:
         late = [p for p, records in self._lag.items() if records and self._step_clock.newest.get(p, wall) < oldest]
         if not late:
             return
-        end = self._retry(lambda: self._source.log(self._config.shards)).end
+        end = self._source.log(self._config.shards).end
         starts = {p: recovered.positions[p] for p in late if end[p] > recovered.positions[p]}
         skipped = SkipRecord(starts, {p: end[p] for p in starts})
         dead_letters = skipped.dead_letters(recovered.machine.pipeline.topic)
@@ -262,7 +284,7 @@ class Shard:
             log.warning("%s", dead_letter)
         self._dead_letters += dead_letters
         recovered.journal.add_skip(skipped)
-        self._retry(lambda: recovered.skip(skipped, self._source))
+        recovered.skip(skipped, self._source)
         self._lag |= dict.fromkeys(late, 0)
         self.stats.add(skipped=sum(end[p] - start for p, start in starts.items()))
 
@@ -273,48 +295,11 @@ class Shard:
         offsets: dict[int, list[int]] = {}
         for r in refusals:
             offsets.setdefault(r.partition, []).append(r.offset)
-        found = {(o.partition, o.offset): o for o in self._originals(offsets)}
+        found = {(o.partition, o.offset): o for o in self._source.originals(offsets)}
         return [
             DeadLetter.of(found[r.partition, r.offset], row=r.row, stage=r.stage, error=r.error, message=r.message)
             for r in refusals
         ]
-
-    def _originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]:
-        """Records as they are in the log; retries until the broker returns them."""
-        return self._retry(lambda: self._source.originals(offsets))
-
-    def _poll(self, timeout_ms: int) -> Poll | None:
-        """The next records; None: none yet, or the broker does not answer."""
-        try:
-            polled = self._source.poll(timeout_ms)
-        except (Unavailable, KafkaError) as reason:
-            self._wait(reason, timeout_ms / 1000)
-            return None
-        self._kafka_error = ""
-        return polled
-
-    def _retry(self, read: Callable[[], T]) -> T:
-        """Call the source, and retry until it answers. Reads have no side effects, so a retry is safe.
-
-        Raises:
-            KafkaError: it is permanent.
-        """
-        while True:
-            try:
-                found = read()
-            except (Unavailable, KafkaError) as reason:
-                if permanent(reason, ""):
-                    raise
-                self._wait(reason, AGAIN_S)
-            else:
-                self._kafka_error = ""
-                return found
-
-    def _wait(self, reason: Exception, seconds: float) -> None:
-        if (line := one_line(reason)) != self._kafka_error:
-            log.warning("%s waits: %s", self._config.id, line)
-        self._kafka_error = line
-        time.sleep(seconds)
 
     def _due(self) -> Literal["", "now", "full"]:
         """Whether a checkpoint is due: by size, because the journal has grown long, or by its schedule."""
@@ -332,22 +317,23 @@ class Shard:
         journal = self._recovered.journal
         return len(journal.items) >= factor * JOURNAL_ITEMS or journal.size >= factor * LONG
 
-    def _publish(self, batch: StepInput | None, mark: tuple[int, str] | None = None) -> None:
+    def _publish(self, mark: tuple[int, str] | None = None) -> None:
         """Publish pending alerts and dead letters in one transaction. The next step need not wait for it."""
         recovered = self._recovered
         alerts, dead_letters, self._alerts, self._dead_letters = self._alerts, self._dead_letters, [], []
+        steps, self._unpublished = self._unpublished, []
         recovered.dead_letters.note(dead_letters, recovered.machine.pipeline.topic, round(self._clock() * 1000))
         rerunnable = [d for d in dead_letters if d.stage != GAP]  # recovery detects a gap anew, it does not re-run it
         recovered.journal.count_published([*map(fingerprint, alerts), *map(fingerprint, rerunnable)])
         if mark:
             recovered.journal.mark(*mark)
-        on_committed = partial(self._on_committed, batch, "checkpoint.marked" if mark else "alerts.committed")
+        on_committed = partial(self._on_committed, steps, "checkpoint.marked" if mark else "alerts.committed")
         self._publishing = len(alerts)
         recovered.publisher.send(
             alerts, dead_letters, recovered.journal, recovered.positions if mark else {}, on_committed
         )
 
-    def _begin_checkpoint(self, batch: StepInput | None) -> None:
+    def _begin_checkpoint(self) -> None:
         """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background."""
         recovered = self._recovered
         next_plan, self._next_plan = self._next_plan, None
@@ -359,7 +345,7 @@ class Shard:
         recovered.sequence += 1
         name = recovered.epoch << 32 | recovered.sequence
         failpoints.point("checkpoint.begin")
-        self._publish(batch, (name, plan.dump()))  # 1. alerts first: they may be ahead of results, never behind
+        self._publish((name, plan.dump()))  # 1. alerts first: they may be ahead of results, never behind
         recovered.publisher.settle(wait=True)
         reshaped = recovered.machine.adopt(next_pipeline) if next_pipeline else False
         recovered.plan = plan
@@ -380,17 +366,19 @@ class Shard:
         self._advanced = False
         self._schedule.begin(has_rows=bool(results))
 
-    def _on_committed(self, batch: StepInput | None, point: str) -> None:
+    def _on_committed(self, steps: Sequence[StepInput], point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""
         failpoints.point(point)
         self._publishing = 0
-        self._note_latency(batch)
+        self._note_latency(steps)
 
-    def _note_latency(self, batch: StepInput | None) -> None:
-        """Record the end-to-end latency of a step whose output is published."""
-        if batch and batch.table.num_rows:
-            stamps = batch.table.column("_timestamp").drop_null().cast(pa.int64()).to_numpy()
-            self.stats.latency(np.maximum(self._clock() * 1000 - stamps, 0))
+    def _note_latency(self, steps: Sequence[StepInput]) -> None:
+        """Record the end-to-end latency of steps whose output is published."""
+        now = self._clock() * 1000
+        for step in steps:
+            if step.table.num_rows:
+                stamps = step.table.column("_timestamp").drop_null().view(pa.int64()).to_numpy()
+                self.stats.latency(np.maximum(now - stamps, 0))
 
     def _settle(self, *, wait: bool) -> None:
         """Register a newly committed checkpoint: from now on the journal builds on it."""

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
+from tocsin.pipelines.runtime.declare.rows import arrival_times
 from tocsin.pipelines.runtime.formats.jpeg import VOLATILE
 from tocsin.pipelines.runtime.kafka.reader import Poll
 
@@ -27,7 +28,7 @@ class StepInput:
         Timestamps ahead of `wall`, the wall clock, are ignored. If a partition has no others in this step, they count as `wall`.
         """
         partitions = self.table.column("_partition").to_numpy()
-        timestamps = self.table.column("_timestamp").cast(pa.int64()).fill_null(0).to_numpy()
+        timestamps = arrival_times(self.table)
         in_step = {p: _newest(timestamps[partitions == p], wall) for p in self.ends}
         return {**so_far, **{p: max(so_far.get(p, 0), stamp) for p, stamp in in_step.items()}}
 

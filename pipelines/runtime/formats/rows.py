@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tocsin.pipelines.runtime.declare.fields import END_MS, FIRST_MS, PER_MS, field_reader, unit_meant
+from tocsin.pipelines.runtime.declare.fields import END_MS, FIRST_MS, PER_MS, field_reader, plain_type, unit_meant
 
 
 class RejectedError(Exception):
@@ -57,6 +57,7 @@ class RowSchema:
         self.names = frozenset(schema.names)
         self.required = [f.name for f in schema if not f.nullable]
         self.fields = [(f.name, f.nullable, *field_reader(topic, f)) for f in schema]
+        self._plain = [plain_type(f.type) for f in schema]
         self.refuses_unknown = unknown == "reject"
         self.max_bytes = max_bytes
         self._times = frozenset(f.name for f in schema if pa.types.is_timestamp(f.type))
@@ -95,6 +96,21 @@ class RowSchema:
                 raise RejectedError("BadValue", f"{name}: expected {expected}, got {show(value)}{hint}")
             cells.append(cell)
         return cells
+
+    def columns_of(self, found: Sequence[Mapping[str, Any]]) -> list[pa.Array] | None:
+        """The columns of many rows, as `row` and `columns` give them, at a fraction of the cost; None if `row` might refuse one."""
+        if self.refuses_unknown and not all(one.keys() <= self.names for one in found):
+            return None
+        columns = []
+        for (name, nullable, read, _), plain in zip(self.fields, self._plain, strict=True):
+            cells: list[Any] = [one.get(name) for one in found]
+            # Numbers of one type fit if the smallest and the largest do.
+            if {*map(type, cells)} != {plain} or None in (read(min(cells)), read(max(cells))):
+                given, cells = cells, [None if c is None else read(c) for c in cells]
+                if any(c is None and not (nullable and g is None) for c, g in zip(cells, given, strict=True)):
+                    return None
+            columns.append(cells)
+        return [pa.array(c, f.type) for f, c in zip(self.schema, columns, strict=True)]
 
     def columns(self, rows: Sequence[Sequence[Any]]) -> list[pa.Array]:
         """The columns of rows of cells, see `row`."""

@@ -99,6 +99,11 @@ class Publisher:
                 self._give_up = time.monotonic() + TRANSACTION_S
         self._in_flight, self.patience.waiting = None, False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a transaction runs."""
+        return self._in_flight is not None and not self._in_flight.done()
+
     def end(self, partitions: Collection[TopicPartition], *, commit: bool) -> None:
         """End what an earlier transaction of this id left open in these partitions; see `unended`."""
         self._transactions.end(partitions, commit=commit)

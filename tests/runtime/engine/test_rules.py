@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.declare.rows import Groups
 from tocsin.pipelines.runtime.declare.state import State
 from tocsin.pipelines.runtime.engine.rules import RuleSet
 
@@ -36,7 +37,7 @@ class Watch:
             columns, schema={n: t for n, t in pl.DataFrame(COLUMNS.empty_table()).schema.items() if n in columns}
         )
         self.state.delta(full=False)  # from here on only the rules' own writes are dirty
-        edges = self.book.step(frame, slots, np.array(times, np.int64), self.state.of("rules"))  # type: ignore[arg-type]
+        edges = self.book.step(frame, Groups.of(slots), np.array(times, np.int64), self.state.of("rules"))  # type: ignore[arg-type]
         self.rows += len(keys)
         return [(self.rows - len(keys) + e.row, e.rule.name, e.transition) for e in edges]
 

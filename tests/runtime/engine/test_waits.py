@@ -21,7 +21,7 @@ from tests.crash.load import messages
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.errors import Fenced, Unavailable
-from tocsin.pipelines.runtime.engine import shard, shard_publisher
+from tocsin.pipelines.runtime.engine import patient_source, shard_publisher
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import reader
@@ -42,7 +42,7 @@ GONE = FileNotFoundError(errno.ENOENT, "no such file")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (retry, shard):
+    for module in (retry, patient_source):
         monkeypatch.setattr(module, "AGAIN_S", 0.05)
 
 

@@ -244,7 +244,7 @@ MISFITS = {
 def test_a_value_that_does_not_fit_is_a_dead_letter_and_the_other_rows_live(name, column, message):
     rows, (letter,) = decode_among_good(arrow_column(name, column), ARROW)
     assert len(rows) == 1 and rows[0]["_row"] == 0 and rows[0][name] is not None
-    assert (letter.offset, letter.row, letter.error) == (500, 1, "BadValue")
+    assert (letter.offset, letter.row, letter.error) == (5000, 1, "BadValue")
     assert message in letter.message and "\n" not in letter.message
 
 
@@ -317,11 +317,11 @@ def test_a_column_that_cannot_be_read_says_what_to_send_instead(name):
 def test_a_bad_stream_is_one_dead_letter_alone_and_among_good_ones(value, error, message):
     rows, (letter,) = decode_among_good(value, ARROW, max_rows=1000, max_bytes=100_000)
     assert rows == []
-    assert (letter.offset, letter.row, letter.error, letter.value) == (500, None, error, value)
+    assert (letter.offset, letter.row, letter.error, letter.value) == (5000, None, error, value)
     assert message in letter.message
     decoder = Codec(topic="plant", schema=SCHEMA, max_rows=1000, max_bytes=100_000)
     good = [record(written(readings(3)), i, ARROW) for i in range(3)]
-    batch, (beside,) = decoder.decode([good[0], record(value, 500, ARROW), *good[1:]])
+    batch, (beside,) = decoder.decode([good[0], record(value, 5000, ARROW), *good[1:]])
     assert batch["_offset"].to_pylist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert beside == letter
 

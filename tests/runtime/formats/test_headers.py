@@ -38,13 +38,13 @@ def _headers(**changed):
 def _decode(headers, value=VALUE, schema=SCHEMA):
     """Decode a record alone and between good ones; both must do the same. Returns its rows and letters."""
     codec = Codec(topic="plant", schema=schema)
-    alone, letters = codec.decode([record(value, 500, headers)])
+    alone, letters = codec.decode([record(value, 5000, headers)])
     good = [record(VALUE, offset, _headers()) for offset in range(BESIDE)]
-    batch, among = codec.decode([*good[:100], record(value, 500, headers), *good[100:]])
+    batch, among = codec.decode([*good[:100], record(value, 5000, headers), *good[100:]])
     assert among == letters
     assert batch.num_rows == BESIDE + alone.num_rows
     assert batch.slice(100, alone.num_rows).equals(alone)
-    assert [o for o in batch["_offset"].to_pylist() if o != 500] == list(range(BESIDE))
+    assert [o for o in batch["_offset"].to_pylist() if o != 5000] == list(range(BESIDE))
     return alone.to_pylist(), letters
 
 
@@ -99,7 +99,7 @@ def test_a_time_is_written_as_in_json(time):
 def test_a_header_that_is_missing_or_wrong_makes_a_dead_letter(name, content, error, message):
     headers = _headers(**{name: content})
     rows, (letter,) = _decode(headers)
-    assert (rows, letter.offset, letter.row, letter.stage, letter.error) == ([], 500, None, "decode", error)
+    assert (rows, letter.offset, letter.row, letter.stage, letter.error) == ([], 5000, None, "decode", error)
     assert message in letter.message
     assert (letter.value, letter.headers) == (VALUE, tuple(headers))
 
