@@ -213,23 +213,15 @@ class Machine:
         if p.event_time is None:
             if wall is None:
                 return rows
-            stamps, expected = (
-                milliseconds_of(rows.table.column(name)),
-                f"{kafka} at most {p.max_skew} ahead of this machine's clock",
-            )
+            stamps = milliseconds_of(rows.table.column(name))
+            expected = f"{kafka} at most {p.max_skew} ahead of this machine's clock"
             return _bounded(rows, ctx, stamps - wall, self._max_skew, stamps, "FromTheFuture", expected)
         latest = FAR if wall is None else wall  # a timestamp ahead of the wall clock proves nothing
-        times, stamps = (
-            milliseconds_of(rows.table.column(name)),
-            np.minimum(milliseconds_of(rows.table.column("_timestamp")), latest),
-        )
+        times, stamps = _event_and_kafka_times(rows, name, latest)
         rows = _bounded(
             rows, ctx, stamps - times, self._max_age, times, "TooOld", f"{name} at most {p.max_age} behind {kafka}"
         )
-        times, stamps = (
-            milliseconds_of(rows.table.column(name)),
-            np.minimum(milliseconds_of(rows.table.column("_timestamp")), latest),
-        )
+        times, stamps = _event_and_kafka_times(rows, name, latest)
         expected = f"{name} at most {p.max_skew} ahead of {kafka}"
         return _bounded(rows, ctx, times - stamps, self._max_skew, times, "FromTheFuture", expected)
 
@@ -306,6 +298,12 @@ class Machine:
             )
         self.restore([delta])
         self._state.ticked = 0  # this version's timers may be due already
+
+
+def _event_and_kafka_times(rows: Rows, event_time: str, latest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's event time and Kafka's timestamp, which counts as `latest` if it is after that; ms since the epoch."""
+    stamps = milliseconds_of(rows.table.column("_timestamp"))
+    return milliseconds_of(rows.table.column(event_time)), np.minimum(stamps, latest)
 
 
 def _bounded(

@@ -70,7 +70,7 @@ class Shard:
         self._in_flight_offsets: Mapping[int, int] = {}
         self._alerts = list[Alert]()
         self._publishing = 0  # alerts in a transaction that has not ended
-        self._unpublished = list[StepInput]()  # steps since the last transaction that began
+        self._stamps = list[np.ndarray]()  # Kafka's, of the readings whose alerts no transaction has taken up yet
         self._dead_letters: list[DeadLetter] = list(recovered.gaps)
         self._step_clock = StepClock(recovered.now)
         self._lag = recovered.lag
@@ -112,7 +112,7 @@ class Shard:
         self._publish_what_waits()
         batch = self._gather()
         self._step(batch)
-        self._unpublished.append(batch)
+        self._stamps.append(batch.stamps)
         if self._recovered.machine.pipeline.overload == "latest":
             self._keep_up()
         due = self._due()
@@ -122,8 +122,8 @@ class Shard:
             failpoints.point("alerts.begin")
             self._publish()
         elif not self._alerts:
-            self._note_latency(self._unpublished)
-            self._unpublished = []
+            self._note_latency(self._stamps)
+            self._stamps = []
         if due == "full":  # the writer is behind: hold back the input to bound memory
             self._waits_for_lake = True
             self._settle(wait=True)
@@ -321,13 +321,13 @@ class Shard:
         """Publish pending alerts and dead letters in one transaction. The next step need not wait for it."""
         recovered = self._recovered
         alerts, dead_letters, self._alerts, self._dead_letters = self._alerts, self._dead_letters, [], []
-        steps, self._unpublished = self._unpublished, []
+        stamps, self._stamps = self._stamps, []
         recovered.dead_letters.note(dead_letters, recovered.machine.pipeline.topic, round(self._clock() * 1000))
         rerunnable = [d for d in dead_letters if d.stage != GAP]  # recovery detects a gap anew, it does not re-run it
         recovered.journal.count_published([*map(fingerprint, alerts), *map(fingerprint, rerunnable)])
         if mark:
             recovered.journal.mark(*mark)
-        on_committed = partial(self._on_committed, steps, "checkpoint.marked" if mark else "alerts.committed")
+        on_committed = partial(self._on_committed, stamps, "checkpoint.marked" if mark else "alerts.committed")
         self._publishing = len(alerts)
         recovered.publisher.send(
             alerts, dead_letters, recovered.journal, recovered.positions if mark else {}, on_committed
@@ -366,19 +366,16 @@ class Shard:
         self._advanced = False
         self._schedule.begin(has_rows=bool(results))
 
-    def _on_committed(self, steps: Sequence[StepInput], point: str) -> None:
+    def _on_committed(self, stamps: Sequence[np.ndarray], point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""
         failpoints.point(point)
         self._publishing = 0
-        self._note_latency(steps)
+        self._note_latency(stamps)
 
-    def _note_latency(self, steps: Sequence[StepInput]) -> None:
-        """Record the end-to-end latency of steps whose output is published."""
-        now = self._clock() * 1000
-        for step in steps:
-            if step.table.num_rows:
-                stamps = step.table.column("_timestamp").drop_null().view(pa.int64()).to_numpy()
-                self.stats.latency(np.maximum(now - stamps, 0))
+    def _note_latency(self, stamps: Sequence[np.ndarray]) -> None:
+        """Record the end-to-end latency of readings whose alerts are published, by Kafka's timestamps."""
+        if len(known := np.concatenate([*stamps, np.zeros(0)])):
+            self.stats.latency(np.maximum(self._clock() * 1000 - known, 0))
 
     def _settle(self, *, wait: bool) -> None:
         """Register a newly committed checkpoint: from now on the journal builds on it."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.rows import arrival_times
@@ -31,6 +32,11 @@ class StepInput:
         timestamps = arrival_times(self.table)
         in_step = {p: _newest(timestamps[partitions == p], wall) for p in self.ends}
         return {**so_far, **{p: max(so_far.get(p, 0), stamp) for p, stamp in in_step.items()}}
+
+    @property
+    def stamps(self) -> NDArray[np.int64]:
+        """Kafka's timestamps of the rows that have one, ms since the epoch."""
+        return np.asarray(self.table.column("_timestamp").drop_null().view(pa.int64()))
 
     @property
     def unread(self) -> list[tuple[int, int, str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 
 from tests.crash import job as job_module
 from tests.crash.harness import Job
@@ -23,6 +25,7 @@ from tocsin.pipelines.runtime.engine import checkpoint_schedule
 from tocsin.pipelines.runtime.engine.checkpoint_schedule import CAUGHT_UP_S
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.kafka import reader as reader_module
+from tocsin.pipelines.runtime.kafka.transactions import Message
 
 JOURNALED = {"every": "1h"}
 """No checkpoint after the first, so that recovery re-runs everything."""
@@ -102,6 +105,34 @@ def test_the_end_of_a_backlog_is_committed_at_once_and_what_trickles_in_later_is
     later = time.monotonic() + 2 * CAUGHT_UP_S
     until(lambda: running.turn() or time.monotonic() > later, "a checkpoint to be due")
     assert not job.drained(job.ends())
+    running.close()
+    assert job.differences() == []
+
+
+def test_what_is_raised_while_a_transaction_runs_goes_with_the_next_and_waits_for_no_reading(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with(job, **JOURNALED)
+    running = read(shard(job), job)
+    good = (m for m in messages(8) if m.value != b"not a reading" and b"0.9995" not in m.value)  # no dead letters
+    publisher, ends, began = running._recovered.publisher, threading.Event(), list[int]()
+    commit = publisher._commit
+
+    def slow(sent: Sequence[Message], positions: Mapping[TopicPartition, int]) -> None:
+        began.append(len(sent))
+        assert ends.wait(30)
+        commit(sent, positions)
+
+    monkeypatch.setattr(publisher, "_commit", slow)
+    job.send(islice(good, 200))
+    until(lambda: running.turn() or publisher.busy, "the first alert's transaction to begin", 30)
+    job.send(islice(good, 200))
+    until(lambda: _reached(running, job.ends()) and running._alerts, "the steps to go on meanwhile", 30)
+    assert len(began) == 1
+    ends.set()
+    until(lambda: not publisher.busy, "the transaction to end")
+    running.turn()
+    assert len(began) == 2
     running.close()
     assert job.differences() == []
 
