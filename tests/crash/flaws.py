@@ -70,9 +70,9 @@ def fresh_commit() -> None:
 def snapshot_by_offset() -> None:
     """A checkpoint and its snapshot are named by the offsets that they reach, not by epoch and sequence."""
 
-    def by_offset(original: Any, owner: Any, batch: Any) -> None:
+    def by_offset(original: Any, owner: Any) -> None:
         owner._recovered.epoch, owner._recovered.sequence = 0, sum(owner._recovered.positions.values()) - 1
-        original(owner, batch)
+        original(owner)
 
     _replace(Shard, "_begin_checkpoint", by_offset)
 
