@@ -110,9 +110,11 @@ class RuleSet:
         """
         keys = _Keys.of(groups)
         times = times[keys.order]
-        verdicts = [column.to_numpy()[keys.order] for column in frame.select_seq(self._conditions)]
+        verdicts = {column.name: column.to_numpy()[keys.order] for column in frame.select_seq(self._conditions)}
         transitions: list[Transition] = []
-        for rule, when, clear in zip(self._rules, verdicts[::2], verdicts[1::2], strict=True):
+        for rule in self._rules:
+            when = verdicts[f"{rule.name}/when"]
+            clear = ~when & verdicts.get(f"{rule.name}/clear", True)
             cells = [state[f"{rule.name}/{part}"] for part in ("firing", "run", "rung")]
             stored = firing, run, last_raised = [cell[keys.slots].numpy() for cell in cells]
             if not (when.any() or firing.any() or run.any()):
@@ -159,12 +161,13 @@ def _check(rule: AlertRule, results: pa.Schema) -> None:
 
 
 def _conditions(rules: Sequence[AlertRule]) -> list[pl.Expr]:
-    """Two boolean expressions per rule, never both true: whether to raise it, whether to clear it."""
-    pairs = []
-    for rule in rules:
-        when = rule.when.fill_null(False)
-        pairs += [when, ~when if rule.clear is None else ~when & rule.clear.fill_null(False)]
-    return [expression.alias(str(i)) for i, expression in enumerate(pairs)]
+    """Each rule's expressions, without nulls, as columns `<rule>/when` and `<rule>/clear`."""
+    return [
+        expression.fill_null(False).alias(f"{rule.name}/{part}")
+        for rule in rules
+        for part, expression in (("when", rule.when), ("clear", rule.clear))
+        if expression is not None
+    ]
 
 
 def _runs(when: np.ndarray, keys: _Keys, run: np.ndarray, limit: int) -> np.ndarray:

@@ -154,6 +154,6 @@ class StepBuffer:
             case [table]:
                 pass
             case _:
-                table = pa.Table.from_batches(tables).combine_chunks().to_batches()[0]
+                table = pa.concat_batches(tables)
         dead_letters = [d for r in slices for d in r.dead_letters]
         return StepInput(table, dead_letters, {r.partition: r.end for r in slices})
