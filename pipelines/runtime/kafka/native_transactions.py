@@ -22,6 +22,10 @@ from tocsin.pipelines.runtime.telemetry import failpoints
 
 CALL_S, BEGIN_S, CLOSE_S = 5.0, 60.0, 5.0
 CONFIRM_S, AGAIN_S = 10.0, 0.05
+LIFE_MS = 120_000
+"""The broker aborts a transaction that is older, and librdkafka gives up messages that it could not deliver for so long. So this is
+how long a broker may be away in the middle of a transaction. If a shard's owner dies and has no successor, which would end its
+transaction, subscribers wait as long for the alerts behind it."""
 NO_PARTITION = -1
 UNUSABLE = {KafkaError._FATAL, KafkaError._STATE}
 FENCING = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
@@ -40,7 +44,7 @@ class NativeTransactions:
             options,
             **{
                 "transactional.id": self._name,
-                "transaction.timeout.ms": 15_000,
+                "transaction.timeout.ms": LIFE_MS,
                 "linger.ms": 0,
                 "message.max.bytes": REQUEST_BYTES,
                 "queue.buffering.max.kbytes": 2_000_000,

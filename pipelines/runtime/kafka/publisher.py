@@ -23,7 +23,7 @@ SLOW_S = 1.0
 """After a transaction that took longer, the broker may have been restarted, and may have ended this one or the one before in name
 only; see `unended`. Both are committed, so both must have ended; see `Transactions.confirm`."""
 TRANSACTION_S = 20
-"""The broker aborts a transaction that is older than 15 s."""
+"""How long a transaction may take while Kafka answers."""
 
 
 class Publisher:
