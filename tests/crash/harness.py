@@ -286,18 +286,9 @@ class Job:
             self._table = DeltaTable(self.lake.uri(self.name)) if newest else None
         return self._table.transaction_version(f"{self.name}/{what}") or 0 if self._table else 0
 
-    def drain(
-        self,
-        worker: Worker,
-        restart: Callable[[], Worker] | None = None,
-        ends: Mapping[int, int] | None = None,
-    ) -> Worker:
-        """Wait until all that was sent is in the table, or all up to `ends`. `restart` replaces a process that ends.
-
-        Returns:
-            The last process.
-        """
-        ends = ends or self.ends()
+    def drain(self, worker: Worker, restart: Callable[[], Worker] | None = None) -> Worker:
+        """Wait until all that was sent is in the table. `restart` replaces a process that ends. Returns the last process."""
+        ends = self.ends()
         for _ in range(5):
             over = partial(self._drained_or_dead, ends, worker)
             until(over, "all in the table", worker=worker)

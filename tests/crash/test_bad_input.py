@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from tests.support.segments import damage
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
+from tocsin.pipelines.runtime.kafka import librdkafka
 from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
 from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
@@ -279,17 +281,23 @@ def test_a_damaged_batch_stops_its_partition_with_one_line_or_goes_on_record(
     make_job: MakeJob, kafka: KafkaServer
 ) -> None:
     job, load = make_job(every="2s"), messages(8)
-    for _ in range(3):
-        job.send(islice(load, 300))
+    job.send(islice(load, 300))
+    zeros = next(load)._replace(partition=0, value=bytes(4000))
+    job.send([zeros])  # in a batch of its own
+    job.send(islice(load, 600))
     records = job.read(job.topic)
-    lost = damage(kafka, job.topic, sum(r.partition == 0 for r in records) // 2)
+    lost = damage(kafka, job.topic, next(r.offset for r in records if r.value == zeros.value))
     rest = [r for r in records if r.partition or not lost.first <= r.offset <= lost.last]
-    assert lost.first > 0 and len(rest) < len(records)
+    assert lost.first == lost.last > 0 and len(rest) < len(records)
+    # librdkafka ends the process at this batch. Once an owner has ended without a checkpoint, kafka-python reads.
+    native = librdkafka.chosen(job.shards_kafka)
 
     ends = job.ends()
     reached = {0: lost.first, 1: ends[1]}  # up to the damage, and all of the other partition
-    # librdkafka was once seen to end the process here, by an assertion of its own (`rd_slice_narrow_copy`).
-    stopped = job.drain(job.start(), restart=job.start, ends=reached)
+    for _ in range(2 if native else 0):  # the first start takes a checkpoint
+        assert job.start().ended() == -signal.SIGABRT
+    stopped = job.start()
+    until(lambda: job.drained(reached), "the rest to be in the table", worker=stopped)
     stopped.stop()
     line = next(line for line in stopped.said.splitlines() if "restore the partition" in line)
     assert line.startswith(f"{job.topic}[0]@{lost.first}: ")
@@ -297,6 +305,8 @@ def test_a_damaged_batch_stops_its_partition_with_one_line_or_goes_on_record(
     assert {p: job.stored(f"{job.topic}/{p}") for p in range(2)} == reached
     assert job.differences(judge(r for r in records if r.offset < reached[r.partition])) == []
 
+    if native:
+        assert job.start(on_gap="skip").ended() == -signal.SIGABRT
     skipping = job.start(on_gap="skip")
     gap = (0, lost.first, None)
     until(lambda: gap in job.letters(), "the gap on record", worker=skipping)

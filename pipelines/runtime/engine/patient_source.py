@@ -45,6 +45,9 @@ class PatientSource:
     def seek(self, positions: Mapping[int, int]) -> None:
         self._retry(lambda: self._source.seek(positions))
 
+    def distrust(self, until: Mapping[int, int]) -> None:
+        self._source.distrust(until)
+
     def log(self, shards: int = 0) -> TopicState:
         return self._retry(lambda: self._source.log(shards))
 

@@ -166,6 +166,9 @@ def recover(config: ShardConfig, source: RecordSource) -> RecoveredShard:
 def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, source: RecordSource) -> RecoveredShard:
     """Continue where the previous owner stopped: steps 4 and 5."""
     log, owned = ownership.log, ownership.owned
+    if owned.epoch - (owned.checkpoint >> 32) > 1:  # what ended the last owner may lie in the log
+        logger.warning("%s: its last owner ended without a checkpoint; kafka-python reads up to %s", config.id, log.end)
+        source.distrust(log.end)
     inputs = RecoveryInputs(config, declared.topic, log, owned)
     if ownership.lost:
         inputs.handle_loss(ownership.lost, config.partitions[0], 0)

@@ -109,7 +109,6 @@ class Shard:
         progress.made()
         self._recovered.publisher.settle(wait=False)
         self._settle(wait=False)
-        self._publish_what_waits()
         batch = self._gather()
         self._step(batch)
         self._stamps.append(batch.stamps)
@@ -118,10 +117,9 @@ class Shard:
         due = self._due()
         if due and not self._checkpoints.in_flight:
             self._begin_checkpoint()
-        elif self._dead_letters or (self._alerts and not self._recovered.publisher.busy):
-            failpoints.point("alerts.begin")
-            self._publish()
-        elif not self._alerts:
+        elif self._alerts or self._dead_letters:
+            self._publish_soon()
+        else:
             self._note_latency(self._stamps)
             self._stamps = []
         if due == "full":  # the writer is behind: hold back the input to bound memory
@@ -213,20 +211,6 @@ class Shard:
         self._skip_damaged(poll.damaged)
         self.stats.gauges["behind"] = sum(self._lag.values())
 
-    def _publish_what_waits(self) -> None:
-        """Publish alerts that wait for the transaction before theirs, as soon as it ends or there is a step to do meanwhile."""
-        publisher = self._recovered.publisher
-        while self._alerts:
-            publisher.settle(wait=False)
-            if not publisher.busy:
-                failpoints.point("alerts.begin")
-                return self._publish()
-            if self._buffer:
-                return None
-            progress.made()
-            if poll := self._source.poll(LOOK_MS):
-                self._put(poll)
-
     def _skip_damaged(self, damaged: Mapping[int, str]) -> None:
         """Continue without partitions that can't be read.
 
@@ -316,6 +300,18 @@ class Shard:
         """Whether the journal has reached `factor` times the length at which a checkpoint is due."""
         journal = self._recovered.journal
         return len(journal.items) >= factor * JOURNAL_ITEMS or journal.size >= factor * LONG
+
+    def _publish_soon(self) -> None:
+        """Publish once the transaction before has ended. If there is a step to do meanwhile, publish after that step."""
+        while self._recovered.publisher.busy:
+            if self._buffer:
+                return
+            progress.made()
+            if poll := self._source.poll(LOOK_MS):
+                self._put(poll)
+            self._recovered.publisher.settle(wait=False)  # a transaction that hangs is given up
+        failpoints.point("alerts.begin")
+        self._publish()
 
     def _publish(self, mark: tuple[int, str] | None = None) -> None:
         """Publish pending alerts and dead letters in one transaction. The next step need not wait for it."""

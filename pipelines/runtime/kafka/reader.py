@@ -78,6 +78,7 @@ class RecordSource(Protocol):
 
     def log(self, shards: int = 0) -> TopicState: ...
     def seek(self, positions: Mapping[int, int]) -> None: ...
+    def distrust(self, until: Mapping[int, int]) -> None: ...
     def poll(self, timeout_ms: int) -> Poll | None: ...
     def originals(self, offsets: Mapping[int, Sequence[int]]) -> list[Readable]: ...
     def close(self) -> None: ...
@@ -93,6 +94,8 @@ class Reader:
 
     librdkafka reads as long as offsets follow one another, which is the rule for a log that is not written in transactions nor
     compacted. Where they do not, kafka-python reads on, which shows each batch and so can tell a hole from damage.
+    librdkafka 2.16 ends the process at some damaged batches: it reads on inside the batch, and an assertion fails. So a shard whose
+    last owner ended without a checkpoint calls `distrust`.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class Reader:
         self._dense = _dense_log(self._options, topic, max_records)
         self._is_dense = False
         self._careful_s, self._careful_until = CAREFUL_S[0], 0.0
+        self._careful_to: Mapping[int, int] = {}
         self._originals = Originals(self._options, topic)
 
     @cached_property
@@ -171,6 +175,10 @@ class Reader:
         self._damaged, self._final_error = {}, None
         self._seek_all(positions)
 
+    def distrust(self, until: Mapping[int, int]) -> None:
+        """Read with kafka-python alone up to these offsets."""
+        self._careful_to = dict(until)
+
     def _seek_all(self, positions: Mapping[int, int]) -> None:
         self._ends = dict(positions)  # first: if the broker is away, the next poll seeks to these
         if self._dense and self._is_dense:
@@ -217,7 +225,7 @@ class Reader:
             return self._empty_poll()
         if found := self._hidden_corruption():
             return self._pass_over(found)
-        if self._dense is None or self._damaged or time.monotonic() < self._careful_until:
+        if self._dense is None or self._is_careful():
             if self._is_dense:
                 self._seek_all(self._ends)
             if self._dense:
@@ -227,6 +235,13 @@ class Reader:
             self._dense.seek(self._ends)
             self._is_dense = True
         return self._poll_dense(self._dense, timeout_ms)
+
+    def _is_careful(self) -> bool:
+        return (
+            bool(self._damaged)
+            or time.monotonic() < self._careful_until
+            or any(at < self._careful_to.get(p, 0) for p, at in self._ends.items())
+        )
 
     def _poll_dense(self, dense: DenseLog, timeout_ms: int) -> Poll | None:
         """Read with librdkafka."""

@@ -68,6 +68,9 @@ class ReaderActor:
         self._ask(lambda reader: reader.seek.remote(self._next))
         self._has_sought = True
 
+    def distrust(self, until: Mapping[int, int]) -> None:
+        """Do nothing: kafka-python reads everything."""
+
     def poll(self, timeout_ms: int) -> Poll | None:
         try:
             if not self._has_sought:

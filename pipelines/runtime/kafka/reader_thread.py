@@ -50,6 +50,9 @@ class ReaderThread:
         self._drop()
         self._submit(self._seek).result()
 
+    def distrust(self, until: Mapping[int, int]) -> None:
+        self._submit(lambda: self._reader.distrust(until)).result()
+
     def poll(self, timeout_ms: int) -> Poll | None:
         deadline, found = time.monotonic() + timeout_ms / 1000, None
         while found is None:

@@ -124,16 +124,19 @@ def test_what_is_raised_while_a_transaction_runs_goes_with_the_next_and_waits_fo
         commit(sent, positions)
 
     monkeypatch.setattr(publisher, "_commit", slow)
+    stop = threading.Event()
+    runs = threading.Thread(target=running.run, args=(stop,))
+    runs.start()
     job.send(islice(good, 200))
-    until(lambda: running.turn() or publisher.busy, "the first alert's transaction to begin", 30)
+    until(lambda: publisher.busy, "the first alert's transaction to begin", 30)
     job.send(islice(good, 200))
-    until(lambda: _reached(running, job.ends()) and running._alerts, "the steps to go on meanwhile", 30)
+    sent = job.ends()
+    until(lambda: running.facts()["read"] == sent and running._alerts, "the steps to go on meanwhile", 30)
     assert len(began) == 1
     ends.set()
-    until(lambda: not publisher.busy, "the transaction to end")
-    running.turn()
-    assert len(began) == 2
-    running.close()
+    until(lambda: len(began) == 2, "the next transaction to begin, without a reading", 30)
+    stop.set()
+    runs.join()
     assert job.differences() == []
 
 

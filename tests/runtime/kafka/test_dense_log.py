@@ -123,17 +123,9 @@ def test_librdkafka_reads_again_once_the_other_client_has_read_past_a_marker(
     kafka: KafkaServer, create_topic: CreateTopic, monkeypatch: pytest.MonkeyPatch, producer: KafkaProducer
 ) -> None:
     monkeypatch.setattr(reader_module, "CAREFUL_S", (0.3, 0.3))
-    topic, read = create_topic(), list[tuple[str, int]]()
+    topic = create_topic()
     reader = Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, [0], Codec(topic=topic, schema=SCHEMA), 100)
-    for kind in ("dense", "carefully"):
-        poll = getattr(reader, f"_poll_{kind}")
-
-        def noted(*arguments, poll=poll, kind=kind):  # type: ignore[no-untyped-def]
-            if polled := poll(*arguments):
-                read.extend((kind, unit) for unit in polled.table["unit"].to_pylist())
-            return polled
-
-        monkeypatch.setattr(reader, f"_poll_{kind}", noted)
+    read = _noted(reader, monkeypatch)
 
     def until(units: int) -> None:
         for _ in range(100):
@@ -156,3 +148,34 @@ def test_librdkafka_reads_again_once_the_other_client_has_read_past_a_marker(
     reader.close()
     assert [unit for _, unit in read] == [1, 2, 3, 4, 5]
     assert [kind for kind, _ in read] == ["dense", "dense", "dense", "carefully", "dense"]
+
+
+def test_of_what_may_have_ended_a_process_librdkafka_reads_nothing_and_then_it_reads_again(
+    kafka: KafkaServer, create_topic: CreateTopic, monkeypatch: pytest.MonkeyPatch, producer: KafkaProducer
+) -> None:
+    topic = create_topic()
+    reader = Reader({"bootstrap_servers": kafka.bootstrap_servers}, topic, [0], Codec(topic=topic, schema=SCHEMA), 1)
+    read = _noted(reader, monkeypatch)
+    _send(producer, topic, 0, 1, 2, 3)
+    reader.distrust({0: 2})
+    reader.seek({0: 0})
+    for _ in range(100):
+        if len(read) < 3:
+            reader.poll(50)
+    reader.close()
+    assert read == [("carefully", 1), ("carefully", 2), ("dense", 3)]
+
+
+def _noted(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A list to which a reader adds what it reads, with how it read that."""
+    read = list[tuple[str, int]]()
+    for kind in ("dense", "carefully"):
+        poll = getattr(reader, f"_poll_{kind}")
+
+        def noted(*arguments, poll=poll, kind=kind):  # type: ignore[no-untyped-def]
+            if polled := poll(*arguments):
+                read.extend((kind, unit) for unit in polled.table["unit"].to_pylist())
+            return polled
+
+        monkeypatch.setattr(reader, f"_poll_{kind}", noted)
+    return read
