@@ -1,14 +1,11 @@
 """Bytewax: the mean over each engine's last 30 readings."""
 
 import os
-import time
 from collections import deque
-from pathlib import Path
 
 import bytewax.operators as op
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
+import parquet_files
 from bytewax.connectors.kafka import operators as kop
 from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
@@ -19,18 +16,13 @@ LENGTH = 30
 class Parquet(StatelessSinkPartition):
     """A file for each batch."""
 
-    def __init__(self, path):
-        self._path = path
-
     def write_batch(self, rows):
-        path = f"{self._path}/{time.time_ns()}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), f"{path}.part")
-        Path(f"{path}.part").rename(path)
+        parquet_files.write(rows)
 
 
 class ParquetSink(DynamicSink):
     def build(self, step_id, worker_index, worker_count):
-        return Parquet(os.environ["OUT"])
+        return Parquet()
 
 
 def decode(message):

@@ -2,11 +2,9 @@
 
 import os
 import sys
-import time
-from pathlib import Path
 
+import parquet_files
 import polars as pl
-import pyarrow.parquet as pq
 
 LENGTH, POLL = 30, 5000
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
@@ -62,9 +60,7 @@ def main(client, decode=decode, judge=None):
         if values and (rows := judge(decode(values))) is not None and len(rows):
             held.append(rows)
         if held and (not values or not has_written or sum(map(len, held)) >= 200_000):
-            path = Path(os.environ["OUT"], f"{time.time_ns()}.part")
-            pq.write_table(pl.concat(held).to_arrow(), path)
-            path.rename(path.with_suffix(".parquet"))
+            parquet_files.write(pl.concat(held).to_arrow())
             held, has_written = [], True
 
 

@@ -1,11 +1,8 @@
 """Quix Streams: the mean over each engine's last 30 readings."""
 
 import os
-import time
-from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import parquet_files
 from quixstreams import Application
 from quixstreams.dataframe.windows.aggregations import Latest, Mean
 from quixstreams.sinks import BatchingSink
@@ -14,15 +11,10 @@ from quixstreams.sinks import BatchingSink
 class ParquetSink(BatchingSink):
     """A file for each batch, which is what came between two commits."""
 
-    def __init__(self, path):
-        super().__init__()
-        self._path = path
-
     def write(self, batch):
-        rows = [{"unit": int(item.key), "cycle": item.value["cycle"], "mean": item.value["mean"]} for item in batch]
-        path = f"{self._path}/{time.time_ns()}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), f"{path}.part")
-        Path(f"{path}.part").rename(path)
+        parquet_files.write(
+            [{"unit": int(item.key), "cycle": item.value["cycle"], "mean": item.value["mean"]} for item in batch]
+        )
 
 
 def decode(reading):
@@ -39,5 +31,5 @@ app = Application(
 )
 readings = app.dataframe(app.topic(os.environ["TOPIC"], value_deserializer="json", key_deserializer="str"))
 means = readings.apply(decode).sliding_count_window(30).agg(mean=Mean("value"), cycle=Latest("cycle")).final()
-means.sink(ParquetSink(os.environ["OUT"]))
+means.sink(ParquetSink())
 app.run()
