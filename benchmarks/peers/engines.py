@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +45,7 @@ class Run:
             "TOPIC": self.topic,
             "ALERTS": f"alerts.{self.folder.name}",
             "OUT": str(self.out),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, JOBS))),
         }
 
 
