@@ -22,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from docs import formulas, pictures, system
+from docs import flame, formulas, pictures, system
 from tocsin.pipelines.runtime.declare.options import Duration, Options, Size
 from tocsin.pipelines.runtime.declare.pipeline import TUNING, Batch, Commit, Pipeline
 from tocsin.pipelines.runtime.sections import PipelineSettings, SecretFile, SinkSettings
@@ -51,6 +51,7 @@ def main() -> None:
         for name in pictures.names():
             (pages / "operators" / f"{name}.svg").write_bytes(pictures.svg(name))
         (pages / "system.svg").write_text(system.svg())
+        (pages / "flame.svg").write_text(flame.svg())
         (Path(folder) / "zensical.toml").write_text((DOCS / "zensical.toml").read_text())
         command = [Path(sys.executable).parent / "zensical", "build", "--strict", "--clean"]
         built = subprocess.run(command, cwd=folder, text=True, capture_output=True)
