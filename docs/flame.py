@@ -49,7 +49,9 @@ def _tree(lines: Iterable[str]) -> Frame:
     return root
 
 
-def _boxes(calls: Mapping[str, Frame], x: float, depth: int, scale: float) -> Iterator[tuple[float, float, int, str, int]]:
+def _boxes(
+    calls: Mapping[str, Frame], x: float, depth: int, scale: float
+) -> Iterator[tuple[float, float, int, str, int]]:
     for name, frame in sorted(calls.items()):
         if (width := frame.samples * scale) >= LEAST:
             yield x, width, depth, name, frame.samples

@@ -320,7 +320,7 @@ class Supervisor:
             read = sum(sum(s.facts["read"].values()) for s in shards)
             windows = [s.window for s in shards if s.window]
             lag = sum(int(w.gauges.get("behind", 0)) for w in windows)
-            busy = sum(w.counts.get("busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
+            busy = sum(w.counts.get("step_busy_ms", 0) / 1000 / max(w.seconds, 1e-3) for w in windows)
             previous = self._scaler.workers
             if (workers := self._scaler.update(time.monotonic(), read, lag, busy)) != previous:
                 log.info("%s: scaling to %d workers; lag is %d records", d.name, workers, lag)

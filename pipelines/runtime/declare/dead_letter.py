@@ -19,6 +19,8 @@ GAP, OVERLOAD, READ = "takeover", "overload", "read"
 GAPS = (GAP, OVERLOAD, READ)
 """Stages of letters without an original. Each stands for records that were never processed: lost before recovery, skipped to
 reduce the lag, or damaged in the log."""
+TOO_LATE = "TooLate"
+"""Error of a row that comes after its place in the order has been passed."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -37,6 +38,20 @@ class PendingCheckpoint:
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class WrittenCheckpoint:
+    """A checkpoint that is committed.
+
+    Args:
+        seconds: how long it took to write.
+        undeleted: number of old snapshots that could not be deleted.
+    """
+
+    name: int
+    seconds: float
+    undeleted: int
+
+
 class CheckpointWriter:
     """Performs steps 2 to 5 of a checkpoint. The shard has committed step 1, the Kafka transaction with the mark.
 
@@ -47,9 +62,7 @@ class CheckpointWriter:
     def __init__(self, results_table: ResultsTable, snapshots: Snapshots, lake: LakeRetry) -> None:
         self._results_table, self._snapshots, self._lake = results_table, snapshots, lake
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._future: Future[int] | None = None
-        self.undeleted = 0
-        """Number of old snapshots that could not be deleted. Read it only while no checkpoint is in flight."""
+        self._future: Future[WrittenCheckpoint] | None = None
 
     @property
     def in_flight(self) -> bool:
@@ -60,19 +73,20 @@ class CheckpointWriter:
         """Write a checkpoint in the background."""
         self._future = self._thread.submit(copy_context().run, self._write, pending)
 
-    def poll(self, *, wait: bool) -> int | None:
-        """The name of the checkpoint committed since the last call, if any; raises the error if it failed."""
+    def poll(self, *, wait: bool) -> WrittenCheckpoint | None:
+        """The checkpoint committed since the last call, if any; raises the error if it failed."""
         if self._future is None or not (wait or self._future.done()):
             return None
-        name, self._future = self._future.result(), None
-        return name
+        written, self._future = self._future.result(), None
+        return written
 
     def close(self) -> None:
         """Stop lake retries and release the thread."""
         self._lake.close()
         self._thread.shutdown(wait=False)
 
-    def _write(self, pending: PendingCheckpoint) -> int:
+    def _write(self, pending: PendingCheckpoint) -> WrittenCheckpoint:
+        began = time.monotonic()
         # Each step may be retried: 2 and 3 are invisible to readers, and 4 checks whether its commit succeeded.
         retry = self._lake.through
         retry(self._results_table.stands)
@@ -85,6 +99,7 @@ class CheckpointWriter:
         failpoints.point("checkpoint.snapshot")
         retry(lambda: self._results_table.publish(files, pending.positions, pending.name))  # 4. the one atomic step
         failpoints.point("checkpoint.delta")
-        self.undeleted += self._snapshots.drop_before(pending.name)  # 5. older ones are needed until 4; never raises
+        seconds = time.monotonic() - began
+        undeleted = self._snapshots.drop_before(pending.name)  # 5. older ones are needed until 4; never raises
         failpoints.point("checkpoint.dropped")
-        return pending.name
+        return WrittenCheckpoint(pending.name, seconds, undeleted)

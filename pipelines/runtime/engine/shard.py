@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from tocsin.pipelines.runtime.declare.dead_letter import GAP, DeadLetter, Refusal
+from tocsin.pipelines.runtime.declare.dead_letter import GAP, TOO_LATE, DeadLetter, Refusal
 from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import RecordsCorrupt, Refused
 from tocsin.pipelines.runtime.engine.alerts import Alert
@@ -169,6 +169,7 @@ class Shard:
             "model": recovered.machine.pipeline.model_version,
             "uncommitted_rows": self._uncommitted,
             "commit_every_s": milliseconds(recovered.machine.pipeline.commit.every) / 1000,
+            "clock_lag_s": max(self._clock() - now / 1000, 0.0) if (now := self._step_clock.now) else 0.0,
             "turn_s": 0.0 if waits_for else round(self._progress.quiet_s, 1),
             "waits_for": waits_for,
             "outage": kafka or lake,  # why it waits; empty if the lake is only slow
@@ -248,7 +249,8 @@ class Shard:
             results=outcome.results.num_rows,
             alerts=len(outcome.alerts),
             dead_letters=len(dead_letters),
-            busy_ms=round((time.monotonic() - started) * 1000),
+            late=sum(letter.error == TOO_LATE for letter in dead_letters),
+            step_busy_ms=round((time.monotonic() - started) * 1000),
             **outcome.counts,
         )
         self.stats.gauges |= {"keys": recovered.machine.keys, "keys_on_two_partitions": recovered.machine.key_clashes}
@@ -375,8 +377,7 @@ class Shard:
 
     def _settle(self, *, wait: bool) -> None:
         """Register a newly committed checkpoint: from now on the journal builds on it."""
-        if (name := self._checkpoints.poll(wait=wait)) is not None:
-            self._recovered.journal.rebase(name)
+        if written := self._checkpoints.poll(wait=wait):
+            self._recovered.journal.rebase(written.name)
             self._committed, self._in_flight_rows = self._in_flight_offsets, 0
-            self.stats.add(checkpoints=1, undeleted=self._checkpoints.undeleted)
-            self._checkpoints.undeleted = 0
+            self.stats.add(checkpoints=1, undeleted=written.undeleted, commit_ms=round(written.seconds * 1000))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.dead_letter import TOO_LATE
 from tocsin.pipelines.runtime.declare.durations import NEVER
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Timer
@@ -169,7 +170,7 @@ class Confirmation:
             return
         name, position = self._by or ctx.event_time, order.position(rows)
         ahead = position > reached
-        for which, error in ((ahead, "Outlier"), (~ahead, "TooLate")):
+        for which, error in ((ahead, "Outlier"), (~ahead, TOO_LATE)):
             pairs = zip(reached[which].tolist(), position[which].tolist(), strict=True)
             lines = [
                 f"expected {name} {self._expectation(error, n, order.scale)}, got {x / order.scale:.15g}, "
@@ -182,4 +183,4 @@ class Confirmation:
         if reached == NEVER:
             return "to follow its key's last reading, which has expired"
         after = f"after {reached / scale:.15g}"
-        return after if error == "TooLate" else f"at most {self._jump:.15g} {after}"
+        return after if error == TOO_LATE else f"at most {self._jump:.15g} {after}"

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare.dead_letter import TOO_LATE
 from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.rows import Rows, concat
 from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
@@ -182,4 +183,4 @@ class Reorder(Stage):
         if pa.types.is_floating(rows.table.schema.field(name).type):
             actual, after = actual.double() / PARTS, after.double() / PARTS
         lines = [f"expected {name} after {f}, got {p}" for p, f in zip(actual.tolist(), after.tolist(), strict=True)]
-        ctx.refuse(rows.keep(late), stage="sorted", error="TooLate", messages=lines)
+        ctx.refuse(rows.keep(late), stage="sorted", error=TOO_LATE, messages=lines)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from tocsin.pipelines.runtime.declare.dead_letter import TOO_LATE
 from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.rows import Rows
@@ -162,7 +163,7 @@ class _OpenSteps:
         ctx.counts["duplicates"] += int(is_repeated.sum())
         self._refuse(
             late & ~is_repeated,
-            "TooLate",
+            TOO_LATE,
             lambda i: f"expected {ctx.event_time} to be at least {floor[i]}, got {time[i]}",
             rows,
             ctx,

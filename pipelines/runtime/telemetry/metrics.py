@@ -56,7 +56,22 @@ METRICS = (
     Metric("tocsin_results_total", "counter", "rows", _SHARD, "Result rows for the table."),
     Metric("tocsin_alerts_total", "counter", "alerts", _SHARD, "Alerts raised or cleared."),
     Metric("tocsin_dead_letters_total", "counter", "records", _SHARD, "Records that could not be processed."),
+    Metric(
+        "tocsin_late_total",
+        "counter",
+        "records",
+        _SHARD,
+        "Dead letters that came too late for their place in the order.",
+    ),
     Metric("tocsin_duplicates_total", "counter", "rows", _SHARD, "Repeated readings that were dropped."),
+    Metric(
+        "tocsin_missed_total",
+        "counter",
+        "rows",
+        _SHARD,
+        "Rows that a source numbered and that never came, such as frames.",
+    ),
+    Metric("tocsin_ignored_total", "counter", "rows", _SHARD, "Readings of sensors that the pipeline does not know."),
     Metric("tocsin_skipped_total", "counter", "records", _SHARD, "Records skipped by the overload policy `latest`."),
     Metric("tocsin_silenced_total", "counter", "rows", _SHARD, "Results of muted assets."),
     Metric("tocsin_forgotten_total", "counter", "keys", _SHARD, "Keys expired with their state after `forget_after`."),
@@ -70,6 +85,7 @@ METRICS = (
     Metric("tocsin_steps_total", "counter", "steps", _SHARD, "Steps that had input."),
     Metric("tocsin_step_busy_seconds_total", "counter", "seconds", _SHARD, "Time spent in steps, without waiting."),
     Metric("tocsin_checkpoints_total", "counter", "checkpoints", _SHARD, "Checkpoints committed to the table."),
+    Metric("tocsin_commit_seconds_total", "counter", "seconds", _SHARD, "Time spent writing checkpoints."),
     Metric(
         "tocsin_undeleted_total",
         "counter",
@@ -82,6 +98,13 @@ METRICS = (
     ),
     Metric(
         "tocsin_lag_records", "gauge", "records", _SHARD, "Records in the log and not yet read, as of the last fetch."
+    ),
+    Metric(
+        "tocsin_watermark_lag_seconds",
+        "gauge",
+        "seconds",
+        _SHARD,
+        "How far the shard's clock, which follows the log in a backlog, is behind the wall clock.",
     ),
     Metric(
         "tocsin_committed_lag_records", "gauge", "records", _SHARD, "Records read and not yet committed to the table."
@@ -111,7 +134,7 @@ METRICS = (
 _OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
 _COUNTED = (
     *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
-    *("checkpoints", "undeleted", "digest_mismatches"),
+    *("checkpoints", "undeleted", "digest_mismatches", "late", "missed", "ignored"),
 )
 
 
@@ -151,7 +174,8 @@ class Metrics:
         """Add a window to the totals."""
         for name in _COUNTED:  # zeros too: a rate needs a value before the first event
             self._add(f"tocsin_{name}_total", window.counts.get(name, 0), shard)
-        self._add("tocsin_step_busy_seconds_total", window.counts.get("busy_ms", 0) / 1000, shard)
+        for name in ("step_busy", "commit"):
+            self._add(f"tocsin_{name}_seconds_total", window.counts.get(f"{name}_ms", 0) / 1000, shard)
         buckets = window.latency_buckets or [0] * (len(BUCKETS_S) + 1)
         for bound, rows in zip((*map(str, BUCKETS_S), "+Inf"), accumulate(buckets), strict=True):
             self._add("tocsin_latency_seconds_bucket", rows, shard, le=bound)
@@ -175,6 +199,7 @@ class Metrics:
             self._set("tocsin_committed_lag_records", lag, shard=shard)
             self._set("tocsin_uncommitted_rows", facts["uncommitted_rows"], shard=shard)
             self._set("tocsin_step_age_seconds", facts["turn_s"], shard=shard)
+            self._set("tocsin_watermark_lag_seconds", facts["clock_lag_s"], shard=shard)
             self._set("tocsin_batch_occupancy_ratio", window["fill"], shard=shard)
             if facts["model"]:
                 self._set("tocsin_model_info", 1, shard=shard, version=facts["model"])

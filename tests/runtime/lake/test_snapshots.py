@@ -16,7 +16,7 @@ from tocsin.pipelines.runtime.declare.errors import SnapshotLost
 from tocsin.pipelines.runtime.declare.rows import Rows
 from tocsin.pipelines.runtime.declare.state import State, StateDelta
 from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Pending, PendingStore, Ring, RingStore
-from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
+from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint, WrittenCheckpoint
 from tocsin.pipelines.runtime.lake.retry import LakeRetry
 from tocsin.pipelines.runtime.lake.snapshots import LONGEST, Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -234,10 +234,12 @@ def test_a_checkpoint_lands_although_nothing_can_be_deleted(
     (tmp_path / "_state" / "pumps" / "0" / ".nfs01").mkdir(parents=True)
     sink, state = commit(tmp_path, "pumps", []), _state()
     checkpoints = CheckpointWriter(sink, Snapshots(lake, "pumps", 0), LakeRetry(lake))
+    written = list[WrittenCheckpoint | None]()
     for name in range(2, 6):
         checkpoints.start(PendingCheckpoint(name, state.delta(full=True), [], [], {0: name}, {}))
-        assert checkpoints.poll(wait=True) == name
-    assert checkpoints.undeleted == 2
+        written.append(checkpoints.poll(wait=True))
+    assert [w and w.name for w in written] == [2, 3, 4, 5]
+    assert sum(w.undeleted for w in written if w) == 2
     checkpoints.close()
 
 

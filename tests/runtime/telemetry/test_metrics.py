@@ -17,7 +17,14 @@ from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Stats, Window
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = [rule for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"] for rule in group["rules"]]
-FACTS = {"read": {0: 130, 1: 20}, "committed": {0: 100, 1: 20}, "uncommitted_rows": 7, "turn_s": 0.3, "model": "rul/3"}
+FACTS = {
+    "read": {0: 130, 1: 20},
+    "committed": {0: 100, 1: 20},
+    "uncommitted_rows": 7,
+    "turn_s": 0.3,
+    "clock_lag_s": 1.5,
+    "model": "rul/3",
+}
 
 
 class Taken(dict[tuple[str, ...], float]):
@@ -78,14 +85,16 @@ def test_rows_without_a_timestamp_have_no_latency() -> None:
 
 
 def test_totals_add_up_over_windows_by_shard(taken: Taken) -> None:
-    metrics, counts = Metrics("rul"), {"rows": 10, "busy_ms": 500, "dead_letters": 2}
+    metrics, counts = Metrics("rul"), {"rows": 10, "step_busy_ms": 500, "commit_ms": 40, "dead_letters": 2, "late": 1}
     buckets = [1, 2, *[0] * (len(BUCKETS_S) - 2), 3]
     for _ in range(3):
         metrics.export(status(), {0: Window(0.5, counts, {}, 0.1, {}, buckets, 9.0), 4: Window(0.5, {}, {}, 0.0, {})})
     assert taken.value("tocsin_rows_total", "shard=0") == 30
     assert taken.value("tocsin_rows_total", "shard=4") == 0  # a rate needs a value before the first event
     assert taken.value("tocsin_dead_letters_total", "shard=0") == 6
+    assert taken.value("tocsin_late_total", "shard=0") == 3
     assert taken.value("tocsin_step_busy_seconds_total", "shard=0") == 1.5
+    assert taken.value("tocsin_commit_seconds_total", "shard=0") == pytest.approx(0.12)
     assert taken.value("tocsin_latency_seconds_bucket", "shard=0", "le=0.005") == 3
     assert taken.value("tocsin_latency_seconds_bucket", "shard=0", "le=300.0") == 9
     assert taken.value("tocsin_latency_seconds_bucket", "shard=0", "le=+Inf") == 18
@@ -102,6 +111,7 @@ def test_a_running_shard_is_told_of_and_one_that_does_not_run_is_not(taken: Take
         "uncommitted_rows": 7,
         "commit_age_seconds": 4.5,
         "step_age_seconds": 0.3,
+        "watermark_lag_seconds": 1.5,
         "batch_occupancy_ratio": 0.25,
         "keys": 5,
         "keys_on_two_partitions": 1,
@@ -162,6 +172,13 @@ def test_a_rule_names_metrics_and_labels_that_exist(rule: dict[str, Any]) -> Non
     shown = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
     assert shown <= set(used)
     assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_a_rule_names_a_section_of_the_runbook(rule: dict[str, Any]) -> None:
+    page, _, section = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert section in {re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-") for heading in headings}
 
 
 def test_a_rule_watches_each_thing_that_needs_a_person() -> None:

@@ -1,0 +1,1 @@
+"""Grafana's dashboards of Tocsin's metrics."""
