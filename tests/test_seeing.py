@@ -16,15 +16,15 @@ import ray
 from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT
 from tests.crash.deployed import Deployed
 from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
 from tests.runtime.control.test_health import free_port, get
+from tests.support.scraped import local_cluster
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.status import status_report
-from tocsin.pipelines.runtime.control.ray_client import connect, find
+from tocsin.pipelines.runtime.control.ray_client import find
 from tocsin.pipelines.runtime.settings import Settings
 from tocsin.pipelines.runtime.telemetry.metrics import METRICS, endpoints
 
@@ -35,10 +35,8 @@ RAYS_OWN = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId"}
 @pytest.fixture(scope="module")
 def metrics_port() -> Iterator[int]:
     """The port on which a local cluster serves metrics."""
-    port = free_port()
-    connect("local", env={"PYTHONPATH": str(ROOT)}, cpus=2, metrics_port=port)
-    yield port
-    ray.shutdown()
+    with local_cluster() as port:
+        yield port
 
 
 Series = dict[tuple[tuple[str, str], ...], float]

@@ -130,7 +130,7 @@ FLEET = Board(
             ],
         ),
         (
-            "Commits",
+            "The table",
             [
                 Panel(
                     "Time since the last commit",
