@@ -8,6 +8,7 @@
   Every row is checked.
 - arrow: the same from Arrow messages of up to a thousand readings.
 - rul: JSON readings, and the shipped RUL network on each window.
+- frames: a hundredth as many JPEG frames of 640 x 360 from 16 cameras, and an encoder on each.
 - once: JSON readings, one in a hundred of which is an alert, by Tocsin alone: with its transactions, and without.
 - kill: a third of the readings of the first job. After a third of the rows a SIGKILL to all processes of the engine, and the same
   command again: what is lost, what is there twice.
@@ -33,7 +34,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 def main() -> None:
     """Run the selected engines and jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", default="windows,arrow,rul,once,kill,alerts")
+    parser.add_argument("--jobs", default="windows,arrow,rul,frames,once,kill,alerts")
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--rates", default="5000,100", help="readings per second")
     parser.add_argument("--rounds", type=int, default=3)

@@ -21,7 +21,7 @@ JOBS = Path(jobs.__path__[0])
 PEERS = ROOT / ".venv-peers/bin/python"
 OWN = Path(sys.executable)
 CLIENTS = ("librdkafka", "kafka-python")
-TABLES = ("windows", "arrow", "rul")
+TABLES = ("windows", "arrow", "rul", "frames")
 """The jobs that write a table."""
 
 

@@ -8,15 +8,15 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 import torch
 
 from benchmarks.engine import SENSORS, Bench, _limited
-from benchmarks.peers import limits
+from benchmarks.peers import frames, limits
 from benchmarks.peers.engines import Engine, Run
 from benchmarks.peers.meter import Command
 from tocsin.models.rul.model import load
@@ -32,18 +32,20 @@ class Job:
 
     Args:
         column: the value that it writes for each reading with 29 before it.
-        format: of the messages.
+        feed: creates a topic of a name with so many messages; returns its name.
         truth: number of readings -> `unit`, `cycle`, `expected`.
         relative: by how much of itself a value may differ.
         limits: what a single step of it can do at most.
+        share: of the readings asked for, as many messages it takes.
     """
 
     name: str
     column: str
-    format: Literal["json", "arrow"]
+    feed: Callable[[Bench, str, int], str]
     truth: Callable[[int], pl.DataFrame]
     limits: Callable[[Bench, str, int], dict[str, float]]
     relative: float = 1e-4
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,11 @@ def _seconds(records: int) -> pl.DataFrame:
 JOBS = {
     job.name: job
     for job in (
-        Job("windows", "mean", "json", _means, limits.of_readings),
-        Job("arrow", "mean", "arrow", _means, limits.of_messages),
-        Job("rul", "rul", "json", _ruls, limits.of_network, 1e-3),
-        Job("once", "s2", "json", _seconds, limits.none),
+        Job("windows", "mean", Bench.topic, _means, limits.of_readings),
+        Job("arrow", "mean", partial(Bench.topic, format="arrow"), _means, limits.of_messages),
+        Job("rul", "rul", Bench.topic, _ruls, limits.of_network, 1e-3),
+        Job("frames", "mean", frames.feed, frames.truth, frames.limits, 1e-3, share=0.01),
+        Job("once", "s2", Bench.topic, _seconds, limits.none),
     )
 }
 
@@ -131,10 +134,11 @@ def _wrong(job: Job, engine: Engine, run: Run, truth: pl.DataFrame) -> int:
 
 def compare(job: Job, bench: Bench, engines: Sequence[Engine], folder: Path, records: int, rounds: int) -> None:
     """Run all engines in turn, and print a table of medians."""
+    records = round(records * job.share)
     engines, truth = [e for e in engines if job.name in e.commands], job.truth(records)
     results: dict[str, list[Result]] = {engine.name: [] for engine in engines}
     most: dict[str, list[float]] = {}
-    topic = bench.topic(f"readings-{job.name}", records, job.format)
+    topic = job.feed(bench, f"readings-{job.name}", records)
     for number in range(rounds):
         for limit, rate in job.limits(bench, topic, records).items():
             most.setdefault(limit, []).append(rate)

@@ -6,22 +6,23 @@ import sys
 import parquet_files
 import polars as pl
 
-LENGTH, POLL = 30, 5000
+LENGTH, POLL, ROWS = 30, 5000, 200_000
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
 SCHEMA = {"unit": pl.Int64, "cycle": pl.Int64, **dict.fromkeys(SENSORS, pl.Float64)}
 
 
-def polls_of_librdkafka(servers, topic):
+def polls_of_librdkafka(servers, topic, content):
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
     consumer = Consumer({"bootstrap.servers": servers, "group.id": "none", "enable.auto.commit": False})
     partitions = consumer.list_topics(topic).topics[topic].partitions
     consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
     while True:
-        yield [message.value() for message in consumer.consume(POLL, 0.1) if not message.error()]
+        messages = [message for message in consumer.consume(POLL, 0.1) if not message.error()]
+        yield [content(message.value(), message.headers) for message in messages]
 
 
-def polls_of_kafka_python(servers, topic):
+def polls_of_kafka_python(servers, topic, content):
     from kafka import KafkaConsumer, TopicPartition
 
     consumer = KafkaConsumer(
@@ -31,7 +32,16 @@ def polls_of_kafka_python(servers, topic):
     consumer.assign(assigned)
     consumer.seek_to_beginning(*assigned)
     while True:
-        yield [record.value for records in consumer.poll(100).values() for record in records]
+        records = [record for records in consumer.poll(100).values() for record in records]
+        yield [content(record.value, lambda record=record: record.headers) for record in records]
+
+
+def value_alone(value, headers):
+    return value
+
+
+def with_headers(value, headers):
+    return value, dict(headers())
 
 
 def decode(values):
@@ -53,13 +63,13 @@ class Means:
         return rows
 
 
-def main(client, decode=decode, judge=None):
+def main(client, decode=decode, judge=None, content=value_alone):
     polls = {"librdkafka": polls_of_librdkafka, "kafka-python": polls_of_kafka_python}[client]
     judge, held, has_written = judge or Means(), [], False
-    for values in polls(os.environ["KAFKA"], os.environ["TOPIC"]):
+    for values in polls(os.environ["KAFKA"], os.environ["TOPIC"], content):
         if values and (rows := judge(decode(values))) is not None and len(rows):
             held.append(rows)
-        if held and (not values or not has_written or sum(map(len, held)) >= 200_000):
+        if held and (not values or not has_written or sum(map(len, held)) >= ROWS):
             parquet_files.write(pl.concat(held).to_arrow())
             held, has_written = [], True
 
