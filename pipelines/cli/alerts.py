@@ -28,7 +28,7 @@ def alerts(
                 say_json(cloud_event(alert))
                 continue
             if n == 0:
-                out.print(f"{'time (UTC)':<20} {'severity':<9}{'what':<8} {'key':<8} evidence", style="bold")
+                out.print(f"{'time (UTC)':<20} {'severity':<9}{'what':<12} {'key':<8} evidence", style="bold")
             out.print(line(alert))
     except KeyboardInterrupt:
         return
@@ -55,6 +55,7 @@ def line(alert: Alert) -> Any:
     facts = "  ".join(f"{n} {v:.1f}" if isinstance(v, float) else plain(f"{n} {v}") for n, v in shown.items())
     return Text.assemble(
         (f"{alert.time.astimezone(UTC):%Y-%m-%d %H:%M:%SZ} ", "dim"),
-        (f"{plain(alert.severity):<9}{plain(alert.transition):<8}", style),
+        (f"{plain(alert.severity):<9}{plain(alert.transition):<12}", style),
         f" {plain(alert.key):<8} {facts}",
+        (plain(f"  by {alert.by}: {alert.reason}") if alert.by else "", "bold"),
     )

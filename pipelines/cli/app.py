@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tocsin.pipelines.cli import (
+    ack,
     alerts,
     backfill,
     check,
@@ -63,7 +64,7 @@ def tocsin(
 
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
-    orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
+    orders.silence, alerts.alerts, ack.ack, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill, frames.frames,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)

@@ -80,7 +80,7 @@ def test_alerts_have_a_header_a_date_and_a_zone(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tocsin.alerts", lambda *_, **__: iter([alert]))
     said = CliRunner().invoke(app, ["alerts"], catch_exceptions=False).output.splitlines()
     assert said[0].split() == ["time", "(UTC)", "severity", "what", "key", "evidence"]
-    assert said[1].startswith("2026-02-01 00:30:00Z warning  raised   7 ")
+    assert said[1].startswith("2026-02-01 00:30:00Z warning  raised       7 ")
     assert [said[0].index("severity"), said[0].index("key")] == [said[1].index("warning"), said[1].index("7 ")]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
@@ -37,6 +37,9 @@ class AlertSink:
     Raises:
         ConfigError: an option is wrong.
     """
+
+    transitions: ClassVar[Collection[str]] = ("raised", "cleared")
+    """The transitions that the sink is sent. One that also wants what people do adds `acknowledged` and `silenced`."""
 
     def __init__(self, **options: Any) -> None:
         if options:
@@ -134,11 +137,13 @@ class Delivery:
                     refresh_at = time.monotonic() + REFRESH_S
                 if not (records := [r for batch in consumer.poll(500).values() for r in batch]):
                     continue
-                self._busy_since = time.monotonic()
-                sink.send([Alert.read(r.headers, r.value) for r in records])
-                self._busy_since = 0.0
+                alerts = [Alert.read(r.headers, r.value) for r in records]
+                if wanted := [alert for alert in alerts if alert.transition in sink.transitions]:
+                    self._busy_since = time.monotonic()
+                    sink.send(wanted)
+                    self._busy_since = 0.0
                 consumer.commit({tp: _offset_metadata(consumer.position(tp)) for tp in consumer.assignment()})
-                self._sent, self._error = self._sent + len(records), ""
+                self._sent, self._error = self._sent + len(wanted), ""
 
     def _assign(self, consumer: KafkaConsumer) -> None:
         """Assign all partitions. Each starts at its committed offset; a new sink starts at the end."""

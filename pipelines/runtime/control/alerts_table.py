@@ -14,7 +14,7 @@ from tocsin.pipelines.runtime.declare.options import Options
 from tocsin.pipelines.runtime.declare.pipeline import Batch, Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.declare.stores import Stores
-from tocsin.pipelines.runtime.engine.alerts import SOURCE, TYPE
+from tocsin.pipelines.runtime.engine.alerts import ACT, SOURCE, TYPE
 from tocsin.pipelines.runtime.engine.plan import Model
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class AlertsTableOptions(Options):
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """Build the pipeline that writes each alert as a row: `key` is the asset, `event_time` the alert's, `data` its JSON as sent.
+
+    What a person does about an alert is a row, too: `about` is the alert's id, `by` the person, `reason` the reason.
 
     Args:
         options: of `AlertsTableOptions`.
@@ -57,6 +59,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 pa.field("rule", pa.string(), nullable=False),
                 pa.field("severity", pa.string(), nullable=False),
                 _field("data", "value"),
+                *(_field(name, f"header:ce_{name}", nullable=True) for name in ACT),
             ]
         ),
         key="subject",
@@ -65,7 +68,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         max_age="200000d",
         batch=Batch(wait="1s"),  # nobody waits for these rows, and each step costs milliseconds
         stages=[Named()],
-        results=pa.schema([(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data")]),
+        results=pa.schema(
+            [(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data", *ACT)]
+        ),
     )
 
 
@@ -82,5 +87,5 @@ class Named(Stage):
         )
 
 
-def _field(name: str, source: str, dtype: pa.DataType | None = None) -> pa.Field:
-    return pa.field(name, dtype or pa.string(), nullable=False, metadata={"from": source})
+def _field(name: str, source: str, dtype: pa.DataType | None = None, *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, dtype or pa.string(), nullable=nullable, metadata={"from": source})

@@ -21,19 +21,24 @@ TYPE = "io.tocsin.alert."
 """Prefix of the CloudEvents type; the transition follows."""
 SOURCE = "/tocsin/"
 """Prefix of the CloudEvents source; the pipeline's name follows."""
+ACT = ("about", "by", "reason")
+"""CloudEvents extension attributes of what a person does about an alert, and fields of `Alert`."""
 TEXT_LIMIT = 1000
 """Most characters of a text, or of binary in base64, in an alert's evidence. The table holds the whole value."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A rule was raised or cleared for a key.
+    """A rule was raised or cleared for a key, or a person acknowledged or silenced an alert.
 
     Args:
         id: stable across restarts: a hash of what caused the alert, not of when it was published. A recreated topic reuses
             offsets, so its topic id is part of the hash.
-        time: the event time of the row at which the rule was raised or cleared.
+        transition: `raised` or `cleared` by the pipeline, `acknowledged` or `silenced` by a person.
+        time: the event time of the row at which the rule was raised or cleared, or when the person did it.
         data: the evidence from the row. The row becomes visible in the table only at the next commit.
+        about: the id of the alert that a person acknowledged or silenced; else "".
+        by, reason: who did that, and why; else "".
     """
 
     id: str
@@ -44,6 +49,9 @@ class Alert:
     key: str
     time: datetime
     data: Mapping[str, Any]
+    about: str = ""
+    by: str = ""
+    reason: str = ""
 
     def headers(self) -> list[tuple[str, bytes]]:
         """CloudEvents attributes as Kafka headers."""
@@ -54,6 +62,7 @@ class Alert:
             "ce_type": TYPE + self.transition,
             "ce_subject": self.key,
             "ce_time": self.time.isoformat(),
+            **{f"ce_{name}": text for name in ACT if (text := getattr(self, name))},
             "content-type": "application/json",
         }
         return [(name, value.encode()) for name, value in attributes.items()]
@@ -76,6 +85,7 @@ class Alert:
             key=attributes["ce_subject"],
             time=datetime.fromisoformat(attributes["ce_time"]),
             data=data,
+            **{name: attributes.get(f"ce_{name}", "") for name in ACT},
         )
 
 

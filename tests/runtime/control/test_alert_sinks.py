@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -133,3 +135,27 @@ def test_a_sink_that_is_not_there_or_takes_other_options_is_one_line(sink: str, 
 
 def test_options_are_not_shown() -> None:
     assert "hunter2" not in repr(SinkConfig("desk", "a:B", {"token": "hunter2"}))
+
+
+class Everything(Notes):
+    """Also wants what people do."""
+
+    transitions = (*AlertSink.transitions, "acknowledged", "silenced")
+
+
+@pytest.mark.parametrize(("sink", "gets"), [("Notes", ["1", "3"]), ("Everything", ["1", "2", "3"])])
+def test_a_sink_gets_what_people_do_only_if_it_asks(
+    kafka: KafkaServer, topic: str, ring: object, sink: str, gets: list[str]
+) -> None:
+    delivery = _delivery(kafka, topic, SinkConfig("desk", f"{__name__}:{sink}"))
+    try:
+        until(lambda: _positions_are_known(kafka, topic), "the sink's positions")
+        raised = Alert("1", "job", "warm", "warning", "raised", "a", datetime.now(UTC), {"x": 1})
+        acknowledged = replace(raised, id="2", transition="acknowledged", about="1", by="Zoë", reason="seen")
+        with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers)) as producer:
+            for alert in (raised, acknowledged, replace(raised, id="3", transition="cleared")):
+                producer.send(topic, alert.value(), b"a", alert.headers())
+        until(lambda: Notes.taken[-1:] == ["3"], "the last alert")
+    finally:
+        delivery.close()
+    assert Notes.taken == gets

@@ -66,8 +66,24 @@ def test_an_alert_is_a_row_that_says_what_it_said() -> None:
         "rule": "low",
         "severity": "critical",
         "transition": "raised",
+        "about": None,
+        "by": None,
+        "reason": None,
         "event_date": "2026-01-31",
     }
+
+
+def test_what_a_person_did_is_a_row_with_name_and_reason() -> None:
+    event = replace(ALERT, id="c3", transition="acknowledged", about="a1b2", by="Zoë", reason="pump ordered")
+    (row,), letters = _land(_record(event.headers(), event.value()))
+    assert letters == []
+    assert [row[n] for n in ("id", "transition", "about", "by", "reason")] == [
+        "c3",
+        "acknowledged",
+        "a1b2",
+        "Zoë",
+        "pump ordered",
+    ]
 
 
 def test_an_alert_lands_whatever_its_time_and_as_often_as_it_was_said() -> None:
