@@ -39,28 +39,30 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
     """
     where = _lake(lake)
     if not exists(where, pipeline):
-        existing = ", ".join(_tables(where)) or "none"
+        existing = ", ".join(tables(where)) or "none"
         raise Unavailable(
             f"results of {pipeline}: expected a table in {where.place()}, got {existing}; start it: `tocsin up {pipeline}`"
         )
     return where.scan(pipeline)
 
 
-def query(sql: str, *, lake: Lake | Path | str | None = None) -> pl.DataFrame:
+def query(sql: str, *, lake: Lake | Path | str | None = None, limit: int | None = None) -> pl.DataFrame:
     """Run Polars SQL over the lake's tables; each table has the name of its pipeline.
 
     Args:
         lake: the lake to read; None: the settings'.
+        limit: the most rows of the answer; None: all.
 
     Raises:
         ConfigError: the SQL is wrong, or names a table or column that does not exist.
     """
     where = _lake(lake)
-    tables = {name: where.scan(name) for name in _tables(where)}
+    scans = {name: where.scan(name) for name in tables(where)}
     try:
-        return pl.SQLContext(tables).execute(sql, eager=True)
+        answer = pl.SQLContext(scans).execute(sql, eager=False)
+        return (answer if limit is None else answer.head(limit)).collect()
     except PolarsError as reason:
-        existing = ", ".join(tables) or "none"
+        existing = ", ".join(scans) or "none"
         # Polars' now() is local time without a zone. Comparing it with our UTC columns fails; a cast would shift it.
         hint = "write times as text, in UTC: '2026-01-31 12:00:00'" if "Datetime" in str(reason) else ""
         raise ConfigError(
@@ -134,7 +136,7 @@ def _lake(lake: Lake | Path | str | None) -> Lake:
     return Settings.load().lake.open() if lake is None else Lake(str(lake))
 
 
-def _tables(lake: Lake) -> list[str]:
+def tables(lake: Lake) -> list[str]:
     """Names of the folders that hold a Delta log."""
     files = lake.files
     folders = [f.path for f in files.get_file_info(fs.FileSelector("", allow_not_found=True))]

@@ -25,6 +25,7 @@ from tocsin.pipelines.cli import (
     state,
     status,
     train,
+    ui,
 )  # fmt: skip
 from tocsin.pipelines.cli.domains import DomainCommand
 from tocsin.pipelines.cli.invocation import Invocation
@@ -65,7 +66,7 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
     orders.silence, alerts.alerts, ack.ack, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
-    backfill.backfill, frames.frames,
+    backfill.backfill, frames.frames, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

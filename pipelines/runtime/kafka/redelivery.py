@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 import orjson
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.declare import names
@@ -68,16 +69,20 @@ class Redelivered:
 
 def read_dead_letters(options: Mapping[str, Any], *topics: str) -> Iterator[PublishedDeadLetter]:
     """The dead letters of dead-letter topics."""
-    for record in clients.committed(options, topics):
-        dead_letter = DeadLetter.read(record)
-        replays = dict(dead_letter.headers).get(HEADER) or b""
-        yield PublishedDeadLetter(
-            record.partition,
-            record.offset,
-            record.timestamp,
-            int(replays) if replays.isdigit() and len(replays) < 9 else 0,
-            dead_letter,
-        )
+    yield from map(published, clients.committed(options, topics))
+
+
+def published(record: ConsumerRecord) -> PublishedDeadLetter:
+    """The dead letter that a record of a dead-letter topic is."""
+    dead_letter = DeadLetter.read(record)
+    replays = dict(dead_letter.headers).get(HEADER) or b""
+    return PublishedDeadLetter(
+        record.partition,
+        record.offset,
+        record.timestamp,
+        int(replays) if replays.isdigit() and len(replays) < 9 else 0,
+        dead_letter,
+    )
 
 
 def redeliver(

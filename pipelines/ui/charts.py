@@ -1,0 +1,103 @@
+"""Charts of an asset and of a query, as ECharts options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from tocsin.pipelines.ui.data.board import AlertState
+
+GRID = {"left": 60, "right": 20, "top": 30, "bottom": 40}
+INFERNO = ["#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4"]
+
+
+def curve(
+    rows: pl.DataFrame, name: str, *, alerts: Sequence[AlertState] = (), x: str = "event_time", kind: str = "line"
+) -> dict[str, Any]:
+    """A column over another, with a vertical line where an alert was raised.
+
+    Args:
+        x: a time, a number or a text.
+        kind: "line", "bar" or "scatter".
+    """
+    along = rows.schema[x]
+    is_time = along.is_temporal()
+    values = [_plain(value) for value in rows[name].cast(pl.Float64).to_list()]
+    places = [_place(value) for value in rows[x].to_list()]
+    series: dict[str, Any] = {
+        "type": kind,
+        "name": name,
+        "data": [[place, value] for place, value in zip(places, values, strict=True)],
+        "showSymbol": len(values) < 40,
+        "symbolSize": 5,
+        "lineStyle": {"width": 1.5, "color": "#3d86d6"},
+        "itemStyle": {"color": "#3d86d6"},
+        "connectNulls": False,
+    }
+    if rows.schema[name] == pl.Boolean:
+        series["step"] = "end"
+    if marks := [{"xAxis": _place(state.alert.time), "name": state.alert.rule} for state in alerts]:
+        series["markLine"] = {
+            "symbol": "none",
+            "data": marks,
+            "lineStyle": {"color": "#d05050", "type": "dashed"},
+            "label": {"formatter": "{b}", "fontSize": 10},
+        }
+    return {
+        "animation": False,
+        "grid": GRID,
+        "tooltip": {"trigger": "axis"},
+        "xAxis": {"type": "time" if is_time else "value" if along.is_numeric() else "category"},
+        "yAxis": {"type": "value", "name": name, "scale": rows.schema[name] != pl.Boolean},
+        "useUTC": True,
+        "aria": {"enabled": True},
+        "series": [series],
+    }
+
+
+def heat_map(times: Sequence[datetime], values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Attention: a column for each row of the table, from the oldest reading of its window below to the newest at the top."""
+    height = max(map(len, values), default=0)
+    cells = [[x, y, round(v, 4)] for x, column in enumerate(values) for y, v in enumerate(column) if not math.isnan(v)]
+    return {
+        "animation": False,
+        "grid": GRID | {"right": 70},
+        "tooltip": {},
+        "xAxis": {"type": "category", "data": [f"{time:%m-%d %H:%M:%S}" for time in times]},
+        "yAxis": {"type": "category", "data": [str(n - height + 1) for n in range(height)], "name": "reading"},
+        "visualMap": {
+            "min": 0,
+            "max": max((cell[2] for cell in cells), default=1),
+            "right": 0,
+            "top": "middle",
+            "itemHeight": 90,
+            "inRange": {"color": INFERNO},
+        },
+        "useUTC": True,
+        "aria": {"enabled": True},
+        "series": [{"type": "heatmap", "data": cells, "name": "attention"}],
+    }
+
+
+def chartable(frame: pl.DataFrame) -> tuple[list[str], list[str]]:
+    """Columns of an answer for the x axis, and for the y axis."""
+    schema: Mapping[str, pl.DataType] = frame.schema
+    ys = [name for name, dtype in schema.items() if dtype.is_numeric() or dtype == pl.Boolean]
+    xs = [name for name, dtype in schema.items() if dtype.is_temporal() or dtype == pl.String or dtype.is_numeric()]
+    return sorted(xs, key=lambda name: not schema[name].is_temporal()), ys
+
+
+def _place(value: Any) -> Any:
+    """A value on the x axis; times are ms since the epoch."""
+    return round(value.timestamp() * 1000) if isinstance(value, datetime) else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, int | float | str | None) else str(value)

@@ -1,0 +1,1 @@
+"""What the live page shows, without any web code: each file is one source."""

@@ -1,0 +1,177 @@
+"""Assets, the keys of results tables: the latest row of each, and the history of one as a bounded number of points."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from tocsin.pipelines.query import results, tables
+from tocsin.pipelines.runtime import Unavailable
+from tocsin.pipelines.runtime.control.deployment import ALERTS
+from tocsin.pipelines.runtime.lake.delta import delta_table
+from tocsin.pipelines.runtime.lake.storage import Lake, read
+
+IDENTITY = ("topic", "partition", "offset", "row", "key", "event_time", "processed_at", "model_version", "event_date")
+"""Columns that the runtime adds to every table."""
+ASSETS, POINTS, DAYS = 5000, 600, 3
+"""Most assets listed, most points of a history, and days before the newest row within which an asset must have a row."""
+SPAN = timedelta(days=7)
+HEAT_ROWS = 120
+"""Rows of an attention map."""
+
+
+@dataclass(frozen=True)
+class History:
+    """An asset's rows over a time.
+
+    Args:
+        rows: all columns, by time; thinned to `POINTS`, keeping the extremes of `main`.
+        main: the column that the asset is judged by; "": it has none.
+        total: rows before thinning.
+    """
+
+    rows: pl.DataFrame
+    main: str
+    total: int
+
+    @property
+    def numbers(self) -> list[str]:
+        """Columns that can be drawn as curves, `main` first."""
+        schema = self.rows.schema
+        found = [n for n, dtype in schema.items() if n not in IDENTITY and (dtype.is_numeric() or dtype == pl.Boolean)]
+        return sorted(found, key=lambda name: name != self.main)
+
+
+class Assets:
+    """Reads assets from the lake. A list is read again only once its table has a new commit."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake, self._lock = lake, threading.Lock()
+        self._latest: dict[str, tuple[int, pl.DataFrame]] = {}
+
+    def pipelines(self) -> list[str]:
+        """Pipelines that have a results table."""
+        return [name for name in tables(self._lake) if name != ALERTS]
+
+    def latest(self, pipeline: str) -> pl.DataFrame:
+        """The latest row of each asset, by key; nested columns are left out.
+
+        Raises:
+            Unavailable: the table does not exist yet.
+        """
+        if (table := delta_table(self._lake, pipeline)) is None:
+            raise Unavailable(f"results of {pipeline}: expected a table, got none; start it: `tocsin up {pipeline}`")
+        version = table.version()
+        with self._lock:
+            known = self._latest.get(pipeline)
+        if known and known[0] == version:
+            return known[1]
+        frame = self._read_latest(pipeline)
+        with self._lock:
+            self._latest[pipeline] = version, frame
+        return frame
+
+    def history(self, pipeline: str, key: str, *, since: datetime | None = None) -> History:
+        """An asset's rows.
+
+        Args:
+            since: the first event time; None: a week before its last row.
+
+        Raises:
+            Unavailable: the table does not exist yet.
+        """
+        rows = results(pipeline, lake=self._lake).filter(pl.col("key") == key)
+        if since is None:
+            last: datetime | None = rows.select(pl.col("event_time").max()).collect().item()
+            if last is not None:
+                day = (last - SPAN).strftime("%Y-%m-%d")
+                rows = rows.filter(pl.col("event_date") >= day, pl.col("event_time") > last - SPAN)
+        else:
+            rows = rows.filter(pl.col("event_date") >= since.strftime("%Y-%m-%d"), pl.col("event_time") >= since)
+        frame = rows.sort("event_time", "partition", "offset", "row").collect()
+        main = main_column(frame.schema)
+        return History(thinned(frame, main), main, frame.height)
+
+    def frame(self, path: str) -> bytes | None:
+        """A kept frame, by a path of the column `frame`; None: it has expired, or the path leads elsewhere."""
+        parts = path.split("/")
+        if parts[0] != "frames" or ".." in parts:
+            return None
+        try:
+            return read(self._lake.files, path)
+        except (FileNotFoundError, OSError):
+            return None
+
+    def _read_latest(self, pipeline: str) -> pl.DataFrame:
+        rows = results(pipeline, lake=self._lake)
+        newest = rows.select(pl.col("event_date").max()).collect().item()
+        if newest is None:
+            return rows.head(0).collect()
+        first = datetime.strptime(newest, "%Y-%m-%d") - timedelta(days=DAYS)
+        schema = rows.collect_schema()
+        flat = [name for name, dtype in schema.items() if not dtype.is_nested()]
+        recent = rows.filter(pl.col("event_date") >= first.strftime("%Y-%m-%d")).select(flat)
+        latest = recent.group_by("key").agg(pl.all().sort_by("event_time", "partition", "offset").last())
+        return latest.select(flat).sort("key").head(ASSETS).collect()
+
+
+def main_column(schema: Mapping[str, pl.DataType]) -> str:
+    """The column that an asset is judged by: that of a known pipeline, else the first number of the pipeline's own."""
+    for name in ("rul", "probability", "score", "left_contact", "right_contact"):
+        if name in schema:
+            return name
+    own = (n for n, dtype in schema.items() if n not in IDENTITY and dtype.is_float())
+    return next(own, "")
+
+
+def thinned(frame: pl.DataFrame, main: str, points: int = POINTS) -> pl.DataFrame:
+    """At most `points` rows of a frame that is sorted by time. Of each span of rows, those with the least and most `main` stay.
+
+    Without `main`, every n-th row stays.
+    """
+    if frame.height <= points:
+        return frame
+    if not main:
+        return frame.gather_every(-(-frame.height // points))
+    indexed = frame.select(pl.col(main).cast(pl.Float64)).with_row_index("n")
+    spans = indexed.group_by(pl.col("n") * (points // 2) // frame.height)
+    extremes = spans.agg(
+        pl.col("n").get(pl.col(main).arg_min().fill_null(0)).alias("low"),
+        pl.col("n").get(pl.col(main).arg_max().fill_null(0)).alias("high"),
+    )
+    kept = pl.concat([extremes["low"], extremes["high"]]).unique().sort()
+    return frame[kept.to_list()]
+
+
+def heat(rows: pl.DataFrame, column: str = "attention") -> tuple[list[datetime], list[list[float]]]:
+    """The last rows of a list column, as a map: the rows' times, and for each the values.
+
+    Rows whose list is missing are left out.
+    """
+    found = rows.filter(pl.col(column).is_not_null()).tail(HEAT_ROWS)
+    return found["event_time"].to_list(), found[column].to_list()
+
+
+def frames(rows: pl.DataFrame, last: int = 12) -> list[Mapping[str, Any]]:
+    """The last rows that have a kept frame, oldest first."""
+    return rows.filter(pl.col("frame").is_not_null()).tail(last).to_dicts() if "frame" in rows.columns else []
+
+
+def around(rows: pl.DataFrame, at: datetime, last: int = 9) -> Sequence[Mapping[str, Any]]:
+    """The rows with kept frames nearest to a time, oldest first."""
+    if "frame" not in rows.columns:
+        return []
+    kept = rows.filter(pl.col("frame").is_not_null())
+    nearest = kept.with_columns(((pl.col("event_time") - at).dt.total_milliseconds().abs()).alias("\0away"))
+    return nearest.sort("\0away").head(last).drop("\0away").sort("event_time").to_dicts()
+
+
+def age(moment: datetime, now: float | None = None) -> float:
+    """Seconds since a time."""
+    return (time.time() if now is None else now) - moment.timestamp()

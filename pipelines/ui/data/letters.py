@@ -1,0 +1,116 @@
+"""Dead letters of all topics: the newest ones, one as it was read, and their replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import TopicPartition
+
+from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
+from tocsin.pipelines.runtime.kafka.redelivery import (
+    MAX_REPLAYS,
+    PublishedDeadLetter,
+    Redelivered,
+    published,
+    redeliver,
+)
+from tocsin.pipelines.runtime.lake.storage import Lake
+
+SUFFIX = ".dlq"
+SHOWN = 4096
+"""Bytes of a value that are shown."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A dead letter's record as it was read.
+
+    Args:
+        text: the value's first `SHOWN` bytes, as text if they are UTF-8, else in hexadecimal.
+        size: bytes of the value; None: the original is gone.
+    """
+
+    headers: Mapping[str, str]
+    text: str
+    size: int | None
+
+
+class DeadLetters:
+    """Reads and replays the dead letters of one Kafka.
+
+    Args:
+        kafka: options of kafka-python's clients.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], lake: Lake) -> None:
+        self._kafka, self._lake = kafka, lake
+
+    def topics(self) -> list[str]:
+        """All dead-letter topics."""
+        with closing(clients.consumer(self._kafka)) as consumer:
+            return sorted(topic for topic in consumer.topics() if topic.endswith(SUFFIX))
+
+    def newest(self, topic: str | None = None, limit: int = 500) -> list[PublishedDeadLetter]:
+        """The newest dead letters, the newest first.
+
+        Args:
+            topic: a dead-letter topic; None: all.
+
+        Raises:
+            Unavailable: Kafka does not answer.
+        """
+        with closing(clients.consumer(self._kafka)) as consumer:
+            topics = [t for t in consumer.topics() if t.endswith(SUFFIX)] if topic is None else [topic]
+            partitions = [TopicPartition(t, p) for t in topics for p in clients.partitions_of(consumer, t)]
+            consumer.assign(partitions)
+            begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            # Only the end of each partition: a topic may hold millions. Markers of transactions take offsets, too.
+            starts = {tp: max(begins[tp], ends[tp] - 2 * limit) for tp in partitions}
+            found = [published(r) for tp in partitions for r in clients.read(consumer, tp, starts[tp], ends[tp])]
+        return sorted(found, key=lambda entry: (entry.at, entry.partition, entry.offset), reverse=True)[:limit]
+
+    def original(self, entry: PublishedDeadLetter) -> Original:
+        """A dead letter's record as it was read, also if it is stored in the lake."""
+        store = OriginalStore(self._lake.files, "", self._lake.place())
+        try:
+            original = load_original(entry.dead_letter, store)
+        except (FileNotFoundError, ValueError) as reason:
+            return Original({}, f"the original is gone: {reason}", None)
+        headers = {name: (content or b"").decode("utf-8", "replace") for name, content in original.headers}
+        value = original.value or b""
+        return Original(headers, readable(value), len(value))
+
+    def replay(self, chosen: PublishedDeadLetter) -> Redelivered:
+        """Send one dead letter's record to its topic again; see `redeliver`.
+
+        Raises:
+            Unavailable: Kafka does not answer, or another call fenced this one.
+        """
+        place = chosen.partition, chosen.offset
+        topic = f"{chosen.dead_letter.topic}{SUFFIX}"
+        return redeliver(self._kafka, self._lake, topic, lambda entry: (entry.partition, entry.offset) == place)
+
+
+def outcome(report: Redelivered) -> str:
+    """What a replay did, in one line."""
+    if report.sent:
+        return f"{report.sent} replayed"
+    if report.before:
+        return "not sent: it was replayed before"
+    if report.exhausted:
+        return f"not sent: its record has become a dead letter {MAX_REPLAYS} times after a replay"
+    return "not sent: the original no longer exists"
+
+
+def readable(value: bytes) -> str:
+    """The first bytes of a value: UTF-8 as text, anything else in hexadecimal."""
+    shown = value[:SHOWN]
+    more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
+    try:
+        return shown.decode() + more
+    except UnicodeDecodeError:
+        return shown.hex(" ") + more

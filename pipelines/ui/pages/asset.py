@@ -1,0 +1,156 @@
+"""Asset: one engine, room or camera: its curves, its attention, its kept frames, and its alerts."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import run, ui
+
+from tocsin.pipelines.ui.charts import curve, heat_map
+from tocsin.pipelines.ui.components import SIGNS, attempt, heading, number, page, utc
+from tocsin.pipelines.ui.data.assets import IDENTITY, History, around, frames, heat
+from tocsin.pipelines.ui.data.board import AlertState, evidence
+from tocsin.pipelines.ui.sources import Sources
+
+EVERY_S = 10.0
+FACTS = 24
+"""Columns of the last row that are listed."""
+OTHERS = 3
+"""Curves drawn below the main one."""
+COMPANIONS = ("co2", "scheduled", "occupied", "level", "right_contact", "left_release", "right_release")
+"""Columns of the pipelines that come with Tocsin that explain their main column."""
+
+
+def asset(sources: Sources, pipeline: str, key: str) -> None:
+    """Draw the page."""
+    with page("/assets", f"{key}, {pipeline}", sources):
+        ui.link(f"All assets of {pipeline}", f"/assets?pipeline={quote(pipeline)}")
+        heading(f"{key} ({pipeline})", 1)
+        place = ui.element("div")
+
+        async def fill() -> None:
+            history: History | None = await attempt(sources.assets.history, pipeline, key)
+            if history is None:
+                return
+            with place:
+                if not history.total:
+                    ui.label(f"There is no row of {key} yet.").classes("soft")
+                    return
+                await _draw(sources, pipeline, key, history)
+
+        ui.timer(0.01, fill, once=True)
+
+
+async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> None:
+    rows, numbers = history.rows, history.numbers
+    known = sources.board.of(pipeline, key)
+    counted = ui.label("").classes("soft").props('role="status"')
+    charts: dict[str, ui.echart] = {}
+    attention: ui.echart | None = None
+    if numbers:
+        others = [n for n in COMPANIONS if n in numbers] or [n for n in numbers if n != history.main]
+        for name in [numbers[0], *others[:OTHERS]]:
+            heading(name)
+            charts[name] = ui.echart(curve(rows, name, alerts=known), renderer="svg").classes("chart")
+            charts[name].props(f'role="img" aria-label="{name} over time"')
+        with ui.element("div").classes("row"):
+            more = ui.select([n for n in numbers if n not in charts], label="Add a curve").props("outlined dense")
+            more.style("min-width: 12rem").set_visibility(len(charts) < len(numbers))
+        added = ui.element("div")
+        more.on_value_change(lambda event: add(event.value))
+
+        def add(name: str | None) -> None:
+            if name and name not in charts:
+                with added:
+                    heading(name)
+                    charts[name] = ui.echart(curve(shown[0].rows, name, alerts=known), renderer="svg").classes("chart")
+
+    if "attention" in rows.columns:
+        heading("Attention: which readings of its window each row looked at")
+        attention = ui.echart(heat_map(*heat(rows))).classes("chart")
+        attention.props('role="img" aria-label="Attention of the last rows over the readings of their windows"')
+    if "frame" in rows.columns:
+        heading("Last kept frames")
+        await _strip(sources, frames(rows))
+        if known:
+            heading(f"Around the last alert, {utc(known[0].alert.time)}")
+            await _strip(sources, around(rows, known[0].alert.time), at=known[0])
+    heading("Alerts")
+    _alerts(known)
+    heading("Last row")
+    last = rows.row(-1, named=True)
+    facts = ui.element("dl").classes("facts")
+    with facts:
+        values = {name: ui.label() for name in _facts(last)}
+    shown = [history]
+
+    def show(now: History) -> None:
+        shown[:] = [now]
+        thin = f", drawn as {now.rows.height:,} points" if now.rows.height < now.total else ""
+        newest = now.rows.row(-1, named=True)
+        judged = f"judged by {newest['model_version'] or 'no model'}"
+        counted.set_text(f"{now.total:,} rows until {utc(newest['event_time'])}, {judged}{thin}")
+        for name, label in values.items():
+            label.set_text(f"{name}  {number(newest[name])}")
+
+    async def look() -> None:
+        now = await run.io_bound(sources.assets.history, pipeline, key)
+        if now.total == shown[0].total:
+            return
+        show(now)
+        for name, chart in charts.items():
+            chart.options.update(curve(now.rows, name, alerts=sources.board.of(pipeline, key)))
+            chart.update()
+        if attention:
+            attention.options.update(heat_map(*heat(now.rows)))
+            attention.update()
+
+    show(history)
+    ui.timer(EVERY_S, look)
+
+
+def _facts(row: Mapping[str, Any]) -> list[str]:
+    own = [n for n, value in row.items() if n not in IDENTITY and not isinstance(value, list | dict | bytes)]
+    return own[:FACTS]
+
+
+async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertState | None = None) -> None:
+    """Kept frames in a line, with what was judged under each. The frame nearest to an alert is marked."""
+    nearest = (
+        min(rows, key=lambda row: abs((row["event_time"] - at.alert.time).total_seconds()), default=None)
+        if at
+        else None
+    )
+    drawn = 0
+    with ui.element("div").classes("strip").props('tabindex=0 role="group" aria-label="Frames"'):
+        for row in rows:
+            content = await run.io_bound(sources.assets.frame, row["frame"])
+            if content is None:
+                continue
+            drawn += 1
+            judged = [f"{n} {row[n]:.2f}" for n in ("score", "left_contact", "right_contact") if row.get(n) is not None]
+            caption = f"{row['event_time']:%H:%M:%S.%f}"[:-4] + "  " + "  ".join(judged)
+            with ui.element("figure").classes("at" if row is nearest else ""):
+                data = base64.b64encode(content).decode()
+                ui.element("img").props(f'src="data:image/jpeg;base64,{data}" alt="frame of {caption}"')
+                with ui.element("figcaption"):
+                    ui.label(caption + ("  (the alert)" if row is nearest else ""))
+        if not drawn:
+            ui.label("No kept frame: none was kept yet, or they have expired.").classes("soft")
+
+
+def _alerts(known: Sequence[AlertState]) -> None:
+    with ui.element("ul").classes("list"):
+        for state in known[:20]:
+            with ui.element("li"), ui.link(target=f"/alerts?id={state.alert.id}"):
+                ui.label(f"{SIGNS.get(state.alert.severity, '●')} {state.alert.severity}")
+                ui.label(state.alert.rule).style("font-weight: 600")
+                ui.label(utc(state.alert.time)).classes("soft")
+                ui.label(state.state)
+                ui.label(evidence(state.alert)).classes("soft")
+        if not known:
+            with ui.element("li"):
+                ui.label("No alert is known.").classes("soft")
