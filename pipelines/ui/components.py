@@ -40,7 +40,7 @@ def page(path: str, title: str, sources: Sources) -> Iterator[None]:
     ui.add_head_html('<meta name="color-scheme" content="light dark">')
     dark = ui.dark_mode(None)
     ui.link("Skip to the content", "#main").classes("skip")
-    with ui.element("header").classes("bar"):
+    with ui.header(fixed=False, elevated=False).classes("bar"):
         ui.label("Tocsin").classes("brand")
         with ui.element("nav").props('aria-label="Pages"'):
             for target, name in PAGES.items():
@@ -60,7 +60,7 @@ def page(path: str, title: str, sources: Sources) -> Iterator[None]:
     count()
     ui.timer(1.0, count)
     ui.timer(0.1, lambda: _restore(dark), once=True)
-    with ui.element("main").props("id=main tabindex=-1"):
+    with ui.element("div").classes("content").props("id=main tabindex=-1"):
         yield
 
 
@@ -104,8 +104,12 @@ def number(value: Any) -> str:
     return utc(value) if isinstance(value, datetime) else str(value)
 
 
-def spark(values: Sequence[float | None], what: str) -> str:
-    """A sparkline as SVG, with its text for a screen reader. It begins at zero."""
+def spark(values: Sequence[float | None], name: str, what: str) -> str:
+    """A sparkline as SVG, with a name beside it and a text for a screen reader. It begins at zero."""
+    return f"<span>{html.escape(name)}</span>{_curve(values, what)}"
+
+
+def _curve(values: Sequence[float | None], what: str) -> str:
     known = [value for value in values if value is not None]
     if len(known) < 2:
         return f'<svg viewBox="0 0 100 30" role="img" aria-label="{html.escape(what)}: no history yet"></svg>'
@@ -150,7 +154,7 @@ class LiveGrid:
             ui.aggrid(options, auto_size_columns=False).classes("grid").props(f'aria-label="{html.escape(label)}"')
         )
         if on_select:
-            self._grid.on("rowSelected", lambda event: self._selected(event.args, on_select), ["data", "selected"])
+            self._grid.on("selectionChanged", lambda: self._chosen(on_select), [])
 
     @property
     def rows(self) -> Mapping[str, Mapping[str, Any]]:
@@ -186,10 +190,10 @@ class LiveGrid:
         """Show only rows that contain a text."""
         self._grid.run_grid_method("setGridOption", "quickFilterText", text)
 
-    def _selected(self, args: Any, on_select: Callable[[dict[str, Any]], Any]) -> Any:
-        if args.get("selected") and args.get("data"):
-            return on_select(args["data"])
-        return None
+    async def _chosen(self, on_select: Callable[[dict[str, Any]], Awaitable[None] | None]) -> None:
+        row = await self._grid.get_selected_row()
+        if row and (result := on_select(row)) is not None:
+            await result
 
 
 async def attempt(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
@@ -214,7 +218,7 @@ async def ask_reason(title: str, what: str, *, durations: Mapping[str, str] | No
             if durations
             else None
         )
-        by = ui.input("Your name", value=known).props("outlined autofocus maxlength=100")
+        by = ui.input("Your name", value=known).props("outlined autofocus maxlength=100 autocomplete=name")
         if known:
             by.disable()  # the proxy vouches for it
         reason = ui.textarea("Reason").props("outlined maxlength=500 rows=3")

@@ -47,6 +47,11 @@ class History:
         found = [n for n, dtype in schema.items() if n not in IDENTITY and (dtype.is_numeric() or dtype == pl.Boolean)]
         return sorted(found, key=lambda name: name != self.main)
 
+    @property
+    def floats(self) -> list[str]:
+        """Columns of measured or computed values that change; integers are mostly counters and ids."""
+        return [n for n in self.numbers if self.rows.schema[n].is_float() and self.rows[n].n_unique() > 1]
+
 
 class Assets:
     """Reads assets from the lake. A list is read again only once its table has a new commit."""

@@ -63,7 +63,7 @@ def evidence(alert: Alert) -> str:
         for n, v in alert.data.items()
         if n not in LINEAGE and str(v) != alert.key and not isinstance(v, list | dict)
     }
-    facts = "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items() if v is not None)
+    facts = ", ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items() if v is not None)
     return facts if len(facts) <= TEXT else f"{facts[:TEXT]}..."
 
 

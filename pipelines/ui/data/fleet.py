@@ -133,9 +133,9 @@ class Fleet:
     def problem(self) -> str:
         """Why nothing is known, in one line; "" if a status command answers."""
         with self._lock:
-            watchers = list(self._watchers.values())
+            watchers, is_known = list(self._watchers.values()), bool(self._seen)
         if not watchers:
-            return "no pipeline runs here"
+            return "" if is_known else "no pipeline runs here"
         return next((w.problem for w in watchers if w.problem), "") if not any(w.answers for w in watchers) else ""
 
     def pipelines(self) -> list[PipelineStatus]:

@@ -51,7 +51,7 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
     charts: dict[str, ui.echart] = {}
     attention: ui.echart | None = None
     if numbers:
-        others = [n for n in COMPANIONS if n in numbers] or [n for n in numbers if n != history.main]
+        others = [n for n in COMPANIONS if n in numbers] or [n for n in history.floats if n != history.main]
         for name in [numbers[0], *others[:OTHERS]]:
             heading(name)
             charts[name] = ui.echart(curve(rows, name, alerts=known), renderer="svg").classes("chart")

@@ -73,7 +73,8 @@ async def _list(sources: Sources, pipeline: str, names: list[str]) -> None:
             return
         shown[:] = [frame]
         rows = await run.io_bound(_rows, frame, names)
-        counted.set_text(f"{len(rows):,} assets" + (", the first ones by name" if len(rows) == ASSETS else ""))
+        more = ", the first ones by name" if len(rows) == ASSETS else ""
+        counted.set_text(f"{len(rows):,} asset{'s' if len(rows) != 1 else ''}{more}")
         grid.show(rows)
 
     await look()
@@ -92,6 +93,6 @@ def _rows(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
     numbers = [name for name in names if frame.schema[name].is_float()]
     rounded = frame.with_columns(pl.col(numbers).round_sig_figs(4))
     return [
-        {"id": row["key"], **{n: v if isinstance(v, int | float | str | None) else number(v) for n, v in row.items()}}
-        for row in rounded.select(dict.fromkeys(shown)).iter_rows(named=True)
+        {"id": row["key"], **{n: v if v is None or type(v) in (int, float, str) else number(v) for n, v in row.items()}}
+        for row in rounded.select(list(dict.fromkeys(shown))).iter_rows(named=True)
     ]

@@ -81,8 +81,8 @@ class _Card:
         self._state.classes(replace="good" if status.is_healthy else "soft" if status.report is None else "warning")
         self._notes.set_text("\n".join(status.notes))
         history = status.history
-        self._rate.set_content(spark([sample.rows_per_s for sample in history], "rows per second"))
-        self._lag_line.set_content(spark([sample.lag for sample in history], "lag in records"))
+        self._rate.set_content(spark([sample.rows_per_s for sample in history], "rows/s", "rows per second"))
+        self._lag_line.set_content(spark([sample.lag for sample in history], "lag", "lag in records"))
         last, report = (history[-1] if history else None), status.report
         texts = {
             "rows/s": f"{last.rows_per_s:,.0f}" if last else "-",
