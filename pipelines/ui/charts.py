@@ -52,7 +52,12 @@ def curve(
         "grid": GRID,
         "tooltip": {"trigger": "axis"},
         "xAxis": {"type": "time" if is_time else "value" if along.is_numeric() else "category"},
-        "yAxis": {"type": "value", "name": name, "scale": rows.schema[name] != pl.Boolean},
+        "yAxis": {
+            "type": "value",
+            "name": name,
+            "scale": rows.schema[name] != pl.Boolean,
+            "splitLine": {"lineStyle": {"color": "rgba(128, 128, 128, 0.35)"}},
+        },
         "useUTC": True,
         "aria": {"enabled": True},
         "series": [series],

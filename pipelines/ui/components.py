@@ -231,7 +231,7 @@ async def ask_reason(title: str, what: str, *, durations: Mapping[str, str] | No
             dialog.submit({"by": by.value, "reason": reason.value, **({"last": last.value} if last else {})})
 
         with ui.element("div").classes("row"):
-            ui.button(title, on_click=done).props("no-caps")
+            ui.button(title, on_click=done).props("no-caps").mark("confirm")
             ui.button("Cancel", on_click=lambda: dialog.submit(None)).props("flat no-caps")
     answer: dict[str, str] | None = await dialog
     dialog.delete()

@@ -9,7 +9,7 @@ body { --q-primary: #0b57b0 !important; }
 body.body--dark { --ink: #e8eaed; --soft: #a9b0b9; --line: #3a4048; --ground: #14171a; --card: #1d2125; --link: #86b9ff;
         --critical: #ff8a85; --warning: #f2b85c; --good: #7fd69a; --curve: #6aaef5; --focus: #86b9ff;
         --q-primary: #86b9ff !important; }
-body.body--dark .q-btn.bg-primary { color: #10233d !important; }
+@layer theme { body.body--dark .q-btn.bg-primary { color: #10233d !important; } }
 body { background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
 a { color: var(--link); } :focus-visible { outline: 3px solid var(--focus) !important; outline-offset: 2px; }
 .nicegui-content { display: block !important; padding: 0 !important; max-width: 100%; }

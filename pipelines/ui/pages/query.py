@@ -22,10 +22,10 @@ def query(sources: Sources) -> None:
         ui.label(
             f"Polars SQL, read-only. Each pipeline is a table, and so is `alerts`. {limits} Ctrl+Enter runs it."
         ).classes("soft")
-        sql = ui.textarea("SQL").props("outlined autogrow spellcheck=false maxlength=20000").classes("mono")
+        sql = ui.textarea("SQL").props("outlined autogrow spellcheck=false maxlength=20000").classes("mono").mark("sql")
         sql.style("width: 100%")
         with ui.element("div").classes("row"):
-            button = ui.button("Run", on_click=lambda: ask()).props("no-caps")
+            button = ui.button("Run", on_click=lambda: ask()).props("no-caps").mark("run")
             said = ui.label("").classes("soft").props('role="status"')
         answer = ui.element("div")
         sql.on("keydown.ctrl.enter.prevent", lambda: ask())
@@ -59,10 +59,11 @@ def query(sources: Sources) -> None:
 
 
 def _table(frame: pl.DataFrame) -> None:
-    columns: list[dict[str, Any]] = [
-        {"headerName": name, "field": f"c{n}", "width": 150, **({"type": "rightAligned"} if dtype.is_numeric() else {})}
-        for n, (name, dtype) in enumerate(frame.schema.items())
-    ]
+    columns: list[dict[str, Any]] = []
+    for n, (name, dtype) in enumerate(frame.schema.items()):
+        columns.append({"headerName": name, "field": f"c{n}", "width": 190 if dtype.is_temporal() else 150})
+        if dtype.is_numeric():
+            columns[-1]["type"] = "rightAligned"
     grid = LiveGrid(columns, label="The answer")
     grid.show(
         [
@@ -81,7 +82,7 @@ def _chart(frame: pl.DataFrame) -> None:
     if not (xs and ys and frame.height > 1):
         return
     with ui.element("div").classes("row"):
-        kind = ui.select(KINDS, value=KINDS[0], label="Chart").props("outlined dense")
+        kind = ui.select(KINDS, value=KINDS[0], label="Chart").props("outlined dense").style("min-width: 7rem")
         x = ui.select(xs, value=xs[0], label="Along").props("outlined dense").style("min-width: 10rem")
         y = ui.select(ys, value=next((n for n in ys if n != xs[0]), ys[0]), label="Up").props("outlined dense")
         y.style("min-width: 10rem")

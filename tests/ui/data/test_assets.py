@@ -1,0 +1,87 @@
+"""Assets: the latest row of each, a bounded history that keeps extremes, and frames of the lake alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.ui import scene
+from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.ui.data.assets import Assets, around, frames, heat, main_column, thinned
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lake")
+    scene.build_lake(folder, engines=20)
+    return folder
+
+
+@pytest.fixture
+def assets(folder: Path) -> Assets:
+    return Assets(Lake(str(folder)))
+
+
+def test_each_asset_has_its_latest_row(assets: Assets) -> None:
+    latest = assets.latest("rul")
+    assert latest.height == 20
+    assert latest.filter(pl.col("key") == "7")["cycle"].item() == 399
+    assert "attention" not in latest.columns
+    assert assets.pipelines() == ["occupancy", "rul", "surprise"]
+
+
+def test_a_list_is_read_again_only_after_a_commit(tmp_path: Path) -> None:
+    scene.commit(tmp_path, "rul", scene.engine("7", 3))
+    assets = Assets(Lake(str(tmp_path)))
+    assert assets.latest("rul") is assets.latest("rul")
+    scene.commit(tmp_path, "rul", scene.engine("8", 3))
+    assert assets.latest("rul")["key"].to_list() == ["7", "8"]
+
+
+def test_a_missing_table_is_one_line(assets: Assets) -> None:
+    with pytest.raises(Unavailable, match="results of touch: expected a table, got none; start it: `tocsin up touch`"):
+        assets.latest("touch")
+
+
+def test_a_history_is_one_assets_by_time(assets: Assets) -> None:
+    history = assets.history("rul", "7")
+    assert (history.total, history.main, history.numbers[0], history.floats) == (400, "rul", "rul", ["rul"])
+    assert history.rows["cycle"].to_list() == [*range(400)]
+    recent = assets.history("rul", "7", since=scene.NOON - timedelta(minutes=5))
+    assert recent.total == 11
+    assert assets.history("rul", "nobody").total == 0
+
+
+def test_a_thinned_history_keeps_extremes() -> None:
+    score = [0.1] * 10_000
+    score[4321], score[7777] = 9.0, -9.0
+    frame = pl.DataFrame({"n": range(10_000), "score": score})
+    few = thinned(frame, "score", 100)
+    assert few.height <= 100 and few["n"].is_sorted()
+    assert {4321, 7777} <= set(few["n"])
+    assert thinned(frame, "", 100).height <= 100
+
+
+def test_attention_is_a_map(assets: Assets) -> None:
+    times, values = heat(assets.history("rul", "7").rows)
+    assert len(times) == len(values) == 120 and {len(v) for v in values} == {scene.WINDOW}
+
+
+def test_frames_come_from_the_lakes_folder_of_frames_alone(assets: Assets, folder: Path) -> None:
+    rows = assets.history("surprise", "rov").rows
+    assert [row["sequence"] for row in frames(rows, last=2)] == [100, 110]
+    assert [row["sequence"] for row in around(rows, rows["event_time"][100], last=3)] == [90, 100, 110]
+    first = frames(rows)[0]["frame"]
+    assert (assets.frame(first) or b"")[:2] == b"\xff\xd8"
+    (folder / "secret").write_text("x")
+    assert [assets.frame(path) for path in ("secret", "frames/../secret", "frames/gone.jpg")] == [None, None, None]
+
+
+def test_the_main_column_is_the_known_one_or_the_first_float() -> None:
+    assert main_column({"key": pl.String(), "n": pl.Int64(), "power": pl.Float32()}) == "power"
+    assert main_column({"power": pl.Float32(), "rul": pl.Float32()}) == "rul"
+    assert main_column({"n": pl.Int64()}) == ""

@@ -1,0 +1,47 @@
+"""Dead letters: the newest ones of all topics, the original, and one replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from kafka import KafkaAdminClient, KafkaProducer
+
+from tests.ui.scene import letter
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.kafka.redelivery import Redelivered
+from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.ui.data.letters import DeadLetters, outcome, readable
+
+
+def test_the_newest_is_first_and_one_is_replayed_once(
+    kafka: KafkaServer, create_topic: Callable[..., str], tmp_path: Path
+) -> None:
+    options, topic = {"bootstrap_servers": kafka.bootstrap_servers}, create_topic("sensors.letters", partitions=4)
+    with KafkaAdminClient(**options) as admin:
+        admin.create_topics({f"{topic}.dlq": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+    with closing(KafkaProducer(**options)) as producer:
+        for offset in range(5):
+            dead = replace(letter(offset).dead_letter, topic=topic)
+            producer.send(f"{topic}.dlq", dead.value, dead.key, dead.headers_out())
+            producer.flush()
+    letters = DeadLetters(options, Lake(str(tmp_path)))
+    assert f"{topic}.dlq" in letters.topics()
+    found = letters.newest(f"{topic}.dlq", limit=3)
+    assert [entry.dead_letter.offset for entry in found] == [4, 3, 2]
+    original = letters.original(found[0])
+    assert original.headers == {"source": "plant"} and '"s1": "warm"' in original.text
+    assert [outcome(letters.replay(found[0])) for _ in range(2)] == ["1 replayed", "not sent: it was replayed before"]
+
+
+def test_bytes_are_shown_as_text_or_in_hexadecimal_and_in_part() -> None:
+    assert readable("Lärm".encode()) == "Lärm"
+    assert readable(b"\xff\x00") == "ff 00"
+    assert readable(b"a" * 5000).endswith("a\n... 5,000 bytes in all")
+
+
+def test_an_outcome_is_a_line() -> None:
+    assert outcome(Redelivered(exhausted=1)) == "not sent: its record has become a dead letter 3 times after a replay"
+    assert outcome(Redelivered(lost=1)) == "not sent: the original no longer exists"

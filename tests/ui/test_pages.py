@@ -1,0 +1,177 @@
+"""The pages' stories without a browser: NiceGUI's simulated user opens them, and sees and does what a person does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("nicegui", reason="the live page needs NiceGUI: pip install 'tocsin[ui]'")
+
+from nicegui import ui
+from nicegui.testing import User
+from nicegui.testing.user_simulation import user_simulation
+
+from tests.ui import scene
+from tests.ui.served import Feed, Letters, publishing
+from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines.ui.access import AccessPolicy
+from tocsin.pipelines.ui.app import build
+from tocsin.pipelines.ui.data import actions
+from tocsin.pipelines.ui.sources import Commands, Sources
+
+Story = Callable[[User, Sources], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lake")
+    scene.build_lake(folder, engines=30)
+    return folder
+
+
+@pytest.fixture
+def tell(lake: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`tell(story, changes=False)` runs a story over the scene; a reverse proxy names the person zoe."""
+
+    def run(story: Story, *, changes: bool = False) -> None:
+        settings = Settings.load(None, {"lake.path": str(lake), "mlflow.enabled": False})
+        sources = Sources.of(settings, Commands(dict, lambda *order: ["true"]), allow_changes=changes)
+        sources = replace(sources, feed=Feed(), letters=Letters())  # type: ignore[arg-type]
+        sources.actions._letters = sources.letters
+        monkeypatch.setattr(actions, "publish", publishing(sources.board))
+
+        async def simulated() -> None:
+            async with user_simulation(root=lambda: None) as user:
+                build(sources, AccessPolicy(user_header="x-forwarded-user"))
+                user.http_client.headers["x-forwarded-user"] = "zoe"
+                user.javascript_rules[re.compile("localStorage.getItem.*")] = lambda _: None
+                await story(user, sources)
+
+        try:
+            asyncio.run(simulated())
+        finally:
+            sources.queries.close()
+
+    return run
+
+
+def _rows(user: User) -> list[dict[str, Any]]:
+    (grid,) = user.find(ui.aggrid).elements
+    return list(grid.options["rowData"])
+
+
+async def _sees_rows(user: User) -> list[dict[str, Any]]:
+    await user.should_see(ui.aggrid, retries=60)
+    for _ in range(100):
+        if rows := _rows(user):
+            return rows
+        await asyncio.sleep(0.05)
+    raise AssertionError("expected a grid with rows within 5 s")
+
+
+def test_the_overview_shows_pipelines_and_what_is_raised(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        bad = scene.shard("touch", state="refused", error="expected the right to do this")
+        reports = [scene.report("rul"), scene.report("touch", bad, ready=False)]
+        sources.fleet.record("test", json.dumps({"pipelines": reports}).encode())
+        sources.board.add(scene.alert("42"), 0)
+        await user.open("/")
+        await user.should_see("✓ running")
+        await user.should_see("! refused")
+        await user.should_see("expected the right to do this")
+        await user.should_see("▲ 1 alert now")
+        await user.should_see("rul 42")
+        sources.board.add(scene.alert("42", transition="cleared", after_s=9), 0)
+        await user.should_see("No alert is raised.")
+
+    tell(story)
+
+
+def test_a_read_only_page_offers_no_change(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        sources.board.add(raised := scene.alert("42"), 0)
+        await user.open(f"/alerts?id={raised.id}")
+        assert [row["key"] for row in await _sees_rows(user)] == ["42"]
+        await user.should_see("critical of 42 (rul)")
+        await user.should_see("This page is read-only.")
+        await user.should_not_see("Silence")
+
+    tell(story)
+
+
+def test_a_person_acknowledges_with_the_name_that_the_proxy_gives(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        sources.board.add(raised := scene.alert("42"), 0)
+        await user.open(f"/alerts?id={raised.id}")
+        user.find("Acknowledge").click()
+        await user.should_see("Your name")
+        user.find("Reason").type("pump ordered")
+        user.find(marker="confirm").click()
+        await user.should_see("acknowledged by zoe")
+        state = sources.board.get(raised.id)
+        assert (
+            state
+            and state.acknowledged
+            and (state.acknowledged.by, state.acknowledged.reason) == ("zoe", "pump ordered")
+        )
+
+    tell(story, changes=True)
+
+
+def test_assets_are_listed_and_one_has_its_curves(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        await user.open("/assets?pipeline=rul")
+        assert len(await _sees_rows(user)) == 30
+        await user.should_see("30 assets")
+        await user.open("/asset?pipeline=rul&key=7")
+        await user.should_see("400 rows until 2026-01-31 12:00:00Z, judged by rul/2")
+        kinds = {chart.options["series"][0]["type"] for chart in user.find(ui.echart).elements}
+        assert kinds == {"line", "heatmap"}
+        await user.open("/asset?pipeline=surprise&key=rov")
+        await user.should_see("Last kept frames")
+        await user.open("/asset?pipeline=rul&key=nobody")
+        await user.should_see("There is no row of nobody yet.")
+
+    tell(story)
+
+
+def test_dead_letters_are_listed_with_their_reason(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        await user.open("/dead-letters")
+        rows = await _sees_rows(user)
+        assert [(row["record"], row["error"]) for row in rows] == [
+            ("sensors.industrial[3]@7", "BadValue"),
+            ("sensors.industrial[3]@9", "TooLate"),
+        ]
+
+    tell(story)
+
+
+def test_a_query_answers_with_a_chart_and_a_wrong_one_with_a_line(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        await user.open("/query")
+        user.find(marker="sql").clear().type("SELECT cycle, rul FROM rul WHERE key = '7'")
+        user.find(marker="run").click()
+        await user.should_see("400 rows", retries=60)
+        assert len(_rows(user)) == 400
+        await user.should_see(ui.echart)
+        user.find(marker="sql").clear().type("SELECT * FROM read_csv('/etc/passwd')")
+        user.find(marker="run").click()
+        await user.should_see("which reads files")
+
+    tell(story)
+
+
+def test_models_without_mlflow_say_so(tell: Callable[..., None]) -> None:
+    async def story(user: User, sources: Sources) -> None:
+        await user.open("/models")
+        await user.should_see("MLflow is off in the settings")
+
+    tell(story)
