@@ -33,6 +33,7 @@ Once = Callable[[str, Callable[[Path], object]], Path]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="kills in tests/crash (default: 20)")
+    parser.addoption("--screenshots", metavar="DIR", help="folder for pictures of the live page, such as docs/screens")
 
 
 def pytest_configure(config: pytest.Config) -> None:
