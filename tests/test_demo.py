@@ -34,7 +34,7 @@ def test_the_demo_shows_fleet_alert_answer_run_and_what_is_next(shown: tuple[Pat
     assert '"type": "io.tocsin.alert.raised"' in said
     assert re.search(r"\ncritical +\d+ +\d+ +\d", said)
     assert re.search(r"run [0-9a-f]{32} of experiment tocsin", said)
-    assert len(said.partition("\nnext ")[2].strip().splitlines()) == 4
+    assert len(said.partition("\nnext ")[2].strip().splitlines()) == 5
 
 
 def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, str]) -> None:

@@ -188,6 +188,7 @@ def _print_results(settings: Settings, folder: Path, fleet: Fleet, run: str | No
     file = _short(folder / "tocsin.toml")
     for command in (
         f'{bin_}tocsin --config {file} query "SELECT unit, MIN(rul) AS rul FROM rul GROUP BY unit ORDER BY rul LIMIT 5"',
+        f"{bin_}tocsin --config {file} ui   # the table and its alerts as a web page; pip install 'tocsin[ui]'",
         f"{bin_}mlflow ui --backend-store-uri sqlite:///{database}",
         f"make kafka   # then, on a broker that keeps its data: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
     ):

@@ -66,7 +66,10 @@ def page(path: str, title: str, sources: Sources) -> Iterator[None]:
 
 async def _restore(dark: ui.dark_mode) -> None:
     """Use the theme that this browser chose before."""
-    chosen = await ui.run_javascript(f"localStorage.getItem('{THEME}')", timeout=5)
+    try:
+        chosen = await ui.run_javascript(f"localStorage.getItem('{THEME}')", timeout=5)
+    except TimeoutError:  # the person has left the page already
+        return
     if chosen in ("true", "false"):
         dark.value = chosen == "true"
 

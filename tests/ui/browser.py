@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from tests.conftest import ROOT
 
 CONTRAST = """
-const parse = c => { const m = c.match(/[\\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m };
+const parse = c => {
+  const m = c.match(/[\\d.]+/g).map(Number), rgb = m.slice(0, 3).map(v => c.startsWith('color(srgb') ? v * 255 : v);
+  return [...rgb, m.length > 3 ? m[3] : 1];
+};
 const linear = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 };
 const light = c => { const [r, g, b] = c.slice(0, 3).map(linear); return .2126 * r + .7152 * g + .0722 * b };
 const ground = e => {
@@ -119,7 +122,7 @@ class Person:
             try:
                 if found := what():
                     return found
-            except StaleElementReferenceException:
+            except (StaleElementReferenceException, NoSuchElementException):
                 pass  # the page has just changed
             assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
             time.sleep(0.02)

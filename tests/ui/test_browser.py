@@ -203,7 +203,7 @@ def test_a_query_has_a_table_and_a_chart(person: Person) -> None:
     box = person.finds("textarea")
     box.send_keys(Keys.CONTROL, "a")
     box.send_keys("SELECT event_time, co2, probability FROM occupancy ORDER BY event_time", Keys.CONTROL, Keys.ENTER)
-    person.sees("240 rows", 60)
+    person.sees("240 rows", 180)
     person.finds(".nicegui-echart svg")
     person.pictures("query")
     assert person.errors() == []
