@@ -85,6 +85,14 @@ def heading(text: str, level: int = 2) -> ui.html:
     return ui.html(html.escape(text), sanitize=False, tag=f"h{level}")
 
 
+def described(element: Any, label: str, role: str = "") -> Any:
+    """Give an element a name for a screen reader. It may hold any characters, unlike one in a text of props."""
+    element.props["aria-label"] = label
+    if role:
+        element.props["role"] = role
+    return element
+
+
 def person() -> str:
     """Whom a reverse proxy names; "" without one."""
     request = context.client.request
@@ -153,9 +161,7 @@ class LiveGrid:
         }
         if on_select:
             options["rowSelection"] = {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True}
-        self._grid = (
-            ui.aggrid(options, auto_size_columns=False).classes("grid").props(f'aria-label="{html.escape(label)}"')
-        )
+        self._grid = described(ui.aggrid(options, auto_size_columns=False).classes("grid"), label)
         if on_select:
             self._grid.on("selectionChanged", lambda: self._chosen(on_select), [])
 
@@ -228,10 +234,10 @@ async def ask_reason(title: str, what: str, *, durations: Mapping[str, str] | No
         error = ui.label("").classes("problem").props('role="alert"')
 
         def done() -> None:
-            if not (by.value or "").strip() or not (reason.value or "").strip():
+            if not (known or by.value or "").strip() or not (reason.value or "").strip():
                 error.set_text("Name and reason are needed.")
                 return
-            dialog.submit({"by": by.value, "reason": reason.value, **({"last": last.value} if last else {})})
+            dialog.submit({"by": known or by.value, "reason": reason.value, **({"last": last.value} if last else {})})
 
         with ui.element("div").classes("row"):
             ui.button(title, on_click=done).props("no-caps").mark("confirm")

@@ -70,9 +70,9 @@ class Assets:
         Raises:
             Unavailable: the table does not exist yet.
         """
-        if (table := delta_table(self._lake, pipeline)) is None:
-            raise Unavailable(f"results of {pipeline}: expected a table, got none; start it: `tocsin up {pipeline}`")
-        version = table.version()
+        self._check(pipeline)
+        table = delta_table(self._lake, pipeline)
+        version = table.version() if table else -1
         with self._lock:
             known = self._latest.get(pipeline)
         if known and known[0] == version:
@@ -91,6 +91,7 @@ class Assets:
         Raises:
             Unavailable: the table does not exist yet.
         """
+        self._check(pipeline)
         rows = results(pipeline, lake=self._lake).filter(pl.col("key") == key)
         if since is None:
             last: datetime | None = rows.select(pl.col("event_time").max()).collect().item()
@@ -112,6 +113,14 @@ class Assets:
             return read(self._lake.files, path)
         except (FileNotFoundError, OSError):
             return None
+
+    def _check(self, pipeline: str) -> None:
+        """Accept only a table of the lake: the name comes from a browser, and `../other` would lead out of the lake."""
+        if pipeline not in (existing := self.pipelines()):
+            names = ", ".join(existing) or "none"
+            raise Unavailable(
+                f"results of {pipeline}: expected one of the lake's tables ({names}), got another; start its pipeline"
+            )
 
     def _read_latest(self, pipeline: str) -> pl.DataFrame:
         rows = results(pipeline, lake=self._lake)

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from tocsin.pipelines.runtime import Alert
 
@@ -47,7 +47,13 @@ class AlertState:
         """`raised`, `acknowledged`, `silenced` or `cleared`."""
         if self.cleared:
             return "cleared"
-        return "silenced" if self.silenced else "acknowledged" if self.acknowledged else "raised"
+        return "silenced" if self.is_muted else "acknowledged" if self.acknowledged else "raised"
+
+    @property
+    def is_muted(self) -> bool:
+        """Whether a mute of its asset still lasts."""
+        until = self.silenced.data.get("silenced_until") if self.silenced else None
+        return bool(until) and datetime.fromisoformat(str(until)) > datetime.now(UTC)
 
     @property
     def last_act(self) -> Alert | None:

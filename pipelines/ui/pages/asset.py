@@ -10,7 +10,7 @@ from urllib.parse import quote
 from nicegui import run, ui
 
 from tocsin.pipelines.ui.charts import curve, heat_map
-from tocsin.pipelines.ui.components import SIGNS, attempt, heading, number, page, utc
+from tocsin.pipelines.ui.components import SIGNS, attempt, described, heading, number, page, utc
 from tocsin.pipelines.ui.data.assets import IDENTITY, History, around, frames, heat
 from tocsin.pipelines.ui.data.board import AlertState, evidence
 from tocsin.pipelines.ui.sources import Sources
@@ -55,7 +55,7 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
         for name in [numbers[0], *others[:OTHERS]]:
             heading(name)
             charts[name] = ui.echart(curve(rows, name, alerts=known), renderer="svg").classes("chart")
-            charts[name].props(f'role="img" aria-label="{name} over time"')
+            described(charts[name], f"{name} over time", "img")
         with ui.element("div").classes("row"):
             more = ui.select([n for n in numbers if n not in charts], label="Add a curve").props("outlined dense")
             more.style("min-width: 12rem").set_visibility(len(charts) < len(numbers))
@@ -66,12 +66,13 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
             if name and name not in charts:
                 with added:
                     heading(name)
-                    charts[name] = ui.echart(curve(shown[0].rows, name, alerts=known), renderer="svg").classes("chart")
+                    chart = ui.echart(curve(shown[0].rows, name, alerts=known), renderer="svg").classes("chart")
+                    charts[name] = described(chart, f"{name} over time", "img")
 
     if "attention" in rows.columns:
         heading("Attention: which readings of its window each row looked at")
         attention = ui.echart(heat_map(*heat(rows))).classes("chart")
-        attention.props('role="img" aria-label="Attention of the last rows over the readings of their windows"')
+        described(attention, "Attention of the last rows over the readings of their windows", "img")
     if "frame" in rows.columns:
         heading("Last kept frames")
         await _strip(sources, frames(rows))
@@ -135,7 +136,8 @@ async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertS
             caption = f"{row['event_time']:%H:%M:%S.%f}"[:-4] + "  " + "  ".join(judged)
             with ui.element("figure").classes("at" if row is nearest else ""):
                 data = base64.b64encode(content).decode()
-                ui.element("img").props(f'src="data:image/jpeg;base64,{data}" alt="frame of {caption}"')
+                image = ui.element("img")
+                image.props["src"], image.props["alt"] = f"data:image/jpeg;base64,{data}", f"frame of {caption}"
                 with ui.element("figcaption"):
                     ui.label(caption + ("  (the alert)" if row is nearest else ""))
         if not drawn:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from tocsin.pipelines.ui.components import LOOK_S, SIGNS, heading, page, spark, utc
+from tocsin.pipelines.ui.components import LOOK_S, SIGNS, described, heading, page, spark, utc
 from tocsin.pipelines.ui.data.board import AlertState, evidence
 from tocsin.pipelines.ui.data.fleet import PipelineStatus
 from tocsin.pipelines.ui.sources import Sources
@@ -61,7 +61,7 @@ class _Card:
     """One pipeline. Only texts that change are sent."""
 
     def __init__(self, name: str) -> None:
-        with ui.element("section").classes("card").props(f'aria-label="Pipeline {name}"'):
+        with described(ui.element("section").classes("card"), f"Pipeline {name}"):
             with ui.element("div").classes("row between"):
                 with ui.link(target=f"/assets?pipeline={quote(name)}"):
                     heading(name)
@@ -93,13 +93,14 @@ class _Card:
             "model": ", ".join(status.models) or "-",
         }
         for title, text in texts.items():
-            self._facts[title].set_content(text)
+            self._facts[title].set_text(text)
 
 
-def _fact(title: str) -> ui.html:
+def _fact(title: str) -> ui.label:
     with ui.element("div"):
         ui.html(title, sanitize=False, tag="dt")
-        return ui.html("-", sanitize=True, tag="dd")
+        with ui.element("dd"):
+            return ui.label("-")
 
 
 def _line(state: AlertState) -> None:

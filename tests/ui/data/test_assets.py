@@ -42,9 +42,14 @@ def test_a_list_is_read_again_only_after_a_commit(tmp_path: Path) -> None:
     assert assets.latest("rul")["key"].to_list() == ["7", "8"]
 
 
-def test_a_missing_table_is_one_line(assets: Assets) -> None:
-    with pytest.raises(Unavailable, match="results of touch: expected a table, got none; start it: `tocsin up touch`"):
-        assets.latest("touch")
+@pytest.mark.parametrize("name", ["touch", "../other", "alerts"])
+def test_only_a_table_of_the_lake_is_read(assets: Assets, folder: Path, name: str) -> None:
+    scene.commit(folder.parent, "other", scene.engine("7"))
+    for read in (lambda: assets.latest(name), lambda: assets.history(name, "7")):
+        with pytest.raises(
+            Unavailable, match=r"expected one of the lake's tables \(occupancy, rul, surprise\), got another"
+        ):
+            read()
 
 
 def test_a_history_is_one_assets_by_time(assets: Assets) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from tests.ui.scene import alert
 from tocsin.pipelines.ui.data.board import AlertBoard, evidence
@@ -19,6 +20,16 @@ def test_an_alert_is_raised_acknowledged_and_cleared() -> None:
     board.add(alert("7", transition="cleared", after_s=9), 2)
     (state,) = board.alerts()
     assert (state.state, state.cleared, board.raised()) == ("cleared", alert(after_s=9).time, [])
+
+
+def test_a_mute_ends_by_itself() -> None:
+    board, raised = AlertBoard(), alert("7", id="a" * 32)
+    board.add(raised, 0)
+    for hours, state in ((1, "silenced"), (-1, "raised")):
+        until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
+        act = replace(raised, transition="silenced", about=raised.id, by="Zoë", data={"silenced_until": until})
+        board.add(act, 0)
+        assert [s.state for s in board.alerts()] == [state]
 
 
 def test_a_page_asks_only_for_what_changed() -> None:
