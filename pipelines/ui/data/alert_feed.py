@@ -96,16 +96,17 @@ class AlertFeed:
         names = table.collect_schema().names()
         rows = table.select([name for name in (*IDENTITY, *ACT, "processed_at") if name in names])
         order = ["processed_at", "topic", "partition", "offset"]
-        rule = ["pipeline", "key", "rule"]
-        last = rows.filter(pl.col("transition").is_in(["raised", "cleared"])).sort(order).group_by(rule).last()
-        still_raised = last.filter(pl.col("transition") == "raised").select(rows.collect_schema().names())
-        newest = rows.sort(order).tail(self._keep)
-        place = ["topic", "partition", "offset"]
-        found = pl.concat([still_raised, newest]).unique([*place, "id"]).sort(order).collect()
+        rules = rows.drop("data").filter(pl.col("transition").is_in(["raised", "cleared"]))  # evidence may be large
+        last = rules.group_by("pipeline", "key", "rule").agg(pl.col("id", "transition").sort_by(order).last())
+        still_raised = rows.join(last.filter(pl.col("transition") == "raised"), on="id", how="semi")
+        newest = rows.top_k(self._keep, by=order)
+        found = pl.concat([still_raised, newest]).unique(["topic", "partition", "offset", "id"]).sort(order).collect()
         for row in found.iter_rows(named=True):
             published = from_row(row)
             self._board.add(published.alert, published.partition)
-        ends = rows.sort(order).group_by("topic", "partition").agg(pl.col("offset").last()).collect()
+        ends = (
+            rows.group_by("topic", "partition").agg(pl.col("offset").sort_by("processed_at", "offset").last()).collect()
+        )
         self._positions |= {TopicPartition(topic, p): offset + 1 for topic, p, offset in ends.iter_rows()}
 
     def _follow(self) -> None:
