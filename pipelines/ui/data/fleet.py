@@ -91,6 +91,12 @@ class PipelineStatus:
         return list(dict.fromkeys(line for line in lines if line))
 
     @property
+    def mutes(self) -> list[str]:
+        """Assets that raise no alerts now, and until when."""
+        silences = self.report["silences"] if self.report else {}
+        return [f"{asset} is silenced until {until[:16].replace('T', ' ')}Z" for asset, until in silences.items()]
+
+    @property
     def dead_letters(self) -> int:
         """Dead letters since the very first start."""
         return sum(shard["dead_letters"] for shard in self.report["shards"]) if self.report else 0

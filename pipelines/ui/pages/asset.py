@@ -73,14 +73,12 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
         heading("Attention: which readings of its window each row looked at")
         attention = ui.echart(heat_map(*heat(rows))).classes("chart")
         described(attention, "Attention of the last rows over the readings of their windows", "img")
+    pictures = ui.element("div")
     if "frame" in rows.columns:
-        heading("Last kept frames")
-        await _strip(sources, frames(rows))
-        if known:
-            heading(f"Around the last alert, {utc(known[0].alert.time)}")
-            await _strip(sources, around(rows, known[0].alert.time), at=known[0])
+        await _pictures(sources, pictures, history, known)
     heading("Alerts")
-    _alerts(known)
+    raised = ui.element("ul").classes("list")
+    _alerts(raised, known)
     heading("Last row")
     last = rows.row(-1, named=True)
     facts = ui.element("dl").classes("facts")
@@ -98,12 +96,16 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
             label.set_text(f"{name}  {number(newest[name])}")
 
     async def look() -> None:
-        now = await run.io_bound(sources.assets.history, pipeline, key)
-        if now.total == shown[0].total:
+        now, alerts = await run.io_bound(sources.assets.history, pipeline, key), sources.board.of(pipeline, key)
+        if now.rows["event_time"][-1] == shown[0].rows["event_time"][-1] and alerts == known:
             return
+        known[:] = alerts
         show(now)
+        _alerts(raised, known)
+        if "frame" in now.rows.columns:
+            await _pictures(sources, pictures, now, known)
         for name, chart in charts.items():
-            chart.options.update(curve(now.rows, name, alerts=sources.board.of(pipeline, key)))
+            chart.options.update(curve(now.rows, name, alerts=known))
             chart.update()
         if attention:
             attention.options.update(heat_map(*heat(now.rows)))
@@ -116,6 +118,17 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
 def _facts(row: Mapping[str, Any]) -> list[str]:
     own = [n for n, value in row.items() if n not in IDENTITY and not isinstance(value, list | dict | bytes)]
     return own[:FACTS]
+
+
+async def _pictures(sources: Sources, place: ui.element, history: History, known: Sequence[AlertState]) -> None:
+    """Draw the last kept frames, and those around the last alert."""
+    place.clear()
+    with place:
+        heading("Last kept frames")
+        await _strip(sources, frames(history.rows))
+        if known:
+            heading(f"Around the last alert, {utc(known[0].alert.time)}")
+            await _strip(sources, around(history.rows, known[0].alert.time), at=known[0])
 
 
 async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertState | None = None) -> None:
@@ -144,8 +157,9 @@ async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertS
             ui.label("No kept frame: none was kept yet, or they have expired.").classes("soft")
 
 
-def _alerts(known: Sequence[AlertState]) -> None:
-    with ui.element("ul").classes("list"):
+def _alerts(place: ui.element, known: Sequence[AlertState]) -> None:
+    place.clear()
+    with place:
         for state in known[:20]:
             with ui.element("li"), ui.link(target=f"/alerts?id={state.alert.id}"):
                 ui.label(f"{SIGNS.get(state.alert.severity, '●')} {state.alert.severity}")

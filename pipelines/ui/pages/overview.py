@@ -72,6 +72,7 @@ class _Card:
                 self._facts = {
                     title: _fact(title) for title in ("rows/s", "lag", "p99 ms", "dead letters", "restarts", "model")
                 }
+            self._mutes = ui.label("").classes("soft").style("white-space: pre-line")
             self._notes = ui.label("").classes("problem").style("white-space: pre-line")
 
     def show(self, status: PipelineStatus) -> None:
@@ -79,6 +80,7 @@ class _Card:
         sign = STATE_SIGNS.get(status.state, "!")
         self._state.set_text(f"{sign} {status.state}")
         self._state.classes(replace="good" if status.is_healthy else "soft" if status.report is None else "warning")
+        self._mutes.set_text("\n".join(status.mutes))
         self._notes.set_text("\n".join(status.notes))
         history = status.history
         self._rate.set_content(spark([sample.rows_per_s for sample in history], "rows/s", "rows per second"))

@@ -89,6 +89,11 @@ def test_an_old_status_is_no_answer() -> None:
     assert PipelineStatus("rul", report("rul"), 11.0, ()).state == "no answer"
 
 
+def test_silenced_assets_are_named() -> None:
+    found = report("rul", silences={"7": "2026-01-31T14:00:00+00:00"})
+    assert PipelineStatus("rul", found, 0.0, ()).mutes == ["7 is silenced until 2026-01-31 14:00Z"]
+
+
 def test_notes_ask_for_a_person() -> None:
     bad = shard("rul", error="disk full", damaged={"3": "rul[3] is damaged"}, digest_mismatches=1)
     found = report("rul", bad, problems=[{"why": "disk full"}, {"why": ""}], sinks=[{"sink": "desk", "error": "away"}])
