@@ -92,7 +92,7 @@ def show(
 
     from tocsin.pipelines.cli.console import out, plain, say_json
     from tocsin.pipelines.runtime.declare.errors import ConfigError
-    from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
+    from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original, readable
     from tocsin.pipelines.runtime.kafka.redelivery import read_dead_letters
 
     settings = context.obj.settings()
@@ -121,7 +121,7 @@ def show(
         out.print(plain(entry.dead_letter.message), soft_wrap=True)
         for name, content in headers.items():
             out.print(plain(f"{name}: {content}"), style="dim", soft_wrap=True)
-        for line in _readable(value).split("\n"):
+        for line in readable(value).split("\n"):
             out.print(plain(line), soft_wrap=True)
 
 
@@ -232,13 +232,3 @@ def _facts(entry: PublishedDeadLetter) -> dict[str, Any]:
         "at": datetime.fromtimestamp(entry.at / 1000, UTC),
         "replays": entry.replays,
     }
-
-
-def _readable(value: bytes) -> str:
-    """The first 4 KB of a value: UTF-8 as text, anything else in hexadecimal."""
-    shown = value[:4096]
-    more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
-    try:
-        return shown.decode() + more
-    except UnicodeDecodeError:
-        return shown.hex(" ") + more

@@ -31,7 +31,8 @@ class Letters:
         return [scene.letter(7), scene.letter(9, "TooLate")]
 
     def original(self, entry: Any) -> Any:
-        from tocsin.pipelines.ui.data.letters import Original, readable
+        from tocsin.pipelines.runtime.kafka.dead_letters import readable
+        from tocsin.pipelines.ui.data.letters import Original
 
         return Original({"source": "plant"}, readable(entry.dead_letter.value), len(entry.dead_letter.value))
 

@@ -26,6 +26,9 @@ SIZE_LIMIT = 512 * 1024
 # Several rows of one message can be dead letters with the same original. Only a small original is repeated.
 ROW_SIZE_LIMIT = SIZE_LIMIT // 100
 
+SHOWN = 4096
+"""Bytes of a value that a person is shown."""
+
 
 @dataclass
 class DeadLetterTally:
@@ -153,6 +156,16 @@ def load_original(dead_letter: DeadLetter, store: OriginalStore) -> DeadLetter:
         headers = tuple((name, _bytes(text)) for name, text in record["headers"])
         return replace(dead_letter, key=key, value=value, headers=headers, kept=())
     return replace(dead_letter, value=content, kept=())
+
+
+def readable(value: bytes) -> str:
+    """The first bytes of a value, for a person: UTF-8 as text, anything else in hexadecimal."""
+    shown = value[:SHOWN]
+    more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
+    try:
+        return shown.decode() + more
+    except UnicodeDecodeError:
+        return shown.hex(" ") + more
 
 
 def _bytes(text: str | None) -> bytes | None:

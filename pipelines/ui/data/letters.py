@@ -10,7 +10,7 @@ from typing import Any
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original
+from tocsin.pipelines.runtime.kafka.dead_letters import OriginalStore, load_original, readable
 from tocsin.pipelines.runtime.kafka.redelivery import (
     MAX_REPLAYS,
     PublishedDeadLetter,
@@ -21,8 +21,6 @@ from tocsin.pipelines.runtime.kafka.redelivery import (
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 SUFFIX = ".dlq"
-SHOWN = 4096
-"""Bytes of a value that are shown."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,3 @@ def outcome(report: Redelivered) -> str:
     if report.exhausted:
         return f"not sent: its record has become a dead letter {MAX_REPLAYS} times after a replay"
     return "not sent: the original no longer exists"
-
-
-def readable(value: bytes) -> str:
-    """The first bytes of a value: UTF-8 as text, anything else in hexadecimal."""
-    shown = value[:SHOWN]
-    more = f"\n... {len(value):,} bytes in all" if len(value) > len(shown) else ""
-    try:
-        return shown.decode() + more
-    except UnicodeDecodeError:
-        return shown.hex(" ") + more

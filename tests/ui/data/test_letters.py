@@ -11,9 +11,10 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from tests.ui.scene import letter
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.kafka.dead_letters import readable
 from tocsin.pipelines.runtime.kafka.redelivery import Redelivered
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.ui.data.letters import DeadLetters, outcome, readable
+from tocsin.pipelines.ui.data.letters import DeadLetters, outcome
 
 
 def test_the_newest_is_first_and_one_is_replayed_once(
