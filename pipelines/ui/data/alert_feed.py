@@ -143,7 +143,7 @@ class AlertFeed:
             return
         positions = {tp: consumer.position(tp) for tp in assigned & existing}
         consumer.assign([*existing])
-        begins, ends = consumer.beginning_offsets([*new]), consumer.end_offsets([*new])
+        begins, ends = (consumer.beginning_offsets([*new]), consumer.end_offsets([*new])) if new else ({}, {})
         for tp in new:
             known = self._positions.get(tp)
             # A topic that was created again ends before the table's offset.
