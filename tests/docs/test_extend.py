@@ -19,7 +19,9 @@ from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import create_topic
 
 PAGES = ROOT / "docs" / "extend"
-FORMAT, SINK, STORE = (PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store"))
+FORMAT, SINK, STORE, CONTRACTS = (
+    PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store", "contracts")
+)
 
 
 class Desk:
@@ -64,6 +66,15 @@ def test_a_message_format_prints_what_the_page_says(tmp_path: Path) -> None:
     tour.write(FORMAT)
     promised = next(text for kind, text in blocks(FORMAT) if kind == "text")
     assert tour("python try_mills.py") == promised
+
+
+def test_contracts_are_written_and_check_readings_as_the_page_says(tmp_path: Path) -> None:
+    tour = Tour(tmp_path, "")
+    for page in (FORMAT, CONTRACTS):
+        tour.write(page)
+    commands = [text.strip() for kind, text in blocks(CONTRACTS) if kind == "sh"]
+    promised = [text for kind, text in blocks(CONTRACTS) if kind == "text"]
+    assert [tour(command) for command in commands] == promised
 
 
 @pytest.fixture

@@ -51,6 +51,9 @@ MAX_AGE = "10000d"
 FORGET_AFTER = "30d"
 """Keys inactive for this long, and frames this old, are forgotten, unless a pipeline or its options set another value."""
 
+RAISED, CLEARED = TRANSITIONS = ("raised", "cleared")
+"""What a rule may do at a row: its alert begins or ends."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlertRule:

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 
 BUILT_IN: tuple[type[MessageFormat], ...] = (Json, Arrow)
+MAX_BYTES, MAX_ROWS = 16 << 20, 1_000_000
+"""The size of a value, and of a stream once decoded; and the rows in a message."""
 UNKNOWN = -1
 """The timestamp of a record that has none."""
+
+
+def accepted(formats: Sequence[type[MessageFormat]]) -> list[type[MessageFormat]]:
+    """The formats that a topic's values may have: built in, of installed packages, and `formats`. The last of a name counts."""
+    return [*BUILT_IN, *installed(), *formats]
 
 
 class Codec:
@@ -71,8 +78,8 @@ class Codec:
         topic: str,
         schema: pa.Schema,
         unknown: Literal["ignore", "reject"] = "ignore",
-        max_bytes: int = 16 * 1024 * 1024,
-        max_rows: int = 1_000_000,
+        max_bytes: int = MAX_BYTES,
+        max_rows: int = MAX_ROWS,
         formats: Sequence[type[MessageFormat]] = (),
     ) -> None:
         if not schema or len({*schema.names, *IDENTITY.names}) < len(schema) + len(IDENTITY):
@@ -96,7 +103,7 @@ class Codec:
         self._envelope = HeaderFields(topic, schema) if len(body) < len(schema) else None
         self._frames = FrameReader(topic, images, max_bytes) if images else None
         expected = RowSchema(topic, body, unknown, max_bytes)
-        self._formats = [kind(expected, max_rows) for kind in (*BUILT_IN, *installed(), *formats)]
+        self._formats = [kind(expected, max_rows) for kind in accepted(formats)]
         self._json = self._formats[0]
         self._by_type = {name: format for format in self._formats for name in (format.media_type, *format.aliases)}
 
