@@ -35,7 +35,7 @@ def contracts(context: typer.Context, pipelines: Pipelines = None, out: Out = Pa
         for name in names:
             with working(f"{name}: model and declaration"):
                 declared.append(drafted(settings, name, scratch))
-    for path, text in contracts(declared, settings.kafka.client_options()).items():
+    for path, text in contracts(declared, settings.kafka.client_options(), settings.format_options()).items():
         (file := out / path).parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         console.print(str(file), soft_wrap=True)

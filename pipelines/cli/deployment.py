@@ -134,6 +134,7 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
         compact=(settings.lake.compact, settings.lake.vacuum),
         health=(settings.health.host, settings.health.port),
         sinks=settings.sinks_of(name),
+        formats=settings.format_options(),
         follows=section.model if section.model and "@" in section.model else "",
     )
 

@@ -17,6 +17,7 @@ from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import create_topic
+from tocsin.pipelines.runtime.settings import Settings
 
 PAGES = ROOT / "docs" / "extend"
 FORMAT, SINK, STORE, CONTRACTS = (
@@ -75,6 +76,18 @@ def test_contracts_are_written_and_check_readings_as_the_page_says(tmp_path: Pat
     commands = [text.strip() for kind, text in blocks(CONTRACTS) if kind == "sh"]
     promised = [text for kind, text in blocks(CONTRACTS) if kind == "text"]
     assert [tour(command) for command in commands] == promised
+
+
+def test_the_settings_of_a_schema_registry_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((kind, text),) = blocks(PAGES / "schema-registry.md")
+    (tmp_path / "tocsin.toml").write_text(text)
+    (tmp_path / "registry.password").write_text("secret\n")
+    settings = Settings.load()
+    assert kind == "toml"
+    options = settings.format_options()["schema_registry"]
+    assert (options["url"], options["username"], options["password"]) == ("https://registry:8081", "tocsin", "secret")
+    assert settings.pipeline("mills").options["content_type"] == "application/avro"
 
 
 @pytest.fixture

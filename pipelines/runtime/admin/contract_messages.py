@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -16,13 +16,14 @@ from tocsin.pipelines.runtime.engine.alerts import CONTENT_TYPE
 from tocsin.pipelines.runtime.formats import json_schema
 from tocsin.pipelines.runtime.formats.arrow import Arrow
 from tocsin.pipelines.runtime.formats.arrow_columns import accepted
-from tocsin.pipelines.runtime.formats.codec import MAX_BYTES, MAX_ROWS
+from tocsin.pipelines.runtime.formats.codec import MAX_BYTES, MAX_ROWS, FormatOptions
 from tocsin.pipelines.runtime.formats.codec import accepted as accepted_formats
 from tocsin.pipelines.runtime.formats.headers import source
 from tocsin.pipelines.runtime.formats.jpeg import JPEG, PIXELS, SHA256, URI
 from tocsin.pipelines.runtime.formats.json import Json
 from tocsin.pipelines.runtime.formats.json_schema import JsonSchema
 from tocsin.pipelines.runtime.formats.message import MessageFormat
+from tocsin.pipelines.runtime.formats.registry_format import RegistryFormat
 
 Message = dict[str, Any]
 BINDING_VERSION = "0.5.0"
@@ -50,11 +51,15 @@ def reading_schemas(pipeline: Pipeline) -> dict[str, JsonSchema]:
     return {_reading(pipeline): json_schema.payload(pipeline.schema, unknown=pipeline.unknown, notes=notes(pipeline))}
 
 
-def readings(pipeline: Pipeline) -> dict[str, Message]:
-    """The messages that the input topic may have, by name: one a format."""
+def readings(pipeline: Pipeline, options: FormatOptions) -> dict[str, Message]:
+    """The messages that the input topic may have, by name: one a format.
+
+    Args:
+        options: of formats, by their section; a format whose section is not there is left out.
+    """
     if frame := pixels(pipeline):
         return {f"reading.{pipeline.name}.{name}": message for name, message in _frames(pipeline, frame).items()}
-    formats = {kind.media_type: kind for kind in accepted_formats(pipeline.formats)}
+    formats = {kind.media_type: kind for kind in accepted_formats(pipeline.formats, options)}
     return {f"reading.{pipeline.name}.{_slug(kind)}": _message(pipeline, kind) for kind in formats.values()}
 
 
@@ -125,15 +130,15 @@ def reference(kind: str, name: str) -> dict[str, str]:
 
 def _message(pipeline: Pipeline, kind: type[MessageFormat]) -> Message:
     """A message of readings in one format."""
-    default = kind is Json
+    names = (kind.media_type, *kind.aliases)
     message: Message = {
         "name": f"reading.{pipeline.name}.{_slug(kind)}",
         "title": _first_line(kind),
         "contentType": kind.media_type,
-        "headers": _headers(pipeline, (kind.media_type, *kind.aliases), required=not default),
+        "headers": _headers(pipeline, names, required=pipeline.content_type not in names),
         "bindings": _keyed(_routing(pipeline)),
     }
-    if default:
+    if kind is Json:
         place = source(pipeline.schema.field(pipeline.key))
         location = f"header#/{place.removeprefix(json_schema.HEADER)}" if place else f"payload#/{pipeline.key}"
         return message | {
@@ -144,6 +149,9 @@ def _message(pipeline: Pipeline, kind: type[MessageFormat]) -> Message:
     body = [f for f in pipeline.schema if source(f) is None]
     columns = {"x-columns": [_column(f) for f in body]} if kind is Arrow else {}
     about = f"At most {MAX_ROWS} rows and {MAX_BYTES} bytes. A row has the fields of the schema {_reading(pipeline)}."
+    if issubclass(kind, RegistryFormat):
+        about = f"At most {MAX_BYTES} bytes, in Confluent's wire format. Fields are those of the schema {_reading(pipeline)}."
+        message["bindings"]["kafka"] |= {"schemaIdLocation": "payload", "schemaIdPayloadEncoding": "confluent"}
     return message | {"description": about, "payload": _binary(_first_line(kind)) | columns}
 
 
@@ -204,7 +212,7 @@ def _headers(pipeline: Pipeline, content_types: Sequence[str], *, required: bool
     return headers
 
 
-def _keyed(meaning: str, *types: str) -> Mapping[str, Any]:
+def _keyed(meaning: str, *types: str) -> dict[str, Any]:
     """The Kafka binding of a message, with what its key is: text, unless `types` says otherwise."""
     key = {"type": [*types] or "string", "description": meaning}
     return {"kafka": {"key": key, "bindingVersion": BINDING_VERSION}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -13,6 +14,8 @@ from tocsin.pipelines.runtime.admin import contract_messages as messages
 from tocsin.pipelines.runtime.admin.contract_messages import BINDING_VERSION, DEAD_LETTER, Message, pixels, reference
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.formats import json_schema
+from tocsin.pipelines.runtime.formats.codec import FormatOptions
+from tocsin.pipelines.runtime.formats.registry_format import SECTION
 
 DOCUMENT, SCHEMAS = "asyncapi.yaml", "schemas"
 ABOUT = """\
@@ -26,20 +29,27 @@ SASL = {"PLAIN": "plain", "SCRAM-SHA-256": "scramSha256", "SCRAM-SHA-512": "scra
 """AsyncAPI's names of SASL mechanisms. Its scheme for OAUTHBEARER asks for addresses, so that one is left out."""
 
 
-def contracts(pipelines: Sequence[Pipeline], kafka: Mapping[str, Any]) -> dict[str, str]:
+def contracts(
+    pipelines: Sequence[Pipeline], kafka: Mapping[str, Any], options: FormatOptions = MappingProxyType({})
+) -> dict[str, str]:
     """The content of each file by its path: the document, and the JSON Schemas of input topics.
 
     Equal pipelines and settings give equal files. No file has a credential.
 
     Args:
         kafka: `[kafka]`; only the addresses and the kind of login are used.
+        options: of message formats, by their section; only whether a section is there, and a registry's address, is used.
     """
-    text = yaml.dump(document(pipelines, kafka), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.dump(
+        document(pipelines, kafka, options), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120
+    )
     schemas = {f"{SCHEMAS}/{name}.schema.json": _json(schema) for name, schema in topic_schemas(pipelines).items()}
     return {DOCUMENT: text, **schemas}
 
 
-def document(pipelines: Sequence[Pipeline], kafka: Mapping[str, Any]) -> dict[str, Any]:
+def document(
+    pipelines: Sequence[Pipeline], kafka: Mapping[str, Any], options: FormatOptions = MappingProxyType({})
+) -> dict[str, Any]:
     """The AsyncAPI 3.0 document of the pipelines' input, alert and dead-letter topics."""
     channels, operations = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     components: dict[str, dict[str, Any]] = {"messages": {}, "schemas": {}}
@@ -54,13 +64,15 @@ def document(pipelines: Sequence[Pipeline], kafka: Mapping[str, Any]) -> dict[st
 
     for p in pipelines:
         components["schemas"] |= messages.reading_schemas(p) | messages.alert_schemas(p)
-        operation(f"{p.name}.readings", "receive", f"{p.name} reads", p.topic, "Readings.", messages.readings(p))
+        operation(
+            f"{p.name}.readings", "receive", f"{p.name} reads", p.topic, "Readings.", messages.readings(p, options)
+        )
         if p.rules:
             about, found = f"Alerts of {p.name}.", messages.alerts(p)
             operation(f"{p.name}.alerts", "send", f"{p.name} raises or clears an alert", p.alerts, about, found)
         about, found = f"Records of {p.topic} that could not be processed.", {DEAD_LETTER: messages.dead_letter()}
         operation(f"{p.name}.dead-letters", "send", f"{p.name} refuses a record", p.dead_letters, about, found)
-    servers, schemes = _servers(kafka)
+    servers, schemes = _servers(kafka, str(options.get(SECTION, {}).get("url", "")))
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -107,8 +119,8 @@ def _channel(topic: str, about: str) -> dict[str, Any]:
     return {"address": topic, "description": about, "messages": {}, "bindings": bindings}
 
 
-def _servers(kafka: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The brokers, and how a client logs in: the kind, without a name or a password."""
+def _servers(kafka: Mapping[str, Any], registry: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The brokers with their schema registry, and how a client logs in: the kind, without a name or a password."""
     protocol = str(kafka.get("security_protocol") or "PLAINTEXT")
     mechanism = SASL.get(str(kafka.get("sasl_mechanism"))) if protocol.startswith("SASL") else None
     schemes: dict[str, dict[str, str]] = {"sasl": {"type": mechanism}} if mechanism else {}
@@ -117,9 +129,14 @@ def _servers(kafka: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     server = {
         "protocol": "kafka-secure" if protocol.endswith("SSL") else "kafka",
         **({"security": [reference("securitySchemes", name) for name in schemes]} if schemes else {}),
+        **({"bindings": {"kafka": _registry(registry)}} if registry else {}),
     }
     hosts = _hosts(kafka.get("bootstrap_servers", "localhost:9092"))
     return {f"kafka-{number}": {"host": host, **server} for number, host in enumerate(hosts, 1)}, schemes
+
+
+def _registry(url: str) -> dict[str, str]:
+    return {"schemaRegistryUrl": url, "schemaRegistryVendor": "confluent", "bindingVersion": BINDING_VERSION}
 
 
 def _hosts(servers: str | Iterable[str]) -> list[str]:

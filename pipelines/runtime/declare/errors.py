@@ -45,6 +45,10 @@ class FrameLost(Lost):
     """Recovery has to process a frame again, but the frame is no longer where its message says."""
 
 
+class SchemaLost(Lost):
+    """Recovery has to decode a message again, but the registry no longer has the message's schema."""
+
+
 class JournalLost(Lost):
     """A checkpoint exists, but the journal that must go with it does not."""
 

@@ -1,6 +1,5 @@
 """What one field of a reading accepts, as parsed JSON."""
 
-import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,15 +24,17 @@ EXACT = 2**53
 """Below 2**53 a float is exactly the integer that was written; from here on it may be rounded."""
 FLOAT32_LIMIT = 2.0**128 - 2.0**103
 """From here on, rounding to 32 bits gives infinity."""
+FLOAT64_LIMIT = 2**1024 - 2**970
+"""From here on, rounding to 64 bits gives infinity. An integer, since no float is so large."""
 
 
 def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
     """A function from parsed JSON to the field's value (None if it does not fit), and a description of what fits."""
     kind = f.type
     if kind in (pa.float32(), pa.float64()):
-        limit = FLOAT32_LIMIT if kind == pa.float32() else math.inf
+        low, high = (-FLOAT32_LIMIT, FLOAT32_LIMIT) if kind == pa.float32() else (-FLOAT64_LIMIT, FLOAT64_LIMIT)
         number = f"a number that fits {kind}"
-        return lambda c: float(c) if type(c) in (int, float) and -limit < c < limit else None, number
+        return lambda c: float(c) if type(c) in (int, float) and low < c < high else None, number
     if pa.types.is_integer(kind):
         values = integer_range(kind)
         low, high = values.start, values.stop

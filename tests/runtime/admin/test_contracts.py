@@ -207,3 +207,21 @@ def _parsed(described: Mapping[str, Any], name: str, text: bytes) -> Any:
     """A header's value as the schema describes it."""
     is_number = described["properties"].get(name, {}).get("type") == "integer"
     return orjson.loads(text) if is_number else text.decode()
+
+
+REGISTRY = {"schema_registry": {"url": "https://registry:8081", "username": "somebody", "token": "geheim"}}
+
+
+def test_formats_of_a_schema_registry_are_there_if_it_is_set() -> None:
+    files = contracts([_pipeline(content_type="application/avro")], KAFKA, REGISTRY)
+    assert "geheim" not in "".join(files.values()) and "somebody" not in "".join(files.values())
+    made = yaml.safe_load(files[DOCUMENT])
+    registry = made["servers"]["kafka-1"]["bindings"]["kafka"]
+    assert (registry["schemaRegistryUrl"], registry["schemaRegistryVendor"]) == ("https://registry:8081", "confluent")
+    found = made["components"]["messages"]
+    for name, kind in (("avro", "application/avro"), ("protobuf", "application/protobuf")):
+        message = found[f"reading.mills.{name}"]
+        assert message["contentType"] == kind
+        assert message["bindings"]["kafka"]["schemaIdLocation"] == "payload"
+    assert "content-type" not in found["reading.mills.avro"]["headers"]["required"]
+    assert "content-type" in found["reading.mills.json"]["headers"]["required"]
