@@ -13,6 +13,10 @@ class Unavailable(TocsinError):
     """An external system does not answer: broker, lake, registry or cluster."""
 
 
+class Undecoded(Unavailable):
+    """Records have been read, but something that decoding them needs does not answer: a schema registry."""
+
+
 class Refused(TocsinError):
     """An external system refuses a request, and will until a person changes a right, a setting or a version."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
-from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable, Undecoded
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.records import Headers, Readable, Records
@@ -152,13 +152,19 @@ class Codec:
         Returns:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
             rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
+
+        Raises:
+            Undecoded: something that a format needs does not answer. No record has been decoded.
         """
         records = records if isinstance(records, Records) else Records.of(records)
         out = DecodedPoll()
         if self._frames:
             self._frames.read(records, out)
         else:
-            self._read(records, out)
+            try:
+                self._read(records, out)
+            except Unavailable as reason:
+                raise Undecoded(str(reason)) from reason
         if self._envelope:
             self._envelope.add(records, out)
         stamps = records.timestamps

@@ -167,6 +167,8 @@ class SchemaRegistry:
                         "schema_registry.ssl_cafile"
                     ) from None
                 reason = str(cause) or type(cause).__name__
+                if isinstance(cause, TimeoutError):  # whoever waits for the records should know it soon
+                    break
             else:
                 return self._parsed(content)
             if pause is None:

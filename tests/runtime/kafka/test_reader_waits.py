@@ -10,11 +10,11 @@ import pytest
 from kafka import TopicPartition
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
-from tocsin.pipelines.runtime.declare.errors import Refused, TocsinError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import Refused, TocsinError, Unavailable, Undecoded
 from tocsin.pipelines.runtime.declare.records import Record
 from tocsin.pipelines.runtime.engine.patient_source import PatientSource
 from tocsin.pipelines.runtime.formats.codec import Codec
-from tocsin.pipelines.runtime.kafka.reader import Reader
+from tocsin.pipelines.runtime.kafka.reader import Poll, Reader
 
 SCHEMA = pa.schema([pa.field("unit", pa.int64(), nullable=False)])
 PLACE = TopicPartition("plant", 0)
@@ -60,6 +60,22 @@ class Dependent(Codec):
         return super().decode(records)
 
 
+class Late:
+    """A source whose next polls are these."""
+
+    def __init__(self, *polls: Poll | Exception | None) -> None:
+        self._polls = iter(polls)
+
+    def poll(self, timeout_ms: int) -> Poll | None:
+        polled = next(self._polls)
+        if isinstance(polled, Exception):
+            raise polled
+        return polled
+
+    def seek(self, positions: Any) -> None:
+        pass
+
+
 @pytest.fixture
 def codec() -> Dependent:
     return Dependent(topic="plant", schema=SCHEMA)
@@ -97,6 +113,27 @@ def test_a_shard_waits_and_says_for_what(reader: Reader, codec: Dependent) -> No
     codec.trouble = None
     assert _units([source.poll(1) for _ in range(4)]) == [*range(7)]
     assert source.why == ""
+
+
+def test_records_that_wait_to_be_decoded_are_known_until_they_come(codec: Dependent) -> None:
+    """While the reader tries again, polls return nothing."""
+    some = Poll(codec.decode([])[0], (), {0: 3}, {0: 0})
+    source: Any = PatientSource(
+        Late(Undecoded("a"), None, Unavailable("b"), None, some, Unavailable("c"), None), "plant/0"
+    )  # type: ignore[arg-type]
+    found = list[tuple[bool, str]]()
+    for _ in range(7):
+        source.poll(0)
+        found.append((source.undecoded, source.why))
+    waits, again = (True, "Undecoded: a"), (True, "Unavailable: b")
+    assert found == [waits, waits, again, again, (False, ""), (False, "Unavailable: c"), (False, "")]
+
+
+def test_after_a_seek_other_records_come(codec: Dependent) -> None:
+    source: Any = PatientSource(Late(Undecoded("a")), "plant/0")  # type: ignore[arg-type]
+    source.poll(0)
+    source.seek({0: 9})
+    assert not source.undecoded
 
 
 def test_a_login_that_is_refused_is_no_outage(reader: Reader, codec: Dependent) -> None:
