@@ -279,7 +279,8 @@ class PipelineSettings(Section):
             for history that is more than 27 years old.
         overload: "block" to skip nothing, or "latest" to skip readings older than `max_lag`.
         max_lag: the age, by Kafka's timestamp, from which readings are skipped; used only with `overload` "latest".
-        content_type: the media type of messages that have no header `content-type`, such as "application/avro".
+        content_type: the media type of messages that have no header `content-type`, such as "application/avro". A change takes
+            effect when the pipeline is stopped and started.
         device: "auto" uses a GPU if there is one.
         max_workers: the most workers; by default as many as `workers`.
         start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
