@@ -57,6 +57,7 @@ def test_one_pipeline_from_the_settings_alone(tmp_path: Path, monkeypatch: pytes
     assert done.exit_code == 0, done.exception
     made = yaml.safe_load((tmp_path / "contracts" / "asyncapi.yaml").read_text())
     assert [*made["channels"]] == ["in", "alerts.job", "in.dlq"]
+    assert done.stdout.split() == ["contracts/asyncapi.yaml", "contracts/schemas/in.schema.json"]
     assert {file.name for file in tmp_path.iterdir()} == {"tocsin.toml", "contracts"}
 
 

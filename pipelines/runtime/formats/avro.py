@@ -210,7 +210,7 @@ def _check_finite(id: int, node: Node, named: Mapping[str, Node], inside: tuple[
     elif isinstance(node, dict):
         if (kind := _kind(node)) == "record":
             if (name := node["name"]) in inside:
-                raise RejectedError("SchemaMismatch", f"schema {id}: expected types that end, got {name} inside {name}")
+                raise RejectedError("SchemaMismatch", f"schema {id}: expected no type that contains itself, got {name}")
             if name in checked:
                 return
             for field in node["fields"]:

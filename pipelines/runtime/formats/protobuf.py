@@ -35,11 +35,11 @@ TIMESTAMP, WRAPPERS = "google.protobuf.Timestamp", "google.protobuf.{}Value"
 WRAPPED = {WRAPPERS.format(n) for n in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String")}
 """Messages that hold one value, so that it may be absent."""
 MAX_INDEXES = 100
-"""Deepest nesting of the type that a message may name."""
+"""How deep the type of a message may be nested in others."""
 
 
 class Protobuf(RegistryFormat):
-    """One Protobuf message a value, with its schema's id and the place of its type in the schema.
+    """One Protobuf message a value, with its schema's id and the message indexes of its type.
 
     Fields are taken by the names in the `.proto` file, those of a nested message as `message.field`. Numbers fit number fields;
     strings and enums, by their names, fit strings; `google.protobuf.Timestamp`, and what JSON accepts, fit times; the wrappers
@@ -79,26 +79,26 @@ class FileDecoder:
         self._decoders = dict[tuple[int, ...], MessageDecoder | RejectedError]()
 
     def __call__(self, body: bytes) -> Mapping[str, Any]:
-        """The row of a message, which begins with the place of its type."""
-        place, start = _place(body)
-        if (found := self._decoders.get(place)) is None:
+        """The row of a message, which begins with its message indexes."""
+        indexes, start = _message_indexes(body)
+        if (found := self._decoders.get(indexes)) is None:
             try:
-                found = MessageDecoder(self._id, self._descriptor(place), self._expected)
+                found = MessageDecoder(self._id, self._descriptor(indexes), self._expected)
             except RejectedError as reason:
                 found = reason.alone()
-            self._decoders[place] = found
+            self._decoders[indexes] = found
         if isinstance(found, RejectedError):
             raise RejectedError(found.error, found.message)
         return found(body[start:])
 
-    def _descriptor(self, place: Sequence[int]) -> Descriptor:
-        """The type at a place: the index of a message in the file, then of one inside it, and so on."""
+    def _descriptor(self, indexes: Sequence[int]) -> Descriptor:
+        """The type at message indexes: that of a message in the file, then that of one inside it, and so on."""
         kinds: Sequence[DescriptorProto] = self._file.message_type
         name = self._file.package
-        for index in place:
+        for index in indexes:
             if not 0 <= index < len(kinds):
-                where = f"schema {self._id}: expected a message's place in the schema"
-                raise RejectedError("SchemaMismatch", f"{where}, got {list(place)}")
+                where = f"schema {self._id}: expected message indexes of a type in it"
+                raise RejectedError("SchemaMismatch", f"{where}, got {list(indexes)}")
             name = f"{name}.{kinds[index].name}" if name else kinds[index].name
             kinds = [kind for kind in kinds[index].nested_type if not kind.options.map_entry]
         return self._pool.FindMessageTypeByName(name)
@@ -204,11 +204,11 @@ def _described(found: FieldDescriptor) -> str:
     return f"repeated {name}" if found.is_repeated else name
 
 
-def _place(body: bytes) -> tuple[tuple[int, ...], int]:
-    """The place of a message's type, and where the message begins. A single 0 stands for the first type."""
+def _message_indexes(body: bytes) -> tuple[tuple[int, ...], int]:
+    """The message indexes, and where the message begins. A count of 0 stands for the first type."""
     count, at = _varint(body, 0)
     if not 0 <= count <= MAX_INDEXES:
-        raise RejectedError("Malformed", f"expected the place of a type, got {count} indexes")
+        raise RejectedError("Malformed", f"expected 0 to {MAX_INDEXES} message indexes, got {count}")
     indexes = list[int]()
     for _ in range(count):
         index, at = _varint(body, at)
@@ -224,7 +224,7 @@ def _varint(body: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if body[at - 1] < 0x80:
             return number >> 1 ^ -(number & 1), at
-    raise RejectedError("Malformed", "expected the place of a type after the schema's id, got bytes that end inside it")
+    raise RejectedError("Malformed", "expected message indexes after the schema's id, got bytes that end inside them")
 
 
 def _add(pool: DescriptorPool, schema: RegisteredSchema, name: str, id: int) -> FileDescriptorProto:

@@ -99,7 +99,7 @@ class SchemaRegistry:
             RejectedError: the registry has no such schema.
             Unavailable: the registry does not answer.
             Refused: it refuses the login, or the address is not a registry's.
-            ConfigError: the certificates to trust are none.
+            ConfigError: the certificates to trust are not PEM.
         """
         form = "?format=serialized" if serialized else ""
         if found := self._schemas.get((id, form)):
@@ -204,12 +204,12 @@ class SchemaRegistry:
         raise Refused(self._unlike(status)) from None
 
     def _parsed(self, content: bytes) -> Any:
+        if len(content) > MAX_BYTES:
+            raise Refused(self._unlike(f"more than {MAX_BYTES} bytes"))
         try:
-            if len(content) <= MAX_BYTES:
-                return orjson.loads(content)
+            return orjson.loads(content)
         except orjson.JSONDecodeError:
-            pass
-        raise Refused(self._unlike(f"{len(content)} bytes that are no short JSON"))
+            raise Refused(self._unlike(f"{len(content)} bytes that are not JSON")) from None
 
     def _unlike(self, got: str) -> str:
         return f"schema registry {self._url}: expected a registry's answer, got {got}; correct schema_registry.url"

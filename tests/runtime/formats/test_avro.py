@@ -326,7 +326,7 @@ def test_types_may_be_in_schemas_that_the_schema_refers_to(served: Registry) -> 
         ),
         (
             {"type": "record", "name": "R", "fields": [{"name": "v", "type": ["null", "R"]}]},
-            "expected types that end, got R",
+            "expected no type that contains itself, got R",
         ),
         (field({"type": "array", "items": "null"}), "expected arrays whose items take bytes"),
     ],

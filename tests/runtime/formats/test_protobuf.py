@@ -26,7 +26,7 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 PROTOBUF = [("content-type", b"application/protobuf")]
 TIME = pa.timestamp("us", "UTC")
 FIRST = b"\0"
-"""The place of a file's first message."""
+"""The message indexes of a file's first type."""
 SCALARS = (
     *("double", "float", "int32", "int64", "uint32", "uint64", "sint32", "sint64"),
     *("fixed32", "fixed64", "sfixed32", "sfixed64", "bool", "string", "bytes"),
@@ -221,7 +221,7 @@ def _several() -> FileDescriptorProto:
 
 
 @pytest.mark.parametrize(
-    ("place", "name"),
+    ("indexes", "name"),
     [
         (b"\0", "plant.Reading"),
         (b"\x02\0", "plant.Reading"),
@@ -230,31 +230,31 @@ def _several() -> FileDescriptorProto:
     ],
     ids=["first, in short", "first", "inside the second", "deeper"],
 )
-def test_a_message_names_the_place_of_its_type(served: Registry, place: bytes, name: str) -> None:
+def test_message_indexes_name_the_type(served: Registry, indexes: bytes, name: str) -> None:
     """The indexes are in ZigZag encoding; a map's entries are not counted."""
     file = _several()
-    body = place + classes(file)(name)(v=7).SerializeToString()
+    body = indexes + classes(file)(name)(v=7).SerializeToString()
     rows, letters = read(served, [framed(add(served, file), body)], pa.schema([("v", pa.int64())]))
     assert (rows, letters) == ([{"v": 7}], [])
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "said"),
+    ("indexes", "error", "said"),
     [
-        (b"", "Malformed", "expected the place of a type after the schema's id, got bytes that end inside it"),
-        (b"\x02", "Malformed", "expected the place of a type after the schema's id, got bytes that end inside it"),
-        (b"\xff" * 10, "Malformed", "expected the place of a type after the schema's id, got bytes that end inside it"),
-        (b"\x01", "Malformed", "expected the place of a type, got -1 indexes"),
-        (b"\xfe\x7f", "Malformed", "expected the place of a type, got 8191 indexes"),
-        (b"\x02\x08", "SchemaMismatch", "expected a message's place in the schema, got [4]"),
-        (b"\x02\x01", "SchemaMismatch", "expected a message's place in the schema, got [-1]"),
-        (b"\x04\x02\x02", "SchemaMismatch", "expected a message's place in the schema, got [1, 1]"),
+        (b"", "Malformed", "expected message indexes after the schema's id, got bytes that end inside them"),
+        (b"\x02", "Malformed", "expected message indexes after the schema's id, got bytes that end inside them"),
+        (b"\xff" * 10, "Malformed", "expected message indexes after the schema's id, got bytes that end inside them"),
+        (b"\x01", "Malformed", "expected 0 to 100 message indexes, got -1"),
+        (b"\xfe\x7f", "Malformed", "expected 0 to 100 message indexes, got 8191"),
+        (b"\x02\x08", "SchemaMismatch", "expected message indexes of a type in it, got [4]"),
+        (b"\x02\x01", "SchemaMismatch", "expected message indexes of a type in it, got [-1]"),
+        (b"\x04\x02\x02", "SchemaMismatch", "expected message indexes of a type in it, got [1, 1]"),
     ],
     ids=str,
 )
-def test_a_place_that_is_none_is_a_dead_letter(served: Registry, place: bytes, error: str, said: str) -> None:
+def test_message_indexes_of_no_type_are_a_dead_letter(served: Registry, indexes: bytes, error: str, said: str) -> None:
     id = add(served, _several())
-    _, (letter,) = read(served, [framed(id, place)], pa.schema([("v", pa.int64())]))
+    _, (letter,) = read(served, [framed(id, indexes)], pa.schema([("v", pa.int64())]))
     assert (letter.error, letter.message.removeprefix(f"schema {id}: ")) == (error, said)
 
 

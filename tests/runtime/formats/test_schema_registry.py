@@ -107,7 +107,7 @@ def test_a_login_that_is_refused_is_no_outage(served: Registry, status: int) -> 
     ("status", "body", "said"),
     [
         *((status, None, f"HTTP {status}") for status in (302, 400, 404, 405, 501)),
-        (200, b"<html>hello</html>", "18 bytes that are no short JSON"),
+        (200, b"<html>hello</html>", "18 bytes that are not JSON"),
         (200, b"[1]", "an answer without a schema"),
         (200, b'{"schema": 7}', "an answer without a schema"),
     ],
@@ -136,7 +136,7 @@ def test_no_error_tells_a_secret(served: Registry, options: dict[str, str]) -> N
         assert "geheim" not in str(said.value) and b64encode(b"ada:geheim").decode() not in str(said.value)
 
 
-def test_certificates_that_are_none_are_an_error_in_the_settings(served: Registry) -> None:
+def test_certificates_that_are_not_pem_are_an_error_in_the_settings(served: Registry) -> None:
     with pytest.raises(ConfigError, match=r"schema_registry\.ssl_cafile: expected certificates in PEM, got"):
         _client(served, certificates="no PEM").schema(1)
 
