@@ -12,6 +12,7 @@ from tocsin.pipelines.cli import (
     backfill,
     check,
     compact,
+    contracts,
     demo,
     dlq,
     evaluate,
@@ -64,7 +65,7 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
     orders.silence, alerts.alerts, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
-    backfill.backfill, frames.frames,
+    backfill.backfill, frames.frames, contracts.contracts,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

@@ -21,6 +21,9 @@ TYPE = "io.tocsin.alert."
 """Prefix of the CloudEvents type; the transition follows."""
 SOURCE = "/tocsin/"
 """Prefix of the CloudEvents source; the pipeline's name follows."""
+CONTENT_TYPE = "application/json"
+EVIDENCE_LINEAGE = ("topic", "partition", "offset", "row", "model_version")
+"""Columns of the lineage that every alert's data has."""
 TEXT_LIMIT = 1000
 """Most characters of a text, or of binary in base64, in an alert's evidence. The table holds the whole value."""
 
@@ -54,7 +57,7 @@ class Alert:
             "ce_type": TYPE + self.transition,
             "ce_subject": self.key,
             "ce_time": self.time.isoformat(),
-            "content-type": "application/json",
+            "content-type": CONTENT_TYPE,
         }
         return [(name, value.encode()) for name, value in attributes.items()]
 
@@ -104,7 +107,7 @@ def _alert(pipeline: Pipeline, transition: Transition, row: dict[str, Any], gene
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
     topic = [generation] if generation else []
     identity = orjson.dumps([pipeline.name, *topic, *origin, rule.name, transition.transition])
-    lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
+    lineage = {name: row[name] for name in EVIDENCE_LINEAGE}
     values = {n: row[n] for n in (rule.data or pipeline.results.names)}
     evidence = {name: _json_value(value) for name, value in values.items()}
     return Alert(
