@@ -221,7 +221,7 @@ def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyP
         (
             "TOCSIN_KAFA__CLIENT_ID",
             "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_LOGS__*, "
-            "TOCSIN_HEALTH__*, TOCSIN_PIPELINES__*, TOCSIN_SINKS__*, got another name; rename it",
+            "TOCSIN_HEALTH__*, TOCSIN_SCHEMA_REGISTRY__*, TOCSIN_PIPELINES__*, TOCSIN_SINKS__*, got another name; rename it",
         ),
     ],
 )
