@@ -78,6 +78,7 @@ def backfill(
             Span(moment(since), moment(until), warmup_ms),
             into,
             overwrite=overwrite,
+            formats=settings.format_options(),
             on_alert=write_alert,
             progress=lambda read, total: bar.update(task, completed=read, total=total),
         )

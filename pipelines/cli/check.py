@@ -34,7 +34,8 @@ def check(
 ) -> None:
     """Check everything that a pipeline needs before it is started. Each check prints one line, and what to do if it fails.
 
-    Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, Ray, clocks.
+    Settings, Kafka (login, compression, topics, rights, transactions), lake, snapshots, journal, model and registry, schema
+    registry, Ray, clocks.
 
     Nothing is changed: the command creates no topic, leaves no file and disturbs no running shard.
 
@@ -71,6 +72,8 @@ def _check_all(checkup: Preflight, settings: Settings, names: list[str]) -> None
         checkup.run("lake", folder.writable)
         checkup.run("space", folder.space, "lake")
         checkup.run("registry", partial(_registry, settings, needed))
+        if settings.schema_registry.url:
+            checkup.run("schema registry", partial(_schema_registry, settings))
         checkup.run("ray", ray.reach)
         with tempfile.TemporaryDirectory(prefix="tocsin-check-") as scratch:
             tempfile.tempdir = scratch  # models are downloaded into it, and nobody else would delete them
@@ -165,11 +168,13 @@ class _Trial:
         return f"{requested}: {name}/{version}, SHA-256 {self.ref.sha256[:12]}"
 
     def build(self) -> str:
-        """Build the pipeline and run one empty step, to check that stages, rules and results fit each other."""
+        """Build the pipeline and its codec, and run one empty step, to check that stages, rules and results fit each other."""
         from tocsin.pipelines.cli.deployment import built
         from tocsin.pipelines.runtime.engine.machine import Machine, empty
+        from tocsin.pipelines.runtime.formats.codec import Codec
 
         plan, pipeline = built(self._settings, self._name, self.ref, self._scratch)
+        Codec.of(pipeline, self._settings.format_options())
         Machine(pipeline).step(empty(pipeline.schema), 0)
         self.pipeline = pipeline
         return f"{plan.factory}: {len(pipeline.stages)} stages, {len(pipeline.rules)} rules, key {pipeline.key}"
@@ -234,6 +239,17 @@ def _registry(settings: Settings, needed: bool) -> str:
             raise
         raise Concern(f"{reason} No pipeline loads its model from it, so streams are not affected") from reason
     return without_password(uri)
+
+
+def _schema_registry(settings: Settings) -> str:
+    """Check that the schema registry answers and that this machine can decode what it describes."""
+    from tocsin.pipelines.runtime.formats.avro import Avro
+    from tocsin.pipelines.runtime.formats.protobuf import Protobuf
+    from tocsin.pipelines.runtime.formats.schema_registry import SchemaRegistry
+
+    for kind in (Avro, Protobuf):
+        kind.require()
+    return SchemaRegistry(**settings.schema_registry.client_options()).check()
 
 
 def _printer() -> Callable[[Finding], None]:

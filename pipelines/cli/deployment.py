@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +79,31 @@ def built(settings: Settings, name: str, model: ModelRef | None, lake: Lake) -> 
     return plan, declared(plan, lake)
 
 
+@contextmanager
+def scratch_lake() -> Iterator[Lake]:
+    """A lake that is deleted at the end, with everything that the registry's client downloads meanwhile."""
+    from tocsin.pipelines.runtime.lake.storage import Lake
+
+    with tempfile.TemporaryDirectory(prefix="tocsin-scratch-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield Lake(folder)
+        finally:
+            tempfile.tempdir = None
+
+
+def drafted(settings: Settings, name: str, scratch: Lake) -> Pipeline:
+    """Make a pipeline as a start would, but in a scratch lake, so that nothing is written to the real one.
+
+    Raises:
+        ConfigError, ModelError: something that the settings name does not exist or does not fit.
+    """
+    check_known(settings, name)
+    section = settings.pipeline(name)
+    _, pipeline = built(settings, name, _model(settings, section.model, scratch) if section.model else None, scratch)
+    return pipeline
+
+
 def desired_deployment(settings: Settings, name: str) -> Deployment:
     """The deployment that the settings describe, with its model copied into the lake. Builds no pipeline and does not ask Kafka.
 
@@ -106,6 +134,7 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
         compact=(settings.lake.compact, settings.lake.vacuum),
         health=(settings.health.host, settings.health.port),
         sinks=settings.sinks_of(name),
+        formats=settings.format_options(),
         follows=section.model if section.model and "@" in section.model else "",
     )
 

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.options import Duration, Size
 from tocsin.pipelines.runtime.lake.object_store import object_store
@@ -47,6 +48,13 @@ def _lake(path: str) -> str:
 
 def _absolute_sqlite(uri: str) -> str:
     return re.sub(r"^sqlite:///(?!/)(.+)", lambda m: f"sqlite:///{Path(m[1]).absolute()}", uri)
+
+
+def _registry_url(url: str) -> str:
+    if url and not re.fullmatch(r"https?://[^\s@?#]+", url):
+        expected = "an address such as https://registry:8081, without a user and a password"
+        raise PydanticCustomError("url", "Input should be {expected}", {"expected": expected})
+    return url
 
 
 def _content(path: Any) -> str:
@@ -212,6 +220,44 @@ class HealthSettings(Section):
     port: Port = 0
 
 
+class SchemaRegistrySettings(Section):
+    """`[schema_registry]`: the registry that has the schemas of Avro and Protobuf messages, with Confluent's interface.
+
+    Args:
+        url: the registry's address; "": none, and no such message is read.
+        username: the user, if the registry asks for a password.
+        password: the user's password.
+        password_file: a file with `password`, such as a mounted secret.
+        token: a bearer token, instead of a user and a password.
+        token_file: a file with `token`.
+        ssl_cafile: a file with the certificates to trust, in PEM; without it, those of the system.
+        timeout: how long a request may take.
+    """
+
+    url: Annotated[str, AfterValidator(_registry_url)] = ""
+    username: str = ""
+    password: SecretStr | None = None
+    password_file: SecretFile | None = None
+    token: SecretStr | None = None
+    token_file: SecretFile | None = None
+    ssl_cafile: SecretFile | None = None
+    timeout: Duration = "5s"
+
+    def client_options(self) -> dict[str, Any]:
+        """The options of `SchemaRegistry`, secrets in clear text. A secret set directly wins over one in a file."""
+        secrets = {
+            "password": self.password or self.password_file,
+            "token": self.token or self.token_file,
+            "certificates": self.ssl_cafile,
+        }
+        return {
+            "url": self.url,
+            "username": self.username,
+            **{name: secret.get_secret_value() for name, secret in secrets.items() if secret},
+            "timeout_s": milliseconds(self.timeout) / 1000,
+        }
+
+
 class PipelineSettings(Section):
     """`[pipelines.<name>]`: how a pipeline is run. Any other setting is an option of the pipeline itself.
 
@@ -233,6 +279,8 @@ class PipelineSettings(Section):
             for history that is more than 27 years old.
         overload: "block" to skip nothing, or "latest" to skip readings older than `max_lag`.
         max_lag: the age, by Kafka's timestamp, from which readings are skipped; used only with `overload` "latest".
+        content_type: the media type of messages that have no header `content-type`, such as "application/avro". A change takes
+            effect when the pipeline is stopped and started.
         device: "auto" uses a GPU if there is one.
         max_workers: the most workers; by default as many as `workers`.
         start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
@@ -262,6 +310,7 @@ class PipelineSettings(Section):
     max_age: Duration | None = None
     overload: Literal["block", "latest"] | None = None
     max_lag: Duration | None = None
+    content_type: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tocsin.pipelines.runtime.sections import (
     MlflowSettings,
     PipelineSettings,
     RaySettings,
+    SchemaRegistrySettings,
     SinkSettings,
     client_config,
     section_name,
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     ray: RaySettings = Field(default_factory=RaySettings)
     logs: LogSettings = Field(default_factory=LogSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
+    schema_registry: SchemaRegistrySettings = Field(default_factory=SchemaRegistrySettings)
     pipelines: dict[Annotated[str, AfterValidator(section_name)], PipelineSettings] = {}
     sinks: dict[Annotated[str, AfterValidator(section_name)], SinkSettings] = {}
 
@@ -109,6 +111,10 @@ class Settings(BaseSettings):
                 )
             found.append(SinkConfig(name, self.sinks[name].sink, self.sinks[name].options))
         return found
+
+    def format_options(self) -> dict[str, dict[str, Any]]:
+        """The options of message formats by the section that holds them, secrets in clear text. Only sections that are set."""
+        return {"schema_registry": self.schema_registry.client_options()} if self.schema_registry.url else {}
 
     def pipeline(self, name: str) -> PipelineSettings:
         """A pipeline's settings with defaults filled in. A pipeline without a section has only defaults."""
@@ -199,6 +205,7 @@ def _shown(loc: tuple[str, ...], value: Any) -> str:
         loc[:2] == ("lake", "options")
         or (loc[0] == "sinks" and loc[-1] != "sink")
         or "password" in loc[-1]
+        or "token" in loc[-1]
         or loc[-1] in ("proxy_url", "socks5_proxy")
     )
     if loc[-1].endswith("_file") or (isinstance(value, str | int | float) and not secret):

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import orjson
-import polars as pl
 import psutil
 from deltalake import DeltaTable
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
+from pyarrow.fs import FileSelector
 
 from tests.crash.load import Load, Message
 from tests.crash.oracle import Outcome, judge
@@ -38,6 +38,7 @@ from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.corruption import with_checked_batches
 from tocsin.pipelines.runtime.kafka.topics import JOURNAL, provision
+from tocsin.pipelines.runtime.lake.delta import delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import shard_count
 
@@ -148,6 +149,7 @@ class Job:
         shards: partitions of its journal. A process of `start` runs one shard.
         factory: creates its pipeline.
         name: name of its pipeline; by default a new one.
+        lake: its lake; by default a folder of its own.
         options: options of the job.
     """
 
@@ -160,13 +162,14 @@ class Job:
         shards: int = 1,
         factory: str = "tests.crash.job:pipeline",
         name: str = "",
+        lake: Lake | None = None,
         **options: Any,
     ) -> None:
         self.kafka = {"bootstrap_servers": bootstrap}
         self.shards_kafka = self.kafka | CLIENT
         self.name = name or f"job-{uuid.uuid4().hex[:8]}"
         self.topic = f"in.{self.name}"
-        self.lake = Lake(str(folder / self.name))
+        self.lake = lake or Lake(str(folder / self.name))
         self.workers: list[Worker] = []
         self._newest, self._table = "", cast("DeltaTable | None", None)
         self._folder, self.partitions, self._shards = folder / f"{self.name}.workers", partitions, shards
@@ -280,11 +283,14 @@ class Job:
 
     def stored(self, what: str) -> int:
         """Return a transaction version from the Delta log: of `0#epoch`, `0#checkpoint` or `<topic>/<partition>`."""
-        log = Path(self.lake.place(self.name, "_delta_log"))
-        if (newest := max((file.name for file in log.glob("*.json")), default="")) != self._newest:
+        if (newest := self._newest_commit()) != self._newest:
             self._newest = newest  # reload the table only if it has changed: `until` asks repeatedly
-            self._table = DeltaTable(self.lake.uri(self.name)) if newest else None
+            self._table = delta_table(self.lake, self.name)
         return self._table.transaction_version(f"{self.name}/{what}") or 0 if self._table else 0
+
+    def _newest_commit(self) -> str:
+        log = self.lake.files.get_file_info(FileSelector(f"{self.name}/_delta_log", allow_not_found=True))
+        return max((info.base_name for info in log if info.extension == "json"), default="")
 
     def drain(self, worker: Worker, restart: Callable[[], Worker] | None = None) -> Worker:
         """Wait until all that was sent is in the table. `restart` replaces a process that ends. Returns the last process."""
@@ -344,9 +350,9 @@ class Job:
     def found(self) -> Outcome:
         """Return the outcome: the rows in the table, and the alerts and dead letters of a `read_committed` subscriber."""
         out = Outcome()
-        table = pl.scan_delta(self.lake.uri(self.name))
         columns = ("partition", "offset", "row", "unit", "cycle", "score", "loads")
-        for partition, offset, row, unit, cycle, score, loads in table.select(columns).collect().iter_rows():
+        rows = self.lake.scan(self.name).select(columns).collect().iter_rows()
+        for partition, offset, row, unit, cycle, score, loads in rows:
             identity = (partition, offset, row, unit)
             out.rows[identity, cycle] += 1
             if cycle is not None:

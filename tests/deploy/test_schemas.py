@@ -99,6 +99,8 @@ def test_kubernetes_accepts_the_pods(kubernetes: Any, name: str) -> None:
 
 @pytest.mark.parametrize("key", CUSTOM, ids="/".join)
 def test_kuberay_and_prometheus_accept_their_objects(crds: dict[str, dict[str, Any]], key: tuple[str, str]) -> None:
+    if key[0] not in crds:
+        pytest.skip(f"needs the definition of {key[0]} in TOCSIN_CRDS")
     schema = schema_of(crds[key[0]], CUSTOM[key])
     assert problems(schema, CUSTOM[key]) == []
     assert problems(schema, {**CUSTOM[key], "spec": {**CUSTOM[key]["spec"], "clusterSelectr": {}}})

@@ -17,9 +17,12 @@ from tests.support.tour import Tour, blocks
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import create_topic
+from tocsin.pipelines.runtime.settings import Settings
 
 PAGES = ROOT / "docs" / "extend"
-FORMAT, SINK, STORE = (PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store"))
+FORMAT, SINK, STORE, CONTRACTS = (
+    PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store", "contracts")
+)
 
 
 class Desk:
@@ -64,6 +67,27 @@ def test_a_message_format_prints_what_the_page_says(tmp_path: Path) -> None:
     tour.write(FORMAT)
     promised = next(text for kind, text in blocks(FORMAT) if kind == "text")
     assert tour("python try_mills.py") == promised
+
+
+def test_contracts_are_written_and_check_readings_as_the_page_says(tmp_path: Path) -> None:
+    tour = Tour(tmp_path, "")
+    for page in (FORMAT, CONTRACTS):
+        tour.write(page)
+    commands = [text.strip() for kind, text in blocks(CONTRACTS) if kind == "sh"]
+    promised = [text for kind, text in blocks(CONTRACTS) if kind == "text"]
+    assert [tour(command) for command in commands] == promised
+
+
+def test_the_settings_of_a_schema_registry_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ((kind, text),) = blocks(PAGES / "schema-registry.md")
+    (tmp_path / "tocsin.toml").write_text(text)
+    (tmp_path / "registry.password").write_text("secret\n")
+    settings = Settings.load()
+    assert kind == "toml"
+    options = settings.format_options()["schema_registry"]
+    assert (options["url"], options["username"], options["password"]) == ("https://registry:8081", "tocsin", "secret")
+    assert settings.pipeline("mills").options["content_type"] == "application/avro"
 
 
 @pytest.fixture

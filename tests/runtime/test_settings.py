@@ -221,7 +221,7 @@ def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyP
         (
             "TOCSIN_KAFA__CLIENT_ID",
             "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_LOGS__*, "
-            "TOCSIN_HEALTH__*, TOCSIN_PIPELINES__*, TOCSIN_SINKS__*, got another name; rename it",
+            "TOCSIN_HEALTH__*, TOCSIN_SCHEMA_REGISTRY__*, TOCSIN_PIPELINES__*, TOCSIN_SINKS__*, got another name; rename it",
         ),
     ],
 )
@@ -264,3 +264,61 @@ def test_a_file_that_is_missing_or_no_toml_is_one_line(toml: Write, tmp_path: Pa
         f"settings in {path.name}: expected a TOML file, got: Invalid value (at end of document); "
         "correct it or name another file"
     )
+
+
+def test_the_schema_registry_has_an_address_a_login_and_certificates(
+    toml: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.load().format_options() == {}
+    (tmp_path / "token").write_text("hush-token\n")
+    (tmp_path / "ca.pem").write_text("hush-PEM\n")
+    toml("""
+        [schema_registry]
+        url = "https://registry:8081"
+        username = "ada"
+        token_file = "token"
+        ssl_cafile = "ca.pem"
+        timeout = "2s"
+    """)
+    monkeypatch.setenv("TOCSIN_SCHEMA_REGISTRY__PASSWORD", "hush-password")
+    settings = Settings.load()
+    assert settings.format_options() == {
+        "schema_registry": {
+            "url": "https://registry:8081",
+            "username": "ada",
+            "password": "hush-password",
+            "token": "hush-token",
+            "certificates": "hush-PEM",
+            "timeout_s": 2.0,
+        }
+    }
+    assert "hush" not in repr(settings) + str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        (
+            "schema_registry.url",
+            "registry:8081",
+            "an address such as https://registry:8081, without a user and a password",
+        ),
+        (
+            "schema_registry.url",
+            "https://ada:hush@registry",
+            "without a user and a password, got 'https://ada:***@registry'",
+        ),
+        ("schema_registry.token", 12345, "expected a valid string, got a value of type int"),
+        ("schema_registry.password_file", "/no/such", "expected a file that can be read, got '/no/such'"),
+        ("schema_registry.timeout", "soon", "a duration such as 20ms"),
+    ],
+)
+def test_a_wrong_setting_of_the_schema_registry_is_one_line_without_secrets(flag: str, value: Any, said: str) -> None:
+    line = wrong(flag, value)
+    assert said in line and "hush" not in line and "12345" not in line
+
+
+def test_the_content_type_of_messages_without_one_is_a_setting_of_every_pipeline() -> None:
+    assert Settings.load(overrides={"pipelines.x.content_type": "application/avro"}).pipeline("x").options == {
+        "content_type": "application/avro"
+    }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.step_buffer import StepInput
 from tocsin.pipelines.runtime.engine.stepper import LogSteps, StepClock, by_partition
-from tocsin.pipelines.runtime.formats.codec import Codec
+from tocsin.pipelines.runtime.formats.codec import Codec, FormatOptions
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.reader import Reader
 from tocsin.pipelines.runtime.lake.delta import PARTITION, delta_table
@@ -81,6 +82,7 @@ def backfill(
     into: str,
     *,
     overwrite: bool = False,
+    formats: FormatOptions = MappingProxyType({}),
     on_alert: Callable[[Alert], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> BackfillReport:
@@ -93,6 +95,7 @@ def backfill(
 
     Args:
         into: the table's name.
+        formats: options of message formats, see `Codec`.
         on_alert: called with each alert that would have been published.
         progress: called with the number of records read so far and with their total, both including the warm-up.
 
@@ -109,7 +112,7 @@ def backfill(
         raise ConfigError(
             f"topic {pipeline.topic}: expected it to exist, got none; set the topic that the pipeline reads"
         )
-    codec = Codec.of(pipeline)
+    codec = Codec.of(pipeline, formats)
     with closing(Reader(kafka, pipeline.topic, partitions, codec, pipeline.batch.rows)) as reader:
         run = _Backfill(pipeline, reader, span, ResultsTable(lake, replace(pipeline, name=into, into=""), 0), on_alert)
         try:

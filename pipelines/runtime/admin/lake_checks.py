@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class LakeFolder:
                 "there, or set lake.path and lake.options"
             ) from reason
         try:
-            _round_trip(Lake(self._lake.place(probe), self._lake.options))
+            _round_trip(replace(self._lake, root=self._lake.place(probe)))
         finally:
             files.delete_dir(probe)
         return f"{root}: files can be created and deleted, rows written and read back"

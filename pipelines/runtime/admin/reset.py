@@ -50,7 +50,7 @@ def reset(configs: Sequence[ShardConfig], to: To) -> Reset:
         Fenced: another process has recovered a shard meanwhile; nothing has changed.
     """
     declared = configs[0].plan.build(configs[0].lake)
-    codec = Codec.of(declared)
+    codec = Codec.of(declared, configs[0].formats)
     partitions = [p for config in configs for p in config.partitions]
     with ExitStack() as stack:
         reader = stack.enter_context(

@@ -67,7 +67,7 @@ def _checkpoint(config: ShardConfig) -> int:
     torch.set_num_threads(1)  # as in a worker: a re-run has to give the same results
     torch.set_flush_denormal(True)
     p = config.plan.build(config.lake)
-    codec = Codec.of(p)
+    codec = Codec.of(p, config.formats)
     with closed_on_error(reader := Reader(config.kafka, p.topic, config.partitions, codec, p.batch.rows)):
         shard = Shard(config, reader)
         shard.close()

@@ -14,6 +14,7 @@ from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.extension import extension
+from tocsin.pipelines.runtime.declare.pipeline import TRANSITIONS
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.telemetry.logs import one_line
@@ -38,7 +39,7 @@ class AlertSink:
         ConfigError: an option is wrong.
     """
 
-    transitions: ClassVar[Collection[str]] = ("raised", "cleared")
+    transitions: ClassVar[Collection[str]] = TRANSITIONS
     """The transitions that the sink is sent. One that also wants what people do adds `acknowledged` and `silenced`."""
 
     def __init__(self, **options: Any) -> None:

@@ -35,6 +35,7 @@ class Deployment:
         compact: how often tables are compacted ("0s": never), and the age from which replaced files are deleted.
         health: host and port of the health endpoint; port 0: none.
         sinks: where alerts go besides their topic.
+        formats: options of message formats, by the section of the settings that holds them.
         stuck_s: a shard hangs if its step takes longer than this, or if its recovery makes no progress for longer. Its worker is
             then replaced.
     """
@@ -56,6 +57,7 @@ class Deployment:
     compact: tuple[str, str] = ("0s", "24h")
     health: tuple[str, int] = ("127.0.0.1", 0)
     sinks: Sequence[SinkConfig] = ()
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     stuck_s: float = 120.0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -68,7 +70,9 @@ class Deployment:
         """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own."""
         partitions = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         configs = [
-            ShardConfig(plan, self.lake, self.kafka, s, partitions[s], self.start, self.on_gap, self.shards)
+            ShardConfig(
+                plan, self.lake, self.kafka, s, partitions[s], self.start, self.on_gap, self.shards, self.formats
+            )
             for s in range(self.shards)
         ]
         if self.alerts_partitions:

@@ -149,7 +149,7 @@ class HostedShard:
         torch.set_flush_denormal(True)  # of this thread: saturated gates give denormals, which make an LSTM 2x slower
         try:
             pipeline = self.config.plan.build(self.config.lake)
-            codec = Codec.of(pipeline)
+            codec = Codec.of(pipeline, self.config.formats)
             source = record_source(self.config, pipeline, codec, self._process)
             with closed_on_error(source):
                 shard = self._recover(source)

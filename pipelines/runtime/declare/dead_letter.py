@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.records import Readable
 
 MESSAGE_LIMIT = 1000  # the most characters of a reason in a header
-_REASON = "__connect.errors."
-KEPT = "tocsin-dead-"
-_NULL = "tocsin-null-headers"
+REASON, KEPT = "__connect.errors.", "tocsin-dead-"
+"""Prefixes of a dead letter's own headers: of the reason, and of where the original is if it is too large for the letter."""
+TIMESTAMP, ROW, NULL_HEADERS = "tocsin-timestamp", "tocsin-row", "tocsin-null-headers"
 GAP, OVERLOAD, READ = "takeover", "overload", "read"
 GAPS = (GAP, OVERLOAD, READ)
 """Stages of letters without an original. Each stands for records that were never processed: lost before recovery, skipped to
@@ -93,21 +93,21 @@ class DeadLetter:
     @classmethod
     def read(cls, record: Readable) -> DeadLetter:
         """Parse a published dead letter. Its own headers come last, whatever names the original's headers have."""
-        own_starts = [i for i, (name, _) in enumerate(record.headers) if name == f"{_REASON}topic"]
+        own_starts = [i for i, (name, _) in enumerate(record.headers) if name == f"{REASON}topic"]
         cut = own_starts[-1] if own_starts else len(record.headers)
         own_headers = {name: value for name, value in record.headers[cut:] if value is not None}
         text = {name: value.decode("utf-8", "replace") for name, value in own_headers.items()}
-        null = {int(i) for i in text.get(_NULL, "").split(",") if i}
+        null = {int(i) for i in text.get(NULL_HEADERS, "").split(",") if i}
         headers = record.headers[:cut]
         return cls(
-            topic=text.get(f"{_REASON}topic", ""),
-            partition=int(text.get(f"{_REASON}partition", -1)),
-            offset=int(text.get(f"{_REASON}offset", -1)),
-            row=int(text["tocsin-row"]) if "tocsin-row" in text else None,
-            stage=text.get(f"{_REASON}stage", ""),
-            error=text.get(f"{_REASON}exception.class.name", ""),
-            message=text.get(f"{_REASON}exception.message", ""),
-            timestamp=int(text.get("tocsin-timestamp", -1)),
+            topic=text.get(f"{REASON}topic", ""),
+            partition=int(text.get(f"{REASON}partition", -1)),
+            offset=int(text.get(f"{REASON}offset", -1)),
+            row=int(text[ROW]) if ROW in text else None,
+            stage=text.get(f"{REASON}stage", ""),
+            error=text.get(f"{REASON}exception.class.name", ""),
+            message=text.get(f"{REASON}exception.message", ""),
+            timestamp=int(text.get(TIMESTAMP, -1)),
             key=record.key,
             value=record.value,
             headers=tuple((name, None if i in null else value) for i, (name, value) in enumerate(headers)),
@@ -135,17 +135,17 @@ class DeadLetter:
         Another header lists which of the original's headers are null, since the client does not write null headers.
         """
         reason: dict[str, str] = {
-            f"{_REASON}topic": self.topic,
-            f"{_REASON}partition": str(self.partition),
-            f"{_REASON}offset": str(self.offset),
-            f"{_REASON}stage": self.stage,
-            f"{_REASON}exception.class.name": self.error,
-            f"{_REASON}exception.message": self.message[:MESSAGE_LIMIT],
-            "tocsin-timestamp": str(self.timestamp),
+            f"{REASON}topic": self.topic,
+            f"{REASON}partition": str(self.partition),
+            f"{REASON}offset": str(self.offset),
+            f"{REASON}stage": self.stage,
+            f"{REASON}exception.class.name": self.error,
+            f"{REASON}exception.message": self.message[:MESSAGE_LIMIT],
+            TIMESTAMP: str(self.timestamp),
         }
         if self.row is not None:
-            reason["tocsin-row"] = str(self.row)
+            reason[ROW] = str(self.row)
         if null := [str(i) for i, (_, value) in enumerate(self.headers) if value is None]:
-            reason[_NULL] = ",".join(null)
+            reason[NULL_HEADERS] = ",".join(null)
         own_headers = [(name, text.encode("utf-8", "replace")) for name, text in reason.items()]
         return [*((name, value or b"") for name, value in self.headers), *own_headers, *self.kept]

@@ -13,6 +13,10 @@ class Unavailable(TocsinError):
     """An external system does not answer: broker, lake, registry or cluster."""
 
 
+class Undecoded(Unavailable):
+    """Records have been read, but something that decoding them needs does not answer: a schema registry."""
+
+
 class Refused(TocsinError):
     """An external system refuses a request, and will until a person changes a right, a setting or a version."""
 
@@ -43,6 +47,10 @@ class RecordsCorrupt(Lost):
 
 class FrameLost(Lost):
     """Recovery has to process a frame again, but the frame is no longer where its message says."""
+
+
+class SchemaLost(Lost):
+    """Recovery has to decode a message again, but the registry no longer has the message's schema."""
 
 
 class JournalLost(Lost):

@@ -1,6 +1,5 @@
 """What one field of a reading accepts, as parsed JSON."""
 
-import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,19 +22,22 @@ TODAY_MS = range(946_684_800_000, 4_102_444_800_000)
 """2000 to 2099. If a number is a time in this range when read in another unit, it was probably meant in that unit."""
 EXACT = 2**53
 """Below 2**53 a float is exactly the integer that was written; from here on it may be rounded."""
+FLOAT32_LIMIT = 2.0**128 - 2.0**103
+"""From here on, rounding to 32 bits gives infinity."""
+FLOAT64_LIMIT = 2**1024 - 2**970
+"""From here on, rounding to 64 bits gives infinity. An integer, since no float is so large."""
 
 
 def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
     """A function from parsed JSON to the field's value (None if it does not fit), and a description of what fits."""
     kind = f.type
     if kind in (pa.float32(), pa.float64()):
-        # From here on, rounding to 32 bits gives infinity.
-        limit = 2.0**128 - 2.0**103 if kind == pa.float32() else math.inf
+        low, high = (-FLOAT32_LIMIT, FLOAT32_LIMIT) if kind == pa.float32() else (-FLOAT64_LIMIT, FLOAT64_LIMIT)
         number = f"a number that fits {kind}"
-        return lambda c: float(c) if type(c) in (int, float) and -limit < c < limit else None, number
+        return lambda c: float(c) if type(c) in (int, float) and low < c < high else None, number
     if pa.types.is_integer(kind):
-        low = -(2 ** (kind.bit_width - 1)) if pa.types.is_signed_integer(kind) else 0
-        high = low + 2**kind.bit_width
+        values = integer_range(kind)
+        low, high = values.start, values.stop
         number = f"an integer that fits {kind}"
         return lambda c: n if (n := whole(c)) is not None and low <= n < high else None, number
     if pa.types.is_timestamp(kind) and kind.unit in PER_MS and kind.tz == "UTC":
@@ -49,6 +51,12 @@ def field_reader(topic: str, f: pa.Field) -> tuple[Callable[[Any], Any], str]:
         f"{topic}: field {f.name} has type {kind}; use float, double, an integer, bool, string or "
         'timestamp("ms"|"us"|"ns", "UTC")'
     )
+
+
+def integer_range(kind: pa.DataType) -> range:
+    """The values of an integer type."""
+    low = -(2 ** (kind.bit_width - 1)) if pa.types.is_signed_integer(kind) else 0
+    return range(low, low + 2**kind.bit_width)
 
 
 def plain_type(kind: pa.DataType) -> type | None:

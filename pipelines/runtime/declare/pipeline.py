@@ -28,7 +28,10 @@ IDENTITY = pa.schema(
 )
 """Columns that the runtime puts before a reading's own: its place in the topic and Kafka's timestamp."""
 
-TUNING = ("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
+TUNING = (
+    *("rows", "wait", "every", "size", "forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag"),
+    "content_type",
+)
 """Options of every pipeline. The runtime applies them; a factory need not know them."""
 
 LINEAGE = pa.schema(
@@ -50,6 +53,9 @@ MAX_AGE = "10000d"
 
 FORGET_AFTER = "30d"
 """Keys inactive for this long, and frames this old, are forgotten, unless a pipeline or its options set another value."""
+
+RAISED, CLEARED = TRANSITIONS = ("raised", "cleared")
+"""What a rule may do at a row: its alert begins or ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +134,7 @@ class Pipeline:
         files: result columns that are paths in the lake, each mapped to the last stage's column with that file's bytes. If
             neither is null, the file is written before its row is visible. `frames/<name>/<day>/` is kept for `forget_after`.
         formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
+        content_type: the media type of messages that have no header `content-type`.
         silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
         forgets: asset -> when a person ordered that its state be removed, ms since the epoch. A shard removes it when it adopts
             an order that it has not had before; see `Plan`.
@@ -156,6 +163,7 @@ class Pipeline:
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
     formats: Sequence[type[Any]] = ()
+    content_type: str = "application/json"
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -236,8 +244,8 @@ def tuned(pipeline: Pipeline, options: Mapping[str, Any]) -> Pipeline:
         return {name: options[name] for name in names if name in options}
 
     batch, commit = replace(pipeline.batch, **pick("rows", "wait")), replace(pipeline.commit, **pick("every", "size"))
-    limits = pick("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag")
-    return replace(pipeline, batch=batch, commit=commit, **limits)
+    others = pick("forget_after", "warmup", "max_skew", "max_age", "overload", "max_lag", "content_type")
+    return replace(pipeline, batch=batch, commit=commit, **others)
 
 
 def _readable(where: str, read: Callable[[str], int], text: str) -> None:

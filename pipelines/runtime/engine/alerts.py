@@ -21,8 +21,13 @@ TYPE = "io.tocsin.alert."
 """Prefix of the CloudEvents type; the transition follows."""
 SOURCE = "/tocsin/"
 """Prefix of the CloudEvents source; the pipeline's name follows."""
+ACTS = ("acknowledged", "silenced")
+"""The transitions that a person makes; those of rules are `TRANSITIONS`."""
 ACT = ("about", "by", "reason")
 """CloudEvents extension attributes of what a person does about an alert, and fields of `Alert`."""
+CONTENT_TYPE = "application/json"
+EVIDENCE_LINEAGE = ("topic", "partition", "offset", "row", "model_version")
+"""Columns of the lineage that every alert's data has."""
 TEXT_LIMIT = 1000
 """Most characters of a text, or of binary in base64, in an alert's evidence. The table holds the whole value."""
 
@@ -63,7 +68,7 @@ class Alert:
             "ce_subject": self.key,
             "ce_time": self.time.isoformat(),
             **{f"ce_{name}": text for name in ACT if (text := getattr(self, name))},
-            "content-type": "application/json",
+            "content-type": CONTENT_TYPE,
         }
         return [(name, value.encode()) for name, value in attributes.items()]
 
@@ -114,7 +119,7 @@ def _alert(pipeline: Pipeline, transition: Transition, row: dict[str, Any], gene
         origin = [row["topic"], row["partition"], row["offset"], row["row"]]
     topic = [generation] if generation else []
     identity = orjson.dumps([pipeline.name, *topic, *origin, rule.name, transition.transition])
-    lineage = {n: row[n] for n in ("topic", "partition", "offset", "row", "model_version")}
+    lineage = {name: row[name] for name in EVIDENCE_LINEAGE}
     values = {n: row[n] for n in (rule.data or pipeline.results.names)}
     evidence = {name: _json_value(value) for name, value in values.items()}
     return Alert(

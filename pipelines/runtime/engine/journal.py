@@ -25,11 +25,11 @@ CHAIN = 256
 
 
 class StepRecord(NamedTuple):
-    """A step: its clock, its end offsets, the wall clock, and the frames that could not be read.
+    """A step: its clock, its end offsets, the wall clock, and the records refused for a reason outside the log.
 
     Args:
-        unread: partition, offset and error of each record whose frame could not be read from where the record says. A later
-            read may give another result.
+        unread: partition, offset and error of each record whose frame or schema could not be had from where the record says. A
+            later read may give another result.
     """
 
     now: int

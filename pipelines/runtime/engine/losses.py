@@ -10,10 +10,12 @@ from tocsin.pipelines.runtime.declare.errors import (
     JournalLost,
     LakeLost,
     PositionLost,
+    SchemaLost,
     StateMismatch,
     TopicReplaced,
 )
 from tocsin.pipelines.runtime.engine.journal import checkpoint_name
+from tocsin.pipelines.runtime.formats.volatile import SCHEMA_UNKNOWN
 from tocsin.pipelines.runtime.kafka.reader import TopicState
 
 
@@ -97,11 +99,15 @@ def files_missing(place: str, pipeline: str, missing: Sequence[str]) -> LakeLost
     )
 
 
-def frame_lost(topic: str, partition: int, offset: int, error: str) -> FrameLost:
-    """The error for a frame that was processed before and can't be read now."""
+def source_lost(topic: str, partition: int, offset: int, error: str) -> FrameLost | SchemaLost:
+    """The error for a record that was processed before, and that lacks a frame or a schema outside the log now."""
+    where, skip = f"{topic}[{partition}]@{offset}", "or continue without it with `--on-gap skip`"
+    if error == SCHEMA_UNKNOWN:
+        return SchemaLost(
+            f"{where}: expected the schema that it was decoded with before, got {error}; restore it in the registry, {skip}"
+        )
     return FrameLost(
-        f"{topic}[{partition}]@{offset}: expected the frame that was processed before, got {error}; put it back where its message "
-        "says, or continue without it with `--on-gap skip`"
+        f"{where}: expected the frame that was processed before, got {error}; put it back where its message says, {skip}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A shard's record source while Kafka may be away: it waits, and nothing is lost."""
+"""A shard's record source while Kafka or a schema registry may be away: it waits, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from kafka.errors import KafkaError
 
-from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.declare.errors import Unavailable, Undecoded
 from tocsin.pipelines.runtime.declare.records import Readable
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource, TopicState
@@ -31,19 +31,24 @@ class PatientSource:
         self._source, self._name = source, name
         self.why = ""
         """Why it waits; empty if it does not."""
+        self.undecoded = False
+        """Whether there are records that could not be decoded yet, because something that decoding needs does not answer."""
 
     def poll(self, timeout_ms: int) -> Poll | None:
-        """The next records; None: none yet, or the broker does not answer."""
+        """The next records; None: none yet, or the broker or a registry does not answer."""
         try:
             polled = self._source.poll(timeout_ms)
         except (Unavailable, KafkaError) as reason:
+            self.undecoded |= isinstance(reason, Undecoded)
             self._wait(reason, timeout_ms / 1000)
             return None
-        self.why = ""
+        if polled or not self.undecoded:  # records that could not be decoded are still there while nothing comes
+            self.why, self.undecoded = "", False
         return polled
 
     def seek(self, positions: Mapping[int, int]) -> None:
         self._retry(lambda: self._source.seek(positions))
+        self.undecoded = False
 
     def distrust(self, until: Mapping[int, int]) -> None:
         self._source.distrust(until)

@@ -202,14 +202,16 @@ def store_model(lake: Lake, folder: Path, *, name: str, version: str) -> ModelRe
 
 def fetch_model(lake: Lake, ref: ModelRef, device: str) -> Model:
     """Fetch a model's files to this machine."""
-    return Model(_model_folder(lake.root, lake.store, ref.sha256, ref.name), f"{ref.name}/{ref.version}", device)
+    options = tuple(lake.options.items())
+    folder = _model_folder(lake.root, options, lake.store, ref.sha256, ref.name)
+    return Model(folder, f"{ref.name}/{ref.version}", device)
 
 
 @cache
-def _model_folder(root: str, store: str, sha256: str, name: str) -> Path:
+def _model_folder(root: str, options: tuple[tuple[str, str], ...], store: str, sha256: str, name: str) -> Path:
     from pyarrow import fs
 
-    lake = Lake(root, store=store)
+    lake = Lake(root, dict(options), store)
     files = lake.files
     infos = files.get_file_info(fs.FileSelector(names.model_folder(sha256), allow_not_found=True))
     if not infos:

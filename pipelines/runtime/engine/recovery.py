@@ -322,11 +322,11 @@ class RecoveryInputs:
         return Journal(checkpoint) if any(g.error == "TopicReplaced" for g in self.gaps) else todo
 
     def as_processed(self, batch: StepInput, record: StepRecord) -> StepInput:
-        """A step's input as it was when first processed. A frame that could not be read then is left out again."""
+        """A step's input as it was when first processed. What could not be read then is left out again."""
         unread = {(partition, offset): error for partition, offset, error in record.unread}
         for p, offset, error in batch.unread:
             if (p, offset) not in unread:
-                self.handle_loss(losses.frame_lost(self._topic, p, offset, error), p, offset)
+                self.handle_loss(losses.source_lost(self._topic, p, offset, error), p, offset)
         if not unread and not batch.unread:
             return batch
         rest = batch.without({*unread, *((p, offset) for p, offset, _ in batch.unread)})

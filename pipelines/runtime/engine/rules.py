@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.durations import NEVER, milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.declare.pipeline import AlertRule
+from tocsin.pipelines.runtime.declare.pipeline import CLEARED, RAISED, AlertRule
 from tocsin.pipelines.runtime.declare.rows import Groups
 from tocsin.pipelines.runtime.declare.stores import Cell, CellStore
 
@@ -127,8 +127,8 @@ class RuleSet:
                 triggered = _after_cooldown(triggered, clear, times, keys, firing, last_raised, cooldown)
             before, after = _latch(triggered, clear, keys, firing)
             raised, cleared = triggered & ~before, clear & before
-            transitions += [Transition(row, rule, "raised") for row in keys.order[raised].tolist()]
-            transitions += [Transition(row, rule, "cleared") for row in keys.order[cleared].tolist()]
+            transitions += [Transition(row, rule, RAISED) for row in keys.order[raised].tolist()]
+            transitions += [Transition(row, rule, CLEARED) for row in keys.order[cleared].tolist()]
             last_raised = last_raised.copy()
             last_raised[keys.index[raised]] = times[raised]  # if a key has several, the last one wins
             last = keys.ends - 1

@@ -153,13 +153,14 @@ class Shard:
     def facts(self) -> dict[str, Any]:
         """What `tocsin status` shows of the shard; called from another thread.
 
-        `turn_s`: seconds since the shard last made progress: a step, or a part of a large snapshot. 0 while it waits for Kafka or
-        the lake.
+        `turn_s`: seconds since the shard last made progress: a step, or a part of a large snapshot. 0 while it waits for Kafka, a
+        registry or the lake.
         """
         recovered = self._recovered
         kafka = self._source.why or (NO_KAFKA if recovered.publisher.patience.waiting else "")
         lake = self._lake_retry.why
-        waits_for = "Kafka" if kafka else "the lake" if lake or self._waits_for_lake else ""
+        source = "a registry" if self._source.undecoded else "Kafka"
+        waits_for = source if kafka else "the lake" if lake or self._waits_for_lake else ""
         return {
             "epoch": recovered.epoch,
             "checkpoint": recovered.sequence,
@@ -228,6 +229,8 @@ class Shard:
         recovered, started = self._recovered, time.monotonic()
         wall = round(self._clock() * 1000)
         backlog = {p for p, records in self._lag.items() if records} | self._buffer.partitions
+        if self._source.undecoded:  # the clock stands still: keys whose readings cannot be decoded are not inactive
+            backlog |= {*recovered.positions}
         now = self._step_clock.advance(batch, wall=wall, limit=wall, backlog=backlog)
         outcome = recovered.machine.step(batch.table, now, wall=wall)
         if batch.ends or outcome.changed:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.formats.codec import FormatOptions
 
 
 class ShardId(NamedTuple):
@@ -28,6 +31,7 @@ class ShardConfig:
         kafka: options of kafka-python's clients.
         partitions: the shard's input partitions when this was configured. Recovery adds those that the topic has gained since.
         shards: number of shards of the pipeline.
+        formats: options of message formats, by the section of the settings that holds them.
         start: where to begin on the very first start. Partitions added later are read from their beginning.
         on_gap: what to do when recovery finds that something is lost.
     """
@@ -40,6 +44,7 @@ class ShardConfig:
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
     shards: int = 1
+    formats: FormatOptions = field(default_factory=dict, repr=False)
 
     @property
     def id(self) -> ShardId:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.rows import arrival_times
-from tocsin.pipelines.runtime.formats.jpeg import VOLATILE
+from tocsin.pipelines.runtime.formats.volatile import VOLATILE
 from tocsin.pipelines.runtime.kafka.reader import Poll
 
 
@@ -40,7 +40,7 @@ class StepInput:
 
     @property
     def unread(self) -> list[tuple[int, int, str]]:
-        """Partition, offset and error of each record whose frame could not be read from where the record says."""
+        """Partition, offset and error of each record that was refused for a reason outside the log, such as a missing frame."""
         return [(d.partition, d.offset, d.error) for d in self.dead_letters if d.error in VOLATILE]
 
     def without(self, records: Collection[tuple[int, int]]) -> StepInput:

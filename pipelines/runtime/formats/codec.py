@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
-from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable, Undecoded
 from tocsin.pipelines.runtime.declare.fields import END_MS, unit_meant
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.records import Headers, Readable, Records
 from tocsin.pipelines.runtime.formats.arrow import Arrow
+from tocsin.pipelines.runtime.formats.avro import Avro
 from tocsin.pipelines.runtime.formats.headers import HeaderFields, source
 from tocsin.pipelines.runtime.formats.jpeg import PIXELS, WHOLE, FrameReader
 from tocsin.pipelines.runtime.formats.json import Json
 from tocsin.pipelines.runtime.formats.message import MessageFormat, installed
+from tocsin.pipelines.runtime.formats.protobuf import Protobuf
 from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, RowSchema, media_type, show
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 
-BUILT_IN: tuple[type[MessageFormat], ...] = (Json, Arrow)
+BUILT_IN: tuple[type[MessageFormat], ...] = (Json, Arrow, Avro, Protobuf)
+MAX_BYTES, MAX_ROWS = 16 << 20, 1_000_000
+"""The size of a value, and of a stream once decoded; and the rows in a message."""
+FormatOptions = Mapping[str, Mapping[str, Any]]
+"""Options of formats by the section of the settings that holds them; they may be secret."""
 UNKNOWN = -1
 """The timestamp of a record that has none."""
+
+
+def accepted(formats: Sequence[type[MessageFormat]], options: FormatOptions | None = None) -> list[type[MessageFormat]]:
+    """The formats that a topic's values may have: built in, of installed packages, and `formats`. The last of a name counts.
+
+    Args:
+        options: of formats, by their section; formats whose section is not there are left out. None: all formats.
+    """
+    kinds = dict.fromkeys([*BUILT_IN, *installed(), *formats])
+    return [kind for kind in kinds if options is None or not kind.section or kind.section in options]
 
 
 class Codec:
     """Turns the records of one topic into Arrow batches.
 
-    The header `content-type` names a value's format: `application/json` (or no header), one object, one row;
+    The header `content-type` names a value's format: `application/json`, one object, one row;
     `application/vnd.apache.arrow.stream`, an Arrow IPC stream, many rows; or another `MessageFormat`. Header names and media
-    types may be in any case; a media type may have parameters and may be an alias. A record, or a row of a stream, that does not
+    types may be in any case; a media type may have parameters and may be an alias. Without the header, the value is of the
+    pipeline's `content_type`. A record, or a row of a stream, that does not
     match the schema exactly becomes a dead letter. Nothing is guessed and nothing is dropped silently:
 
     - a field that is not nullable must be present and not null; no number may be NaN, infinite or out of range;
@@ -59,10 +77,12 @@ class Codec:
         max_bytes: largest value, and largest stream once decoded, bytes.
         max_rows: most rows in a message.
         formats: additional message formats; those of installed packages are always included.
+        content_type: the media type of values without the header.
+        options: of formats, by their `section` of the settings.
 
     Raises:
         ConfigError: the schema has no field from the value, a repeated field, or a field named as an identity column or of
-            another type.
+            another type; or there is no format of that content type.
     """
 
     def __init__(
@@ -71,9 +91,11 @@ class Codec:
         topic: str,
         schema: pa.Schema,
         unknown: Literal["ignore", "reject"] = "ignore",
-        max_bytes: int = 16 * 1024 * 1024,
-        max_rows: int = 1_000_000,
+        max_bytes: int = MAX_BYTES,
+        max_rows: int = MAX_ROWS,
         formats: Sequence[type[MessageFormat]] = (),
+        content_type: str = Json.media_type,
+        options: FormatOptions = MappingProxyType({}),
     ) -> None:
         if not schema or len({*schema.names, *IDENTITY.names}) < len(schema) + len(IDENTITY):
             raise ConfigError(
@@ -96,14 +118,30 @@ class Codec:
         self._envelope = HeaderFields(topic, schema) if len(body) < len(schema) else None
         self._frames = FrameReader(topic, images, max_bytes) if images else None
         expected = RowSchema(topic, body, unknown, max_bytes)
-        self._formats = [kind(expected, max_rows) for kind in (*BUILT_IN, *installed(), *formats)]
+        kinds = accepted(formats, options)
+        self._formats = [kind(expected, max_rows, **options.get(kind.section, {})) for kind in kinds]
         self._json = self._formats[0]
         self._by_type = {name: format for format in self._formats for name in (format.media_type, *format.aliases)}
+        self._sections = {name: kind.section for kind in accepted(formats) for name in (kind.media_type, *kind.aliases)}
+        if content_type not in self._by_type:
+            raise ConfigError(f"{topic}: {self._unknown(content_type)}")
+        self._default = self._by_type[content_type]
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> Codec:
-        """The codec of a pipeline's topic."""
-        return cls(topic=pipeline.topic, schema=pipeline.schema, unknown=pipeline.unknown, formats=pipeline.formats)
+    def of(cls, pipeline: Pipeline, options: FormatOptions = MappingProxyType({})) -> Codec:
+        """The codec of a pipeline's topic.
+
+        Args:
+            options: of formats, by their section of the settings.
+        """
+        return cls(
+            topic=pipeline.topic,
+            schema=pipeline.schema,
+            unknown=pipeline.unknown,
+            formats=pipeline.formats,
+            content_type=pipeline.content_type,
+            options=options,
+        )
 
     def decode(self, records: Records | Sequence[Readable]) -> tuple[pa.RecordBatch, list[DeadLetter]]:
         """Decode the records of one poll.
@@ -114,13 +152,19 @@ class Codec:
         Returns:
             A batch of `batch_schema` (identity columns, then the schema's) in the order of the records and of the
             rows inside them, and the dead letters in the same order. Its size is bounded by `max_bytes` a record.
+
+        Raises:
+            Undecoded: something that a format needs does not answer. No record has been decoded.
         """
         records = records if isinstance(records, Records) else Records.of(records)
         out = DecodedPoll()
         if self._frames:
             self._frames.read(records, out)
         else:
-            self._read(records, out)
+            try:
+                self._read(records, out)
+            except Unavailable as reason:
+                raise Undecoded(str(reason)) from reason
         if self._envelope:
             self._envelope.add(records, out)
         stamps = records.timestamps
@@ -146,14 +190,22 @@ class Codec:
             if positions := [i for i, kind in others.items() if kind is format]:
                 format.read(values, positions, out)
         for i in [i for i, kind in others.items() if kind is None]:
-            known = " or ".join(format.media_type for format in self._formats)
-            message = f"expected content-type {known}, got {show(media_type(headers[i]))}"
+            message = self._unknown(media_type(headers[i]))
             out.rejected.append((i, None, RejectedError("UnknownContentType", message)))
 
+    def _unknown(self, content_type: str | None) -> str:
+        """What is wrong with a content type that no format has."""
+        known = " or ".join(format.media_type for format in self._formats)
+        section = self._sections.get(content_type or "")
+        advice = f"; set [{section}] to read it" if section else ""
+        return f"expected content-type {known}, got {show(content_type)}{advice}"
+
     def _format(self, headers: Headers) -> MessageFormat | None:
-        """A message's format: JSON if its headers name none, None if the named one is unknown."""
+        """A message's format: the default if its headers name none, None if the named one is unknown."""
         kind = media_type(headers)
-        return self._json if kind is None or kind.endswith("+json") else self._by_type.get(kind)
+        if kind is None:
+            return self._default
+        return self._json if kind.endswith("+json") else self._by_type.get(kind)
 
     def _batch(self, records: Records, out: DecodedPoll) -> pa.RecordBatch:
         """Join the pieces in order, and add each row's identity columns."""

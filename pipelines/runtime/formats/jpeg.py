@@ -21,15 +21,13 @@ from tocsin.models.vision import picture
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.records import Headers, Records
 from tocsin.pipelines.runtime.formats.rows import DecodedPoll, RejectedError, media_type, show
+from tocsin.pipelines.runtime.formats.volatile import ALTERED, MISSING, UNREACHABLE
 
 JPEG = "image/jpeg"
 JPEG_ALIASES = ("image/jpg", "image/pjpeg")
 PIXELS, WHOLE = "pixels", "jpeg"
 """Sources in the metadata of a frame's fields: the decoded image, and the file as received."""
 URI, SHA256 = "frame-uri", "frame-sha256"
-MISSING, UNREACHABLE, ALTERED = "FrameMissing", "FrameUnreachable", "FrameAltered"
-VOLATILE = (MISSING, UNREACHABLE, ALTERED)
-"""Reasons that lie outside the log: the store may answer differently next time."""
 ATTEMPTS, PAUSE_S = 3, 0.2
 FACTS = [
     pa.field("camera", pa.string(), nullable=False, metadata={"from": "header:camera"}),

@@ -113,12 +113,12 @@ class Json(MessageFormat):
         """Read objects one by one: the slow path, which gives the reasons."""
         objects = _accepted(self._object, {i: values[i] for i in positions.tolist()}, out)
         if (columns := self.expected.columns_of([*objects.values()])) is not None:
-            self._add(objects, columns, out)
+            self._add_columns(objects, columns, out)
         elif rows := _accepted(self.expected.row, objects, out):
-            self._add(rows, self.expected.columns([*rows.values()]), out)
+            self._add_columns(rows, self.expected.columns([*rows.values()]), out)
 
     @staticmethod
-    def _add(positions: Collection[int], columns: list[pa.Array], out: DecodedPoll) -> None:
+    def _add_columns(positions: Collection[int], columns: list[pa.Array], out: DecodedPoll) -> None:
         out.pieces.append((np.array([*positions], np.int64), np.zeros(len(positions), np.int64), columns))
 
     def _object(self, value: bytes | None) -> dict[str, Any]:

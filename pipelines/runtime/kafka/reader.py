@@ -205,7 +205,8 @@ class Reader:
             PositionLost: the position is no longer inside the log.
             RecordsCorrupt: every partition is damaged; all records before the damage have been returned.
             Refused: the log can't be read until a person changes something, such as a right or a codec.
-            Unavailable, KafkaError: the broker does not answer; the next call continues where this one was to begin.
+            Unavailable, KafkaError: the broker, or a registry that decoding needs, does not answer; the next call continues where
+            this one was to begin.
         """
         try:
             if self._must_seek:  # the client may have advanced past records that were not returned
@@ -289,9 +290,9 @@ class Reader:
     def _decoded(self, records: Records | Sequence[Readable], moved: Mapping[int, int]) -> Poll | None:
         if not moved:
             return None
+        table, dead_letters = self._codec.decode(records)  # first: if a registry does not answer, these are read again
         self._ends |= moved
         self._progress_at |= dict.fromkeys(moved, time.monotonic())
-        table, dead_letters = self._codec.decode(records)
         return Poll(table, dead_letters, moved, self._behind(), self._damage_messages)
 
     @property

@@ -35,7 +35,7 @@ class Lake:
     """A folder on any file system that Arrow reads: `lake`, `/data/lake`, `s3://bucket/lake`.
 
     Args:
-        options: of Delta's store; they may hold secrets.
+        options: of an object store, by Delta's names; they may hold secrets.
         store: the name of an `ObjectStore`; `root` is then its address. "": a store that Arrow and Delta support.
     """
 
@@ -56,7 +56,10 @@ class Lake:
         if self.store:
             system, path = object_store(self.store).files(self.root)
         elif (folder := self.folder) is None:
-            system, path = fs.FileSystem.from_uri(self.root)
+            from deltalake.fs import DeltaStorageHandler
+
+            # Delta's own client: tables and files are reached with the same options and environment variables.
+            return fs.PyFileSystem(DeltaStorageHandler(self.root, self.options or None))
         else:
             folder.mkdir(parents=True, exist_ok=True)
             system, path = fs.LocalFileSystem(), str(folder)

@@ -13,11 +13,13 @@ import orjson
 import polars as pl
 import pyarrow as pa
 import pytest
+from jsonschema import Draft202012Validator
 
 from tocsin.pipelines.runtime.declare.columns import check
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, AlertRule, Pipeline
 from tocsin.pipelines.runtime.declare.rows import Rows
+from tocsin.pipelines.runtime.engine import alert_schema
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.machine import Machine
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -118,6 +120,9 @@ def test_a_type_that_is_taken_rings_is_stored_and_is_read_back(
     (alert,) = outcome.alerts
     assert orjson.loads(alert.value())["v"] == told
     assert Alert.read(alert.headers(), alert.value()).data["v"] == told
+    described = Draft202012Validator(alert_schema.data(pipeline, rules[0]))
+    assert [error.message for error in described.iter_errors(orjson.loads(alert.value()))] == []
+    assert not described.is_valid(orjson.loads(alert.value()) | {"v": Ellipsis})
     sink = ResultsTable(Lake(str(tmp_path)), pipeline, 0)
     sink.own({0: 0})
     sink.publish(sink.write([outcome.results]), {0: 8}, 1)

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pytest
 
 from tests.crash.harness import Job
 from tests.crash.job import SCHEMA, pipeline
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import (
     JournalLost,
     Lost,
     PositionLost,
+    SchemaLost,
     SnapshotLost,
     TopicReplaced,
     Unavailable,
 )
 from tocsin.pipelines.runtime.engine import journal_topic
-from tocsin.pipelines.runtime.engine.journal import Journal, checkpoint_name
-from tocsin.pipelines.runtime.engine.machine import Machine
+from tocsin.pipelines.runtime.engine.journal import Journal, StepRecord, checkpoint_name
+from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import RecoveryInputs
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
+from tocsin.pipelines.runtime.engine.step_buffer import StepInput
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.reader import Reader, TopicState
@@ -98,6 +102,35 @@ def test_of_a_journal_whose_checkpoint_has_landed_the_rest_is_re_run(lake: Lake)
     rest = Journal(CHECKPOINT)
     rest.add_step(2000, {2: 30})
     assert _found(lake).journal(journal) == rest
+
+
+def _letter(offset: int, error: str) -> DeadLetter:
+    return DeadLetter.of_none("readings", 0, offset, stage="decode", error=error, message="as it was told")
+
+
+def _step(*units: int, letters: Sequence[DeadLetter] = ()) -> StepInput:
+    """A step of one record for each unit, at the offset of that number."""
+    table = empty(SCHEMA)
+    columns = [pa.array([n if f.name in ("_offset", "unit") else 0 for n in units], pa.int64()) for f in table.schema]
+    cast = [column.cast(f.type) for column, f in zip(columns, table.schema, strict=True)]
+    return StepInput(pa.record_batch(cast, schema=table.schema), letters, {0: 600})
+
+
+def test_a_message_whose_schema_was_unknown_is_left_out_again_though_it_is_known_now(lake: Lake) -> None:
+    record = StepRecord(1000, {0: 600}, 1000, [(0, 502, "SchemaUnknown")])
+    step = _found(lake).as_processed(_step(501, 502, 503), record)
+    assert step.table["_offset"].to_pylist() == [501, 503]
+    assert step.dead_letters == [_letter(502, "SchemaUnknown")]
+
+
+def test_a_message_whose_schema_was_known_and_is_gone_is_a_loss(lake: Lake) -> None:
+    record, step = StepRecord(1000, {0: 600}, 1000), _step(501, letters=[_letter(502, "SchemaUnknown")])
+    line = r"readings\[0\]@502: expected the schema that it was decoded with before, got SchemaUnknown; restore it"
+    with pytest.raises(SchemaLost, match=line):
+        _found(lake).as_processed(step, record)
+    found = _found(lake, on_gap="skip")
+    assert found.as_processed(step, record).dead_letters == []
+    assert [gap.error for gap in found.gaps] == ["SchemaLost"]
 
 
 LOSSES: dict[str, tuple[type[Lost], dict[str, Any], str]] = {

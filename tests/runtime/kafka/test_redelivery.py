@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from tests.conftest import CreateTopic
+from tests.crash.harness import MARK_S
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.declare.dead_letter import GAPS, DeadLetter
 from tocsin.pipelines.runtime.declare.names import REPLAYED
@@ -60,7 +62,17 @@ class Desk:
         return redeliver(self.options, self.lake, self.letters, match, limit)
 
     def records(self) -> Sequence[ConsumerRecord]:
+        """The topic's records. A transaction's become readable some time after its commit, when the broker has marked its end."""
+        give_up = time.monotonic() + MARK_S
+        while self._ends("read_committed") != self._ends("read_uncommitted") and time.monotonic() < give_up:
+            time.sleep(0.02)
         return list(clients.committed(self.options, [self.topic]))
+
+    def _ends(self, level: str) -> dict[TopicPartition, int]:
+        with clients.consumer(self.options, isolation_level=level) as consumer:
+            partitions = [TopicPartition(self.topic, p) for p in clients.partitions_of(consumer, self.topic)]
+            found: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+            return found
 
 
 @pytest.fixture

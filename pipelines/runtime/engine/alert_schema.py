@@ -1,0 +1,111 @@
+"""The JSON Schemas of what an alert rule publishes: the headers and the data of its alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pyarrow import types
+
+from tocsin.pipelines.runtime.declare.fields import integer_range
+from tocsin.pipelines.runtime.declare.pipeline import TRANSITIONS
+from tocsin.pipelines.runtime.engine.alerts import ACTS, CONTENT_TYPE, EVIDENCE_LINEAGE, SOURCE, TEXT_LIMIT, TYPE
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.pipeline import AlertRule, Pipeline
+
+JsonSchema = dict[str, Any]
+DECIMAL = r"^-?[0-9]+(\.[0-9]+)?(E[+-]?[0-9]+)?$"
+
+
+def headers(pipeline: Pipeline) -> JsonSchema:
+    """The schema of an alert's headers: CloudEvents 1.0 in Kafka's binary mode."""
+    attributes: dict[str, JsonSchema] = {
+        "ce_specversion": {"type": "string", "const": "1.0"},
+        "ce_id": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{32}$",
+            "description": "The same for the same alert, however often it is computed.",
+        },
+        "ce_source": {"type": "string", "const": SOURCE + pipeline.name},
+        "ce_type": {"type": "string", "enum": [TYPE + transition for transition in (*TRANSITIONS, *ACTS)]},
+        "ce_subject": {"type": "string", "description": f"The asset: the value of {pipeline.key} as text."},
+        "ce_time": {
+            "type": "string",
+            "format": "date-time",
+            "description": "The event time of the row, or when the person acted.",
+        },
+        "content-type": {"type": "string", "const": CONTENT_TYPE},
+    }
+    of_people: dict[str, JsonSchema] = {
+        "ce_about": {
+            "type": "string",
+            "pattern": "^[0-9a-f]{32}$",
+            "description": f"The id of the alert that a person has {' or '.join(ACTS)}.",
+        },
+        "ce_by": {"type": "string", "description": "Who did so."},
+        "ce_reason": {"type": "string", "description": "Why."},
+    }
+    return {"type": "object", "properties": attributes | of_people, "required": [*attributes]}
+
+
+def data(pipeline: Pipeline, rule: AlertRule) -> JsonSchema:
+    """The schema of the data of a rule's alerts. Columns may be null. `silenced_until` is there after a mute only."""
+    constants: dict[str, JsonSchema] = {
+        "rule": {"type": "string", "const": rule.name},
+        "severity": {"type": "string", "const": rule.severity},
+    }
+    count = {"type": "integer", "minimum": 0}
+    unless_timer = {
+        "type": ["integer", "null"],
+        "minimum": 0,
+        "description": "Null: no record, but a timer caused the alert.",
+    }
+    lineage: dict[str, JsonSchema] = {
+        "topic": {"type": "string", "const": pipeline.topic},
+        "partition": count,
+        "offset": unless_timer,
+        "row": unless_timer,
+        "model_version": {"type": "string"},
+    }
+    evidence = {name: _column(pipeline.table.field(name).type) for name in rule.data or pipeline.results.names}
+    properties = constants | {name: lineage[name] for name in EVIDENCE_LINEAGE} | evidence
+    until: JsonSchema = {"type": "string", "format": "date-time", "description": "When a mute of the asset ends."}
+    return {"type": "object", "properties": properties | {"silenced_until": until}, "required": [*properties]}
+
+
+def _column(kind: pa.DataType) -> JsonSchema:
+    """The schema of a column's value in an alert: as it is written, or null."""
+    written = _written(kind)
+    return {**written, "type": [written["type"], "null"]}
+
+
+def _written(kind: pa.DataType) -> JsonSchema:
+    if types.is_list(kind) or types.is_large_list(kind):
+        return {"type": "array", "items": _column(kind.value_type)}
+    if types.is_struct(kind):
+        parts = {part.name: _column(part.type) for part in kind}
+        return {"type": "object", "properties": parts, "required": [*parts]}
+    if types.is_map(kind):
+        return {"type": "object", "additionalProperties": _column(kind.item_type)}
+    if types.is_boolean(kind):
+        return {"type": "boolean"}
+    if types.is_integer(kind):
+        values = integer_range(kind)
+        return {"type": "integer", "minimum": values.start, "maximum": values.stop - 1}
+    if types.is_floating(kind):
+        return {"type": "number", "description": "Null stands for NaN and infinity, too."}
+    return {"type": "string", **_text(kind)}
+
+
+def _text(kind: pa.DataType) -> JsonSchema:
+    """What is known of a value that is written as text."""
+    if types.is_date(kind):
+        return {"format": "date"}
+    if types.is_timestamp(kind):
+        return {"format": "date-time"} if kind.tz else {"description": "A date and a time without an offset."}
+    if types.is_decimal(kind):
+        return {"pattern": DECIMAL}
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return {"contentEncoding": "base64", "maxLength": TEXT_LIMIT}
+    return {"maxLength": TEXT_LIMIT}
