@@ -125,7 +125,7 @@ class Person:
             except (StaleElementReferenceException, NoSuchElementException):
                 pass  # the page has just changed
             assert time.monotonic() < give_up, f"expected within {seconds:g} s: {why}"
-            time.sleep(0.02)
+            time.sleep(0.05)  # each look costs the browser CPU, which the page needs, too
 
     def finds(self, css: str, text: str = "") -> Any:
         """The first visible element that matches, with this text if one is given."""
