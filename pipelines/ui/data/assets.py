@@ -172,7 +172,7 @@ def heat(rows: pl.DataFrame, column: str = "attention") -> tuple[list[datetime],
     return found["event_time"].to_list(), found[column].to_list()
 
 
-def frames(rows: pl.DataFrame, last: int = 12) -> list[Mapping[str, Any]]:
+def frames(rows: pl.DataFrame, last: int = 12) -> Sequence[Mapping[str, Any]]:
     """The last rows that have a kept frame, oldest first."""
     return rows.filter(pl.col("frame").is_not_null()).tail(last).to_dicts() if "frame" in rows.columns else []
 

@@ -49,7 +49,7 @@ def alerts(sources: Sources, id: str) -> None:
     Args:
         id: the alert to show first; "": none.
     """
-    board, seen = sources.board, {"number": 0, "id": id}
+    board, seen = sources.board, dict[str, Any](number=0, id=id)
     with page("/alerts", "Alerts", sources):
         heading("Alerts", 1)
         host = ui.element("div")  # dialogs live here: the detail below is drawn anew with each change
@@ -72,12 +72,12 @@ def alerts(sources: Sources, id: str) -> None:
             problem.set_text(sources.feed.problem)
             if (now := board.number) == seen["number"]:
                 return
-            changed, seen["number"] = board.alerts(int(seen["number"])), now
+            changed, seen["number"] = board.alerts(seen["number"]), now
             wanted = [state for state in changed if SHOW[show.value](state)]
             gone = {state.alert.id for state in changed} - {state.alert.id for state in wanted}
             grid.change([_row(state) for state in reversed(wanted)], sorted(gone))
             if seen["id"] in {state.alert.id for state in changed}:
-                choose(str(seen["id"]))
+                choose(seen["id"])
 
         def choose(id: str) -> None:
             seen["id"] = id
