@@ -56,10 +56,9 @@ class Lake:
         if self.store:
             system, path = object_store(self.store).files(self.root)
         elif (folder := self.folder) is None:
-            from deltalake.fs import DeltaStorageHandler
+            from tocsin.pipelines.runtime.lake.object_files import object_files
 
-            # Delta's own client: tables and files are reached with the same options and environment variables.
-            return fs.PyFileSystem(DeltaStorageHandler(self.root, self.options or None))
+            return object_files(self.root, self.options)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             system, path = fs.LocalFileSystem(), str(folder)
