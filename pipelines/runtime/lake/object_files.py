@@ -19,7 +19,7 @@ def object_files(root: str, options: Mapping[str, str]) -> fs.FileSystem:
     return fs.PyFileSystem(_Handler(root, dict(options) or None))
 
 
-class _Handler(DeltaStorageHandler):  # type: ignore[misc]
+class _Handler(DeltaStorageHandler):
     """Delta's handler, whose streams also take Arrow's buffers."""
 
     def open_output_stream(self, path: str, metadata: Mapping[str, str] | None = None) -> pa.PythonFile:
