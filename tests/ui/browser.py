@@ -141,6 +141,10 @@ class Person:
             f"an element {css} {text}",
         )
 
+    def clicks(self, css: str, text: str = "") -> None:
+        """Click the first visible element that matches. A grid may draw it anew between the look and the click."""
+        self.waits(lambda: self.finds(css, text).click() is None, f"a click on {css} {text}")
+
     def pictures(self, name: str) -> None:
         """Save a picture of the page, if asked for."""
         if self._screenshots:

@@ -133,11 +133,11 @@ def test_a_person_acknowledges_with_keys_alone(person: Person) -> None:
 
 def test_a_person_silences_an_asset(person: Person) -> None:
     person.open("/alerts")
-    person.finds(".ag-cell", "8").click()
-    person.finds("button", "Silence").click()
+    person.clicks(".ag-cell", "8")
+    person.clicks("button", "Silence")
     person.finds('.q-dialog input[maxlength="100"]').send_keys("Zoë")
     person.finds(".q-dialog textarea").send_keys("repair")
-    person.finds(".q-dialog button", "Silence").click()
+    person.clicks(".q-dialog button", "Silence")
     person.sees("silenced by Zoë")
 
 
@@ -160,7 +160,7 @@ def test_a_thousand_assets_are_drawn_only_where_a_person_looks(person: Person) -
     person.waits(
         lambda: len(person.browser.find_elements(By.CSS_SELECTOR, ".ag-pinned-left-cols-container .ag-row")) == 1, "one"
     )
-    person.finds(".ag-cell", "1006").click()
+    person.clicks(".ag-cell", "1006")
     person.sees("1006 (rul)")
     assert person.errors() == []
 
@@ -188,11 +188,11 @@ def test_an_asset_has_curves_attention_and_frames(person: Person) -> None:
 
 def test_a_dead_letter_is_shown_and_replayed(person: Person) -> None:
     person.open("/dead-letters")
-    person.finds(".ag-cell", "BadValue").click()
+    person.clicks(".ag-cell", "BadValue")
     person.sees('{"unit": 7, "cycle": 12, "s1": "warm"}')
     person.pictures("dead-letters")
-    person.finds("button", "Replay").click()
-    person.finds(".q-dialog button", "Replay").click()
+    person.clicks("button", "Replay")
+    person.clicks(".q-dialog button", "Replay")
     person.sees("1 replayed")
     assert person.errors() == []
 
