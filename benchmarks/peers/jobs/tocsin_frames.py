@@ -4,7 +4,7 @@ import pyarrow as pa
 
 from benchmarks.peers.jobs.frames_network import CONFIG, mean
 from tocsin.pipelines.runtime import Batch, Pipeline, frame_fields
-from tocsin.pipelines.runtime.stages import Encode, Pixels
+from tocsin.pipelines.runtime.stages import Infer, Pixels
 
 
 def pipeline(options, model):
@@ -17,7 +17,7 @@ def pipeline(options, model):
         topic=options["topic"],
         schema=pa.schema([*facts, pixels]),
         key="unit",
-        stages=[Pixels(pixels), Encode(mean)],
+        stages=[Pixels(pixels), Infer(mean, tensor="pixels", batch=32)],
         results=pa.schema([("unit", pa.int64()), ("cycle", pa.int64()), ("mean", pa.float32())]),
         batch=Batch(rows=64),
     )
