@@ -27,6 +27,7 @@ def contracts(context: typer.Context, pipelines: Pipelines = None, out: Out = Pa
     from tocsin.pipelines.cli.console import working
     from tocsin.pipelines.cli.deployment import drafted, known_pipelines, scratch_lake
     from tocsin.pipelines.runtime.admin.contracts import contracts
+    from tocsin.pipelines.runtime.lake.storage import write_aside
 
     settings = context.obj.settings()
     names = sorted({*pipelines} if pipelines else known_pipelines(settings))
@@ -36,6 +37,5 @@ def contracts(context: typer.Context, pipelines: Pipelines = None, out: Out = Pa
             with working(f"{name}: model and declaration"):
                 declared.append(drafted(settings, name, scratch))
     for path, text in contracts(declared, settings.kafka.client_options(), settings.format_options()).items():
-        (file := out / path).parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        console.print(str(file), soft_wrap=True)
+        write_aside(out / path, text.encode())
+        console.print(str(out / path), soft_wrap=True)
