@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -54,9 +55,11 @@ def tell(lake: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 user.javascript_rules[re.compile("localStorage.getItem.*")] = lambda _: None
                 await story(user, sources)
 
+        loaded = dict(sys.modules)
         try:
             asyncio.run(simulated())
         finally:
+            sys.modules |= loaded  # the simulation removes the pages' module and the packages that it is in
             sources.queries.close()
 
     return run

@@ -90,7 +90,7 @@ def test_new_alerts_are_on_the_board_within_a_second_of_their_transaction(
 ) -> None:
     topic = create_topic("alerts.feed")
     name = topic.removeprefix("alerts.")
-    alerts = [replace(scene.alert(str(n), after_s=n), id=f"{n:032x}", pipeline=name) for n in range(4)]
+    alerts = [replace(scene.alert(str(n), after_s=n), id=uuid.uuid4().hex, pipeline=name) for n in range(4)]
     ringer.ring(topic, alerts[0])
     scene.commit(tmp_path, "alerts", rows(topic, alerts[0]))
     board = AlertBoard()
