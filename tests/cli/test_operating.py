@@ -71,7 +71,9 @@ def plant(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def looked(watching: Tocsin) -> dict[str, Any]:
     """Read a watch's output until it lists a shard. Returns the first shard."""
     while True:
-        (pipeline,) = json.loads(watching.stdout.readline())["pipelines"]
+        line = watching.stdout.readline()
+        assert line, f"expected another look, got the end of the command: {watching.communicate()[1]}"
+        (pipeline,) = json.loads(line)["pipelines"]
         if pipeline["shards"]:
             return pipeline["shards"][0]
 
@@ -153,11 +155,22 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
     )
 
 
-def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
-    before, alerts = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
+@pytest.mark.slow
+def test_a_watch_goes_on_with_the_next_run_and_its_other_ray(plant: Plant) -> None:
     own = {name: value for name, value in plant.environment.items() if name != "TOCSIN_RAY__ADDRESS"}
     watching = Tocsin(["status", "presses", "--watch", "--json"], plant.folder, own)  # of the folder's current run
     assert looked(watching)["worker"]
+    plant.halt()
+    plant.begin(ROWS)
+    pid = plant.json("status", "presses")[0]["pipelines"][0]["shards"][0]["pid"]
+    while looked(watching)["pid"] != pid:
+        pass
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate()[1].strip() and watching.returncode == 0
+
+
+def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant) -> None:
+    before, alerts = plant.rows(), Counter(event["id"] for event in plant.json("alerts", "presses"))
     plant.halt()
     asked = plant.start("reset", "presses", "--to", "earliest")
     assert asked.wait(60) == 1  # the confirmation gets no answer
@@ -168,11 +181,6 @@ def test_reset_deletes_what_is_judged_again_and_each_row_comes_once(plant: Plant
     assert plant.rows("SELECT COUNT(*) AS rows FROM presses")["rows"].to_list() == [0]
     assert "expected one of its 0 keys" in plant("state", "show", "presses", "7", status=1)
     plant.begin(ROWS)
-    pid = plant.json("status", "presses")[0]["pipelines"][0]["shards"][0]["pid"]
-    while looked(watching)["pid"] != pid:  # the new run has another Ray cluster
-        pass
-    watching.send_signal(signal.SIGINT)
-    assert watching.communicate()[1].strip() and watching.returncode == 0
     after = plant.rows()
     same = ["partition", "offset", "unit", "cycle", "event_time"]
     assert after.select(same).equals(before.select(same))
