@@ -112,7 +112,7 @@ class Person:
 
     def sees(self, text: str, seconds: float = 30) -> float:
         """Wait until a text is on screen. Returns when it was seen."""
-        self.waits(lambda: text in self.text, f"{text!r} on screen, got {self.text}", seconds)
+        self.waits(lambda: text in self.text, f"{text!r} on screen", seconds)
         return time.monotonic()
 
     def waits(self, what: Callable[[], Any], why: str, seconds: float = 30) -> Any:
