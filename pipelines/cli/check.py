@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -59,10 +58,10 @@ def check(
 
 def _check_all(checkup: Preflight, settings: Settings, names: list[str]) -> None:
     """Check what all pipelines share, then each pipeline."""
+    from tocsin.pipelines.cli.deployment import scratch_lake
     from tocsin.pipelines.runtime.admin.lake_checks import LakeFolder
     from tocsin.pipelines.runtime.admin.preflight import codecs
     from tocsin.pipelines.runtime.kafka.broker import Broker
-    from tocsin.pipelines.runtime.lake.storage import Lake
 
     broker, folder, ray = Broker(settings.kafka.client_options()), LakeFolder(settings.lake.open()), _Ray(settings)
     needed = any((model := settings.pipeline(n).model) and not Path(model).is_dir() for n in names)
@@ -75,12 +74,10 @@ def _check_all(checkup: Preflight, settings: Settings, names: list[str]) -> None
         if settings.schema_registry.url:
             checkup.run("schema registry", partial(_schema_registry, settings))
         checkup.run("ray", ray.reach)
-        with tempfile.TemporaryDirectory(prefix="tocsin-check-") as scratch:
-            tempfile.tempdir = scratch  # models are downloaded into it, and nobody else would delete them
+        with scratch_lake() as scratch:
             for name in names:
-                _check_pipeline(name, checkup, settings, broker, ray, Lake(scratch))
+                _check_pipeline(name, checkup, settings, broker, ray, scratch)
     finally:
-        tempfile.tempdir = None
         broker.close()
 
 

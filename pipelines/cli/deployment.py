@@ -85,7 +85,7 @@ def scratch_lake() -> Iterator[Lake]:
     from tocsin.pipelines.runtime.lake.storage import Lake
 
     with tempfile.TemporaryDirectory(prefix="tocsin-scratch-") as folder:
-        tempfile.tempdir = folder
+        tempfile.tempdir = folder  # the client makes folders there, and nobody else would delete them
         try:
             yield Lake(folder)
         finally:
