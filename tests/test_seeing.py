@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.crash.deployed import Deployed
 from tests.crash.harness import Job
 from tests.crash.oracle import _readings as readings
-from tests.runtime.control.test_health import free_port, get
+from tests.runtime.control.test_health import get
+from tests.support.ports import free_port
 from tests.support.scraped import local_cluster
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -14,6 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.manifests import locked
+from tests.support.ports import free_port
 from tocsin.pipelines.runtime.control import health
 from tocsin.pipelines.runtime.control.health import Health
 
@@ -125,13 +125,6 @@ def test_mlflow_is_of_the_version_in_the_lock_file() -> None:
     assert [name for name in unpinned if not re.search(rf"^{name}==", LOCK, re.MULTILINE)] == []
 
 
-@pytest.fixture
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
-
-
 def checked(port: int | None) -> int:
     """The exit status of the image's health check, with the endpoint's port in the environment."""
     program, *arguments = json.loads(last("HEALTHCHECK").partition("CMD ")[2])
@@ -141,17 +134,18 @@ def checked(port: int | None) -> int:
 
 
 def test_the_health_check_passes_while_the_supervisor_lives_and_fails_when_its_loop_hangs(
-    free_port: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    supervisor = Health("rul", "127.0.0.1", free_port)
+    port = free_port()
+    supervisor = Health("rul", "127.0.0.1", port)
     try:
-        assert checked(free_port) == 0
+        assert checked(port) == 0
         monkeypatch.setattr(health, "LIVE_S", -1.0)
-        assert checked(free_port) != 0
+        assert checked(port) != 0
     finally:
         supervisor.close()
 
 
-def test_the_health_check_fails_without_a_supervisor_and_passes_where_there_is_no_endpoint(free_port: int) -> None:
-    assert checked(free_port) != 0
+def test_the_health_check_fails_without_a_supervisor_and_passes_where_there_is_no_endpoint() -> None:
+    assert checked(free_port()) != 0
     assert checked(None) == checked(0) == 0

@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from tests.conftest import ROOT, CreateTopic
-from tests.runtime.control.test_health import free_port
+from tests.support.ports import free_port
 from tests.support.tour import Tour
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer

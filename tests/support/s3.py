@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import FileSelector
 
-from tests.runtime.control.test_health import free_port
+from tests.support.ports import free_port
 from tests.support.waits import until
 from tocsin.pipelines.runtime.lake.storage import Lake
 

@@ -16,7 +16,7 @@ import ray
 import yaml
 
 from tests.conftest import ROOT
-from tests.runtime.control.test_health import free_port
+from tests.support.ports import free_port
 from tests.support.waits import until
 from tocsin.pipelines.runtime.control.ray_client import connect
 

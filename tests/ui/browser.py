@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
 from tests.conftest import ROOT
+from tests.support.ports import free_port
 
 CONTRAST = """
 const parse = c => {
@@ -70,8 +70,7 @@ class LivePage:
     """`tests.ui.served` in a process of its own; the constructor waits until it listens."""
 
     def __init__(self, lake: Path, *arguments: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         command = [sys.executable, "-m", "tests.ui.served", str(lake), str(port), *arguments]
         pipe = subprocess.PIPE
         environment = {n: value for n, value in os.environ.items() if not n.startswith(("PYTEST", "NICEGUI"))}

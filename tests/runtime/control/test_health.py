@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
 from tocsin.pipelines.runtime.control import health
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.control.health import COMMIT_S, SLOW_S, CommitAges, Health, problems
@@ -23,12 +24,6 @@ from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 Get = Callable[[str], tuple[int, dict[str, Any]]]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def get(port: int, path: str) -> tuple[int, dict[str, Any]]:
