@@ -22,6 +22,7 @@ from tocsin.pipelines.cli import (
     orders,
     query,
     reset,
+    rights,
     run,
     state,
     status,
@@ -67,7 +68,7 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
     orders.silence, alerts.alerts, ack.ack, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
-    backfill.backfill, frames.frames, contracts.contracts, ui.ui,
+    backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

@@ -132,7 +132,8 @@ class LakeSettings(Section):
             have spaces, umlauts and most other characters, but not `[ ] ^ |`, a backslash, or `%` before two hexadecimal digits.
         store: an object store from an extension: `module:Class`, or the name under which an installed package offers it. "": a
             folder, or a store that Arrow and Delta know.
-        options: the object store's options, by Delta's names; Arrow's client uses the address and the environment.
+        options: the object store's options, by Delta's names, such as `AWS_ENDPOINT_URL`. Those that are not set here are read
+            from the environment.
         alerts: whether alerts are also written to the table `alerts`.
         compact: how often supervisors compact their tables' small files into large ones; "0s": never.
         vacuum: the age from which a compaction deletes files that no version needs; 24h at least.

@@ -1,4 +1,4 @@
-"""A broker with TLS and a password: the settings reach every client, and the password appears nowhere else."""
+"""A broker with TLS, passwords and access rights: shards need no other rights, and the password appears nowhere else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 
 from tests.crash.harness import Job
 from tests.crash.load import messages
-from tests.support.secured import PASSWORD, USER, certificate, secure
+from tests.support.secured import AUTHORIZER, PASSWORD, SCRAM, USER, add_user, certificate, grant, secure
 from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.pipelines.runtime.admin.rights import Subject, rights
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.kafka import clients
+from tocsin.pipelines.runtime.kafka.librdkafka import CLIENT, KAFKA_PYTHON, LIBRDKAFKA
 from tocsin.pipelines.runtime.settings import Settings
 
 
@@ -22,7 +24,8 @@ def secured(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The broker and the certificate to trust."""
     folder = tmp_path_factory.mktemp("secured")
     trusted, own = certificate(folder)
-    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own)) as server:
+    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own), more=AUTHORIZER) as server:
+        add_user(server.bootstrap_servers)
         yield server, trusted
 
 
@@ -34,23 +37,26 @@ def settings(secured: tuple[KafkaServer, Path], tmp_path: Path, monkeypatch: pyt
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
     monkeypatch.setenv("TOCSIN_KAFKA__SECURITY_PROTOCOL", "SASL_SSL")
     monkeypatch.setenv("TOCSIN_KAFKA__SSL_CAFILE", str(trusted))
-    monkeypatch.setenv("TOCSIN_KAFKA__SASL_MECHANISM", "PLAIN")
+    monkeypatch.setenv("TOCSIN_KAFKA__SASL_MECHANISM", SCRAM)
     monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_USERNAME", USER)
     monkeypatch.setenv("TOCSIN_KAFKA__SASL_PLAIN_PASSWORD_FILE", str(tmp_path / "password"))
     return Settings.load(tmp_path / "tocsin.toml")
 
 
-def test_a_shard_reads_rings_and_is_taken_over_on_a_broker_with_tls_and_a_password(
-    secured: tuple[KafkaServer, Path], settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("client", [LIBRDKAFKA, KAFKA_PYTHON])
+def test_a_shard_reads_rings_and_is_taken_over_with_the_fewest_rights(
+    secured: tuple[KafkaServer, Path], settings: Settings, tmp_path: Path, client: str
 ) -> None:
     server, _ = secured
-    job = Job(server.bootstrap_servers, tmp_path)  # the test itself uses the other listener
+    job = Job(server.bootstrap_servers, tmp_path)  # the test itself uses the other listener, and has all rights
+    options = settings.kafka.client_options() | {CLIENT: client}
+    grant(server.bootstrap_servers, rights("run", Subject(job.name, job.topic)))
     try:
         job.send(islice(messages(1), 300))
-        first = job.start(kafka=settings.kafka.client_options())
+        first = job.start(kafka=options)
         job.drain(first).kill()
         job.send(islice(messages(2, units=40), 300))
-        job.finish(job.start(kafka=settings.kafka.client_options()))
+        job.finish(job.start(kafka=options))
         assert job.differences() == []
     finally:
         job.close()

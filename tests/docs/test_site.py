@@ -25,7 +25,7 @@ from tocsin.pipelines.runtime.sections import PipelineSettings, SinkSettings
 from tocsin.pipelines.runtime.settings import Settings
 
 DOCS = ROOT / "docs"
-FOLLOWED = {"own-pipeline.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
+FOLLOWED = {"own-pipeline.md", "security.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
 
@@ -74,7 +74,8 @@ def test_the_front_page_leads_to_every_page_that_is_no_operators(site: Path) -> 
 
 @pytest.mark.slow
 def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
-    (tmp_path / "tocsin").symlink_to(ROOT / "tocsin")
+    for folder in ("tocsin", "benchmarks"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "README.md", tmp_path)
     (tmp_path / "docs" / "upkeep.md").write_text("# Upkeep\n\n[there](nowhere.md)\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,8 +12,24 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from kafka.admin._acls import ACLResourcePatternType
+
+from tocsin.pipelines.runtime.admin.rights import Right
 
 USER, PASSWORD = "tocsin", "open sesame"
+SCRAM = "SCRAM-SHA-512"
 AUTHORIZER = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
     "super.users": "User:ANONYMOUS",  # clients of the other listener, including the broker itself
@@ -21,12 +39,53 @@ AUTHORIZER = {
 def secure(own: Path) -> dict[str, str]:
     """Return the settings of a listener that uses the certificate and key in `own`."""
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
     return {
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(own),
-        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.enabled.mechanisms": f"PLAIN,{SCRAM}",
         "plain.sasl.jaas.config": f'{plain} required user_{USER}="{PASSWORD}";',
+        f"{SCRAM.lower()}.sasl.jaas.config": f"{scram} required;",  # users are in Kafka's metadata
     }
+
+
+def add_user(bootstrap_servers: str) -> None:
+    """Let the user log in by SCRAM, too."""
+    credential = UserScramCredentialUpsertion(USER, ScramMechanism.SCRAM_SHA_512, PASSWORD, iterations=4096)
+    with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
+        assert admin.alter_user_scram_credentials([credential]) == {USER: None}
+
+
+def grant(bootstrap_servers: str, rules: Iterable[Right], permission: str = "ALLOW") -> None:
+    """Allow or deny the user what these rights say."""
+    acls = [
+        ACL(
+            f"User:{USER}",
+            "*",
+            ACLOperation[constant(right.operation)],
+            ACLPermissionType[permission],
+            ResourcePattern(
+                ResourceType[right.kind.upper().replace("-", "_")],
+                right.name,
+                ACLResourcePatternType.PREFIXED if right.prefixed else ACLResourcePatternType.LITERAL,
+            ),
+        )
+        for right in rules
+    ]
+    with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
+        assert not admin.create_acls(acls)["failed"]
+
+
+def constant(operation: str) -> str:
+    """`DESCRIBE_CONFIGS` for `DescribeConfigs`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper()
+
+
+def forgive(bootstrap_servers: str) -> None:
+    """Delete all rules."""
+    anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
+    with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
+        admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

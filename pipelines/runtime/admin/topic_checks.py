@@ -194,7 +194,7 @@ class Topics:
         if missing := self._missing(required):
             raise ConfigError(
                 f"expected rights to read the input and write the other topics, got none for {', '.join(missing)}; grant it to "
-                "this user with kafka-acls"
+                "this user with kafka-acls; `tocsin rights` prints how"
             )
 
     def _missing(self, required: Mapping[str, list[str]]) -> list[str]:

@@ -80,7 +80,7 @@ class Broker:
             raise Unavailable(
                 f"topic {topic}: expected to describe it, got {reason.__name__}; "
                 + (
-                    "grant this user DESCRIBE on it"
+                    "grant this user READ or WRITE on it; `tocsin rights` prints what it needs"
                     if issubclass(reason, kafka_errors.AuthorizationError)
                     else "try again"
                 )

@@ -12,25 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import (
-    ACL,
-    ACLFilter,
-    ACLOperation,
-    ACLPermissionType,
-    ResourcePattern,
-    ResourcePatternFilter,
-    ResourceType,
-)
-from kafka.admin._acls import ACLResourcePatternType
+from kafka import KafkaProducer
 
 from tests.crash.load import messages
 from tests.support.hosted import hosted, reaches
-from tests.support.secured import AUTHORIZER, PASSWORD, USER, certificate, secure
+from tests.support.secured import AUTHORIZER, PASSWORD, USER, certificate, constant, forgive, grant, secure
 from tests.support.setups import JOB, Setup
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.deployment import deployed
 from tocsin.pipelines.cli.invocation import Invocation
+from tocsin.pipelines.runtime.admin.rights import Right, Subject, rights
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.kafka import clients
@@ -61,49 +52,22 @@ class Guarded(Setup):
             "kafka.sasl_plain_password_file": str(folder / "password"),
         }
 
-    def rule(self, permission: str, operation: str, kind: str, name: str) -> None:
-        """Grant or deny the user an operation on a resource."""
-        self._rules(permission, [(operation, kind, name, "LITERAL")])
+    def deny(self, operation: str, kind: str, name: str) -> None:
+        """Deny the user an operation on a resource."""
+        grant(self.bootstrap, [Right(operation, kind, name)], "DENY")
 
-    def _rules(self, permission: str, rules: list[tuple[str, str, str, str]]) -> None:
-        acls = [
-            ACL(
-                f"User:{USER}",
-                "*",
-                ACLOperation[operation],
-                ACLPermissionType[permission],
-                ResourcePattern(ResourceType[kind], name, ACLResourcePatternType[pattern]),
-            )
-            for operation, kind, name, pattern in rules
-        ]
-        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
-            assert not admin.create_acls(acls)["failed"]
+    @property
+    def rights(self) -> list[Right]:
+        """The rights that a user needs who runs the pipeline."""
+        return rights("run", Subject(self.name, self.topic))
 
     def needed(self) -> None:
         """Grant the fewest rights with which all checks pass."""
-        rules = [("READ", "TOPIC", self.topic, "LITERAL"), ("DESCRIBE_CONFIGS", "TOPIC", self.topic, "PREFIXED")]
-        lands = f"alerts.{self.name}"  # the pipeline that writes the alerts table
-        made = (
-            lands,
-            f"{self.topic}.dlq",
-            f"_tocsin.{self.name}",
-            f"{lands}.dlq",
-            f"_tocsin.{lands}",
-        )
-        for topic in made:
-            rules += [(operation, "TOPIC", topic, "LITERAL") for operation in ("WRITE", "CREATE", "DESCRIBE_CONFIGS")]
-        for topic in (lands, f"{self.topic}.dlq", f"_tocsin.{self.name}", f"_tocsin.{lands}"):
-            rules.append(("READ", "TOPIC", topic, "LITERAL"))
-        for name in (self.name, lands):
-            rules.append(("WRITE", "TRANSACTIONAL_ID", f"{name}/", "PREFIXED"))
-            rules.append(("READ", "GROUP", f"tocsin.{name}", "LITERAL"))
-        self._rules("ALLOW", rules)
+        grant(self.bootstrap, self.rights)
 
     def forgive(self) -> None:
         """Delete all rules."""
-        anything = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
-        with KafkaAdminClient(bootstrap_servers=self.bootstrap) as admin:
-            admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
+        forgive(self.bootstrap)
 
     def spec(self) -> ShardConfig:
         """Return the config of the first shard."""
@@ -175,26 +139,46 @@ def test_tls_or_a_login_where_there_is_none(kafka: KafkaServer, setup: Guarded) 
     assert said.endswith("set PLAINTEXT or SSL, because this listener accepts no login")
 
 
+def test_every_right_is_needed_and_the_line_names_the_one_that_is_missing(setup: Guarded) -> None:
+    def check(missing: Right) -> None:
+        setup.forgive()
+        grant(setup.bootstrap, [right for right in setup.rights if right != missing])
+        lines = [said for _, said in setup.problems().values()]
+        assert lines, missing
+        assert all("grant" in said and missing.name in said for said in lines), (missing, lines)
+        assert any(constant(missing.operation) in said for said in lines), (missing, lines)
+
+    creating = [right for right in setup.rights if right.operation == "Create"]
+    for right in creating:
+        check(right)
+    setup.make()
+    setup.create(f"alerts.{setup.name}.dlq")
+    setup.create(f"_tocsin.alerts.{setup.name}", 1, **JOURNAL)
+    for right in setup.rights:
+        if right not in creating:
+            check(right)
+
+
 @pytest.mark.parametrize(
     ("operation", "kind", "name", "check", "says"),
     [
-        ("READ", "TOPIC", "in.{}", "rights", "got none for READ on topic in.{};"),
-        ("WRITE", "TOPIC", "alerts.{}", "rights", "got none for WRITE on topic alerts.{};"),
-        ("WRITE", "TOPIC", "in.{}.dlq", "rights", "got none for WRITE on topic in.{}.dlq;"),
-        ("WRITE", "TOPIC", "_tocsin.{}", "rights", "got none for WRITE on topic _tocsin.{};"),
-        ("READ", "TOPIC", "_tocsin.{}", "rights", "got none for READ on topic _tocsin.{};"),
-        ("WRITE", "TRANSACTIONAL_ID", "{}/1", "transactional ids", "transactional id {}/1: expected the right to write"),
-        ("READ", "GROUP", "tocsin.{}", "transactional ids", "group tocsin.{}: expected the right to read, got none"),
-        ("DESCRIBE", "TOPIC", "in.{}", "input topic", "topic in.{}: expected to describe it, got TopicAuthorizationFailedError"),
-        ("READ", "GROUP", "tocsin.alerts.{}", "landing", "group tocsin.alerts.{}: expected the right to read, got none"),
-        ("WRITE", "TRANSACTIONAL_ID", "{}/check", "transactions", "expected to try it, got no right"),
-        ("DESCRIBE_CONFIGS", "TOPIC", "in.{}", "cleanup policy", "grant this user DESCRIBE_CONFIGS on it"),
+        ("Read", "topic", "in.{}", "rights", "got none for READ on topic in.{};"),
+        ("Write", "topic", "alerts.{}", "rights", "got none for WRITE on topic alerts.{};"),
+        ("Write", "topic", "in.{}.dlq", "rights", "got none for WRITE on topic in.{}.dlq;"),
+        ("Write", "topic", "_tocsin.{}", "rights", "got none for WRITE on topic _tocsin.{};"),
+        ("Read", "topic", "_tocsin.{}", "rights", "got none for READ on topic _tocsin.{};"),
+        ("Write", "transactional-id", "{}/1", "transactional ids", "transactional id {}/1: expected the right to write"),
+        ("Read", "group", "tocsin.{}", "transactional ids", "group tocsin.{}: expected the right to read, got none"),
+        ("Describe", "topic", "in.{}", "input topic", "topic in.{}: expected to describe it, got TopicAuthorizationFailedError"),
+        ("Read", "group", "tocsin.alerts.{}", "landing", "group tocsin.alerts.{}: expected the right to read, got none"),
+        ("Write", "transactional-id", "{}/check", "transactions", "expected to try it, got no right"),
+        ("DescribeConfigs", "topic", "in.{}", "cleanup policy", "grant this user DESCRIBE_CONFIGS on it"),
     ],
 )  # fmt: skip
 def test_a_right_that_is_denied(setup: Guarded, operation: str, kind: str, name: str, check: str, says: str) -> None:
     setup.needed()
     setup.make()
-    setup.rule("DENY", operation, kind, name.format(setup.name))
+    setup.deny(operation, kind, name.format(setup.name))
     found = setup.problems()
     assert [*found] == [check]
     state, said = found[check]
@@ -208,7 +192,7 @@ def test_who_may_not_read_its_own_outputs_is_warned(setup: Guarded) -> None:
     setup.make()
     outputs = f"alerts.{setup.name}", f"{setup.topic}.dlq"
     for topic in outputs:
-        setup.rule("DENY", "READ", "TOPIC", topic)
+        setup.deny("Read", "topic", topic)
     found = setup.problems()
     assert {check: state for check, (state, _) in found.items()} == {"rights": "warning", "landing": "wrong"}
     assert "got none for {}".format(", ".join(f"READ on topic {topic}" for topic in outputs)) in found["rights"][1]
@@ -218,9 +202,9 @@ def test_who_may_not_read_its_own_outputs_is_warned(setup: Guarded) -> None:
 @pytest.mark.parametrize(
     ("operation", "kind", "name"),
     [
-        ("READ", "TOPIC", "in.{}"),
-        ("WRITE", "TOPIC", "alerts.{}"),
-        ("WRITE", "TRANSACTIONAL_ID", "{}/0"),
+        ("Read", "topic", "in.{}"),
+        ("Write", "topic", "alerts.{}"),
+        ("Write", "transactional-id", "{}/0"),
     ],
 )
 def test_a_shard_that_is_denied_a_right_waits_for_a_person_and_goes_on_once_it_has_it(
@@ -229,7 +213,7 @@ def test_a_shard_that_is_denied_a_right_waits_for_a_person_and_goes_on_once_it_h
     setup.needed()
     setup.make()
     spec = setup.spec()
-    setup.rule("DENY", operation, kind, name.format(setup.name))
+    setup.deny(operation, kind, name.format(setup.name))
     with closing(KafkaProducer(bootstrap_servers=setup.bootstrap)) as producer:
         for m in islice(messages(1), 300):
             producer.send(setup.topic, m.value, m.key, m.headers, m.partition)
@@ -255,7 +239,7 @@ def test_a_shard_with_a_wrong_password_is_told_so_and_does_not_wait_for_a_broker
 
 def test_a_topic_that_is_missing_and_may_not_be_made(setup: Guarded) -> None:
     setup.needed()
-    setup.rule("DENY", "CREATE", "TOPIC", f"_tocsin.{setup.name}")
+    setup.deny("Create", "topic", f"_tocsin.{setup.name}")
     (check, (state, said)) = setup.problems().popitem()
     assert (check, state) == ("journal", "wrong")
     made = r"create it with 2 partitions and cleanup.policy=compact and max.message.bytes=\d+, or grant this user CREATE on it"
@@ -266,7 +250,7 @@ def test_topics_that_are_there_need_no_right_to_make_them(setup: Guarded) -> Non
     setup.needed()
     setup.make()
     for topic in (f"alerts.{setup.name}", f"{setup.topic}.dlq", f"_tocsin.{setup.name}"):
-        setup.rule("DENY", "CREATE", "TOPIC", topic)
+        setup.deny("Create", "topic", topic)
     assert setup.problems() == {}
     sets = [f"{name}={value}" for name, value in setup.settings.items()] + ["lake.alerts=false"]
     assert deployed(Invocation(sets=sets).settings(), setup.name).partitions == 2
