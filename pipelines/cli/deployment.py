@@ -135,6 +135,7 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
         health=(settings.health.host, settings.health.port),
         sinks=settings.sinks_of(name),
         formats=settings.format_options(),
+        traces=settings.traces.span_options(),
         follows=section.model if section.model and "@" in section.model else "",
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,8 +31,9 @@ from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.options import Duration, Size
 from tocsin.pipelines.runtime.lake.object_store import object_store
 from tocsin.pipelines.runtime.lake.storage import FIT, Lake, check_name, local
-from tocsin.pipelines.runtime.telemetry import logs
+from tocsin.pipelines.runtime.telemetry import logs, spans
 from tocsin.pipelines.runtime.telemetry.logs import without_password
+from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
 
 def _lake(path: str) -> str:
@@ -50,11 +53,14 @@ def _absolute_sqlite(uri: str) -> str:
     return re.sub(r"^sqlite:///(?!/)(.+)", lambda m: f"sqlite:///{Path(m[1]).absolute()}", uri)
 
 
-def _registry_url(url: str) -> str:
-    if url and not re.fullmatch(r"https?://[^\s@?#]+", url):
-        expected = "an address such as https://registry:8081, without a user and a password"
-        raise PydanticCustomError("url", "Input should be {expected}", {"expected": expected})
-    return url
+def _url(example: str) -> AfterValidator:
+    def check(url: str) -> str:
+        if url and not re.fullmatch(r"https?://[^\s@?#]+", url):
+            expected = f"an address such as {example}, without a user and a password"
+            raise PydanticCustomError("url", "Input should be {expected}", {"expected": expected})
+        return url
+
+    return AfterValidator(check)
 
 
 def _content(path: Any) -> str:
@@ -235,7 +241,7 @@ class SchemaRegistrySettings(Section):
         timeout: how long a request may take.
     """
 
-    url: Annotated[str, AfterValidator(_registry_url)] = ""
+    url: Annotated[str, _url("https://registry:8081")] = ""
     username: str = ""
     password: SecretStr | None = None
     password_file: SecretFile | None = None
@@ -257,6 +263,36 @@ class SchemaRegistrySettings(Section):
             **{name: secret.get_secret_value() for name, secret in secrets.items() if secret},
             "timeout_s": milliseconds(self.timeout) / 1000,
         }
+
+
+class TracesSettings(Section):
+    """`[traces]`: where spans are sent, for alerts and dead letters of records that came with a sampled `traceparent`.
+
+    Args:
+        endpoint: the address of an OpenTelemetry collector that takes OTLP by HTTP; "": that in `OTEL_EXPORTER_OTLP_ENDPOINT`,
+            if there is one and `tocsin[traces]` is installed.
+        headers: of each request, such as a key; kept secret.
+    """
+
+    endpoint: Annotated[str, _url("http://127.0.0.1:4318")] = ""
+    headers: dict[str, SecretStr] = {}
+
+    def span_options(self) -> SpanOptions | None:
+        """Where spans are sent, secrets in clear text; None: nowhere.
+
+        Raises:
+            ConfigError: there is an endpoint, but the package that sends spans is not installed.
+        """
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
+        if not self.endpoint:
+            found = spans.from_environment(os.environ)
+            return replace(found, headers={**found.headers, **headers}) if found and spans.installed() else None
+        if not spans.installed():
+            raise ConfigError(
+                f"traces.endpoint: expected the package {spans.PACKAGE}, got none; pip install 'tocsin[traces]', or remove "
+                "the setting"
+            )
+        return SpanOptions(spans.full(self.endpoint), headers)
 
 
 class PipelineSettings(Section):

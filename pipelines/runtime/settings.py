@@ -31,6 +31,7 @@ from tocsin.pipelines.runtime.sections import (
     RaySettings,
     SchemaRegistrySettings,
     SinkSettings,
+    TracesSettings,
     client_config,
     section_name,
 )
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     logs: LogSettings = Field(default_factory=LogSettings)
     health: HealthSettings = Field(default_factory=HealthSettings)
     schema_registry: SchemaRegistrySettings = Field(default_factory=SchemaRegistrySettings)
+    traces: TracesSettings = Field(default_factory=TracesSettings)
     pipelines: dict[Annotated[str, AfterValidator(section_name)], PipelineSettings] = {}
     sinks: dict[Annotated[str, AfterValidator(section_name)], SinkSettings] = {}
 

@@ -190,9 +190,9 @@ class Job:
         with KafkaAdminClient(**self.kafka) as admin:
             admin.create_topics(topics, wait_for_metadata=True)
 
-    def load(self, rate: int = 300, seed: int = 1) -> Load:
+    def load(self, rate: int = 300, seed: int = 1, **options: Any) -> Load:
         """Return a steady load on the job's topic."""
-        return Load(self.kafka, self.topic, rate=rate, seed=seed, partitions=self.partitions)
+        return Load(self.kafka, self.topic, rate=rate, seed=seed, partitions=self.partitions, **options)
 
     def send(self, messages: Iterable[Message]) -> None:
         """Send messages, and wait until the broker has acknowledged them."""

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -71,11 +71,20 @@ def messages(seed: int, *, units: int = 20, partitions: int = 2) -> Iterator[Mes
 
 
 class Load:
-    """Sends `rate` messages per second from a thread while in the `with` block."""
+    """Sends `rate` messages per second, each as `change` returns it, from a thread while in the `with` block."""
 
-    def __init__(self, kafka: Mapping[str, Any], topic: str, *, rate: int, seed: int, partitions: int = 2) -> None:
+    def __init__(
+        self,
+        kafka: Mapping[str, Any],
+        topic: str,
+        *,
+        rate: int,
+        seed: int,
+        partitions: int = 2,
+        change: Callable[[Message], Message] = lambda m: m,
+    ) -> None:
         self._producer = KafkaProducer(**kafka, acks="all", linger_ms=5, delivery_timeout_ms=120_000)
-        self._topic, self.rate, self._messages = topic, rate, messages(seed, partitions=partitions)
+        self._topic, self.rate, self._messages = topic, rate, map(change, messages(seed, partitions=partitions))
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1)
 

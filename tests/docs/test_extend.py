@@ -13,15 +13,18 @@ import pytest
 from kafka import KafkaProducer
 
 from tests.conftest import ROOT
+from tests.support.collector import Collector
 from tests.support.tour import Tour, blocks
+from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.topics import create_topic
 from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
 PAGES = ROOT / "docs" / "extend"
-FORMAT, SINK, STORE, CONTRACTS = (
-    PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store", "contracts")
+FORMAT, SINK, STORE, CONTRACTS, TRACES = (
+    PAGES / f"{name}.md" for name in ("message-format", "alert-sink", "object-store", "contracts", "traces")
 )
 
 
@@ -40,7 +43,7 @@ class Desk:
                     desk.refused += 1
                     self.send_error(503)
                     return
-                desk.taken.append(body)
+                desk.taken.append(body | {"traceparent": self.headers["traceparent"]})
                 self.send_response(200)
                 self.end_headers()
 
@@ -97,11 +100,20 @@ def tour(kafka: KafkaServer, tmp_path: Path) -> Iterator[Tour]:
     made.stop()
 
 
-def test_a_format_a_sink_and_a_store_from_outside_work_together(
-    kafka: KafkaServer, tmp_path: Path, desk: Desk, tour: Tour
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as made:
+        yield made
+
+
+def test_a_format_a_sink_and_a_store_from_outside_work_together_and_a_trace_passes_through(
+    kafka: KafkaServer, tmp_path: Path, desk: Desk, collector: Collector, tour: Tour
 ) -> None:
-    """One pipeline uses all three. The sink's service is unavailable at first."""
+    """One pipeline uses all four. The sink's service is unavailable at first."""
     sections = [tour.write(page)["tocsin.toml"] for page in (FORMAT, STORE, SINK)]
+    tour.write(TRACES)
+    configured = Settings.load(tour.folder / "traces.toml").traces.span_options()
+    assert configured == SpanOptions("http://127.0.0.1:4318/v1/traces", {"Authorization": "Bearer of-the-vendor"})
     sections[2], _, _ = sections[2].partition("[pipelines.mills]")  # the first page declares it
     (tour.folder / "tocsin.toml").write_text("".join(sections))
     (token := tmp_path / "token").write_text("secret")
@@ -109,6 +121,7 @@ def test_a_format_a_sink_and_a_store_from_outside_work_together(
         "TOCSIN_PIPELINES__MILLS__SINKS": '["desk"]',
         "TOCSIN_SINKS__DESK__URL": desk.url,
         "TOCSIN_SINKS__DESK__TOKEN_FILE": str(token),
+        "TOCSIN_TRACES__ENDPOINT": collector.endpoint,
         "STORE_URL": str(tmp_path / "store"),
     }
     with clients.admin({"bootstrap_servers": kafka.bootstrap_servers}) as admin:
@@ -125,6 +138,12 @@ def test_a_format_a_sink_and_a_store_from_outside_work_together(
         _send(kafka, range(10, 11), current=1.0)
         time.sleep(0.5)
     assert desk.refused >= 1
+    gateway, alerts = (line for kind, text in blocks(TRACES) if kind == "sh" for line in text.splitlines())
+    trace = tour(gateway).strip()
+    (taken,) = until(lambda: [a for a in desk.taken if trace in str(a["traceparent"])], "the traced alert", 60)
+    (published,) = [alert for alert in map(json.loads, tour(alerts).splitlines()) if alert["id"] == taken["id"]]
+    (span,) = until(lambda: [s for s, _ in collector.spans if s.trace_id.hex() == trace], "its span", 60)
+    assert taken["traceparent"] == published["traceparent"] == f"00-{trace}-{span.span_id.hex()}-01"
     tour.wait_committed("mills", 12)
     (answer,) = tour.json("tocsin query 'SELECT COUNT(*) AS rows FROM mills'")
     assert answer["rows"] >= 12

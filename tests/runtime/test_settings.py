@@ -12,14 +12,16 @@ import pytest
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.telemetry import spans
+from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
 Write = Callable[[str], Path]
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove all `TOCSIN_*` variables, and work in an empty folder."""
-    for name in [n for n in os.environ if n.startswith("TOCSIN_")]:
+    """Remove all `TOCSIN_*` and `OTEL_*` variables, and work in an empty folder."""
+    for name in [n for n in os.environ if n.startswith(("TOCSIN_", "OTEL_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -221,7 +223,8 @@ def test_a_wrong_value_names_its_source(toml: Write, monkeypatch: pytest.MonkeyP
         (
             "TOCSIN_KAFA__CLIENT_ID",
             "expected one of TOCSIN_KAFKA__*, TOCSIN_LAKE__*, TOCSIN_MLFLOW__*, TOCSIN_RAY__*, TOCSIN_LOGS__*, "
-            "TOCSIN_HEALTH__*, TOCSIN_SCHEMA_REGISTRY__*, TOCSIN_PIPELINES__*, TOCSIN_SINKS__*, got another name; rename it",
+            "TOCSIN_HEALTH__*, TOCSIN_SCHEMA_REGISTRY__*, TOCSIN_TRACES__*, TOCSIN_PIPELINES__*, "
+            "TOCSIN_SINKS__*, got another name; rename it",
         ),
     ],
 )
@@ -316,6 +319,35 @@ def test_the_schema_registry_has_an_address_a_login_and_certificates(
 def test_a_wrong_setting_of_the_schema_registry_is_one_line_without_secrets(flag: str, value: Any, said: str) -> None:
     line = wrong(flag, value)
     assert said in line and "hush" not in line and "12345" not in line
+
+
+def test_spans_go_to_the_collector_that_is_set_or_to_that_of_the_environment(
+    toml: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings.load().traces.span_options() is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "key=hush")
+    assert Settings.load().traces.span_options() == SpanOptions("http://otel:4318/v1/traces", {"key": "hush"})
+    toml("""
+        [traces]
+        endpoint = "https://collector/"
+        headers = { Authorization = "Bearer hush" }
+    """)
+    settings = Settings.load()
+    options = settings.traces.span_options()
+    assert options == SpanOptions("https://collector/v1/traces", {"Authorization": "Bearer hush"})
+    assert "hush" not in repr(settings) + str(settings.model_dump()) + repr(options)
+    assert "an address such as http://127.0.0.1:4318" in wrong("traces.endpoint", "collector:4318")
+
+
+def test_without_the_package_an_endpoint_that_is_set_is_an_error_and_that_of_the_environment_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spans, "installed", lambda: False)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318")
+    assert Settings.load().traces.span_options() is None
+    with pytest.raises(ConfigError, match=r"pip install 'tocsin\[traces\]'"):
+        Settings.load(overrides={"traces.endpoint": "http://otel:4318"}).traces.span_options()
 
 
 def test_the_content_type_of_messages_without_one_is_a_setting_of_every_pipeline() -> None:

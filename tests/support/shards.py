@@ -25,7 +25,9 @@ def shard(job: Job, partitions: Sequence[int] | None = None, rows: int = 500, **
     """
     config = ShardConfig(job.plan, job.lake, job.kafka, 0, partitions or range(job.partitions))
     config = dataclasses.replace(config, **fields)
-    reader = Reader(job.kafka, job.topic, config.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, config.on_gap)
+    reader = Reader(
+        config.kafka, job.topic, config.partitions, Codec(topic=job.topic, schema=SCHEMA), rows, config.on_gap
+    )
     return Shard(config, reader)
 
 

@@ -151,7 +151,7 @@ def _in_table(lake: Lake, pipeline: str, id: str) -> dict[str, PublishedAlert]:
 
 
 def from_row(row: Mapping[str, Any]) -> PublishedAlert:
-    """An alert from its row of the table `alerts`. Tables that an earlier version wrote lack `about`, `by` and `reason`."""
+    """An alert from its row of the table `alerts`. Tables that an earlier version wrote lack some columns."""
     data = orjson.loads(row["data"])
     alert = Alert(
         id=row["id"],
@@ -165,6 +165,7 @@ def from_row(row: Mapping[str, Any]) -> PublishedAlert:
         about=row.get("about") or "",
         by=row.get("by") or "",
         reason=row.get("reason") or "",
+        traceparent=row.get("traceparent") or "",
     )
     return PublishedAlert(alert, row["partition"])
 

@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import Fenced
+from tocsin.pipelines.runtime.engine import record_traces
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.shard import Shard
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
@@ -89,9 +90,10 @@ def _write(deployment: Deployment, checkpoints: Sequence[int], name: int) -> Non
     # Take the earliest clock: with a later one, the keys of a shard that has a backlog would become inactive.
     facts = {**snapshots[0].facts, "now": min(snapshot.facts["now"] for snapshot in snapshots)}
     tally = DeadLetterTally.of(*(snapshot.facts for snapshot in snapshots))  # reported once, by the first shard
+    traces = record_traces.divided([snapshot.facts for snapshot in snapshots], deployment.shards)
     for n, delta in enumerate(redistributed([merged(snapshot.deltas) for snapshot in snapshots], deployment.shards)):
         tally_facts = (tally if n == 0 else DeadLetterTally()).facts()
-        Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | tally_facts)
+        Snapshots(deployment.lake, deployment.name, n).write(name, delta, facts | tally_facts | traces[n])
 
 
 def _open_journal(table: DeltaTable, deployment: Deployment, shard: int, checkpoints: Sequence[int], name: int) -> None:

@@ -14,6 +14,7 @@ from tocsin.pipelines.runtime.declare.options import Options
 from tocsin.pipelines.runtime.declare.pipeline import Batch, Pipeline
 from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.declare.stores import Stores
+from tocsin.pipelines.runtime.declare.trace import TRACEPARENT
 from tocsin.pipelines.runtime.engine.alerts import ACT, SOURCE, TYPE
 from tocsin.pipelines.runtime.engine.plan import Model
 
@@ -35,7 +36,8 @@ class AlertsTableOptions(Options):
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """Build the pipeline that writes each alert as a row: `key` is the asset, `event_time` the alert's, `data` its JSON as sent.
 
-    What a person does about an alert is a row, too: `about` is the alert's id, `by` the person, `reason` the reason.
+    What a person does about an alert is a row, too: `about` is the alert's id, `by` the person, `reason` the reason. `traceparent`
+    is the alert's trace context, if it has one.
 
     Args:
         options: of `AlertsTableOptions`.
@@ -59,7 +61,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 pa.field("rule", pa.string(), nullable=False),
                 pa.field("severity", pa.string(), nullable=False),
                 _field("data", "value"),
-                *(_field(name, f"header:ce_{name}", nullable=True) for name in ACT),
+                *(_field(name, f"header:ce_{name}", nullable=True) for name in (*ACT, TRACEPARENT)),
             ]
         ),
         key="subject",
@@ -69,7 +71,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         batch=Batch(wait="1s"),  # nobody waits for these rows, and each step costs milliseconds
         stages=[Named()],
         results=pa.schema(
-            [(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data", *ACT)]
+            [(n, pa.string()) for n in ("id", "pipeline", "rule", "severity", "transition", "data", *ACT, TRACEPARENT)]
         ),
     )
 

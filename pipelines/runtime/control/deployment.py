@@ -14,6 +14,7 @@ from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.kafka.topics import provision
 from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
 ALERTS = "alerts"
 """The table that holds all pipelines' alerts."""
@@ -36,6 +37,7 @@ class Deployment:
         health: host and port of the health endpoint; port 0: none.
         sinks: where alerts go besides their topic.
         formats: options of message formats, by the section of the settings that holds them.
+        traces: where spans are sent; None: nowhere.
         stuck_s: a shard hangs if its step takes longer than this, or if its recovery makes no progress for longer. Its worker is
             then replaced.
     """
@@ -58,6 +60,7 @@ class Deployment:
     health: tuple[str, int] = ("127.0.0.1", 0)
     sinks: Sequence[SinkConfig] = ()
     formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    traces: SpanOptions | None = None
     stuck_s: float = 120.0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -71,7 +74,16 @@ class Deployment:
         partitions = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
         configs = [
             ShardConfig(
-                plan, self.lake, self.kafka, s, partitions[s], self.start, self.on_gap, self.shards, self.formats
+                plan,
+                self.lake,
+                self.kafka,
+                s,
+                partitions[s],
+                self.start,
+                self.on_gap,
+                self.shards,
+                self.formats,
+                self.traces,
             )
             for s in range(self.shards)
         ]

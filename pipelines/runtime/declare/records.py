@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tocsin.pipelines.runtime.declare.trace import TRACEPARENT
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -76,6 +80,42 @@ class Records:
     def __len__(self) -> int:
         return len(self.values)
 
+    @cached_property
+    def header_sets(self) -> set[tuple[tuple[str, bytes | None], ...]]:
+        """The headers that records have, each set of them once: most polls have a single one."""
+        return set(map(tuple, self.headers))
+
     def __getitem__(self, i: int) -> Record:
         place = self.topic, int(self.partitions[i]), int(self.offsets[i]), int(self.timestamps[i])
         return Record(*place, self.keys[i], self.values[i], self.headers[i])
+
+
+@dataclass(frozen=True)
+class TracedPoll:
+    """The records of a poll of which some came with a trace context, sorted by partition, then offset.
+
+    Nothing is parsed or copied, since few records cause an alert.
+
+    Args:
+        partitions, offsets: `[N]` int64.
+        headers: N.
+        read_at: when they were read, ns since the epoch.
+    """
+
+    partitions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    headers: Sequence[Headers]
+    read_at: int
+
+    @classmethod
+    def of(cls, records: Records) -> Self | None:
+        """The records of a poll; None: none came with a context."""
+        if not any(name == TRACEPARENT for headers in records.header_sets for name, _ in headers):
+            return None
+        return cls(records.partitions, records.offsets, records.headers, time.time_ns())
+
+    def find(self, partition: int, offset: int) -> Headers:
+        """A record's headers; none if it is not of this poll."""
+        start, stop = np.searchsorted(self.partitions, [partition, partition + 1])
+        at = start + int(np.searchsorted(self.offsets[start:stop], offset))
+        return self.headers[at] if at < stop and self.offsets[at] == offset else ()

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.rows import Rows, edges
@@ -81,6 +82,11 @@ class State:
     def waiting(self) -> dict[str, Rows]:
         """The rows that wait, by the name of the store that holds them."""
         return {name: rows.by_value() for name, rows in self._waiting.items()}
+
+    def held_records(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Partition and offset, `[N]` each, of the rows that wait in each store. Rows that a timer made are left out."""
+        tables = [rows.table.select(["_partition", "_offset"]) for rows in self._waiting.values()]
+        return [tuple(c.to_numpy() for c in table.filter(table["_offset"].is_valid()).columns) for table in tables]  # type: ignore[misc]
 
     @property
     def _waiting(self) -> dict[str, Rows]:

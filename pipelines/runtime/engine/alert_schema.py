@@ -9,6 +9,7 @@ from pyarrow import types
 
 from tocsin.pipelines.runtime.declare.fields import integer_range
 from tocsin.pipelines.runtime.declare.pipeline import TRANSITIONS
+from tocsin.pipelines.runtime.declare.trace import TRACEPARENT, TRACESTATE
 from tocsin.pipelines.runtime.engine.alerts import ACTS, CONTENT_TYPE, EVIDENCE_LINEAGE, SOURCE, TEXT_LIMIT, TYPE
 
 if TYPE_CHECKING:
@@ -46,7 +47,20 @@ def headers(pipeline: Pipeline) -> JsonSchema:
         "ce_by": {"type": "string", "description": "Who did so."},
         "ce_reason": {"type": "string", "description": "Why."},
     }
-    return {"type": "object", "properties": attributes | of_people, "required": [*attributes]}
+    return {"type": "object", "properties": attributes | of_people | _trace(), "required": [*attributes]}
+
+
+def _trace() -> dict[str, JsonSchema]:
+    """The headers of an alert whose record came with a trace context: as CloudEvents and as OpenTelemetry name them."""
+    described: dict[str, JsonSchema] = {
+        TRACEPARENT: {
+            "type": "string",
+            "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+            "description": "W3C trace context, in the trace of the record that caused the alert.",
+        },
+        TRACESTATE: {"type": "string", "description": "That of the record."},
+    }
+    return {f"{prefix}{name}": schema for prefix in ("ce_", "") for name, schema in described.items()}
 
 
 def data(pipeline: Pipeline, rule: AlertRule) -> JsonSchema:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import polars as pl
 
+from tocsin.pipelines.runtime.declare.trace import TRACE
+
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.pipeline import Pipeline
     from tocsin.pipelines.runtime.engine.rules import Transition
@@ -44,6 +46,8 @@ class Alert:
         data: the evidence from the row. The row becomes visible in the table only at the next commit.
         about: the id of the alert that a person acknowledged or silenced; else "".
         by, reason: who did that, and why; else "".
+        traceparent, tracestate: the W3C trace context that the record which caused the alert came with; "" if it had none. They say
+            nothing about the alert itself, so they are not part of its identity.
     """
 
     id: str
@@ -57,9 +61,11 @@ class Alert:
     about: str = ""
     by: str = ""
     reason: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
     def headers(self) -> list[tuple[str, bytes]]:
-        """CloudEvents attributes as Kafka headers."""
+        """CloudEvents attributes as Kafka headers; the trace context also by the names that OpenTelemetry's clients read."""
         attributes = {
             "ce_specversion": "1.0",
             "ce_id": self.id,
@@ -67,8 +73,9 @@ class Alert:
             "ce_type": TYPE + self.transition,
             "ce_subject": self.key,
             "ce_time": self.time.isoformat(),
-            **{f"ce_{name}": text for name in ACT if (text := getattr(self, name))},
+            **{f"ce_{name}": text for name in (*ACT, *TRACE) if (text := getattr(self, name))},
             "content-type": CONTENT_TYPE,
+            **{name: text for name in TRACE if (text := getattr(self, name))},
         }
         return [(name, value.encode()) for name, value in attributes.items()]
 
@@ -90,7 +97,7 @@ class Alert:
             key=attributes["ce_subject"],
             time=datetime.fromisoformat(attributes["ce_time"]),
             data=data,
-            **{name: attributes.get(f"ce_{name}", "") for name in ACT},
+            **{name: attributes.get(f"ce_{name}", "") for name in (*ACT, *TRACE)},
         )
 
 

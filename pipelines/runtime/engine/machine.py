@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
@@ -88,6 +89,10 @@ class Machine:
     def waiting(self) -> Collection[Rows]:
         """Rows that stages hold back for a later step."""
         return self._state.waiting.values()
+
+    def held_records(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """See `State.held_records`."""
+        return self._state.held_records()
 
     @property
     def key_clashes(self) -> int:

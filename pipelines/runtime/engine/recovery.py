@@ -24,13 +24,14 @@ from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.migration import carry
 from tocsin.pipelines.runtime.engine.open_outputs import end_open_outputs
 from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.record_traces import RecordTraces
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.kafka.closing import closed_on_error
 from tocsin.pipelines.runtime.kafka.dead_letters import DeadLetterTally
-from tocsin.pipelines.runtime.kafka.reader import RecordSource, TopicState
+from tocsin.pipelines.runtime.kafka.reader import Poll, RecordSource, TopicState
 from tocsin.pipelines.runtime.lake.snapshots import Snapshot, Snapshots
 from tocsin.pipelines.runtime.lake.table import ResultsTable, TableState
 from tocsin.pipelines.runtime.telemetry import failpoints, progress
@@ -65,6 +66,12 @@ class RecoveredShard:
     gaps: list[DeadLetter] = field(default_factory=list)
     damaged: dict[int, str] = field(default_factory=dict)
     dead_letters: DeadLetterTally = field(default_factory=DeadLetterTally)
+    traces: RecordTraces = field(default_factory=RecordTraces)
+
+    def put(self, poll: Poll) -> None:
+        """Take up the records of a poll."""
+        self.buffer.put(poll)
+        self.traces.add(poll)
 
     def skip(self, skipped: SkipRecord, source: RecordSource) -> None:
         """Continue after skipped records. Records that were read but not processed yet are read again."""
@@ -209,6 +216,7 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         now=int(facts.get("now", 0)),
         gaps=inputs.gaps,
         dead_letters=DeadLetterTally.of(facts),
+        traces=RecordTraces(facts),
     )
     _rerun_journal(recovered, inputs, config, source)
     failpoints.point("takeover.rerun", waits=False)
@@ -235,7 +243,7 @@ def _rerun_journal(
                     if not recovered.buffer.covers({p: ends.get(p, -1)}):  # it was processed, and must be re-run
                         raise RecordsCorrupt(message)
                 if poll := source.poll(1000):
-                    recovered.buffer.put(poll)
+                    recovered.put(poll)
                     recovered.damaged = dict(poll.damaged)
             batch = inputs.as_processed(recovered.buffer.take_until(ends), item)
             outcome = recovered.machine.step(batch.table, item.now, wall=item.wall)
@@ -246,6 +254,7 @@ def _rerun_journal(
             recovered.results.append(outcome.results)
             recovered.files += outcome.files
             recovered.positions |= ends
+            recovered.traces.prune(recovered.machine, recovered.positions)
             recovered.now = item.now
             progress.made()
         else:

@@ -19,6 +19,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.engine.checkpoint_schedule import CheckpointSchedule
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
+from tocsin.pipelines.runtime.engine.output_traces import OutputTraces
 from tocsin.pipelines.runtime.engine.patient_source import PatientSource
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
@@ -32,6 +33,7 @@ from tocsin.pipelines.runtime.kafka.topics import LONG
 from tocsin.pipelines.runtime.lake.retry import lake_errors_as_unavailable
 from tocsin.pipelines.runtime.telemetry import failpoints, progress
 from tocsin.pipelines.runtime.telemetry.logs import DeadLetterLog
+from tocsin.pipelines.runtime.telemetry.spans import Span
 from tocsin.pipelines.runtime.telemetry.stats import Stats
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Shard:
         recovered, pipeline = self._recovered, self._recovered.machine.pipeline
         self.stats, self._dead_letter_log = Stats(batch=pipeline.batch.rows), DeadLetterLog()
         self.stats.add(digest_mismatches=recovered.mismatches)
+        self._traces = OutputTraces(config, pipeline, recovered.traces, self.stats.add)
         self._buffer = recovered.buffer
         self._lake_retry = recovered.publisher.lake_retry
         self._checkpoints = CheckpointWriter(recovered.results_table, recovered.snapshots, self._lake_retry)
@@ -142,12 +145,14 @@ class Shard:
         self.checkpoint()
         self._checkpoints.close()
         self._recovered.publisher.close()
+        self._traces.close()
         self._source.close()
 
     def abandon(self) -> None:
         """Release all resources without a commit. The next owner processes again what is not committed."""
         self._checkpoints.close()
         self._source.close()
+        self._traces.close()
         self._recovered.publisher.close()
 
     def facts(self) -> dict[str, Any]:
@@ -208,7 +213,7 @@ class Shard:
         return self._buffer.take(batch.rows)
 
     def _put(self, poll: Poll) -> None:
-        self._buffer.put(poll)
+        self._recovered.put(poll)
         self._lag |= poll.behind
         self._skip_damaged(poll.damaged)
         self.stats.gauges["behind"] = sum(self._lag.values())
@@ -242,10 +247,12 @@ class Shard:
             self._bytes += outcome.results.nbytes
         self._files += outcome.files
         self._bytes += sum(len(content) for _, content in outcome.files)
-        self._alerts += outcome.alerts
+        self._alerts += self._traces.given(outcome.alerts)
         dead_letters = [*batch.dead_letters, *self._refused(outcome.refused)]
         self._dead_letters += dead_letters
         self._dead_letter_log.note(dead_letters)
+        self._traces.refused(dead_letters)
+        recovered.traces.prune(recovered.machine, recovered.positions)
         self.stats.add(
             steps=1 if batch.ends else 0,
             rows=batch.table.num_rows,
@@ -328,7 +335,8 @@ class Shard:
         recovered.journal.count_published([*map(fingerprint, alerts), *map(fingerprint, rerunnable)])
         if mark:
             recovered.journal.mark(*mark)
-        on_committed = partial(self._on_committed, stamps, "checkpoint.marked" if mark else "alerts.committed")
+        point = "checkpoint.marked" if mark else "alerts.committed"
+        on_committed = partial(self._on_committed, stamps, self._traces.taken(), point)
         self._publishing = len(alerts)
         recovered.publisher.send(
             alerts, dead_letters, recovered.journal, recovered.positions if mark else {}, on_committed
@@ -359,6 +367,7 @@ class Shard:
             "state_version": recovered.machine.pipeline.state_version,
             "now": self._step_clock.now,
             **recovered.dead_letters.facts(),
+            **recovered.traces.facts(recovered.machine),
         }
         results, files = self._results, self._files
         self._results, self._files, self._bytes = [], [], 0
@@ -367,9 +376,10 @@ class Shard:
         self._advanced = False
         self._schedule.begin(has_rows=bool(results))
 
-    def _on_committed(self, stamps: Sequence[np.ndarray], point: str) -> None:
+    def _on_committed(self, stamps: Sequence[np.ndarray], spans: Sequence[Span], point: str) -> None:
         """Handle a committed transaction; called in the publisher's thread."""
         failpoints.point(point)
+        self._traces.end(spans)
         self._publishing = 0
         self._note_latency(stamps)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
+from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.formats.codec import FormatOptions
@@ -34,6 +35,7 @@ class ShardConfig:
         formats: options of message formats, by the section of the settings that holds them.
         start: where to begin on the very first start. Partitions added later are read from their beginning.
         on_gap: what to do when recovery finds that something is lost.
+        traces: where spans are sent; None: nowhere.
     """
 
     plan: Plan
@@ -45,6 +47,7 @@ class ShardConfig:
     on_gap: Literal["stop", "skip"] = "stop"
     shards: int = 1
     formats: FormatOptions = field(default_factory=dict, repr=False)
+    traces: SpanOptions | None = None
 
     @property
     def id(self) -> ShardId:

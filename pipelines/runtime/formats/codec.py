@@ -181,7 +181,7 @@ class Codec:
     def _read(self, records: Records, out: DecodedPoll) -> None:
         """Decode a poll's values, each by its content type."""
         values, headers = records.values, records.headers
-        formats = {h: self._format(h) for h in set(map(tuple, headers))}  # a poll has few different ones
+        formats = {h: self._format(h) for h in records.header_sets}
         indices, others = range(len(records)), dict[int, MessageFormat | None]()
         if not all(kind is self._json for kind in formats.values()):
             others = {i: kind for i, h in enumerate(headers) if (kind := formats[tuple(h)]) is not self._json}

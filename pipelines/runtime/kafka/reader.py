@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, UnknownTopicOrPartit
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 from tocsin.pipelines.runtime.declare.errors import ConfigError, PositionLost, RecordsCorrupt, Refused, Unavailable
-from tocsin.pipelines.runtime.declare.records import Readable, Records
+from tocsin.pipelines.runtime.declare.records import Readable, Records, TracedPoll
 from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import clients, librdkafka
 from tocsin.pipelines.runtime.kafka.corruption import (
@@ -55,6 +55,7 @@ class Poll:
         ends: partition -> next offset to read after this poll. It may lie behind records that are not visible to us.
         behind: partition -> records in the log after this poll.
         damaged: partition -> what is wrong with it. A damaged partition is not read until it is restored.
+        traces: the records, if some of them have a trace context.
     """
 
     table: pa.RecordBatch
@@ -62,6 +63,7 @@ class Poll:
     ends: Mapping[int, int]
     behind: Mapping[int, int]
     damaged: Mapping[int, str] = field(default_factory=dict)
+    traces: TracedPoll | None = None
 
 
 @dataclass(frozen=True)
@@ -290,10 +292,11 @@ class Reader:
     def _decoded(self, records: Records | Sequence[Readable], moved: Mapping[int, int]) -> Poll | None:
         if not moved:
             return None
+        records = records if isinstance(records, Records) else Records.of(records)
         table, dead_letters = self._codec.decode(records)  # first: if a registry does not answer, these are read again
         self._ends |= moved
         self._progress_at |= dict.fromkeys(moved, time.monotonic())
-        return Poll(table, dead_letters, moved, self._behind(), self._damage_messages)
+        return Poll(table, dead_letters, moved, self._behind(), self._damage_messages, TracedPoll.of(records))
 
     @property
     def _damage_messages(self) -> dict[int, str]:

@@ -14,13 +14,18 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from tocsin.pipelines.runtime.declare.trace import TraceContext
+
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
 
 log = logging.getLogger(__name__)
 FORMAT, LEVEL = "TOCSIN_LOGS__FORMAT", "TOCSIN_LOGS__LEVEL"
 """Environment variables, so that the settings reach every process of a deployment, readers included."""
-FIELDS = ("pipeline", "shard", "topic", "partition", "offset", "row", "asset", "stage", "error", "count")
+FIELDS = (
+    *("pipeline", "shard", "topic", "partition", "offset", "row", "asset", "stage", "error", "count"),
+    *("trace_id", "span_id"),
+)
 """A line's fields beside ts, level, logger, message and exception, where they are known."""
 EVERY_S = 1.0
 KINDS = 20
@@ -141,4 +146,6 @@ def _mention(dead_letter: DeadLetter, count: int) -> None:
     others = f"; and {count - 1} more like it" if count > 1 else ""
     place = {name: getattr(dead_letter, name) for name in ("topic", "partition", "offset", "row", "stage", "error")}
     asset = dead_letter.key.decode("utf-8", "replace") if dead_letter.key else None
-    log.warning("%s%s", dead_letter, others, extra={**place, "asset": asset, "count": count})
+    context = TraceContext.read(dead_letter.headers)
+    trace = {"trace_id": context.trace_id, "span_id": context.span_id} if context else {}
+    log.warning("%s%s", dead_letter, others, extra={**place, **trace, "asset": asset, "count": count})

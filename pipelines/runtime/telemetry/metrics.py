@@ -93,6 +93,8 @@ METRICS = (
         _SHARD,
         "Old snapshots that could not be deleted; see the log.",
     ),
+    Metric("tocsin_spans_total", "counter", "spans", _SHARD, "Spans of traces that a collector has taken."),
+    Metric("tocsin_spans_dropped_total", "counter", "spans", _SHARD, "Spans of traces that no collector took in time."),
     Metric(
         "tocsin_latency_seconds", "histogram", "seconds", _SHARD, "From a row's Kafka timestamp to the end of its step."
     ),
@@ -134,7 +136,7 @@ METRICS = (
 _OF = {name.removeprefix(PREFIX): metric for metric in METRICS for name in metric.exported}
 _COUNTED = (
     *("rows", "results", "alerts", "dead_letters", "duplicates", "skipped", "silenced", "forgotten", "steps"),
-    *("checkpoints", "undeleted", "digest_mismatches", "late", "missed", "ignored"),
+    *("checkpoints", "undeleted", "digest_mismatches", "late", "missed", "ignored", "spans", "spans_dropped"),
 )
 
 

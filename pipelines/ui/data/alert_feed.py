@@ -17,6 +17,7 @@ from tocsin.pipelines.runtime import Alert
 from tocsin.pipelines.runtime.admin.acknowledgement import from_row
 from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare.names import alert_topic
+from tocsin.pipelines.runtime.declare.trace import TRACEPARENT
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.delta import exists
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -94,7 +95,7 @@ class AlertFeed:
             return
         table = self._lake.scan(ALERTS)
         names = table.collect_schema().names()
-        rows = table.select([name for name in (*IDENTITY, *ACT, "processed_at") if name in names])
+        rows = table.select([name for name in (*IDENTITY, *ACT, TRACEPARENT, "processed_at") if name in names])
         order = ["processed_at", "topic", "partition", "offset"]
         rules = rows.drop("data").filter(pl.col("transition").is_in(["raised", "cleared"]))  # evidence may be large
         last = rules.group_by("pipeline", "key", "rule").agg(pl.col("id", "transition").sort_by(order).last())

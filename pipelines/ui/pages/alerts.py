@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
+from tocsin.pipelines.runtime.declare.trace import TraceContext
 from tocsin.pipelines.ui.components import (
     LOOK_S,
     NARROW,
@@ -130,6 +131,8 @@ def _detail(sources: Sources, state: AlertState, host: ui.element) -> None:
     )
     ui.label(facts).classes("mono").style("white-space: pre-wrap")
     ui.label(f"id {alert.id}").classes("mono soft")
+    if alert.traceparent:
+        ui.label(f"trace {TraceContext(alert.traceparent).trace_id}").classes("mono soft")
     if not sources.actions.allowed:
         ui.label("This page is read-only. `tocsin ui --allow-changes` lets you acknowledge and silence.").classes(
             "soft"

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
+from tocsin.pipelines.runtime.admin.acknowledgement import from_row
 from tocsin.pipelines.runtime.control.alerts_table import pipeline
 from tocsin.pipelines.runtime.control.deployment import alerts_table_plan
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
@@ -69,6 +70,7 @@ def test_an_alert_is_a_row_that_says_what_it_said() -> None:
         "about": None,
         "by": None,
         "reason": None,
+        "traceparent": None,
         "event_date": "2026-01-31",
     }
 
@@ -84,6 +86,14 @@ def test_what_a_person_did_is_a_row_with_name_and_reason() -> None:
         "Zoë",
         "pump ordered",
     ]
+
+
+def test_the_row_of_an_alert_has_its_trace_and_gives_it_back() -> None:
+    alert = replace(ALERT, traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+    (row,), letters = _land(_record(alert.headers(), alert.value()))
+    assert letters == []
+    assert row["traceparent"] == alert.traceparent
+    assert from_row(row).alert == alert
 
 
 def test_an_alert_lands_whatever_its_time_and_as_often_as_it_was_said() -> None:

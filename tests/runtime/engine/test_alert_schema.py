@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -81,6 +82,15 @@ def test_another_pipelines_headers_are_invalid() -> None:
     sent = {name: text.decode() for name, text in _alert(HOT).headers()}
     for change in ({"ce_source": "/tocsin/other"}, {"ce_type": "io.tocsin.alert.paused"}, {"ce_id": "1"}):
         assert _errors(alert_schema.headers(JOB), sent | change)
+
+
+def test_the_headers_of_a_trace_are_described() -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    sent = {n: text.decode() for n, text in replace(_alert(HOT), traceparent=parent, tracestate="a=b").headers()}
+    assert sent.keys() <= alert_schema.headers(JOB)["properties"].keys()
+    assert _errors(alert_schema.headers(JOB), sent) == []
+    for name in ("traceparent", "ce_traceparent"):
+        assert _errors(alert_schema.headers(JOB), sent | {name: "4bf92f3577b34da6a3ce929d0e0e4736"})
 
 
 @pytest.mark.parametrize("transition", ["acknowledged", "silenced"])

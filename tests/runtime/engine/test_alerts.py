@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ from tocsin.pipelines.runtime.declare.pipeline import AlertRule
 from tocsin.pipelines.runtime.engine.alerts import Alert, alerts_from, generation
 from tocsin.pipelines.runtime.engine.machine import empty
 from tocsin.pipelines.runtime.engine.rules import Transition
+from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
 
 JOB = pipeline({"name": "job", "topic": "readings"}, None)
 HOT, STEADY = JOB.rules[0], JOB.rules[1]
@@ -55,6 +57,17 @@ def test_it_travels_as_a_cloud_event() -> None:
     assert headers["content-type"] == b"application/json"
     assert dt.datetime.fromisoformat(headers["ce_time"].decode()) == AT
     assert Alert.read(alert.headers(), alert.value()) == alert
+
+
+def test_a_trace_travels_by_the_names_of_cloud_events_and_of_opentelemetry() -> None:
+    parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    alert = replace(_alert(), traceparent=parent, tracestate="vendor=a")
+    headers = dict(alert.headers())
+    assert headers["ce_traceparent"] == headers["traceparent"] == parent.encode()
+    assert headers["ce_tracestate"] == headers["tracestate"] == b"vendor=a"
+    assert Alert.read(alert.headers(), alert.value()) == alert
+    assert not {"traceparent", "ce_traceparent", "tracestate", "ce_tracestate"} & dict(_alert().headers()).keys()
+    assert fingerprint(alert) == fingerprint(_alert())  # it is the same alert
 
 
 def test_a_long_text_is_evidence_in_part() -> None:

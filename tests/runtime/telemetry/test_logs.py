@@ -35,9 +35,11 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def letter(offset: int = 1042, *, error: str = "BadValue", key: bytes | None = b"unit-7") -> DeadLetter:
-    message = "expected 21 sensors, got 20"
-    return DeadLetter("sensors", 3, offset, None, "decode", error, message, 0, key, b"{}", ())
+def letter(
+    offset: int = 1042, *, error: str = "BadValue", key: bytes | None = b"unit-7", traceparent: bytes = b""
+) -> DeadLetter:
+    message, headers = "expected 21 sensors, got 20", (("traceparent", traceparent),) if traceparent else ()
+    return DeadLetter("sensors", 3, offset, None, "decode", error, message, 0, key, b"{}", headers)
 
 
 @pytest.fixture
@@ -129,6 +131,15 @@ def test_a_dead_letter_is_found_by_its_place_and_its_asset(capsys: pytest.Captur
         "asset": "unit-7",
         "count": 1,
     }
+
+
+def test_the_line_of_a_dead_letter_names_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.start()
+    DeadLetterLog().note([letter(traceparent=b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")])
+    DeadLetterLog().note([letter(traceparent=b"nothing")])
+    traced, plain = lines(capsys)
+    assert (traced["trace_id"], traced["span_id"]) == ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+    assert not {"trace_id", "span_id"} & plain.keys()
 
 
 def test_ten_thousand_dead_letters_a_second_are_one_line_a_second(
