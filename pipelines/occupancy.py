@@ -51,16 +51,23 @@ READING = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
+UNITS = {"co2": "ppm", "temperature": "°C", "humidity": "%", "ventilation": ""}
 RESULTS = pa.schema(
     [
         ("room", pa.string()),
-        ("probability", pa.float32()),
-        ("occupied", pa.bool_()),
+        pa.field("probability", pa.float32(), metadata={"axis": "probability"}),
+        pa.field("occupied", pa.bool_(), metadata={"axis": "people"}),
         ("attention", pa.list_(pa.float32())),
-        ("scheduled", pa.bool_()),
-        *((f"{p}{part}", pa.float64()) for p in PROPERTIES for part in ("", "_age")),
-        ("co2_usual", pa.float64()),
-        ("still", pa.float64()),
+        pa.field("scheduled", pa.bool_(), metadata={"axis": "people"}),
+        *(
+            pa.field(
+                f"{p}{part}", pa.float64(), metadata={"unit": unit} | ({"axis": p} if (p, part) == ("co2", "") else {})
+            )
+            for p in PROPERTIES
+            for part, unit in (("", UNITS[p]), ("_age", "s"))
+        ),
+        pa.field("co2_usual", pa.float64(), metadata={"unit": UNITS["co2"]}),
+        pa.field("still", pa.float64(), metadata={"unit": "min"}),
         ("silent", pa.bool_()),
     ]
 )

@@ -62,6 +62,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
     )
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
+    rul = pa.field("rul", pa.float32(), metadata={"unit": config.order, "axis": "rul"})
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -72,7 +73,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             SlidingWindow(config.window, config.features, counter=None if o.restart is None else config.order),
             Infer(network),
         ],
-        results=pa.schema([key, order, ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
+        results=pa.schema([key, order, rul, ("attention", pa.list_(pa.float32()))]),
         rules=[
             AlertRule(
                 name=level,

@@ -44,10 +44,10 @@ RESULTS = pa.schema(
         ("camera", pa.string()),
         ("sequence", pa.int64()),
         ("missed", pa.int64()),
-        ("score", pa.float32()),
-        ("level", pa.float32()),
+        pa.field("score", pa.float32(), metadata={"axis": "surprise"}),
+        pa.field("level", pa.float32(), metadata={"axis": "surprise"}),
         ("novel", pa.bool_()),
-        ("flow", pa.float32()),
+        pa.field("flow", pa.float32(), metadata={"unit": "frame widths"}),
         ("map", pa.list_(pa.list_(pa.float32()))),
         ("frame", pa.string()),
     ]

@@ -70,7 +70,7 @@ RESULTS = pa.schema(
             column
             for hand in HANDS
             for column in (
-                *[(f"{hand}_{kind}", pa.float32()) for kind in KINDS],
+                *[pa.field(f"{hand}_{kind}", pa.float32(), metadata={"axis": hand}) for kind in KINDS],
                 (f"{hand}_event", pa.string()),
                 (f"{hand}_touches", pa.bool_()),
                 (f"{hand}_since", pa.int64()),

@@ -4,13 +4,16 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.tour import environment, make
+from tests.support.waits import until
 
 MARK = "TOCSIN_TEST_DEMO"
 
@@ -34,7 +37,9 @@ def test_the_demo_shows_fleet_alert_answer_run_and_what_is_next(shown: tuple[Pat
     assert '"type": "io.tocsin.alert.raised"' in said
     assert re.search(r"\ncritical +\d+ +\d+ +\d", said)
     assert re.search(r"run [0-9a-f]{32} of experiment tocsin", said)
-    assert len(said.partition("\nnext ")[2].strip().splitlines()) == 5
+    following, _, page = said.partition("\nnext ")[2].partition("\nthe web page")
+    assert len(following.strip().splitlines()) == 5
+    assert len(page.strip().splitlines()) == 3
 
 
 def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, str]) -> None:
@@ -53,6 +58,26 @@ def test_the_commands_that_it_names_next_work(shown: tuple[Path, str, str]) -> N
     done = subprocess.run(command, shell=True, cwd=folder, env=environment(), text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[:2] == ["unit", "rul"]
+
+
+def test_the_page_that_it_offers_last_serves_the_demos_table(shown: tuple[Path, str, str]) -> None:
+    pytest.importorskip("nicegui", reason="the live page needs NiceGUI: pip install 'tocsin[ui]'")
+    folder, said, _ = shown
+    command, where = said.splitlines()[-2:]
+    assert "http://127.0.0.1:8082;" in where
+    port = free_port()
+    page = subprocess.Popen(
+        ["sh", "-c", f"exec {command} --port {port}"], cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert page.stderr
+        until(lambda: f"127.0.0.1:{port}" in page.stderr.readline(), "the page to listen", 120)
+        for path in ("/", "/assets?pipeline=rul", "/query"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+                assert answer.status == 200 and b"Tocsin" in answer.read()
+    finally:
+        page.terminate()
+        assert page.wait(30) in (0, -15)
 
 
 def test_the_demo_leaves_no_process(shown: tuple[Path, str, str]) -> None:

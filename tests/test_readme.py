@@ -63,6 +63,8 @@ def test_feed_run_alerts_and_queries(tour: Tour) -> None:
     assert {json.loads(row["data"])["rule"] for row in landed} <= {"warning", "critical"}
     assert tour(only("tocsin dlq list rul")) == "no dead letters\n"
     assert "rule critical" in tour(only("tocsin state show rul"))
+    assert re.search(r"rows from .+ UTC: rul-7.png", tour(only("tocsin plot rul")))
+    assert (tour.folder / "rul-7.png").stat().st_size > 10_000
     assert "alerts would have been published" in tour(only("tocsin backfill rul"))
     assert "small files became" in tour(only("tocsin compact rul"))
 

@@ -20,6 +20,7 @@ from tocsin.pipelines.cli import (
     feed,
     frames,
     orders,
+    plot,
     query,
     reset,
     rights,
@@ -67,7 +68,7 @@ def tocsin(
 
 for command in (
     demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
-    orders.silence, alerts.alerts, ack.ack, query.query, train.train, evaluate.evaluate, compact.compact, reset.reset,
+    orders.silence, alerts.alerts, ack.ack, query.query, plot.plot, train.train, evaluate.evaluate, compact.compact, reset.reset,
     backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)

@@ -8,6 +8,7 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ NAME = "rul"
 SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' ELSE 'healthy' END level,
        COUNT(*) windows, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
 FROM rul GROUP BY level ORDER BY cycles_left"""
+PAGE = "http://127.0.0.1:8082"
+"""Where `tocsin ui` serves, unless it is told otherwise."""
 UPDATE_S, PLAIN_S = 0.5, 4.0
 """Seconds between updates of the fleet, and between prints without a terminal."""
 STARTS_S, PATIENCE_S = 180.0, 60.0
@@ -186,13 +189,19 @@ def _print_results(settings: Settings, folder: Path, fleet: Fleet, run: str | No
     out.rule("next", align="left", style="dim")
     bin_ = "" if shutil.which("tocsin") else f"{_short(Path(sys.executable).parent)}/"
     file = _short(folder / "tocsin.toml")
+    tocsin = f"{bin_}tocsin --config {file}"
+    asset = alert.key if alert else "1"
     for command in (
-        f'{bin_}tocsin --config {file} query "SELECT unit, MIN(rul) AS rul FROM rul GROUP BY unit ORDER BY rul LIMIT 5"',
-        f"{bin_}tocsin --config {file} ui   # the table and its alerts as a web page; pip install 'tocsin[ui]'",
+        f'{tocsin} query "SELECT unit, MIN(rul) AS rul FROM rul GROUP BY unit ORDER BY rul LIMIT 5"',
+        f"{tocsin} plot {NAME} {asset} --out {NAME}-{asset}.png   # one engine, its alerts and their levels",
         f"{bin_}mlflow ui --backend-store-uri sqlite:///{database}",
         f"make kafka   # then, on a broker that keeps its data: {bin_}tocsin feed rul --from sim, {bin_}tocsin run rul",
     ):
         out.print(command, style="bold", soft_wrap=True)
+    out.rule("the web page: engines, curves, alerts, SQL", align="left", style="dim")
+    needs = "" if find_spec("nicegui") else "   # first: pip install 'tocsin[ui]'"
+    out.print(f"{tocsin} ui{needs}", style="bold", soft_wrap=True)
+    out.print(f"then open {PAGE}; Ctrl-C ends it", style="dim")
 
 
 def _short(path: Path) -> Path:

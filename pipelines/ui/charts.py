@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from tocsin.pipelines.runtime.declare.curves import Curve
 from tocsin.pipelines.ui.data.board import AlertState
 
 GRID = {"left": 60, "right": 20, "top": 30, "bottom": 40}
@@ -16,7 +17,7 @@ INFERNO = ["#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4"]
 
 
 def curve(
-    rows: pl.DataFrame, name: str, *, alerts: Sequence[AlertState] = (), x: str = "event_time", kind: str = "line"
+    rows: pl.DataFrame, drawn: Curve, *, alerts: Sequence[AlertState] = (), x: str = "event_time", kind: str = "line"
 ) -> dict[str, Any]:
     """A column over another, with a vertical line where an alert was raised.
 
@@ -24,7 +25,7 @@ def curve(
         x: a time, a number or a text.
         kind: "line", "bar" or "scatter".
     """
-    along = rows.schema[x]
+    name, along = drawn.name, rows.schema[x]
     is_time = along.is_temporal()
     values = [_plain(value) for value in rows[name].cast(pl.Float64).to_list()]
     places = [_place(value) for value in rows[x].to_list()]
@@ -54,7 +55,7 @@ def curve(
         "xAxis": {"type": "time" if is_time else "value" if along.is_numeric() else "category"},
         "yAxis": {
             "type": "value",
-            "name": name,
+            "name": drawn.label,
             "scale": rows.schema[name] != pl.Boolean,
             "splitLine": {"lineStyle": {"color": "rgba(128, 128, 128, 0.35)"}},
         },

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from PIL import Image, ImageDraw
 
 from tocsin.pipelines.runtime.declare.dead_letter import DeadLetter
@@ -41,6 +41,12 @@ def rows(pipeline: str, key: str, columns: dict[str, Any], *, every: timedelta, 
 def commit(lake: Path, table: str, frame: pl.DataFrame) -> None:
     """Append rows to a table of the lake."""
     write_deltalake(lake / table, frame.to_arrow(), mode="append", partition_by=["event_date"])
+
+
+def describe(lake: Path, table: str, **columns: dict[str, str]) -> None:
+    """Give columns of a table the metadata of a pipeline's declaration."""
+    for name, metadata in columns.items():
+        DeltaTable(lake / table).alter.set_column_metadata(name, metadata)
 
 
 def engine(key: str, cycles: int = 3, left: float = 90.0) -> pl.DataFrame:
@@ -88,6 +94,8 @@ def build_lake(lake: Path, engines: int = ENGINES) -> None:
         pl.concat([engine("7", 400, 12.0), *(engine(str(n), 1, n % 120) for n in range(8, 8 + engines - 1))]),
     )
     commit(lake, "occupancy", room("atrium"))
+    describe(lake, "occupancy", probability={"axis": "probability"}, co2={"axis": "co2", "unit": "ppm"})
+    describe(lake, "occupancy", occupied={"axis": "people"}, scheduled={"axis": "people"})
     commit(lake, "surprise", camera(lake, "rov"))
 
 

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -108,6 +109,7 @@ class ResultsTable:
                 )
         self._table = self._open()
         self._widen(p.table)
+        self._describe(p.table)
         commit_fenced(
             lambda: self._commit([], self._claim(start, above)),
             newest=self._table.update_incremental,
@@ -259,6 +261,23 @@ class ResultsTable:
             what=f"{self._place}: add columns",
         )
         return True
+
+    def _describe(self, columns: pa.Schema) -> None:
+        """Give columns of an earlier version the metadata that they are declared with now."""
+        for field in Schema.from_arrow(columns).fields:
+            if not self._is_described(field):
+                commit_fenced(
+                    partial(self._table.alter.set_column_metadata, field.name, field.metadata),
+                    newest=self._table.update_incremental,
+                    is_committed=partial(self._is_described, field),  # another shard may have done it
+                    what=f"{self._place}: describe column {field.name}",
+                )
+
+    def _is_described(self, field: Field) -> bool:
+        """Whether the table has a column's metadata."""
+        return any(
+            f.name == field.name and field.metadata.items() <= f.metadata.items() for f in self._table.schema().fields
+        )
 
     def _add(self, missing: list[Field]) -> None:
         self._table.alter.add_columns(missing)

@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.delta import exists
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.telemetry.logs import one_line
-from tocsin.pipelines.ui.data.board import AlertBoard
+from tocsin.pipelines.ui.data.board import AlertBoard, AlertState
 
 log = logging.getLogger(__name__)
 POLL_MS = 500
@@ -44,6 +44,26 @@ IDENTITY = (
     "data",
 )
 ACT = ("about", "by", "reason")
+ORDER = ["processed_at", "topic", "partition", "offset"]
+MOST = 100_000
+"""Most alerts of one asset that are read."""
+
+
+def recorded(lake: Lake, pipeline: str, key: str) -> list[AlertState]:
+    """The alerts of one asset in the table `alerts`, the newest first. Newer ones may be in the topic alone."""
+    board = AlertBoard(keep=MOST)
+    if exists(lake, ALERTS):
+        own = _rows(lake).filter(pl.col("pipeline") == pipeline, pl.col("key") == key)
+        for row in own.sort(ORDER).collect().iter_rows(named=True):
+            board.add(from_row(row).alert, row["partition"])
+    return board.of(pipeline, key)
+
+
+def _rows(lake: Lake) -> pl.LazyFrame:
+    """The table `alerts`. One of an earlier version lacks columns."""
+    table = lake.scan(ALERTS)
+    names = table.collect_schema().names()
+    return table.select([name for name in (*IDENTITY, *ACT, TRACEPARENT, "processed_at") if name in names])
 
 
 class AlertFeed:
@@ -93,15 +113,12 @@ class AlertFeed:
         """Put the table's newest events on the board, and older ones that are still raised."""
         if not exists(self._lake, ALERTS):
             return
-        table = self._lake.scan(ALERTS)
-        names = table.collect_schema().names()
-        rows = table.select([name for name in (*IDENTITY, *ACT, TRACEPARENT, "processed_at") if name in names])
-        order = ["processed_at", "topic", "partition", "offset"]
+        rows = _rows(self._lake)
         rules = rows.drop("data").filter(pl.col("transition").is_in(["raised", "cleared"]))  # evidence may be large
-        last = rules.group_by("pipeline", "key", "rule").agg(pl.col("id", "transition").sort_by(order).last())
+        last = rules.group_by("pipeline", "key", "rule").agg(pl.col("id", "transition").sort_by(ORDER).last())
         still_raised = rows.join(last.filter(pl.col("transition") == "raised"), on="id", how="semi")
-        newest = rows.top_k(self._keep, by=order)
-        found = pl.concat([still_raised, newest]).unique(["topic", "partition", "offset", "id"]).sort(order).collect()
+        newest = rows.top_k(self._keep, by=ORDER)
+        found = pl.concat([still_raised, newest]).unique(["topic", "partition", "offset", "id"]).sort(ORDER).collect()
         for row in found.iter_rows(named=True):
             published = from_row(row)
             self._board.add(published.alert, published.partition)

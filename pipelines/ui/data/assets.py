@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ import polars as pl
 from tocsin.pipelines.query import results, tables
 from tocsin.pipelines.runtime import Unavailable
 from tocsin.pipelines.runtime.control.deployment import ALERTS
+from tocsin.pipelines.runtime.declare.curves import Curve
 from tocsin.pipelines.runtime.lake.delta import delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
@@ -24,6 +25,8 @@ ASSETS, POINTS, DAYS = 5000, 600, 3
 SPAN = timedelta(days=7)
 HEAT_ROWS = 120
 """Rows of an attention map."""
+DRAWN = 4
+"""Most curves that are drawn unasked."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,30 @@ class History:
     """An asset's rows over a time.
 
     Args:
-        rows: all columns, by time; thinned to `POINTS`, keeping the extremes of `main`.
-        main: the column that the asset is judged by; "": it has none.
+        rows: all columns, by time; thinned, keeping the extremes of `main`.
+        curves: the columns that can be drawn, see `curves`.
         total: rows before thinning.
     """
 
     rows: pl.DataFrame
-    main: str
+    curves: Sequence[Curve]
     total: int
 
     @property
-    def numbers(self) -> list[str]:
-        """Columns that can be drawn as curves, `main` first."""
-        schema = self.rows.schema
-        found = [n for n, dtype in schema.items() if n not in IDENTITY and (dtype.is_numeric() or dtype == pl.Boolean)]
-        return sorted(found, key=lambda name: name != self.main)
+    def main(self) -> str:
+        """The column that the asset is judged by; "": it has none."""
+        return main_column(self.curves)
 
     @property
-    def floats(self) -> list[str]:
-        """Columns of measured or computed values that change; integers are mostly counters and ids."""
-        return [n for n in self.numbers if self.rows.schema[n].is_float() and self.rows[n].n_unique() > 1]
+    def drawn(self) -> list[Curve]:
+        """The curves to draw first: the declared ones. With fewer than two, also values that change, but for integers, which are
+        mostly counters and ids."""
+        declared = [curve for curve in self.curves if curve.axis]
+        if len(declared) > 1:
+            return declared[:DRAWN]
+        schema = self.rows.schema
+        floats = [c for c in self.curves if schema[c.name].is_float() and self.rows[c.name].n_unique() > 1]
+        return [*declared, *(curve for curve in floats if curve not in declared)][:DRAWN]
 
 
 class Assets:
@@ -82,11 +89,24 @@ class Assets:
             self._latest[pipeline] = version, frame
         return frame
 
-    def history(self, pipeline: str, key: str, *, since: datetime | None = None) -> History:
+    def curves(self, pipeline: str) -> list[Curve]:
+        """The columns of a pipeline that can be drawn; see `curves`.
+
+        Raises:
+            Unavailable: the table does not exist yet.
+        """
+        self._check(pipeline)
+        if (table := delta_table(self._lake, pipeline)) is None:
+            return []
+        fields = table.schema().fields
+        return curves(pl.Schema(table.schema()), {field.name: field.metadata for field in fields})
+
+    def history(self, pipeline: str, key: str, *, since: datetime | None = None, points: int = POINTS) -> History:
         """An asset's rows.
 
         Args:
             since: the first event time; None: a week before its last row.
+            points: the most rows.
 
         Raises:
             Unavailable: the table does not exist yet.
@@ -101,8 +121,8 @@ class Assets:
         else:
             rows = rows.filter(pl.col("event_date") >= since.strftime("%Y-%m-%d"), pl.col("event_time") >= since)
         frame = rows.sort("event_time", "partition", "offset", "row").collect()
-        main = main_column(frame.schema)
-        return History(thinned(frame, main), main, frame.height)
+        known = [curve for curve in self.curves(pipeline) if curve.name in frame.columns]
+        return History(thinned(frame, main_column(known), points), known, frame.height)
 
     def frame(self, path: str) -> bytes | None:
         """A kept frame, by a path of the column `frame`; None: it has expired, or the path leads elsewhere."""
@@ -135,31 +155,37 @@ class Assets:
         return latest.select(flat).sort("key").head(ASSETS).collect()
 
 
-def main_column(schema: Mapping[str, pl.DataType]) -> str:
-    """The column that an asset is judged by: that of a known pipeline, else the first number of the pipeline's own."""
-    for name in ("rul", "probability", "score", "left_contact", "right_contact"):
-        if name in schema:
-            return name
-    own = (n for n, dtype in schema.items() if n not in IDENTITY and dtype.is_float())
-    return next(own, "")
+def curves(schema: Mapping[str, pl.DataType], metadata: Mapping[str, Mapping[str, object]]) -> list[Curve]:
+    """The columns of a table that can be drawn, the ones with an axis first. With none declared, the first float has one."""
+    own = {n: t for n, t in schema.items() if n not in IDENTITY and (t.is_numeric() or t == pl.Boolean)}
+    found = [Curve.of(name, metadata.get(name, {})) for name in own]
+    if not any(curve.axis for curve in found):
+        first = next((name for name, dtype in own.items() if dtype.is_float()), "")
+        found = [replace(curve, axis=curve.name) if curve.name == first else curve for curve in found]
+    return sorted(found, key=lambda curve: not curve.axis)
+
+
+def main_column(curves: Sequence[Curve]) -> str:
+    """The column that an asset is judged by: the first one with an axis; "": there is none."""
+    return next((curve.name for curve in curves if curve.axis), "")
 
 
 def thinned(frame: pl.DataFrame, main: str, points: int = POINTS) -> pl.DataFrame:
     """At most `points` rows of a frame that is sorted by time. Of each span of rows, those with the least and most `main` stay.
 
-    Without `main`, every n-th row stays.
+    Without `main`, every n-th row stays. The last row always stays.
     """
     if frame.height <= points:
         return frame
     if not main:
-        return frame.gather_every(-(-frame.height // points))
+        return frame.reverse().gather_every(-(-frame.height // points)).reverse()
     indexed = frame.select(pl.col(main).cast(pl.Float64)).with_row_index("n")
-    spans = indexed.group_by(pl.col("n") * (points // 2) // frame.height)
+    spans = indexed.group_by(pl.col("n") * max((points - 1) // 2, 1) // frame.height)
     extremes = spans.agg(
         pl.col("n").get(pl.col(main).arg_min().fill_null(0)).alias("low"),
         pl.col("n").get(pl.col(main).arg_max().fill_null(0)).alias("high"),
     )
-    kept = pl.concat([extremes["low"], extremes["high"]]).unique().sort()
+    kept = pl.concat([extremes["low"], extremes["high"], indexed["n"].tail(1)]).unique().sort()
     return frame[kept.to_list()]
 
 

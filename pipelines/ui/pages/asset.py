@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import polars as pl
 from nicegui import run, ui
 
 from tocsin.pipelines.ui.charts import curve, heat_map
@@ -18,10 +19,6 @@ from tocsin.pipelines.ui.sources import Sources
 EVERY_S = 10.0
 FACTS = 24
 """Columns of the last row that are listed."""
-OTHERS = 3
-"""Curves drawn below the main one."""
-COMPANIONS = ("co2", "scheduled", "occupied", "level", "right_contact", "left_release", "right_release")
-"""Columns of the pipelines that come with Tocsin that explain their main column."""
 
 
 def asset(sources: Sources, pipeline: str, key: str) -> None:
@@ -45,29 +42,31 @@ def asset(sources: Sources, pipeline: str, key: str) -> None:
 
 
 async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> None:
-    rows, numbers = history.rows, history.numbers
+    rows = history.rows
+    by_name = {one.name: one for one in history.curves}
     known = sources.board.of(pipeline, key)
     counted = ui.label("").classes("soft").props('role="status"')
     charts: dict[str, ui.echart] = {}
     attention: ui.echart | None = None
-    if numbers:
-        others = [n for n in COMPANIONS if n in numbers] or [n for n in history.floats if n != history.main]
-        for name in [numbers[0], *others[:OTHERS]]:
+    if by_name:
+
+        def draw(name: str, rows: pl.DataFrame) -> None:
             heading(name)
-            charts[name] = ui.echart(curve(rows, name, alerts=known), renderer="svg").classes("chart")
-            described(charts[name], f"{name} over time", "img")
+            chart = ui.echart(curve(rows, by_name[name], alerts=known), renderer="svg").classes("chart")
+            charts[name] = described(chart, f"{name} over time", "img")
+
+        for one in history.drawn:
+            draw(one.name, rows)
         with ui.element("div").classes("row"):
-            more = ui.select([n for n in numbers if n not in charts], label="Add a curve").props("outlined dense")
-            more.style("min-width: 12rem").set_visibility(len(charts) < len(numbers))
+            more = ui.select([n for n in by_name if n not in charts], label="Add a curve").props("outlined dense")
+            more.style("min-width: 12rem").set_visibility(len(charts) < len(by_name))
         added = ui.element("div")
         more.on_value_change(lambda event: add(event.value))
 
         def add(name: str | None) -> None:
             if name and name not in charts:
                 with added:
-                    heading(name)
-                    chart = ui.echart(curve(shown[0].rows, name, alerts=known), renderer="svg").classes("chart")
-                    charts[name] = described(chart, f"{name} over time", "img")
+                    draw(name, shown[0].rows)
 
     if "attention" in rows.columns:
         heading("Attention: which readings of its window each row looked at")
@@ -105,7 +104,7 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
         if "frame" in now.rows.columns:
             await _pictures(sources, pictures, now, known)
         for name, chart in charts.items():
-            chart.options.update(curve(now.rows, name, alerts=known))
+            chart.options.update(curve(now.rows, by_name[name], alerts=known))
             chart.update()
         if attention:
             attention.options.update(heat_map(*heat(now.rows)))
@@ -125,13 +124,16 @@ async def _pictures(sources: Sources, place: ui.element, history: History, known
     place.clear()
     with place:
         heading("Last kept frames")
-        await _strip(sources, frames(history.rows))
+        judged = [one.name for one in history.drawn]
+        await _strip(sources, frames(history.rows), judged)
         if known:
             heading(f"Around the last alert, {utc(known[0].alert.time)}")
-            await _strip(sources, around(history.rows, known[0].alert.time), at=known[0])
+            await _strip(sources, around(history.rows, known[0].alert.time), judged, at=known[0])
 
 
-async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertState | None = None) -> None:
+async def _strip(
+    sources: Sources, rows: Sequence[Mapping[str, Any]], judged: Sequence[str], at: AlertState | None = None
+) -> None:
     """Kept frames in a line, with what was judged under each. The frame nearest to an alert is marked."""
     nearest = (
         min(rows, key=lambda row: abs((row["event_time"] - at.alert.time).total_seconds()), default=None)
@@ -145,8 +147,8 @@ async def _strip(sources: Sources, rows: Sequence[Mapping[str, Any]], at: AlertS
             if content is None:
                 continue
             drawn += 1
-            judged = [f"{n} {row[n]:.2f}" for n in ("score", "left_contact", "right_contact") if row.get(n) is not None]
-            caption = f"{row['event_time']:%H:%M:%S.%f}"[:-4] + "  " + "  ".join(judged)
+            values = [f"{name} {row[name]:.2f}" for name in judged if row.get(name) is not None]
+            caption = f"{row['event_time']:%H:%M:%S.%f}"[:-4] + "  " + "  ".join(values)
             with ui.element("figure").classes("at" if row is nearest else ""):
                 data = base64.b64encode(content).decode()
                 image = ui.element("img")

@@ -49,11 +49,17 @@ async def _list(sources: Sources, pipeline: str, names: list[str]) -> None:
     latest: pl.DataFrame | None = await attempt(sources.assets.latest, pipeline)
     if latest is None:
         return
-    names = _columns(latest)
+    curves = await attempt(sources.assets.curves, pipeline) or ()
+    names, labels = _columns(latest, main_column(curves)), {one.name: one.label for one in curves}
     numeric = {name for name in names if latest.schema[name].is_numeric()}
     columns: list[dict[str, Any]] = [{"headerName": "asset", "field": "key", "width": 150, "pinned": "left"}]
     columns += [
-        {"headerName": name, "field": name, "width": 130, **({"type": "rightAligned"} if name in numeric else {})}
+        {
+            "headerName": labels.get(name, name),
+            "field": name,
+            "width": 130,
+            **({"type": "rightAligned"} if name in numeric else {}),
+        }
         | ({":hide": NARROW} if n > 1 else {})
         for n, name in enumerate(names)
     ]
@@ -81,9 +87,8 @@ async def _list(sources: Sources, pipeline: str, names: list[str]) -> None:
     ui.timer(EVERY_S, look)
 
 
-def _columns(frame: pl.DataFrame) -> list[str]:
+def _columns(frame: pl.DataFrame, main: str) -> list[str]:
     """The pipeline's own columns, the one that assets are judged by first."""
-    main = main_column(frame.schema)
     names = [name for name in frame.columns if name not in IDENTITY]
     return sorted(names, key=lambda name: name != main)[:COLUMNS]
 

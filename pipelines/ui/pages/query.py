@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 from nicegui import run, ui
 
+from tocsin.pipelines.runtime.declare.curves import Curve
 from tocsin.pipelines.ui.charts import chartable, curve
 from tocsin.pipelines.ui.components import LiveGrid, attempt, heading, number, page
 from tocsin.pipelines.ui.sources import Sources
@@ -91,7 +92,7 @@ def _chart(frame: pl.DataFrame) -> None:
     def draw() -> None:
         by_x = frame.sort(x.value, nulls_last=True) if frame.schema[x.value] != pl.String else frame
         chart.options.clear()
-        chart.options.update(curve(by_x, y.value, x=x.value, kind=kind.value))
+        chart.options.update(curve(by_x, Curve(y.value), x=x.value, kind=kind.value))
         chart.update()
 
     for choice in (kind, x, y):

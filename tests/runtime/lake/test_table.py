@@ -376,3 +376,26 @@ def test_files_that_are_gone_are_named_and_taken_out_of_the_table(lake: Lake, tm
     assert sink.absent() == [] and len(_offsets(lake)) == 15
     sink.publish(sink.write(_rows(20, 5)), {0: 25, 1: 40}, 5)
     assert len(_offsets(lake)) == 20
+
+
+def _metadata(lake: Lake) -> dict[str, dict[str, str]]:
+    return {f.name: f.metadata for f in DeltaTable(lake.uri("p")).schema().fields if f.metadata}
+
+
+def test_columns_have_the_metadata_that_they_are_declared_with(lake: Lake) -> None:
+    def declared(**heat: str) -> Pipeline:
+        return replace(PIPELINE, results=pa.schema([SCHEMA.field("unit"), SCHEMA.field("heat").with_metadata(heat)]))
+
+    plain = _owner(lake)
+    plain.publish(plain.write(_rows(0, 3)), START, 1)
+    assert _metadata(lake) == {}
+    sink = _sink(lake, pipeline=declared(unit="°C", axis="air"))
+    sink.own(START)
+    assert _metadata(lake) == {"heat": {"unit": "°C", "axis": "air"}}
+    sink.publish(sink.write(_rows(3, 3)), START, 2)
+    _sink(lake, pipeline=declared(unit="K")).own(START)
+    assert _metadata(lake) == {"heat": {"unit": "K", "axis": "air"}}
+    assert _offsets(lake) == [0, 1, 2, 3, 4, 5]
+    version = DeltaTable(lake.uri("p")).version()
+    _sink(lake, pipeline=declared(unit="K")).own(START)
+    assert DeltaTable(lake.uri("p")).version() == version + 1, "only the new epoch"

@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from tests.ui import scene
+from tocsin.pipelines.runtime.declare.curves import Curve
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.lake.storage import Lake
-from tocsin.pipelines.ui.data.assets import Assets, around, frames, heat, main_column, thinned
+from tocsin.pipelines.ui.data.assets import Assets, around, curves, frames, heat, main_column, thinned
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def test_only_a_table_of_the_lake_is_read(assets: Assets, folder: Path, name: st
 
 def test_a_history_is_one_assets_by_time(assets: Assets) -> None:
     history = assets.history("rul", "7")
-    assert (history.total, history.main, history.numbers[0], history.floats) == (400, "rul", "rul", ["rul"])
+    assert (history.total, history.main, history.drawn) == (400, "rul", [Curve("rul", axis="rul")])
+    assert [curve.name for curve in history.curves] == ["rul", "unit", "cycle"]
     assert history.rows["cycle"].to_list() == [*range(400)]
     recent = assets.history("rul", "7", since=scene.NOON - timedelta(minutes=5))
     assert recent.total == 11
@@ -68,7 +70,9 @@ def test_a_thinned_history_keeps_extremes() -> None:
     few = thinned(frame, "score", 100)
     assert few.height <= 100 and few["n"].is_sorted()
     assert {4321, 7777} <= set(few["n"])
-    assert thinned(frame, "", 100).height <= 100
+    every = thinned(frame, "", 100)
+    assert every.height <= 100 and every["n"].is_sorted()
+    assert few["n"][-1] == every["n"][-1] == 9999, "a person looks at the newest row"
 
 
 def test_attention_is_a_map(assets: Assets) -> None:
@@ -86,7 +90,21 @@ def test_frames_come_from_the_lakes_folder_of_frames_alone(assets: Assets, folde
     assert [assets.frame(path) for path in ("secret", "frames/../secret", "frames/gone.jpg")] == [None, None, None]
 
 
-def test_the_main_column_is_the_known_one_or_the_first_float() -> None:
-    assert main_column({"key": pl.String(), "n": pl.Int64(), "power": pl.Float32()}) == "power"
-    assert main_column({"power": pl.Float32(), "rul": pl.Float32()}) == "rul"
-    assert main_column({"n": pl.Int64()}) == ""
+def test_what_a_table_declares_is_drawn_with_its_unit(assets: Assets) -> None:
+    history = assets.history("occupancy", "atrium")
+    assert history.drawn == [
+        Curve("probability", axis="probability"),
+        Curve("occupied", axis="people"),
+        Curve("scheduled", axis="people"),
+        Curve("co2", "ppm", "co2"),
+    ]
+    assert history.main == "probability"
+
+
+def test_without_a_declared_axis_the_first_float_has_one() -> None:
+    schema = {"key": pl.String(), "n": pl.Int64(), "power": pl.Float32(), "heat": pl.Float32(), "on": pl.Boolean()}
+    assert curves(schema, {}) == [Curve("power", axis="power"), Curve("n"), Curve("heat"), Curve("on")]
+    declared = curves(schema, {"heat": {"axis": "air", "unit": "°C"}, "power": {"unit": "W"}})
+    assert declared == [Curve("heat", "°C", "air"), Curve("n"), Curve("power", "W"), Curve("on")]
+    assert main_column(declared) == "heat"
+    assert main_column(curves({"n": pl.Int64()}, {})) == ""
