@@ -46,9 +46,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """Create the pipeline of readings.
 
     Args:
-        options: name, topic, lateness, `wait` (of readings that may be late), silence, `high` (level of the first rule), `hang` (it
-            hangs while this file exists), `slow` (ms per row) and `slow_while` (slow only while this file exists), `extra` result
-            columns.
+        options: name, topic, lateness, `patience` (how long readings wait for later ones), silence, `high` (level of the first
+            rule), `hang` (it hangs while this file exists), `slow` (ms per row) and `slow_while` (slow only while this file
+            exists), `extra` result columns.
     """
 
     def judge(window: Tensor) -> Mapping[str, Tensor]:
@@ -65,7 +65,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         schema=SCHEMA,
         key="unit",
         stages=[
-            Reorder(by="cycle", late=options.get("late", 0), wait=options.get("wait", "10s")),
+            Reorder(by="cycle", late=options.get("late", 0), wait=options.get("patience", "10s")),
             SlidingWindow(WINDOW, ["heat", "load"]),
             Infer(judge),
             Inactivity(silence),

@@ -22,7 +22,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.telemetry.spans import SpanOptions, full
 
 pytestmark = pytest.mark.crash
-WAITING = {"late": 4, "wait": "9999d"}
+WAITING = {"late": 4, "patience": "9999d"}
 """Options with which readings wait for later ones of their unit, so that every snapshot has some that wait."""
 FALLS = ["alerts.begin", "alerts.sent", "alerts.committed", "checkpoint.marked", "checkpoint.delta", "takeover.rerun"]
 SAMPLED, UNSAMPLED = "01", "00"

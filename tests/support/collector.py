@@ -15,7 +15,7 @@ class Collector:
 
     Attributes:
         spans: those of requests with status 200, each with its resource's attributes.
-        requests: headers of each request.
+        requests: headers of each request, by names in lower case, and its `path`.
     """
 
     def __init__(self, answer: int = 200) -> None:
@@ -27,7 +27,8 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                collector.requests.append({**dict(self.headers), "path": self.path})
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                collector.requests.append({**headers, "path": self.path})
                 collector.open.wait(60)
                 if collector.answer == 200:
                     collector._take(ExportTraceServiceRequest.FromString(body))

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -137,14 +138,13 @@ class SpanExporter:
 
     def _batch(self) -> list[tuple[Span, int]]:
         """The next spans; none if none came within a second."""
-        try:
-            found = [self._queue.get(timeout=GATHER_S)]
+        found = list[tuple[Span, int]]()
+        with suppress(queue.Empty):
+            found.append(self._queue.get(timeout=GATHER_S))
             if self._queue.qsize() < BATCH:
                 self._closing.wait(GATHER_S)
             while len(found) < BATCH:
                 found.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
         return found
 
 
@@ -156,24 +156,23 @@ def _sender(options: SpanOptions) -> Callable[[Sequence[tuple[Span, int]]], str]
 
     exporter = trace_exporter.OTLPSpanExporter(options.endpoint, headers=dict(options.headers))
     resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "tocsin")})
-    logging.getLogger(trace_exporter.__name__).addFilter(reasons := _Reasons())
+    logging.getLogger(trace_exporter.__name__).addFilter(_first_line)
 
     def send(batch: Sequence[tuple[Span, int]]) -> str:
-        reasons.first = ""
+        _said.line = ""
         taken = exporter.export([_readable(span, ended, resource) for span, ended in batch])
-        return "" if taken is SpanExportResult.SUCCESS else reasons.first or "an error"
+        return "" if taken is SpanExportResult.SUCCESS else _said.line or "an error"
 
     return send
 
 
-class _Reasons(logging.Filter):
-    """Keeps the first line that the exporter logs, and logs none: it has several for each request that fails."""
+_said = threading.local()
 
-    first = ""
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.first = self.first or record.getMessage()
-        return False
+def _first_line(record: logging.LogRecord) -> bool:
+    """Keep the first line that the exporter logs in this thread, and log none: it has several for each request that fails."""
+    _said.line = getattr(_said, "line", "") or record.getMessage()
+    return False
 
 
 def _readable(span: Span, ended: int, resource: Any) -> ReadableSpan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from kafka.consumer.fetcher import ConsumerRecord
 
@@ -79,4 +81,5 @@ def test_a_poll_is_kept_if_a_record_came_with_a_context() -> None:
     found = TracedPoll.of(_records([], plain, [*plain, *traced]))
     assert found and [found.find(1, offset) for offset in range(39, 44)] == [(), [], plain, [*plain, *traced], ()]
     assert found.find(0, 42) == found.find(2, 42) == ()
+    assert pickle.loads(pickle.dumps(found)).find(1, 42) == [*plain, *traced]  # as it comes from another process
     assert TracedPoll.of(_records([], plain)) is TracedPoll.of(_records()) is None

@@ -23,7 +23,7 @@ from tocsin.pipelines.runtime.telemetry import spans
 from tocsin.pipelines.runtime.telemetry.spans import SpanOptions, full
 
 AT_MS = round(time.time() * 1000) - 3_600_000
-WAITING = {"late": 2, "wait": "9999d"}
+WAITING = {"late": 2, "patience": "9999d"}
 CLIENTS = pytest.mark.parametrize("client", ["librdkafka", "kafka-python"])
 
 

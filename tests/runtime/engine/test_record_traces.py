@@ -11,6 +11,7 @@ from tests.crash.job import SCHEMA, pipeline
 from tests.crash.load import reading
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY
 from tocsin.pipelines.runtime.declare.records import TracedPoll
+from tocsin.pipelines.runtime.declare.stores import PendingStore
 from tocsin.pipelines.runtime.engine import record_traces
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
 from tocsin.pipelines.runtime.engine.record_traces import RecordTraces, divided
@@ -136,7 +137,8 @@ def test_a_snapshot_without_any_says_nothing_of_them() -> None:
 
 def test_rows_that_a_timer_made_belong_to_no_record() -> None:
     machine = _machine(cycles=10)
-    (store,) = [s for s in machine._state._stores.values() if getattr(s, "rows", None) is not None]
+    (store,) = [s for s in machine._state._stores.values() if isinstance(s, PendingStore)]
+    assert store.rows
     store.rows = store.rows.with_columns({"_offset": pa.array([None, 8], pa.int64())})
     traces = RecordTraces()
     traces.add(_poll(range(10)))

@@ -62,7 +62,7 @@ def test_a_collector_gets_a_span_with_its_parent_and_its_attributes(collector: C
     )
     assert resource["service.name"] == "tocsin"
     (request,) = collector.requests
-    assert (request["path"], request["Authorization"]) == ("/v1/traces", "Bearer hush")
+    assert (request["path"], request["authorization"]) == ("/v1/traces", "Bearer hush")
 
 
 def test_spans_that_a_collector_refuses_are_counted_and_said_once(
@@ -94,6 +94,16 @@ def test_a_collector_that_does_not_answer_holds_back_no_one(
     assert made.counts == {"spans_dropped": 15}
     collector.open.set()
     made.until(spans_dropped=15, spans=11)
+    made.exporter.close()
+
+
+def test_spans_that_come_later_are_exported_too(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "GATHER_S", 0.01)
+    made = Exported(collector)
+    for n in range(3):
+        made.exporter.end([_span(n)])
+        made.until(spans=n + 1)
+        time.sleep(0.1)  # the thread finds the queue empty
     made.exporter.close()
 
 
