@@ -96,6 +96,10 @@ class OutputTraces:
         self, id: str, trace: RecordTrace, place: tuple[int, int], found: Mapping[str, str], error: str = ""
     ) -> Span:
         partition, offset = place
-        where = {"messaging.destination.partition.id": str(partition), "messaging.kafka.offset": offset}
-        attributes = {**self._attributes, **where, **found}
+        attributes: dict[str, str | int] = {
+            **self._attributes,
+            "messaging.destination.partition.id": str(partition),
+            **found,
+        }
+        attributes["messaging.kafka.offset"] = offset
         return Span(id, trace.context, f"process {self._topic}", trace.read_at, attributes, error)

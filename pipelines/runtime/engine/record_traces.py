@@ -102,7 +102,7 @@ class RecordTraces:
     def _keep(self, held: Held) -> None:
         """Keep only the records with rows that wait, and of those the newest `MOST`."""
         places = np.array([*self._waiting], np.int64).reshape(-1, 2)
-        kept = [*compress(self._waiting.items(), _is_held(*places.T, held))][-MOST:]
+        kept = [*compress(self._waiting.items(), _is_held(places[:, 0], places[:, 1], held))][-MOST:]
         self._waiting, self._needed = dict(kept), len(kept)
 
 
