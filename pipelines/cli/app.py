@@ -15,6 +15,7 @@ from tocsin.pipelines.cli import (
     compact,
     contracts,
     demo,
+    deploy,
     dlq,
     evaluate,
     feed,
@@ -30,6 +31,7 @@ from tocsin.pipelines.cli import (
     train,
     ui,
 )  # fmt: skip
+from tocsin.pipelines.cli.address import joins_ray
 from tocsin.pipelines.cli.domains import DomainCommand
 from tocsin.pipelines.cli.invocation import Invocation
 from tocsin.pipelines.cli.plain import App, Command
@@ -67,9 +69,10 @@ def tocsin(
 
 
 for command in (
-    demo.demo, feed.feed, check.check, run.run, run.up, run.stop, status.status, orders.pause, orders.resume, orders.reload,
-    orders.silence, alerts.alerts, ack.ack, query.query, plot.plot, train.train, evaluate.evaluate, compact.compact, reset.reset,
-    backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
+    demo.demo, feed.feed, joins_ray(check.check), joins_ray(run.run), joins_ray(run.up), deploy.deploy, joins_ray(run.stop),
+    joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
+    joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, train.train, evaluate.evaluate, compact.compact,
+    joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

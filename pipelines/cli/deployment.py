@@ -56,6 +56,23 @@ def _note_if_renamed(name: str, factory: str) -> None:
             note(f"pipelines.{name}.factory: {factory} was renamed to {renamed}; correct the settings")
 
 
+def check_lasting(settings: Settings, folder: Path) -> None:
+    """Refuse results and tracking in a folder of which a job has only a copy: Ray deletes the copy, and other machines have others.
+
+    Raises:
+        ConfigError: a setting names such a place.
+    """
+    places = {"lake.path": settings.lake.path}
+    if settings.mlflow.enabled:
+        places["mlflow.tracking_uri"] = settings.mlflow.tracking_uri.removeprefix("sqlite:///")
+    for name, place in places.items():
+        if Path(place).is_absolute() and Path(place).is_relative_to(folder):
+            raise ConfigError(
+                f"{name}: expected a place that every machine of the cluster reaches, got {place}, of which a job has only a copy; "
+                f"name an address or a shared folder{', or set mlflow.enabled = false' if 'mlflow' in name else ''}"
+            )
+
+
 def planned(settings: Settings, name: str) -> tuple[Plan, Pipeline]:
     """Copy a pipeline's model into the lake, and make its plan and the pipeline itself.
 

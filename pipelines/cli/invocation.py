@@ -26,15 +26,20 @@ class Invocation:
     config: Path | None = None
     sets: Sequence[str] = field(default_factory=tuple)
 
-    def settings(self, flags: Mapping[str, Any] | None = None) -> Settings:
-        """Load the settings. Later sources win: file, environment, `--set`, then `flags`. Flags that are None are ignored."""
+    def settings(self, flags: Mapping[str, Any] | None = None, *, secret_files: bool = True) -> Settings:
+        """Load the settings. Later sources win: file, environment, `--set`, then `flags`. Flags that are None are ignored.
+
+        Args:
+            secret_files: see `Settings.load`.
+        """
         from tocsin.pipelines.runtime.settings import Settings
 
         overrides = {n: v for n, v in (flags or {}).items() if v is not None}
-        return Settings.load(self.config, {**dict(map(_pair, self.sets)), **overrides})
+        return Settings.load(self.config, {**dict(map(pair, self.sets)), **overrides}, secret_files=secret_files)
 
 
-def _pair(text: str) -> tuple[str, Any]:
+def pair(text: str) -> tuple[str, Any]:
+    """The name and the value of `NAME=VALUE`."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise ConfigError(f"--set {text}: expected NAME=VALUE, got no `=`; such as --set lake.path=/data/lake")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -146,13 +147,18 @@ def _preparing_deployment(settings: Settings, pipeline: str) -> Iterator[Future[
 
 def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
     """Start a supervisor for a pipeline that does not run on this cluster yet."""
+    import ray
+
     from tocsin.pipelines.cli.cluster import supervisors
     from tocsin.pipelines.cli.console import note, working
+    from tocsin.pipelines.cli.deployment import check_lasting
     from tocsin.pipelines.runtime.control.launch import Launch
     from tocsin.pipelines.runtime.declare.errors import ConfigError
 
     if name in supervisors():
         raise ConfigError(f"pipeline {name}: expected it not to run yet, but it does; run `tocsin stop {name}` first")
+    if ray.get_runtime_context().runtime_env.get("working_dir"):  # this is a job in a copy of a folder
+        check_lasting(settings, Path.cwd())
     launch = Launch(name, settings.logs.environment(), settings.ray.resources(), settings.kafka.client_options())
     try:
         with working("model"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tocsin.pipelines.cli.address import joins_ray
 from tocsin.pipelines.cli.plain import App
 from tocsin.pipelines.cli.times import at, written
 
@@ -54,6 +55,7 @@ def show(
 
 
 @app.command()
+@joins_ray
 def forget(
     context: typer.Context,
     pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")],

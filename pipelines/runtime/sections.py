@@ -53,6 +53,13 @@ def _absolute_sqlite(uri: str) -> str:
     return re.sub(r"^sqlite:///(?!/)(.+)", lambda m: f"sqlite:///{Path(m[1]).absolute()}", uri)
 
 
+def _ray_address(address: str) -> str:
+    if "://" in address and not address.startswith("ray://"):
+        expected = "local, auto, host:port or ray://host:10001; only `tocsin deploy` takes a dashboard's address"
+        raise PydanticCustomError("ray_address", "Input should be {expected}", {"expected": expected})
+    return address
+
+
 def _url(example: str) -> AfterValidator:
     def check(url: str) -> str:
         if url and not re.fullmatch(r"https?://[^\s@?#]+", url):
@@ -183,13 +190,13 @@ class RaySettings(Section):
 
     Args:
         address: "local" starts Ray for the duration of `run`, and other commands join the Ray of their folder's run. "auto" joins
-            the cluster on this machine. Otherwise `host:port`.
+            the cluster on this machine. Otherwise `host:port`, or `ray://host:10001` from a machine outside the cluster.
         num_cpus: CPUs of a worker, as Ray counts them.
         num_gpus: GPUs of a worker, as Ray counts them.
         metrics_port: the port on 127.0.0.1 where a local cluster serves metrics; 0: none.
     """
 
-    address: str = "local"
+    address: Annotated[str, AfterValidator(_ray_address)] = "local"
     num_cpus: NonNegativeFloat = 1
     num_gpus: NonNegativeFloat = 0
     metrics_port: Port = 0

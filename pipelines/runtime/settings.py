@@ -68,12 +68,19 @@ class Settings(BaseSettings):
         return (init_settings,)
 
     @classmethod
-    def load(cls, path: Path | str | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    def load(
+        cls,
+        path: Path | str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        secret_files: bool = True,
+    ) -> Settings:
         """Read the settings.
 
         Args:
             path: the file; None: `$TOCSIN_CONFIG`, or `./tocsin.toml` if it is there.
             overrides: flags by dotted name (`kafka.bootstrap_servers`); None: the flag was not given.
+            secret_files: whether the files that settings name by `*_file` are read; they may be on other machines only.
 
         Raises:
             ConfigError: a setting is wrong. The error names the first one, its source and the expected value.
@@ -91,8 +98,9 @@ class Settings(BaseSettings):
         for name, value in (overrides or {}).items():
             if value is not None:
                 flags = _merged(flags, _nested(name.split("."), value))
+        merged = _merged(_merged(content, environment), flags)
         try:
-            return cls(**_merged(_merged(content, environment), flags))
+            return cls(**(merged if secret_files else _without_files(merged)))
         except ValidationError as error:
             raise ConfigError(_line(error.errors()[0], file, environment, flags)) from None  # its text shows secrets
 
@@ -182,6 +190,15 @@ def _merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, A
     return {**base, **override, **nested}
 
 
+def _without_files(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without those that name a file."""
+    return {
+        name: _without_files(value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+        if not name.endswith(("_file", "_cafile"))
+    }
+
+
 def _has(source: Any, loc: tuple[str, ...]) -> bool:
     return not loc or (isinstance(source, dict) and loc[0] in source and _has(source[loc[0]], loc[1:]))
 
@@ -203,13 +220,23 @@ def _line(error: ErrorDetails, file: Path, environment: dict[str, Any], flags: d
 
 
 def _shown(loc: tuple[str, ...], value: Any) -> str:
-    secret = (
+    if isinstance(value, str | int | float) and not _is_secret(loc):
+        return without_password(repr(value))
+    return f"a value of type {type(value).__name__}"
+
+
+def holds_secret(loc: tuple[str, ...], value: Any) -> bool:
+    """Whether a setting, or one below it, is a secret. The path of a file that holds one is not."""
+    if isinstance(value, Mapping):
+        return any(holds_secret((*loc, name), below) for name, below in value.items())
+    return _is_secret(loc) or without_password(str(value)) != str(value)
+
+
+def _is_secret(loc: tuple[str, ...]) -> bool:
+    return not loc[-1].endswith("_file") and (
         loc[:2] == ("lake", "options")
         or (loc[0] == "sinks" and loc[-1] != "sink")
         or "password" in loc[-1]
         or "token" in loc[-1]
         or loc[-1] in ("proxy_url", "socks5_proxy")
     )
-    if loc[-1].endswith("_file") or (isinstance(value, str | int | float) and not secret):
-        return without_password(repr(value))
-    return f"a value of type {type(value).__name__}"

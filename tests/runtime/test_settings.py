@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.settings import Settings
+from tocsin.pipelines.runtime.settings import Settings, holds_secret
 from tocsin.pipelines.runtime.telemetry import spans
 from tocsin.pipelines.runtime.telemetry.spans import SpanOptions
 
@@ -354,3 +354,38 @@ def test_the_content_type_of_messages_without_one_is_a_setting_of_every_pipeline
     assert Settings.load(overrides={"pipelines.x.content_type": "application/avro"}).pipeline("x").options == {
         "content_type": "application/avro"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("kafka.sasl_plain_password", "hush", True),
+        ("kafka.sasl_plain_password_file", "/run/secrets/kafka", False),
+        ("kafka.bootstrap_servers", "broker:9092", False),
+        ("kafka", {"bootstrap_servers": "broker:9092"}, False),
+        ("kafka", {"ssl_password": "hush"}, True),
+        ("lake.options", {"aws_secret_access_key": "hush"}, True),
+        ("lake.options.aws_region", "eu", True),  # all options of a store are kept secret
+        ("schema_registry.token", "hush", True),
+        ("sinks.pager.url", "https://pager", True),
+        ("sinks.pager.sink", "pager:Pager", False),
+        ("mlflow.tracking_uri", "http://ada:hush@mlflow", True),
+        ("mlflow.tracking_uri", "http://mlflow", False),
+        ("pipelines.rul", {"shards": 2}, False),
+    ],
+)
+def test_what_holds_a_secret_is_known_by_its_name_or_its_password(name: str, value: Any, secret: bool) -> None:
+    assert holds_secret(tuple(name.split(".")), value) is secret
+
+
+def test_files_with_secrets_need_not_be_on_a_machine_that_only_sends_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "tocsin.toml").write_text(
+        """
+        kafka.sasl_plain_password_file = "/no/such"
+        schema_registry = { url = "https://registry", token_file = "/no/such", ssl_cafile = "/no/such" }
+        """
+    )
+    settings = Settings.load(tmp_path / "tocsin.toml", secret_files=False)
+    assert settings.schema_registry.url == "https://registry"
+    with pytest.raises(ConfigError, match="expected a file that can be read"):
+        Settings.load(tmp_path / "tocsin.toml")

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray._private import services
+from ray.exceptions import AuthenticationError
 from ray.util import list_named_actors
 
 from tocsin.pipelines.runtime.control.local_ray import start, stay_on_loopback
 from tocsin.pipelines.runtime.declare import names
-from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.declare.errors import Refused, Unavailable
 
 NAMESPACE = "tocsin"
+PROBE_S = 5.0
 
 
 def connect(
@@ -32,8 +35,11 @@ def connect(
         metrics_port: where a local cluster serves metrics; 0: nowhere.
 
     Raises:
+        Refused: the cluster requires another token.
         Unavailable: no cluster answers.
     """
+    worker: Any = ray._private.worker
+    worker.print_to_stdstream = _print_message
     common: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
         start(cpus=cpus, metrics_port=metrics_port, env=env, **common)
@@ -48,6 +54,8 @@ def connect(
     try:
         _check_reachable(address)
         ray.init(address=address, **common)
+    except AuthenticationError:
+        raise refused_token(address) from None
     except (OSError, ValueError, RuntimeError) as reason:
         line = str(reason).splitlines()[0]
         raise Unavailable(
@@ -69,8 +77,44 @@ def find(pipeline: str) -> Any:
     return ray.get_actor(names.supervisor_actor(pipeline), namespace=NAMESPACE)
 
 
+def refused_token(address: str) -> Refused:
+    """The error that a cluster requires its token, and this process has none or another one."""
+    raylet: Any = ray._raylet
+    if raylet.get_authentication_mode() != raylet.AuthenticationMode.TOKEN:
+        got = "none, since RAY_AUTH_MODE is not `token`; unset it"
+    elif raylet.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        got = "another one; replace it"
+    else:
+        got = "none; put it there"
+    return Refused(
+        f"Ray at {address}: expected the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token, got {got}: "
+        "`ray get-auth-token` prints it on the cluster's head"
+    )
+
+
 def _check_reachable(address: str) -> None:
-    """Check that a TCP connection succeeds. Ray itself would retry for minutes."""
+    """Check that a TCP connection succeeds and that the token is accepted. Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+    if not (colon and port.isdigit()):
+        return
+    socket.create_connection((host, int(port)), timeout=5).close()
+    import grpc
+
+    method = "RayletDriver/KVGet" if address.startswith("ray://") else "NodeInfoGcsService/CheckAlive"
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            channel.unary_unary(f"/ray.rpc.{method}")(b"", metadata=_token(), timeout=PROBE_S)
+        except grpc.RpcError as reason:  # of all others `ray.init` says more
+            if reason.code() == grpc.StatusCode.UNAUTHENTICATED:
+                raise refused_token(address) from None
+
+
+def _print_message(message: Mapping[str, Any], **_: Any) -> None:
+    """Print a message from Ray, such as that a node died. Ray itself prints it to stdout, among a command's JSON."""
+    print("Ray:", *" ".join(message["lines"]).split(), file=sys.stderr)
+
+
+def _token() -> list[tuple[str, str]]:
+    """The token as metadata of a gRPC call; nothing without one."""
+    loader = ray._raylet.AuthenticationTokenLoader.instance()
+    return list(loader.get_token_for_http_header().items()) if loader.has_token() else []
