@@ -12,8 +12,9 @@ from typing import Any
 from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError, Unavailable
 from tocsin.pipelines.runtime.settings import Settings
 
-JOIN_S = 8.0
-"""Seconds to wait for a cluster that does not answer. Ray itself would try for minutes."""
+JOIN_S, CLIENT_JOIN_S = 8.0, 15.0
+"""Seconds to wait for a cluster that does not answer; the second one for a client (`ray://`), for which the head starts a
+process. Ray itself would try for minutes."""
 
 
 @contextmanager
@@ -39,12 +40,17 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
     from tocsin.pipelines.runtime.control.ray_client import connect
 
-    with nullcontext() if address == "local" else within(JOIN_S, f"Ray at {address}"):
+    with nullcontext() if address == "local" else within(join_seconds(address), f"Ray at {address}"):
         connect(address, metrics_port=metrics_port)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def join_seconds(address: str) -> float:
+    """How long to wait for a cluster to let this process join."""
+    return CLIENT_JOIN_S if address.startswith("ray://") else JOIN_S
 
 
 def _address(settings: Settings, pipeline: str | None) -> str:

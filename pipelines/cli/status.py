@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tocsin.pipelines.runtime.settings import Settings
 
-TIMEOUT_S = 9.0
-"""Seconds after which the command gives up, whatever the cluster does."""
+TIMEOUT_S = 1.0
+"""Seconds after those for joining Ray at which the command gives up, whatever the cluster does."""
 QUICK = {"bootstrap_timeout_ms": 2000, "request_timeout_ms": 2000}
 """Options of Kafka's clients for the lag, which is not worth a long wait."""
 ANSWER_S = 5.0
@@ -48,10 +48,10 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Update each second, until Ctrl-C.")] = False,
 ) -> None:
     """Show shards: positions read and committed, lag, rates, latency, restarts, and errors to act on."""
-    from tocsin.pipelines.cli.cluster import within
+    from tocsin.pipelines.cli.cluster import join_seconds, within
 
     settings = context.obj.settings()
-    with contextlib.nullcontext() if watch else within(TIMEOUT_S, "status"):
+    with contextlib.nullcontext() if watch else within(join_seconds(settings.ray.address) + TIMEOUT_S, "status"):
         _status(settings, pipeline, json=json, watch=watch)
 
 
@@ -153,7 +153,7 @@ def follow(
                 if last_error:
                     reconnect()
                 reports = [status_report(settings, ask(actor, patience)) for actor in find_supervisors()]
-            except (Unavailable, ConfigError, RayError) as reason:
+            except (Unavailable, ConfigError, RayError, ConnectionError) as reason:  # the last one: of a client of Ray
                 if not last_error and (stop_event.is_set() or not has_answered):
                     raise
                 # Keep looking: a supervisor or a Ray that restarts will answer again.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def ui(
     policy = AccessPolicy.of(host, token_file, user_header, proxy or ())
     sources = Sources.of(settings, _commands(context.obj, settings), allow_changes=allow_changes)
     place = f"[{host}]" if ":" in host else host
-    serve(sources, policy, port, started=lambda: note(f"Tocsin at http://{place}:{port}, until Ctrl-C"))
+    with suppress(KeyboardInterrupt):  # that the server passes on once it has ended
+        serve(sources, policy, port, started=lambda: note(f"Tocsin at http://{place}:{port}, until Ctrl-C"))
 
 
 def _commands(invocation: Invocation, settings: Settings) -> Commands:

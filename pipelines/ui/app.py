@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 from collections.abc import Callable
 
-from nicegui import app, ui
+from nicegui import app, background_tasks, ui
 
+from tocsin.pipelines.runtime import ConfigError
 from tocsin.pipelines.ui.access import Access, AccessPolicy
 from tocsin.pipelines.ui.pages.alerts import alerts
 from tocsin.pipelines.ui.pages.asset import asset
@@ -55,10 +59,20 @@ def serve(sources: Sources, policy: AccessPolicy, port: int, *, started: Callabl
 
     Args:
         started: is called once the server listens.
+
+    Raises:
+        ConfigError: it can't listen there.
     """
+    _check_free(policy.host, port)
+
+    async def announce() -> None:
+        while not await _listens(policy.host, port):
+            await asyncio.sleep(0.05)
+        started()
+
     build(sources, policy)
     app.on_startup(sources.start)
-    app.on_startup(started)
+    app.on_startup(lambda: background_tasks.create(announce()))  # the server listens only after these
     app.on_shutdown(sources.close)
     ui.run(
         host=policy.host,
@@ -76,3 +90,22 @@ def serve(sources: Sources, policy: AccessPolicy, port: int, *, started: Callabl
         proxy_headers=False,  # `Access` checks who the peer really is
         server_header=False,
     )
+
+
+def _check_free(host: str, port: int) -> None:
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as reason:
+        why = os.strerror(reason.errno) if reason.errno else reason
+        raise ConfigError(
+            f"tocsin ui: expected to listen on {host}, port {port}, got: {why}; choose another --port or --host"
+        ) from reason
+
+
+async def _listens(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from tocsin.pipelines.runtime.declare.curves import Curve
+from tocsin.pipelines.ui.data.assets import IDENTITY
 from tocsin.pipelines.ui.data.board import AlertState
 
 GRID = {"left": 60, "right": 20, "top": 30, "bottom": 40}
@@ -90,10 +91,11 @@ def heat_map(times: Sequence[datetime], values: Sequence[Sequence[float]]) -> di
 
 
 def chartable(frame: pl.DataFrame) -> tuple[list[str], list[str]]:
-    """Columns of an answer for the x axis, and for the y axis."""
+    """Columns of an answer for the x axis, and for the y axis; those that a person wants first are first."""
     schema: Mapping[str, pl.DataType] = frame.schema
     ys = [name for name, dtype in schema.items() if dtype.is_numeric() or dtype == pl.Boolean]
     xs = [name for name, dtype in schema.items() if dtype.is_temporal() or dtype == pl.String or dtype.is_numeric()]
+    ys = sorted(ys, key=lambda name: (name in IDENTITY, not schema[name].is_float()))
     return sorted(xs, key=lambda name: not schema[name].is_temporal()), ys
 
 

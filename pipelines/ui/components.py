@@ -216,6 +216,20 @@ async def attempt(work: Callable[..., Any], *arguments: Any, **named: Any) -> An
     return None
 
 
+async def look_again(problem: ui.label, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do work that an open page repeats, in a thread. Why it failed is on the label until it works again.
+
+    Returns None if it failed, and if the person leaves or the server ends meanwhile.
+    """
+    try:
+        found = await run.io_bound(work, *arguments)
+    except Exception as reason:  # such as a lake that is away: the page shows what it has
+        problem.set_text(str(reason) if isinstance(reason, TocsinError) else one_line(reason))
+        return None
+    problem.set_text("")
+    return found
+
+
 async def ask_reason(title: str, what: str, *, durations: Mapping[str, str] | None = None) -> dict[str, str] | None:
     """Ask for a name and a reason, and for a duration if there are some. Returns None if the person cancels."""
     known = person()

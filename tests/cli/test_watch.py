@@ -15,12 +15,13 @@ from tocsin.pipelines.runtime.settings import Settings
 
 AWAY = Unavailable("supervisor: expected its status, got ActorDiedError")
 NONE = ConfigError("pipeline job: expected it to run on this Ray cluster, got: none")
+CUT = ConnectionError("Failed during this or a previous request")  # what a client of Ray raises
 
 
 class Watched:
     """Replaces the search for supervisors. Each look raises an error or finds one name."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: str | TocsinError) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: str | Exception) -> None:
         self._looks, self.joined, self.told = iter(looks), 0, threading.Event()
         self._left = len(looks)
         monkeypatch.setattr(cluster, "ask", lambda actor, timeout: actor)
@@ -30,7 +31,7 @@ class Watched:
         self._left -= 1
         if not self._left:
             self.told.set()
-        if isinstance(found := next(self._looks), TocsinError):
+        if isinstance(found := next(self._looks), Exception):
             raise found
         return [found]
 
@@ -44,12 +45,12 @@ class Watched:
 def test_a_watch_joins_ray_anew_after_each_failed_look_and_finds_the_new_supervisor(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watched = Watched(monkeypatch, "first", AWAY, AWAY, NONE, "second", "second")
+    watched = Watched(monkeypatch, "first", AWAY, AWAY, NONE, CUT, "second", "second")
     watched.follow()
     said = capsys.readouterr()
     assert [json.loads(line)["pipelines"] for line in said.out.splitlines()] == [["first"], ["second"], ["second"]]
-    assert watched.joined == 3
-    assert said.err.splitlines() == [str(AWAY), str(NONE)]
+    assert watched.joined == 4
+    assert said.err.splitlines() == [str(AWAY), str(NONE), str(CUT)]
 
 
 @pytest.mark.parametrize("looks", [[AWAY], [NONE, "later"], [AWAY, "later"]])

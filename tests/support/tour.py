@@ -38,6 +38,10 @@ def environment(**variables: str) -> dict[str, str]:
     found = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **variables}
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # set by `make test`; a reader's make has no parent make
         found.pop(name, None)
+    for name in [
+        name for name in found if name.startswith(("PYTEST_", "NICEGUI_"))
+    ]:  # NiceGUI takes them for a test of its own
+        del found[name]
     installed = importlib.metadata.distribution("tocsin").read_text("direct_url.json") or "{}"
     if json.loads(installed).get("url") == ROOT.as_uri():
         found.pop("PYTHONPATH", None)

@@ -54,7 +54,7 @@ def engine(key: str, cycles: int = 3, left: float = 90.0) -> pl.DataFrame:
     focus = [[math.exp(-((j - 29 + i % 12) ** 2) / 20) / 7 for j in range(WINDOW)] for i in range(cycles)]
     rul = [max(left + (cycles - i) * 0.3 + 2 * math.sin(i), 0) for i in range(cycles)]
     columns = {"unit": [int(key)] * cycles, "cycle": [*range(cycles)], "rul": rul, "attention": focus}
-    return rows("rul", key, columns, every=timedelta(seconds=30))
+    return rows("rul", key, columns, every=timedelta(seconds=30)).with_columns(pl.col("rul").cast(pl.Float32))
 
 
 def room(key: str, minutes: int = 240) -> pl.DataFrame:

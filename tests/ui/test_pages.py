@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ import pytest
 
 pytest.importorskip("nicegui", reason="the live page needs NiceGUI: pip install 'tocsin[ui]'")
 
-from nicegui import ui
+from nicegui import app, ui
 from nicegui.testing import User
 from nicegui.testing.user_simulation import user_simulation
 
@@ -98,6 +99,9 @@ def test_the_overview_shows_pipelines_and_what_is_raised(tell: Callable[..., Non
         await _sees(user, "rul 42")
         sources.board.add(scene.alert("42", transition="cleared", after_s=9), 0)
         await _sees(user, "No alert is raised.")
+        sources.fleet.record("test", json.dumps({"pipelines": reports[1:]}).encode())
+        await _sees(user, "○ not running")
+        await user.should_not_see("✓ running")
 
     tell(story)
 
@@ -136,7 +140,9 @@ def test_a_person_acknowledges_with_the_name_that_the_proxy_gives(tell: Callable
 def test_assets_are_listed_and_one_has_its_curves(tell: Callable[..., None]) -> None:
     async def story(user: User, sources: Sources) -> None:
         await user.open("/assets?pipeline=rul")
-        assert len(await _sees_rows(user)) == 30
+        rows = {row["id"]: row for row in await _sees_rows(user)}
+        assert len(rows) == 30
+        assert rows["7"]["rul"] == round(12.3 + 2 * math.sin(399), 2), "four digits, also of a float32"
         await _sees(user, "30 assets")
         await user.open("/asset?pipeline=rul&key=7")
         await _sees(user, "400 rows until 2026-01-31 12:00:00Z, judged by rul/2")
@@ -148,6 +154,37 @@ def test_assets_are_listed_and_one_has_its_curves(tell: Callable[..., None]) -> 
         await _sees(user, "There is no row of nobody yet.")
 
     tell(story)
+
+
+@pytest.mark.parametrize(
+    ("path", "read"), [("/assets?pipeline=rul", "latest"), ("/asset?pipeline=rul&key=7", "history")]
+)
+def test_a_page_says_while_the_lake_is_away_and_goes_on(
+    tell: Callable[..., None], path: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("asset", "assets"):
+        monkeypatch.setattr(f"tocsin.pipelines.ui.pages.{module}.EVERY_S", 0.05)
+    failures: list[Exception] = []
+
+    async def story(user: User, sources: Sources) -> None:
+        app.on_exception(failures.append)
+        there = getattr(sources.assets, read)
+        await user.open(path)
+        await _sees(user, "30 assets" if read == "latest" else "400 rows")
+
+        def away(*_: Any) -> None:
+            raise OSError("the drive is not mounted")
+
+        monkeypatch.setattr(sources.assets, read, away)
+        await _sees(user, "OSError: the drive is not mounted")
+        monkeypatch.setattr(sources.assets, read, lambda *_: None)  # as when a person leaves meanwhile
+        await asyncio.sleep(0.3)
+        monkeypatch.setattr(sources.assets, read, there)
+        await asyncio.sleep(0.3)
+        await user.should_not_see("not mounted")
+
+    tell(story)
+    assert failures == []
 
 
 def test_dead_letters_are_listed_with_their_reason(tell: Callable[..., None]) -> None:

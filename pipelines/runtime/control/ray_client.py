@@ -44,6 +44,8 @@ def connect(
     if address == "local":
         start(cpus=cpus, metrics_port=metrics_port, env=env, **common)
         return
+    if address.startswith("ray://"):
+        logging.getLogger("ray.util.client").setLevel(logging.CRITICAL)  # its errors are also raised
     if env:
         common["runtime_env"] = {"env_vars": dict(env)}
     local_addresses = services.find_gcs_addresses()

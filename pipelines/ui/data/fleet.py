@@ -48,7 +48,7 @@ class PipelineStatus:
     Args:
         report: one object of `pipelines` of `tocsin status --json`; None: it does not run.
         age_s: seconds since the report.
-        history: the last samples, oldest first.
+        history: the last samples, oldest first; none if it does not run.
     """
 
     name: str
@@ -148,11 +148,12 @@ class Fleet:
         """Every pipeline by name: those that run, ran since the start, or are to be listed anyway."""
         now = time.monotonic()
         with self._lock:
-            names = sorted({*self._names, *self._seen})
+            names = sorted({*self._names, *self._histories})
             found = []
             for name in names:
                 at, _, report = self._seen.get(name, (0.0, "", None))
-                found.append(PipelineStatus(name, report, now - at, tuple(self._histories.get(name, ()))))
+                history = tuple(self._histories.get(name, ())) if report else ()
+                found.append(PipelineStatus(name, report, now - at, history))
             return found
 
     def record(self, source: str, line: bytes) -> None:

@@ -64,11 +64,13 @@ class DeadLetters:
         with closing(clients.consumer(self._kafka)) as consumer:
             topics = [t for t in consumer.topics() if t.endswith(SUFFIX)] if topic is None else [topic]
             partitions = [TopicPartition(t, p) for t in topics for p in clients.partitions_of(consumer, t)]
-            consumer.assign(partitions)
             begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
             # Only the end of each partition: a topic may hold millions. Markers of transactions take offsets, too.
             starts = {tp: max(begins[tp], ends[tp] - 2 * limit) for tp in partitions}
-            found = [published(r) for tp in partitions for r in clients.read(consumer, tp, starts[tp], ends[tp])]
+            found = list[PublishedDeadLetter]()
+            for tp in partitions:
+                consumer.assign([tp])  # alone: a poll needs the position of every assigned partition
+                found += map(published, clients.read(consumer, tp, starts[tp], ends[tp]))
         return sorted(found, key=lambda entry: (entry.at, entry.partition, entry.offset), reverse=True)[:limit]
 
     def original(self, entry: PublishedDeadLetter) -> Original:

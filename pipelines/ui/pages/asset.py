@@ -11,7 +11,7 @@ import polars as pl
 from nicegui import run, ui
 
 from tocsin.pipelines.ui.charts import curve, heat_map
-from tocsin.pipelines.ui.components import SIGNS, attempt, described, heading, number, page, utc
+from tocsin.pipelines.ui.components import SIGNS, attempt, described, heading, look_again, number, page, utc
 from tocsin.pipelines.ui.data.assets import IDENTITY, History, around, frames, heat
 from tocsin.pipelines.ui.data.board import AlertState, evidence
 from tocsin.pipelines.ui.sources import Sources
@@ -46,6 +46,7 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
     by_name = {one.name: one for one in history.curves}
     known = sources.board.of(pipeline, key)
     counted = ui.label("").classes("soft").props('role="status"')
+    problem = ui.label("").classes("problem").props('role="status"')
     charts: dict[str, ui.echart] = {}
     attention: ui.echart | None = None
     if by_name:
@@ -95,7 +96,10 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
             label.set_text(f"{name}  {number(newest[name])}")
 
     async def look() -> None:
-        now, alerts = await run.io_bound(sources.assets.history, pipeline, key), sources.board.of(pipeline, key)
+        now: History | None = await look_again(problem, sources.assets.history, pipeline, key)
+        if now is None:
+            return
+        alerts = sources.board.of(pipeline, key)
         if now.rows["event_time"][-1] == shown[0].rows["event_time"][-1] and alerts == known:
             return
         known[:] = alerts

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import polars as pl
 from nicegui import run, ui
 
-from tocsin.pipelines.ui.components import NARROW, LiveGrid, attempt, heading, number, page
+from tocsin.pipelines.ui.components import NARROW, LiveGrid, attempt, heading, look_again, number, page
 from tocsin.pipelines.ui.data.assets import ASSETS, IDENTITY, main_column
 from tocsin.pipelines.ui.sources import Sources
 
@@ -46,6 +46,7 @@ async def _list(sources: Sources, pipeline: str, names: list[str]) -> None:
         picked.on_value_change(lambda event: ui.navigate.to(f"/assets?pipeline={quote(event.value)}"))
         find = ui.input("Find").props('outlined dense clearable type="search"')
         counted = ui.label("").classes("soft").props('role="status"')
+    problem = ui.label("").classes("problem").props('role="status"')
     latest: pl.DataFrame | None = await attempt(sources.assets.latest, pipeline)
     if latest is None:
         return
@@ -74,11 +75,13 @@ async def _list(sources: Sources, pipeline: str, names: list[str]) -> None:
     shown: list[pl.DataFrame] = []
 
     async def look() -> None:
-        frame = await run.io_bound(sources.assets.latest, pipeline)
-        if shown and shown[0] is frame:
+        frame: pl.DataFrame | None = await look_again(problem, sources.assets.latest, pipeline)
+        if frame is None or (shown and shown[0] is frame):
             return
         shown[:] = [frame]
         rows = await run.io_bound(_rows, frame, names)
+        if rows is None:  # the person has left
+            return
         more = ", the first ones by name" if len(rows) == ASSETS else ""
         counted.set_text(f"{len(rows):,} asset{'s' if len(rows) != 1 else ''}{more}")
         grid.show(rows)
@@ -96,7 +99,7 @@ def _columns(frame: pl.DataFrame, main: str) -> list[str]:
 def _rows(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
     shown = ["key", *names, "event_time", "model_version"]
     numbers = [name for name in names if frame.schema[name].is_float()]
-    rounded = frame.with_columns(pl.col(numbers).round_sig_figs(4))
+    rounded = frame.with_columns(pl.col(numbers).cast(pl.Float64).round_sig_figs(4))  # a float32 is no short decimal
     return [
         {"id": row["key"], **{n: v if v is None or type(v) in (int, float, str) else number(v) for n, v in row.items()}}
         for row in rounded.select(list(dict.fromkeys(shown))).iter_rows(named=True)

@@ -43,7 +43,7 @@ def dead_letters(sources: Sources) -> None:
         async def fill() -> None:
             letters = await attempt(sources.letters.newest)
             if letters is None:
-                counted.set_text("Kafka does not answer")
+                counted.set_text("not read")
                 return
             found.clear()
             found.update({_id(entry): entry for entry in letters})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import polars as pl
-from nicegui import run, ui
+from nicegui import ui
 
 from tocsin.pipelines.runtime.declare.curves import Curve
 from tocsin.pipelines.ui.charts import chartable, curve
@@ -32,7 +32,7 @@ def query(sources: Sources) -> None:
         sql.on("keydown.ctrl.enter.prevent", lambda: ask())
 
         async def suggest() -> None:
-            names = await run.io_bound(sources.assets.pipelines)
+            names = await attempt(sources.assets.pipelines)
             if names and not sql.value:
                 sql.value = f"SELECT * FROM {names[0]} ORDER BY event_time DESC LIMIT 100"
 

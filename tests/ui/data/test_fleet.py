@@ -59,7 +59,7 @@ def test_a_command_that_ends_says_why_and_is_started_again(opened: list[Fleet]) 
     until(lambda: fleet.problem == "Ray at auto: expected a cluster, got none", "the reason", 30)
 
 
-def test_a_run_that_ends_leaves_the_list(opened: list[Fleet]) -> None:
+def test_a_run_that_ends_is_listed_as_not_running(opened: list[Fleet]) -> None:
     reports = json.dumps(report("rul"))
     wanted = {"rul": command(f"say(json.loads({reports!r})); time.sleep(60)")}
     fleet = Fleet(lambda: wanted)
@@ -67,7 +67,8 @@ def test_a_run_that_ends_leaves_the_list(opened: list[Fleet]) -> None:
     fleet.start()
     until(fleet.pipelines, "a status", 30)
     wanted.clear()
-    until(lambda: not fleet.pipelines(), "the run to leave", 30)
+    until(lambda: _only(fleet).state == "not running", "the run to leave", 30)
+    assert _only(fleet).history == () and fleet.problem == "no pipeline runs here"
 
 
 @pytest.mark.parametrize(

@@ -21,17 +21,21 @@ def test_the_newest_is_first_and_one_is_replayed_once(
     kafka: KafkaServer, create_topic: Callable[..., str], tmp_path: Path
 ) -> None:
     options, topic = {"bootstrap_servers": kafka.bootstrap_servers}, create_topic("sensors.letters", partitions=4)
+    empty = create_topic("alerts.letters")
     with KafkaAdminClient(**options) as admin:
-        admin.create_topics({f"{topic}.dlq": {"num_partitions": 1, "replication_factor": 1}}, wait_for_metadata=True)
+        new = {f"{name}.dlq": {"num_partitions": 2, "replication_factor": 1} for name in (empty, topic)}
+        admin.create_topics(new, wait_for_metadata=True)
     with closing(KafkaProducer(**options)) as producer:
         for offset in range(5):
             dead = replace(letter(offset).dead_letter, topic=topic)
-            producer.send(f"{topic}.dlq", dead.value, dead.key, dead.headers_out())
+            producer.send(f"{topic}.dlq", dead.value, dead.key, dead.headers_out(), partition=1)
             producer.flush()
     letters = DeadLetters(options, Lake(str(tmp_path)))
     assert f"{topic}.dlq" in letters.topics()
     found = letters.newest(f"{topic}.dlq", limit=3)
     assert [entry.dead_letter.offset for entry in found] == [4, 3, 2]
+    of_all = letters.newest()
+    assert [entry for entry in of_all if entry.dead_letter.topic == topic][:3] == found
     original = letters.original(found[0])
     assert original.headers == {"source": "plant"} and '"s1": "warm"' in original.text
     assert [outcome(letters.replay(found[0])) for _ in range(2)] == ["1 replayed", "not sent: it was replayed before"]
