@@ -12,7 +12,7 @@ from typing import Any
 from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError, Unavailable
 from tocsin.pipelines.runtime.settings import Settings
 
-JOIN_S, CLIENT_JOIN_S = 8.0, 15.0
+JOIN_S, CLIENT_JOIN_S = 8.0, 30.0
 """Seconds to wait for a cluster that does not answer; the second one for a client (`ray://`), for which the head starts a
 process. Ray itself would try for minutes."""
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.support.manifests import COMPOSE, SECRET, parsed, services, settings
+from tests.support.manifests import COMPOSE, SECRET, commands, parsed, services, settings
 from tocsin.pipelines.rul import RulOptions
 from tocsin.pipelines.runtime.control import draining
 from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -117,7 +118,8 @@ def test_what_a_service_waits_for_can_happen(service: str) -> None:
 
 @pytest.mark.parametrize("service", sorted(OURS))
 def test_tocsin_knows_each_command_and_accepts_each_setting(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parsed(SERVICES[service]["command"])["pipeline"] == "rul"
+    if service != "page":
+        assert parsed(SERVICES[service]["command"])["pipeline"] == "rul"
     configured = environment(service).get("TOCSIN_CONFIG")
     mounted = {target: COMPOSE.parent / source for source, target, *_ in mounts(service)}
     assert configured is None or mounted[configured] == TOML
@@ -182,10 +184,41 @@ def test_metrics_and_health_are_where_they_are_asked_for() -> None:
     assert SERVICES["prometheus"]["network_mode"] == "service:tocsin"
     assert f"127.0.0.1:{health}/readyz" in SERVICES["tocsin"]["healthcheck"]["test"][-1]
     assert f"127.0.0.1:{listens}/" in SERVICES["prometheus"]["healthcheck"]["test"][-1]
-    assert len({SET["ray"]["metrics_port"], int(listens), health}) == 3, "they share one network"
-    assert SERVICES["tocsin"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in (health, listens)]
+    page = page_command()["port"]
+    assert len({SET["ray"]["metrics_port"], int(listens), health, page}) == 4, "they share one network"
+    assert SERVICES["tocsin"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in (health, page, listens)]
     rules = (ROOT / "deploy/prometheus" / scraped["rule_files"][0]).name
     assert f"/etc/prometheus/{rules}" in [mount[1] for mount in mounts("prometheus")]
+
+
+def page_command() -> dict[str, Any]:
+    """The options of `tocsin ui`."""
+    (script,) = SERVICES["page"]["command"]
+    ((name, *_),) = found = commands(script)
+    assert name == "ui"
+    return parsed(*found)
+
+
+def test_the_page_finds_the_run_and_asks_for_its_token(tmp_path: Path) -> None:
+    page = SERVICES["page"]
+    assert (page["network_mode"], page["pid"]) == ("service:tocsin", "service:tocsin")
+    uid = re.search(r"USER (\d+):", (ROOT / "Dockerfile").read_text())
+    assert uid
+    ray = ["ray", f"/tmp/tocsin-{uid[1]}"]
+    assert ray in mounts("page") and ray in mounts("tocsin"), "where a local Ray keeps its sockets"
+    assert f"uid={uid[1]}," in yaml.safe_load(COMPOSE.read_text())["volumes"]["ray"]["driver_opts"]["o"]
+    (home,) = [mount for mount in mounts("tocsin") if mount[0] == "tocsin"]
+    assert [*home, "ro"] in mounts("page")
+    given = page_command()
+    assert (given["host"], given["allow_changes"]) == ("0.0.0.0", False)
+    assert f"127.0.0.1:{given['port']}/login" in page["healthcheck"]["test"][-1]
+    (script,) = page["command"]
+    token = tmp_path / "token"
+    written = (
+        script.replace("$$", "$").replace(str(given["token_file"]), str(token)).replace("exec tocsin", "exec true")
+    )
+    subprocess.run([*page["entrypoint"], written], env={"PAGE_TOKEN": "a$b 'c' %s"}, check=True)
+    assert (token.read_text(), token.stat().st_mode & 0o777) == ("a$b 'c' %s", 0o600)
 
 
 def test_grafana_reads_prometheus_and_the_folder_of_dashboards() -> None:
@@ -240,7 +273,8 @@ def test_the_page_names_the_ports_that_are_published_and_files_that_exist() -> N
     named = re.findall(r"^\| `(?:http://)?localhost:(\d+)", page, re.MULTILINE)
     published = [port.split(":")[1] for service in SERVICES.values() for port in service.get("ports", [])]
     assert sorted(named) == sorted(published)
-    files = set(re.findall(r"(?<![\w/])(deploy/[\w./-]*\w)", page)) - {"deploy/.env", "deploy/kuberay/secrets.env"}
+    files = set(re.findall(r"(?<![\w/])(deploy/[\w./-]*\w)", page))
+    files -= {"deploy/.env", "deploy/kuberay/secrets.env", "deploy/kuberay/page.token"}  # a person makes them
     assert {"deploy/compose.yaml", "deploy/compose.toml", "deploy/kuberay"} <= files
     assert [file for file in sorted(files) if not (ROOT / file).exists()] == []
 

@@ -53,7 +53,7 @@ def test_each_metric_is_on_a_dashboard() -> None:
     assert shown <= exported
     unseen = {metric.name for metric in METRICS if not shown & set(metric.exported)}
     assert unseen == {"tocsin_steps_total", "tocsin_step_age_seconds", "tocsin_undeleted_total"} | {
-        f"tocsin_{name}_total" for name in ("forgotten", "ignored")
+        f"tocsin_{name}_total" for name in ("forgotten", "ignored", "spans", "spans_dropped")
     }
 
 

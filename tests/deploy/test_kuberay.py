@@ -21,7 +21,8 @@ OBJECTS, PODS = objects(), pods()
 CLUSTER = OBJECTS["RayCluster", "tocsin"]
 JOBS = {name: o["spec"] for (kind, name), o in OBJECTS.items() if kind == "RayJob"}
 (BASE,) = documents(KUBERAY / "kustomization.yaml")
-RAY = [name for name in PODS if name != "compaction"]
+PAGE = OBJECTS["Deployment", "page"]["spec"]
+RAY = [name for name in PODS if name not in ("compaction", "page")]
 
 
 def containers() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -53,7 +54,8 @@ def test_kustomize_uses_every_file_and_finds_every_file() -> None:
 def test_tocsin_knows_every_command() -> None:
     found = [arguments for script in scripts() for arguments in commands(script)]
     assert {arguments[0] for arguments in found} >= {"run", "stop", "status", "compact"}
-    for arguments in found:
+    (page,) = PODS["page"]["spec"]["containers"]
+    for arguments in [*found, page["args"]]:
         parsed(arguments)
 
 
@@ -144,15 +146,18 @@ def test_no_pod_has_rights_that_the_namespace_refuses(name: str) -> None:
 def test_a_pod_mounts_what_it_declares_and_refers_to_what_is_generated(name: str) -> None:
     spec = PODS[name]["spec"]
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    generated = {kind: {g["name"] for g in BASE[f"{kind}Generator"]} for kind in ("configMap", "secret")}
-    assert {v["configMap"]["name"] for v in volumes.values() if "configMap" in v} == generated["configMap"]
+    generated = {kind: {g["name"]: g for g in BASE[f"{kind}Generator"]} for kind in ("configMap", "secret")}
+    assert {v["configMap"]["name"] for v in volumes.values() if "configMap" in v} == generated["configMap"].keys()
+    assert {v["secret"]["secretName"] for v in volumes.values() if "secret" in v} <= generated["secret"].keys()
     for container in spec["containers"]:
         assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
-        assert [source["secretRef"]["name"] for source in container["envFrom"]] == sorted(generated["secret"])
+        (variables_of,) = [source["secretRef"]["name"] for source in container["envFrom"]]
+        assert "envs" in generated["secret"][variables_of]
         mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         assert {"/tmp", "/var/lib/tocsin"} <= set(mounted.values()), "the root file system is read-only"
-        variables = {variable["name"]: variable["value"] for variable in container["env"]}
-        assert variables == {"TOCSIN_CONFIG": f"{mounted['settings']}/{BASE['configMapGenerator'][0]['files'][0]}"}
+        variables = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert variables["TOCSIN_CONFIG"] == f"{mounted['settings']}/{BASE['configMapGenerator'][0]['files'][0]}"
+        assert len(variables) == 1 or name == "page"
     assert BASE["generatorOptions"]["disableNameSuffixHash"], "else the names in the RayCluster would not be found"
 
 
@@ -184,8 +189,11 @@ def test_every_setting_that_is_commented_out_exists_and_has_the_default_that_is_
 
 def test_no_secret_is_in_the_repository() -> None:
     assert [key for key in OBJECTS if key[0] == "Secret"] == []
-    (file,) = [name for g in BASE["secretGenerator"] for name in g["envs"]]
-    assert f"deploy/kuberay/{file}" in (ROOT / ".gitignore").read_text().splitlines()
+    (file,) = [name for g in BASE["secretGenerator"] for name in g.get("envs", ())]
+    (token,) = [name.split("=")[1] for g in BASE["secretGenerator"] for name in g.get("files", ())]
+    ignored = [(ROOT / name).read_text().splitlines() for name in (".gitignore", ".dockerignore")]
+    for secret in (file, token):
+        assert f"deploy/kuberay/{secret}" in ignored[0] and f"**/{secret}" in ignored[1]
     example = (KUBERAY / f"{file}.example").read_text()
     assert re.findall(r"^\w+=.+$", example, re.MULTILINE) == []
     for name, container in containers():
@@ -206,7 +214,7 @@ def test_prometheus_and_the_network_policy_find_the_nodes_and_their_ports() -> N
     named = [{p["name"]: p["containerPort"] for p in PODS[name]["spec"]["containers"][0]["ports"]} for name in RAY]
     assert {ports[endpoint["port"]] for ports in named} == {8080}
     let_in = {port["port"] for rule in policy["ingress"] for port in rule.get("ports", [])}
-    assert let_in == {8080, named[0]["dashboard"]}
+    assert let_in == {8080, named[0]["dashboard"], named[0]["client"]}
     inside = {"podSelector": {"matchLabels": label}}
     assert {"from": [inside]} in policy["ingress"] and {"to": [inside]} in policy["egress"]
 
@@ -217,8 +225,59 @@ def test_the_policy_lets_pipelines_reach_what_the_settings_name(monkeypatch: pyt
         int(re.findall(r":(\d+)$", address)[0])
         for address in (found.kafka.bootstrap_servers, found.mlflow.tracking_uri)
     }
-    rules = OBJECTS["NetworkPolicy", "ray"]["spec"]["egress"]
-    assert needed | {53, 443} == {port["port"] for rule in rules for port in rule.get("ports", [])}
+    for name, more in (("ray", set()), ("page", {client_port()})):
+        rules = OBJECTS["NetworkPolicy", name]["spec"]["egress"]
+        assert needed | {53, 443} | more == {port["port"] for rule in rules for port in rule.get("ports", [])}
+
+
+def client_port() -> int:
+    (head,) = PODS["head"]["spec"]["containers"]
+    (port,) = [port["containerPort"] for port in head["ports"] if port["name"] == "client"]
+    assert isinstance(port, int)
+    return port
+
+
+def test_the_page_asks_the_head_with_the_token_that_kuberay_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = PODS["page"]["spec"]["containers"]
+    variables = {variable["name"]: variable for variable in container["env"]}
+    name = CLUSTER["metadata"]["name"]
+    values = {name: variable["value"] for name, variable in variables.items() if "value" in variable}
+    found = settings(monkeypatch, KUBERAY / "tocsin.toml", values)
+    assert found.ray.address == f"ray://{name}-head-svc:{client_port()}"
+    assert values["RAY_AUTH_MODE"] == CLUSTER["spec"]["authOptions"]["mode"]
+    assert variables["RAY_AUTH_TOKEN"]["valueFrom"] == {"secretKeyRef": {"name": name, "key": "auth_token"}}
+
+
+def test_no_secret_has_the_name_under_which_kuberay_makes_its_own() -> None:
+    assert CLUSTER["metadata"]["name"] not in {g["name"] for g in BASE["secretGenerator"]}
+
+
+def test_the_page_is_reached_where_it_listens_and_asks_for_its_token() -> None:
+    (container,) = PODS["page"]["spec"]["containers"]
+    given, (port,) = parsed(container["args"]), container["ports"]
+    assert (given["host"], given["port"], given["allow_changes"]) == ("0.0.0.0", port["containerPort"], False)
+    (served,) = OBJECTS["Service", "page"]["spec"]["ports"]
+    assert (served["port"], served["targetPort"]) == (port["containerPort"], port["name"])
+    labels = PODS["page"]["metadata"]["labels"]
+    policy = OBJECTS["NetworkPolicy", "page"]["spec"]
+    selectors = [PAGE["selector"]["matchLabels"], OBJECTS["Service", "page"]["spec"]["selector"]]
+    for selector in [*selectors, policy["podSelector"]["matchLabels"]]:
+        assert selector and selector.items() <= labels.items()
+    assert not any(
+        selectors[0].items() <= pod["metadata"].get("labels", {}).items() for n, pod in PODS.items() if n in RAY
+    )
+    assert [p["port"] for rule in policy["ingress"] for p in rule["ports"]] == [port["containerPort"]]
+    (mount,) = [m["mountPath"] for m in container["volumeMounts"] if m["name"] == "token"]
+    (token,) = [name.split("=")[0] for g in BASE["secretGenerator"] for name in g.get("files", ())]
+    assert given["token_file"] == Path(mount) / token
+    for probe in ("readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/login", "port": port["name"]}
+    (let_in,) = [
+        r
+        for r in OBJECTS["NetworkPolicy", "ray"]["spec"]["ingress"]
+        if r.get("ports", [{}])[0].get("port") == client_port()
+    ]
+    assert let_in["from"] == [{"podSelector": {"matchLabels": selectors[0]}}]
 
 
 def test_kustomize_renders_the_base_with_its_names_and_the_namespace(tmp_path: Path) -> None:
@@ -226,10 +285,11 @@ def test_kustomize_renders_the_base_with_its_names_and_the_namespace(tmp_path: P
         pytest.skip("needs kubectl, whose `kubectl kustomize` asks no cluster")
     folder = shutil.copytree(KUBERAY, tmp_path / "kuberay")
     shutil.copy(folder / "secrets.env.example", folder / "secrets.env")
+    (folder / "page.token").write_text("correct horse battery")
     done = subprocess.run(["kubectl", "kustomize", str(folder)], text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     rendered = {(o["kind"], o["metadata"]["name"]): o for o in yaml.safe_load_all(done.stdout)}
-    assert rendered.keys() == OBJECTS.keys() | {("ConfigMap", "tocsin"), ("Secret", "tocsin")}
+    assert rendered.keys() == OBJECTS.keys() | {("ConfigMap", "tocsin"), ("Secret", "environment"), ("Secret", "page")}
     assert {o["metadata"].get("namespace") for key, o in rendered.items() if key[0] != "Namespace"} == {"tocsin"}
     assert rendered["ConfigMap", "tocsin"]["data"]["tocsin.toml"] == (KUBERAY / "tocsin.toml").read_text()
     assert rendered["RayCluster", "tocsin"]["spec"] == CLUSTER["spec"]

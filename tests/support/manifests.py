@@ -44,6 +44,7 @@ def pods() -> dict[str, dict[str, Any]]:
         "head": cluster["headGroupSpec"]["template"],
         **workers,
         "compaction": job["jobTemplate"]["spec"]["template"],
+        "page": objects()["Deployment", "page"]["spec"]["template"],
     }
 
 

@@ -12,6 +12,7 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray listens on all
 
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+from ray._private.utils import write_ray_address
 
 options = json.loads(sys.argv[1])
 params = RayParams(
@@ -24,6 +25,9 @@ params = RayParams(
     **options,
 )
 node = Node(params, head="gcs_address" not in options, shutdown_at_exit=True, spawn_reaper=True)
+write_ray_address(
+    node.gcs_address, options["temp_dir"]
+)  # jobs look it up there; else they would take any Ray on this machine
 print(json.dumps({"address": node.gcs_address, "dashboard": f"http://{node.webui_url}"}), flush=True)
 while not node.dead_processes():
     time.sleep(1)
