@@ -86,7 +86,7 @@ class State:
     def held_records(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Partition and offset, `[N]` each, of the rows that wait in each store. Rows that a timer made are left out."""
         tables = [rows.table.select(["_partition", "_offset"]) for rows in self._waiting.values()]
-        return [tuple(c.to_numpy() for c in table.filter(table["_offset"].is_valid()).columns) for table in tables]  # type: ignore[misc]
+        return [tuple(c.to_numpy() for c in table.filter(table["_offset"].is_valid()).columns) for table in tables]
 
     @property
     def _waiting(self) -> dict[str, Rows]:

@@ -96,6 +96,9 @@ class OutputTraces:
         self, id: str, trace: RecordTrace, place: tuple[int, int], found: Mapping[str, str], error: str = ""
     ) -> Span:
         partition, offset = place
-        where = {"messaging.destination.partition.id": str(partition), "messaging.kafka.offset": offset}
-        attributes = {**self._attributes, **where, **found}
+        where: dict[str, str | int] = {
+            "messaging.destination.partition.id": str(partition),
+            "messaging.kafka.offset": offset,
+        }
+        attributes: dict[str, str | int] = {**self._attributes, **where, **found}
         return Span(id, trace.context, f"process {self._topic}", trace.read_at, attributes, error)
