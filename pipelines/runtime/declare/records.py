@@ -11,9 +11,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.pipelines.runtime.declare.trace import TRACEPARENT
-
-Headers = Sequence[tuple[str, bytes | None]]
+from tocsin.pipelines.runtime.declare.trace import TRACEPARENT, Headers
 
 
 class Record(NamedTuple):

@@ -9,9 +9,13 @@ from typing import NamedTuple, Self
 TRACEPARENT, TRACESTATE = TRACE = ("traceparent", "tracestate")
 """The headers, by the names that OpenTelemetry gives them in Kafka."""
 _FORM = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]{0,200})?")
+_STATE = re.compile(r"[ -~]{0,512}")
+"""W3C asks everyone to pass on so many characters; a longer `tracestate` is left out."""
+_LONGEST = 600
+"""Characters of a header that are looked at. One that is longer is not valid."""
 _SAMPLED, _KNOWN_FLAGS = 1, 3
-_STATE_LIMIT = 512
-"""Most characters of a `tracestate`, which W3C asks everyone to pass on; a longer one is left out."""
+Headers = Sequence[tuple[str, bytes | None]]
+"""Of a record."""
 
 
 class TraceContext(NamedTuple):
@@ -25,14 +29,17 @@ class TraceContext(NamedTuple):
     tracestate: str = ""
 
     @classmethod
-    def read(cls, headers: Sequence[tuple[str, bytes | None]]) -> Self | None:
-        """The context in a record's headers; None: there is none, or it is not valid. The last header of a name counts."""
-        found = dict(headers)
-        parent, state = ((found.get(name) or b"").decode("ascii", "replace").strip() for name in TRACE)
-        match = _FORM.fullmatch(parent)
+    def read(cls, headers: Headers) -> Self | None:
+        """The context in a record's headers; None: there is none, or it is not valid."""
+        return cls.of(*unchecked(headers))
+
+    @classmethod
+    def of(cls, traceparent: str, tracestate: str) -> Self | None:
+        """The context that two headers give; None: it is not valid."""
+        match = _FORM.fullmatch(traceparent)
         if match is None or (match[1] == "00" and match[5]):
             return None
-        return cls(parent, state if len(state) <= _STATE_LIMIT and re.fullmatch(r"[ -~]*", state) else "")
+        return cls(traceparent, tracestate if _STATE.fullmatch(tracestate) else "")
 
     @property
     def trace_id(self) -> str:
@@ -56,3 +63,10 @@ class TraceContext(NamedTuple):
     def child(self, span_id: str) -> Self:
         """The context of what a span of this trace causes."""
         return self._replace(traceparent=f"00-{self.trace_id}-{span_id}-{self._flags & _KNOWN_FLAGS:02x}")
+
+
+def unchecked(headers: Headers) -> tuple[str, str]:
+    """`traceparent` and `tracestate` as they are in a record's headers; "" for none. The last header of a name counts."""
+    found = dict(headers)
+    parent, state = found.get(TRACEPARENT) or b"", found.get(TRACESTATE) or b""
+    return parent[:_LONGEST].decode("ascii", "replace"), state[:_LONGEST].decode("ascii", "replace")

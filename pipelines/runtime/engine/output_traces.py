@@ -96,10 +96,9 @@ class OutputTraces:
         self, id: str, trace: RecordTrace, place: tuple[int, int], found: Mapping[str, str], error: str = ""
     ) -> Span:
         partition, offset = place
-        attributes: dict[str, str | int] = {
-            **self._attributes,
+        where: dict[str, str | int] = {
             "messaging.destination.partition.id": str(partition),
-            **found,
+            "messaging.kafka.offset": offset,
         }
-        attributes["messaging.kafka.offset"] = offset
+        attributes: dict[str, str | int] = {**self._attributes, **where, **found}
         return Span(id, trace.context, f"process {self._topic}", trace.read_at, attributes, error)

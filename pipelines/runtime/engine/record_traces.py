@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tocsin.pipelines.runtime.declare.records import Headers, TracedPoll
-from tocsin.pipelines.runtime.declare.trace import TRACE, TRACEPARENT, TraceContext
+from tocsin.pipelines.runtime.declare.records import TracedPoll
+from tocsin.pipelines.runtime.declare.trace import TraceContext, unchecked
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.engine.machine import Machine
@@ -22,6 +22,8 @@ FEW = 1024
 """So many records are kept without looking whether their rows still wait."""
 MOST = 65_536
 """The most records with waiting rows whose contexts are kept."""
+Unchecked = tuple[int, str, str]
+"""When a record was read, ns since the epoch, and its headers `traceparent` and `tracestate`, which may not be valid."""
 Held = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """See `State.held_records`."""
 
@@ -46,10 +48,10 @@ class RecordTraces:
 
     def __init__(self, facts: Mapping[str, Any] | None = None) -> None:
         self._polls = list[tuple[TracedPoll, Mapping[int, int]]]()  # with the offsets where they end
-        self._waiting = dict[tuple[int, int], tuple[Headers, int]]()
-        for partition, offset, read_at, *context in (facts or {}).get(FACT, ()):
-            headers = tuple((name, text.encode()) for name, text in zip(TRACE, context, strict=True))
-            self._waiting[partition, offset] = headers, read_at
+        self._waiting: dict[tuple[int, int], Unchecked] = {
+            (partition, offset): (read_at, parent, state)
+            for partition, offset, read_at, parent, state in (facts or {}).get(FACT, ())
+        }
         self._needed = len(self._waiting)
 
     def __bool__(self) -> bool:
@@ -65,10 +67,10 @@ class RecordTraces:
         found = self._waiting.get((partition, offset))
         for traced, _ in self._polls if found is None else ():
             if headers := traced.find(partition, offset):
-                found = headers, traced.read_at
+                found = traced.read_at, *unchecked(headers)
                 break
-        context = TraceContext.read(found[0]) if found else None
-        return RecordTrace(context, found[1]) if found and context else None
+        context = TraceContext.of(*found[1:]) if found else None
+        return RecordTrace(context, found[0]) if found and context else None
 
     def prune(self, machine: Machine, positions: Mapping[int, int]) -> None:
         """Drop what is not needed any more.
@@ -95,14 +97,13 @@ class RecordTraces:
         self._keep(held)
         for traced, _ in self._polls:  # a step may end within a poll
             self._waiting |= _held(traced, held)
-        found = {place: self.get(*place) for place in self._waiting}
-        kept = [(*place, trace.read_at, *trace.context) for place, trace in found.items() if trace]
+        kept = [(*place, *found) for place, found in self._waiting.items()]
         return {FACT: kept} if kept else {}
 
     def _keep(self, held: Held) -> None:
         """Keep only the records with rows that wait, and of those the newest `MOST`."""
-        places = np.array([*self._waiting], np.int64).reshape(-1, 2)
-        kept = [*compress(self._waiting.items(), _is_held(places[:, 0], places[:, 1], held))][-MOST:]
+        partitions, offsets = np.array([*self._waiting], np.int64).reshape(-1, 2).T
+        kept = [*compress(self._waiting.items(), _is_held(partitions, offsets, held))][-MOST:]
         self._waiting, self._needed = dict(kept), len(kept)
 
 
@@ -112,12 +113,12 @@ def divided(facts: Sequence[Mapping[str, Any]], shards: int) -> list[dict[str, A
     return [{FACT: [entry for entry in kept if entry[0] % shards == shard]} for shard in range(shards)]
 
 
-def _held(traced: TracedPoll, held: Held) -> dict[tuple[int, int], tuple[Headers, int]]:
-    """The headers of a poll's records that came with a context and have rows that wait."""
+def _held(traced: TracedPoll, held: Held) -> dict[tuple[int, int], Unchecked]:
+    """A poll's records that came with a context and have rows that wait."""
     chosen = np.flatnonzero(_is_held(traced.partitions, traced.offsets, held))
     places = zip(traced.partitions[chosen].tolist(), traced.offsets[chosen].tolist(), strict=True)
-    headers = (traced.headers[at] for at in chosen.tolist())
-    return {place: (h, traced.read_at) for place, h in zip(places, headers, strict=True) if TRACEPARENT in dict(h)}
+    found = (unchecked(traced.headers[at]) for at in chosen.tolist())
+    return {place: (traced.read_at, *texts) for place, texts in zip(places, found, strict=True) if texts[0]}
 
 
 def _is_held(partitions: NDArray[np.int64], offsets: NDArray[np.int64], held: Held) -> NDArray[np.bool_]:

@@ -41,6 +41,7 @@ def test_the_last_header_of_a_name_counts() -> None:
         f"{PARENT}-more",
         f"{PARENT}\n00",
         f"01-{TRACE}-{SPAN}-01-{'x' * 1000}",
+        f"{PARENT}{' ' * 1000}x",
     ],
 )
 def test_a_header_that_is_not_a_context_is_as_none(parent: str) -> None:
