@@ -26,8 +26,8 @@ lake.path = "{lake}"
 lake.alerts = false
 ray.num_cpus = 0
 kafka.sasl_plain_password_file = "/run/secrets/kafka"
-[pipelines.presses]
-factory = "presses:pipeline"
+[pipelines.forges]
+factory = "forges:pipeline"
 topic = "{topic}"
 every = "500ms"
 """
@@ -45,14 +45,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 def cli(tmp_path: Path) -> Cli:
     """The command in a folder with settings and a module of its own."""
     (folder := tmp_path / "project").mkdir()
-    (folder / "tocsin.toml").write_text(TOML.format(lake=tmp_path / "lake", topic="sensors.presses"))
-    shutil.copy(ROOT / "tests" / "crash" / "job.py", folder / "presses.py")
+    (folder / "tocsin.toml").write_text(TOML.format(lake=tmp_path / "lake", topic="sensors.forges"))
+    shutil.copy(ROOT / "tests" / "crash" / "job.py", folder / "forges.py")
     return Cli(folder)
 
 
 def refusal(cli: Cli, *arguments: str, address: str = "http://127.0.0.1:1") -> str:
-    """The error of a `tocsin deploy presses` that is refused."""
-    (line,) = cli("deploy", "presses", "--address", address, *arguments, status=1).splitlines()
+    """The error of a `tocsin deploy forges` that is refused."""
+    (line,) = cli("deploy", "forges", "--address", address, *arguments, status=1).splitlines()
     return line
 
 
@@ -66,17 +66,17 @@ def test_an_unknown_pipeline_a_lake_in_the_folder_and_settings_elsewhere_are_ref
     cli: Cli, tmp_path: Path
 ) -> None:
     said = cli("deploy", "nope", "--address", "http://127.0.0.1:1", status=1)
-    assert said.startswith("tocsin: pipeline nope: expected one of occupancy, presses, rul, surprise, touch, got ")
+    assert said.startswith("tocsin: pipeline nope: expected one of forges, occupancy, rul, surprise, touch, got ")
     (elsewhere := tmp_path / "elsewhere.toml").write_text("")
-    said = cli("--config", str(elsewhere), "deploy", "presses", "--address", "http://127.0.0.1:1", status=1)
+    said = cli("--config", str(elsewhere), "deploy", "forges", "--address", "http://127.0.0.1:1", status=1)
     assert f"{elsewhere}: expected a file in {cli.folder}" in said
-    (cli.folder / "tocsin.toml").write_text(TOML.format(lake="lake", topic="sensors.presses"))
+    (cli.folder / "tocsin.toml").write_text(TOML.format(lake="lake", topic="sensors.forges"))
     assert "lake.path: expected a place that every machine of the cluster reaches" in refusal(cli)
 
 
 def test_a_secret_on_the_command_line_is_refused(cli: Cli) -> None:
     secret = "kafka.sasl_plain_password=hush"
-    said = cli("--set", secret, "deploy", "presses", "--address", "http://127.0.0.1:1", status=1)
+    said = cli("--set", secret, "deploy", "forges", "--address", "http://127.0.0.1:1", status=1)
     assert said.startswith(
         "tocsin: --set kafka.sasl_plain_password: expected a setting that may be shown, got a secret"
     )
@@ -93,9 +93,9 @@ def test_without_the_clusters_token_each_command_says_what_to_do(cli: Cli, clust
     cli.environment["RAY_AUTH_TOKEN"] = "f" * 64
     assert f"{expected}another one" in refusal(cli, address=dashboard)
     for address in (gcs, client):
-        assert f"{expected}another one" in outside("stop", "presses", "--address", address, status=1)
+        assert f"{expected}another one" in outside("stop", "forges", "--address", address, status=1)
     disabled = cli.environment | {"RAY_AUTH_MODE": "disabled"}  # Ray reads it on import, so in a new process
-    command = [str(BIN / "tocsin"), "pause", "presses", "--address", gcs]
+    command = [str(BIN / "tocsin"), "pause", "forges", "--address", gcs]
     said = subprocess.run(command, cwd=tmp_path, env=disabled, capture_output=True, text=True).stderr
     assert f"{expected}none, since RAY_AUTH_MODE is not `token`; unset it" in said
 
@@ -108,7 +108,7 @@ def test_only_deploy_takes_a_dashboards_address(tmp_path: Path) -> None:
 def test_a_folder_that_ray_does_not_accept_is_one_line(cli: Cli, cluster: Nodes) -> None:
     cli.environment |= cluster.access
     (cli.folder / "frames.bin").write_bytes(os.urandom(101 << 20))
-    said = cli("deploy", "presses", "--address", cluster.head.dashboard, status=1)
+    said = cli("deploy", "forges", "--address", cluster.head.dashboard, status=1)
     assert said.splitlines()[-1].startswith(f"tocsin: {cli.folder}: expected at most 100 MiB of compressed files")
 
 
@@ -132,27 +132,27 @@ def test_a_folder_is_deployed_with_its_module_and_settings_but_no_secret_and_the
         "TOCSIN_SCHEMA_REGISTRY__TOKEN": "hush-token",
     }
     address = ["--address", cluster.head.dashboard]
-    (report,) = cli.json("--set", "pipelines.presses.rows=128", "deploy", "presses", *address)
+    (report,) = cli.json("--set", "pipelines.forges.rows=128", "deploy", "forges", *address)
     assert [shard["state"] for shard in report["shards"]] == ["running"]
 
     jobs = cluster.get("/api/jobs/")
     (job,) = [job for job in json.loads(jobs) if job["submission_id"] == report["job"]]
     assert job["status"] == "SUCCEEDED"
     assert job["entrypoint"].startswith(
-        "tocsin --config tocsin.toml --set pipelines.presses.rows=128 --set ray.address=auto up"
+        "tocsin --config tocsin.toml --set pipelines.forges.rows=128 --set ray.address=auto up"
     )
     assert set(job["runtime_env"]["env_vars"]) == {"TOCSIN_KAFKA__BOOTSTRAP_SERVERS"}
     assert "hush" not in jobs
 
-    assert "pipeline presses: expected it not to run yet, but it does" in cli("deploy", "presses", *address, status=1)
+    assert "pipeline forges: expected it not to run yet, but it does" in cli("deploy", "forges", *address, status=1)
 
     shutil.rmtree(cli.folder)
     cli.folder = tmp_path
     os.kill(report["shards"][0]["pid"], signal.SIGKILL)
 
     def restarted() -> bool:
-        (shard,) = cli.json("status", "presses", "--address", cluster.client)[0]["pipelines"][0]["shards"]
+        (shard,) = cli.json("status", "forges", "--address", cluster.client)[0]["pipelines"][0]["shards"]
         return (shard["state"], shard["restarts"]) == ("running", 1)
 
     until(restarted, "another worker with the module")
-    cli("stop", "presses", "--address", cluster.client)
+    cli("stop", "forges", "--address", cluster.client)
