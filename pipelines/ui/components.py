@@ -140,6 +140,7 @@ class LiveGrid:
         columns: AG Grid's column definitions. A `:hide` of `NARROW` leaves a column out on a phone.
         label: what the grid holds, for a screen reader.
         on_select: is called with the row that a person chooses by a click or by the space bar.
+        on_several: rows have checkboxes; is called with the rows instead if a person chooses more than one.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class LiveGrid:
         *,
         label: str,
         on_select: Callable[[dict[str, Any]], Awaitable[None] | None] | None = None,
+        on_several: Callable[[list[dict[str, Any]]], None] | None = None,
     ) -> None:
         self._rows: dict[str, dict[str, Any]] = {}
         options: dict[str, Any] = {
@@ -160,10 +162,12 @@ class LiveGrid:
             "overlayNoRowsTemplate": "<span>nothing yet</span>",
         }
         if on_select:
-            options["rowSelection"] = {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True}
+            several = {"mode": "multiRow", "checkboxes": True, "selectAll": "filtered"}
+            kind = several if on_several else {"mode": "singleRow", "checkboxes": False}
+            options["rowSelection"] = {**kind, "enableClickSelection": True}
         self._grid = described(ui.aggrid(options, auto_size_columns=False).classes("grid"), label)
         if on_select:
-            self._grid.on("selectionChanged", lambda: self._chosen(on_select), [])
+            self._grid.on("selectionChanged", lambda: self._chosen(on_select, on_several), [])
 
     @property
     def rows(self) -> Mapping[str, Mapping[str, Any]]:
@@ -199,9 +203,15 @@ class LiveGrid:
         """Show only rows that contain a text."""
         self._grid.run_grid_method("setGridOption", "quickFilterText", text)
 
-    async def _chosen(self, on_select: Callable[[dict[str, Any]], Awaitable[None] | None]) -> None:
-        row = await self._grid.get_selected_row()
-        if row and (result := on_select(row)) is not None:
+    async def _chosen(
+        self,
+        on_select: Callable[[dict[str, Any]], Awaitable[None] | None],
+        on_several: Callable[[list[dict[str, Any]]], None] | None,
+    ) -> None:
+        rows = await self._grid.get_selected_rows()
+        if on_several and len(rows) > 1:
+            on_several(rows)
+        elif rows and (result := on_select(rows[0])) is not None:
             await result
 
 

@@ -36,10 +36,10 @@ class Letters:
 
         return Original({"source": "plant"}, readable(entry.dead_letter.value), len(entry.dead_letter.value))
 
-    def replay(self, entry: Any) -> Any:
+    def replay(self, chosen: Any) -> Any:
         from tocsin.pipelines.runtime.kafka.redelivery import Redelivered
 
-        return Redelivered(sent=1)
+        return Redelivered(sent=len(chosen))
 
 
 class Feed:

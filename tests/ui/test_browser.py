@@ -194,6 +194,12 @@ def test_a_dead_letter_is_shown_and_replayed(person: Person) -> None:
     person.clicks("button", "Replay")
     person.clicks(".q-dialog button", "Replay")
     person.sees("1 replayed")
+    person.clicks(".ag-header .ag-checkbox-input-wrapper")
+    person.sees("2 dead letters")
+    person.clicks("button", "Replay")
+    person.sees("Send 2 records to the topic again.")
+    person.clicks(".q-dialog button", "Replay")
+    person.sees("2 replayed")
     assert person.errors() == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,10 +75,10 @@ class Actions:
         log.info("%s silences %s of %s for %s", event.by, event.key, event.pipeline, last)
         return event
 
-    def replay(self, entry: PublishedDeadLetter) -> Redelivered:
-        """Send a dead letter's record again; see `DeadLetters.replay`."""
+    def replay(self, chosen: Collection[PublishedDeadLetter]) -> Redelivered:
+        """Send dead letters' records again; see `DeadLetters.replay`."""
         self._check()
-        return self._letters.replay(entry)
+        return self._letters.replay(chosen)
 
     def _alert(self, id: str) -> PublishedAlert:
         self._check()

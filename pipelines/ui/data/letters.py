@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from kafka import TopicPartition
@@ -84,23 +84,35 @@ class DeadLetters:
         value = original.value or b""
         return Original(headers, readable(value), len(value))
 
-    def replay(self, chosen: PublishedDeadLetter) -> Redelivered:
-        """Send one dead letter's record to its topic again; see `redeliver`.
+    def replay(self, chosen: Collection[PublishedDeadLetter]) -> Redelivered:
+        """Send dead letters' records to their topics again; see `redeliver`.
 
         Raises:
             Unavailable: Kafka does not answer, or another call fenced this one.
         """
-        place = chosen.partition, chosen.offset
-        topic = f"{chosen.dead_letter.topic}{SUFFIX}"
-        return redeliver(self._kafka, self._lake, topic, lambda entry: (entry.partition, entry.offset) == place)
+        places: dict[str, set[tuple[int, int]]] = {}
+        for entry in chosen:
+            places.setdefault(f"{entry.dead_letter.topic}{SUFFIX}", set()).add((entry.partition, entry.offset))
+        total = Redelivered()
+        for topic, of_topic in places.items():
+
+            def matches(entry: PublishedDeadLetter, wanted: Collection[tuple[int, int]] = of_topic) -> bool:
+                return (entry.partition, entry.offset) in wanted
+
+            report = redeliver(self._kafka, self._lake, topic, matches)
+            total = Redelivered(*(a + b for a, b in zip(astuple(total), astuple(report), strict=True)))
+        return total
 
 
 def outcome(report: Redelivered) -> str:
     """What a replay did, in one line."""
-    if report.sent:
-        return f"{report.sent} replayed"
-    if report.before:
-        return "not sent: it was replayed before"
-    if report.exhausted:
-        return f"not sent: its record has become a dead letter {MAX_REPLAYS} times after a replay"
-    return "not sent: the original no longer exists"
+    parts = {
+        f"{report.sent} replayed": report.sent,
+        f"{report.before} not sent: replayed before": report.before,
+        f"{report.exhausted} not sent: has become a dead letter {MAX_REPLAYS} times after a replay": report.exhausted,
+        f"{report.lost} not sent: the original no longer exists": report.lost,
+    }
+    return (
+        "; ".join(part for part, count in parts.items() if count)
+        or "nothing was sent: the dead letters no longer exist"
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from nicegui import ui
@@ -33,7 +35,12 @@ def dead_letters(sources: Sources) -> None:
             ui.button("Read again", on_click=lambda: fill()).props("no-caps outline")
             find = ui.input("Find").props('outlined dense clearable type="search"')
             counted = ui.label("reading").classes("soft").props('role="status"')
-        grid = LiveGrid(COLUMNS, label="Dead letters, the newest first", on_select=lambda row: choose(row["id"]))
+        grid = LiveGrid(
+            COLUMNS,
+            label="Dead letters, the newest first",
+            on_select=lambda row: choose(row["id"]),
+            on_several=(lambda rows: choose_several([row["id"] for row in rows])) if sources.actions.allowed else None,
+        )
         detail = (
             ui.element("section").classes("detail card").props('aria-label="The chosen dead letter" aria-live="polite"')
         )
@@ -57,6 +64,15 @@ def dead_letters(sources: Sources) -> None:
                 detail.clear()
                 with detail:
                     _detail(sources, entry, original, host)
+
+        def choose_several(ids: list[str]) -> None:
+            entries = [found[id] for id in ids if id in found]
+            detail.clear()
+            with detail:
+                heading(f"{len(entries):,} dead letters")
+                for reason, count in Counter(f"{e.dead_letter.stage}: {e.dead_letter.error}" for e in entries).items():
+                    ui.label(f"{count:,}  {reason}").classes("mono")
+                _replay(sources, entries, f"{len(entries):,} records", host)
 
         find.on_value_change(lambda event: grid.find(event.value or ""))
         ui.timer(0.01, fill, once=True)
@@ -100,18 +116,24 @@ def _detail(sources: Sources, entry: PublishedDeadLetter, original: Original, ho
         ui.label("This page is read-only. `tocsin ui --allow-changes` lets you replay.").classes("soft")
         return
 
+    _replay(sources, [entry], _record(entry), host)
+
+
+def _replay(sources: Sources, entries: Sequence[PublishedDeadLetter], what: str, host: ui.element) -> None:
+    """A button that replays dead letters. `what` names their records."""
+
     async def replay() -> None:
         with host:
-            if await _is_sure(_record(entry)) and (report := await attempt(sources.actions.replay, entry)):
+            if await _is_sure(what) and (report := await attempt(sources.actions.replay, entries)):
                 ui.notify(outcome(report))
 
     ui.button("Replay", on_click=replay).props("no-caps").style("justify-self: start")
 
 
-async def _is_sure(record: str) -> bool:
+async def _is_sure(what: str) -> bool:
     with ui.dialog() as dialog, ui.card().classes("detail"):
         heading("Replay")
-        ui.label(f"Send {record} to its topic again. Fix the cause first: it is sent once.")
+        ui.label(f"Send {what} to the topic again. Fix the cause first: a dead letter is sent once.")
         with ui.element("div").classes("row"):
             ui.button("Replay", on_click=lambda: dialog.submit(True)).props("no-caps")
             ui.button("Cancel", on_click=lambda: dialog.submit(False)).props("flat no-caps")

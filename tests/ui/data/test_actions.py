@@ -40,7 +40,7 @@ def test_a_read_only_page_changes_nothing(published: list[Any]) -> None:
     for act in (
         lambda: actions.acknowledge(RAISED.id, by="Zoë", reason="seen"),
         lambda: actions.silence(RAISED.id, by="Zoë", reason="seen", last="2h"),
-        lambda: actions.replay(letter()),
+        lambda: actions.replay([letter()]),
     ):
         with pytest.raises(ConfigError, match="read-only; start it with `tocsin ui --allow-changes`"):
             act()
