@@ -117,8 +117,9 @@ def test_importing_a_package_does_no_work(package: str) -> None:
     _python(f"import sys, {package}; found = {{*{heavy!r}}} & set(sys.modules); assert not found, found")
 
 
-def test_the_runtimes_core_does_not_start_ray_or_mlflow() -> None:
-    _python("import sys, tocsin.pipelines.runtime.engine.shard; assert not {'ray', 'mlflow'} & set(sys.modules)")
+def test_the_runtimes_core_does_not_start_ray_mlflow_or_opentelemetry() -> None:
+    heavy = {"ray", "mlflow", "opentelemetry"}
+    _python(f"import sys, tocsin.pipelines.runtime.engine.shard; assert not {heavy} & set(sys.modules)")
 
 
 HEAVY = (

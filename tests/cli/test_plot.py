@@ -62,7 +62,7 @@ def test_the_file_is_named_after_the_asset_unless_it_is_given(plot: Plot, tmp_pa
         "rows": 120,
         "from": "2026-01-31T11:59:36.200000+00:00",
         "to": "2026-01-31T12:00:00+00:00",
-        "columns": ["score"],
+        "columns": ["score", "level"],
     }
 
 

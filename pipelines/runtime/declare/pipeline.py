@@ -116,7 +116,7 @@ class Pipeline:
         results: columns of `rows.table` after the last stage that are stored; the runtime adds the lineage. Their types must
             be ones that Delta stores: see `tocsin.pipelines.runtime.declare.columns`. A field's metadata says how people see it:
             `{"unit": "ppm"}`, and `{"axis": "air"}` if plots and the live page draw it. Columns of one axis are drawn together,
-            and the first one is what an asset is judged by. Default: the first column of float values.
+            and the first one is what an asset is judged by. Default: each column of float values, on an axis of its own.
         event_time: a timestamp column of `schema`; None: the Kafka timestamp.
         unknown: "ignore" fields that `schema` does not name, or "reject" readings that have them.
         max_skew: how far an event time may be ahead of the Kafka timestamp.

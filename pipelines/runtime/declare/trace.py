@@ -54,15 +54,16 @@ class TraceContext(NamedTuple):
     @property
     def sampled(self) -> bool:
         """Whether the caller may have recorded the trace."""
-        return bool(self._flags & _SAMPLED)
+        return bool(self.flags & _SAMPLED)
 
     @property
-    def _flags(self) -> int:
-        return int(self.traceparent[53:55], 16)
+    def flags(self) -> int:
+        """Those that are known today: sampled, and whether the trace's id is random."""
+        return int(self.traceparent[53:55], 16) & _KNOWN_FLAGS
 
     def child(self, span_id: str) -> Self:
         """The context of what a span of this trace causes."""
-        return self._replace(traceparent=f"00-{self.trace_id}-{span_id}-{self._flags & _KNOWN_FLAGS:02x}")
+        return self._replace(traceparent=f"00-{self.trace_id}-{span_id}-{self.flags:02x}")
 
 
 def unchecked(headers: Headers) -> tuple[str, str]:

@@ -181,7 +181,7 @@ def _readable(span: Span, ended: int, resource: Any) -> ReadableSpan:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-    trace, flags = int(span.parent.trace_id, 16), TraceFlags(TraceFlags.SAMPLED)
+    trace, flags = int(span.parent.trace_id, 16), TraceFlags(span.parent.flags)
     state = TraceState.from_header([span.parent.tracestate])
     return ReadableSpan(
         span.name,

@@ -50,14 +50,8 @@ class History:
 
     @property
     def drawn(self) -> list[Curve]:
-        """The curves to draw first: the declared ones. With fewer than two, also values that change, but for integers, which are
-        mostly counters and ids."""
-        declared = [curve for curve in self.curves if curve.axis]
-        if len(declared) > 1:
-            return declared[:DRAWN]
-        schema = self.rows.schema
-        floats = [c for c in self.curves if schema[c.name].is_float() and self.rows[c.name].n_unique() > 1]
-        return [*declared, *(curve for curve in floats if curve not in declared)][:DRAWN]
+        """The curves to draw unasked."""
+        return [curve for curve in self.curves if curve.axis][:DRAWN]
 
 
 class Assets:
@@ -156,12 +150,14 @@ class Assets:
 
 
 def curves(schema: Mapping[str, pl.DataType], metadata: Mapping[str, Mapping[str, object]]) -> list[Curve]:
-    """The columns of a table that can be drawn, the ones with an axis first. With none declared, the first float has one."""
+    """The columns of a table that can be drawn, the ones with an axis first.
+
+    With none declared, each float has an axis of its own; integers are mostly counters and ids.
+    """
     own = {n: t for n, t in schema.items() if n not in IDENTITY and (t.is_numeric() or t == pl.Boolean)}
     found = [Curve.of(name, metadata.get(name, {})) for name in own]
     if not any(curve.axis for curve in found):
-        first = next((name for name, dtype in own.items() if dtype.is_float()), "")
-        found = [replace(curve, axis=curve.name) if curve.name == first else curve for curve in found]
+        found = [replace(curve, axis=curve.name) if own[curve.name].is_float() else curve for curve in found]
     return sorted(found, key=lambda curve: not curve.axis)
 
 

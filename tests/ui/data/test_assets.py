@@ -101,9 +101,9 @@ def test_what_a_table_declares_is_drawn_with_its_unit(assets: Assets) -> None:
     assert history.main == "probability"
 
 
-def test_without_a_declared_axis_the_first_float_has_one() -> None:
+def test_without_a_declared_axis_each_float_has_its_own() -> None:
     schema = {"key": pl.String(), "n": pl.Int64(), "power": pl.Float32(), "heat": pl.Float32(), "on": pl.Boolean()}
-    assert curves(schema, {}) == [Curve("power", axis="power"), Curve("n"), Curve("heat"), Curve("on")]
+    assert curves(schema, {}) == [Curve("power", axis="power"), Curve("heat", axis="heat"), Curve("n"), Curve("on")]
     declared = curves(schema, {"heat": {"axis": "air", "unit": "°C"}, "power": {"unit": "W"}})
     assert declared == [Curve("heat", "°C", "air"), Curve("n"), Curve("power", "W"), Curve("on")]
     assert main_column(declared) == "heat"
