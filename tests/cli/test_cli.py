@@ -230,14 +230,13 @@ def test_a_dead_letter_is_shown_as_it_was_read_and_sent_again_once(tocsin: Cli) 
 
 
 def test_a_pipeline_is_paused_and_goes_on_where_it_was(tocsin: Cli) -> None:
-    before = committed(tocsin.json("status", "turbines"))
     tocsin("pause", "turbines")
 
     def paused(said: list[Any]) -> bool:
         (pipeline,) = said[0]["pipelines"]
         return (pipeline["paused"], pipeline["workers"], pipeline["shards"][0]["state"]) == (True, 0, "paused")
 
-    tocsin.eventually(paused, "status", "turbines")
+    before = committed(tocsin.eventually(paused, "status", "turbines"))
     (fed,) = tocsin.json("feed", "turbines", "--from", "sim", "--seed", "8", "--limit", "500", "--rate", "0")
     assert committed(tocsin.json("status", "turbines")) == before
     tocsin("resume", "turbines")
