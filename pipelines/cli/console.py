@@ -50,6 +50,8 @@ def note(text: str) -> None:
     err.print(plain(text), style="dim", soft_wrap=True)
 
 
+ERROR = "tocsin: "
+"""How an error line begins."""
 UNEXPECTED = (LookupError, AttributeError, TypeError, AssertionError, ArithmeticError, NameError)
 """Errors whose message alone explains nothing. No code raises them for a user to read."""
 
@@ -61,7 +63,7 @@ def fail(reason: BaseException) -> None:
     text = " ".join(str(reason).split()) or type(reason).__name__
     if isinstance(reason, UNEXPECTED):
         text = f"unexpected {type(reason).__name__}: {text}; TOCSIN_DEBUG=1 shows where"
-    err.print(f"tocsin: {plain(text)}", style="red", soft_wrap=True)
+    err.print(f"{ERROR}{plain(text)}", style="red", soft_wrap=True)
 
 
 @contextmanager

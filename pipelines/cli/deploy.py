@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 OWN = ("/.tocsin/", "/lake/", "/mlruns/", "/mlflow.db*")
 """What Tocsin itself writes into a folder. It is not sent."""
-ERROR = "tocsin: "
-"""How an error line of a command begins."""
 
 
 def deploy(
@@ -148,7 +146,7 @@ def _follow(jobs: Jobs, job: str, pipeline: str, *, json: bool) -> None:
     Raises:
         TocsinError: it has failed.
     """
-    from tocsin.pipelines.cli.console import note, out, plain, say_json, working
+    from tocsin.pipelines.cli.console import ERROR, note, out, plain, say_json, working
     from tocsin.pipelines.runtime.declare.errors import TocsinError
 
     error = ""

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.settings import Settings
     from tocsin.pipelines.ui.sources import Commands
 
+PORT = 8082
+
 
 def ui(
     context: typer.Context,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8082,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any but a loopback address needs a login.")
     ] = "127.0.0.1",

@@ -25,8 +25,6 @@ NAME = "rul"
 SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' ELSE 'healthy' END level,
        COUNT(*) windows, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
 FROM rul GROUP BY level ORDER BY cycles_left"""
-PAGE = "http://127.0.0.1:8082"
-"""Where `tocsin ui` serves, unless it is told otherwise."""
 UPDATE_S, PLAIN_S = 0.5, 4.0
 """Seconds between updates of the fleet, and between prints without a terminal."""
 STARTS_S, PATIENCE_S = 180.0, 60.0
@@ -173,6 +171,7 @@ def _print_results(settings: Settings, folder: Path, fleet: Fleet, run: str | No
 
     from tocsin.pipelines.cli.alerts import cloud_event
     from tocsin.pipelines.cli.query import show
+    from tocsin.pipelines.cli.ui import PORT
     from tocsin.pipelines.query import query
 
     alert = fleet.worst
@@ -201,7 +200,7 @@ def _print_results(settings: Settings, folder: Path, fleet: Fleet, run: str | No
     out.rule("the web page: engines, curves, alerts, SQL", align="left", style="dim")
     needs = "" if find_spec("nicegui") else "   # first: pip install 'tocsin[ui]'"
     out.print(f"{tocsin} ui{needs}", style="bold", soft_wrap=True)
-    out.print(f"then open {PAGE}; Ctrl-C ends it", style="dim")
+    out.print(f"then open http://127.0.0.1:{PORT}; Ctrl-C ends it", style="dim")
 
 
 def _short(path: Path) -> Path:

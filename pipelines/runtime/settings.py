@@ -234,7 +234,7 @@ def holds_secret(loc: tuple[str, ...], value: Any) -> bool:
 
 def _is_secret(loc: tuple[str, ...]) -> bool:
     return not loc[-1].endswith("_file") and (
-        loc[:2] == ("lake", "options")
+        loc[:2] in (("lake", "options"), ("traces", "headers"))
         or (loc[0] == "sinks" and loc[-1] != "sink")
         or "password" in loc[-1]
         or "token" in loc[-1]

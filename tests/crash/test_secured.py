@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash.harness import Job
 from tests.crash.load import messages
-from tests.support.secured import AUTHORIZER, PASSWORD, SCRAM, USER, add_user, certificate, grant, secure
+from tests.support.secured import PASSWORD, SCRAM, USER, grant, guarded_server
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.admin.rights import Subject, rights
 from tocsin.pipelines.runtime.declare.errors import Unavailable
@@ -22,11 +22,8 @@ from tocsin.pipelines.runtime.settings import Settings
 @pytest.fixture(scope="module")
 def secured(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
     """The broker and the certificate to trust."""
-    folder = tmp_path_factory.mktemp("secured")
-    trusted, own = certificate(folder)
-    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own), more=AUTHORIZER) as server:
-        add_user(server.bootstrap_servers)
-        yield server, trusted
+    with guarded_server(tmp_path_factory.mktemp("secured")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.settings import Settings, holds_secret
@@ -376,6 +377,14 @@ def test_the_content_type_of_messages_without_one_is_a_setting_of_every_pipeline
 )
 def test_what_holds_a_secret_is_known_by_its_name_or_its_password(name: str, value: Any, secret: bool) -> None:
     assert holds_secret(tuple(name.split(".")), value) is secret
+
+
+def test_each_setting_that_is_kept_as_a_secret_is_known_as_one() -> None:
+    sections = [(name, section) for name, section in Settings() if isinstance(section, BaseModel)]
+    fields = [(s, n, field) for s, section in sections for n, field in type(section).model_fields.items()]
+    kept = [(s, n) for s, n, field in fields if "SecretStr" in str(field.annotation)]
+    assert {("lake", "options"), ("traces", "headers"), ("kafka", "sasl_plain_password")} <= {*kept}
+    assert [loc for loc in kept if not holds_secret(loc, "hush")] == []
 
 
 def test_files_with_secrets_need_not_be_on_a_machine_that_only_sends_the_settings(tmp_path: Path) -> None:

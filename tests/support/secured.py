@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from kafka.admin import (
 )
 from kafka.admin._acls import ACLResourcePatternType
 
+from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.admin.rights import Right
 
 USER, PASSWORD = "tocsin", "open sesame"
@@ -36,7 +38,7 @@ AUTHORIZER = {
 }
 
 
-def secure(own: Path) -> dict[str, str]:
+def _secure(own: Path) -> dict[str, str]:
     """Return the settings of a listener that uses the certificate and key in `own`."""
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
     scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -49,7 +51,16 @@ def secure(own: Path) -> dict[str, str]:
     }
 
 
-def add_user(bootstrap_servers: str) -> None:
+@contextmanager
+def guarded_server(folder: Path) -> Iterator[tuple[KafkaServer, Path]]:
+    """A broker with TLS, passwords and ACLs, and the certificate to trust. Users of its other listener have all rights."""
+    trusted, own = _certificate(folder)
+    with KafkaServer(data=folder / "kafka", heap="256m", secure=_secure(own), more=AUTHORIZER) as server:
+        _add_user(server.bootstrap_servers)
+        yield server, trusted
+
+
+def _add_user(bootstrap_servers: str) -> None:
     """Let the user log in by SCRAM, too."""
     credential = UserScramCredentialUpsertion(USER, ScramMechanism.SCRAM_SHA_512, PASSWORD, iterations=4096)
     with KafkaAdminClient(bootstrap_servers=bootstrap_servers) as admin:
@@ -88,7 +99,7 @@ def forgive(bootstrap_servers: str) -> None:
         admin.delete_acls([ACLFilter(None, None, ACLOperation.ANY, ACLPermissionType.ANY, anything)])
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
+def _certificate(folder: Path) -> tuple[Path, Path]:
     """Create a self-signed certificate for 127.0.0.1. Returns its file for clients, and its file with the key for the broker."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tocsin tests")])

@@ -55,11 +55,14 @@ class Setup:
         stats = {str(p): p.stat() for p in self.lake.rglob("*")}
         return {p: (s.st_size, s.st_mtime_ns) for p, s in stats.items()}
 
+    def given(self, sets: Mapping[str, Any] | None = None) -> list[str]:
+        """Return the settings as a command's options, with those in `sets` changed."""
+        settings = self.settings | {n: str(v) for n, v in (sets or {}).items()}
+        return [part for n, v in settings.items() for part in ("--set", f"{n}={v}")]
+
     def run(self, sets: Mapping[str, Any] | None = None, *arguments: str) -> Any:
         """Run `tocsin check` on the pipeline, with the settings in `sets` changed."""
-        settings = self.settings | {n: str(v) for n, v in (sets or {}).items()}
-        given = [part for n, v in settings.items() for part in ("--set", f"{n}={v}")]
-        return CliRunner().invoke(app, [*given, "check", self.name, *arguments], catch_exceptions=False)
+        return CliRunner().invoke(app, [*self.given(sets), "check", self.name, *arguments], catch_exceptions=False)
 
     def check(self, sets: Mapping[str, Any] | None = None) -> dict[str, tuple[str, str]]:
         """Run the checks. Returns the state and the line of each check."""

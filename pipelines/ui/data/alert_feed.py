@@ -18,6 +18,7 @@ from tocsin.pipelines.runtime.admin.acknowledgement import from_row
 from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare.names import alert_topic
 from tocsin.pipelines.runtime.declare.trace import TRACEPARENT
+from tocsin.pipelines.runtime.engine.alerts import ACT
 from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.lake.delta import exists
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -43,7 +44,6 @@ IDENTITY = (
     "offset",
     "data",
 )
-ACT = ("about", "by", "reason")
 ORDER = ["processed_at", "topic", "partition", "offset"]
 MOST = 100_000
 """Most alerts of one asset that are read."""

@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 
 from tests.crash.load import messages
 from tests.support.hosted import hosted, reaches
-from tests.support.secured import AUTHORIZER, PASSWORD, USER, certificate, constant, forgive, grant, secure
+from tests.support.secured import PASSWORD, USER, constant, forgive, grant, guarded_server
 from tests.support.setups import JOB, Setup
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.cli.deployment import deployed
@@ -31,10 +31,8 @@ from tocsin.pipelines.runtime.kafka.topics import JOURNAL
 @pytest.fixture(scope="module")
 def guarded(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KafkaServer, Path]]:
     """A broker with TLS, a password and ACLs, and the certificate to trust. Users of its other listener have all rights."""
-    folder = tmp_path_factory.mktemp("guarded")
-    trusted, own = certificate(folder)
-    with KafkaServer(data=folder / "kafka", heap="256m", secure=secure(own), more=AUTHORIZER) as server:
-        yield server, trusted
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as made:
+        yield made
 
 
 class Guarded(Setup):
