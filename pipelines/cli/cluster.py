@@ -40,7 +40,9 @@ def joined_at(address: str, *, metrics_port: int = 0) -> Iterator[None]:
 
     from tocsin.pipelines.runtime.control.ray_client import connect
 
-    with nullcontext() if address == "local" else within(join_seconds(address), f"Ray at {address}"):
+    client = address.startswith("ray://")
+    hint = ", or start its head with GRPC_ENABLE_FORK_SUPPORT=0 and retry" if client else ""
+    with nullcontext() if address == "local" else within(join_seconds(address), f"Ray at {address}", hint):
         connect(address, metrics_port=metrics_port)
     try:
         yield
@@ -74,15 +76,19 @@ def _address(settings: Settings, pipeline: str | None) -> str:
 
 
 @contextmanager
-def within(seconds: float, what: str) -> Iterator[None]:
-    """End this process with one error line if the body takes longer. Ray's calls can't be interrupted."""
+def within(seconds: float, what: str, hint: str = "") -> Iterator[None]:
+    """End this process with one error line if the body takes longer. Ray's calls can't be interrupted.
+
+    Args:
+        hint: what else to do, at the line's end.
+    """
 
     def end() -> None:
         from tocsin.pipelines.cli.console import fail
 
         fail(
             Unavailable(
-                f"{what}: expected an answer within {seconds:g} s, got none; check whether it is overloaded or has ended"
+                f"{what}: expected an answer within {seconds:g} s, got none; check whether it is overloaded or has ended{hint}"
             )
         )
         os._exit(1)

@@ -68,6 +68,7 @@ class Nodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": (token := secrets.token_hex(32)),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # one client in 20 would find no server
         }
         self.nodes: list[Node] = []
         self.token = token
