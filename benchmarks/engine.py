@@ -35,9 +35,10 @@ import ray
 import torch
 from kafka import KafkaProducer, TopicPartition
 
+from benchmarks.network import example, rate
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.config import NetworkSize, RulConfig
-from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.models.rul.model import FD001, Parts, RulModel, load
 from tocsin.models.rul.simulation.fleet import live
 from tocsin.pipelines.runtime.control.deployment import Deployment
 from tocsin.pipelines.runtime.control.launch import deploy
@@ -51,7 +52,6 @@ from tocsin.pipelines.runtime.telemetry.process import KEEP_MEMORY
 
 ROOT = str(Path(__file__).parents[1])
 SENSORS = ["setting1", "setting2", "setting3", *(f"s{i}" for i in range(1, 22))]
-NETWORK_BATCH = 512
 CORES = os.sched_getaffinity(0)
 FIRST = min(CORES)
 
@@ -134,8 +134,10 @@ class Bench:
 def paper_sized(folder: Path) -> Path:
     """Save a model of the paper's widths with random weights: only its cost is meaningful, not its output."""
     sizes = NetworkSize(conv=(64, 128), lstm=128, attention=64, head=(64, 32))
-    config = replace(RulConfig.load(FD001), network=sizes)
-    RulModel(config, build(config), torch.device("cpu")).save(folder)
+    config = replace(RulConfig.load(FD001), model="recurrent", network=sizes)
+    parts = Parts(config)
+    parts.scaling = load(FD001, "cpu").parts.scaling
+    RulModel(config, parts, torch.device("cpu")).save(folder)
     return folder
 
 
@@ -148,27 +150,10 @@ def _shard_alone_on(core: int, pid: int) -> bool:
 
 @ray.remote(num_cpus=0, max_calls=1)
 def network_alone(weights: Path) -> float:
-    """Return windows per second of a network on ready windows, on its own core, with a worker's memory settings."""
+    """Return rows per second of a network on ready tensors, on its own core, with a worker's memory settings."""
     os.sched_setaffinity(0, {FIRST})
-    return network_rate(weights)
-
-
-def network_rate(weights: Path, seconds: float = 6.0) -> float:
-    """Return windows per second of a network on ready windows, in one thread, as a worker runs it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     model = load(weights, device="cpu")
-    mean, scale = torch.tensor(model.config.mean), torch.tensor(model.config.scale)
-    windows = torch.randn(NETWORK_BATCH, model.config.window, len(mean)) * scale + mean
-    model(windows)
-    processed, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        model(windows)
-        processed += NETWORK_BATCH
-    rate = processed / (time.perf_counter() - started)
-    torch.set_num_threads(threads)
-    return rate
+    return rate(model, *example(model))
 
 
 def latency(bench: Bench, topic: str, rate: int, seconds: float) -> dict[str, float]:

@@ -44,6 +44,7 @@ class Progress(Protocol):
         self,
         task_id: Any,
         *,
+        total: float | None = None,
         completed: float | None = None,
         advance: float | None = None,
         description: str | None = None,
@@ -109,11 +110,13 @@ class Evaluation:
         figures: over all data together.
         parts: a kind of part, such as "clips" -> the figures of each part by its name.
         lines: printed for a person, about the parts.
+        doubt: why the figures say little, such as data unlike the training data; the command then ends with status 3.
     """
 
     figures: Mapping[str, Any]
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lines: Sequence[str] = ()
+    doubt: str = ""
 
 
 class Shot(NamedTuple):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tocsin.models.served import Served
 
 TOCSIN = metadata.version("tocsin")
-NEEDED = ("numpy", "opencv-python-headless", "pandas", "safetensors", "torch")
+NEEDED = ("numpy", "opencv-python-headless", "pandas", "polars", "safetensors", "torch")
 """Packages that a model needs besides Tocsin and MLflow."""
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 
 CLIP = 1.0
-"""Largest norm of a gradient."""
+"""Largest norm of a gradient, by default."""
 
 
 def begin(seed: int, *, threads: int | None = None) -> None:
@@ -31,6 +31,7 @@ class Optimization:
         steps: total number of steps.
         learning_rate: maximum of the schedule.
         schedule: "cosine" decays from the maximum to 0; "cycle" rises to it over the share `rise` of the steps, then decays.
+        clip: largest norm of a gradient.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Optimization:
         schedule: Literal["cosine", "cycle"] = "cycle",
         rise: float = 0.3,
         fused: bool | None = None,
+        clip: float = CLIP,
     ) -> None:
-        self._network = network
+        self._network, self._clip = network, clip
         self._optimizer = torch.optim.AdamW(
             network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused
         )
@@ -58,7 +60,7 @@ class Optimization:
         """Take one optimizer step on `loss` and return its value."""
         self._optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._network.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(self._network.parameters(), self._clip)
         self._optimizer.step()
         self._schedule.step()
         return float(loss.detach())

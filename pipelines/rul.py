@@ -1,20 +1,40 @@
-"""Remaining useful life: from machines' readings, the cycles that are left and the model's attention; alerts at two levels."""
+"""Remaining useful life: from machines' readings, the cycles that are left, with an interval and an explanation, and alerts."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
+import torch
 from pydantic import Field
 
+from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.domain import Rul
+from tocsin.models.rul.explainer import UNITS
 from tocsin.models.rul.model import load
-from tocsin.pipelines.runtime import AlertRule, ConfigError, Model, Options, Pipeline
+from tocsin.models.rul.scaling import Scaling
+from tocsin.operators.fading import keeps
+from tocsin.pipelines.runtime import (
+    AlertRule,
+    Cell,
+    ConfigError,
+    Declared,
+    Model,
+    Options,
+    Pipeline,
+    Rows,
+    Stage,
+    StepContext,
+    Stores,
+)
 from tocsin.pipelines.runtime.stages import Infer, Reorder, SlidingWindow
 
 JUMP = 10_000
+STRANGE = 10
+"""Rows in a row outside the model's domain that raise an alert."""
 
 
 class RulOptions(Options):
@@ -27,6 +47,7 @@ class RulOptions(Options):
         jump: a reading that is this much further than its machine's last one, in the unit of the order column, waits for the next
             one to confirm it.
         restart: the order column is a counter that starts again after an overhaul, at no more than this. None: it never does.
+        by: what the levels apply to: the prediction, or the lower end of its interval, which rings earlier.
     """
 
     name: str = "rul"
@@ -37,6 +58,7 @@ class RulOptions(Options):
     hold: int = Field(default=1, ge=1)
     jump: float = Field(default=JUMP, ge=0)
     restart: float | None = Field(default=None, ge=0)
+    by: Literal["rul", "rul_low"] = "rul"
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -61,8 +83,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     reading = pa.schema(
         [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
     )
-    key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
-    rul = pa.field("rul", pa.float32(), metadata={"unit": config.order, "axis": "rul"})
+    counter = None if o.restart is None else config.order
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -70,23 +91,104 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         key=config.key,
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
-            SlidingWindow(config.window, config.features, counter=None if o.restart is None else config.order),
-            Infer(network),
+            *(
+                [Life(network.parts.scaling, config, counter=counter)]
+                if config.model == "fading"
+                else [SlidingWindow(config.window, config.columns, counter=counter, padded=True), Age(config.order)]
+            ),
+            Infer(network, tensor=network.tensors),
         ],
-        results=pa.schema([key, order, rul, ("attention", pa.list_(pa.float32()))]),
+        results=_results(config, reading),
         rules=[
+            *(
+                AlertRule(
+                    name=level,
+                    severity=level,
+                    when=pl.col(o.by) < at,
+                    clear=pl.col(o.by) > at + o.hysteresis,
+                    hold=o.hold,
+                    data=[config.key, config.order, "rul", "rul_low", "rul_high"],
+                )
+                for level, at in (("warning", warning), ("critical", critical))
+            ),
             AlertRule(
-                name=level,
-                severity=level,
-                when=pl.col("rul") < at,
-                clear=pl.col("rul") > at + o.hysteresis,
-                hold=o.hold,
+                name="out_of_domain",
+                severity="warning",
+                when=~pl.col("in_domain"),
+                hold=STRANGE,
                 data=[config.key, config.order, "rul"],
-            )
-            for level, at in (("warning", warning), ("critical", critical))
+            ),
         ],
         model_version=model.version,
     )
+
+
+def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
+    key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
+    unit = {"unit": config.order}
+    shape = {"steps": ",".join(config.steps), "sensors": ",".join(config.features), "unit": f"cap / {UNITS}"}
+    return pa.schema(
+        [
+            key,
+            order,
+            pa.field("rul", pa.float32(), metadata={**unit, "axis": "rul"}),
+            *(pa.field(name, pa.float32(), metadata=unit) for name in ("rul_low", "rul_high")),
+            pa.field("in_domain", pa.bool_()),
+            pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
+        ]
+    )
+
+
+class Life(Stage):
+    """Passes each row on with what is remembered of its key's life, for a `fading` model.
+
+    Passes on `sums` `[B, K, M, C + 1]`, see `tocsin.models.rul.samples.remembered`, `latest` `[B, S + C]` and `age` `[B]`, all
+    float64.
+
+    Args:
+        scaling: tells the regimes apart, and limits single readings that are far off.
+        counter: the order column, if `Reorder` lets it restart: a restart begins a new life.
+    """
+
+    def __init__(self, scaling: Scaling, config: RulConfig, *, counter: str | None) -> None:
+        self._scaling, self._config, self._counter = scaling, config, counter
+        self._keep = keeps((*config.spans, math.inf))
+        self._shape = (config.regimes, len(config.steps), len(config.features) + 1)
+
+    @property
+    def state(self) -> Mapping[str, Declared]:
+        age = {"age": Cell(dtype=torch.float64)} if self._counter else {}
+        return {"life": Cell(self._shape, torch.float64), **age}
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        life = state.cell("life")
+        latest = torch.stack([rows.column(name).double() for name in self._config.columns], dim=1)
+        age = rows.column(self._config.order).double()
+        regime = self._scaling.regime(latest)
+        readings = self._scaling.limit(latest[:, len(self._config.settings) :], regime)
+        counted = torch.cat([readings, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        sums = torch.empty(len(rows), *self._shape, dtype=torch.float64)
+        for index in rows.rounds():
+            slots = rows.slots[index]
+            before = life[slots]
+            if self._counter:
+                ages = state.cell("age")
+                before[age[index] < ages[slots]] = 0
+                ages[slots] = age[index]
+            before *= self._keep.unsqueeze(-1)
+            before[torch.arange(len(index)), regime[index]] += counted[index].unsqueeze(1)
+            sums[index] = life[slots] = before
+        return rows.with_tensors(sums=sums, latest=latest, age=age)
+
+
+class Age(Stage):
+    """Passes each row on with `tensors["age"]`, `[B] float64`, the order column."""
+
+    def __init__(self, order: str) -> None:
+        self._order = order
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        return rows.with_tensors(age=rows.column(self._order).double())
 
 
 domain = Rul()

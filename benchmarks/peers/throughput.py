@@ -16,10 +16,10 @@ import polars as pl
 import torch
 
 from benchmarks.engine import SENSORS, Bench, _limited
+from benchmarks.network import Recurrent
 from benchmarks.peers import frames, limits
 from benchmarks.peers.engines import Engine, Run
 from benchmarks.peers.meter import Command
-from tocsin.models.rul.model import load
 
 LENGTH, BATCH = 30, 512
 PATIENCE_S = 900.0
@@ -73,8 +73,8 @@ def _means(records: int) -> pl.DataFrame:
 
 
 def _ruls(records: int) -> pl.DataFrame:
-    model = load(device="cpu")
-    features = list(model.config.features)
+    model = Recurrent()
+    features = list(model.features)
     readings = pl.concat([frame.select("unit", "cycle", *features) for frame in _limited(records)])
     readings = readings.sort("unit", maintain_order=True)
     rank = readings.select(pl.int_range(pl.len()).over("unit")).to_series().to_numpy()

@@ -1,26 +1,37 @@
-"""Settings of a RUL model: table columns, window, scaling, alert levels and network sizes."""
+"""Settings of a RUL model: table columns, regimes, memory, alert levels and network sizes."""
 
 from __future__ import annotations
 
 import math
 import tomllib
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tocsin.models import files
 from tocsin.models.trained import CONFIG_FILE
 
+MODELS = ("fading", "recurrent", "fusion")
+SPANS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
-    """Widths of the network; `lstm` is the width per direction."""
+    """Widths of a network.
 
+    Args:
+        hidden: of the dense layers of a `fading` model.
+        conv: of the convolutions, `lstm` per direction, `attention` of its scores, `head` of the dense layers: of the other models.
+        dropout: share of the activations that training drops.
+    """
+
+    hidden: tuple[int, ...] = (64, 64, 64)
     conv: tuple[int, int] = (16, 32)
     lstm: int = 32
     attention: int = 16
     head: tuple[int, int] = (32, 16)
-    dropout: float = 0.0
+    dropout: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +39,20 @@ class RulConfig:
     """A RUL model's settings, stored as `config.json` beside its weights.
 
     Args:
-        key: column that names the asset; a window holds rows of one key.
+        key: column that names the asset; a life is the rows of one key.
         key_type: `int64` or `string`.
         order: column that orders the rows of a key and counts its life (cycles, hours, ...).
         order_type: `int64`, or `float64` if it has fractions; the resolution is a millionth.
         features: sensor columns, in the order of the network's input.
-        window: rows per window.
+        settings: columns of the operating settings, which tell the regimes apart and what was never seen in training; may be empty.
+        regimes: number of operating regimes among the settings. Sensors are standardised by regime.
+        model: `fading`, which sees the whole life in bands of age; or one of the last rows: `recurrent`, `fusion`.
+        spans: of the bands of age of a `fading` model, in rows; one more band holds all older rows.
+        window: rows that the other models see; of a shorter life they see all rows.
         cap: labels are clipped to it in training; predictions stay in `[0, cap]`. Unit of `order`.
         warning, critical: RUL below which each alert is raised; unit of `order`.
+        coverage: share of the true values that the interval is to hold.
         label: column with the true RUL; None if each key fails at its last row.
-        mean, scale: of each feature over the training rows; empty before training.
         network: widths.
 
     Raises:
@@ -49,13 +64,16 @@ class RulConfig:
     features: tuple[str, ...]
     key_type: str = "int64"
     order_type: str = "int64"
+    settings: tuple[str, ...] = ()
+    regimes: int = 1
+    model: str = "fading"
+    spans: tuple[float, ...] = SPANS
     window: int = 30
     cap: float = 125.0
     warning: float = 50.0
     critical: float = 20.0
+    coverage: float = 0.9
     label: str | None = None
-    mean: tuple[float, ...] = ()
-    scale: tuple[float, ...] = ()
     network: NetworkSize = field(default_factory=NetworkSize)
 
     def __post_init__(self) -> None:
@@ -69,17 +87,34 @@ class RulConfig:
             raise ValueError(
                 f"expected 0 <= critical <= warning <= cap, all finite; got {self.critical:g}, {self.warning:g}, {self.cap:g}"
             )
-        for name in ("mean", "scale"):
-            if len(getattr(self, name)) not in (0, len(self.features)):
-                raise ValueError(f"{name} has {len(getattr(self, name))} values for {len(self.features)} features")
+        if self.model not in MODELS:
+            raise ValueError(f"model is {self.model!r}; expected one of {', '.join(MODELS)}")
+        if any(a >= b for a, b in pairwise((0.0, *self.spans, math.inf))):
+            raise ValueError(f"spans are {list(self.spans)}; expected finite positive numbers that increase")
+        if self.regimes < 1 or (self.regimes > 1 and not self.settings):
+            raise ValueError(f"{self.regimes} regimes of {len(self.settings)} settings; regimes need a setting")
+        if not 0.5 <= self.coverage < 1:
+            raise ValueError(f"coverage is {self.coverage:g}; expected at least 0.5 and less than 1")
 
     @property
     def types(self) -> dict[str, str]:
         """Columns of a reading and their Arrow type names, the same for training, feeding and prediction."""
-        features = dict.fromkeys(self.features, "float64")
+        numbers = dict.fromkeys(self.columns, "float64")
         return {self.key: self.key_type, self.order: self.order_type} | {
-            name: kind for name, kind in features.items() if name not in (self.key, self.order)
+            name: kind for name, kind in numbers.items() if name not in (self.key, self.order)
         }
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a model reads: the settings, then the features."""
+        return (*self.settings, *self.features)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Names of the steps that the network sees: bands of age, youngest first, or the rows before the last one, oldest first."""
+        if self.model != "fading":
+            return tuple(f"-{back}" if back else "0" for back in range(self.window - 1, -1, -1))
+        return (*(f"{span:g}" for span in self.spans), "older")
 
     def save(self, directory: Path) -> None:
         """Write `config.json` into `directory`."""
@@ -87,8 +122,16 @@ class RulConfig:
 
     @classmethod
     def load(cls, directory: Path) -> RulConfig:
-        """Read `config.json` from `directory`."""
-        return cls.from_dict(files.read_json(directory / CONFIG_FILE), where=str(directory / CONFIG_FILE))
+        """Read `config.json` from `directory`.
+
+        Raises:
+            ValueError: it is damaged, or an older version wrote it.
+        """
+        file = directory / CONFIG_FILE
+        values = files.read_json(file)
+        if "mean" in values:
+            raise ValueError(f"{file}: expected a RUL model of this version, got an older one; train it again")
+        return cls.from_dict(values, where=str(file))
 
     @classmethod
     def from_toml(cls, path: Path) -> RulConfig:

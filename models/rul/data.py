@@ -1,10 +1,11 @@
-"""Run-to-failure tables: NASA's C-MAPSS files, directories of CSV files, and the windows cut from them."""
+"""Run-to-failure tables: NASA's C-MAPSS files, directories of CSV files, and the lives in them."""
 
 from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,21 @@ from tocsin.models.tables import LARGEST, read
 SETTINGS = tuple(f"setting{i}" for i in range(1, 4))
 SENSORS = tuple(f"s{i}" for i in range(1, 22))
 CMAPSS_COLUMNS = ("unit", "cycle", *SETTINGS, *SENSORS)
-# The other seven are constant, or take two values, in FD001.
-FD001_SENSORS = tuple(f"s{i}" for i in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21))
-CMAPSS = RulConfig(key="unit", order="cycle", features=FD001_SENSORS)
+# The other seven are constant, or take two values, within a regime.
+FEATURES = tuple(f"s{i}" for i in (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21))
+REGIMES = {"FD001": 1, "FD002": 6, "FD003": 1, "FD004": 6}
+"""Operating regimes of each subset of C-MAPSS."""
+
+
+def cmapss(subset: str) -> RulConfig:
+    """The config of a subset of C-MAPSS.
+
+    Raises:
+        ValueError: there is no such subset.
+    """
+    if subset not in REGIMES:
+        raise ValueError(f"subset {subset}: expected one of {', '.join(REGIMES)}; choose one")
+    return RulConfig(key="unit", order="cycle", features=FEATURES, settings=SETTINGS, regimes=REGIMES[subset])
 
 
 def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") -> pl.DataFrame:
@@ -42,6 +55,12 @@ def read_cmapss(directory: Path, subset: str = "FD001", split: str = "train") ->
 def read_cmapss_rul(directory: Path, subset: str = "FD001") -> np.ndarray:
     """True RUL after the last row of each test engine, `[engines] float64` cycles, in order of unit."""
     return _numbers(_find(directory, f"RUL_{subset}.txt"), ("RUL",))[:, 0]
+
+
+def has_truth(directory: Path, subset: str) -> bool:
+    """Whether a folder has the test engines of a subset and their true RUL."""
+    names = (f"test_{subset}.txt", f"RUL_{subset}.txt")
+    return all(named(directory, name) or named(directory, f"{name}.gz") for name in names)
 
 
 def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: bool = False) -> pl.DataFrame:
@@ -81,75 +100,84 @@ def csv_files(directory: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Windows over a table. Rows are stored once; `batch` cuts windows on demand.
+class Lives:
+    """Rows of assets' lives, sorted by key and order.
 
     Attributes:
-        rows: `[R, C] float32`, raw sensor units, sorted by key and order.
-        ends: `[N] int64`, index of each window's last row.
-        rul: `[N] float32`, true RUL at that row, not capped.
-        engine: `[N] int64`, number of each window's key.
-        length: rows per window.
+        rows: `[R, S + C] float64`, the config's columns.
+        age: `[R] float64`, the order column.
+        rul: `[R] float32`, true RUL, not capped; NaN where it is not known.
+        engine: `[R] int64`, number of each row's key, from 0.
         keys: names of the keys, by number.
     """
 
     rows: Tensor
-    ends: Tensor
+    age: Tensor
     rul: Tensor
     engine: Tensor
-    length: int
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.ends)
+        return len(self.rows)
 
-    def batch(self, index: Tensor) -> Tensor:
-        """The windows at `index`, `[len(index), T, C]`."""
-        return self.rows[self.ends[index, None] + torch.arange(1 - self.length, 1)]
+    @cached_property
+    def first(self) -> Tensor:
+        """Index of the first row of each key, `[keys] int64`."""
+        return torch.cat([torch.zeros(1, dtype=torch.int64), self.engine.diff().nonzero()[:, 0] + 1])[: len(self.keys)]
 
-    def where(self, keep: Tensor) -> Windows:
-        """The windows at a boolean or integer index, over the same rows."""
-        return replace(self, ends=self.ends[keep], rul=self.rul[keep], engine=self.engine[keep])
+    @cached_property
+    def last(self) -> Tensor:
+        """Index of the last row of each key, `[keys] int64`."""
+        return torch.cat([self.first[1:], torch.tensor([len(self)])]) - 1
 
-    def last(self) -> Windows:
-        """The last window of each engine."""
-        changes = torch.ones(len(self), dtype=torch.bool)
-        changes[:-1] = self.engine[1:] != self.engine[:-1]
-        return self.where(changes)
+    @cached_property
+    def place(self) -> Tensor:
+        """How many rows of its key precede each row, `[R] int64`."""
+        return torch.arange(len(self)) - self.first[self.engine]
+
+    def of(self, engines: Tensor) -> Lives:
+        """The lives of some keys, given by their numbers."""
+        keep = torch.isin(self.engine, engines)
+        number = torch.full((len(self.keys),), -1).index_put_((engines.sort().values,), torch.arange(len(engines)))
+        return Lives(
+            rows=self.rows[keep],
+            age=self.age[keep],
+            rul=self.rul[keep],
+            engine=number[self.engine[keep]],
+            keys=tuple(self.keys[i] for i in engines.sort().values.tolist()),
+        )
 
 
-def windows(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | None = None) -> Windows:
-    """Every full window of every key; keys with fewer rows than a window have none.
+def lives(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | None = None) -> Lives:
+    """Sort a table by asset and age, and label its rows.
 
     Args:
         table: columns of `config`, any row order.
-        config: names the columns and the window.
+        config: names the columns.
         final_rul: `[keys]` RUL after the last row, in order of key; None means 0 (run to failure). Ignored if the config
             names a label column.
 
     Raises:
-        ValueError: if `final_rul` does not have one value per key, or no key has a full window.
+        ValueError: if `final_rul` does not have one value per key, or there is no row.
     """
+    if table.is_empty():
+        raise ValueError("expected rows of at least one key, got none")
     table = table.sort(config.key, config.order)
     engine = table[config.key].rle_id().cast(pl.Int64).to_numpy()
     first = np.flatnonzero(np.diff(engine, prepend=-1))
     last = np.append(first[1:], len(table)) - 1
+    age = table[config.order].cast(pl.Float64).to_numpy()
     if config.label is not None:
         rul = table[config.label].to_numpy()
     else:
         if final_rul is not None and len(final_rul) != len(first):
             raise ValueError(f"final_rul has {len(final_rul)} values for {len(first)} keys")
-        age = table[config.order].cast(pl.Float64).to_numpy()
         rul = (age[last] + (0 if final_rul is None else final_rul))[engine] - age
-    ends = np.flatnonzero(np.arange(len(table)) - first[engine] >= config.window - 1)
-    if not len(ends):
-        raise ValueError(f"no key has {config.window} rows, the longest {np.max(last - first) + 1}; shorten the window")
-    return Windows(
-        rows=torch.tensor(table.select(config.features).cast(pl.Float32).to_numpy()),
-        ends=torch.from_numpy(ends),
-        rul=torch.from_numpy(rul[ends].astype(np.float32)),
-        engine=torch.from_numpy(engine[ends].copy()),
-        length=config.window,
+    return Lives(
+        rows=torch.tensor(table.select(config.columns).cast(pl.Float64).to_numpy()),
+        age=torch.tensor(age),
+        rul=torch.from_numpy(rul.astype(np.float32)),
+        engine=torch.from_numpy(engine.copy()),
         keys=tuple(map(str, table[config.key].gather(first).to_list())),
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,16 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tocsin.models.rul.model import RulModel
-    from tocsin.models.rul.train import Epoch, Outcome
+    from tocsin.models.rul.train import Outcome
 
 Subset = Annotated[str, Option("Subset of C-MAPSS.")]
 ROWS = 1000
 """Rows in each table of a feed."""
+FOREIGN = 0.05
+"""Share of rows outside the model's domain above which figures are doubtful."""
+SHIPPED = "shipped"
+"""The version of weights that come with Tocsin."""
+SHOWN = ("rmse", "mae", "mean_error", "score", "coverage", "width", "rmse_uncapped", "score_uncapped")
 
 
 class Rul(Domain):
@@ -31,7 +37,8 @@ class Rul(Domain):
         *,
         config: Annotated[Path | None, Option("Columns and settings of the CSV files (TOML).", "FILE")] = None,
         subset: Subset = "FD001",
-        epochs: Annotated[int | None, Option("Maximum number of epochs.")] = None,
+        model: Annotated[str | None, Option("Kind of network: fading, recurrent or fusion [the config's].")] = None,
+        epochs: Annotated[int | None, Option("Number of epochs.", least=1)] = None,
         decimal_comma: DecimalComma = False,
     ) -> Trained:
         """Train on C-MAPSS files or, with `config`, on CSV files. The model then gets the name of the config file.
@@ -40,39 +47,51 @@ class Rul(Domain):
             ValueError: there is more than one folder, or a reader raises it.
         """
         from tocsin.models.attempts import Attempt, keep
-        from tocsin.models.rul.train import Recipe, candidate, points
+        from tocsin.models.rul.config import RulConfig
+        from tocsin.models.rul.data import cmapss
+        from tocsin.models.rul.train import RECIPES, candidate, points
         from tocsin.models.rul.train import train as fit
 
         if len(run.data) > 1:
             raise ValueError(f"--data: expected one folder, got {', '.join(run.data)}; name one")
         data = Path(run.data[0])
-        recipe = Recipe() if epochs is None else replace(Recipe(), epochs=epochs)
+        settings = RulConfig.from_toml(config) if config else cmapss(subset)
+        if model is not None:
+            settings = replace(settings, model=model)
+        recipe = RECIPES[settings.model]
+        recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
         name, folder = run.place(config.stem if config else "rul")
         attempts: dict[int, Attempt[RulModel]] = {}
         outcomes: dict[int, Outcome] = {}
         for seed in run.seeds:
-            task = run.progress.add_task(f"seed {seed}", total=recipe.epochs)
+            task = run.progress.add_task(f"seed {seed}")
 
-            def report(epoch: Epoch, seed: int = seed, task: Any = task) -> None:
-                description = f"seed {seed}, validation RMSE {epoch.rmse:.2f}"
-                run.progress.update(task, completed=epoch.epoch + 1, description=description)
+            def report(done: int, total: int, rmse: float, seed: int = seed, task: Any = task) -> None:
+                text = f"seed {seed}" if math.isnan(rmse) else f"seed {seed}, validation RMSE {rmse:.2f}"
+                run.progress.update(task, completed=done, total=total, description=text)
 
             outcome = fit(
                 data=data,
-                config=config,
-                subset=subset,
+                config=settings,
+                subset=None if config else subset,
                 decimal_comma=decimal_comma,
                 recipe=recipe,
                 seed=seed,
                 progress=report,
             )
             outcomes[seed] = outcome
+            figures = outcome.figures
+            held = (
+                ""
+                if "validation_coverage" not in figures
+                else f", {figures['validation_coverage']:.0%} in the interval"
+            )
             attempts[seed] = Attempt(
                 outcome.model,
                 outcome.rmse,
-                points(outcome.curve),
-                figures={"validation_rmse": outcome.rmse, "epochs": len(outcome.curve)},
-                line=f": validation RMSE {outcome.rmse:.2f}",
+                [*points(outcome.curve), *((name, value, recipe.epochs) for name, value in figures.items())],
+                figures=figures,
+                line=f": validation RMSE {outcome.rmse:.2f}{held}",
             )
         return keep(
             run,
@@ -80,19 +99,40 @@ class Rul(Domain):
             domain="rul",
             place=(name, folder),
             candidate=lambda seed: candidate(outcomes[seed], folder),
-            params=lambda model: {"window": model.config.window, "cap": model.config.cap, **asdict(recipe)},
+            params=lambda kept: {"model": kept.config.model, "cap": kept.config.cap, **asdict(recipe)},
             lower=True,
         )
 
     def evaluate(
-        self, folder: Path, version: str, data: str, *, subset: Subset = "FD001", decimal_comma: DecimalComma = False
+        self,
+        folder: Path,
+        version: str,
+        data: str,
+        *,
+        subset: Annotated[str | None, Option("Subset of C-MAPSS [all whose true RUL is there].")] = None,
+        decimal_comma: DecimalComma = False,
     ) -> Evaluation:
-        """Score the last window of each C-MAPSS test engine, or every window of CSV files."""
-        from tocsin.models.rul.data import csv_files
+        """Score the last row of each C-MAPSS test engine, or every row of CSV files.
+
+        Without a model of one's own, each subset of C-MAPSS is scored by the weights that were trained on it.
+        """
+        from tocsin.models.rul.data import REGIMES, csv_files, has_truth
         from tocsin.models.rul.evaluate import evaluate
 
-        csv = bool(csv_files(Path(data)))
-        return Evaluation(evaluate(data=Path(data), model=folder, subset=subset, csv=csv, decimal_comma=decimal_comma))
+        place = Path(data)
+        if csv_files(place):
+            figures = evaluate(data=place, model=folder, csv=True, decimal_comma=decimal_comma)
+            return Evaluation(figures, doubt=_doubt({data: figures}))
+        subsets = [subset] if subset else [name for name in REGIMES if has_truth(place, name)] or ["FD001"]
+        shipped = folder.parent if version == SHIPPED else None
+        found = {
+            name: evaluate(data=place, model=_trained_on(name, shipped) or folder, subset=name) for name in subsets
+        }
+        if len(found) == 1:
+            return Evaluation(found[subsets[0]], doubt=_doubt(found))
+        head = f"{'subset':<8}" + "".join(f"{figure:>16}" for figure in SHOWN)
+        rows = [f"{name:<8}" + "".join(f"{figures[f]:>16.2f}" for f in SHOWN) for name, figures in found.items()]
+        return Evaluation({}, {"subsets": found}, lines=[head, *rows], doubt=_doubt(found))
 
     def feed(
         self,
@@ -121,6 +161,24 @@ class Rul(Domain):
             table = read_csv_directory(Path(source), config, decimal_comma=decimal_comma)
             table = table.sort(config.order, config.key)
         return Feed(table.iter_slices(ROWS), total=table.height)
+
+
+def _trained_on(subset: str, shipped: Path | None) -> Path | None:
+    """The shipped weights for a subset of C-MAPSS, beside those of the others."""
+    folder = shipped / subset.lower() if shipped else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _doubt(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say which data are unlike those that the model was trained on."""
+    foreign = {name: figures["out_of_domain"] for name, figures in found.items() if figures["out_of_domain"] > FOREIGN}
+    if not foreign:
+        return ""
+    shares = ", ".join(f"{share:.0%} of {name}" for name, share in foreign.items())
+    return (
+        f"rul: expected readings like those that the model was trained on, got others: {shares}; train a model on such data, or "
+        "use --force to accept the figures"
+    )
 
 
 def _fleet(engines: int, seed: int) -> Iterator[pl.DataFrame]:

@@ -1,29 +1,37 @@
-"""How well a RUL model predicts: RMSE, MAE, NASA's score, mean error."""
+"""How well a RUL model predicts: RMSE, MAE, NASA's score, mean error, and what its interval holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tocsin.models.rul.data import Windows, read_cmapss, read_cmapss_rul, read_csv_directory, windows
-from tocsin.models.rul.model import FD001, RulModel, load
+from tocsin.models.rul.data import lives, read_cmapss, read_cmapss_rul, read_csv_directory
+from tocsin.models.rul.faithfulness import faithfulness
+from tocsin.models.rul.interval import BEYOND
+from tocsin.models.rul.model import RulModel, load
+from tocsin.models.rul.samples import Samples
 
-LABEL_CAP = 125.0  # the cap that most papers use for FD001
+LABEL_CAP = 125.0  # the cap that most papers use for C-MAPSS
+EXPLAINED = 1000
+"""Rows whose explanations are tried, about."""
+BANDS = 5
+"""Bands of the true RUL whose coverage is reported apart."""
 
 
 def evaluate(
     *,
     data: Path,
-    model: RulModel | Path = FD001,
+    model: RulModel | Path,
     subset: str = "FD001",
     csv: bool = False,
     decimal_comma: bool = False,
     device: str = "auto",
-) -> dict[str, float | int | str]:
-    """Score a model: on the last window of each C-MAPSS test engine, or on every window of CSV files.
+) -> dict[str, Any]:
+    """Score a model: on the last row of each C-MAPSS test engine, or on every row of CSV files.
 
     Args:
         data: folder of C-MAPSS files, or of CSV files with the columns of the model's config.
@@ -34,43 +42,72 @@ def evaluate(
         device: where to run a model that is given as a folder.
 
     Returns:
-        `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) against labels capped at 125, or at
-        the config's cap for CSV files. The same four with the suffix `_uncapped` against uncapped labels. `engines` and
-        `windows`: how many were scored. `parameters`: of the model. `data`: what was read.
+        `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) against labels capped at 125, or at the config's
+        cap for CSV files. The same four with the suffix `_uncapped` against uncapped labels. `coverage`: share of the capped labels
+        in the interval; `width`: of the interval, on average. `engines` and `rows`: how many were scored; `short`: engines with
+        fewer rows than the model's window. `out_of_domain`: share of the rows whose like training has not seen. The figures of
+        `faithfulness`. `parameters`: of the model. `data`: what was read.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
     """
     model = model if isinstance(model, RulModel) else load(model, device)
+    config = model.config
     if csv:
-        scored = windows(read_csv_directory(data, model.config, decimal_comma=decimal_comma), model.config)
-        cap = model.config.cap
+        known = lives(read_csv_directory(data, config, decimal_comma=decimal_comma), config)
+        cap, chosen = config.cap, torch.arange(len(known))
     else:
-        final = read_cmapss_rul(data, subset)
-        scored = windows(read_cmapss(data, subset, "test"), model.config, final_rul=final).last()
-        cap = LABEL_CAP
-    predicted = predict(model, scored)
+        known = lives(read_cmapss(data, subset, "test"), config, final_rul=read_cmapss_rul(data, subset))
+        cap, chosen = LABEL_CAP, known.last
+    found = {name: value[chosen] for name, value in model.predict(known).items()}
+    target, capped = known.rul[chosen], known.rul[chosen].clamp(max=cap)
+    parts, some = model.parts.cpu(), chosen[:: max(1, len(chosen) // EXPLAINED)]
+    explained = Samples(known, config, parts.scaling).at(some)
     return {
         "data": str(data) if csv else subset,
-        **metrics(predicted, scored.rul.clamp(max=cap)),
-        **{f"{name}_uncapped": value for name, value in metrics(predicted, scored.rul).items()},
-        "engines": len(scored.engine.unique()),
-        "windows": len(scored),
+        **metrics(found["rul"], capped),
+        **{f"{name}_uncapped": value for name, value in metrics(found["rul"], target).items()},
+        **held(found["rul_low"], found["rul_high"], target.clamp(max=config.cap)),
+        "engines": len(known.keys),
+        "short": int((known.place[known.last] + 1 < config.window).sum()),
+        "rows": len(chosen),
+        "out_of_domain": 1 - float(found["in_domain"].float().mean()),
+        **faithfulness(parts.network, parts.explainer, explained, cap=config.cap),
         "parameters": model.parameters,
     }
 
 
-def predict(model: RulModel, dataset: Windows, *, batch: int = 1024) -> Tensor:
-    """RUL of every window, `[N] float32`, predicted in batches."""
-    return torch.cat([model(dataset.batch(index))["rul"] for index in torch.arange(len(dataset)).split(batch)])
+def judged(rul: Tensor, low: Tensor, high: Tensor, target: Tensor, cap: float) -> dict[str, float]:
+    """The figures of predictions in validation: over rows with a RUL up to `BEYOND` of the cap; the score is that of 100 rows.
+
+    Args:
+        rul, low, high, target: `[N]`, the target not capped.
+    """
+    near = target <= BEYOND * cap
+    rul, low, high, target = rul[near], low[near], high[near], target[near].clamp(max=cap)
+    figures = metrics(rul, target)
+    figures["score"] *= 100 / max(len(target), 1)
+    figures |= held(low, high, target)
+    for band in range(BANDS):
+        inside = (target * BANDS / cap).long().clamp(max=BANDS - 1) == band
+        figures[f"coverage_{band + 1}"] = held(low[inside], high[inside], target[inside])["coverage"]
+    return figures
 
 
 def metrics(predicted: Tensor, target: Tensor) -> dict[str, float]:
-    """RMSE, MAE, mean error and NASA's score of predictions `[N]` against labels `[N]`, both in cycles."""
+    """RMSE, MAE, mean error and NASA's score of predictions `[N]` against labels `[N]`, both in cycles; NaN without any."""
     error = (predicted.double() - target.double()).numpy()
+    if not error.size:
+        return dict.fromkeys(("rmse", "mae", "mean_error", "score"), float("nan"))
     return {
         "rmse": float(np.sqrt((error**2).mean())),
         "mae": float(np.abs(error).mean()),
         "mean_error": float(error.mean()),
         "score": float(np.expm1(np.where(error < 0, -error / 13, error / 10)).sum()),
     }
+
+
+def held(low: Tensor, high: Tensor, target: Tensor) -> dict[str, float]:
+    """`coverage`: share of the labels `[N]` between the ends; `width`: mean distance of the ends. NaN without any."""
+    inside = (low <= target) & (target <= high)
+    return {"coverage": float(inside.float().mean()), "width": float((high - low).mean())}

@@ -1,44 +1,150 @@
-"""A trained RUL model that predicts from raw sensor windows."""
+"""A trained RUL model that predicts from raw readings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import torch
-from torch import Tensor
+from safetensors.torch import save
+from torch import Tensor, nn
 
+from tocsin.models import files
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.network import RulNetwork
-from tocsin.models.trained import Trained, placed, restore
+from tocsin.models.rul.data import Lives, lives
+from tocsin.models.rul.explainer import UNITS, Explainer
+from tocsin.models.rul.interval import Interval
+from tocsin.models.rul.network import Inputs, build
+from tocsin.models.rul.samples import Samples, remembered, windowed
+from tocsin.models.rul.scaling import Scaling
+from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE, placed, restore
 
-FD001 = Path(__file__).parent / "weights" / "fd001"
+WEIGHTS = Path(__file__).parent / "weights"
+FD001 = WEIGHTS / "fd001"
 
 
-class RulModel(Trained[RulConfig]):
-    """Predicts RUL and attention from raw sensor windows; holds network, scaling and settings. See `Trained`."""
+class Parts(nn.Module):
+    """The parts of a model with stored weights: network, scaling, interval and explanations."""
 
-    def __init__(self, config: RulConfig, network: RulNetwork, device: torch.device) -> None:
-        super().__init__(config, network, device, attention_width=config.window)
+    def __init__(self, config: RulConfig) -> None:
+        super().__init__()
+        channels = len(config.features)
+        self.scaling = Scaling(settings=len(config.settings), regimes=config.regimes, features=channels)
+        self.network = build(config)
+        self.interval = Interval(cap=config.cap)
+        self.explainer = Explainer(steps=len(config.steps), channels=channels)
 
-    def __call__(self, windows: Tensor) -> dict[str, Tensor]:
-        """Predict a batch.
+
+class RulModel:
+    """Predicts RUL, an interval and an explanation for each reading, from what the stream remembers of an asset's life.
+
+    Args:
+        config: of the model.
+        parts: with trained weights; moved to `device` and set to evaluation mode.
+        device: on `cuda` the networks run under bfloat16 autocast, elsewhere in float32.
+    """
+
+    def __init__(self, config: RulConfig, parts: Parts, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.parts = parts.to(device).eval().requires_grad_(False)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of the arguments of a call, for the pipeline."""
+        return ("sums", "latest", "age") if self.config.model == "fading" else ("window", "age")
+
+    def __call__(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """Predict a batch; B may be 0.
 
         Args:
-            windows: `[B, T, C] float32`, raw sensor units, channels as in `config.features`; B may be 0.
+            tensors: as named in `tensors`. `sums` `[B, K, M, C + 1]`, see `samples.remembered`; `latest` `[B, S + C]`, the reading
+                itself; `window` `[B, T, S + C]`, see `samples.windowed`; `age` `[B]`, the order column.
 
         Returns:
-            `rul` `[B] float32` in `[0, cap]`, and `attention` `[B, T] float32`; on the windows' device.
+            `rul`, `rul_low`, `rul_high` `[B] float32` in `[0, cap]`, with `rul` between the ends. `in_domain` `[B] bool`: whether
+            training has seen the like; elsewhere the interval is all of `[0, cap]`. `explanation` `[B, L * C] int8`: how much each
+            sensor at each step moved the RUL, in thousandths of the cap, step by step. On the tensors' device.
 
         Raises:
-            ValueError: if T or C is not the config's.
+            ValueError: a shape is not the config's.
         """
-        rul, attention = self.run(windows)
-        return {"rul": rul.clamp(0, self.config.cap), "attention": attention}
+        source = tensors[0].device
+        self._check(tensors)
+        with torch.inference_mode():
+            first, *rest = (
+                t.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" and not t.is_cuda else t
+                for t in tensors
+            )
+            latest, age = (rest[0], rest[1]) if len(rest) == 2 else (first[:, -1], rest[0])
+            scaling = self.parts.scaling
+            inputs = remembered(first, age, scaling) if len(rest) == 2 else windowed(first, age, self.config, scaling)
+            judged = self._judge(inputs, scaling.is_known(latest, age))
+            return {name: value.to(source) for name, value in judged.items()}
 
+    def predict(self, known: Lives, *, batch: int = 1024) -> dict[str, Tensor]:
+        """Predict every row of some lives, in batches; the values are those of a call."""
+        scaling = self.parts.scaling
+        samples = Samples(known, self.config, scaling)
+        in_domain = scaling.is_known(known.rows, known.age)
+        with torch.inference_mode():
+            found = [
+                self._judge(Inputs(*(t.to(self.device) for t in samples.at(index))), in_domain[index])
+                for index in torch.arange(len(known)).split(batch)
+            ]
+        return {name: torch.cat([part[name].cpu() for part in found]) for name in found[0]}
 
-def build(config: RulConfig) -> RulNetwork:
-    """A network of the config's sizes, with fresh weights."""
-    return RulNetwork(channels=len(config.features), cap=config.cap, size=config.network)
+    def judge(self, table: pl.DataFrame) -> pl.DataFrame:
+        """The readings of a table, sorted by key and order, with the columns of a prediction.
+
+        Args:
+            table: the config's columns.
+        """
+        found = self.predict(lives(table, self.config))
+        columns = [pl.Series(name, value.numpy()) for name, value in found.items()]
+        return table.sort(self.config.key, self.config.order).with_columns(columns)
+
+    def save(self, directory: Path) -> None:
+        """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parts.state_dict().items()}
+        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters of the network, without the explanations'."""
+        return sum(p.numel() for p in self.parts.network.parameters())
+
+    def _judge(self, inputs: Inputs, in_domain: Tensor) -> dict[str, Tensor]:
+        cap, parts = self.config.cap, self.parts
+        if not len(inputs.age):  # LSTM kernels refuse an empty batch
+            shares, maps = inputs.steps.new_zeros(0, 3), inputs.steps
+        else:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+                shares, maps = parts.network(inputs).float(), parts.explainer(inputs).float()
+        rul, low, high = parts.interval.ends(shares)
+        in_domain = in_domain.to(rul.device)
+        return {
+            "rul": rul,
+            "rul_low": torch.where(in_domain, low, 0),
+            "rul_high": torch.where(in_domain, high, cap),
+            "in_domain": in_domain,
+            "explanation": (maps.flatten(1) * UNITS).round().clamp(-127, 127).to(torch.int8),
+        }
+
+    def _check(self, tensors: tuple[Tensor, ...]) -> None:
+        config = self.config
+        columns = len(config.columns)
+        shapes = {
+            "sums": (config.regimes, len(config.steps), len(config.features) + 1),
+            "latest": (columns,),
+            "window": (config.window, columns),
+            "age": (),
+        }
+        if len(tensors) != len(self.tensors):
+            raise ValueError(f"got {len(tensors)} tensors, expected {', '.join(self.tensors)}")
+        for name, tensor in zip(self.tensors, tensors, strict=True):
+            if tuple(tensor.shape[1:]) != shapes[name]:
+                expected = ", ".join(map(str, ("B", *shapes[name])))
+                raise ValueError(f"{name} is {list(tensor.shape)}, expected [{expected}]")
 
 
 def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
@@ -49,6 +155,6 @@ def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
         device: `cpu`, `cuda`, `cuda:1`, ...; `auto` takes the first GPU if there is one.
     """
     config = RulConfig.load(Path(directory))
-    network = build(config)
-    restore(network, Path(directory))
-    return RulModel(config, network, placed(device))
+    parts = Parts(config)
+    restore(parts, Path(directory))
+    return RulModel(config, parts, placed(device))

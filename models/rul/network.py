@@ -1,32 +1,77 @@
-"""The CNN-BiLSTM-attention network for remaining useful life, and its asymmetric loss."""
+"""The networks for remaining useful life. All map `Inputs` to a prediction and the two ends of an interval around it."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tocsin.models.rul.config import NetworkSize
+from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.operators.pooling import AdditiveAttentionPool
+from tocsin.operators.regimes import RegimeFusion, decompose
 
 
-class RulNetwork(nn.Module):
-    """Two convolutions, a BiLSTM and additive attention over time, then three dense layers.
+class Inputs(NamedTuple):
+    """What a network sees of the lives of B assets.
 
-    Source: arXiv 2604.13459. From the paper: the layers, their order (dropout before layer norm, as in its code) and
-    the loss. This project's choices: narrower layers by default, standardised inputs, an output in units of `cap`, and
-    dense layers that also take the level and slope of each channel, because the gates would blur them.
+    Attributes:
+        steps: `[B, L, C] float32`, standardised: bands of age, youngest first, or the last rows, oldest first; 0 where none is.
+        mask: `[B, L] bool`, True where there is a row.
+        regime: `[B, L] int64`, the regime of each row; 0 for bands.
+        age: `[B, 2] float32`, age and its logarithm, standardised.
+    """
+
+    steps: Tensor
+    mask: Tensor
+    regime: Tensor
+    age: Tensor
+
+
+class Network(Protocol):
+    """`Inputs` to `[B, 3]`: the RUL, how far below it the interval begins, how far above it ends, as shares of the cap."""
+
+    def __call__(self, inputs: Inputs) -> Tensor: ...
+
+
+class FadingNetwork(nn.Module):
+    """Dense layers over the bands of age of `operators.fading`, and the age.
+
+    A row's past is in the bands, which average out the noise of single readings, so that nothing recurrent has to be learned from
+    a few dozen lives. Source: this project's.
 
     Args:
+        steps: number of bands L.
         channels: number of sensors C.
-        cap: largest RUL in the labels; the head predicts a share of it.
         size: widths.
     """
 
-    def __init__(self, *, channels: int, cap: float, size: NetworkSize) -> None:
+    def __init__(self, *, steps: int, channels: int, size: NetworkSize) -> None:
+        super().__init__()
+        self.head = Head((steps * channels + 2, *size.hidden), size.dropout)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Predict, `[B, 3]`."""
+        return self.head(torch.cat([inputs.steps.flatten(1), inputs.age], dim=1))
+
+
+class RecurrentNetwork(nn.Module):
+    """Two convolutions, a BiLSTM and additive attention over time, then dense layers.
+
+    Source: arXiv 2604.13459. From the paper: the layers, their order (dropout before layer norm, as in its code) and the loss. This
+    project's choices: narrower layers by default, standardised inputs, a mask for lives shorter than the window, and dense layers
+    that also take the level and slope of each channel, because the gates would blur them.
+
+    Args:
+        channels: number of sensors C.
+        size: widths.
+    """
+
+    def __init__(self, *, channels: int, size: NetworkSize) -> None:
         super().__init__()
         first, second = size.conv
-        self.cap = cap
         self.conv = nn.Sequential(
             nn.Conv1d(channels, first, 3, padding=1, bias=False),
             nn.BatchNorm1d(first),
@@ -40,39 +85,104 @@ class RulNetwork(nn.Module):
         self.lstm = nn.LSTM(second, size.lstm, batch_first=True, bidirectional=True)
         self.norm = nn.Sequential(nn.Dropout(size.dropout), nn.LayerNorm(2 * size.lstm))
         self.pool = AdditiveAttentionPool(dim=2 * size.lstm, hidden=size.attention)
-        wide, narrow = size.head
-        output = nn.Linear(narrow, 1)
-        self.head = nn.Sequential(
-            nn.Linear(2 * size.lstm + 2 * channels, wide),
-            nn.ReLU(),
-            nn.Dropout(size.dropout),
-            nn.Linear(wide, narrow),
-            nn.ReLU(),
-            output,
-        )
-        nn.init.constant_(output.bias, 0.6)  # near the mean label, so that the first epochs need not climb there
+        self.head = Head((2 * size.lstm + 2 * channels, *size.head), size.dropout)
 
-    def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict from standardised windows.
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Predict, `[B, 3]`."""
+        context, _ = self.attend(inputs)
+        return self.head(torch.cat([context, level_and_slope(inputs)], dim=1))
 
-        Args:
-            windows: `[B, T, C] float32`, zero mean and unit scale per channel.
-
-        Returns:
-            RUL `[B]`, not clamped, in the unit of the labels, and attention `[B, T]`, each row summing to 1.
-        """
-        local = self.conv(windows.transpose(1, 2)).transpose(1, 2)  # [B, C, T] inside
+    def attend(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The context `[B, 2 * lstm]` and the attention `[B, T]`, each row of which sums to 1."""
+        local = self.conv(inputs.steps.transpose(1, 2)).transpose(1, 2)  # [B, C, T] inside
         states = self.norm(self.lstm(local)[0])  # [B, T, 2 * lstm]
-        context, attention = self.pool(states)
-        features = torch.cat([context, level_and_slope(windows)], dim=1)  # [B, 2 * lstm + 2 * C]
-        return self.head(features).squeeze(-1) * self.cap, attention
+        context, attention = self.pool(states, inputs.mask)
+        return context, attention
 
 
-def level_and_slope(windows: Tensor) -> Tensor:
-    """Mean, and least-squares rise over half a window, of each channel: `[B, T, C]` to `[B, 2C]`."""
-    steps = torch.linspace(-1, 1, windows.shape[1], device=windows.device)[:, None]
-    slope = (windows * steps).sum(1) / steps.square().sum()
-    return torch.cat([windows.mean(1), slope], dim=1)
+class FusionNetwork(nn.Module):
+    """A branch for the trend attends to the operating regimes and the residuals; attention over time, then dense layers.
+
+    Source: MAFN (arXiv 2604.10248), reconstructed from its abstract: trend, embedded regimes and residual noise, joined by
+    multi-head attention. The form of each part is this project's.
+
+    Args:
+        channels: number of sensors C.
+        regimes: number of regimes.
+        size: widths; `conv` of the trend's convolutions, `lstm` per direction.
+    """
+
+    KEEP = 0.9
+    """Share of the trend that a step keeps."""
+
+    def __init__(self, *, channels: int, regimes: int, size: NetworkSize) -> None:
+        super().__init__()
+        wide = 2 * size.lstm
+        self.conv = nn.Sequential(nn.Conv1d(channels, size.conv[1], 3, padding=1), nn.ReLU(), nn.Dropout(size.dropout))
+        self.lstm = nn.LSTM(size.conv[1], size.lstm, batch_first=True, bidirectional=True)
+        self.residual = nn.Sequential(nn.Conv1d(channels, size.conv[0], 3, padding=1), nn.ReLU())
+        self.fusion = RegimeFusion(dim=wide, features=size.conv[0], count=regimes)
+        self.pool = AdditiveAttentionPool(dim=wide, hidden=size.attention)
+        self.head = Head((wide + 2 * channels, *size.head), size.dropout)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Predict, `[B, 3]`."""
+        steps, plain = inputs.steps, inputs.steps.new_zeros(1, inputs.steps.shape[2])
+        parts = decompose(steps, torch.zeros_like(inputs.regime), plain, plain + 1, keep=self.KEEP)
+        trend = self.lstm(self.conv(parts.trend.transpose(1, 2)).transpose(1, 2))[0]
+        residual = self.residual(parts.residual.transpose(1, 2)).transpose(1, 2)
+        context, _ = self.pool(self.fusion(trend, residual, inputs.regime, inputs.mask), inputs.mask)
+        return self.head(torch.cat([context, level_and_slope(inputs)], dim=1))
+
+
+class Head(nn.Module):
+    """Dense layers, then the RUL and the two widths of the interval around it.
+
+    The interval learns from the layers but does not change them, so it costs the prediction nothing.
+
+    Args:
+        widths: of the input and the layers.
+        dropout: share of the activations that training drops.
+    """
+
+    SPREAD = 32
+
+    def __init__(self, widths: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.rul = nn.Linear(widths[-1], 1)
+        self.spread = nn.Sequential(
+            nn.Linear(widths[-1], self.SPREAD), nn.ReLU(), nn.Linear(self.SPREAD, 2), nn.Softplus()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, widths[0]]` to `[B, 3]`, see `Network`."""
+        hidden = self.layers(x)
+        return torch.cat([self.rul(hidden), self.spread(hidden.detach())], dim=1)
+
+
+def build(config: RulConfig) -> nn.Module:
+    """A network of the config's kind and sizes, with fresh weights."""
+    channels = len(config.features)
+    if config.model == "recurrent":
+        return RecurrentNetwork(channels=channels, size=config.network)
+    if config.model == "fusion":
+        return FusionNetwork(channels=channels, regimes=config.regimes, size=config.network)
+    return FadingNetwork(steps=len(config.steps), channels=channels, size=config.network)
+
+
+def level_and_slope(inputs: Inputs) -> Tensor:
+    """Mean, and least-squares rise over half a window, of each channel over the rows that are there: `[B, 2C]`."""
+    x, weight = inputs.steps, inputs.mask.to(inputs.steps).unsqueeze(-1)  # [B, T, 1]
+    count = weight.sum(1)
+    time = torch.linspace(-1, 1, x.shape[1], device=x.device, dtype=x.dtype)[:, None]
+    middle = (time * weight).sum(1) / count.clamp_min(1)
+    centred = (time - middle.unsqueeze(1)) * weight
+    slope = (x * centred).sum(1) / centred.square().sum(1).clamp_min(1e-2)
+    return torch.cat([(x * weight).sum(1) / count.clamp_min(1), slope], dim=1)
 
 
 def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, late: float = 10.0) -> Tensor:
@@ -92,11 +202,20 @@ def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, l
     return (torch.exp(inner) * (1 + exponent - inner) - 1).mean()
 
 
-def rul_loss(predicted: Tensor, target: Tensor, *, asymmetry: float) -> Tensor:
-    """Squared error mixed with a share `asymmetry` (0 to 1) of the asymmetric loss; inputs are `[B]`, in cycles.
+def rul_loss(shares: Tensor, target: Tensor, *, cap: float, asymmetry: float, coverage: float) -> Tensor:
+    """The loss of a prediction `[B, 3]` for labels `[B]`, which are capped, in cycles.
 
-    The squared error is divided by 100, so that both terms have the same scale: an error of 10 cycles costs 1 in the
-    squared error and 1.2 (early) or 1.7 (late) in the asymmetric loss.
+    Of the prediction: squared error mixed with a share `asymmetry` (0 to 1) of the asymmetric loss. The squared error is divided by
+    100, so that both terms have the same scale: an error of 10 cycles costs 1 in the squared error and 1.2 (early) or 1.7 (late) in
+    the asymmetric loss. These are for lives of about 200 cycles: errors are measured in 125ths of the cap. Of the interval's ends:
+    the pinball loss of their quantiles. It does not move the prediction.
     """
+    unit = cap / 125
+    predicted, target = shares[:, 0] * cap / unit, target / unit
     squared = F.mse_loss(predicted, target) / 100
-    return torch.lerp(squared, asymmetric_loss(predicted, target), asymmetry)
+    loss = torch.lerp(squared, asymmetric_loss(predicted, target), asymmetry)
+    below, above = predicted.detach() - shares[:, 1] * 125, predicted.detach() + shares[:, 2] * 125
+    tail = (1 - coverage) / 2
+    low, high = target - below, target - above
+    pinball = torch.maximum(tail * low, (tail - 1) * low) + torch.maximum((1 - tail) * high, -tail * high)
+    return loss + pinball.mean() / 10

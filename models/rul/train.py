@@ -1,29 +1,31 @@
-"""Training of a RUL model: split by engine, with early stopping and averaged weights."""
+"""Training of a RUL model: a network, an interval calibrated on lives that it has not seen, and explanations."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import polars as pl
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 
 from tocsin.models.gate import Candidate
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import CMAPSS, Windows, read_cmapss, read_csv_directory, windows
-from tocsin.models.rul.evaluate import metrics, predict
-from tocsin.models.rul.model import RulModel, build, load
-from tocsin.models.rul.network import RulNetwork, rul_loss
-from tocsin.models.rul.teacher import Teacher
+from tocsin.models.rul.data import Lives, cmapss, lives, read_cmapss, read_csv_directory
+from tocsin.models.rul.evaluate import judged, metrics
+from tocsin.models.rul.explainer import integrated_gradients
+from tocsin.models.rul.interval import Interval
+from tocsin.models.rul.model import Parts, RulModel, load
+from tocsin.models.rul.network import build, rul_loss
+from tocsin.models.rul.samples import Samples
+from tocsin.models.rul.scaling import Scaling
 from tocsin.models.training import Optimization, begin
+
+EXPLAINED = 8192
+"""Training rows from which explanations are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,90 +33,93 @@ class Recipe:
     """How to train.
 
     Args:
-        epochs: maximum number of epochs; the learning rate decays to 0 over them along a cosine.
-        share: share of the training windows drawn in one epoch. Adjacent windows differ by only one row.
-        batch: windows per step.
+        epochs: number of epochs; the learning rate rises and decays to 0 over them.
+        share: share of the training rows drawn in one epoch. Adjacent rows of a life are alike.
+        batch: rows per step.
         learning_rate: maximum, of AdamW.
         weight_decay: of AdamW.
         asymmetry: share of the asymmetric loss, 0 to 1; the rest is the squared error.
-        teachers: members of the teacher ensemble whose predictions the network learns; 0: the network learns from the labels.
-        noise: standard deviation of noise added to every input value, in units of each channel's scale.
-        shift: standard deviation of an offset added to each channel of a window, in the same unit. Assets of one
-            kind differ in level by build and tuning, and a few dozen assets do not cover all differences.
-        averaging: decay per step of the running mean of the weights; the mean is kept.
-        validation: share of the keys that are held out, the same keys for each seed; 0: training uses all keys for `epochs`.
-        patience: epochs without a better validation RMSE before training stops; the best weights are kept.
+        noise: standard deviation of noise added to every input value, in standard deviations of the readings, or of the age.
+        shift: standard deviation of an offset added to each channel of a row's steps, in the same unit. Assets of one kind differ
+            in level by build and tuning, and a few dozen assets do not cover all differences.
+        clip: largest norm of a gradient.
+        folds: parts of the training keys; the interval is calibrated on each part by a network trained on the others. 0: it is
+            calibrated on the held-out keys.
+        validation: share of the keys that are held out, the same keys for each seed.
     """
 
-    epochs: int = 30
-    share: float = 0.5
-    batch: int = 128
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-4
-    asymmetry: float = 0.5
-    teachers: int = 4
+    epochs: int = 20
+    share: float = 1.0
+    batch: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    asymmetry: float = 0.3
     noise: float = 0.1
-    shift: float = 0.3
-    averaging: float = 0.99
+    shift: float = 0.0
+    clip: float = math.inf
+    folds: int = 5
     validation: float = 0.2
-    patience: int = 6
+
+
+WINDOWED = Recipe(
+    epochs=20, share=0.5, batch=128, learning_rate=4e-3, weight_decay=1e-4, noise=0.3, shift=0.5, clip=1.0, folds=0
+)
+RECIPES = {"fading": Recipe(), "recurrent": WINDOWED, "fusion": WINDOWED}
+"""The recipe of each kind of model."""
+
+Report = Callable[[int, int, float], None]
+"""Called after each epoch of any network: epochs done, epochs in all, validation RMSE (NaN if there is none)."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of the training curve. The validation metrics are NaN if no keys are held out."""
+    """One point of the training curve. The validation RMSE is NaN if no keys are held out."""
 
     epoch: int
     loss: float
     rmse: float
-    score: float
-    seconds: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The model, its training curve and the data that it was validated on."""
+    """The model, its training curve, and its figures on lives that it was not trained on.
+
+    Args:
+        figures: `validation_rmse` and so on over the held-out keys; `folds_rmse` and so on over the training keys, each judged by
+            the network that did not see it. See `evaluate.judged`.
+    """
 
     model: RulModel
     curve: list[Epoch]
+    figures: dict[str, float]
     validation: Validation
 
     @property
     def rmse(self) -> float:
-        """The best validation RMSE, which is that of the model; NaN without validation."""
-        return min((epoch.rmse for epoch in self.curve if not math.isnan(epoch.rmse)), default=math.nan)
+        """RMSE of the held-out keys; without any, of the folds; NaN without both."""
+        return self.figures.get("validation_rmse", self.figures.get("folds_rmse", math.nan))
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The windows that were held out.
+    """The keys that were held out.
 
     Args:
-        table: all rows, as the readers give them.
+        table: their rows, as the readers give them.
         config: of the model that was trained.
-        ends: `[N] int64`, the last row of each window, as in `Windows`.
     """
 
     table: pl.DataFrame
     config: RulConfig
-    ends: Tensor
-
-    def windows(self, config: RulConfig) -> Windows:
-        """The held-out windows that a model of this config can predict."""
-        dataset = windows(self.table, replace(config, label=self.config.label))
-        return dataset.where(torch.isin(dataset.ends, self.ends))
 
     def rmse(self, *models: RulModel) -> list[float]:
-        """RMSE of each model over the windows that all models can predict. Labels are clamped to the smallest cap of the models."""
-        datasets = [self.windows(model.config) for model in models]
-        common = self.ends
-        for dataset in datasets:
-            common = common[torch.isin(common, dataset.ends)]
+        """RMSE of each model, as `evaluate.judged` defines it. Labels are clamped to the smallest cap of the models."""
         cap = min(model.config.cap for model in models)
         errors = []
-        for model, dataset in zip(models, datasets, strict=True):
-            shared = dataset.where(torch.isin(dataset.ends, common))
-            errors.append(metrics(predict(model, shared).clamp(max=cap), shared.rul.clamp(max=cap))["rmse"])
+        for model in models:
+            known = lives(self.table, replace(model.config, label=self.config.label))
+            rul, low, high = (model.predict(known)[name].clamp(max=cap) for name in ("rul", "rul_low", "rul_high"))
+            errors.append(judged(rul, low, high, known.rul, cap)["rmse"])
         return errors
 
 
@@ -123,47 +128,50 @@ def train(
     data: Path,
     out: Path | None = None,
     config: RulConfig | Path | None = None,
-    subset: str = "FD001",
+    subset: str | None = None,
     decimal_comma: bool = False,
     recipe: Recipe | None = None,
     seed: int = 0,
-    progress: Callable[[Epoch], None] | None = None,
+    progress: Report | None = None,
 ) -> Outcome:
     """Train a RUL model on run-to-failure data and save it.
 
     Args:
-        data: folder of C-MAPSS files; with `config`, of CSV files.
+        data: folder of C-MAPSS files or, without `subset`, of CSV files.
         out: folder for `config.json` and `model.safetensors`; created if missing. None: nothing is written.
-        config: columns and settings of the CSV files, or a TOML file with them; None: C-MAPSS.
-        subset: C-MAPSS subset.
+        config: columns and settings of the files, or a TOML file with them; None: those of the subset.
+        subset: C-MAPSS subset; None: CSV files.
         decimal_comma: the CSV files have decimal commas, as in 400,5.
-        recipe: how to train.
-        seed: of the split, the weights, the order of the windows and the noise.
+        recipe: how to train; None: the kind's own.
+        seed: of the weights, the order of the rows and the noise.
         progress: called after each epoch.
 
     Raises:
         FileNotFoundError, ValueError: from the readers.
     """
-    recipe = recipe or Recipe()
-    if config is None:
-        config, table = CMAPSS, read_cmapss(data, subset)
-    else:
-        config = RulConfig.from_toml(config) if isinstance(config, Path) else config
-        table = read_csv_directory(data, config, decimal_comma=decimal_comma)
-    dataset = windows(table, config)
-    model, curve = fit(dataset, config, recipe, seed=seed, progress=progress)
+    if isinstance(config, Path):
+        config = RulConfig.from_toml(config)
+    config = config or cmapss(subset or "FD001")
+    table = read_cmapss(data, subset) if subset else read_csv_directory(data, config, decimal_comma=decimal_comma)
+    recipe = recipe or RECIPES[config.model]
+    known = lives(table, config)
+    held = hold_out(known, recipe.validation)
+    model, curve, figures = fit(known, config, recipe, seed=seed, progress=progress)
     if out:
         model.save(out)
-    return Outcome(model, curve, Validation(table, config, dataset.ends[_hold_out(dataset, recipe.validation)]))
+    names = [known.keys[number] for number in held.tolist()]
+    rows = table.filter(pl.col(config.key).cast(pl.String).is_in(names))
+    return Outcome(model, curve, figures, Validation(rows, config))
 
 
 def candidate(trained: Outcome, folder: Path) -> Candidate:
     """The trained model, saved in `folder`, as a candidate for champion."""
+    validation = trained.validation
 
     def outputs() -> list[Tensor]:
         model = load(folder, "cpu")
-        samples = trained.validation.windows(model.config)
-        return [*model(samples.batch(torch.arange(min(64, len(samples))))).values()]
+        sample = validation.table.head(64) if len(validation.table) else None
+        return [] if sample is None else [*model.predict(lives(sample, model.config)).values()]
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other, "cpu")
@@ -172,79 +180,76 @@ def candidate(trained: Outcome, folder: Path) -> Candidate:
                 f"it reads {_columns(champion_types)}; this one reads {_columns(trained_types)}, "
                 "which a pipeline may not have"
             )
-        rmse, champion_rmse = trained.validation.rmse(trained.model, champion)
+        rmse, champion_rmse = validation.rmse(trained.model, champion)
         return rmse, champion_rmse
 
     return Candidate(measure="validation RMSE", lower=True, score=trained.rmse, outputs=outputs, against=against)
 
 
 def fit(
-    dataset: Windows,
-    config: RulConfig,
-    recipe: Recipe,
-    *,
-    seed: int = 0,
-    progress: Callable[[Epoch], None] | None = None,
-) -> tuple[RulModel, list[Epoch]]:
-    """Train on windows. Validation holds out whole keys, because windows of one key are similar.
-
-    Each window of a held-out key counts once in validation. The result is the expected score of a key that is cut off at a
-    random point of its life, as test engines are.
+    known: Lives, config: RulConfig, recipe: Recipe, *, seed: int = 0, progress: Report | None = None
+) -> tuple[RulModel, list[Epoch], dict[str, float]]:
+    """Train on lives. Validation holds out whole keys, because rows of one key are alike.
 
     Returns:
-        The model with the averaged weights (of the best epoch, if there is validation) and the curve.
+        The model, the curve of its network, and the figures of `Outcome`.
 
     Raises:
-        ValueError: the held-out share leaves no key on one side.
+        ValueError: the held-out share or the folds leave no key on one side, or there are too few settings for the regimes.
     """
     begin(seed, threads=1)
-    held_out = _hold_out(dataset, recipe.validation)
-    training, validation = dataset.where(~held_out), dataset.where(held_out)
-    config = _scaled(config, dataset.rows[training.ends])
-    scaled = replace(training, rows=(dataset.rows - torch.tensor(config.mean)) / torch.tensor(config.scale))
-
-    teacher = _train_teacher(scaled, config, recipe) if recipe.teachers else None
-    network = build(config)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
-    averaged = cast(RulNetwork, average.module)
-    selected, curve = averaged, []
-    epoch_size = max(1, round(recipe.share * len(scaled)))
-    optimization = Optimization(
-        network,
-        steps=recipe.epochs * math.ceil(epoch_size / recipe.batch),
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        schedule="cosine",
-    )
-    best, stale_epochs = math.inf, 0
-    for epoch in range(recipe.epochs):
-        started, losses = time.perf_counter(), []
-        network.train()
-        for index in torch.randperm(len(scaled))[:epoch_size].split(recipe.batch):
-            losses.append(optimization.step(_loss(network, scaled, index, teacher, config, recipe)))
-            average.update_parameters(network)
-        rmse, score = _validate(RulModel(config, averaged, torch.device("cpu")), validation)
-        curve.append(Epoch(epoch, sum(losses) / len(losses), rmse, score, time.perf_counter() - started))
+    held = hold_out(known, recipe.validation)
+    everyone = torch.arange(len(known.keys))
+    training, validation = known.of(everyone[~torch.isin(everyone, held)]), known.of(held)
+    parts = Parts(config)
+    parts.scaling = Scaling.fit(training, settings=len(config.settings), regimes=config.regimes)
+    samples, unseen = (Samples(each, config, parts.scaling) for each in (training, validation))
+    total, done, curve, figures = (recipe.folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
+    rows = torch.arange(len(samples))
+    for network, loss in _epochs(samples, rows, config, recipe):
+        parts.network, done = network, done + 1
+        rmse = metrics(_predict(network, unseen)[:, 0].clamp(0, 1) * config.cap, _labels(validation, config))["rmse"]
+        curve.append(Epoch(len(curve), loss, rmse))
         if progress:
-            progress(curve[-1])
-        if not len(validation) or rmse < best:  # without validation the last epoch is kept
-            best, stale_epochs, selected = rmse, 0, copy.deepcopy(averaged)
-        elif (stale_epochs := stale_epochs + 1) >= recipe.patience:
-            break
-    return RulModel(config, selected, torch.device("cpu")), curve
+            progress(done, total, rmse)
+    if recipe.folds:
+        shares = torch.empty(len(samples), 3)
+        for inside in _folds(training, recipe.folds):
+            for fold, _ in _epochs(samples, rows[~inside], config, recipe):
+                done += 1
+                if progress:
+                    progress(done, total, curve[-1].rmse)
+                if done % recipe.epochs == 0:
+                    shares[inside] = _predict(fold, samples, rows[inside])
+        parts.interval = Interval.fit(shares, training.rul, cap=config.cap, coverage=config.coverage)
+        figures |= _figures("folds", shares, parts.interval, training, config)
+    elif len(held):
+        shares = _predict(parts.network, unseen)
+        parts.interval = Interval.fit(shares, validation.rul, cap=config.cap, coverage=config.coverage)
+    if len(held):
+        figures |= _figures("validation", _predict(parts.network, unseen), parts.interval, validation, config)
+    explained = samples.at(torch.randperm(len(samples))[:EXPLAINED])
+    parts.network.requires_grad_(False)
+    parts.explainer.fit(explained, integrated_gradients(parts.network, explained))
+    return RulModel(config, parts, torch.device("cpu")), curve, figures
 
 
-def _train_teacher(scaled: Windows, config: RulConfig, recipe: Recipe) -> Teacher:
-    teacher = Teacher(channels=len(config.features), cap=config.cap, members=recipe.teachers)
-    return teacher.fit(scaled, asymmetry=recipe.asymmetry)
+def hold_out(known: Lives, share: float) -> Tensor:
+    """Numbers of the keys that are held out.
 
+    A hash of the key's name selects the keys. Most of them stay held out with other seeds or more keys, so that models trained on
+    different days can be compared.
 
-def _validate(model: RulModel, validation: Windows) -> tuple[float, float]:
-    """RMSE, and the score of a window; NaN without windows."""
-    if not len(validation):
-        return math.nan, math.nan
-    figures = metrics(predict(model, validation), validation.rul.clamp(max=model.config.cap))
-    return figures["rmse"], figures["score"] / len(validation)
+    Raises:
+        ValueError: no key is left on one side.
+    """
+    count = round(share * len(known.keys))
+    if not 0 <= count < len(known.keys) or (share and not count):
+        raise ValueError(
+            f"validation={share:g} holds out {count} of {len(known.keys)} keys; leave at least one on each side"
+        )
+    ordered = sorted(range(len(known.keys)), key=lambda number: hashlib.sha256(known.keys[number].encode()).digest())
+    return torch.tensor(sorted(ordered[:count]), dtype=torch.int64)
 
 
 def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
@@ -252,53 +257,63 @@ def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
     return [
         (figure, value, point.epoch)
         for point in curve
-        for figure, value in (("loss", point.loss), ("validation_rmse", point.rmse), ("validation_score", point.score))
+        for figure, value in (("loss", point.loss), ("validation_rmse", point.rmse))
         if not math.isnan(value)
     ]
 
 
+def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -> Iterator[tuple[nn.Module, float]]:
+    """Train a network on some rows; yields it in evaluation mode, with the mean loss, after each epoch."""
+    network, target = build(config), _labels(samples.lives, config)
+    size = max(1, round(recipe.share * len(rows)))
+    optimization = Optimization(
+        network,
+        steps=recipe.epochs * math.ceil(size / recipe.batch),
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+    )
+    for _ in range(recipe.epochs):
+        losses = []
+        network.train()
+        for index in rows[torch.randperm(len(rows))[:size]].split(recipe.batch):
+            inputs = samples.at(index)
+            steps = inputs.steps
+            if recipe.noise:
+                steps = steps + recipe.noise * torch.randn_like(steps)
+            if recipe.shift:
+                steps = steps + recipe.shift * torch.randn_like(steps[:, :1])
+            age = inputs.age + recipe.noise * torch.randn_like(inputs.age)
+            shares = network(inputs._replace(steps=steps * inputs.mask.unsqueeze(-1), age=age))
+            loss = rul_loss(shares, target[index], cap=config.cap, asymmetry=recipe.asymmetry, coverage=config.coverage)
+            losses.append(optimization.step(loss))
+        yield network.eval(), sum(losses) / len(losses)
+
+
+def _predict(network: nn.Module, samples: Samples, rows: Tensor | None = None) -> Tensor:
+    """A network's output for some rows, `[rows, 3]`; all rows if None."""
+    rows = torch.arange(len(samples)) if rows is None else rows
+    with torch.inference_mode():
+        return torch.cat([network(samples.at(index)) for index in rows.split(2048)] or [torch.empty(0, 3)])
+
+
+def _labels(known: Lives, config: RulConfig) -> Tensor:
+    return known.rul.clamp(max=config.cap)
+
+
+def _folds(known: Lives, count: int) -> Iterator[Tensor]:
+    """The rows of each fold of the keys, `[R] bool`."""
+    number = torch.randperm(len(known.keys))
+    if count > len(number):
+        raise ValueError(f"folds={count} of {len(number)} keys; have at least as many keys, or fewer folds")
+    for fold in range(count):
+        yield torch.isin(known.engine, number[fold::count])
+
+
+def _figures(kind: str, shares: Tensor, interval: Interval, known: Lives, config: RulConfig) -> dict[str, float]:
+    rul, low, high = interval.ends(shares)
+    return {f"{kind}_{name}": value for name, value in judged(rul, low, high, known.rul, config.cap).items()}
+
+
 def _columns(types: dict[str, str]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in types.items())
-
-
-def _loss(
-    network: RulNetwork,
-    scaled: Windows,
-    index: Tensor,
-    teacher: Teacher | None,
-    config: RulConfig,
-    recipe: Recipe,
-) -> Tensor:
-    x = scaled.batch(index)
-    if recipe.noise:
-        x = x + recipe.noise * torch.randn_like(x)
-    if recipe.shift:
-        x = x + recipe.shift * torch.randn_like(x[:, :1])  # [B, 1, C]
-    predicted, _ = network(x)
-    if teacher is None:
-        return rul_loss(predicted, scaled.rul[index].clamp(max=config.cap), asymmetry=recipe.asymmetry)
-    # The teacher sees the same noise. Otherwise the noise would blur the target.
-    return rul_loss(predicted, teacher(x), asymmetry=0.0)
-
-
-def _hold_out(dataset: Windows, share: float) -> Tensor:
-    """Which windows belong to held-out keys, `[N] bool`.
-
-    A hash of the key's name selects the keys. Most of them stay held out with other seeds or more keys, so that models trained on
-    different days can be compared.
-    """
-    engines = dataset.engine.unique()
-    count = round(share * len(engines))
-    if not 0 <= count < len(engines) or (share and not count):
-        raise ValueError(
-            f"validation={share:g} holds out {count} of {len(engines)} keys; leave at least one on each side"
-        )
-    ordered = sorted(engines.tolist(), key=lambda key: hashlib.sha256(dataset.keys[key].encode()).digest())
-    return torch.isin(dataset.engine, torch.tensor(ordered[:count], dtype=torch.int64))
-
-
-def _scaled(config: RulConfig, rows: Tensor) -> RulConfig:
-    """The config with the mean and standard deviation of each channel of `[R, C]`. A constant channel has scale 1."""
-    spread = rows.double().std(0)
-    scale = torch.where(spread > 0, spread, 1.0)
-    return replace(config, mean=tuple(rows.double().mean(0).tolist()), scale=tuple(scale.tolist()))

@@ -71,8 +71,8 @@ def tocsin(
 for command in (
     demo.demo, feed.feed, joins_ray(check.check), joins_ray(run.run), joins_ray(run.up), deploy.deploy, joins_ray(run.stop),
     joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
-    joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, train.train, evaluate.evaluate, compact.compact,
-    joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
+    joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, evaluate.evaluate,
+    compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
     app.command(cls=DomainCommand if about_a_domain else Command)(command)

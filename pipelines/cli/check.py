@@ -119,6 +119,7 @@ def _check_pipeline(
     run("orders", table.orders, "lake")
     run("table", lambda: table.schema(trial.pipeline), "pipeline", "lake")
     run("table's files", table.files, "table")
+    run("domain", table.domain, "table")
     run("snapshots", lambda: table.snapshots(trial.pipeline), "table")
     run("input positions", lambda: table.positions(topic, topics.log), "snapshots", "input topic")
     run("one writer", lambda: table.one_writer(topic, newest), "journal", "lake")

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from tocsin.pipelines.runtime.settings import Settings
 
+FOREIGN = 3
+"""The exit status where the recordings are foreign to the model."""
+
 
 def evaluate(
     context: typer.Context,
@@ -28,10 +31,13 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="name@alias, name/version or a folder [the weights shipped with Tocsin].")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Exit with 0 even if the recordings are foreign to the model.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
-    """Score a model on recordings whose truth is known."""
-    from tocsin.pipelines.cli.console import out, say_json, working
+    """Score a model on recordings whose truth is known. Exits with 3 if they are unlike those that it was trained on."""
+    from tocsin.pipelines.cli.console import ERROR, err, out, plain, say_json, working
     from tocsin.pipelines.cli.deployment import CHAMPION, SHIPPED, shipped
     from tocsin.pipelines.cli.domains import domain_of, options
     from tocsin.pipelines.runtime.declare.errors import ConfigError
@@ -54,11 +60,14 @@ def evaluate(
         _record(settings, registered, {**evaluation.figures, **evaluation.parts}, data)
     if json:
         say_json({"model": model or f"shipped {folder.name}", **evaluation.figures, **evaluation.parts})
-        return
-    for name, value in evaluation.figures.items():
-        out.print(f"{name:<20}{value:.{evaluator.digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
-    for line in evaluation.lines:
-        out.print(line)
+    else:
+        for name, value in evaluation.figures.items():
+            out.print(f"{name:<20}{value:.{evaluator.digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
+        for line in evaluation.lines:
+            out.print(line)
+    if evaluation.doubt and not force:
+        err.print(f"{ERROR}{plain(evaluation.doubt)}", style="red", soft_wrap=True)
+        raise typer.Exit(FOREIGN)
 
 
 def _record(settings: Settings, registered: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:

@@ -1,4 +1,4 @@
-"""The command `plot`: a figure of one asset's results and alerts."""
+"""The commands `plot` and `explain`: a figure of one asset's results and alerts, and of the sensors that moved them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,50 @@ KEYS = 5
 """Assets that an error names."""
 
 
+Table = Annotated[str, typer.Argument(metavar="PIPELINE", help="Pipeline, or another table with results.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="The asset.")]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Start: an age such as 1d, or a time such as 2026-01-31 [a week before its newest row]."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="PNG or SVG file, by its suffix [PIPELINE-KEY.png].")]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout.")]
+
+
 def plot(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Pipeline, or another table with results.")],
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The asset.")],
-    since: Annotated[
-        str | None,
-        typer.Option(help="Start: an age such as 1d, or a time such as 2026-01-31 [a week before its newest row]."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="PNG or SVG file, by its suffix [PIPELINE-KEY.png].")
-    ] = None,
+    pipeline: Table,
+    key: Key,
+    since: Since = None,
+    out: Out = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Draw this column instead of the usual ones; repeatable.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Draw one asset's results over event time, with its alerts and the levels at which they are raised (PNG or SVG)."""
+    _picture(context.obj.settings(), pipeline, key, since, out, column or (), json=json)
+
+
+def explain(
+    context: typer.Context, pipeline: Table, key: Key, since: Since = None, out: Out = None, json: Json = False
+) -> None:
+    """Draw one asset's results as `plot` does, and below how much each sensor moved them, if the model explains itself."""
+    _picture(context.obj.settings(), pipeline, key, since, out, (), json=json, explained=True)
+
+
+def _picture(
+    settings: Settings,
+    pipeline: str,
+    key: str,
+    since: str | None,
+    out: Path | None,
+    column: Sequence[str],
+    *,
+    json: bool,
+    explained: bool = False,
+) -> None:
+    """Draw one asset into a file, and say what was drawn."""
     from tocsin.pipelines.cli.console import out as console
     from tocsin.pipelines.cli.console import say_json, working
     from tocsin.pipelines.cli.times import at, moment
@@ -52,16 +79,22 @@ def plot(
     file = out or Path(re.sub(r"[^\w.-]", "_", f"{pipeline}-{key}") + ".png")
     if (kind := file.suffix.lower().removeprefix(".")) not in KINDS:
         raise ConfigError(f"--out {file}: expected a name that ends in .png or .svg, got another; rename it")
-    settings = context.obj.settings()
     lake = settings.lake.open()
     assets, first = Assets(lake), at(moment(since)) if since else None
     history = assets.history(pipeline, key, since=first, points=POINTS)
     if not history.total:
         raise ConfigError(_nothing(assets, pipeline, key, since))
-    curves = _chosen(pipeline, history, column or ())
+    curves = _chosen(pipeline, history, column)
+    if explained and history.explanation is None:
+        raise ConfigError(
+            f"results of {pipeline}: expected a column that explains them, as the models of the rul pipeline write, got none; "
+            f"draw them without: tocsin plot {pipeline} {key}"
+        )
     with working(f"{pipeline}: drawing"):
         alerts = recorded(lake, pipeline, key)
-        figure = draw(history.rows, curves, alerts, _rules(settings, pipeline), title=f"{pipeline}: {key}")
+        explanation = history.explanation if explained else None
+        title, rules = f"{pipeline}: {key}", _rules(settings, pipeline)
+        figure = draw(history.rows, curves, alerts, rules, title=title, explanation=explanation)
         write_aside(file, content(figure, kind))
     times = history.rows["event_time"]
     if json:

@@ -15,6 +15,8 @@ from tocsin.pipelines.ui.data.board import AlertState
 
 GRID = {"left": 60, "right": 20, "top": 30, "bottom": 40}
 INFERNO = ["#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4"]
+DIVERGING = ["#b2182b", "#f4a582", "#f7f7f7", "#92c5de", "#2166ac"]
+"""From what shortens a life to what prolongs it."""
 
 
 def curve(
@@ -66,27 +68,52 @@ def curve(
     }
 
 
-def heat_map(times: Sequence[datetime], values: Sequence[Sequence[float]]) -> dict[str, Any]:
+def attention_map(times: Sequence[datetime], values: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Attention: a column for each row of the table, from the oldest reading of its window below to the newest at the top."""
     height = max(map(len, values), default=0)
+    return _heat_map(times, values, [str(n - height + 1) for n in range(height)], name="reading", colours=INFERNO)
+
+
+def explanation_map(rows: pl.DataFrame) -> dict[str, Any]:
+    """An explanation: a column for each row of the table, a line for each sensor.
+
+    Args:
+        rows: `event_time`, and a column for each sensor, see `Explanation.by_sensor`.
+    """
+    sensors = [name for name in rows.columns if name != "event_time"]
+    return _heat_map(
+        rows["event_time"].to_list(), rows.select(sensors).rows(), sensors, name="sensor", colours=DIVERGING
+    )
+
+
+def _heat_map(
+    times: Sequence[datetime],
+    values: Sequence[Sequence[float]],
+    labels: Sequence[str],
+    *,
+    name: str,
+    colours: Sequence[str],
+) -> dict[str, Any]:
+    """A column for each time; the first label is below. With negative values, 0 is in the middle of the colours."""
     cells = [[x, y, round(v, 4)] for x, column in enumerate(values) for y, v in enumerate(column) if not math.isnan(v)]
+    most = max((abs(cell[2]) for cell in cells), default=1)
     return {
         "animation": False,
         "grid": GRID | {"right": 70},
         "tooltip": {},
         "xAxis": {"type": "category", "data": [f"{time:%m-%d %H:%M:%S}" for time in times]},
-        "yAxis": {"type": "category", "data": [str(n - height + 1) for n in range(height)], "name": "reading"},
+        "yAxis": {"type": "category", "data": [*labels], "name": name},
         "visualMap": {
-            "min": 0,
-            "max": max((cell[2] for cell in cells), default=1),
+            "min": -most if any(cell[2] < 0 for cell in cells) else 0,
+            "max": most,
             "right": 0,
             "top": "middle",
             "itemHeight": 90,
-            "inRange": {"color": INFERNO},
+            "inRange": {"color": [*colours]},
         },
         "useUTC": True,
         "aria": {"enabled": True},
-        "series": [{"type": "heatmap", "data": cells, "name": "attention"}],
+        "series": [{"type": "heatmap", "data": cells, "name": name}],
     }
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tocsin.pipelines.runtime.declare.curves import Curve, levels
+from tocsin.pipelines.runtime.declare.curves import Curve, Explanation, levels
 from tocsin.pipelines.runtime.declare.pipeline import AlertRule
 from tocsin.pipelines.ui.data.board import AlertState
 
@@ -28,6 +28,8 @@ NAMED = 12
 """Most alerts that are named in the figure."""
 WIDTH, HEIGHT, LANE = 8.0, 2.6, 0.3
 """Inches: of the figure, of an axis, and of a curve that is true or false."""
+SENSOR = 0.16
+"""Inches of a sensor in a map."""
 DPI = 150
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -54,8 +56,9 @@ def draw(
     rules: Sequence[AlertRule] = (),
     *,
     title: str = "",
+    explanation: Explanation | None = None,
 ) -> Figure:
-    """Draw one asset: an axis for each of the curves' axes, one above the other.
+    """Draw one asset: an axis for each of the curves' axes, one above the other, and a map of the explanation below.
 
     From raise to clear an alert is a shade over all axes, its severity's colour; the main axis, the first one, has its signs.
 
@@ -63,6 +66,7 @@ def draw(
         rows: of a results table, by event time.
         alerts: of the asset; those outside of the rows' time are left out.
         rules: whose levels are drawn as lines, where they compare a drawn column with a constant.
+        explanation: the column that says how much each sensor moved the results.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -71,10 +75,12 @@ def draw(
     for curve in curves:
         groups.setdefault(curve.axis or curve.name, []).append(curve)
     heights = [LANE * len(group) + 0.25 if _is_boolean(rows, group) else HEIGHT for group in groups.values()]
+    heights += [SENSOR * len(explanation.sensors) + 0.25] if explanation else []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights) + 1.0), layout="constrained", facecolor="white")
-        axes = [*figure.subplots(len(groups), sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]]
-        for axis, group in zip(axes, groups.values(), strict=True):
+        grid = {"height_ratios": heights}
+        axes = [*figure.subplots(len(heights), sharex=True, squeeze=False, gridspec_kw=grid)[:, 0]]
+        for axis, group in zip(axes, groups.values(), strict=False):
             if _is_boolean(rows, group):
                 _lanes(axis, rows, group)
             else:
@@ -82,7 +88,9 @@ def draw(
                 _levels(axis, group, rules)
         times = rows["event_time"]
         shown = [a for a in reversed(alerts) if a.alert.time <= times[-1] and (a.cleared or times[-1]) >= times[0]]
-        _alerts(axes, rows, next(iter(groups.values()))[0], shown)
+        _alerts(axes[: len(groups)], rows, next(iter(groups.values()))[0], shown)
+        if explanation:
+            _map(axes[-1], explanation.by_sensor(rows), explanation)
         _time_axis(axes[-1])
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
@@ -107,10 +115,14 @@ def _lines(axes: Axes, rows: pl.DataFrame, group: Sequence[Curve]) -> None:
     """Draw numbers as lines; a few rows as points, too."""
     for n, curve in enumerate(group):
         values = rows[curve.name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        colour, ends = COLOURS[n % len(COLOURS)], [f"{curve.name}{end}" for end in ("_low", "_high")]
+        if {*ends} <= {*rows.columns}:
+            low, high = (rows[end].cast(pl.Float64).fill_null(float("nan")).to_numpy() for end in ends)
+            axes.fill_between(rows["event_time"].to_numpy(), low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(
             rows["event_time"].to_numpy(),
             values,
-            color=COLOURS[n % len(COLOURS)],
+            color=colour,
             linestyle=DASHES[n // len(COLOURS) % len(DASHES)] if n >= len(COLOURS) else DASHES[n],
             linewidth=1.3,
             marker="." if rows.height < 40 else None,
@@ -136,6 +148,19 @@ def _lanes(axes: Axes, rows: pl.DataFrame, group: Sequence[Curve]) -> None:
     axes.set_yticks([n + 0.5 for n in range(len(group))], [curve.name for curve in reversed(group)])
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+
+
+def _map(axes: Axes, rows: pl.DataFrame, explanation: Explanation) -> None:
+    """Draw how much each sensor moved the results: blue where it raised them, red where it lowered them."""
+    from matplotlib.dates import date2num
+
+    values = rows.select(explanation.sensors).to_numpy().T
+    most = max(abs(values).max(initial=0.0), 1e-9)
+    times = date2num(rows["event_time"].to_numpy())
+    mesh = axes.pcolormesh(times, range(len(values)), values, cmap="RdBu", vmin=-most, vmax=most, shading="nearest")
+    axes.set_yticks(range(len(values)), explanation.sensors, fontsize=7)
+    axes.grid(visible=False)
+    axes.figure.colorbar(mesh, ax=axes, label=explanation.unit, pad=0.01, aspect=30)
 
 
 def _levels(axes: Axes, group: Sequence[Curve], rules: Sequence[AlertRule]) -> None:

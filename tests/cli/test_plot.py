@@ -36,7 +36,8 @@ def plot(lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plot:
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
-        call = ["--set", f"lake.path={lake}", "--set", "mlflow.enabled=false", "plot", *arguments]
+        command = arguments if arguments[0] == "explain" else ("plot", *arguments)
+        call = ["--set", f"lake.path={lake}", "--set", "mlflow.enabled=false", *command]
         return CliRunner().invoke(app, call, catch_exceptions=False).output
 
     return run
@@ -48,9 +49,26 @@ def test_an_asset_is_drawn_with_its_alerts_and_levels(plot: Plot, tmp_path: Path
     assert "without the levels" not in said
     drawn = (tmp_path / "engine.svg").read_text()
     # matplotlib writes each text, before its outlines, as a comment.
-    named = ("rul: 7", "rul", "event time (UTC)", "warning 50", "critical 20", "warning raised", "warning cleared")
+    named = (
+        "rul: 7",
+        "rul [cycle]",
+        "event time (UTC)",
+        "warning 50",
+        "critical 20",
+        "warning raised",
+        "warning cleared",
+    )
     assert [text for text in (*named, "critical raised") if f"<!-- {text} -->" not in drawn] == []
     assert "critical cleared" not in drawn
+
+
+def test_an_engine_is_explained_by_its_sensors_below_its_curve(plot: Plot, tmp_path: Path) -> None:
+    plot("explain", "rul", "7", "--out", "engine.svg")
+    drawn = (tmp_path / "engine.svg").read_text()
+    named = ("rul: 7", "rul [cycle]", "warning 50", "critical raised", *scene.SENSORS, "cap / 1000")
+    assert [text for text in named if f"<!-- {text} -->" not in drawn] == []
+    plot("rul", "7", "--out", "plain.svg")
+    assert "<!-- s11 -->" not in (tmp_path / "plain.svg").read_text()
 
 
 def test_the_file_is_named_after_the_asset_unless_it_is_given(plot: Plot, tmp_path: Path) -> None:
@@ -101,8 +119,12 @@ def test_a_time_without_rows_is_one_line_with_the_newest_row(plot: Plot) -> None
     [
         (["rul", "7", "--out", "x.jpg"], "--out x.jpg: expected a name that ends in .png or .svg, got another"),
         (
-            ["rul", "7", "--column", "attention"],
-            r"--column attention: expected a column of numbers \(rul, unit, cycle\)",
+            ["rul", "7", "--column", "explanation"],
+            r"--column explanation: expected a column of numbers \(rul, unit, cycle, rul_low, rul_high\)",
+        ),
+        (
+            ["explain", "occupancy", "atrium"],
+            "results of occupancy: expected a column that explains them, .*: tocsin plot occupancy atrium",
         ),
         (["rul", "7", "--since", "yesterday"], "time yesterday: expected a duration such as 2h or a time"),
     ],
@@ -120,6 +142,6 @@ def test_a_pipeline_without_results_is_one_line(plot: Plot) -> None:
 
 
 def test_a_table_without_numbers_is_one_line(plot: Plot, lake: Path) -> None:
-    scene.commit(lake, "texts", scene.engine("7").select(pl.exclude("rul", "unit", "cycle")))
+    scene.commit(lake, "texts", scene.engine("7").select(pl.exclude("rul", "rul_low", "rul_high", "unit", "cycle")))
     with pytest.raises(ConfigError, match="results of texts: expected a column of numbers, got none"):
         plot("texts", "7")

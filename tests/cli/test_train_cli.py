@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from typer.testing import CliRunner
 
 from tests.cli.test_surprise_sheet import tocsin
 from tocsin.models.rul.config import NetworkSize, RulConfig
-from tocsin.models.rul.model import RulModel, build
-from tocsin.models.rul.train import Recipe
+from tocsin.models.rul.model import Parts, RulModel
+from tocsin.models.rul.train import RECIPES, Recipe
 from tocsin.pipelines.cli.app import app
 
 CONFIG = RulConfig(
@@ -25,11 +24,11 @@ CONFIG = RulConfig(
     key_type="string",
     order="hour",
     features=("v1", "v2"),
-    window=4,
+    spans=(2, 8),
     cap=40,
     warning=20,
     critical=5,
-    network=NetworkSize(conv=(4, 4), lstm=4, attention=4, head=(4, 4)),
+    network=NetworkSize(hidden=(16, 8)),
 )
 
 
@@ -51,8 +50,7 @@ def write_pumps(folder: Path, *, decimal: str = ".", separator: str = ",") -> Pa
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """The folder of an untrained model of `CONFIG`."""
-    config = replace(CONFIG, mean=(0.0, 0.0), scale=(1.0, 1.0))
-    RulModel(config, build(config), torch.device("cpu")).save(tmp_path / "model")
+    RulModel(CONFIG, Parts(CONFIG), torch.device("cpu")).save(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -62,15 +60,15 @@ class Trainer:
     def __init__(self, folder: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.uri, self._patch = folder, tracking_uri, monkeypatch
         write_pumps(folder / "pumps")
-        config = 'key="pump"\nkey_type="string"\norder="hour"\nwindow=4\ncap=40\nwarning=20\ncritical=5\n'
+        config = 'key="pump"\nkey_type="string"\norder="hour"\nspans=[2,8]\ncap=40\nwarning=20\ncritical=5\n'
         for name, features in (("pumps", ["v1", "v2"]), ("fewer", ["v2"])):
-            network = "[network]\nconv=[4,4]\nlstm=4\nattention=4\nhead=[4,4]\n"
+            network = "[network]\nhidden=[16,8]\n"
             (folder / f"{name}.toml").write_text(f"{config}features={features}\n{network}")
 
     def __call__(self, *more: str, config: str = "pumps", rate: float = 1e-2, enabled: bool = True) -> Result:
         """Train. With `rate` 0, nothing is learned."""
-        recipe = Recipe(teachers=0, share=1.0, batch=16, learning_rate=rate, averaging=0.5, validation=0.25)
-        self._patch.setattr("tocsin.models.rul.train.Recipe", lambda: recipe)
+        recipe = Recipe(batch=16, learning_rate=rate, folds=2, validation=0.25)
+        self._patch.setitem(RECIPES, "fading", recipe)
         given = ["--set", f"mlflow.tracking_uri={self.uri}", "--set", f"mlflow.enabled={str(enabled).lower()}"]
         data = ["--data", str(self.folder / "pumps"), "--config", str(self.folder / f"{config}.toml")]
         out = ["--name", "pumps", "--out", str(self.folder / "out"), "--epochs", "8" if rate else "1", "--json"]

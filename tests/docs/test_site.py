@@ -25,7 +25,16 @@ from tocsin.pipelines.runtime.sections import PipelineSettings, SinkSettings
 from tocsin.pipelines.runtime.settings import Settings
 
 DOCS = ROOT / "docs"
-FOLLOWED = {"own-pipeline.md", "security.md", "operations.md", "upkeep.md", "occupancy.md", "surprise.md", "touch.md"}
+FOLLOWED = {
+    "own-pipeline.md",
+    "security.md",
+    "operations.md",
+    "upkeep.md",
+    "rul.md",
+    "occupancy.md",
+    "surprise.md",
+    "touch.md",
+}
 """Pages whose blocks are all run by a test."""
 COMMANDS = {command.name: command for command in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
 

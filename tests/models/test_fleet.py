@@ -7,8 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from tocsin.models.rul.data import CMAPSS_COLUMNS, windows
-from tocsin.models.rul.evaluate import predict
+from tocsin.models.rul.data import CMAPSS_COLUMNS, lives
 from tocsin.models.rul.model import FD001, load
 from tocsin.models.rul.simulation.fleet import live, run_to_failure
 
@@ -91,21 +90,20 @@ def test_a_live_fleet_starts_staggered_with_one_engine_close_to_failure(engines:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_shipped_model_makes_sense_on_the_fleet(seed: int) -> None:
     model = load(FD001, "cpu")
-    cut = windows(run_to_failure(engines=100, seed=seed), model.config)
-    cut = cut.where(torch.arange(0, len(cut), 3))  # a third of the windows, for speed
-    predicted, true = predict(model, cut), cut.rul
+    known = lives(run_to_failure(engines=100, seed=seed), model.config)
+    predicted, true, engine = model.predict(known)["rul"], known.rul, known.engine
 
     close = true < 60
     error = (predicted - true)[close]
     rmse = float((error**2).mean().sqrt())
     correlation = float(np.corrcoef(predicted, true.clamp(max=model.config.cap))[0, 1])
 
-    # Score as for C-MAPSS: one window per engine, its record cut at a random moment.
+    # Score as for C-MAPSS: one row per engine, its record cut at a random moment.
     rng = np.random.default_rng(seed)
-    moment = torch.tensor([rng.choice(np.flatnonzero(cut.engine == engine)) for engine in cut.engine.unique()])
+    moment = torch.tensor([rng.choice(np.flatnonzero(engine == number)) for number in engine.unique()])
     at_cut = float(((predicted - true.clamp(max=model.config.cap))[moment] ** 2).mean().sqrt())
 
-    rings = torch.zeros(int(cut.engine.max()) + 1).index_add(0, cut.engine, (predicted < model.config.critical).float())
+    rings = torch.zeros(len(known.keys)).index_add(0, engine, (predicted < model.config.critical).float())
     false = float((predicted[true > 75] < model.config.critical).float().mean())
     print(
         f"seed {seed}: RMSE {rmse:.1f} below 60, {at_cut:.1f} at a random moment, correlation {correlation:.3f}, ",

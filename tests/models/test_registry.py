@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
+from tocsin.models.occupancy.model import load as load_occupancy
 from tocsin.models.registry import Attempt, Curve, register, scored
+from tocsin.models.rul.model import load as load_rul
+from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
 
 SHIPPED = {
@@ -63,15 +65,22 @@ def jpegs(count: int) -> pd.DataFrame:
     return pd.DataFrame({"frame": [cv2.imencode(".jpg", view)[1].tobytes() for view in views]})
 
 
-@pytest.mark.parametrize("domain", ["rul", "occupancy"])
-def test_pyfunc_loads_a_model_of_windows_and_predicts_what_it_predicts(
-    registered: Callable[..., str], domain: str
-) -> None:
-    version = registered(domain)
-    own = import_module(f"models.{domain}.model").load(ROOT / SHIPPED[domain], "cpu")
+def test_pyfunc_judges_readings_as_the_model_does(registered: Callable[..., str]) -> None:
+    version = registered("rul")
+    readings = run_to_failure(engines=2, seed=1).select(*load_rul(device="cpu").config.types)
+    served = mlflow.pyfunc.load_model(f"models:/rul/{version}").predict(readings.to_pandas())
+    wanted = load_rul(device="cpu").judge(readings)
+    assert served["cycle"].to_list() == wanted["cycle"].to_list()
+    for name in ("rul", "rul_low", "rul_high"):
+        np.testing.assert_allclose(served[name], wanted[name], atol=1e-4)
+
+
+def test_pyfunc_loads_a_model_of_windows_and_predicts_what_it_predicts(registered: Callable[..., str]) -> None:
+    version = registered("occupancy")
+    own = load_occupancy(ROOT / SHIPPED["occupancy"], "cpu")
     windows = np.random.default_rng(0).normal(size=(3, own.config.window, len(own.config.features)))
     windows = (windows * own.config.scale + own.config.mean).astype(np.float32)
-    served = mlflow.pyfunc.load_model(f"models:/{domain}/{version}").predict(windows)
+    served = mlflow.pyfunc.load_model(f"models:/occupancy/{version}").predict(windows)
     for name, wanted in own(torch.from_numpy(windows)).items():
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4)
 
@@ -91,14 +100,16 @@ def test_pyfunc_loads_a_model_of_frames(registered: Callable[..., str]) -> None:
 
 def test_a_model_has_signature_example_description_tags_and_no_pickle(registered: Callable[..., str]) -> None:
     info = mlflow.models.get_model_info(f"models:/rul/{registered('rul', data=['sim'])}")
-    assert info.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 30, 14)}
-    assert {output["name"] for output in info.signature.outputs.to_dict()} == {"rul", "attention"}
+    columns = load_rul(device="cpu").config.types
+    assert info.signature.inputs.input_types_dict().keys() == columns.keys()
+    outputs = [output["name"] for output in info.signature.outputs.to_dict()]
+    assert outputs == ["unit", "cycle", "rul", "rul_low", "rul_high", "in_domain"]
     assert info.flavors["python_function"]["loader_module"] == "tocsin.models.rul.pyfunc"
     folder = Path(mlflow.artifacts.download_artifacts("models:/rul@champion"))
     assert {file.suffix for file in folder.iterdir()} <= {"", ".json", ".safetensors", ".txt", ".yaml"}
     loaded = mlflow.pyfunc.load_model(str(folder))
     example = loaded.input_example
-    assert example.shape == (2, 30, 14) and loaded.predict(example)["rul"].shape == (2,)
+    assert [*example.columns] == [*columns] and loaded.predict(example)["rul"].between(0, 125).all()
     client = mlflow.MlflowClient()
     version = client.get_model_version_by_alias("rul", "champion")
     assert version.description.startswith("rul model, trained by Tocsin 0.1.0 on sim.")

@@ -13,9 +13,10 @@ CONFIG = RulConfig(
     key_type="string",
     order="hour",
     features=("a", "b"),
-    mean=(0.1, 1e-9),
-    scale=(3.0, 1 / 3),
-    network=NetworkSize(conv=(4, 8), lstm=6),
+    settings=("load",),
+    regimes=2,
+    spans=(3.0, 9.5),
+    network=NetworkSize(conv=(4, 8), lstm=6, hidden=(5,)),
 )
 
 
@@ -43,8 +44,12 @@ def test_toml_sets_columns_levels_and_network(tmp_path: Path) -> None:
         ("cap = inf", "all finite; got 20, 50, inf"),
         ("cap = nan", "all finite; got 20, 50, nan"),
         ("critical = 60", "got 60, 50, 125"),
-        ("mean = [1.0]", "mean has 1 values for 2 features"),
         ("window = 0", "window of 0"),
+        ('model = "forest"', "model is 'forest'; expected one of fading, recurrent, fusion"),
+        ("spans = [5, 5]", r"spans are \[5, 5\]; expected finite positive numbers that increase"),
+        ("spans = [5, inf]", "expected finite positive numbers"),
+        ("regimes = 3", "3 regimes of 0 settings; regimes need a setting"),
+        ("coverage = 1.0", "coverage is 1; expected at least 0.5 and less than 1"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -62,6 +67,20 @@ def test_a_missing_column_name_is_named(tmp_path: Path) -> None:
 
 
 def test_the_type_of_each_column_is_said_once() -> None:
-    assert CONFIG.types == {"pump": "string", "hour": "int64", "a": "float64", "b": "float64"}
+    assert CONFIG.types == {"pump": "string", "hour": "int64", "load": "float64", "a": "float64", "b": "float64"}
+    assert CONFIG.columns == ("load", "a", "b")
     both = RulConfig(key="pump", order="hour", order_type="float64", features=("hour", "a"))
     assert both.types == {"pump": "int64", "hour": "float64", "a": "float64"}
+
+
+def test_the_steps_that_a_network_sees_have_names() -> None:
+    assert CONFIG.steps == ("3", "9.5", "older")
+    assert RulConfig(key="pump", order="hour", features=("a",), model="recurrent", window=3).steps == ("-2", "-1", "0")
+
+
+def test_a_model_of_an_older_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"key": "unit", "order": "cycle", "features": ["a"], "mean": [1], "scale": [2]}'
+    )
+    with pytest.raises(ValueError, match=r"config.json: expected a RUL model of this version, .*; train it again"):
+        RulConfig.load(tmp_path)

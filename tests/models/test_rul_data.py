@@ -1,4 +1,4 @@
-"""C-MAPSS and CSV files become tables, and tables become windows with the right labels."""
+"""C-MAPSS and CSV files become tables, and tables become lives with the right labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import CMAPSS_COLUMNS, read_cmapss, read_cmapss_rul, read_csv_directory, windows
+from tocsin.models.rul.data import CMAPSS_COLUMNS, cmapss, lives, read_cmapss, read_cmapss_rul, read_csv_directory
 
 CONFIG = RulConfig(key="pump", key_type="string", order="hour", features=("a", "b"), window=3)
 
 
-def table(lives: dict[str, int]) -> pl.DataFrame:
-    rows = [(pump, float(h), h * 10.0, ord(pump)) for pump, life in lives.items() for h in range(1, life + 1)]
+def table(spans: dict[str, int]) -> pl.DataFrame:
+    rows = [(pump, float(h), h * 10.0, ord(pump)) for pump, life in spans.items() for h in range(1, life + 1)]
     return pl.DataFrame(rows, schema=["pump", "hour", "a", "b"], orient="row")
 
 
@@ -76,31 +76,36 @@ def test_a_true_rul_that_is_no_number_is_named(tmp_path: Path) -> None:
     assert read_cmapss_rul(tmp_path).tolist() == [112, 98]
 
 
-def test_windows_hold_consecutive_rows_of_one_key_and_count_down_to_failure() -> None:
+def test_lives_are_sorted_and_count_down_to_failure() -> None:
     shuffled = table({"A": 5, "B": 2, "C": 3}).sample(fraction=1, shuffle=True, seed=1)
-    cut = windows(shuffled, CONFIG)
-    # Windows of A end at hours 3, 4 and 5; B is too short; one window of C ends at hour 3.
-    assert cut.rul.tolist() == [2, 1, 0, 0]
-    assert cut.engine.tolist() == [0, 0, 0, 2]
-    batch = cut.batch(torch.tensor([1, 3]))
-    assert batch.dtype == torch.float32
-    assert batch[0].tolist() == [[20, 65], [30, 65], [40, 65]]
-    assert batch[1].tolist() == [[10, 67], [20, 67], [30, 67]]
-    assert cut.last().ends.tolist() == [4, 9]
+    known = lives(shuffled, CONFIG)
+    assert known.keys == ("A", "B", "C")
+    assert known.rul.tolist() == [4, 3, 2, 1, 0, 1, 0, 2, 1, 0]
+    assert known.rows[4].tolist() == [50, 65]
+    assert known.first.tolist() == [0, 5, 7]
+    assert known.last.tolist() == [4, 6, 9]
+    assert known.place.tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1, 2]
+    some = known.of(torch.tensor([2, 0]))
+    assert some.keys == ("A", "C")
+    assert some.engine.tolist() == [0] * 5 + [1] * 3
+    assert some.rows[-1].tolist() == [30, 67]
+    assert len(known.of(torch.tensor([], dtype=torch.int64))) == 0
 
 
 def test_labels_come_from_final_rul_or_from_a_column() -> None:
     truncated = table({"A": 4, "B": 3})
-    assert windows(truncated, CONFIG, final_rul=np.array([7.0, 50.0])).rul.tolist() == [8, 7, 50]
+    assert lives(truncated, CONFIG, final_rul=np.array([7.0, 50.0])).rul.tolist() == [10, 9, 8, 7, 52, 51, 50]
     with pytest.raises(ValueError, match="1 values for 2 keys"):
-        windows(truncated, CONFIG, final_rul=np.array([7.0]))
-    labelled = RulConfig(key="pump", key_type="string", order="hour", features=("b",), window=3, label="a")
-    assert windows(truncated, labelled).rul.tolist() == [30, 40, 30]
+        lives(truncated, CONFIG, final_rul=np.array([7.0]))
+    labelled = RulConfig(key="pump", key_type="string", order="hour", features=("b",), label="a")
+    assert lives(truncated, labelled).rul.tolist() == [10, 20, 30, 40, 10, 20, 30]
 
 
-def test_a_table_too_short_for_any_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="no key has 3 rows, the longest 2"):
-        windows(table({"A": 2}), CONFIG)
+def test_a_table_without_rows_and_an_unknown_subset_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected rows of at least one key, got none"):
+        lives(table({"A": 1}).clear(), CONFIG)
+    with pytest.raises(ValueError, match="subset FD005: expected one of FD001, FD002, FD003, FD004"):
+        cmapss("FD005")
 
 
 def test_csv_directory_reads_many_files_and_keeps_string_keys(tmp_path: Path) -> None:

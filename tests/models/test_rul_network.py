@@ -1,14 +1,16 @@
-"""The RUL network's shapes and the asymmetric loss."""
+"""The RUL networks: shapes, masks, gradients, and their losses."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
-from tocsin.models.rul.config import NetworkSize
-from tocsin.models.rul.network import RulNetwork, asymmetric_loss
+from tocsin.models.rul.config import NetworkSize, RulConfig
+from tocsin.models.rul.network import Inputs, RecurrentNetwork, asymmetric_loss, build, level_and_slope, rul_loss
 
 
 @pytest.mark.parametrize(("error", "expected"), [(-20.0, 3.66), (20.0, 6.39), (0.0, 0.0)])
@@ -37,12 +39,70 @@ def test_loss_and_gradient_stay_finite_and_alive_for_absurd_errors(error: float)
     assert predicted.grad.sign().item() == math.copysign(1, error)
 
 
-def test_network_returns_rul_and_attention_that_sums_to_one() -> None:
-    size = NetworkSize(conv=(4, 6), lstm=5, attention=3, head=(7, 4))
-    network = RulNetwork(channels=9, cap=125, size=size).eval()
-    rul, attention = network(torch.randn(3, 30, 9))
-    assert rul.shape == (3,)
-    assert attention.shape == (3, 30)
+KINDS = ("fading", "recurrent", "fusion")
+SIZE = NetworkSize(hidden=(8, 6), conv=(4, 6), lstm=4, attention=3, head=(7, 4))
+
+
+def config(kind: str, **more: Any) -> RulConfig:
+    return RulConfig(key="unit", order="cycle", features=("a", "b", "c"), model=kind, network=SIZE, **more)
+
+
+def inputs(kind: str, rows: Sequence[int] = (30, 12, 1)) -> Inputs:
+    """Random steps of lives with so many rows."""
+    shape = (len(rows), len(config(kind).steps), 3)
+    steps = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(shape[1]).flip(0) < torch.tensor(rows).unsqueeze(1)
+    if kind == "fading":
+        mask = torch.ones_like(mask)
+    return Inputs(
+        steps * mask.unsqueeze(-1), mask, torch.zeros_like(mask, dtype=torch.int64), torch.randn(len(rows), 2)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_predicts_a_rul_and_an_interval_around_it_and_learns_in_every_part(kind: str) -> None:
+    network = build(config(kind)).eval()
+    shares = network(inputs(kind))
+    assert shares.shape == (3, 3)
+    assert shares.isfinite().all()
+    assert (shares[:, 1:] >= 0).all()
+    shares.sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "fusion"])
+def test_the_rows_that_a_short_life_lacks_only_count_as_missing(kind: str) -> None:
+    network, given = build(config(kind)).eval(), inputs(kind, (12,))
+    level = level_and_slope(given)
+    torch.testing.assert_close(level[0, :3], given.steps[0, -12:].mean(0))
+    flat = given._replace(steps=given.mask.unsqueeze(-1) * torch.ones(1, 30, 3))
+    torch.testing.assert_close(level_and_slope(flat), torch.tensor([[1.0, 1, 1, 0, 0, 0]]), atol=1e-6, rtol=0)
+    assert network(given).isfinite().all()
+
+
+def test_the_attention_of_the_recurrent_network_sums_to_one_over_the_rows_that_are_there() -> None:
+    network = build(config("recurrent")).eval()
+    assert isinstance(network, RecurrentNetwork)
+    given = inputs("recurrent")
+    _, attention = network.attend(given)
     torch.testing.assert_close(attention.sum(1), torch.ones(3))
-    (rul.sum() + attention.square().sum()).backward()
-    assert all(p.grad is not None for p in network.parameters())
+    assert (attention[~given.mask] == 0).all()
+
+
+def test_the_interval_does_not_change_what_the_prediction_learns() -> None:
+    network = build(config("fading")).eval()
+    network(inputs("fading"))[:, 1:].sum().backward()
+    learned = [name for name, p in network.named_parameters() if p.grad is not None and bool(p.grad.any())]
+    assert learned and all("spread" in name for name in learned)
+
+
+def test_the_loss_of_the_interval_is_least_at_the_quantiles() -> None:
+    target = torch.linspace(0, 100, 1001)
+    shares = torch.stack([torch.full((1001,), 0.4), torch.zeros(1001), torch.zeros(1001)], dim=1)
+
+    def loss(below: float, above: float) -> float:
+        given = torch.stack([shares[:, 0], torch.full((1001,), below / 125), torch.full((1001,), above / 125)], dim=1)
+        return float(rul_loss(given, target, cap=125, asymmetry=0, coverage=0.9))
+
+    best = loss(45, 45)  # the 5 % and 95 % of 0..100, around 50
+    assert all(loss(45 + d, 45) > best and loss(45, 45 + d) > best for d in (-5, 5))

@@ -12,11 +12,12 @@ import torch
 
 from tocsin.models.champion import Registrar
 from tocsin.models.domain import Training
-from tocsin.models.rul.data import read_csv_directory, windows
+from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.data import lives, read_csv_directory
 from tocsin.models.rul.domain import Rul
-from tocsin.models.rul.evaluate import evaluate, predict
+from tocsin.models.rul.evaluate import evaluate
 from tocsin.models.rul.model import load
-from tocsin.models.rul.train import Epoch, Recipe, train
+from tocsin.models.rul.train import RECIPES, Recipe, train
 
 CHANNELS = [f"vibration{i}" for i in range(8)]
 TOML = f"""
@@ -24,19 +25,20 @@ key = "pump"
 key_type = "string"
 order = "hour"
 features = {CHANNELS}
+spans = [3, 10, 30]
 window = 12
 cap = 60
 warning = 30
 critical = 10
 
 [network]
+hidden = [16, 8]
 conv = [8, 8]
 lstm = 8
 attention = 8
 head = [8, 8]
-dropout = 0.1
 """
-RECIPE = Recipe(epochs=2, share=1.0, batch=16, learning_rate=1e-2, teachers=0, averaging=0.9)
+RECIPE = Recipe(epochs=3, batch=16, learning_rate=1e-2, folds=2, validation=0.25)
 
 
 @pytest.fixture
@@ -55,26 +57,32 @@ def pumps(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("teachers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_eight_channels_train_from_a_toml_file_and_load_again(pumps: Path, tmp_path: Path, teachers: int) -> None:
-    seen: list[Epoch] = []
-    recipe = replace(RECIPE, teachers=teachers)
+@pytest.mark.parametrize(("kind", "folds"), [("fading", 2), ("recurrent", 0), ("fusion", 0)])
+def test_eight_channels_train_from_a_toml_file_and_load_again(
+    pumps: Path, tmp_path: Path, kind: str, folds: int
+) -> None:
+    seen: list[tuple[int, int, float]] = []
+    config = replace(RulConfig.from_toml(tmp_path / "pumps.toml"), model=kind)
+    recipe = replace(RECIPE, folds=folds)
     trained = train(
-        data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=recipe, progress=seen.append
+        data=pumps, out=tmp_path / "out", config=config, recipe=recipe, progress=lambda *step: seen.append(step)
     )
-    assert seen == trained.curve
-    assert [line.epoch for line in seen] == [0, 1]
-    assert seen[1].rmse < seen[0].rmse
+    total = recipe.epochs * (1 + folds)
+    assert [step[:2] for step in seen] == [(done + 1, total) for done in range(total)]
+    assert [epoch.rmse for epoch in trained.curve] == [step[2] for step in seen[: recipe.epochs]]
+    assert trained.curve[-1].loss < trained.curve[0].loss
+    assert trained.rmse == trained.figures["validation_rmse"]
+    assert ("folds_coverage" in trained.figures) is bool(folds)
 
     model = load(tmp_path / "out", device="cpu")
-    cut = windows(read_csv_directory(pumps, model.config), model.config)
-    predicted = predict(model, cut)
-    assert torch.equal(predicted, predict(trained.model, cut))
-    new, worn = predicted[cut.rul >= 60].mean(), predicted[cut.rul < 5].mean()
+    known = lives(read_csv_directory(pumps, model.config), model.config)
+    predicted = model.predict(known)["rul"]
+    assert torch.equal(predicted, trained.model.predict(known)["rul"])
+    new, worn = predicted[known.rul >= 60].mean(), predicted[known.rul < 5].mean()
     assert worn + 20 < new <= 60
     figures = evaluate(data=pumps, model=model, csv=True)
-    assert figures["engines"] == 8
-    assert figures["windows"] == len(cut)
+    assert (figures["engines"], figures["rows"], figures["short"]) == (8, len(known), 0)
+    assert figures["out_of_domain"] < 0.1
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Path, tmp_path: Path) -> None:
@@ -87,10 +95,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(pumps: Pat
     assert weights(1) != weights(2)
 
 
-def test_training_stops_when_validation_no_longer_improves(pumps: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=9, share=0.1, learning_rate=0.0, teachers=0, averaging=0.0, patience=2)  # nothing is learned
-    trained = train(data=pumps, out=tmp_path / "out", config=tmp_path / "pumps.toml", recipe=recipe)
-    assert len(trained.curve) < 9
+def test_without_held_out_keys_the_folds_give_the_figures(pumps: Path, tmp_path: Path) -> None:
+    trained = train(data=pumps, config=tmp_path / "pumps.toml", recipe=replace(RECIPE, validation=0.0))
+    assert trained.rmse == trained.figures["folds_rmse"]
+    assert trained.validation.table.is_empty()
+    with pytest.raises(ValueError, match="folds=9 of 8 keys"):
+        train(data=pumps, config=tmp_path / "pumps.toml", recipe=replace(RECIPE, validation=0.0, folds=9))
 
 
 def test_holding_out_every_key_or_none_is_refused(pumps: Path, tmp_path: Path) -> None:
@@ -109,9 +119,9 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(
 ) -> None:
     import mlflow
 
-    monkeypatch.setattr("tocsin.models.rul.train.Recipe", lambda: RECIPE)
+    monkeypatch.setitem(RECIPES, "fading", replace(RECIPE, epochs=8))
     registrar = Registrar(tracking_uri)
-    for seed in (0, 1):
+    for seed in (1, 0):
         request = Training(
             [str(pumps)], "rul", tmp_path / "out", [seed], registrar, rich.progress.Progress(disable=True)
         )
@@ -122,14 +132,15 @@ def test_a_run_is_recorded_and_its_model_registered_as_champion(
     assert str(champion.version) == trained.registered.version
     run = client.get_run(champion.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params["seed"] == "1"
+    assert run.data.params["seed"] == "0"
     curve = client.get_metric_history(champion.run_id, "validation_rmse")
-    assert [m.step for m in curve] == [0, 1]
-    assert min(m.value for m in curve) == trained.seeds[0]["validation_rmse"]
+    assert [m.step for m in curve] == [*range(9)]  # each epoch, then the kept network
+    assert curve[-1].value == trained.seeds[0]["validation_rmse"]
     local = mlflow.artifacts.download_artifacts(
         client.get_model_version_download_uri("rul", champion.version),
         tracking_uri=tracking_uri,
         dst_path=str(tmp_path / "dl"),
     )
-    batch = torch.randn(3, 12, 8)
-    assert torch.equal(load(Path(local), "cpu")(batch)["rul"], load(tmp_path / "out", "cpu")(batch)["rul"])
+    model = load(Path(local), "cpu")
+    table = read_csv_directory(pumps, model.config)
+    assert model.judge(table).equals(load(tmp_path / "out", "cpu").judge(table))

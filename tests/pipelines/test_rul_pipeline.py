@@ -1,4 +1,4 @@
-"""The RUL pipeline over a fleet that wears out: windows, columns, alerts at two levels."""
+"""The RUL pipeline over a fleet that wears out: what it remembers, columns, alerts at two levels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import pytest
 import torch
 from kafka.consumer.fetcher import ConsumerRecord
 
+from tests.models.test_rul_model import small, table
+from tests.models.test_rul_network import KINDS
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import read_csv_directory
-from tocsin.models.rul.model import FD001, RulModel, build, load
+from tocsin.models.rul.model import FD001, Parts, RulModel, load
 from tocsin.models.rul.simulation import fleet
 from tocsin.pipelines.rul import pipeline
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
@@ -29,7 +31,6 @@ from tocsin.pipelines.runtime.formats.codec import Codec
 from tocsin.pipelines.runtime.kafka import feeder
 
 SHIPPED = Model(FD001, "rul/1", "cpu")
-WINDOW = 30
 
 
 @cache
@@ -43,28 +44,26 @@ def _judged() -> tuple[pl.DataFrame, list[Alert]]:
     return replay(pipeline({}, SHIPPED), _lives().to_arrow())
 
 
-def test_every_reading_from_the_thirtieth_on_has_a_rul_and_where_the_model_looked() -> None:
+def test_every_reading_has_a_rul_in_its_interval_and_an_explanation() -> None:
     frame, _ = _judged()
-    expected = _lives().filter(pl.col("cycle") >= WINDOW).select("unit", "cycle")
-    assert frame.select("unit", "cycle").equals(expected)
-    assert frame["key"].to_list() == [str(u) for u in expected["unit"]]
+    assert frame.select("unit", "cycle").equals(_lives().select("unit", "cycle"))
+    assert frame["key"].to_list() == [str(u) for u in _lives()["unit"]]
     assert frame["model_version"].unique().to_list() == ["rul/1"]
-    attention = np.array(frame["attention"].to_list())
-    assert attention.shape == (len(frame), WINDOW)
-    assert attention.min() >= 0 and attention.sum(1) == pytest.approx(1, abs=1e-4)
-    assert frame["rul"].is_between(0, 125).all()
+    config = load(FD001, device="cpu").config
+    assert frame["explanation"].list.len().unique().to_list() == [len(config.steps) * len(config.features)]
+    assert frame["rul"].is_between(frame["rul_low"], frame["rul_high"]).all()
+    assert frame["rul_low"].min() >= 0 and frame["rul_high"].max() <= 125
+    assert frame["in_domain"].mean() > 0.95
 
 
-def test_a_judgement_is_the_models_own_on_the_engines_last_thirty_readings() -> None:
+def test_a_judgement_is_the_models_own_on_the_engines_whole_life() -> None:
     frame, _ = _judged()
     model = load(FD001, device="cpu")
-    for unit, cycle in ((1, 30), (2, 77), (3, 120)):
-        life = _lives().filter(unit=unit).sort("cycle")
-        window = life.select(model.config.features).to_numpy()[cycle - WINDOW : cycle]
-        expected = model(torch.tensor(window, dtype=torch.float32)[None])
-        row = frame.row(by_predicate=(pl.col("unit") == unit) & (pl.col("cycle") == cycle), named=True)
-        assert row["rul"] == pytest.approx(float(expected["rul"]), abs=1e-3)
-        assert row["attention"] == pytest.approx(expected["attention"][0].tolist(), abs=1e-4)
+    expected = model.judge(_lives())
+    found = frame.sort("unit", "cycle")
+    for column in ("rul", "rul_low", "rul_high"):
+        np.testing.assert_allclose(found[column], expected[column], atol=5e-2)
+    assert found["in_domain"].equals(expected["in_domain"])
 
 
 def test_any_split_in_time_gives_the_same_table_and_alerts() -> None:
@@ -73,11 +72,44 @@ def test_any_split_in_time_gives_the_same_table_and_alerts() -> None:
     rng = np.random.default_rng(1)
     cuts = np.sort(rng.choice(len(table), 40, replace=False))
     split, others = replay(pipeline({}, SHIPPED), table, splits=np.diff([0, *cuts, len(table)]).tolist())
-    assert whole.select("unit", "cycle", "offset").equals(split.select("unit", "cycle", "offset"))
-    for column in ("rul", "attention"):
-        one, other = (np.array(f[column].to_list()) for f in (whole, split))
-        np.testing.assert_allclose(one, other, atol=1e-3 if column == "rul" else 1e-4)
+    assert whole.select("unit", "cycle", "offset", "in_domain").equals(
+        split.select("unit", "cycle", "offset", "in_domain")
+    )
+    for column in ("rul", "rul_low", "rul_high"):
+        np.testing.assert_allclose(whole[column], split[column], atol=1e-3)
     assert [a.id for a in alerts] == [a.id for a in others]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_model_judges_a_stream_as_it_judges_a_table(tmp_path: Path, kind: str) -> None:
+    model = small(kind)
+    model.save(tmp_path)
+    frame, _ = replay(pipeline({}, Model(tmp_path, "rul/1", "cpu")), table().sort("cycle", "unit").to_arrow())
+    expected = model.judge(table())
+    found = frame.sort("unit", "cycle")
+    for column in ("rul", "rul_low", "rul_high"):
+        np.testing.assert_allclose(found[column], expected[column], atol=5e-2)
+    assert found["in_domain"].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_counter_that_restarts_begins_a_new_life(tmp_path: Path, kind: str) -> None:
+    model = small(kind)
+    model.save(tmp_path)
+    life = table(units=1)
+    twice = pl.concat([life, life.with_columns(b=pl.col("b") + 1e-4)])
+    frame, _ = replay(pipeline({"restart": 3}, Model(tmp_path, "rul/1", "cpu")), twice.to_arrow())
+    assert len(frame) == 80
+    np.testing.assert_allclose(frame["rul"][40:], model.judge(twice[40:])["rul"], atol=5e-2)
+
+
+def test_readings_of_a_foreign_engine_are_named_and_ring() -> None:
+    foreign = _lives().filter(unit=1).with_columns(setting1=pl.lit(35.0), s2=pl.col("s2") - 90)
+    frame, alerts = replay(pipeline({}, SHIPPED), foreign.to_arrow())
+    assert not frame["in_domain"].any()
+    assert (frame["rul_low"] == 0).all() and (frame["rul_high"] == 125).all()
+    (alert,) = [a for a in alerts if a.rule == "out_of_domain"]
+    assert (alert.transition, alert.data["cycle"]) == ("raised", 10)
 
 
 def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alert_obeys_its_hysteresis() -> None:
@@ -85,7 +117,8 @@ def test_an_engine_that_wears_out_rings_at_both_levels_and_each_alert_obeys_its_
     rang = defaultdict(list)
     for a in alerts:
         rang[int(a.key), a.rule].append((a.transition, a.data["cycle"]))
-        assert set(a.data) == {"topic", "partition", "offset", "row", "model_version", "unit", "cycle", "rul"}
+        identity = {"topic", "partition", "offset", "row", "model_version"}
+        assert set(a.data) == identity | {"unit", "cycle", "rul", "rul_low", "rul_high"}
         assert a.severity == a.rule
     config = load(FD001, device="cpu").config
     for unit in (1, 2, 3):
@@ -113,19 +146,8 @@ def test_readings_out_of_order_or_repeated_do_not_enter_a_window() -> None:
 
 def test_eight_channels_of_a_pump_run_by_its_models_config_alone(tmp_path: Path) -> None:
     channels = tuple(f"vibration{i}" for i in range(8))
-    config = RulConfig(
-        key="pump",
-        key_type="string",
-        order="hour",
-        features=channels,
-        window=4,
-        cap=50,
-        warning=40,
-        critical=10,
-        mean=(0.0,) * 8,
-        scale=(1.0,) * 8,
-    )
-    RulModel(config, build(config), torch.device("cpu")).save(tmp_path)
+    config = RulConfig(key="pump", key_type="string", order="hour", features=channels, cap=50, warning=40, critical=10)
+    RulModel(config, Parts(config), torch.device("cpu")).save(tmp_path)
     made = pipeline({"topic": "sensors.pumps", "name": "pumps"}, Model(tmp_path, "pumps/1", "cpu"))
     assert (made.name, made.topic, made.key, made.schema.names[:2]) == (
         "pumps",
@@ -138,8 +160,8 @@ def test_eight_channels_of_a_pump_run_by_its_models_config_alone(tmp_path: Path)
         {"pump": ["a", "b"] * 10, "hour": [i // 2 for i in range(20)]} | dict(zip(channels, values.T, strict=True))
     )
     frame, _ = replay(made, table)
-    assert frame["pump"].to_list() == ["a", "b"] * 7
-    assert np.array(frame["attention"].to_list()).sum(1) == pytest.approx(1, abs=1e-4)
+    assert frame["pump"].to_list() == ["a", "b"] * 10
+    assert frame["rul"].is_between(0, 50).all()
 
 
 @pytest.mark.parametrize("format", ["json", "arrow"])
@@ -147,17 +169,8 @@ def test_eight_channels_of_a_pump_run_by_its_models_config_alone(tmp_path: Path)
 def test_what_trains_is_fed_and_judged_with_the_same_types(
     tmp_path: Path, format: str, order_type: str, hours: str
 ) -> None:
-    config = RulConfig(
-        key="pump",
-        key_type="string",
-        order="hour",
-        order_type=order_type,
-        features=("v1",),
-        window=2,
-        mean=(0.0,),
-        scale=(1.0,),
-    )
-    RulModel(config, build(config), torch.device("cpu")).save(tmp_path / "model")
+    config = RulConfig(key="pump", key_type="string", order="hour", order_type=order_type, features=("v1",))
+    RulModel(config, Parts(config), torch.device("cpu")).save(tmp_path / "model")
     (tmp_path / "p.csv").write_text("pump,hour,v1\n" + "".join(f"7,{hours.format(h)},{h / 4}\n" for h in range(1, 9)))
     made = pipeline({"name": "pumps"}, Model(tmp_path / "model", "pumps/1", "cpu"))
     table = read_csv_directory(tmp_path, RulConfig.load(tmp_path / "model"))
@@ -172,19 +185,31 @@ def test_what_trains_is_fed_and_judged_with_the_same_types(
     read, letters = Codec(topic="t", schema=made.schema).decode(records)
     assert letters == []
     frame, _ = replay(made, pa.Table.from_batches([read]))
-    assert frame.select("pump", "hour").rows() == table.select("pump", "hour").rows()[1:]
+    assert frame.select("pump", "hour").rows() == table.select("pump", "hour").rows()
     assert frame["rul"].is_finite().all()
 
 
 def test_options_change_levels_and_steps() -> None:
     made = pipeline({"warning": 100, "critical": 99.5, "hysteresis": 1, "hold": 3}, SHIPPED)
-    assert [r.hold for r in made.rules] == [3, 3]
+    assert [r.hold for r in made.rules] == [3, 3, 10]
     _, alerts = replay(made, _lives().to_arrow())
     frame, _ = _judged()
     first = next(a for a in alerts if a.rule == "warning")
     low = frame.filter(unit=int(first.key))["rul"].to_numpy() < 100
     third = next(i for i in range(2, len(low)) if low[i - 2 : i + 1].all())
-    assert first.data["cycle"] == WINDOW + third
+    assert first.data["cycle"] == 1 + third
+
+
+def test_the_levels_may_apply_to_the_lower_end_of_the_interval() -> None:
+    frame, alerts = replay(pipeline({"by": "rul_low"}, SHIPPED), _lives().to_arrow())
+    _, usual = _judged()
+    rang, later = (
+        {(a.key, a.rule): a.data["cycle"] for a in reversed(each) if a.transition == "raised"}
+        for each in (alerts, usual)
+    )
+    assert all(rang[place] <= cycle for place, cycle in later.items()) and rang != later
+    first = frame.filter(unit=1).filter(pl.col("rul_low") < 50)["cycle"][0]
+    assert rang["1", "warning"] == first
 
 
 @pytest.mark.parametrize(
@@ -196,6 +221,7 @@ def test_options_change_levels_and_steps() -> None:
         ({"hysteresis": -5}, "rul.hysteresis: expected greater than or equal to 0, got -5"),
         ({"hold": "2 rows"}, "rul.hold: expected a valid integer, got '2 rows'"),
         ({"hold": 0}, "rul.hold: expected greater than or equal to 1, got 0"),
+        ({"by": "rul_high"}, "rul.by: expected 'rul' or 'rul_low', got 'rul_high'"),
         ({"name": "rul/eu"}, "expected a name of letters"),
     ],
 )
@@ -216,7 +242,7 @@ def _model(folder: Path, *, config: str | None = None, weights: bytes | None = N
 
 def test_a_model_that_is_none_is_refused_in_one_line(tmp_path: Path) -> None:
     wider = json.loads((FD001 / "config.json").read_text())
-    wider["network"]["lstm"] *= 2
+    wider["network"]["hidden"][0] *= 2
     broken: list[Model | None] = [None, Model(tmp_path / "nowhere", "rul/7", "cpu")]
     for i, files in enumerate([{"config": "{}"}, {"config": json.dumps(wider)}, {"weights": b"cut short"}]):
         (tmp_path / str(i)).mkdir()

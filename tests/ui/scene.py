@@ -18,7 +18,8 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.kafka.redelivery import PublishedDeadLetter
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
-ENGINES, WINDOW = 1000, 30
+ENGINES, WINDOW, STEPS = 1000, 12, 2
+SENSORS = ("s2", "s11", "s14")
 
 
 def rows(pipeline: str, key: str, columns: dict[str, Any], *, every: timedelta, partition: int = 0) -> pl.DataFrame:
@@ -51,10 +52,19 @@ def describe(lake: Path, table: str, **columns: dict[str, str]) -> None:
 
 def engine(key: str, cycles: int = 3, left: float = 90.0) -> pl.DataFrame:
     """The rows of an engine that wears out."""
-    focus = [[math.exp(-((j - 29 + i % 12) ** 2) / 20) / 7 for j in range(WINDOW)] for i in range(cycles)]
     rul = [max(left + (cycles - i) * 0.3 + 2 * math.sin(i), 0) for i in range(cycles)]
-    columns = {"unit": [int(key)] * cycles, "cycle": [*range(cycles)], "rul": rul, "attention": focus}
-    return rows("rul", key, columns, every=timedelta(seconds=30)).with_columns(pl.col("rul").cast(pl.Float32))
+    moved = [[round(9 - s * step - r / 20) for step in range(STEPS) for s in range(len(SENSORS))] for r in rul]
+    columns = {
+        "unit": [int(key)] * cycles,
+        "cycle": [*range(cycles)],
+        "rul": rul,
+        "rul_low": [0.8 * r for r in rul],
+        "rul_high": [r + 8 for r in rul],
+        "explanation": moved,
+    }
+    floats = pl.col("rul", "rul_low", "rul_high").cast(pl.Float32)
+    whole = rows("rul", key, columns, every=timedelta(seconds=30))
+    return whole.with_columns(floats, pl.col("explanation").cast(pl.List(pl.Int8)))
 
 
 def room(key: str, minutes: int = 240) -> pl.DataFrame:
@@ -65,6 +75,7 @@ def room(key: str, minutes: int = 240) -> pl.DataFrame:
         "probability": [0.93 if t else 0.06 for t in there],
         "occupied": there,
         "scheduled": [i < 180 for i in range(minutes)],
+        "attention": [[math.exp(-((j - 9 + i % 5) ** 2) / 6) / 4 for j in range(WINDOW)] for i in range(minutes)],
         "co2": [480.0 + (500 if t else 60) * math.sin(i / 40) ** 2 for i, t in enumerate(there)],
     }
     return rows("occupancy", key, columns, every=timedelta(minutes=1))
@@ -93,6 +104,9 @@ def build_lake(lake: Path, engines: int = ENGINES) -> None:
         "rul",
         pl.concat([engine("7", 400, 12.0), *(engine(str(n), 1, n % 120) for n in range(8, 8 + engines - 1))]),
     )
+    unit = {"unit": "cycle"}
+    describe(lake, "rul", rul={**unit, "axis": "rul"}, rul_low=unit, rul_high=unit)
+    describe(lake, "rul", explanation={"steps": "2,older", "sensors": ",".join(SENSORS), "unit": "cap / 1000"})
     commit(lake, "occupancy", room("atrium"))
     describe(lake, "occupancy", probability={"axis": "probability"}, co2={"axis": "co2", "unit": "ppm"})
     describe(lake, "occupancy", occupied={"axis": "people"}, scheduled={"axis": "people"})

@@ -165,9 +165,9 @@ def test_a_thousand_assets_are_drawn_only_where_a_person_looks(person: Person) -
     assert person.errors() == []
 
 
-def test_an_asset_has_curves_attention_and_frames(person: Person) -> None:
+def test_an_asset_has_curves_an_explanation_attention_and_frames(person: Person) -> None:
     person.open("/asset?pipeline=rul&key=7")
-    person.sees("Attention")
+    person.sees("Explanation")
     person.browser.set_window_size(1280, 1300)
     person.waits(
         lambda: len(person.browser.find_elements(By.CSS_SELECTOR, ".nicegui-echart svg, .nicegui-echart canvas")) >= 2,
@@ -175,6 +175,8 @@ def test_an_asset_has_curves_attention_and_frames(person: Person) -> None:
     )
     time.sleep(0.5)
     person.pictures("engine")
+    person.open("/asset?pipeline=occupancy&key=atrium")
+    person.sees("Attention")
     person.theme(dark=True)
     person.open("/asset?pipeline=surprise&key=rov")
     person.sees("Last kept frames")

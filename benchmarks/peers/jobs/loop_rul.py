@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tocsin.models.rul.model import load
+from benchmarks.network import Recurrent
 
 LENGTH, BATCH = 30, 512
 
@@ -18,8 +18,8 @@ class Ruls:
     def __init__(self):
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-        self._model = load(device="cpu")
-        self._features = list(self._model.config.features)
+        self._model = Recurrent()
+        self._features = list(self._model.features)
         self._tails = None
 
     def __call__(self, frame):

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from polars.exceptions import PolarsError
 from pyarrow import fs
 
+from tocsin.pipelines.runtime.admin.preflight import Concern
 from tocsin.pipelines.runtime.control.desired_state import last_stored
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
@@ -33,6 +35,8 @@ from tocsin.pipelines.runtime.lake.delta import PARTITION, absent, delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 
+FOREIGN = 0.05
+"""Share of rows unlike the training data that is a concern."""
 SPACE = 10**9
 """Bytes that must be free."""
 
@@ -170,6 +174,21 @@ class LakeTable:
                     "none; restore that folder from a backup or from the registry"
                 )
         return ", ".join(f"shard {shard} at {checkpoint_name(c)}" for shard, c in found) or "no checkpoint yet"
+
+    def domain(self) -> str:
+        """Check that the newest day's results are of readings like the training data, where the model says so."""
+        table = self._table()
+        if table is None or "in_domain" not in [field.name for field in table.schema().fields]:
+            return "not judged"
+        rows = self._lake.scan(self._name)
+        newest = rows.filter(pl.col("event_date") == pl.col("event_date").max()).select("in_domain").collect()
+        foreign = int((~newest["in_domain"]).sum())
+        if foreign > FOREIGN * len(newest):
+            raise Concern(
+                f"results of {self._name}: expected readings like the model's training data, got {foreign:,} others of the "
+                f"newest day's {len(newest):,}; compare units and sensors with the training data, or train a model on such readings"
+            )
+        return f"{foreign:,} of the newest day's {len(newest):,} rows are unlike the training data"
 
     def orders(self) -> str:
         """Check that the stored desired state can be read."""

@@ -1,10 +1,11 @@
-"""The result columns that people watch: their units, the axes they are drawn on, and the levels at which rules raise alerts."""
+"""The result columns that people watch: their units, axes and explanations, and the levels at which rules raise alerts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
@@ -17,6 +18,8 @@ STEP = 1e-3
 @dataclass(frozen=True)
 class Curve:
     """A result column over time, as the metadata of its field declares it.
+
+    If the table has columns with its name and `_low` and `_high`, they are the ends of an interval around it.
 
     Args:
         unit: of its values, such as "ppm"; "": none.
@@ -36,6 +39,34 @@ class Curve:
     def label(self) -> str:
         """The name with its unit, for an axis."""
         return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A result column of lists that say how much each sensor at each step moved the result, step by step.
+
+    Args:
+        steps, sensors: their names, as the metadata of the column's field declare them.
+        unit: of the values.
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    sensors: tuple[str, ...]
+    unit: str = ""
+
+    @classmethod
+    def of(cls, name: str, metadata: Mapping[str, object]) -> Explanation | None:
+        """A column by its field's metadata; None if it is not one."""
+        steps, sensors = (tuple(str(metadata.get(part, "")).split(",")) for part in ("steps", "sensors"))
+        return cls(name, steps, sensors, str(metadata.get("unit", ""))) if all((*steps, *sensors)) else None
+
+    def by_sensor(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Sum over the steps: `event_time`, and a column for each sensor. Rows without it are left out."""
+        size = len(self.steps) * len(self.sensors)
+        known = rows.filter(pl.col(self.name).list.len() == size)
+        values = np.array(known[self.name].to_list(), np.float64).reshape(-1, len(self.steps), len(self.sensors)).sum(1)
+        return pl.DataFrame({"event_time": known["event_time"], **dict(zip(self.sensors, values.T, strict=True))})
 
 
 def levels(rule: AlertRule) -> dict[str, list[float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,28 @@ class Infer(Stage):
     """Runs a model on each row; its outputs become columns.
 
     Args:
-        model: `tensor [B, ...] -> {name: [B] or [B, T] tensor}`; called with at most `batch` rows.
-        tensor: the tensor of `Rows` that the model reads.
+        model: tensors `[B, ...]` -> `{name: [B] or [B, T] tensor}`; called with at most `batch` rows.
+        tensor: the tensor of `Rows` that the model reads; several names are its arguments, in their order.
     """
 
     def __init__(
-        self, model: Callable[[Tensor], Mapping[str, Tensor]], *, tensor: str = "window", batch: int = 512
+        self,
+        model: Callable[..., Mapping[str, Tensor]],
+        *,
+        tensor: str | Sequence[str] = "window",
+        batch: int = 512,
     ) -> None:
-        self._model, self._tensor, self._batch = model, tensor, batch
+        self._model, self._batch = model, batch
+        self._tensors = (tensor,) if isinstance(tensor, str) else tuple(tensor)
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        outputs = _batched(self._model, rows.tensors[self._tensor], self._batch)
-        return rows.with_columns({name: _arrow(t) for name, t in outputs.items()})
+        return rows.with_columns({name: _arrow(t) for name, t in self._outputs(rows).items()})
+
+    def _outputs(self, rows: Rows) -> dict[str, Tensor]:
+        """Run the model over rows, at most `batch` of them at once."""
+        given = (rows.tensors[name].split(self._batch) for name in self._tensors)
+        parts = [self._model(*chunks) for chunks in zip(*given, strict=True)]
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
 
 
 class Encode(Infer):
@@ -41,13 +51,7 @@ class Encode(Infer):
         super().__init__(model, tensor=tensor, batch=batch)
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        return rows.with_tensors(**_batched(self._model, rows.tensors[self._tensor], self._batch))
-
-
-def _batched(model: Callable[[Tensor], Mapping[str, Tensor]], rows: Tensor, batch: int) -> dict[str, Tensor]:
-    """Run a model over rows, at most `batch` of them at once."""
-    parts = [model(chunk) for chunk in rows.split(batch)]
-    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        return rows.with_tensors(**self._outputs(rows))
 
 
 def _arrow(tensor: Tensor) -> pa.Array:

@@ -16,21 +16,29 @@ from tocsin.pipelines.runtime.stages.positions import positions
 
 
 class SlidingWindow(Stage):
-    """Passes each row on with a window of its key's last `length` rows. A row with fewer rows so far is not passed on.
+    """Passes each row on with a window of its key's last `length` rows; one with fewer rows so far is passed on only if `padded`.
 
     Passes on `tensors[name]`: `[B, length, len(columns)]` float32, oldest first. A row with a number that float32 cannot hold
     becomes a dead letter: as infinity it would spoil every window that it is in.
 
     Args:
         counter: a column that `Reorder` lets restart; no window reaches back across a restart. None: there is none.
+        padded: pass on every row; NaN stands for the rows that its window lacks.
     """
 
     stored_as = "Last"
 
     def __init__(
-        self, length: int, columns: Sequence[str], *, name: str = "window", counter: str | None = None
+        self,
+        length: int,
+        columns: Sequence[str],
+        *,
+        name: str = "window",
+        counter: str | None = None,
+        padded: bool = False,
     ) -> None:
         self._length, self._columns, self._name, self._counter = length, tuple(columns), name, counter
+        self._padded = padded
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -58,14 +66,17 @@ class SlidingWindow(Stage):
             before -= self._before_restart(positions(rows.table.column(self._counter))[g.order], g, before, state)
         count = before[g.starts + g.lengths - 1] + 1
         ring_buffer.replace(g.slots, layout.index_select(0, newest.flatten()).unflatten(0, newest.shape), count)
-        is_full = before >= past
-        chosen, order = g.order[is_full].sort()
-        starts = at_row[is_full][order] - past
+        is_passed = torch.ones_like(before, dtype=torch.bool) if self._padded else before >= past
+        chosen, order = g.order[is_passed].sort()
+        starts = at_row[is_passed][order] - past
         windows = (
             layout.unfold(0, self._length, 1).transpose(1, 2).index_select(0, starts)
             if len(starts)
             else layout.new_empty(0, self._length, width)
         )
+        if self._padded:
+            is_there = torch.arange(past, -1, -1) <= before[order].unsqueeze(1)
+            windows = windows.masked_fill(~is_there.unsqueeze(-1), torch.nan)
         return rows.take(chosen).with_tensors(**{self._name: windows})
 
     def _before_restart(self, counter: Tensor, g: Groups, before: Tensor, state: Stores) -> Tensor:

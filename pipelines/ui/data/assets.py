@@ -14,7 +14,7 @@ import polars as pl
 from tocsin.pipelines.query import results, tables
 from tocsin.pipelines.runtime import Unavailable
 from tocsin.pipelines.runtime.control.deployment import ALERTS
-from tocsin.pipelines.runtime.declare.curves import Curve
+from tocsin.pipelines.runtime.declare.curves import Curve, Explanation
 from tocsin.pipelines.runtime.lake.delta import delta_table
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
@@ -37,11 +37,13 @@ class History:
         rows: all columns, by time; thinned, keeping the extremes of `main`.
         curves: the columns that can be drawn, see `curves`.
         total: rows before thinning.
+        explanation: the column that explains the results; None: there is none.
     """
 
     rows: pl.DataFrame
     curves: Sequence[Curve]
     total: int
+    explanation: Explanation | None = None
 
     @property
     def main(self) -> str:
@@ -90,10 +92,7 @@ class Assets:
             Unavailable: the table does not exist yet.
         """
         self._check(pipeline)
-        if (table := delta_table(self._lake, pipeline)) is None:
-            return []
-        fields = table.schema().fields
-        return curves(pl.Schema(table.schema()), {field.name: field.metadata for field in fields})
+        return curves(*self._declared(pipeline))
 
     def history(self, pipeline: str, key: str, *, since: datetime | None = None, points: int = POINTS) -> History:
         """An asset's rows.
@@ -115,8 +114,18 @@ class Assets:
         else:
             rows = rows.filter(pl.col("event_date") >= since.strftime("%Y-%m-%d"), pl.col("event_time") >= since)
         frame = rows.sort("event_time", "partition", "offset", "row").collect()
-        known = [curve for curve in self.curves(pipeline) if curve.name in frame.columns]
-        return History(thinned(frame, main_column(known), points), known, frame.height)
+        schema, metadata = self._declared(pipeline)
+        known = [curve for curve in curves(schema, metadata) if curve.name in frame.columns]
+        explained = (Explanation.of(name, each) for name, each in metadata.items() if name in frame.columns)
+        explanation = next((each for each in explained if each), None)
+        return History(thinned(frame, main_column(known), points), known, frame.height, explanation)
+
+    def _declared(self, pipeline: str) -> tuple[pl.Schema, dict[str, dict[str, object]]]:
+        """The columns of a table, and the metadata of each."""
+        if (table := delta_table(self._lake, pipeline)) is None:
+            return pl.Schema(), {}
+        schema = table.schema()
+        return pl.Schema(schema), {field.name: field.metadata for field in schema.fields}
 
     def frame(self, path: str) -> bytes | None:
         """A kept frame, by a path of the column `frame`; None: it has expired, or the path leads elsewhere."""

@@ -1,4 +1,4 @@
-"""Asset: one engine, room or camera: its curves, its attention, its kept frames, and its alerts."""
+"""Asset: one engine, room or camera: its curves, attention or explanation, kept frames, and alerts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from urllib.parse import quote
 import polars as pl
 from nicegui import run, ui
 
-from tocsin.pipelines.ui.charts import curve, heat_map
+from tocsin.pipelines.ui.charts import attention_map, curve, explanation_map
 from tocsin.pipelines.ui.components import SIGNS, attempt, described, heading, look_again, number, page, utc
-from tocsin.pipelines.ui.data.assets import IDENTITY, History, around, frames, heat
+from tocsin.pipelines.ui.data.assets import HEAT_ROWS, IDENTITY, History, around, frames, heat
 from tocsin.pipelines.ui.data.board import AlertState, evidence
 from tocsin.pipelines.ui.sources import Sources
 
@@ -49,6 +49,7 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
     problem = ui.label("").classes("problem").props('role="status"')
     charts: dict[str, ui.echart] = {}
     attention: ui.echart | None = None
+    explained: ui.echart | None = None
     if by_name:
 
         def draw(name: str, rows: pl.DataFrame) -> None:
@@ -71,8 +72,13 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
 
     if "attention" in rows.columns:
         heading("Attention: which readings of its window each row looked at")
-        attention = ui.echart(heat_map(*heat(rows))).classes("chart")
+        attention = ui.echart(attention_map(*heat(rows))).classes("chart")
         described(attention, "Attention of the last rows over the readings of their windows", "img")
+    if history.explanation:
+        unit = f" [{history.explanation.unit}]" if history.explanation.unit else ""
+        heading(f"Explanation: how much each sensor added to the result or took from it{unit}")
+        explained = ui.echart(explanation_map(_explained(history))).classes("chart")
+        described(explained, "How much each sensor moved the results of the last rows", "img")
     pictures = ui.element("div")
     if "frame" in rows.columns:
         await _pictures(sources, pictures, history, known)
@@ -111,11 +117,20 @@ async def _draw(sources: Sources, pipeline: str, key: str, history: History) -> 
             chart.options.update(curve(now.rows, by_name[name], alerts=known))
             chart.update()
         if attention:
-            attention.options.update(heat_map(*heat(now.rows)))
+            attention.options.update(attention_map(*heat(now.rows)))
             attention.update()
+        if explained:
+            explained.options.update(explanation_map(_explained(now)))
+            explained.update()
 
     show(history)
     ui.timer(EVERY_S, look)
+
+
+def _explained(history: History) -> pl.DataFrame:
+    """How much each sensor moved the last rows' results."""
+    assert history.explanation
+    return history.explanation.by_sensor(history.rows.tail(HEAT_ROWS))
 
 
 def _facts(row: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tests.ui import scene
-from tocsin.pipelines.runtime.declare.curves import Curve
+from tocsin.pipelines.runtime.declare.curves import Curve, Explanation
 from tocsin.pipelines.runtime.declare.errors import Unavailable
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.ui.data.assets import Assets, around, curves, frames, heat, main_column, thinned
@@ -55,8 +55,8 @@ def test_only_a_table_of_the_lake_is_read(assets: Assets, folder: Path, name: st
 
 def test_a_history_is_one_assets_by_time(assets: Assets) -> None:
     history = assets.history("rul", "7")
-    assert (history.total, history.main, history.drawn) == (400, "rul", [Curve("rul", axis="rul")])
-    assert [curve.name for curve in history.curves] == ["rul", "unit", "cycle"]
+    assert (history.total, history.main, history.drawn) == (400, "rul", [Curve("rul", "cycle", "rul")])
+    assert [curve.name for curve in history.curves] == ["rul", "unit", "cycle", "rul_low", "rul_high"]
     assert history.rows["cycle"].to_list() == [*range(400)]
     recent = assets.history("rul", "7", since=scene.NOON - timedelta(minutes=5))
     assert recent.total == 11
@@ -76,8 +76,21 @@ def test_a_thinned_history_keeps_extremes() -> None:
 
 
 def test_attention_is_a_map(assets: Assets) -> None:
-    times, values = heat(assets.history("rul", "7").rows)
+    times, values = heat(assets.history("occupancy", "atrium").rows)
     assert len(times) == len(values) == 120 and {len(v) for v in values} == {scene.WINDOW}
+
+
+def test_an_explanation_is_summed_by_sensor(assets: Assets) -> None:
+    history = assets.history("rul", "7")
+    assert history.explanation == Explanation("explanation", ("2", "older"), scene.SENSORS, "cap / 1000")
+    moved = history.explanation.by_sensor(history.rows)
+    assert moved.columns == ["event_time", *scene.SENSORS]
+    assert len(moved) == len(history.rows)
+    last = history.rows["explanation"][-1].to_list()
+    assert moved.row(-1)[1:] == tuple(last[i] + last[i + 3] for i in range(3))
+    damaged = history.rows.with_columns(explanation=pl.lit([1], dtype=pl.List(pl.Int8)))
+    assert history.explanation.by_sensor(damaged).is_empty()
+    assert assets.history("occupancy", "atrium").explanation is None
 
 
 def test_frames_come_from_the_lakes_folder_of_frames_alone(assets: Assets, folder: Path) -> None:

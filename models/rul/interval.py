@@ -1,0 +1,74 @@
+"""Intervals around a prediction: the network's quantiles, widened or narrowed until they hold the share that they should."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+BANDS = 5
+"""Bands of the predicted RUL that are calibrated apart."""
+BEYOND = 1.2
+"""Rows up to this share of the cap are judged and calibrated: longer lives are all alike and would hide errors near failure."""
+LEAST = 100
+"""Rows that a band needs to be calibrated on its own."""
+
+
+class Interval(nn.Module):
+    """Conformalised quantiles: offsets of both ends, by band of the predicted RUL.
+
+    Source: conformalised quantile regression (arXiv 1905.03222), with an offset for each end and band. The offsets come from keys
+    that the network was not trained on.
+
+    Args:
+        cap: largest RUL.
+    """
+
+    low: Tensor  # [BANDS], added to the lower end
+    high: Tensor
+
+    def __init__(self, *, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+        self.register_buffer("low", torch.zeros(BANDS))
+        self.register_buffer("high", torch.zeros(BANDS))
+
+    @classmethod
+    def fit(cls, shares: Tensor, target: Tensor, *, cap: float, coverage: float) -> Self:
+        """Calibrate on predictions `[N, 3]` of rows whose RUL `[N]` is known.
+
+        Rows with a RUL above `BEYOND` of the cap do not count: longer lives are all alike and easy to hold.
+        """
+        near = target <= BEYOND * cap
+        interval, shares, target = cls(cap=cap), shares[near], target[near].clamp(max=cap)
+        if not len(target):
+            return interval
+        rul, low, high = interval.ends(shares)
+        tail = (1 - coverage) / 2
+        band = interval._band(rul)
+        for number in range(BANDS):
+            inside = band == number
+            if inside.sum() < LEAST:
+                inside = torch.ones_like(inside)
+            interval.low[number] = -_quantile((low - target)[inside], 1 - tail)
+            interval.high[number] = _quantile((target - high)[inside], 1 - tail)
+        return interval
+
+    def ends(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """RUL, lower and upper end, each `[N]` in `[0, cap]`, of a network's prediction `[N, 3]`. The RUL lies between the ends."""
+        rul = shares[:, 0] * self.cap
+        band = self._band(rul)
+        low, high = rul - shares[:, 1] * self.cap + self.low[band], rul + shares[:, 2] * self.cap + self.high[band]
+        rul = rul.clamp(0, self.cap)
+        return rul, low.clamp(min=0).minimum(rul), high.clamp(max=self.cap).maximum(rul)
+
+    def _band(self, rul: Tensor) -> Tensor:
+        return (rul * BANDS / self.cap).long().clamp(0, BANDS - 1)
+
+
+def _quantile(scores: Tensor, share: float) -> Tensor:
+    """The conformal quantile: the least score that at least `share` of one more exchangeable score would not exceed."""
+    rank = min(math.ceil((len(scores) + 1) * share), len(scores))
+    return scores.kthvalue(rank).values

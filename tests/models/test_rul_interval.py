@@ -1,0 +1,46 @@
+"""The interval: what it holds on lives that it was not calibrated on, in every band, and its ends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from tocsin.models.rul.evaluate import judged
+from tocsin.models.rul.interval import BANDS, Interval
+
+CAP = 100.0
+
+
+def sample(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Predictions whose errors grow with the RUL, with widths that are far too small; and the truth."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = 120 * torch.rand(count, generator=generator)
+    error = torch.randn(count, generator=generator) * (2 + truth / 10)
+    return torch.stack([(truth + error) / CAP, torch.full((count,), 0.01), torch.full((count,), 0.01)], dim=1), truth
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9])
+def test_it_holds_the_share_that_it_should_of_lives_that_it_has_not_seen(coverage: float) -> None:
+    interval = Interval.fit(*sample(20_000, 0), cap=CAP, coverage=coverage)
+    shares, truth = sample(20_000, 1)
+    figures = judged(*interval.ends(shares), truth, CAP)
+    assert figures["coverage"] == pytest.approx(coverage, abs=0.05)  # the cap holds a few more
+    assert all(figures[f"coverage_{band + 1}"] > coverage - 0.12 for band in range(BANDS))
+    assert judged(*Interval(cap=CAP).ends(shares), truth, CAP)["coverage"] < 0.4
+
+
+def test_its_ends_lie_around_the_prediction_in_what_is_possible() -> None:
+    interval = Interval.fit(*sample(20_000, 0), cap=CAP, coverage=0.9)
+    shares = torch.stack([torch.linspace(-1, 2, 50), torch.full((50,), 0.5), torch.full((50,), 0.0)], dim=1)
+    rul, low, high = interval.ends(shares)
+    assert (low <= rul).all() and (rul <= high).all()
+    assert low.min() == rul.min() == 0
+    assert high.max() == rul.max() == CAP
+
+
+def test_few_rows_are_calibrated_together_and_none_not_at_all() -> None:
+    interval = Interval.fit(*sample(60, 0), cap=CAP, coverage=0.9)
+    assert interval.low.unique().numel() == 1
+    nothing = Interval.fit(torch.empty(0, 3), torch.empty(0), cap=CAP, coverage=0.9)
+    assert not nothing.low.any() and not nothing.high.any()
