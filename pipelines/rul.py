@@ -92,7 +92,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         stages=[
             Reorder(by=config.order, jump=o.jump, restart=o.restart),
             *(
-                [Life(network.parts.scaling, config, counter=counter)]
+                [Life(network.scaling, config, counter=counter)]
                 if config.model == "fading"
                 else [SlidingWindow(config.window, config.columns, counter=counter, padded=True), Age(config.order)]
             ),
@@ -104,7 +104,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 AlertRule(
                     name=level,
                     severity=level,
-                    when=pl.col(o.by) < at,
+                    when=_below(o.by, at),
                     clear=pl.col(o.by) > at + o.hysteresis,
                     hold=o.hold,
                     data=[config.key, config.order, "rul", "rul_low", "rul_high"],
@@ -121,6 +121,12 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         ],
         model_version=model.version,
     )
+
+
+def _below(by: str, level: float) -> pl.Expr:
+    """Below a level. Outside the model's domain the interval is everything, and its lower end says nothing."""
+    below = pl.col(by) < level
+    return below & pl.col("in_domain") if by == "rul_low" else below
 
 
 def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:

@@ -62,7 +62,7 @@ def evaluate(
     found = {name: value[chosen] for name, value in model.predict(known).items()}
     target, capped = known.rul[chosen], known.rul[chosen].clamp(max=cap)
     parts, some = model.parts.cpu(), chosen[:: max(1, len(chosen) // EXPLAINED)]
-    explained = Samples(known, config, parts.scaling).at(some)
+    explained = Samples(known, config, model.scaling).at(some)
     return {
         "data": str(data) if csv else subset,
         **metrics(found["rul"], capped),

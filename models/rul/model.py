@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import polars as pl
@@ -46,6 +47,8 @@ class RulModel:
 
     def __init__(self, config: RulConfig, parts: Parts, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.scaling = copy.deepcopy(parts.scaling)
+        """On the CPU."""
         self.parts = parts.to(device).eval().requires_grad_(False)
 
     @property
@@ -83,9 +86,8 @@ class RulModel:
 
     def predict(self, known: Lives, *, batch: int = 1024) -> dict[str, Tensor]:
         """Predict every row of some lives, in batches; the values are those of a call."""
-        scaling = self.parts.scaling
-        samples = Samples(known, self.config, scaling)
-        in_domain = scaling.is_known(known.rows, known.age)
+        samples = Samples(known, self.config, self.scaling)
+        in_domain = self.scaling.is_known(known.rows, known.age)
         with torch.inference_mode():
             found = [
                 self._judge(Inputs(*(t.to(self.device) for t in samples.at(index))), in_domain[index])

@@ -28,7 +28,7 @@ class Lifelong:
 
     def example(self) -> pd.DataFrame:
         """Two readings of one asset in which every sensor is at its mean."""
-        config, scaling = self._model.config, self._model.parts.scaling
+        config, scaling = self._model.config, self._model.scaling
         means = (*scaling.centres[0].tolist(), *scaling.mean[0].tolist())
         row = dict(zip(config.columns, means, strict=True))
         key: int | str = 1 if config.key_type == "int64" else "1"

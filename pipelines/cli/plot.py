@@ -87,8 +87,8 @@ def _picture(
     curves = _chosen(pipeline, history, column)
     if explained and history.explanation is None:
         raise ConfigError(
-            f"results of {pipeline}: expected a column that explains them, as the models of the rul pipeline write, got none; "
-            f"draw them without: tocsin plot {pipeline} {key}"
+            f"results of {pipeline}: expected a column that explains them, got none; draw them without: "
+            f"tocsin plot {pipeline} {key}"
         )
     with working(f"{pipeline}: drawing"):
         alerts = recorded(lake, pipeline, key)

@@ -21,7 +21,7 @@ from tocsin.deploy.kafka.server import KafkaServer
 
 ROWS = 6000
 PRESSES = (
-    'SELECT "partition", "offset", unit, cycle, rul, attention, event_time FROM presses ORDER BY "partition", "offset"'
+    'SELECT "partition", "offset", unit, cycle, rul, rul_low, event_time FROM presses ORDER BY "partition", "offset"'
 )
 
 
@@ -83,12 +83,12 @@ def test_the_memory_of_an_engine_is_shown_while_the_pipeline_runs(plant: Plant) 
     (memory,) = plant.json("state", "show", "presses", "7")
     assert (memory["key"], memory["partition"]) == ("7", newest["partition"])
     assert memory["state"]["0-Sorted/newest"] == newest["cycle"]
-    window = memory["state"]["1-Last/rows"]
-    assert len(window) == 29 and {"s2", "s21"} <= window[0].keys()
-    assert set(memory["rules"]) == {"warning", "critical"} and memory["waiting"] == {}
+    ((*_, oldest),) = memory["state"]["1-Life/life"]  # one regime; the last band forgets nothing
+    assert oldest[-1] == len(plant.rows().filter(unit=7))
+    assert set(memory["rules"]) == {"warning", "critical", "out_of_domain"} and memory["waiting"] == {}
     text = plant("state", "show", "presses", "7", "--partition", str(newest["partition"]))
     assert text.startswith(f"7 on partition {newest['partition']}, last seen 20")
-    assert "29 of 29 rows" in text and "rule critical" in text
+    assert "1-Life/life" in text and "rule critical" in text
 
 
 def test_an_alert_that_is_on_is_shown_as_firing_since_it_rang(plant: Plant) -> None:
@@ -140,7 +140,7 @@ def test_a_span_judged_again_is_what_the_pipeline_wrote(plant: Plant) -> None:
     assert done["rows"] == len(again) == len(wrote) > 100
     same = ["partition", "offset", "unit", "cycle", "event_time"]
     assert again.select(same).equals(wrote.select(same))
-    for column in ("rul", "attention"):
+    for column in ("rul", "rul_low"):
         one, other = (np.array(frame[column].to_list()) for frame in (again, wrote))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
     ids = {json.loads(line)["id"] for line in file.read_text().splitlines()}

@@ -124,7 +124,7 @@ def test_a_time_without_rows_is_one_line_with_the_newest_row(plot: Plot) -> None
         ),
         (
             ["explain", "occupancy", "atrium"],
-            "results of occupancy: expected a column that explains them, .*: tocsin plot occupancy atrium",
+            "expected a column that explains them, got none; draw them without: tocsin plot occupancy atrium",
         ),
         (["rul", "7", "--since", "yesterday"], "time yesterday: expected a duration such as 2h or a time"),
     ],

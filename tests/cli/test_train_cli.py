@@ -128,7 +128,7 @@ def test_a_champion_that_cannot_be_compared_with_stays(trainer: Trainer) -> None
 
 def test_numbers_with_a_comma_are_refused_unless_they_are_meant(tmp_path: Path, model: Path) -> None:
     plain, european = write_pumps(tmp_path / "plain"), write_pumps(tmp_path / "de", decimal=",", separator=";")
-    command = ("evaluate", "rul", "--model", str(model), "--json", "--data")
+    command = ("evaluate", "rul", "--model", str(model), "--force", "--json", "--data")
     figures = [tocsin({}, *command, str(folder)) for folder in (plain, european)]
     assert "0.csv, line 2, column 'v1': expected a finite number, got '0,0000', and" in figures[1].why
     assert "with --decimal-comma a comma is a decimal point" in figures[1].why

@@ -210,6 +210,9 @@ def test_the_levels_may_apply_to_the_lower_end_of_the_interval() -> None:
     assert all(rang[place] <= cycle for place, cycle in later.items()) and rang != later
     first = frame.filter(unit=1).filter(pl.col("rul_low") < 50)["cycle"][0]
     assert rang["1", "warning"] == first
+    foreign = _lives().filter(unit=1).with_columns(s2=pl.col("s2") - 90)
+    _, alerts = replay(pipeline({"by": "rul_low"}, SHIPPED), foreign.to_arrow())
+    assert {a.rule for a in alerts} == {"out_of_domain"}, "an interval that is everything is no warning"
 
 
 @pytest.mark.parametrize(
