@@ -135,6 +135,13 @@ class Lives:
         """How many rows of its key precede each row, `[R] int64`."""
         return torch.arange(len(self)) - self.first[self.engine]
 
+    def joined_late(self) -> Lives:
+        """The same lives, each known only from a random row on, as when a stream begins in the middle of a life."""
+        length = self.last - self.first + 1
+        start = (torch.rand(len(self.keys)) * length).long()
+        keep = self.place >= start[self.engine]
+        return Lives(self.rows[keep], self.age[keep], self.rul[keep], self.engine[keep], self.keys)
+
     def of(self, engines: Tensor) -> Lives:
         """The lives of some keys, given by their numbers."""
         keep = torch.isin(self.engine, engines)
@@ -146,6 +153,17 @@ class Lives:
             engine=number[self.engine[keep]],
             keys=tuple(self.keys[i] for i in engines.sort().values.tolist()),
         )
+
+
+def joined(one: Lives, other: Lives) -> Lives:
+    """The lives of both; the keys of the second follow those of the first, also if they have the same names."""
+    return Lives(
+        rows=torch.cat([one.rows, other.rows]),
+        age=torch.cat([one.age, other.age]),
+        rul=torch.cat([one.rul, other.rul]),
+        engine=torch.cat([one.engine, other.engine + len(one.keys)]),
+        keys=one.keys + other.keys,
+    )
 
 
 def lives(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | None = None) -> Lives:

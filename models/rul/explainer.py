@@ -30,7 +30,7 @@ class Explainer(nn.Module):
         super().__init__()
         size = steps * channels
         self.shape = (steps, channels)
-        self.encode = nn.Sequential(nn.Linear(size + 2, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, LATENT))
+        self.encode = nn.Sequential(nn.Linear(size + 3, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, LATENT))
         self.decode = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size))
 
     def forward(self, inputs: Inputs) -> Tensor:

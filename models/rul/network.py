@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
         steps: `[B, L, C] float32`, standardised: bands of age, youngest first, or the last rows, oldest first; 0 where none is.
         mask: `[B, L] bool`, True where there is a row.
         regime: `[B, L] int64`, the regime of each row; 0 for bands.
-        age: `[B, 2] float32`, age and its logarithm, standardised.
+        age: `[B, 3] float32`, age, its logarithm and that of the number of rows that are known, standardised.
     """
 
     steps: Tensor
@@ -50,7 +50,7 @@ class FadingNetwork(nn.Module):
 
     def __init__(self, *, steps: int, channels: int, size: NetworkSize) -> None:
         super().__init__()
-        self.head = Head((steps * channels + 2, *size.hidden), size.dropout)
+        self.head = Head((steps * channels + 3, *size.hidden), size.dropout)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Predict, `[B, 3]`."""

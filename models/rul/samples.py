@@ -28,7 +28,8 @@ class Samples:
         self._window = config.window if config.model != "fading" else 0
         self._regime = scaling.regime(lives.rows)
         standardised = scaling.standardise(lives.rows[:, len(config.settings) :], self._regime)
-        self._age = scaling.age(lives.age)
+        rows = lives.place + 1
+        self._age = scaling.age(lives.age, rows.clamp(max=self._window) if self._window else rows)
         if self._window:
             self._steps = standardised.float()
         else:
@@ -64,7 +65,7 @@ def windowed(window: Tensor, age: Tensor, config: RulConfig, scaling: Scaling) -
     regime = scaling.regime(window) * mask
     standardised = scaling.standardise(window[..., len(config.settings) :], regime)
     steps = torch.where(mask.unsqueeze(-1), standardised, 0).float()
-    return Inputs(steps, mask, regime, scaling.age(age))
+    return Inputs(steps, mask, regime, scaling.age(age, mask.sum(1)))
 
 
 def remembered(sums: Tensor, age: Tensor, scaling: Scaling) -> Inputs:
@@ -79,6 +80,7 @@ def remembered(sums: Tensor, age: Tensor, scaling: Scaling) -> Inputs:
     counts = sums[..., -1]  # [B, K, M]
     mean, deviation = scaling.mean.unsqueeze(1), scaling.deviation.unsqueeze(1)  # [K, 1, C]
     standardised = ((sums[..., :-1] - counts.unsqueeze(-1) * mean) / deviation).sum(1)
-    steps = Faded(standardised, counts.sum(1)).bands().float()
+    counts = counts.sum(1)
+    steps = Faded(standardised, counts).bands().float()
     mask = torch.ones(steps.shape[:2], dtype=torch.bool, device=steps.device)
-    return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), scaling.age(age))
+    return Inputs(steps, mask, torch.zeros_like(mask, dtype=torch.int64), scaling.age(age, counts[:, -1]))

@@ -32,14 +32,14 @@ class Scaling(nn.Module):
     lowest: Tensor  # [C], standardised, in training
     highest: Tensor
     oldest: Tensor  # greatest age in training
-    usual_age: Tensor  # [2], mean of `_clock` over training rows
-    age_deviation: Tensor  # [2]
+    usual_age: Tensor  # [3], mean of `_clock` over training rows
+    age_deviation: Tensor  # [3]
 
     def __init__(self, *, settings: int, regimes: int, features: int) -> None:
         super().__init__()
         shapes = {"centres": (regimes, settings), "spread": (settings,), "reach": (), "oldest": ()}
         shapes |= {"mean": (regimes, features), "deviation": (regimes, features)}
-        shapes |= {"lowest": (features,), "highest": (features,), "usual_age": (2,), "age_deviation": (2,)}
+        shapes |= {"lowest": (features,), "highest": (features,), "usual_age": (3,), "age_deviation": (3,)}
         for name, shape in shapes.items():
             self.register_buffer(name, torch.ones(shape, dtype=torch.float64))
 
@@ -61,7 +61,7 @@ class Scaling(nn.Module):
         standardised = scaling.standardise(readings, regime)
         scaling.lowest, scaling.highest = standardised.amin(0), standardised.amax(0)
         scaling.oldest = lives.age.max()
-        clock = scaling._clock(lives.age)
+        clock = scaling._clock(lives.age, lives.place + 1)
         scaling.usual_age, scaling.age_deviation = clock.mean(0), clock.std(0).clamp_min(1e-3)
         return scaling
 
@@ -81,9 +81,9 @@ class Scaling(nn.Module):
         mean, most = self.mean[regime], LIMIT * self.deviation[regime]
         return torch.minimum(torch.maximum(readings, mean - most), mean + most)
 
-    def age(self, age: Tensor) -> Tensor:
-        """Age `[B]` and its logarithm, standardised: `[B, 2] float32`."""
-        return ((self._clock(age) - self.usual_age) / self.age_deviation).clamp(-LIMIT, LIMIT).float()
+    def age(self, age: Tensor, rows: Tensor) -> Tensor:
+        """Age `[B]`, its logarithm, and that of the number of `rows` `[B]` that are known, standardised: `[B, 3] float32`."""
+        return ((self._clock(age, rows) - self.usual_age) / self.age_deviation).clamp(-LIMIT, LIMIT).float()
 
     def is_known(self, rows: Tensor, age: Tensor) -> Tensor:
         """Whether training has seen the like of rows `[B, S + C]` at ages `[B]`, `[B] bool`."""
@@ -94,9 +94,9 @@ class Scaling(nn.Module):
         known = known.all(1) & (age <= OLDER * self.oldest)
         return known & (self._distance(rows[:, :count]) <= REACH * self.reach + 1e-9) if count else known
 
-    def _clock(self, age: Tensor) -> Tensor:
+    def _clock(self, age: Tensor, rows: Tensor) -> Tensor:
         share = age / self.oldest
-        return torch.stack([share, torch.log1p(99 * share.clamp_min(0))], dim=-1)
+        return torch.stack([share, torch.log1p(99 * share.clamp_min(0)), torch.log1p(rows.to(share))], dim=-1)
 
     def _distance(self, settings: Tensor) -> Tensor:
         """The distance of settings `[N, S]` from the nearest regime's centre, `[N]`."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tocsin.models.gate import Candidate
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import Lives, cmapss, lives, read_cmapss, read_csv_directory
+from tocsin.models.rul.data import Lives, cmapss, joined, lives, read_cmapss, read_csv_directory
 from tocsin.models.rul.evaluate import judged, metrics
 from tocsin.models.rul.explainer import integrated_gradients
 from tocsin.models.rul.interval import Interval
@@ -54,7 +54,7 @@ class Recipe:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     asymmetry: float = 0.3
-    noise: float = 0.1
+    noise: float = 0.0
     shift: float = 0.0
     clip: float = math.inf
     folds: int = 5
@@ -202,8 +202,10 @@ def fit(
     everyone = torch.arange(len(known.keys))
     training, validation = known.of(everyone[~torch.isin(everyone, held)]), known.of(held)
     parts = Parts(config)
-    parts.scaling = Scaling.fit(training, settings=len(config.settings), regimes=config.regimes)
-    samples, unseen = (Samples(each, config, parts.scaling) for each in (training, validation))
+    both = shown(training)
+    parts.scaling = Scaling.fit(both, settings=len(config.settings), regimes=config.regimes)
+    samples, unseen = (Samples(each, config, parts.scaling) for each in (both, validation))
+    whole = torch.arange(len(training))
     total, done, curve, figures = (recipe.folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
     rows = torch.arange(len(samples))
     for network, loss in _epochs(samples, rows, config, recipe):
@@ -214,15 +216,15 @@ def fit(
             progress(done, total, rmse)
     if recipe.folds:
         shares = torch.empty(len(samples), 3)
-        for inside in _folds(training, recipe.folds):
+        for inside in _folds(samples.lives, recipe.folds):
             for fold, _ in _epochs(samples, rows[~inside], config, recipe):
                 done += 1
                 if progress:
                     progress(done, total, curve[-1].rmse)
                 if done % recipe.epochs == 0:
                     shares[inside] = _predict(fold, samples, rows[inside])
-        parts.interval = Interval.fit(shares, training.rul, cap=config.cap, coverage=config.coverage)
-        figures |= _figures("folds", shares, parts.interval, training, config)
+        parts.interval = Interval.fit(shares[whole], training.rul, cap=config.cap, coverage=config.coverage)
+        figures |= _figures("folds", shares[whole], parts.interval, training, config)
     elif len(held):
         shares = _predict(parts.network, unseen)
         parts.interval = Interval.fit(shares, validation.rul, cap=config.cap, coverage=config.coverage)
@@ -232,6 +234,11 @@ def fit(
     parts.network.requires_grad_(False)
     parts.explainer.fit(explained, integrated_gradients(parts.network, explained))
     return RulModel(config, parts, torch.device("cpu")), curve, figures
+
+
+def shown(known: Lives) -> Lives:
+    """What a network is trained on: each life, and once more from a random row on. Streams often begin in the middle of a life."""
+    return joined(known, known.joined_late())
 
 
 def hold_out(known: Lives, share: float) -> Tensor:
@@ -302,12 +309,14 @@ def _labels(known: Lives, config: RulConfig) -> Tensor:
 
 
 def _folds(known: Lives, count: int) -> Iterator[Tensor]:
-    """The rows of each fold of the keys, `[R] bool`."""
-    number = torch.randperm(len(known.keys))
-    if count > len(number):
-        raise ValueError(f"folds={count} of {len(number)} keys; have at least as many keys, or fewer folds")
-    for fold in range(count):
-        yield torch.isin(known.engine, number[fold::count])
+    """The rows of each fold of the keys, `[R] bool`; lives of one name are in one fold."""
+    names = sorted(set(known.keys))
+    if count > len(names):
+        raise ValueError(f"folds={count} of {len(names)} keys; have at least as many keys, or fewer folds")
+    place = dict(zip(names, torch.randperm(len(names)).tolist(), strict=True))
+    fold = torch.tensor([place[key] % count for key in known.keys])[known.engine]
+    for number in range(count):
+        yield fold == number
 
 
 def _figures(kind: str, shares: Tensor, interval: Interval, known: Lives, config: RulConfig) -> dict[str, float]:

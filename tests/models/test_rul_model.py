@@ -109,6 +109,16 @@ def test_the_shipped_model_judges_a_stream_as_a_table() -> None:
     torch.testing.assert_close(stream["rul"], offline["rul"], atol=5e-2, rtol=0)
 
 
+def test_the_shipped_model_makes_sense_of_a_life_that_is_known_from_its_middle_on() -> None:
+    model = load(device="cpu")
+    fleet = run_to_failure(engines=40, seed=3)
+    late = lives(fleet.filter(pl.col("cycle") > 120), model.config)
+    error = model.predict(late)["rul"] - late.rul.clamp(max=model.config.cap)
+    first, rest = error[late.first], error[late.place >= 10]
+    assert float(first.square().mean().sqrt()) < 35
+    assert float(rest.square().mean().sqrt()) < 20
+
+
 def test_what_training_has_not_seen_is_out_of_domain_and_its_interval_is_everything() -> None:
     model, rows = small("fading"), table()
     assert model.judge(rows)["in_domain"].all()

@@ -55,7 +55,7 @@ def inputs(kind: str, rows: Sequence[int] = (30, 12, 1)) -> Inputs:
     if kind == "fading":
         mask = torch.ones_like(mask)
     return Inputs(
-        steps * mask.unsqueeze(-1), mask, torch.zeros_like(mask, dtype=torch.int64), torch.randn(len(rows), 2)
+        steps * mask.unsqueeze(-1), mask, torch.zeros_like(mask, dtype=torch.int64), torch.randn(len(rows), 3)
     )
 
 
