@@ -48,7 +48,7 @@ def test_every_window_of_the_demo_is_in_its_table_once(shown: tuple[Path, str, s
     folder, said, _ = shown
     table = results("rul", lake=folder / ".tocsin/demo/lake").collect()
     assert table.select("partition", "offset").is_duplicated().sum() == 0
-    (judged,) = re.findall(r"([\d,]+) windows scored", said)[-1:]
+    (judged,) = re.findall(r"([\d,]+) rows scored", said)[-1:]
     assert table.height == int(judged.replace(",", "")) > 10_000
 
 

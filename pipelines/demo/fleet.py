@@ -109,5 +109,5 @@ class Fleet:
         levels = [(f"   {self.flying[level]} {level}", style) for level, style in reversed(LEVELS.items())]
         alerts = (f"   {self.raised} alerts", "bold")
         latency = "".join(f"   {p} {ms:,.0f} ms" for p, ms in self.latency.items() if p in ("p50", "p99"))
-        throughput = f"{self.sent:,} readings sent, {self.scored:,} windows scored   {self.rate:,.0f}/s{latency}"
+        throughput = f"{self.sent:,} readings sent, {self.scored:,} rows scored   {self.rate:,.0f}/s{latency}"
         return Text.assemble((f"{self.flying.total()} engines", "bold"), *levels, alerts), Text(throughput, "dim")

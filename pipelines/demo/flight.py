@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "rul"
 SQL = """SELECT CASE WHEN rul < 20 THEN 'critical' WHEN rul < 50 THEN 'warning' ELSE 'healthy' END level,
-       COUNT(*) windows, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
+       COUNT(*) readings, COUNT(DISTINCT unit) engines, ROUND(AVG(rul), 1) cycles_left
 FROM rul GROUP BY level ORDER BY cycles_left"""
 UPDATE_S, PLAIN_S = 0.5, 4.0
 """Seconds between updates of the fleet, and between prints without a terminal."""

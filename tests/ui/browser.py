@@ -43,6 +43,13 @@ return found;
 """JavaScript that returns texts whose contrast with their ground is below 4.5:1 (WCAG AA)."""
 
 
+CONNECTED = """
+const loaded = performance.getEntriesByType('resource').some(e => e.name.includes('nicegui.js'));
+return document.readyState === 'complete' && (!loaded || window.did_handshake === true);
+"""
+"""JavaScript that returns whether a page is loaded and, if it is NiceGUI's, connected to its server."""
+
+
 def chromium() -> webdriver.Chrome:
     """Start a browser.
 
@@ -98,7 +105,9 @@ class Person:
         self.browser, self._url, self._screenshots = browser, url, screenshots
 
     def open(self, path: str) -> None:
+        """Open a page, and wait until it is connected: NiceGUI drops what a person does before."""
         self.browser.get(f"{self._url}{path}")
+        self.waits(lambda: self.browser.execute_script(CONNECTED), f"{path} to connect", 60)
 
     def theme(self, dark: bool) -> None:
         """Choose a theme, as the button does for the next pages."""

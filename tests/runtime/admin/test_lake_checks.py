@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from tests.crash.harness import PARTITIONS, Job
@@ -20,7 +20,8 @@ from tests.support.setups import Setup
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.models.rul.model import FD001
 from tocsin.pipelines.runtime.admin import lake_checks
-from tocsin.pipelines.runtime.admin.lake_checks import goes_with
+from tocsin.pipelines.runtime.admin.lake_checks import LakeTable, goes_with
+from tocsin.pipelines.runtime.admin.preflight import Concern
 from tocsin.pipelines.runtime.engine.journal import Journal
 from tocsin.pipelines.runtime.engine.plan import store_model
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -63,6 +64,26 @@ def test_a_lake_that_is_there_keeps_no_probe(setup: Setup) -> None:
     (setup.lake / "mine").write_text("")
     assert setup.problems() == {}
     assert [p.name for p in setup.lake.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("foreign", "is_concern"), [(1, False), (3, True)])
+def test_results_of_readings_unlike_the_training_data_are_a_concern(
+    tmp_path: Path, foreign: int, is_concern: bool
+) -> None:
+    lake, days = Lake(str(tmp_path)), ["2026-01-30"] * 40 + ["2026-01-31"] * 40
+    known = [False] * 40 + [False] * foreign + [True] * (40 - foreign)
+    rows = pa.table({"event_date": days, "in_domain": known})
+    write_deltalake(tmp_path / "rul", rows, partition_by=["event_date"])
+    table = LakeTable(lake, "rul", 1)
+    if is_concern:
+        with pytest.raises(
+            Concern, match=r"results of rul: expected readings like .*, got 3 others of the newest day's 40;"
+        ):
+            table.domain()
+    else:
+        assert table.domain() == "1 of the newest day's 40 rows are unlike the training data"
+    write_deltalake(tmp_path / "other", rows.rename_columns(["event_date", "known"]), partition_by=["event_date"])
+    assert LakeTable(lake, "other", 1).domain() == LakeTable(lake, "none", 1).domain() == "not judged"
 
 
 def test_a_lake_without_room(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
