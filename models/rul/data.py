@@ -135,7 +135,7 @@ class Lives:
         """How many rows of its key precede each row, `[R] int64`."""
         return torch.arange(len(self)) - self.first[self.engine]
 
-    def joined_late(self) -> Lives:
+    def known_late(self) -> Lives:
         """The same lives, each known only from a random row on, as when a stream begins in the middle of a life."""
         length = self.last - self.first + 1
         start = (torch.rand(len(self.keys)) * length).long()

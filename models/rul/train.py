@@ -43,8 +43,8 @@ class Recipe:
         shift: standard deviation of an offset added to each channel of a row's steps, in the same unit. Assets of one kind differ
             in level by build and tuning, and a few dozen assets do not cover all differences.
         clip: largest norm of a gradient.
-        folds: parts of the training keys; the interval is calibrated on each part by a network trained on the others. 0: it is
-            calibrated on the held-out keys.
+        folds: parts of the training keys, at most one for each; the interval is calibrated on each part by a network trained on the
+            others. 0: it is calibrated on the held-out keys.
         validation: share of the keys that are held out, the same keys for each seed.
     """
 
@@ -195,7 +195,7 @@ def fit(
         The model, the curve of its network, and the figures of `Outcome`.
 
     Raises:
-        ValueError: the held-out share or the folds leave no key on one side, or there are too few settings for the regimes.
+        ValueError: the held-out share leaves no key on one side, or there are too few settings for the regimes.
     """
     begin(seed, threads=1)
     held = hold_out(known, recipe.validation)
@@ -206,7 +206,8 @@ def fit(
     parts.scaling = Scaling.fit(both, settings=len(config.settings), regimes=config.regimes)
     samples, unseen = (Samples(each, config, parts.scaling) for each in (both, validation))
     whole = torch.arange(len(training))
-    total, done, curve, figures = (recipe.folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
+    folds = min(recipe.folds, len(training.keys)) if len(training.keys) > 1 else 0
+    total, done, curve, figures = (folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
     rows = torch.arange(len(samples))
     for network, loss in _epochs(samples, rows, config, recipe):
         parts.network, done = network, done + 1
@@ -214,9 +215,9 @@ def fit(
         curve.append(Epoch(len(curve), loss, rmse))
         if progress:
             progress(done, total, rmse)
-    if recipe.folds:
+    if folds:
         shares = torch.empty(len(samples), 3)
-        for inside in _folds(samples.lives, recipe.folds):
+        for inside in _folds(samples.lives, folds):
             for fold, _ in _epochs(samples, rows[~inside], config, recipe):
                 done += 1
                 if progress:
@@ -238,7 +239,7 @@ def fit(
 
 def shown(known: Lives) -> Lives:
     """What a network is trained on: each life, and once more from a random row on. Streams often begin in the middle of a life."""
-    return joined(known, known.joined_late())
+    return joined(known, known.known_late())
 
 
 def hold_out(known: Lives, share: float) -> Tensor:
@@ -311,8 +312,6 @@ def _labels(known: Lives, config: RulConfig) -> Tensor:
 def _folds(known: Lives, count: int) -> Iterator[Tensor]:
     """The rows of each fold of the keys, `[R] bool`; lives of one name are in one fold."""
     names = sorted(set(known.keys))
-    if count > len(names):
-        raise ValueError(f"folds={count} of {len(names)} keys; have at least as many keys, or fewer folds")
     place = dict(zip(names, torch.randperm(len(names)).tolist(), strict=True))
     fold = torch.tensor([place[key] % count for key in known.keys])[known.engine]
     for number in range(count):
