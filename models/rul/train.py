@@ -55,7 +55,7 @@ class Recipe:
     weight_decay: float = 1e-2
     asymmetry: float = 0.3
     noise: float = 0.0
-    shift: float = 0.0
+    shift: float = 0.3
     clip: float = math.inf
     folds: int = 5
     validation: float = 0.2
