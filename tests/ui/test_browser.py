@@ -211,7 +211,7 @@ def test_a_dead_letter_is_shown_and_replayed(person: Person) -> None:
 def test_a_query_has_a_table_and_a_chart(person: Person) -> None:
     person.theme(dark=True)
     person.open("/query")
-    box = person.finds("textarea")
+    box = person.waits(lambda: (found := person.finds("textarea")).is_enabled() and found, "a box to type into")
     box.send_keys(Keys.CONTROL, "a")
     box.send_keys("SELECT event_time, co2, probability FROM occupancy ORDER BY event_time", Keys.CONTROL, Keys.ENTER)
     person.sees("240 rows", 180)

@@ -76,6 +76,14 @@ async def _sees(user: User, what: Any) -> None:
     await user.should_see(what, retries=200)
 
 
+async def _takes_text(user: User, marker: str) -> None:
+    for _ in range(400):
+        if all(isinstance(box, ui.textarea) and box.enabled for box in user.find(marker=marker).elements):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"expected {marker} to be enabled within 20 s")
+
+
 async def _sees_rows(user: User) -> list[dict[str, Any]]:
     await _sees(user, ui.aggrid)
     for _ in range(400):
@@ -202,6 +210,7 @@ def test_dead_letters_are_listed_with_their_reason(tell: Callable[..., None]) ->
 def test_a_query_answers_with_a_chart_and_a_wrong_one_with_a_line(tell: Callable[..., None]) -> None:
     async def story(user: User, sources: Sources) -> None:
         await user.open("/query")
+        await _takes_text(user, "sql")
         user.find(marker="sql").clear().type("SELECT cycle, rul FROM rul WHERE key = '7'")
         user.find(marker="run").click()
         await _sees(user, "400 rows")

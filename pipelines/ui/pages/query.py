@@ -25,6 +25,7 @@ def query(sources: Sources) -> None:
         ).classes("soft")
         sql = ui.textarea("SQL").props("outlined autogrow spellcheck=false maxlength=20000").classes("mono").mark("sql")
         sql.style("width: 100%")
+        sql.disable()  # until the suggestion is there: it would replace what a person begins to type
         with ui.element("div").classes("row"):
             button = ui.button("Run", on_click=lambda: ask()).props("no-caps").mark("run")
             said = ui.label("").classes("soft").props('role="status"')
@@ -33,8 +34,9 @@ def query(sources: Sources) -> None:
 
         async def suggest() -> None:
             names = await attempt(sources.assets.pipelines)
-            if names and not sql.value:
+            if names:
                 sql.value = f"SELECT * FROM {names[0]} ORDER BY event_time DESC LIMIT 100"
+            sql.enable()
 
         async def ask() -> None:
             if not (sql.value or "").strip():
