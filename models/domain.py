@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+SHIPPED = "shipped"
+"""The version of weights that come with Tocsin."""
 SIM = "sim"
 """Passed instead of a folder to use simulated data."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -66,17 +66,15 @@ class Trained(Generic[C]):
         if not len(windows):  # LSTM kernels refuse an empty batch
             return windows.new_zeros(0), windows.new_zeros(0, self._attention_width)
         cuda = self.device.type == "cuda"
-        if cuda and not windows.is_cuda:
-            windows = windows.pin_memory()  # the copy below would block on pageable memory
+        windows = moved(windows, self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=cuda):
-            scaled = (windows.to(self.device, non_blocking=True) - self._mean) * self._factor
+            scaled = (windows - self._mean) * self._factor
             verdict, attention = self._network(scaled)
             return verdict.float().to(source_device), attention.float().to(source_device)
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._network.state_dict().items()}
-        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
+        store(self._network, self.config, directory)
 
     @property
     def parameters(self) -> int:
@@ -84,8 +82,21 @@ class Trained(Generic[C]):
         return sum(p.numel() for p in self._network.parameters())
 
 
+def moved(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device of a network; to a GPU by a pinned copy, since a copy of pageable memory would block."""
+    if device.type == "cuda" and not batch.is_cuda:
+        batch = batch.pin_memory()
+    return batch.to(device, non_blocking=True)
+
+
+def store(network: nn.Module, config: Any, directory: Path) -> None:
+    """Write a network's weights and its settings, a dataclass, into `directory`, which is created if missing."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    files.write({directory / CONFIG_FILE: files.dumped(config), directory / WEIGHTS_FILE: save(weights)})
+
+
 def restore(network: nn.Module, directory: Path) -> None:
-    """Load into a network the weights that `Trained.save` wrote."""
+    """Load into a network the weights that `store` wrote."""
     network.load_state_dict(files.read_weights(directory / WEIGHTS_FILE))
 
 

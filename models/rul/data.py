@@ -144,14 +144,14 @@ class Lives:
 
     def of(self, engines: Tensor) -> Lives:
         """The lives of some keys, given by their numbers."""
-        keep = torch.isin(self.engine, engines)
-        number = torch.full((len(self.keys),), -1).index_put_((engines.sort().values,), torch.arange(len(engines)))
+        engines, keep = engines.sort().values, torch.isin(self.engine, engines)
+        number = torch.full((len(self.keys),), -1).index_put_((engines,), torch.arange(len(engines)))
         return Lives(
             rows=self.rows[keep],
             age=self.age[keep],
             rul=self.rul[keep],
             engine=number[self.engine[keep]],
-            keys=tuple(self.keys[i] for i in engines.sort().values.tolist()),
+            keys=tuple(self.keys[i] for i in engines.tolist()),
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+from tocsin.models.domain import SHIPPED, SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,8 +21,6 @@ ROWS = 1000
 """Rows in each table of a feed."""
 FOREIGN = 0.05
 """Share of rows outside the model's domain above which figures are doubtful."""
-SHIPPED = "shipped"
-"""The version of weights that come with Tocsin."""
 SHOWN = ("rmse", "mae", "mean_error", "score", "coverage", "width", "rmse_uncapped", "score_uncapped")
 
 

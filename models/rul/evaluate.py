@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,12 @@ from torch import Tensor
 
 from tocsin.models.rul.data import lives, read_cmapss, read_cmapss_rul, read_csv_directory
 from tocsin.models.rul.faithfulness import faithfulness
-from tocsin.models.rul.interval import BEYOND
+from tocsin.models.rul.interval import BANDS, BEYOND, band
 from tocsin.models.rul.model import RulModel, load
-from tocsin.models.rul.samples import Samples
 
 LABEL_CAP = 125.0  # the cap that most papers use for C-MAPSS
 EXPLAINED = 1000
 """Rows whose explanations are tried, about."""
-BANDS = 5
-"""Bands of the true RUL whose coverage is reported apart."""
 
 
 def evaluate(
@@ -59,10 +57,11 @@ def evaluate(
     else:
         known = lives(read_cmapss(data, subset, "test"), config, final_rul=read_cmapss_rul(data, subset))
         cap, chosen = LABEL_CAP, known.last
-    found = {name: value[chosen] for name, value in model.predict(known).items()}
+    samples = model.samples(known)
+    found = model.predict_rows(samples, chosen)
     target, capped = known.rul[chosen], known.rul[chosen].clamp(max=cap)
-    parts, some = model.parts.cpu(), chosen[:: max(1, len(chosen) // EXPLAINED)]
-    explained = Samples(known, config, model.scaling).at(some)
+    parts = copy.deepcopy(model.parts).cpu()
+    explained = samples.at(chosen[:: max(1, len(chosen) // EXPLAINED)])
     return {
         "data": str(data) if csv else subset,
         **metrics(found["rul"], capped),
@@ -88,9 +87,9 @@ def judged(rul: Tensor, low: Tensor, high: Tensor, target: Tensor, cap: float) -
     figures = metrics(rul, target)
     figures["score"] *= 100 / max(len(target), 1)
     figures |= held(low, high, target)
-    for band in range(BANDS):
-        inside = (target * BANDS / cap).long().clamp(max=BANDS - 1) == band
-        figures[f"coverage_{band + 1}"] = held(low[inside], high[inside], target[inside])["coverage"]
+    for number in range(BANDS):  # of the true RUL
+        inside = band(target, cap) == number
+        figures[f"coverage_{number + 1}"] = held(low[inside], high[inside], target[inside])["coverage"]
     return figures
 
 

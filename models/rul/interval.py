@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 BANDS = 5
-"""Bands of the predicted RUL that are calibrated apart."""
+"""Bands of the RUL: those of the predicted one are calibrated apart, those of the true one reported apart."""
 BEYOND = 1.2
 """Rows up to this share of the cap are judged and calibrated: longer lives are all alike and would hide errors near failure."""
 LEAST = 100
@@ -47,9 +47,8 @@ class Interval(nn.Module):
             return interval
         rul, low, high = interval.ends(shares)
         tail = (1 - coverage) / 2
-        band = interval._band(rul)
         for number in range(BANDS):
-            inside = band == number
+            inside = band(rul, cap) == number
             if inside.sum() < LEAST:
                 inside = torch.ones_like(inside)
             interval.low[number] = -_quantile((low - target)[inside], 1 - tail)
@@ -59,13 +58,15 @@ class Interval(nn.Module):
     def ends(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """RUL, lower and upper end, each `[N]` in `[0, cap]`, of a network's prediction `[N, 3]`. The RUL lies between the ends."""
         rul = shares[:, 0] * self.cap
-        band = self._band(rul)
-        low, high = rul - shares[:, 1] * self.cap + self.low[band], rul + shares[:, 2] * self.cap + self.high[band]
+        at = band(rul, self.cap)
+        low, high = rul - shares[:, 1] * self.cap + self.low[at], rul + shares[:, 2] * self.cap + self.high[at]
         rul = rul.clamp(0, self.cap)
         return rul, low.clamp(min=0).minimum(rul), high.clamp(max=self.cap).maximum(rul)
 
-    def _band(self, rul: Tensor) -> Tensor:
-        return (rul * BANDS / self.cap).long().clamp(0, BANDS - 1)
+
+def band(rul: Tensor, cap: float) -> Tensor:
+    """The band of each RUL `[N]`, 0 to BANDS - 1."""
+    return (rul * BANDS / cap).long().clamp(0, BANDS - 1)
 
 
 def _quantile(scores: Tensor, share: float) -> Tensor:

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from tocsin.models import files
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.explainer import UNITS, Explainer
@@ -18,7 +16,7 @@ from tocsin.models.rul.interval import Interval
 from tocsin.models.rul.network import Inputs, build
 from tocsin.models.rul.samples import Samples, remembered, windowed
 from tocsin.models.rul.scaling import Scaling
-from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE, placed, restore
+from tocsin.models.trained import moved, placed, restore, store
 
 WEIGHTS = Path(__file__).parent / "weights"
 FD001 = WEIGHTS / "fd001"
@@ -73,25 +71,32 @@ class RulModel:
         """
         source = tensors[0].device
         self._check(tensors)
+        scaling = self.parts.scaling
         with torch.inference_mode():
-            first, *rest = (
-                t.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" and not t.is_cuda else t
-                for t in tensors
-            )
-            latest, age = (rest[0], rest[1]) if len(rest) == 2 else (first[:, -1], rest[0])
-            scaling = self.parts.scaling
-            inputs = remembered(first, age, scaling) if len(rest) == 2 else windowed(first, age, self.config, scaling)
+            given = {name: moved(t, self.device) for name, t in zip(self.tensors, tensors, strict=True)}
+            age = given["age"]
+            if self.config.model == "fading":
+                inputs, latest = remembered(given["sums"], age, scaling), given["latest"]
+            else:
+                inputs, latest = windowed(given["window"], age, self.config, scaling), given["window"][:, -1]
             judged = self._judge(inputs, scaling.is_known(latest, age))
             return {name: value.to(source) for name, value in judged.items()}
 
     def predict(self, known: Lives, *, batch: int = 1024) -> dict[str, Tensor]:
         """Predict every row of some lives, in batches; the values are those of a call."""
-        samples = Samples(known, self.config, self.scaling)
-        in_domain = self.scaling.is_known(known.rows, known.age)
+        return self.predict_rows(self.samples(known), torch.arange(len(known)), batch=batch)
+
+    def samples(self, known: Lives) -> Samples:
+        """The rows of some lives as the network sees them."""
+        return Samples(known, self.config, self.scaling)
+
+    def predict_rows(self, samples: Samples, rows: Tensor, *, batch: int = 1024) -> dict[str, Tensor]:
+        """Predict the rows at `rows` `[B]`, as `predict` does all."""
+        in_domain = self.scaling.is_known(samples.lives.rows[rows], samples.lives.age[rows])
         with torch.inference_mode():
             found = [
-                self._judge(Inputs(*(t.to(self.device) for t in samples.at(index))), in_domain[index])
-                for index in torch.arange(len(known)).split(batch)
+                self._judge(Inputs(*(t.to(self.device) for t in samples.at(index))), known)
+                for index, known in zip(rows.split(batch), in_domain.split(batch), strict=True)
             ]
         return {name: torch.cat([part[name].cpu() for part in found]) for name in found[0]}
 
@@ -107,8 +112,7 @@ class RulModel:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.parts.state_dict().items()}
-        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: save(weights)})
+        store(self.parts, self.config, directory)
 
     @property
     def parameters(self) -> int:

@@ -118,7 +118,8 @@ class Validation:
         errors = []
         for model in models:
             known = lives(self.table, replace(model.config, label=self.config.label))
-            rul, low, high = (model.predict(known)[name].clamp(max=cap) for name in ("rul", "rul_low", "rul_high"))
+            found = model.predict(known)
+            rul, low, high = (found[name].clamp(max=cap) for name in ("rul", "rul_low", "rul_high"))
             errors.append(judged(rul, low, high, known.rul, cap)["rmse"])
         return errors
 

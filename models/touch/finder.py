@@ -10,12 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from tocsin.models import files
 from tocsin.models.touch.truth import HANDS
-from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.trained import CONFIG_FILE, restore, store
 from tocsin.models.vision.encoder import DEFAULT, Encoder
 from tocsin.models.vision.encoder import load as load_encoder
 
@@ -132,8 +131,7 @@ class HandFinder:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
-        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
+        store(self.net, self.config, directory)
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
@@ -145,7 +143,7 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> HandFinder:
     config = FinderConfig(**files.read_json(Path(directory) / CONFIG_FILE))
     encoder = encoder_of(config, device)
     net = FinderNet(encoder.width, config.hidden, encoder.grid)
-    net.load_state_dict(files.read_weights(Path(directory) / WEIGHTS_FILE))
+    restore(net, Path(directory))
     return HandFinder(config, net, encoder)
 
 

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 
-from tocsin.models import files
 from tocsin.models.touch.config import EyeConfig, TouchConfig
 from tocsin.models.touch.decode import peak
 from tocsin.models.touch.hands import crops, present
 from tocsin.models.touch.moving import FINER, MOTION, moving
 from tocsin.models.touch.network import Tokens, TouchNet
-from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
+from tocsin.models.trained import restore, store
 from tocsin.models.vision import flow
 from tocsin.models.vision.encoder import Encoder
 from tocsin.models.vision.encoder import load as encoder
@@ -168,8 +166,7 @@ class TouchModel:
 
     def save(self, directory: Path) -> None:
         """Write `config.json` and `model.safetensors` into `directory`, which is created if missing."""
-        weights = save({name: t.contiguous() for name, t in self.net.state_dict().items()})
-        files.write({directory / CONFIG_FILE: files.dumped(self.config), directory / WEIGHTS_FILE: weights})
+        store(self.net, self.config, directory)
 
 
 def load(directory: Path | str = SHIPPED, device: str = "auto") -> TouchModel:
@@ -181,5 +178,5 @@ def load(directory: Path | str = SHIPPED, device: str = "auto") -> TouchModel:
     config = TouchConfig.load(Path(directory))
     eyes = Eyes(config.eye, device)
     net = TouchNet(config.network, scene=eyes.scene, hands=eyes.hands)
-    net.load_state_dict(files.read_weights(Path(directory) / WEIGHTS_FILE))
+    restore(net, Path(directory))
     return TouchModel(config, net, eyes)

@@ -151,7 +151,8 @@ class _Trial:
         self._settings, self._name, self._scratch = settings, name, scratch
 
     def find(self) -> str:
-        from tocsin.pipelines.cli.deployment import SHIPPED, resolved
+        from tocsin.models.domain import SHIPPED
+        from tocsin.pipelines.cli.deployment import resolved
         from tocsin.pipelines.runtime.admin.preflight import Concern
         from tocsin.pipelines.runtime.engine.plan import store_model
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tocsin.models.domain import SHIPPED
 from tocsin.pipelines.cli.console import note
 from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
 from tocsin.pipelines.runtime.settings import Settings
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan
     from tocsin.pipelines.runtime.lake.storage import Lake
 
-SHIPPED = "shipped"
 CHAMPION = "@champion"
 
 

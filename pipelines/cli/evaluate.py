@@ -37,8 +37,9 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Score a model on recordings whose truth is known. Exits with 3 if they are unlike those that it was trained on."""
-    from tocsin.pipelines.cli.console import ERROR, err, out, plain, say_json, working
-    from tocsin.pipelines.cli.deployment import CHAMPION, SHIPPED, shipped
+    from tocsin.models.domain import SHIPPED
+    from tocsin.pipelines.cli.console import fail, out, say_json, working
+    from tocsin.pipelines.cli.deployment import CHAMPION, shipped
     from tocsin.pipelines.cli.domains import domain_of, options
     from tocsin.pipelines.runtime.declare.errors import ConfigError
     from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
@@ -66,7 +67,7 @@ def evaluate(
         for line in evaluation.lines:
             out.print(line)
     if evaluation.doubt and not force:
-        err.print(f"{ERROR}{plain(evaluation.doubt)}", style="red", soft_wrap=True)
+        fail(ConfigError(evaluation.doubt))
         raise typer.Exit(FOREIGN)
 
 

@@ -154,6 +154,8 @@ def _map(axes: Axes, rows: pl.DataFrame, explanation: Explanation) -> None:
     """Draw how much each sensor moved the results: blue where it raised them, red where it lowered them."""
     from matplotlib.dates import date2num
 
+    if rows.is_empty():  # all are of a model that did not explain itself
+        return
     values = rows.select(explanation.sensors).to_numpy().T
     most = max(abs(values).max(initial=0.0), 1e-9)
     times = date2num(rows["event_time"].to_numpy())
