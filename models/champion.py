@@ -1,4 +1,4 @@
-"""Register a trained model: as champion if it passes the gate, else as a version that no deployment follows."""
+"""Register a trained model: as champion or challenger if it passes the gate, else as a version that no deployment uses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tocsin.models.tracking_store import CHALLENGER, CHAMPION
+
 if TYPE_CHECKING:
     from tocsin.models.gate import Candidate
 
 
 class Registered(NamedTuple):
-    """A registered model: its version, None without a registry; and why it was refused as champion, empty if it was not."""
+    """A registered model: its version, None without a registry; why it was refused, empty if it was not; and its alias."""
 
     version: str | None
     refused: str
+    alias: str = CHAMPION
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Registrar:
     Args:
         uri: of the registry; None if there is none.
         force: register as champion even a model that is worse than the current champion, see `tocsin.models.gate.refusal`.
+        alias: what the model is to become. A challenger may be worse than the champion.
     """
 
     uri: str | None
     force: bool = False
+    alias: str = CHAMPION
 
     @property
     def artifacts(self) -> str | None:
@@ -41,7 +46,7 @@ class Registrar:
         """Register a model.
 
         Args:
-            register: called with `tracking_uri`, `name`, `artifact_location` and `champion`, like
+            register: called with `tracking_uri`, `name`, `artifact_location` and `alias`, like
                 `tocsin.models.registry.register`.
         """
         from tocsin.models.gate import refusal
@@ -49,6 +54,8 @@ class Registrar:
 
         if self.uri is None:
             return Registered(None, refusal(candidate, None))
-        refused = refusal(candidate, champion(name, tracking_uri=self.uri), force=self.force)
-        version = register(tracking_uri=self.uri, name=name, artifact_location=self.artifacts, champion=not refused)
-        return Registered(version, refused)
+        current = None if self.alias == CHALLENGER else champion(name, tracking_uri=self.uri)
+        refused = refusal(candidate, current, force=self.force)
+        alias = "" if refused else self.alias
+        version = register(tracking_uri=self.uri, name=name, artifact_location=self.artifacts, alias=alias)
+        return Registered(version, refused, self.alias)

@@ -99,8 +99,9 @@ class Trained:
 
     def facts(self) -> dict[str, Any]:
         """The result as JSON values."""
-        version, refused = self.registered
+        version, refused, alias = self.registered
         model = {"model": str(self.folder), "name": self.name, "version": version, "refused": refused or None}
+        model |= {"alias": alias if version and not refused else None}
         return {**model, "seed": self.seed, "seeds": list(self.seeds), **self.more}
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from tocsin.models.tracking_store import connect
+from tocsin.models.promotion import give
+from tocsin.models.tracking_store import CHAMPION, connect
 from tocsin.models.trained import CONFIG_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -66,10 +67,6 @@ class Curve:
         return points + [(prefix + name, value, last) for name, value in numbers.items() if math.isfinite(value)]
 
 
-CHAMPION = "champion"
-"""The alias that deployments follow."""
-
-
 def register(
     directory: Path,
     *,
@@ -81,10 +78,10 @@ def register(
     data: Sequence[str] = (),
     attempts: Sequence[Attempt] = (),
     artifact_location: str | None = None,
-    champion: bool = True,
+    alias: str = CHAMPION,
     loader: str = "",
 ) -> str:
-    """Record a training run and register its model, as champion or as one more version.
+    """Record a training run and register its model, as champion, as challenger or as one more version.
 
     The result is an MLflow model: it has a signature and an input example, and `mlflow.pyfunc.load_model` loads it where Tocsin
     is installed. Its weights and config stay safetensors and JSON.
@@ -99,7 +96,7 @@ def register(
         data: folders that the model was trained on, or the names of simulations.
         attempts: all seeds, kept or not; each gets a child run.
         artifact_location: of the experiment's files, used if the experiment does not exist yet; None leaves it to MLflow.
-        champion: whether the version gets the alias that deployments follow.
+        alias: of the version; "": none.
         loader: the module whose `_load_pyfunc(folder)` returns the object that MLflow calls, see `tocsin.models.served`. The
             default is the module of a domain that comes with Tocsin.
 
@@ -121,8 +118,8 @@ def register(
         raise
     client.set_terminated(run)
     version = _create_version(client, name, model, run, {**tags, "seed": texts.get("seed", "")}, note)
-    if champion:
-        client.set_registered_model_alias(name, CHAMPION, version)
+    if alias:
+        give(client, name, version, alias)
     return version
 
 

@@ -1,4 +1,7 @@
-"""A client of an MLflow server or database. A new local database is complete before any process can open it."""
+"""A client of an MLflow server or database, and the aliases that deployments know.
+
+A new local database is complete before any process can open it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CHAMPION = "champion"
+"""The alias of the version that deployments follow."""
+CHALLENGER = "challenger"
+"""The alias of the version that deployments try in shadow."""
 SQLITE = "sqlite:///"
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # scripts read the command's stdout

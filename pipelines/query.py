@@ -28,11 +28,12 @@ REFRESH_S = 5.0
 """Seconds after which a subscriber looks for new alert topics."""
 
 
-def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyFrame:
+def results(pipeline: str, *, lake: Lake | Path | str | None = None, shadow: bool | None = False) -> pl.LazyFrame:
     """A pipeline's results as of the last commit. The frame is lazy: rows are read when it is collected.
 
     Args:
         lake: the lake to read; None: the settings'.
+        shadow: the rows of models that ran in the pipeline's shadow, in place of its own; None: both.
 
     Raises:
         Unavailable: the table does not exist yet.
@@ -43,11 +44,11 @@ def results(pipeline: str, *, lake: Lake | Path | str | None = None) -> pl.LazyF
         raise Unavailable(
             f"results of {pipeline}: expected a table in {where.place()}, got {existing}; start it: `tocsin up {pipeline}`"
         )
-    return where.scan(pipeline)
+    return where.scan(pipeline, shadow=shadow)
 
 
 def query(sql: str, *, lake: Lake | Path | str | None = None, limit: int | None = None) -> pl.DataFrame:
-    """Run Polars SQL over the lake's tables; each table has the name of its pipeline.
+    """Run Polars SQL over the lake's tables; each table has the name of its pipeline, and `NAME.shadow` is its shadows' rows.
 
     Args:
         lake: the lake to read; None: the settings'.
@@ -58,6 +59,7 @@ def query(sql: str, *, lake: Lake | Path | str | None = None, limit: int | None 
     """
     where = _lake(lake)
     scans = {name: where.scan(name) for name in tables(where)}
+    scans |= {f"{name}.shadow": where.scan(name, shadow=True) for name in scans if where.has_shadow(name)}
     try:
         answer = pl.SQLContext(scans).execute(sql, eager=False)
         return (answer if limit is None else answer.head(limit)).collect()

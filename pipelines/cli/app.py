@@ -22,6 +22,7 @@ from tocsin.pipelines.cli import (
     frames,
     orders,
     plot,
+    promote,
     query,
     reset,
     rights,
@@ -72,6 +73,7 @@ for command in (
     demo.demo, feed.feed, joins_ray(check.check), joins_ray(run.run), joins_ray(run.up), deploy.deploy, joins_ray(run.stop),
     joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
     joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, evaluate.evaluate,
+    promote.promote, promote.rollback,
     compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)

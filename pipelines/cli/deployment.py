@@ -130,6 +130,7 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
     """
     from tocsin.pipelines.runtime.control.deployment import Deployment
     from tocsin.pipelines.runtime.control.placement import ScalingPolicy
+    from tocsin.pipelines.runtime.declare.durations import milliseconds
 
     check_known(settings, name)
     section, lake = settings.pipeline(name), settings.lake.open()
@@ -154,6 +155,8 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
         formats=settings.format_options(),
         traces=settings.traces.span_options(),
         follows=section.model if section.model and "@" in section.model else "",
+        follow_s=milliseconds(settings.mlflow.follow) / 1000,
+        shadow=section.shadow,
     )
 
 

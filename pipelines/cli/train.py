@@ -1,4 +1,4 @@
-"""The command `train`: train models and register the best as champion."""
+"""The command `train`: train models and register the best as champion or challenger."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def train(
             "--force", help="Make the model champion even if it is more than 10 % worse than the current one."
         ),
     ] = False,
+    challenger: Annotated[
+        bool, typer.Option("--challenger", help="Register it as NAME@challenger, which pipelines run in shadow.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
 ) -> None:
     """Train a model and register it in MLflow as NAME@champion.
@@ -42,11 +45,13 @@ def train(
     """
     from tocsin.models.champion import Registrar
     from tocsin.models.domain import Training
+    from tocsin.models.tracking_store import CHALLENGER, CHAMPION
     from tocsin.pipelines.cli.console import progress, say_json
     from tocsin.pipelines.cli.domains import domain_of, options
 
     settings = context.obj.settings()
-    registrar = Registrar(settings.mlflow.tracking_uri if settings.mlflow.enabled else None, force)
+    uri = settings.mlflow.tracking_uri if settings.mlflow.enabled else None
+    registrar = Registrar(uri, force, CHALLENGER if challenger else CHAMPION)
     with progress() as bar:
         run = Training(data, name, out, seed or [0], registrar, bar)
         trained = domain_of(settings, domain).train(run, **options(context))
@@ -59,7 +64,7 @@ def _print_results(trained: Trained, *, quiet: bool) -> None:
     """Print each seed's result and where the model is.
 
     Raises:
-        ModelError: the model does not become champion.
+        ModelError: the model gets no alias.
     """
     from tocsin.pipelines.cli.console import note, out
     from tocsin.pipelines.runtime.declare.errors import ModelError
@@ -68,17 +73,17 @@ def _print_results(trained: Trained, *, quiet: bool) -> None:
         out.print(
             line + (" (kept)" if line.startswith(f"seed {trained.seed}:") or line == f"seed {trained.seed}" else "")
         )
-    name, (version, refused) = trained.name, trained.registered
+    name, (version, refused, alias) = trained.name, trained.registered
     if refused:
         where = f"it is registered as {name}/{version} without the alias" if version else f"it is in {trained.folder}"
         raise ModelError(
-            f"model {name}{f'/{version}' if version else ''} does not become {name}@champion: {refused}; {where}; train it again, "
+            f"model {name}{f'/{version}' if version else ''} does not become {name}@{alias}: {refused}; {where}; train it again, "
             "on more data or for longer, or accept a worse one with --force"
         )
     if quiet:
         return
     out.print(
-        f"model in {trained.folder}" + (f", registered as {name}/{version} and {name}@champion" if version else "")
+        f"model in {trained.folder}" + (f", registered as {name}/{version} and {name}@{alias}" if version else "")
     )
     if not version:
         note("not registered: mlflow.enabled is false")

@@ -174,11 +174,13 @@ class MlflowSettings(Section):
         tracking_uri: a local database, or a server's address.
         experiment: the experiment that runs are recorded in.
         enabled: whether to track runs; if not, models are folders.
+        follow: how often a pipeline that follows an alias asks the registry for it.
     """
 
     tracking_uri: Annotated[str, Field(repr=False), AfterValidator(_absolute_sqlite)] = "sqlite:///mlflow.db"
     experiment: str = "tocsin"
     enabled: bool = True
+    follow: Duration = "15s"
 
     @field_serializer("tracking_uri")
     def _show(self, uri: str) -> str:
@@ -308,6 +310,8 @@ class PipelineSettings(Section):
     Args:
         factory: `module:function`; default `tocsin.pipelines.<name>:pipeline`.
         model: "pumps@champion", "pumps/3" or a folder; default `<name>@champion` with the default factory; "": none.
+        shadow: whether the challenger of the model's name, such as "pumps@challenger", runs beside an alias that the pipeline
+            follows, if the registry has one.
         shards: the number of shards. Partition p belongs to shard p mod shards. A changed number moves the state at the next
             start.
         workers: processes that share the shards. With `max_workers` it is the minimum; a large backlog adds more.
@@ -338,6 +342,7 @@ class PipelineSettings(Section):
     factory: str = ""
     model: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    shadow: bool = True
     shards: PositiveInt = 1
     workers: PositiveInt = 1
     max_workers: PositiveInt | None = None
@@ -359,7 +364,18 @@ class PipelineSettings(Section):
     @property
     def options(self) -> dict[str, Any]:
         """The options for the pipeline's factory, as plain JSON."""
-        run_settings = {"factory", "model", "device", "shards", "workers", "max_workers", "start", "on_gap", "sinks"}
+        run_settings = {
+            "factory",
+            "model",
+            "device",
+            "shadow",
+            "shards",
+            "workers",
+            "max_workers",
+            "start",
+            "on_gap",
+            "sinks",
+        }
         return self.model_dump(mode="json", exclude=run_settings, exclude_none=True)
 
 

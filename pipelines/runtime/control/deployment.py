@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class Deployment:
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
         tracking: MLflow's address and experiment; None: no tracking.
         follows: the model alias in the registry that the shards follow, such as "pumps@champion".
+        follow_s: how often the registry is asked for that alias.
+        shadow: whether the challenger of the model that it follows runs in shadow.
         compact: how often tables are compacted ("0s": never), and the age from which replaced files are deleted.
         health: host and port of the health endpoint; port 0: none.
         sinks: where alerts go besides their topic.
@@ -56,6 +58,8 @@ class Deployment:
     tracking: tuple[str, str] | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     follows: str = ""
+    follow_s: float = 15.0
+    shadow: bool = True
     compact: tuple[str, str] = ("0s", "24h")
     health: tuple[str, int] = ("127.0.0.1", 0)
     sinks: Sequence[SinkConfig] = ()
@@ -69,24 +73,13 @@ class Deployment:
         """The pipeline's name."""
         return self.plan.name
 
-    def configs(self, plan: Plan) -> dict[ShardId, ShardConfig]:
-        """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own."""
-        partitions = [[p for p in range(self.partitions) if p % self.shards == s] for s in range(self.shards)]
-        configs = [
-            ShardConfig(
-                plan,
-                self.lake,
-                self.kafka,
-                s,
-                partitions[s],
-                self.start,
-                self.on_gap,
-                self.shards,
-                self.formats,
-                self.traces,
-            )
-            for s in range(self.shards)
-        ]
+    def configs(self, plan: Plan, shadow: Plan | None = None) -> dict[ShardId, ShardConfig]:
+        """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own.
+
+        Args:
+            shadow: the plan of the pipeline's shadow, which has as many shards.
+        """
+        configs = [*self._shards(plan, self.on_gap), *(self._shards(shadow, "skip") if shadow else ())]
         if self.alerts_partitions:
             configs.append(
                 ShardConfig(
@@ -99,6 +92,13 @@ class Deployment:
                 )
             )
         return {config.id: config for config in configs}
+
+    def _shards(self, plan: Plan, on_gap: Literal["stop", "skip"]) -> Iterator[ShardConfig]:
+        """The shards of a pipeline that reads the input topic."""
+        for shard in range(self.shards):
+            partitions = range(shard, self.partitions, self.shards)
+            options = self.start, on_gap, self.shards, self.formats, self.traces
+            yield ShardConfig(plan, self.lake, self.kafka, shard, partitions, *options)
 
 
 def alerts_table_plan(pipeline: str, **options: Any) -> Plan:

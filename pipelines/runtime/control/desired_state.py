@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError
-from tocsin.pipelines.runtime.engine.plan import Plan, store_model
+from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, store_model
+from tocsin.pipelines.runtime.engine.shadow import shadow_plan
 from tocsin.pipelines.runtime.lake.storage import Lake, read
+
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +35,28 @@ class DesiredState:
     Args:
         deployment: id that distinguishes this deployment from earlier ones of the same pipeline.
         plan: as deployed.
+
+    Attributes:
+        challenger: the model that runs in the pipeline's shadow; None: it has no shadow.
     """
 
     def __init__(self, lake: Lake, deployment: str, plan: Plan) -> None:
         self._lake, self._deployment = lake, deployment
         self._lock = threading.Lock()
-        self._last_error = ""
+        self._last_error = self._last_challenger_error = ""
         self.plan, self.paused = plan, False
+        self.challenger: ModelRef | None = None
         if (stored := last_stored(lake, plan.name)) is None:
             return
         if stored.deployment == deployment:
-            self.plan, self.paused = stored.plan, stored.paused
+            self.plan, self.paused, self.challenger = stored.plan, stored.paused, stored.challenger
         else:
             self.plan = _with_requests(plan, stored.plan)
+
+    @property
+    def shadow(self) -> Plan | None:
+        """The plan of the pipeline's shadow; None: it has none."""
+        return shadow_plan(self.plan, self.challenger) if self.challenger else None
 
     def pause(self, paused: bool) -> None:
         """Pause or resume all shards. A shard commits before it pauses."""
@@ -90,6 +104,40 @@ class DesiredState:
         self._last_error = ""
         return True
 
+    def follow_challenger(self, tracking_uri: str, model: str, prepare: Callable[[Pipeline], None]) -> bool:
+        """Run the registry's challenger in shadow; without one, end the shadow. Returns whether the shadow changed.
+
+        If the registry is down or the challenger does not fit, nothing changes.
+
+        Args:
+            model: such as "pumps@champion"; the challenger is "pumps@challenger".
+            prepare: called with a new shadow's pipeline, before anyone acts on it.
+        """
+        from tocsin.pipelines.runtime.telemetry.mlflow import challenger_of, resolve_model
+
+        name = model.partition("@")[0]
+        try:
+            challenger = None
+            if version := challenger_of(tracking_uri, name):
+                folder = resolve_model(tracking_uri, f"{name}/{version}")[2]
+                challenger = store_model(self._lake, folder, name=name, version=version)
+            if challenger == self.plan.model:
+                challenger = None
+            if challenger and challenger != self.challenger:
+                prepare(shadow_plan(self.plan, challenger).build(self._lake))
+        except TocsinError as reason:
+            if str(reason) != self._last_challenger_error:
+                log.warning("%s: keeping its shadow as it is: %s", name, reason)
+            self._last_challenger_error = str(reason)
+            return False
+        self._last_challenger_error = ""
+        if challenger == self.challenger:
+            return False
+        with self._lock:
+            self.challenger = challenger
+            self._store(self.plan, self.paused)
+        return True
+
     def _change(self, plan: Plan) -> None:
         from tocsin.pipelines.runtime.engine.machine import Machine  # loads torch
 
@@ -97,7 +145,7 @@ class DesiredState:
         self._store(plan, self.paused)
 
     def _store(self, plan: Plan, paused: bool) -> None:
-        _write(self._lake, StoredState(self._deployment, plan, paused))
+        _write(self._lake, StoredState(self._deployment, plan, paused, self.challenger))
         self.plan, self.paused = plan, paused
 
 
@@ -114,6 +162,7 @@ class StoredState:
     deployment: str
     plan: Plan
     paused: bool
+    challenger: ModelRef | None = None
 
 
 def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
@@ -128,7 +177,8 @@ def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
         return None
     try:
         stored = orjson.loads(content)
-        return StoredState(str(stored["deployment"]), Plan.load(stored["plan"]), bool(stored["paused"]))
+        challenger = ModelRef(**stored["challenger"]) if stored.get("challenger") else None  # older files lack it
+        return StoredState(str(stored["deployment"]), Plan.load(stored["plan"]), bool(stored["paused"]), challenger)
     except (ValueError, KeyError, TypeError, AttributeError) as reason:
         raise ConfigError(
             f"orders of {pipeline} in {lake.place(_path(pipeline))}: expected JSON as Tocsin writes it, got {len(content)} bytes: "
@@ -137,7 +187,8 @@ def last_stored(lake: Lake, pipeline: str) -> StoredState | None:
 
 
 def _write(lake: Lake, state: StoredState) -> None:
-    content = {"deployment": state.deployment, "plan": state.plan.dump(), "paused": state.paused}
+    content: dict[str, Any] = {"deployment": state.deployment, "plan": state.plan.dump(), "paused": state.paused}
+    content["challenger"] = state.challenger and asdict(state.challenger)
     lake.replace(_path(state.plan.name), orjson.dumps(content))
 
 

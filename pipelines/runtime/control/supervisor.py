@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from kafka.errors import KafkaError
@@ -35,10 +35,12 @@ from tocsin.pipelines.runtime.telemetry.metrics import Metrics
 from tocsin.pipelines.runtime.telemetry.process import begin
 from tocsin.pipelines.runtime.telemetry.stats import Window
 
+if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
+
 log = logging.getLogger(__name__)
 BEAT_S, MIN_BEAT_S = 0.5, 0.02
 ADOPT_S = 10.0
-FOLLOW_S = 15.0
 SETTLE_S, LATE_S = 1.0, 30.0
 """Deferred parts start `SETTLE_S` after all shards run, and at the latest `LATE_S` after the supervisor started."""
 REPORT_S = 10.0
@@ -57,8 +59,8 @@ class Supervisor:
         d = self._deployment = deployment
         begin(d.env, pipeline=d.name)
         self._desired = DesiredState(d.lake, d.id, d.plan)
-        self._ids = list(d.configs(d.plan))
-        self._slots = [WorkerSlot(names.worker_slot(d.name, n)) for n in range(d.scaling.most)]
+        self._slots = [WorkerSlot(names.worker_slot(d.name, n)) for n in range(d.scaling.most + 1)]
+        self._shadow_slot = d.scaling.most  # a worker of its own: a challenger delays no alert
         self._scaler = Autoscaler(d.scaling, d.scaling.least)
         self._placement: dict[ShardId, int] = {}
         self._statuses: dict[ShardId, tuple[Status, str]] = {}
@@ -75,7 +77,7 @@ class Supervisor:
         self._commits, self._metrics, self._health = CommitAges(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = recurring(f"{d.name}/supervise", self._tick, self._pause)
         if d.follows and d.tracking:
-            recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(FOLLOW_S))
+            recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(d.follow_s))
         recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
         if every_ms := milliseconds(d.compact[0]):
             recurring(f"{d.name}/compact", self._compact, lambda: self._stop.wait(every_ms / 1000))
@@ -156,8 +158,9 @@ class Supervisor:
 
     def _announce(self) -> None:
         for slot in self._slots:
-            if actor := slot.actor:
-                actor.change.remote(self._desired.plan)  # the successor of a worker that dies starts with it
+            for plan in (self._desired.plan, self._desired.shadow):
+                if plan and (actor := slot.actor):
+                    actor.change.remote(plan)  # the successor of a worker that dies starts with it
 
     def _retry(self) -> None:
         for slot in self._slots:
@@ -211,9 +214,19 @@ class Supervisor:
     def _follow(self) -> None:
         """Check the registry for a new model. Runs in its own thread because the registry may be slow."""
         d = self._deployment
-        if d.tracking and self._desired.follow(d.tracking[0], d.follows):
+        if not d.tracking:
+            return
+        if self._desired.follow(d.tracking[0], d.follows):
             log.info("%s: switching to %s", d.name, self._desired.plan.model)
             self._announce()
+        if d.shadow and self._desired.follow_challenger(d.tracking[0], d.follows, self._prepare_shadow):
+            log.info("%s: in its shadow: %s", d.name, self._desired.challenger or "nothing")
+
+    def _prepare_shadow(self, shadow: Pipeline) -> None:
+        """Create a shadow's topics."""
+        from tocsin.pipelines.runtime.kafka.topics import provision
+
+        provision(self._deployment.kafka, shadow, shards=self._deployment.shards)
 
     def _count_partitions(self) -> None:
         """Count the topics' partitions. Runs in its own thread because the broker may be slow."""
@@ -276,13 +289,15 @@ class Supervisor:
                 slot.attach(worker)
                 self._record(slot, statuses)
                 self._placement |= dict.fromkeys(slot.shards, n)
-                worker.change.remote(self._desired.plan)
+                for plan in (self._desired.plan, self._desired.shadow):
+                    if plan:
+                        worker.change.remote(plan)
                 log.info("adopted %s", name)
                 break
         for name, worker in found.items():
             log.warning("%s is not adopted; ending it", name)
             ray.kill(worker)
-        occupied = [n for n, slot in enumerate(self._slots) if slot.actor]
+        occupied = [n for n, slot in enumerate(self._slots[: self._shadow_slot]) if slot.actor]
         self._scaler = Autoscaler(self._deployment.scaling, max(occupied, default=-1) + 1)
 
     def _reconcile(self, slot: WorkerSlot) -> None:
@@ -328,10 +343,18 @@ class Supervisor:
     def _place(self) -> None:
         """Run each shard on its assigned worker. A shard that runs elsewhere commits and stops there first."""
         workers = self._scaler.workers
-        startup_ids = [id for id in self._ids if id.pipeline == self._deployment.name or id in self._placement]
-        ids = self._ids if self._started else startup_ids
-        self._placement = {} if self._desired.paused else place_shards(ids, workers, self._placement)
+        shadow = self._desired.shadow
+        configs = self._deployment.configs(self._desired.plan, shadow)
+        at_start = (id for id in configs if id.pipeline == self._deployment.name or id in self._placement)
+        ids = [*(configs if self._started else at_start)]
+        in_shadow = [id for id in ids if shadow and id.pipeline == shadow.name]
+        own = [id for id in ids if id not in in_shadow]
+        self._placement = {} if self._desired.paused else place_shards(own, workers, self._placement)
+        if not self._desired.paused:
+            self._placement |= dict.fromkeys(in_shadow, self._shadow_slot)
         current = {shard: slot for slot in self._slots for shard in slot.shards}
+        for shard in [shard for shard in self._statuses if shard not in configs and shard not in current]:
+            del self._statuses[shard]  # of a shadow that has ended
         for shard, slot in current.items():
             if slot is not self._slot_of(shard):
                 slot.actor.release.remote(shard)
@@ -344,7 +367,7 @@ class Supervisor:
             if slot.actor:
                 for shard in assigned:
                     if shard not in slot.shards:
-                        slot.host(self._deployment.configs(self._desired.plan)[shard])
+                        slot.host(configs[shard])
                 if not slot.shards:
                     ray.kill(slot.actor)
                     slot.actor = None

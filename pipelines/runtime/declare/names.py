@@ -22,6 +22,16 @@ def journal_topic(pipeline: str) -> str:
     return f"_tocsin.{pipeline}"
 
 
+# Pipelines that belong to others.
+IN_SHADOW = "in_shadow"
+"""The column of a table that is true in rows of a shadow."""
+
+
+def shadow(pipeline: str, version: str = "") -> str:
+    """The pipeline that runs a model's version in another pipeline's shadow. Without a version: how its name begins."""
+    return f"{pipeline}.shadow-{version}"
+
+
 # Kafka's transactions and groups.
 def transactional_id(pipeline: str, shard: int) -> str:
     """The id belongs to the shard, not to its worker: opening it fences the shard's previous owner."""

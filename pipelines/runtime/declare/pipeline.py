@@ -138,6 +138,7 @@ class Pipeline:
         formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
         content_type: the media type of messages that have no header `content-type`.
         silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
+        shadow_of: the pipeline whose table it writes to as its shadow; "": it is none.
         forgets: asset -> when a person ordered that its state be removed, ms since the epoch. A shard removes it when it adopts
             an order that it has not had before; see `Plan`.
     """
@@ -166,6 +167,7 @@ class Pipeline:
     files: Mapping[str, str] = field(default_factory=dict)
     formats: Sequence[type[Any]] = ()
     content_type: str = "application/json"
+    shadow_of: str = ""
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -187,10 +189,11 @@ class Pipeline:
             raise ConfigError(
                 f"{where}: expected event_time to be a timestamp field ({times}), got {self.event_time!r}"
             )
-        if reserved := [n for n in self.schema.names if n.startswith("_")]:
-            raise ConfigError(f"{where}: field names must not start with an underscore, got {reserved}; rename them")
+        if underscored := [n for n in self.schema.names if n.startswith("_")]:
+            raise ConfigError(f"{where}: field names must not start with an underscore, got {underscored}; rename them")
         alert_fields = {"rule", "severity"} if self.rules else set()  # an alert's data has them beside the results
-        if clash := set(self.results.names) & {*LINEAGE.names, "event_date", *alert_fields}:
+        reserved = {*LINEAGE.names, "event_date", *alert_fields, *(() if self.shadow_of else (names.IN_SHADOW,))}
+        if clash := set(self.results.names) & reserved:
             raise ConfigError(
                 f"{where}: expected result columns that the runtime does not write itself, got {sorted(clash)}; "
                 "rename them"

@@ -86,6 +86,7 @@ class Plan:
         options: JSON: levels, columns, topic and so on. The factory does not get those of `TUNING`.
         model: None for a pipeline without one.
         device: "auto", "cpu" or "cuda".
+        shadow_of: the pipeline that it is a shadow of; "": it is none.
         silences: muted asset -> when the mute ends, ms since the epoch.
         forgets: asset to forget -> when a person ordered it, ms since the epoch.
     """
@@ -94,6 +95,7 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
     model: ModelRef | None = None
     device: str = "auto"
+    shadow_of: str = ""
     silences: Mapping[str, int] = field(default_factory=dict)
     forgets: Mapping[str, int] = field(default_factory=dict)
 
@@ -114,8 +116,8 @@ class Plan:
         """Parse what `dump` wrote."""
         stored = orjson.loads(text)
         model = ModelRef(**stored["model"]) if stored["model"] else None
-        requests = (stored.get(name, {}) for name in ("silences", "forgets"))  # older plans lack them
-        return cls(stored["factory"], stored["options"], model, stored["device"], *requests)
+        later = {n: stored[n] for n in ("shadow_of", "silences", "forgets") if n in stored}  # older plans lack them
+        return cls(stored["factory"], stored["options"], model, stored["device"], **later)
 
     def build(self, lake: Lake) -> Pipeline:
         """Build the pipeline, with its model loaded.
@@ -125,6 +127,7 @@ class Plan:
             ModelError: the model's files are not in the lake.
         """
         from tocsin.pipelines.runtime.declare.pipeline import TUNING, tuned
+        from tocsin.pipelines.runtime.engine.shadow import shadowed
 
         module, _, name = self.factory.partition(":")
         try:
@@ -143,7 +146,8 @@ class Plan:
                 f"pipeline {self.factory}: expected the factory to accept options {factory_options}, got {type(reason).__name__}: "
                 f"{message}; correct the options or the factory"
             ) from reason
-        return replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
+        pipeline = replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
+        return shadowed(pipeline, self.shadow_of) if self.shadow_of else pipeline
 
 
 def declared(plan: Plan, lake: Lake) -> Pipeline:

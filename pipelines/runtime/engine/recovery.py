@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     SnapshotLost,
 )
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine import journal_topic, losses
+from tocsin.pipelines.runtime.engine import journal_topic, losses, shadow
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
@@ -176,11 +176,15 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
     if owned.epoch - (owned.checkpoint >> 32) > 1:  # what ended the last owner may lie in the log
         logger.warning("%s: its last owner ended without a checkpoint; kafka-python reads up to %s", config.id, log.end)
         source.distrust(log.end)
+    # Until its first checkpoint a shadow has done nothing: it begins at the other pipeline's newest one.
+    seed = shadow.seed(config, declared, log.topic_id) if declared.shadow_of and not owned.checkpoint else None
+    if seed:
+        owned = replace(owned, positions={**owned.positions, **seed.positions})
     inputs = RecoveryInputs(config, declared.topic, log, owned)
     if ownership.lost:
         inputs.handle_loss(ownership.lost, config.partitions[0], 0)
     snapshot = inputs.snapshot(ownership.snapshots)
-    facts = snapshot.facts if snapshot else {}
+    facts = snapshot.facts if snapshot else {"now": seed.facts["now"]} if seed else {}
     topic_id = facts.get("topic_id") or log.topic_id
     positions = inputs.positions(topic_id)  # 4.
     todo = inputs.journal(ownership.journal)
@@ -196,6 +200,8 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         if mismatch := losses.state_mismatch(declared.name, config.shard, facts["signature"], machine.signature):
             raise mismatch
         machine.restore(snapshot.deltas)
+    elif seed:
+        seed.restore(machine)
     failpoints.point("takeover.restored", waits=False)
     source.seek(positions)  # 5.
     recovered = RecoveredShard(

@@ -19,6 +19,7 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.engine.checkpoint_schedule import CheckpointSchedule
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
+from tocsin.pipelines.runtime.engine.next_plan import NextPlan
 from tocsin.pipelines.runtime.engine.output_traces import OutputTraces
 from tocsin.pipelines.runtime.engine.patient_source import PatientSource
 from tocsin.pipelines.runtime.engine.plan import Plan
@@ -82,10 +83,10 @@ class Shard:
         self._advanced = bool(self._results)
         self._schedule = CheckpointSchedule()
         self._progress = progress.followed()
-        self._next_plan: Plan | None = config.plan if config.plan != recovered.plan else None
+        self._next = NextPlan(config.plan, config.lake) if config.plan != recovered.plan else None
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake, self._stepped_at = False, 0.0
-        if recovered.fresh or recovered.gaps or recovered.migrated or self._next_plan or self._is_journal_long(1):
+        if recovered.fresh or recovered.gaps or recovered.migrated or self._next or self._is_journal_long(1):
             # Commit the start, gap, new state or plan before anything builds on it. A long journal must not grow.
             with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, recovered.publisher):
                 self.checkpoint()
@@ -131,14 +132,16 @@ class Shard:
             self._waits_for_lake = False
 
     def checkpoint(self) -> None:
-        """Take a checkpoint now and wait for it."""
+        """Take a checkpoint now and wait for it, and for a plan that it switches to."""
         self._settle(wait=True)
+        if self._next:
+            self._next.wait()
         self._begin_checkpoint()
         self._settle(wait=True)
 
     def change(self, plan: Plan) -> None:
-        """Switch to another model, rules or options at the next checkpoint."""
-        self._next_plan = plan
+        """Switch to another model, rules or options at the first checkpoint after the model is loaded."""
+        self._next = NextPlan(plan, self._config.lake)
 
     def close(self) -> None:
         """Take a last checkpoint, then release all resources."""
@@ -305,7 +308,7 @@ class Shard:
         if self._bytes >= limit or self._is_journal_long(1):
             return "now"
         every = milliseconds(self._recovered.machine.pipeline.commit.every) / 1000
-        has_news = self._advanced or self._next_plan is not None
+        has_news = self._advanced or bool(self._next and self._next.is_built)
         return "now" if has_news and self._schedule.is_due(every, has_rows=bool(self._results)) else ""
 
     def _is_journal_long(self, factor: int) -> bool:
@@ -343,11 +346,12 @@ class Shard:
         )
 
     def _begin_checkpoint(self) -> None:
-        """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background."""
+        """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background. Switch to the next plan if it is built."""
         recovered = self._recovered
-        next_plan, self._next_plan = self._next_plan, None
-        plan = next_plan or recovered.plan
-        next_pipeline = next_plan.build(self._config.lake) if next_plan else None
+        following, plan, next_pipeline = self._next, recovered.plan, None
+        if following and following.is_built:
+            self._next = None  # unless another plan came meanwhile
+            plan, next_pipeline = following.plan, following.pipeline()
         if next_pipeline:
             recovered.machine.check(next_pipeline)
             recovered.results_table.check(next_pipeline.table)

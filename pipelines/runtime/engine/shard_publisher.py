@@ -52,8 +52,9 @@ class ShardPublisher(Publisher):
         entry = Message(self._pipeline.journal, key(self._shard, place), record, partition=self._shard)
 
         def prepare() -> list[Message]:
+            sent = [] if self._pipeline.shadow_of else dead_letters  # the other pipeline sends them
             stored = self.lake_retry.through(
-                lambda: [store_original(dead_letter, self._originals) for dead_letter in dead_letters]
+                lambda: [store_original(dead_letter, self._originals) for dead_letter in sent]
             )
             return [*self._messages(alerts, stored), entry]
 

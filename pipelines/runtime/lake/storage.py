@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, NewType, cast
 from urllib.parse import unquote, urlsplit
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.declare.names import IN_SHADOW
 from tocsin.pipelines.runtime.lake.object_store import object_store
 from tocsin.pipelines.runtime.telemetry import progress
 
@@ -90,8 +91,27 @@ class Lake:
         else:
             write_aside(folder / path, content)
 
-    def scan(self, table: str) -> pl.LazyFrame:
-        """A table's rows. Nothing is read before they are collected. Each collection reads the last commit."""
+    def scan(self, table: str, *, shadow: bool | None = False) -> pl.LazyFrame:
+        """A table's rows. Nothing is read before they are collected. Each collection reads the last commit.
+
+        Args:
+            shadow: rows of shadows in place of the pipeline's own; None: both.
+        """
+        import polars as pl
+
+        rows = self._rows(table)
+        if shadow is None:
+            return rows
+        if not self.has_shadow(table):
+            return rows.filter(False) if shadow else rows
+        in_shadow = pl.col(IN_SHADOW).fill_null(False)
+        return rows.filter(in_shadow) if shadow else rows.filter(~in_shadow).drop(IN_SHADOW)
+
+    def has_shadow(self, table: str) -> bool:
+        """Whether a table has had rows of a shadow."""
+        return IN_SHADOW in self._rows(table).collect_schema()
+
+    def _rows(self, table: str) -> pl.LazyFrame:
         import polars as pl
         from deltalake import DeltaTable
 

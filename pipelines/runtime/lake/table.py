@@ -319,6 +319,8 @@ def start_over(owners: Sequence[tuple[ResultsTable, int]], positions: Mapping[in
         Fenced: another owner has raised a shard's epoch.
     """
     table = owners[-1][0]._table  # the last owner has seen the other epochs, too
+    if any(field.name == names.IN_SHADOW for field in table.schema().fields):
+        rows = f"({rows}) AND {names.IN_SHADOW} IS NOT TRUE"  # a shadow has positions of its own
     txn: dict[str, int] = {}
     for owner, name in owners:
         owner._table = table

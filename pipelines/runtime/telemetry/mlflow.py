@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tocsin.models.tracking_store import connect
+from tocsin.models.tracking_store import CHALLENGER, connect
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ModelError, Unavailable
 from tocsin.pipelines.runtime.telemetry.logs import without_password
@@ -276,6 +276,24 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
     except (MlflowException, OSError) as reason:
         detail = f"expected version {version}'s files, got {_first_line(reason)}"
         raise ModelError(f"{where}: {detail}; train or register it again") from reason
+
+
+def challenger_of(tracking_uri: str, name: str) -> str:
+    """The version of a registered model that has the alias `challenger`; "" if none has.
+
+    Raises:
+        Unavailable: the registry does not answer.
+    """
+    try:
+        found = _client(tracking_uri).get_registered_model(name).aliases
+    except Exception as reason:  # MLflow passes on its database's
+        if getattr(reason, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+            return ""
+        raise Unavailable(
+            f"model {name} in MLflow at {without_password(tracking_uri)}: expected an answer, got {_first_line(reason)}; check "
+            "that it is running"
+        ) from reason
+    return str(found.get(CHALLENGER, ""))
 
 
 def answers(tracking_uri: str) -> None:

@@ -72,13 +72,12 @@ def test_a_supervisor_goes_on_following_the_registry_whatever_that_answers(
         return False
 
     monkeypatch.setattr(DesiredState, "follow", follow)
-    monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.FOLLOW_S", 0.05)
     monkeypatch.setattr("tocsin.pipelines.runtime.control.supervisor.drain", lambda *_: {})
     monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.logs.start", lambda **_: None)
     for name in ("_tick", "_track"):
         monkeypatch.setattr(Supervisor, name, lambda *_: None)
     plan = Plan("tests.crash.job:pipeline", {"name": "job", "topic": "in"})
-    tracked = {"tracking": ("sqlite://", "tocsin"), "follows": "job@champion"}
+    tracked = {"tracking": ("sqlite://", "tocsin"), "follows": "job@champion", "follow_s": 0.05, "shadow": False}
     supervisor = Supervisor(Deployment(plan, Lake(str(tmp_path)), {}, partitions=1, **tracked))  # type: ignore[arg-type]
     assert again.wait(10)
     supervisor.stop()
