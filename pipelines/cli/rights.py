@@ -31,7 +31,9 @@ def rights(
     with scratch_lake() as scratch:
         topic = drafted(settings, pipeline, scratch).topic
     sinks = tuple(sink.name for sink in settings.sinks_of(pipeline))
-    subject = Subject(pipeline, topic, sinks, table=settings.lake.alerts)
+    section = settings.pipeline(pipeline)
+    shadow = section.shadow and "@" in (section.model or "") and settings.mlflow.enabled
+    subject = Subject(pipeline, topic, sinks, table=settings.lake.alerts, shadow=shadow)
     options = settings.kafka.client_options()
     user = principal or f"User:{options.get('sasl_plain_username') or 'tocsin'}"
     for line in commands(rights(role, subject), user, options["bootstrap_servers"]):

@@ -18,14 +18,15 @@ from tocsin.pipelines.query import alerts, query, results
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
+from tocsin.pipelines.runtime.engine.shadow import shadowed
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
-def commit(lake: Path, name: str, rul: list[float]) -> ResultsTable:
-    """Write results as a shard does: one row an hour from noon, one commit."""
+def commit(lake: Path, name: str, rul: list[float], *, shadow_of: str = "") -> ResultsTable:
+    """Write results as a shard does: one row an hour from noon, one commit. `shadow_of`: as a shadow of that pipeline."""
     pipeline = Pipeline(
         name=name,
         topic="sensors",
@@ -34,6 +35,8 @@ def commit(lake: Path, name: str, rul: list[float]) -> ResultsTable:
         stages=[],
         results=pa.schema([("unit", pa.int64()), ("rul", pa.float32()), ("attention", pa.list_(pa.float32()))]),
     )
+    if shadow_of:
+        pipeline = shadowed(pipeline, shadow_of)
     sink = ResultsTable(Lake(str(lake)), pipeline, 0)
     sink.own({0: 0})
     times = [NOON + timedelta(hours=n) for n in range(len(rul))]
@@ -49,9 +52,10 @@ def commit(lake: Path, name: str, rul: list[float]) -> ResultsTable:
         "unit": [7] * len(rul),
         "rul": rul,
         "attention": [[0.25, 0.75]] * len(rul),
+        "in_shadow": [True] * len(rul),
         "event_date": [f"{t:%Y-%m-%d}" for t in times],
     }
-    rows = pa.RecordBatch.from_pydict(columns, pipeline.table)
+    rows = pa.RecordBatch.from_pydict({name: columns[name] for name in pipeline.table.names}, pipeline.table)
     sink.publish(sink.write([rows]), {0: len(rul)}, 1)
     return sink
 
@@ -74,6 +78,17 @@ def test_results_are_a_lazy_frame_over_the_table(lake: Path) -> None:
         {"offset": 1, "rul": 40.0, "attention": [0.25, 0.75]},
         {"offset": 2, "rul": 10.0, "attention": [0.25, 0.75]},
     ]
+
+
+def test_rows_of_a_shadow_are_left_out_unless_they_are_asked_for(lake: Path) -> None:
+    assert results("rul", lake=lake, shadow=True).collect().is_empty()
+    commit(lake, "rul.shadow-2", [11.0, 12.0], shadow_of="rul")
+    assert results("rul", lake=lake).collect()["rul"].to_list() == [90.0, 40.0, 10.0]
+    assert "in_shadow" not in results("rul", lake=lake).collect_schema()
+    assert results("rul", lake=lake, shadow=True).collect()["rul"].to_list() == [11.0, 12.0]
+    assert len(results("rul", lake=lake, shadow=None).collect()) == 5
+    assert query("select max(rul) as rul from rul", lake=lake)["rul"].to_list() == [90.0]
+    assert query('select max(rul) as rul from "rul.shadow"', lake=lake)["rul"].to_list() == [12.0]
 
 
 def test_results_without_a_table_are_one_line(lake: Path) -> None:

@@ -146,3 +146,29 @@ def test_a_cell_that_is_no_number_is_refused_before_anything_is_trained(tmp_path
     called = tocsin(settings, "train", "rul", "--data", str(pumps), "--config", str(tmp_path / "pumps.toml"))
     assert "3.csv, line 3, column 'v1': expected a finite number, got 'NaN'" in called.why
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_challenger_is_registered_beside_the_champion_promoted_and_rolled_back(
+    trainer: Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trainer().exit_code == 0
+    made = json.loads(trainer("--challenger", rate=0.0).stdout)  # worse than the champion, which a challenger may be
+    assert (made["version"], made["alias"], made["refused"], trainer.champion()) == ("2", "challenger", None, "pumps/1")
+
+    def tocsin(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["--set", f"mlflow.tracking_uri={trainer.uri}", *arguments])
+
+    promoted = tocsin("promote", "pumps")
+    assert promoted.stdout.splitlines()[0] == "pumps/2 is champion; pumps/1 was", promoted.exception
+    assert (
+        "validation_rmse" in promoted.stdout
+        and "see it within 15s and switch at their next checkpoint" in promoted.stderr
+    )
+    assert trainer.champion() == "pumps/2"
+    back = json.loads(tocsin("rollback", "pumps", "--json").stdout)
+    assert (back["version"], back["previous"], trainer.champion()) == ("1", "2", "pumps/1")
+    assert tocsin("promote", "pumps/2", "--as", "challenger").stdout.splitlines()[0] == "pumps/2 is challenger"
+    assert tocsin("rollback", "pumps", "--as", "challenger").stdout == "pumps has no challenger any more; pumps/2 was\n"
+    said = tocsin("promote", "pumps")
+    assert said.exit_code == 1
+    assert str(said.exception) == "model pumps: expected a @challenger, got none; name a version, such as pumps/2"

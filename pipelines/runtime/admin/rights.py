@@ -36,12 +36,14 @@ class Subject:
         topic: its input.
         sinks: names of its alert sinks.
         table: whether its alerts are written to the table `alerts`.
+        shadow: whether challengers of its model run in its shadow.
     """
 
     name: str
     topic: str
     sinks: tuple[str, ...] = ()
     table: bool = True
+    shadow: bool = False
 
 
 def _run(subject: Subject) -> Iterator[Right]:
@@ -54,6 +56,12 @@ def _run(subject: Subject) -> Iterator[Right]:
         yield from _shards(alerts, alerts)
     for sink in subject.sinks:
         yield Right("Read", "group", names.sink_group(subject.name, sink))
+    if subject.shadow:
+        shadows = names.shadow(subject.name)
+        for operation in ("Read", "Write", "Create", "DescribeConfigs"):
+            yield Right(operation, "topic", names.journal_topic(shadows), prefixed=True)
+        yield Right("Write", "transactional-id", shadows, prefixed=True)
+        yield Right("Read", "group", names.lag_group(shadows), prefixed=True)
 
 
 def _shards(pipeline: str, topic: str) -> Iterator[Right]:

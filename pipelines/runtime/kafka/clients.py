@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
@@ -13,6 +14,9 @@ from kafka.errors import KafkaError
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.kafka import private
 from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
+
+COORDINATOR_S = 10.0
+"""Seconds to wait for a group's coordinator."""
 
 
 def consumer(options: Mapping[str, Any], **more: Any) -> KafkaConsumer:
@@ -92,13 +96,16 @@ def partitions_of(consumer: KafkaConsumer, topic: str) -> set[int]:
 
 def group_has_read(options: Mapping[str, Any], group: str, topic: str, partitions: Sequence[int]) -> bool:
     """Whether a group has committed a position above 0 in one of these partitions; False if the broker can't tell."""
-    topic_partitions = [TopicPartition(topic, p) for p in partitions]
+    topic_partitions, give_up = [TopicPartition(topic, p) for p in partitions], time.monotonic() + COORDINATOR_S
     with admin(options) as client:
-        try:
-            found = client.list_group_offsets({group: topic_partitions}).get(group, {})
-        except KafkaError:
-            return False
-    return any(position.offset > 0 for position in found.values())
+        while True:
+            try:
+                found = client.list_group_offsets({group: topic_partitions}).get(group, {})
+                return any(position.offset > 0 for position in found.values())
+            except KafkaError as reason:
+                if not reason.retriable or time.monotonic() > give_up:
+                    return False
+            time.sleep(0.1)  # a broker that has just started has no coordinator for the group yet
 
 
 def committed(options: Mapping[str, Any], topics: Sequence[str]) -> Iterator[ConsumerRecord]:

@@ -43,6 +43,10 @@ def test_a_sink_has_a_group_of_its_own() -> None:
     assert group not in rights("run", Subject("rul", "sensors.industrial"))
 
 
+def test_without_challengers_nothing_of_shadows_is_needed() -> None:
+    assert not [right for right in rights("run", RUL) if "shadow" in right.name]
+
+
 def test_without_the_table_of_alerts_nothing_of_it_is_needed() -> None:
     without = rights("run", Subject("rul", "sensors.industrial", table=False))
     assert not [right for right in without if right.name.startswith(("alerts.rul.", "alerts.rul/", "_tocsin.alerts"))]
@@ -59,7 +63,7 @@ def test_the_page_names_what_a_pipeline_needs() -> None:
         for role, kind, name, prefixed, operations in rows
         for operation in operations.split(", ")
     ]
-    subject = Subject("rul", "sensors.industrial")
+    subject = Subject("rul", "sensors.industrial", shadow=True)
     assert sorted(told, key=repr) == sorted(
         ((role, right) for role in ROLES for right in rights(role, subject)), key=repr
     )
@@ -81,7 +85,7 @@ def test_the_command_prints_what_its_role_needs(role: str) -> None:
     settings = ["--set", "kafka.bootstrap_servers=broker:9093", "--set", "kafka.sasl_plain_username=plant"]
     said = CliRunner().invoke(app, [*settings, "rights", "rul", "--role", role], catch_exceptions=False)
     assert said.stdout.splitlines() == commands(
-        rights(role, Subject("rul", "sensors.industrial")), "User:plant", "broker:9093"
+        rights(role, Subject("rul", "sensors.industrial", shadow=True)), "User:plant", "broker:9093"
     )
 
 

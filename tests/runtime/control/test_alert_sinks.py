@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 from kafka import KafkaProducer
-from kafka.errors import CoordinatorNotAvailableError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
 from tests.support.waits import until
 from tocsin.deploy.kafka.server import KafkaServer
@@ -80,10 +80,10 @@ def _delivery(kafka: KafkaServer, topic: str, config: SinkConfig = NOTES) -> Del
 
 
 def _positions_are_known(kafka: KafkaServer, topic: str) -> bool:
-    # The first group of a new broker has no coordinator until the broker has made the topic of positions.
+    # The first group of a new broker has no coordinator until the broker has made, and loaded, the topic of positions.
     with (
         clients.admin({"bootstrap_servers": kafka.bootstrap_servers}) as admin,
-        suppress(CoordinatorNotAvailableError),
+        suppress(CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError),
     ):
         return bool(admin.list_group_offsets([f"tocsin.sink.{topic}"]).get(f"tocsin.sink.{topic}"))
     return False

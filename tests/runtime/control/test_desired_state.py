@@ -8,7 +8,7 @@ import pytest
 
 from tocsin.pipelines.runtime.admin.lake_checks import LakeTable
 from tocsin.pipelines.runtime.control.desired_state import DesiredState, forget_stopped
-from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError
+from tocsin.pipelines.runtime.declare.errors import ConfigError, ModelError, Unavailable
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.lake.storage import Lake
 
@@ -104,3 +104,66 @@ def test_a_damaged_file_is_refused_in_one_line(lake: Lake, content: bytes) -> No
         LakeTable(lake, "job", 1).orders()
     file.unlink()
     assert not DesiredState(lake, "d1", PLAN).paused
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
+    """The challenger's version by model name. Each version has files of its own."""
+    challengers: dict[str, str] = {}
+
+    def resolve(_: str, model: str) -> tuple[str, str, Path]:
+        name, _, version = model.partition("/")
+        (folder := tmp_path / version).mkdir(exist_ok=True)
+        (folder / "config.json").write_text(version)
+        (folder / "model.safetensors").write_text(version)
+        return name, version, folder
+
+    where = "tocsin.pipelines.runtime.telemetry.mlflow"
+    monkeypatch.setattr(f"{where}.challenger_of", lambda _, name: challengers.get(name, ""))
+    monkeypatch.setattr(f"{where}.resolve_model", resolve)
+    return challengers
+
+
+def test_a_challenger_is_run_in_shadow_until_it_is_withdrawn_or_promoted(lake: Lake, registry: dict[str, str]) -> None:
+    orders, prepared = DesiredState(lake, "d1", PLAN), list[str]()
+
+    def follow() -> bool:
+        return orders.follow_challenger("sqlite://", "job@champion", lambda pipeline: prepared.append(pipeline.name))
+
+    assert not follow() and orders.shadow is None
+    registry["job"] = "7"
+    assert follow() and not follow()
+    assert orders.shadow and (orders.shadow.name, orders.shadow.shadow_of) == ("job.shadow-7", "job")
+    again = DesiredState(lake, "d1", PLAN)
+    assert again.shadow == orders.shadow and DesiredState(lake, "d2", PLAN).shadow is None
+    orders.forget("3")
+    assert orders.shadow and orders.shadow.forgets == orders.plan.forgets  # its state of the asset goes, too
+    registry["job"] = "8"
+    assert follow() and prepared == ["job.shadow-7", "job.shadow-8"]
+    assert orders.challenger
+    orders.plan = replace(orders.plan, model=orders.challenger)  # promoted, the alias not yet withdrawn
+    assert follow() and orders.shadow is None
+    assert not follow()
+
+
+def test_a_challenger_that_does_not_fit_or_cannot_be_read_changes_nothing(
+    lake: Lake, registry: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    orders = DesiredState(lake, "d1", PLAN)
+    registry["job"] = "7"
+    assert orders.follow_challenger("sqlite://", "job@champion", lambda _: None)
+
+    def down(*_: str) -> str:
+        raise Unavailable("MLflow: expected an answer, got none")
+
+    def unfit(_: object) -> None:
+        raise ConfigError("topic in: expected it to exist, got none")
+
+    registry["job"] = "8"
+    for _ in range(2):
+        assert not orders.follow_challenger("sqlite://", "job@champion", unfit)
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.mlflow.challenger_of", down)
+    assert not orders.follow_challenger("sqlite://", "job@champion", lambda _: None)
+    assert orders.shadow and orders.shadow.name == "job.shadow-7"
+    said = [record.getMessage() for record in caplog.records]
+    assert [line.split(": ")[-1] for line in said] == ["expected it to exist, got none", "expected an answer, got none"]
