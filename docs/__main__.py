@@ -25,7 +25,8 @@ from pydantic.fields import FieldInfo
 from docs import flame, formulas, pictures, system
 from tocsin.pipelines.runtime.declare.options import Duration, Options, Size
 from tocsin.pipelines.runtime.declare.pipeline import TUNING, Batch, Commit, Pipeline
-from tocsin.pipelines.runtime.sections import PipelineSettings, SecretFile, SinkSettings
+from tocsin.pipelines.runtime.pipeline_section import PipelineSettings
+from tocsin.pipelines.runtime.sections import SecretFile, SinkSettings
 from tocsin.pipelines.runtime.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]

@@ -95,9 +95,15 @@ def store(network: nn.Module, config: Any, directory: Path) -> None:
     files.write({directory / CONFIG_FILE: files.dumped(config), directory / WEIGHTS_FILE: save(weights)})
 
 
-def restore(network: nn.Module, directory: Path) -> None:
-    """Load into a network the weights that `store` wrote."""
-    network.load_state_dict(files.read_weights(directory / WEIGHTS_FILE))
+def restore(network: nn.Module, directory: Path, *, later: tuple[str, ...] = ()) -> None:
+    """Load into a network the weights that `store` wrote.
+
+    Args:
+        later: beginnings of names that weights of earlier versions lack; those stay as they are.
+    """
+    weights = files.read_weights(directory / WEIGHTS_FILE)
+    known = {name: tensor for name, tensor in network.state_dict().items() if later and name.startswith(later)}
+    network.load_state_dict({**known, **weights})
 
 
 def placed(device: str) -> torch.device:

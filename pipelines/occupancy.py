@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from tocsin.models.live import live_verdicts
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.domain import Occupancy
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
@@ -32,6 +33,7 @@ from tocsin.pipelines.runtime import (
     Stage,
     StepContext,
     Stores,
+    Truth,
     milliseconds,
     parsed,
     replay,
@@ -51,6 +53,16 @@ READING = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
+COUNT = pa.schema(
+    [
+        pa.field("room", pa.string(), nullable=False),
+        pa.field("time", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("count", pa.float64(), nullable=False),
+    ]
+)
+"""A label: how many people are in a room."""
+COUNTED = "15m"
+"""How long a count holds if no other one follows."""
 UNITS = {"co2": "ppm", "temperature": "°C", "humidity": "%", "ventilation": ""}
 RESULTS = pa.schema(
     [
@@ -163,6 +175,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Inactivity(o.silent),
         ],
         results=RESULTS,
+        truth=Truth(schema=COUNT, key="room", event_time="time", score=_live_scores),
         rules=[
             AlertRule(
                 name="unexpected",
@@ -209,6 +222,16 @@ def minutes(recording: Recording) -> pl.DataFrame:
 def judged(recording: Recording, model: Model) -> pl.DataFrame:
     """The pipeline's results over a recording."""
     return replay(pipeline({"timezone": recording.timezone}, model), readings(recording))[0]
+
+
+def _live_scores(results: pl.LazyFrame, counts: pl.LazyFrame) -> pl.DataFrame:
+    """Score verdicts by counts of people: each counts until the next one of its room, for at most `COUNTED`."""
+    following = pl.col("event_time").shift(-1).over("key", order_by="event_time")
+    latest = pl.col("event_time").dt.offset_by(COUNTED)
+    spans = counts.select(
+        "key", start="event_time", end=pl.min_horizontal(following, latest), truth=pl.col("count") > 0
+    )
+    return live_verdicts(results.with_columns(verdict="occupied"), spans)
 
 
 def readings(recording: Recording) -> pa.Table:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.explainer import UNITS
-from tocsin.models.rul.model import load
+from tocsin.models.rul.live import live_scores
+from tocsin.models.rul.model import RulModel, load
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
 from tocsin.pipelines.runtime import (
@@ -29,8 +32,9 @@ from tocsin.pipelines.runtime import (
     Stage,
     StepContext,
     Stores,
+    Truth,
 )
-from tocsin.pipelines.runtime.stages import Infer, Reorder, SlidingWindow
+from tocsin.pipelines.runtime.stages import Census, Infer, Reorder, SlidingWindow
 
 JUMP = 10_000
 STRANGE = 10
@@ -47,6 +51,8 @@ class RulOptions(Options):
         jump: a reading that is this much further than its machine's last one, in the unit of the order column, waits for the next
             one to confirm it.
         restart: the order column is a counter that starts again after an overhaul, at no more than this. None: it never does.
+        drift: the index from which the sensors of the fleet count as drifted from training; None: the model's own level, which
+            depends on the number of machines.
         by: what the levels apply to: the prediction, or the lower end of its interval, which rings earlier.
     """
 
@@ -59,6 +65,7 @@ class RulOptions(Options):
     jump: float = Field(default=JUMP, ge=0)
     restart: float | None = Field(default=None, ge=0)
     by: Literal["rul", "rul_low"] = "rul"
+    drift: float | None = Field(default=None, gt=0)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -84,6 +91,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         [pa.field(name, pa.type_for_alias(kind), nullable=False) for name, kind in config.types.items()]
     )
     counter = None if o.restart is None else config.order
+    drift = network.reference.distribution(config.features, o.drift)
     return Pipeline(
         name=o.name,
         topic=o.topic,
@@ -97,6 +105,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 else [SlidingWindow(config.window, config.columns, counter=counter, padded=True), Age(config.order)]
             ),
             Infer(network, tensor=network.tensors),
+            *(
+                [Census(partial(_count, network), version=model.version)] if drift else []
+            ),  # last: it moves no stage's state
         ],
         results=_results(config, reading),
         rules=[
@@ -119,8 +130,22 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 data=[config.key, config.order, "rul"],
             ),
         ],
+        truth=Truth(
+            schema=pa.schema([reading.field(config.key), reading.field(config.order)]),
+            key=config.key,
+            score=partial(live_scores, config=config, restarts=o.restart is not None),
+        ),
+        drift=drift,
         model_version=model.version,
     )
+
+
+def _count(network: RulModel, rows: Rows) -> Tensor:
+    """Count readings for drift."""
+    config = network.config
+    given = torch.stack([rows.column(name).double() for name in config.columns], dim=1)
+    age = rows.column(config.order).double()
+    return network.reference.count(given[:, len(config.settings) :], network.scaling.regime(given), age)
 
 
 def _below(by: str, level: float) -> pl.Expr:

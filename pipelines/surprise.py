@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from tocsin.models.domain import Shot
+from tocsin.models.live import live_verdicts
 from tocsin.models.surprise.domain import Surprise
 from tocsin.models.surprise.model import Memory, SurpriseModel, load
 from tocsin.models.surprise.motion import SIZE, Motion, ego_motion, grey
@@ -34,6 +35,7 @@ from tocsin.pipelines.runtime import (
     Stage,
     StepContext,
     Stores,
+    Truth,
     frame_fields,
     replay_clip,
 )
@@ -55,6 +57,17 @@ RESULTS = pa.schema(
 """Columns of a frame: the number of frames missing before it; its surprise, the level set by the camera's last minutes, and whether
 the frame belongs to an event; how far the picture has moved, in frame widths; the surprise of each place, in rows from the top;
 and the path of the frame in the lake, if it is kept."""
+
+
+REVIEW = pa.schema(
+    [
+        pa.field("camera", pa.string(), nullable=False),
+        pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("end", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("novel", pa.bool_(), nullable=False),
+    ]
+)
+"""A label: a reviewed span of a camera's film, and whether something in it is new."""
 
 
 class SurpriseOptions(Options):
@@ -112,6 +125,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             )
         ],
         files={"frame": "jpeg"},
+        truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
         batch=Batch(rows=64, wait="20ms"),
     )
@@ -208,6 +222,12 @@ def _store(memory: Memory, cells: Mapping[str, CellStore], slots: torch.Tensor) 
 def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str) -> tuple[pl.DataFrame, list[int], int]:
     table, alerts, size = replay_clip(pipeline({}, Model(folder, version, "auto")), shots, rate=rate)
     return table, [alert.data["sequence"] for alert in alerts if alert.transition == "raised"], size
+
+
+def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:
+    """Score verdicts by reviewed spans, frame by frame."""
+    spans = reviews.select("key", "start", "end", truth="novel")
+    return live_verdicts(results.with_columns(verdict="novel"), spans)
 
 
 domain = Surprise(_results)

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tocsin.models.domain import Shot
+from tocsin.models.live import live_verdicts
 from tocsin.models.touch import finder
 from tocsin.models.touch.domain import Touch
 from tocsin.models.touch.hands import HandDetector
@@ -35,6 +36,7 @@ from tocsin.pipelines.runtime import (
     Stage,
     StepContext,
     Stores,
+    Truth,
     frame_fields,
     milliseconds,
     replay_clip,
@@ -82,6 +84,18 @@ RESULTS = pa.schema(
 """Columns of a frame: the number of frames missing before it; for each hand the scores of a contact and a release, 0 to 1, the
 event if there is one, whether the hand touches something, and the frame of the contact, which the frame of the release has, too;
 and the path of the frame in the lake, if it is kept."""
+
+
+REVIEW = pa.schema(
+    [
+        pa.field("camera", pa.string(), nullable=False),
+        pa.field("start", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("end", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("hand", pa.string(), nullable=False),
+        pa.field("touches", pa.bool_(), nullable=False),
+    ]
+)
+"""A label: a reviewed span of a camera's film, and whether a hand touches something in it."""
 
 
 class TouchOptions(Options):
@@ -132,6 +146,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             for hand in HANDS
         ],
         files={"frame": "jpeg"},
+        truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
         batch=Batch(rows=64, wait="20ms"),
     )
@@ -303,6 +318,18 @@ def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> di
 def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str, hands: str) -> pl.DataFrame:
     declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
     return replay_clip(declared, shots, rate=rate, after="10s").table.sort("sequence")
+
+
+def _live_scores(results: pl.LazyFrame, reviews: pl.LazyFrame) -> pl.DataFrame:
+    """Score verdicts by reviewed spans, frame by frame and hand by hand."""
+
+    def by_hand(rows: pl.LazyFrame, hand: str) -> pl.LazyFrame:
+        return rows.with_columns(pl.concat_str("key", pl.lit("/"), pl.lit(hand)).alias("key"))
+
+    verdicts = [by_hand(results.with_columns(verdict=f"{hand}_touches"), hand) for hand in HANDS]
+    spans = [by_hand(reviews.filter(pl.col("hand") == hand), hand) for hand in HANDS]
+    labelled = pl.concat(spans).select("key", "start", "end", truth="touches")
+    return live_verdicts(pl.concat(verdicts), labelled)
 
 
 domain = Touch(_results, [field.name for field in BOXES], SCORES)

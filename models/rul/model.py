@@ -14,6 +14,7 @@ from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.explainer import UNITS, Explainer
 from tocsin.models.rul.interval import Interval
 from tocsin.models.rul.network import Inputs, build
+from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples, remembered, windowed
 from tocsin.models.rul.scaling import Scaling
 from tocsin.models.trained import moved, placed, restore, store
@@ -23,7 +24,7 @@ FD001 = WEIGHTS / "fd001"
 
 
 class Parts(nn.Module):
-    """The parts of a model with stored weights: network, scaling, interval and explanations."""
+    """The parts of a model with stored weights: network, scaling, interval, explanations, and the distribution of its readings."""
 
     def __init__(self, config: RulConfig) -> None:
         super().__init__()
@@ -32,6 +33,7 @@ class Parts(nn.Module):
         self.network = build(config)
         self.interval = Interval(cap=config.cap)
         self.explainer = Explainer(steps=len(config.steps), channels=channels)
+        self.reference = Reference(regimes=config.regimes, features=channels)
 
 
 class RulModel:
@@ -46,7 +48,8 @@ class RulModel:
     def __init__(self, config: RulConfig, parts: Parts, device: torch.device) -> None:
         self.config, self.device = config, device
         self.scaling = copy.deepcopy(parts.scaling)
-        """On the CPU."""
+        self.reference = copy.deepcopy(parts.reference)
+        """Both on the CPU."""
         self.parts = parts.to(device).eval().requires_grad_(False)
 
     @property
@@ -162,5 +165,5 @@ def load(directory: Path | str = FD001, device: str = "auto") -> RulModel:
     """
     config = RulConfig.load(Path(directory))
     parts = Parts(config)
-    restore(parts, Path(directory))
+    restore(parts, Path(directory), later=("reference.",))
     return RulModel(config, parts, placed(device))

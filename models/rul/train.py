@@ -20,6 +20,7 @@ from tocsin.models.rul.explainer import integrated_gradients
 from tocsin.models.rul.interval import Interval
 from tocsin.models.rul.model import Parts, RulModel, load
 from tocsin.models.rul.network import build, rul_loss
+from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
 from tocsin.models.training import Optimization, begin
@@ -235,6 +236,7 @@ def fit(
     explained = samples.at(torch.randperm(len(samples))[:EXPLAINED])
     parts.network.requires_grad_(False)
     parts.explainer.fit(explained, integrated_gradients(parts.network, explained))
+    parts.reference = Reference.fit(training, parts.scaling)
     return RulModel(config, parts, torch.device("cpu")), curve, figures
 
 

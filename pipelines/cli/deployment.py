@@ -157,6 +157,8 @@ def desired_deployment(settings: Settings, name: str) -> Deployment:
         follows=section.model if section.model and "@" in section.model else "",
         follow_s=milliseconds(settings.mlflow.follow) / 1000,
         shadow=section.shadow,
+        assess_ms=milliseconds(section.assess),
+        assess_last_ms=milliseconds(section.assess_last),
     )
 
 
@@ -168,7 +170,8 @@ def deployed(settings: Settings, name: str, *, create_input: int = 0) -> Deploym
     """
     from tocsin.pipelines.runtime.control.deployment import provisioned
 
-    return provisioned(desired_deployment(settings, name), alerts=settings.lake.alerts, create_input=create_input)
+    desired, labels = desired_deployment(settings, name), settings.pipeline(name).labels
+    return provisioned(desired, alerts=settings.lake.alerts, labels=labels, create_input=create_input)
 
 
 def _plan(settings: Settings, name: str, model: ModelRef | None) -> Plan:

@@ -164,7 +164,9 @@ def _start(settings: Settings, name: str, future: Future[Deployment]) -> Any:
         with working("model"):
             desired = future.result()
         with working(f"{name}: a worker starts, loads the model and checks the topics"):
-            deployment, old_shards = launch.prepare(desired, alerts=settings.lake.alerts)
+            deployment, old_shards = launch.prepare(
+                desired, alerts=settings.lake.alerts, labels=settings.pipeline(name).labels
+            )
         if old_shards not in (0, deployment.shards):
             from tocsin.pipelines.runtime.admin.reshard import reshard
 

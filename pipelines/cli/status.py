@@ -106,7 +106,7 @@ def _starting(pipeline: str, why: str) -> dict[str, Any]:
     return {
         **{"pipeline": pipeline, "workers": 0, "restarts": 0, "paused": False, "silences": {}, "ready": False},
         "problems": [{"shard": 0, "state": "starting", "why": why}],
-        **{"mlflow_run": None, "shards": [], "landing": [], "sinks": []},
+        **{"mlflow_run": None, "shards": [], "landing": [], "sinks": [], "scores": [], "drift": None},
     }
 
 
@@ -186,6 +186,8 @@ def status_report(settings: Settings, status: Mapping[str, Any]) -> dict[str, An
         "shards": [_shard(shard, ends) for shard in status["shards"]],
         "landing": [_shard(shard, ends) for shard in status["landing"]],
         "sinks": status["sinks"],
+        "scores": status["scores"],
+        "drift": status["drift"],
     }
 
 
@@ -236,6 +238,16 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{report['pipeline']}: {plain(why)}"
     for asset, until in report["silences"].items():
         yield f"{report['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}"
+    for score in report.get("scores", ()):
+        figures = ", ".join(
+            f"{name} {value:.4g}"
+            for name, value in score.items()
+            if name not in ("model_version", "rows", "assets") and value is not None
+        )
+        yield f"{report['pipeline']}: {score['model_version']} by labels of {score['assets']:,} assets: {figures}"
+    if (drift := report.get("drift")) and drift.get("drifted"):
+        columns = plain(", ".join(drift["drifted"]))
+        yield f"{report['pipeline']}: input has drifted from training: {columns}; index {drift['index']:.2f} of {drift['level']:.2f}"
     for sink in report["sinks"]:
         if sink["error"]:
             yield f"{report['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.declare.rows import Rows
     from tocsin.pipelines.runtime.declare.stage import Stage, StepContext, Timer
     from tocsin.pipelines.runtime.declare.stores import Cell, CellStore, Declared, Pending, Ring, Stores
+    from tocsin.pipelines.runtime.declare.truth import Truth
     from tocsin.pipelines.runtime.engine.alerts import Alert
     from tocsin.pipelines.runtime.engine.plan import Model
     from tocsin.pipelines.runtime.engine.replay import replay, replay_clip
@@ -53,6 +54,7 @@ __all__ = [
     "Stores",
     "Timer",
     "TocsinError",
+    "Truth",
     "Unavailable",
     "frame_fields",
     "milliseconds",
@@ -71,6 +73,7 @@ __getattr__ = exported(
         "declare.rows": "Rows",
         "declare.stage": "Stage StepContext Timer",
         "declare.stores": "Cell CellStore Declared Pending Ring Stores",
+        "declare.truth": "Truth",
         "engine.alerts": "Alert",
         "engine.plan": "Model",
         "engine.replay": "replay replay_clip",

@@ -17,7 +17,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    PositiveInt,
     SecretStr,
     create_model,
     field_serializer,
@@ -28,7 +27,7 @@ from pydantic_core import PydanticCustomError
 
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ConfigError
-from tocsin.pipelines.runtime.declare.options import Duration, Size
+from tocsin.pipelines.runtime.declare.options import Duration
 from tocsin.pipelines.runtime.lake.object_store import object_store
 from tocsin.pipelines.runtime.lake.storage import FIT, Lake, check_name, local
 from tocsin.pipelines.runtime.telemetry import logs, spans
@@ -302,81 +301,6 @@ class TracesSettings(Section):
                 "the setting"
             )
         return SpanOptions(spans.full(self.endpoint), headers)
-
-
-class PipelineSettings(Section):
-    """`[pipelines.<name>]`: how a pipeline is run. Any other setting is an option of the pipeline itself.
-
-    Args:
-        factory: `module:function`; default `tocsin.pipelines.<name>:pipeline`.
-        model: "pumps@champion", "pumps/3" or a folder; default `<name>@champion` with the default factory; "": none.
-        shadow: whether the challenger of the model's name, such as "pumps@challenger", runs beside an alias that the pipeline
-            follows, if the registry has one.
-        shards: the number of shards. Partition p belongs to shard p mod shards. A changed number moves the state at the next
-            start.
-        workers: processes that share the shards. With `max_workers` it is the minimum; a large backlog adds more.
-        rows: the most rows in a step.
-        wait: the least time from the beginning of a step to that of the next. Rows that come meanwhile share it.
-        every: the time between checkpoints while there is something to commit. Up to a minute, the first results after a start
-            and the last ones of a backlog are committed earlier.
-        size: the size of uncommitted results at which a checkpoint is taken at once.
-        forget_after: a key that is inactive for this long is forgotten.
-        warmup: how much of the log is processed to rebuild the state when a new version of the pipeline cannot migrate it.
-        max_skew: how far an event time may be ahead of Kafka's timestamp, like a broker's message.timestamp.after.max.ms.
-        max_age: how far an event time may be behind Kafka's timestamp, like a broker's message.timestamp.before.max.ms. Raise it
-            for history that is more than 27 years old.
-        overload: "block" to skip nothing, or "latest" to skip readings older than `max_lag`.
-        max_lag: the age, by Kafka's timestamp, from which readings are skipped; used only with `overload` "latest".
-        content_type: the media type of messages that have no header `content-type`, such as "application/avro". A change takes
-            effect when the pipeline is stopped and started.
-        device: "auto" uses a GPU if there is one.
-        max_workers: the most workers; by default as many as `workers`.
-        start: where the very first start begins in the topic; partitions that are added later are read from their beginning.
-        sinks: names of `[sinks.<name>]` sections; the pipeline's alerts go to these sinks besides their topic.
-        on_gap: what a shard does when data that it needs is lost: "stop" with one line, or "skip", which records the gap and
-            continues.
-    """
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    factory: str = ""
-    model: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    shadow: bool = True
-    shards: PositiveInt = 1
-    workers: PositiveInt = 1
-    max_workers: PositiveInt | None = None
-    start: Literal["earliest", "latest"] = "earliest"
-    on_gap: Literal["stop", "skip"] = "stop"
-    sinks: tuple[str, ...] = ()
-    rows: PositiveInt | None = None
-    wait: Duration | None = None
-    every: Duration | None = None
-    size: Size | None = None
-    forget_after: Duration | None = None
-    warmup: Duration | None = None
-    max_skew: Duration | None = None
-    max_age: Duration | None = None
-    overload: Literal["block", "latest"] | None = None
-    max_lag: Duration | None = None
-    content_type: str | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options for the pipeline's factory, as plain JSON."""
-        run_settings = {
-            "factory",
-            "model",
-            "device",
-            "shadow",
-            "shards",
-            "workers",
-            "max_workers",
-            "start",
-            "on_gap",
-            "sinks",
-        }
-        return self.model_dump(mode="json", exclude=run_settings, exclude_none=True)
 
 
 class SinkSettings(Section):

@@ -21,13 +21,13 @@ from pydantic_settings.sources import PydanticBaseSettingsSource
 
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.options import expectation
+from tocsin.pipelines.runtime.pipeline_section import PipelineSettings
 from tocsin.pipelines.runtime.sections import (
     HealthSettings,
     KafkaSettings,
     LakeSettings,
     LogSettings,
     MlflowSettings,
-    PipelineSettings,
     RaySettings,
     SchemaRegistrySettings,
     SinkSettings,

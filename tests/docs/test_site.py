@@ -21,7 +21,8 @@ from tests.support.tour import TYPED, blocks, make
 from tocsin.pipelines.cli.app import app
 from tocsin.pipelines.runtime.declare import errors
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.sections import PipelineSettings, SinkSettings
+from tocsin.pipelines.runtime.pipeline_section import PipelineSettings
+from tocsin.pipelines.runtime.sections import SinkSettings
 from tocsin.pipelines.runtime.settings import Settings
 
 DOCS = ROOT / "docs"

@@ -5,28 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 import polars as pl
-from kafka.errors import KafkaError
 
 from tocsin.pipelines.runtime.control.deployment import ALERTS
 from tocsin.pipelines.runtime.declare import names
-from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
+from tocsin.pipelines.runtime.declare.errors import ConfigError
+from tocsin.pipelines.runtime.engine.alert_topic import publish
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.kafka import clients
-from tocsin.pipelines.runtime.kafka.permanent_errors import permanent
 from tocsin.pipelines.runtime.lake.delta import exists
 from tocsin.pipelines.runtime.lake.storage import Lake
 
 NAME_LIMIT, REASON_LIMIT = 100, 500
 """Most characters of a person's name and of a reason."""
-ANSWER_S = 15
-"""Seconds that Kafka may take to store the event."""
 
 
 @dataclass(frozen=True)
@@ -77,30 +73,6 @@ def act(
         by=by,
         reason=reason,
     )
-
-
-def publish(options: Mapping[str, Any], alert: Alert, partition: int) -> None:
-    """Write an event to its pipeline's alert topic, after the alert that it is about.
-
-    Guarantee: the broker has stored it when this returns. After an error it may or may not be stored; to publish the same
-    event again is harmless, because it has the same id.
-
-    Args:
-        partition: the partition that holds the alert.
-
-    Raises:
-        Refused: this user may not write to the topic.
-        Unavailable: Kafka does not answer.
-    """
-    topic = names.alert_topic(alert.pipeline)
-    try:
-        with closing(clients.producer(options)) as producer:
-            sent = producer.send(topic, alert.value(), alert.key.encode(), alert.headers(), partition)
-            sent.get(ANSWER_S)
-    except KafkaError as reason:
-        if refused := permanent(reason, topic):
-            raise refused from reason
-        raise Unavailable(f"{topic}: expected it to store the event, got {reason!r}; try again") from reason
 
 
 def acknowledge(options: Mapping[str, Any], published: PublishedAlert, *, by: str, reason: str) -> Alert:

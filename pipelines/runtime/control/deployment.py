@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tocsin.pipelines.runtime.control.alert_sinks import SinkConfig
+from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
 from tocsin.pipelines.runtime.control.placement import ScalingPolicy
 from tocsin.pipelines.runtime.declare import names
+from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.engine.plan import Plan, declared
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig, ShardId
 from tocsin.pipelines.runtime.kafka.topics import provision
@@ -28,6 +30,10 @@ class Deployment:
         partitions: number of partitions of the input topic; 0: not known yet, see `provisioned`.
         shards: number of shards. Partition p belongs to shard p mod shards; see `reshard`.
         alerts_partitions: partitions of the alert topic, which a separate shard writes to the table `alerts`; 0: no shard does.
+        labels: the plan of the pipeline that writes the labels to a table; None: there is none. See `labels_partitions`.
+        labels_partitions: partitions of the topic of labels.
+        assess_ms: how often drift and live scores are computed, ms; 0: never.
+        assess_last_ms: the age of the oldest results and labels that count, ms.
         scaling: how many workers share the shards.
         env: environment of the worker processes.
         resources: Ray's options for a worker, such as `num_cpus`, `num_gpus`.
@@ -50,6 +56,10 @@ class Deployment:
     partitions: int = 0
     shards: int = 1
     alerts_partitions: int = 0
+    labels: Plan | None = None
+    labels_partitions: int = 0
+    assess_ms: int = 60_000
+    assess_last_ms: int = 90 * 86_400_000
     scaling: ScalingPolicy = field(default_factory=ScalingPolicy)
     start: Literal["earliest", "latest"] = "earliest"
     on_gap: Literal["stop", "skip"] = "stop"
@@ -73,6 +83,10 @@ class Deployment:
         """The pipeline's name."""
         return self.plan.name
 
+    def reads_input(self, pipeline: str) -> bool:
+        """Whether it is this pipeline or one of its shadows, which have as many shards."""
+        return pipeline == self.name or pipeline.startswith(names.shadow(self.name))
+
     def configs(self, plan: Plan, shadow: Plan | None = None) -> dict[ShardId, ShardConfig]:
         """What a worker needs to run each shard. The shard that writes the alerts belongs to a pipeline of its own.
 
@@ -91,6 +105,9 @@ class Deployment:
                     on_gap=self.on_gap,
                 )
             )
+        if self.labels:
+            partitions = range(self.labels_partitions)
+            configs.append(ShardConfig(self.labels, self.lake, self.kafka, 0, partitions, on_gap=self.on_gap))
         return {config.id: config for config in configs}
 
     def _shards(self, plan: Plan, on_gap: Literal["stop", "skip"]) -> Iterator[ShardConfig]:
@@ -115,23 +132,34 @@ def alerts_table_plan(pipeline: str, **options: Any) -> Plan:
     )
 
 
-def provisioned(deployment: Deployment, *, alerts: bool, create_input: int = 0) -> Deployment:
+def provisioned(deployment: Deployment, *, alerts: bool, labels: bool = False, create_input: int = 0) -> Deployment:
     """Create a deployment's topics and return it with their numbers of partitions.
 
     Args:
         alerts: whether its alerts are also written to the table `alerts`.
+        labels: whether its labels are written to a table.
         create_input: see `provision`.
 
     Raises:
-        ConfigError, ModelError: the plan does not build a pipeline of its name.
+        ConfigError, ModelError: the plan does not build a pipeline of its name, or the pipeline has no labels.
         ConfigError, Unavailable: see `provision`.
     """
     pipeline = declared(deployment.plan, deployment.lake)
     partitions = provision(deployment.kafka, pipeline, shards=deployment.shards, create_input=create_input)
-    store_alerts = pipeline.rules and alerts
+    store_alerts = pipeline.rings and alerts
+    labels_plan, labels_partitions = None, 0
+    if labels:
+        if pipeline.truth is None:
+            raise ConfigError(
+                f"pipelines.{pipeline.name}.labels: expected a pipeline that declares `truth`, got none; set it to false"
+            )
+        labels_plan = labels_table_plan(pipeline.name, pipeline.truth)
+        labels_partitions = provision(deployment.kafka, labels_plan.build(deployment.lake), shards=1, create_input=1)
     return replace(
         deployment,
         partitions=partitions,
+        labels=labels_plan,
+        labels_partitions=labels_partitions,
         alerts_partitions=provision(
             deployment.kafka, alerts_table_plan(deployment.name).build(deployment.lake), shards=1
         )

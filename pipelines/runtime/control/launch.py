@@ -31,14 +31,16 @@ class Launch:
         self._worker = start_worker(names.worker_slot(pipeline, 0), env, resources)
         self._worker.get_ready.remote(with_reader=not librdkafka.chosen(kafka))
 
-    def prepare(self, deployment: Deployment, *, alerts: bool) -> tuple[Deployment, int]:
+    def prepare(self, deployment: Deployment, *, alerts: bool, labels: bool) -> tuple[Deployment, int]:
         """Create the topics. Returns the completed deployment and its table's number of shards (0: none yet); see `provisioned`.
 
         Args:
             deployment: the deployment, as far as it is known without Kafka and without building the pipeline.
         """
         try:
-            prepared: tuple[Deployment, int] = ray.get(self._worker.prepare.remote(deployment, alerts=alerts))
+            prepared: tuple[Deployment, int] = ray.get(
+                self._worker.prepare.remote(deployment, alerts=alerts, labels=labels)
+            )
             return prepared
         except RayTaskError as reason:
             raise reason.cause from reason

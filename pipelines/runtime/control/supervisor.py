@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -10,10 +9,11 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from kafka.errors import KafkaError
 from ray.exceptions import RayError
 
+from tocsin.pipelines.runtime.control.added_partitions import AddedPartitions
 from tocsin.pipelines.runtime.control.alert_sinks import Delivery, SinkConfig
+from tocsin.pipelines.runtime.control.assessment import Assessor
 from tocsin.pipelines.runtime.control.deployment import ALERTS, Deployment
 from tocsin.pipelines.runtime.control.desired_state import DesiredState
 from tocsin.pipelines.runtime.control.draining import drain, workers
@@ -25,11 +25,10 @@ from tocsin.pipelines.runtime.control.worker import Status
 from tocsin.pipelines.runtime.control.worker_slot import Ended, WorkerSlot, start_worker
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.durations import milliseconds
-from tocsin.pipelines.runtime.declare.errors import Unavailable
+from tocsin.pipelines.runtime.declare.errors import TocsinError
 from tocsin.pipelines.runtime.declare.shard_state import ShardState
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.shard_config import ShardId
-from tocsin.pipelines.runtime.kafka import clients
 from tocsin.pipelines.runtime.telemetry import logs
 from tocsin.pipelines.runtime.telemetry.metrics import Metrics
 from tocsin.pipelines.runtime.telemetry.process import begin
@@ -45,8 +44,8 @@ SETTLE_S, LATE_S = 1.0, 30.0
 """Deferred parts start `SETTLE_S` after all shards run, and at the latest `LATE_S` after the supervisor started."""
 REPORT_S = 10.0
 """A worker that reports why it ends dies within this time."""
-PARTITIONS_S, RELEASE_S = 5.0, 60.0
-"""How often to look for added partitions; how long until a shard that does not read them yet is released again."""
+PARTITIONS_S = 5.0
+"""How often to look for added partitions."""
 
 
 class Supervisor:
@@ -67,18 +66,20 @@ class Supervisor:
         self._stop, self._stopping = threading.Event(), threading.Lock()
         self._drained: bool | None = None
         self._adopted, self._end_reports = False, dict[str, tuple[float, str]]()
-        self._partitions: dict[str, int] = {}
-        self._released_at: dict[ShardId, float] = {}
+        self._partitions = AddedPartitions(d)
         self._tracking: Any = None  # later, see `_start_deferred`
         self._created_at = self._last_starting = time.monotonic()
         self._started = False
         self._windows: dict[int, Window] = {}
         self._deliveries: list[Delivery] = []
+        self._assessor = Assessor(d, self._desired)
         self._commits, self._metrics, self._health = CommitAges(), Metrics(d.name), Health(d.name, *d.health)
         self._thread = recurring(f"{d.name}/supervise", self._tick, self._pause)
         if d.follows and d.tracking:
             recurring(f"{d.name}/follow", self._follow, lambda: self._stop.wait(d.follow_s))
         recurring(f"{d.name}/partitions", self._count_partitions, lambda: self._stop.wait(PARTITIONS_S))
+        if d.assess_ms:
+            recurring(f"{d.name}/assess", self._assess, lambda: self._stop.wait(d.assess_ms / 1000))
         if every_ms := milliseconds(d.compact[0]):
             recurring(f"{d.name}/compact", self._compact, lambda: self._stop.wait(every_ms / 1000))
 
@@ -91,7 +92,7 @@ class Supervisor:
                 **status.id._asdict(),
                 "worker": worker,
                 "restarts": restarts[worker],
-                "unread": self._unread(status),
+                "unread": self._partitions.unread(status),
                 "uncommitted_s": self._commits.age(status.id, status.facts),
             }
             for _, (status, worker) in sorted(self._statuses.items())
@@ -106,6 +107,8 @@ class Supervisor:
             "tracking": self._tracking.run_id if self._tracking else None,
             "shards": own_shards,
             "landing": [shard for shard in shards if shard["pipeline"] != self._deployment.name],
+            "scores": self._assessor.scores,
+            "drift": self._assessor.drift,
             "sinks": [delivery.status() for delivery in self._deliveries],
             "problems": problems(self._deployment.shards, own_shards),
         }
@@ -189,6 +192,7 @@ class Supervisor:
         self._release_for_new_partitions()
         self._place()
         windows, self._windows, status = self._windows, {}, self.status()
+        self._assessor.add(windows.values())
         self._health.beat(status)
         self._metrics.export(status, windows)
         if self._tracking and windows:
@@ -230,33 +234,27 @@ class Supervisor:
 
     def _count_partitions(self) -> None:
         """Count the topics' partitions. Runs in its own thread because the broker may be slow."""
-        topics = {status.facts["topic"] for status, _ in list(self._statuses.values()) if status.facts}
-        if not topics:
-            return
-        # The shards report errors of the broker.
-        with contextlib.suppress(Unavailable, KafkaError), clients.admin(self._deployment.kafka) as admin:
-            self._partitions = clients.partitions(admin, topics)
-
-    def _unread(self, status: Status) -> list[int]:
-        """Partitions that were added to a shard's topic and that it does not read yet."""
-        if not status.facts:
-            return []
-        is_own, shards = status.id.pipeline == self._deployment.name, self._deployment.shards
-        assigned = range(status.id.shard, self._partitions.get(status.facts["topic"], 0), shards if is_own else 1)
-        return [p for p in assigned if p not in status.facts["read"]]
+        self._partitions.count([status for status, _ in list(self._statuses.values())])
 
     def _release_for_new_partitions(self) -> None:
         """Release shards whose topic has new partitions. Their recovery adds those partitions."""
-        now = time.monotonic()
         for id, (status, _) in self._statuses.items():
-            if status.state == ShardState.RUNNING and (unread := self._unread(status)):
-                slot = next((p for p in self._slots if id in p.shards), None)
-                if slot and now - self._released_at.get(id, -RELEASE_S) >= RELEASE_S:
-                    self._released_at[id] = now
-                    log.info(
-                        "%s: restarting to read partitions %s that were added to %s", id, unread, status.facts["topic"]
-                    )
-                    slot.actor.release.remote(id)
+            slot = next((p for p in self._slots if id in p.shards), None)
+            if slot and (unread := self._partitions.due(status)):
+                log.info(
+                    "%s: restarting to read partitions %s that were added to %s", id, unread, status.facts["topic"]
+                )
+                slot.actor.release.remote(id)
+
+    def _assess(self) -> None:
+        """Measure drift and score results. Runs in its own thread because it takes seconds."""
+        try:
+            figures = self._assessor.assess()
+        except TocsinError as reason:
+            log.warning("%s: its models are not assessed: %s", self._deployment.name, reason)
+            return
+        if self._tracking and figures:
+            self._tracking.note(figures)
 
     def _compact(self) -> None:
         """Compact the tables, in a process that ends afterwards. If it fails, tables get slower to read; streams continue."""
@@ -264,7 +262,10 @@ class Supervisor:
         from tocsin.pipelines.runtime.lake.compaction import tidy
 
         d = self._deployment
-        tables, vacuum = [d.name, *([ALERTS] if d.alerts_partitions else [])], d.compact[1]
+        tables, vacuum = (
+            [d.name, *([ALERTS] if d.alerts_partitions else []), *([d.labels.name] if d.labels else [])],
+            d.compact[1],
+        )
         frames = d.name, d.plan.options.get("forget_after", FORGET_AFTER)
         remote_tidy = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(tidy)
         for report in ray.get(remote_tidy.remote(d.lake, tables, vacuum, frames)):
@@ -323,7 +324,8 @@ class Supervisor:
                 else ShardState.MOVING
             )
             why = slot.why if state == ShardState.STARTING else ""  # while a worker keeps dying, show why
-            self._statuses[status.id] = replace(status, state=state, error=status.error or why), slot.name
+            slim = status.window and replace(status.window, tallies={})  # the assessor takes them up
+            self._statuses[status.id] = replace(status, state=state, error=status.error or why, window=slim), slot.name
             if status.window and status.id.pipeline == self._deployment.name:
                 self._windows[status.id.shard] = status.window
 

@@ -12,6 +12,11 @@ def alert_topic(pipeline: str) -> str:
     return f"alerts.{pipeline}"
 
 
+def label_topic(pipeline: str) -> str:
+    """The topic of a pipeline's labels: the truth that arrives later. Their table has the same name."""
+    return f"labels.{pipeline}"
+
+
 def dead_letter_topic(topic: str) -> str:
     """The dead-letter topic of a topic."""
     return f"{topic}.dlq"
@@ -91,6 +96,11 @@ def model_folder(sha256: str) -> str:
 def orders_file(pipeline: str) -> str:
     """The file with people's orders to a pipeline."""
     return f"{ORDERS}/{pipeline}.json"
+
+
+def drift_file(pipeline: str) -> str:
+    """The file with the state of a pipeline's alert `drift`."""
+    return f"{ORDERS}/{pipeline}.drift.json"
 
 
 # Ray's actors.

@@ -15,8 +15,10 @@ from tocsin.pipelines.runtime.declare.durations import milliseconds, size
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.declare.drift import DriftReference
     from tocsin.pipelines.runtime.declare.stage import Stage
     from tocsin.pipelines.runtime.declare.state import StateDelta
+    from tocsin.pipelines.runtime.declare.truth import Truth
 
 IDENTITY = pa.schema(
     [
@@ -135,6 +137,9 @@ class Pipeline:
             "0s": none.
         files: result columns that are paths in the lake, each mapped to the last stage's column with that file's bytes. If
             neither is null, the file is written before its row is visible. `frames/<name>/<day>/` is kept for `forget_after`.
+        truth: the labels that arrive later, and how results are scored with them; None: there are none.
+        drift: the distribution of the model's training readings. A stage `Census` counts those of the stream. None: drift is not
+            looked for.
         formats: message formats that the topic may have besides JSON and Arrow; see `MessageFormat`.
         content_type: the media type of messages that have no header `content-type`.
         silences: muted asset -> until when it raises no alert, ms since the epoch. A person orders it; see `Plan`.
@@ -165,6 +170,8 @@ class Pipeline:
     migrate: Callable[[int, StateDelta], StateDelta | None] | None = None
     warmup: str = "0s"
     files: Mapping[str, str] = field(default_factory=dict)
+    truth: Truth | None = None
+    drift: DriftReference | None = None
     formats: Sequence[type[Any]] = ()
     content_type: str = "application/json"
     shadow_of: str = ""
@@ -229,6 +236,11 @@ class Pipeline:
     def alerts(self) -> str:
         """The alert topic."""
         return names.alert_topic(self.name)
+
+    @property
+    def rings(self) -> bool:
+        """Whether it publishes alerts."""
+        return bool(self.rules or self.drift)
 
     @property
     def journal(self) -> str:

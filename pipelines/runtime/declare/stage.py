@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
@@ -97,6 +99,11 @@ class StepContext:
     ticks: bool = False
     refused: list[Refusal] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    tallies: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def tally(self, name: str, counts: NDArray[np.int64]) -> None:
+        """Add to an array of counts, which the supervisor sums over steps and shards."""
+        self.tallies[name] = self.tallies[name] + counts if name in self.tallies else counts
 
     def refuse(self, rows: Rows, *, stage: str, error: str, messages: Sequence[str]) -> None:
         """Send rows to the dead letters, with one message for each row."""

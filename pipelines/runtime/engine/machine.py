@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,7 @@ class StepOutcome:
     counts: Counter[str]
     changed: bool  # False: nothing happened, the step need not be journaled
     files: list[tuple[str, bytes]]  # path, content
+    tallies: Mapping[str, NDArray[np.int64]]  # see `StepContext.tally`
 
 
 class Machine:
@@ -172,7 +173,7 @@ class Machine:
         if changed:  # a step that changed nothing is not journaled, so later steps must not depend on it
             state.now = state.ticked = max(state.now, now)
             state.reached = arrivals.reached
-        return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files)
+        return StepOutcome(results, alerts, _folded(ctx.refused), ctx.counts, changed, files, ctx.tallies)
 
     def _evaluate_rules(self, rows: Rows, results: pa.RecordBatch, walls: Tensor, ctx: StepContext) -> list[Alert]:
         """The alerts that these rows raise or clear."""

@@ -45,7 +45,17 @@ def shadowed(pipeline: Pipeline, of: str) -> Pipeline:
     """
     results = pipeline.results.append(pa.field(names.IN_SHADOW, pa.bool_()))
     stages = [*pipeline.stages, InShadow([*pipeline.files])]
-    return replace(pipeline, into=pipeline.into or of, results=results, stages=stages, rules=(), files={}, shadow_of=of)
+    return replace(
+        pipeline,
+        into=pipeline.into or of,
+        results=results,
+        stages=stages,
+        rules=(),
+        truth=None,
+        drift=None,
+        files={},
+        shadow_of=of,
+    )
 
 
 class InShadow(Stage):

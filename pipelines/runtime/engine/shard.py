@@ -266,6 +266,7 @@ class Shard:
             step_busy_ms=round((time.monotonic() - started) * 1000),
             **outcome.counts,
         )
+        self.stats.tally(outcome.tallies)
         self.stats.gauges |= {"keys": recovered.machine.keys, "keys_on_two_partitions": recovered.machine.key_clashes}
 
     def _keep_up(self) -> None:

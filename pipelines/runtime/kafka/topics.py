@@ -29,7 +29,7 @@ JOURNAL = {"cleanup.policy": "compact", "max.message.bytes": str(LARGEST)}
 
 
 def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, create_input: int = 0) -> int:
-    """Create a pipeline's alert topic, if it has rules, and its dead-letter and journal topics; check the input topic.
+    """Create a pipeline's alert topic, if it has alerts, and its dead-letter and journal topics; check the input topic.
 
     The journal has at least one partition a shard.
 
@@ -51,7 +51,7 @@ def provision(options: Mapping[str, Any], pipeline: Pipeline, *, shards: int, cr
             check_exists(pipeline.topic, partitions)
             check_shards(pipeline.name, pipeline.topic, shards, partitions)
             check_retention(pipeline.topic, _setting(admin, pipeline.topic, "cleanup.policy", "delete"))
-            if pipeline.rules:
+            if pipeline.rings:
                 create_topic(admin, pipeline.alerts, partitions)
             create_topic(admin, pipeline.dead_letters, 1)
             create_topic(admin, pipeline.journal, shards, **JOURNAL)
@@ -113,7 +113,7 @@ def restore_outputs(options: Mapping[str, Any], pipeline: Pipeline) -> None:
         KafkaError: they can't be created now, or this user may not create them.
     """
     with clients.admin(options) as admin:
-        if pipeline.rules:
+        if pipeline.rings:
             create_topic(admin, pipeline.alerts, _partitions(admin, pipeline.topic) or 1)
         create_topic(admin, pipeline.dead_letters, 1)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tocsin.pipelines.exports import exported
 
 if TYPE_CHECKING:
+    from tocsin.pipelines.runtime.stages.census import Census
     from tocsin.pipelines.runtime.stages.centered_window import CenteredWindow
     from tocsin.pipelines.runtime.stages.frames import Gaps, Keep, Pixels
     from tocsin.pipelines.runtime.stages.inactivity import Inactivity
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tocsin.pipelines.runtime.stages.sliding_window import SlidingWindow
 
 __all__ = [
+    "Census",
     "CenteredWindow",
     "Encode",
     "Gaps",
@@ -31,6 +33,7 @@ __all__ = [
 __getattr__ = exported(
     __name__,
     {
+        "census": "Census",
         "centered_window": "CenteredWindow",
         "frames": "Gaps Keep Pixels",
         "inactivity": "Inactivity",

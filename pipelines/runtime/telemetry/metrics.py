@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from tocsin.pipelines.runtime.declare.shard_state import ShardState
+from tocsin.pipelines.runtime.declare.truth import VERSION
 from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Window
 
 if TYPE_CHECKING:
@@ -129,6 +130,21 @@ METRICS = (
         "tocsin_damaged_partitions", "gauge", "partitions", _SHARD, "Partitions not read, because their log is damaged."
     ),
     Metric("tocsin_model_info", "gauge", "", (*_SHARD, "version"), "1 for the model in use, such as pumps/3."),
+    Metric(
+        "tocsin_live_score",
+        "gauge",
+        "",
+        ("pipeline", "version", "figure"),
+        "A model version's score by the labels that have arrived, such as rmse.",
+    ),
+    Metric(
+        "tocsin_drift_index",
+        "gauge",
+        "",
+        ("pipeline", "column", "group"),
+        "Population stability index of a sensor against training.",
+    ),
+    Metric("tocsin_drift_level", "gauge", "", ("pipeline",), "The index from which the sensors have drifted."),
     Metric("tocsin_shards", "gauge", "shards", ("pipeline", "state"), f"Shards by state: {', '.join(STATES)}."),
     Metric("tocsin_workers", "gauge", "workers", ("pipeline",), "Worker processes."),
     Metric("tocsin_restarts_total", "counter", "restarts", ("pipeline",), "Workers that were replaced."),
@@ -165,6 +181,7 @@ class Metrics:
             self._shards(status["shards"])
             for (name, labels), total in self._totals.items():
                 self._set(name, total, **dict(labels))
+            self._models(status["scores"], status["drift"])
             self._set("tocsin_workers", status["workers"])
             self._set("tocsin_restarts_total", status["restarts"])
         except Exception as reason:  # a failure of Ray's metrics must not stop the streams
@@ -183,6 +200,18 @@ class Metrics:
             self._add("tocsin_latency_seconds_bucket", rows, shard, le=bound)
         self._add("tocsin_latency_seconds_count", sum(buckets), shard)
         self._add("tocsin_latency_seconds_sum", window.latency_sum_s, shard)
+
+    def _models(self, scores: Sequence[Mapping[str, Any]], drift: Mapping[str, Any] | None) -> None:
+        """Set what is known of the models: their scores, and the drift of their input."""
+        for score in scores:
+            for figure, value in score.items():
+                if figure != VERSION and value is not None:
+                    self._set("tocsin_live_score", value, version=score[VERSION], figure=figure)
+        if drift:
+            for found in drift["indices"]:
+                self._set("tocsin_drift_index", found["index"], column=found["column"], group=found["group"])
+            if "level" in drift:
+                self._set("tocsin_drift_level", drift["level"])
 
     def _states(self, status: Mapping[str, Any]) -> None:
         found = [*status["shards"], *(p for p in status["problems"] if p["state"] == "unknown")]

@@ -68,6 +68,7 @@ class Tracking:
         """Points dropped because too many were kept while MLflow did not answer."""
         self._wake = threading.Condition()
         self._windows: dict[int, list[Window]] = {}
+        self._figures: dict[str, float] = {}
         self._points: deque[Point] = deque(maxlen=POINTS)
         self._totals = Counter[str]()
         self._earlier: dict[str, float] | None = None
@@ -95,6 +96,11 @@ class Tracking:
             if any(sum(w.seconds for w in shard_windows) >= self._every_s for shard_windows in self._windows.values()):
                 self._point()
 
+    def note(self, figures: Mapping[str, float]) -> None:
+        """Add figures to the next point, such as live scores. Characters that MLflow does not allow in a name become `_`."""
+        with self._wake:
+            self._figures |= {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in figures.items()}
+
     def end(self, status: str = "FINISHED") -> None:
         """End the run as FINISHED, FAILED or KILLED, once everything is sent."""
         with self._wake:
@@ -117,8 +123,9 @@ class Tracking:
         if self._windows:
             self.dropped += len(self._points) == POINTS
             self._totals.update(counts(self._windows))
-            self._points.append(Point(round(time.time() * 1000), dict(self._totals), metrics(self._windows)))
-            self._windows = {}
+            values = metrics(self._windows) | self._figures
+            self._points.append(Point(round(time.time() * 1000), dict(self._totals), values))
+            self._windows, self._figures = {}, {}
             self._wake.notify()
 
     def _waiting(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WITHIN = 1.03
@@ -29,6 +30,7 @@ class Window:
         fill: rows a step, as a share of the maximum.
         latency_buckets: rows whose latency is at most each of `BUCKETS_S` and above the previous one; last, rows above all of them.
         latency_sum_s: over all rows.
+        tallies: arrays of counts, by name.
     """
 
     seconds: float
@@ -38,6 +40,7 @@ class Window:
     gauges: dict[str, float]
     latency_buckets: Sequence[int] = ()
     latency_sum_s: float = 0.0
+    tallies: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 @dataclass
@@ -53,12 +56,18 @@ class Stats:
 
     def _reset(self) -> None:
         self._since, self._counts = time.monotonic(), Counter[str]()
+        self._tallies = dict[str, NDArray[np.int64]]()
         self._ages, self._age_sum, self._age_min, self._age_max = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
 
     def add(self, **counts: int) -> None:
         """Add to the counts."""
         with self._lock:
             self._counts.update(counts)
+
+    def tally(self, tallies: Mapping[str, NDArray[np.int64]]) -> None:
+        """Add to the arrays of counts."""
+        with self._lock:
+            add_tallies(self._tallies, tallies)
 
     def latency(self, ms: np.ndarray) -> None:
         """Add the latency of rows at the end of their step. The memory used does not depend on the number of rows."""
@@ -82,6 +91,7 @@ class Stats:
                 self._ages,
                 self._age_sum / 1000,
             )
+            tallies = self._tallies
             bounds = self._age_min, self._age_max
             self._reset()
         latency, buckets = dict[str, float](), list[int]()
@@ -90,7 +100,13 @@ class Stats:
             buckets = np.bincount(_COARSE, ages, len(BUCKETS_S) + 1).astype(int).tolist()
         capacity = counts["steps"] * self.batch
         fill = counts["rows"] / capacity if capacity else 0.0
-        return Window(seconds, dict(counts), latency, fill, dict(self.gauges), buckets, sum_s)
+        return Window(seconds, dict(counts), latency, fill, dict(self.gauges), buckets, sum_s, tallies)
+
+
+def add_tallies(sums: dict[str, NDArray[np.int64]], more: Mapping[str, NDArray[np.int64]]) -> None:
+    """Add arrays of counts to those of the same names."""
+    for name, counts in more.items():
+        sums[name] = sums[name] + counts if name in sums else counts
 
 
 def _percentile(ages: np.ndarray, percent: float, minimum: float, maximum: float) -> float:

@@ -1,0 +1,160 @@
+"""A model is watched: its input drifts half-way, and the truth arrives late, on a stream of Apache Kafka with a real MLflow server."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pytest
+import ray
+from kafka import KafkaProducer
+
+from tests.crash.deployed import ROOT
+from tests.crash.harness import Job
+from tests.crash.load import Message
+from tests.support.tracking import serving
+from tests.support.waits import until
+from tocsin.deploy.kafka.server import KafkaServer
+from tocsin.models.rul.model import FD001
+from tocsin.models.rul.simulation.fleet import live
+from tocsin.models.tracking_store import connect as connect_mlflow
+from tocsin.pipelines.runtime.control.deployment import Deployment, provisioned
+from tocsin.pipelines.runtime.control.launch import deploy
+from tocsin.pipelines.runtime.control.ray_client import connect, find
+from tocsin.pipelines.runtime.engine.plan import store_model
+
+ENGINES, CAP = 40, 125
+SHIFTED = {"s4": 9.0, "s11": 0.27}
+"""One standard deviation of two sensors."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    connect("local", env={"PYTHONPATH": ROOT}, cpus=2)
+    yield
+    ray.shutdown()
+
+
+class Fleet:
+    """Sends the readings of a fleet all the time, and a label for each engine that has failed."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._over = job, threading.Event()
+        self.shift: dict[str, float] = {}
+        self.sent, self.failed = list[dict[str, Any]](), dict[int, int]()
+        self._thread = threading.Thread(target=self._send)
+
+    @contextmanager
+    def flying(self) -> Iterator[None]:
+        """Send while the body runs."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self._thread.join()
+
+    def _send(self) -> None:
+        producer = KafkaProducer(**self._job.kafka)
+        for frame in live(engines=ENGINES, seed=2):
+            rows = [{n: v + self.shift.get(n, 0) for n, v in row.items()} for row in frame.iter_rows(named=True)]
+            at = round(time.time() * 1000)
+            self._job.send(Message(row["unit"] % 2, orjson.dumps(row), [], at) for row in rows)
+            self.sent += rows
+            for row in rows:
+                if row["rul"] == 0:
+                    self.failed[row["unit"]] = row["cycle"]
+                    label = orjson.dumps({"unit": row["unit"], "cycle": row["cycle"]})
+                    producer.send(f"labels.{self._job.name}", label, str(row["unit"]).encode())
+            if self._over.wait(0.05):
+                producer.close(timeout=30)
+                return
+
+
+def _status(name: str) -> dict[str, Any]:
+    status: dict[str, Any] = ray.get(find(name).status.remote(), timeout=30)
+    return status
+
+
+def _rmse(rows: pl.DataFrame, failed: dict[int, int]) -> float:
+    """The RMSE of rows whose engine has failed, in one plain loop."""
+    errors = []
+    for unit, cycle, rul in rows.select("unit", "cycle", "rul").iter_rows():
+        if unit in failed and failed[unit] - cycle <= 1.2 * CAP:
+            errors.append((rul - min(failed[unit] - cycle, CAP)) ** 2)
+    return math.sqrt(sum(errors) / len(errors))
+
+
+def test_drift_rings_in_the_half_that_drifts_and_late_truth_scores_the_model(
+    cluster: None, kafka: KafkaServer, tmp_path: Path
+) -> None:
+    job = Job(kafka.bootstrap_servers, tmp_path, factory="tocsin.pipelines.rul:pipeline", every="500ms")
+    plan = replace(job.plan, model=store_model(job.lake, FD001, name=job.name, version="1"))
+    fleet = Fleet(job)
+
+    def drifts() -> list[str]:
+        read = job.read(f"alerts.{job.name}")
+        return [
+            dict(r.headers)["ce_type"].decode().rsplit(".", 1)[1]
+            for r in read
+            if orjson.loads(r.value)["rule"] == "drift"
+        ]
+
+    def indices() -> int:
+        return len((_status(job.name)["drift"] or {}).get("indices", ()))
+
+    with serving(tmp_path) as server:
+        wanted = Deployment(
+            plan,
+            job.lake,
+            job.shards_kafka,
+            env={"PYTHONPATH": ROOT},
+            tracking=(server, "watched"),
+            assess_ms=500,
+        )
+        deploy(provisioned(wanted, alerts=False, labels=True))
+        with fleet.flying():
+            until(indices, "a first measure of drift")
+            so_far = len(fleet.sent)
+            until(lambda: len(fleet.sent) > so_far + 6000, "more healthy readings")
+            assert drifts() == []
+            fleet.shift = SHIFTED
+            until(drifts, "the alert")
+            assert (_status(job.name)["drift"] or {})["drifted"]
+            fleet.shift = {}
+            until(lambda: len(drifts()) > 1, "the alert to be cleared")
+        until(job.whole(), "all input to be in the table")
+        assert drifts() == ["raised", "cleared"]
+        own = job.lake.scan(job.name).collect()
+        expected = {"rows": len(own), "rmse": _rmse(own, fleet.failed)}
+
+        def score() -> dict[str, Any]:
+            """The score with all labels."""
+            found = next(iter(_status(job.name)["scores"]), {})
+            return (
+                found
+                if found.get("assets") == len(fleet.failed)
+                and math.isclose(found["rmse"], expected["rmse"], rel_tol=1e-6)
+                else {}
+            )
+
+        found = until(score, f"a score of {len(fleet.failed)} engines with {expected}", 60)
+        assert len(fleet.failed) > 10 and 0.5 < found["coverage"] <= 1
+        labels = job.lake.scan(f"labels.{job.name}").collect()
+        assert dict(labels.select("unit", "cycle").iter_rows()) == fleet.failed
+        supervisor = find(job.name)
+        assert ray.get(supervisor.stop.remote(), timeout=90)
+        ray.kill(supervisor)
+        client = connect_mlflow(server)
+        experiment = client.get_experiment_by_name("watched")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert math.isclose(run.data.metrics[f"live/{job.name}/1/rmse"], found["rmse"], rel_tol=1e-6)
+        assert len([name for name in run.data.metrics if name.startswith("drift/")]) == 14
