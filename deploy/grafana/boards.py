@@ -201,6 +201,33 @@ MODELS = Board(
             ],
         ),
         (
+            "How well it does",
+            [
+                Panel(
+                    "Scores by labels",
+                    {
+                        "{{pipeline}} {{version}} {{figure}}": "max by (pipeline, version, figure) "
+                        '(ray_tocsin_live_score{pipeline=~"$pipeline", figure!~"rows|assets"})'
+                    },
+                    note="By the labels that have arrived, of each version.",
+                ),
+                Panel(
+                    "Rows with a label",
+                    {"{{pipeline}} {{version}}": 'max by (pipeline, version) (ray_tocsin_live_score{figure="rows"})'},
+                ),
+                Panel(
+                    "Drift of the input, of its level",
+                    {
+                        "{{pipeline}} {{column}} {{group}}": "max by (pipeline, column, group) "
+                        '(ray_tocsin_drift_index{pipeline=~"$pipeline"}) / on (pipeline) group_left '
+                        "max by (pipeline) (ray_tocsin_drift_level)"
+                    },
+                    limit=1,
+                    note="Population stability index of each sensor against training, as a share of the level of the alert.",
+                ),
+            ],
+        ),
+        (
             "GPU, as Ray reports it",
             [
                 Panel(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tocsin.models.drift import Distribution
+from tocsin.models.drift import LEAST, Distribution
 from tocsin.models.rul.data import Lives
 from tocsin.models.rul.scaling import Scaling
 
@@ -18,8 +18,8 @@ AGES, BINS = 5, 10
 GROUPS = (5, 10, 20, 50)
 """Numbers of assets for which it is known how far so few differ from all others by chance."""
 DRAWS, BEYOND, LOWEST = 20, 1.25, 0.25
-"""A group of so many assets has drifted if its index exceeds those of `DRAWS` random groups of training `BEYOND` times; and no less
-than `LOWEST`, which is the usual rule of thumb."""
+"""So many assets have drifted if their index exceeds that of each of `DRAWS` random groups of training assets `BEYOND` times. It is
+never less than `LOWEST`, the usual rule of thumb."""
 
 
 class Reference(nn.Module):
@@ -51,10 +51,10 @@ class Reference(nn.Module):
             if 2 * size > len(numbers):
                 break
             indices = list[float]()
-            for _ in range(DRAWS):
+            for draw in range(DRAWS):
                 drawn = torch.randperm(len(numbers))[:size]
                 others = cls._counted(lives.of(numbers[~torch.isin(numbers, drawn)]), scaling)
-                group = lives.of(drawn)
+                group = _at_once(lives.of(drawn), LEAST * len(scaling.mean), young=bool(draw % 2))
                 seen = others.count(*_readings(group, scaling), group.age)
                 distribution = others.distribution()
                 assert distribution
@@ -100,6 +100,16 @@ class Reference(nn.Module):
             columns=columns,
             levels=known if level is None else {1: level},
         )
+
+
+def _at_once(lives: Lives, count: int, *, young: bool) -> Lives:
+    """What a stream shows of assets in `count` readings: a part of each life, or the beginnings of all."""
+    length = lives.last - lives.first + 1
+    rows = -(-count // len(lives.keys))
+    start = torch.zeros_like(length) if young else (torch.rand(len(length)) * (length - rows).clamp_min(0)).long()
+    place = lives.place - start[lives.engine]
+    keep = (place >= 0) & (place < rows)
+    return Lives(lives.rows[keep], lives.age[keep], lives.rul[keep], lives.engine[keep], lives.keys)
 
 
 def _readings(lives: Lives, scaling: Scaling) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-ROLE_HELP = "run: the user of [kafka]; feed, subscribe, acknowledge, replay: who does that with the pipeline's topics."
+ROLE_HELP = (
+    "run: the user of [kafka]; feed, subscribe, acknowledge, label, replay: who does that with the pipeline's topics."
+)
 
 
 def rights(
@@ -33,7 +35,7 @@ def rights(
     sinks = tuple(sink.name for sink in settings.sinks_of(pipeline))
     section = settings.pipeline(pipeline)
     shadow = section.shadow and "@" in (section.model or "") and settings.mlflow.enabled
-    subject = Subject(pipeline, topic, sinks, table=settings.lake.alerts, shadow=shadow)
+    subject = Subject(pipeline, topic, sinks, table=settings.lake.alerts, shadow=shadow, labels=section.labels)
     options = settings.kafka.client_options()
     user = principal or f"User:{options.get('sasl_plain_username') or 'tocsin'}"
     for line in commands(rights(role, subject), user, options["bootstrap_servers"]):

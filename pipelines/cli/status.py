@@ -246,8 +246,8 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"{report['pipeline']}: {score['model_version']} by labels of {score['assets']:,} assets: {figures}"
     if (drift := report.get("drift")) and drift.get("drifted"):
-        columns = plain(", ".join(drift["drifted"]))
-        yield f"{report['pipeline']}: input has drifted from training: {columns}; index {drift['index']:.2f} of {drift['level']:.2f}"
+        columns, index = plain(", ".join(drift["drifted"])), f"{drift['index']:.2f} (level {drift['level']:.2f})"
+        yield f"{report['pipeline']}: its input has drifted from training in {columns}; the greatest index is {index}"
     for sink in report["sinks"]:
         if sink["error"]:
             yield f"{report['pipeline']}: alert sink {sink['sink']}: {plain(sink['error'])}; retrying its alerts"

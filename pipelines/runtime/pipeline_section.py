@@ -60,7 +60,7 @@ class PipelineSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     shadow: bool = True
     labels: bool = False
-    assess: Duration = "1m"
+    assess: Duration = "1min"
     assess_last: Duration = "90d"
     shards: PositiveInt = 1
     workers: PositiveInt = 1

@@ -18,7 +18,7 @@ from tocsin.pipelines.query import alerts, query, results
 from tocsin.pipelines.runtime.declare.errors import ConfigError, Unavailable
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine.alerts import Alert
-from tocsin.pipelines.runtime.engine.shadow import shadowed
+from tocsin.pipelines.runtime.engine.plan import shadowed
 from tocsin.pipelines.runtime.lake.storage import Lake
 from tocsin.pipelines.runtime.lake.table import ResultsTable
 

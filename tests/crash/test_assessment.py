@@ -1,4 +1,4 @@
-"""A model is watched: its input drifts half-way, and the truth arrives late, on a stream of Apache Kafka with a real MLflow server."""
+"""A model is watched: its input drifts half-way, and the truth arrives late; on Apache Kafka, with a real MLflow server."""
 
 from __future__ import annotations
 
@@ -134,19 +134,15 @@ def test_drift_rings_in_the_half_that_drifts_and_late_truth_scores_the_model(
         until(job.whole(), "all input to be in the table")
         assert drifts() == ["raised", "cleared"]
         own = job.lake.scan(job.name).collect()
-        expected = {"rows": len(own), "rmse": _rmse(own, fleet.failed)}
+        rmse = _rmse(own, fleet.failed)
 
         def score() -> dict[str, Any]:
             """The score with all labels."""
-            found = next(iter(_status(job.name)["scores"]), {})
-            return (
-                found
-                if found.get("assets") == len(fleet.failed)
-                and math.isclose(found["rmse"], expected["rmse"], rel_tol=1e-6)
-                else {}
-            )
+            found = next(iter(_status(job.name)["scores"]), {"assets": 0})
+            is_complete = found["assets"] == len(fleet.failed) and math.isclose(found["rmse"], rmse, rel_tol=1e-6)
+            return found if is_complete else {}
 
-        found = until(score, f"a score of {len(fleet.failed)} engines with {expected}", 60)
+        found = until(score, f"a score of {len(fleet.failed)} engines, with an RMSE of {rmse}", 60)
         assert len(fleet.failed) > 10 and 0.5 < found["coverage"] <= 1
         labels = job.lake.scan(f"labels.{job.name}").collect()
         assert dict(labels.select("unit", "cycle").iter_rows()) == fleet.failed

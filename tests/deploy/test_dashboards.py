@@ -18,7 +18,7 @@ from tocsin.deploy.grafana.boards import BOARDS
 from tocsin.deploy.kafka.server import KafkaServer
 from tocsin.pipelines.runtime.telemetry.metrics import METRICS
 
-NOT_HERE = ("ray_node_gpus", "ray_node_gram", "ray_tocsin_model_info")
+NOT_HERE = ("ray_node_gpus", "ray_node_gram", "ray_tocsin_model_info", "ray_tocsin_live", "ray_tocsin_drift")
 """What a machine without a GPU and a pipeline without a model do not export."""
 
 

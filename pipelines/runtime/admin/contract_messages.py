@@ -10,6 +10,7 @@ import orjson
 import pyarrow as pa
 
 from tocsin.pipelines.runtime.declare.dead_letter import KEPT, MESSAGE_LIMIT, NULL_HEADERS, REASON, ROW, TIMESTAMP
+from tocsin.pipelines.runtime.declare.drift import DRIFT
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.engine import alert_schema
 from tocsin.pipelines.runtime.engine.alerts import CONTENT_TYPE
@@ -65,20 +66,27 @@ def readings(pipeline: Pipeline, options: FormatOptions) -> dict[str, Message]:
 
 def alert_schemas(pipeline: Pipeline) -> dict[str, JsonSchema]:
     """The schemas that the messages of the alert topic refer to, by name: the data of each rule."""
-    return {
+    found = {
         f"alert.{pipeline.name}.{id}": alert_schema.data(pipeline, rule)
         for id, rule in zip(_rule_ids(pipeline), pipeline.rules, strict=True)
     }
+    return found | ({f"alert.{pipeline.name}.{DRIFT}": alert_schema.drift(pipeline)} if pipeline.drift else {})
 
 
 def alerts(pipeline: Pipeline) -> dict[str, Message]:
-    """The messages of the alert topic, by name: one a rule."""
+    """The messages of the alert topic, by name: one a rule, and one of drift."""
+    titles = {
+        id: f"The rule {rule.name} of {pipeline.name} is raised or cleared for an asset, or a person acts on its alert"
+        for id, rule in zip(_rule_ids(pipeline), pipeline.rules, strict=True)
+    }
+    if pipeline.drift:
+        titles[DRIFT] = f"The input of {pipeline.name} has drifted, or no longer does, or a person acts on that alert"
     found = dict[str, Message]()
-    for id, rule in zip(_rule_ids(pipeline), pipeline.rules, strict=True):
+    for id, title in titles.items():
         name = f"alert.{pipeline.name}.{id}"
         found[name] = {
             "name": name,
-            "title": f"The rule {rule.name} of {pipeline.name} is raised or cleared for an asset, or a person acts on its alert",
+            "title": title,
             "contentType": CONTENT_TYPE,
             "headers": alert_schema.headers(pipeline),
             "payload": reference("schemas", name),

@@ -12,6 +12,8 @@ import yaml
 
 from tocsin.pipelines.runtime.admin import contract_messages as messages
 from tocsin.pipelines.runtime.admin.contract_messages import BINDING_VERSION, DEAD_LETTER, Message, pixels, reference
+from tocsin.pipelines.runtime.control.labels_table import labels_table_plan
+from tocsin.pipelines.runtime.control.labels_table import pipeline as labels_table
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
 from tocsin.pipelines.runtime.formats import json_schema
 from tocsin.pipelines.runtime.formats.codec import FormatOptions
@@ -50,7 +52,7 @@ def contracts(
 def document(
     pipelines: Sequence[Pipeline], kafka: Mapping[str, Any], options: FormatOptions = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The AsyncAPI 3.0 document of the pipelines' input, alert and dead-letter topics."""
+    """The AsyncAPI 3.0 document of the pipelines' input, label, alert and dead-letter topics."""
     channels, operations = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
     components: dict[str, dict[str, Any]] = {"messages": {}, "schemas": {}}
 
@@ -62,12 +64,17 @@ def document(
         used = [{"$ref": f"{here}/messages/{message}"} for message in found]
         operations[name] = {"action": action, "title": title, "channel": {"$ref": here}, "messages": used}
 
-    for p in pipelines:
+    for p in (*pipelines, *labels_tables(pipelines)):
         components["schemas"] |= messages.reading_schemas(p) | messages.alert_schemas(p)
         operation(
-            f"{p.name}.readings", "receive", f"{p.name} reads", p.topic, "Readings.", messages.readings(p, options)
+            f"{p.name}.readings",
+            "receive",
+            f"{p.name} reads",
+            p.topic,
+            "Readings." if p in pipelines else "Labels: the truth about readings, which arrives later.",
+            messages.readings(p, options),
         )
-        if p.rules:
+        if p.rings:
             about, found = f"Alerts of {p.name}.", messages.alerts(p)
             operation(f"{p.name}.alerts", "send", f"{p.name} raises or clears an alert", p.alerts, about, found)
         about, found = f"Records of {p.topic} that could not be processed.", {DEAD_LETTER: messages.dead_letter()}
@@ -88,13 +95,14 @@ def document(
 
 
 def topic_schemas(pipelines: Sequence[Pipeline]) -> dict[str, json_schema.JsonSchema]:
-    """The JSON Schemas of input topics, by name: `<topic>` of a JSON message, `<topic>.headers` of its headers.
+    """The JSON Schemas of input and label topics, by name: `<topic>` of a JSON message, `<topic>.headers` of its headers.
 
     A topic that several pipelines read has the schema that satisfies all of them.
     """
     found = dict[str, json_schema.JsonSchema]()
-    for topic in dict.fromkeys(p.topic for p in pipelines):
-        readers = [p for p in pipelines if p.topic == topic]
+    every = [*pipelines, *labels_tables(pipelines)]
+    for topic in dict.fromkeys(p.topic for p in every):
+        readers = [p for p in every if p.topic == topic]
         bodies = [
             json_schema.payload(p.schema, unknown=p.unknown, notes=messages.notes(p)) for p in readers if not pixels(p)
         ]
@@ -107,6 +115,12 @@ def topic_schemas(pipelines: Sequence[Pipeline]) -> dict[str, json_schema.JsonSc
             about = f"The headers of a reading, as {by} reads it: UTF-8 text, of numbers and booleans what JSON writes."
             found[f"{topic}.headers"] = _schema_file(f"{topic}, headers", about, headers)
     return found
+
+
+def labels_tables(pipelines: Sequence[Pipeline]) -> list[Pipeline]:
+    """The pipelines that read the labels of those that have any."""
+    plans = [labels_table_plan(p.name, p.truth) for p in pipelines if p.truth]
+    return [labels_table(plan.options, None) for plan in plans]
 
 
 def _schema_file(title: str, about: str, schemas: Sequence[json_schema.JsonSchema]) -> json_schema.JsonSchema:

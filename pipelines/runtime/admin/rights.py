@@ -37,6 +37,7 @@ class Subject:
         sinks: names of its alert sinks.
         table: whether its alerts are written to the table `alerts`.
         shadow: whether challengers of its model run in its shadow.
+        labels: whether its labels are written to a table.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Subject:
     sinks: tuple[str, ...] = ()
     table: bool = True
     shadow: bool = False
+    labels: bool = False
 
 
 def _run(subject: Subject) -> Iterator[Right]:
@@ -56,6 +58,10 @@ def _run(subject: Subject) -> Iterator[Right]:
         yield from _shards(alerts, alerts)
     for sink in subject.sinks:
         yield Right("Read", "group", names.sink_group(subject.name, sink))
+    if subject.labels:
+        labels = names.label_topic(subject.name)
+        yield from _shards(labels, labels)
+        yield from _topic(labels, "Create")
     if subject.shadow:
         shadows = names.shadow(subject.name)
         for operation in ("Read", "Write", "Create", "DescribeConfigs"):
@@ -85,6 +91,10 @@ def _acknowledge(subject: Subject) -> Iterator[Right]:
     yield from _topic(names.alert_topic(subject.name), "Read", "Write")
 
 
+def _label(subject: Subject) -> Iterator[Right]:
+    yield from _topic(names.label_topic(subject.name), "Write")
+
+
 def _replay(subject: Subject) -> Iterator[Right]:
     yield from _topic(names.dead_letter_topic(subject.topic), "Read")
     yield from _topic(subject.topic, "Write")
@@ -101,6 +111,7 @@ ROLES: dict[str, Callable[[Subject], Iterator[Right]]] = {
     "feed": _feed,
     "subscribe": _subscribe,
     "acknowledge": _acknowledge,
+    "label": _label,
     "replay": _replay,
 }
 """What a user of Kafka does. `run` is the user of `[kafka]`; the other ones may be people's own users."""

@@ -14,7 +14,6 @@ import orjson
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import ConfigError, TocsinError
 from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, store_model
-from tocsin.pipelines.runtime.engine.shadow import shadow_plan
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class DesiredState:
     @property
     def shadow(self) -> Plan | None:
         """The plan of the pipeline's shadow; None: it has none."""
-        return shadow_plan(self.plan, self.challenger) if self.challenger else None
+        return self.plan.in_shadow(self.challenger) if self.challenger else None
 
     def pause(self, paused: bool) -> None:
         """Pause or resume all shards. A shard commits before it pauses."""
@@ -124,7 +123,7 @@ class DesiredState:
             if challenger == self.plan.model:
                 challenger = None
             if challenger and challenger != self.challenger:
-                prepare(shadow_plan(self.plan, challenger).build(self._lake))
+                prepare(self.plan.in_shadow(challenger).build(self._lake))
         except TocsinError as reason:
             if str(reason) != self._last_challenger_error:
                 log.warning("%s: keeping its shadow as it is: %s", name, reason)

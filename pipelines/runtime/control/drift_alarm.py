@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 
 from tocsin.pipelines.runtime.declare import names
+from tocsin.pipelines.runtime.declare.drift import DRIFT, DRIFT_SEVERITY
 from tocsin.pipelines.runtime.declare.pipeline import CLEARED, RAISED
 from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.lake.storage import Lake, read
 
-RULE, SEVERITY = "drift", "warning"
 CLEAR = 0.8
 """Share of the level below which the alert is cleared."""
 
@@ -95,12 +95,12 @@ class DriftAlarm:
 def _alert(pipeline: str, topic: str, pending: Mapping[str, Any]) -> Alert:
     evidence = {name: value for name, value in pending.items() if name not in ("transition", "at")}
     at = pending["at"] if isinstance(pending["at"], datetime) else datetime.fromisoformat(pending["at"])
-    identity = orjson.dumps([pipeline, RULE, pending["transition"], at.isoformat()])
+    identity = orjson.dumps([pipeline, DRIFT, pending["transition"], at.isoformat()])
     return Alert(
         id=hashlib.sha256(identity).hexdigest()[:32],
         pipeline=pipeline,
-        rule=RULE,
-        severity=SEVERITY,
+        rule=DRIFT,
+        severity=DRIFT_SEVERITY,
         transition=pending["transition"],
         key=pipeline,
         time=at,

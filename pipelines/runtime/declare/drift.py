@@ -8,6 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+DRIFT, DRIFT_SEVERITY = "drift", "warning"
+"""The rule and the severity of the alert that is raised for a pipeline whose input has drifted."""
+
 
 class DriftReference(Protocol):
     """The distribution of a model's training readings, by group (such as an operating regime) and column."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyarrow import types
 
+from tocsin.pipelines.runtime.declare.drift import DRIFT, DRIFT_SEVERITY
 from tocsin.pipelines.runtime.declare.fields import integer_range
 from tocsin.pipelines.runtime.declare.pipeline import TRANSITIONS
 from tocsin.pipelines.runtime.declare.trace import TRACEPARENT, TRACESTATE
@@ -85,6 +86,28 @@ def data(pipeline: Pipeline, rule: AlertRule) -> JsonSchema:
     evidence = {name: _column(pipeline.table.field(name).type) for name in rule.data or pipeline.results.names}
     properties = constants | {name: lineage[name] for name in EVIDENCE_LINEAGE} | evidence
     until: JsonSchema = {"type": "string", "format": "date-time", "description": "When a mute of the asset ends."}
+    return {"type": "object", "properties": properties | {"silenced_until": until}, "required": [*properties]}
+
+
+def drift(pipeline: Pipeline) -> JsonSchema:
+    """The schema of the data of the alert `drift`, which the supervisor raises for the pipeline as a whole."""
+    text, number, count = ({"type": kind} for kind in ("string", "number", "integer"))
+    no_record = {"type": "null", "description": "No record caused the alert."}
+    properties: dict[str, JsonSchema] = {
+        "rule": {"type": "string", "const": DRIFT},
+        "severity": {"type": "string", "const": DRIFT_SEVERITY},
+        "topic": {"type": "string", "const": pipeline.topic},
+        **dict.fromkeys(("partition", "offset", "row"), no_record),
+        "model_version": text,
+        "index": number | {"description": "The greatest population stability index of a column against training."},
+        "level": number | {"description": "The index from which the input has drifted."},
+        "column": text | {"description": "The column with the greatest index."},
+        "group": text | {"description": "Its operating regime, if there are several."},
+        "drifted": {"type": "array", "items": text, "description": "The columns above the level."},
+        "assets": count | {"description": "How many assets were compared."},
+        "readings": count | {"description": "How many of their readings."},
+    }
+    until: JsonSchema = {"type": "string", "format": "date-time", "description": "When a mute of the alert ends."}
     return {"type": "object", "properties": properties | {"silenced_until": until}, "required": [*properties]}
 
 

@@ -107,6 +107,14 @@ class Plan:
         """The pipeline's name."""
         return str(self.options.get("name", self.factory))
 
+    def in_shadow(self, model: ModelRef) -> Plan:
+        """The plan of this pipeline's shadow: a second model on the same readings, which stores its rows and sends nothing.
+
+        Each version has a shadow of its own, which keeps its positions.
+        """
+        options = {**self.options, "name": names.shadow(self.name, model.version)}
+        return replace(self, options=options, model=model, shadow_of=self.name, silences={})
+
     def dump(self) -> str:
         """One line of JSON, equal for equal plans."""
         return orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS).decode()
@@ -127,7 +135,6 @@ class Plan:
             ModelError: the model's files are not in the lake.
         """
         from tocsin.pipelines.runtime.declare.pipeline import TUNING, tuned
-        from tocsin.pipelines.runtime.engine.shadow import shadowed
 
         module, _, name = self.factory.partition(":")
         try:
@@ -148,6 +155,21 @@ class Plan:
             ) from reason
         pipeline = replace(tuned(pipeline, self.options), silences=self.silences, forgets=self.forgets)
         return shadowed(pipeline, self.shadow_of) if self.shadow_of else pipeline
+
+
+def shadowed(pipeline: Pipeline, of: str) -> Pipeline:
+    """The pipeline as the shadow of another: without rules, its rows in the other's table with `in_shadow` true.
+
+    It keeps no files, such as frames: the other does.
+    """
+    import pyarrow as pa
+
+    from tocsin.pipelines.runtime.stages.in_shadow import InShadow
+
+    results = pipeline.results.append(pa.field(names.IN_SHADOW, pa.bool_()))
+    stages = [*pipeline.stages, InShadow([*pipeline.files])]
+    rows = replace(pipeline, into=pipeline.into or of, results=results, stages=stages, shadow_of=of)
+    return replace(rows, rules=(), truth=None, drift=None, files={})
 
 
 def declared(plan: Plan, lake: Lake) -> Pipeline:

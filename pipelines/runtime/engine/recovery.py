@@ -17,7 +17,7 @@ from tocsin.pipelines.runtime.declare.errors import (
     SnapshotLost,
 )
 from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.engine import journal_topic, losses, shadow
+from tocsin.pipelines.runtime.engine import journal_topic, losses
 from tocsin.pipelines.runtime.engine.alerts import Alert, generation
 from tocsin.pipelines.runtime.engine.journal import Journal, Mark, SkipRecord, StepRecord
 from tocsin.pipelines.runtime.engine.machine import Machine, empty
@@ -25,6 +25,7 @@ from tocsin.pipelines.runtime.engine.migration import carry
 from tocsin.pipelines.runtime.engine.open_outputs import end_open_outputs
 from tocsin.pipelines.runtime.engine.plan import Plan
 from tocsin.pipelines.runtime.engine.record_traces import RecordTraces
+from tocsin.pipelines.runtime.engine.seed import find_seed
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import ShardPublisher, fingerprint
 from tocsin.pipelines.runtime.engine.step_buffer import StepBuffer, StepInput
@@ -177,7 +178,7 @@ def _resume(config: ShardConfig, declared: Pipeline, ownership: Ownership, sourc
         logger.warning("%s: its last owner ended without a checkpoint; kafka-python reads up to %s", config.id, log.end)
         source.distrust(log.end)
     # Until its first checkpoint a shadow has done nothing: it begins at the other pipeline's newest one.
-    seed = shadow.seed(config, declared, log.topic_id) if declared.shadow_of and not owned.checkpoint else None
+    seed = find_seed(config, declared, log.topic_id) if declared.shadow_of and not owned.checkpoint else None
     if seed:
         owned = replace(owned, positions={**owned.positions, **seed.positions})
     inputs = RecoveryInputs(config, declared.topic, log, owned)

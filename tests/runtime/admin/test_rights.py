@@ -63,7 +63,7 @@ def test_the_page_names_what_a_pipeline_needs() -> None:
         for role, kind, name, prefixed, operations in rows
         for operation in operations.split(", ")
     ]
-    subject = Subject("rul", "sensors.industrial", shadow=True)
+    subject = Subject("rul", "sensors.industrial", shadow=True, labels=True)
     assert sorted(told, key=repr) == sorted(
         ((role, right) for role in ROLES for right in rights(role, subject)), key=repr
     )
@@ -92,4 +92,4 @@ def test_the_command_prints_what_its_role_needs(role: str) -> None:
 def test_an_unknown_role_is_refused() -> None:
     said = CliRunner().invoke(app, ["rights", "rul", "--role", "write"])
     assert said.exit_code
-    assert "--role: expected one of run, feed, subscribe, acknowledge, replay, got write" in str(said.exception)
+    assert "--role: expected one of run, feed, subscribe, acknowledge, label, replay, got write" in str(said.exception)

@@ -16,8 +16,8 @@ from tests.crash.job import pipeline as job
 from tocsin.pipelines.runtime.declare.errors import ConfigError
 from tocsin.pipelines.runtime.declare.pipeline import IDENTITY, Pipeline
 from tocsin.pipelines.runtime.engine.machine import Machine
-from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan
-from tocsin.pipelines.runtime.engine.shadow import seed, shadow_plan, shadowed
+from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan, shadowed
+from tocsin.pipelines.runtime.engine.seed import find_seed
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 from tocsin.pipelines.runtime.lake.storage import Lake
@@ -39,7 +39,7 @@ def _batch(cycles: Sequence[int], heat: float = 0.9) -> pa.RecordBatch:
 
 @pytest.fixture
 def shadow() -> Pipeline:
-    return shadowed(job({**shadow_plan(PLAN, VERSION).options}, None), "job")
+    return shadowed(job({**PLAN.in_shadow(VERSION).options}, None), "job")
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def _commit(
 
 
 def _config(lake: Lake) -> ShardConfig:
-    return ShardConfig(shadow_plan(PLAN, VERSION), lake, {}, 0, [0])
+    return ShardConfig(PLAN.in_shadow(VERSION), lake, {}, 0, [0])
 
 
 def test_a_shadow_writes_to_the_table_of_its_pipeline_and_rings_for_nobody(shadow: Pipeline) -> None:
@@ -68,7 +68,7 @@ def test_a_shadow_writes_to_the_table_of_its_pipeline_and_rings_for_nobody(shado
     outcome = Machine(shadow).step(_batch([1, 2, 3]), NOW)
     assert outcome.results.num_rows == 1 and not outcome.alerts
     assert outcome.results["in_shadow"].to_pylist() == [True]
-    plan = shadow_plan(replace(PLAN, silences={"1": 9}), VERSION)
+    plan = replace(PLAN, silences={"1": 9}).in_shadow(VERSION)
     assert Plan.load(plan.dump()) == plan and plan.silences == {}
 
 
@@ -80,11 +80,11 @@ def test_no_other_pipeline_has_the_column(shadow: Pipeline) -> None:
 
 
 def test_a_shadow_begins_with_the_state_at_its_pipelines_last_checkpoint(lake: Lake, shadow: Pipeline) -> None:
-    assert seed(_config(lake), shadow, "t") is None  # its pipeline has no table yet
+    assert find_seed(_config(lake), shadow, "t") is None  # its pipeline has no table yet
     own = Machine(job(PLAN.options, None))
     _commit(lake, own, [own.step(_batch([1, 2, 3]), NOW).results], 4)
-    assert seed(_config(lake), shadow, "another topic's id") is None
-    found = seed(_config(lake), shadow, "t")
+    assert find_seed(_config(lake), shadow, "another topic's id") is None
+    found = find_seed(_config(lake), shadow, "t")
     assert found and found.positions == {0: 4}
     machine, blank = Machine(shadow), Machine(shadow)
     found.restore(machine)
@@ -102,7 +102,7 @@ def test_a_shadow_whose_state_has_another_shape_starts_blank_and_says_so(
 ) -> None:
     own = Machine(job(PLAN.options, None))
     _commit(lake, own, [own.step(_batch([1, 2, 3]), NOW).results], 4, signature="another")
-    found = seed(_config(lake), shadow, "t")
+    found = find_seed(_config(lake), shadow, "t")
     assert found and found.positions == {0: 4}
     found.restore(machine := Machine(shadow))
     assert machine.keys == 0

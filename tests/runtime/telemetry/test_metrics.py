@@ -25,6 +25,7 @@ FACTS = {
     "clock_lag_s": 1.5,
     "model": "rul/3",
 }
+DRIFT = {"indices": [{"column": "s4", "group": "regime 1", "index": 0.4}], "level": 0.25}
 
 
 class Taken(dict[tuple[str, ...], float]):
@@ -48,7 +49,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
 
 
 def status(*shards: dict[str, Any], problems: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {"workers": 2, "restarts": 3, "shards": list(shards), "problems": list(problems)}
+    models = {"scores": [{"model_version": "rul/3", "rmse": 9.5, "f1": None}], "drift": DRIFT}
+    return {"workers": 2, "restarts": 3, "shards": list(shards), "problems": list(problems), **models}
 
 
 def shard(n: int, state: str = "running", **more: Any) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def test_names_say_their_units_and_labels_are_few() -> None:
         assert re.fullmatch(r"tocsin_[a-z_]+", m.name)
         assert m.name.endswith("_total") == (m.kind == "counter"), m
         assert ("_seconds" in m.name) == (m.unit == "seconds"), m
-        assert set(m.labels) <= {"pipeline", "shard", "version", "state"}, m
+        assert set(m.labels) <= {"pipeline", "shard", "version", "state", "figure", "column", "group"}, m
         assert m.meaning.endswith("."), m
 
 
@@ -123,6 +125,15 @@ def test_a_running_shard_is_told_of_and_one_that_does_not_run_is_not(taken: Take
     states = {s: taken.value("tocsin_shards", f"state={s}") for s in ("running", "restarting", "unknown", "refused")}
     assert states == {"running": 1, "restarting": 1, "unknown": 1, "refused": 0}
     assert (taken.value("tocsin_workers"), taken.value("tocsin_restarts_total")) == (2, 3)
+
+
+def test_models_are_told_of_by_their_scores_and_the_drift_of_their_input(taken: Taken) -> None:
+    Metrics("rul").export(status(shard(0)), {})
+    assert {key[0]: value for key, value in taken.items() if key[0].startswith(("tocsin_live", "tocsin_drift"))} == {
+        "tocsin_live_score": 9.5,
+        "tocsin_drift_index": 0.4,
+        "tocsin_drift_level": 0.25,
+    }
 
 
 def test_what_is_exported_is_what_is_listed(taken: Taken) -> None:

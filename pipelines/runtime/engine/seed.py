@@ -1,4 +1,4 @@
-"""A pipeline in the shadow of another: a second model on the same readings. It stores its rows and sends nothing."""
+"""Where a new shadow begins: with the state of the pipeline whose shadow it is, at that pipeline's last checkpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import SnapshotLost
-from tocsin.pipelines.runtime.declare.pipeline import Pipeline
-from tocsin.pipelines.runtime.declare.stage import Stage
 from tocsin.pipelines.runtime.declare.state import StateDelta
 from tocsin.pipelines.runtime.lake.delta import delta_table
 from tocsin.pipelines.runtime.lake.snapshots import Snapshots
@@ -20,57 +16,13 @@ from tocsin.pipelines.runtime.lake.snapshots import Snapshots
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from tocsin.pipelines.runtime.declare.rows import Rows
-    from tocsin.pipelines.runtime.declare.stage import StepContext
-    from tocsin.pipelines.runtime.declare.stores import Stores
+    from tocsin.pipelines.runtime.declare.pipeline import Pipeline
     from tocsin.pipelines.runtime.engine.machine import Machine
-    from tocsin.pipelines.runtime.engine.plan import ModelRef, Plan
     from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 
 log = logging.getLogger(__name__)
 ATTEMPTS = 5
 """How often to look for a snapshot that its owner may be replacing."""
-
-
-def shadow_plan(plan: Plan, model: ModelRef) -> Plan:
-    """The plan of a pipeline's shadow, with another model. Each version has a shadow of its own, which keeps its positions."""
-    name = names.shadow(plan.name, model.version)
-    return replace(plan, options={**plan.options, "name": name}, model=model, shadow_of=plan.name, silences={})
-
-
-def shadowed(pipeline: Pipeline, of: str) -> Pipeline:
-    """The pipeline as the shadow of another: without rules, its rows in the other's table with `in_shadow` true.
-
-    It keeps no files, such as frames: the other does.
-    """
-    results = pipeline.results.append(pa.field(names.IN_SHADOW, pa.bool_()))
-    stages = [*pipeline.stages, InShadow([*pipeline.files])]
-    return replace(
-        pipeline,
-        into=pipeline.into or of,
-        results=results,
-        stages=stages,
-        rules=(),
-        truth=None,
-        drift=None,
-        files={},
-        shadow_of=of,
-    )
-
-
-class InShadow(Stage):
-    """Marks rows as those of a shadow.
-
-    Args:
-        empty: columns that become null.
-    """
-
-    def __init__(self, empty: Sequence[str]) -> None:
-        self._empty = empty
-
-    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
-        nulls = {name: pa.nulls(len(rows), rows.table.schema.field(name).type) for name in self._empty}
-        return rows.with_columns({**nulls, names.IN_SHADOW: pa.repeat(pa.scalar(True), len(rows))})
 
 
 @dataclass(frozen=True)
@@ -96,7 +48,7 @@ class Seed:
         machine.restore([_without_rules(delta) for delta in self.deltas])
 
 
-def seed(config: ShardConfig, declared: Pipeline, topic_id: str) -> Seed | None:
+def find_seed(config: ShardConfig, declared: Pipeline, topic_id: str) -> Seed | None:
     """Find where a new shadow begins: at the last checkpoint of the pipeline that it is a shadow of; None: it has none.
 
     Args:
