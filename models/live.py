@@ -22,10 +22,11 @@ def live_verdicts(results: pl.LazyFrame, spans: pl.LazyFrame) -> pl.DataFrame:
     def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
         return pl.when(whole > 0).then(part / whole)
 
+    spans = spans.with_columns(pl.col("start", "end").cast(pl.Datetime("us", "UTC"))).sort("start")
     return (
         results.filter(said.is_not_null())
         .sort("event_time")
-        .join_asof(spans.sort("start"), left_on="event_time", right_on="start", by="key", strategy="backward")
+        .join_asof(spans, left_on="event_time", right_on="start", by="key", strategy="backward")
         .filter(pl.col("event_time") < pl.col("end"))
         .group_by("model_version")
         .agg(
