@@ -4,8 +4,8 @@
 
 The pipeline `rul` runs on Ray and Apache Kafka, and follows an alias of a real MLflow server. A fleet whose machines live for 60
 cycles raises and clears alerts all the time. Every few seconds the alias moves to the other of two versions. An alert belongs to a
-swap from a second before to a second after the first alert of the new version. Ages are from Kafka's timestamp to a `read_committed`
-subscriber.
+swap from a second before to a second after the first alert of the new version. Ages are from Kafka's timestamp to a subscriber that
+reads committed alerts only.
 """
 
 from __future__ import annotations
