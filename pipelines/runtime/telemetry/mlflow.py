@@ -120,10 +120,10 @@ class Tracking:
         return not (self._thread.is_alive() or self._waiting())
 
     def _point(self) -> None:
-        if self._windows:
+        if self._windows or self._figures:
             self.dropped += len(self._points) == POINTS
             self._totals.update(counts(self._windows))
-            values = metrics(self._windows) | self._figures
+            values = (metrics(self._windows) if self._windows else {}) | self._figures
             self._points.append(Point(round(time.time() * 1000), dict(self._totals), values))
             self._windows, self._figures = {}, {}
             self._wake.notify()

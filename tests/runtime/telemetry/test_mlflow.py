@@ -107,6 +107,20 @@ def test_points_are_as_far_apart_as_wanted_and_none_is_lost(store: str, client: 
     assert {m.value for m in seen} == {sum(range(10)), sum(range(20)), sum(range(24))}
 
 
+def test_figures_are_in_the_next_point_once_and_in_a_last_one_without_windows(store: str, client: MlflowClient) -> None:
+    track = Tracking(tracking_uri=store, experiment="figures", every="0s")
+    track.start("rul", {})
+    track.note({"live/rul/7/rmse": 9.5, "drift/T (°C)": 0.1})
+    track.log({0: window(100)})
+    track.log({0: window(100)})
+    track.note({"live/rul/7/rmse": 9.4})
+    assert track.close(PATIENCE_S)
+    history = [m.value for m in client.get_metric_history(track.run_id, "live/rul/7/rmse")]
+    assert history == [9.5, 9.4]
+    assert client.get_metric_history(track.run_id, "drift/T (_C)")[0].value == 0.1
+    assert [m.value for m in client.get_metric_history(track.run_id, "throughput_rows_per_s")] == [100, 100]
+
+
 def test_a_server_that_is_down_holds_nobody_up(dead: str, caplog: pytest.LogCaptureFixture) -> None:
     track = Tracking(tracking_uri=dead, every="0s")
     started = time.monotonic()
