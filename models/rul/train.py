@@ -26,6 +26,8 @@ from tocsin.models.rul.scaling import Scaling
 from tocsin.models.rul.split import deal, hold_out
 from tocsin.models.training import Optimization, begin
 
+FEW = 20
+"""Lives below which each fold has a scaling of its own: one that was fitted to all would tell much of the lives to be judged."""
 EXPLAINED = 8192
 """Training rows from which explanations are learned."""
 
@@ -253,12 +255,17 @@ def fit(
     if folds:
         shares, plain = torch.empty(len(samples), 3), torch.empty(len(training), 2)
         for inside in deal(samples.lives, folds):
-            for fold, _ in _epochs(samples, rows[~inside], config, recipe):
+            seen = samples
+            if len(training.keys) < FEW:
+                others = both.of(both.engine[~inside].unique())
+                own = Scaling.fit(others, settings=len(config.settings), regimes=config.regimes, age=config.age)
+                seen = Samples(both, config, own)
+            for fold, _ in _epochs(seen, rows[~inside], config, recipe):
                 done += 1
                 if progress:
                     progress(done, total, curve[-1].rmse)
                 if done % recipe.epochs == 0:
-                    shares[inside] = _predict(fold, samples, rows[inside])
+                    shares[inside] = _predict(fold, seen, rows[inside])
             mine = inside[whole]
             others = training.of(training.engine[~mine].unique())
             plain[mine] = trivial(others, training.age[mine], cap=config.cap)

@@ -31,6 +31,7 @@ FOLLOWED = {
     "operations.md",
     "upkeep.md",
     "rul.md",
+    "own-machines.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

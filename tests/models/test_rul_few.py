@@ -177,6 +177,23 @@ def test_survivors_keep_a_healthy_asset_from_being_judged_worn(tmp_path: Path) -
     assert figures["rmse"] < 10
 
 
+def test_a_life_is_judged_by_a_fold_whose_scaling_has_not_seen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "cells", a=50, b=60)
+    seen: list[set[str]] = []
+    fitted = Scaling.fit
+
+    def spy(given: Lives, *, settings: int, regimes: int, age: bool) -> Scaling:
+        seen.append(set(given.keys))
+        return fitted(given, settings=settings, regimes=regimes, age=age)
+
+    monkeypatch.setattr(Scaling, "fit", spy)
+    train(data=data, config=tmp_path / "cells.toml", recipe=replace(RECIPE, epochs=1))
+    assert seen[0] == {"a", "b"}
+    assert sorted(map(sorted, seen[1:])) == [["a"], ["b"]]
+
+
 def test_folds_share_out_the_failures(tmp_path: Path) -> None:
     data = write(tmp_path / "cells", a=5, b=5, **{f"on{i}": 6 for i in range(6)})
     both = known(data)
