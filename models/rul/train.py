@@ -27,7 +27,8 @@ from tocsin.models.rul.split import deal, hold_out
 from tocsin.models.training import Optimization, begin
 
 FEW = 20
-"""Lives below which each fold has a scaling of its own: one that was fitted to all would tell much of the lives to be judged."""
+"""Lives below which each fold has a scaling of its own: one that was fitted to all would tell much of the lives to be judged. With
+several regimes it has not, since the other lives may lack one."""
 EXPLAINED = 8192
 """Training rows from which explanations are learned."""
 
@@ -256,9 +257,9 @@ def fit(
         shares, plain = torch.empty(len(samples), 3), torch.empty(len(training), 2)
         for inside in deal(samples.lives, folds):
             seen = samples
-            if len(training.keys) < FEW:
+            if len(training.keys) < FEW and config.regimes == 1:
                 others = both.of(both.engine[~inside].unique())
-                own = Scaling.fit(others, settings=len(config.settings), regimes=config.regimes, age=config.age)
+                own = Scaling.fit(others, settings=len(config.settings), regimes=1, age=config.age)
                 seen = Samples(both, config, own)
             for fold, _ in _epochs(seen, rows[~inside], config, recipe):
                 done += 1

@@ -173,7 +173,8 @@ def test_survivors_keep_a_healthy_asset_from_being_judged_worn(tmp_path: Path) -
     assert figures["false_warnings"] == 0
     raised = replace(told.model.config, warning=40.0)  # each prediction below the cap is a false one
     told.model.config = raised
-    assert evaluate(data=data, model=told.model, csv=True)["false_warnings"] > 0.5
+    false = evaluate(data=data, model=told.model, csv=True)["false_warnings"]
+    assert false == pytest.approx(130 / 170), "the last 20 rows of each may have had less left"
     assert figures["rmse"] < 10
 
 
