@@ -24,7 +24,8 @@ from tocsin.models.rul.data import cmapss, lives, read_cmapss
 from tocsin.models.rul.evaluate import metrics
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
-from tocsin.models.rul.train import RECIPES, Recipe, _epochs, _folds, _predict, shown
+from tocsin.models.rul.split import deal
+from tocsin.models.rul.train import RECIPES, Recipe, _epochs, _predict, shown
 from tocsin.models.training import begin
 
 BEYOND, SHORT, FOLDS = 150, 29, 5
@@ -58,7 +59,7 @@ def crossed(
     begin(100, threads=1)  # the same late starts and folds for all
     known = shown(lives(read_cmapss(data, subset), config))
     first = known.of(torch.arange(len(known.keys) // 2))
-    folds = [*_folds(known, FOLDS)]
+    folds = [*deal(known, FOLDS)]
     scaling = Scaling.fit(known, settings=len(config.settings), regimes=config.regimes)
     samples, rows = Samples(known, config, scaling), torch.arange(len(known))
     shares, whole = torch.empty(len(known), 3), rows < len(first)
@@ -70,7 +71,7 @@ def crossed(
     rul, near = (shares[:, 0] * config.cap).clamp(0, config.cap), known.rul <= BEYOND
 
     def figures(chosen: Tensor) -> dict[str, float]:
-        return metrics(rul[chosen], known.rul[chosen].clamp(max=config.cap))
+        return metrics(rul[chosen], known.rul[chosen].clamp(max=config.cap), cap=config.cap)
 
     old = near & whole & (known.place >= SHORT)
     found = figures(old)

@@ -21,14 +21,14 @@ class Candidate:
     Attributes:
         measure: the figure by which models are compared, in words.
         lower: whether a lower figure is better.
-        score: the model's own figure on validation.
+        score: the model's own figure on validation; None if there was nothing to judge it by.
         outputs: predicts some inputs with the model as read back from its files.
         against: from another model's folder to both figures on the same validation data, the candidate's first.
     """
 
     measure: str
     lower: bool
-    score: float
+    score: float | None
     outputs: Callable[[], Iterable[Tensor]]
     against: Callable[[Path], tuple[float, float]]
 
@@ -38,10 +38,12 @@ def refusal(candidate: Candidate, champion: tuple[str, Path] | None, *, force: b
 
     Args:
         champion: name and folder of the current champion; None if there is none.
-        force: accept a worse model too. A model whose score or outputs are not finite is never accepted.
+        force: accept a worse model too, or one that nothing judged. One whose score or outputs are not finite is never accepted.
     """
     measure = candidate.measure
-    if not math.isfinite(candidate.score):
+    if candidate.score is None and not force:
+        return f"expected a {measure}, got none, since no data were left to judge it by"
+    if candidate.score is not None and not math.isfinite(candidate.score):
         return f"expected a finite {measure}, got {candidate.score}"
     if not all(bool(torch.isfinite(output).all()) for output in candidate.outputs()):
         return "expected finite numbers from a first prediction, got NaN or infinity"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from tocsin.models import files
 from tocsin.models.trained import CONFIG_FILE
 
 MODELS = ("fading", "recurrent", "fusion")
+TRAINING = "training"
+"""Name of the table of a TOML file that changes how a model is trained."""
 SPANS = (2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 
 
@@ -52,7 +54,11 @@ class RulConfig:
         cap: labels are clipped to it in training; predictions stay in `[0, cap]`. Unit of `order`.
         warning, critical: RUL below which each alert is raised; unit of `order`.
         coverage: share of the true values that the interval is to hold.
-        label: column with the true RUL; None if each key fails at its last row.
+        label: column with the true RUL, or with any other margin that is left; None if each key ends at its last row.
+        failed: column that tells which keys failed at their last row: true or 1 in one of a key's rows at least. The others were
+            still running then, so that more was left at each row than the recording shows. None: each key failed.
+        age: whether the network sees the age and the number of known rows. False where the counters of assets do not compare, or
+            so few lives are known that they would be learned by heart.
         network: widths.
 
     Raises:
@@ -74,6 +80,8 @@ class RulConfig:
     critical: float = 20.0
     coverage: float = 0.9
     label: str | None = None
+    failed: str | None = None
+    age: bool = True
     network: NetworkSize = field(default_factory=NetworkSize)
 
     def __post_init__(self) -> None:
@@ -103,6 +111,11 @@ class RulConfig:
         return {self.key: self.key_type, self.order: self.order_type} | {
             name: kind for name, kind in numbers.items() if name not in (self.key, self.order)
         }
+
+    @property
+    def unlabelled(self) -> RulConfig:
+        """The same config for tables without the truth."""
+        return replace(self, label=None, failed=None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -135,8 +148,12 @@ class RulConfig:
 
     @classmethod
     def from_toml(cls, path: Path) -> RulConfig:
-        """Read a new model's hand-written settings: network sizes in a `[network]` table, other fields at the top level."""
-        return cls.from_dict(tomllib.loads(path.read_text()), where=str(path))
+        """Read a new model's hand-written settings: network sizes in a `[network]` table, other fields at the top level.
+
+        The table `[training]` changes the recipe, see `train.read_recipe`.
+        """
+        values = tomllib.loads(path.read_text())
+        return cls.from_dict({name: value for name, value in values.items() if name != TRAINING}, where=str(path))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, where: str) -> RulConfig:
@@ -151,6 +168,11 @@ class RulConfig:
                 raise ValueError(f"{where}: unknown {unknown}; expected any of {[f.name for f in allowed]}")
         if missing := sorted({"key", "order", "features"} - set(values)):
             raise ValueError(f"{where}: {missing} missing; name the columns of the table there")
+        for name in ("features", "settings", "spans"):
+            if name in values and not isinstance(values[name], list):
+                raise ValueError(
+                    f"{where}: expected a list of {name}, got {values[name]!r}; write {name} = [{values[name]!r}]"
+                )
         top = {name: value for name, value in values.items() if name != "network"}
         return cls(**_tuples(top), network=NetworkSize(**_tuples(sizes)))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
     if not paths:
         raise FileNotFoundError(f"{directory}: no *.csv; expected one or more files of run-to-failure rows")
     types = config.types | ({config.label: "float64"} if config.label else {})
+    types |= {config.failed: "bool"} if config.failed else {}
     fractions = f"for fractions of {config.order}, set order_type = 'float64' in the model's config"
     tables = []
     for path in paths:
@@ -88,6 +90,9 @@ def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: boo
         for name, kind in types.items():
             if kind == "int64":
                 columns[name] = sheet.integers(name, hint=fractions if name == config.order else "")
+            elif kind == "bool":
+                sheet.texts(name)  # refuses empty cells
+                columns[name] = sheet.flags(name)
             else:
                 columns[name] = sheet.texts(name) if kind == "string" else sheet.numbers(name)
         tables.append(pl.DataFrame(columns))
@@ -106,7 +111,8 @@ class Lives:
     Attributes:
         rows: `[R, S + C] float64`, the config's columns.
         age: `[R] float64`, the order column.
-        rul: `[R] float32`, true RUL, not capped; NaN where it is not known.
+        rul: `[R] float32`, true RUL, not capped; NaN in the lives of assets that did not fail.
+        least: `[R] float32`, what was left at least: the RUL, or how much longer an asset that did not fail is known to have run.
         engine: `[R] int64`, number of each row's key, from 0.
         keys: names of the keys, by number.
     """
@@ -114,6 +120,7 @@ class Lives:
     rows: Tensor
     age: Tensor
     rul: Tensor
+    least: Tensor
     engine: Tensor
     keys: tuple[str, ...]
 
@@ -131,6 +138,11 @@ class Lives:
         return torch.cat([self.first[1:], torch.tensor([len(self)])]) - 1
 
     @cached_property
+    def failed(self) -> Tensor:
+        """Whether each key failed, `[keys] bool`."""
+        return ~self.rul[self.last].isnan()
+
+    @cached_property
     def place(self) -> Tensor:
         """How many rows of its key precede each row, `[R] int64`."""
         return torch.arange(len(self)) - self.first[self.engine]
@@ -139,8 +151,12 @@ class Lives:
         """The same lives, each known only from a random row on, as when a stream begins in the middle of a life."""
         length = self.last - self.first + 1
         start = (torch.rand(len(self.keys)) * length).long()
-        keep = self.place >= start[self.engine]
-        return Lives(self.rows[keep], self.age[keep], self.rul[keep], self.engine[keep], self.keys)
+        return self.where(self.place >= start[self.engine])
+
+    def where(self, keep: Tensor) -> Lives:
+        """Some rows of the same lives, `[R] bool`; one of each at least."""
+        columns = {name: getattr(self, name)[keep] for name in ("rows", "age", "rul", "least", "engine")}
+        return replace(self, **columns)
 
     def of(self, engines: Tensor) -> Lives:
         """The lives of some keys, given by their numbers."""
@@ -150,6 +166,7 @@ class Lives:
             rows=self.rows[keep],
             age=self.age[keep],
             rul=self.rul[keep],
+            least=self.least[keep],
             engine=number[self.engine[keep]],
             keys=tuple(self.keys[i] for i in engines.tolist()),
         )
@@ -161,6 +178,7 @@ def joined(one: Lives, other: Lives) -> Lives:
         rows=torch.cat([one.rows, other.rows]),
         age=torch.cat([one.age, other.age]),
         rul=torch.cat([one.rul, other.rul]),
+        least=torch.cat([one.least, other.least]),
         engine=torch.cat([one.engine, other.engine + len(one.keys)]),
         keys=one.keys + other.keys,
     )
@@ -186,15 +204,21 @@ def lives(table: pl.DataFrame, config: RulConfig, *, final_rul: np.ndarray | Non
     last = np.append(first[1:], len(table)) - 1
     age = table[config.order].cast(pl.Float64).to_numpy()
     if config.label is not None:
-        rul = table[config.label].to_numpy()
+        least = table[config.label].to_numpy()
     else:
         if final_rul is not None and len(final_rul) != len(first):
             raise ValueError(f"final_rul has {len(final_rul)} values for {len(first)} keys")
-        rul = (age[last] + (0 if final_rul is None else final_rul))[engine] - age
+        least = (age[last] + (0 if final_rul is None else final_rul))[engine] - age
+    left = torch.from_numpy(least.astype(np.float32))
+    rul = left.clone()
+    if config.failed is not None:
+        failed = table.select(pl.col(config.failed).any().over(config.key)).to_series().to_numpy()
+        rul[torch.from_numpy(~failed)] = math.nan
     return Lives(
         rows=torch.tensor(table.select(config.columns).cast(pl.Float64).to_numpy()),
         age=torch.tensor(age),
-        rul=torch.from_numpy(rul.astype(np.float32)),
+        rul=rul,
+        least=left,
         engine=torch.from_numpy(engine.copy()),
         keys=tuple(map(str, table[config.key].gather(first).to_list())),
     )

@@ -47,7 +47,7 @@ class Rul(Domain):
         from tocsin.models.attempts import Attempt, keep
         from tocsin.models.rul.config import RulConfig
         from tocsin.models.rul.data import cmapss
-        from tocsin.models.rul.train import RECIPES, candidate, points
+        from tocsin.models.rul.train import RECIPES, candidate, points, read_recipe
         from tocsin.models.rul.train import train as fit
 
         if len(run.data) > 1:
@@ -56,7 +56,7 @@ class Rul(Domain):
         settings = RulConfig.from_toml(config) if config else cmapss(subset)
         if model is not None:
             settings = replace(settings, model=model)
-        recipe = RECIPES[settings.model]
+        recipe = read_recipe(config, settings.model) if config else RECIPES[settings.model]
         recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
         name, folder = run.place(config.stem if config else "rul")
         attempts: dict[int, Attempt[RulModel]] = {}
@@ -79,17 +79,12 @@ class Rul(Domain):
             )
             outcomes[seed] = outcome
             figures = outcome.figures
-            held = (
-                ""
-                if "validation_coverage" not in figures
-                else f", {figures['validation_coverage']:.0%} in the interval"
-            )
             attempts[seed] = Attempt(
                 outcome.model,
                 outcome.rmse,
                 [*points(outcome.curve), *((name, value, recipe.epochs) for name, value in figures.items())],
                 figures=figures,
-                line=f": validation RMSE {outcome.rmse:.2f}{held}",
+                line=_line(outcome),
             )
         return keep(
             run,
@@ -156,9 +151,18 @@ class Rul(Domain):
             raise ValueError(f"--from {source}: expected a model whose config names the columns of CSV files, got none")
         else:
             config = RulConfig.load(model)
-            table = read_csv_directory(Path(source), config, decimal_comma=decimal_comma)
+            table = read_csv_directory(Path(source), config.unlabelled, decimal_comma=decimal_comma)
             table = table.sort(config.order, config.key)
         return Feed(table.iter_slices(ROWS), total=table.height)
+
+
+def _line(outcome: Outcome) -> str:
+    """What a seed's training came to, beside what needs no sensors."""
+    kind, figures = outcome.judges, outcome.figures
+    if not kind:
+        return ": nothing judges it, since a single key failed: evaluate it on another one that did"
+    held, plain, age = (figures[f"{kind}_{name}"] for name in ("coverage", "rmse_constant", "rmse_age"))
+    return f": {kind} RMSE {outcome.rmse:.2f} (a constant {plain:.2f}, the age alone {age:.2f}), {held:.0%} in the interval"
 
 
 def _trained_on(subset: str, shipped: Path | None) -> Path | None:

@@ -20,7 +20,8 @@ class Interval(nn.Module):
     """Conformalised quantiles: offsets of both ends, by band of the predicted RUL.
 
     Source: conformalised quantile regression (arXiv 1905.03222), with an offset for each end and band. The offsets come from keys
-    that the network was not trained on.
+    that the network was not trained on. Rows of one life are missed together. So where the lives are too few for a quantile over
+    lives, each end holds its share of the rows of each single one. Without any, the interval is all from 0 to the cap.
 
     Args:
         cap: largest RUL.
@@ -36,23 +37,28 @@ class Interval(nn.Module):
         self.register_buffer("high", torch.zeros(BANDS))
 
     @classmethod
-    def fit(cls, shares: Tensor, target: Tensor, *, cap: float, coverage: float) -> Self:
-        """Calibrate on predictions `[N, 3]` of rows whose RUL `[N]` is known.
+    def fit(cls, shares: Tensor, target: Tensor, *, life: Tensor, cap: float, coverage: float) -> Self:
+        """Calibrate on predictions `[N, 3]` of rows of the lives `[N] int64` with the RUL `[N]`, NaN where it is not known.
 
         Rows with a RUL above `BEYOND` of the cap do not count: longer lives are all alike and easy to hold.
         """
         near = target <= BEYOND * cap
-        interval, shares, target = cls(cap=cap), shares[near], target[near].clamp(max=cap)
+        interval, shares, life, target = cls(cap=cap), shares[near], life[near], target[near].clamp(max=cap)
         if not len(target):
+            interval.low.fill_(-math.inf)
+            interval.high.fill_(math.inf)
             return interval
+        lives = len(life.unique())
         rul, low, high = interval.ends(shares)
         tail = (1 - coverage) / 2
+        few = math.ceil((lives + 1) * (1 - tail)) > lives
         for number in range(BANDS):
             inside = band(rul, cap) == number
-            if inside.sum() < LEAST:
+            if inside.sum() < LEAST or (few and len(life[inside].unique()) < lives):
                 inside = torch.ones_like(inside)
-            interval.low[number] = -_quantile((low - target)[inside], 1 - tail)
-            interval.high[number] = _quantile((target - high)[inside], 1 - tail)
+            parts = [inside & (life == one) for one in life.unique()] if few else [inside]
+            interval.low[number] = -max(_quantile((low - target)[part], 1 - tail) for part in parts)
+            interval.high[number] = max(_quantile((target - high)[part], 1 - tail) for part in parts)
         return interval
 
     def ends(self, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,7 +75,7 @@ def band(rul: Tensor, cap: float) -> Tensor:
     return (rul * BANDS / cap).long().clamp(0, BANDS - 1)
 
 
-def _quantile(scores: Tensor, share: float) -> Tensor:
+def _quantile(scores: Tensor, share: float) -> float:
     """The conformal quantile: the least score that at least `share` of one more exchangeable score would not exceed."""
     rank = min(math.ceil((len(scores) + 1) * share), len(scores))
-    return scores.kthvalue(rank).values
+    return float(scores.kthvalue(rank).values)

@@ -109,7 +109,7 @@ class RulModel:
         Args:
             table: the config's columns.
         """
-        found = self.predict(lives(table, self.config))
+        found = self.predict(lives(table, self.config.unlabelled))
         columns = [pl.Series(name, value.numpy()) for name, value in found.items()]
         return table.sort(self.config.key, self.config.order).with_columns(columns)
 

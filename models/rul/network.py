@@ -202,20 +202,30 @@ def asymmetric_loss(predicted: Tensor, target: Tensor, *, early: float = 13.0, l
     return (torch.exp(inner) * (1 + exponent - inner) - 1).mean()
 
 
-def rul_loss(shares: Tensor, target: Tensor, *, cap: float, asymmetry: float, coverage: float) -> Tensor:
+def rul_loss(
+    shares: Tensor, target: Tensor, *, cap: float, asymmetry: float, coverage: float, bound: Tensor | None = None
+) -> Tensor:
     """The loss of a prediction `[B, 3]` for labels `[B]`, which are capped, in cycles.
 
     Of the prediction: squared error mixed with a share `asymmetry` (0 to 1) of the asymmetric loss. The squared error is divided by
     100, so that both terms have the same scale: an error of 10 cycles costs 1 in the squared error and 1.2 (early) or 1.7 (late) in
     the asymmetric loss. These are for lives of about 200 cycles: errors are measured in 125ths of the cap. Of the interval's ends:
     the pinball loss of their quantiles. It does not move the prediction.
+
+    Args:
+        bound: `[B] bool`, where the label is a lower bound, since the asset did not fail: a prediction above it costs nothing, and
+            nothing is learned there of the interval.
     """
     unit = cap / 125
     predicted, target = shares[:, 0] * cap / unit, target / unit
+    if bound is not None:
+        predicted = torch.where(bound & (predicted > target), target, predicted)
     squared = F.mse_loss(predicted, target) / 100
     loss = torch.lerp(squared, asymmetric_loss(predicted, target), asymmetry)
     below, above = predicted.detach() - shares[:, 1] * 125, predicted.detach() + shares[:, 2] * 125
     tail = (1 - coverage) / 2
     low, high = target - below, target - above
     pinball = torch.maximum(tail * low, (tail - 1) * low) + torch.maximum((1 - tail) * high, -tail * high)
+    if bound is not None:
+        pinball = pinball * ~bound
     return loss + pinball.mean() / 10

@@ -108,8 +108,7 @@ def _at_once(lives: Lives, count: int, *, young: bool) -> Lives:
     rows = -(-count // len(lives.keys))
     start = torch.zeros_like(length) if young else (torch.rand(len(length)) * (length - rows).clamp_min(0)).long()
     place = lives.place - start[lives.engine]
-    keep = (place >= 0) & (place < rows)
-    return Lives(lives.rows[keep], lives.age[keep], lives.rul[keep], lives.engine[keep], lives.keys)
+    return lives.where((place >= 0) & (place < rows))
 
 
 def _readings(lives: Lives, scaling: Scaling) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import torch
@@ -44,8 +45,8 @@ class Scaling(nn.Module):
             self.register_buffer(name, torch.ones(shape, dtype=torch.float64))
 
     @classmethod
-    def fit(cls, lives: Lives, *, settings: int, regimes: int) -> Self:
-        """Fit to training lives; the first `settings` columns are the settings.
+    def fit(cls, lives: Lives, *, settings: int, regimes: int, age: bool = True) -> Self:
+        """Fit to training lives; the first `settings` columns are the settings. Without `age`, each age is standardised to 0.
 
         Raises:
             ValueError: the settings have fewer distinct rows than there are regimes.
@@ -63,6 +64,9 @@ class Scaling(nn.Module):
         scaling.oldest = lives.age.max()
         clock = scaling._clock(lives.age, lives.place + 1)
         scaling.usual_age, scaling.age_deviation = clock.mean(0), clock.std(0).clamp_min(1e-3)
+        if not age:
+            scaling.oldest.fill_(math.inf)
+            scaling.age_deviation.fill_(math.inf)
         return scaling
 
     def regime(self, rows: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tocsin.models.gate import Candidate
-from tocsin.models.rul.config import RulConfig
+from tocsin.models.rul.baseline import trivial
+from tocsin.models.rul.config import TRAINING, RulConfig
 from tocsin.models.rul.data import Lives, cmapss, joined, lives, read_cmapss, read_csv_directory
 from tocsin.models.rul.evaluate import judged, metrics
 from tocsin.models.rul.explainer import integrated_gradients
@@ -23,8 +24,12 @@ from tocsin.models.rul.network import build, rul_loss
 from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
+from tocsin.models.rul.split import deal, hold_out
 from tocsin.models.training import Optimization, begin
 
+FEW = 20
+"""Lives below which each fold has a scaling of its own: one that was fitted to all would tell much of the lives to be judged. With
+several regimes it has not, since the other lives may lack one."""
 EXPLAINED = 8192
 """Training rows from which explanations are learned."""
 
@@ -44,9 +49,10 @@ class Recipe:
         shift: standard deviation of an offset added to each channel of a row's steps, in the same unit. Assets of one kind differ
             in level by build and tuning, and a few dozen assets do not cover all differences.
         clip: largest norm of a gradient.
+        steps: least number of steps in an epoch. Where the rows are too few for it, they are drawn several times.
         folds: parts of the training keys, at most one for each; the interval is calibrated on each part by a network trained on the
             others. 0: it is calibrated on the held-out keys.
-        validation: share of the keys that are held out, the same keys for each seed.
+        validation: share of the keys that are held out, the same keys for each seed; see `hold_out` for few keys.
     """
 
     epochs: int = 20
@@ -58,6 +64,7 @@ class Recipe:
     noise: float = 0.0
     shift: float = 0.3
     clip: float = math.inf
+    steps: int = 30
     folds: int = 5
     validation: float = 0.2
 
@@ -67,6 +74,20 @@ WINDOWED = Recipe(
 )
 RECIPES = {"fading": Recipe(), "recurrent": WINDOWED, "fusion": WINDOWED}
 """The recipe of each kind of model."""
+
+
+def read_recipe(path: Path, model: str | None = None) -> Recipe:
+    """The recipe of a TOML file: that of its kind of model, or of `model`, with the changes of its table `[training]`.
+
+    Raises:
+        ValueError: the table has an unknown field.
+    """
+    values = tomllib.loads(path.read_text())
+    changes, known = values.get(TRAINING, {}), [each.name for each in fields(Recipe)]
+    if unknown := sorted(set(changes) - set(known)):
+        raise ValueError(f"{path}: unknown {unknown} in [{TRAINING}]; expected any of {known}")
+    return replace(RECIPES[model or RulConfig.from_toml(path).model], **changes)
+
 
 Report = Callable[[int, int, float], None]
 """Called after each epoch of any network: epochs done, epochs in all, validation RMSE (NaN if there is none)."""
@@ -87,18 +108,26 @@ class Outcome:
 
     Args:
         figures: `validation_rmse` and so on over the held-out keys; `folds_rmse` and so on over the training keys, each judged by
-            the network that did not see it. See `evaluate.judged`.
+            the network that did not see it. See `evaluate.judged`. With `rmse_constant` and `rmse_age` in place of `rmse`, those
+            of `baseline.trivial` on the same rows.
+        sample: some rows, for a first prediction.
     """
 
     model: RulModel
     curve: list[Epoch]
     figures: dict[str, float]
     validation: Validation
+    sample: pl.DataFrame
+
+    @property
+    def judges(self) -> str:
+        """Which keys judge the model: `validation`, those held out; without any `folds`; `` without both."""
+        return next((kind for kind in ("validation", "folds") if f"{kind}_rmse" in self.figures), "")
 
     @property
     def rmse(self) -> float:
-        """RMSE of the held-out keys; without any, of the folds; NaN without both."""
-        return self.figures.get("validation_rmse", self.figures.get("folds_rmse", math.nan))
+        """RMSE of the keys that judge the model; NaN without any."""
+        return self.figures.get(f"{self.judges}_rmse", math.nan)
 
 
 @dataclass(frozen=True)
@@ -118,7 +147,7 @@ class Validation:
         cap = min(model.config.cap for model in models)
         errors = []
         for model in models:
-            known = lives(self.table, replace(model.config, label=self.config.label))
+            known = lives(self.table, replace(model.config, label=self.config.label, failed=self.config.failed))
             found = model.predict(known)
             rul, low, high = (found[name].clamp(max=cap) for name in ("rul", "rul_low", "rul_high"))
             errors.append(judged(rul, low, high, known.rul, cap)["rmse"])
@@ -144,7 +173,7 @@ def train(
         config: columns and settings of the files, or a TOML file with them; None: those of the subset.
         subset: C-MAPSS subset; None: CSV files.
         decimal_comma: the CSV files have decimal commas, as in 400,5.
-        recipe: how to train; None: the kind's own.
+        recipe: how to train; None: the kind's own, with the changes of a TOML file.
         seed: of the weights, the order of the rows and the noise.
         progress: called after each epoch.
 
@@ -152,18 +181,18 @@ def train(
         FileNotFoundError, ValueError: from the readers.
     """
     if isinstance(config, Path):
-        config = RulConfig.from_toml(config)
+        recipe, config = recipe or read_recipe(config), RulConfig.from_toml(config)
     config = config or cmapss(subset or "FD001")
     table = read_cmapss(data, subset) if subset else read_csv_directory(data, config, decimal_comma=decimal_comma)
     recipe = recipe or RECIPES[config.model]
     known = lives(table, config)
-    held = hold_out(known, recipe.validation)
+    held = hold_out(known, recipe.validation, folds=recipe.folds)
     model, curve, figures = fit(known, config, recipe, seed=seed, progress=progress)
     if out:
         model.save(out)
     names = [known.keys[number] for number in held.tolist()]
     rows = table.filter(pl.col(config.key).cast(pl.String).is_in(names))
-    return Outcome(model, curve, figures, Validation(rows, config))
+    return Outcome(model, curve, figures, Validation(rows, config), (rows if len(rows) else table).head(64))
 
 
 def candidate(trained: Outcome, folder: Path) -> Candidate:
@@ -172,11 +201,12 @@ def candidate(trained: Outcome, folder: Path) -> Candidate:
 
     def outputs() -> list[Tensor]:
         model = load(folder, "cpu")
-        sample = validation.table.head(64) if len(validation.table) else None
-        return [] if sample is None else [*model.predict(lives(sample, model.config)).values()]
+        return [*model.predict(lives(trained.sample, model.config)).values()]
 
     def against(other: Path) -> tuple[float, float]:
         champion = load(other, "cpu")
+        if validation.table.is_empty():
+            raise ValueError("no key is held out to compare them by, since so few failed; evaluate both on other lives")
         if (champion_types := champion.config.types) != (trained_types := trained.model.config.types):
             raise ValueError(
                 f"it reads {_columns(champion_types)}; this one reads {_columns(trained_types)}, "
@@ -185,7 +215,13 @@ def candidate(trained: Outcome, folder: Path) -> Candidate:
         rmse, champion_rmse = validation.rmse(trained.model, champion)
         return rmse, champion_rmse
 
-    return Candidate(measure="validation RMSE", lower=True, score=trained.rmse, outputs=outputs, against=against)
+    return Candidate(
+        measure="validation RMSE",
+        lower=True,
+        score=trained.rmse if trained.judges else None,
+        outputs=outputs,
+        against=against,
+    )
 
 
 def fit(
@@ -197,42 +233,53 @@ def fit(
         The model, the curve of its network, and the figures of `Outcome`.
 
     Raises:
-        ValueError: the held-out share leaves no key on one side, or there are too few settings for the regimes.
+        ValueError: as `hold_out` does, or there are too few settings for the regimes.
     """
     begin(seed, threads=1)
-    held = hold_out(known, recipe.validation)
+    held = hold_out(known, recipe.validation, folds=recipe.folds)
     everyone = torch.arange(len(known.keys))
     training, validation = known.of(everyone[~torch.isin(everyone, held)]), known.of(held)
     parts = Parts(config)
     both = shown(training)
-    parts.scaling = Scaling.fit(both, settings=len(config.settings), regimes=config.regimes)
+    parts.scaling = Scaling.fit(both, settings=len(config.settings), regimes=config.regimes, age=config.age)
     samples, unseen = (Samples(each, config, parts.scaling) for each in (both, validation))
     whole = torch.arange(len(training))
-    folds = min(recipe.folds, len(training.keys)) if len(training.keys) > 1 else 0
+    folds = min(recipe.folds, len(training.keys)) if training.failed.sum() > 1 else 0
     total, done, curve, figures = (folds + 1) * recipe.epochs, 0, list[Epoch](), dict[str, float]()
     rows = torch.arange(len(samples))
     for network, loss in _epochs(samples, rows, config, recipe):
         parts.network, done = network, done + 1
-        rmse = metrics(_predict(network, unseen)[:, 0].clamp(0, 1) * config.cap, _labels(validation, config))["rmse"]
+        found = _predict(network, unseen)[:, 0].clamp(0, 1) * config.cap
+        rmse = metrics(found, validation.rul.clamp(max=config.cap), cap=config.cap)["rmse"]
         curve.append(Epoch(len(curve), loss, rmse))
         if progress:
             progress(done, total, rmse)
     if folds:
-        shares = torch.empty(len(samples), 3)
-        for inside in _folds(samples.lives, folds):
-            for fold, _ in _epochs(samples, rows[~inside], config, recipe):
+        shares, plain = torch.empty(len(samples), 3), torch.empty(len(training), 2)
+        for inside in deal(samples.lives, folds):
+            seen = samples
+            if len(training.keys) < FEW and config.regimes == 1:
+                others = both.of(both.engine[~inside].unique())
+                own = Scaling.fit(others, settings=len(config.settings), regimes=1, age=config.age)
+                seen = Samples(both, config, own)
+            for fold, _ in _epochs(seen, rows[~inside], config, recipe):
                 done += 1
                 if progress:
                     progress(done, total, curve[-1].rmse)
                 if done % recipe.epochs == 0:
-                    shares[inside] = _predict(fold, samples, rows[inside])
-        parts.interval = Interval.fit(shares[whole], training.rul, cap=config.cap, coverage=config.coverage)
-        figures |= _figures("folds", shares[whole], parts.interval, training, config)
-    elif len(held):
-        shares = _predict(parts.network, unseen)
-        parts.interval = Interval.fit(shares, validation.rul, cap=config.cap, coverage=config.coverage)
+                    shares[inside] = _predict(fold, seen, rows[inside])
+            mine = inside[whole]
+            others = training.of(training.engine[~mine].unique())
+            plain[mine] = trivial(others, training.age[mine], cap=config.cap)
+        shares, judging = shares[whole], training
+    else:
+        shares, judging = _predict(parts.network, unseen), validation
+    parts.interval = Interval.fit(shares, judging.rul, life=judging.engine, cap=config.cap, coverage=config.coverage)
+    if folds:
+        figures |= _figures("folds", shares, plain, parts.interval, training, config)
     if len(held):
-        figures |= _figures("validation", _predict(parts.network, unseen), parts.interval, validation, config)
+        plain, shares = trivial(training, validation.age, cap=config.cap), _predict(parts.network, unseen)
+        figures |= _figures("validation", shares, plain, parts.interval, validation, config)
     explained = samples.at(torch.randperm(len(samples))[:EXPLAINED])
     parts.network.requires_grad_(False)
     parts.explainer.fit(explained, integrated_gradients(parts.network, explained))
@@ -243,24 +290,6 @@ def fit(
 def shown(known: Lives) -> Lives:
     """What a network is trained on: each life, and once more from a random row on. Streams often begin in the middle of a life."""
     return joined(known, known.known_late())
-
-
-def hold_out(known: Lives, share: float) -> Tensor:
-    """Numbers of the keys that are held out.
-
-    A hash of the key's name selects the keys. Most of them stay held out with other seeds or more keys, so that models trained on
-    different days can be compared.
-
-    Raises:
-        ValueError: no key is left on one side.
-    """
-    count = round(share * len(known.keys))
-    if not 0 <= count < len(known.keys) or (share and not count):
-        raise ValueError(
-            f"validation={share:g} holds out {count} of {len(known.keys)} keys; leave at least one on each side"
-        )
-    ordered = sorted(range(len(known.keys)), key=lambda number: hashlib.sha256(known.keys[number].encode()).digest())
-    return torch.tensor(sorted(ordered[:count]), dtype=torch.int64)
 
 
 def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
@@ -275,8 +304,10 @@ def points(curve: list[Epoch]) -> list[tuple[str, float, int]]:
 
 def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -> Iterator[tuple[nn.Module, float]]:
     """Train a network on some rows; yields it in evaluation mode, with the mean loss, after each epoch."""
-    network, target = build(config), _labels(samples.lives, config)
-    size = max(1, round(recipe.share * len(rows)))
+    network, known = build(config), samples.lives
+    target = known.least.clamp(max=config.cap)
+    bound = known.rul.isnan() & (known.least < config.cap)
+    size = max(1, round(recipe.share * len(rows)), recipe.steps * recipe.batch)
     optimization = Optimization(
         network,
         steps=recipe.epochs * math.ceil(size / recipe.batch),
@@ -287,7 +318,8 @@ def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -
     for _ in range(recipe.epochs):
         losses = []
         network.train()
-        for index in rows[torch.randperm(len(rows))[:size]].split(recipe.batch):
+        order = torch.cat([torch.randperm(len(rows)) for _ in range(math.ceil(size / len(rows)))])
+        for index in rows[order[:size]].split(recipe.batch):
             inputs = samples.at(index)
             steps = inputs.steps
             if recipe.noise:
@@ -296,7 +328,14 @@ def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -
                 steps = steps + recipe.shift * torch.randn_like(steps[:, :1])
             age = inputs.age + recipe.noise * torch.randn_like(inputs.age)
             shares = network(inputs._replace(steps=steps * inputs.mask.unsqueeze(-1), age=age))
-            loss = rul_loss(shares, target[index], cap=config.cap, asymmetry=recipe.asymmetry, coverage=config.coverage)
+            loss = rul_loss(
+                shares,
+                target[index],
+                cap=config.cap,
+                asymmetry=recipe.asymmetry,
+                coverage=config.coverage,
+                bound=bound[index],
+            )
             losses.append(optimization.step(loss))
         yield network.eval(), sum(losses) / len(losses)
 
@@ -308,22 +347,14 @@ def _predict(network: nn.Module, samples: Samples, rows: Tensor | None = None) -
         return torch.cat([network(samples.at(index)) for index in rows.split(2048)] or [torch.empty(0, 3)])
 
 
-def _labels(known: Lives, config: RulConfig) -> Tensor:
-    return known.rul.clamp(max=config.cap)
-
-
-def _folds(known: Lives, count: int) -> Iterator[Tensor]:
-    """The rows of each fold of the keys, `[R] bool`; lives of one name are in one fold."""
-    names = sorted(set(known.keys))
-    place = dict(zip(names, torch.randperm(len(names)).tolist(), strict=True))
-    fold = torch.tensor([place[key] % count for key in known.keys])[known.engine]
-    for number in range(count):
-        yield fold == number
-
-
-def _figures(kind: str, shares: Tensor, interval: Interval, known: Lives, config: RulConfig) -> dict[str, float]:
+def _figures(
+    kind: str, shares: Tensor, plain: Tensor, interval: Interval, known: Lives, config: RulConfig
+) -> dict[str, float]:
     rul, low, high = interval.ends(shares)
-    return {f"{kind}_{name}": value for name, value in judged(rul, low, high, known.rul, config.cap).items()}
+    figures = judged(rul, low, high, known.rul, config.cap)
+    for name, values in zip(("constant", "age"), plain.unbind(1), strict=True):
+        figures[f"rmse_{name}"] = judged(values, low, high, known.rul, config.cap)["rmse"]
+    return {f"{kind}_{name}": value for name, value in figures.items()}
 
 
 def _columns(types: dict[str, str]) -> str:

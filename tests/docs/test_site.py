@@ -32,6 +32,7 @@ FOLLOWED = {
     "operations.md",
     "upkeep.md",
     "rul.md",
+    "own-machines.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

@@ -79,8 +79,7 @@ def test_a_fleet_of_young_engines_has_not_drifted_and_one_with_a_shifted_sensor_
     )  # of 50 there are not enough
     assert bool((known[:-1] >= known[1:]).all())  # fewer engines differ more
     level, other = float(known[-1]), _fleet(40, 1)
-    young = other.age <= 40
-    fresh = Lives(other.rows[young], other.age[young], other.rul[young], other.engine[young], other.keys)
+    fresh = other.where(other.age <= 40)
     assert max(_index(reference, other), _index(reference, fresh)) < level
     assert _index(reference, other, shift=float(scaling.deviation[0, 1])) > 1.5 * level
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_one_without_finite_numbers_may_never(wrong: float) -> None:
     for given in (None, STANDING):
         assert refusal(candidate(wrong), given, force=True) == f"expected a finite RMSE, got {wrong}"
         assert "expected finite numbers from a first" in refusal(candidate(1.0, output=wrong), given, force=True)
+
+
+def test_one_that_nothing_judged_may_if_a_person_says_so() -> None:
+    unjudged = replace(candidate(1.0), score=None)
+    said = "expected a RMSE, got none, since no data were left to judge it by"
+    assert refusal(unjudged, None) == refusal(unjudged, STANDING) == said
+    assert refusal(unjudged, None, force=True) == refusal(unjudged, STANDING, force=True) == ""
+    broken = replace(candidate(1.0, output=math.nan), score=None)
+    assert "expected finite numbers from a first" in refusal(broken, None, force=True)
 
 
 def test_a_champion_without_numbers_is_replaced_and_one_that_does_not_load_is_not() -> None:

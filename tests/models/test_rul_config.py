@@ -49,6 +49,7 @@ def test_toml_sets_columns_levels_and_network(tmp_path: Path) -> None:
         ("spans = [5, 5]", r"spans are \[5, 5\]; expected finite positive numbers that increase"),
         ("spans = [5, inf]", "expected finite positive numbers"),
         ("regimes = 3", "3 regimes of 0 settings; regimes need a setting"),
+        ('settings = "load"', r"pumps.toml: expected a list of settings, got 'load'; write settings = \['load'\]"),
         ("coverage = 1.0", "coverage is 1; expected at least 0.5 and less than 1"),
     ],
 )
@@ -64,6 +65,22 @@ def test_a_missing_column_name_is_named(tmp_path: Path) -> None:
     path.write_text('key = "pump"\nfeatures = ["a"]\n')
     with pytest.raises(ValueError, match=r"pumps.toml: \['order'\] missing"):
         RulConfig.from_toml(path)
+
+
+def test_one_feature_is_a_list_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "cells.toml"
+    path.write_text('key = "cell"\norder = "cycle"\nfeatures = "capacity"\n')
+    with pytest.raises(
+        ValueError, match=r"expected a list of features, got 'capacity'; write features = \['capacity'\]"
+    ):
+        RulConfig.from_toml(path)
+
+
+def test_a_table_to_predict_from_has_no_columns_of_the_truth(tmp_path: Path) -> None:
+    both = RulConfig(key="pump", order="hour", features=("a",), label="left", failed="broke", age=False)
+    assert both.unlabelled == RulConfig(key="pump", order="hour", features=("a",), age=False)
+    both.save(tmp_path)
+    assert RulConfig.load(tmp_path) == both
 
 
 def test_the_type_of_each_column_is_said_once() -> None:

@@ -165,9 +165,16 @@ def test_shipped_weights_are_small() -> None:
 
 
 def test_metrics_are_the_published_ones() -> None:
-    figures = metrics(torch.tensor([30.0, 70.0]), torch.tensor([50.0, 50.0]))
+    figures = metrics(torch.tensor([30.0, 70.0]), torch.tensor([50.0, 50.0]), cap=125)
     assert figures["score"] == pytest.approx(3.66 + 6.39, abs=0.01)
     assert (figures["rmse"], figures["mae"], figures["mean_error"]) == (20, 20, 0)
+
+
+def test_the_score_has_the_scale_of_the_cap_and_rows_without_a_label_do_not_count() -> None:
+    hours = metrics(torch.tensor([30.0, 70.0, 9.0]) * 80, torch.tensor([50.0, 50.0, torch.nan]) * 80, cap=125 * 80)
+    cycles = metrics(torch.tensor([30.0, 70.0]), torch.tensor([50.0, 50.0]), cap=125)
+    assert hours["score"] == pytest.approx(cycles["score"])
+    assert hours["rmse"] == pytest.approx(80 * cycles["rmse"])
 
 
 @pytest.mark.skipif(not (CMAPSS_DATA / "RUL_FD001.txt").exists(), reason=f"needs C-MAPSS in {CMAPSS_DATA}")
