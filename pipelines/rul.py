@@ -18,6 +18,7 @@ from tocsin.models.rul.domain import Rul
 from tocsin.models.rul.explainer import UNITS
 from tocsin.models.rul.live import live_scores
 from tocsin.models.rul.model import RulModel, load
+from tocsin.models.rul.network import FusionNetwork
 from tocsin.models.rul.scaling import Scaling
 from tocsin.operators.fading import keeps
 from tocsin.pipelines.runtime import (
@@ -157,6 +158,7 @@ def _below(by: str, level: float) -> pl.Expr:
 def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
     key, order = (reading.field(name).with_nullable(True) for name in (config.key, config.order))
     unit = {"unit": config.order}
+    ahead = {"sensors": ",".join(config.features), "rows": str(FusionNetwork.AHEAD)}
     shape = {"steps": ",".join(config.steps), "sensors": ",".join(config.features), "unit": f"cap / {UNITS}"}
     return pa.schema(
         [
@@ -166,6 +168,7 @@ def _results(config: RulConfig, reading: pa.Schema) -> pa.Schema:
             *(pa.field(name, pa.float32(), metadata=unit) for name in ("rul_low", "rul_high")),
             pa.field("in_domain", pa.bool_()),
             pa.field("explanation", pa.list_(pa.int8()), metadata=shape),
+            *([pa.field("trajectory", pa.list_(pa.float32()), metadata=ahead)] if config.model == "fusion" else []),
         ]
     )
 

@@ -13,7 +13,7 @@ from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives
 from tocsin.models.rul.explainer import UNITS, Explainer
 from tocsin.models.rul.interval import Interval
-from tocsin.models.rul.network import Inputs, build
+from tocsin.models.rul.network import FusionNetwork, Inputs, build
 from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples, remembered, windowed
 from tocsin.models.rul.scaling import Scaling
@@ -67,7 +67,8 @@ class RulModel:
         Returns:
             `rul`, `rul_low`, `rul_high` `[B] float32` in `[0, cap]`, with `rul` between the ends. `in_domain` `[B] bool`: whether
             training has seen the like; elsewhere the interval is all of `[0, cap]`. `explanation` `[B, L * C] int8`: how much each
-            sensor at each step moved the RUL, in thousandths of the cap, step by step. On the tensors' device.
+            sensor at each step moved the RUL, in thousandths of the cap, step by step. Of a `fusion` model also `trajectory`
+            `[B, C] float32`, see `FusionNetwork.both`. On the tensors' device.
 
         Raises:
             ValueError: a shape is not the config's.
@@ -123,12 +124,19 @@ class RulModel:
         return sum(p.numel() for p in self.parts.network.parameters())
 
     def _judge(self, inputs: Inputs, in_domain: Tensor) -> dict[str, Tensor]:
-        cap, parts = self.config.cap, self.parts
+        cap, parts, network = self.config.cap, self.parts, self.parts.network
+        more = dict[str, Tensor]()
         if not len(inputs.age):  # LSTM kernels refuse an empty batch
-            shares, maps = inputs.steps.new_zeros(0, 3), inputs.steps
+            shares, maps, change = inputs.steps.new_zeros(0, 3), inputs.steps, inputs.steps[:, 0]
         else:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
-                shares, maps = parts.network(inputs).float(), parts.explainer(inputs).float()
+                if isinstance(network, FusionNetwork):
+                    shares, change = network.both(inputs)
+                else:
+                    shares, change = network(inputs), inputs.steps[:, 0]
+                shares, maps = shares.float(), parts.explainer(inputs).float()
+        if isinstance(network, FusionNetwork):
+            more["trajectory"] = change.float()
         rul, low, high = parts.interval.ends(shares)
         in_domain = in_domain.to(rul.device)
         return {
@@ -137,6 +145,7 @@ class RulModel:
             "rul_high": torch.where(in_domain, high, cap),
             "in_domain": in_domain,
             "explanation": (maps.flatten(1) * UNITS).round().clamp(-127, 127).to(torch.int8),
+            **more,
         }
 
     def _check(self, tensors: tuple[Tensor, ...]) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tocsin.models.rul.config import NetworkSize, RulConfig
 from tocsin.operators.pooling import AdditiveAttentionPool
-from tocsin.operators.regimes import RegimeFusion, decompose
+from tocsin.operators.regimes import Decomposed, RegimeFusion, decompose
 
 
 class Inputs(NamedTuple):
@@ -103,8 +103,10 @@ class RecurrentNetwork(nn.Module):
 class FusionNetwork(nn.Module):
     """A branch for the trend attends to the operating regimes and the residuals; attention over time, then dense layers.
 
+    A second head predicts where the trend goes. Training on it as well makes the attention look at what moves.
+
     Source: MAFN (arXiv 2604.10248), reconstructed from its abstract: trend, embedded regimes and residual noise, joined by
-    multi-head attention. The form of each part is this project's.
+    multi-head attention; RUL and the future trajectory. The form of each part is this project's.
 
     Args:
         channels: number of sensors C.
@@ -114,6 +116,8 @@ class FusionNetwork(nn.Module):
 
     KEEP = 0.9
     """Share of the trend that a step keeps."""
+    AHEAD, WEIGHT = 10, 0.1
+    """How many rows ahead the trend is predicted; the weight of its squared error in the loss."""
 
     def __init__(self, *, channels: int, regimes: int, size: NetworkSize) -> None:
         super().__init__()
@@ -124,15 +128,36 @@ class FusionNetwork(nn.Module):
         self.fusion = RegimeFusion(dim=wide, features=size.conv[0], count=regimes)
         self.pool = AdditiveAttentionPool(dim=wide, hidden=size.attention)
         self.head = Head((wide + 2 * channels, *size.head), size.dropout)
+        self.ahead = nn.Linear(wide + 2 * channels, channels)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Predict, `[B, 3]`."""
-        steps, plain = inputs.steps, inputs.steps.new_zeros(1, inputs.steps.shape[2])
-        parts = decompose(steps, torch.zeros_like(inputs.regime), plain, plain + 1, keep=self.KEEP)
+        return self.both(inputs)[0]
+
+    def both(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Predict, `[B, 3]`, and the change of each sensor's trend within `AHEAD` rows, `[B, C]`, in standard deviations."""
+        seen = self._see(inputs)
+        return self.head(seen), self.ahead(seen)
+
+    @classmethod
+    def decomposed(cls, inputs: Inputs) -> Decomposed:
+        """The trend and the residual of the steps, each `[B, L, C]`."""
+        plain = inputs.steps.new_zeros(1, inputs.steps.shape[2])
+        return decompose(inputs.steps, torch.zeros_like(inputs.regime), plain, plain + 1, keep=cls.KEEP)
+
+    @classmethod
+    def trajectory_loss(cls, predicted: Tensor, now: Inputs, later: Inputs, is_known: Tensor) -> Tensor:
+        """The weighted squared error of a predicted change `[B, C]`, over the rows that have a row `AHEAD` of them (`[B] bool`)."""
+        change = cls.decomposed(later).trend[:, -1] - cls.decomposed(now).trend[:, -1]
+        error = (predicted - change).square().mean(1) * is_known
+        return cls.WEIGHT * error.sum() / is_known.sum().clamp_min(1)
+
+    def _see(self, inputs: Inputs) -> Tensor:
+        parts = self.decomposed(inputs)
         trend = self.lstm(self.conv(parts.trend.transpose(1, 2)).transpose(1, 2))[0]
         residual = self.residual(parts.residual.transpose(1, 2)).transpose(1, 2)
         context, _ = self.pool(self.fusion(trend, residual, inputs.regime, inputs.mask), inputs.mask)
-        return self.head(torch.cat([context, level_and_slope(inputs)], dim=1))
+        return torch.cat([context, level_and_slope(inputs)], dim=1)
 
 
 class Head(nn.Module):

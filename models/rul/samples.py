@@ -53,6 +53,12 @@ class Samples:
         rows = (index.unsqueeze(1) + back).clamp(min=0)
         return Inputs(self._steps[rows] * mask.unsqueeze(-1), mask, self._regime[rows] * mask, age)
 
+    def later(self, index: Tensor, rows: int) -> tuple[Inputs, Tensor]:
+        """The inputs `rows` rows after those at `index` `[B]`, and whether their lives have such rows, `[B] bool`."""
+        following = (index + rows).clamp(max=len(self) - 1)
+        is_known = self.lives.place[following] == self.lives.place[index] + rows
+        return self.at(following), is_known & (self.lives.engine[following] == self.lives.engine[index])
+
 
 def windowed(window: Tensor, age: Tensor, config: RulConfig, scaling: Scaling) -> Inputs:
     """The inputs from the last rows of a stream.

@@ -20,7 +20,7 @@ from tocsin.models.rul.evaluate import judged, metrics
 from tocsin.models.rul.explainer import integrated_gradients
 from tocsin.models.rul.interval import Interval
 from tocsin.models.rul.model import Parts, RulModel, load
-from tocsin.models.rul.network import build, rul_loss
+from tocsin.models.rul.network import FusionNetwork, build, rul_loss
 from tocsin.models.rul.reference import Reference
 from tocsin.models.rul.samples import Samples
 from tocsin.models.rul.scaling import Scaling
@@ -327,8 +327,13 @@ def _epochs(samples: Samples, rows: Tensor, config: RulConfig, recipe: Recipe) -
             if recipe.shift:
                 steps = steps + recipe.shift * torch.randn_like(steps[:, :1])
             age = inputs.age + recipe.noise * torch.randn_like(inputs.age)
-            shares = network(inputs._replace(steps=steps * inputs.mask.unsqueeze(-1), age=age))
-            loss = rul_loss(
+            shown_inputs = inputs._replace(steps=steps * inputs.mask.unsqueeze(-1), age=age)
+            if isinstance(network, FusionNetwork):
+                shares, change = network.both(shown_inputs)
+                extra = network.trajectory_loss(change, inputs, *samples.later(index, network.AHEAD))
+            else:
+                shares, extra = network(shown_inputs), torch.zeros(())
+            loss = extra + rul_loss(
                 shares,
                 target[index],
                 cap=config.cap,

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from tocsin.models.rul.config import NetworkSize, RulConfig
-from tocsin.models.rul.network import Inputs, RecurrentNetwork, asymmetric_loss, build, level_and_slope, rul_loss
+from tocsin.models.rul.data import Lives
+from tocsin.models.rul.network import (
+    FusionNetwork,
+    Inputs,
+    RecurrentNetwork,
+    asymmetric_loss,
+    build,
+    level_and_slope,
+    rul_loss,
+)
+from tocsin.models.rul.samples import Samples
+from tocsin.models.rul.scaling import Scaling
+from tocsin.models.rul.train import Recipe, _epochs
 
 
 @pytest.mark.parametrize(("error", "expected"), [(-20.0, 3.66), (20.0, 6.39), (0.0, 0.0)])
@@ -66,7 +78,8 @@ def test_a_network_predicts_a_rul_and_an_interval_around_it_and_learns_in_every_
     assert shares.shape == (3, 3)
     assert shares.isfinite().all()
     assert (shares[:, 1:] >= 0).all()
-    shares.sum().backward()
+    every = network.both(inputs(kind)) if isinstance(network, FusionNetwork) else (shares,)
+    torch.cat(every, dim=1).sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
@@ -106,3 +119,43 @@ def test_the_loss_of_the_interval_is_least_at_the_quantiles() -> None:
 
     best = loss(45, 45)  # the 5 % and 95 % of 0..100, around 50
     assert all(loss(45 + d, 45) > best and loss(45, 45 + d) > best for d in (-5, 5))
+
+
+def test_the_fusion_network_learns_where_trends_go() -> None:
+    """Lives whose sensors rise at a pace of their own: their change within ten rows can be read from the window."""
+    generator = torch.Generator().manual_seed(0)
+    pace = torch.rand(20, 1, 3, generator=generator) / 10
+    rows = (
+        (torch.arange(60.0)[:, None] * pace + 0.1 * torch.randn(20, 60, 3, generator=generator)).flatten(0, 1).double()
+    )
+    engine, age = torch.arange(20).repeat_interleave(60), torch.arange(60.0).repeat(20).double()
+    left = 59 - age.float()
+    known = Lives(rows, age, left, left, engine, tuple(map(str, range(20))))
+    fusion = config("fusion")
+    samples = Samples(known, fusion, Scaling.fit(known, settings=0, regimes=1))
+    index = torch.arange(len(known))
+    ahead, is_known = samples.later(index, FusionNetwork.AHEAD)
+    assert is_known.view(20, 60).sum(1).tolist() == [50] * 20  # a life's last ten rows have none
+    at = samples.at(index)
+    change = (FusionNetwork.decomposed(ahead).trend - FusionNetwork.decomposed(at).trend)[:, -1]
+
+    def error(network: FusionNetwork) -> float:
+        with torch.inference_mode():
+            return float((network.eval().both(at)[1] - change)[is_known].square().mean())
+
+    recipe = Recipe(epochs=8, batch=64, learning_rate=4e-3, steps=1)
+    networks = [network for network, _ in _epochs(samples, index, fusion, recipe)]
+    network, trivial = networks[-1], float((change - change[is_known].mean(0))[is_known].square().mean())
+    assert isinstance(network, FusionNetwork)
+    assert error(network) < 0.5 * trivial
+
+
+def test_rows_without_rows_ahead_do_not_count_in_the_trajectorys_loss() -> None:
+    now, later, predicted = inputs("fusion"), inputs("fusion", (30, 30, 30)), torch.zeros(3, 3)
+    some = torch.tensor([True, False, False])
+    loss = FusionNetwork.trajectory_loss(predicted, now, later, some)
+    first = FusionNetwork.trajectory_loss(
+        predicted[:1], Inputs(*(t[:1] for t in now)), Inputs(*(t[:1] for t in later)), some[:1]
+    )
+    torch.testing.assert_close(loss, first)
+    assert FusionNetwork.trajectory_loss(predicted, now, later, torch.zeros(3, dtype=torch.bool)) == 0
