@@ -148,5 +148,6 @@ def report(pipeline: str, *shards: dict[str, Any], **changes: Any) -> dict[str, 
     """A pipeline as `tocsin status --json` prints it."""
     return {
         "pipeline": pipeline, "workers": 1, "restarts": 0, "paused": False, "silences": {}, "ready": True, "problems": [],
-        "mlflow_run": None, "shards": list(shards) or [shard(pipeline)], "landing": [], "sinks": [], **changes,
+        "mlflow_run": None, "shards": list(shards) or [shard(pipeline)], "landing": [], "sinks": [], "scores": [], "drift": None,
+        **changes,
     }  # fmt: skip

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from tocsin.pipelines.runtime.declare.names import shadow
+
 HISTORY = 180
 """Samples kept of each pipeline, one a second."""
 STALE_S = 10.0
@@ -82,6 +84,8 @@ class PipelineStatus:
         shards = [*report["shards"], *report["landing"]]
         lines = [problem["why"] for problem in report["problems"]]
         lines += [line for shard in shards for line in (shard["error"], *shard["damaged"].values())]
+        if (drift := report.get("drift")) and drift.get("drifted"):
+            lines.append(f"its input has drifted from training in {', '.join(drift['drifted'])}")
         lines += [f"alert sink {sink['sink']}: {sink['error']}" for sink in report["sinks"] if sink["error"]]
         lines += [
             f"{shard['pipeline']}/{shard['shard']}: a replay gave other alerts than were published"
@@ -105,6 +109,23 @@ class PipelineStatus:
     def models(self) -> list[str]:
         """The versions that judge now."""
         return sorted({shard["model"] for shard in self.report["shards"] if shard["model"]}) if self.report else []
+
+    @property
+    def challengers(self) -> list[str]:
+        """The versions that run in its shadow now."""
+        landing = self.report["landing"] if self.report else []
+        return sorted({shard["model"] for shard in landing if shard["pipeline"].startswith(shadow(self.name))})
+
+    @property
+    def scores(self) -> Mapping[str, str]:
+        """Figures of each version by the labels that have arrived, in words."""
+        found = self.report.get("scores", ()) if self.report else ()
+        return {
+            score["model_version"]: "  ".join(
+                f"{name} {value:.4g}" for name, value in score.items() if name != "model_version" and value is not None
+            )
+            for score in found
+        }
 
 
 class Fleet:

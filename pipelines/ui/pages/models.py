@@ -1,4 +1,4 @@
-"""Models: the registry's versions, which of them judge now, and how each scored when it was trained."""
+"""Models: the registry's versions, which of them judge now, and how each scored when it was trained and since."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ COLUMNS = [
     {"headerName": "alias", "field": "alias", "width": 130},
     {"headerName": "judges now", "field": "serves", "width": 150},
     {"headerName": "registered (UTC)", "field": "created", "width": 190, ":hide": NARROW},
+    {"headerName": "scores by labels", "field": "live", "flex": 1, "minWidth": 200, ":hide": NARROW},
     {"headerName": "scores of its training", "field": "scores", "flex": 2, "minWidth": 260, ":hide": NARROW},
     {"headerName": "note", "field": "note", "flex": 1, "minWidth": 160, ":hide": NARROW},
 ]
@@ -33,7 +34,8 @@ def models(sources: Sources) -> None:
             counted = ui.label("reading").classes("soft").props('role="status"')
         grid = LiveGrid(COLUMNS, label="Registered models, the newest version first")
         ui.label(
-            "To change which version judges, move the alias in MLflow: pipelines follow it within 15 s, at a checkpoint."
+            "`tocsin promote` and `tocsin rollback` change which version judges, or move the alias in MLflow: pipelines follow it "
+            "within 15 s, at a checkpoint."
         ).classes("soft")
 
         async def fill() -> None:
@@ -41,14 +43,23 @@ def models(sources: Sources) -> None:
             if found is None:
                 counted.set_text("MLflow does not answer")
                 return
-            serving = {model: status.name for status in sources.fleet.pipelines() for model in status.models}
+            pipelines = sources.fleet.pipelines()
+            serving = {model: f"{status.name}, in shadow" for status in pipelines for model in status.challengers}
+            serving |= {model: status.name for status in pipelines for model in status.models}
+            live = {version: text for status in pipelines for version, text in status.scores.items()}
             counted.set_text(f"{len(found):,} versions" if found else "no model is registered")
-            grid.show([_row(version, serving) for version in found])
+            grid.show([_row(version, serving, live) for version in found])
 
         ui.timer(0.01, fill, once=True)
 
 
-def _row(version: ModelVersion, serving: dict[str, str]) -> dict[str, Any]:
+def _row(version: ModelVersion, serving: dict[str, str], live: dict[str, str]) -> dict[str, Any]:
+    """A version's row of the grid.
+
+    Args:
+        serving: version -> the pipeline that it judges for.
+        live: version -> its scores by labels, in words.
+    """
     name = f"{version.name}/{version.version}"
     return {
         "id": name,
@@ -57,6 +68,7 @@ def _row(version: ModelVersion, serving: dict[str, str]) -> dict[str, Any]:
         "alias": ", ".join(f"@{alias}" for alias in version.aliases),
         "serves": serving.get(name, ""),
         "created": utc(version.created),
+        "live": live.get(name, ""),
         "scores": "  ".join(f"{score} {value:.4g}" for score, value in version.scores.items()),
         "note": version.description,
     }

@@ -104,3 +104,14 @@ def test_notes_ask_for_a_person() -> None:
         "alert sink desk: away",
         "rul/0: a replay gave other alerts than were published",
     ]
+
+
+def test_it_tells_of_challengers_of_live_scores_and_of_drift() -> None:
+    scores = [{"model_version": "rul/2", "rows": 900, "rmse": 9.5, "f1": None}, {"model_version": "rul/3", "rmse": 9.1}]
+    drift = {"indices": [], "index": 0.6, "level": 0.3, "drifted": ["s4", "s11"]}
+    landing = [shard("rul.shadow-3", model="rul/3"), shard("alerts.rul", model="")]
+    status = PipelineStatus("rul", report("rul", landing=landing, scores=scores, drift=drift), 0, ())
+    assert (status.models, status.challengers) == (["rul/2"], ["rul/3"])
+    assert status.scores == {"rul/2": "rows 900  rmse 9.5", "rul/3": "rmse 9.1"}
+    assert status.notes == ["its input has drifted from training in s4, s11"]
+    assert PipelineStatus("rul", None, 0, ()).challengers == []
