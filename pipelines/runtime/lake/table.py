@@ -129,9 +129,11 @@ class ResultsTable:
         if shards is None:
             added[names.shards_id(self._pipeline.name)] = self._shards
         elif shards != self._shards:
+            what_to_do = "`tocsin stop` it, then `tocsin up` moves its state"
+            if self._pipeline.shadow_of:
+                what_to_do = "a shadow keeps the number that it began with: register the model as another version to try it again"
             raise ConfigError(
-                f"{self._pipeline.name}: expected {shards} shards, as its table has it, got {self._shards}; `tocsin stop` it, then "
-                "`tocsin up` moves its state"
+                f"{self._pipeline.name}: expected {shards} shards, as its table has it, got {self._shards}; {what_to_do}"
             )
         return {self._epoch_id: self._epoch} | added
 

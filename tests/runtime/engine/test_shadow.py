@@ -115,3 +115,9 @@ def test_a_reset_leaves_the_rows_of_a_shadow(lake: Lake, shadow: Pipeline) -> No
     table = _commit(lake, own, [own.step(_batch([1, 2, 3]), NOW).results], 4)
     assert start_over([(table, CHECKPOINT + 1)], {0: 0}, "partition = 0") == 1
     assert len(lake.scan("job").collect()) == 0 and len(lake.scan("job", shadow=True).collect()) == 1
+
+
+def test_a_shadow_keeps_its_number_of_shards(lake: Lake, shadow: Pipeline) -> None:
+    _commit(lake, Machine(shadow), [], 0)
+    with pytest.raises(ConfigError, match=r"^job\.shadow-7: expected 1 shards, .* got 2; a shadow keeps the number"):
+        ResultsTable(lake, shadow, 0, 2).own({0: 0})
