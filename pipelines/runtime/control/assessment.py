@@ -107,7 +107,7 @@ class Assessor:
             (column, group): float(index[g, c])
             for g, group in enumerate(reference.groups)
             for c, column in enumerate(reference.columns)
-            if judged[g]
+            if not np.isnan(index[g, c])
         }
         listed = [{"column": column, "group": group, "index": value} for (column, group), value in indices.items()]
         self.drift = {"indices": listed, **(asdict(found) if found else {})}

@@ -19,10 +19,10 @@ from tocsin.pipelines.runtime.engine.alerts import Alert
 from tocsin.pipelines.runtime.engine.checkpoint import CheckpointWriter, PendingCheckpoint
 from tocsin.pipelines.runtime.engine.checkpoint_schedule import CheckpointSchedule
 from tocsin.pipelines.runtime.engine.journal import SkipRecord
-from tocsin.pipelines.runtime.engine.next_plan import NextPlan
 from tocsin.pipelines.runtime.engine.output_traces import OutputTraces
 from tocsin.pipelines.runtime.engine.patient_source import PatientSource
 from tocsin.pipelines.runtime.engine.plan import Plan
+from tocsin.pipelines.runtime.engine.plan_switch import PlanSwitch
 from tocsin.pipelines.runtime.engine.recovery import RecoveredShard, recover
 from tocsin.pipelines.runtime.engine.shard_config import ShardConfig
 from tocsin.pipelines.runtime.engine.shard_publisher import fingerprint
@@ -83,10 +83,18 @@ class Shard:
         self._advanced = bool(self._results)
         self._schedule = CheckpointSchedule()
         self._progress = progress.followed()
-        self._next = NextPlan(config.plan, config.lake) if config.plan != recovered.plan else None
+        self._switch = PlanSwitch(config.lake)
+        if config.plan != recovered.plan:
+            self._switch.to(config.plan)
         failpoints.in_flight = lambda: (self._uncommitted, len(self._alerts) + self._publishing)
         self._waits_for_lake, self._stepped_at = False, 0.0
-        if recovered.fresh or recovered.gaps or recovered.migrated or self._next or self._is_journal_long(1):
+        if (
+            recovered.fresh
+            or recovered.gaps
+            or recovered.migrated
+            or self._switch.is_requested
+            or self._is_journal_long(1)
+        ):
             # Commit the start, gap, new state or plan before anything builds on it. A long journal must not grow.
             with lake_errors_as_unavailable(config.lake), closed_on_error(self._checkpoints, recovered.publisher):
                 self.checkpoint()
@@ -134,14 +142,13 @@ class Shard:
     def checkpoint(self) -> None:
         """Take a checkpoint now and wait for it, and for a plan that it switches to."""
         self._settle(wait=True)
-        if self._next:
-            self._next.wait()
+        self._switch.wait()
         self._begin_checkpoint()
         self._settle(wait=True)
 
     def change(self, plan: Plan) -> None:
         """Switch to another model, rules or options at the first checkpoint after the model is loaded."""
-        self._next = NextPlan(plan, self._config.lake)
+        self._switch.to(plan)
 
     def close(self) -> None:
         """Take a last checkpoint, then release all resources."""
@@ -309,7 +316,7 @@ class Shard:
         if self._bytes >= limit or self._is_journal_long(1):
             return "now"
         every = milliseconds(self._recovered.machine.pipeline.commit.every) / 1000
-        has_news = self._advanced or bool(self._next and self._next.is_built)
+        has_news = self._advanced or self._switch.is_ready
         return "now" if has_news and self._schedule.is_due(every, has_rows=bool(self._results)) else ""
 
     def _is_journal_long(self, factor: int) -> bool:
@@ -349,10 +356,7 @@ class Shard:
     def _begin_checkpoint(self) -> None:
         """Begin a checkpoint: perform step 1 here, and 2 to 5 in the background. Switch to the next plan if it is built."""
         recovered = self._recovered
-        following, plan, next_pipeline = self._next, recovered.plan, None
-        if following and following.is_built:
-            self._next = None  # unless another plan came meanwhile
-            plan, next_pipeline = following.plan, following.pipeline()
+        plan, next_pipeline = self._switch.take() or (recovered.plan, None)
         if next_pipeline:
             recovered.machine.check(next_pipeline)
             recovered.results_table.check(next_pipeline.table)
