@@ -127,16 +127,16 @@ class RulModel:
         cap, parts, network = self.config.cap, self.parts, self.parts.network
         more = dict[str, Tensor]()
         if not len(inputs.age):  # LSTM kernels refuse an empty batch
-            shares, maps, change = inputs.steps.new_zeros(0, 3), inputs.steps, inputs.steps[:, 0]
+            shares, maps = inputs.steps.new_zeros(0, 3), inputs.steps
+            if isinstance(network, FusionNetwork):
+                more["trajectory"] = inputs.steps[:, 0]
         else:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
                 if isinstance(network, FusionNetwork):
-                    shares, change = network.both(inputs)
+                    shares, more["trajectory"] = network.both(inputs)
                 else:
-                    shares, change = network(inputs), inputs.steps[:, 0]
+                    shares = network(inputs)
                 shares, maps = shares.float(), parts.explainer(inputs).float()
-        if isinstance(network, FusionNetwork):
-            more["trajectory"] = change.float()
         rul, low, high = parts.interval.ends(shares)
         in_domain = in_domain.to(rul.device)
         return {
@@ -145,7 +145,7 @@ class RulModel:
             "rul_high": torch.where(in_domain, high, cap),
             "in_domain": in_domain,
             "explanation": (maps.flatten(1) * UNITS).round().clamp(-127, 127).to(torch.int8),
-            **more,
+            **{name: tensor.float() for name, tensor in more.items()},
         }
 
     def _check(self, tensors: tuple[Tensor, ...]) -> None:

@@ -232,6 +232,7 @@ def _row(shard: Mapping[str, Any]) -> list[Text | str]:
 def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     """What a person should know of a pipeline."""
     from tocsin.pipelines.cli.console import plain
+    from tocsin.pipelines.runtime.declare.truth import VERSION, figures
 
     if not report["shards"]:
         for why in dict.fromkeys(problem["why"] for problem in report["problems"] if problem["why"]):
@@ -239,12 +240,8 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
     for asset, until in report["silences"].items():
         yield f"{report['pipeline']}: {plain(asset)} is muted until {until:%Y-%m-%d %H:%M:%SZ}"
     for score in report.get("scores", ()):
-        figures = ", ".join(
-            f"{name} {value:.4g}"
-            for name, value in score.items()
-            if name not in ("model_version", "rows", "assets") and value is not None
-        )
-        yield f"{report['pipeline']}: {score['model_version']} by labels of {score['assets']:,} assets: {figures}"
+        shown = (f"{n} {value:.4g}" for n, value in figures(score).items() if n not in ("rows", "assets"))
+        yield f"{report['pipeline']}: {score[VERSION]} by labels of {score['assets']:,} assets: {', '.join(shown)}"
     if (drift := report.get("drift")) and drift.get("drifted"):
         columns, index = plain(", ".join(drift["drifted"])), f"{drift['index']:.2f} (level {drift['level']:.2f})"
         yield f"{report['pipeline']}: its input has drifted from training in {columns}; the greatest index is {index}"

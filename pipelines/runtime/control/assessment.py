@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from tocsin.pipelines.runtime.control.drift_alarm import Drift, DriftAlarm
 from tocsin.pipelines.runtime.declare import names
 from tocsin.pipelines.runtime.declare.errors import TocsinError
-from tocsin.pipelines.runtime.declare.truth import VERSION
+from tocsin.pipelines.runtime.declare.tallies import Tallies, add
+from tocsin.pipelines.runtime.declare.truth import VERSION, figures
 from tocsin.pipelines.runtime.engine.alert_topic import publish
-from tocsin.pipelines.runtime.telemetry.stats import add_tallies
 
 if TYPE_CHECKING:
     from tocsin.pipelines.runtime.control.deployment import Deployment
@@ -45,7 +45,8 @@ class Assessor:
 
     def __init__(self, deployment: Deployment, desired: DesiredState) -> None:
         self._deployment, self._desired = deployment, desired
-        self._lock, self._tallies = threading.Lock(), dict[str, NDArray[np.int64]]()
+        self._lock = threading.Lock()
+        self._tallies: Tallies = {}
         self._known: tuple[ModelRef | None, str, DriftReference | None] | None = None
         self._alarm: DriftAlarm | None = None
         self.scores: list[dict[str, Any]] = []
@@ -55,7 +56,7 @@ class Assessor:
         """Take up what shards have counted since their last windows."""
         with self._lock:
             for window in windows:
-                add_tallies(self._tallies, window.tallies)
+                add(self._tallies, window.tallies)
 
     def assess(self) -> dict[str, float]:
         """Measure drift, and score results. Returns the figures for MLflow.
@@ -63,17 +64,16 @@ class Assessor:
         Raises:
             TocsinError: the pipeline can't be built, or Kafka or the lake does not answer.
         """
-        figures = self._measure_drift()
+        found = self._measure_drift()
         if self._deployment.labels:
             since = timedelta(milliseconds=self._deployment.assess_last_ms)
             self.scores = _elsewhere(scored, self._desired.plan, self._deployment.lake, since)
-            figures |= {
-                f"live/{row[VERSION]}/{name}": value
-                for row in self.scores
-                for name, value in row.items()
-                if name != VERSION and value is not None
+            found |= {
+                f"live/{score[VERSION]}/{name}": value
+                for score in self.scores
+                for name, value in figures(score).items()
             }
-        return figures
+        return found
 
     def _measure_drift(self) -> dict[str, float]:
         plan = self._desired.plan

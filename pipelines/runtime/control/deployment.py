@@ -94,20 +94,12 @@ class Deployment:
             shadow: the plan of the pipeline's shadow, which has as many shards.
         """
         configs = [*self._shards(plan, self.on_gap), *(self._shards(shadow, "skip") if shadow else ())]
-        if self.alerts_partitions:
-            configs.append(
-                ShardConfig(
-                    alerts_table_plan(self.name),
-                    self.lake,
-                    self.kafka,
-                    0,
-                    range(self.alerts_partitions),
-                    on_gap=self.on_gap,
-                )
-            )
-        if self.labels:
-            partitions = range(self.labels_partitions)
-            configs.append(ShardConfig(self.labels, self.lake, self.kafka, 0, partitions, on_gap=self.on_gap))
+        tables = (alerts_table_plan(self.name), self.alerts_partitions), (self.labels, self.labels_partitions)
+        configs += [
+            ShardConfig(table, self.lake, self.kafka, 0, range(partitions), on_gap=self.on_gap)
+            for table, partitions in tables
+            if table and partitions
+        ]
         return {config.id: config for config in configs}
 
     def _shards(self, plan: Plan, on_gap: Literal["stop", "skip"]) -> Iterator[ShardConfig]:

@@ -42,7 +42,7 @@ class DesiredState:
     def __init__(self, lake: Lake, deployment: str, plan: Plan) -> None:
         self._lake, self._deployment = lake, deployment
         self._lock = threading.Lock()
-        self._last_error = self._last_challenger_error = ""
+        self._last_errors: dict[str, str] = {}
         self.plan, self.paused = plan, False
         self.challenger: ModelRef | None = None
         if (stored := last_stored(lake, plan.name)) is None:
@@ -86,21 +86,25 @@ class DesiredState:
 
         If the registry is down or the model does not fit, nothing changes.
         """
-        from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
+        from tocsin.pipelines.runtime.telemetry.mlflow import version_of
 
+        name, _, alias = model.partition("@")
         try:
-            name, version, folder = resolve_model(tracking_uri, model)
-            ref = store_model(self._lake, folder, name=name, version=version)
+            version = version_of(tracking_uri, name, alias)
             with self._lock:
-                if ref == self.plan.model:
-                    return False
+                current = self.plan.model
+            if current and (current.name, current.version) == (name, version):
+                self._warn(model, "")
+                return False
+            ref = self._fetched(
+                tracking_uri, f"{name}/{version}" if version else model
+            )  # without one, the error says so
+            with self._lock:
                 self._change(replace(self.plan, model=ref))
         except TocsinError as reason:
-            if str(reason) != self._last_error:
-                log.warning("%s: keeping the current model: %s", model, reason)
-            self._last_error = str(reason)
+            self._warn(model, f"keeping the current model: {reason}")
             return False
-        self._last_error = ""
+        self._warn(model, "")
         return True
 
     def follow_challenger(self, tracking_uri: str, model: str, prepare: Callable[[Pipeline], None]) -> bool:
@@ -112,30 +116,41 @@ class DesiredState:
             model: such as "pumps@champion"; the challenger is "pumps@challenger".
             prepare: called with a new shadow's pipeline, before anyone acts on it.
         """
-        from tocsin.pipelines.runtime.telemetry.mlflow import challenger_of, resolve_model
+        from tocsin.pipelines.runtime.telemetry.mlflow import CHALLENGER, version_of
 
-        name = model.partition("@")[0]
+        name, challenger = model.partition("@")[0], self.challenger
         try:
-            challenger = None
-            if version := challenger_of(tracking_uri, name):
-                folder = resolve_model(tracking_uri, f"{name}/{version}")[2]
-                challenger = store_model(self._lake, folder, name=name, version=version)
-            if challenger == self.plan.model:
+            version = version_of(tracking_uri, name, CHALLENGER)
+            if (current := self.plan.model) and (current.name, current.version) == (name, version):
+                version = ""  # it is promoted, and its alias not yet withdrawn
+            if not version:
                 challenger = None
-            if challenger and challenger != self.challenger:
+            elif challenger is None or challenger.version != version:
+                challenger = self._fetched(tracking_uri, f"{name}/{version}")
                 prepare(self.plan.in_shadow(challenger).build(self._lake))
         except TocsinError as reason:
-            if str(reason) != self._last_challenger_error:
-                log.warning("%s: keeping its shadow as it is: %s", name, reason)
-            self._last_challenger_error = str(reason)
+            self._warn(name, f"keeping its shadow as it is: {reason}")
             return False
-        self._last_challenger_error = ""
+        self._warn(name, "")
         if challenger == self.challenger:
             return False
         with self._lock:
             self.challenger = challenger
             self._store(self.plan, self.paused)
         return True
+
+    def _fetched(self, tracking_uri: str, model: str) -> ModelRef:
+        """Copy a model's files from the registry into the lake."""
+        from tocsin.pipelines.runtime.telemetry.mlflow import resolve_model
+
+        name, version, folder = resolve_model(tracking_uri, model)
+        return store_model(self._lake, folder, name=name, version=version)
+
+    def _warn(self, about: str, line: str) -> None:
+        """Log a line, unless it is the last one about the same; "": all is well again."""
+        if line and line != self._last_errors.get(about):
+            log.warning("%s: %s", about, line)
+        self._last_errors[about] = line
 
     def _change(self, plan: Plan) -> None:
         from tocsin.pipelines.runtime.engine.machine import Machine  # loads torch

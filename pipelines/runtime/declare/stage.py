@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tocsin.pipelines.runtime.declare import tallies
 from tocsin.pipelines.runtime.declare.dead_letter import Refusal
 from tocsin.pipelines.runtime.declare.rows import MS, Rows, milliseconds_of
 from tocsin.pipelines.runtime.declare.stores import CellStore, Declared, Stores
@@ -99,11 +100,11 @@ class StepContext:
     ticks: bool = False
     refused: list[Refusal] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    tallies: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    tallies: tallies.Tallies = field(default_factory=dict)
 
     def tally(self, name: str, counts: NDArray[np.int64]) -> None:
         """Add to an array of counts, which the supervisor sums over steps and shards."""
-        self.tallies[name] = self.tallies[name] + counts if name in self.tallies else counts
+        tallies.add(self.tallies, {name: counts})
 
     def refuse(self, rows: Rows, *, stage: str, error: str, messages: Sequence[str]) -> None:
         """Send rows to the dead letters, with one message for each row."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 VERSION = "model_version"
 """The column of scores that names whose they are."""
+
+
+def figures(score: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of one row of scores that have a value."""
+    return {name: value for name, value in score.items() if name != VERSION and value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

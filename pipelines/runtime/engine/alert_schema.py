@@ -85,8 +85,7 @@ def data(pipeline: Pipeline, rule: AlertRule) -> JsonSchema:
     }
     evidence = {name: _column(pipeline.table.field(name).type) for name in rule.data or pipeline.results.names}
     properties = constants | {name: lineage[name] for name in EVIDENCE_LINEAGE} | evidence
-    until: JsonSchema = {"type": "string", "format": "date-time", "description": "When a mute of the asset ends."}
-    return {"type": "object", "properties": properties | {"silenced_until": until}, "required": [*properties]}
+    return _data(properties, muted="asset")
 
 
 def drift(pipeline: Pipeline) -> JsonSchema:
@@ -107,7 +106,11 @@ def drift(pipeline: Pipeline) -> JsonSchema:
         "assets": count | {"description": "How many assets were compared."},
         "readings": count | {"description": "How many of their readings."},
     }
-    until: JsonSchema = {"type": "string", "format": "date-time", "description": "When a mute of the alert ends."}
+    return _data(properties, muted="alert")
+
+
+def _data(properties: dict[str, JsonSchema], *, muted: str) -> JsonSchema:
+    until: JsonSchema = {"type": "string", "format": "date-time", "description": f"When a mute of the {muted} ends."}
     return {"type": "object", "properties": properties | {"silenced_until": until}, "required": [*properties]}
 
 

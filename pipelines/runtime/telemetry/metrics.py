@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 from tocsin.pipelines.runtime.declare.shard_state import ShardState
-from tocsin.pipelines.runtime.declare.truth import VERSION
+from tocsin.pipelines.runtime.declare.truth import VERSION, figures
 from tocsin.pipelines.runtime.telemetry.stats import BUCKETS_S, Window
 
 if TYPE_CHECKING:
@@ -204,9 +204,8 @@ class Metrics:
     def _models(self, scores: Sequence[Mapping[str, Any]], drift: Mapping[str, Any] | None) -> None:
         """Set what is known of the models: their scores, and the drift of their input."""
         for score in scores:
-            for figure, value in score.items():
-                if figure != VERSION and value is not None:
-                    self._set("tocsin_live_score", value, version=score[VERSION], figure=figure)
+            for figure, value in figures(score).items():
+                self._set("tocsin_live_score", value, version=score[VERSION], figure=figure)
         if drift:
             for found in drift["indices"]:
                 self._set("tocsin_drift_index", found["index"], column=found["column"], group=found["group"])

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tocsin.models.tracking_store import CHALLENGER, connect
+from tocsin.models.tracking_store import CHALLENGER as CHALLENGER
+from tocsin.models.tracking_store import connect
 from tocsin.pipelines.runtime.declare.durations import milliseconds
 from tocsin.pipelines.runtime.declare.errors import ModelError, Unavailable
 from tocsin.pipelines.runtime.telemetry.logs import without_password
@@ -285,8 +286,8 @@ def resolve_model(tracking_uri: str, model: str) -> tuple[str, str, Path]:
         raise ModelError(f"{where}: {detail}; train or register it again") from reason
 
 
-def challenger_of(tracking_uri: str, name: str) -> str:
-    """The version of a registered model that has the alias `challenger`; "" if none has.
+def version_of(tracking_uri: str, name: str, alias: str) -> str:
+    """The version of a registered model that has an alias; "" if none has.
 
     Raises:
         Unavailable: the registry does not answer.
@@ -300,7 +301,7 @@ def challenger_of(tracking_uri: str, name: str) -> str:
             f"model {name} in MLflow at {without_password(tracking_uri)}: expected an answer, got {_first_line(reason)}; check "
             "that it is running"
         ) from reason
-    return str(found.get(CHALLENGER, ""))
+    return str(found.get(alias, ""))
 
 
 def answers(tracking_uri: str) -> None:

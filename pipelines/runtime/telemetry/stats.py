@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tocsin.pipelines.runtime.declare.tallies import Tallies, add
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _WITHIN = 1.03
 """Precision of a percentile: a bucket's upper bound is at most this many times its lower one."""
@@ -56,7 +58,7 @@ class Stats:
 
     def _reset(self) -> None:
         self._since, self._counts = time.monotonic(), Counter[str]()
-        self._tallies = dict[str, NDArray[np.int64]]()
+        self._tallies: Tallies = {}
         self._ages, self._age_sum, self._age_min, self._age_max = np.zeros(len(_COARSE), np.int64), 0.0, np.inf, 0.0
 
     def add(self, **counts: int) -> None:
@@ -67,7 +69,7 @@ class Stats:
     def tally(self, tallies: Mapping[str, NDArray[np.int64]]) -> None:
         """Add to the arrays of counts."""
         with self._lock:
-            add_tallies(self._tallies, tallies)
+            add(self._tallies, tallies)
 
     def latency(self, ms: np.ndarray) -> None:
         """Add the latency of rows at the end of their step. The memory used does not depend on the number of rows."""
@@ -101,12 +103,6 @@ class Stats:
         capacity = counts["steps"] * self.batch
         fill = counts["rows"] / capacity if capacity else 0.0
         return Window(seconds, dict(counts), latency, fill, dict(self.gauges), buckets, sum_s, tallies)
-
-
-def add_tallies(sums: dict[str, NDArray[np.int64]], more: Mapping[str, NDArray[np.int64]]) -> None:
-    """Add arrays of counts to those of the same names."""
-    for name, counts in more.items():
-        sums[name] = sums[name] + counts if name in sums else counts
 
 
 def _percentile(ages: np.ndarray, percent: float, minimum: float, maximum: float) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from tocsin.pipelines.runtime.declare.names import shadow
+from tocsin.pipelines.runtime.declare.truth import VERSION, figures
 
 HISTORY = 180
 """Samples kept of each pipeline, one a second."""
@@ -121,9 +122,7 @@ class PipelineStatus:
         """Figures of each version by the labels that have arrived, in words."""
         found = self.report.get("scores", ()) if self.report else ()
         return {
-            score["model_version"]: "  ".join(
-                f"{name} {value:.4g}" for name, value in score.items() if name != "model_version" and value is not None
-            )
+            score[VERSION]: "  ".join(f"{name} {value:.4g}" for name, value in figures(score).items())
             for score in found
         }
 

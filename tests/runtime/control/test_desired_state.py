@@ -119,7 +119,9 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
         return name, version, folder
 
     where = "tocsin.pipelines.runtime.telemetry.mlflow"
-    monkeypatch.setattr(f"{where}.challenger_of", lambda _, name: challengers.get(name, ""))
+    monkeypatch.setattr(
+        f"{where}.version_of", lambda _, name, alias: challengers.get(name, "") if alias == "challenger" else ""
+    )
     monkeypatch.setattr(f"{where}.resolve_model", resolve)
     return challengers
 
@@ -162,7 +164,7 @@ def test_a_challenger_that_does_not_fit_or_cannot_be_read_changes_nothing(
     registry["job"] = "8"
     for _ in range(2):
         assert not orders.follow_challenger("sqlite://", "job@champion", unfit)
-    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.mlflow.challenger_of", down)
+    monkeypatch.setattr("tocsin.pipelines.runtime.telemetry.mlflow.version_of", down)
     assert not orders.follow_challenger("sqlite://", "job@champion", lambda _: None)
     assert orders.shadow and orders.shadow.name == "job.shadow-7"
     said = [record.getMessage() for record in caplog.records]
