@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypedDict
 
 from tocsin.models.champion import Registered, Registrar
 
@@ -105,21 +106,70 @@ class Trained:
         return {**model, "seed": self.seed, "seeds": list(self.seeds), **self.more}
 
 
+class Report(TypedDict):
+    """The JSON of `tocsin evaluate --json`, the same keys for every pipeline; docs/evaluate.md explains them."""
+
+    pipeline: str
+    model: str
+    version: str
+    data: str
+    figures: dict[str, Any]
+    parts: dict[str, dict[str, dict[str, Any]]]
+    baselines: dict[str, dict[str, Any]]
+    counted: dict[str, float]
+    left_out: dict[str, int]
+    in_domain: float | None
+    doubt: str | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a model.
+    """Scores of a model. A figure that has no meaning, such as the recall where there is nothing to find, is None or NaN, never 0.
 
     Args:
         figures: over all data together.
         parts: a kind of part, such as "clips" -> the figures of each part by its name.
+        baselines: the figures of what a model has to beat, by its name, such as "clock only"; they have names in `figures`.
+        counted: how many units of each kind were judged, such as {"rooms": 2, "minutes": 20_000}.
+        left_out: why units were not judged, such as "minutes without a known truth" -> how many; without those that are 0.
+        in_domain: share of the rows that are like the training data; None: the model does not know.
         lines: printed for a person, about the parts.
         doubt: why the figures say little, such as data unlike the training data; the command then ends with status 3.
     """
 
     figures: Mapping[str, Any]
-    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    parts: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    counted: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    in_domain: float | None = None
     lines: Sequence[str] = ()
     doubt: str = ""
+
+    def report(self, *, pipeline: str, model: str, version: str, data: str) -> Report:
+        """The result as JSON values."""
+        return {
+            "pipeline": pipeline,
+            "model": model,
+            "version": version,
+            "data": data,
+            "figures": _known(self.figures),
+            "parts": _known(self.parts),
+            "baselines": _known(self.baselines),
+            "counted": _known(self.counted),
+            "left_out": {reason: count for reason, count in self.left_out.items() if count},
+            "in_domain": _known(self.in_domain),
+            "doubt": self.doubt or None,
+        }
+
+
+def _known(value: Any) -> Any:
+    """A JSON value in which numbers that are not finite are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _known(item) for name, item in value.items()}
+    return [_known(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class Shot(NamedTuple):

@@ -129,8 +129,9 @@ class Occupancy(Domain):
             raise ValueError(
                 f"{data}: expected the truth beside the readings (a column or a property of occupancy), got none"
             )
-        results = self.results(recording, folder, version).filter(pl.col("probability").is_not_null())
-        minutes = results.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
+        results = self.results(recording, folder, version)
+        judged = results.filter(pl.col("probability").is_not_null())
+        minutes = judged.with_columns(pl.col("event_time").dt.epoch("ms").alias("time"), predicted="occupied")
         table = labelled(minutes.drop("occupied"), recording.truth).drop_nulls("occupied")
         if not len(table):
             raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
@@ -142,9 +143,15 @@ class Occupancy(Domain):
         by_room = dict(sorted(by_room.items()))
         shown = ("f1", "precision", "recall", "auroc")
         return Evaluation(
-            {**figures(table), "minutes": table.height, "parameters": load(folder).parameters},
+            {**(together := figures(table)), "parameters": load(folder).parameters},
             {"rooms": by_room},
-            [
+            baselines={"majority": {"accuracy": together["majority"]}},
+            counted={"rooms": len(by_room), "minutes": table.height},
+            left_out={
+                "minutes without a judgement": results.height - judged.height,
+                "minutes without a known truth": judged.height - table.height,
+            },
+            lines=[
                 f"room {room}: " + ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
                 for room, scores in by_room.items()
             ],

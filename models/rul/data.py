@@ -64,6 +64,13 @@ def has_truth(directory: Path, subset: str) -> bool:
     return all(named(directory, name) or named(directory, f"{name}.gz") for name in names)
 
 
+def test_engines(directory: Path, subset: str) -> int:
+    """Number of test engines of a subset in a folder; 0 without their file."""
+    name = f"test_{subset}.txt"
+    there = named(directory, name) or named(directory, f"{name}.gz")
+    return read_cmapss(directory, subset, "test")["unit"].n_unique() if there else 0
+
+
 def read_csv_directory(directory: Path, config: RulConfig, *, decimal_comma: bool = False) -> pl.DataFrame:
     """Read every CSV file of a directory into one table, sorted by key and order.
 

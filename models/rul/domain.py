@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ from tocsin.models.domain import SHIPPED, SIM, DecimalComma, Domain, Evaluation,
 if TYPE_CHECKING:
     import polars as pl
 
+    from tocsin.models.rul.evaluate import Scores
     from tocsin.models.rul.model import RulModel
     from tocsin.models.rul.train import Outcome
 
@@ -109,23 +110,28 @@ class Rul(Domain):
 
         Without a model of one's own, each subset of C-MAPSS is scored by the weights that were trained on it.
         """
-        from tocsin.models.rul.data import REGIMES, csv_files, has_truth
-        from tocsin.models.rul.evaluate import evaluate
+        from tocsin.models.rul.data import REGIMES, csv_files, has_truth, test_engines
+        from tocsin.models.rul.evaluate import evaluate, pooled
 
         place = Path(data)
         if csv_files(place):
-            figures = evaluate(data=place, model=folder, csv=True, decimal_comma=decimal_comma)
-            return Evaluation(figures, doubt=_doubt({data: figures}))
+            scores = evaluate(data=place, model=folder, csv=True, decimal_comma=decimal_comma)
+            return _evaluation(scores, doubt=_doubt({data: scores}))
         subsets = [subset] if subset else [name for name in REGIMES if has_truth(place, name)] or ["FD001"]
         shipped = folder.parent if version == SHIPPED else None
         found = {
             name: evaluate(data=place, model=_trained_on(name, shipped) or folder, subset=name) for name in subsets
         }
-        if len(found) == 1:
-            return Evaluation(found[subsets[0]], doubt=_doubt(found))
-        head = f"{'subset':<8}" + "".join(f"{figure:>16}" for figure in SHOWN)
-        rows = [f"{name:<8}" + "".join(f"{figures[f]:>16.2f}" for f in SHOWN) for name, figures in found.items()]
-        return Evaluation({}, {"subsets": found}, lines=[head, *rows], doubt=_doubt(found))
+        unjudged = {} if subset else {name: test_engines(place, name) for name in REGIMES if name not in subsets}
+        left_out = {f"engines of {name}, whose true RUL is not there": count for name, count in unjudged.items()}
+        parts = {name: {"in_domain": scores.in_domain, **scores.figures} for name, scores in found.items()}
+        lines = list[str]()
+        if len(found) > 1:
+            head = f"{'subset':<8}" + "".join(f"{figure:>16}" for figure in SHOWN)
+            rows = [f"{name:<8}" + "".join(f"{figures[f]:>16.2f}" for f in SHOWN) for name, figures in parts.items()]
+            lines = [head, *rows]
+        scores = pooled(found) if len(found) > 1 else found[subsets[0]]
+        return _evaluation(scores, {"subsets": parts}, left_out=left_out, lines=lines, doubt=_doubt(found))
 
     def feed(
         self,
@@ -171,9 +177,29 @@ def _trained_on(subset: str, shipped: Path | None) -> Path | None:
     return folder if folder and folder.is_dir() else None
 
 
-def _doubt(found: Mapping[str, Mapping[str, Any]]) -> str:
+def _evaluation(
+    scores: Scores,
+    parts: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+    *,
+    left_out: Mapping[str, int] | None = None,
+    lines: Sequence[str] = (),
+    doubt: str,
+) -> Evaluation:
+    return Evaluation(
+        scores.figures,
+        parts or {},
+        baselines={"best constant": scores.best},
+        counted=scores.counted,
+        left_out={**scores.left_out, **(left_out or {})},
+        in_domain=scores.in_domain,
+        lines=lines,
+        doubt=doubt,
+    )
+
+
+def _doubt(found: Mapping[str, Scores]) -> str:
     """Say which data are unlike those that the model was trained on."""
-    foreign = {name: figures["out_of_domain"] for name, figures in found.items() if figures["out_of_domain"] > FOREIGN}
+    foreign = {name: 1 - scores.in_domain for name, scores in found.items() if 1 - scores.in_domain > FOREIGN}
     if not foreign:
         return ""
     shares = ", ".join(f"{share:.0%} of {name}" for name, share in foreign.items())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,35 @@ from tocsin.models.rul.model import RulModel, load
 LABEL_CAP = 125.0  # the cap that most papers use for C-MAPSS
 EXPLAINED = 1000
 """Rows whose explanations are tried, about."""
+EARLIER = "rows before an engine's last one, which C-MAPSS's test does not score"
+UNFAILED = "rows of assets that did not fail, whose remaining life is not known"
+ERRORS = ("rmse", "mae", "mean_error", "score")
+POOLED = (*ERRORS, *(f"{name}_uncapped" for name in ERRORS), "coverage", "width")
+"""Figures that subsets have together."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well a model predicts some lives.
+
+    Args:
+        figures: `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) against labels capped at 125, or at the
+            config's cap for CSV files, of the assets that failed. The same four with the suffix `_uncapped` against labels not
+            capped. `coverage`: share of the capped labels in the interval; `width`: of the interval, on average. The figures of
+            `faithfulness`. `parameters`: of the model. `false_warnings`, if some assets of CSV files did not fail: the share of
+            their rows that are predicted below the warning level, but had at least as much left.
+        best: the errors of the number that has the smallest for these very labels: no constant reaches less.
+        counted: `engines` and `rows` that are judged; of models over a window, how many engines are `shorter than the window` and
+            have theirs padded; and `survivors`, if some assets did not fail.
+        left_out: why rows were not judged -> how many.
+        in_domain: share of the rows judged whose like training has seen.
+    """
+
+    figures: dict[str, Any]
+    best: dict[str, Any]
+    counted: dict[str, int]
+    left_out: dict[str, int]
+    in_domain: float
 
 
 def evaluate(
@@ -29,7 +61,7 @@ def evaluate(
     csv: bool = False,
     decimal_comma: bool = False,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> Scores:
     """Score a model: on the last row of each C-MAPSS test engine, or on every row of CSV files.
 
     Args:
@@ -39,15 +71,6 @@ def evaluate(
         csv: `data` holds CSV files.
         decimal_comma: numbers in CSV files have a decimal comma, as in 400,5.
         device: where to run a model that is given as a folder.
-
-    Returns:
-        `rmse`, `mae`, `mean_error` (late is positive) and `score` (NASA's, a sum) against labels capped at 125, or at the config's
-        cap for CSV files, of the assets that failed. The same four with the suffix `_uncapped` against uncapped labels. `coverage`:
-        share of the capped labels in the interval; `width`: of the interval, on average. `engines` and `rows`: how many there are;
-        `short`: engines with fewer rows than the model's window. `out_of_domain`: share of the rows whose like training has not
-        seen. The figures of `faithfulness`. `parameters`: of the model. `data`: what was read. If some assets of CSV files did not
-        fail: `survivors`, how many, and `false_warnings`, the share of their rows that are predicted below the warning level, but
-        had at least as much left.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
@@ -65,26 +88,76 @@ def evaluate(
     target, capped = known.rul[chosen], known.rul[chosen].clamp(max=cap)
     parts = copy.deepcopy(model.parts).cpu()
     explained = samples.at(chosen[:: max(1, len(chosen) // EXPLAINED)])
-    return {
-        "data": str(data) if csv else subset,
-        **metrics(found["rul"], capped, cap=cap),
-        **{f"{name}_uncapped": value for name, value in metrics(found["rul"], target, cap=cap).items()},
-        **held(found["rul_low"], found["rul_high"], target.clamp(max=config.cap)),
-        "engines": len(known.keys),
-        "short": int((known.place[known.last] + 1 < config.window).sum()),
-        "rows": len(chosen),
-        "out_of_domain": 1 - float(found["in_domain"].float().mean()),
-        **faithfulness(parts.network, parts.explainer, explained, cap=config.cap),
-        "parameters": model.parameters,
-        **(_survivors(found["rul"], known, config) if csv and not known.failed.all() else {}),
-    }
+    unknown = int(target.isnan().sum())
+    counted = {"engines": len(known.keys), "rows": len(chosen) - unknown}
+    if config.model != "fading":
+        counted["shorter than the window"] = int((known.place[known.last] + 1 < config.window).sum())
+    if unknown:
+        counted["survivors"] = int((~known.failed).sum())
+    return Scores(
+        figures={
+            **_errors(found["rul"], target, cap),
+            **held(found["rul_low"], found["rul_high"], target.clamp(max=config.cap)),
+            **faithfulness(parts.network, parts.explainer, explained, cap=config.cap),
+            "parameters": model.parameters,
+            **(_survivors(found["rul"], known, config) if unknown else {}),
+        },
+        best={
+            **metrics(capped.nanmean().expand(len(target)), capped, cap=cap),
+            **_uncapped(metrics(target.nanmean().expand(len(target)), target, cap=cap)),
+        },
+        counted=counted,
+        left_out={EARLIER: len(known) - len(chosen), UNFAILED: unknown},
+        in_domain=float(found["in_domain"].float().mean()),
+    )
+
+
+def _errors(predicted: Tensor, target: Tensor, cap: float) -> dict[str, float]:
+    """The figures of errors, against capped and uncapped labels."""
+    return metrics(predicted, target.clamp(max=cap), cap=cap) | _uncapped(metrics(predicted, target, cap=cap))
+
+
+def _uncapped(figures: dict[str, float]) -> dict[str, float]:
+    return {f"{name}_uncapped": value for name, value in figures.items()}
+
+
+def pooled(subsets: Mapping[str, Scores]) -> Scores:
+    """The scores of subsets together, each judged by a model of its own. Figures of a model itself are left out."""
+    rows = {name: scores.counted["rows"] for name, scores in subsets.items()}
+    total = sum(rows.values())
+
+    def together(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+        names = [name for name in POOLED if all(name in found for found in figures.values())]
+        return {name: _together(name, [(rows[at], found[name]) for at, found in figures.items()]) for name in names}
+
+    return Scores(
+        figures=together({name: scores.figures for name, scores in subsets.items()}),
+        best=together({name: scores.best for name, scores in subsets.items()}),
+        counted=_sum(scores.counted for scores in subsets.values()),
+        left_out=_sum(scores.left_out for scores in subsets.values()),
+        in_domain=sum(rows[name] * scores.in_domain for name, scores in subsets.items()) / total,
+    )
+
+
+def _together(name: str, parts: Sequence[tuple[int, float]]) -> float:
+    """A figure of all rows from those of its parts, given with their numbers of rows."""
+    if name.startswith("score"):
+        return sum(value for _, value in parts)
+    power, total = 2 if name.startswith("rmse") else 1, sum(rows for rows, _ in parts)
+    return (sum(rows * value**power for rows, value in parts) / total) ** (1 / power)
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total = Counter[str]()
+    for part in parts:
+        total.update(part)
+    return dict(total)
 
 
 def _survivors(rul: Tensor, known: Lives, config: RulConfig) -> dict[str, Any]:
     """The figures of predictions `[R]` for assets that did not fail."""
     false = (rul < config.warning) & (known.least >= config.warning)
-    survived = ~known.failed
-    return {"survivors": int(survived.sum()), "false_warnings": float(false[survived[known.engine]].float().mean())}
+    return {"false_warnings": float(false[~known.failed[known.engine]].float().mean())}
 
 
 def judged(rul: Tensor, low: Tensor, high: Tensor, target: Tensor, cap: float) -> dict[str, float]:
@@ -113,7 +186,7 @@ def metrics(predicted: Tensor, target: Tensor, *, cap: float) -> dict[str, float
     known = ~target.isnan()
     error = (predicted[known].double() - target[known].double()).numpy()
     if not error.size:
-        return dict.fromkeys(("rmse", "mae", "mean_error", "score"), float("nan"))
+        return dict.fromkeys(ERRORS, float("nan"))
     return {
         "rmse": float(np.sqrt((error**2).mean())),
         "mae": float(np.abs(error).mean()),

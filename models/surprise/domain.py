@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 RATE = 10.0
 """Frames per second for feeding, training and evaluation."""
+PACE = 10
+"""Seconds between the alerts of the baseline that does not look."""
+PACED = ("precision", "recall", "f1", "f2", "false_per_hour")
+"""Its figures."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,20 @@ class Surprise(Domain):
         """Run the pipeline over clips with a truth, see `tocsin.models.surprise.clips`, or over the simulated test dives.
 
         Returns:
-            Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept;
-            `seconds` of footage, number of `novelties` in it, and `parameters`; and the metrics of each clip.
+            Metrics over all clips, as in `Counted.figures`; `saved_bytes`, the share of the frames' bytes that was not kept; and
+            `parameters`; and the metrics of each clip.
         """
+        from tocsin.models.surprise.baselines import uniform
         from tocsin.models.surprise.evaluate import Counted, counted
         from tocsin.models.surprise.model import load
 
-        counts, total_bytes, kept_bytes = {}, 0, 0
+        counts, total_bytes, kept_bytes, first = {}, 0, 0, 0
+        paced = Counted()
         for name, frames, truth in _labelled(data, decimal_comma):
             table, begins, size = self.results(map(Shot, frames), RATE, folder, version)
             counts[name] = counted(begins, table["novel"].to_list(), truth, rate=RATE)
+            paced += counted(uniform(len(table), round(PACE * RATE)), [False] * len(table), truth, rate=RATE)
+            first += table["score"].null_count()
             total_bytes += size
             kept_bytes += round(size * table["frame"].count() / max(len(table), 1))
         total = sum(counts.values(), Counted())
@@ -100,12 +108,18 @@ class Surprise(Domain):
             {
                 **total.figures(),
                 "saved_bytes": 1 - kept_bytes / max(total_bytes, 1),
-                "seconds": total.seconds,
-                "novelties": total.novelties,
                 "parameters": load(folder).parameters,
             },
             {"clips": clips},
-            [_line(name, clip) for name, clip in clips.items()],
+            baselines={f"an alert every {PACE} s": {name: paced.figures()[name] for name in PACED}},
+            counted={
+                "clips": len(clips),
+                "frames": total.frames - first,
+                "seconds": total.seconds,
+                "novelties": total.novelties,
+            },
+            left_out={"frames without one before them, from which they could be predicted": first},
+            lines=[_line(name, clip) for name, clip in clips.items()],
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:

@@ -101,9 +101,9 @@ class Touch(Domain):
         """Run the pipeline over labelled clips, see `tocsin.models.touch.clips`, or over the simulated test scenes.
 
         Returns:
-            Metrics over all clips, as in `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`; the number
-            of true `touches`, `seconds`, `delay` (frames until an event is known) and `parameters`; and for each clip its truth,
-            the detected events, and the most likely frame of each kind.
+            Metrics over all clips, as in `precision_figures` and `operating_figures` of `tocsin.models.touch.evaluate`; `delay`
+            (frames until an event is known) and `parameters`; and for each clip its truth, the detected events, and the most
+            likely frame of each kind.
         """
         import numpy as np
         import torch
@@ -113,7 +113,8 @@ class Touch(Domain):
         from tocsin.models.touch.model import load
         from tocsin.models.touch.truth import KINDS
 
-        soft, hard, by_clip, known = list[ClipResult](), list[ClipResult](), dict[str, Any](), True
+        soft, hard, paced = list[ClipResult](), list[ClipResult](), list[ClipResult]()
+        by_clip, known = dict[str, Any](), True
         for name, shots, truth, misses in self._labelled(data, decimal_comma):
             table = self.results(shots, RATE, folder, version, hands)
             events, touches = _raised_events(table), truth.touches
@@ -121,6 +122,7 @@ class Touch(Domain):
             likely = torch.from_numpy(scores).unflatten(1, (2, 2))
             soft.append(ClipResult(softened(likely), touches, misses, len(table)))
             hard.append(ClipResult(events, touches, misses, len(table)))
+            paced.append(ClipResult(_pace(len(table)), touches, misses, len(table)))
             known &= truth.hands
             by_clip[name] = {
                 "touches": [asdict(touch) for touch in touches],
@@ -132,13 +134,22 @@ class Touch(Domain):
             {
                 **precision_figures(soft, hands=known),
                 **operating_figures(hard, (0, 0), rate=RATE, hands=known),
-                "touches": sum(len(clip.touches) for clip in hard),
-                "seconds": sum(clip.frames for clip in hard) / RATE,
                 "delay": model.delay,
                 "parameters": model.parameters,
             },
             {"clips": by_clip},
-            [_line(name, clip) for name, clip in by_clip.items()],
+            baselines={
+                "a touch every second": precision_figures(paced, hands=known)
+                | operating_figures(paced, (0, 0), rate=RATE, hands=known)
+            },
+            counted={
+                "clips": len(by_clip),
+                "frames": (frames := sum(clip.frames for clip in hard)),
+                "seconds": frames / RATE,
+                "touches": sum(len(clip.touches) for clip in hard),
+            },
+            left_out={"clips without a label": 0 if data == SIM else len(_clips(Path(data))) - len(by_clip)},
+            lines=[_line(name, clip) for name, clip in by_clip.items()],
         )
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
@@ -171,6 +182,21 @@ class Touch(Domain):
         for picture, boxes in _frames_with_boxes(Scene(seed, rate=RATE), seed):
             facts = zip(self.boxes, boxes.flatten().tolist(), strict=True)
             yield Shot(picture, {name: value for name, value in facts if value == value})
+
+
+def _pace(frames: int) -> list[Spot]:
+    """Touches of the right hand at a fixed pace: a contact each second, and a release half a second later."""
+    from tocsin.models.touch.decode import Spot
+
+    half = round(RATE / 2)
+    return [Spot(1, at // half % 2, at, 1.0) for at in range(0, frames, half)]
+
+
+def _clips(folder: Path) -> list[Path]:
+    from tocsin.models.folders import listed
+    from tocsin.models.vision.video import is_clip
+
+    return [path for path in listed(folder) if is_clip(path)]
 
 
 def _line(name: str, clip: Mapping[str, Any]) -> str:

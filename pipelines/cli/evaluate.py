@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from tocsin.models.domain import Report
     from tocsin.pipelines.runtime.settings import Settings
 
 FOREIGN = 3
@@ -58,17 +59,45 @@ def evaluate(
     with working("scoring"):
         evaluation = evaluator.evaluate(folder, version, data, **options(context))
     if model and registered and not Path(model).is_dir():
-        _record(settings, registered, {**evaluation.figures, **evaluation.parts}, data)
+        figures = {**evaluation.counted, "in_domain": evaluation.in_domain, **evaluation.figures}
+        _record(settings, registered, figures, data)
+    report = evaluation.report(pipeline=domain, model=model or f"shipped {folder.name}", version=version, data=data)
     if json:
-        say_json({"model": model or f"shipped {folder.name}", **evaluation.figures, **evaluation.parts})
+        say_json(report)
     else:
-        for name, value in evaluation.figures.items():
-            out.print(f"{name:<20}{value:.{evaluator.digits}f}" if isinstance(value, float) else f"{name:<20}{value}")
-        for line in evaluation.lines:
+        for line in [*table(report, evaluator.digits), *evaluation.lines]:
             out.print(line)
     if evaluation.doubt and not force:
         fail(ConfigError(evaluation.doubt))
         raise typer.Exit(FOREIGN)
+
+
+def table(report: Report, digits: int) -> list[str]:
+    """A report as lines of text: figures with the baselines beside them, what was judged, and what was left out."""
+    figures, baselines = report["figures"], report["baselines"]
+    columns = {"": list(figures)} | {
+        name: [_cell(values, figure, digits) for figure in figures]
+        for name, values in {"model": figures, **baselines}.items()
+    }
+    widths = [max(len(cell) for cell in (name, *cells)) for name, cells in columns.items()]
+    lines = list[str]()
+    for name, *cells in [*([tuple(columns)] if baselines else []), *zip(*columns.values(), strict=True)]:
+        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([f"{name:<{widths[0]}}", *aligned]).rstrip())
+    if report["counted"]:
+        lines.append("judged: " + ", ".join(f"{count:,.0f} {unit}" for unit, count in report["counted"].items()))
+    lines += [f"left out: {count:,} {reason}" for reason, count in report["left_out"].items()]
+    if (share := report["in_domain"]) is not None:
+        lines.append(f"like the training data: {share:.0%}")
+    return lines
+
+
+def _cell(values: Mapping[str, Any], figure: str, digits: int) -> str:
+    """A figure as text: nothing where there is none, n/a where it has no meaning."""
+    if figure not in values:
+        return ""
+    value = values[figure]
+    return "n/a" if value is None else f"{value:z.{digits}f}" if isinstance(value, float) else str(value)
 
 
 def _record(settings: Settings, registered: tuple[str, str, Path], figures: Mapping[str, Any], data: str) -> None:

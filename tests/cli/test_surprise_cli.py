@@ -234,16 +234,16 @@ def test_clips_are_evaluated_against_their_table(
     data = recordings(tmp_path / "data", start, start + 1)
     called = tocsin(settings, "evaluate", "surprise", "--data", str(data), "--model", str(weights), "--json")
     assert not called.why
-    (figures,) = called.said
-    assert set(figures) == {
-        "model", "precision", "recall", "f1", "f2", "false_per_hour", "saved", "saved_bytes", "seconds", "novelties",
-        "parameters", "clips",
-    }  # fmt: skip
-    assert (figures["novelties"], figures["seconds"], figures["parameters"] > 0) == (1, 12.0, True)
+    (said,) = called.said
+    figures = said["figures"]
+    assert {"precision", "recall", "f1", "f2", "false_per_hour", "saved", "saved_bytes", "parameters"} <= figures.keys()
+    assert said["counted"] == {"clips": 2, "frames": 118, "seconds": 12.0, "novelties": 1}
+    assert list(said["left_out"].values()) == [2], "the first frame of each clip"
+    assert said["baselines"]["an alert every 10 s"]["recall"] == 0, "the clips are shorter"
     assert figures["precision"] == figures["recall"] == figures["f1"] == (1.0 if found else 0.0)
     assert figures["false_per_hour"] == pytest.approx(0 if found else 3600 / 12)
     assert 0.7 < figures["saved"] < 0.95 and figures["saved"] < figures["saved_bytes"] < 1  # one frame in five is kept
-    bow, stern = figures["clips"]["bow"], figures["clips"]["stern.mp4"]
+    bow, stern = said["parts"]["clips"]["bow"], said["parts"]["clips"]["stern.mp4"]
     assert (bow["novelties"], bow["recall"], bow["false_per_hour"]) == (1, float(found), 0 if found else 3600 / 6)
     assert (stern["novelties"], stern["false_per_hour"], stern["saved"]) == (0, 0, 1)
 
@@ -294,7 +294,7 @@ def test_training_on_clips_registers_a_champion_that_judges(
     assert report["rows"] == len(records) == 30
     data = recordings(tmp_path / "data", 4, 5)
     called = tocsin(given, "evaluate", "surprise", "--data", str(data), "--model", "surprise@champion", "--json")
-    assert not called.why and called.said[0]["novelties"] == 1
+    assert not called.why and called.said[0]["counted"]["novelties"] == 1
 
 
 def test_training_on_nothing_is_one_line(

@@ -172,7 +172,13 @@ def test_a_domain_from_outside_is_trained_scored_fed_and_run(kafka: KafkaServer,
     assert "--steps" in tour("tocsin train bearings --help") and "--worn" not in tour("tocsin train bearings --help")
     (trained,) = tour.json(train)
     assert (trained["name"], trained["version"], trained["refused"]) == ("bearings", "1", None)
-    (figures,) = tour.json(evaluate)
+    (said,) = tour.json(evaluate)
+    figures = said["figures"]
+    assert (said["pipeline"], said["model"], said["counted"]) == (
+        "bearings",
+        "bearings@champion",
+        {"windows": 20 * 193},
+    )
     assert 0.05 < figures["above_3"] < 0.5 < figures["mean_score"]
     (sent,) = tour.json(feed)
     assert sent["rows"] == 20 * 200

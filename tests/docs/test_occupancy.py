@@ -44,14 +44,14 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
     assert all(0 <= tried["left_out_f1"] <= 1 for tried in trained["seeds"])
     shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:3])
     assert shipped["model"] == "shipped offices" and own["model"] == "occupancy@champion"
-    assert set(shipped["rooms"]) == {"room-000", "room-001"}
-    for figures in (shipped, own):
-        assert figures["minutes"] > 2 * (DAYS * 1440 - 80)
-        assert figures["auroc"] > 0.8
+    assert set(shipped["parts"]["rooms"]) == {"room-000", "room-001"}
+    for said in (shipped, own):
+        assert said["counted"]["minutes"] > 2 * (DAYS * 1440 - 80)
+        assert said["figures"]["auroc"] > 0.8
     assert "room room-001: f1" in tour(commands[1])
-    said = tour(f"{commands[3].replace('--data sim --search 20', '--search 2')} --steps 20")
-    assert re.search(r"setting.+unchanged", said) and "trial 1" in said and "weight_decay" in said
-    assert "registered as searched/1 and searched@champion" in said
+    searched = tour(f"{commands[3].replace('--data sim --search 20', '--search 2')} --steps 20")
+    assert re.search(r"setting.+unchanged", searched) and "trial 1" in searched and "weight_decay" in searched
+    assert "registered as searched/1 and searched@champion" in searched
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:

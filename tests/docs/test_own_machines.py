@@ -97,9 +97,9 @@ def test_battery_cells(tour: Tour) -> None:
     assert figures["folds_rmse_age"] == pytest.approx(15.6, abs=0.1)
     assert figures["folds_rmse_constant"] == pytest.approx(float(shown("Battery cells", "a constant")), abs=0.1)
     unknown = json.loads(begins(said, "tocsin evaluate"))
-    assert (unknown["engines"], unknown["rows"]) == (1, 109)
-    assert unknown["rmse"] < 15 and unknown["out_of_domain"] < 0.05
-    assert unknown["width"] == 125, "nothing has judged it"
+    assert unknown["counted"] == {"engines": 1, "rows": 109}
+    assert unknown["figures"]["rmse"] < 15 and unknown["in_domain"] > 0.95
+    assert unknown["figures"]["width"] == 125, "nothing has judged it"
     assert raised(said) == {"B0006": {"warning", "critical"}}
 
 
@@ -110,7 +110,8 @@ def test_bearings(tour: Tour) -> None:
     assert figures["folds_rmse_age"] == pytest.approx(0, abs=1e-3)
     assert figures["folds_rmse_constant"] == pytest.approx(float(shown("Bearings", "a constant")), abs=0.1)
     unknown = json.loads(begins(said, "tocsin evaluate"))
-    assert (unknown["engines"], unknown["survivors"], unknown["false_warnings"]) == (2, 1, 0)
+    assert (unknown["counted"]["engines"], unknown["counted"]["survivors"]) == (2, 1)
+    assert unknown["figures"]["false_warnings"] == 0
     rules = raised(said)
     assert {"warning", "critical"} <= rules["1-3"]
     assert "critical" not in rules.get("1-2", set())
@@ -122,8 +123,8 @@ def test_hydraulic_rig(tour: Tour) -> None:
     (figures,) = json.loads(begins(said, "tocsin train"))["seeds"]
     assert figures["folds_rmse"] < figures["folds_rmse_constant"] / 3
     unknown = json.loads(begins(said, "tocsin evaluate"))
-    assert (unknown["engines"], unknown["rows"]) == (3, 360)
-    assert unknown["rmse"] < 20
+    assert unknown["counted"] == {"engines": 3, "rows": 360}
+    assert unknown["figures"]["rmse"] < 20
     rules = raised(said)
     assert {"warning", "critical"} <= rules["3"], "the cooler is at 3 %"
     assert "warning" in rules["7"], "the cooler is at 20 %"

@@ -46,10 +46,13 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
     assert {tried["seed"] for tried in trained["seeds"]} == {0, 1}
     assert all(0 < tried["validation_coverage"] <= 1 for tried in trained["seeds"])
 
-    figures = json.loads(tour(f"{commands[1]} --force --json"))
-    assert figures["subsets"].keys() == {"FD001", "FD002"}
-    assert figures["subsets"]["FD001"]["engines"] == 5
-    assert figures["subsets"]["FD001"]["out_of_domain"] == 0 < figures["subsets"]["FD002"]["out_of_domain"]
+    said = json.loads(tour(f"{commands[1]} --force --json"))
+    subsets = said["parts"]["subsets"]
+    assert subsets.keys() == {"FD001", "FD002"}
+    assert said["counted"] == {"engines": 10, "rows": 10} and "FD002" in said["doubt"]
+    assert subsets["FD001"]["in_domain"] == 1 > said["in_domain"] > subsets["FD002"]["in_domain"]
+    pooled = sum(subset["rmse"] ** 2 / 2 for subset in subsets.values())
+    assert said["figures"]["rmse"] == pytest.approx(pooled**0.5)
     foreign = tour(f"({commands[1]} 2>&1); test $? = 3")
     assert "FD001" in foreign and "rmse" in foreign
     assert (
@@ -58,7 +61,8 @@ def test_every_command_of_the_page_runs(tour: Tour) -> None:
     )
 
     own = json.loads(tour(f"{commands[2]} --json"))
-    assert (own["model"], own["data"], own["engines"]) == ("rul@champion", "FD001", 5)
+    assert (own["model"], own["version"], own["counted"]["engines"]) == ("rul@champion", "1", 5)
+    assert own["parts"]["subsets"].keys() == {"FD001"}
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:

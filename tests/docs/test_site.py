@@ -33,6 +33,7 @@ FOLLOWED = {
     "upkeep.md",
     "rul.md",
     "own-machines.md",
+    "evaluate.md",
     "occupancy.md",
     "surprise.md",
     "touch.md",

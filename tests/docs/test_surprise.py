@@ -47,10 +47,10 @@ def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPa
     assert 0 <= trained["seeds"][0]["f1"] <= 1
     shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
     assert shipped["model"] == "shipped dives" and own["model"] == "surprise@champion"
-    for figures in (shipped, own):
-        assert set(figures["clips"]) == {"100.mp4", "101.mp4"}
-        assert figures["novelties"] == 1 and figures["seconds"] == pytest.approx(12, abs=0.5)
-        assert 0 <= figures["saved_bytes"] <= 1
+    for said in (shipped, own):
+        assert set(said["parts"]["clips"]) == {"100.mp4", "101.mp4"}
+        assert said["counted"]["novelties"] == 1 and said["counted"]["seconds"] == pytest.approx(12, abs=0.5)
+        assert 0 <= said["figures"]["saved_bytes"] <= 1
 
 
 def test_the_settings_of_the_page_make_a_pipeline(tour: Tour, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,10 +50,11 @@ def test_every_command_of_the_page_runs(tour: Tour, monkeypatch: pytest.MonkeyPa
     assert (trained["version"], trained["name"], trained["seed"]) == ("1", "touch", 0)
     shipped, own = (json.loads(tour(f"{command} --json")) for command in commands[1:])
     assert shipped["model"] == "shipped table" and own["model"] == "touch@champion"
-    for figures in (shipped, own):
-        assert set(figures["clips"]) == {"100.mp4"} and figures["delay"] == 19
-        assert figures["touches"] == 1 and figures["seconds"] == pytest.approx(2, abs=0.1)
-        assert 0 <= figures["map_2"] <= 1 and 0 <= figures["clips"]["100.mp4"]["likeliest_contact"] < 60
+    for said in (shipped, own):
+        figures, clips = said["figures"], said["parts"]["clips"]
+        assert set(clips) == {"100.mp4"} and figures["delay"] == 19
+        assert said["counted"]["touches"] == 1 and said["counted"]["seconds"] == pytest.approx(2, abs=0.1)
+        assert 0 <= figures["map_2"] <= 1 and 0 <= clips["100.mp4"]["likeliest_contact"] < 60
 
 
 def test_the_settings_and_the_columns_of_the_page_are_the_pipelines(

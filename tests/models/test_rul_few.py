@@ -17,7 +17,7 @@ from tocsin.models.rul.baseline import trivial
 from tocsin.models.rul.config import RulConfig
 from tocsin.models.rul.data import Lives, lives, read_csv_directory
 from tocsin.models.rul.domain import Rul
-from tocsin.models.rul.evaluate import evaluate
+from tocsin.models.rul.evaluate import UNFAILED, evaluate
 from tocsin.models.rul.model import load
 from tocsin.models.rul.network import rul_loss
 from tocsin.models.rul.scaling import Scaling
@@ -168,14 +168,15 @@ def test_survivors_keep_a_healthy_asset_from_being_judged_worn(tmp_path: Path) -
     last = survived.last
     thought, mistaken = (each.model.predict(survived)["rul"][last].mean() for each in (told, untold))
     assert thought > mistaken + 4
-    figures = evaluate(data=data, model=told.model, csv=True)
-    assert (figures["engines"], figures["survivors"]) == (4, 2)
-    assert figures["false_warnings"] == 0
+    scores = evaluate(data=data, model=told.model, csv=True)
+    assert scores.counted == {"engines": 4, "rows": 60 + 66, "survivors": 2}
+    assert scores.left_out[UNFAILED] == 170
+    assert scores.figures["false_warnings"] == 0
     raised = replace(told.model.config, warning=40.0)  # each prediction below the cap is a false one
     told.model.config = raised
-    false = evaluate(data=data, model=told.model, csv=True)["false_warnings"]
+    false = evaluate(data=data, model=told.model, csv=True).figures["false_warnings"]
     assert false == pytest.approx(130 / 170), "the last 20 rows of each may have had less left"
-    assert figures["rmse"] < 10
+    assert scores.figures["rmse"] < 10
 
 
 def test_a_life_is_judged_by_a_fold_whose_scaling_has_not_seen_it(

@@ -11,15 +11,17 @@ import polars as pl
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from tests.models.test_rul_network import KINDS, SIZE
 from tocsin.models.rul.config import RulConfig
-from tocsin.models.rul.data import Lives, lives
-from tocsin.models.rul.evaluate import evaluate, metrics
+from tocsin.models.rul.data import Lives, lives, read_cmapss
+from tocsin.models.rul.evaluate import EARLIER, UNFAILED, evaluate, metrics
 from tocsin.models.rul.model import FD001, WEIGHTS, Parts, RulModel, load
 from tocsin.models.rul.scaling import Scaling
 from tocsin.models.rul.simulation.fleet import run_to_failure
 from tocsin.operators.fading import keeps
+from tocsin.pipelines.cli.app import app
 
 REPOSITORY = Path(__file__).parents[2]
 CMAPSS_DATA = Path(os.environ.get("TOCSIN_DATA", REPOSITORY.parent / "shared" / "data")) / "cmapss"
@@ -179,10 +181,32 @@ def test_the_score_has_the_scale_of_the_cap_and_rows_without_a_label_do_not_coun
 
 @pytest.mark.skipif(not (CMAPSS_DATA / "RUL_FD001.txt").exists(), reason=f"needs C-MAPSS in {CMAPSS_DATA}")
 def test_the_shipped_model_reaches_its_figures_on_the_test_engines() -> None:
-    figures = evaluate(data=CMAPSS_DATA, model=FD001, device="cpu")
-    assert figures["engines"] == 100
+    scores = evaluate(data=CMAPSS_DATA, model=FD001, device="cpu")
+    figures = scores.figures
+    assert scores.counted == {"engines": 100, "rows": 100}
+    assert scores.left_out == {EARLIER: 13_096 - 100, UNFAILED: 0}
     assert figures["rmse"] <= 11.3
     assert figures["score"] <= 200
     assert figures["rmse_uncapped"] > figures["rmse"]
     assert 0.85 <= figures["coverage"] <= 0.95
-    assert figures["out_of_domain"] <= 0.02
+    assert scores.in_domain >= 0.98
+    assert 3 * figures["rmse"] < scores.best["rmse"] < scores.best["rmse_uncapped"]
+
+
+@pytest.mark.skipif(not (CMAPSS_DATA / "RUL_FD001.txt").exists(), reason=f"needs C-MAPSS in {CMAPSS_DATA}")
+@pytest.mark.parametrize(("subset", "foreign"), [("FD001", False), ("FD002", True), ("FD004", True)])
+def test_the_shipped_model_says_which_engines_are_none_of_its_own(tmp_path: Path, subset: str, foreign: bool) -> None:
+    (test,) = CMAPSS_DATA.glob(f"test_{subset}.txt*")
+    (tmp_path / test.name).symlink_to(test)
+    engines = read_cmapss(tmp_path, subset, "test")["unit"].n_unique()
+    (tmp_path / f"RUL_{subset}.txt").write_text(
+        "60\n" * engines
+    )  # not the true ones, which the data lack for two subsets
+    command = ["evaluate", "rul", "--data", str(tmp_path), "--subset", subset, "--model", str(FD001)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == (3 if foreign else 0)
+    said = done.stderr.splitlines()
+    assert len(said) == foreign and all(
+        f"of {subset}; train a model on such data, or use --force" in line for line in said
+    )
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0

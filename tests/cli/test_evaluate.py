@@ -1,0 +1,150 @@
+"""`tocsin evaluate`: each pipeline says the same things of itself, to a person and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from tests.cli.test_surprise_cli import pictures, seen
+from tests.docs.test_rul import write
+from tocsin.models.domain import Domain, Evaluation, Report
+from tocsin.models.occupancy.simulation.sensors import simulate
+from tocsin.models.rul.simulation.fleet import run_to_failure
+from tocsin.models.touch.simulation.scene import Scene
+from tocsin.pipelines.cli.app import app
+from tocsin.pipelines.cli.deployment import known_pipelines
+from tocsin.pipelines.cli.domains import domain_of
+from tocsin.pipelines.cli.evaluate import table
+from tocsin.pipelines.runtime.settings import Settings
+
+
+def engines(folder: Path) -> None:
+    """Three test engines with a true RUL, and a subset without one."""
+    test = run_to_failure(engines=3, seed=2).filter(pl.col("rul") >= 30)
+    for subset in ("FD001", "FD003"):
+        write(folder / f"test_{subset}.txt", test)
+    (folder / "RUL_FD001.txt").write_text("30\n" * 3)
+
+
+def building(folder: Path) -> None:
+    """A room for three hours; the truth of the last one is not known."""
+    events, truth = simulate(rooms=1, days=1, seed=3)
+    first = events["time"].min()
+    assert isinstance(first, int)
+    readings = events.filter(pl.col("property") == "co2", pl.col("time") < first + 3 * 3_600_000)
+    known = truth.filter(pl.col("time") < first + 2 * 3_600_000).select(
+        "time", occupancy=pl.col("motion").cast(pl.Int8)
+    )
+    rows = readings.select("time", co2="value").sort("time").join_asof(known, on="time", tolerance=60_000)
+    rows.with_columns(time=pl.from_epoch("time", "ms").dt.to_string("iso:strict")).write_csv(folder / "room.csv")
+
+
+def dives(folder: Path) -> None:
+    """A clip that nothing comes into, and one with something new."""
+    for number in range(2):
+        pictures(folder / f"dive{number}", seen(12, seed=number))
+    (folder / "novelties.csv").write_text("clip,start_s,end_s,kind\ndive1,0.5,0.8,fish\n")
+
+
+def film(folder: Path) -> None:
+    """A second of a table, and a clip that nobody labelled."""
+    for name in ("seen", "unlabelled"):
+        pictures(folder / name, [shot.picture for shot in Scene(100, seconds=1)])
+    (folder / "truth.json").write_text('{"seen": {"contact": 5, "separation": 20}}')
+
+
+SMALL: dict[str, Callable[[Path], None]] = {"rul": engines, "occupancy": building, "surprise": dives, "touch": film}
+"""A small recording for each pipeline with a domain."""
+COUNTED: dict[str, dict[str, float]] = {
+    "rul": {"engines": 3, "rows": 3},
+    "occupancy": {"rooms": 1},
+    "surprise": {"clips": 2, "frames": 22, "seconds": 2.4, "novelties": 1},
+    "touch": {"clips": 1, "frames": 30, "seconds": 1, "touches": 1},
+}
+LEFT_OUT = {
+    "rul": ("engines of FD003, whose true RUL is not there", range(3, 4)),
+    "occupancy": ("minutes without a known truth", range(30, 61)),
+    "surprise": ("frames without one before them, from which they could be predicted", range(2, 3)),
+    "touch": ("clips without a label", range(1, 2)),
+}
+
+
+def domains() -> set[str]:
+    """The pipelines of Tocsin that have a domain."""
+    found, settings = set[str](), Settings()
+    for name in known_pipelines(settings):
+        assert isinstance(domain_of(settings, name), Domain)
+        found.add(name)
+    return found
+
+
+def test_every_pipeline_is_among_these() -> None:
+    assert domains() == SMALL.keys()
+
+
+@pytest.mark.parametrize("pipeline", SMALL)
+def test_every_pipeline_gives_the_same_keys(tmp_path: Path, pipeline: str) -> None:
+    SMALL[pipeline](tmp_path)
+    command = ["evaluate", pipeline, "--data", str(tmp_path), "--force"]
+    done = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    (line,) = done.stdout.splitlines()
+    said: dict[str, Any] = json.loads(line)
+    assert list(said) == list(Report.__annotations__)
+    assert (said["pipeline"], said["version"], said["data"]) == (pipeline, "shipped", str(tmp_path))
+    assert said["model"].startswith("shipped ")
+    figures = said["figures"]
+    assert figures["parameters"] > 1000
+    assert all(value is None or isinstance(value, int | float) for value in figures.values())
+    assert said["baselines"]
+    for name, baseline in said["baselines"].items():
+        assert baseline and baseline.keys() <= figures.keys(), name
+    assert said["in_domain"] is None or 0 <= said["in_domain"] <= 1
+    assert said["counted"].items() >= COUNTED[pipeline].items()
+    reason, count = LEFT_OUT[pipeline]
+    assert said["left_out"][reason] in count and all(said["left_out"].values())
+    for parts in said["parts"].values():
+        assert all(isinstance(part, dict) for part in parts.values())
+
+    text = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert all(f"{name} " in text for name in figures) and "judged: " in text
+    assert all(f"left out: {count:,} {reason}" in text for reason, count in said["left_out"].items())
+
+
+NAMES = {"pipeline": "rul", "model": "m", "version": "1", "data": "d"}
+
+
+def test_a_number_that_is_none_is_null_wherever_it_stands() -> None:
+    spoilt = {"recall": math.nan, "score": -math.inf, "rows": 3, "found": [{"error": math.inf}], "none": None}
+    evaluation = Evaluation(
+        spoilt, {"rooms": {"a": spoilt}}, baselines={"clock": spoilt}, left_out={"no": 0, "some": 2}, in_domain=math.nan
+    )
+    report = evaluation.report(**NAMES)
+    plain = {"recall": None, "score": None, "rows": 3, "found": [{"error": None}], "none": None}
+    assert report["figures"] == report["parts"]["rooms"]["a"] == report["baselines"]["clock"] == plain
+    assert (report["in_domain"], report["doubt"], report["left_out"]) == (None, None, {"some": 2})
+
+
+def test_baselines_stand_beside_the_figures() -> None:
+    evaluation = Evaluation(
+        {"f1": 0.8125, "recall": math.nan, "parameters": 4177},
+        baselines={"clock only": {"f1": -0.0001}, "majority": {"recall": None}},
+        counted={"rooms": 2, "minutes": 20_160},
+        left_out={"minutes without a known truth": 1440},
+        in_domain=0.996,
+    )
+    assert table(evaluation.report(**NAMES), 3) == [
+        "            model  clock only  majority",
+        "f1          0.812       0.000",
+        "recall        n/a                   n/a",
+        "parameters   4177",
+        "judged: 2 rooms, 20,160 minutes",
+        "left out: 1,440 minutes without a known truth",
+        "like the training data: 100%",
+    ]
