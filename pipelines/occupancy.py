@@ -19,8 +19,10 @@ from torch import Tensor
 from tocsin.models.live import live_verdicts
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.domain import Occupancy
-from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory
+from tocsin.models.occupancy.bounds import READINGS, Bounds, inside
+from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory, rhythm
 from tocsin.models.occupancy.model import load
+from tocsin.models.occupancy.plain import local
 from tocsin.pipelines.runtime import (
     AlertRule,
     Cell,
@@ -79,7 +81,9 @@ RESULTS = pa.schema(
             for part, unit in (("", UNITS[p]), ("_age", "s"))
         ),
         pa.field("co2_usual", pa.float64(), metadata={"unit": UNITS["co2"]}),
+        pa.field("rhythm", pa.float64(), metadata={"unit": "h"}),
         pa.field("still", pa.float64(), metadata={"unit": "min"}),
+        ("in_domain", pa.bool_()),
         ("silent", pa.bool_()),
     ]
 )
@@ -171,6 +175,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             Air(o.timezone, Schedules(o)),
             SlidingWindow(network.config.window, network.config.features),
             Infer(network),
+            Known(network.config.bounds),
             Held(network.config.threshold),
             Inactivity(o.silent),
         ],
@@ -198,6 +203,13 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
                 when=pl.col("still") >= o.stuck,
                 data=["room", "co2", "still"],
             ),
+            AlertRule(
+                name="out_of_domain",
+                severity="warning",
+                when=~pl.col("in_domain"),
+                hold=o.hold,
+                data=["room", *READINGS],
+            ),
             AlertRule(name="silent_sensor", severity="critical", when=pl.col("silent"), data=["room"]),
         ],
         model_version=model.version,
@@ -205,7 +217,9 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 def minutes(recording: Recording) -> pl.DataFrame:
-    """The model's input from a recording: `room`, `time` (ms, a minute's end) and `FEATURES`, NaN where unknown."""
+    """The model's input from a recording: `room`, `time` (ms, a minute's end) and `FEATURES`, NaN where unknown; its readings; and the
+    local `hour` and `weekday`.
+    """
     declared = Pipeline(
         name="occupancy",
         topic="sensors.occupancy",
@@ -213,10 +227,11 @@ def minutes(recording: Recording) -> pl.DataFrame:
         key="room",
         event_time="time",
         stages=[_grid("5min"), Air(recording.timezone, Schedules(OccupancyOptions()))],
-        results=pa.schema([("room", pa.string()), *((name, pa.float32()) for name in FEATURES)]),
+        results=pa.schema([("room", pa.string()), *((name, pa.float32()) for name in (*FEATURES, *READINGS))]),
     )
     frame, _ = replay(declared, readings(recording))
-    return frame.select("room", pl.col("event_time").dt.epoch("ms").alias("time"), *FEATURES)
+    timed = frame.select("room", pl.col("event_time").dt.epoch("ms").alias("time"), *FEATURES, *READINGS)
+    return local(timed, recording.timezone)
 
 
 def judged(recording: Recording, model: Model) -> pl.DataFrame:
@@ -259,7 +274,7 @@ class Schedules:
 
 
 class Air(Stage):
-    """Adds the model's `FEATURES` of each minute, and `scheduled`, `co2_usual` and `still`."""
+    """Adds the model's `FEATURES` of each minute, and `scheduled`, `co2_usual`, `rhythm` and `still`."""
 
     def __init__(self, timezone: str, schedules: Schedules) -> None:
         self._timezone, self._schedules = timezone, schedules
@@ -274,7 +289,7 @@ class Air(Stage):
         clock = self._clock(time)
         air = {name: rows.column(name).double() for name in COLUMNS}
         features = torch.empty(len(rows), len(FEATURES))
-        extra = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still")}
+        extra = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still", "rhythm")}
         for index in rows.rounds():
             slots = rows.slots[index]
             known = {name: cell[slots] for name, cell in cells.items()}
@@ -282,15 +297,15 @@ class Air(Stage):
             features[index], updated = advance(known, time[index] / 60_000, now, clock.at(index))
             for name, cell in cells.items():
                 cell[slots] = updated[name]
+            updated |= {"rhythm": rhythm(updated)}
             for name, column in extra.items():
                 column[index] = updated[name]
         scheduled = self._schedules.at(rows.table.column(ctx.key), clock)
         columns = {name: pa.array(features[:, i].numpy()) for i, name in enumerate(FEATURES)}
         # `ventilation` is both a feature and a reading: the table gets the reading, in float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
-        return rows.with_columns(
-            columns | {"co2_usual": pa.array(extra["usual"].numpy()), "still": pa.array(extra["still"].numpy())}
-        )
+        columns |= {"co2_usual": pa.array(extra["usual"].numpy()), "still": pa.array(extra["still"].numpy())}
+        return rows.with_columns(columns | {"rhythm": pa.array(extra["rhythm"].numpy(), from_pandas=True)})
 
     def _clock(self, time: Tensor) -> Clock:
         times = pl.Series(time.numpy()).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(self._timezone)
@@ -299,6 +314,18 @@ class Air(Stage):
         return Clock(
             *(torch.from_numpy(c.to_numpy().copy()) for c in (minute / 60, times.dt.weekday().cast(pl.Int64) - 1, days))
         )
+
+
+class Known(Stage):
+    """Adds `in_domain`: whether the model was trained on such readings."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+
+    def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
+        readings = pl.from_arrow(rows.table.select(READINGS))
+        assert isinstance(readings, pl.DataFrame)
+        return rows.with_columns({"in_domain": inside(readings, self._bounds).to_arrow()})
 
 
 class Held(Stage):

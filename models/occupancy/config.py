@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tocsin.models import files
-from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.occupancy.bounds import Bounds
+from tocsin.models.occupancy.features import CLOCK, CO2, FEATURES
+from tocsin.models.occupancy.plain import Plain
 from tocsin.models.trained import CONFIG_FILE
 
 
@@ -31,17 +33,21 @@ class OccupancyConfig:
         window: rows, one a minute, per window; a multiple of the network's patch.
         threshold: a room counts as occupied at or above this probability.
         mean, scale: of each feature over the training rows; empty before training.
+        bounds: of each reading in the training data; readings outside are out of domain.
+        plain: what the model has to beat, fitted on the same data.
         network: sizes.
 
     Raises:
         ValueError: if the values contradict each other.
     """
 
-    features: tuple[str, ...] = FEATURES
+    features: tuple[str, ...] = (*CO2, *CLOCK)
     window: int = 60
-    threshold: float = 0.4
+    threshold: float = 0.5
     mean: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    bounds: Bounds = field(default_factory=dict)
+    plain: Plain = field(default_factory=Plain)
     network: NetworkSize = field(default_factory=NetworkSize)
 
     def __post_init__(self) -> None:
@@ -66,6 +72,8 @@ class OccupancyConfig:
         try:
             network = NetworkSize(**values.pop("network"))
             values |= {name: tuple(values[name]) for name in ("features", "mean", "scale")}
+            values["bounds"] = {name: (low, high) for name, (low, high) in values.get("bounds", {}).items()}
+            values["plain"] = Plain(**{name: tuple(given) for name, given in values.get("plain", {}).items()})
             return cls(**values, network=network)
         except (KeyError, TypeError) as reason:
             raise ValueError(f"{directory / CONFIG_FILE}: {reason}; is it an occupancy model's?") from None

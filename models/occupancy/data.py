@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,13 +29,32 @@ _MEASURED = {
 }
 _MOTION = "occupancy__bool"
 
-# Start of a CSV column's name, in any case -> our name.
-_COLUMNS = {"co2": "co2", "temp": "temperature", "humidity": "humidity", "rh": "humidity", "vent": "ventilation"}
+# Pattern at the start of a CSV column's name, in any case -> our name.
+_COLUMNS = {
+    r"(indoor[ _]|room[ _]|air[ _])?co2": "co2",
+    r"(indoor[ _]|room[ _]|air[ _])?temp(?!.*set)": "temperature",
+    r"(indoor[ _]|room[ _])?(relative[ _])?humidity": "humidity",
+    "rh": "humidity",
+    "vent": "ventilation",
+}
 _TIME = (
     r"^(?<date>\d{4}-\d{1,2}-\d{1,2})[Tt ](?<clock>\d{1,2}:\d\d(?::\d\d(?:[.,]\d+)?)?)"
     r" ?(?:(?<utc>[Zz]|UTC)|(?<sign>[+-])(?<hours>\d\d)(?::?(?<minutes>\d\d))?)?$"
 )
-_TIMES, _OCCUPIED, _ROOMS = ("time", "date"), ("occup",), ("room", "id")
+_TIMES, _ROOMS = ("time", "date"), ("room", "id")
+MOTION, PHONES, PRESENCE, COUNTS = "motion", "phones", "presence", "counts"
+"""What the truth of a recording is: a motion sensor, the number of phones in a network, yes or no, or the number of people."""
+NOISY = {
+    MOTION: "a motion sensor, which does not see people who sit still",
+    PHONES: "a count of phones, which people leave behind or leave at home",
+}
+_TRUTHS = {"occup": PRESENCE, "count": PRESENCE, "people": PRESENCE, "pir": MOTION, "motion": MOTION, "wifi": PHONES, "phone": PHONES}
+"""Start of the truth's column in a CSV file, in any case -> what it is. Presence with a value above 1 is counts."""
+
+# The days of SDU's files are shuffled, and named by their weekday only. They are put back on days of the recorded weeks.
+_SDU_DAY, _SDU_FIRST = "DayId", date(2017, 3, 22)
+_SDU = {"co2_data": "co2", "vav_data": "ventilation", "occ_data": "count"}
+_SDU_FILE = re.compile(rf"({'|'.join(_SDU)})_(.+)\.csv")
 
 
 @dataclass(frozen=True)
@@ -45,11 +65,13 @@ class Recording:
         events: `room`, `property` (of `PROPERTIES`), `time` (ms since 1970), `value`; by time.
         truth: `room`, `time`, `occupied`; by room and time, may have no rows.
         timezone: of the working day. "UTC" if the files hold local times without an offset; these are used unchanged.
+        kind: what the truth is: `MOTION`, `PHONES`, `PRESENCE` or `COUNTS`.
     """
 
     events: pl.DataFrame
     truth: pl.DataFrame
     timezone: str
+    kind: str = PRESENCE
 
     @property
     def rooms(self) -> list[str]:
@@ -57,12 +79,13 @@ class Recording:
 
 
 class _Part(NamedTuple):
-    """One file: its events, its truth and its time zone: a name, minutes east of UTC, or None if the file gives none."""
+    """One file: its events, its truth, its time zone (a name, minutes east of UTC, or None if the file gives none), and the truth's kind."""
 
     path: Path
     events: pl.DataFrame
     truth: pl.DataFrame
     zone: str | int | None
+    kind: str
 
 
 def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
@@ -73,7 +96,9 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
     - `*.txt`, as UCI 357 (Candanedo and Feldheim 2016); each file is a room. Light is left out: it gives the answer away.
     - `*.csv` with a time and any of CO2, temperature, humidity, ventilation, occupancy and room. Without a room column, each file
       is a room. Cells may be empty. Times may have an offset from UTC; the working day then has that offset too, or the smallest
-      of several, which is winter time.
+      of several, which is winter time. The truth may also be a column of people, motion or phones.
+    - `co2_data_*.csv`, `vav_data_*.csv` and `occ_data_*.csv`, as SDU's (Arendt et al. 2018), whose days are shuffled. Each is put on a
+      day of the recorded weeks with its weekday.
 
     Args:
         decimal_comma: numbers in text and CSV files have a decimal comma, as in 400,5.
@@ -87,14 +112,15 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
         ".txt": lambda path: _uci(path, decimal_comma),
         ".csv": lambda path: _columns(tables.read(path, decimal_comma=decimal_comma)),
     }
+    shuffled = [path for path in listed(directory, ".csv") if _SDU_FILE.fullmatch(path.name)]
     for suffix, reader in kinds.items():
-        if paths := listed(directory, suffix):
-            parts = [reader(path) for path in paths]
+        if paths := shuffled or listed(directory, suffix):
+            parts = _sdu(shuffled) if shuffled else [reader(path) for path in paths]
             events = pl.concat([p.events for p in parts]).sort("time", "room", "property", maintain_order=True)
             truth = pl.concat([p.truth for p in parts]).sort("room", "time")
             if not len(events):
                 raise ValueError(f"{directory}: expected readings of {', '.join(PROPERTIES)}, got only empty cells")
-            return Recording(events, truth, _timezone(parts))
+            return Recording(events, truth, _timezone(parts), next((p.kind for p in parts if len(p.truth)), PRESENCE))
     raise FileNotFoundError(f"{directory}: expected *{', *'.join(kinds)} with recordings of rooms, got none of them")
 
 
@@ -168,7 +194,43 @@ def _measurements(path: Path) -> _Part:
     )
     truth = table.filter(pl.col("property") == _MOTION).select("room", "time", occupied=pl.col("value") > 0.5)
     zone = kind.time_zone or "UTC"
-    return _Part(path, events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone)
+    return _Part(path, events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone, MOTION)
+
+
+def _sdu(paths: Sequence[Path]) -> list[_Part]:
+    """The rooms of SDU's files: CO2, damper and count of each."""
+    rooms: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        if match := _SDU_FILE.fullmatch(path.name):
+            rooms.setdefault(match[2], {})[_SDU[match[1]]] = path
+    return [_sdu_room(room, files) for room, files in rooms.items()]
+
+
+def _sdu_room(room: str, files: Mapping[str, Path]) -> _Part:
+    table = pl.DataFrame()
+    for name, path in files.items():
+        sheet = tables.read(path)
+        sheet.require(_SDU_DAY, "Time", "Weekday")
+        columns = {_SDU_DAY: sheet.integers(_SDU_DAY), "Weekday": sheet.integers("Weekday"), "Time": sheet.texts("Time")}
+        part = pl.DataFrame({**columns, name: sheet.numbers(sheet.cells.columns[-1], empty=True)})
+        keys = [*columns]
+        table = part if table.is_empty() else table.join(part, on=keys, how="full", coalesce=True)
+    dates, weeks = {}, [0] * 7
+    for day, weekday in table.select(_SDU_DAY, "Weekday").unique().sort(_SDU_DAY).rows():
+        dates[day] = _SDU_FIRST + timedelta((weekday - _SDU_FIRST.weekday()) % 7 + 7 * weeks[weekday])
+        weeks[weekday] += 1
+    moments = pl.col(_SDU_DAY).replace_strict(dates, return_dtype=pl.Date).dt.combine(pl.col("Time").str.to_time())
+    table = table.with_columns(room=pl.lit(room), time=moments.dt.epoch("ms"))
+    values = [
+        table.select("room", property=pl.lit(name), time="time", value=pl.col(name) / (100 if name == "ventilation" else 1))
+        for name in files
+        if name in PROPERTIES
+    ]
+    truth = table.select("room", "time", occupied=pl.col("count") > 0) if "count" in files else _TRUTH.to_frame()
+    events = pl.concat(values) if values else _EVENTS.to_frame()
+    return _Part(
+        next(iter(files.values())), events.drop_nulls("value").cast(_EVENTS), truth.drop_nulls("occupied").cast(_TRUTH), None, COUNTS
+    )
 
 
 def _uci(path: Path, decimal_comma: bool) -> _Part:
@@ -179,7 +241,7 @@ def _uci(path: Path, decimal_comma: bool) -> _Part:
 def _columns(sheet: tables.Sheet) -> _Part:
     """Convert a sheet with one row per time and one column per property."""
     columns = sheet.cells.columns
-    time, occupied, room = (_find_column(columns, names) for names in (_TIMES, _OCCUPIED, _ROOMS))
+    time, occupied, room = (_find_column(columns, names) for names in (_TIMES, [*_TRUTHS], _ROOMS))
     properties = {column: name for start, name in _COLUMNS.items() if (column := _find_column(columns, (start,)))}
     if time is None or not properties:
         raise ValueError(f"{sheet.path}: expected a time and one of {PROPERTIES} at least, got columns {columns}")
@@ -199,7 +261,17 @@ def _columns(sheet: tables.Sheet) -> _Part:
     events = pl.concat(parts).drop_nulls("value")
     known = sheet.flags(occupied) if occupied else pl.repeat(None, len(times), dtype=pl.Boolean, eager=True)
     truth = pl.DataFrame({"room": rooms, "time": times, "occupied": known}).drop_nulls("occupied")
-    return _Part(sheet.path, events.cast(_EVENTS), truth.cast(_TRUTH), zone)
+    return _Part(sheet.path, events.cast(_EVENTS), truth.cast(_TRUTH), zone, _kind(sheet, occupied))
+
+
+def _kind(sheet: tables.Sheet, column: str | None) -> str:
+    """What the truth in a column is."""
+    named = next((kind for start, kind in _TRUTHS.items() if column and column.lower().startswith(start)), PRESENCE)
+    if named != PRESENCE or column is None:
+        return named
+    counts = any("count" in name.lower() for name in sheet.cells.columns if re.match("occup|people", name, re.IGNORECASE))
+    numbers = sheet.cells[column].cast(pl.Float64, strict=False)
+    return COUNTS if counts or bool((numbers > 1).any()) else PRESENCE
 
 
 def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
@@ -226,6 +298,6 @@ def _times(sheet: tables.Sheet, column: str) -> tuple[pl.Series, int | None]:
     return moments.dt.epoch("ms") - 60_000 * offsets, zone
 
 
-def _find_column(columns: Sequence[str], starts: tuple[str, ...]) -> str | None:
-    """The first column whose name begins with one of `starts`, in any case."""
+def _find_column(columns: Sequence[str], starts: Sequence[str]) -> str | None:
+    """The first column whose name begins with one of `starts`, patterns, in any case."""
     return next((c for s in starts for c in columns if re.match(s, c, re.IGNORECASE)), None)

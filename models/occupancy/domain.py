@@ -23,6 +23,8 @@ DAYS = 14
 """Length of the simulation of a building."""
 ROWS = 1000
 """Rows in each table of a feed."""
+FOREIGN = 0.05
+"""Share of the minutes outside the model's domain above which figures are doubtful."""
 SHOWN = 5
 """Trials of a search that are printed."""
 
@@ -51,6 +53,9 @@ class Occupancy(Domain):
         run: Training,
         *,
         steps: Annotated[int | None, Option("Training steps.")] = None,
+        sensors: Annotated[
+            str, Option("Sensors that the model reads beside CO2: temperature, humidity, ventilation.", "LIST")
+        ] = "",
         search: Annotated[
             int, Option("Trials of a Bayesian search for sizes and recipe, before training.", "TRIALS", 0)
         ] = 0,
@@ -63,14 +68,17 @@ class Occupancy(Domain):
         """
         from tocsin.models import registry
         from tocsin.models.attempts import Attempt, keep
+        from tocsin.models.occupancy import bounds
         from tocsin.models.occupancy.config import OccupancyConfig
+        from tocsin.models.occupancy.plain import Plain
         from tocsin.models.occupancy.search import apply_settings, best, folds
         from tocsin.models.occupancy.train import Recipe, candidate, fit, score
 
         (name, out), progress = run.place("occupancy"), run.progress
         recipe = Recipe() if steps is None else replace(Recipe(), steps=steps)
-        config, found = OccupancyConfig(), Search([], None)
-        sources = self._rooms(run, config.features, decimal_comma)
+        config, found = OccupancyConfig(features=_features(sensors)), Search([], None)
+        sources, minutes = self._rooms(run, config.features, decimal_comma)
+        config = replace(config, bounds=bounds.fit(minutes), plain=Plain.fit(minutes))
         attempts: dict[int, Attempt[OccupancyModel]] = {}
         if search:
             found = _search(run, sources, config, recipe, name=name, trials=search)
@@ -103,25 +111,32 @@ class Occupancy(Domain):
             more={"search": [asdict(trial) for trial in found.trials] or None},
         )
 
-    def _rooms(self, run: Training, features: Sequence[str], decimal_comma: bool) -> list[list[Room]]:
-        """Read the labelled rooms of each recording."""
+    def _rooms(
+        self, run: Training, features: Sequence[str], decimal_comma: bool
+    ) -> tuple[list[list[Room]], pl.DataFrame]:
+        """Read the labelled rooms of each recording, and the labelled minutes of all, with the `source`."""
+        import polars as pl
+
         from tocsin.models.occupancy.train import labelled, rooms
 
         sources: list[list[Room]] = []
+        tables: list[pl.DataFrame] = []
         task = run.progress.add_task("reading", total=len(run.data))
         for source in run.data:
             recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
-            sources.append(rooms(labelled(self.minutes(recording), recording.truth), features))
+            tables.append(labelled(self.minutes(recording), recording.truth).with_columns(source=pl.lit(source)))
+            sources.append(rooms(tables[-1], features))
             run.progress.advance(task)
-        return sources
+        return sources, pl.concat(tables)
 
     def evaluate(self, folder: Path, version: str, data: str, *, decimal_comma: DecimalComma = False) -> Evaluation:
         """Run the pipeline over a recording, and compare the published state with the truth, minute by minute."""
         import polars as pl
 
-        from tocsin.models.occupancy.data import read
-        from tocsin.models.occupancy.evaluate import metrics
+        from tocsin.models.occupancy.data import NOISY, read
+        from tocsin.models.occupancy.evaluate import empty_days, majority, metrics
         from tocsin.models.occupancy.model import load
+        from tocsin.models.occupancy.plain import local
         from tocsin.models.occupancy.train import labelled
 
         recording = read(Path(data), decimal_comma=decimal_comma)
@@ -136,25 +151,45 @@ class Occupancy(Domain):
         if not len(table):
             raise ValueError(f"{data}: expected an hour of readings with their truth at least, got fewer")
 
+        config = load(folder).config
+        table = local(table.sort("room", "time"), recording.timezone)
+        plain = {name: pl.Series(name, p) for name, p in config.plain.predict(table).items()}
+        table = table.with_columns(*plain.values())
+
         def figures(part: pl.DataFrame) -> dict[str, float]:
             return metrics(*(part[c].to_numpy() for c in ("occupied", "predicted", "probability")))
 
-        by_room = {str(room): figures(part) for (room,), part in table.partition_by("room", as_dict=True).items()}
-        by_room = dict(sorted(by_room.items()))
+        def baselines(part: pl.DataFrame) -> dict[str, dict[str, float]]:
+            occupied = part["occupied"].to_numpy()
+            found = {name: metrics(occupied, part[name].to_numpy() >= 0.5, part[name].to_numpy()) for name in plain}
+            return {"majority": majority(occupied), **found}
+
+        by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
+        rooms = {
+            room: {**figures(part), "empty_day_minutes": empty_days(part, recording.timezone)} for room, part in by_room.items()
+        }
+        judged_minutes = table.filter(pl.col("in_domain"))
+        in_domain = judged_minutes.height / table.height
         shown = ("f1", "precision", "recall", "auroc")
+        lines = [f"room {room}: " + ", ".join(f"{n} {scores[n]:.3f}" for n in shown) for room, scores in rooms.items()]
+        if noise := NOISY.get(recording.kind):
+            lines.append(f"the truth is {noise}, so some of these errors are its own")
         return Evaluation(
-            {**(together := figures(table)), "parameters": load(folder).parameters},
-            {"rooms": by_room},
-            baselines={"majority": {"accuracy": together["majority"]}},
-            counted={"rooms": len(by_room), "minutes": table.height},
+            {
+                **figures(table),
+                "empty_day_minutes": empty_days(table, recording.timezone),
+                "parameters": load(folder).parameters,
+            },
+            {"rooms": rooms},
+            baselines=baselines(table),
+            counted={"rooms": len(rooms), "minutes": table.height},
             left_out={
                 "minutes without a judgement": results.height - judged.height,
                 "minutes without a known truth": judged.height - table.height,
             },
-            lines=[
-                f"room {room}: " + ", ".join(f"{name} {scores[name]:.3f}" for name in shown)
-                for room, scores in by_room.items()
-            ],
+            in_domain=in_domain,
+            lines=lines,
+            doubt=_doubt(data, table, in_domain, recording.truth),
         )
 
     def feed(
@@ -194,7 +229,7 @@ def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_co
     """
     import polars as pl
 
-    from tocsin.models.occupancy.data import Recording, read
+    from tocsin.models.occupancy.data import MOTION, Recording, read
     from tocsin.models.occupancy.simulation.sensors import simulate
 
     if source != SIM:
@@ -204,7 +239,40 @@ def recorded(source: str, *, rooms: int, seed: int, days: int = DAYS, decimal_co
         events.select("room", "property", "time", "value").sort("time", maintain_order=True),
         truth.select("room", "time", occupied=pl.col("motion")),
         "UTC",
+        MOTION,
     )
+
+
+def _features(sensors: str) -> tuple[str, ...]:
+    """The features of CO2, of the clock, and of the other sensors in a list such as "temperature,humidity".
+
+    Raises:
+        ValueError: there is no such sensor.
+    """
+    from tocsin.models.occupancy.features import CLOCK, CO2, OTHERS
+
+    names = [name.strip() for name in sensors.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in OTHERS]:
+        raise ValueError(f"--sensors: expected some of {', '.join(OTHERS)}, got {', '.join(unknown)}")
+    return (*CO2, *CLOCK, *(feature for name in OTHERS if name in names for feature in OTHERS[name]))
+
+
+def _doubt(data: str, minutes: pl.DataFrame, in_domain: float, truth: pl.DataFrame) -> str:
+    """Say why the figures of a recording say little: its readings are unlike those in training, or its truth has another clock."""
+    from tocsin.models.occupancy.evaluate import clock_error
+
+    if 1 - in_domain > FOREIGN:
+        return (
+            f"occupancy: expected readings like those that the model was trained on, got others in {1 - in_domain:.0%} of the "
+            f"minutes of {data}: see in_domain in the results, and check units and time zone; or use --force to accept the figures"
+        )
+    if hours := clock_error(minutes, truth):
+        ahead = "behind" if hours > 0 else "ahead of"
+        return (
+            f"occupancy: expected the truth of {data} to follow its CO2, got a truth that is {abs(hours)} h {ahead} it: check the "
+            "time zone of both; or use --force to accept the figures"
+        )
+    return ""
 
 
 def _search(
