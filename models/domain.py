@@ -172,6 +172,21 @@ def _known(value: Any) -> Any:
     return [_known(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration of one asset.
+
+    Args:
+        figures: before and after.
+        section: lines for `tocsin.toml`; empty: nothing changes.
+        lines: printed for a person.
+    """
+
+    figures: Mapping[str, Any]
+    section: Sequence[str] = ()
+    lines: Sequence[str] = ()
+
+
 class Shot(NamedTuple):
     """A picture `[H, W, 3]` uint8 RGB, and the fields of its message besides camera, sequence and time."""
 
@@ -217,6 +232,20 @@ class Domain:
             FileNotFoundError, ValueError: from the readers.
         """
         raise NotImplementedError
+
+    def calibrate(self, folder: Path, key: str, results: pl.DataFrame, labels: Path | pl.DataFrame) -> Calibrated:
+        """Adapt the pipeline to one asset by a few days of its truth.
+
+        Args:
+            folder: the pipeline's model.
+            key: the asset.
+            results: its rows of the pipeline's table.
+            labels: a file with its truth, or its rows of the table of labels.
+
+        Raises:
+            ValueError: the domain's models are not calibrated, or there is too little truth.
+        """
+        raise ValueError("expected a pipeline whose model is calibrated by asset, such as occupancy, got another")
 
     def feed(self, source: str, *, seed: int, rate: float | None, model: Path | None) -> Feed:
         """Replay recordings as they would have arrived, or a simulation.

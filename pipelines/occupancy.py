@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from tocsin.models.live import live_verdicts
+from tocsin.models.occupancy.bounds import READINGS, Bounds, inside
+from tocsin.models.occupancy.config import RELEASE
 from tocsin.models.occupancy.data import PROPERTIES, Recording
 from tocsin.models.occupancy.domain import Occupancy
-from tocsin.models.occupancy.bounds import READINGS, Bounds, inside
 from tocsin.models.occupancy.features import COLUMNS, FEATURES, Clock, advance, memory, rhythm
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.plain import local
@@ -44,8 +45,6 @@ from tocsin.pipelines.runtime.stages import Inactivity, Infer, Resample, Sliding
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 HOURS = re.compile(r"\d\d?:\d\d-\d\d?:\d\d")
-RELEASE = 0.7
-"""A room stays occupied until its probability falls below this share of the model's threshold."""
 
 READING = pa.schema(
     [
@@ -115,12 +114,13 @@ TimeZone = Annotated[str, parsed(ZoneInfo, "a time zone such as Europe/Amsterdam
 
 
 class RoomOptions(BaseModel):
-    """`[pipelines.occupancy.rooms.<room>]`: when people are expected in one room; None: as in every room."""
+    """`[pipelines.occupancy.rooms.<room>]`: when people are expected in one room, and its threshold; None: as in every room."""
 
     model_config = ConfigDict(extra="forbid")
 
     days: Days | None = None
     hours: Hours | None = None
+    threshold: float | None = Field(default=None, gt=0, lt=1)
 
 
 class OccupancyOptions(Options):
@@ -129,7 +129,8 @@ class OccupancyOptions(Options):
     Args:
         timezone: of the rooms.
         days, hours: when people are expected.
-        rooms: rooms with days and hours of their own.
+        rooms: rooms with days, hours and a threshold of their own.
+        threshold: the probability from which a room counts as occupied; None: the model's own.
         co2: ppm above which an occupied room raises an alert; it ends 200 below.
         stuck: minutes without any change of CO2 that raise an alert.
         silent: time without a reading that raises an alert.
@@ -143,6 +144,7 @@ class OccupancyOptions(Options):
     days: Days = "mon-fri"
     hours: Hours = "07:00-19:00"
     rooms: dict[str, RoomOptions] = Field(default_factory=dict)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
     co2: float = Field(default=1200, gt=0)
     stuck: float = Field(default=720, gt=0)
     silent: Duration = "15min"
@@ -176,7 +178,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             SlidingWindow(network.config.window, network.config.features),
             Infer(network),
             Known(network.config.bounds),
-            Held(network.config.threshold),
+            Held(network.config.threshold if o.threshold is None else o.threshold, o.rooms),
             Inactivity(o.silent),
         ],
         results=RESULTS,
@@ -217,8 +219,10 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
 
 
 def minutes(recording: Recording) -> pl.DataFrame:
-    """The model's input from a recording: `room`, `time` (ms, a minute's end) and `FEATURES`, NaN where unknown; its readings; and the
-    local `hour` and `weekday`.
+    """The model's input from a recording.
+
+    Returns:
+        `room`, `time` (ms, a minute's end), `FEATURES` and `READINGS`, NaN where unknown, and the local `hour` and `weekday`.
     """
     declared = Pipeline(
         name="occupancy",
@@ -331,8 +335,10 @@ class Known(Stage):
 class Held(Stage):
     """Adds `occupied`: true from the threshold on, until the probability falls below `RELEASE` of it."""
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self, threshold: float, rooms: Mapping[str, RoomOptions]) -> None:
+        own = {name: room.threshold for name, room in rooms.items() if room.threshold is not None}
+        self._rooms = pa.array(list(own), pa.string())
+        self._thresholds = torch.tensor([threshold, *own.values()])
 
     @property
     def state(self) -> Mapping[str, Declared]:
@@ -340,10 +346,12 @@ class Held(Stage):
 
     def step(self, rows: Rows, state: Stores, ctx: StepContext) -> Rows:
         occupied = state.cell("occupied")
+        which = pc.index_in(rows.table.column(ctx.key), value_set=self._rooms).fill_null(-1).to_numpy() + 1
+        threshold = self._thresholds[torch.from_numpy(which)]
         probability, is_occupied = rows.column("probability"), torch.zeros(len(rows), dtype=torch.bool)
         for index in rows.rounds():
-            slots, p = rows.slots[index], probability[index]
-            is_occupied[index] = (p >= self._threshold) | (occupied[slots] & (p >= RELEASE * self._threshold))
+            slots, p, level = rows.slots[index], probability[index], threshold[index]
+            is_occupied[index] = (p >= level) | (occupied[slots] & (p >= RELEASE * level))
             occupied[slots] = is_occupied[index]
         return rows.with_columns({"occupied": pa.array(is_occupied.numpy())})
 

@@ -12,6 +12,9 @@ from tocsin.models.occupancy.features import CLOCK, CO2, FEATURES
 from tocsin.models.occupancy.plain import Plain
 from tocsin.models.trained import CONFIG_FILE
 
+RELEASE = 0.7
+"""A room stays occupied until its probability falls below this share of its threshold."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:

@@ -48,7 +48,15 @@ NOISY = {
     MOTION: "a motion sensor, which does not see people who sit still",
     PHONES: "a count of phones, which people leave behind or leave at home",
 }
-_TRUTHS = {"occup": PRESENCE, "count": PRESENCE, "people": PRESENCE, "pir": MOTION, "motion": MOTION, "wifi": PHONES, "phone": PHONES}
+_TRUTHS = {
+    "occup": PRESENCE,
+    "count": PRESENCE,
+    "people": PRESENCE,
+    "pir": MOTION,
+    "motion": MOTION,
+    "wifi": PHONES,
+    "phone": PHONES,
+}
 """Start of the truth's column in a CSV file, in any case -> what it is. Presence with a value above 1 is counts."""
 
 # The days of SDU's files are shuffled, and named by their weekday only. They are put back on days of the recorded weeks.
@@ -79,7 +87,10 @@ class Recording:
 
 
 class _Part(NamedTuple):
-    """One file: its events, its truth, its time zone (a name, minutes east of UTC, or None if the file gives none), and the truth's kind."""
+    """One file: its events, its truth, its time zone, and the truth's kind.
+
+    The time zone is a name, minutes east of UTC, or None if the file gives none.
+    """
 
     path: Path
     events: pl.DataFrame
@@ -97,8 +108,8 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
     - `*.csv` with a time and any of CO2, temperature, humidity, ventilation, occupancy and room. Without a room column, each file
       is a room. Cells may be empty. Times may have an offset from UTC; the working day then has that offset too, or the smallest
       of several, which is winter time. The truth may also be a column of people, motion or phones.
-    - `co2_data_*.csv`, `vav_data_*.csv` and `occ_data_*.csv`, as SDU's (Arendt et al. 2018), whose days are shuffled. Each is put on a
-      day of the recorded weeks with its weekday.
+    - `co2_data_*.csv`, `vav_data_*.csv` and `occ_data_*.csv`, as SDU's (Arendt et al. 2018), whose days are shuffled. Each is put
+      on a day of the recorded weeks with its weekday.
 
     Args:
         decimal_comma: numbers in text and CSV files have a decimal comma, as in 400,5.
@@ -122,6 +133,25 @@ def read(directory: Path, *, decimal_comma: bool = False) -> Recording:
                 raise ValueError(f"{directory}: expected readings of {', '.join(PROPERTIES)}, got only empty cells")
             return Recording(events, truth, _timezone(parts), next((p.kind for p in parts if len(p.truth)), PRESENCE))
     raise FileNotFoundError(f"{directory}: expected *{', *'.join(kinds)} with recordings of rooms, got none of them")
+
+
+def read_truth(path: Path) -> pl.DataFrame:
+    """Read the truth alone from a CSV file: a time, and a column of occupancy, people, motion or phones; perhaps a room.
+
+    Returns:
+        `room` (the file's name without a column of rooms), `time` (ms since 1970), `occupied`; by room and time.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, or a cell does not fit its column; the message names the line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a CSV file with a time and the truth, got no file")
+    sheet = tables.read(path)
+    time, occupied = (_find_column(sheet.cells.columns, names) for names in (_TIMES, [*_TRUTHS]))
+    if time is None or occupied is None:
+        raise ValueError(f"{path}: expected a time and one of {', '.join(_TRUTHS)}, got columns {sheet.cells.columns}")
+    return _truth(sheet, occupied, *_named(sheet, time)[:2]).sort("room", "time")
 
 
 _BROKEN_HOURS = {
@@ -194,7 +224,9 @@ def _measurements(path: Path) -> _Part:
     )
     truth = table.filter(pl.col("property") == _MOTION).select("room", "time", occupied=pl.col("value") > 0.5)
     zone = kind.time_zone or "UTC"
-    return _Part(path, events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone, MOTION)
+    return _Part(
+        path, events.select(_EVENTS.names()).cast(_EVENTS), truth.select(_TRUTH.names()).cast(_TRUTH), zone, MOTION
+    )
 
 
 def _sdu(paths: Sequence[Path]) -> list[_Part]:
@@ -211,7 +243,11 @@ def _sdu_room(room: str, files: Mapping[str, Path]) -> _Part:
     for name, path in files.items():
         sheet = tables.read(path)
         sheet.require(_SDU_DAY, "Time", "Weekday")
-        columns = {_SDU_DAY: sheet.integers(_SDU_DAY), "Weekday": sheet.integers("Weekday"), "Time": sheet.texts("Time")}
+        columns = {
+            _SDU_DAY: sheet.integers(_SDU_DAY),
+            "Weekday": sheet.integers("Weekday"),
+            "Time": sheet.texts("Time"),
+        }
         part = pl.DataFrame({**columns, name: sheet.numbers(sheet.cells.columns[-1], empty=True)})
         keys = [*columns]
         table = part if table.is_empty() else table.join(part, on=keys, how="full", coalesce=True)
@@ -222,14 +258,20 @@ def _sdu_room(room: str, files: Mapping[str, Path]) -> _Part:
     moments = pl.col(_SDU_DAY).replace_strict(dates, return_dtype=pl.Date).dt.combine(pl.col("Time").str.to_time())
     table = table.with_columns(room=pl.lit(room), time=moments.dt.epoch("ms"))
     values = [
-        table.select("room", property=pl.lit(name), time="time", value=pl.col(name) / (100 if name == "ventilation" else 1))
+        table.select(
+            "room", property=pl.lit(name), time="time", value=pl.col(name) / (100 if name == "ventilation" else 1)
+        )
         for name in files
         if name in PROPERTIES
     ]
     truth = table.select("room", "time", occupied=pl.col("count") > 0) if "count" in files else _TRUTH.to_frame()
     events = pl.concat(values) if values else _EVENTS.to_frame()
     return _Part(
-        next(iter(files.values())), events.drop_nulls("value").cast(_EVENTS), truth.drop_nulls("occupied").cast(_TRUTH), None, COUNTS
+        next(iter(files.values())),
+        events.drop_nulls("value").cast(_EVENTS),
+        truth.drop_nulls("occupied").cast(_TRUTH),
+        None,
+        COUNTS,
     )
 
 
@@ -241,12 +283,11 @@ def _uci(path: Path, decimal_comma: bool) -> _Part:
 def _columns(sheet: tables.Sheet) -> _Part:
     """Convert a sheet with one row per time and one column per property."""
     columns = sheet.cells.columns
-    time, occupied, room = (_find_column(columns, names) for names in (_TIMES, [*_TRUTHS], _ROOMS))
+    time, occupied = (_find_column(columns, names) for names in (_TIMES, [*_TRUTHS]))
     properties = {column: name for start, name in _COLUMNS.items() if (column := _find_column(columns, (start,)))}
     if time is None or not properties:
         raise ValueError(f"{sheet.path}: expected a time and one of {PROPERTIES} at least, got columns {columns}")
-    times, zone = _times(sheet, time)
-    rooms = sheet.texts(room) if room else pl.repeat(sheet.path.stem, len(times), dtype=pl.String, eager=True)
+    rooms, times, zone = _named(sheet, time)
     parts = [
         pl.DataFrame(
             {
@@ -259,9 +300,22 @@ def _columns(sheet: tables.Sheet) -> _Part:
         for column, name in properties.items()
     ]
     events = pl.concat(parts).drop_nulls("value")
-    known = sheet.flags(occupied) if occupied else pl.repeat(None, len(times), dtype=pl.Boolean, eager=True)
-    truth = pl.DataFrame({"room": rooms, "time": times, "occupied": known}).drop_nulls("occupied")
-    return _Part(sheet.path, events.cast(_EVENTS), truth.cast(_TRUTH), zone, _kind(sheet, occupied))
+    truth = _truth(sheet, occupied, rooms, times)
+    return _Part(sheet.path, events.cast(_EVENTS), truth, zone, _kind(sheet, occupied))
+
+
+def _named(sheet: tables.Sheet, time: str) -> tuple[pl.Series, pl.Series, int | None]:
+    """The room and the time of each row, and the time zone, see `_times`."""
+    times, zone = _times(sheet, time)
+    room = _find_column(sheet.cells.columns, _ROOMS)
+    rooms = sheet.texts(room) if room else pl.repeat(sheet.path.stem, len(times), dtype=pl.String, eager=True)
+    return rooms, times, zone
+
+
+def _truth(sheet: tables.Sheet, column: str | None, rooms: pl.Series, times: pl.Series) -> pl.DataFrame:
+    """The truth in a column, without unknown rows."""
+    known = sheet.flags(column) if column else pl.repeat(None, len(times), dtype=pl.Boolean, eager=True)
+    return pl.DataFrame({"room": rooms, "time": times, "occupied": known}).drop_nulls("occupied").cast(_TRUTH)
 
 
 def _kind(sheet: tables.Sheet, column: str | None) -> str:
@@ -269,7 +323,9 @@ def _kind(sheet: tables.Sheet, column: str | None) -> str:
     named = next((kind for start, kind in _TRUTHS.items() if column and column.lower().startswith(start)), PRESENCE)
     if named != PRESENCE or column is None:
         return named
-    counts = any("count" in name.lower() for name in sheet.cells.columns if re.match("occup|people", name, re.IGNORECASE))
+    counts = any(
+        "count" in name.lower() for name in sheet.cells.columns if re.match("occup|people", name, re.IGNORECASE)
+    )
     numbers = sheet.cells[column].cast(pl.Float64, strict=False)
     return COUNTS if counts or bool((numbers > 1).any()) else PRESENCE
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from tocsin.models.domain import SIM, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
+from tocsin.models.domain import SIM, Calibrated, DecimalComma, Domain, Evaluation, Feed, Option, Trained, Training
 from tocsin.models.occupancy.model import OccupancyModel
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Occupancy(Domain):
     def _rooms(
         self, run: Training, features: Sequence[str], decimal_comma: bool
     ) -> tuple[list[list[Room]], pl.DataFrame]:
-        """Read the labelled rooms of each recording, and the labelled minutes of all, with the `source`."""
+        """Read the labelled rooms of each recording, and the labelled minutes of all, with the `recording`."""
         import polars as pl
 
         from tocsin.models.occupancy.train import labelled, rooms
@@ -124,7 +124,7 @@ class Occupancy(Domain):
         task = run.progress.add_task("reading", total=len(run.data))
         for source in run.data:
             recording = recorded(source, rooms=16, seed=0, decimal_comma=decimal_comma)
-            tables.append(labelled(self.minutes(recording), recording.truth).with_columns(source=pl.lit(source)))
+            tables.append(labelled(self.minutes(recording), recording.truth).with_columns(recording=pl.lit(source)))
             sources.append(rooms(tables[-1], features))
             run.progress.advance(task)
         return sources, pl.concat(tables)
@@ -166,7 +166,8 @@ class Occupancy(Domain):
 
         by_room = {str(room): part for (room,), part in table.partition_by("room", as_dict=True).items()}
         rooms = {
-            room: {**figures(part), "empty_day_minutes": empty_days(part, recording.timezone)} for room, part in by_room.items()
+            room: {**figures(part), "empty_day_minutes": empty_days(part, recording.timezone)}
+            for room, part in by_room.items()
         }
         judged_minutes = table.filter(pl.col("in_domain"))
         in_domain = judged_minutes.height / table.height
@@ -191,6 +192,40 @@ class Occupancy(Domain):
             lines=lines,
             doubt=_doubt(data, table, in_domain, recording.truth),
         )
+
+    def calibrate(self, folder: Path, key: str, results: pl.DataFrame, labels: Path | pl.DataFrame) -> Calibrated:
+        """Choose a room's threshold; a label is a count of people, or whether the room is occupied."""
+        import polars as pl
+
+        from tocsin.models.occupancy.calibration import Day, calibrate
+        from tocsin.models.occupancy.config import OccupancyConfig
+        from tocsin.models.occupancy.data import read_truth
+        from tocsin.models.occupancy.train import labelled
+
+        if isinstance(labels, Path):
+            truth = read_truth(labels)
+            truth = (
+                truth.filter(pl.col("room") == key) if key in truth["room"] else truth.with_columns(room=pl.lit(key))
+            )
+        else:
+            truth = labels.select(
+                room=pl.lit(key), time=pl.col("event_time").dt.epoch("ms"), occupied=pl.col("count") > 0
+            ).sort("time")
+        minutes = results.select("probability", room=pl.lit(key), time=pl.col("event_time").dt.epoch("ms"))
+        known = labelled(minutes, truth).drop_nulls(["occupied", "probability"])
+        days = [
+            Day(day["probability"].cast(pl.Float64).to_numpy(), day["occupied"].to_numpy())
+            for day in known.with_columns(day=pl.from_epoch("time", "ms").dt.date()).partition_by(
+                "day", maintain_order=True
+            )
+        ]
+        found = calibrate(days, OccupancyConfig.load(folder).threshold)
+        gain = f"F1 {found.f1_usual:.3f} with the model's threshold, {found.f1:.3f} with one chosen on the other days"
+        lines = [f"{key}: {found.days} labelled days, occupied {found.occupied:.0%} of the time; {gain}"]
+        if not found.changes:
+            lines.append(f"the room keeps the model's threshold, {found.usual:g}")
+        section = [f'[pipelines.occupancy.rooms."{key}"]', f"threshold = {found.threshold:g}"] if found.changes else []
+        return Calibrated(asdict(found), section, lines)
 
     def feed(
         self,

@@ -1,4 +1,4 @@
-"""Metrics of occupancy predictions: accuracy, precision, recall, F1, AUROC; false minutes of empty days; and a check of the truth's clock."""
+"""Metrics of occupancy predictions: accuracy, precision, recall, F1, AUROC, minutes on empty days; a check of the truth's clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMPTY_DAY = 600
 """Minutes of a day with a known truth from which it counts as a day without anyone, if nobody came."""
 LAGS = range(-12, 13)
 LEAST_LAG, LEAST_GAIN, LEAST_CORRELATION = 2, 0.15, 0.2
-"""A truth has another clock than CO2 if it follows CO2 better when moved by so many hours: by how much better, and how well at least."""
+"""A truth has another clock than CO2 if it follows CO2 better when moved by so many hours: so much better, and so well at least."""
 
 
 def metrics(
@@ -75,7 +75,9 @@ def clock_error(minutes: pl.DataFrame, truth: pl.DataFrame) -> int:
     found = []
     for lag in LAGS:
         moved = people.join(air.with_columns(pl.col("hour") + lag), on=["room", "hour"])
-        by_room = moved.group_by("room").agg(pl.corr("co2", "occupied").alias("r"), pl.len()).filter(pl.col("len") >= 48)
+        by_room = (
+            moved.group_by("room").agg(pl.corr("co2", "occupied").alias("r"), pl.len()).filter(pl.col("len") >= 48)
+        )
         found.append(by_room["r"].fill_nan(None).mean())
     scores = [-1.0 if r is None else float(r) for r in found]  # type: ignore[arg-type]
     best = int(np.argmax(scores))

@@ -1,8 +1,8 @@
 """The network's inputs for each minute of a room, in units that mean the same in every room.
 
-The units come from the room's own unlabelled stream: the CO2 floor that it falls back to, its usual level above that floor in office
-hours, and its ventilation rate, from the way its CO2 decays. A mass balance with these tells people from their leftover CO2: the
-*source* is the rise of CO2 plus what ventilation takes away, so it is zero while CO2 merely decays.
+The units come from the room's own unlabelled stream: the CO2 floor that it falls back to, its usual level above that floor in
+office hours, and its ventilation rate, from the way its CO2 decays. A mass balance with these tells people from the CO2 that they
+leave behind: the *source* is the rise of CO2 plus what ventilation takes away, so it is zero while CO2 merely decays.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OTHERS = {
     "humidity": ("damping",),
     "ventilation": ("ventilation", "opening"),
 }
-"""Features of the other sensors. The shipped model does not use them: they made it worse in buildings that it was not trained on."""
+"""Features of the other sensors. The shipped model does not use them: they made it worse in buildings that were left out."""
 FEATURES = (*CO2, *CLOCK, *(name for names in OTHERS.values() for name in names))
 
 LOWEST = 200.0  # ppm; a sensor that reads less is faulty, because no air has less than 400
@@ -131,7 +131,9 @@ def advance(
     above = torch.where(co2.isnan(), math.nan, (smooth["co2"] - floor).clamp(min=0))
     usual, rate = _units(state, clock)
     # The slope of rare readings is unknown; the lag of a slow mean behind CO2 is the same quantity, with more delay.
-    slope = torch.where(air["co2_slope"].isnan(), (co2 - smooth["slow"]) / _AVERAGES["slow"] / 60, air["co2_slope"]) * 3600
+    slope = (
+        torch.where(air["co2_slope"].isnan(), (co2 - smooth["slow"]) / _AVERAGES["slow"] / 60, air["co2_slope"]) * 3600
+    )
     unit = (rate * usual).clamp(min=LEAST_SOURCE)
     source = slope + rate * above
     smooth |= averaged({"source": source, "source_30": source, "past": (above / usual).clamp(max=5)})
@@ -226,7 +228,7 @@ def _noise(noise: Tensor, slope: Tensor, elapsed: Tensor) -> Tensor:
 
 
 def _peaks(state: Mapping[str, Tensor], now: Tensor, clock: Clock) -> Tensor:
-    """The day's highest source and level so far `[B, 2]`, in the room's units. Levels before `MORNING` are left from the day before."""
+    """The day's highest source and level so far `[B, 2]`, in the room's units. Before `MORNING` they belong to the day before."""
     before = torch.where((state["day"] == clock.day)[:, None], state["peaks"], 0.0)
     return torch.where((clock.hour >= MORNING)[:, None], torch.fmax(before, now), 0.0)
 

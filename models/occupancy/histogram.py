@@ -47,7 +47,7 @@ class Histogram:
         return self.weight * torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
 
     def add(self, counts: Tensor, values: Tensor, counted: Tensor) -> Tensor:
-        """Add one value `[B]` to the counts `[B, size]` of each room where `counted` `[B] bool`. Empty counts begin as the prior."""
+        """Add one value `[B]` to the counts `[B, size]` of the rooms `counted` `[B] bool`. Empty counts begin as the prior."""
         fresh = counts.sum(1, keepdim=True) == 0
         counts = torch.where(fresh, self._prior.to(counts.device), counts)
         decay = torch.where(counted, 0.5 ** (1 / self.half_life), 1.0)

@@ -31,8 +31,8 @@ class Plain:
 
     Args:
         clock: the share of occupied minutes in each half hour of workdays, then of weekends.
-        weights: of the logistic regression: each of `AIR`, the change of CO2, sine and cosine of the hour and of its double, weekend,
-            and the bias.
+        weights: of the logistic regression: each of `AIR`, the change of CO2, sine and cosine of the hour and of its double,
+            weekend, and the bias.
         mean, scale: of its inputs; an unknown input counts as its mean.
     """
 
@@ -43,17 +43,17 @@ class Plain:
 
     @classmethod
     def fit(cls, minutes: pl.DataFrame) -> Self:
-        """Fit both on labelled minutes of rooms, each `source` with the same weight.
+        """Fit both on labelled minutes of rooms, each `recording` with the same weight.
 
         Args:
-            minutes: `source`, `room`, `time`, `hour`, `weekday`, `AIR`, and `occupied`, null where unknown.
+            minutes: `recording`, `room`, `time`, `hour`, `weekday`, `AIR`, and `occupied`, null where unknown.
         """
         from sklearn.linear_model import LogisticRegression
 
         inputs, known = _inputs(minutes), minutes["occupied"].is_not_null().to_numpy()
         occupied = minutes["occupied"].fill_null(False).to_numpy()[known].astype(float)
-        counts = minutes.filter(known).select(pl.len().over("source"))["len"].to_numpy()
-        weight = len(counts) / counts / minutes.filter(known)["source"].n_unique()
+        counts = minutes.filter(known).select(pl.len().over("recording"))["len"].to_numpy()
+        weight = len(counts) / counts / minutes.filter(known)["recording"].n_unique()
         half = _half_hours(minutes)[known]
         share = float(np.average(occupied, weights=weight))
         seen = np.bincount(half, weight, 2 * HALF_HOURS) + _SMOOTHING

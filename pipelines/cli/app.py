@@ -11,6 +11,7 @@ from tocsin.pipelines.cli import (
     ack,
     alerts,
     backfill,
+    calibrate,
     check,
     compact,
     contracts,
@@ -73,7 +74,7 @@ for command in (
     demo.demo, feed.feed, joins_ray(check.check), joins_ray(run.run), joins_ray(run.up), deploy.deploy, joins_ray(run.stop),
     joins_ray(status.status), joins_ray(orders.pause), joins_ray(orders.resume), joins_ray(orders.reload),
     joins_ray(orders.silence), alerts.alerts, ack.ack, query.query, plot.plot, plot.explain, train.train, evaluate.evaluate,
-    promote.promote, promote.rollback,
+    promote.promote, promote.rollback, calibrate.calibrate,
     compact.compact, joins_ray(reset.reset), backfill.backfill, frames.frames, contracts.contracts, rights.rights, ui.ui,
 ):  # fmt: skip
     about_a_domain = command in (feed.feed, train.train, evaluate.evaluate)
