@@ -215,6 +215,8 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
             AlertRule(name="silent_sensor", severity="critical", when=pl.col("silent"), data=["room"]),
         ],
         model_version=model.version,
+        state_version=2,
+        warmup="7d",  # rebuilds a room's units and habits
     )
 
 
@@ -272,9 +274,9 @@ class Schedules:
     def at(self, rooms: pa.Array, clock: Clock) -> np.ndarray:
         """Whether people are expected, `[B] bool`."""
         which = pc.index_in(rooms, value_set=self._rooms).fill_null(-1).to_numpy() + 1  # the usual one is the first
-        minute = clock.hour.numpy() * 60
+        minute = clock.hour * 60
         hours = (self._begin[which] <= minute) & (minute < self._end[which])
-        return hours & self._days[which, clock.weekday.numpy()]
+        return hours & self._days[which, clock.weekday]
 
 
 class Air(Stage):
@@ -291,33 +293,31 @@ class Air(Stage):
         cells = state.cells
         time = ctx.times(rows)
         clock = self._clock(time)
-        air = {name: rows.column(name).double() for name in COLUMNS}
-        features = torch.empty(len(rows), len(FEATURES))
-        extra = {name: torch.empty(len(rows), dtype=torch.float64) for name in ("usual", "still", "rhythm")}
+        minute, air = time.numpy() / 60_000, {name: rows.column(name).double().numpy() for name in COLUMNS}
+        features = np.empty((len(rows), len(FEATURES)), np.float32)
+        extra = {name: np.empty(len(rows)) for name in ("usual", "still", "rhythm")}
         for index in rows.rounds():
-            slots = rows.slots[index]
-            known = {name: cell[slots] for name, cell in cells.items()}
-            now = {name: column[index] for name, column in air.items()}
-            features[index], updated = advance(known, time[index] / 60_000, now, clock.at(index))
+            slots, which = rows.slots[index], index.numpy()
+            known = {name: cell[slots].numpy() for name, cell in cells.items()}
+            now = {name: column[which] for name, column in air.items()}
+            features[which], updated = advance(known, minute[which], now, clock.at(which))
             for name, cell in cells.items():
-                cell[slots] = updated[name]
+                cell[slots] = torch.from_numpy(updated[name])
             updated |= {"rhythm": rhythm(updated)}
             for name, column in extra.items():
-                column[index] = updated[name]
+                column[which] = updated[name]
         scheduled = self._schedules.at(rows.table.column(ctx.key), clock)
-        columns = {name: pa.array(features[:, i].numpy()) for i, name in enumerate(FEATURES)}
+        columns = {name: pa.array(features[:, i]) for i, name in enumerate(FEATURES)}
         # `ventilation` is both a feature and a reading: the table gets the reading, in float64.
         columns |= {"ventilation": rows.table.column("ventilation"), "scheduled": pa.array(scheduled)}
-        columns |= {"co2_usual": pa.array(extra["usual"].numpy()), "still": pa.array(extra["still"].numpy())}
-        return rows.with_columns(columns | {"rhythm": pa.array(extra["rhythm"].numpy(), from_pandas=True)})
+        columns |= {"co2_usual": pa.array(extra["usual"]), "still": pa.array(extra["still"])}
+        return rows.with_columns(columns | {"rhythm": pa.array(extra["rhythm"], from_pandas=True)})
 
     def _clock(self, time: Tensor) -> Clock:
         times = pl.Series(time.numpy()).cast(pl.Datetime("ms", "UTC")).dt.convert_time_zone(self._timezone)
         minute = times.dt.hour().cast(pl.Int64) * 60 + times.dt.minute().cast(pl.Int64)
         days = times.dt.date().cast(pl.Int64)
-        return Clock(
-            *(torch.from_numpy(c.to_numpy().copy()) for c in (minute / 60, times.dt.weekday().cast(pl.Int64) - 1, days))
-        )
+        return Clock(*(c.to_numpy() for c in (minute / 60, times.dt.weekday().cast(pl.Int64) - 1, days)))
 
 
 class Known(Stage):

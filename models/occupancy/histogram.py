@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Histogram:
     weight: float
 
     @cached_property
-    def edges(self) -> Tensor:
-        return torch.logspace(math.log10(self.low), math.log10(self.high), self.bins + 1, dtype=torch.float64)
+    def edges(self) -> Array:
+        return np.geomspace(self.low, self.high, self.bins + 1)
 
     @property
     def size(self) -> int:
@@ -41,28 +43,29 @@ class Histogram:
         return self.bins + 2
 
     @cached_property
-    def _prior(self) -> Tensor:
+    def _prior(self) -> Array:
         """The prior's counts: an exponential distribution with the prior's quantile."""
-        below = 1 - torch.exp(self.edges * (math.log(1 - self.share) / self.prior))
-        return self.weight * torch.diff(below, prepend=below.new_zeros(1), append=below.new_ones(1))
+        below = 1 - np.exp(self.edges * (math.log(1 - self.share) / self.prior))
+        return self.weight * np.diff(below, prepend=0.0, append=1.0)
 
-    def add(self, counts: Tensor, values: Tensor, counted: Tensor) -> Tensor:
-        """Add one value `[B]` to the counts `[B, size]` of the rooms `counted` `[B] bool`. Empty counts begin as the prior."""
-        fresh = counts.sum(1, keepdim=True) == 0
-        counts = torch.where(fresh, self._prior.to(counts.device), counts)
-        decay = torch.where(counted, 0.5 ** (1 / self.half_life), 1.0)
-        bins = torch.bucketize(values.nan_to_num(0), self.edges.to(counts.device), right=True)
-        return (counts * decay[:, None]).scatter_add(1, bins[:, None], counted.double()[:, None])
+    def add(self, counts: Array, values: Array, counted: NDArray[np.bool_]) -> Array:
+        """Add one value `[B]` to the counts `[B, size]` of the rooms `counted` `[B]`. Empty counts begin as the prior."""
+        counts = self._begun(counts)
+        which = counted.nonzero()[0]
+        counts[which] *= 0.5 ** (1 / self.half_life)
+        counts[which, np.searchsorted(self.edges, values[which], side="right")] += 1
+        return counts
 
-    def quantile(self, counts: Tensor) -> Tensor:
+    def quantile(self, counts: Array) -> Array:
         """The quantile `[B]` of counts `[B, size]`; linear within a bin, at most `high`."""
-        fresh = counts.sum(1, keepdim=True) == 0
-        edges = self.edges.to(counts.device)
-        counts = torch.where(fresh, self._prior.to(counts.device), counts)
-        below = counts.cumsum(1) / counts.sum(1, keepdim=True)
-        at = (below < self.share).sum(1).clamp(max=len(edges) - 1)
-        low = torch.cat([edges.new_zeros(1), edges])[at]
-        before = torch.where(at > 0, below.gather(1, (at - 1).clamp(min=0)[:, None])[:, 0], 0.0)
-        reached = below.gather(1, at[:, None])[:, 0]
-        within = ((self.share - before) / (reached - before)).clamp(0, 1)
-        return low + (edges[at] - low) * within
+        counts = self._begun(counts)
+        below = counts.cumsum(1) / counts.sum(1, keepdims=True)
+        at = np.minimum((below < self.share).sum(1), self.bins)
+        rooms = np.arange(len(counts))
+        low = np.where(at > 0, self.edges[at - 1], 0.0)
+        before = np.where(at > 0, below[rooms, at - 1], 0.0)
+        within = np.clip((self.share - before) / (below[rooms, at] - before), 0, 1)
+        return low + (self.edges[at] - low) * within
+
+    def _begun(self, counts: Array) -> Array:
+        return np.where(counts.sum(1, keepdims=True) == 0, self._prior, counts)

@@ -50,6 +50,7 @@ class Plain:
         """
         from sklearn.linear_model import LogisticRegression
 
+        minutes = minutes.with_columns(room=pl.concat_str("recording", pl.lit("/"), "room"))
         inputs, known = _inputs(minutes), minutes["occupied"].is_not_null().to_numpy()
         occupied = minutes["occupied"].fill_null(False).to_numpy()[known].astype(float)
         counts = minutes.filter(known).select(pl.len().over("recording"))["len"].to_numpy()
@@ -90,10 +91,9 @@ def _half_hours(minutes: pl.DataFrame) -> NDArray[np.int64]:
 
 def _inputs(minutes: pl.DataFrame) -> Array:
     """The inputs of the logistic regression `[N, F]`, NaN where unknown."""
-    before = minutes.select("room", "co2", time=pl.col("time") + LAG * 60_000).rename({"co2": "earlier"})
-    change = minutes.select("room", "time", "co2").join(before, on=["room", "time"], how="left", maintain_order="left")
+    earlier = pl.col("co2").shift(LAG).over("room", order_by="time")
     columns = [minutes[name].cast(pl.Float64).fill_null(math.nan).to_numpy() for name in AIR]
-    columns.append((change["co2"] - change["earlier"]).cast(pl.Float64).fill_null(math.nan).to_numpy())
+    columns.append(minutes.select(pl.col("co2") - earlier)["co2"].cast(pl.Float64).fill_null(math.nan).to_numpy())
     angle = minutes["hour"].to_numpy() / 24 * 2 * math.pi
     weekend = (minutes["weekday"].to_numpy() >= 5).astype(float)
     return np.stack([*columns, np.sin(angle), np.cos(angle), np.sin(2 * angle), np.cos(2 * angle), weekend], 1)

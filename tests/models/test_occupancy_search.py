@@ -13,7 +13,6 @@ from tocsin.models.domain import Training
 from tocsin.models.occupancy import domain as occupancy
 from tocsin.models.occupancy.baselines import BASELINES
 from tocsin.models.occupancy.config import OccupancyConfig
-from tocsin.models.occupancy.features import FEATURES
 from tocsin.models.occupancy.model import load
 from tocsin.models.occupancy.search import (
     BASELINE_SPACES,
@@ -94,7 +93,7 @@ def test_of_equal_trials_the_first_is_best() -> None:
 
 @pytest.mark.parametrize("name", BASELINE_SPACES)
 def test_a_baseline_is_searched_from_its_own_settings_on(name: str) -> None:
-    sources = [[room(i, found=FEATURES)] for i in range(2)]
+    sources = [[room(i, found=OccupancyConfig().features)] for i in range(2)]
     one, again = (search_baseline(name, sources, OccupancyConfig(), trials=2, seed=1) for _ in range(2))
     assert one == again
     assert one[0].settings == {setting: BASELINES[name][setting] for setting in BASELINE_SPACES[name]}
@@ -151,7 +150,7 @@ def test_trials_are_runs_under_one_and_the_best_ones_settings_are_trained_and_re
     assert {name: params[name] for name in widest["settings"]} == {k: str(v) for k, v in widest["settings"].items()}
     stored = load(tmp_path / "model", "cpu")
     assert stored.config == apply_settings(stored.config, RECIPE, widest["settings"])[0]
-    assert stored(torch.zeros(2, 60, len(FEATURES)))["probability"].shape == (2,)
+    assert stored(torch.zeros(2, 60, len(stored.config.features)))["probability"].shape == (2,)
 
 
 @pytest.mark.slow

@@ -15,11 +15,12 @@ import torch
 from tocsin.models.gate import refusal
 from tocsin.models.occupancy.config import OccupancyConfig
 from tocsin.models.occupancy.evaluate import metrics
-from tocsin.models.occupancy.features import FEATURES
+from tocsin.models.occupancy.features import CLOCK, CO2
 from tocsin.models.occupancy.model import OFFICES, OccupancyModel, build, load
 from tocsin.models.occupancy.train import Recipe, Room, candidate, fit, labelled, rooms, score
 from tocsin.models.trained import CONFIG_FILE
 
+FEATURES = OccupancyConfig().features
 CONFIG = OccupancyConfig(features=("level", "past", "ventilation"), window=10, threshold=0.5)
 
 
@@ -94,7 +95,8 @@ def test_truth_holds_for_five_minutes() -> None:
 
 def test_the_shipped_model_judges_and_says_where_it_looked() -> None:
     model = load(OFFICES, device="cpu")
-    assert model.config.features == FEATURES
+    assert model.config.features == FEATURES == (*CO2, *CLOCK)
+    assert set(model.config.bounds) == {"co2", "temperature", "humidity", "rhythm"} and model.config.plain.clock
     assert model.parameters < 20_000
     verdict = model(torch.randn(4, 60, len(FEATURES)))
     assert verdict["probability"].shape == (4,) and verdict["attention"].shape == (4, 12)
@@ -106,7 +108,7 @@ def test_the_shipped_model_judges_and_says_where_it_looked() -> None:
 
 def test_what_does_not_fit_is_said(tmp_path: Path) -> None:
     model = load(OFFICES, device="cpu")
-    with pytest.raises(ValueError, match=r"windows are \[1, 30, 13\], expected \[B, 60, 13\]"):
+    with pytest.raises(ValueError, match=r"windows are \[1, 30, 13\], expected \[B, 60, 19\]"):
         model(torch.zeros(1, 30, 13))
     with pytest.raises(ValueError, match="train the model"):
         OccupancyModel(CONFIG, build(CONFIG), torch.device("cpu"))

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.models.occupancy.domain import recorded
-from tocsin.models.occupancy.features import FEATURES
 from tocsin.models.occupancy.model import OFFICES, load
 from tocsin.models.occupancy.simulation.sensors import Line, simulate
 from tocsin.pipelines.occupancy import READING, RELEASE, minutes, pipeline, readings
@@ -80,7 +79,7 @@ def test_a_judgement_is_the_models_own_on_the_last_sixty_minutes() -> None:
     model = load(OFFICES, device="cpu")
     for room in ("room-000", "room-001"):
         features = seen.filter(room=room).sort("time")
-        window = torch.tensor(features.select(FEATURES).to_numpy()[100 - 60 : 100], dtype=torch.float32)
+        window = torch.tensor(features.select(model.config.features).to_numpy()[100 - 60 : 100], dtype=torch.float32)
         expected = model(window[None])["probability"].item()
         time = pl.from_epoch(pl.lit(features["time"][99]), "ms").dt.replace_time_zone("UTC")
         row = _judged().filter(pl.col("room") == room, pl.col("event_time") == time)
@@ -187,7 +186,10 @@ def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_ri
             "pipelines.occupancy.hours: expected hours of one day such as 07:00-19:00, got 'nine to five'",
         ),
         ({"hours": "19:00-07:00"}, "expected hours of one day such as 07:00-19:00, got '19:00-07:00'"),
-        ({"rooms": {"a": {"light": 3}}}, "pipelines.occupancy.rooms.a: expected one of days, hours, got light"),
+        (
+            {"rooms": {"a": {"light": 3}}},
+            "pipelines.occupancy.rooms.a: expected one of days, hours, threshold, got light",
+        ),
         ({"co2": "high"}, "pipelines.occupancy.co2: expected a valid number, got 'high'"),
     ],
 )
