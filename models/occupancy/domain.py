@@ -296,16 +296,16 @@ def _doubt(data: str, minutes: pl.DataFrame, in_domain: float, truth: pl.DataFra
     """Say why the figures of a recording say little: its readings are unlike those in training, or its truth has another clock."""
     from tocsin.models.occupancy.evaluate import clock_error
 
-    if 1 - in_domain > FOREIGN:
-        return (
-            f"occupancy: expected readings like those that the model was trained on, got others in {1 - in_domain:.0%} of the "
-            f"minutes of {data}: see in_domain in the results, and check units and time zone; or use --force to accept the figures"
-        )
     if hours := clock_error(minutes, truth):
         ahead = "behind" if hours > 0 else "ahead of"
         return (
             f"occupancy: expected the truth of {data} to follow its CO2, got a truth that is {abs(hours)} h {ahead} it: check the "
             "time zone of both; or use --force to accept the figures"
+        )
+    if 1 - in_domain > FOREIGN:
+        return (
+            f"occupancy: expected readings like those that the model was trained on, got others in {1 - in_domain:.0%} of the "
+            f"minutes of {data}: see in_domain in the results, and check units and time zone; or use --force to accept the figures"
         )
     return ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tocsin.models.occupancy.data import read
+from tocsin.models.occupancy.data import read, read_truth
 
 NOON = round(datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000)
 
@@ -177,3 +177,64 @@ def test_the_real_recordings_are_read_whole(data: Path) -> None:
     assert len(offices.events) == 2 * 4 * 34_446
     assert offices.truth["occupied"].mean() == pytest.approx(0.1098, abs=1e-3)
     assert len(uci.truth) == 8143 + 2665
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "kind"),
+    [
+        ("time,co2,occupied", "1", "presence"),
+        ("time,co2,occupant_count", "3", "counts"),
+        ("time,co2,occupant_presence,occupant_count", "1,7", "counts"),
+        ("time,co2,people", "0", "counts"),
+        ("time,co2,PIR", "1", "motion"),
+        ("time,co2,wifi_connected_devices", "4", "phones"),
+    ],
+)
+def test_what_the_truth_is_follows_from_its_column(tmp_path: Path, header: str, cell: str, kind: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n2026-01-31 12:00:00,500,{cell}\n")
+    found = read(tmp_path)
+    assert found.kind == kind
+    assert found.truth["occupied"].to_list() == [cell[0] != "0"]
+
+
+def test_columns_with_the_place_of_the_sensor_are_found_and_others_left_alone(tmp_path: Path) -> None:
+    header = (
+        "timestamp,indoor_relative_humidity,air_temperature,indoor_co2,temp_setpoint,supply_air_temperature,outdoor_co2"
+    )
+    (tmp_path / "a.csv").write_text(f"{header}\n2026-01-31 12:00 +00:00,45,21,600,25,14,420\n")
+    found = read(tmp_path).events
+    assert dict(found.select("property", "value").rows()) == {"humidity": 45, "temperature": 21, "co2": 600}
+
+
+def test_shuffled_days_are_put_back_on_days_of_their_weekday(tmp_path: Path) -> None:
+    rows = [(0, 5, 400), (1, 2, 500), (2, 2, 600)]  # a Saturday and two Wednesdays
+    for name, factor in (("co2_data", 1), ("vav_data", 0.1), ("occ_data", 0.01)):
+        lines = [f"{day},12:00:00,{weekday},0,{value * factor}" for day, weekday, value in rows]
+        (tmp_path / f"{name}_room_1.csv").write_text("DayId,Time,Weekday,Holiday,Room 1\n" + "\n".join(lines) + "\n")
+    (tmp_path / "roominfo.txt").write_text("RoomID room-type\n")
+    found = read(tmp_path)
+    assert (found.rooms, found.kind, found.timezone) == (["room_1"], "counts", "UTC")
+    co2 = found.events.filter(property="co2").select(pl.from_epoch("time", "ms"), "value")
+    at = [(moment.strftime("%a %Y-%m-%d %H:%M"), value) for moment, value in co2.rows()]
+    assert at == [("Wed 2017-03-22 12:00", 500), ("Sat 2017-03-25 12:00", 400), ("Wed 2017-03-29 12:00", 600)]
+    assert found.events.filter(property="ventilation")["value"].to_list() == [0.5, 0.4, 0.6]
+    assert found.truth["occupied"].to_list() == [True, True, True]
+
+
+def test_a_truth_without_readings_is_read_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text(
+        "time,people\n2026-01-31 12:00:00,2\n2026-01-31 12:05:00,\n2026-01-31 12:10:00,0\n"
+    )
+    found = read_truth(tmp_path / "truth.csv")
+    assert found.rows() == [("truth", NOON, True), ("truth", NOON + 600_000, False)]
+    (tmp_path / "none.csv").write_text("time,co2\n2026-01-31 12:00:00,2\n")
+    with pytest.raises(ValueError, match="expected a time and one of occup, count, people, "):
+        read_truth(tmp_path / "none.csv")
+    with pytest.raises(FileNotFoundError, match="expected a CSV file with a time and the truth"):
+        read_truth(tmp_path / "nowhere.csv")
+
+
+def test_the_real_rooms_with_counts_are_read_whole(data: Path) -> None:
+    sdu, robod = read(data / "occupancy_sdu"), read(data / "occupancy_robod")
+    assert (sdu.rooms, sdu.kind, len(sdu.truth)) == (["room_1", "room_3"], "counts", 2 * 15 * 1440)
+    assert (len(robod.rooms), robod.kind, robod.timezone) == (3, "counts", "Etc/GMT-8")

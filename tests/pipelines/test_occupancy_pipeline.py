@@ -159,6 +159,40 @@ def test_a_sensor_that_is_stuck_rings_once() -> None:
     assert alerts == []
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1, 0), (9 / 5, 32)])
+def test_a_room_in_fahrenheit_is_out_of_domain_at_once_and_rings(factor: float, offset: float) -> None:
+    room = constant([430.0 + n % 3 for n in range(90)])
+    warm = pl.col("property") == "temperature"
+    frame, alerts = run(
+        room.with_columns(value=pl.when(warm).then(pl.col("value") * factor + offset).otherwise("value"))
+    )
+    rows = frame.filter(~pl.col("silent"))
+    foreign = factor != 1
+    assert rows["in_domain"].to_list() == [not foreign] * rows.height
+    rung = [a for a in alerts if a.rule == "out_of_domain"]
+    assert [a.transition for a in rung] == ["raised"] * foreign
+    if foreign:
+        assert rung[0].data["temperature"] > 60
+
+
+def test_a_room_without_co2_is_out_of_domain() -> None:
+    warm = constant([430.0] * 90).filter(pl.col("property") == "temperature")
+    rows = run(warm)[0].filter(~pl.col("silent"))
+    assert rows.height > 20 and not rows["in_domain"].any()
+
+
+def test_a_room_has_its_own_threshold() -> None:
+    def occupied(**options: Any) -> dict[str, float]:
+        rows = sorted_rows(run(_readings(), **options)[0])
+        return dict(rows.group_by("room").agg(pl.col("occupied").mean()).rows())
+
+    usual, never = occupied(), occupied(threshold=0.999)
+    first, second = sorted(usual)
+    assert max(usual.values()) > 0 and never == {first: 0, second: 0}
+    own = occupied(threshold=0.999, rooms={first: {"threshold": 0.001}})
+    assert own == {first: 1, second: 0}
+
+
 def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_rings_once() -> None:
     a, b = constant([430.0 + n % 3 for n in range(180)]), constant([440.0 + n % 3 for n in range(70)], room="b")
     warm = pl.col("property") == "temperature"
@@ -190,6 +224,7 @@ def test_a_silent_property_or_room_does_not_hold_the_others_and_a_silent_room_ri
             {"rooms": {"a": {"light": 3}}},
             "pipelines.occupancy.rooms.a: expected one of days, hours, threshold, got light",
         ),
+        ({"rooms": {"a": {"threshold": 2}}}, "pipelines.occupancy.rooms.a.threshold: expected"),
         ({"co2": "high"}, "pipelines.occupancy.co2: expected a valid number, got 'high'"),
     ],
 )
