@@ -51,6 +51,8 @@ CLOSE = 0.2
 """Lowest score of a frame that is kept: frames around an event, and around a near miss."""
 FINDER, NONE = "finder", "none"
 """Values of the option `hands`: Tocsin's own detector, or no detector."""
+EXPERIMENTAL = "it finds few touches in real video; see docs/touch.md"
+"""Printed when the pipeline starts, until it finds touches on real clips to within 3 frames at a precision of one half."""
 NOTHING = NEVER
 """Stored instead of a frame number while a hand holds nothing."""
 SIDES = ("x0", "y0", "x1", "y1")
@@ -105,6 +107,7 @@ class TouchOptions(Options):
         late: by how much frames of a camera may be out of order, in the unit of their time or as a duration; they wait for so long.
         roots: folders in which messages may say that their frames lie.
         hands: what finds hands in frames that come without boxes: "finder", MediaPipe's model file, or "none".
+        contact, release: lowest score of such an event, 0 to 1; None: the model's own.
     """
 
     name: str = "touch"
@@ -112,6 +115,8 @@ class TouchOptions(Options):
     late: Lateness = 0
     roots: list[str] = Field(default_factory=list)
     hands: str = FINDER
+    contact: float | None = Field(default=None, gt=0, le=1)
+    release: float | None = Field(default=None, gt=0, le=1)
 
 
 def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
@@ -127,6 +132,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
     """
     model = Model.required(model, "touch")
     network, o = model.load(load, training="tocsin train touch"), TouchOptions.read(options)
+    network = network.with_thresholds(contact=o.contact, release=o.release)
     fields = frame_fields(*network.size, roots=o.roots)
     return Pipeline(
         name=o.name,
@@ -149,6 +155,7 @@ def pipeline(options: Mapping[str, Any], model: Model | None) -> Pipeline:
         truth=Truth(schema=REVIEW, key="camera", event_time="start", score=_live_scores),
         model_version=model.version,
         batch=Batch(rows=64, wait="20ms"),
+        experimental=EXPERIMENTAL,
     )
 
 
@@ -315,8 +322,10 @@ def _columns(scores: Tensor, events: Tensor, since: Tensor, holds: Tensor) -> di
     return columns
 
 
-def _results(shots: Iterable[Shot], rate: float, folder: Path, version: str, hands: str) -> pl.DataFrame:
-    declared = pipeline({"hands": hands} if hands else {}, Model(folder, version, "auto"))
+def _results(
+    shots: Iterable[Shot], rate: float, folder: Path, version: str, options: Mapping[str, Any]
+) -> pl.DataFrame:
+    declared = pipeline(options, Model(folder, version, "auto"))
     return replay_clip(declared, shots, rate=rate, after="10s").table.sort("sequence")
 
 

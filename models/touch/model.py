@@ -121,6 +121,14 @@ class TouchModel:
         """The extractor of its tokens."""
         return self._eyes
 
+    def with_thresholds(self, *, contact: float | None = None, release: float | None = None) -> TouchModel:
+        """The model with other score thresholds; None: as they are."""
+        c = self.config.decode
+        contact, release = (c.contact if contact is None else contact), (c.release if release is None else release)
+        return TouchModel(
+            replace(self.config, decode=replace(c, contact=contact, release=release)), self.net, self._eyes
+        )
+
     def grey(self, pixels: Tensor) -> dict[str, Tensor]:
         """`[B, 3, *size] uint8` -> `grey`, `[B, *size] uint8`."""
         return {"grey": flow.grey(pixels, self.size)}
