@@ -109,8 +109,10 @@ class Touch(Domain):
         import numpy as np
         import torch
 
+        from tocsin.models.touch import reach
         from tocsin.models.touch.decode import softened
         from tocsin.models.touch.evaluate import ClipResult, alert_figures, operating_figures, precision_figures
+        from tocsin.models.touch.hands import FINDER, joints_are_found
         from tocsin.models.touch.model import load
         from tocsin.models.touch.truth import KINDS
 
@@ -138,7 +140,7 @@ class Touch(Domain):
                 "scored": [span.start, span.stop],
                 **{f"likeliest_{kind}": span.start + int(best[n].argmax()) for n, kind in enumerate(KINDS)},
             }
-        model = load(folder)
+        model = reach.load(folder) if joints_are_found(hands or FINDER) else load(folder)
         return Evaluation(
             {
                 **alert_figures(rang, hands=known),

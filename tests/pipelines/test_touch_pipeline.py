@@ -218,12 +218,8 @@ def test_frames_without_boxes_are_judged_and_a_hand_at_a_time_may_be_unseen(decl
     assert not np.allclose(no_left.select(SCORES), blind.select(SCORES), atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("options", "made_by"),
-    [({}, "tocsin.pipelines.touch.finder.load"), ({"hands": "hands.task"}, "tocsin.pipelines.touch.HandDetector")],
-)
-def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
-    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], made_by: str
+def test_the_finder_is_asked_where_no_box_is_given_and_only_there(
+    model: Model, declared: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, shots = list[int](), taken("a", 20)
     boxes = torch.tensor([[0.1, 0.2, 0.4, 0.7], [0.5, 0.3, 0.9, 0.6]])
@@ -236,8 +232,8 @@ def test_a_detector_is_asked_where_no_box_is_given_and_only_there(
 
         return detect
 
-    monkeypatch.setattr(made_by, detector)
-    p = pipeline(options, model)
+    monkeypatch.setattr("tocsin.pipelines.touch.finder.load", detector)
+    p = pipeline({}, model)
     left = {f.name: shots[0].frame.facts[f.name] for f in BOXES[:4]}
     given = dict(zip((f.name for f in BOXES), boxes.flatten().tolist(), strict=True))
     pattern: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = [({}, given), (left, left), (given, given)]
